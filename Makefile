@@ -1,0 +1,50 @@
+# All that a developer needs: make test, make lint, make demo, make bench. Each installs what it misses.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+
+.PHONY: all help install system test lint format demo bench lock clean
+all: lint test
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed ## Create the virtual environment with the locked versions
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || ./.ci/apt-install python3-venv
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade 'pip>=24'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+system: ## Install the real servers and peers that tests and demo run against (Debian packages)
+	@./.ci/apt-install docker-registry skopeo redis-server
+
+test: install system ## Run the whole suite
+	$(BIN)/pytest --numprocesses=auto $(PYTEST_ARGS)
+
+lint: install ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install ## Put the code into its canonical form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: install system ## Replicate between two local registries, visibly, and stop
+	$(BIN)/python -m tests.demo
+
+bench: install system ## Measure against skopeo and curl on local registries
+	$(BIN)/python -m benchmarks
+
+lock: install ## Renew constraints.txt from pyproject.toml
+	$(BIN)/pip-compile --quiet --upgrade --all-extras --strip-extras --no-emit-index-url --no-emit-find-links \
+	  --no-emit-trusted-host --no-header --no-annotate --output-file constraints.txt pyproject.toml
+
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

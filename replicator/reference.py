@@ -1,0 +1,145 @@
+"""Names of images: ``registry/repository:tag@digest``, parsed once and passed on as values.
+
+The grammar is that of the OCI distribution specification 1.1, "Pulling manifests" (``<name>`` and
+``<reference>``), and of the digest in the OCI image specification, "Digests". There is no implied registry and no
+implied tag: ``nginx`` alone is an error here, because a replicator must never guess a host.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+_HOST = re.compile(
+    r"(?=.{1,253}(?::|$))"
+    r"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*)"
+    r"(?::(?P<port>[0-9]{1,5}))?\Z"
+)
+_NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*\Z")
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")
+_DIGEST = re.compile(r"(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})\Z")
+
+MAX_NAME_LENGTH = 255
+"""Characters a repository name may have; what registries are known to accept, host included in some."""
+
+
+def is_registry(text: str) -> bool:
+    """Tell whether ``text`` is ``host`` or ``host:port`` with a dot, a port, brackets or ``localhost`` in it."""
+    match = _HOST.match(text)
+    if match is None or (match["port"] is not None and not 0 < int(match["port"]) < 65536):
+        return False
+    return "." in text or ":" in text or text == "localhost"
+
+
+def is_repository_name(text: str) -> bool:
+    """Tell whether ``text`` is a repository's name, e.g. ``library/nginx``."""
+    return len(text) <= MAX_NAME_LENGTH and _NAME.match(text) is not None
+
+
+def is_tag(text: str) -> bool:
+    """Tell whether ``text`` is a tag, e.g. ``v1.2.3``: at most 128 characters."""
+    return _TAG.match(text) is not None
+
+
+def is_digest(text: str) -> bool:
+    """Tell whether ``text`` is a digest of a registered algorithm: ``sha256:`` or ``sha512:`` and lower-case hex."""
+    return _DIGEST.match(text) is not None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Repository:
+    """A repository of a registry.
+
+    Attributes:
+        registry: ``host`` or ``host:port`` as the user writes it.
+        name: the path below ``/v2/``, e.g. ``library/nginx``.
+    """
+
+    registry: str
+    name: str
+
+    def __post_init__(self) -> None:
+        if not is_registry(self.registry):
+            raise ValueError(
+                f"{self.registry!r} is not a registry's host: write it with a dot or a port, e.g. harbor.example.com"
+            )
+        if not is_repository_name(self.name):
+            raise ValueError(
+                f"{self.name!r} is not a repository's name: lower-case letters and digits, separated by . _ - or /"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.registry}/{self.name}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse ``host[:port]/name``.
+
+        Raises:
+            ValueError: the text is not of that form; the message says which part is wrong.
+        """
+        registry, slash, name = text.partition("/")
+        if not slash:
+            raise ValueError(
+                f"{text!r} needs a registry and a repository, e.g. harbor.example.com/library/nginx"
+            )
+        return cls(registry, name)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """An image in a repository, by tag, by digest, or by both (then the digest is what is meant).
+
+    Attributes:
+        repository: where it is.
+        tag: its tag, if it is named by one.
+        digest: its digest, ``algorithm:hex``, if it is named by one.
+    """
+
+    repository: Repository
+    tag: str | None = None
+    digest: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.tag is None and self.digest is None:
+            raise ValueError(f"{self.repository} needs a tag or a digest, e.g. {self.repository}:latest")
+        if self.tag is not None and not is_tag(self.tag):
+            raise ValueError(f"{self.tag!r} is not a tag: letters, digits, . _ -, at most 128 characters")
+        if self.digest is not None and not is_digest(self.digest):
+            raise ValueError(
+                f"{self.digest!r} is not a digest: sha256: and 64, or sha512: and 128 hex characters"
+            )
+
+    def __str__(self) -> str:
+        tag = f":{self.tag}" if self.tag is not None else ""
+        digest = f"@{self.digest}" if self.digest is not None else ""
+        return f"{self.repository}{tag}{digest}"
+
+    @property
+    def registry(self) -> str:
+        """The registry's ``host`` or ``host:port``."""
+        return self.repository.registry
+
+    @property
+    def identifier(self) -> str:
+        """What stands behind ``/manifests/``: the digest if there is one, else the tag."""
+        identifier = self.digest or self.tag
+        assert identifier is not None  # noqa: S101 - __post_init__ refuses a reference with neither
+        return identifier
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse ``host[:port]/name[:tag][@digest]``.
+
+        Raises:
+            ValueError: the text is not of that form; the message says which part is wrong.
+        """
+        rest, at, digest = text.partition("@")
+        registry, slash, path = rest.partition("/")
+        name, colon, tag = path.partition(":")
+        return cls(
+            Repository.parse(f"{registry}{slash}{name}"),
+            tag if colon else None,
+            digest if at else None,
+        )
