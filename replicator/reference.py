@@ -81,9 +81,7 @@ class Repository:
         """
         registry, slash, name = text.partition("/")
         if not slash:
-            raise ValueError(
-                f"{text!r} needs a registry and a repository, e.g. harbor.example.com/library/nginx"
-            )
+            raise ValueError(f"{text!r} needs a registry and a repository, e.g. harbor.example.com/library/nginx")
         return cls(registry, name)
 
 
@@ -107,9 +105,7 @@ class Reference:
         if self.tag is not None and not is_tag(self.tag):
             raise ValueError(f"{self.tag!r} is not a tag: letters, digits, . _ -, at most 128 characters")
         if self.digest is not None and not is_digest(self.digest):
-            raise ValueError(
-                f"{self.digest!r} is not a digest: sha256: and 64, or sha512: and 128 hex characters"
-            )
+            raise ValueError(f"{self.digest!r} is not a digest: sha256: and 64, or sha512: and 128 hex characters")
 
     def __str__(self) -> str:
         tag = f":{self.tag}" if self.tag is not None else ""

@@ -1,0 +1,75 @@
+"""What became of a copy, as a value that can be logged, reported and sent through a queue."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Result(StrEnum):
+    """How a copy ended that did not fail."""
+
+    COPIED = "copied"
+    """The destination's tag was written."""
+    UP_TO_DATE = "up to date"
+    """The destination's tag already named the same digest; nothing was sent."""
+    SOURCE_GONE = "source gone"
+    """The source's tag was deleted before the copy ran; the destination was left alone."""
+    SKIPPED = "skipped"
+    """The rule does not name this tag any more, such as one that is no longer among the latest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a copy.
+
+    Attributes:
+        result: how it ended.
+        source: where from, as a reference.
+        destination: where to, as a reference.
+        digest: what the destination's tag names now, where that is known.
+        bytes: blob bytes that were sent to the destination.
+        blobs_copied: blobs that were sent.
+        blobs_mounted: blobs the destination took from another of its repositories.
+        blobs_present: blobs that were in the destination's repository already.
+        manifests: manifests that were written, children included.
+        seconds: how long it took.
+        note: why, where the result alone does not say it.
+    """
+
+    result: Result
+    source: str
+    destination: str
+    digest: str | None = None
+    bytes: int = 0
+    blobs_copied: int = 0
+    blobs_mounted: int = 0
+    blobs_present: int = 0
+    manifests: int = 0
+    seconds: float = 0.0
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values, a key an attribute."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Outcome:
+        """Rebuild it from `to_json`'s values.
+
+        Raises:
+            TypeError, ValueError: they are not of that form.
+        """
+        return cls(**{**values, "result": Result(values["result"])})
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of a copy under way."""
+
+    bytes: int = 0
+    blobs_copied: int = 0
+    blobs_mounted: int = 0
+    blobs_present: int = 0
+    manifests: int = 0

@@ -1,0 +1,41 @@
+"""Doing several things at once, and failing well."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from replicator.errors import ErrorClass, ReplicatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable
+
+
+async def all_of(work: Iterable[Coroutine[Any, Any, object]]) -> None:
+    """Run everything at once and raise the most telling failure.
+
+    A passing fault in one lets the others finish, since what they bring over need not be sent again at the next try;
+    any other failure means that no try will succeed as things are, and ends the others at once.
+
+    Raises:
+        Exception: the failure; one that is not transient wins over one that is.
+    """
+    tasks = [asyncio.create_task(one) for one in work]
+    failures: list[BaseException] = []
+    waiting: set[asyncio.Task[object]] = set(tasks)
+    try:
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_EXCEPTION)
+            failures += [error for task in done if not task.cancelled() and (error := task.exception()) is not None]
+            if any(not _passing(error) for error in failures):
+                break
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    if failures:
+        raise next((error for error in failures if not _passing(error)), failures[0])
+
+
+def _passing(error: BaseException) -> bool:
+    return isinstance(error, ReplicatorError) and error.error_class is ErrorClass.TRANSIENT

@@ -1,0 +1,35 @@
+"""A durable queue of jobs on Redis, with arq as its engine. It knows no registry and no HTTP.
+
+A job is an id, the destination reference, and a payload. Jobs with one id are merged, never run at the same time, and
+run again when they were enqueued while running; nothing that was taken is lost.
+"""
+
+from replicator.queue.client import Queue
+from replicator.queue.embedded import embedded_server
+from replicator.queue.errors import LeaseLost, QueueError, QueueUnavailable
+from replicator.queue.job import Finished, Job, JsonValue, Lane
+from replicator.queue.retry import RetryPolicy
+from replicator.queue.running import Running
+from replicator.queue.snapshots import Counts, DeadLetter, LaneCounts, RunningJob, WaitingJob, WorkerInfo
+from replicator.queue.worker import Worker
+
+__all__ = [
+    "Counts",
+    "DeadLetter",
+    "Finished",
+    "Job",
+    "JsonValue",
+    "Lane",
+    "LaneCounts",
+    "LeaseLost",
+    "Queue",
+    "QueueError",
+    "QueueUnavailable",
+    "RetryPolicy",
+    "Running",
+    "RunningJob",
+    "WaitingJob",
+    "Worker",
+    "WorkerInfo",
+    "embedded_server",
+]

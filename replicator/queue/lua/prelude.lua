@@ -1,0 +1,122 @@
+-- Names and steps that the scripts share; put in front of each. ARGV[1] is the installation's prefix.
+--
+-- A script is not rolled back when it fails half-way. Redis refuses the first write of a script when memory is full,
+-- and none after it: so what adds work begins with INCR, which is refused, and what works it off with DEL, which is not.
+-- All times are Redis's own, in milliseconds: the clocks of workers do not matter.
+--
+--   <prefix>:seq               counter of enqueues
+--   <prefix>:gen               hash id -> number of its newest enqueue; the set of all that is pending
+--   <prefix>:queue:<lane>      arq's queue: job -> when it is due; while it runs: when its lease lapses
+--   arq:job:<job>              arq's job; <job> is <prefix>:<id>
+--   arq:in-progress:<job>      the lease: a token, with an expiry
+--   arq:retry:<job>            how many times in a row it failed
+--   <prefix>:running           hash id -> JSON: token, worker, since, ...; survives the lease when a worker dies
+--   <prefix>:waiting           hash id -> JSON: the last failure of what waits for a retry
+--   <prefix>:bound             hash id -> how many retries it has, where that is limited
+--   <prefix>:waiters:<id>      hash run -> "generation:retries": who waits for its outcome
+--   <prefix>:finished:<run>    stream of outcomes for one run
+--   <prefix>:dead, :dead-jobs  hashes id -> JSON record, id -> arq's job
+local prefix = ARGV[1]
+local GEN, SEQ, RUNNING, WAITING = prefix .. ':gen', prefix .. ':seq', prefix .. ':running', prefix .. ':waiting'
+local BOUND, DEAD, DEAD_JOBS = prefix .. ':bound', prefix .. ':dead', prefix .. ':dead-jobs'
+local LANES = {'events', 'backfill'}
+local FINISHED_EXPIRY = 86400000
+
+local clock = redis.call('TIME')
+local NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+local function queue(lane) return prefix .. ':queue:' .. lane end
+local function member(id) return prefix .. ':' .. id end
+local function lease(id) return 'arq:in-progress:' .. member(id) end
+local function job_key(id) return 'arq:job:' .. member(id) end
+local function tries_key(id) return 'arq:retry:' .. member(id) end
+local function waiters_key(id) return prefix .. ':waiters:' .. id end
+
+-- Begin with a write that is allowed when memory is full: the work in the queue must still get done.
+local function allow_writes() redis.call('DEL', prefix .. ':none') end
+
+local function lane_of(id)
+  for _, lane in ipairs(LANES) do
+    if redis.call('ZSCORE', queue(lane), member(id)) then return lane end
+  end
+end
+
+-- pcall: a user whose ACL forbids the channel still gets all done; workers then find the work when they poll.
+local function wake(lane) redis.pcall('PUBLISH', prefix .. ':wake', lane) end
+
+-- Is the lease this token's? One that lapsed still is when nobody took the job since: nothing else ran.
+local function holds(id, token)
+  local holder = redis.call('GET', lease(id))
+  if holder then return holder == token end
+  local record = redis.call('HGET', RUNNING, id)
+  return record and cjson.decode(record).token == token
+end
+
+-- Put a new enqueue of one job into place.
+local function enqueue(id, job, lane, retries, run)
+  local generation = redis.call('INCR', SEQ)
+  local pending = redis.call('HEXISTS', GEN, id) == 1
+  redis.call('HSET', GEN, id, generation)
+  redis.call('SET', job_key(id), job)
+  redis.call('DEL', tries_key(id))
+  redis.call('HDEL', WAITING, id)
+  redis.call('HDEL', DEAD, id)
+  redis.call('HDEL', DEAD_JOBS, id)
+  -- The most patient of those who want it decides how often it is tried.
+  local bound = redis.call('HGET', BOUND, id)
+  if retries == '' then
+    redis.call('HDEL', BOUND, id)
+  elseif not pending or (bound and tonumber(bound) < tonumber(retries)) then
+    redis.call('HSET', BOUND, id, retries)
+  end
+  local present = lane_of(id)
+  if present == 'backfill' and lane == 'events' then
+    local score = redis.call('ZSCORE', queue(present), member(id))
+    redis.call('ZREM', queue(present), member(id))
+    redis.call('ZADD', queue(lane), score, member(id))
+    present = lane
+  end
+  local target = present or lane
+  if redis.call('EXISTS', lease(id)) == 0 then
+    local score = redis.call('ZSCORE', queue(target), member(id))
+    if not score or tonumber(score) > NOW then redis.call('ZADD', queue(target), NOW, member(id)) end
+  end
+  if run ~= '' then redis.call('HSET', waiters_key(id), run, generation .. ':' .. retries) end
+  return target
+end
+
+-- Tell the runs that asked before this try began (their generation is at most `seen`). With `failures`, only those
+-- that do not want to wait for more than that many failures.
+local function answer(id, seen, record, failures)
+  local waiters = redis.call('HGETALL', waiters_key(id))
+  for i = 1, #waiters, 2 do
+    local generation, retries = string.match(waiters[i + 1], '^(%d+):(%d*)$')
+    local wanted = tonumber(generation) <= seen
+    if failures then wanted = wanted and retries ~= '' and failures > tonumber(retries) end
+    if wanted then
+      local stream = prefix .. ':finished:' .. waiters[i]
+      redis.call('HDEL', waiters_key(id), waiters[i])
+      redis.call('XADD', stream, '*', 'finished', record)
+      redis.call('PEXPIRE', stream, FINISHED_EXPIRY)
+    end
+  end
+end
+
+-- Forget a job that is done or dead.
+local function forget(id)
+  redis.call('DEL', job_key(id), tries_key(id), lease(id))
+  redis.call('HDEL', GEN, id)
+  redis.call('HDEL', WAITING, id)
+  redis.call('HDEL', BOUND, id)
+  redis.call('HDEL', RUNNING, id)
+  for _, lane in ipairs(LANES) do redis.call('ZREM', queue(lane), member(id)) end
+end
+
+-- Make a job a dead letter, with what it was.
+local function bury(id, seen, letter, record)
+  local job = redis.call('GET', job_key(id))
+  forget(id)
+  redis.call('HSET', DEAD, id, letter)
+  redis.call('HSET', DEAD_JOBS, id, job or '')
+  answer(id, seen, record)
+end

@@ -1,0 +1,25 @@
+"""How a registry is reached, and as whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path  # noqa: TC003 - part of the value's type, resolved by its users
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How to reach one registry, and as whom.
+
+    Attributes:
+        username: the login's name; None for anonymous.
+        password: the login's secret; never shown.
+        insecure: do not verify the TLS certificate, and fall back to plain HTTP.
+        ca_file: PEM file of further authorities to trust for this registry.
+        endpoint: ``host[:port]`` or ``http(s)://host[:port]`` to connect to instead of the registry's own name.
+    """
+
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    insecure: bool = False
+    ca_file: Path | None = None
+    endpoint: str | None = None

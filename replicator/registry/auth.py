@@ -1,0 +1,154 @@
+"""Logging in to a registry: bearer tokens by scope, and HTTP Basic (distribution's "Token Authentication").
+
+A login's name and password go to the token endpoint that the registry's challenge names, or to the registry itself
+where it asks for Basic, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from yarl import URL
+
+from replicator.registry.challenges import parse_challenges
+from replicator.registry.errors import LoginRefused, ProtocolViolated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from replicator.registry.access import Access
+
+_DEFAULT_LIFE = 60.0
+"""Seconds a token lives whose answer does not say ("Token Response Fields")."""
+_MAX_LIFE = 24 * 3600.0
+_MAX_TOKEN = 16 * 1024
+_MAX_CACHED = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A bearer token and when to stop using it, on the monotonic clock."""
+
+    value: str
+    issued: float
+    expires: float
+
+    def serves(self, now: float, *, long: bool) -> bool:
+        """Tell whether it outlasts a request: with ``long``, one with a body that takes minutes."""
+        life = self.expires - self.issued
+        left = self.expires - now
+        return left > (min(life / 2, 300.0) if long else min(life / 5, 15.0))
+
+
+class TokenSource(Protocol):
+    """Who can ask a token endpoint; the transport, which knows TLS, deadlines and retries."""
+
+    async def fetch_token(self, realm: URL, query: Iterable[tuple[str, str]], authorization: str | None) -> bytes:
+        """GET the realm and return the body of its 200.
+
+        Raises:
+            RegistryError: any other answer, or none.
+        """
+
+
+class Authorizer:
+    """The ``Authorization`` headers of one registry under one login.
+
+    Tokens are cached by scope and asked for once, however many requests wait for the same one.
+    """
+
+    def __init__(self, registry: str, access: Access, source: TokenSource) -> None:
+        self._registry = registry
+        self._source = source
+        self._basic = _basic(access)
+        self._realm: URL | None = None
+        self._service: str | None = None
+        self._use_basic = False
+        self._tokens: dict[frozenset[str], Token] = {}
+        self._locks: dict[frozenset[str], asyncio.Lock] = {}
+
+    async def header(self, scopes: frozenset[str], *, long: bool = False) -> str | None:
+        """Return the header for a request that needs ``scopes``; None as long as no challenge was met.
+
+        Args:
+            scopes: ``repository:<name>:<actions>`` each.
+            long: the request's body may take minutes, so a token near its end is renewed first.
+
+        Raises:
+            LoginRefused: the token endpoint refuses the login.
+            RegistryError: the token endpoint can't be reached or makes no sense.
+        """
+        if self._realm is None:
+            return self._basic if self._use_basic else None
+        token = self._tokens.get(scopes)
+        if token is None or not token.serves(time.monotonic(), long=long):
+            token = await self._renew(scopes, long=long)
+        return f"Bearer {token.value}"
+
+    def challenged(self, headers: Iterable[str], scopes: frozenset[str], used: str | None) -> bool:
+        """Learn from a 401 and tell whether there is anything to ask again with.
+
+        The token that was refused is forgotten, so that the next `header` is a fresh one.
+
+        Args:
+            headers: its ``WWW-Authenticate`` values.
+            scopes: what the request needed.
+            used: the ``Authorization`` it was sent with.
+        """
+        token = self._tokens.get(scopes)
+        if token is not None and used == f"Bearer {token.value}":
+            del self._tokens[scopes]
+        challenges = parse_challenges(headers)
+        for challenge in challenges:
+            if challenge.scheme == "bearer" and challenge.parameters.get("realm"):
+                self._realm = URL(challenge.parameters["realm"])
+                self._service = challenge.parameters.get("service")
+                return True
+        # Harbor answers a rejected bearer with a Basic challenge: the realm it named before still holds.
+        if self._realm is not None:
+            return True
+        self._use_basic = self._basic is not None and any(challenge.scheme == "basic" for challenge in challenges)
+        return self._use_basic and used != self._basic
+
+    async def _renew(self, scopes: frozenset[str], *, long: bool) -> Token:
+        lock = self._locks.setdefault(scopes, asyncio.Lock())
+        async with lock:
+            token = self._tokens.get(scopes)
+            now = time.monotonic()
+            if token is not None and (token.serves(now, long=long) or now - token.issued < 1.0):
+                return token
+            if len(self._tokens) >= _MAX_CACHED:
+                self._tokens.clear()
+                self._locks = {scopes: lock}
+            token = self._tokens[scopes] = await self._ask(scopes)
+            return token
+
+    async def _ask(self, scopes: frozenset[str]) -> Token:
+        assert self._realm is not None  # noqa: S101 - only called once a realm is known
+        query = [("service", self._service)] if self._service is not None else []
+        query += [("scope", scope) for scope in sorted(scopes)]
+        issued = time.monotonic()
+        body = await self._source.fetch_token(self._realm, query, self._basic)
+        request = f"GET {self._realm.path} (token)"
+        try:
+            answer: Mapping[str, object] = json.loads(body)
+            value = answer.get("token") or answer.get("access_token")
+            life = answer.get("expires_in")
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise ProtocolViolated(self._registry, request, "the token endpoint's answer is not JSON") from error
+        if not isinstance(value, str) or not value or len(value) > _MAX_TOKEN or not value.isprintable():
+            raise LoginRefused(self._registry, request, "the token endpoint gave no token")
+        seconds = float(life) if isinstance(life, int | float) and life > 0 else _DEFAULT_LIFE
+        return Token(value, issued, issued + min(seconds, _MAX_LIFE))
+
+
+def _basic(access: Access) -> str | None:
+    if access.username is None:
+        return None
+    pair = f"{access.username}:{access.password or ''}".encode()
+    return "Basic " + base64.b64encode(pair).decode("ascii")

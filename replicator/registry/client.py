@@ -1,0 +1,83 @@
+"""The registries of one process: one connection pool, one set of limits a host, one login a registry and user."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import aiohttp
+
+from replicator.registry.limits import HostLimits
+from replicator.registry.repository import RemoteRepository
+from replicator.registry.transport import Timing, Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from replicator.reference import Repository
+    from replicator.registry.access import Access
+
+_READ_BUFFER = 512 * 1024
+"""Bytes of an answer that aiohttp buffers before it stops reading (twice that at the most): the chunks of a copy."""
+
+
+class Registries:
+    """Gives out repositories, and shares all that can be shared between them. Use it as a context manager.
+
+    Args:
+        access: says how to reach a repository's registry, and as whom.
+        user_agent: what is sent as ``User-Agent``.
+        timing: deadlines and tries.
+        concurrent: short requests under way at once, a host.
+    """
+
+    def __init__(
+        self,
+        access: Callable[[Repository], Access],
+        *,
+        user_agent: str = "replicator",
+        timing: Timing | None = None,
+        concurrent: int = 32,
+    ) -> None:
+        self._access = access
+        self._user_agent = user_agent
+        self._timing = timing or Timing()
+        self._concurrent = concurrent
+        self._session: aiohttp.ClientSession | None = None
+        self._limits: dict[str, HostLimits] = {}
+        self._transports: dict[tuple[str, Access], Transport] = {}
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            # The limits are ours, a host; and a Location must go out as it came in.
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=30),
+            requote_redirect_url=False,
+            auto_decompress=False,
+            read_bufsize=_READ_BUFFER,
+            headers={"User-Agent": self._user_agent},
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def source(self, repository: Repository) -> RemoteRepository:
+        """Return a repository to read from."""
+        return RemoteRepository(repository, self._transport(repository), "pull")
+
+    def destination(self, repository: Repository) -> RemoteRepository:
+        """Return a repository to write to."""
+        return RemoteRepository(repository, self._transport(repository), "pull,push")
+
+    def _transport(self, repository: Repository) -> Transport:
+        assert self._session is not None, "used outside of its context"  # noqa: S101 - a programming error
+        access = self._access(repository)
+        key = (repository.registry, access)
+        if key not in self._transports:
+            limits = self._limits.setdefault(repository.registry, HostLimits(self._concurrent))
+            self._transports[key] = Transport(repository.registry, access, self._session, limits, self._timing)
+        return self._transports[key]

@@ -1,0 +1,140 @@
+"""Manifests as values: what they are, what they name, and never a byte changed.
+
+Documents follow the OCI image specification 1.1 ("Image Manifest", "Image Index", "Content Descriptors") and Docker's
+"Image Manifest Version 2, Schema 2".
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from replicator.reference import is_digest
+
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+
+INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
+IMAGE_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
+ACCEPT = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST))
+"""Accept header of every manifest request: a registry answers 404 for a type that is not named."""
+
+MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+"""What a registry must accept (distribution specification, "Pushing Manifests"); more is not read."""
+
+_FOREIGN = ("application/vnd.docker.image.rootfs.foreign.", "application/vnd.oci.image.layer.nondistributable.")
+_MAX_ENTRIES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """A content descriptor.
+
+    Attributes:
+        media_type: what the bytes are.
+        digest: ``algorithm:hex`` they hash to.
+        size: how many bytes.
+    """
+
+    media_type: str
+    digest: str
+    size: int
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is a non-distributable layer, which must not be pushed."""
+        return self.media_type.startswith(_FOREIGN)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest's bytes and what they say.
+
+    Attributes:
+        media_type: goes into the Content-Type of its PUT.
+        digest: ``algorithm:hex`` of ``content``.
+        content: the bytes, as read.
+        manifests: the children of an index, in its order; empty for an image.
+        blobs: config and layers of an image, in its order, each digest once; empty for an index.
+    """
+
+    media_type: str
+    digest: str
+    content: bytes
+    manifests: tuple[Descriptor, ...] = ()
+    blobs: tuple[Descriptor, ...] = ()
+
+    @property
+    def is_index(self) -> bool:
+        """Whether it names other manifests instead of blobs."""
+        return self.media_type in INDEX_TYPES
+
+
+def parse_manifest(content: bytes, content_type: str, digest: str) -> Manifest:
+    """Read a manifest whose digest has been verified.
+
+    Args:
+        content: its bytes.
+        content_type: the answer's Content-Type; where it says nothing, the document's ``mediaType`` counts.
+        digest: what the bytes hash to.
+
+    Raises:
+        ValueError: it is not a manifest, or of a type that is not copied; the message says which.
+    """
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the manifest {digest} is not JSON") from error
+    if not isinstance(document, dict):
+        raise ValueError(f"the manifest {digest} is not a JSON object")
+    media_type = _media_type(document, content_type)
+    if media_type in INDEX_TYPES:
+        if "layers" in document:
+            raise ValueError(f"{digest} is an index with layers: ambiguous, refused")
+        return Manifest(media_type, digest, content, manifests=_descriptors(document, "manifests"))
+    if media_type not in IMAGE_TYPES:
+        raise ValueError(f"manifests of type {media_type or 'unknown'} can't be copied{_advice(document, media_type)}")
+    if "manifests" in document:
+        raise ValueError(f"{digest} is an image with manifests: ambiguous, refused")
+    blobs = (_descriptor(document.get("config"), "config"), *_descriptors(document, "layers"))
+    return Manifest(media_type, digest, content, blobs=tuple({blob.digest: blob for blob in blobs}.values()))
+
+
+def _media_type(document: dict[str, Any], content_type: str) -> str:
+    declared = document.get("mediaType")
+    announced = content_type.partition(";")[0].strip().lower()
+    if announced in INDEX_TYPES | IMAGE_TYPES:
+        # A document that says otherwise could mean one thing to us and another to who pulls it (CVE-2021-41190).
+        if declared not in (None, announced):
+            raise ValueError(f"the manifest is served as {announced} but calls itself {declared}: refused")
+        return announced
+    return declared if isinstance(declared, str) else announced
+
+
+def _advice(document: dict[str, Any], media_type: str) -> str:
+    if document.get("schemaVersion") == 1 or (".v1+" in media_type and "docker" in media_type):
+        return " (Docker schema 1: push the image again with a current client)"
+    return ""
+
+
+def _descriptors(document: dict[str, Any], key: str) -> tuple[Descriptor, ...]:
+    entries = document.get(key)
+    if not isinstance(entries, list):
+        raise ValueError(f"the manifest has no list {key!r}")
+    if len(entries) > _MAX_ENTRIES:
+        raise ValueError(f"the manifest names {len(entries)} {key}: more than {_MAX_ENTRIES} are not copied")
+    return tuple(_descriptor(entry, key) for entry in entries)
+
+
+def _descriptor(entry: object, where: str) -> Descriptor:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where!r} of the manifest is not a descriptor")
+    digest, size, media_type = entry.get("digest"), entry.get("size"), entry.get("mediaType", "")
+    if not isinstance(digest, str) or not is_digest(digest):
+        raise ValueError(f"{where!r} of the manifest has no digest that can be verified")
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise ValueError(f"{where!r} of the manifest has no size")
+    return Descriptor(media_type if isinstance(media_type, str) else "", digest, size)

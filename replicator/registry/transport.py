@@ -1,0 +1,443 @@
+"""One registry host over HTTP: which address and scheme, TLS, login, deadlines, redirects and repeated tries.
+
+Nothing here knows what a blob or a manifest is; `replicator.registry.repository` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import aiohttp
+import structlog
+from yarl import URL
+
+from replicator.errors import ErrorClass
+from replicator.registry.auth import Authorizer
+from replicator.registry.errors import (
+    CertificateRefused,
+    ConnectionFailed,
+    LoginRefused,
+    ProtocolViolated,
+    RegistryError,
+    TooManyRequests,
+    UploadLost,
+    from_answer,
+)
+from replicator.registry.limits import MAX_PAUSE, HostLimits, backoff, parse_retry_after
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping
+
+    from multidict import CIMultiDictProxy
+
+    from replicator.registry.access import Access
+
+_log = structlog.get_logger("replicator.registry")
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MAX_REDIRECTS = 5
+_MAX_ERROR_BODY = 16 * 1024
+_THROTTLE_UNSAID = 1.0
+"""Seconds a host is left alone after a 429 that does not say how long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Deadlines and tries, in seconds.
+
+    Attributes:
+        connect: until a connection stands, TLS included.
+        read: without a byte from the other side, and for the answer to a short request.
+        write: without a byte taken by the other side while a body is sent.
+        commit: for the answer once a body has been sent; a registry may first move it to its object storage.
+        tries: how often a request without a streamed body is sent in all.
+    """
+
+    connect: float = 10.0
+    read: float = 60.0
+    write: float = 60.0
+    commit: float = 300.0
+    tries: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A short answer, read whole.
+
+    Attributes:
+        status: the HTTP status.
+        headers: its headers.
+        body: its bytes, bounded by what was asked for.
+        url: where it came from; what a relative Location is relative to.
+    """
+
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+    url: URL
+
+
+class Transport:
+    """Requests to one registry under one login.
+
+    Args:
+        registry: the host the rules name; in every error.
+        access: address, TLS and login.
+        session: an open client session that neither decompresses nor follows redirects by itself.
+        limits: shared by all transports of this host.
+        timing: deadlines and tries.
+    """
+
+    def __init__(
+        self,
+        registry: str,
+        access: Access,
+        session: aiohttp.ClientSession,
+        limits: HostLimits,
+        timing: Timing,
+    ) -> None:
+        self.registry = registry
+        self.timing = timing
+        self._access = access
+        self._session = session
+        self._limits = limits
+        self._authorizer = Authorizer(registry, access, self)
+        self._ssl = _ssl(access)
+        self._base = _explicit_base(registry, access)
+        self._base_lock = asyncio.Lock()
+
+    async def url(self, path: str) -> URL:
+        """Return the URL of ``path`` (already percent-encoded, from ``/v2/`` on) at this registry.
+
+        Raises:
+            RegistryError: the registry can't be reached to find out its scheme.
+        """
+        if self._base is None:
+            async with self._base_lock:
+                self._base = self._base or await self._discover()
+        return URL(f"{self._base}{path}", encoded=True)
+
+    async def call(
+        self,
+        method: str,
+        url: URL,
+        *,
+        scopes: frozenset[str],
+        expect: Iterable[int],
+        headers: Mapping[str, str] | None = None,
+        data: bytes | None = None,
+        max_body: int = _MAX_ERROR_BODY,
+        tries: int | None = None,
+    ) -> Reply:
+        """Send a short request, again after passing faults, and return an expected answer.
+
+        Args:
+            method: GET, HEAD, POST, PUT or DELETE.
+            url: from `url`, or from a Location.
+            scopes: what a token must allow.
+            expect: the statuses that are answers; all others are errors.
+            headers: further headers.
+            data: a short body, sent anew with each try.
+            max_body: bytes of the answer that are read at the most.
+            tries: how often at the most, instead of the transport's own number.
+
+        Raises:
+            RegistryError: what the answer meant, or that there was none.
+        """
+        wanted = frozenset(expect)
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                async with self._limits.slot():
+                    return await self._call_once(method, url, scopes, wanted, headers, data, max_body)
+            except RegistryError as error:
+                wait = max(backoff(attempt), error.retry_after or 0.0)
+                if (
+                    error.error_class is not ErrorClass.TRANSIENT
+                    or attempt >= (tries or self.timing.tries)
+                    or wait > MAX_PAUSE
+                ):
+                    raise
+                _log.debug("request repeated", error=str(error), attempt=attempt, wait=round(wait, 2))
+                await asyncio.sleep(wait)
+
+    async def _call_once(
+        self,
+        method: str,
+        url: URL,
+        scopes: frozenset[str],
+        expect: frozenset[int],
+        headers: Mapping[str, str] | None,
+        data: bytes | None,
+        max_body: int,
+    ) -> Reply:
+        async with self.exchange(method, url, scopes=scopes, headers=headers, data=data) as response:
+            request = describe(method, response.url)
+            if response.status not in expect:
+                raise await self.failure(method, response)
+            body = b""
+            if method != "HEAD":
+                body = await self._read(response, max_body + 1, request)
+            if len(body) > max_body:
+                raise ProtocolViolated(self.registry, request, f"the answer is larger than {max_body} bytes")
+            return Reply(response.status, response.headers, body, response.url)
+
+    @asynccontextmanager
+    async def exchange(
+        self,
+        method: str,
+        url: URL,
+        *,
+        scopes: frozenset[str],
+        headers: Mapping[str, str] | None = None,
+        data: bytes | AsyncIterator[bytes] | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request once, logging in as the registry asks and following redirects; yield any final answer.
+
+        Redirects are followed for GET and HEAD. The login stays with this registry: a redirect to another host
+        carries none (specification, "Pulling blobs"), and one from HTTPS to plain HTTP is refused.
+
+        Raises:
+            ConnectionFailed, CertificateRefused: there was no answer.
+            Unauthorized: the registry's challenge can't be met.
+            UploadLost: a streamed body was answered 401; a fresh login is ready for the next upload.
+        """
+        streamed = data is not None and not isinstance(data, bytes)
+        refusals = 0
+        while True:
+            authorization = await self._authorizer.header(scopes, long=streamed)
+            async with self._follow(method, url, headers, data, authorization) as response:
+                if response.status != 401:
+                    yield response
+                    return
+                refusals += authorization is not None
+                challenges = response.headers.getall("WWW-Authenticate", [])
+                again = self._authorizer.challenged(challenges, scopes, authorization)
+                error = await self.failure(method, response)
+                if streamed:
+                    raise UploadLost(self.registry, error.request, error.detail, status=401)
+                if not again or refusals > 1:
+                    raise error
+
+    @asynccontextmanager
+    async def _follow(
+        self,
+        method: str,
+        url: URL,
+        headers: Mapping[str, str] | None,
+        data: bytes | AsyncIterator[bytes] | None,
+        authorization: str | None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        home = await self.url("/")
+        here = url
+        for _ in range(_MAX_REDIRECTS + 1):
+            sent = dict(headers or {})
+            at_home = here.origin() == home.origin()
+            if authorization is not None and at_home:
+                sent["Authorization"] = authorization
+            response = await self._send(method, here, sent, data)
+            try:
+                location = response.headers.get("Location")
+                if response.status not in _REDIRECTS or method not in ("GET", "HEAD") or location is None:
+                    yield response
+                    return
+                target = self._join(here, location, describe(method, here))
+            finally:
+                response.release()
+            here = target
+        raise ProtocolViolated(self.registry, describe(method, url), f"more than {_MAX_REDIRECTS} redirects")
+
+    def _join(self, base: URL, location: str, request: str) -> URL:
+        """Resolve a Location; as it is, since a presigned URL breaks when it is quoted anew.
+
+        Raises:
+            ProtocolViolated: it is no HTTP URL, or would leave TLS.
+        """
+        try:
+            target = base.join(URL(location, encoded=True))
+            usable = target.scheme in ("http", "https") and bool(target.host)
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ProtocolViolated(self.registry, request, "the Location in the answer is not an HTTP URL")
+        if base.scheme == "https" and target.scheme == "http" and not self._access.insecure:
+            raise ProtocolViolated(
+                self.registry, request, f"redirected from HTTPS to plain HTTP at {target.host}: refused"
+            )
+        return target
+
+    def follow(self, reply: Reply, target: str, request: str) -> URL:
+        """Return the URL that an answer points to for the next request, absolute or relative, its query kept.
+
+        Args:
+            reply: the answer.
+            target: its Location, or the target of its Link.
+            request: what was asked, for the error.
+
+        Raises:
+            ProtocolViolated: it is not at this registry.
+        """
+        url = self._join(reply.url, target, request)
+        if url.origin() == reply.url.origin():
+            return url
+        # Behind a proxy, or reached at another address, a registry names itself by its public name and scheme; the
+        # request still goes where this registry is reached.
+        own_names = {reply.url.host, URL(f"//{self.registry}").host}
+        if url.host not in own_names and self._access.endpoint is None:
+            raise ProtocolViolated(self.registry, request, f"the answer leads to another host, {url.host}: refused")
+        return URL(f"{reply.url.origin()}{url.raw_path_qs}", encoded=True)
+
+    async def failure(self, method: str, response: aiohttp.ClientResponse) -> RegistryError:
+        """Read an unwanted answer and return what it means; a 429 or 503 that says so slows the whole host."""
+        request = describe(method, response.url)
+        # A 416 of distribution 2.8 announces a length it does not send: its body is never waited for.
+        body = b"" if method == "HEAD" or response.status == 416 else await self._read(response, _MAX_ERROR_BODY, None)
+        retry_after = parse_retry_after(response.headers.get("Retry-After"))
+        error = from_answer(self.registry, request, response.status, body, retry_after=retry_after)
+        if isinstance(error, TooManyRequests):
+            self._limits.throttle(retry_after if retry_after is not None else _THROTTLE_UNSAID)
+        elif response.status == 503 and retry_after is not None:
+            self._limits.throttle(retry_after)
+        return error
+
+    async def fetch_token(self, realm: URL, query: Iterable[tuple[str, str]], authorization: str | None) -> bytes:
+        """GET a token endpoint and return its 200's body; see `replicator.registry.auth.TokenSource`."""
+        request = f"GET {realm.host}{realm.path} (token)"
+        if realm.scheme not in ("http", "https") or not realm.host:
+            raise ProtocolViolated(self.registry, request, f"the challenge's realm {str(realm)!r} is not an HTTP URL")
+        home = await self.url("/")
+        if authorization is not None and realm.scheme == "http" and home.scheme == "https":
+            raise ProtocolViolated(
+                self.registry, request, "the challenge asks for the password over plain HTTP: refused"
+            )
+        if self._access.endpoint is not None and realm.host == URL(f"//{self.registry}").host:
+            realm = realm.with_scheme(home.scheme).with_host(home.host or "").with_port(home.port)
+        url = realm.extend_query(list(query))
+        headers = {"Authorization": authorization} if authorization is not None else {}
+        for attempt in range(1, self.timing.tries + 1):
+            try:
+                response = await self._send("GET", url, headers, None)
+                try:
+                    if response.status == 200:
+                        return await self._read(response, 64 * 1024, request)
+                    error = await self.failure("GET", response)
+                finally:
+                    response.release()
+                if response.status in (400, 401, 403):
+                    raise LoginRefused(
+                        self.registry, request, f"the login was refused: {error.detail}", status=response.status
+                    )
+                raise error
+            except RegistryError as error:
+                if error.error_class is not ErrorClass.TRANSIENT or attempt == self.timing.tries:
+                    raise
+                await asyncio.sleep(min(max(backoff(attempt), error.retry_after or 0.0), MAX_PAUSE))
+        raise AssertionError("unreachable")  # pragma: no cover - the loop returns or raises
+
+    async def _send(
+        self, method: str, url: URL, headers: Mapping[str, str], data: bytes | AsyncIterator[bytes] | None
+    ) -> aiohttp.ClientResponse:
+        timing = self.timing
+        timeout = aiohttp.ClientTimeout(
+            total=None,
+            connect=None,
+            sock_connect=timing.connect,
+            sock_read=timing.commit if data is not None else timing.read,
+        )
+        request = describe(method, url)
+        try:
+            return await self._session.request(
+                method,
+                url,
+                headers={"Accept-Encoding": "identity", **headers},
+                data=data,
+                allow_redirects=False,
+                timeout=timeout,
+                ssl=self._ssl_for(url),
+            )
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise CertificateRefused(self.registry, request, _certificate_words(url, error)) from error
+        except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
+            raise ConnectionFailed(self.registry, request, _connection_words(url, error)) from error
+
+    def _ssl_for(self, url: URL) -> ssl.SSLContext | bool:
+        """Verification is off for the registry's own name only; a storage host it redirects to is verified."""
+        if self._ssl is not False or self._base is None:
+            return self._ssl
+        return self._ssl if url.host in (self._base.host, URL(f"//{self.registry}").host) else True
+
+    async def _read(self, response: aiohttp.ClientResponse, limit: int, request: str | None) -> bytes:
+        """Read at most ``limit`` bytes; with no ``request`` named, what fails is left out."""
+        chunks = bytearray()
+        try:
+            while len(chunks) < limit and (chunk := await response.content.read(limit - len(chunks))):
+                chunks += chunk
+        except (aiohttp.ClientError, OSError) as error:
+            if request is not None:
+                raise ConnectionFailed(self.registry, request, _connection_words(response.url, error)) from error
+        return bytes(chunks)
+
+    async def _discover(self) -> URL:
+        """Find out whether a registry marked insecure speaks HTTPS or plain HTTP: HTTPS is tried first."""
+        address = self._access.endpoint or self.registry
+        self_signed = URL(f"https://{address}")
+        try:
+            response = await self._send("GET", self_signed / "v2/", {}, None)
+            response.release()
+        except ConnectionFailed as error:
+            plain = URL(f"http://{address}")
+            try:
+                response = await self._send("GET", plain / "v2/", {}, None)
+                response.release()
+            except ConnectionFailed:
+                raise error from None
+            return plain
+        return self_signed
+
+
+def describe(method: str, url: URL) -> str:
+    """Name a request in an error: method and path, without the query, which may hold a signature."""
+    return f"{method} {url.path}"
+
+
+def _explicit_base(registry: str, access: Access) -> URL | None:
+    address = access.endpoint or registry
+    if "://" in address:
+        return URL(address).origin()
+    return None if access.insecure else URL(f"https://{address}")
+
+
+def _ssl(access: Access) -> ssl.SSLContext | bool:
+    if access.insecure:
+        return False
+    if access.ca_file is None:
+        return True
+    context = ssl.create_default_context()
+    context.load_verify_locations(cafile=access.ca_file)
+    return context
+
+
+def _connection_words(url: URL, error: Exception) -> str:
+    where = f"{url.host}:{url.port}"
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return f"no connection to {where} in time: is it reachable from here?"
+    if isinstance(error, TimeoutError):
+        return f"{where} stopped answering"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return f"the name {url.host} can't be resolved"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"can't connect to {where}: {error.os_error.strerror or error.os_error}"
+    return f"the connection to {where} broke: {error or type(error).__name__}"
+
+
+def _certificate_words(url: URL, error: aiohttp.ClientConnectorCertificateError) -> str:
+    reason = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
+    return (
+        f"the TLS certificate of {url.host}:{url.port} is not trusted ({reason}): "
+        "name its authority with ca_file, or turn verification off with insecure: true"
+    )

@@ -1,0 +1,270 @@
+"""Failures: tried again by class, given up as dead letters, and never counted against a job that did not fail."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+import structlog
+
+from replicator.errors import ErrorClass, ReplicatorError
+from replicator.queue import Job, Lane, Queue, RetryPolicy, Running
+from replicator.queue.job import dump_json
+from tests.queue.conftest import QUICK, Recorder, eventually, idle, working
+
+if TYPE_CHECKING:
+    from tests.queue.servers import RedisServer
+
+A = "r.example/a:1"
+
+
+class Fault(ReplicatorError):
+    def __init__(self, error_class: ErrorClass, retry_after: float | None = None) -> None:
+        super().__init__(f"a {error_class} fault")
+        self.error_class = error_class
+        self.retry_after = retry_after
+
+
+async def test_a_transient_failure_is_tried_again_until_it_goes_well(queue: Queue, handler: Recorder) -> None:
+    handler.errors = [Fault(ErrorClass.TRANSIENT), Fault(ErrorClass.NOT_YET), Fault(ErrorClass.TRANSIENT)]
+    await queue.enqueue([Job(A, {})], Lane.EVENTS)
+    async with working(queue, handler):
+        await handler.started(4)
+        await idle(queue)
+    assert [run.tries for run in handler.runs] == [1, 2, 3, 4]
+    assert (await queue.counts()).dead == 0
+
+
+@pytest.mark.parametrize("error_class", [ErrorClass.PERMANENT, ErrorClass.CREDENTIALS])
+async def test_what_cannot_succeed_is_a_dead_letter_at_once(
+    queue: Queue, handler: Recorder, error_class: ErrorClass
+) -> None:
+    handler.errors = [Fault(error_class)]
+    await queue.enqueue([Job(A, {"source": "h.example/a:1"})], Lane.BACKFILL)
+    async with working(queue, handler):
+        await handler.started(1)
+        await idle(queue)
+    [letter] = await queue.dead_letters()
+    assert (letter.id, letter.lane, letter.payload) == (A, Lane.BACKFILL, {"source": "h.example/a:1"})
+    assert (letter.error_class, letter.message, letter.tries) == (error_class, f"a {error_class} fault", 1)
+    assert letter.first <= letter.last
+    assert len(handler.runs) == 1
+
+
+async def test_a_job_with_few_retries_is_given_up_after_them(queue: Queue, handler: Recorder) -> None:
+    handler.errors = [Fault(ErrorClass.TRANSIENT) for _ in range(9)]
+    await queue.enqueue([Job(A, {}, retries=2)], Lane.EVENTS)
+    async with working(queue, handler):
+        await handler.started(3)
+        await idle(queue)
+    [letter] = await queue.dead_letters()
+    assert letter.tries == 3
+
+
+async def test_a_bounded_enqueue_does_not_make_an_unbounded_one_impatient(queue: Queue, handler: Recorder) -> None:
+    handler.errors = [Fault(ErrorClass.TRANSIENT) for _ in range(4)]
+    await queue.enqueue([Job(A, {})], Lane.EVENTS)
+    await queue.enqueue([Job(A, {}, retries=0)], Lane.BACKFILL)
+    async with working(queue, handler):
+        await handler.started(5)
+        await idle(queue)
+    assert (await queue.counts()).dead == 0
+
+
+async def test_giving_up_comes_when_the_horizon_has_passed(queue: Queue, handler: Recorder) -> None:
+    handler.errors = [Fault(ErrorClass.TRANSIENT) for _ in range(99)]
+    await queue.enqueue([Job(A, {})], Lane.EVENTS)
+    policy = RetryPolicy(first=0.05, cap=0.1, horizon=0.4)
+    async with working(queue, handler, policy=policy):
+        await eventually(queue.dead_letters)
+    [letter] = await queue.dead_letters()
+    assert 0.4 <= (letter.last - letter.first).total_seconds() < 0.8
+    assert 4 <= letter.tries <= 12
+
+
+async def test_the_other_sides_retry_after_is_obeyed(queue: Queue, handler: Recorder) -> None:
+    handler.errors = [Fault(ErrorClass.TRANSIENT, retry_after=0.6)]
+    await queue.enqueue([Job(A, {})], Lane.EVENTS)
+    async with working(queue, handler):
+        await handler.started(1)
+        before = asyncio.get_running_loop().time()
+        await handler.started(2)
+        assert asyncio.get_running_loop().time() - before >= 0.55
+        await idle(queue)
+
+
+async def test_a_bug_in_the_handler_is_tried_a_few_times_and_then_kept_as_a_dead_letter_with_its_trace_logged(
+    queue: Queue, handler: Recorder
+) -> None:
+    handler.errors = [ZeroDivisionError("by zero") for _ in range(99)]
+    await queue.enqueue([Job(A, {})], Lane.EVENTS)
+    with structlog.testing.capture_logs() as logs:
+        async with working(queue, handler):
+            await eventually(queue.dead_letters)
+    [letter] = await queue.dead_letters()
+    assert letter.tries == QUICK.unexpected_retries + 1
+    assert letter.message == "unexpected ZeroDivisionError: by zero"
+    traces = [entry["exc_info"] for entry in logs if entry["event"] == "job raised unexpectedly"]
+    assert len(traces) == letter.tries
+    assert isinstance(traces[0], ZeroDivisionError)
+
+
+async def test_an_outcome_that_is_no_json_is_a_bug_and_not_a_loss(queue: Queue) -> None:
+    async def handle(_: Running) -> dict[str, object]:
+        return {"x": object()}
+
+    await queue.enqueue([Job(A, {})], Lane.EVENTS)
+    async with working(queue, handle):
+        await eventually(queue.dead_letters)
+
+
+async def test_a_job_that_takes_too_long_is_cancelled_and_tried_again(queue: Queue) -> None:
+    tries = []
+
+    async def handle(running: Running) -> dict[str, str]:
+        tries.append(running.tries)
+        if running.tries == 1:
+            await asyncio.sleep(60)
+        return {}
+
+    await queue.enqueue([Job(A, {})], Lane.EVENTS)
+    async with working(queue, handle, timeout=0.2, policy=RetryPolicy(first=0.5)):
+        [waiting] = await eventually(queue.waiting)
+        assert waiting.message == "not done within 0.2 s, the time a job may take"
+        await idle(queue)
+    assert tries == [1, 2]
+
+
+async def test_a_push_of_what_waits_for_a_retry_starts_it_now_and_anew(queue: Queue, handler: Recorder) -> None:
+    handler.errors = [Fault(ErrorClass.TRANSIENT)]
+    policy = RetryPolicy(first=60, cap=60)
+    await queue.enqueue([Job(A, {"n": 1})], Lane.BACKFILL)
+    async with working(queue, handler, policy=policy):
+        [waiting] = await eventually(queue.waiting)
+        assert (waiting.id, waiting.lane, waiting.tries) == (A, Lane.BACKFILL, 1)
+        assert (waiting.due - waiting.first).total_seconds() > 25
+        await queue.enqueue([Job(A, {"n": 2})], Lane.EVENTS)
+        await handler.started(2, timeout=1)
+        await idle(queue)
+    assert [(run.tries, run.lane) for run in handler.runs] == [(1, Lane.BACKFILL), (1, Lane.EVENTS)]
+    assert await queue.waiting() == []
+
+
+async def test_a_push_during_a_failing_try_is_run_at_once_and_anew(queue: Queue, handler: Recorder) -> None:
+    handler.errors = [Fault(ErrorClass.PERMANENT)]
+    handler.gate.clear()
+    async with working(queue, handler):
+        await queue.enqueue([Job(A, {})], Lane.EVENTS)
+        await handler.started(1)
+        await queue.enqueue([Job(A, {})], Lane.EVENTS)
+        handler.gate.set()
+        await handler.started(2)
+        await idle(queue)
+    assert [run.tries for run in handler.runs] == [1, 1]
+    assert (await queue.counts()).dead == 0
+
+
+async def test_a_push_clears_the_dead_letter(queue: Queue, handler: Recorder) -> None:
+    handler.errors = [Fault(ErrorClass.PERMANENT)]
+    await queue.enqueue([Job(A, {})], Lane.EVENTS)
+    async with working(queue, handler):
+        await eventually(queue.dead_letters)
+        await queue.enqueue([Job(A, {})], Lane.EVENTS)
+        assert await queue.dead_letters() == []
+        await handler.started(2)
+        await idle(queue)
+
+
+async def test_dead_letters_are_retried_as_they_were_by_name_or_all(queue: Queue, handler: Recorder) -> None:
+    handler.errors = [Fault(ErrorClass.PERMANENT) for _ in range(3)]
+    await queue.enqueue([Job(f"r.example/a:{n}", {"n": n}) for n in range(3)], Lane.BACKFILL)
+    async with working(queue, handler):
+        await handler.started(3)
+        await idle(queue)
+        assert await queue.retry_dead(["r.example/a:1", "r.example/unknown:1"]) == ["r.example/a:1"]
+        await handler.started(4)
+        await idle(queue)
+        assert {letter.id for letter in await queue.dead_letters()} == {"r.example/a:0", "r.example/a:2"}
+        assert sorted(await queue.retry_dead()) == ["r.example/a:0", "r.example/a:2"]
+        await handler.started(6)
+        await idle(queue)
+    assert handler.payloads[3] == {"n": 1}
+    assert handler.runs[3].lane is Lane.BACKFILL
+    assert await queue.dead_letters() == []
+
+
+async def test_dead_letters_are_dropped_by_name_or_all(queue: Queue, handler: Recorder) -> None:
+    handler.errors = [Fault(ErrorClass.PERMANENT) for _ in range(3)]
+    await queue.enqueue([Job(f"r.example/a:{n}", {}) for n in range(3)], Lane.EVENTS)
+    async with working(queue, handler):
+        await handler.started(3)
+        await idle(queue)
+    assert await queue.drop_dead(["r.example/a:1", "r.example/unknown:1"]) == 1
+    assert await queue.drop_dead() == 2
+    assert await queue.dead_letters() == []
+    assert await queue.retry_dead() == []
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        b"\x80\x04\x95 a pickle",
+        b"[]",
+        b"null",
+        b'{"f": "handle"}',
+        dump_json({"t": None, "f": "handle", "a": [], "k": {"payload": 7}, "et": 1}),
+        dump_json({"t": None, "f": "handle", "a": [], "k": {"payload": {}}, "et": 10**30}),
+        dump_json({"t": None, "f": "handle", "a": [], "k": {"payload": {}}, "et": "soon"}),
+        dump_json({"t": None, "f": "os.system", "a": [], "k": {"payload": {}}, "et": 1}),
+    ],
+)
+async def test_a_stored_job_that_cannot_be_run_is_a_dead_letter_and_not_lost(
+    queue: Queue, handler: Recorder, stored: bytes
+) -> None:
+    await queue.enqueue([Job(A, {})], Lane.EVENTS)
+    await queue.redis.set(f"arq:job:{queue.prefix}:{A}", stored)
+    async with working(queue, handler):
+        [letter] = await eventually(queue.dead_letters)
+        await idle(queue)
+    assert (letter.id, letter.error_class) == (A, ErrorClass.PERMANENT)
+    assert handler.runs == []
+
+
+async def test_a_job_whose_content_was_evicted_is_a_dead_letter_that_says_so(queue: Queue, handler: Recorder) -> None:
+    await queue.enqueue([Job(A, {})], Lane.EVENTS)
+    await queue.redis.delete(f"arq:job:{queue.prefix}:{A}")
+    async with working(queue, handler):
+        [letter] = await eventually(queue.dead_letters)
+    assert "noeviction" in letter.message
+    assert await queue.retry_dead() == []
+
+
+async def test_the_sweep_at_start_puts_a_pending_job_back_that_stands_in_no_queue(
+    queue: Queue, handler: Recorder
+) -> None:
+    await queue.enqueue([Job(A, {"n": 1}), Job("r.example/b:1", {})], Lane.EVENTS)
+    await queue.redis.delete(queue.lane_queue(Lane.EVENTS), f"arq:job:{queue.prefix}:r.example/b:1")
+    async with working(queue, handler):
+        await handler.started(1)
+        await idle(queue)
+    assert handler.payloads == [{"n": 1}]
+    assert [letter.id for letter in await queue.dead_letters()] == ["r.example/b:1"]
+
+
+async def test_a_handler_that_cancels_itself_is_handed_back_without_a_try_and_without_a_loop(
+    queue: Queue, server: RedisServer
+) -> None:
+    tries = []
+
+    async def handle(running: Running) -> dict[str, str]:
+        tries.append(running.tries)
+        raise asyncio.CancelledError
+
+    await queue.enqueue([Job(A, {})], Lane.EVENTS)
+    async with working(queue, handle):
+        await asyncio.sleep(0.5)
+        assert tries == [1]
+    counts = (await queue.counts()).lanes[Lane.EVENTS]
+    assert counts.queued + counts.waiting == 1
+    assert await queue.redis.exists(f"arq:retry:{queue.prefix}:{A}") == 0
