@@ -10,8 +10,10 @@ from replicator.copy.blobs import BlobCopier
 from replicator.copy.errors import SourceNotFound
 from replicator.copy.ledger import Ledger
 from replicator.copy.outcome import Outcome, Result, Tally
-from replicator.copy.together import all_of
-from replicator.registry.errors import ManifestIncomplete, NotFound, UnsupportedManifest
+from replicator.copy.together import all_of, both
+from replicator.errors import ErrorClass
+from replicator.registry.errors import ManifestIncomplete, NotFound, RegistryError, UnsupportedManifest
+from replicator.registry.limits import MAX_PAUSE, backoff
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -54,7 +56,8 @@ class Copier:
         Args:
             source: what to copy; a digest wins over a tag.
             destination: where to, by tag or by digest.
-            confirm: awaited right before the tag is written; what it raises ends the copy with the tag untouched.
+            confirm: awaited right before each try to write the tag, which then takes `Timing.tag` seconds at the
+                most; what it raises ends the copy with nothing more written.
             progress: told the number of blob bytes as they are read.
 
         Returns:
@@ -68,7 +71,7 @@ class Copier:
         tally = Tally()
         origin = self._registries.source(source.repository)
         target = self._registries.destination(destination.repository)
-        wanted, present = await asyncio.gather(
+        wanted, present = await both(
             origin.head_manifest(source.identifier),
             target.head_destination(destination.identifier),
         )
@@ -80,9 +83,7 @@ class Copier:
             root = await self._root(origin, source, wanted.digest if wanted is not None else source.identifier)
             run = _Run(origin, target, self._blobs, self._ledger, tally, progress or _ignore)
             await run.bring_parts(root, 0)
-            if confirm is not None:
-                await confirm()
-            await run.put(root, destination.identifier)
+            await run.put_root(root, destination.identifier, confirm or _certain)
             digest, result = root.digest, Result.COPIED
         return Outcome(
             result,
@@ -147,11 +148,42 @@ class _Run:
         try:
             await self._destination.put_manifest(manifest, identifier)
         except ManifestIncomplete:
-            for part in (*manifest.manifests, *manifest.blobs):
-                self._ledger.forget(*self._place, part.digest)
-            self._ledger.forget(*self._place, manifest.digest)
-            await self.bring_parts(manifest, 0)
+            await self._bring_missing(manifest)
             await self._destination.put_manifest(manifest, identifier)
+        self._wrote(manifest)
+
+    async def put_root(self, manifest: Manifest, identifier: str, confirm: Callable[[], Awaitable[None]]) -> None:
+        """Write ``manifest`` under its tag; each try is short and confirmed, since a late one could undo another's."""
+        timing = self._destination.timing
+        completed = False
+        attempt = 0
+        while True:
+            await self._destination.pause()
+            await confirm()
+            try:
+                await self._destination.put_manifest(manifest, identifier, within=timing.tag)
+                break
+            except ManifestIncomplete:
+                if completed:
+                    raise
+                completed = True
+                await self._bring_missing(manifest)
+            except RegistryError as error:
+                attempt += 1
+                wait = max(backoff(attempt), error.retry_after or 0.0)
+                if error.error_class is not ErrorClass.TRANSIENT or attempt >= timing.tries or wait > MAX_PAUSE:
+                    raise
+                await asyncio.sleep(wait)
+        self._wrote(manifest)
+
+    async def _bring_missing(self, manifest: Manifest) -> None:
+        """The destination misses something it was believed to have: believe nothing of its parts any more."""
+        for part in (*manifest.manifests, *manifest.blobs):
+            self._ledger.forget(*self._place, part.digest)
+        self._ledger.forget(*self._place, manifest.digest)
+        await self.bring_parts(manifest, 0)
+
+    def _wrote(self, manifest: Manifest) -> None:
         self._tally.manifests += 1
         self._ledger.add(*self._place, manifest.digest)
 
@@ -172,7 +204,6 @@ class _Run:
         try:
             return await self._source.get_manifest(digest)
         except NotFound as error:
-            error.detail += f"; the index names the child {digest}, which the source does not have"
             raise NotFound(
                 error.registry,
                 error.request,
@@ -180,6 +211,10 @@ class _Run:
                 status=error.status,
                 codes=error.codes,
             ) from error
+
+
+async def _certain() -> None:
+    return
 
 
 def _ignore(_: int) -> None:

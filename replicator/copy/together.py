@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from replicator.errors import ErrorClass, ReplicatorError
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
+
+First = TypeVar("First")
+Second = TypeVar("Second")
+
+
+async def both(one: Coroutine[Any, Any, First], other: Coroutine[Any, Any, Second]) -> tuple[First, Second]:
+    """Run two things at once and return both results; when one fails, the other is ended.
+
+    Raises:
+        Exception: the failure, of whichever failed first.
+    """
+    first, second = asyncio.create_task(one), asyncio.create_task(other)
+    try:
+        return await asyncio.gather(first, second)
+    finally:
+        first.cancel()
+        second.cancel()
+        await asyncio.gather(first, second, return_exceptions=True)
 
 
 async def all_of(work: Iterable[Coroutine[Any, Any, object]]) -> None:

@@ -5,6 +5,6 @@ from replicator.registry.client import Registries
 from replicator.registry.errors import RegistryError
 from replicator.registry.manifest import Descriptor, Manifest
 from replicator.registry.repository import RemoteRepository
-from replicator.registry.transport import Timing
+from replicator.registry.timing import Timing
 
 __all__ = ["Access", "Descriptor", "Manifest", "Registries", "RegistryError", "RemoteRepository", "Timing"]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from replicator.registry.access import Access
+    from replicator.registry.challenges import Challenge
 
 _DEFAULT_LIFE = 60.0
 """Seconds a token lives whose answer does not say ("Token Response Fields")."""
@@ -60,12 +61,15 @@ class Authorizer:
     """The ``Authorization`` headers of one registry under one login.
 
     Tokens are cached by scope and asked for once, however many requests wait for the same one.
+
+    Attributes:
+        basic: the header of HTTP Basic; None for an anonymous login.
     """
 
     def __init__(self, registry: str, access: Access, source: TokenSource) -> None:
         self._registry = registry
         self._source = source
-        self._basic = _basic(access)
+        self.basic = _basic(access)
         self._realm: URL | None = None
         self._service: str | None = None
         self._use_basic = False
@@ -84,7 +88,7 @@ class Authorizer:
             RegistryError: the token endpoint can't be reached or makes no sense.
         """
         if self._realm is None:
-            return self._basic if self._use_basic else None
+            return self.basic if self._use_basic else None
         token = self._tokens.get(scopes)
         if token is None or not token.serves(time.monotonic(), long=long):
             token = await self._renew(scopes, long=long)
@@ -105,15 +109,15 @@ class Authorizer:
             del self._tokens[scopes]
         challenges = parse_challenges(headers)
         for challenge in challenges:
-            if challenge.scheme == "bearer" and challenge.parameters.get("realm"):
-                self._realm = URL(challenge.parameters["realm"])
+            if challenge.scheme == "bearer" and (realm := _realm(challenge)) is not None:
+                self._realm = realm
                 self._service = challenge.parameters.get("service")
                 return True
         # Harbor answers a rejected bearer with a Basic challenge: the realm it named before still holds.
         if self._realm is not None:
             return True
-        self._use_basic = self._basic is not None and any(challenge.scheme == "basic" for challenge in challenges)
-        return self._use_basic and used != self._basic
+        self._use_basic = self.basic is not None and any(challenge.scheme == "basic" for challenge in challenges)
+        return self._use_basic and used != self.basic
 
     async def _renew(self, scopes: frozenset[str], *, long: bool) -> Token:
         lock = self._locks.setdefault(scopes, asyncio.Lock())
@@ -133,7 +137,7 @@ class Authorizer:
         query = [("service", self._service)] if self._service is not None else []
         query += [("scope", scope) for scope in sorted(scopes)]
         issued = time.monotonic()
-        body = await self._source.fetch_token(self._realm, query, self._basic)
+        body = await self._source.fetch_token(self._realm, query, self.basic)
         request = f"GET {self._realm.path} (token)"
         try:
             answer: Mapping[str, object] = json.loads(body)
@@ -141,10 +145,21 @@ class Authorizer:
             life = answer.get("expires_in")
         except (ValueError, AttributeError, RecursionError) as error:
             raise ProtocolViolated(self._registry, request, "the token endpoint's answer is not JSON") from error
-        if not isinstance(value, str) or not value or len(value) > _MAX_TOKEN or not value.isprintable():
+        if (
+            not isinstance(value, str)
+            or not 0 < len(value) <= _MAX_TOKEN
+            or not (value.isascii() and value.isprintable())
+        ):
             raise LoginRefused(self._registry, request, "the token endpoint gave no token")
         seconds = float(life) if isinstance(life, int | float) and life > 0 else _DEFAULT_LIFE
         return Token(value, issued, issued + min(seconds, _MAX_LIFE))
+
+
+def _realm(challenge: Challenge) -> URL | None:
+    try:
+        return URL(challenge.parameters.get("realm", "")) or None
+    except ValueError:
+        return None
 
 
 def _basic(access: Access) -> str | None:

@@ -155,6 +155,7 @@ class BlobStream:
     async def _connect(self) -> bytes:
         headers = {"Range": f"bytes={self._offset}-"} if self._offset else None
         await self._exchange.aclose()
+        await self._transport.pause()
         response = await self._exchange.enter_async_context(
             self._transport.exchange("GET", self._url, scopes=self._scopes, headers=headers)
         )

@@ -8,7 +8,8 @@ import aiohttp
 
 from replicator.registry.limits import HostLimits
 from replicator.registry.repository import RemoteRepository
-from replicator.registry.transport import Timing, Transport
+from replicator.registry.timing import Timing
+from replicator.registry.transport import Transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,13 +68,14 @@ class Registries:
 
     def source(self, repository: Repository) -> RemoteRepository:
         """Return a repository to read from."""
-        return RemoteRepository(repository, self._transport(repository), "pull")
+        return RemoteRepository(repository, self.transport(repository), "pull")
 
     def destination(self, repository: Repository) -> RemoteRepository:
         """Return a repository to write to."""
-        return RemoteRepository(repository, self._transport(repository), "pull,push")
+        return RemoteRepository(repository, self.transport(repository), "pull,push")
 
-    def _transport(self, repository: Repository) -> Transport:
+    def transport(self, repository: Repository) -> Transport:
+        """Return the way to a repository's registry under the login for that repository, e.g. for its REST API."""
         assert self._session is not None, "used outside of its context"  # noqa: S101 - a programming error
         access = self._access(repository)
         key = (repository.registry, access)

@@ -65,7 +65,7 @@ def parse_retry_after(value: str | None, now: datetime | None = None) -> float |
         return float(text[:9])
     try:
         when = parsedate_to_datetime(text)
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, TypeError, OverflowError):
         return None
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)

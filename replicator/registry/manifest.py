@@ -57,7 +57,7 @@ class Manifest:
         media_type: goes into the Content-Type of its PUT.
         digest: ``algorithm:hex`` of ``content``.
         content: the bytes, as read.
-        manifests: the children of an index, in its order; empty for an image.
+        manifests: the children of an index, in its order, each digest once; empty for an image.
         blobs: config and layers of an image, in its order, each digest once; empty for an index.
     """
 
@@ -94,13 +94,18 @@ def parse_manifest(content: bytes, content_type: str, digest: str) -> Manifest:
     if media_type in INDEX_TYPES:
         if "layers" in document:
             raise ValueError(f"{digest} is an index with layers: ambiguous, refused")
-        return Manifest(media_type, digest, content, manifests=_descriptors(document, "manifests"))
+        return Manifest(media_type, digest, content, manifests=_unique(_descriptors(document, "manifests")))
     if media_type not in IMAGE_TYPES:
-        raise ValueError(f"manifests of type {media_type or 'unknown'} can't be copied{_advice(document, media_type)}")
+        name = ascii(media_type[:100]) if media_type else "unknown"
+        raise ValueError(f"manifests of type {name} can't be copied{_advice(document, media_type)}")
     if "manifests" in document:
         raise ValueError(f"{digest} is an image with manifests: ambiguous, refused")
     blobs = (_descriptor(document.get("config"), "config"), *_descriptors(document, "layers"))
-    return Manifest(media_type, digest, content, blobs=tuple({blob.digest: blob for blob in blobs}.values()))
+    return Manifest(media_type, digest, content, blobs=_unique(blobs))
+
+
+def _unique(descriptors: tuple[Descriptor, ...]) -> tuple[Descriptor, ...]:
+    return tuple({descriptor.digest: descriptor for descriptor in descriptors}.values())
 
 
 def _media_type(document: dict[str, Any], content_type: str) -> str:
@@ -109,7 +114,7 @@ def _media_type(document: dict[str, Any], content_type: str) -> str:
     if announced in INDEX_TYPES | IMAGE_TYPES:
         # A document that says otherwise could mean one thing to us and another to who pulls it (CVE-2021-41190).
         if declared not in (None, announced):
-            raise ValueError(f"the manifest is served as {announced} but calls itself {declared}: refused")
+            raise ValueError(f"the manifest is served as {announced} but calls itself {ascii(declared)[:100]}: refused")
         return announced
     return declared if isinstance(declared, str) else announced
 

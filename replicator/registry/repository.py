@@ -31,10 +31,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from replicator.reference import Repository
-    from replicator.registry.transport import Reply, Transport
+    from replicator.registry.reply import Reply
+    from replicator.registry.timing import Timing
+    from replicator.registry.transport import Transport
 
 _PAGE = 1000
 _MAX_TAGS_PAGE_BYTES = 8 * 1024 * 1024
+_MAX_PAGES = 10_000
+_SESSION_CODES = frozenset({"BLOB_UPLOAD_UNKNOWN", "BLOB_UPLOAD_INVALID"})
+"""What says that an upload's session, not its bytes, is at fault (specification, "Error Codes")."""
 
 
 class RemoteRepository:
@@ -52,6 +57,11 @@ class RemoteRepository:
         self._path = f"/v2/{repository.name}"
         self._scope = f"repository:{repository.name}:{actions}"
         self._scopes = frozenset({self._scope})
+
+    @property
+    def timing(self) -> Timing:
+        """The deadlines and tries that hold here."""
+        return self._transport.timing
 
     async def head_manifest(self, identifier: str) -> Descriptor | None:
         """Ask what a tag or digest stands for, without reading it; at Harbor this does not count as a pull.
@@ -119,12 +129,17 @@ class RemoteRepository:
         except ValueError as error:
             raise UnsupportedManifest(self._transport.registry, request, str(error)) from error
 
-    async def put_manifest(self, manifest: Manifest, identifier: str) -> None:
+    async def pause(self) -> None:
+        """Wait while the registry wants peace, so that what comes next is sent without delay."""
+        await self._transport.pause()
+
+    async def put_manifest(self, manifest: Manifest, identifier: str, *, within: float | None = None) -> None:
         """Write a manifest's bytes as they are, and compare the digest the registry made of them.
 
         Args:
             manifest: what to write.
             identifier: the tag, or the manifest's own digest.
+            within: seconds after which nothing more is sent; then it is tried once only, for the caller to repeat.
 
         Raises:
             ManifestIncomplete: something it names is missing here.
@@ -132,22 +147,31 @@ class RemoteRepository:
             RegistryError: any other answer, or none.
         """
         url = await self._transport.url(f"{self._path}/manifests/{identifier}")
-        reply = await self._transport.call(
-            "PUT",
-            url,
-            scopes=self._scopes,
-            expect={200, 201, 202},
-            headers={"Content-Type": manifest.media_type},
-            data=manifest.content,
-        )
+        try:
+            async with asyncio.timeout(within):
+                reply = await self._transport.call(
+                    "PUT",
+                    url,
+                    scopes=self._scopes,
+                    expect={200, 201, 202},
+                    headers={"Content-Type": manifest.media_type},
+                    data=manifest.content,
+                    tries=None if within is None else 1,
+                )
+        except TimeoutError as error:
+            raise ConnectionFailed(
+                self._transport.registry, f"PUT {url.path}", f"not answered in {within:g} s"
+            ) from error
         stored = reply.headers.get("Docker-Content-Digest")
         if stored is None:
-            described = await self.head_manifest(identifier)
-            stored = described.digest if described is not None else "nothing"
+            stored = (await self.get_manifest(identifier)).digest
         # A registry may name it by another algorithm; only one it shares with us can be compared.
-        if stored.partition(":")[0] == manifest.digest.partition(":")[0] and stored != manifest.digest:
+        comparable = not is_digest(stored) or stored.partition(":")[0] == manifest.digest.partition(":")[0]
+        if comparable and stored != manifest.digest:
             raise ProtocolViolated(
-                self._transport.registry, f"PUT {url.path}", f"sent {manifest.digest}, the registry stored {stored}"
+                self._transport.registry,
+                f"PUT {url.path}",
+                f"sent {manifest.digest}, the registry stored {stored[:80]!a}",
             )
 
     async def has_blob(self, digest: str) -> bool:
@@ -227,6 +251,7 @@ class RemoteRepository:
         """
         blob, timing = stream.blob, self._transport.timing
         # The Location is opaque: the digest is added and nothing is quoted anew.
+        await self._transport.pause()
         separator = "&" if location.raw_query_string else "?"
         url = URL(f"{location}{separator}digest={quote(blob.digest, safe='')}", encoded=True)
         request = f"PUT {location.path}"
@@ -249,7 +274,7 @@ class RemoteRepository:
                 ) as response:
                     if response.status not in (201, 204):
                         error = await self._transport.failure("PUT", response)
-                        if response.status in (404, 416):
+                        if response.status in (404, 416) or _SESSION_CODES.intersection(error.codes):
                             raise UploadLost(error.registry, error.request, error.detail, status=error.status)
                         raise error
         except TimeoutError as error:
@@ -267,7 +292,9 @@ class RemoteRepository:
             return
 
     async def tags(self) -> AsyncIterator[str]:
-        """List the repository's tags, page by page, each once, in the registry's order.
+        """List the repository's tags, page by page, in the registry's order.
+
+        A tag that is pushed while the list is read may be missed or come twice.
 
         Raises:
             NotFound: there is no such repository.
@@ -276,7 +303,7 @@ class RemoteRepository:
         """
         url = await self._transport.url(f"{self._path}/tags/list?n={_PAGE}")
         seen_pages: set[str] = set()
-        while str(url) not in seen_pages:
+        while str(url) not in seen_pages and len(seen_pages) < _MAX_PAGES:
             seen_pages.add(str(url))
             reply = await self._transport.call(
                 "GET", url, scopes=self._scopes, expect={200}, max_body=_MAX_TAGS_PAGE_BYTES
@@ -287,7 +314,7 @@ class RemoteRepository:
             if following is None:
                 return
             url = self._transport.follow(reply, following, f"GET {url.path}")
-        raise ProtocolViolated(self._transport.registry, f"GET {url.path}", "the pages of the tag list run in a circle")
+        raise ProtocolViolated(self._transport.registry, f"GET {url.path}", "the pages of the tag list never end")
 
 
 def _tags(reply: Reply, registry: str, request: str) -> list[str]:

@@ -6,9 +6,9 @@ Nothing here knows what a blob or a manifest is; `replicator.registry.repository
 from __future__ import annotations
 
 import asyncio
+import io
 import ssl
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -17,6 +17,7 @@ from yarl import URL
 
 from replicator.errors import ErrorClass
 from replicator.registry.auth import Authorizer
+from replicator.registry.connecting import certificate_words, connection_words, explicit_base, names_registry, tls_of
 from replicator.registry.errors import (
     CertificateRefused,
     ConnectionFailed,
@@ -28,13 +29,13 @@ from replicator.registry.errors import (
     from_answer,
 )
 from replicator.registry.limits import MAX_PAUSE, HostLimits, backoff, parse_retry_after
+from replicator.registry.reply import Reply
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
 
-    from multidict import CIMultiDictProxy
-
     from replicator.registry.access import Access
+    from replicator.registry.timing import Timing
 
 _log = structlog.get_logger("replicator.registry")
 
@@ -43,42 +44,6 @@ _MAX_REDIRECTS = 5
 _MAX_ERROR_BODY = 16 * 1024
 _THROTTLE_UNSAID = 1.0
 """Seconds a host is left alone after a 429 that does not say how long."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Deadlines and tries, in seconds.
-
-    Attributes:
-        connect: until a connection stands, TLS included.
-        read: without a byte from the other side, and for the answer to a short request.
-        write: without a byte taken by the other side while a body is sent.
-        commit: for the answer once a body has been sent; a registry may first move it to its object storage.
-        tries: how often a request without a streamed body is sent in all.
-    """
-
-    connect: float = 10.0
-    read: float = 60.0
-    write: float = 60.0
-    commit: float = 300.0
-    tries: int = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A short answer, read whole.
-
-    Attributes:
-        status: the HTTP status.
-        headers: its headers.
-        body: its bytes, bounded by what was asked for.
-        url: where it came from; what a relative Location is relative to.
-    """
-
-    status: int
-    headers: CIMultiDictProxy[str]
-    body: bytes
-    url: URL
 
 
 class Transport:
@@ -106,8 +71,8 @@ class Transport:
         self._session = session
         self._limits = limits
         self._authorizer = Authorizer(registry, access, self)
-        self._ssl = _ssl(access)
-        self._base = _explicit_base(registry, access)
+        self._ssl = tls_of(access)
+        self._base = explicit_base(registry, access)
         self._base_lock = asyncio.Lock()
 
     async def url(self, path: str) -> URL:
@@ -121,6 +86,10 @@ class Transport:
                 self._base = self._base or await self._discover()
         return URL(f"{self._base}{path}", encoded=True)
 
+    async def pause(self) -> None:
+        """Wait while the host wants peace; for what is sent outside of `call`."""
+        await self._limits.pause()
+
     async def call(
         self,
         method: str,
@@ -132,6 +101,7 @@ class Transport:
         data: bytes | None = None,
         max_body: int = _MAX_ERROR_BODY,
         tries: int | None = None,
+        basic: bool = False,
     ) -> Reply:
         """Send a short request, again after passing faults, and return an expected answer.
 
@@ -144,6 +114,7 @@ class Transport:
             data: a short body, sent anew with each try.
             max_body: bytes of the answer that are read at the most.
             tries: how often at the most, instead of the transport's own number.
+            basic: log in by HTTP Basic without being asked to, as REST APIs beside the registry want it.
 
         Raises:
             RegistryError: what the answer meant, or that there was none.
@@ -154,7 +125,7 @@ class Transport:
             attempt += 1
             try:
                 async with self._limits.slot():
-                    return await self._call_once(method, url, scopes, wanted, headers, data, max_body)
+                    return await self._call_once(method, url, scopes, wanted, headers, data, max_body, basic=basic)
             except RegistryError as error:
                 wait = max(backoff(attempt), error.retry_after or 0.0)
                 if (
@@ -175,17 +146,26 @@ class Transport:
         headers: Mapping[str, str] | None,
         data: bytes | None,
         max_body: int,
+        *,
+        basic: bool,
     ) -> Reply:
-        async with self.exchange(method, url, scopes=scopes, headers=headers, data=data) as response:
-            request = describe(method, response.url)
-            if response.status not in expect:
-                raise await self.failure(method, response)
-            body = b""
-            if method != "HEAD":
-                body = await self._read(response, max_body + 1, request)
-            if len(body) > max_body:
-                raise ProtocolViolated(self.registry, request, f"the answer is larger than {max_body} bytes")
-            return Reply(response.status, response.headers, body, response.url)
+        request = describe(method, url)
+        try:
+            # A side that sends a byte now and then never meets the limit of a read.
+            async with (
+                asyncio.timeout(self.timing.commit),
+                self.exchange(method, url, scopes=scopes, headers=headers, data=data, basic=basic) as response,
+            ):
+                if response.status not in expect:
+                    raise await self.failure(method, response)
+                body = b""
+                if method != "HEAD":
+                    body = await self._read(response, max_body + 1, request)
+                if len(body) > max_body:
+                    raise ProtocolViolated(self.registry, request, f"the answer is larger than {max_body} bytes")
+                return Reply(response.status, response.headers, body, response.url)
+        except TimeoutError as error:
+            raise ConnectionFailed(self.registry, request, f"not answered in {self.timing.commit:g} s") from error
 
     @asynccontextmanager
     async def exchange(
@@ -196,6 +176,7 @@ class Transport:
         scopes: frozenset[str],
         headers: Mapping[str, str] | None = None,
         data: bytes | AsyncIterator[bytes] | None = None,
+        basic: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request once, logging in as the registry asks and following redirects; yield any final answer.
 
@@ -210,18 +191,21 @@ class Transport:
         streamed = data is not None and not isinstance(data, bytes)
         refusals = 0
         while True:
-            authorization = await self._authorizer.header(scopes, long=streamed)
+            authorization = self._authorizer.basic if basic else await self._authorizer.header(scopes, long=streamed)
             async with self._follow(method, url, headers, data, authorization) as response:
                 if response.status != 401:
                     yield response
                     return
+                error = await self.failure(method, response)
+                if response.url.origin() != (await self.url("/")).origin():
+                    # Where a redirect led to is not who the login is for: its challenge names no realm to trust.
+                    raise error
                 refusals += authorization is not None
                 challenges = response.headers.getall("WWW-Authenticate", [])
                 again = self._authorizer.challenged(challenges, scopes, authorization)
-                error = await self.failure(method, response)
                 if streamed:
                     raise UploadLost(self.registry, error.request, error.detail, status=401)
-                if not again or refusals > 1:
+                if basic or not again or refusals > 1:
                     raise error
 
     @asynccontextmanager
@@ -247,6 +231,12 @@ class Transport:
                     yield response
                     return
                 target = self._join(here, location, describe(method, here))
+                if here.scheme == "https" and target.scheme == "http" and not self._access.insecure:
+                    raise ProtocolViolated(
+                        self.registry,
+                        describe(method, here),
+                        f"redirected from HTTPS to plain HTTP at {target.host}: refused",
+                    )
             finally:
                 response.release()
             here = target
@@ -256,7 +246,7 @@ class Transport:
         """Resolve a Location; as it is, since a presigned URL breaks when it is quoted anew.
 
         Raises:
-            ProtocolViolated: it is no HTTP URL, or would leave TLS.
+            ProtocolViolated: it is no HTTP URL.
         """
         try:
             target = base.join(URL(location, encoded=True))
@@ -265,10 +255,6 @@ class Transport:
             usable = False
         if not usable:
             raise ProtocolViolated(self.registry, request, "the Location in the answer is not an HTTP URL")
-        if base.scheme == "https" and target.scheme == "http" and not self._access.insecure:
-            raise ProtocolViolated(
-                self.registry, request, f"redirected from HTTPS to plain HTTP at {target.host}: refused"
-            )
         return target
 
     def follow(self, reply: Reply, target: str, request: str) -> URL:
@@ -315,7 +301,7 @@ class Transport:
             raise ProtocolViolated(
                 self.registry, request, "the challenge asks for the password over plain HTTP: refused"
             )
-        if self._access.endpoint is not None and realm.host == URL(f"//{self.registry}").host:
+        if self._access.endpoint is not None and names_registry(realm, self.registry):
             realm = realm.with_scheme(home.scheme).with_host(home.host or "").with_port(home.port)
         url = realm.extend_query(list(query))
         headers = {"Authorization": authorization} if authorization is not None else {}
@@ -355,15 +341,16 @@ class Transport:
                 method,
                 url,
                 headers={"Accept-Encoding": "identity", **headers},
-                data=data,
+                # As a file: of large bytes aiohttp warns that they are copied in one go.
+                data=io.BytesIO(data) if isinstance(data, bytes) else data,
                 allow_redirects=False,
                 timeout=timeout,
                 ssl=self._ssl_for(url),
             )
         except aiohttp.ClientConnectorCertificateError as error:
-            raise CertificateRefused(self.registry, request, _certificate_words(url, error)) from error
+            raise CertificateRefused(self.registry, request, certificate_words(url, error)) from error
         except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
-            raise ConnectionFailed(self.registry, request, _connection_words(url, error)) from error
+            raise ConnectionFailed(self.registry, request, connection_words(url, error)) from error
 
     def _ssl_for(self, url: URL) -> ssl.SSLContext | bool:
         """Verification is off for the registry's own name only; a storage host it redirects to is verified."""
@@ -379,7 +366,7 @@ class Transport:
                 chunks += chunk
         except (aiohttp.ClientError, OSError) as error:
             if request is not None:
-                raise ConnectionFailed(self.registry, request, _connection_words(response.url, error)) from error
+                raise ConnectionFailed(self.registry, request, connection_words(response.url, error)) from error
         return bytes(chunks)
 
     async def _discover(self) -> URL:
@@ -403,41 +390,3 @@ class Transport:
 def describe(method: str, url: URL) -> str:
     """Name a request in an error: method and path, without the query, which may hold a signature."""
     return f"{method} {url.path}"
-
-
-def _explicit_base(registry: str, access: Access) -> URL | None:
-    address = access.endpoint or registry
-    if "://" in address:
-        return URL(address).origin()
-    return None if access.insecure else URL(f"https://{address}")
-
-
-def _ssl(access: Access) -> ssl.SSLContext | bool:
-    if access.insecure:
-        return False
-    if access.ca_file is None:
-        return True
-    context = ssl.create_default_context()
-    context.load_verify_locations(cafile=access.ca_file)
-    return context
-
-
-def _connection_words(url: URL, error: Exception) -> str:
-    where = f"{url.host}:{url.port}"
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return f"no connection to {where} in time: is it reachable from here?"
-    if isinstance(error, TimeoutError):
-        return f"{where} stopped answering"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return f"the name {url.host} can't be resolved"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return f"can't connect to {where}: {error.os_error.strerror or error.os_error}"
-    return f"the connection to {where} broke: {error or type(error).__name__}"
-
-
-def _certificate_words(url: URL, error: aiohttp.ClientConnectorCertificateError) -> str:
-    reason = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
-    return (
-        f"the TLS certificate of {url.host}:{url.port} is not trusted ({reason}): "
-        "name its authority with ca_file, or turn verification off with insecure: true"
-    )

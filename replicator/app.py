@@ -1,0 +1,235 @@
+"""The HTTP side: Harbor's webhook and the probes.
+
+| request | answers |
+|---|---|
+| ``POST /webhooks/harbor`` | 202 queued, 200 deliberately ignored, 400, 401, 408, 413, 503 when it can't be queued |
+| ``GET /healthz`` | 200 as long as the process serves |
+| ``GET /readyz`` | 200 when an event could be queued and, where this process has a worker, copied; else 503 and why |
+
+A 2xx to a webhook means: durably queued, or ignored for the reason given. Harbor waits 3 s for it in all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from replicator import replication
+from replicator.events import PUSH, Event, MalformedEvent, Push, parse_event
+from replicator.queue import Lane, QueueError
+from replicator.reference import Reference, Repository
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from starlette.requests import Request
+
+    from replicator.queue import Queue
+    from replicator.rules import CopyRequest, Rules
+
+log = structlog.get_logger("replicator.webhook")
+
+MAX_BODY = 1024 * 1024
+"""Bytes of a webhook's body; Harbor's events have about one thousand."""
+_BODY_SECONDS = 5.0
+_RETRY_AFTER = "15"
+
+
+class Liveness(Protocol):
+    """Tells what of this process does not work."""
+
+    def problems(self) -> list[str]:
+        """Say what is wrong, a sentence each; nothing when all is well."""
+
+
+class Webhook:
+    """Takes events, and queues the copies that the rules name for them.
+
+    Args:
+        rules: say what is copied where.
+        queue: takes the copies.
+        token: what the ``Authorization`` header must hold, alone or behind ``Bearer``; None takes everyone's.
+    """
+
+    def __init__(self, rules: Rules, queue: Queue, token: str | None) -> None:
+        self._rules = rules
+        self._queue = queue
+        self._tokens = () if token is None else (token.encode(), b"Bearer " + token.encode())
+        self._sources = {_canonical(source.registry): source.registry for source in rules.sources()}
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer one delivery."""
+        if not self._authorized(request):
+            log.warning("webhook refused", reason="wrong Authorization", client=_client(request))
+            return _refusal(401, "the Authorization header is not the configured webhook token")
+        try:
+            event = parse_event(await _body(request))
+            answer, queued = await self._take(event, request.query_params.get("registry"))
+        except MalformedEvent as error:
+            log.warning("webhook refused", reason=str(error), client=_client(request))
+            return _refusal(400, str(error))
+        except QueueError as error:
+            log.error("webhook not queued", error=str(error))  # noqa: TRY400 - Redis's absence, not a fault of ours
+            return _refusal(503, "the queue can't take it now; deliver it again", {"Retry-After": _RETRY_AFTER})
+        log.info("webhook taken", type=event.type, event_id=event.id, **answer)
+        return JSONResponse(answer, 202 if queued else 200)
+
+    def _authorized(self, request: Request) -> bool:
+        if not self._tokens:
+            return True
+        given = request.headers.get("Authorization", "").encode("latin-1")
+        # All are compared, in constant time each: an answer's time must tell nothing.
+        return sum(hmac.compare_digest(given, token) for token in self._tokens) > 0
+
+    async def _take(self, event: Event, registry: str | None) -> tuple[dict[str, Any], bool]:
+        """Queue what an event asks for; return the answer, and whether anything was queued.
+
+        Raises:
+            MalformedEvent: the webhook's URL names a registry that no rule has as a source.
+            QueueError: nothing is durably queued.
+        """
+        if event.type != PUSH:
+            return {"ignored": f"{event.type} is no push"}, False
+        if registry is not None and _canonical(registry) not in self._sources:
+            raise MalformedEvent(f"the webhook's URL has registry={registry[:100]!r}, which no rule has as its source")
+        requests: dict[CopyRequest, None] = {}
+        ignored: list[str] = []
+        for push in event.pushes:
+            found, reason = self._requests(push, registry)
+            requests |= dict.fromkeys(found)
+            ignored += [reason] if reason else []
+        if not requests:
+            return {"ignored": "; ".join(dict.fromkeys(ignored))}, False
+        await self._queue.enqueue([replication.job(request) for request in requests], Lane.EVENTS)
+        queued = [{"source": str(item.source), "destination": str(item.destination)} for item in requests]
+        return {"queued": queued, **({"ignored": "; ".join(ignored)} if ignored else {})}, True
+
+    def _requests(self, push: Push, registry: str | None) -> tuple[Iterable[CopyRequest], str]:
+        """Apply the rules to a push; return what to copy, or nothing and the reason."""
+        host = self._source_host(push, registry)
+        what = f"{push.repository}:{push.tag}" if push.tag else f"{push.repository}@{push.digest}"
+        if host is None:
+            return (), f"{what} is at {push.host}, which no rule has as its source"
+        reference = Reference(Repository(host, push.repository), push.tag, None if push.tag else push.digest)
+        found = self._rules.destinations(reference)
+        if found:
+            return found, ""
+        # Children of an index, signatures, cached images: what needs them is copied with them.
+        return (), f"no rule names {reference}" if push.tag else f"{what} was pushed by digest only"
+
+    def _source_host(self, push: Push, registry: str | None) -> str | None:
+        """Find the rules' name for the Harbor a push came from.
+
+        It is what the webhook's URL says (``?registry=``), else Harbor's own name where a rule has that; where the
+        rules have but one source registry it is that one, by whatever name Harbor knows itself.
+        """
+        if registry is not None:
+            return self._sources[_canonical(registry)]
+        if push.host is not None and _canonical(push.host) in self._sources:
+            return self._sources[_canonical(push.host)]
+        return next(iter(self._sources.values())) if len(self._sources) == 1 else None
+
+
+class Probes:
+    """The answers to ``/healthz`` and ``/readyz``.
+
+    Args:
+        queue: must take writes.
+        parts: what else must work.
+    """
+
+    def __init__(self, queue: Queue, parts: Iterable[Liveness] = ()) -> None:
+        self._queue = queue
+        self._parts = tuple(parts)
+
+    async def health(self, _: Request) -> Response:
+        """Answer as long as there is someone to answer."""
+        return JSONResponse({"status": "ok"})
+
+    async def readiness(self, _: Request) -> Response:
+        """Say whether work would be done, and if not, why."""
+        problems = [problem for part in self._parts for problem in part.problems()]
+        try:
+            await self._queue.ping()
+        except QueueError as error:
+            problems.append(str(error))
+        if problems:
+            return JSONResponse({"status": "not ready", "problems": problems}, 503)
+        return JSONResponse({"status": "ready"})
+
+
+def create_app(rules: Rules, queue: Queue, *, token: str | None, parts: Iterable[Liveness] = ()) -> Starlette:
+    """Build the ASGI application.
+
+    Args:
+        rules: say what is copied where.
+        queue: takes the copies.
+        token: the webhook token; None takes everyone's events.
+        parts: what ``/readyz`` asks besides the queue.
+    """
+    probes = Probes(queue, parts)
+    webhook = Webhook(rules, queue, token)
+
+    async def harbor(request: Request) -> Response:
+        return await webhook(request)
+
+    return Starlette(
+        routes=[
+            Route("/webhooks/harbor", harbor, methods=["POST"]),
+            Route("/healthz", probes.health),
+            Route("/readyz", probes.readiness),
+        ],
+        exception_handlers={HTTPException: _http_error},
+    )
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
+    return _refusal(error.status_code, error.detail, error.headers)
+
+
+async def _body(request: Request) -> bytes:
+    """Read the body, bounded in size and time.
+
+    Raises:
+        HTTPException: 413, 408, or 400 for one that broke off.
+    """
+    announced = request.headers.get("Content-Length", "")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            if announced.isdigit() and int(announced[:20]) > MAX_BODY:
+                raise _TOO_LARGE
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise _TOO_LARGE
+    except TimeoutError:
+        raise HTTPException(408, f"the body did not arrive within {_BODY_SECONDS:g} s") from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the body broke off") from None
+    return bytes(body)
+
+
+_TOO_LARGE = HTTPException(413, f"the body has more than {MAX_BODY} bytes", {"Connection": "close"})
+
+
+def _refusal(status: int, reason: str, headers: Any = None) -> Response:
+    return JSONResponse({"error": reason}, status, headers)
+
+
+def _canonical(registry: str) -> str:
+    """One spelling for one host: lower case, without a port that its scheme has anyway."""
+    return registry.lower().removesuffix(":443").removesuffix(":80")
+
+
+def _client(request: Request) -> str | None:
+    return request.client.host if request.client is not None else None

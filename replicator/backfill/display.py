@@ -1,0 +1,100 @@
+"""What a person sees of a backfill: a bar on a terminal, a line now and then elsewhere, and a summary."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from replicator.backfill.report import Report, Row, RowOutcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+
+_REFRESH_SECONDS = 0.25
+_LINE_SECONDS = 10.0
+
+
+class Display:
+    """Shows a backfill while it runs.
+
+    Args:
+        console: where; a bar is drawn only if it is a terminal.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def row(self, row: Row) -> None:
+        """Show a row that a person should not have to wait for: one that was copied, or failed."""
+        if row.outcome is RowOutcome.FAILED:
+            where = f" -> {row.destination}" if row.destination else ""
+            self._line(f"[red]failed[/red] {escape(row.source)}{escape(where)}: {escape(row.error or '')}")
+        elif row.outcome in (RowOutcome.COPIED, RowOutcome.WOULD_COPY):
+            size = f" ({decimal(row.bytes)})" if row.outcome is RowOutcome.COPIED else ""
+            self._line(f"{row.outcome} {escape(row.source)} -> {escape(row.destination)}{size}")
+
+    @contextlib.contextmanager
+    def follow(self, report: Report) -> Iterator[None]:
+        """Show how far ``report`` has come for as long as the context lasts."""
+        task = asyncio.create_task(self._draw(report) if self._console.is_terminal else self._tell(report))
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _draw(self, report: Report) -> None:
+        with Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[size]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+        ) as progress:
+            bar = progress.add_task("backfill", total=None, size="")
+            while True:
+                progress.update(
+                    bar, completed=len(report.rows), total=report.listed or None, size=decimal(report.bytes)
+                )
+                await asyncio.sleep(_REFRESH_SECONDS)
+
+    async def _tell(self, report: Report) -> None:
+        while True:
+            await asyncio.sleep(_LINE_SECONDS)
+            self._line(f"{len(report.rows)} of {report.listed} tags done, {decimal(report.bytes)} copied")
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True, highlight=False)
+
+
+def summary(report: Report, console: Console) -> None:
+    """Print the counts, and every failure with its reason."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(justify="right")
+    table.add_column()
+    shown = (RowOutcome.COPIED, RowOutcome.UP_TO_DATE, RowOutcome.FAILED)
+    for outcome in (*shown, *(outcome for outcome in RowOutcome if outcome not in shown)):
+        if outcome in shown or report.counts[outcome]:
+            style = "red" if outcome is RowOutcome.FAILED and report.counts[outcome] else ""
+            table.add_row(str(report.counts[outcome]), str(outcome), style=style)
+    if report.failures:
+        console.print("[red]Failed:[/red]")
+        for row in report.failures:
+            where = f" -> {row.destination}" if row.destination else ""
+            console.print(f"  {escape(row.source)}{escape(where)}", soft_wrap=True, highlight=False)
+            console.print(f"    {escape(row.error or '')}", soft_wrap=True, highlight=False)
+    for warning in report.warnings:
+        console.print(f"[yellow]Warning:[/yellow] {escape(warning)}", soft_wrap=True, highlight=False)
+    console.print(table)
+    head = "Interrupted after" if report.interrupted else "Done in"
+    console.print(f"{head} {report.seconds:.1f} s, {decimal(report.bytes)} copied", highlight=False)

@@ -1,0 +1,71 @@
+"""From rules to every copy they ask for now: repositories through Harbor's API, tags through the registry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from replicator.errors import ReplicatorError
+from replicator.harbor import HarborApi
+from replicator.reference import Repository
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from replicator.registry import Registries
+    from replicator.rules import CopyRequest, Rules, Source
+
+
+class Listed:
+    """One repository, or what should have been one, and what the rules want of it.
+
+    Attributes:
+        what: the repository, or the pattern that could not be listed.
+        requests: the copies the rules ask for.
+        error: why it could not be listed; None when it could.
+    """
+
+    __slots__ = ("error", "requests", "what")
+
+    def __init__(self, what: str, requests: list[CopyRequest], error: ReplicatorError | None = None) -> None:
+        self.what = what
+        self.requests = requests
+        self.error = error
+
+
+async def list_requests(rules: Rules, registries: Registries) -> AsyncIterator[Listed]:
+    """List all copies that ``rules`` ask for, a repository at a time, each once.
+
+    What can't be listed is told, and the rest goes on.
+    """
+    seen: set[Repository] = set()
+    for source in rules.sources():
+        try:
+            async for repository in _repositories(source, registries):
+                if repository in seen:
+                    continue
+                seen.add(repository)
+                yield await _requests(rules, registries, repository, needs_tags=source.needs_tags)
+        except ReplicatorError as error:
+            yield Listed(f"{source.registry}/{source.glob or ''}", [], error)
+
+
+async def _requests(rules: Rules, registries: Registries, repository: Repository, *, needs_tags: bool) -> Listed:
+    try:
+        tags = [tag async for tag in registries.source(repository).tags()] if needs_tags else []
+    except ReplicatorError as error:
+        return Listed(str(repository), [], error)
+    return Listed(str(repository), list(rules.requests(repository, tags)))
+
+
+async def _repositories(source: Source, registries: Registries) -> AsyncIterator[Repository]:
+    if source.repository is not None:
+        yield source.repository
+        return
+    # The login of the project, where the rules give one, else that of the host.
+    place = Repository(source.registry, f"{source.project}/x" if source.project is not None else "x")
+    api = HarborApi(source.registry, registries.transport(place))
+    projects = [source.project] if source.project is not None else [project async for project in api.projects()]
+    for project in projects:
+        async for repository in api.repositories(project):
+            if source.includes(repository.name):
+                yield repository

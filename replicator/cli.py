@@ -1,0 +1,282 @@
+"""The command line: options in, exit code out. What the commands do is in the modules below.
+
+Exit codes: 0 all in place, 1 a copy failed, 2 usage or configuration, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Coroutine  # noqa: TC003 - typer reads the annotations when it runs
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import structlog
+import typer
+import uvloop
+from rich.console import Console
+
+from replicator import __version__, commands, serving
+from replicator.errors import ConfigError, Problem, ReplicatorError
+from replicator.logs import configure_logs
+from replicator.reference import Reference
+from replicator.rules import Rules, load
+from replicator.settings import Settings, load_settings, unknown_variables, variables
+
+app = typer.Typer(
+    name="replicator",
+    help="Replicate images from Harbor to Alibaba Cloud Container Registry, on every push and in bulk.",
+    epilog="Every option can be set by a variable too; options win. Exit codes: 0 all in place, 1 a copy failed, "
+    "2 usage or configuration, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Level = Literal["debug", "info", "warning", "error"]
+Format = Literal["auto", "console", "json"]
+Config = Annotated[Path | None, typer.Option(help="Rules file, JSON or YAML (REPLICATOR_CONFIG).")]
+Auth = Annotated[Path | None, typer.Option(help="File with the rules' auth part, where it is a file of its own.")]
+Images = Annotated[Path | None, typer.Option(help="File with the rules' images part, where it is a file of its own.")]
+Registry = Annotated[str | None, typer.Option(help='Registry of destinations that are "".')]
+Namespace = Annotated[str | None, typer.Option(help='Namespace of destinations that are "".')]
+RedisUrl = Annotated[
+    str | None,
+    typer.Option(help="Redis of the queue (REPLICATOR_REDIS_URL; a password belongs there). Without: an embedded one."),
+]
+StateDir = Annotated[Path | None, typer.Option(help="Where the embedded queue keeps its data (REPLICATOR_STATE_DIR).")]
+LogLevel = Annotated[Level | None, typer.Option(help="The least that is logged (REPLICATOR_LOG_LEVEL).")]
+LogFormat = Annotated[Format | None, typer.Option(help="Form of log lines (REPLICATOR_LOG_FORMAT).")]
+Log = Annotated[Path | None, typer.Option(help="Append log lines to this file instead of stderr.")]
+Concurrency = Annotated[int | None, typer.Option(help="Copies for events at once (REPLICATOR_CONCURRENCY).")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"replicator {__version__}")  # noqa: T201 - the answer
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Stand before every command."""
+
+
+@app.command()
+def serve(
+    config: Config = None,
+    auth: Auth = None,
+    images: Images = None,
+    registry: Registry = None,
+    namespace: Namespace = None,
+    listen: Annotated[str | None, typer.Option(help="Address of the webhook, host:port (REPLICATOR_LISTEN).")] = None,
+    redis_url: RedisUrl = None,
+    state_dir: StateDir = None,
+    concurrency: Concurrency = None,
+    worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Copy in this process too.")] = True,
+    log: Log = None,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
+) -> None:
+    """Take Harbor's webhooks and copy what is pushed, until SIGTERM."""
+    settings = _settings(
+        log,
+        config=config,
+        auth=auth,
+        images=images,
+        listen=listen,
+        redis_url=redis_url,
+        state_dir=state_dir,
+        concurrency=concurrency,
+        log_level=log_level,
+        log_format=log_format,
+    )
+    rules = _rules(settings, registry, namespace)
+    _run(serving.serve(settings, rules, with_worker=worker))
+
+
+@app.command()
+def worker(
+    config: Config = None,
+    auth: Auth = None,
+    images: Images = None,
+    redis_url: RedisUrl = None,
+    state_dir: StateDir = None,
+    concurrency: Concurrency = None,
+    log: Log = None,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
+) -> None:
+    """Copy what is queued, until SIGTERM; run as many as you like on one Redis."""
+    settings = _settings(
+        log,
+        config=config,
+        auth=auth,
+        images=images,
+        redis_url=redis_url,
+        state_dir=state_dir,
+        concurrency=concurrency,
+        log_level=log_level,
+        log_format=log_format,
+    )
+    _run(serving.work(settings, _rules(settings)))
+
+
+@app.command()
+def backfill(
+    config: Config = None,
+    auth: Auth = None,
+    images: Images = None,
+    registry: Registry = None,
+    namespace: Namespace = None,
+    proc: Annotated[int | None, typer.Option(help="Copies at once (REPLICATOR_BACKFILL_CONCURRENCY).")] = None,
+    retries: Annotated[int, typer.Option(min=0, max=1000, help="How often a failing copy is tried again.")] = 2,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be copied.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write a row a tag to this file, as JSON.")] = None,
+    redis_url: RedisUrl = None,
+    state_dir: StateDir = None,
+    log: Log = None,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
+) -> None:
+    """Bring every existing tag that the rules name to its destination, and say what became of each."""
+    settings = _settings(
+        log,
+        # On stderr the progress is enough, unless more is asked for.
+        quiet=log is None,
+        config=config,
+        auth=auth,
+        images=images,
+        backfill_concurrency=proc,
+        redis_url=redis_url,
+        state_dir=state_dir,
+        log_level=log_level,
+        log_format=log_format,
+    )
+    rules = _rules(settings, registry, namespace)
+    _run(
+        commands.backfill(
+            settings, rules, retries=retries, dry_run=dry_run, report_file=report, out=Console(), err=_stderr()
+        )
+    )
+
+
+@app.command()
+def copy(
+    source: Annotated[str, typer.Argument(help="What to copy: registry/repository:tag, or @digest.")],
+    destination: Annotated[str, typer.Argument(help="Where to: registry/repository:tag.")],
+    config: Config = None,
+    auth: Auth = None,
+    insecure: Annotated[
+        list[str] | None, typer.Option(help="A registry whose TLS certificate is not verified, or with plain HTTP.")
+    ] = None,
+    log: Log = None,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
+) -> None:
+    """Copy one image now, in the foreground; with a rules file, using its credentials."""
+    settings = _settings(log, quiet=log is None, config=config, auth=auth, log_level=log_level, log_format=log_format)
+    given = settings.config is not None or settings.auth is not None
+    rules = load(settings.config, auth=settings.auth, environ=variables()) if given else None
+    _run(
+        commands.copy(
+            settings,
+            rules,
+            _reference(source, "SOURCE"),
+            _reference(destination, "DESTINATION"),
+            insecure=insecure or (),
+            out=Console(),
+        )
+    )
+
+
+@app.command()
+def explain(
+    reference: Annotated[str, typer.Argument(help="An image at the source: registry/repository:tag.")],
+    config: Config = None,
+    auth: Auth = None,
+    images: Images = None,
+    registry: Registry = None,
+    namespace: Namespace = None,
+) -> None:
+    """Say which rules match an image and where it would go; nothing is contacted."""
+    settings = _settings(None, quiet=True, config=config, auth=auth, images=images)
+    rules = _rules(settings, registry, namespace)
+    _exit(commands.explain(rules, _reference(reference, "REFERENCE"), out=Console()))
+
+
+def _settings(log: Path | None, *, quiet: bool = False, **options: Any) -> Settings:
+    settings = load_settings(**options)
+    level = "warning" if quiet and "log_level" not in settings.model_fields_set else settings.log_level
+    configure_logs(level, settings.log_format, log)
+    for problem in unknown_variables():
+        structlog.get_logger("replicator").warning("unknown setting", name=problem.path, problem=problem.message)
+    return settings
+
+
+def _rules(settings: Settings, registry: str | None = None, namespace: str | None = None) -> Rules:
+    if settings.config is None and settings.images is None:
+        message = "no rules file: give --config FILE, or set REPLICATOR_CONFIG"
+        raise ConfigError("command line", [Problem("--config", message)])
+    rules = load(
+        settings.config,
+        auth=settings.auth,
+        images=settings.images,
+        environ=variables(),
+        registry=registry,
+        namespace=namespace,
+    )
+    for warning in rules.warnings:
+        structlog.get_logger("replicator").warning("rules", path=warning.path, problem=warning.message)
+    return rules
+
+
+def _reference(text: str, name: str) -> Reference:
+    try:
+        return Reference.parse(text)
+    except ValueError as error:
+        raise ConfigError("command line", [Problem(name, str(error))]) from None
+
+
+def _stderr() -> Console:
+    return Console(stderr=True)
+
+
+def _run(command: Coroutine[Any, Any, int | None]) -> NoReturn:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            code = runner.run(command)
+        except KeyboardInterrupt:
+            code = commands.INTERRUPTED
+    _exit(code or commands.OK)
+
+
+def _exit(code: int) -> NoReturn:
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """Run the command line; the program's entry point."""
+    try:
+        app()
+    except ConfigError as error:
+        code = _told(error, commands.USAGE)
+    except ReplicatorError as error:
+        code = _told(error, commands.FAILED)
+    except BrokenPipeError:
+        # Who read our output has gone; nothing more can be said to them.
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
+        code = commands.FAILED
+    sys.exit(code)
+
+
+def _told(error: Exception, code: int) -> int:
+    print(f"replicator: {error}", file=sys.stderr)  # noqa: T201 - to the person who called
+    for note in getattr(error, "__notes__", ()):
+        print(f"  {note}", file=sys.stderr)  # noqa: T201 - the same
+    return code

@@ -1,0 +1,96 @@
+"""One line an event on stderr or in a file, for people or for machines; other libraries' lines come out the same."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import sys
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+import structlog
+
+from replicator.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from structlog.typing import Processor
+
+Format = Literal["auto", "console", "json"]
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to what ``sys.stderr`` is at that moment, so that a progress display can take the lines in."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _: TextIO) -> None:
+        return
+
+
+def configure_logs(level: str = "info", form: Format = "auto", file: Path | None = None) -> None:
+    """Set up logging for this process.
+
+    Args:
+        level: the least that is logged: debug, info, warning or error.
+        form: console, json, or auto: console on a terminal, json elsewhere.
+        file: where the lines go instead of stderr; it is appended to, and reopened when it was rotated.
+
+    Raises:
+        ConfigError: the file can't be written.
+    """
+    handler: logging.Handler
+    if file is None:
+        handler = _Stderr()
+    else:
+        try:
+            handler = logging.handlers.WatchedFileHandler(file, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError("command line", [Problem("--log", f"{file}: {error.strerror or error}")]) from None
+    terminal = file is None and sys.stderr.isatty()
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_rendering(form == "console" or (form == "auto" and terminal), colors=terminal),
+            ],
+        )
+    )
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+        old.close()
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    # What they say below a warning is about themselves.
+    for noisy in ("arq", "asyncio", "uvicorn", "aiohttp", "redis"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _rendering(console: bool, *, colors: bool) -> list[Any]:
+    if console:
+        return [structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False)]
+    return [
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(ensure_ascii=False, default=str),
+    ]

@@ -1,0 +1,61 @@
+"""What it takes to connect to a registry: its address, its TLS, and words for what went wrong."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+import aiohttp
+from yarl import URL
+
+if TYPE_CHECKING:
+    from replicator.registry.access import Access
+
+
+def explicit_base(registry: str, access: Access) -> URL | None:
+    """Return the address to connect to, ``http(s)://host[:port]``; None when the scheme must be found out."""
+    address = access.endpoint or registry
+    if "://" in address:
+        return URL(address).origin()
+    return None if access.insecure else URL(f"https://{address}")
+
+
+def names_registry(url: URL, registry: str) -> bool:
+    """Tell whether a URL is at the registry's public name: the same host, and its port, which may go unsaid."""
+    public = URL(f"//{registry}")
+    port = public.explicit_port
+    return url.host == public.host and (url.is_default_port() if port is None else url.port == port)
+
+
+def tls_of(access: Access) -> ssl.SSLContext | bool:
+    """Return what aiohttp takes as ``ssl``: False for no verification, True for the system's authorities."""
+    if access.insecure:
+        return False
+    if access.ca_file is None:
+        return True
+    context = ssl.create_default_context()
+    context.load_verify_locations(cafile=access.ca_file)
+    return context
+
+
+def connection_words(url: URL, error: Exception) -> str:
+    """Say what became of a connection, for a person."""
+    where = f"{url.host}:{url.port}"
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return f"no connection to {where} in time: is it reachable from here?"
+    if isinstance(error, TimeoutError):
+        return f"{where} stopped answering"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return f"the name {url.host} can't be resolved"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"can't connect to {where}: {error.os_error.strerror or error.os_error}"
+    return f"the connection to {where} broke: {error or type(error).__name__}"
+
+
+def certificate_words(url: URL, error: aiohttp.ClientConnectorCertificateError) -> str:
+    """Say why a certificate is not trusted, and what to do."""
+    reason = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
+    return (
+        f"the TLS certificate of {url.host}:{url.port} is not trusted ({reason}): "
+        "name its authority with ca_file, or turn verification off with insecure: true"
+    )

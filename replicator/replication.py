@@ -1,0 +1,154 @@
+"""What the queue's jobs do: one copy request each, from the webhook's enqueue to the outcome."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from replicator import acr
+from replicator.copy import Outcome, Result, SourceNotFound
+from replicator.errors import ErrorClass, ReplicatorError
+from replicator.queue import Job
+from replicator.registry import RegistryError
+from replicator.rules import CopyRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from replicator.copy import Copier
+    from replicator.queue import JsonValue, Running
+    from replicator.reference import Repository
+    from replicator.registry import Access, Registries
+    from replicator.rules import Rules
+
+log = structlog.get_logger("replicator.copy")
+
+_LOOKS_FOR_SOURCE = 3
+"""Tries before a source tag that does not resolve counts as deleted: an event may be faster than Harbor's cache."""
+
+
+class CopyFailed(ReplicatorError):
+    """A copy failed; the message says what, where and what to do."""
+
+    def __init__(self, message: str, error_class: ErrorClass, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.error_class = error_class
+        self.retry_after = retry_after
+
+
+def job(request: CopyRequest, *, retries: int | None = None) -> Job:
+    """Make the queue's job for a copy request: its id is the destination, so one destination is one job.
+
+    Args:
+        request: what to copy where.
+        retries: how often a failure is tried again; None for the worker's own patience.
+    """
+    return Job(str(request.destination), request.to_json(), retries)
+
+
+def access_of(rules: Rules) -> Callable[[Repository], Access]:
+    """Give the registries' way in: only what the rules have credentials for, or name as anonymous, is contacted."""
+
+    def access(repository: Repository) -> Access:
+        found = rules.credentials(repository)
+        if found is None:
+            raise CopyFailed(
+                f"{repository}: the rules have no credentials for it (any more): name the registry under auth, "
+                "with anonymous: true if it needs none",
+                ErrorClass.CREDENTIALS,
+            )
+        return found
+
+    return access
+
+
+async def copy(
+    copier: Copier,
+    request: CopyRequest,
+    *,
+    confirm: Callable[[], Awaitable[None]] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Copy what a request names, and explain what fails.
+
+    Raises:
+        SourceNotFound: the source is not there.
+        CopyFailed: any other failure of a registry.
+    """
+    try:
+        return await copier.copy(request.source, request.destination, confirm=confirm, progress=progress)
+    except RegistryError as error:
+        advice = acr.advice(error, request.destination)
+        raise CopyFailed(f"{error}{f'; {advice}' if advice else ''}", error.error_class, error.retry_after) from error
+
+
+class Handler:
+    """Runs the queue's jobs.
+
+    Args:
+        registries: for the questions a rule asks when its job runs.
+        copier: does the copies.
+    """
+
+    def __init__(self, registries: Registries, copier: Copier) -> None:
+        self._registries = registries
+        self._copier = copier
+
+    async def __call__(self, running: Running) -> Mapping[str, JsonValue]:
+        """Run one job.
+
+        Returns:
+            The `Outcome` as JSON values.
+
+        Raises:
+            ReplicatorError: it failed; its class says whether to try again.
+        """
+        started = time.monotonic()
+        try:
+            request = CopyRequest.from_json(running.payload)
+        except (ValueError, TypeError, KeyError) as error:
+            raise CopyFailed(f"the queued job can't be read: {error}", ErrorClass.PERMANENT) from error
+        try:
+            outcome = await self._outcome(request, running)
+        except ReplicatorError as error:
+            log.warning(
+                "copy failed",
+                source=str(request.source),
+                destination=str(request.destination),
+                rule=request.rule,
+                tries=running.tries,
+                error_class=str(error.error_class),
+                error=str(error),
+                seconds=round(time.monotonic() - started, 3),
+            )
+            raise
+        log.info("copy done", **_told(outcome), rule=request.rule, tries=running.tries, lane=str(running.lane))
+        return outcome.to_json()
+
+    async def _outcome(self, request: CopyRequest, running: Running) -> Outcome:
+        if request.selection is not None and request.source.tag is not None:
+            tags = [tag async for tag in self._registries.source(request.source.repository).tags()]
+            if request.source.tag in tags and request.source.tag not in request.selection.select(tags):
+                note = "it is not among the latest tags that its rule names"
+                return Outcome(Result.SKIPPED, str(request.source), str(request.destination), note=note)
+        read = 0
+
+        def progress(number: int) -> None:
+            nonlocal read
+            read += number
+            running.progress(read)
+
+        try:
+            return await copy(self._copier, request, confirm=running.confirm, progress=progress)
+        except SourceNotFound as error:
+            if running.tries < _LOOKS_FOR_SOURCE:
+                raise
+            return Outcome(Result.SOURCE_GONE, str(request.source), str(request.destination), note=str(error))
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    return {name: value for name, value in outcome.to_json().items() if value not in ("", None)} | {
+        "result": str(outcome.result)
+    }

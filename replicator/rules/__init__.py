@@ -1,0 +1,11 @@
+"""The rules: which images go where, and as whom. Read once from a file, then pure functions of references.
+
+`load` and `parse` read the file and tell everything that is wrong with it; `Rules` answers. See ``docs/rules.md``.
+"""
+
+from replicator.rules.loading import load, parse
+from replicator.rules.request import Collision, CopyRequest, Explanation, Source, collisions
+from replicator.rules.ruleset import Rules
+from replicator.rules.tags import TagFilter
+
+__all__ = ["Collision", "CopyRequest", "Explanation", "Rules", "Source", "TagFilter", "collisions", "load", "parse"]

@@ -1,0 +1,219 @@
+"""The ``auth`` section: who we are at which registry, and how it is reached."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from yarl import URL
+
+from replicator.errors import Problem
+from replicator.reference import Repository, is_registry, is_repository_name
+from replicator.registry.access import Access
+from replicator.rules.patterns import shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from replicator.rules.place import Place
+
+_KEYS = ("username", "password", "insecure", "ca_file", "endpoint", "anonymous")
+_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_FORGOTTEN_BRACES = re.compile(r"\$[A-Z_][A-Z0-9_]*\Z")
+
+
+class Credentials:
+    """Logins by registry, project or repository: the longest key that fits wins.
+
+    Args:
+        entries: by ``registry``, ``registry/project`` or a longer path.
+        broken: further keys that stand in the file with mistakes of their own.
+    """
+
+    def __init__(self, entries: Mapping[str, Access], broken: Iterable[str] = ()) -> None:
+        self._entries = dict(entries)
+        self._declared = frozenset(entries) | frozenset(broken)
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The keys, hosts in lower case."""
+        return frozenset(self._entries)
+
+    def find(self, repository: Repository) -> Access | None:
+        """Return how ``repository`` is reached, or None if no key fits."""
+        key = f"{repository.registry.lower()}/{repository.name}"
+        while key not in self._entries:
+            key, slash, _ = key.rpartition("/")
+            if not slash:
+                return None
+        return self._entries[key]
+
+    def fitting(self, beginning: str, *, whole: bool) -> frozenset[str]:
+        """Return the keys that fit everything that begins like this.
+
+        Args:
+            beginning: ``registry/…``, the repository's name or as much of it as is certain.
+            whole: whether ``beginning`` is a whole repository.
+        """
+        fitting = {key for key in self._declared if beginning.startswith(f"{key}/")}
+        return frozenset(fitting | ({beginning} & self._declared if whole else set()))
+
+
+def read_auth(place: Place, environ: Mapping[str, str], folder: Path | None, warnings: list[Problem]) -> Credentials:
+    """Read the ``auth`` mapping; what is wrong is noted at its place.
+
+    Args:
+        place: the mapping.
+        environ: what ``${NAME}`` is taken from.
+        folder: what a relative ``ca_file`` is relative to; None for the working directory.
+        warnings: gets what is allowed but looks like a mistake.
+    """
+    entries: dict[str, Access] = {}
+    broken: set[str] = set()
+    for written, entry in (place.mapping() or {}).items():
+        registry, slash, path = written.partition("/")
+        key = f"{registry.lower()}{slash}{path}"
+        if not is_registry(registry):
+            entry.wrong(f"{shorten(registry)} is no registry's host: write it with a dot or a port, without http://")
+        elif slash and not is_repository_name(path):
+            entry.wrong(f"{shorten(path)} is no project or repository; wildcards and tags have no place here")
+        elif key in entries or key in broken:
+            entry.wrong("the same registry stands here twice; capitals make no difference in a host")
+        access = _Entry(entry, environ, folder, warnings).read()
+        if access is None:
+            broken.add(key)
+        else:
+            entries.setdefault(key, access)
+    return Credentials(entries, broken)
+
+
+def expand_variables(place: Place, text: str, environ: Mapping[str, str]) -> str | None:
+    """Replace every ``${NAME}`` in ``text`` by the variable's value, once; a ``$`` elsewhere is left alone.
+
+    Returns:
+        The text, or None if a variable is not set; that is noted at ``place`` without what else stands there.
+    """
+    names = _VARIABLE.findall(text)
+    failed = False
+    for name in dict.fromkeys(names):
+        if not _VARIABLE_NAME.match(name):
+            place.wrong(
+                "between ${ and } stands the name of an environment variable: letters, digits and _; "
+                "a text that really has ${ in it can be put in a variable of its own"
+            )
+            failed = True
+        elif not environ.get(name):
+            place.wrong(f"the environment variable {name} is {'empty' if name in environ else 'not set'}")
+            failed = True
+    return None if failed else _VARIABLE.sub(lambda match: environ[match[1]], text)
+
+
+class _Entry:
+    """One login, as it is read."""
+
+    def __init__(self, place: Place, environ: Mapping[str, str], folder: Path | None, warnings: list[Problem]) -> None:
+        self._place = place
+        self._environ = environ
+        self._folder = folder
+        self._warnings = warnings
+        self._fields: dict[str, Place] = {}
+
+    def read(self) -> Access | None:
+        fields = self._place.mapping(_KEYS)
+        if fields is None:
+            return None
+        self._fields = fields
+        username, password = self._text("username"), self._text("password")
+        insecure, anonymous = self._boolean("insecure"), self._boolean("anonymous")
+        ca_file, endpoint = self._ca_file(), self._endpoint()
+        if not self._login_is_complete(username, password, anonymous=anonymous):
+            return None
+        return Access(username or None, password or None, insecure, ca_file, endpoint)
+
+    def _login_is_complete(self, username: str | None, password: str | None, *, anonymous: bool) -> bool:
+        named = "username" in self._fields, "password" in self._fields
+        if anonymous:
+            if any(named):
+                self._place.wrong("anonymous: true and a login exclude each other; remove one")
+            return not any(named)
+        if named == (True, False):
+            self._place.wrong("a username without a password")
+        elif named == (False, True):
+            self._place.wrong("a password without a username")
+        elif named == (False, False) or (username == "" and password == ""):
+            self._place.wrong("no login; give username and password, or say anonymous: true")
+        elif username == "" or password == "":
+            self._place.child("username" if username == "" else "password", None).wrong("is empty")
+        elif username is not None and ":" in username:
+            self._fields["username"].wrong("a colon can't be sent in a username (RFC 7617, section 2)")
+        else:
+            return username is not None and password is not None
+        return False
+
+    def _text(self, name: str) -> str | None:
+        place = self._fields.get(name)
+        if place is None:
+            return None
+        text = place.text()
+        if text is None:
+            return None
+        if name == "password" and _FORGOTTEN_BRACES.match(text):
+            message = "looks like a variable, but is taken as it stands; a variable is written ${NAME}"
+            self._warnings.append(Problem(place.path, message))
+        expanded = expand_variables(place, text, self._environ)
+        if expanded is not None and any(ord(character) < 32 or ord(character) == 127 for character in expanded):
+            place.wrong("holds a line break or another control character, which can't be sent")
+            return None
+        return expanded
+
+    def _boolean(self, name: str) -> bool:
+        place = self._fields.get(name)
+        return place.boolean() if place is not None else False
+
+    def _ca_file(self) -> Path | None:
+        text = self._unless_empty("ca_file")
+        if text is None:
+            return None
+        path = (self._folder or Path()) / text
+        try:
+            path.read_bytes()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a path"
+            self._fields["ca_file"].wrong(f"can't read {path}: {reason}")
+            return None
+        try:
+            ssl.create_default_context().load_verify_locations(cafile=path)
+        except (OSError, ValueError):
+            self._fields["ca_file"].wrong(f"{path} holds no certificates in PEM form")
+            return None
+        return path
+
+    def _endpoint(self) -> str | None:
+        text = self._unless_empty("endpoint")
+        if text is None:
+            return None
+        if not _is_endpoint(text):
+            self._fields["endpoint"].wrong("must be host, host:port, http://host:port or https://host:port, no more")
+            return None
+        return text
+
+    def _unless_empty(self, name: str) -> str | None:
+        text = self._text(name)
+        if text == "":
+            self._fields[name].wrong("is empty; leave it out")
+        return text or None
+
+
+def _is_endpoint(text: str) -> bool:
+    try:
+        url = URL(text if "://" in text else f"https://{text}")
+    except ValueError:
+        return False
+    if url.scheme not in {"http", "https"} or not url.host:
+        return False
+    # Nothing but scheme, host and port: a login here would end up in logs, a path would be dropped unnoticed.
+    bare = url == url.origin().with_path(url.path[:1])
+    return bare and is_registry(f"{url.host_subcomponent}:{url.port}")

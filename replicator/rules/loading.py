@@ -1,0 +1,189 @@
+"""From a rules file to `Rules`, or to everything that is wrong with it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from replicator.errors import ConfigError, Problem
+from replicator.rules.auth import Credentials, read_auth
+from replicator.rules.defaults import read_defaults
+from replicator.rules.document import MAX_BYTES, read_document
+from replicator.rules.images import Named, read_images
+from replicator.rules.overlaps import Overlaps
+from replicator.rules.place import Place, join
+from replicator.rules.ruleset import Rules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from replicator.rules.rule import Rule
+
+_SECTIONS = ("auth", "defaults", "images")
+
+
+def load(
+    config: Path | None,
+    *,
+    auth: Path | None = None,
+    images: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    registry: str | None = None,
+    namespace: str | None = None,
+) -> Rules:
+    """Read the rules from one file, or from one for ``auth`` and one for ``images``.
+
+    A relative ``ca_file`` is relative to the folder of the file it is named in. See ``docs/rules.md``.
+
+    Args:
+        config: a file with ``auth``, ``defaults`` and ``images``, JSON or YAML.
+        auth: a file that is the ``auth`` mapping itself; with ``images``, instead of ``config``.
+        images: a file that is the ``images`` mapping itself.
+        environ: what ``${NAME}`` in the file is taken from; by default the environment.
+        registry: the default registry; wins over the file's.
+        namespace: the default namespace; wins over the file's.
+
+    Raises:
+        ConfigError: a file can't be read, or is wrong; with every problem at once.
+    """
+    if config is not None:
+        if auth is not None or images is not None:
+            message = "one rules file (--config), or two files (--auth and --images); not both"
+            raise ConfigError("command line", [Problem("", message)])
+        text = _read(config)
+        return _parse({"": (text, config)}, str(config), environ, registry, namespace)
+    if images is None:
+        message = "no rules: give a rules file (--config), or two files (--auth and --images)"
+        raise ConfigError("command line", [Problem("", message)])
+    files = {"auth": auth, "images": images}
+    texts = {section: (_read(path), path) for section, path in files.items() if path is not None}
+    return _parse(texts, " and ".join(str(path) for path in files.values() if path), environ, registry, namespace)
+
+
+def parse(
+    text: str,
+    source: str,
+    *,
+    environ: Mapping[str, str] | None = None,
+    registry: str | None = None,
+    namespace: str | None = None,
+) -> Rules:
+    """Read the rules from the text of a rules file; a relative ``ca_file`` is relative to the working directory.
+
+    Args:
+        text: JSON or YAML.
+        source: what the problems are said to be in.
+        environ: what ``${NAME}`` is taken from; by default the environment.
+        registry: the default registry; wins over the text's.
+        namespace: the default namespace; wins over the text's.
+
+    Raises:
+        ConfigError: the text is wrong; with every problem at once.
+    """
+    return _parse({"": (text, None)}, source, environ, registry, namespace)
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        problem = "there is no such file; see --config, or REPLICATOR_CONFIG"
+    except IsADirectoryError:
+        problem = "this is a directory; name the file in it"
+    except PermissionError:
+        problem = "this user may not read it; see its owner and mode"
+    except (OSError, ValueError) as error:
+        problem = f"it can't be read: {error}"
+    else:
+        if len(data) > MAX_BYTES:
+            raise ConfigError(
+                str(path), [Problem("", f"larger than {MAX_BYTES // 1024} KiB, which no rules file needs")]
+            )
+        try:
+            return data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            problem = f"it is not UTF-8 text (line {line}); save it as UTF-8"
+    raise ConfigError(str(path), [Problem("", problem)])
+
+
+def _parse(
+    texts: Mapping[str, tuple[str, Path | None]],
+    source: str,
+    environ: Mapping[str, str] | None,
+    registry: str | None,
+    namespace: str | None,
+) -> Rules:
+    problems: list[Problem] = []
+    sections: dict[str, Any] = {}
+    readable = True
+    for section, (text, _) in texts.items():
+        document = read_document(text, section)
+        problems += document.problems
+        readable = readable and document.readable
+        if section:
+            sections[section] = document.value
+        elif document.readable:
+            places = Place(document.value, "", problems).mapping(_SECTIONS)
+            readable = places is not None
+            sections = {name: place.value for name, place in (places or {}).items()}
+    if not readable:
+        raise ConfigError(source, problems)
+    file = next(iter(texts.values()))[1]
+    reading = _Reading(os.environ if environ is None else environ, file.parent if file is not None else None)
+    rules = reading.read(sections, registry, namespace)
+    problems += reading.problems
+    if problems:
+        raise ConfigError(source, problems)
+    return rules
+
+
+class _Reading:
+    """Reads the sections, and collects what is wrong in the order of the file."""
+
+    def __init__(self, environ: Mapping[str, str], folder: Path | None) -> None:
+        self._environ = environ
+        self._folder = folder
+        self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []
+
+    def read(self, sections: Mapping[str, Any], registry: str | None, namespace: str | None) -> Rules:
+        found: dict[str, list[Problem]] = {name: [] for name in (*sections, *_SECTIONS, "")}
+        place = {name: Place(value, name, found[name]) for name, value in sections.items()}
+        options = {"registry": registry, "namespace": namespace}
+        defaults = read_defaults(place.get("defaults"), self._environ, options, found[""])
+        credentials = Credentials({})
+        if "auth" in place:
+            credentials = read_auth(place["auth"], self._environ, self._folder, self.warnings)
+        rules: list[Rule] = []
+        named: list[Named] = []
+        if "images" in place:
+            rules, named = read_images(place["images"], defaults, self.warnings)
+        else:
+            found["images"].append(Problem("images", "is missing: it says what is copied where; see docs/rules.md"))
+        overlaps = Overlaps()
+        overlaps.check(rules)
+        found["images"] += overlaps.problems
+        self.warnings += overlaps.warnings
+        found["auth"] += _without_credentials(named, credentials)
+        self.warnings += _unused(named, credentials)
+        for name in found:
+            self.problems += found[name]
+        return Rules(rules, credentials, self.warnings)
+
+
+def _without_credentials(named: Iterable[Named], credentials: Credentials) -> list[Problem]:
+    missing: dict[str, str] = {}
+    for name in named:
+        if not credentials.fitting(name.beginning, whole=name.whole):
+            missing.setdefault(name.beginning.partition("/")[0], name.key)
+    message = "is missing, or not for all that {} names there; give username and password, or anonymous: true"
+    return [Problem(join("auth", registry), message.format(key)) for registry, key in missing.items()]
+
+
+def _unused(named: Iterable[Named], credentials: Credentials) -> list[Problem]:
+    used = {name.beginning.partition("/")[0] for name in named}
+    unused = [key for key in sorted(credentials.keys) if key.partition("/")[0] not in used]
+    return [Problem(join("auth", key), "no rule names this registry") for key in unused]

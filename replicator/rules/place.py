@@ -1,0 +1,109 @@
+"""A place in a rules file: its value, its path, and where to note what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import re
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from replicator.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
+_INTEGER = re.compile(r"[0-9]{1,9}\Z")
+
+
+def join(path: str, key: str) -> str:
+    """Return the path of ``key`` in the mapping at ``path``, e.g. ``images["h/r"].tags``."""
+    if not _BARE.match(key):
+        return f"{path}[{json.dumps(key, ensure_ascii=False)}]"
+    return f"{path}.{key}" if path else key
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``, did you mean 'x'?`` for the nearest of ``known``, or all of them when none is near."""
+    names = list(known)
+    near = get_close_matches(word, names, n=1, cutoff=0.6)
+    return f"did you mean {near[0]}?" if near else f"known here: {', '.join(names)}"
+
+
+class Place:
+    """One value of the file.
+
+    Args:
+        value: what stands there.
+        path: how to get there, as in `replicator.errors.Problem`.
+        problems: the list that every mistake is added to.
+    """
+
+    def __init__(self, value: Any, path: str, problems: list[Problem]) -> None:
+        self.value = value
+        self.path = path
+        self._problems = problems
+
+    def wrong(self, message: str) -> None:
+        """Note that something is wrong here."""
+        self._problems.append(Problem(self.path, message))
+
+    def child(self, key: str, value: Any) -> Place:
+        """Return the place of ``value``, which stands under ``key``."""
+        return Place(value, join(self.path, key), self._problems)
+
+    def mapping(self, known: tuple[str, ...] | None = None) -> dict[str, Place] | None:
+        """Return the places of a mapping's values, or None if it is no mapping.
+
+        Args:
+            known: the keys it may have; others are noted and left out. None: any.
+        """
+        if not isinstance(self.value, dict):
+            self.wrong(f"must be a mapping (key: value), not {_kind(self.value)}")
+            return None
+        places = {key: self.child(key, value) for key, value in self.value.items()}
+        if known is not None:
+            for key in [key for key in places if key not in known]:
+                places.pop(key).wrong(f"unknown key; {did_you_mean(key, known)}")
+        return places
+
+    def items(self) -> list[Place]:
+        """Return the places of a list's values; of the value itself if it is no list."""
+        if not isinstance(self.value, list):
+            return [self]
+        return [Place(value, f"{self.path}[{index}]", self._problems) for index, value in enumerate(self.value)]
+
+    def text(self) -> str | None:
+        """Return the value if it is a text, whatever it looks like; None if it is none."""
+        if isinstance(self.value, str):
+            return str(self.value)
+        hint = "; put it in quotes if you mean the word" if isinstance(self.value, bool) else ""
+        self.wrong(f"must be a text, not {_kind(self.value)}{hint}")
+        return None
+
+    def boolean(self) -> bool:
+        """Return the value if it is true or false; else False."""
+        if isinstance(self.value, bool):
+            return self.value
+        self.wrong(f"must be true or false, without quotes, not {_kind(self.value)}")
+        return False
+
+    def positive(self) -> int | None:
+        """Return the value if it is a whole number from 1 on; None if it is none."""
+        # Only a number without quotes comes in a class of its own; comparing types tells it from a text.
+        if type(self.value) is not str and isinstance(self.value, str) and _INTEGER.match(self.value):
+            number = int(self.value)
+            if number > 0:
+                return number
+        self.wrong("must be a whole number from 1 on, without quotes")
+        return None
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, dict):
+        return "a mapping"
+    return "a list" if isinstance(value, list) else "a text"

@@ -1,0 +1,179 @@
+"""How the program is set up: ``REPLICATOR_…`` variables, a ``.env`` file and secret files.
+
+What the command line says wins over the environment, that over ``.env`` (in the working directory), and that over
+files named like the variables (any case) in the secrets directory, as Docker and Kubernetes mount them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from replicator.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX = "REPLICATOR_"
+_KUBERNETES = re.compile(r"REPLICATOR_(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_\w+)?)")
+"""What Kubernetes puts into every pod beside a service named ``replicator``; none of our names may match."""
+_MAX_SECRET_BYTES = 64 * 1024
+
+
+def _state_home() -> Path:
+    home = os.environ.get("XDG_STATE_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "state") / "replicator"
+
+
+def _secrets_dir() -> Path:
+    return Path(os.environ.get("REPLICATOR_SECRETS_DIR", "/run/secrets"))
+
+
+def _stripped(secret: SecretStr) -> SecretStr:
+    """Without the line end that editors and ``echo`` leave in secret files."""
+    return SecretStr(secret.get_secret_value().strip())
+
+
+def _address(value: Any) -> Any:
+    """Check ``host:port``; an empty host means every address."""
+    host, colon, port = str(value).rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("write it as host:port, e.g. 0.0.0.0:8080 or [::]:8080")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError("an IPv6 address stands in brackets, e.g. [::]:8080")
+    return value
+
+
+_Secret = Annotated[SecretStr, AfterValidator(_stripped)]
+_Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
+_Slots = Annotated[int, Field(ge=1, le=1000)]
+
+
+class Settings(BaseSettings):
+    """Every setting; the variable of each is its name in capitals behind ``REPLICATOR_``. Times are in seconds."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+        frozen=True,
+    )
+
+    config: Path | None = Field(None, description="rules file, JSON or YAML")
+    auth: Path | None = Field(None, description="a file of its own for the rules' auth part")
+    images: Path | None = Field(None, description="a file of its own for the rules' images part")
+    redis_url: _Secret | None = Field(
+        None, description="Redis of the queue; without it an embedded server keeps the queue in the state directory"
+    )
+    redis_prefix: str = Field(
+        "replicator", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="what all keys in Redis begin with"
+    )
+    state_dir: Path = Field(default_factory=_state_home, description="where the embedded queue keeps its data")
+    listen: Annotated[str, BeforeValidator(_address)] = Field(
+        "0.0.0.0:8080",
+        description="address of the webhook, as host:port",
+    )
+    webhook_token: _Secret | None = Field(None, description="what Harbor sends as Authorization (its auth header)")
+    webhook_anonymous: bool = Field(default=False, description="take webhooks without a token, from anyone")
+    concurrency: _Slots = Field(8, description="copies for events at once, a process")
+    backfill_concurrency: _Slots = Field(5, description="copies for backfills at once, a process")
+    transfers: _Slots = Field(8, description="blobs being sent at once, a process")
+    connect_timeout: _Seconds = Field(10.0, description="until a connection to a registry stands")
+    read_timeout: _Seconds = Field(60.0, description="without a byte from or to a registry")
+    copy_timeout: _Seconds = Field(3600.0, description="for one try of one copy")
+    drain_timeout: _Seconds = Field(30.0, description="for running copies to end at SIGTERM")
+    lease: Annotated[float, Field(ge=10, le=600)] = Field(
+        30.0, description="after which the copies of a worker that died are taken over"
+    )
+    retry_for: _Seconds = Field(24 * 3600.0, description="how long a failing copy is tried again before it is given up")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is logged")
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="auto: console on a terminal, JSON elsewhere"
+    )
+
+    @property
+    def listen_host(self) -> str:
+        """The host part of ``listen``, without brackets; empty for every address."""
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def listen_port(self) -> int:
+        """The port part of ``listen``; 0 lets the system choose."""
+        return int(self.listen.rpartition(":")[2])
+
+
+def load_settings(**options: Any) -> Settings:
+    """Read the settings.
+
+    Args:
+        options: what the command line says, by setting; None means that it says nothing.
+
+    Raises:
+        ConfigError: with every setting that can't be used; a secret is never in it.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    directory = _secrets_dir()
+    try:
+        return Settings(
+            _env_file=".env",
+            _env_file_encoding="utf-8",
+            _secrets_dir=directory if directory.is_dir() else None,
+            **given,
+        )
+    except ValidationError as error:
+        problems = [Problem(_name(str(item["loc"][0]), given), _words(item["msg"])) for item in error.errors()]
+        raise ConfigError("settings", problems) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("settings", [Problem(".env", f"can't be read: {error}")]) from None
+
+
+def unknown_variables() -> list[Problem]:
+    """Find variables that begin like a setting and are none, most likely misspelt."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | {"REPLICATOR_SECRETS_DIR"}
+    problems = []
+    for name in sorted({*os.environ, *_dotenv()}):
+        if name.upper().startswith(PREFIX) and name.upper() not in known and not _KUBERNETES.fullmatch(name.upper()):
+            near = difflib.get_close_matches(name.upper(), known, n=1)
+            problems.append(Problem(name, "no such setting" + (f"; did you mean {near[0]}?" if near else "")))
+    return problems
+
+
+def variables() -> Mapping[str, str]:
+    """Return what ``${NAME}`` in the rules can stand for: the environment, ``.env`` and the secret files."""
+    return {**_secret_files(), **_dotenv(), **os.environ}
+
+
+def _dotenv() -> dict[str, str]:
+    try:
+        return {name: value for name, value in dotenv_values(".env", interpolate=False).items() if value is not None}
+    except (OSError, UnicodeDecodeError):
+        return {}  # load_settings has said so
+
+
+def _secret_files() -> dict[str, str]:
+    found = {}
+    directory = _secrets_dir()
+    if directory.is_dir():
+        for path in sorted(directory.iterdir()):
+            try:
+                if path.is_file() and path.stat().st_size <= _MAX_SECRET_BYTES:
+                    found[path.name] = path.read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError):
+                continue  # another program's secret
+    return found
+
+
+def _name(field: str, options: Mapping[str, Any]) -> str:
+    return "--" + field.replace("_", "-") if field in options else PREFIX + field.upper()
+
+
+def _words(message: str) -> str:
+    return message.removeprefix("Value error, ").removeprefix("Input should be ").strip()

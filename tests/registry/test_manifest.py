@@ -1,0 +1,138 @@
+"""Manifests: what is read from them, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from replicator.registry.manifest import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Manifest,
+    parse_manifest,
+)
+from tests.standins.images import image, index, multi_arch
+
+DIGEST = "sha256:" + "a" * 64
+OTHER = "sha256:" + "b" * 64
+TYPES = [DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST]
+
+
+def read(document: Any, content_type: str = "") -> Manifest:
+    return parse_manifest(json.dumps(document).encode(), content_type, DIGEST)
+
+
+def descriptor(digest: str = DIGEST, size: int = 3, media_type: str = "text/plain") -> dict[str, Any]:
+    return {"mediaType": media_type, "digest": digest, "size": size}
+
+
+@pytest.mark.parametrize("docker", [True, False])
+def test_an_image_names_its_config_and_layers_once_each(docker: bool) -> None:
+    made = image(1, (10, 20), docker=docker)
+    manifest = parse_manifest(made.content, made.media_type, made.digest)
+    assert [blob.digest for blob in manifest.blobs] == [blob.digest for blob in made.blobs]
+    assert [blob.size for blob in manifest.blobs] == [blob.size for blob in made.blobs]
+    assert (manifest.media_type, manifest.content, manifest.is_index) == (made.media_type, made.content, False)
+    same = read({"config": descriptor(), "layers": [descriptor(OTHER), descriptor(OTHER)]}, OCI_MANIFEST)
+    assert [blob.digest for blob in same.blobs] == [DIGEST, OTHER]
+
+
+@pytest.mark.parametrize("docker", [True, False])
+def test_an_index_names_its_children_once_each(docker: bool) -> None:
+    made = multi_arch(1, docker=docker)
+    manifest = parse_manifest(made.content, made.media_type, made.digest)
+    assert [child.digest for child in manifest.manifests] == [child.digest for child in made.children]
+    assert manifest.is_index
+    twice = index([made.children[0], made.children[0]])
+    assert len(parse_manifest(twice.content, twice.media_type, twice.digest).manifests) == 1
+
+
+def test_foreign_layers_are_known_as_such() -> None:
+    for docker in (True, False):
+        made = image(1, foreign=True, docker=docker)
+        blobs = parse_manifest(made.content, made.media_type, made.digest).blobs
+        assert [blob.is_foreign for blob in blobs] == [False, False, False, True]
+
+
+def test_the_document_names_its_type_where_the_header_does_not() -> None:
+    document = {"mediaType": OCI_INDEX, "manifests": []}
+    assert read(document, "application/json").is_index
+    assert read(document, f"{OCI_INDEX}; charset=utf-8").is_index
+    assert read({"manifests": []}, OCI_INDEX.upper()).media_type == OCI_INDEX
+
+
+@pytest.mark.parametrize(
+    ("document", "content_type", "words"),
+    [
+        ({"mediaType": OCI_INDEX, "config": descriptor(), "layers": []}, OCI_MANIFEST, "calls itself"),
+        ({"manifests": [], "layers": []}, OCI_INDEX, "ambiguous"),
+        ({"config": descriptor(), "layers": [], "manifests": []}, OCI_MANIFEST, "ambiguous"),
+        ({"schemaVersion": 1}, "application/vnd.docker.distribution.manifest.v1+prettyjws", "schema 1"),
+        ({}, "application/json", "application/json"),
+        ({"mediaType": "a\x1b[2J" + "b" * 10_000}, "", "can't be copied"),
+        ({"mediaType": "a\x1b[2J" + "b" * 10_000}, OCI_INDEX, "calls itself"),
+        ({}, "", "unknown"),
+        ([], OCI_INDEX, "not a JSON object"),
+        ({"layers": []}, OCI_MANIFEST, "config"),
+        ({"config": descriptor()}, OCI_MANIFEST, "layers"),
+        ({"config": descriptor(), "layers": {}}, OCI_MANIFEST, "layers"),
+        ({"config": descriptor("md5:abc"), "layers": []}, OCI_MANIFEST, "digest"),
+        ({"config": descriptor("sha256:../../etc"), "layers": []}, OCI_MANIFEST, "digest"),
+        ({"config": descriptor(size=-1), "layers": []}, OCI_MANIFEST, "size"),
+        ({"config": {**descriptor(), "size": True}, "layers": []}, OCI_MANIFEST, "size"),
+        ({"config": {**descriptor(), "size": 1.5}, "layers": []}, OCI_MANIFEST, "size"),
+        ({"manifests": [descriptor()] * 5000}, OCI_INDEX, "more than"),
+        ({"manifests": [None]}, OCI_INDEX, "descriptor"),
+    ],
+)
+def test_what_is_no_manifest_is_refused_with_a_reason(document: Any, content_type: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        read(document, content_type)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
+KEYS = st.sampled_from(
+    ["mediaType", "schemaVersion", "config", "layers", "manifests", "digest", "size", "urls", "platform", "x"]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from([DIGEST, *TYPES]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=6),
+    max_leaves=20,
+)
+
+
+@given(
+    st.dictionaries(KEYS, JSON, max_size=8) | JSON, st.sampled_from([*TYPES, "", "text/html"]) | st.text(max_size=40)
+)
+def test_any_json_is_a_manifest_or_a_value_error(document: Any, content_type: str) -> None:
+    _manifest_or_value_error(json.dumps(document).encode(), content_type)
+
+
+@given(st.binary(max_size=200), st.sampled_from(TYPES))
+@example(b"[" * 100_000, OCI_INDEX)
+@example(b'{"a":' * 100_000, OCI_INDEX)
+@example(b'{"config": {"size": ' + b"9" * 10_000 + b"}}", OCI_MANIFEST)
+@example(b"\xff\xfe{\x00}\x00", OCI_INDEX)
+@example(b'{"mediaType": "\\ud800"}', OCI_INDEX)
+def test_any_bytes_are_a_manifest_or_a_value_error(content: bytes, content_type: str) -> None:
+    _manifest_or_value_error(content, content_type)
+
+
+def _manifest_or_value_error(content: bytes, content_type: str) -> None:
+    try:
+        manifest = parse_manifest(content, content_type, DIGEST)
+    except ValueError as error:
+        words = str(error)
+    else:
+        words = ""
+        assert manifest.content == content
+        assert manifest.media_type in TYPES
+        assert not (manifest.blobs and manifest.manifests)
+    assert len(words.encode()) < 500

@@ -1,0 +1,46 @@
+"""Rules for tests, with the least that must be written."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from replicator.errors import ConfigError, Problem
+from replicator.reference import Reference
+from replicator.rules import Rules, parse
+
+HARBOR = "harbor.example.com"
+ACR = "registry.cn-beijing.aliyuncs.com"
+PLAIN = "registry.example.com"
+AUTH = {host: {"anonymous": True} for host in (HARBOR, ACR, PLAIN)}
+DEFAULTS = {"registry": ACR, "namespace": "mirror"}
+
+
+def text_of(images: Any, **sections: Any) -> str:
+    return json.dumps({"auth": AUTH, "defaults": DEFAULTS, "images": images} | sections)
+
+
+def rules_of(images: Any, **sections: Any) -> Rules:
+    return parse(text_of(images, **sections), "rules.json", environ={})
+
+
+def problems_of(images: Any, **sections: Any) -> tuple[Problem, ...]:
+    return problems_in(text_of(images, **sections))
+
+
+def problems_in(text: str, **options: Any) -> tuple[Problem, ...]:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "rules.json", **({"environ": {}} | options))
+    return caught.value.problems
+
+
+def message_of(images: Any, **sections: Any) -> str:
+    """The one problem there is."""
+    (problem,) = problems_of(images, **sections)
+    return str(problem)
+
+
+def goes_to(rules: Rules, reference: str) -> set[str]:
+    return {str(request.destination) for request in rules.destinations(Reference.parse(reference))}

@@ -1,0 +1,154 @@
+"""Text to values: JSON and YAML, and everything a text can do to a reader."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replicator.rules.document import MAX_BYTES, MAX_DEPTH, MAX_VALUES, Plain, read_document
+
+
+def message(text: str) -> str:
+    document = read_document(text)
+    assert not document.readable
+    (problem,) = document.problems
+    return str(problem)
+
+
+def test_scalars_stay_as_they_are_written() -> None:
+    text = "[1.10, 0123, on, yes, 1e3, 0x10, 2026-01-01, 1:30, .inf, true, null, ~, '5', \"true\"]"
+    values = read_document(text).value
+    assert values[:9] == ["1.10", "0123", "on", "yes", "1e3", "0x10", "2026-01-01", "1:30", ".inf"]
+    assert values[9:] == [True, None, None, "5", "true"]
+    assert isinstance(values[0], Plain)
+    assert not isinstance(values[12], Plain)
+
+
+def test_numbers_of_json_keep_their_digits() -> None:
+    assert read_document('{"a": 1.10, "b": 007e1}').value["a"] == "1.10"
+    assert read_document('{"a": 1.10}').value == {"a": "1.10"}
+
+
+def test_json_that_is_no_yaml_is_read() -> None:
+    assert read_document('{\n\t"a":1,\n\t"b":"\\ud83d\\ude00\\/"\n}').value == {"a": "1", "b": "😀/"}
+
+
+def test_a_byte_order_mark_is_no_content() -> None:
+    assert read_document('\ufeff{"a": "b"}').value == {"a": "b"}
+
+
+def test_anchors_and_merge_keys_work() -> None:
+    text = "base: &base {a: x, b: y}\nother: {<<: *base, b: z}\nboth: {<<: [{a: 1}, *base], c: w}\n"
+    value = read_document(text).value
+    assert value["other"] == {"a": "x", "b": "z"}
+    assert value["both"] == {"a": "1", "b": "y", "c": "w"}
+    assert not read_document(text).problems
+
+
+@pytest.mark.parametrize("text", ["a:\n  b: 1\n  b: 2\n", '{"a": {\n  "b": 1, "b": 2}}'])
+def test_a_duplicate_key_is_told_with_its_path_and_line(text: str) -> None:
+    document = read_document(text)
+    (problem,) = document.problems
+    assert problem.path == "a.b"
+    assert "(line 2, column 11)" in problem.message or "(line 3, column 3)" in problem.message
+    assert document.readable
+
+
+def test_a_duplicate_key_is_told_even_in_json_that_is_no_yaml() -> None:
+    assert 'the key "b" stands twice' in message('{\n\t"b": 1,\n\t"b": 2}')
+
+
+def test_a_duplicate_in_what_an_alias_repeats_is_told_once() -> None:
+    assert len(read_document("a: &a {b: 1, b: 2}\nc: *a\nd: *a\n").problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "empty"),
+        ("# only a comment\n", "empty"),
+        ("a: [1, 2\nb: 3", "(line 2, column 2)"),
+        ("a: b: c", "(line 1, column 5)"),
+        ("a:\n\t- b", "(line 2, column 1)"),
+        ('{"a": 1 "b": 2}', "not valid JSON: Expecting ',' delimiter (line 1, column 9)"),
+        ("{a: 1", "not valid YAML"),
+        ("a: !!python/object/apply:os.system [id]", "a tag (!) is not understood"),
+        ("a: !secret", "a tag (!) is not understood"),
+        ("? [a]\n: b", "a key must be a text"),
+        ("a: 1\n---\nb: 2", "not valid YAML"),
+        ("a: \x00", "a control character stands in the text (line 1, column 4)"),
+        ("a: &a [*a]", "inside of what it repeats"),
+        ("a: &a {<<: *a}", "inside of what it repeats"),
+        ("<<: 1", "<< takes a mapping"),
+        ('"\\UFFFFFFFF": 1', "not valid YAML"),
+        ('{"a": "\\ud800"}', "surrogate"),
+        ('a: "\\ud800"', "surrogate"),
+        ('"\\ud800": a', "surrogate"),
+        ("a: 1\n" * 3 + "#" * MAX_BYTES, "larger than 1024 KiB"),
+    ],
+)
+def test_what_cannot_be_read_is_told_with_where_and_why(text: str, expected: str) -> None:
+    assert expected in message(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "password: *hunter2hunter2",
+        "password: &hunter2hunter2",
+        "a: &hunter2hunter2 1\nb: &hunter2hunter2 [",
+        "password: !hunter2hunter2",
+        "password: !x!hunter2hunter2",
+        "password: %hunter2hunter2",
+        "password: @hunter2hunter2",
+        'password: "hunter2hunter2\n  a: b',
+        "password: hunter2hunter2: b",
+        '{"password": "hunter2hunter2" "b"}',
+        "{password: 'hunter2hunter2' 'b'}",
+        "password: |hunter2hunter2",
+        '"a\\hunter2hunter2": 1',
+    ],
+)
+def test_no_message_repeats_a_value(text: str) -> None:
+    assert "hunter2" not in "".join(map(str, read_document(text).problems))
+
+
+def test_aliases_cannot_multiply_without_bound() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+    assert f"more than {MAX_VALUES} values" in message("\n".join(lines))
+
+
+@pytest.mark.parametrize("brackets", ["[]", '{"a":}', "{a: }"])
+def test_nesting_is_bounded(brackets: str) -> None:
+    for depth in (MAX_DEPTH + 5, 50_000):
+        text = brackets[:-1] * depth + "1" + brackets[-1] * depth
+        assert f"more than {MAX_DEPTH} levels" in message(text)
+
+
+def test_many_values_are_refused_in_json_too() -> None:
+    assert "more than" in message(json.dumps([0] * (MAX_VALUES + 1)))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(JSON)
+def test_json_is_read_as_json(value: object) -> None:
+    text = json.dumps({"a": value})
+    assert read_document(text).value == {"a": value}
+
+
+@given(
+    st.text() | st.text(alphabet="{}[]:,&*!|>'\"#-?%@` \n\tab<~$\\0") | st.binary().map(lambda b: b.decode("latin-1"))
+)
+def test_any_text_is_read_or_refused(text: str) -> None:
+    document = read_document(text)
+    assert document.readable or document.problems

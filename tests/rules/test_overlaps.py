@@ -1,0 +1,143 @@
+"""Two sources for one destination: what is certain, what is possible, and what is neither."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replicator.errors import ConfigError
+from replicator.reference import Repository
+from replicator.rules import collisions
+from tests.rules.building import ACR, HARBOR, PLAIN, problems_of, rules_of
+
+SHA = "sha256:" + "a" * 64
+X = f"{ACR}/ns/x"
+
+
+def images(entries: dict[str, Any]) -> dict[str, Any]:
+    return {f"{HARBOR}/{key}": value for key, value in entries.items()}
+
+
+def filtered(**tags: Any) -> dict[str, Any]:
+    return {"to": X, "tags": tags}
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"a/x": X, "b/x": X},
+        {"a/x": "", "b/x": ""},
+        {"a/x": X, "b/y": [f"{PLAIN}/y", X]},
+        {"a/x:1": X, "b/x:2,1": X},
+        {"a/x:1": X, "b/x": X},
+        {"a/x": X, "b/x:1": X},
+        {"a/x:1,2": f"{X}:1,1"},
+        {"a/x:1": f"{X}:3", "a/x:2": f"{X}:3"},
+        {"a/x:1": f"{X}:2", "a/x:2": X},
+        {"a/x": X, "b/x": filtered(include="v*")},
+        {"a/x": filtered(include="v*"), "b/x": filtered(include="v*")},
+        {"a/x:1": X, "b/x:1": f"{X}:1"},
+        {f"a/x@{SHA}": f"{X}:1", "a/x:1": X},
+        {f"a/x@{SHA}": f"{X}:1", "b/x": X},
+        {"a/*": X},
+        {"a/x*": X},
+        {"a/**": f"{ACR}/ns/{{project}}"},
+        {"*/x": f"{ACR}/ns/{{name}}"},
+        {"*/x": ""},
+        {"**": ""},
+        {"x?": X},
+        {"a*": f"{PLAIN}/x"},
+    ],
+)
+def test_what_is_certain_is_a_problem(entries: dict[str, Any]) -> None:
+    problems = problems_of(images(entries))
+    assert any("two sources for one destination" in problem.message for problem in problems), problems
+    assert all(problem.path.startswith(f'images["{HARBOR}/') for problem in problems)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"a/x": filtered(include="v*"), "b/x": filtered(include="w*")},
+        {"a/x:1": X, "b/x": filtered(latest=2)},
+        {"a/x": X, "a/x:1": f"{X}:stable"},
+        {"a/x": X, f"a/x@{SHA}": f"{X}:pinned"},
+        {"a/*": f"{ACR}/ns/{{name}}", "b/*": f"{ACR}/ns/{{name}}"},
+        {"a/*": "", "b/x": ""},
+        {"b/x": X, "a/*": f"{ACR}/{{project}}/{{name}}"} | {"b/x": f"{ACR}/a/x"},
+        {"b/x": f"{ACR}/ns/a-x", "a/*": f"{ACR}/ns/{{project}}-{{name}}"},
+    ],
+)
+def test_what_is_possible_is_a_warning(entries: dict[str, Any]) -> None:
+    warnings = [str(warning) for warning in rules_of(images(entries)).warnings if warning.path.startswith("images")]
+    assert len(warnings) == 1
+    assert "two sources for one destination" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"a/x": X, "b/x": f"{PLAIN}/ns/x"},
+        {"a/x:1": X, "b/x:2": X},
+        {"a/x:1": X, "a/x": X},
+        {"a/x:1": f"{X}:2", "a/x:2": f"{X}:1"},
+        {"a/x": [X, X]},
+        {"a/x": [filtered(include="v*"), filtered(include="w*")]},
+        {f"a/x@{SHA}": X, f"b/x@{SHA}": X},
+        {"a/*": f"{ACR}/ns/{{flat}}", "b/*": f"{ACR}/ns/{{flat}}"},
+        {"a/*": f"{ACR}/ns/{{name}}", "b/*": f"{ACR}/other/{{name}}"},
+        {"a/*": f"{ACR}/ns/{{name}}", "a/x*": f"{ACR}/ns/{{name}}"},
+        {"*/*": f"{ACR}/{{project}}/{{name}}"},
+        {"a/x": f"{ACR}/ns/x", "a/*": f"{ACR}/ns/{{name}}"},
+        {"b/x:1": f"{ACR}/ns/x", "a/*:2": f"{ACR}/ns/{{name}}"},
+        {"*": f"{ACR}/ns/{{name}}"},
+    ],
+)
+def test_what_is_neither_is_let_through_silently(entries: dict[str, Any]) -> None:
+    assert not [warning for warning in rules_of(images(entries)).warnings if warning.path.startswith("images")]
+
+
+def test_the_same_glob_on_two_registries_is_a_warning() -> None:
+    template = f"{ACR}/ns/{{flat}}"
+    rules = rules_of({f"{HARBOR}/a/*": template, f"{PLAIN}/a/*": template})
+    assert [warning.path for warning in rules.warnings] == [f'images["{PLAIN}/a/*"]']
+
+
+TAGS = ["1", "2", "v1"]
+KEYS = st.builds(
+    lambda name, tags: f"{name}{tags}",
+    st.sampled_from(["a/x", "a/y", "b/x"]),
+    st.sampled_from(["", ":1", ":1,2", ":v*", ":/1/"]),
+)
+
+
+@st.composite
+def entries(draw: st.DrawFn) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key in draw(st.lists(KEYS, max_size=4, unique=True)):
+        to = draw(st.sampled_from([X, f"{ACR}/ns/y", ""]))
+        if key.endswith(":1,2") and to:
+            to += draw(st.sampled_from(["", ":1,2", ":2,1", ":3,1", ":v1,3"]))
+        tags = draw(st.sampled_from([None, {"include": "v*"}, {"exclude": "v*"}, {"semver": ">=2"}, {"latest": 1}]))
+        found[key] = to if tags is None else {"to": to, "tags": tags}
+    return found
+
+
+@given(entries())
+def test_rules_for_single_repositories_without_complaint_never_collide(entries: dict[str, Any]) -> None:
+    try:
+        rules = rules_of(images(entries or {"a/x": X}))
+    except ConfigError:
+        return
+    if any(warning.path.startswith("images") for warning in rules.warnings):
+        return
+    requests = [
+        request
+        for name, tags in itertools.product(["a/x", "a/y", "b/x"], [TAGS, TAGS[:1], TAGS[1:]])
+        for request in rules.requests(Repository(HARBOR, name), tags)
+    ]
+    assert not collisions(requests)

@@ -1,0 +1,218 @@
+"""What holds for every rules file and every reference."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from replicator.errors import ConfigError
+from replicator.reference import Reference, Repository
+from replicator.rules import CopyRequest, Rules, parse
+from tests.rules.building import ACR, AUTH, HARBOR, PLAIN, text_of
+
+SHA = "sha256:" + "a" * 64
+NAMES = ["a", "a/x", "a/y", "a/x/y", "b/x", "b/xy", "c"]
+TAGS = ["1", "2", "1.10", "1.9", "v1-dev", "latest", "release-3"]
+PATHS = st.sampled_from([*NAMES, "a/*", "a/**", "*/x", "**", "*", "b/x*", "?/x"])
+BEHIND = st.sampled_from(["", "", "", ":1,2", ":v*", ":/^1/", ":latest,1.*", f"@{SHA}"])
+DESTINATIONS = st.sampled_from(
+    [
+        "",
+        *[f"{host}/{path}" for host in (ACR, PLAIN) for path in ("ns/x", "ns/{name}", "ns/{flat}", "{project}/{flat}")],
+        f"{PLAIN}/copy/{{repository}}",
+        f"{ACR}/ns/x:8,9",
+        f"{HARBOR}/{{repository}}",
+        f"{HARBOR}/a/{{name}}",
+    ]
+)
+FILTERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "include": st.sampled_from(["v*", ["1*", "/^re/"]]),
+        "exclude": st.sampled_from(["*-dev", ["latest"]]),
+        "semver": st.sampled_from([">=1.9", "<2"]),
+        "latest": st.integers(1, 3),
+    },
+)
+OBJECTS = st.builds(lambda to, tags: {"to": to, "tags": tags}, DESTINATIONS, FILTERS)
+VALUES = st.one_of(DESTINATIONS, OBJECTS, st.lists(DESTINATIONS | OBJECTS, min_size=1, max_size=3))
+IMAGES = st.dictionaries(
+    st.builds(lambda path, tags: f"{HARBOR}/{path}{tags}", PATHS, BEHIND), VALUES, min_size=1, max_size=5
+)
+REFERENCES = st.builds(
+    lambda name, tag, digest: Reference(Repository(HARBOR, name), tag, digest if tag else SHA),
+    st.sampled_from(NAMES),
+    st.none() | st.sampled_from(TAGS),
+    st.none() | st.just(SHA),
+)
+
+
+def usable(images: dict[str, Any]) -> Rules | None:
+    """Rules of those keys that have no problem on their own, as long as they have none together."""
+    good: dict[str, Any] = {}
+    rules = None
+    for key, value in images.items():
+        try:
+            rules = parse(text_of(good | {key: value}), "x", environ={})
+        except ConfigError:
+            continue
+        good[key] = value
+    return rules if rules is None else parse(text_of(good), "x", environ={})
+
+
+def text_requests(requests: tuple[CopyRequest, ...] | list[CopyRequest]) -> set[str]:
+    return {json.dumps(request.to_json(), sort_keys=True) for request in requests}
+
+
+@given(IMAGES, REFERENCES)
+def test_destinations_never_raise_and_agree_with_the_explanation(images: dict[str, Any], reference: Reference) -> None:
+    rules = usable(images)
+    if rules is None:
+        return
+    requests = rules.destinations(reference)
+    assert rules.destinations(reference) == requests
+    pairs = [(request.source, request.destination) for request in requests]
+    assert len(pairs) == len(set(pairs))
+    explained = {destination for explanation in rules.explain(reference) for destination in explanation.destinations}
+    assert explained == {request.destination for request in requests}
+    for request in requests:
+        assert request.source.repository == reference.repository
+        assert request.source != request.destination
+        assert request.destination.registry in rules.hosts
+        assert rules.credentials(request.destination.repository) is not None
+        assert request.destination.registry != ACR or request.destination.repository.name.count("/") == 1
+
+
+@given(IMAGES, st.sampled_from(NAMES), st.lists(st.sampled_from(TAGS), unique=True))
+def test_a_backfill_asks_for_what_pushes_would_have_asked_for(
+    images: dict[str, Any], name: str, tags: list[str]
+) -> None:
+    rules = usable(images)
+    if rules is None:
+        return
+    repository = Repository(HARBOR, name)
+    requests = {(request.source, request.destination) for request in rules.requests(repository, tags)}
+    pushes = [Reference(repository, digest=SHA), *(Reference(repository, tag) for tag in TAGS)]
+    pushed = [request for push in pushes for request in rules.destinations(push)]
+    assert requests <= {(request.source, request.destination) for request in pushed}
+    listed = {
+        (request.source, request.destination)
+        for request in pushed
+        if request.source.tag is None
+        or (
+            request.source.tag in tags
+            and (request.selection is None or request.source.tag in request.selection.select(tags))
+        )
+    }
+    assert listed <= requests
+    written_out = {source.tag for source, _ in requests - listed}
+    assert written_out <= {"1", "2"}
+
+
+@given(IMAGES, REFERENCES, st.randoms(use_true_random=False))
+def test_the_order_of_keys_makes_no_difference(
+    images: dict[str, Any], reference: Reference, shuffle: random.Random
+) -> None:
+    rules = usable(images)
+    if rules is None:
+        return
+    entries = [(explanation.rule, images[explanation.rule]) for explanation in rules.explain(reference)]
+    shuffle.shuffle(entries)
+    other = parse(text_of(dict(entries)), "x", environ={})
+    assert text_requests(rules.destinations(reference)) == text_requests(other.destinations(reference))
+    repository = reference.repository
+    assert text_requests(rules.requests(repository, TAGS)) == text_requests(other.requests(repository, TAGS))
+    assert rules.hosts == other.hosts
+
+
+@given(IMAGES)
+def test_a_backfill_looks_through_every_repository_a_push_could_name(images: dict[str, Any]) -> None:
+    rules = usable(images)
+    if rules is None:
+        return
+    sources = rules.sources()
+    for name in NAMES:
+        repository = Repository(HARBOR, name)
+        found = [source for source in sources if source.includes(name)]
+        for source in found:
+            assert source.project in (None, name.partition("/")[0])
+        wanted = rules.requests(repository, TAGS)
+        assert found or not wanted
+        if found and not found[0].needs_tags:
+            assert rules.requests(repository, []) == wanted
+
+
+WORDS = st.sampled_from(
+    "auth defaults images registry namespace username password insecure ca_file endpoint anonymous to tags include "
+    f"exclude semver latest {HARBOR} {HARBOR}/a/* {HARBOR}/a/x:1 {ACR} <<".split()
+)
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["", "${X}", f"{ACR}/a/b", "v*"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS | st.text(), inner, max_size=4),
+    max_leaves=15,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["auth", "defaults", "images", "image"]), JSON, max_size=4))
+@settings(max_examples=300)
+def test_any_structure_is_rules_or_a_config_error(value: object) -> None:
+    for text in (json.dumps(value), json.dumps(value).replace('"', "'")):
+        try:
+            parse(text, "x", environ={"X": "x"})
+        except ConfigError as error:
+            assert error.problems
+            assert str(error).encode()
+
+
+SNIPPETS = st.sampled_from(
+    [
+        "images:",
+        "auth:",
+        f"{HARBOR}/a:",
+        f" {HARBOR}/b: ''",
+        "\n",
+        "  ",
+        "- ",
+        "{",
+        "}",
+        "*a",
+        "&a ",
+        "<<: *a",
+        ": ",
+        "'",
+        "!x ",
+    ]
+)
+
+
+@given(st.text() | st.lists(SNIPPETS, max_size=12).map("".join))
+@settings(max_examples=300)
+def test_any_text_is_rules_or_a_config_error(text: str) -> None:
+    try:
+        parse(text, "x", environ={})
+    except ConfigError as error:
+        assert error.problems
+
+
+@given(
+    st.text(min_size=6).filter(lambda text: "${" not in text),
+    st.sampled_from(["username", "usernam", "insecure", "to"]),
+)
+def test_no_problem_repeats_a_password(password: str, other: str) -> None:
+    secret = f"hunter2{password}hunter2"
+    auth = AUTH | {HARBOR: {"password": secret, other: secret if other == "insecure" else "u"}}
+    try:
+        rules = parse(text_of({f"{HARBOR}/a/b": "", "wrong": ""}, auth=auth), "x", environ={})
+    except ConfigError as error:
+        assert "hunter2" not in str(error)
+    else:
+        assert "hunter2" not in f"{rules.warnings}"

@@ -1,0 +1,376 @@
+"""A Harbor in front of a real registry: its logins, its registry, its REST API and its webhooks.
+
+What it does follows Harbor 2.16: ``src/server/middleware/v2auth``, ``src/core/service/token``,
+``src/server/v2.0/handler``, ``src/controller/event/handler/webhook``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
+
+import aiohttp
+from aiohttp import web
+
+from tests.standins.faults import FaultLayer
+from tests.standins.harbor_api import PREFIX, HarborApi
+from tests.standins.harbor_content import Content
+from tests.standins.harbor_projects import Project, Projects
+from tests.standins.harbor_webhooks import Delivery, Policy, Webhooks, push_payload
+from tests.standins.proxy import Upstream
+from tests.standins.server import serve
+from tests.standins.tokens import PULL, Credentials, Leak, Route, TokenStore, action_of, errors, leak, requested
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Mapping, Sequence
+
+    from tests.standins.tokens import Account
+
+SERVICE = "harbor-registry"
+REPLICATION_AGENT = "harbor-registry-client"
+"""The one User-Agent whose GETs count as no pulls."""
+
+_BASIC = 'Basic realm="harbor"'
+
+
+class HarborStandIn:
+    """A Harbor, for as long as its context lasts.
+
+    Args:
+        upstream: ``127.0.0.1:PORT`` of the registry behind.
+        users: secrets or accounts by name; robots are those that begin with ``robot$``.
+        projects: by name, whether each is public.
+        tls: a server context to speak HTTPS with.
+        name: the public name it has in challenges and events, if not its address.
+        token_seconds: how long a token lives.
+        webhook_timeout: seconds a webhook's receiver has for the whole request.
+        webhook_attempts: how often an event is tried in all.
+        webhook_backoff: seconds before the second attempt, the third, …; by default what Harbor waits on average.
+        webhook_trust: what the certificates of receivers are checked against.
+
+    Attributes:
+        host: ``127.0.0.1:PORT``.
+        faults: in front of everything.
+        api: switches of the REST API: ``healthy``, ``lists_projects_artifacts``, ``version``.
+        gated: full names of repositories whose manifests the vulnerability gate holds back.
+        pulls: ``repository:reference`` of each manifest GET that counted as a pull.
+        leaks: requests with credentials that were meant for another host.
+        tokens: what was given out; ``tokens.revoke_all()`` ends them.
+    """
+
+    def __init__(
+        self,
+        upstream: str,
+        *,
+        users: Mapping[str, str | Account],
+        projects: Mapping[str, bool],
+        tls: ssl.SSLContext | None = None,
+        name: str | None = None,
+        token_seconds: float = 1800.0,
+        webhook_timeout: float = 3.0,
+        webhook_attempts: int = 3,
+        webhook_backoff: Sequence[float] = (45.0, 75.0),
+        webhook_trust: ssl.SSLContext | None = None,
+    ) -> None:
+        self.host = ""
+        self.projects = Projects(users, projects)
+        self.webhooks = Webhooks(webhook_timeout, webhook_attempts, webhook_backoff, webhook_trust)
+        self.tokens = TokenStore(token_seconds)
+        self.gated: set[str] = set()
+        self.pulls: list[str] = []
+        self.leaks: list[Leak] = []
+        self.faults = FaultLayer(self._handle)
+        self._upstream = Upstream(upstream)
+        self._content = Content(self._upstream)
+        self.api = HarborApi(self.projects, self._content, self.webhooks)
+        self._tls = tls
+        self._name = name
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._upstream)
+            await stack.enter_async_context(self.webhooks)
+            self.host = await stack.enter_async_context(serve(self.faults, tls=self._tls))
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    @property
+    def url(self) -> str:
+        """The address with its scheme."""
+        return f"{'https' if self._tls is not None else 'http'}://{self.host}"
+
+    @property
+    def public_name(self) -> str:
+        """What it calls itself in challenges and events."""
+        return self._name or self.host
+
+    @property
+    def deliveries(self) -> list[Delivery]:
+        """All attempts to tell a receiver, in the order they ended."""
+        return self.webhooks.deliveries
+
+    async def deliveries_settled(self) -> None:
+        """Wait until every event so far was taken or given up."""
+        await self.webhooks.settled()
+
+    def add_project(self, name: str, *, public: bool = False) -> Project:
+        """Create a project."""
+        return self.projects.add(name, public=public)
+
+    def add_policy(
+        self,
+        project: str,
+        address: str,
+        *,
+        name: str | None = None,
+        auth_header: str = "",
+        payload_format: str = "Default",
+        event_types: Sequence[str] = ("PUSH_ARTIFACT",),
+        skip_cert_verify: bool = False,
+    ) -> Policy:
+        """Create a webhook policy without going through the API."""
+        target = {
+            "type": "http",
+            "address": address,
+            "auth_header": auth_header,
+            "skip_cert_verify": skip_cert_verify,
+            "payload_format": payload_format,
+        }
+        body = {
+            "name": name or f"policy-{len(self.webhooks.policies) + 1}",
+            "event_types": list(event_types),
+            "targets": [target],
+        }
+        return self.webhooks.add(project, self.projects.by_name[project].id, body)
+
+    def deliver(
+        self,
+        event_type: str,
+        repository: str,
+        tag: str | None,
+        digest: str | None,
+        *,
+        operator: str = "admin",
+        changes: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Send an event to each enabled policy of the project, subscribed or not.
+
+        Args:
+            event_type: Harbor's name of the event.
+            repository: the full name.
+            tag: None leaves it out.
+            digest: None leaves it out.
+            operator: who did it.
+            changes: top-level keys of the Default format that replace the built ones.
+
+        Returns:
+            The event in the Default format.
+        """
+        payload = {**self._payload(event_type, repository, tag, digest, operator), **(changes or {})}
+        for policy in self.webhooks.of(repository.partition("/")[0]):
+            if policy.enabled:
+                self.webhooks.send(policy, payload)
+        return payload
+
+    async def retag(self, repository: str, tag: str, new_tag: str) -> None:
+        """Give an artifact another tag, as the UI does: no event tells of it."""
+        found = await self._content.raw(repository, tag)
+        assert found is not None, f"there is no {repository}:{tag}"
+        body, media_type = found
+        path = f"/v2/{repository}/manifests/{new_tag}"
+        async with self._upstream.request("PUT", path, headers={"Content-Type": media_type}, body=body) as response:
+            assert response.status == 201, await response.text()
+
+    def _payload(
+        self, event_type: str, repository: str, tag: str | None, digest: str | None, operator: str
+    ) -> dict[str, Any]:
+        project = self.projects.by_name[repository.partition("/")[0]]
+        _, created = self._content.repository(repository)
+        return push_payload(
+            self.public_name,
+            repository,
+            tag,
+            digest,
+            event_type=event_type,
+            operator=operator,
+            public=project.public,
+            created=int(created),
+        )
+
+    def _tell(self, event_type: str, repository: str, reference: str, digest: str, operator: str) -> None:
+        payload = self._payload(event_type, repository, reference, digest, operator)
+        for policy in self.webhooks.of(repository.partition("/")[0]):
+            if policy.wants(event_type):
+                self.webhooks.send(policy, payload)
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if found := leak(request, self.projects.accounts, self.tokens, basic_allowed=True):
+            self.leaks.append(found)
+        if request.path == "/service/token":
+            return self._token(request)
+        if request.path.startswith(f"{PREFIX}/"):
+            return await self.api(request)
+        if request.path == "/v2/" or request.path.startswith("/v2/"):
+            return await self._registry(request)
+        return web.Response(status=404, text="404 page not found")
+
+    def _token(self, request: web.BaseRequest) -> web.Response:
+        if request.method != "GET":
+            return web.Response(status=405)
+        scopes = request.query.getall("scope", [])
+        if request.query.get("service") != SERVICE:
+            return errors(400, "BAD_REQUEST", "the service is not supported")
+        # A wrong password makes it an anonymous request, which fails here only if it asks for nothing.
+        subject = self.projects.login(Credentials.of(request))
+        if not subject and not scopes:
+            return errors(401, "UNAUTHORIZED", "Unauthorized")
+        # What an account may do is granted, whatever actions it asked for.
+        grants = {name: self.projects.actions(subject, name) for name in requested(scopes)}
+        token = self.tokens.issue(subject, grants)
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        answer = {"token": token.value, "access_token": "", "expires_in": int(self.tokens.seconds), "issued_at": now}
+        return web.json_response(answer)
+
+    async def _registry(self, request: web.BaseRequest) -> web.StreamResponse:
+        route = Route.parse(request.path)
+        credentials = Credentials.of(request)
+        token = self.tokens.find(credentials.secret) if credentials.scheme == "bearer" else None
+        subject = token.subject if token is not None else self.projects.login(credentials)
+        if request.path == "/v2/":
+            return web.json_response({}) if subject else self._challenge(request, "login", {})
+        if request.path == "/v2/_catalog":
+            if not self.projects.is_system_administrator(subject):
+                return errors(401, "UNAUTHORIZED", "unauthorized", headers={"WWW-Authenticate": _BASIC})
+            return await self._upstream.forward(request)
+        if route is None:
+            return errors(404, "NOT_FOUND", "path not found")
+        needed = {route.repository: action_of(request.method)}
+        mount_from = request.query.get("from") if request.method == "POST" and "mount" in request.query else None
+        if mount_from is not None:
+            needed.setdefault(mount_from, PULL)
+        for repository, action in needed.items():
+            granted = self.projects.actions(subject, repository)
+            if token is not None:
+                granted &= token.grants.get(repository, frozenset())
+            # Public or not: without credentials, or with some that are no good, nothing is served.
+            if action not in granted or (token is None and not subject):
+                return self._challenge(request, f"repository {repository}, action: {action}", needed)
+        return await self._repository(request, route, subject)
+
+    def _challenge(self, request: web.BaseRequest, what: str, needed: Mapping[str, str]) -> web.Response:
+        challenge = _BASIC
+        if "Authorization" not in request.headers:
+            scheme = "https" if self._tls is not None else "http"
+            challenge = f'Bearer realm="{scheme}://{self.public_name}/service/token",service="{SERVICE}"'
+            actions = {"pull": "pull", "push": "pull,push", "delete": "delete"}
+            if needed:
+                scopes = " ".join(f"repository:{name}:{actions[action]}" for name, action in needed.items())
+                challenge += f',scope="{scopes}"'
+        headers = {"WWW-Authenticate": challenge, "Docker-Distribution-Api-Version": "registry/2.0"}
+        return errors(401, "UNAUTHORIZED", f"unauthorized to access {what}", headers=headers)
+
+    async def _repository(self, request: web.BaseRequest, route: Route, subject: str) -> web.StreamResponse:
+        match request.method, route.kind:
+            case "GET", "tags":
+                return await self._tags(request, route.repository)
+            case "GET", "referrers":
+                return await self._referrers(request, route)
+            case "PUT", "manifests":
+                return await self._put_manifest(request, route, subject)
+            case "GET" | "HEAD", "manifests":
+                return await self._pull_manifest(request, route, subject)
+            case "DELETE", "manifests":
+                digest = await self._content.digest(route.repository, route.rest)
+                response = await self._upstream.forward(request)
+                if response.status == 202 and digest is not None:
+                    self._tell("DELETE_ARTIFACT", route.repository, route.rest, digest, subject)
+                return response
+        return await self._upstream.forward(request)
+
+    async def _pull_manifest(self, request: web.BaseRequest, route: Route, subject: str) -> web.StreamResponse:
+        if route.repository in self.gated:
+            return errors(
+                412,
+                "PROJECTPOLICYVIOLATION",
+                "current image without vulnerability scanning cannot be pulled due to configured policy in 'Prevent "
+                'images with vulnerability severity of "High" or higher from running.\'',
+            )
+        response = await self._upstream.forward(request)
+        counts = request.method == "GET" and request.headers.get("User-Agent") != REPLICATION_AGENT
+        if counts and response.status == 200:
+            self.pulls.append(f"{route.repository}:{route.rest}")
+            digest = response.headers["Docker-Content-Digest"]
+            self._tell("PULL_ARTIFACT", route.repository, route.rest, digest, subject)
+        return response
+
+    async def _put_manifest(self, request: web.BaseRequest, route: Route, subject: str) -> web.StreamResponse:
+        body = await request.read()
+        passed = {
+            "Content-Type": request.headers.get("Content-Type", ""),
+            "Host": request.headers.get("Host", self.host),
+            "X-Forwarded-Proto": request.scheme,
+        }
+        try:
+            async with self._upstream.request("PUT", request.raw_path, headers=passed, body=body) as answer:
+                response = web.Response(status=answer.status, body=await answer.read())
+                for name in ("Content-Type", "Location", "Docker-Content-Digest"):
+                    if name in answer.headers:
+                        response.headers[name] = answer.headers[name]
+        except (aiohttp.ClientError, OSError) as error:
+            return errors(502, "UNAVAILABLE", f"the registry behind failed: {error}")
+        if response.status == 201:
+            digest = response.headers.get("Docker-Content-Digest") or f"sha256:{hashlib.sha256(body).hexdigest()}"
+            self._content.pushed(route.repository, digest)
+            if subject_digest := (json.loads(body).get("subject") or {}).get("digest"):
+                response.headers["OCI-Subject"] = subject_digest
+            self._tell("PUSH_ARTIFACT", route.repository, route.rest, digest, subject)
+        return response
+
+    async def _tags(self, request: web.BaseRequest, repository: str) -> web.Response:
+        tags = await self._content.tags(repository)
+        if tags is None:
+            return errors(404, "NOT_FOUND", f"repository {repository} not found")
+        last = request.query.get("last", "")
+        rest = [tag for tag in tags if tag > last] if last else tags
+        number = request.query.get("n", "")
+        page = rest[: int(number)] if number.isdigit() else rest
+        headers = {}
+        if page and len(page) < len(rest):
+            following = f"/v2/{repository}/tags/list?n={number}&last={quote(page[-1], safe='')}"
+            headers["Link"] = f'<{following}>; rel="next"'
+        return web.json_response({"name": repository, "tags": page}, headers=headers)
+
+    async def _referrers(self, request: web.BaseRequest, route: Route) -> web.Response:
+        wanted = request.query.get("artifactType")
+        found = [
+            stored
+            for stored in await self._content.referrers(route.repository, route.rest)
+            if wanted in (None, stored.artifact_type)
+        ]
+        manifests = [
+            {
+                "mediaType": stored.media_type,
+                "digest": stored.digest,
+                "size": stored.size,
+                "artifactType": stored.artifact_type,
+                **({"annotations": annotations} if (annotations := stored.document.get("annotations")) else {}),
+            }
+            for stored in found
+        ]
+        document = {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": manifests,
+        }
+        response = web.json_response(document, headers={"OCI-Filters-Applied": "artifactType"} if wanted else None)
+        response.content_type = document["mediaType"]  # type: ignore[assignment]  # a str among values of several types
+        return response

@@ -1,0 +1,210 @@
+"""What Harbor's API shows of its registry, read from the real registry behind it each time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from tests.standins.proxy import Upstream
+
+ACCEPT = ", ".join(
+    (
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    )
+)
+_IMAGE_CONFIGS = frozenset(
+    {"application/vnd.docker.container.image.v1+json", "application/vnd.oci.image.config.v1+json"}
+)
+_ACCESSORY_TAG = re.compile(r"sha256-[0-9a-f]{64}\.(sig|att|sbom)\Z")
+_AT_ONCE = 16
+
+
+def moment(seconds: float) -> str:
+    """Return seconds since 1970 as the API writes times."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(seconds))
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A manifest in the registry.
+
+    Attributes:
+        digest: of its bytes.
+        media_type: as it was pushed.
+        size: bytes of the manifest alone.
+        document: its JSON.
+    """
+
+    digest: str
+    media_type: str
+    size: int
+    document: dict[str, Any]
+
+    @property
+    def children(self) -> list[str]:
+        """Digests of an index's manifests."""
+        return [child["digest"] for child in self.document.get("manifests", ())]
+
+    @property
+    def subject(self) -> str | None:
+        """The digest it is attached to, if it is a referrer."""
+        return (self.document.get("subject") or {}).get("digest")
+
+    @property
+    def artifact_type(self) -> str:
+        """What the referrers API filters by: ``artifactType``, else the config's media type."""
+        config = self.document.get("config") or {}
+        return str(self.document.get("artifactType") or config.get("mediaType") or "")
+
+    @property
+    def shown_type(self) -> tuple[str, str]:
+        """``type`` and ``media_type`` as the API shows them: of an image its config's."""
+        if "manifests" in self.document:
+            return "IMAGE", self.media_type
+        config = str((self.document.get("config") or {}).get("mediaType", ""))
+        return ("IMAGE" if config in _IMAGE_CONFIGS else "UNKNOWN"), config
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A row of the artifact list.
+
+    Attributes:
+        id: grows with each digest first seen.
+        repository: its full name.
+        stored: the manifest.
+        tags: its tags, sorted; none if another push took them.
+        size: bytes with all that it names.
+        pushed: seconds since 1970; never moved by a tag.
+    """
+
+    id: int
+    repository: str
+    stored: Stored
+    tags: tuple[str, ...]
+    size: int
+    pushed: float
+
+
+class Content:
+    """The registry behind, as the API sees it; only numbers and times are kept here, and digests without a tag."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._seen: dict[str, dict[str, tuple[int, float]]] = {}
+        self._repositories: dict[str, tuple[int, float]] = {}
+        self._manifests: dict[str, Stored] = {}
+        self._last_id = 0
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+
+    def repository(self, name: str) -> tuple[int, float]:
+        """Return a repository's number and when it was first seen, in seconds since 1970."""
+        return self._repositories.setdefault(name, (len(self._repositories) + 1, time.time()))
+
+    def pushed(self, repository: str, digest: str) -> tuple[int, float]:
+        """Note a digest, and return its number and when it was first seen."""
+        self.repository(repository)
+        seen = self._seen.setdefault(repository, {})
+        if digest not in seen:
+            self._last_id += 1
+            seen[digest] = (self._last_id, time.time())
+        return seen[digest]
+
+    async def repositories(self) -> list[str]:
+        """List all repositories."""
+        names: list[str] = []
+        while True:
+            last = f"&last={quote(names[-1], safe='')}" if names else ""
+            _, _, body = await self._upstream.get(f"/v2/_catalog?n=1000{last}")
+            page = json.loads(body).get("repositories") or []
+            names += page
+            if len(page) < 1000:
+                return sorted(names)
+
+    async def tags(self, repository: str) -> list[str] | None:
+        """List a repository's tags, sorted; None if there is no such repository."""
+        status, _, body = await self._upstream.get(f"/v2/{repository}/tags/list")
+        return sorted(json.loads(body).get("tags") or []) if status == 200 else None
+
+    async def digest(self, repository: str, reference: str) -> str | None:
+        """Return the digest of a tag or digest that is there."""
+        path = f"/v2/{repository}/manifests/{reference}"
+        async with self._slots, self._upstream.request("HEAD", path, headers={"Accept": ACCEPT}) as response:
+            return response.headers["Docker-Content-Digest"] if response.status == 200 else None
+
+    async def raw(self, repository: str, reference: str) -> tuple[bytes, str] | None:
+        """Return a manifest's bytes and media type."""
+        path = f"/v2/{repository}/manifests/{reference}"
+        status, headers, body = await self._upstream.get(path, headers={"Accept": ACCEPT})
+        return (body, headers["Content-Type"]) if status == 200 else None
+
+    async def manifest(self, repository: str, digest: str) -> Stored | None:
+        """Return a manifest that is there."""
+        if digest not in self._manifests:
+            found = await self.raw(repository, digest)
+            if found is None:
+                return None
+            body, media_type = found
+            self._manifests[digest] = Stored(digest, media_type, len(body), json.loads(body))
+        return self._manifests[digest]
+
+    async def referrers(self, repository: str, digest: str) -> list[Stored]:
+        """List the manifests that name ``digest`` as their subject, of those pushed through here."""
+        return [stored for stored in await self._present(repository) if stored.subject == digest]
+
+    async def artifacts(self, repository: str) -> list[Artifact] | None:
+        """List a repository's artifacts: no accessories, and no untagged children of an index.
+
+        Returns:
+            By number; None if there is no such repository.
+        """
+        tags = await self.tags(repository)
+        if tags is None:
+            return None
+        digests = await asyncio.gather(*(self.digest(repository, tag) for tag in tags))
+        tagged: dict[str, list[str]] = {}
+        accessories = set()
+        for tag, digest in zip(tags, digests, strict=True):
+            if digest is not None and _ACCESSORY_TAG.match(tag):
+                accessories.add(digest)
+            elif digest is not None:
+                self.pushed(repository, digest)
+                tagged.setdefault(digest, []).append(tag)
+        present = await self._present(repository)
+        children = {child for stored in present for child in stored.children}
+        return [
+            await self._artifact(repository, stored, tagged.get(stored.digest, []))
+            for stored in present
+            if stored.subject is None
+            and stored.digest not in accessories
+            and (stored.digest in tagged or stored.digest not in children)
+        ]
+
+    async def _present(self, repository: str) -> list[Stored]:
+        """Return what has been seen and is still there, by number."""
+        seen = list(self._seen.get(repository, {}))
+        digests = await asyncio.gather(*(self.digest(repository, digest) for digest in seen))
+        found = [await self.manifest(repository, digest) for digest in digests if digest is not None]
+        return [stored for stored in found if stored is not None]
+
+    async def _artifact(self, repository: str, stored: Stored, tags: list[str]) -> Artifact:
+        number, pushed = self.pushed(repository, stored.digest)
+        return Artifact(number, repository, stored, tuple(tags), await self._size(repository, stored), pushed)
+
+    async def _size(self, repository: str, stored: Stored) -> int:
+        document = stored.document
+        blobs = [*filter(None, [document.get("config")]), *document.get("layers", ())]
+        size = stored.size + sum(int(blob["size"]) for blob in blobs)
+        for child in stored.children:
+            below = await self.manifest(repository, child)
+            size += await self._size(repository, below) if below is not None else 0
+        return size

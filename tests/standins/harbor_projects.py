@@ -1,0 +1,96 @@
+"""Harbor's projects, its users and robots, and who may do what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tests.standins.tokens import ALL, READ, WRITE, Account
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aiohttp import web
+
+    from tests.standins.tokens import Credentials
+
+_ROBOT = "robot$"
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A project.
+
+    Attributes:
+        id: from 1, in the order they were made.
+        name: the first part of its repositories' names.
+        public: whether anyone may pull.
+    """
+
+    id: int
+    name: str
+    public: bool
+
+
+class Projects:
+    """All projects, and what each account may do in them.
+
+    Args:
+        users: secrets or accounts by name. ``robot$project+name`` is bound to its project and ``robot$name`` is not;
+            a robot given as a secret may pull and push, a user may do everything.
+        projects: whether each is public.
+    """
+
+    def __init__(self, users: Mapping[str, str | Account], projects: Mapping[str, bool]) -> None:
+        self.accounts = {
+            name: user
+            if isinstance(user, Account)
+            else Account(user, WRITE, administers=False)
+            if name.startswith(_ROBOT)
+            else Account(user)
+            for name, user in users.items()
+        }
+        self.by_name: dict[str, Project] = {}
+        for name, public in projects.items():
+            self.add(name, public=public)
+
+    def add(self, name: str, *, public: bool = False) -> Project:
+        """Create a project."""
+        project = Project(len(self.by_name) + 1, name, public)
+        self.by_name[name] = project
+        return project
+
+    def find(self, name_or_id: str, request: web.BaseRequest) -> Project | None:
+        """Return the project an API request means: digits are a number unless a header says they are a name."""
+        if name_or_id.isdigit() and request.headers.get("X-Is-Resource-Name", "").lower() != "true":
+            return next((each for each in self.by_name.values() if each.id == int(name_or_id)), None)
+        return self.by_name.get(name_or_id)
+
+    def login(self, credentials: Credentials) -> str:
+        """Return the account's name, or nothing: a wrong password makes an anonymous request, as in Harbor."""
+        return credentials.username if credentials.account(self.accounts) is not None else ""
+
+    def actions(self, subject: str, repository: str) -> frozenset[str]:
+        """Return what an account, or nobody, may do in a repository or project."""
+        project = self.by_name.get(repository.partition("/")[0])
+        if project is None:
+            return frozenset()
+        account = self.accounts.get(subject)
+        own = account.actions if account is not None and self._covers(subject, project.name) else frozenset()
+        return (own | (READ if project.public else frozenset())) & ALL
+
+    def administers(self, subject: str, project: Project) -> bool:
+        """Tell whether an account may manage a project's webhook policies."""
+        account = self.accounts.get(subject)
+        return account is not None and account.administers and self._covers(subject, project.name)
+
+    def is_system_administrator(self, subject: str) -> bool:
+        """Tell whether an account may list the whole catalog."""
+        return subject in self.accounts and not subject.startswith(_ROBOT)
+
+    @staticmethod
+    def _covers(subject: str, project: str) -> bool:
+        if not subject.startswith(_ROBOT):
+            return True
+        bound, plus, _ = subject.removeprefix(_ROBOT).partition("+")
+        return not plus or bound == project

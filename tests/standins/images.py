@@ -1,0 +1,396 @@
+"""Images made from a seed: the same bytes on every machine with the same zlib, and real enough for skopeo."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import random
+import tarfile
+import zlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from yarl import URL
+
+from replicator.registry.manifest import ACCEPT, DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+_DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+_DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+_DOCKER_FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+_OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+_OCI_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+_OCI_FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+_OCI_EMPTY = "application/vnd.oci.empty.v1+json"
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A config, whose bytes are held in ``content``, or a layer, which is made anew from its seed when it is read.
+
+    Attributes:
+        media_type: of its descriptor.
+        content: the bytes; None for a layer.
+        seed: what a layer's file is filled from.
+        file_size: bytes of the one file in a layer; the blob is a little larger.
+        foreign: where it is to be had instead of from the registry.
+    """
+
+    media_type: str
+    content: bytes | None = None
+    seed: int = 0
+    file_size: int = 0
+    foreign: str | None = None
+
+    def chunks(self) -> Iterator[bytes]:
+        """Give out the bytes: a gzipped tar, stored rather than compressed."""
+        if self.content is not None:
+            yield self.content
+            return
+        packer = zlib.compressobj(level=0, wbits=31)
+        for chunk in _tar(self.seed, self.file_size):
+            yield packer.compress(chunk)
+        yield packer.flush()
+
+    @cached_property
+    def _measured(self) -> tuple[str, int]:
+        hasher, size = hashlib.sha256(), 0
+        for chunk in self.chunks():
+            hasher.update(chunk)
+            size += len(chunk)
+        return f"sha256:{hasher.hexdigest()}", size
+
+    @property
+    def digest(self) -> str:
+        return self._measured[0]
+
+    @property
+    def size(self) -> int:
+        return self._measured[1]
+
+    def read(self) -> bytes:
+        return b"".join(self.chunks())
+
+    def diff_id(self) -> str:
+        hasher = hashlib.sha256()
+        for chunk in _tar(self.seed, self.file_size):
+            hasher.update(chunk)
+        return f"sha256:{hasher.hexdigest()}"
+
+    def descriptor(self) -> dict[str, Any]:
+        extra = {"urls": [self.foreign]} if self.foreign is not None else {}
+        return {"mediaType": self.media_type, "digest": self.digest, "size": self.size, **extra}
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image manifest.
+
+    Attributes:
+        media_type: Docker's or OCI's.
+        content: the manifest's bytes.
+        blobs: config first, then the layers in order, foreign ones included.
+        platform: for the index it goes into.
+        annotations: for the index it goes into.
+    """
+
+    media_type: str
+    content: bytes
+    blobs: tuple[Blob, ...]
+    platform: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        return _sha256(self.content)
+
+
+@dataclass(frozen=True)
+class Index:
+    """An OCI index or a Docker manifest list.
+
+    Attributes:
+        media_type: Docker's or OCI's.
+        content: the manifest's bytes.
+        children: in order; an index may hold another.
+    """
+
+    media_type: str
+    content: bytes
+    children: tuple[Image | Index, ...]
+
+    @property
+    def digest(self) -> str:
+        return _sha256(self.content)
+
+
+def layer(seed: int, size: int = 1000, *, docker: bool = False, foreign: str | None = None) -> Blob:
+    """Make a layer with one file of ``size`` random bytes; ``foreign`` is the URL of one that is not distributed."""
+    plain = _DOCKER_LAYER if docker else _OCI_LAYER
+    elsewhere = _DOCKER_FOREIGN if docker else _OCI_FOREIGN
+    return Blob(elsewhere if foreign else plain, seed=seed, file_size=size, foreign=foreign)
+
+
+def image(
+    seed: int = 1,
+    sizes: Sequence[int] = (3000, 500),
+    *,
+    docker: bool = False,
+    base: Sequence[Blob] = (),
+    architecture: str = "amd64",
+    foreign: bool = False,
+) -> Image:
+    """Make an image.
+
+    Args:
+        seed: different ones share no blob.
+        sizes: bytes of the file in each layer of its own.
+        docker: Docker's media types instead of OCI's.
+        base: layers that come first, shared with other images.
+        architecture: of the platform, on linux.
+        foreign: add a layer that is not to be distributed.
+    """
+    layers = [*base, *(layer(seed * 1000 + place, size, docker=docker) for place, size in enumerate(sizes))]
+    if foreign:
+        layers.append(layer(seed * 1000 + 999, 700, docker=docker, foreign="https://layers.example.com/base"))
+    config = {
+        "architecture": architecture,
+        "os": "linux",
+        "created": "2026-01-01T00:00:00Z",
+        "config": {"Labels": {"seed": str(seed)}},
+        "rootfs": {"type": "layers", "diff_ids": [one.diff_id() for one in layers]},
+    }
+    blobs = (Blob(_DOCKER_CONFIG if docker else _OCI_CONFIG, _json(config)), *layers)
+    platform = {"architecture": architecture, "os": "linux"}
+    return _image(DOCKER_MANIFEST if docker else OCI_MANIFEST, blobs, platform, {})
+
+
+def attestation(subject: Image, seed: int = 1, *, empty_config: bool = False) -> Image:
+    """Make what BuildKit puts beside an image; ``empty_config`` as its newer artifact form does."""
+    statement = Blob("application/vnd.in-toto+json", _json({"_type": "https://in-toto.io/Statement/v1", "seed": seed}))
+    config = (
+        Blob(_OCI_EMPTY, b"{}")
+        if empty_config
+        else Blob(
+            _OCI_CONFIG,
+            _json(
+                {
+                    "architecture": "unknown",
+                    "os": "unknown",
+                    "rootfs": {"type": "layers", "diff_ids": [statement.digest]},
+                }
+            ),
+        )
+    )
+    annotations = {
+        "vnd.docker.reference.type": "attestation-manifest",
+        "vnd.docker.reference.digest": subject.digest,
+    }
+    return _image(OCI_MANIFEST, (config, statement), {"architecture": "unknown", "os": "unknown"}, annotations)
+
+
+def index(children: Sequence[Image | Index], *, docker: bool = False) -> Index:
+    """Make an index (OCI) or a manifest list (Docker) of ``children``."""
+    media_type = DOCKER_LIST if docker else OCI_INDEX
+    entries = []
+    for child in children:
+        entry: dict[str, Any] = {
+            "mediaType": child.media_type,
+            "digest": child.digest,
+            "size": len(child.content),
+        }
+        if isinstance(child, Image):
+            entry["platform"] = child.platform
+            if child.annotations:
+                entry["annotations"] = child.annotations
+        entries.append(entry)
+    content = _json({"schemaVersion": 2, "mediaType": media_type, "manifests": entries})
+    return Index(media_type, content, tuple(children))
+
+
+def multi_arch(seed: int = 1, *, docker: bool = False, attested: bool = False, size: int = 2000) -> Index:
+    """Make an image for two architectures that share a base layer; ``attested`` adds BuildKit's children."""
+    base = [layer(seed * 1000 + 900, size, docker=docker)]
+    images = [
+        image(seed * 10 + place, (size, 300), docker=docker, base=base, architecture=architecture)
+        for place, architecture in enumerate(("amd64", "arm64"))
+    ]
+    attestations = [attestation(one, seed * 10 + place) for place, one in enumerate(images)] if attested else []
+    return index([*images, *attestations], docker=docker)
+
+
+def manifests_of(root: Image | Index) -> list[Image | Index]:
+    """Return every manifest of an image, children before parents, each once."""
+    found: dict[str, Image | Index] = {}
+    if isinstance(root, Index):
+        for child in root.children:
+            found.update({one.digest: one for one in manifests_of(child)})
+    found[root.digest] = root
+    return list(found.values())
+
+
+def blobs_of(root: Image | Index) -> list[Blob]:
+    """Return every blob of an image that a registry holds, each once; foreign layers are left out."""
+    images = (one for one in manifests_of(root) if isinstance(one, Image))
+    return list({blob.digest: blob for one in images for blob in one.blobs if blob.foreign is None}.values())
+
+
+async def push(host: str, repository: str, tag: str, root: Image | Index, auth: tuple[str, str] | None = None) -> None:
+    """Push an image to a registry over plain HTTP, with HTTP Basic when ``auth`` is given."""
+    async with _session(auth) as session:
+        for blob in blobs_of(root):
+            async with session.head(f"http://{host}/v2/{repository}/blobs/{blob.digest}") as answer:
+                if answer.status == 200:
+                    continue
+            async with session.post(f"http://{host}/v2/{repository}/blobs/uploads/") as answer:
+                assert answer.status == 202, f"{answer.status} {await answer.text()}"
+                location = URL(answer.headers["Location"], encoded=True)
+            url = URL(
+                f"{answer.url.join(location)}{'&' if location.query_string else '?'}digest={blob.digest}", encoded=True
+            )
+            headers = {"Content-Length": str(blob.size), "Content-Type": "application/octet-stream"}
+            async with session.put(url, data=_stream(blob), headers=headers) as answer:
+                assert answer.status == 201, f"{answer.status} {await answer.text()}"
+        for manifest in manifests_of(root):
+            name = tag if manifest.digest == root.digest else manifest.digest
+            await _put(session, host, repository, name, manifest)
+
+
+async def put_manifest(
+    host: str, repository: str, tag: str, root: Image | Index, auth: tuple[str, str] | None = None
+) -> None:
+    """PUT the one manifest under a tag or digest; what it names must be there already."""
+    async with _session(auth) as session:
+        await _put(session, host, repository, tag, root)
+
+
+async def _put(session: aiohttp.ClientSession, host: str, repository: str, name: str, manifest: Image | Index) -> None:
+    url = f"http://{host}/v2/{repository}/manifests/{name}"
+    async with session.put(url, data=manifest.content, headers={"Content-Type": manifest.media_type}) as answer:
+        assert answer.status in (200, 201, 202), f"{answer.status} {await answer.text()}"
+
+
+async def fetch_raw(
+    host: str, repository: str, reference: str, auth: tuple[str, str] | None = None
+) -> tuple[bytes, str]:
+    """Return a manifest's bytes and media type.
+
+    Raises:
+        LookupError: there is none.
+    """
+    async with _session(auth) as session:
+        url = f"http://{host}/v2/{repository}/manifests/{reference}"
+        async with session.get(url, headers={"Accept": ACCEPT}) as answer:
+            if answer.status == 404:
+                raise LookupError(f"{repository} has no {reference}")
+            assert answer.status == 200, f"{answer.status} {await answer.text()}"
+            return await answer.read(), answer.headers["Content-Type"]
+
+
+async def verify_tree(
+    host: str, repository: str, reference: str, root: Image | Index, auth: tuple[str, str] | None = None
+) -> None:
+    """Assert that a registry holds every manifest and blob of an image, equal to the byte, under ``reference``."""
+    content, media_type = await fetch_raw(host, repository, reference, auth)
+    assert (content, media_type) == (root.content, root.media_type), f"{repository}:{reference} is not the image"
+    for manifest in manifests_of(root):
+        assert await fetch_raw(host, repository, manifest.digest, auth) == (manifest.content, manifest.media_type)
+    async with _session(auth) as session:
+        for blob in blobs_of(root):
+            hasher = hashlib.sha256()
+            async with session.get(f"http://{host}/v2/{repository}/blobs/{blob.digest}") as answer:
+                assert answer.status == 200, f"blob {blob.digest}: {answer.status}"
+                async for chunk in answer.content.iter_chunked(_MIB):
+                    hasher.update(chunk)
+            assert f"sha256:{hasher.hexdigest()}" == blob.digest
+
+
+def write_layout(directory: Path, root: Image | Index, tag: str = "latest") -> None:
+    """Write an OCI layout, for ``skopeo copy --all oci:DIRECTORY:TAG``; layers of any size go straight to disk.
+
+    Skopeo finds only OCI images in it; `write_directory` serves for all.
+    """
+    store = directory / "blobs" / "sha256"
+    store.mkdir(parents=True, exist_ok=True)
+    for blob in blobs_of(root):
+        with (store / blob.digest.partition(":")[2]).open("wb") as file:
+            for chunk in blob.chunks():
+                file.write(chunk)
+    for manifest in manifests_of(root):
+        (store / manifest.digest.partition(":")[2]).write_bytes(manifest.content)
+    (directory / "oci-layout").write_bytes(_json({"imageLayoutVersion": "1.0.0"}))
+    entry = {
+        "mediaType": root.media_type,
+        "digest": root.digest,
+        "size": len(root.content),
+        "annotations": {"org.opencontainers.image.ref.name": tag},
+    }
+    (directory / "index.json").write_bytes(_json({"schemaVersion": 2, "manifests": [entry]}))
+
+
+def write_directory(directory: Path, root: Image | Index) -> None:
+    """Write what ``skopeo copy --all dir:DIRECTORY`` takes, Docker's media types too."""
+    for blob in blobs_of(root):
+        with (directory / blob.digest.partition(":")[2]).open("wb") as file:
+            for chunk in blob.chunks():
+                file.write(chunk)
+    for manifest in manifests_of(root):
+        (directory / f"{manifest.digest.partition(':')[2]}.manifest.json").write_bytes(manifest.content)
+    (directory / "manifest.json").write_bytes(root.content)
+    (directory / "version").write_text("Directory Transport Version: 1.1\n")
+
+
+def _image(media_type: str, blobs: tuple[Blob, ...], platform: dict[str, str], annotations: dict[str, str]) -> Image:
+    content = _json(
+        {
+            "schemaVersion": 2,
+            "mediaType": media_type,
+            "config": blobs[0].descriptor(),
+            "layers": [blob.descriptor() for blob in blobs[1:]],
+        }
+    )
+    return Image(media_type, content, blobs, platform, annotations)
+
+
+def _tar(seed: int, size: int) -> Iterator[bytes]:
+    header = io.BytesIO()
+    entry = tarfile.TarInfo(f"file-{seed}")
+    entry.size = size
+    header.write(entry.tobuf(tarfile.USTAR_FORMAT))
+    yield header.getvalue()
+    # One random MiB under a counter: as incompressible as need be, and made as fast as memory is copied.
+    pattern = random.Random(seed).randbytes(min(size, _MIB))
+    for start in range(0, size, _MIB):
+        chunk = start.to_bytes(8, "big") + pattern[8:]
+        yield chunk[: min(_MIB, size - start)]
+    yield b"\0" * (-size % 512 + 1024)
+
+
+async def _stream(blob: Blob) -> Any:
+    for chunk in blob.chunks():
+        if chunk:
+            yield chunk
+
+
+def _session(auth: tuple[str, str] | None) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        auth=aiohttp.BasicAuth(*auth) if auth is not None else None,
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        requote_redirect_url=False,
+    )
+
+
+def _json(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _sha256(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"

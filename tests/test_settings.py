@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from replicator.errors import ConfigError
+from replicator.settings import Settings, load_settings, unknown_variables, variables
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting comes from the machine the tests run on."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("REPLICATOR_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("REPLICATOR_SECRETS_DIR", str(tmp_path / "secrets"))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_everything_has_a_default() -> None:
+    settings = load_settings()
+    assert settings.listen == "0.0.0.0:8080"
+    assert settings.webhook_token is None
+    assert settings.webhook_anonymous is False
+
+
+def test_options_win_over_environment_over_dotenv_over_secret_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "replicator_listen").write_text("127.0.0.1:1\n")
+    assert load_settings().listen_port == 1
+    (tmp_path / ".env").write_text("REPLICATOR_LISTEN=127.0.0.1:2\nHARBOR_PASSWORD=x\n")
+    assert load_settings().listen_port == 2
+    monkeypatch.setenv("REPLICATOR_LISTEN", "127.0.0.1:3")
+    assert load_settings().listen_port == 3
+    assert load_settings(listen="127.0.0.1:4").listen_port == 4
+    assert load_settings(listen=None).listen_port == 3
+
+
+def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPLICATOR_CONFIG", "")
+    assert load_settings().config is None
+
+
+def test_a_secret_from_a_file_has_no_line_end_and_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "replicator_webhook_token").write_text("s3cret-value\n")
+    settings = load_settings()
+    assert settings.webhook_token is not None
+    assert settings.webhook_token.get_secret_value() == "s3cret-value"
+    assert "s3cret" not in repr(settings)
+
+
+def test_every_wrong_setting_is_told_at_once_by_its_name_and_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPLICATOR_CONCURRENCY", "hunter2")
+    monkeypatch.setenv("REPLICATOR_LISTEN", "nowhere")
+    with pytest.raises(ConfigError) as caught:
+        load_settings(log_level="loud")
+    assert {problem.path for problem in caught.value.problems} == {
+        "REPLICATOR_CONCURRENCY",
+        "REPLICATOR_LISTEN",
+        "--log-level",
+    }
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["8080", "host", "host:", "host:x", "::1:80", "host:70000"])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match="--listen"):
+        load_settings(listen=address)
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "port"),
+    [("[::]:8080", "::", 8080), (":80", "", 80), ("127.0.0.1:0", "127.0.0.1", 0), ("localhost:1", "localhost", 1)],
+)
+def test_addresses(address: str, host: str, port: int) -> None:
+    settings = load_settings(listen=address)
+    assert (settings.listen_host, settings.listen_port) == (host, port)
+
+
+def test_a_misspelt_variable_is_told_with_what_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPLICATOR_REDISURL", "redis://x")
+    (problem,) = unknown_variables()
+    assert problem.path == "REPLICATOR_REDISURL"
+    assert "REPLICATOR_REDIS_URL" in problem.message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "REPLICATOR_PORT",
+        "REPLICATOR_SERVICE_HOST",
+        "REPLICATOR_SERVICE_PORT_HTTP",
+        "REPLICATOR_PORT_8080_TCP_ADDR",
+        "REPLICATOR_REDIS_PORT_6379_TCP",
+        "REPLICATOR_REDIS_SERVICE_HOST",
+    ],
+)
+def test_what_kubernetes_sets_for_a_service_is_no_setting(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "tcp://10.0.0.1:8080")
+    assert unknown_variables() == []
+    load_settings()
+    assert name.removeprefix("REPLICATOR_").lower() not in Settings.model_fields
+
+
+def test_variables_for_the_rules_come_from_all_three_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "A").write_text("secret\n")
+    (tmp_path / "secrets" / "B").write_text("secret\n")
+    (tmp_path / ".env").write_text("B=dot$env\nC='dot ${A}'\n")
+    monkeypatch.setenv("C", "environment")
+    found = variables()
+    assert (found["A"], found["B"], found["C"]) == ("secret", "dot$env", "environment")

@@ -1,0 +1,146 @@
+"""The Harbor stand-in's REST API shows what the registry behind it holds, by Harbor's rules."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from tests.standins.images import image, index, multi_arch, push
+from tests.standins.logins import HARBOR_ADMIN, HARBOR_ROBOT, basic
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.standins.harbor import HarborStandIn
+
+pytest_plugins = ["tests.standins.fixtures"]
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as client:
+        yield client
+
+
+async def api(
+    client: aiohttp.ClientSession,
+    harbor: HarborStandIn,
+    path: str,
+    *,
+    method: str = "GET",
+    account: Any = HARBOR_ADMIN,
+    headers: dict[str, str] | None = None,
+    body: Any = None,
+) -> tuple[int, Any, Any]:
+    """Return status, headers and JSON."""
+    url = URL(f"{harbor.url}/api/v2.0{path}", encoded=True)
+    sent = (basic(account) if account else {}) | (headers or {})
+    async with client.request(method, url, headers=sent, json=body) as answer:
+        is_json = answer.content_type == "application/json"
+        return answer.status, answer.headers, await answer.json() if is_json else await answer.text()
+
+
+async def test_lists_are_paged_and_bounded(harbor: HarborStandIn, session: aiohttp.ClientSession) -> None:
+    for number in range(23):
+        harbor.add_project(f"p{number:02}")
+    status, headers, rows = await api(session, harbor, "/projects?page=3&page_size=10&sort=id")
+    assert (status, headers["X-Total-Count"], len(rows)) == (200, "25", 5)
+    assert [row["project_id"] for row in rows] == [21, 22, 23, 24, 25]
+    assert (await api(session, harbor, "/projects?page=4&page_size=10"))[2] == []
+    for bad in ("page_size=101", "page_size=0", "page_size=-1", "page=0", "page=-1", "page=x"):
+        assert (await api(session, harbor, f"/projects?{bad}"))[0] == 422, bad
+
+
+async def test_projects_are_shown_to_whom_they_concern(harbor: HarborStandIn, session: aiohttp.ClientSession) -> None:
+    names = {row["name"] for row in (await api(session, harbor, "/projects", account=None))[2]}
+    assert names == {"library"}
+    assert (await api(session, harbor, "/projects/team/repositories", account=None))[0] == 401
+    assert (await api(session, harbor, "/projects/missing/repositories"))[0] == 403
+
+
+async def test_a_numeric_project_name_needs_its_header(harbor: HarborStandIn, session: aiohttp.ClientSession) -> None:
+    harbor.add_project("2024")
+    named = await api(session, harbor, "/projects/2024", headers={"X-Is-Resource-Name": "true"})
+    assert (named[0], named[2]["name"]) == (200, "2024")
+    assert (await api(session, harbor, "/projects/2024"))[0] == 403
+    assert (await api(session, harbor, "/projects/1"))[2]["name"] == "library"
+
+
+async def test_a_repository_with_a_slash_is_encoded_twice(
+    harbor: HarborStandIn, session: aiohttp.ClientSession
+) -> None:
+    await push(harbor.host, "team/app/api", "1", image(1), HARBOR_ROBOT)
+    rows = (await api(session, harbor, "/projects/team/repositories"))[2]
+    assert [(row["name"], row["artifact_count"]) for row in rows] == [("team/app/api", 1)]
+    twice = await api(session, harbor, "/projects/team/repositories/app%252Fapi/artifacts")
+    assert twice[2][0]["tags"][0]["name"] == "1"
+    assert (await api(session, harbor, "/projects/team/repositories/app%2Fapi/artifacts"))[0] == 404
+
+
+async def test_artifacts_are_what_the_registry_holds(
+    harbor: HarborStandIn, harbor_upstream: str, session: aiohttp.ClientSession
+) -> None:
+    both, single = multi_arch(1), image(9, docker=True)
+    await push(harbor.host, "team/app", "v1", both, HARBOR_ROBOT)
+    await harbor.retag("team/app", "v1", "latest")
+    # Not pushed through Harbor, and yet it is there.
+    await push(harbor_upstream, "team/app", "old", single)
+    path = "/projects/team/repositories/app/artifacts?with_tag=true&sort=id"
+    status, headers, rows = await api(session, harbor, path)
+    assert (status, headers["X-Total-Count"]) == (200, "2")
+    index_row, single_row = rows
+    assert index_row["digest"] == both.digest
+    assert index_row["media_type"] == both.media_type
+    assert [tag["name"] for tag in index_row["tags"]] == ["latest", "v1"]
+    assert {child["child_digest"] for child in index_row["references"]} == {child.digest for child in both.children}
+    assert single_row["media_type"] == "application/vnd.docker.container.image.v1+json"
+    assert single_row["size"] == len(single.content) + sum(blob.size for blob in single.blobs)
+    untagged = await api(session, harbor, "/projects/team/repositories/app/artifacts?with_tag=false")
+    assert [row["tags"] for row in untagged[2]] == [None, None]
+    assert (await api(session, harbor, "/projects/team/repositories/none/artifacts"))[0] == 404
+
+
+async def test_an_artifact_whose_tag_moved_on_stays_without_a_tag(
+    harbor: HarborStandIn, session: aiohttp.ClientSession
+) -> None:
+    for number in (1, 2):
+        await push(harbor.host, "team/app", "latest", image(number), HARBOR_ROBOT)
+    rows = (await api(session, harbor, "/projects/team/repositories/app/artifacts?sort=id"))[2]
+    assert [(row["digest"], row["tags"] and row["tags"][0]["name"]) for row in rows] == [
+        (image(1).digest, None),
+        (image(2).digest, "latest"),
+    ]
+
+
+async def test_accessories_are_tags_but_no_artifacts(harbor: HarborStandIn, session: aiohttp.ClientSession) -> None:
+    await push(harbor.host, "team/app", "1", image(1), HARBOR_ROBOT)
+    signature = f"sha256-{image(1).digest.partition(':')[2]}.sig"
+    await push(harbor.host, "team/app", signature, image(2), HARBOR_ROBOT)
+    rows = (await api(session, harbor, "/projects/team/repositories/app/artifacts"))[2]
+    assert [row["digest"] for row in rows] == [image(1).digest]
+    async with session.get(f"{harbor.url}/v2/team/app/tags/list", headers=basic(HARBOR_ROBOT)) as answer:
+        assert (await answer.json())["tags"] == ["1", signature]
+
+
+async def test_a_whole_project_is_listed_unless_harbor_is_older(
+    harbor: HarborStandIn, session: aiohttp.ClientSession
+) -> None:
+    await push(harbor.host, "team/a", "1", image(1), HARBOR_ROBOT)
+    await push(harbor.host, "team/b/c", "1", index([image(2)]), HARBOR_ROBOT)
+    rows = (await api(session, harbor, "/projects/team/artifacts?sort=id&with_tag=true"))[2]
+    assert [row["repository_name"] for row in rows] == ["team/a", "team/b/c"]
+    harbor.api.lists_projects_artifacts = False
+    assert (await api(session, harbor, "/projects/team/artifacts"))[0] == 404
+
+
+async def test_health_is_a_200_even_when_it_is_not_good(harbor: HarborStandIn, session: aiohttp.ClientSession) -> None:
+    assert (await api(session, harbor, "/health", account=None))[2]["status"] == "healthy"
+    harbor.api.healthy = False
+    status, _, document = await api(session, harbor, "/health", account=None)
+    assert (status, document["status"]) == (200, "unhealthy")
+    assert (await api(session, harbor, "/ping", account=None))[0] == 200
+    assert "harbor_version" not in (await api(session, harbor, "/systeminfo", account=None))[2]
+    assert (await api(session, harbor, "/systeminfo"))[2]["harbor_version"].startswith("v2.16")
