@@ -21,7 +21,7 @@ from replicator import __version__, commands, serving
 from replicator.errors import ConfigError, Problem, ReplicatorError
 from replicator.logs import configure_logs
 from replicator.reference import Reference
-from replicator.rules import Rules, load
+from replicator.rules import Rules, load, load_credentials
 from replicator.settings import Settings, load_settings, unknown_variables, variables
 
 app = typer.Typer(
@@ -181,11 +181,11 @@ def copy(
     """Copy one image now, in the foreground; with a rules file, using its credentials."""
     settings = _settings(log, quiet=log is None, config=config, auth=auth, log_level=log_level, log_format=log_format)
     given = settings.config is not None or settings.auth is not None
-    rules = load(settings.config, auth=settings.auth, environ=variables()) if given else None
+    credentials = load_credentials(settings.config, auth=settings.auth, environ=variables()) if given else None
     _run(
         commands.copy(
             settings,
-            rules,
+            credentials,
             _reference(source, "SOURCE"),
             _reference(destination, "DESTINATION"),
             insecure=insecure or (),

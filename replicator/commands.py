@@ -12,10 +12,11 @@ from rich.markup import escape
 
 from replicator import replication
 from replicator.backfill import Backfill, Display, Report, check_writable, summary
+from replicator.cancelling import cancel_all
 from replicator.copy import Outcome, Result
 from replicator.queue import Lane
 from replicator.registry import Access
-from replicator.replication import access_of
+from replicator.replication import access_by
 from replicator.rules import CopyRequest
 from replicator.runtime import on_signals, open_queue, open_registries, open_worker, retry_policy
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from replicator.queue import Queue
     from replicator.reference import Reference, Repository
-    from replicator.rules import Rules
+    from replicator.rules import Credentials, Rules
     from replicator.settings import Settings
 
 OK = 0
@@ -77,7 +78,7 @@ async def backfill(
         check_writable(report_file)
     display = Display(err)
     async with contextlib.AsyncExitStack() as stack:
-        registries, _ = await stack.enter_async_context(open_registries(settings, access_of(rules)))
+        registries, _ = await stack.enter_async_context(open_registries(settings, access_by(rules.credentials)))
         queue = None if dry_run else await stack.enter_async_context(open_queue(settings))
         task = Backfill(rules, registries, queue, retries=retries, on_row=display.row)
         task.report.warnings += [str(warning) for warning in rules.warnings]
@@ -129,14 +130,14 @@ async def _with_worker(settings: Settings, rules: Rules, queue: Queue, task: Bac
                 if not listing.done():
                     # Stopped: what ended last is still to be heard of.
                     await asyncio.wait({listing}, timeout=_LAST_WORDS_SECONDS)
-                    listing.cancel()
+                    await cancel_all({listing})
                 else:
                     worker.stop()
                 await asyncio.wait({listing, working})
         finally:
-            listing.cancel()
             worker.stop()
-            await asyncio.wait({listing, working})
+            await cancel_all({listing})
+            await asyncio.wait({working})
         working.result()
         if not listing.cancelled():
             listing.result()
@@ -144,7 +145,7 @@ async def _with_worker(settings: Settings, rules: Rules, queue: Queue, task: Bac
 
 async def copy(
     settings: Settings,
-    rules: Rules | None,
+    credentials: Credentials | None,
     source: Reference,
     destination: Reference,
     *,
@@ -155,7 +156,7 @@ async def copy(
 
     Args:
         settings: time limits and numbers at once.
-        rules: whose credentials are used; None for none.
+        credentials: who we are at which registry; None for nobody anywhere.
         source: what to copy.
         destination: where to.
         insecure: registries whose TLS certificate is not verified, and that may be spoken to in plain HTTP.
@@ -167,7 +168,7 @@ async def copy(
     Raises:
         ReplicatorError: it failed.
     """
-    known = access_of(rules) if rules is not None else lambda _: Access()
+    known = access_by(credentials.find) if credentials is not None else lambda _: Access()
 
     def access(repository: Repository) -> Access:
         found = known(repository)

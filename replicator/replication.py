@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from replicator import acr
+from replicator.advice import explained
 from replicator.copy import Outcome, Result, SourceNotFound
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Job
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from replicator.queue import JsonValue, Running
     from replicator.reference import Repository
     from replicator.registry import Access, Registries
-    from replicator.rules import Rules
 
 log = structlog.get_logger("replicator.copy")
 
@@ -48,15 +47,19 @@ def job(request: CopyRequest, *, retries: int | None = None) -> Job:
     return Job(str(request.destination), request.to_json(), retries)
 
 
-def access_of(rules: Rules) -> Callable[[Repository], Access]:
-    """Give the registries' way in: only what the rules have credentials for, or name as anonymous, is contacted."""
+def access_by(find: Callable[[Repository], Access | None]) -> Callable[[Repository], Access]:
+    """Give the registries' way in: only what there are credentials for, or is named as anonymous, is contacted.
+
+    Args:
+        find: looks a repository's credentials up, e.g. `Rules.credentials`.
+    """
 
     def access(repository: Repository) -> Access:
-        found = rules.credentials(repository)
+        found = find(repository)
         if found is None:
             raise CopyFailed(
-                f"{repository}: the rules have no credentials for it (any more): name the registry under auth, "
-                "with anonymous: true if it needs none",
+                f"{repository}: there are no credentials for it: name {repository.registry} under auth, with "
+                "anonymous: true if it needs none",
                 ErrorClass.CREDENTIALS,
             )
         return found
@@ -80,8 +83,7 @@ async def copy(
     try:
         return await copier.copy(request.source, request.destination, confirm=confirm, progress=progress)
     except RegistryError as error:
-        advice = acr.advice(error, request.destination)
-        raise CopyFailed(f"{error}{f'; {advice}' if advice else ''}", error.error_class, error.retry_after) from error
+        raise CopyFailed(explained(error, request.destination), error.error_class, error.retry_after) from error
 
 
 class Handler:

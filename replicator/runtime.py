@@ -11,7 +11,7 @@ from replicator import __version__
 from replicator.copy import Copier
 from replicator.queue import Lane, Queue, RetryPolicy, Worker, embedded_server
 from replicator.registry import Registries, Timing
-from replicator.replication import Handler, access_of
+from replicator.replication import Handler, access_by
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -82,7 +82,7 @@ async def open_worker(
         concurrency: copies at once, by lane.
         policy: when a failed copy is tried again.
     """
-    async with open_registries(settings, access_of(rules)) as (registries, copier):
+    async with open_registries(settings, access_by(rules.credentials)) as (registries, copier):
         yield Worker(
             queue,
             Handler(registries, copier),

@@ -1,20 +1,24 @@
-"""One backfill: list, compare, queue what differs, and wait for its end, all at the same time."""
+"""One backfill: list, then compare, queue what differs and hear of its end, all at the same time."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import structlog
 
 from replicator import replication
+from replicator.advice import explained
 from replicator.backfill.listing import list_requests
 from replicator.backfill.report import Report, Row, RowOutcome
+from replicator.cancelling import cancel_all
 from replicator.copy import Outcome
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Lane
+from replicator.rules import collisions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +30,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger("replicator.backfill")
 
 _COMPARED_AT_ONCE = 16
-_LISTED_AHEAD = 1000
 
 
 class Backfill:
@@ -56,9 +59,8 @@ class Backfill:
         self._on_row = on_row
         self._run_id = f"backfill-{uuid4().hex[:12]}"
         self._waiting: dict[str, CopyRequest] = {}
-        self._sources: dict[str, str] = {}
-        self._all_queued = False
-        self._none_waiting = asyncio.Event()
+        self._comparing = 0
+        self._news = asyncio.Event()
         self._stopping = False
         self.report = Report()
 
@@ -73,20 +75,16 @@ class Backfill:
             QueueError: the queue takes nothing.
         """
         started = time.monotonic()
-        work: asyncio.Queue[CopyRequest | None] = asyncio.Queue(_LISTED_AHEAD)
         try:
             async with asyncio.TaskGroup() as group:
-                ends = group.create_task(self._hear_ends()) if self._queue is not None else None
-                comparing = [group.create_task(self._compare_all(work)) for _ in range(_COMPARED_AT_ONCE)]
-                await self._list(work)
-                for _ in comparing:
-                    await work.put(None)
-                await asyncio.wait(comparing)
-                self._all_queued = True
-                if self._waiting or self._stopping:
-                    await self._none_waiting.wait()
-                if ends is not None:
-                    ends.cancel()
+                ends = [group.create_task(self._hear_ends(self._queue))] if self._queue is not None else []
+                work = await self._list()
+                for _ in range(_COMPARED_AT_ONCE):
+                    group.create_task(self._compare_all(work))
+                while work or self._waiting or self._comparing or self._stopping:
+                    await self._news.wait()
+                    self._news.clear()
+                await cancel_all(ends)
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         except asyncio.CancelledError:
@@ -98,39 +96,37 @@ class Backfill:
             self.report.seconds = round(time.monotonic() - started, 3)
         return self.report
 
-    async def _list(self, work: asyncio.Queue[CopyRequest | None]) -> None:
-        matched: set[str] = set()
+    async def _list(self) -> deque[CopyRequest]:
+        """List everything before anything is copied: only the whole shows who would overwrite whom."""
+        requests: list[CopyRequest] = []
+        complete = True
         async for listed in list_requests(self._rules, self._registries):
             if self._stopping:
-                return
+                break
             if listed.error is not None:
-                self._row(Row(listed.what, "", RowOutcome.FAILED, error=f"can't be listed: {listed.error}"))
-            for request in listed.requests:
-                matched.add(request.rule)
-                if self._collides(request):
-                    continue
-                self.report.listed += 1
-                await work.put(request)
-        failed = any(row.outcome is RowOutcome.FAILED and not row.destination for row in self.report.rows)
-        for rule in dict.fromkeys(rule for source in self._rules.sources() for rule in source.rules):
-            if rule not in matched and not failed:
-                self.report.warnings.append(f"the rule {rule} matches nothing")
+                complete = False
+                self._row(Row(listed.what, "", RowOutcome.FAILED, error=f"can't be listed: {explained(listed.error)}"))
+            requests += listed.requests
+            self.report.listed = len(requests)
+        clashes = {clash.destination: clash for clash in collisions(requests)}
+        for request in requests:
+            if (clash := clashes.get(request.destination)) is not None:
+                error = f"{clash}: give the sources different destinations"
+                self._row(Row(str(request.source), str(request.destination), RowOutcome.FAILED, error=error))
+        if complete and not self._stopping:
+            matched = {request.rule for request in requests}
+            rules = dict.fromkeys(rule for source in self._rules.sources() for rule in source.rules)
+            self.report.warnings += [f"the rule {rule} matches nothing" for rule in rules if rule not in matched]
+        return deque(request for request in requests if request.destination not in clashes)
 
-    def _collides(self, request: CopyRequest) -> bool:
-        """Tell whether something else goes to the same destination; the first source listed keeps it."""
-        destination, source = str(request.destination), str(request.source)
-        first = self._sources.setdefault(destination, source)
-        if first == source:
-            return False
-        error = f"{first} goes to the same destination: give the two rules different destinations"
-        self.report.listed += 1
-        self._row(Row(source, destination, RowOutcome.FAILED, error=error))
-        return True
-
-    async def _compare_all(self, work: asyncio.Queue[CopyRequest | None]) -> None:
-        while (request := await work.get()) is not None:
-            if not self._stopping:
-                await self._compare(request)
+    async def _compare_all(self, work: deque[CopyRequest]) -> None:
+        while work and not self._stopping:
+            self._comparing += 1
+            try:
+                await self._compare(work.popleft())
+            finally:
+                self._comparing -= 1
+                self._news.set()
 
     async def _compare(self, request: CopyRequest) -> None:
         source, destination = str(request.source), str(request.destination)
@@ -144,7 +140,7 @@ class Backfill:
             )
         except ReplicatorError as error:
             if error.error_class in (ErrorClass.CREDENTIALS, ErrorClass.PERMANENT) or self._queue is None:
-                self._row(Row(source, destination, RowOutcome.FAILED, error=str(error)))
+                self._row(Row(source, destination, RowOutcome.FAILED, error=explained(error, request.destination)))
                 return
             # A fault of the moment: the job meets it with the queue's patience.
             log.debug("not compared", source=source, error=str(error))
@@ -162,14 +158,12 @@ class Backfill:
         self._waiting[destination] = request
         await self._queue.enqueue([replication.job(request, retries=self._retries)], Lane.BACKFILL, run=self._run_id)
 
-    async def _hear_ends(self) -> None:
-        assert self._queue is not None  # noqa: S101 - only called with one
-        async for finished in self._queue.finished(self._run_id):
+    async def _hear_ends(self, queue: Queue) -> None:
+        async for finished in queue.finished(self._run_id):
             request = self._waiting.pop(finished.id, None)
             if request is not None:
                 self._row(_ended(request, finished))
-            if self._all_queued and not self._waiting:
-                self._none_waiting.set()
+            self._news.set()
 
     def _row(self, row: Row) -> None:
         self.report.add(row)

@@ -69,7 +69,7 @@ class BlobCopier:
                     await self._bring(blob, source, destination, tally, on_bytes)
                 except RegistryError as error:
                     wait = max(backoff(attempt), error.retry_after or 0.0)
-                    if not _worth_another(error, attempt) or wait > MAX_PAUSE:
+                    if not _worth_another(error, attempt, source, destination) or wait > MAX_PAUSE:
                         raise
                     _log.info("blob repeated", digest=blob.digest, attempt=attempt, error=str(error))
                     await asyncio.sleep(wait)
@@ -182,7 +182,10 @@ class _Turn:
         self.wanted = 0
 
 
-def _worth_another(error: RegistryError, attempt: int) -> bool:
+def _worth_another(error: RegistryError, attempt: int, source: RemoteRepository, destination: RemoteRepository) -> bool:
     if isinstance(error, DigestMismatch):
         return attempt < _CORRUPT_TRIES
+    if error.registry == source.repository.registry != destination.repository.registry:
+        # Reading goes on where it broke for as long as anything moves; when it gives up, the source is down.
+        return False
     return error.error_class is ErrorClass.TRANSIENT and attempt < _TRIES

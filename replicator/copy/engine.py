@@ -124,6 +124,7 @@ class _Run:
         self._tally = tally
         self._on_bytes = on_bytes
         self._children = asyncio.Semaphore(_CHILDREN_AT_ONCE)
+        self._turns: dict[str, asyncio.Lock] = {}
         self._place = (destination.repository.registry, destination.repository.name)
 
     async def bring_parts(self, manifest: Manifest, depth: int) -> None:
@@ -188,17 +189,19 @@ class _Run:
         self._ledger.add(*self._place, manifest.digest)
 
     async def _bring_child(self, digest: str, depth: int) -> None:
-        # Only the holding of images is bounded: an index waiting for its children must not keep them from starting.
-        if self._ledger.has(*self._place, digest):
-            return
-        async with self._children:
-            manifest = await self._child(digest)
-            if not manifest.is_index:
-                await self.bring_parts(manifest, depth)
-                await self.put(manifest, digest)
+        # Several indexes of one image may name the same child: the second finds it in the ledger.
+        async with self._turns.setdefault(digest, asyncio.Lock()):
+            if self._ledger.has(*self._place, digest):
                 return
-        await self.bring_parts(manifest, depth)
-        await self.put(manifest, digest)
+            # Only the holding of images is bounded: an index waiting for its children must not keep them from starting.
+            async with self._children:
+                manifest = await self._child(digest)
+                if not manifest.is_index:
+                    await self.bring_parts(manifest, depth)
+                    await self.put(manifest, digest)
+                    return
+            await self.bring_parts(manifest, depth)
+            await self.put(manifest, digest)
 
     async def _child(self, digest: str) -> Manifest:
         try:

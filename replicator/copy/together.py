@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from replicator.errors import ErrorClass, ReplicatorError
+from replicator.registry.limits import MAX_PAUSE
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
@@ -22,7 +23,8 @@ async def both(one: Coroutine[Any, Any, First], other: Coroutine[Any, Any, Secon
     """
     first, second = asyncio.create_task(one), asyncio.create_task(other)
     try:
-        return await asyncio.gather(first, second)
+        await asyncio.gather(first, second)
+        return first.result(), second.result()
     finally:
         first.cancel()
         second.cancel()
@@ -56,4 +58,9 @@ async def all_of(work: Iterable[Coroutine[Any, Any, object]]) -> None:
 
 
 def _passing(error: BaseException) -> bool:
-    return isinstance(error, ReplicatorError) and error.error_class is ErrorClass.TRANSIENT
+    """A registry that wants peace for longer than any request waits does not pass while the others run."""
+    return (
+        isinstance(error, ReplicatorError)
+        and error.error_class is ErrorClass.TRANSIENT
+        and (error.retry_after or 0.0) <= MAX_PAUSE
+    )

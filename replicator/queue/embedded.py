@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from replicator.cancelling import cancel_all
 from replicator.errors import ConfigError, Problem
 from replicator.queue.errors import QueueError
 
@@ -65,8 +66,7 @@ async def embedded_server(state_dir: Path) -> AsyncIterator[str]:
         try:
             yield f"unix://{server.socket}"
         finally:
-            keeper.cancel()
-            await asyncio.wait({keeper})
+            await cancel_all({keeper})
             await server.stop()
 
 

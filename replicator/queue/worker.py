@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import structlog
 
+from replicator.cancelling import cancel_all
 from replicator.queue.client import BATCH, FAULTS, WORKER_ALIVE_MS, Queue
 from replicator.queue.contact import Contact
 from replicator.queue.job import JsonValue, Lane, dump_json
@@ -119,8 +120,7 @@ class Worker:
                 await self._stop.wait()
                 await self._wait_for_jobs()
                 await self._hand_back()
-                for task in background:
-                    task.cancel()
+                await cancel_all(background)
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:

@@ -47,6 +47,9 @@ def connection_words(url: URL, error: Exception) -> str:
         return f"{where} stopped answering"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return f"the name {url.host} can't be resolved"
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        reason = getattr(error.os_error, "reason", None) or error.os_error
+        return f"no TLS with {where} ({reason}): if it speaks plain HTTP, that needs insecure: true"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"can't connect to {where}: {error.os_error.strerror or error.os_error}"
     return f"the connection to {where} broke: {error or type(error).__name__}"

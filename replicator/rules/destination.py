@@ -6,20 +6,13 @@ import math
 import re
 from dataclasses import dataclass
 
+from replicator.acr import NAME_SEGMENTS, is_acr
 from replicator.reference import Repository, is_registry
 
 PLACEHOLDERS = ("project", "repository", "name", "flat")
 """What may stand in braces in a destination."""
 
-ACR_SEGMENTS = 2
-"""Segments of a repository's name at ACR: namespace and repository."""
-
 _BRACES = re.compile(r"\{([^{}]*)\}")
-
-
-def is_acr(registry: str) -> bool:
-    """Tell whether ``registry`` is an endpoint of Alibaba Cloud Container Registry, of any edition."""
-    return registry.partition(":")[0].endswith(".aliyuncs.com")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +91,7 @@ class Template:
             path = _BRACES.sub(lambda match: values[match[1]], path)
         repository = Repository(self.registry, path)
         segments = path.count("/") + 1
-        if is_acr(self.registry) and segments != ACR_SEGMENTS:
+        if is_acr(self.registry) and segments != NAME_SEGMENTS:
             raise ValueError(f"ACR can't hold {path}: {self.advice(segments)}")
         return repository
 
@@ -106,7 +99,7 @@ class Template:
         """Return what to do about a name of ``segments`` segments at ACR."""
         count = "many segments" if math.isinf(segments) else f"{segments:g} segment{'s' if segments > 1 else ''}"
         rule = f"a repository there is exactly namespace/name, not {count}"
-        if segments < ACR_SEGMENTS:
+        if segments < NAME_SEGMENTS:
             return f"{rule}; put a namespace in front"
         if self.is_default:
             namespace = self.path.removesuffix("{name}")

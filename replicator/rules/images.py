@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from replicator.acr import NAME_SEGMENTS, is_acr
 from replicator.errors import Problem
 from replicator.reference import is_registry, is_tag
-from replicator.rules.destination import ACR_SEGMENTS, Template, is_acr
+from replicator.rules.destination import Template
 from replicator.rules.patterns import check_tag_pattern, is_glob, shorten
 from replicator.rules.rule import Rule, Target
 from replicator.rules.source import SourcePattern, parse_source
@@ -194,10 +195,10 @@ class _Reader:
             )
             return False
         lowest, highest = template.segments(*source.segments)
-        if not is_acr(template.registry) or lowest == highest == ACR_SEGMENTS:
+        if not is_acr(template.registry) or lowest == highest == NAME_SEGMENTS:
             return True
-        advice = template.advice(highest if highest > ACR_SEGMENTS else lowest)
-        if lowest > ACR_SEGMENTS or highest < ACR_SEGMENTS:
+        advice = template.advice(highest if highest > NAME_SEGMENTS else lowest)
+        if lowest > NAME_SEGMENTS or highest < NAME_SEGMENTS:
             place.wrong(f"ACR can't hold what this becomes: {advice}")
             return False
         self._warnings.append(Problem(place.path, f"some repositories that match can't be copied to ACR: {advice}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 from replicator.errors import ConfigError, Problem
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from replicator.rules.rule import Rule
 
+_RULE_PATH = re.compile(r'images(?:\["(?:[^"\\]|\\.)*"\]|\.[\w-]+)')
 _SECTIONS = ("auth", "defaults", "images")
 
 
@@ -59,6 +61,31 @@ def load(
     files = {"auth": auth, "images": images}
     texts = {section: (_read(path), path) for section, path in files.items() if path is not None}
     return _parse(texts, " and ".join(str(path) for path in files.values() if path), environ, registry, namespace)
+
+
+def load_credentials(
+    config: Path | None, *, auth: Path | None = None, environ: Mapping[str, str] | None = None
+) -> Credentials:
+    """Read only who we are at which registry; the rest of a rules file may be missing or wrong.
+
+    Args:
+        config: a rules file.
+        auth: instead of it a file that is the ``auth`` mapping itself.
+        environ: what ``${NAME}`` in the file is taken from; by default the environment.
+
+    Raises:
+        ConfigError: the file can't be read, or is wrong; with every problem at once.
+    """
+    file = config if config is not None else auth
+    if file is None or (config is not None and auth is not None):
+        message = "give a rules file (--config), or a file with its auth part (--auth); not both"
+        raise ConfigError("command line", [Problem("", message)])
+    sections, problems = _sections({"" if config is not None else "auth": (_read(file), file)}, str(file))
+    place = Place(sections.get("auth", {}), "auth", problems)
+    credentials = read_auth(place, os.environ if environ is None else environ, file.parent, [])
+    if problems:
+        raise ConfigError(str(file), problems)
+    return credentials
 
 
 def parse(
@@ -116,6 +143,22 @@ def _parse(
     registry: str | None,
     namespace: str | None,
 ) -> Rules:
+    sections, problems = _sections(texts, source)
+    file = next(iter(texts.values()))[1]
+    reading = _Reading(os.environ if environ is None else environ, file.parent if file is not None else None)
+    rules = reading.read(sections, registry, namespace)
+    problems += reading.problems
+    if problems:
+        raise ConfigError(source, problems)
+    return rules
+
+
+def _sections(texts: Mapping[str, tuple[str, Path | None]], source: str) -> tuple[dict[str, Any], list[Problem]]:
+    """Read the sections of all files; return them, and what is wrong so far.
+
+    Raises:
+        ConfigError: so much is wrong that there are none.
+    """
     problems: list[Problem] = []
     sections: dict[str, Any] = {}
     readable = True
@@ -131,13 +174,7 @@ def _parse(
             sections = {name: place.value for name, place in (places or {}).items()}
     if not readable:
         raise ConfigError(source, problems)
-    file = next(iter(texts.values()))[1]
-    reading = _Reading(os.environ if environ is None else environ, file.parent if file is not None else None)
-    rules = reading.read(sections, registry, namespace)
-    problems += reading.problems
-    if problems:
-        raise ConfigError(source, problems)
-    return rules
+    return sections, problems
 
 
 class _Reading:
@@ -169,9 +206,22 @@ class _Reading:
         self.warnings += overlaps.warnings
         found["auth"] += _without_credentials(named, credentials)
         self.warnings += _unused(named, credentials)
+        found["images"] = _in_order(found["images"], place.get("images"))
         for name in found:
             self.problems += found[name]
         return Rules(rules, credentials, self.warnings)
+
+
+def _in_order(problems: list[Problem], images: Place | None) -> list[Problem]:
+    """Sort problems by the rule they are about, in the order of the file."""
+    keys = images.value if images is not None and isinstance(images.value, dict) else {}
+    order = {join("images", key): number for number, key in enumerate(keys)}
+
+    def number(problem: Problem) -> int:
+        match = _RULE_PATH.match(problem.path)
+        return order.get(match[0], -1) if match else -1
+
+    return sorted(problems, key=number)
 
 
 def _without_credentials(named: Iterable[Named], credentials: Credentials) -> list[Problem]:

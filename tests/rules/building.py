@@ -44,3 +44,12 @@ def message_of(images: Any, **sections: Any) -> str:
 
 def goes_to(rules: Rules, reference: str) -> set[str]:
     return {str(request.destination) for request in rules.destinations(Reference.parse(reference))}
+
+
+def error_in(text: str, **options: Any) -> ConfigError | None:
+    """What is wrong with the text, if anything is."""
+    try:
+        parse(text, "rules.json", **({"environ": {}} | options))
+    except ConfigError as error:
+        return error
+    return None

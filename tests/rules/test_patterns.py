@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from functools import cache
 
 import pytest
@@ -105,7 +107,5 @@ def test_an_expression_is_found_anywhere_unless_anchored() -> None:
 @given(st.text(max_size=30))
 def test_any_text_is_a_pattern_or_refused(text: str) -> None:
     for pattern in (text, f"/{text}/"):
-        try:
-            compile_tag_pattern(pattern)
-        except ValueError as error:
-            assert str(error)
+        with contextlib.suppress(ValueError):
+            assert isinstance(compile_tag_pattern(pattern), re.Pattern)

@@ -381,7 +381,7 @@ async def _stream(blob: Blob) -> Any:
 
 def _session(auth: tuple[str, str] | None) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        auth=aiohttp.BasicAuth(*auth) if auth is not None else None,
+        headers={"Authorization": aiohttp.encode_basic_auth(*auth)} if auth is not None else None,
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
         requote_redirect_url=False,

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.standins.logins import ACR_USER, HARBOR_ROBOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.standins.acr import AcrStandIn
+    from tests.standins.harbor import HarborStandIn
+
+
+@dataclass
+class House:
+    """A Harbor, an ACR, and a directory with a rules file between them."""
+
+    harbor: HarborStandIn
+    acr: AcrStandIn
+    behind_harbor: str
+    behind_acr: str
+    directory: Path
+
+    def auth(self) -> dict[str, Any]:
+        return {
+            self.harbor.host: {"username": HARBOR_ROBOT[0], "password": HARBOR_ROBOT[1], "insecure": True},
+            self.acr.host: {"username": ACR_USER[0], "password": ACR_USER[1], "insecure": True},
+        }
+
+    def rules(self, images: dict[str, Any], **more: Any) -> Path:
+        """Write a rules file with everyone's logins; ``HARBOR`` and ``ACR`` in it stand for the hosts."""
+        text = json.dumps({"auth": self.auth(), "images": images, **more}, indent=1)
+        file = self.directory / "rules.json"
+        file.write_text(text.replace("HARBOR", self.harbor.host).replace("ACR", self.acr.host))
+        return file
+
+
+@pytest.fixture
+def house(harbor: HarborStandIn, acr: AcrStandIn, harbor_upstream: str, acr_upstream: str, tmp_path: Path) -> House:
+    return House(harbor, acr, harbor_upstream, acr_upstream, tmp_path)

@@ -1,0 +1,216 @@
+"""The other commands, and what a new user does wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.running import PROGRAM, TOKEN, environment, replicator
+from tests.standins.images import image, multi_arch, push, verify_tree
+from tests.standins.logins import ACR_USER, HARBOR_ROBOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.end_to_end.conftest import House
+
+SECRET = "a-secret-that-nobody-may-see"
+
+
+async def test_copy_copies_one_image_in_the_foreground(house: House) -> None:
+    root = multi_arch()
+    await push(house.harbor.host, "library/app", "v1", root, HARBOR_ROBOT)
+    rules = house.rules({"HARBOR/library/app": "ACR/image-syncer/app"})
+    source, destination = f"{house.harbor.host}/library/app:v1", f"{house.acr.host}/cache/other:v2"
+    ended = await replicator("copy", source, destination, "--config", rules, cwd=house.directory)
+    assert ended.code == 0, ended.said
+    assert root.digest in ended.out
+    await verify_tree(house.behind_acr, "cache/other", "v2", root)
+    again = await replicator("copy", source, destination, "--config", rules, cwd=house.directory)
+    assert (again.code, again.out.startswith("up to date")) == (0, True)
+    assert not (house.directory / "state").exists()
+
+
+async def test_copy_needs_only_the_credentials_of_a_rules_file_or_none_at_all(house: House) -> None:
+    await push(house.behind_harbor, "library/app", "v1", image())
+    ended = await replicator(
+        "copy", f"{house.behind_harbor}/library/app:v1", f"{house.behind_acr}/a/b:v1",
+        "--insecure", house.behind_harbor, "--insecure", house.behind_acr, cwd=house.directory,
+    )  # fmt: skip
+    assert ended.code == 0, ended.said
+    auth = house.directory / "auth.json"
+    auth.write_text(json.dumps(house.auth()))
+    ended = await replicator(
+        "copy", f"{house.harbor.host}/library/app:v1", f"{house.acr.host}/cache/b:v1", "--auth", auth,
+        cwd=house.directory,
+    )  # fmt: skip
+    assert ended.code == 0, ended.said
+
+
+async def test_explain_tells_where_an_image_would_go_without_any_network(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(
+        "auth:\n"
+        "  harbor.example.com: {anonymous: true}\n"
+        "  registry.cn-beijing.aliyuncs.com: {username: u, password: p}\n"
+        "images:\n"
+        "  harbor.example.com/team/**: {to: 'registry.cn-beijing.aliyuncs.com/team/{flat}', tags: {include: ['v*']}}\n"
+        "  harbor.example.com/library/nginx: registry.cn-beijing.aliyuncs.com/cache/nginx\n"
+    )
+    ended = await replicator("explain", "harbor.example.com/team/a/b:v1", "--config", rules, cwd=tmp_path)
+    assert ended.code == 0, ended.said
+    assert "harbor.example.com/team/a/b:v1 -> registry.cn-beijing.aliyuncs.com/team/team-a-b:v1" in ended.out
+    assert "no match  harbor.example.com/library/nginx" in ended.out
+    ended = await replicator("explain", "harbor.example.com/team/a/b:dev", "--config", rules, cwd=tmp_path)
+    assert ended.code == 1
+    assert "would not be copied" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["backfill"], "no rules file: give --config"),
+        (["backfill", "--config", "absent.yaml"], "absent.yaml"),
+        (["serve", "--config", "typo.yaml"], "line 3"),
+        (["backfill", "--config", "unknown.yaml"], "images"),
+        (["backfill", "--config", "good.yaml", "--proc", "0"], "--backfill-concurrency"),
+        (["backfill", "--config", "good.yaml", "--retries", "many"], "--retries"),
+        (["backfill", "--config", "good.yaml", "--report", "absent/r.json"], "--report"),
+        (["backfill", "--config", "good.yaml", "--log", "absent/log"], "--log"),
+        (["backfill", "--nonsense"], "--nonsense"),
+        (["nonsense"], "nonsense"),
+        (["explain", "nginx", "--config", "good.yaml"], "REFERENCE"),
+        (["copy", "harbor.example.com/x", "harbor.example.com/y:1"], "SOURCE"),
+        (["serve", "--config", "good.yaml", "--listen", "nowhere"], "--listen"),
+        (["serve", "--config", "good.yaml", "--redis-url", f"http://u:{SECRET}@h"], "redis://"),
+        (["serve", "--config", "good.yaml", "--state-dir", "good.yaml/x"], "state directory"),
+    ],
+)
+async def test_what_is_wrong_with_the_command_line_or_the_files_is_told_clearly(
+    tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    (tmp_path / "typo.yaml").write_text(f"auth:\n  h.example.com: {{username: u, password: {SECRET}}}\n images: {{\n")
+    (tmp_path / "unknown.yaml").write_text(
+        f"auth:\n  h.example.com: {{username: u, passwort: {SECRET}}}\nimage: {{}}\n"
+    )
+    login = f"auth:\n  h.example.com: {{username: u, password: {SECRET}}}\n"
+    (tmp_path / "good.yaml").write_text(f"{login}images:\n  h.example.com/a/b: h.example.com/c/d\n")
+    settings = {"REPLICATOR_WEBHOOK_TOKEN": SECRET, "REPLICATOR_LISTEN": "127.0.0.1:0"}
+    ended = await replicator(*arguments, cwd=tmp_path, settings=settings)
+    assert ended.code == 2, ended.said
+    assert says in ended.said
+    assert "Traceback" not in ended.said
+    assert SECRET not in ended.said
+
+
+async def test_serve_needs_a_token(house: House) -> None:
+    rules = house.rules({"HARBOR/library/app": "ACR/image-syncer/app"})
+    ended = await replicator("serve", "--config", rules, cwd=house.directory)
+    assert ended.code == 2
+    assert "REPLICATOR_WEBHOOK_TOKEN" in ended.err
+    assert "REPLICATOR_WEBHOOK_ANONYMOUS" in ended.err
+
+
+async def test_an_address_in_use_is_told_before_anything_is_started(house: House) -> None:
+    rules = house.rules({"HARBOR/library/app": "ACR/image-syncer/app"})
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        ended = await replicator(
+            "serve", "--config", rules, "--listen", address, cwd=house.directory,
+            settings={"REPLICATOR_WEBHOOK_TOKEN": TOKEN},
+        )  # fmt: skip
+    assert ended.code == 2
+    assert address in ended.err
+    assert not (house.directory / "state").exists()
+
+
+@pytest.mark.parametrize("which", ["harbor", "acr"])
+async def test_a_wrong_password_is_told_once_a_copy_with_the_host_and_without_the_password(
+    house: House, which: str
+) -> None:
+    # A private project: a public one lets anyone in.
+    await push(house.harbor.host, "team/app", "v1", image(), HARBOR_ROBOT)
+    rules = house.rules({"HARBOR/team/app": "ACR/image-syncer/app"})
+    right, host = (HARBOR_ROBOT[1], house.harbor.host) if which == "harbor" else (ACR_USER[1], house.acr.host)
+    rules.write_text(rules.read_text().replace(f'"{right}"', f'"{SECRET}"'))
+    ended = await replicator("backfill", "--config", rules, cwd=house.directory)
+    assert ended.code == 1, ended.said
+    assert host in ended.out
+    assert "password" in ended.out
+    assert "Traceback" not in ended.said
+    assert SECRET not in ended.said
+    copied = await replicator(
+        "copy", f"{house.harbor.host}/team/app:v1", f"{house.acr.host}/image-syncer/app:v1", "--config", rules,
+        cwd=house.directory,
+    )  # fmt: skip
+    assert copied.code == 1
+    assert host in copied.err
+    assert "password" in copied.err
+    assert "Traceback" not in copied.said
+    assert SECRET not in copied.said
+
+
+async def test_an_unreachable_host_is_told_by_its_name(house: House) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{closed.getsockname()[1]}"
+    ended = await replicator(
+        "copy", f"{host}/a/b:v1", f"{house.acr.host}/c/d:v1", "--insecure", host, cwd=house.directory
+    )
+    assert ended.code == 1
+    assert f"can't connect to {host}" in ended.err
+    ended = await replicator(
+        "copy",
+        "registry.invalid/a/b:v1",
+        f"{house.behind_acr}/c/d:v1",
+        "--insecure",
+        house.behind_acr,
+        cwd=house.directory,
+    )
+    assert ended.code == 1
+    assert "registry.invalid can't be resolved" in ended.err
+    ended = await replicator("copy", f"{house.harbor.host}/a/b:v1", "registry.invalid/c/d:v1", cwd=house.directory)
+    assert ended.code == 1
+    assert "insecure: true" in ended.err or "can't be resolved" in ended.err
+    assert "Traceback" not in ended.said
+
+
+async def test_an_unknown_tag_is_told(house: House) -> None:
+    rules = house.rules({"HARBOR/library/app": "ACR/image-syncer/app"})
+    ended = await replicator(
+        "copy", f"{house.harbor.host}/library/app:absent", f"{house.acr.host}/image-syncer/app:v1", "--config", rules,
+        cwd=house.directory,
+    )  # fmt: skip
+    assert ended.code == 1
+    assert f"{house.harbor.host}/library/app:absent is not there" in ended.err
+    assert "Traceback" not in ended.said
+
+
+async def test_secrets_stand_in_no_process_list(house: House) -> None:
+    """What `ps` shows of serve and its queue's server holds no secret."""
+    rules = house.rules({"HARBOR/library/app": "ACR/image-syncer/app"})
+    process = await asyncio.create_subprocess_exec(
+        *PROGRAM, "serve", "--config", rules, cwd=house.directory, stderr=asyncio.subprocess.PIPE,
+        env=environment(
+            REPLICATOR_STATE_DIR=str(house.directory / "state"),
+            REPLICATOR_WEBHOOK_TOKEN=SECRET,
+            REPLICATOR_LISTEN="127.0.0.1:0",
+            REPLICATOR_LOG_FORMAT="json",
+        ),
+    )  # fmt: skip
+    assert process.stderr is not None
+    async for line in process.stderr:
+        if b"listening" in line:
+            break
+    listing = await asyncio.create_subprocess_exec("ps", "-eo", "args", stdout=asyncio.subprocess.PIPE)
+    shown, _ = await listing.communicate()
+    process.terminate()
+    rest = await process.stderr.read()
+    assert await process.wait() == 0
+    assert b"replicator" in shown
+    for secret in (SECRET, HARBOR_ROBOT[1], ACR_USER[1]):
+        assert secret.encode() not in shown + rest

@@ -1,0 +1,44 @@
+"""The bound on memory: it does not grow with the size of an image."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+from tests.running import PROGRAM, environment
+from tests.standins.distribution import distribution
+from tests.standins.images import Image, image, write_layout
+from tests.standins.skopeo import skopeo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GIB = 1024**3
+BOUND = 120 * 1024**2
+
+
+def peak(*arguments: str, cwd: Path) -> int:
+    """Run a command; return its peak of resident memory in bytes."""
+    process = subprocess.Popen([*PROGRAM, *arguments], cwd=cwd, env=environment())
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_maxrss * 1024
+
+
+async def test_copying_a_gibibyte_takes_under_120_megabytes(tmp_path: Path) -> None:
+    root: Image = image(1, (GIB // 4,) * 4)
+    # One directory is the source's storage, the other the destination's: nothing of this is held in memory.
+    async with distribution(tmp_path / "source") as source, distribution(tmp_path / "destination") as destination:
+        write_layout(tmp_path / "layout", root)
+        await skopeo(
+            "copy", "--quiet", "--dest-tls-verify=false", f"oci:{tmp_path}/layout:latest", f"docker://{source}/a/b:v1"
+        )
+        used = peak(
+            "copy", f"{source}/a/b:v1", f"{destination}/c/d:v1", "--insecure", source, "--insecure", destination,
+            cwd=tmp_path,
+        )  # fmt: skip
+        raw = await skopeo("inspect", "--raw", "--tls-verify=false", f"docker://{destination}/c/d:v1")
+    assert raw == root.content
+    assert used < BOUND, f"{used / 1024**2:.0f} MiB"

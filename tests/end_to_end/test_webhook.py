@@ -1,0 +1,209 @@
+"""The webhook's answers, from a real server with a real queue."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+from tests.queue.servers import RedisServer
+from tests.running import TOKEN, Serving, running
+from tests.test_events import DIGEST, cloud, default
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+# 192.0.2.0/24 is for documentation (RFC 5737): nothing answers there, and nothing is asked in these tests.
+RULES = {
+    "auth": {
+        "harbor.example.com": {"anonymous": True},
+        "other.example.com:8443": {"anonymous": True},
+        "registry.cn-beijing.aliyuncs.com": {"username": "u", "password": "acr-password", "endpoint": "192.0.2.1"},
+    },
+    "images": {
+        "harbor.example.com/team/**": "registry.cn-beijing.aliyuncs.com/team/{flat}",
+        "other.example.com:8443/team/x": "registry.cn-beijing.aliyuncs.com/other/x",
+    },
+}
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Path:
+    file = tmp_path / "rules.json"
+    file.write_text(json.dumps(RULES))
+    return file
+
+
+@pytest.fixture
+async def serving(rules: Path, tmp_path: Path) -> AsyncIterator[Serving]:
+    async with running("serve", "--no-worker", "--config", rules, cwd=tmp_path) as process:
+        yield process
+
+
+async def post(
+    serving: Serving, body: Any, *, token: str | None = TOKEN, query: str = ""
+) -> tuple[int, dict[str, Any]]:
+    """Deliver a body, as JSON unless it is bytes; return status and answer."""
+    data = io.BytesIO(body if isinstance(body, bytes) else json.dumps(body).encode())
+    headers = {"Content-Type": "application/json"} | ({} if token is None else {"Authorization": token})
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{serving.url}/webhooks/harbor{query}", data=data, headers=headers) as answer,
+    ):
+        return answer.status, await answer.json()
+
+
+async def test_a_push_is_queued_and_said_so(serving: Serving) -> None:
+    queued = {
+        "source": "harbor.example.com/team/app/api:v1.2.3",
+        "destination": "registry.cn-beijing.aliyuncs.com/team/team-app-api:v1.2.3",
+    }
+    for event in (default(), cloud()):
+        assert await post(serving, event) == (202, {"queued": [queued]})
+
+
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        (default(tag=DIGEST), "pushed by digest only"),
+        ({**default(), "type": "DELETE_ARTIFACT"}, "DELETE_ARTIFACT is no push"),
+        ({**cloud(), "type": "harbor.scan.completed"}, "SCANNING_COMPLETED is no push"),
+    ],
+)
+async def test_what_leads_to_no_copy_is_ignored_with_the_reason(
+    serving: Serving, event: dict[str, Any], reason: str
+) -> None:
+    status, answer = await post(serving, event)
+    assert status == 200
+    assert reason in answer["ignored"]
+
+
+async def test_what_no_rule_names_is_ignored(serving: Serving) -> None:
+    event = default()
+    event["event_data"]["repository"]["repo_full_name"] = "elsewhere/app"
+    status, answer = await post(serving, event)
+    assert status == 200
+    assert answer["ignored"] == "no rule names harbor.example.com/elsewhere/app:v1.2.3"
+
+
+async def test_a_harbor_that_no_rule_names_is_ignored_unless_the_url_says_which_it_is(serving: Serving) -> None:
+    event = default(resource_url="harbor.public.example.com/team/x:v1")
+    event["event_data"]["repository"]["repo_full_name"] = "team/x"
+    status, answer = await post(serving, event)
+    assert status == 200
+    assert "harbor.public.example.com, which no rule has as its source" in answer["ignored"]
+    status, answer = await post(serving, event, query="?registry=other.example.com:8443")
+    assert status == 202
+    assert answer["queued"][0]["destination"] == "registry.cn-beijing.aliyuncs.com/other/x:v1.2.3"
+    status, answer = await post(serving, event, query="?registry=elsewhere.example.com")
+    assert status == 400
+
+
+async def test_the_default_port_makes_no_difference(serving: Serving) -> None:
+    status, _ = await post(serving, default(resource_url="HARBOR.example.com:443/team/app/api:v1.2.3"))
+    assert status == 202
+
+
+@pytest.mark.parametrize("token", [None, "", "wrong", "Bearer wrong", TOKEN + "x", f"Basic {TOKEN}", "tökén"])
+async def test_a_wrong_token_is_refused_and_nothing_queued(serving: Serving, token: str | None) -> None:
+    status, answer = await post(serving, default(), token=token)
+    assert status == 401
+    assert "Authorization" in answer["error"]
+    assert TOKEN not in json.dumps(answer)
+    assert serving.said("webhook taken") == []
+
+
+@pytest.mark.parametrize("token", [TOKEN, f"Bearer {TOKEN}"])
+async def test_the_token_may_stand_alone_or_behind_bearer(serving: Serving, token: str) -> None:
+    status, _ = await post(serving, default(), token=token)
+    assert status == 202
+
+
+@pytest.mark.parametrize("body", [b"", b"garbage", b"{}", b"[1,2]", b"\x00" * 100, b'{"type":"PUSH_ARTIFACT"}'])
+async def test_garbage_is_a_bad_request_with_a_reason(serving: Serving, body: bytes) -> None:
+    status, answer = await post(serving, body)
+    assert status == 400
+    assert answer["error"]
+
+
+async def test_a_body_over_a_mebibyte_is_refused_and_an_endless_one_not_read_to_its_end(serving: Serving) -> None:
+    status, answer = await post(serving, b" " * (1024 * 1024 + 1))
+    assert status == 413
+    assert "1048576" in answer["error"]
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 65536
+            yield b" " * 65536
+
+    headers = {"Authorization": TOKEN}
+    async with aiohttp.ClientSession() as session:
+        with contextlib.suppress(aiohttp.ClientError):
+            async with session.post(f"{serving.url}/webhooks/harbor", data=endless(), headers=headers) as refused:
+                assert refused.status == 413
+    # What the sockets between hold comes on top of what is read.
+    assert sent < 64 * 1024 * 1024
+    assert (await post(serving, default()))[0] == 202
+
+
+async def test_other_requests_have_their_answers(serving: Serving) -> None:
+    async with aiohttp.ClientSession() as session:
+        for method, path, status in [
+            ("GET", "/healthz", 200),
+            ("GET", "/readyz", 200),
+            ("GET", "/webhooks/harbor", 405),
+            ("GET", "/nowhere", 404),
+        ]:
+            async with session.request(method, serving.url + path) as answer:
+                assert (answer.status, answer.content_type) == (status, "application/json")
+
+
+async def test_without_a_queue_nothing_is_acknowledged_and_it_heals_by_itself(rules: Path, tmp_path: Path) -> None:
+    import tempfile
+    from pathlib import Path as RealPath
+
+    with tempfile.TemporaryDirectory(prefix="rq-", dir="/tmp") as short, RedisServer(RealPath(short)) as redis:
+        settings = {"REPLICATOR_REDIS_URL": redis.url}
+        async with running("serve", "--no-worker", "--config", rules, cwd=tmp_path, settings=settings) as serving:
+            assert (await post(serving, default()))[0] == 202
+            redis.kill()
+            status, answer = await post(serving, default())
+            assert status == 503
+            assert "deliver it again" in answer["error"]
+            async with aiohttp.ClientSession() as session:
+                async with session.get(f"{serving.url}/readyz") as ready:
+                    assert ready.status == 503
+                    assert "redis.sock" in await ready.text()
+                async with session.get(f"{serving.url}/healthz") as health:
+                    assert health.status == 200
+            redis.start()
+            async with asyncio.timeout(20):
+                while (await post(serving, default()))[0] != 202:
+                    await asyncio.sleep(0.1)
+
+
+async def test_events_from_anyone_are_taken_only_when_that_was_asked_for(rules: Path, tmp_path: Path) -> None:
+    settings = {"REPLICATOR_WEBHOOK_TOKEN": "", "REPLICATOR_WEBHOOK_ANONYMOUS": "true"}
+    async with running("serve", "--no-worker", "--config", rules, cwd=tmp_path, settings=settings) as serving:
+        assert serving.said("webhook open to everyone")
+        assert (await post(serving, default(), token=None))[0] == 202
+
+
+async def test_a_slow_sender_does_not_hold_others_up(serving: Serving) -> None:
+    host, _, port = serving.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = f"POST /webhooks/harbor HTTP/1.1\r\nHost: x\r\nAuthorization: {TOKEN}\r\nContent-Length: 1000\r\n\r\n{{"
+    writer.write(head.encode())
+    await writer.drain()
+    assert (await post(serving, default()))[0] == 202
+    async with asyncio.timeout(20):
+        assert b"408" in await reader.readline()
+    writer.close()
