@@ -27,8 +27,8 @@ from replicator.settings import Settings, load_settings, unknown_variables, vari
 app = typer.Typer(
     name="replicator",
     help="Replicate images from Harbor to Alibaba Cloud Container Registry, on every push and in bulk.",
-    epilog="Every option can be set by a variable too; options win. Exit codes: 0 all in place, 1 a copy failed, "
-    "2 usage or configuration, 130 interrupted.",
+    epilog="Settings come from REPLICATOR_ variables, .env and secret files too; options win. Exit codes: 0 all in "
+    "place, 1 a copy failed, 2 usage or configuration, 130 interrupted.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,

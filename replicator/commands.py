@@ -83,7 +83,7 @@ async def backfill(
         task = Backfill(rules, registries, queue, retries=retries, on_row=display.row)
         task.report.warnings += [str(warning) for warning in rules.warnings]
         try:
-            with display.follow(task.report):
+            async with display.follow(task.report):
                 if queue is None:
                     await _stoppable(task)
                 else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import structlog
 from replicator.advice import explained
 from replicator.copy import Outcome, Result, SourceNotFound
 from replicator.errors import ErrorClass, ReplicatorError
-from replicator.queue import Job
+from replicator.queue import Job, Lane
 from replicator.registry import RegistryError
 from replicator.rules import CopyRequest
 
@@ -115,7 +116,9 @@ class Handler:
         try:
             outcome = await self._outcome(request, running)
         except ReplicatorError as error:
-            log.warning(
+            # Who runs a backfill tells its failures at its end.
+            log.log(
+                logging.WARNING if running.lane is Lane.EVENTS else logging.INFO,
                 "copy failed",
                 source=str(request.source),
                 destination=str(request.destination),

@@ -59,7 +59,13 @@ async def open_registries(
         settings: time limits and numbers at once.
         access: how each registry is reached, and as whom.
     """
-    timing = Timing(connect=settings.connect_timeout, read=settings.read_timeout, write=settings.read_timeout)
+    timing = Timing(
+        connect=settings.connect_timeout,
+        read=settings.read_timeout,
+        write=settings.read_timeout,
+        # A tag's write must be over before anyone else can hold the lease on its destination.
+        tag=min(20.0, settings.lease * 2 / 3),
+    )
     async with Registries(access, user_agent=f"replicator/{__version__}", timing=timing) as registries:
         yield registries, Copier(registries, transfers=settings.transfers)
 

@@ -12,9 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from replicator.backfill.report import Report, Row, RowOutcome
+from replicator.cancelling import cancel_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator
 
     from rich.console import Console
 
@@ -41,14 +42,15 @@ class Display:
             size = f" ({decimal(row.bytes)})" if row.outcome is RowOutcome.COPIED else ""
             self._line(f"{row.outcome} {escape(row.source)} -> {escape(row.destination)}{size}")
 
-    @contextlib.contextmanager
-    def follow(self, report: Report) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def follow(self, report: Report) -> AsyncIterator[None]:
         """Show how far ``report`` has come for as long as the context lasts."""
         task = asyncio.create_task(self._draw(report) if self._console.is_terminal else self._tell(report))
         try:
             yield
         finally:
-            task.cancel()
+            # A bar clears itself as it ends: only then may anything else be printed.
+            await cancel_all({task})
 
     async def _draw(self, report: Report) -> None:
         with Progress(

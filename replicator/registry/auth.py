@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _DEFAULT_LIFE = 60.0
 """Seconds a token lives whose answer does not say ("Token Response Fields")."""
 _MAX_LIFE = 24 * 3600.0
+_REFUSED_SECONDS = 30.0
+"""How long a refused login is not tried again."""
 _MAX_TOKEN = 16 * 1024
 _MAX_CACHED = 4096
 
@@ -75,6 +77,7 @@ class Authorizer:
         self._use_basic = False
         self._tokens: dict[frozenset[str], Token] = {}
         self._locks: dict[frozenset[str], asyncio.Lock] = {}
+        self._refusal: tuple[float, LoginRefused] | None = None
 
     async def header(self, scopes: frozenset[str], *, long: bool = False) -> str | None:
         """Return the header for a request that needs ``scopes``; None as long as no challenge was met.
@@ -129,8 +132,23 @@ class Authorizer:
             if len(self._tokens) >= _MAX_CACHED:
                 self._tokens.clear()
                 self._locks = {scopes: lock}
-            token = self._tokens[scopes] = await self._ask(scopes)
+            self._fail_if_refused_lately(now)
+            try:
+                token = self._tokens[scopes] = await self._ask(scopes)
+            except LoginRefused as error:
+                if error.status == 401:
+                    self._refusal = (time.monotonic(), error)
+                raise
             return token
+
+    def _fail_if_refused_lately(self, now: float) -> None:
+        """Spare the token endpoint a wrong password asked for every tag: many lock an account for less."""
+        if self._refusal is None:
+            return
+        when, error = self._refusal
+        if now - when < _REFUSED_SECONDS:
+            raise LoginRefused(error.registry, error.request, error.detail, status=error.status, codes=error.codes)
+        self._refusal = None
 
     async def _ask(self, scopes: frozenset[str]) -> Token:
         assert self._realm is not None  # noqa: S101 - only called once a realm is known

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from replicator.reference import Repository
+from replicator.registry import Access, Registries
+from replicator.registry.errors import LoginRefused
+from tests.standins.logins import ACR_USER
+
+if TYPE_CHECKING:
+    from tests.standins.acr import AcrStandIn
+
+
+async def test_a_wrong_password_is_not_sent_again_for_every_repository(acr: AcrStandIn) -> None:
+    access = Access(username=ACR_USER[0], password="wrong", insecure=True)
+    async with Registries(lambda _: access) as registries:
+        for number in range(20):
+            with pytest.raises(LoginRefused, match="refused"):
+                await registries.source(Repository(acr.host, f"cache/app{number}")).head_manifest("v1")
+    assert acr.token_faults.log.count() == 1
+
+
+async def test_a_right_password_is_not_held_up_by_a_wrong_one(acr: AcrStandIn) -> None:
+    """Two logins at one registry are apart."""
+    wrong = Access(username=ACR_USER[0], password="wrong", insecure=True)
+    right = Access(username=ACR_USER[0], password=ACR_USER[1], insecure=True)
+    async with Registries(lambda place: wrong if place.name == "cache/wrong" else right) as registries:
+        with pytest.raises(LoginRefused):
+            await registries.source(Repository(acr.host, "cache/wrong")).head_manifest("v1")
+        assert await registries.destination(Repository(acr.host, "cache/right")).head_destination("v1") is None
