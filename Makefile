@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: all help install system test lint format demo bench lock clean
+.PHONY: all help install system test lint format docs demo bench lock clean
 all: lint test
 
 help: ## Show this list
@@ -34,6 +34,9 @@ lint: install ## Check style and types
 format: install ## Put the code into its canonical form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: install ## Renew the generated parts of docs/
+	$(BIN)/python -m tests.docs.settings_table
 
 demo: install system ## Replicate between two local registries, visibly, and stop
 	$(BIN)/python -m tests.demo

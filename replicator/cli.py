@@ -104,6 +104,8 @@ def worker(
     config: Config = None,
     auth: Auth = None,
     images: Images = None,
+    registry: Registry = None,
+    namespace: Namespace = None,
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
     concurrency: Concurrency = None,
@@ -123,7 +125,7 @@ def worker(
         log_level=log_level,
         log_format=log_format,
     )
-    _run(serving.work(settings, _rules(settings)))
+    _run(serving.work(settings, _rules(settings, registry, namespace)))
 
 
 @app.command()

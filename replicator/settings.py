@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 PREFIX = "REPLICATOR_"
 _KUBERNETES = re.compile(r"REPLICATOR_(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_\w+)?)")
 """What Kubernetes puts into every pod beside a service named ``replicator``; none of our names may match."""
+_OPTIONS = {"backfill_concurrency": "--proc"}
+"""Options that are not named like their setting."""
 _MAX_SECRET_BYTES = 64 * 1024
 
 
@@ -172,7 +174,7 @@ def _secret_files() -> dict[str, str]:
 
 
 def _name(field: str, options: Mapping[str, Any]) -> str:
-    return "--" + field.replace("_", "-") if field in options else PREFIX + field.upper()
+    return _OPTIONS.get(field, "--" + field.replace("_", "-")) if field in options else PREFIX + field.upper()
 
 
 def _words(message: str) -> str:

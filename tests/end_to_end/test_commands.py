@@ -77,7 +77,7 @@ async def test_explain_tells_where_an_image_would_go_without_any_network(tmp_pat
         (["backfill", "--config", "absent.yaml"], "absent.yaml"),
         (["serve", "--config", "typo.yaml"], "line 3"),
         (["backfill", "--config", "unknown.yaml"], "images"),
-        (["backfill", "--config", "good.yaml", "--proc", "0"], "--backfill-concurrency"),
+        (["backfill", "--config", "good.yaml", "--proc", "0"], "--proc"),
         (["backfill", "--config", "good.yaml", "--retries", "many"], "--retries"),
         (["backfill", "--config", "good.yaml", "--report", "absent/r.json"], "--report"),
         (["backfill", "--config", "good.yaml", "--log", "absent/log"], "--log"),

@@ -1,0 +1,63 @@
+"""docs/operations.md names what the program really says and answers."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from replicator import commands
+from replicator.copy import Outcome, Result
+from replicator.errors import ErrorClass
+from tests.docs.pages import ROOT, blocks
+
+PAGE = ROOT / "docs" / "operations.md"
+SOURCE = "\n".join(path.read_text() for path in sorted((ROOT / "replicator").rglob("*.py")))
+
+
+def section(heading: str) -> str:
+    return PAGE.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
+
+
+def first_cells(text: str) -> list[str]:
+    """The first cell of each row of the tables in a text, without their heads."""
+    return re.findall(r"^\| ([^|]*[^|-]) \|.*$(?!\n\|---)", text, re.MULTILINE)
+
+
+def test_every_class_of_error_is_explained() -> None:
+    assert set(first_cells(section("What happens when a copy fails"))) == {str(kind) for kind in ErrorClass}
+
+
+def test_the_exit_codes_are_those_of_the_program() -> None:
+    codes = {commands.OK, commands.FAILED, commands.USAGE, commands.INTERRUPTED}
+    assert set(first_cells(section("Exit codes"))) == {str(code) for code in codes}
+
+
+def test_the_webhooks_answers_are_those_of_the_program() -> None:
+    documented = set(first_cells(section("The webhook's answers")))
+    (told,) = re.findall(r"``POST /webhooks/harbor`` \| (.*) \|", SOURCE)
+    assert documented == set(re.findall(r"\d{3}", told))
+
+
+def test_log_lines_that_are_named_are_written() -> None:
+    named = re.findall(r"`([a-z ]+)`", " ".join(first_cells(section("Logs").split("The line of a copy")[0])))
+    assert len(named) > 8
+    for event in set(named):
+        assert f'"{event}"' in SOURCE, event
+
+
+def test_the_line_of_a_copy_has_the_fields_that_are_explained() -> None:
+    (line,) = [json.loads(block.text) for block in blocks("json") if block.page == PAGE]
+    explained = set(re.findall(r"`(\w+)`", " ".join(first_cells(section("Logs").split("The line of a copy")[1]))))
+    outcome = set(Outcome(Result.COPIED, "", "").to_json())
+    assert outcome <= explained
+    assert explained - outcome == {"rule", "tries", "lane"}
+    assert set(line) - explained == {"event", "level", "logger", "timestamp"}
+    assert outcome - set(line) == {"note"}
+    results = section("Logs").split("| `result` |")[1].split("\n")[0]
+    assert all(f"`{result}`" in results for result in Result)
+
+
+def test_messages_that_are_quoted_are_written() -> None:
+    for message in re.findall(r'^\| "([^"]+)" \|', section("By symptom"), re.MULTILINE):
+        for part in message.split("…"):
+            assert part.strip(" ,") in SOURCE, message
