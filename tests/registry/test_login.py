@@ -211,6 +211,13 @@ async def test_an_odd_life_of_a_token_is_survived(guarded: Guarded, life: str) -
     assert await guarded.repository.head_manifest("v1") is None
 
 
+async def test_a_token_that_hardly_lives_is_not_asked_for_by_each_request(guarded: Guarded) -> None:
+    guarded.guard.valid["t"] = ""
+    guarded.tokens.faults.add(Fault(Answer(200, body=b'{"token": "t", "expires_in": 0.001}'), times=None))
+    await asyncio.gather(*(guarded.repository.head_manifest(f"v{number}") for number in range(20)))
+    assert len(guarded.tokens.faults.log) == 1
+
+
 async def test_a_token_that_is_never_enough_ends_after_a_fresh_one(guarded: Guarded) -> None:
     challenge = {"WWW-Authenticate": f'Bearer realm="{guarded.guard.realm}"'}
     guarded.registry.faults.add(Fault(Answer(401, headers=challenge), times=None))

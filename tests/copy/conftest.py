@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from replicator.copy import Copier, Outcome
+from replicator.reference import Reference, Repository
+from replicator.registry import Access, Registries, Timing
+from tests.standins.distribution import distribution
+from tests.standins.faults import FaultLayer
+from tests.standins.images import blobs_of, fetch_raw, manifests_of, push, verify_tree
+from tests.standins.proxy import Upstream
+from tests.standins.server import serve
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from aiohttp import web
+
+    from tests.standins.images import Image, Index
+
+QUICK = Timing(connect=2, read=1, write=1, commit=2, tag=1, tries=3)
+
+
+class Registry:
+    """A real registry behind faults.
+
+    Attributes:
+        host: the address with the faults.
+        plain: the address without.
+        faults: and the log.
+        images: by tag, what the watch expects; see `watch`.
+    """
+
+    def __init__(self, plain: str, upstream: Upstream) -> None:
+        self.host = ""
+        self.plain = plain
+        self.faults = FaultLayer(self._watched)
+        self.images: dict[str, Image | Index] = {}
+        self.early: list[str] = []
+        self._upstream = upstream
+
+    async def _watched(self, request: web.BaseRequest) -> web.StreamResponse:
+        tag = request.path.rpartition("/manifests/")[2]
+        if request.method == "PUT" and tag in self.images:
+            self.early += await self._missing(request.path.split("/manifests/")[0], self.images[tag])
+        return await self._upstream.forward(request)
+
+    async def _missing(self, path: str, root: Image | Index) -> list[str]:
+        """Return what is missing of an image whose tag is about to be written."""
+        parts = [f"{path}/blobs/{blob.digest}" for blob in blobs_of(root)]
+        parts += [f"{path}/manifests/{one.digest}" for one in manifests_of(root) if one is not root]
+        missing = []
+        for part in parts:
+            accept = {"Accept": "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
+                      "application/vnd.docker.distribution.manifest.list.v2+json, "
+                      "application/vnd.docker.distribution.manifest.v2+json"}  # fmt: skip
+            async with self._upstream.request("HEAD", part, headers=accept) as answer:
+                if answer.status != 200:
+                    missing.append(part)
+        return missing
+
+    async def push(self, tag: str, root: Image | Index, name: str = "team/app") -> None:
+        """Put an image there, past faults and log."""
+        await push(self.plain, name, tag, root)
+
+    async def holds(self, tag: str, root: Image | Index, name: str = "team/app") -> None:
+        """Assert that every byte of an image is there."""
+        await verify_tree(self.plain, name, tag, root)
+
+    async def has_tag(self, tag: str, name: str = "team/app") -> bool:
+        try:
+            await fetch_raw(self.plain, name, tag)
+        except LookupError:
+            return False
+        return True
+
+    async def delete(self, path: str, name: str = "team/app") -> None:
+        async with self._upstream.request("DELETE", f"/v2/{name}/{path}") as answer:
+            assert answer.status == 202, answer.status
+
+    def reference(self, identifier: str, name: str = "team/app") -> Reference:
+        digest = identifier if ":" in identifier else None
+        return Reference(Repository(self.host, name), None if digest else identifier, digest)
+
+
+@asynccontextmanager
+async def a_registry() -> AsyncIterator[Registry]:
+    """Start one."""
+    async with AsyncExitStack() as stack:
+        plain = await stack.enter_async_context(distribution())
+        upstream = await stack.enter_async_context(Upstream(plain))
+        registry = Registry(plain, upstream)
+        registry.host = await stack.enter_async_context(serve(registry.faults))
+        yield registry
+
+
+@asynccontextmanager
+async def a_copier(timing: Timing = QUICK, **settings: Any) -> AsyncIterator[Copier]:
+    """Give a copier that reaches everything over plain HTTP."""
+    async with Registries(lambda r: Access(endpoint=f"http://{r.registry}"), timing=timing) as registries:
+        yield Copier(registries, **settings)
+
+
+class Pair:
+    """A source and a destination, and the copier between them."""
+
+    def __init__(self, source: Registry, destination: Registry, copier: Copier) -> None:
+        self.source = source
+        self.destination = destination
+        self.copier = copier
+
+    async def copy(self, tag: str = "v1", to: str | None = None, name: str = "team/app", **options: Any) -> Outcome:
+        return await self.copier.copy(
+            self.source.reference(tag), self.destination.reference(to or tag, name), **options
+        )
+
+    def expect(self, tag: str, root: Image | Index) -> None:
+        """Have the destination watched: its tag must not be written before all parts are there."""
+        self.destination.images[tag] = root
+
+    def clear(self) -> None:
+        self.source.faults.log.clear()
+        self.destination.faults.log.clear()
+
+    def counts(self) -> tuple[int, int]:
+        return len(self.source.faults.log), len(self.destination.faults.log)
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[Pair]:
+    async with a_registry() as source, a_registry() as destination, a_copier() as copier:
+        pair = Pair(source, destination, copier)
+        yield pair
+        assert not destination.early, "a tag was written before its parts"

@@ -1,0 +1,24 @@
+"""Copy one image and print the peak of resident memory: ``one_copy.py SOURCE DESTINATION uvloop|asyncio``."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import sys
+
+import uvloop
+
+from replicator.copy import Copier
+from replicator.reference import Reference
+from replicator.registry import Access, Registries
+
+
+async def main(source: str, destination: str) -> None:
+    async with Registries(lambda repository: Access(endpoint=f"http://{repository.registry}")) as registries:
+        outcome = await Copier(registries).copy(Reference.parse(source), Reference.parse(destination))
+    print(outcome.bytes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+if __name__ == "__main__":
+    run = uvloop.run if sys.argv[3] == "uvloop" else asyncio.run
+    run(main(sys.argv[1], sys.argv[2]))

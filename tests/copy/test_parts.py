@@ -1,0 +1,115 @@
+"""The parts of the copy engine that need no registry."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replicator.copy import Outcome, Result
+from replicator.copy.ledger import Ledger
+from replicator.copy.together import all_of, both
+from replicator.registry.errors import Denied, RegistryError, ServerFailed, TooManyRequests
+
+
+class Work:
+    """Coroutines that note whether they finished."""
+
+    def __init__(self) -> None:
+        self.finished: list[str] = []
+        self.cancelled: list[str] = []
+
+    async def do(self, name: str, seconds: float = 0.0, error: Exception | None = None) -> str:
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            self.cancelled.append(name)
+            raise
+        if error is not None:
+            raise error
+        self.finished.append(name)
+        return name
+
+
+def transient() -> RegistryError:
+    return ServerFailed("h.example.com", "GET /", "500")
+
+
+async def test_a_passing_fault_lets_the_others_finish() -> None:
+    work = Work()
+    with pytest.raises(ServerFailed):
+        await all_of([work.do("a", 0, transient()), work.do("b", 0.05), work.do("c")])
+    assert sorted(work.finished) == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Denied("h.example.com", "PUT /", "403"),
+        TooManyRequests("h.example.com", "PUT /", "429", retry_after=600),
+        RuntimeError("a mistake of ours"),
+    ],
+)
+async def test_a_fault_that_stays_ends_the_others(error: Exception) -> None:
+    work = Work()
+    with pytest.raises(type(error)):
+        await all_of([work.do("a", 0.01, error), work.do("b", 30), work.do("c", 0, transient())])
+    assert work.cancelled == ["b"]
+
+
+async def test_nothing_to_do_is_done() -> None:
+    await all_of([])
+
+
+async def test_the_other_of_two_is_ended_when_one_fails() -> None:
+    work = Work()
+    assert await both(work.do("a"), work.do("b")) == ("a", "b")
+    with pytest.raises(ServerFailed):
+        await both(work.do("c", 0, transient()), work.do("d", 30))
+    assert work.cancelled == ["d"]
+
+
+async def test_cancelling_ends_all() -> None:
+    work = Work()
+    for pending in (all_of([work.do("a", 30), work.do("b", 30)]), both(work.do("c", 30), work.do("d", 30))):
+        task = asyncio.ensure_future(pending)
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert sorted(work.cancelled) == ["a", "b", "c", "d"]
+
+
+def test_the_ledger_knows_what_is_where_and_forgets_it() -> None:
+    ledger = Ledger()
+    ledger.add("h", "one", "d")
+    assert ledger.has("h", "one", "d")
+    assert not ledger.has("h", "two", "d")
+    assert not ledger.has("other", "one", "d")
+    assert ledger.elsewhere("h", "two", "d") == "one"
+    assert ledger.elsewhere("h", "one", "d") is None
+    ledger.forget("h", "one", "d")
+    ledger.forget("h", "one", "d")
+    assert not ledger.has("h", "one", "d")
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 40), st.sampled_from("uvwxyz")), max_size=200))
+def test_the_ledger_is_bounded(notes: list[tuple[str, int, str]]) -> None:
+    ledger = Ledger(entries=4)
+    for registry, repository, digest in notes:
+        ledger.add(registry, str(repository), digest)
+        assert ledger.has(registry, str(repository), digest)
+    assert len(ledger._known) <= 4
+    assert all(0 < len(places) <= 16 for places in ledger._known.values())
+
+
+def test_an_outcome_survives_json() -> None:
+    outcome = Outcome(Result.COPIED, "h.example.com/a:b", "i.example.com/c:d", "sha256:x", 5, 1, 2, 3, 4, 0.5, "note")
+    assert Outcome.from_json(json.loads(json.dumps(outcome.to_json()))) == outcome
+    with pytest.raises(TypeError):
+        Outcome.from_json({"result": "copied"})
+    with pytest.raises(ValueError, match="nonsense"):
+        Outcome.from_json({"result": "nonsense"})
