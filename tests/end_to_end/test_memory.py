@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import json
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 from tests.running import PROGRAM, environment
@@ -20,11 +21,12 @@ BOUND = 120 * 1024**2
 
 def peak(*arguments: str, cwd: Path) -> int:
     """Run a command; return its peak of resident memory in bytes."""
-    process = subprocess.Popen([*PROGRAM, *arguments], cwd=cwd, env=environment())
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return usage.ru_maxrss * 1024
+    report = cwd / "stopwatch.json"
+    command = [sys.executable, "-m", "benchmarks.stopwatch", str(report), *PROGRAM, *arguments]
+    subprocess.run(command, cwd=cwd, env=environment(), check=True)
+    took = json.loads(report.read_text())
+    assert took["status"] == 0
+    return int(took["peak"])
 
 
 async def test_copying_a_gibibyte_takes_under_120_megabytes(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ class Chaos:
         self.ledger = ledger
         self.queue = queue
         self.workers: list[subprocess.Popen[bytes]] = []
+        self.ended: list[subprocess.Popen[bytes]] = []
         self.counts = {"pushes": 0, "refused": 0, "SIGKILL": 0, "SIGTERM": 0, "server kills": 0, "server stops": 0}
         self.newest: dict[str, int] = {}
         self.wanted: dict[tuple[str, str], int] = {}
@@ -85,6 +86,7 @@ class Chaos:
             number = random.choice([signal.SIGKILL, signal.SIGTERM])
             self.counts[number.name] += 1
             worker.send_signal(number)
+            self.ended.append(worker)
             self.start_worker()
             await asyncio.to_thread(worker.wait)
 
@@ -144,6 +146,8 @@ async def test_through_everything_every_tag_ends_with_what_was_pushed_last_and_n
             await asyncio.wait(hear)
             for worker in chaos.workers:
                 worker.terminate()
+            for worker in chaos.ended:
+                await asyncio.to_thread(worker.wait, 20)
             codes = [await asyncio.to_thread(worker.wait, 20) for worker in chaos.workers]
             verdict = ledger.verdict()
             print({**chaos.counts, "cuts": proxy.cuts, "runs": verdict.runs})
