@@ -21,7 +21,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 system: ## Install the real servers and peers that tests and demo run against (Debian packages)
-	@./.ci/apt-install docker-registry skopeo redis-server
+	@./.ci/apt-install docker-registry skopeo redis-server curl
 
 test: install system ## Run the whole suite
 	$(BIN)/pytest --numprocesses=auto $(PYTEST_ARGS)

@@ -1,4 +1,4 @@
-"""``python -m benchmarks [copy|backfill] ...``: hold the contests and print a table each; all without a name."""
+"""``python -m benchmarks [copy|backfill|queue] ...``: measure, and print a table each; all without a name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import backfill, copy
+from benchmarks import backfill, copy, queue
 from benchmarks.contest import hold
 from benchmarks.measuring import RunFailed
 from benchmarks.table import table
@@ -31,14 +31,15 @@ _WIDTH = 110
 
 
 class Name(StrEnum):
-    """The contests."""
+    """What can be measured: the contests with other programs, and the queue by itself."""
 
     COPY = "copy"
     BACKFILL = "backfill"
+    QUEUE = "queue"
 
 
 def main(
-    names: Annotated[list[Name] | None, typer.Argument(help="Which contests; all when none is named.")] = None,
+    names: Annotated[list[Name] | None, typer.Argument(help="What to measure; all when none is named.")] = None,
     size: Annotated[int, typer.Option(min=1, help="MiB of the image of copy.")] = 1024,
     runs: Annotated[int, typer.Option(min=1, help="Runs of each program.")] = 5,
     tags: Annotated[int, typer.Option(min=1, help="Tags of backfill.")] = 40,
@@ -47,7 +48,7 @@ def main(
         Path | None, typer.Option(help="Where the registries keep their content; in memory when nothing is said.")
     ] = None,
 ) -> None:
-    """Time the replicator beside skopeo, curl and, where they are on PATH, crane and regctl."""
+    """Time the replicator beside skopeo, curl and, where they are on PATH, crane and regctl; and the queue alone."""
     contests: dict[Name, tuple[Callable[[int], Contest], int]] = {
         Name.COPY: (copy.contest, size * _MIB),
         Name.BACKFILL: (partial(backfill.contest, tags), base * _MIB),
@@ -55,9 +56,12 @@ def main(
     place = storage or (_MEMORY if _MEMORY.is_dir() else None)
     console = Console(width=_WIDTH)
     for name in names or list(Name):
-        make, volume = contests[name]
-        timed = make(volume)
         try:
+            if name is Name.QUEUE:
+                console.print(queue.measure())
+                continue
+            make, volume = contests[name]
+            timed = make(volume)
             standings = asyncio.run(hold(timed, make(_SMALL), runs, place))
         except RunFailed as error:
             sys.exit(f"{name}: {error}")

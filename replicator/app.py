@@ -43,6 +43,7 @@ _MAX_DISCARDED = 8 * MAX_BODY
 """Bytes of a larger one that are read and thrown away: a sender cut off in mid body does not see the answer."""
 _BODY_SECONDS = 5.0
 _RETRY_AFTER = "15"
+_CLOSE = {"Connection": "close"}
 
 
 class Liveness(Protocol):
@@ -119,7 +120,7 @@ class Webhook:
         host = self._source_host(push, registry)
         what = f"{push.repository}:{push.tag}" if push.tag else f"{push.repository}@{push.digest}"
         if host is None:
-            return (), f"{what} is at {push.host}, which no rule has as its source"
+            return (), f"{what} is at {push.host or 'a Harbor it does not name'}, which no rule has as its source"
         reference = Reference(Repository(host, push.repository), push.tag, None if push.tag else push.digest)
         found = self._rules.destinations(reference)
         if found:
@@ -214,11 +215,11 @@ async def _body(request: Request) -> bytes:
                 elif size > _MAX_DISCARDED:
                     break
     except TimeoutError:
-        raise HTTPException(408, f"the body did not arrive within {_BODY_SECONDS:g} s") from None
+        raise HTTPException(408, f"the body did not arrive within {_BODY_SECONDS:g} s", _CLOSE) from None
     except ClientDisconnect:
         raise HTTPException(400, "the body broke off") from None
     if size > MAX_BODY:
-        raise HTTPException(413, f"the body has more than {MAX_BODY} bytes", {"Connection": "close"})
+        raise HTTPException(413, f"the body has more than {MAX_BODY} bytes", _CLOSE)
     return bytes(body)
 
 

@@ -1,5 +1,7 @@
 """The command line: options in, exit code out. What the commands do is in the modules below.
 
+Each command imports what it needs itself: a copy of one image neither waits nor pays for a queue and a web server.
+
 Exit codes: 0 all in place, 1 a copy failed, 2 usage or configuration, 130 interrupted.
 """
 
@@ -17,7 +19,7 @@ import typer
 import uvloop
 from rich.console import Console
 
-from replicator import __version__, commands, serving
+from replicator import __version__, exit_codes
 from replicator.errors import ConfigError, Problem, ReplicatorError
 from replicator.logs import configure_logs
 from replicator.reference import Reference
@@ -35,6 +37,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+failures = typer.Typer(invoke_without_command=True)
+app.add_typer(failures, name="failures")
+
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "console", "json"]
 Config = Annotated[Path | None, typer.Option(help="Rules file, JSON or YAML (REPLICATOR_CONFIG).")]
@@ -51,6 +56,11 @@ LogLevel = Annotated[Level | None, typer.Option(help="The least that is logged (
 LogFormat = Annotated[Format | None, typer.Option(help="Form of log lines (REPLICATOR_LOG_FORMAT).")]
 Log = Annotated[Path | None, typer.Option(help="Append log lines to this file instead of stderr.")]
 Concurrency = Annotated[int | None, typer.Option(help="Copies for events at once (REPLICATOR_CONCURRENCY).")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Failed = Annotated[list[str] | None, typer.Argument(metavar="REF", help="Destinations of the failed copies.")]
+All = Annotated[bool, typer.Option("--all", help="Every one there is.")]
+
+_WATCH_SECONDS = 2.0
 
 
 def _version(value: bool) -> None:
@@ -96,6 +106,8 @@ def serve(
         log_format=log_format,
     )
     rules = _rules(settings, registry, namespace)
+    from replicator import serving
+
     _run(serving.serve(settings, rules, with_worker=worker))
 
 
@@ -125,6 +137,8 @@ def worker(
         log_level=log_level,
         log_format=log_format,
     )
+    from replicator import serving
+
     _run(serving.work(settings, _rules(settings, registry, namespace)))
 
 
@@ -160,8 +174,10 @@ def backfill(
         log_format=log_format,
     )
     rules = _rules(settings, registry, namespace)
+    from replicator.backfill import run_backfill
+
     _run(
-        commands.backfill(
+        run_backfill(
             settings, rules, retries=retries, dry_run=dry_run, report_file=report, out=Console(), err=_stderr()
         )
     )
@@ -184,8 +200,10 @@ def copy(
     settings = _settings(log, quiet=log is None, config=config, auth=auth, log_level=log_level, log_format=log_format)
     given = settings.config is not None or settings.auth is not None
     credentials = load_credentials(settings.config, auth=settings.auth, environ=variables()) if given else None
+    from replicator.foreground import copy_one
+
     _run(
-        commands.copy(
+        copy_one(
             settings,
             credentials,
             _reference(source, "SOURCE"),
@@ -208,7 +226,87 @@ def explain(
     """Say which rules match an image and where it would go; nothing is contacted."""
     settings = _settings(None, quiet=True, config=config, auth=auth, images=images)
     rules = _rules(settings, registry, namespace)
-    _exit(commands.explain(rules, _reference(reference, "REFERENCE"), out=Console()))
+    from replicator.foreground import explain_reference
+
+    _exit(explain_reference(rules, _reference(reference, "REFERENCE"), out=Console()))
+
+
+@app.command()
+def status(
+    seconds: Annotated[
+        float | None,
+        typer.Argument(metavar="SECONDS", min=0.1, max=86_400, help="With --watch: how often; 2 when not said."),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
+    as_json: Json = False,
+    redis_url: RedisUrl = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Show what the queue does: what is queued, runs, waits for a retry or was given up, and who works."""
+    if seconds is not None and not watch:
+        raise ConfigError("command line", [Problem("SECONDS", "says how often to look; it goes with --watch")])
+    settings = _settings(None, quiet=True, redis_url=redis_url, state_dir=state_dir)
+    every = (seconds or _WATCH_SECONDS) if watch else None
+    from replicator import inspection
+
+    _run(inspection.show_status(settings, as_json=as_json, every=every, out=Console(), err=_stderr()))
+
+
+@failures.callback()
+def list_failures(
+    context: typer.Context, as_json: Json = False, redis_url: RedisUrl = None, state_dir: StateDir = None
+) -> None:
+    """List the copies that were given up; with a command, queue them again or forget them."""
+    context.obj = {"redis_url": redis_url, "state_dir": state_dir}
+    if context.invoked_subcommand is None:
+        settings = _settings(None, quiet=True, **context.obj)
+        from replicator import inspection
+
+        _run(inspection.list_failures(settings, as_json=as_json, out=Console()))
+    if as_json:
+        raise ConfigError("command line", [Problem("--json", "is for the list alone")])
+
+
+@failures.command()
+def retry(
+    context: typer.Context,
+    ref: Failed = None,
+    every_one: All = False,
+    redis_url: RedisUrl = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Queue copies that were given up again, as if their tags had just been pushed."""
+    settings = _settings(None, quiet=True, **_nearest(context, redis_url=redis_url, state_dir=state_dir))
+    from replicator import inspection
+
+    _run(inspection.retry_failures(settings, _failed(ref, every_one), out=Console(), err=_stderr()))
+
+
+@failures.command()
+def drop(
+    context: typer.Context,
+    ref: Failed = None,
+    every_one: All = False,
+    redis_url: RedisUrl = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Forget copies that were given up; what is at their destinations stays."""
+    settings = _settings(None, quiet=True, **_nearest(context, redis_url=redis_url, state_dir=state_dir))
+    from replicator import inspection
+
+    _run(inspection.drop_failures(settings, _failed(ref, every_one), out=Console(), err=_stderr()))
+
+
+def _nearest(context: typer.Context, **options: Any) -> dict[str, Any]:
+    """Give the options of a command, and where it says nothing those that stand before its name."""
+    return {name: context.obj[name] if value is None else value for name, value in options.items()}
+
+
+def _failed(references: list[str] | None, every_one: bool) -> list[str] | None:
+    """Give the destinations that are meant; None for all."""
+    if bool(references) == every_one:
+        raise ConfigError("command line", [Problem("REF", "name the destinations, or say --all; not both")])
+    return None if every_one else [str(_reference(text, "REF")) for text in references or ()]
 
 
 def _settings(log: Path | None, *, quiet: bool = False, **options: Any) -> Settings:
@@ -253,8 +351,8 @@ def _run(command: Coroutine[Any, Any, int | None]) -> NoReturn:
         try:
             code = runner.run(command)
         except KeyboardInterrupt:
-            code = commands.INTERRUPTED
-    _exit(code or commands.OK)
+            code = exit_codes.INTERRUPTED
+    _exit(code or exit_codes.OK)
 
 
 def _exit(code: int) -> NoReturn:
@@ -266,14 +364,14 @@ def main() -> None:
     try:
         app()
     except ConfigError as error:
-        code = _told(error, commands.USAGE)
+        code = _told(error, exit_codes.USAGE)
     except ReplicatorError as error:
-        code = _told(error, commands.FAILED)
+        code = _told(error, exit_codes.FAILED)
     except BrokenPipeError:
         # Who read our output has gone; nothing more can be said to them.
         with contextlib.suppress(OSError):
             sys.stdout.close()
-        code = commands.FAILED
+        code = exit_codes.FAILED
     sys.exit(code)
 
 

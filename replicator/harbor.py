@@ -40,8 +40,10 @@ class HarborApi:
             RegistryError: any other answer, or none; for a registry that is no Harbor too.
         """
         async for row in self._rows("/projects"):
-            if isinstance(row.get("name"), str):
-                yield row["name"]
+            name = row.get("name")
+            # It becomes a part of a path.
+            if isinstance(name, str) and is_repository_name(name) and "/" not in name:
+                yield name
 
     async def repositories(self, project: str) -> AsyncIterator[Repository]:
         """List the repositories of a project (``GET /projects/{project}/repositories``).
@@ -57,6 +59,7 @@ class HarborApi:
 
     async def _rows(self, path: str) -> AsyncIterator[dict[str, Any]]:
         """Read all rows of a list; sorted by id, so that what is added meanwhile shifts no page."""
+        before: list[Any] = []
         for page in range(1, _MAX_PAGES):
             url = await self._transport.url(f"/api/v2.0{path}")
             url = URL(f"{url}?page={page}&page_size={_PAGE}&sort=id", encoded=True)
@@ -80,6 +83,9 @@ class HarborApi:
                 rows = None
             if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
                 raise ProtocolViolated(self._registry, request, "the answer is not one of Harbor's lists")
+            if rows and rows == before:
+                raise ProtocolViolated(self._registry, request, f"page {page} is page {page - 1} again")
+            before = rows
             for row in rows:
                 yield row
             if len(rows) < _PAGE:

@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 Format = Literal["auto", "console", "json"]
 
 
+class _File(logging.handlers.WatchedFileHandler):
+    """Appends to a file; one that can't be opened again after a rotation loses lines, but stops no work."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
+
 class _Stderr(logging.StreamHandler[TextIO]):
     """Writes to what ``sys.stderr`` is at that moment, so that a progress display can take the lines in."""
 
@@ -47,7 +57,7 @@ def configure_logs(level: str = "info", form: Format = "auto", file: Path | None
         handler = _Stderr()
     else:
         try:
-            handler = logging.handlers.WatchedFileHandler(file, encoding="utf-8")
+            handler = _File(file, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise ConfigError("command line", [Problem("--log", f"{file}: {error.strerror or error}")]) from None
     terminal = file is None and sys.stderr.isatty()
@@ -81,6 +91,8 @@ def configure_logs(level: str = "info", form: Format = "auto", file: Path | None
         root.removeHandler(old)
         old.close()
     root.addHandler(handler)
+    # A line that can't be written, to a full disk or a closed terminal, is lost without a trace of its own.
+    logging.raiseExceptions = False
     root.setLevel(level.upper())
     # What they say below a warning is about themselves.
     for noisy in ("arq", "asyncio", "uvicorn", "aiohttp", "redis"):
@@ -89,7 +101,9 @@ def configure_logs(level: str = "info", form: Format = "auto", file: Path | None
 
 def _rendering(console: bool, *, colors: bool) -> list[Any]:
     if console:
-        return [structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False)]
+        # The default formatter shows the variables of every frame, passwords among them.
+        plain = structlog.dev.plain_traceback
+        return [structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False, exception_formatter=plain)]
     return [
         structlog.processors.format_exc_info,
         structlog.processors.JSONRenderer(ensure_ascii=False, default=str),

@@ -8,34 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from replicator.advice import explained
 from replicator.copy import Outcome, Result, SourceNotFound
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Job, Lane
-from replicator.registry import RegistryError
 from replicator.rules import CopyRequest
+from replicator.transfer import CopyFailed, copy
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Mapping
 
     from replicator.copy import Copier
     from replicator.queue import JsonValue, Running
-    from replicator.reference import Repository
-    from replicator.registry import Access, Registries
+    from replicator.registry import Registries
 
 log = structlog.get_logger("replicator.copy")
 
 _LOOKS_FOR_SOURCE = 3
 """Tries before a source tag that does not resolve counts as deleted: an event may be faster than Harbor's cache."""
-
-
-class CopyFailed(ReplicatorError):
-    """A copy failed; the message says what, where and what to do."""
-
-    def __init__(self, message: str, error_class: ErrorClass, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.error_class = error_class
-        self.retry_after = retry_after
 
 
 def job(request: CopyRequest, *, retries: int | None = None) -> Job:
@@ -46,45 +35,6 @@ def job(request: CopyRequest, *, retries: int | None = None) -> Job:
         retries: how often a failure is tried again; None for the worker's own patience.
     """
     return Job(str(request.destination), request.to_json(), retries)
-
-
-def access_by(find: Callable[[Repository], Access | None]) -> Callable[[Repository], Access]:
-    """Give the registries' way in: only what there are credentials for, or is named as anonymous, is contacted.
-
-    Args:
-        find: looks a repository's credentials up, e.g. `Rules.credentials`.
-    """
-
-    def access(repository: Repository) -> Access:
-        found = find(repository)
-        if found is None:
-            raise CopyFailed(
-                f"{repository}: there are no credentials for it: name {repository.registry} under auth, with "
-                "anonymous: true if it needs none",
-                ErrorClass.CREDENTIALS,
-            )
-        return found
-
-    return access
-
-
-async def copy(
-    copier: Copier,
-    request: CopyRequest,
-    *,
-    confirm: Callable[[], Awaitable[None]] | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Outcome:
-    """Copy what a request names, and explain what fails.
-
-    Raises:
-        SourceNotFound: the source is not there.
-        CopyFailed: any other failure of a registry.
-    """
-    try:
-        return await copier.copy(request.source, request.destination, confirm=confirm, progress=progress)
-    except RegistryError as error:
-        raise CopyFailed(explained(error, request.destination), error.error_class, error.retry_after) from error
 
 
 class Handler:
@@ -146,7 +96,9 @@ class Handler:
             running.progress(read)
 
         try:
-            return await copy(self._copier, request, confirm=running.confirm, progress=progress)
+            return await copy(
+                self._copier, request.source, request.destination, confirm=running.confirm, progress=progress
+            )
         except SourceNotFound as error:
             if running.tries < _LOOKS_FOR_SOURCE:
                 raise

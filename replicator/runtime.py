@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from replicator import __version__
-from replicator.copy import Copier
 from replicator.queue import Lane, Queue, RetryPolicy, Worker, embedded_server
-from replicator.registry import Registries, Timing
-from replicator.replication import Handler, access_by
+from replicator.replication import Handler
+from replicator.transfer import access_by, open_registries
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Mapping
 
-    from replicator.reference import Repository
-    from replicator.registry import Access
     from replicator.rules import Rules
     from replicator.settings import Settings
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def retry_policy(settings: Settings) -> RetryPolicy:
@@ -47,27 +39,6 @@ async def open_queue(settings: Settings) -> AsyncIterator[Queue]:
         await Queue.connect(url, prefix=settings.redis_prefix) as queue,
     ):
         yield queue
-
-
-@asynccontextmanager
-async def open_registries(
-    settings: Settings, access: Callable[[Repository], Access]
-) -> AsyncIterator[tuple[Registries, Copier]]:
-    """Open the way to the registries, and a copier over it.
-
-    Args:
-        settings: time limits and numbers at once.
-        access: how each registry is reached, and as whom.
-    """
-    timing = Timing(
-        connect=settings.connect_timeout,
-        read=settings.read_timeout,
-        write=settings.read_timeout,
-        # A tag's write must be over before anyone else can hold the lease on its destination.
-        tag=min(20.0, settings.lease * 2 / 3),
-    )
-    async with Registries(access, user_agent=f"replicator/{__version__}", timing=timing) as registries:
-        yield registries, Copier(registries, transfers=settings.transfers)
 
 
 @asynccontextmanager
@@ -98,16 +69,3 @@ async def open_worker(
             drain=settings.drain_timeout,
             timeout=settings.copy_timeout,
         )
-
-
-@contextmanager
-def on_signals(action: Callable[[], None]) -> Iterator[None]:
-    """Call ``action`` at each SIGTERM and SIGINT for as long as the context lasts, instead of dying of it."""
-    loop = asyncio.get_running_loop()
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, action)
-    try:
-        yield
-    finally:
-        for number in _SIGNALS:
-            loop.remove_signal_handler(number)

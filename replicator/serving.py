@@ -16,9 +16,11 @@ import uvicorn
 
 from replicator import __version__
 from replicator.app import create_app
+from replicator.connections import BoundedProtocol
 from replicator.errors import ConfigError, Problem
 from replicator.queue import Lane
-from replicator.runtime import on_signals, open_queue, open_worker
+from replicator.runtime import open_queue, open_worker
+from replicator.signals import on_signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,7 +117,7 @@ async def _run(app: Starlette, listener: socket.socket, process: _Process, worke
     server = _Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=BoundedProtocol,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from replicator.errors import ConfigError, Problem
 
@@ -31,11 +31,15 @@ _MAX_SECRET_BYTES = 64 * 1024
 
 def _state_home() -> Path:
     home = os.environ.get("XDG_STATE_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "state") / "replicator"
+    try:
+        return (Path(home) if home else Path.home() / ".local" / "state") / "replicator"
+    except RuntimeError:
+        # A user the machine has no name for, as containers have them.
+        return Path("/var/lib/replicator")
 
 
 def _secrets_dir() -> Path:
-    return Path(os.environ.get("REPLICATOR_SECRETS_DIR", "/run/secrets"))
+    return Path(os.environ.get("REPLICATOR_SECRETS_DIR") or "/run/secrets")
 
 
 def _stripped(secret: SecretStr) -> SecretStr:
@@ -126,13 +130,18 @@ def load_settings(**options: Any) -> Settings:
     try:
         return Settings(
             _env_file=".env",
-            _env_file_encoding="utf-8",
+            _env_file_encoding="utf-8-sig",
             _secrets_dir=directory if directory.is_dir() else None,
             **given,
         )
     except ValidationError as error:
         problems = [Problem(_name(str(item["loc"][0]), given), _words(item["msg"])) for item in error.errors()]
         raise ConfigError("settings", problems) from None
+    except SettingsError as error:
+        # The settings library's words name the setting, and nothing that is in the file.
+        cause = error.__cause__
+        reason = cause.strerror if isinstance(cause, OSError) else "it is not UTF-8"
+        raise ConfigError("settings", [Problem(str(directory), f"a file can't be read: {reason}: {error}")]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("settings", [Problem(".env", f"can't be read: {error}")]) from None
 
@@ -155,7 +164,8 @@ def variables() -> Mapping[str, str]:
 
 def _dotenv() -> dict[str, str]:
     try:
-        return {name: value for name, value in dotenv_values(".env", interpolate=False).items() if value is not None}
+        found = dotenv_values(".env", interpolate=False, encoding="utf-8-sig")
+        return {name: value for name, value in found.items() if value is not None}
     except (OSError, UnicodeDecodeError):
         return {}  # load_settings has said so
 

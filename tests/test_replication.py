@@ -13,8 +13,9 @@ from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Lane, Running
 from replicator.reference import Reference
 from replicator.registry import Registries
-from replicator.replication import CopyFailed, Handler, access_by, job
+from replicator.replication import Handler, job
 from replicator.rules import CopyRequest, Rules, parse
+from replicator.transfer import CopyFailed, access_by
 from tests.standins.images import image, push
 from tests.standins.logins import ACR_USER, HARBOR_ROBOT
 

@@ -119,3 +119,36 @@ def test_variables_for_the_rules_come_from_all_three_places(monkeypatch: pytest.
     monkeypatch.setenv("C", "environment")
     found = variables()
     assert (found["A"], found["B"], found["C"]) == ("secret", "dot$env", "environment")
+
+
+def test_a_secret_file_that_is_no_text_is_told_without_what_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "replicator_webhook_token").write_bytes(b"hunter2\xff")
+    with pytest.raises(ConfigError, match="webhook_token") as caught:
+        load_settings()
+    assert str(tmp_path / "secrets") in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_an_empty_name_of_the_secrets_directory_is_not_the_working_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("REPLICATOR_SECRETS_DIR", "")
+    (tmp_path / "replicator_listen").write_text("nowhere")
+    (tmp_path / "A").write_text("no secret")
+    assert load_settings().listen == "0.0.0.0:8080"
+    assert "A" not in variables()
+
+
+def test_a_user_without_a_home_has_a_state_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # what it does where the user has no entry
+    assert load_settings().state_dir.is_absolute()
+
+
+def test_a_byte_order_mark_hides_no_setting(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("\ufeffREPLICATOR_LISTEN=127.0.0.1:2\n")
+    assert load_settings().listen_port == 2
+    (tmp_path / ".env").write_text("\ufeffREPLICATOR_LISTN=127.0.0.1:2\n")
+    assert [problem.path for problem in unknown_variables()] == ["REPLICATOR_LISTN"]

@@ -76,7 +76,7 @@ class Display:
             self._line(f"{len(report.rows)} of {report.listed} tags done, {decimal(report.bytes)} copied")
 
     def _line(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True, highlight=False)
+        self._console.print(text, soft_wrap=True, highlight=False, emoji=False)
 
 
 def summary(report: Report, console: Console) -> None:
@@ -93,10 +93,10 @@ def summary(report: Report, console: Console) -> None:
         console.print("[red]Failed:[/red]")
         for row in report.failures:
             where = f" -> {row.destination}" if row.destination else ""
-            console.print(f"  {escape(row.source)}{escape(where)}", soft_wrap=True, highlight=False)
-            console.print(f"    {escape(row.error or '')}", soft_wrap=True, highlight=False)
+            console.print(f"  {escape(row.source)}{escape(where)}", soft_wrap=True, highlight=False, emoji=False)
+            console.print(f"    {escape(row.error or '')}", soft_wrap=True, highlight=False, emoji=False)
     for warning in report.warnings:
-        console.print(f"[yellow]Warning:[/yellow] {escape(warning)}", soft_wrap=True, highlight=False)
+        console.print(f"[yellow]Warning:[/yellow] {escape(warning)}", soft_wrap=True, highlight=False, emoji=False)
     console.print(table)
     head = "Interrupted after" if report.interrupted else "Done in"
     console.print(f"{head} {report.seconds:.1f} s, {decimal(report.bytes)} copied", highlight=False)

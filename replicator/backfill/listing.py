@@ -39,14 +39,12 @@ async def list_requests(rules: Rules, registries: Registries) -> AsyncIterator[L
     """
     seen: set[Repository] = set()
     for source in rules.sources():
-        try:
-            async for repository in _repositories(source, registries):
-                if repository in seen:
-                    continue
-                seen.add(repository)
-                yield await _requests(rules, registries, repository, needs_tags=source.needs_tags)
-        except ReplicatorError as error:
-            yield Listed(f"{source.registry}/{source.glob or ''}", [], error)
+        async for found in _repositories(source, registries):
+            if isinstance(found, Listed):
+                yield found
+            elif found not in seen:
+                seen.add(found)
+                yield await _requests(rules, registries, found, needs_tags=source.needs_tags)
 
 
 async def _requests(rules: Rules, registries: Registries, repository: Repository, *, needs_tags: bool) -> Listed:
@@ -57,15 +55,24 @@ async def _requests(rules: Rules, registries: Registries, repository: Repository
     return Listed(str(repository), list(rules.requests(repository, tags)))
 
 
-async def _repositories(source: Source, registries: Registries) -> AsyncIterator[Repository]:
+async def _repositories(source: Source, registries: Registries) -> AsyncIterator[Repository | Listed]:
+    """List a source's repositories; what can't be listed comes as a `Listed`, and the other projects follow."""
     if source.repository is not None:
         yield source.repository
         return
     # The login of the project, where the rules give one, else that of the host.
     place = Repository(source.registry, f"{source.project}/x" if source.project is not None else "x")
-    api = HarborApi(source.registry, registries.transport(place))
-    projects = [source.project] if source.project is not None else [project async for project in api.projects()]
+    try:
+        api = HarborApi(source.registry, registries.transport(place))
+        projects = [source.project] if source.project is not None else [project async for project in api.projects()]
+    except ReplicatorError as error:
+        yield Listed(f"{source.registry}/{source.glob}", [], error)
+        return
     for project in projects:
-        async for repository in api.repositories(project):
-            if source.includes(repository.name):
-                yield repository
+        try:
+            async for repository in api.repositories(project):
+                if source.includes(repository.name):
+                    yield repository
+        except ReplicatorError as error:
+            what = source.glob if source.project is not None else f"{project}/"
+            yield Listed(f"{source.registry}/{what}", [], error)

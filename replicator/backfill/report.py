@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from replicator.errors import ConfigError, Problem
+from replicator.errors import ConfigError, Problem, ReplicatorError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,13 +86,13 @@ class Report:
         """Write the rows as JSON: a list with an object a tag.
 
         Raises:
-            ConfigError: the file can't be written.
+            ReplicatorError: the file can't be written.
         """
         content = json.dumps([asdict(row) for row in self.rows], indent=1, ensure_ascii=False)
         try:
-            file.write_text(content + "\n", encoding="utf-8")
+            file.write_text(content + "\n", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
-            raise _unwritable(file, error) from None
+            raise ReplicatorError(f"the report is lost: {file}: {error.strerror or error}") from None
 
 
 def check_writable(file: Path) -> None:
@@ -105,8 +105,4 @@ def check_writable(file: Path) -> None:
         with file.open("a", encoding="utf-8"):
             pass
     except OSError as error:
-        raise _unwritable(file, error) from None
-
-
-def _unwritable(file: Path, error: OSError) -> ConfigError:
-    return ConfigError("command line", [Problem("--report", f"{file}: {error.strerror or error}")])
+        raise ConfigError("command line", [Problem("--report", f"{file}: {error.strerror or error}")]) from None

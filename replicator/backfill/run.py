@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from replicator.backfill.report import Report, Row, RowOutcome
 from replicator.cancelling import cancel_all
 from replicator.copy import Outcome
 from replicator.errors import ErrorClass, ReplicatorError
-from replicator.queue import Lane
+from replicator.queue import Lane, QueueError
 from replicator.rules import collisions
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger("replicator.backfill")
 
 _COMPARED_AT_ONCE = 16
+_LOSS_SECONDS = 15.0
+_HEARING_SECONDS = 3.0
 
 
 class Backfill:
@@ -77,14 +80,17 @@ class Backfill:
         started = time.monotonic()
         try:
             async with asyncio.TaskGroup() as group:
-                ends = [group.create_task(self._hear_ends(self._queue))] if self._queue is not None else []
+                watching = []
+                if self._queue is not None:
+                    watching += [group.create_task(self._hear_ends(self._queue))]
+                    watching += [group.create_task(self._mind_losses(self._queue))]
                 work = await self._list()
                 for _ in range(_COMPARED_AT_ONCE):
                     group.create_task(self._compare_all(work))
                 while work or self._waiting or self._comparing or self._stopping:
                     await self._news.wait()
                     self._news.clear()
-                await cancel_all(ends)
+                await cancel_all(watching)
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         except asyncio.CancelledError:
@@ -164,6 +170,23 @@ class Backfill:
             if request is not None:
                 self._row(_ended(request, finished))
             self._news.set()
+
+    async def _mind_losses(self, queue: Queue) -> None:
+        """Queue again what a Redis that lost its data has forgotten; nobody would ever tell of its end."""
+        while True:
+            await asyncio.sleep(_LOSS_SECONDS)
+            waiting = dict(self._waiting)
+            with contextlib.suppress(QueueError):
+                counts = await queue.counts()
+                if not waiting or any(lane.queued + lane.running + lane.waiting for lane in counts.lanes.values()):
+                    continue
+                # What ended just now is heard of first.
+                await asyncio.sleep(_HEARING_SECONDS)
+                lost = [request for name, request in waiting.items() if self._waiting.get(name) is request]
+                if lost:
+                    log.warning("queue has forgotten copies", copies=len(lost))
+                    jobs = [replication.job(request, retries=self._retries) for request in lost]
+                    await queue.enqueue(jobs, Lane.BACKFILL, run=self._run_id)
 
     def _row(self, row: Row) -> None:
         self.report.add(row)

@@ -259,21 +259,21 @@ class Queue:
             queued += [job_id.decode() for job_id in await self._within_deadline("retry_dead", *batch)]
         return queued
 
-    async def drop_dead(self, ids: Iterable[str] | None = None) -> int:
+    async def drop_dead(self, ids: Iterable[str] | None = None) -> list[str]:
         """Forget dead letters.
 
         Args:
             ids: which; None for all.
 
         Returns:
-            How many there were.
+            Those that were forgotten: an id that is no dead letter is left out.
 
         Raises:
             QueueUnavailable: Redis does not answer; some may be dropped.
         """
-        dropped = 0
+        dropped: list[str] = []
         async for batch in self._dead_ids(ids):
-            dropped += await self._within_deadline("drop_dead", *batch)
+            dropped += [job_id.decode() for job_id in await self._within_deadline("drop_dead", *batch)]
         return dropped
 
     async def run_script(self, name: str, *arguments: str | bytes | float) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from replicator import commands
+from replicator import exit_codes
 from replicator.copy import Outcome, Result
 from replicator.errors import ErrorClass
 from tests.docs.pages import ROOT, blocks
@@ -28,7 +28,7 @@ def test_every_class_of_error_is_explained() -> None:
 
 
 def test_the_exit_codes_are_those_of_the_program() -> None:
-    codes = {commands.OK, commands.FAILED, commands.USAGE, commands.INTERRUPTED}
+    codes = {exit_codes.OK, exit_codes.FAILED, exit_codes.USAGE, exit_codes.INTERRUPTED}
     assert set(first_cells(section("Exit codes"))) == {str(code) for code in codes}
 
 

@@ -209,6 +209,61 @@ async def test_two_sources_for_one_destination_are_told_with_both_names(house: H
     assert house.acr.faults.log.count("PUT") == 0
 
 
+async def test_a_project_that_can_not_be_listed_does_not_hide_the_others(house: House) -> None:
+    for repository in ("library/app", "team/app"):
+        await push(house.harbor.host, repository, "v1", image(1), HARBOR_ROBOT)
+    house.harbor.faults.add(Fault(Answer(403, "FORBIDDEN"), "GET", "/projects/library/repositories", times=None))
+    rules = house.rules({"HARBOR/**": "ACR/cache/{flat}"})
+    ended = await replicator("backfill", "--config", rules, "--report=r.json", cwd=house.directory)
+    assert ended.code == 1, ended.said
+    rows = {row["source"]: row for row in json.loads((house.directory / "r.json").read_text())}
+    assert rows[f"{house.harbor.host}/team/app:v1"]["outcome"] == "copied"
+    assert "can't be listed" in rows[f"{house.harbor.host}/library/"]["error"]
+
+
+async def test_a_list_whose_page_comes_again_and_again_ends(house: House) -> None:
+    page = json.dumps([{"name": f"team/app-{number}"} for number in range(100)]).encode()
+    endless = house.harbor.faults.add(Fault(Answer(200, body=page), "GET", "/projects/team/repositories", times=None))
+    rules = house.rules({"HARBOR/team/x-*": "ACR/cache/{flat}"})
+    ended = await replicator("backfill", "--config", rules, cwd=house.directory)
+    assert ended.code == 1, ended.said
+    assert "page 2 is page 1 again" in ended.out
+    assert endless.hits == 2
+
+
+async def test_the_report_is_written_when_who_reads_the_summary_has_gone(house: House) -> None:
+    await push(house.harbor.host, "library/app", "v1", image(), HARBOR_ROBOT)
+    rules = house.rules({"HARBOR/library/app": "ACR/image-syncer/app"})
+    command = shlex.join([*PROGRAM, "backfill", "--config", str(rules), "--report", "r.json"])
+    process = await asyncio.create_subprocess_shell(
+        f"{command} | true", cwd=house.directory, stderr=asyncio.subprocess.PIPE,
+        env=environment(REPLICATOR_STATE_DIR=str(house.directory / "state")),
+    )  # fmt: skip
+    async with asyncio.timeout(60):
+        _, err = await process.communicate()
+    assert report(house.directory / "r.json")["v1"]["outcome"] == "copied"
+    assert b"Traceback" not in err
+
+
+async def test_a_report_that_is_lost_is_no_mistake_of_the_command_line(house: House) -> None:
+    rules = house.rules({"HARBOR/team/nothing-*": "ACR/cache/{name}"})
+    ended = await replicator("backfill", "--config", rules, "--report=/dev/full", cwd=house.directory)
+    assert ended.code == 1
+    assert "the report is lost: /dev/full: No space left on device" in ended.err
+    assert "0  failed" in ended.out
+
+
+async def test_what_is_shown_are_the_names_and_no_pictures(house: House) -> None:
+    await push(house.harbor.host, "library/app", "bug", image(), HARBOR_ROBOT)
+    house.harbor.faults.add(Fault(Answer(403, "DENIED", "[/] [bold] :bug:"), "HEAD", "/manifests/", times=None))
+    house.acr.faults.add(Fault(Answer(403, "DENIED", "[/] [bold] :bug:"), None, "/manifests/", times=None))
+    rules = house.rules({"HARBOR/library/app": "ACR/image-syncer/app"})
+    ended = await replicator("backfill", "--config", rules, "--retries=0", cwd=house.directory)
+    assert ended.code == 1
+    assert "image-syncer/app:bug: " in ended.err
+    assert ended.said.isascii()
+
+
 async def test_a_rule_that_matches_nothing_is_a_warning(house: House) -> None:
     rules = house.rules({"HARBOR/team/nothing-*": "ACR/cache/{name}"})
     ended = await replicator("backfill", "--config", rules, cwd=house.directory)

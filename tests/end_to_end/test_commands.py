@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.running import PROGRAM, TOKEN, environment, replicator
+from tests.standins.faults import Delay, Fault
 from tests.standins.images import image, multi_arch, push, verify_tree
 from tests.standins.logins import ACR_USER, HARBOR_ROBOT
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.end_to_end.conftest import House
 
 SECRET = "a-secret-that-nobody-may-see"
@@ -68,6 +69,23 @@ async def test_explain_tells_where_an_image_would_go_without_any_network(tmp_pat
     ended = await replicator("explain", "harbor.example.com/team/a/b:dev", "--config", rules, cwd=tmp_path)
     assert ended.code == 1
     assert "would not be copied" in ended.out
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_copy_ends_in_order_at_a_signal(house: House, number: signal.Signals) -> None:
+    await push(house.harbor.host, "library/app", "v1", image(), HARBOR_ROBOT)
+    slow = house.acr.faults.add(Fault(Delay(30.0), "POST", "/blobs/uploads/", times=None))
+    rules = house.rules({"HARBOR/library/app": "ACR/image-syncer/app"})
+    process = await asyncio.create_subprocess_exec(
+        *PROGRAM, "copy", f"{house.harbor.host}/library/app:v1", f"{house.acr.host}/cache/app:v1", "--config", rules,
+        cwd=house.directory, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=environment(),
+    )  # fmt: skip
+    async with asyncio.timeout(30):
+        while not slow.hits:
+            await asyncio.sleep(0.01)
+        process.send_signal(number)
+        said, _ = await process.communicate()
+    assert (process.returncode, said) == (130, b"")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +209,7 @@ async def test_an_unknown_tag_is_told(house: House) -> None:
 
 
 async def test_secrets_stand_in_no_process_list(house: House) -> None:
-    """What `ps` shows of serve and its queue's server holds no secret."""
+    """What the system shows of serve and its queue's server holds no secret."""
     rules = house.rules({"HARBOR/library/app": "ACR/image-syncer/app"})
     process = await asyncio.create_subprocess_exec(
         *PROGRAM, "serve", "--config", rules, cwd=house.directory, stderr=asyncio.subprocess.PIPE,
@@ -206,8 +224,7 @@ async def test_secrets_stand_in_no_process_list(house: House) -> None:
     async for line in process.stderr:
         if b"listening" in line:
             break
-    listing = await asyncio.create_subprocess_exec("ps", "-eo", "args", stdout=asyncio.subprocess.PIPE)
-    shown, _ = await listing.communicate()
+    shown = b"".join(file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline") if file.parent.exists())
     process.terminate()
     rest = await process.stderr.read()
     assert await process.wait() == 0

@@ -207,3 +207,40 @@ async def test_a_slow_sender_does_not_hold_others_up(serving: Serving) -> None:
     async with asyncio.timeout(20):
         assert b"408" in await reader.readline()
     writer.close()
+
+
+async def test_garbage_behind_a_request_leaves_no_trace_in_the_log(serving: Serving) -> None:
+    host, _, port = serving.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\nGARBAGE\r\n\r\n")
+    async with asyncio.timeout(20):
+        assert b"400" in await reader.readline()
+    writer.close()
+    assert await serving.stop() == 0
+    await serving.until("stopped")
+    assert not [line for line in serving.lines if "exception" in line]
+
+
+async def test_a_head_without_end_does_not_fill_the_memory(serving: Serving) -> None:
+    host, _, port = serving.address.rpartition(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    sent = 0
+    with contextlib.suppress(OSError):
+        writer.write(b"GET /healthz HTTP/1.1\r\n")
+        while sent < 64 * 1024 * 1024:
+            writer.write(b"A: b\r\n" * 10_000)
+            await writer.drain()
+            sent += 60_000
+    assert sent < 32 * 1024 * 1024
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    assert (await post(serving, default()))[0] == 202
+
+
+async def test_a_push_that_names_no_harbor_is_ignored_where_there_are_several(serving: Serving) -> None:
+    event = default()
+    del event["event_data"]["resources"][0]["resource_url"]
+    status, answer = await post(serving, event)
+    assert status == 200
+    assert "is at a Harbor it does not name" in answer["ignored"]

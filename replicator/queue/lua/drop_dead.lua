@@ -1,7 +1,7 @@
--- Forget dead letters. ARGV: prefix, then ids. Returns how many there were.
-local dropped = 0
+-- Forget dead letters. ARGV: prefix, then ids. Returns the ids that were forgotten.
+local dropped = {}
 for i = 2, #ARGV do
-  dropped = dropped + redis.call('HDEL', DEAD, ARGV[i])
+  if redis.call('HDEL', DEAD, ARGV[i]) == 1 then dropped[#dropped + 1] = ARGV[i] end
   redis.call('HDEL', DEAD_JOBS, ARGV[i])
 end
 return dropped

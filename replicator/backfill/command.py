@@ -1,0 +1,123 @@
+"""``replicator backfill``: a backfill beside a worker for its copies, what is shown of it, and its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from typing import TYPE_CHECKING
+
+from replicator.backfill.display import Display, summary
+from replicator.backfill.report import Report, check_writable
+from replicator.backfill.run import Backfill
+from replicator.cancelling import cancel_all
+from replicator.exit_codes import FAILED, INTERRUPTED, OK
+from replicator.queue import Lane
+from replicator.runtime import open_queue, open_worker, retry_policy
+from replicator.signals import on_signals, stoppable
+from replicator.transfer import access_by, open_registries
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from replicator.queue import Queue
+    from replicator.rules import Rules
+    from replicator.settings import Settings
+
+_LAST_WORDS_SECONDS = 1.0
+_EVENT_COPIES = 2
+"""Copies at once that a backfill gives to events: a tag of its own may be pushed meanwhile."""
+_NOT_YET_CAP = 60.0
+
+
+async def run_backfill(
+    settings: Settings,
+    rules: Rules,
+    *,
+    retries: int,
+    dry_run: bool,
+    report_file: Path | None,
+    out: Console,
+    err: Console,
+) -> int:
+    """Bring every tag that the rules name to its destination.
+
+    Args:
+        settings: the queue, time limits and numbers at once.
+        rules: say what is copied where.
+        retries: how often a failing copy is tried again.
+        dry_run: only say what would be copied.
+        report_file: where to write a row a tag, as JSON.
+        out: where the summary goes.
+        err: where progress and failures are shown meanwhile.
+
+    Returns:
+        The exit code: `OK`, `FAILED` or `INTERRUPTED`.
+
+    Raises:
+        ConfigError: the report can't be written, or the queue's settings are wrong; nothing was started.
+        ReplicatorError: the report could be written at the start and can't at the end.
+        QueueError: the queue takes nothing.
+    """
+    if report_file is not None:
+        check_writable(report_file)
+    display = Display(err)
+    async with contextlib.AsyncExitStack() as stack:
+        registries, _ = await stack.enter_async_context(open_registries(settings, access_by(rules.credentials)))
+        queue = None if dry_run else await stack.enter_async_context(open_queue(settings))
+        task = Backfill(rules, registries, queue, retries=retries, on_row=display.row)
+        task.report.warnings += [str(warning) for warning in rules.warnings]
+        try:
+            async with display.follow(task.report):
+                if queue is None:
+                    await stoppable(task.run())
+                else:
+                    await _with_worker(settings, rules, queue, task)
+        finally:
+            # The file first: who reads the summary may be gone (`replicator backfill | head`).
+            try:
+                if report_file is not None:
+                    task.report.write(report_file)
+            finally:
+                summary(task.report, out)
+    return _exit_code(task.report)
+
+
+def _exit_code(report: Report) -> int:
+    if report.interrupted:
+        return INTERRUPTED
+    return FAILED if report.failures else OK
+
+
+async def _with_worker(settings: Settings, rules: Rules, queue: Queue, task: Backfill) -> None:
+    """Run a backfill beside a worker for its copies; a signal stops both, the running copies within their time."""
+    # A person waits for the end: a gate at the source is asked more often, and given up after the retries.
+    policy = dataclasses.replace(retry_policy(settings), not_yet_cap=_NOT_YET_CAP)
+    concurrency = {Lane.EVENTS: _EVENT_COPIES, Lane.BACKFILL: settings.backfill_concurrency}
+    async with open_worker(settings, rules, queue, concurrency=concurrency, policy=policy) as worker:
+        listing = asyncio.create_task(task.run())
+        working = asyncio.create_task(worker.run())
+
+        def stop() -> None:
+            task.stop()
+            worker.stop()
+
+        try:
+            with on_signals(stop):
+                await asyncio.wait({listing, working}, return_when=asyncio.FIRST_COMPLETED)
+                if not listing.done():
+                    # Stopped: what ended last is still to be heard of.
+                    await asyncio.wait({listing}, timeout=_LAST_WORDS_SECONDS)
+                    await cancel_all({listing})
+                else:
+                    worker.stop()
+                await asyncio.wait({listing, working})
+        finally:
+            worker.stop()
+            await cancel_all({listing})
+            await asyncio.wait({working})
+        working.result()
+        if not listing.cancelled():
+            listing.result()

@@ -1,0 +1,90 @@
+"""A copy between registries under the rules' credentials, with words for what fails: all of a copy but the queue."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from replicator import __version__
+from replicator.advice import explained
+from replicator.copy import Copier
+from replicator.errors import ErrorClass, ReplicatorError
+from replicator.registry import Registries, RegistryError, Timing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from replicator.copy import Outcome
+    from replicator.reference import Reference, Repository
+    from replicator.registry import Access
+    from replicator.settings import Settings
+
+
+class CopyFailed(ReplicatorError):
+    """A copy failed; the message says what, where and what to do."""
+
+    def __init__(self, message: str, error_class: ErrorClass, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.error_class = error_class
+        self.retry_after = retry_after
+
+
+def access_by(find: Callable[[Repository], Access | None]) -> Callable[[Repository], Access]:
+    """Give the registries' way in: only what there are credentials for, or is named as anonymous, is contacted.
+
+    Args:
+        find: looks a repository's credentials up, e.g. `Rules.credentials`.
+    """
+
+    def access(repository: Repository) -> Access:
+        found = find(repository)
+        if found is None:
+            raise CopyFailed(
+                f"{repository}: there are no credentials for it: name {repository.registry} under auth, with "
+                "anonymous: true if it needs none",
+                ErrorClass.CREDENTIALS,
+            )
+        return found
+
+    return access
+
+
+async def copy(
+    copier: Copier,
+    source: Reference,
+    destination: Reference,
+    *,
+    confirm: Callable[[], Awaitable[None]] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Copy an image as `Copier.copy` does, and explain what fails.
+
+    Raises:
+        SourceNotFound: the source is not there.
+        CopyFailed: any other failure of a registry.
+    """
+    try:
+        return await copier.copy(source, destination, confirm=confirm, progress=progress)
+    except RegistryError as error:
+        raise CopyFailed(explained(error, destination), error.error_class, error.retry_after) from error
+
+
+@asynccontextmanager
+async def open_registries(
+    settings: Settings, access: Callable[[Repository], Access]
+) -> AsyncIterator[tuple[Registries, Copier]]:
+    """Open the way to the registries, and a copier over it.
+
+    Args:
+        settings: time limits and numbers at once.
+        access: how each registry is reached, and as whom.
+    """
+    timing = Timing(
+        connect=settings.connect_timeout,
+        read=settings.read_timeout,
+        write=settings.read_timeout,
+        # A tag's write must be over before anyone else can hold the lease on its destination.
+        tag=min(20.0, settings.lease * 2 / 3),
+    )
+    async with Registries(access, user_agent=f"replicator/{__version__}", timing=timing) as registries:
+        yield registries, Copier(registries, transfers=settings.transfers)

@@ -1,0 +1,103 @@
+"""The commands that look at the queue, on a queue in states that are hard to bring about from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from typing import TYPE_CHECKING
+
+import pytest
+from rich.console import Console
+
+from replicator.cancelling import cancel_all
+from replicator.errors import ErrorClass
+from replicator.inspection import list_failures, retry_failures, show_status
+from replicator.queue import Job, Lane, Queue
+from replicator.settings import Settings, load_settings
+from tests.queue.conftest import Recorder, idle, working
+from tests.queue.test_trying_again import Fault
+
+if TYPE_CHECKING:
+    from tests.queue.servers import RedisServer
+
+LOST, KEPT = "r.example/a/lost:1", "r.example/a/kept:1"
+
+
+def console(*, terminal: bool = False) -> Console:
+    return Console(file=io.StringIO(), width=120, force_terminal=terminal, color_system=None)
+
+
+def text(of: Console) -> str:
+    assert isinstance(of.file, io.StringIO)
+    return of.file.getvalue()
+
+
+def settings_of(server: RedisServer, queue: Queue) -> Settings:
+    return load_settings(redis_url=server.url, redis_prefix=queue.prefix)
+
+
+@pytest.mark.parametrize("references", [None, [LOST, KEPT, "r.example/a/absent:1", LOST]], ids=["all", "by name"])
+async def test_a_failure_whose_content_is_lost_is_told_apart_from_one_that_is_not_there(
+    server: RedisServer, queue: Queue, handler: Recorder, references: list[str] | None
+) -> None:
+    handler.errors = [Fault(ErrorClass.PERMANENT)]
+    await queue.enqueue([Job(KEPT, {"source": "h.example/a:1"})], Lane.EVENTS)
+    async with working(queue, handler):
+        await handler.started(1)
+        await idle(queue)
+    await queue.enqueue([Job(LOST, {})], Lane.EVENTS)
+    await queue.redis.delete(f"arq:job:{queue.prefix}:{LOST}")
+    async with working(queue, handler):
+        await idle(queue)
+    out, err = console(), console()
+    code = await retry_failures(settings_of(server, queue), references, out=out, err=err)
+    assert code == 1
+    assert text(out) == f"queued again: {KEPT}\n"
+    assert text(err).splitlines()[0] == f"can't be queued again as its content is lost, push the tag again: {LOST}"
+    assert text(err).count(LOST) == 1
+    assert ("no failure of this destination: r.example/a/absent:1" in text(err)) == (references is not None)
+    assert "no worker runs now" in text(err)
+    assert [letter.id for letter in await queue.dead_letters()] == [LOST]
+
+
+async def test_ten_thousand_failures_are_listed_and_queued_again(
+    server: RedisServer, queue: Queue, handler: Recorder
+) -> None:
+    number = 10_000
+    handler.errors = [Fault(ErrorClass.PERMANENT) for _ in range(number)]
+    await queue.enqueue([Job(f"r.example/a:{n}", {}) for n in range(number)], Lane.BACKFILL)
+    async with working(queue, handler, concurrency={Lane.BACKFILL: 50}):
+        await idle(queue, timeout=60)
+    settings, out = settings_of(server, queue), console()
+    assert await list_failures(settings, as_json=True, out=out) == 0
+    assert text(out).count('"destination"') == number
+    assert await retry_failures(settings, None, out=console(), err=console()) == 0
+    counts = await queue.counts()
+    assert (counts.dead, counts.lanes[Lane.BACKFILL].queued) == (0, number)
+
+
+async def test_a_watched_terminal_is_redrawn_and_outlives_an_outage(
+    server: RedisServer, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    out = console(terminal=True)
+    watching = asyncio.create_task(
+        show_status(settings_of(server, queue), as_json=False, every=0.05, out=out, err=console())
+    )
+
+    async def shown(words: str, times: int = 1) -> None:
+        async with asyncio.timeout(20):
+            while text(out).count(words) < times:
+                assert not watching.done()
+                await asyncio.sleep(0.02)
+
+    await shown("no worker runs", times=2)
+    server.kill()
+    try:
+        await shown("can't take or give work")
+        seen = text(out).count("no worker runs")
+    finally:
+        server.start()
+    await shown("no worker runs", times=seen + 2)
+    await cancel_all({watching})
+    assert "\x1b[?1049l" in text(out), "what was on the terminal before is there again"

@@ -1,0 +1,82 @@
+"""Log lines, as they arrive on stderr and in files."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+import structlog
+
+from replicator.errors import ConfigError
+from replicator.logs import configure_logs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """Leave the logging of the other tests as it was."""
+    root, raising = logging.getLogger(), logging.raiseExceptions
+    handlers, level = root.handlers[:], root.level
+    root.handlers = []
+    yield
+    for handler in root.handlers:
+        with contextlib.suppress(OSError):  # what could not be written still can't
+            handler.close()
+    root.handlers, logging.raiseExceptions = handlers, raising
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_a_trace_shows_no_variables(capsys: pytest.CaptureFixture[str], form: str) -> None:
+    def login(password: str) -> None:
+        raise KeyError(len(password))
+
+    configure_logs("info", form)  # type: ignore[arg-type]  # the parameters of a test are plain texts
+    try:
+        login("hunter" + "2")
+    except KeyError as error:
+        structlog.get_logger("test").error("unexpected", exc_info=error)
+    written = capsys.readouterr().err
+    assert "KeyError: 7" in written
+    assert "hunter2" not in written
+
+
+def test_a_value_can_neither_begin_a_line_nor_colour_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("info", "console")
+    structlog.get_logger("test").info("event", error="a\n2026-01-01 [info] forged \x1b[31m")
+    written = capsys.readouterr().err
+    assert written.count("\n") == 1
+    assert "\x1b" not in written
+
+
+def test_a_log_file_that_is_lost_stops_no_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = tmp_path / "logs"
+    directory.mkdir()
+    configure_logs("info", "json", directory / "log")
+    log = structlog.get_logger("test")
+    log.info("first")
+    shutil.rmtree(directory)
+    log.info("lost")
+    directory.mkdir()
+    log.info("found again")
+    assert "found again" in (directory / "log").read_text()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_full_disk_stops_no_work_and_prints_no_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "log").symlink_to("/dev/full")
+    configure_logs("info", "json", tmp_path / "log")
+    structlog.get_logger("test").info("lost", name="\udcff")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_file_that_can_not_be_written_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--log"):
+        configure_logs("info", "json", tmp_path)
