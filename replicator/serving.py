@@ -20,7 +20,7 @@ from replicator.connections import BoundedProtocol
 from replicator.errors import ConfigError, Problem
 from replicator.queue import Lane
 from replicator.runtime import open_queue, open_worker
-from replicator.signals import on_signals
+from replicator.signals import ending_at_signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,15 +81,15 @@ async def serve(settings: Settings, rules: Rules, *, with_worker: bool) -> None:
     token = _token(settings)
     concurrency = {Lane.EVENTS: settings.concurrency, Lane.BACKFILL: settings.backfill_concurrency}
     log.info("starting", version=__version__, sources=len(rules.sources()), worker=with_worker)
-    with contextlib.closing(_listen(settings)) as listener:
+    with contextlib.closing(_listen(settings)) as listener, ending_at_signals() as ending:
         async with (
             open_queue(settings) as queue,
             open_worker(settings, rules, queue, concurrency=concurrency) as worker,
         ):
             process = _Process(worker if with_worker else None)
             app = create_app(rules, queue, token=token, parts=[process])
-            with on_signals(process.stop):
-                await _run(app, listener, process, worker if with_worker else None)
+            ending.started(process.stop)
+            await _run(app, listener, process, worker if with_worker else None)
     log.info("stopped")
 
 
@@ -102,12 +102,12 @@ async def work(settings: Settings, rules: Rules) -> None:
     """
     concurrency = {Lane.EVENTS: settings.concurrency, Lane.BACKFILL: settings.backfill_concurrency}
     log.info("starting", version=__version__)
-    async with (
-        open_queue(settings) as queue,
-        open_worker(settings, rules, queue, concurrency=concurrency) as worker,
-    ):
-        process = _Process(worker)
-        with on_signals(process.stop):
+    with ending_at_signals() as ending:
+        async with (
+            open_queue(settings) as queue,
+            open_worker(settings, rules, queue, concurrency=concurrency) as worker,
+        ):
+            ending.started(_Process(worker).stop)
             await worker.run()
     log.info("stopped")
 

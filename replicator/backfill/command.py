@@ -14,7 +14,7 @@ from replicator.cancelling import cancel_all
 from replicator.exit_codes import FAILED, INTERRUPTED, OK
 from replicator.queue import Lane
 from replicator.runtime import open_queue, open_worker, retry_policy
-from replicator.signals import on_signals, stoppable
+from replicator.signals import ending_at_signals
 from replicator.transfer import access_by, open_registries
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from replicator.queue import Queue
     from replicator.rules import Rules
     from replicator.settings import Settings
+    from replicator.signals import Ending
 
 _LAST_WORDS_SECONDS = 1.0
 _EVENT_COPIES = 2
@@ -64,25 +65,27 @@ async def run_backfill(
     if report_file is not None:
         check_writable(report_file)
     display = Display(err)
-    async with contextlib.AsyncExitStack() as stack:
-        registries, _ = await stack.enter_async_context(open_registries(settings, access_by(rules.credentials)))
-        queue = None if dry_run else await stack.enter_async_context(open_queue(settings))
-        task = Backfill(rules, registries, queue, retries=retries, on_row=display.row)
-        task.report.warnings += [str(warning) for warning in rules.warnings]
-        try:
-            async with display.follow(task.report):
-                if queue is None:
-                    await stoppable(task.run())
-                else:
-                    await _with_worker(settings, rules, queue, task)
-        finally:
-            # The file first: who reads the summary may be gone (`replicator backfill | head`).
+    with ending_at_signals() as ending:
+        async with contextlib.AsyncExitStack() as stack:
+            registries, _ = await stack.enter_async_context(open_registries(settings, access_by(rules.credentials)))
+            queue = None if dry_run else await stack.enter_async_context(open_queue(settings))
+            task = Backfill(rules, registries, queue, retries=retries, on_row=display.row)
+            task.report.warnings += [str(warning) for warning in rules.warnings]
             try:
-                if report_file is not None:
-                    task.report.write(report_file)
+                async with display.follow(task.report):
+                    if queue is None:
+                        await task.run()
+                    else:
+                        await _with_worker(settings, rules, queue, task, ending)
             finally:
-                summary(task.report, out)
-    return _exit_code(task.report)
+                # The file first: who reads the summary may be gone (`replicator backfill | head`).
+                try:
+                    if report_file is not None:
+                        task.report.write(report_file)
+                finally:
+                    summary(task.report, out)
+        return _exit_code(task.report)
+    return INTERRUPTED
 
 
 def _exit_code(report: Report) -> int:
@@ -91,7 +94,7 @@ def _exit_code(report: Report) -> int:
     return FAILED if report.failures else OK
 
 
-async def _with_worker(settings: Settings, rules: Rules, queue: Queue, task: Backfill) -> None:
+async def _with_worker(settings: Settings, rules: Rules, queue: Queue, task: Backfill, ending: Ending) -> None:
     """Run a backfill beside a worker for its copies; a signal stops both, the running copies within their time."""
     # A person waits for the end: a gate at the source is asked more often, and given up after the retries.
     policy = dataclasses.replace(retry_policy(settings), not_yet_cap=_NOT_YET_CAP)
@@ -105,15 +108,15 @@ async def _with_worker(settings: Settings, rules: Rules, queue: Queue, task: Bac
             worker.stop()
 
         try:
-            with on_signals(stop):
-                await asyncio.wait({listing, working}, return_when=asyncio.FIRST_COMPLETED)
-                if not listing.done():
-                    # Stopped: what ended last is still to be heard of.
-                    await asyncio.wait({listing}, timeout=_LAST_WORDS_SECONDS)
-                    await cancel_all({listing})
-                else:
-                    worker.stop()
-                await asyncio.wait({listing, working})
+            ending.started(stop)
+            await asyncio.wait({listing, working}, return_when=asyncio.FIRST_COMPLETED)
+            if not listing.done():
+                # Stopped: what ended last is still to be heard of.
+                await asyncio.wait({listing}, timeout=_LAST_WORDS_SECONDS)
+                await cancel_all({listing})
+            else:
+                worker.stop()
+            await asyncio.wait({listing, working})
         finally:
             worker.stop()
             await cancel_all({listing})

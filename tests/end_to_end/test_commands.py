@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.running import PROGRAM, TOKEN, environment, replicator
+from tests.running import PROGRAM, TOKEN, environment, replicator, running
 from tests.standins.faults import Delay, Fault
 from tests.standins.images import image, multi_arch, push, verify_tree
 from tests.standins.logins import ACR_USER, HARBOR_ROBOT
@@ -211,23 +211,10 @@ async def test_an_unknown_tag_is_told(house: House) -> None:
 async def test_secrets_stand_in_no_process_list(house: House) -> None:
     """What the system shows of serve and its queue's server holds no secret."""
     rules = house.rules({"HARBOR/library/app": "ACR/image-syncer/app"})
-    process = await asyncio.create_subprocess_exec(
-        *PROGRAM, "serve", "--config", rules, cwd=house.directory, stderr=asyncio.subprocess.PIPE,
-        env=environment(
-            REPLICATOR_STATE_DIR=str(house.directory / "state"),
-            REPLICATOR_WEBHOOK_TOKEN=SECRET,
-            REPLICATOR_LISTEN="127.0.0.1:0",
-            REPLICATOR_LOG_FORMAT="json",
-        ),
-    )  # fmt: skip
-    assert process.stderr is not None
-    async for line in process.stderr:
-        if b"listening" in line:
-            break
-    shown = b"".join(file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline") if file.parent.exists())
-    process.terminate()
-    rest = await process.stderr.read()
-    assert await process.wait() == 0
+    settings = {"REPLICATOR_WEBHOOK_TOKEN": SECRET, "REPLICATOR_LOG_LEVEL": "debug"}
+    async with running("serve", "--config", rules, cwd=house.directory, settings=settings) as serving:
+        shown = b"".join(file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline") if file.parent.exists())
+        assert await serving.stop() == 0
     assert b"replicator" in shown
     for secret in (SECRET, HARBOR_ROBOT[1], ACR_USER[1]):
-        assert secret.encode() not in shown + rest
+        assert secret.encode() not in shown + str(serving.lines).encode()

