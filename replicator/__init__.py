@@ -1,5 +1,3 @@
 """Event-driven replication of Harbor images to Alibaba Cloud Container Registry."""
 
-from importlib.metadata import version
-
-__version__ = version("replicator")
+__version__ = "0.1.0"
