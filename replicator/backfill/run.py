@@ -19,6 +19,7 @@ from replicator.cancelling import cancel_all
 from replicator.copy import Outcome
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Lane, QueueError
+from replicator.registry.errors import NotFound
 from replicator.rules import collisions
 
 if TYPE_CHECKING:
@@ -155,14 +156,26 @@ class Backfill:
                 seconds = round(time.monotonic() - started, 3)
                 self._row(Row(source, destination, RowOutcome.UP_TO_DATE, wanted.digest, seconds=seconds))
                 return
+            if wanted is None and await self._is_missing(request):
+                # A rule names it, or it was there a moment ago: whoever runs this should know.
+                self._row(Row(source, destination, RowOutcome.FAILED, error=f"{source} is not there"))
+                return
             if self._queue is None:
-                if wanted is None:
-                    self._row(Row(source, destination, RowOutcome.FAILED, error=f"{source} is not there"))
-                else:
-                    self._row(Row(source, destination, RowOutcome.WOULD_COPY, wanted.digest))
+                digest = wanted.digest if wanted is not None else None
+                self._row(Row(source, destination, RowOutcome.WOULD_COPY, digest))
                 return
         self._waiting[destination] = request
         await self._queue.enqueue([replication.job(request, retries=self._retries)], Lane.BACKFILL, run=self._run_id)
+
+    async def _is_missing(self, request: CopyRequest) -> bool:
+        """Tell a source that is not there from one whose registry does not say digests."""
+        try:
+            await self._registries.source(request.source.repository).get_manifest(request.source.identifier)
+        except NotFound:
+            return True
+        except ReplicatorError:
+            return False  # its job meets it again, and explains it
+        return False
 
     async def _hear_ends(self, queue: Queue) -> None:
         async for finished in queue.finished(self._run_id):

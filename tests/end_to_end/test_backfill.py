@@ -117,6 +117,15 @@ async def test_what_differs_is_copied_and_everything_is_accounted_for(house: Hou
     assert "0  failed" in again.out
 
 
+async def test_a_tag_that_a_rule_names_and_nobody_pushed_is_a_failure_and_not_waited_for(house: House) -> None:
+    rules = house.rules({"HARBOR/library/app:absent": "ACR/image-syncer/app"})
+    for options in (["--retries=10"], ["--dry-run"]):
+        ended = await replicator("backfill", "--config", rules, *options, cwd=house.directory, timeout=10)
+        assert ended.code == 1, ended.said
+        assert "library/app:absent is not there" in ended.out
+    assert house.acr.faults.log.count("PUT") == 0
+
+
 async def test_a_dry_run_changes_nothing(house: House) -> None:
     await push(house.harbor.host, "library/app", "v1", image(), HARBOR_ROBOT)
     rules = house.rules({"HARBOR/library/app": "ACR/image-syncer/app"})
