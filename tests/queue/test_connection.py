@@ -60,7 +60,7 @@ def tcp(short_dir: Path, certificates: trustme.CA) -> Iterator[dict[str, int]]:
 
 async def use(url: str, handler: Recorder, **options: float) -> None:
     """Do with the queue at ``url`` what everybody does."""
-    async with await Queue.connect(url, **options) as queue:  # type: ignore[arg-type]
+    async with await Queue.connect(url, **options) as queue:  # type: ignore[arg-type]  # options by name, of mixed types
         await queue.ping()
         async with working(queue, handler):
             await queue.enqueue([Job("r.example/a:1", {})], Lane.EVENTS, run="run")
@@ -181,7 +181,7 @@ async def test_sentinel_leads_to_the_master_and_after_a_failover_to_the_next(
             await queue.enqueue([Job("r.example/a:1", {})], Lane.EVENTS)
             await handler.started(1)
             await idle(queue)
-            await queue.redis.execute_command("WAIT", 1, 1000)  # type: ignore[no-untyped-call]
+            await queue.redis.execute_command("WAIT", 1, 1000)  # type: ignore[no-untyped-call]  # redis-py leaves it without types
             sentinels.master.kill()
             async with asyncio.timeout(20):
                 while True:
@@ -244,7 +244,7 @@ def test_every_part_of_a_url_is_decoded() -> None:
 def test_tls_is_checked_in_every_form() -> None:
     for url in ("rediss://h", "rediss+sentinel://h/service"):
         pool = open_redis(url).redis.connection_pool
-        context = pool.make_connection().ssl_context.get()  # type: ignore[no-untyped-call]
+        context = pool.make_connection().ssl_context.get()  # type: ignore[no-untyped-call]  # redis-py leaves it without types
         assert context.check_hostname, url
         assert context.verify_mode == ssl.CERT_REQUIRED, url
 

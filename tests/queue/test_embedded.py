@@ -230,7 +230,7 @@ async def test_a_start_that_is_cancelled_leaves_no_process(state_dir: Path, monk
     spawn = asyncio.create_subprocess_exec
 
     async def noting(*arguments: str, **options: object) -> asyncio.subprocess.Process:
-        children.append(await spawn(*arguments, **options))  # type: ignore[arg-type]
+        children.append(await spawn(*arguments, **options))  # type: ignore[arg-type]  # options by name, of mixed types
         return children[-1]
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", noting)

@@ -162,7 +162,7 @@ async def test_progress_is_seen_by_others_while_a_job_runs(queue: Queue) -> None
 
     async def handle(running: object) -> dict[str, str]:
         for done in range(0, 5001, 10):
-            running.progress(done)  # type: ignore[attr-defined]
+            running.progress(done)  # type: ignore[attr-defined]  # typed as any object here
         await gate.wait()
         return {}
 

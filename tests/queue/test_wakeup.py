@@ -93,7 +93,7 @@ async def test_an_idle_worker_costs_nothing(queue: Queue, handler: Recorder) -> 
         before = (await queue.redis.info("stats"))["total_commands_processed"]
         cpu = time.process_time()
         await asyncio.sleep(2)
-        assert time.process_time() - cpu < 0.5
+        assert time.process_time() - cpu < 0.1
         commands = (await queue.redis.info("stats"))["total_commands_processed"] - before
         assert commands < 40, "two lanes' polls of a few commands each, and a sign of life"
 
