@@ -290,3 +290,23 @@ async def test_with_many_tags_the_latest_are_chosen_by_the_rule(house: House) ->
     ended = await replicator("backfill", "--config", rules, "--report=r.json", cwd=house.directory)
     assert ended.code == 0, ended.said
     assert set(report(house.directory / "r.json")) == {"v1.3.0", "v1.4.0"}
+
+
+async def test_two_backfills_at_once_bring_a_project_of_several_pages_and_write_each_tag_once(house: House) -> None:
+    root = image()
+    names = [f"app{number:03}" for number in range(105)]
+    for name in names:
+        await push(house.behind_harbor, f"team/{name}", "v1", root)
+    rules = house.rules({"HARBOR/team/*": "ACR/cache/{name}"})
+    both = await asyncio.gather(
+        *(
+            replicator("backfill", "--config", rules, f"--report={number}.json", cwd=house.directory, timeout=100)
+            for number in range(2)
+        )
+    )
+    assert [ended.code for ended in both] == [0, 0], both[0].said + both[1].said
+    for number in range(2):
+        rows = json.loads((house.directory / f"{number}.json").read_text())
+        assert sorted(row["destination"] for row in rows) == [f"{house.acr.host}/cache/{name}:v1" for name in names]
+        assert {row["outcome"] for row in rows} <= {"copied", "up to date"}
+    assert house.acr.faults.log.count("PUT", "/manifests/v1", 201) == len(names)
