@@ -20,6 +20,10 @@ _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")
 _DIGEST = re.compile(r"(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})\Z")
 
+_SIGNATURE = re.compile(
+    r"(?P<algorithm>sha256|sha512)-(?P<hex>[0-9a-f]{64}|[0-9a-f]{128})(?P<suffix>\.sig|\.att|\.sbom)?\Z"
+)
+
 MAX_NAME_LENGTH = 255
 """Characters a repository name may have; what registries are known to accept, host included in some."""
 
@@ -45,6 +49,18 @@ def is_tag(text: str) -> bool:
 def is_digest(text: str) -> bool:
     """Tell whether ``text`` is a digest of a registered algorithm: ``sha256:`` or ``sha512:`` and lower-case hex."""
     return _DIGEST.match(text) is not None
+
+
+def signed_by(tag: str) -> tuple[str, str] | None:
+    """Tell what a tag is a signature of, if its form says that it is one.
+
+    Returns:
+        The digest it is about, and ``.sig``, ``.att`` or ``.sbom`` for a tag of cosign's, or nothing for one of the
+        referrers tag schema (distribution specification); None for any other tag.
+    """
+    match = _SIGNATURE.match(tag)
+    digest = f"{match['algorithm']}:{match['hex']}" if match is not None else ""
+    return (digest, match["suffix"] or "") if match is not None and is_digest(digest) else None
 
 
 @dataclass(frozen=True, slots=True, order=True)
