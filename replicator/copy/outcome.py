@@ -36,6 +36,7 @@ class Outcome:
         manifests: manifests that were written, children included.
         seconds: how long it took.
         note: why, where the result alone does not say it.
+        warnings: what someone should know all the same, such as a signature that was refused.
     """
 
     result: Result
@@ -49,10 +50,14 @@ class Outcome:
     manifests: int = 0
     seconds: float = 0.0
     note: str = ""
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values, a key an attribute."""
-        return asdict(self)
+        """Return it as JSON values, a key an attribute; ``warnings`` only if there are any."""
+        values = asdict(self) | {"warnings": list(self.warnings)}
+        if not self.warnings:
+            del values["warnings"]
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Outcome:
@@ -61,7 +66,8 @@ class Outcome:
         Raises:
             TypeError, ValueError: they are not of that form.
         """
-        return cls(**{**values, "result": Result(values["result"])})
+        warnings = tuple(values.get("warnings", ()))
+        return cls(**{**values, "result": Result(values["result"]), "warnings": warnings})
 
 
 @dataclass(slots=True)
