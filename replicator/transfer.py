@@ -9,12 +9,14 @@ from replicator import __version__
 from replicator.advice import explained
 from replicator.copy import Copier
 from replicator.errors import ErrorClass, ReplicatorError
+from replicator.options import VERBATIM
 from replicator.registry import Registries, RegistryError, Timing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from replicator.copy import Outcome
+    from replicator.options import CopyOptions
     from replicator.reference import Reference, Repository
     from replicator.registry import Access
     from replicator.settings import Settings
@@ -54,6 +56,7 @@ async def copy(
     source: Reference,
     destination: Reference,
     *,
+    options: CopyOptions = VERBATIM,
     confirm: Callable[[], Awaitable[None]] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Outcome:

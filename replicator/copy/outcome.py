@@ -58,8 +58,11 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values, a key an attribute."""
-        return asdict(self)
+        """Return it as JSON values, a key an attribute; ``warnings`` only if there are any."""
+        values = asdict(self) | {"warnings": list(self.warnings)}
+        if not self.warnings:
+            del values["warnings"]
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Outcome:
@@ -68,9 +71,8 @@ class Outcome:
         Raises:
             TypeError, ValueError: they are not of that form.
         """
-        return cls(
-            **{**values, "result": Result(values["result"]), "warnings": tuple(values.get("warnings", ()))},
-        )
+        warnings = tuple(values.get("warnings", ()))
+        return cls(**{**values, "result": Result(values["result"]), "warnings": warnings})
 
 
 @dataclass(slots=True)
