@@ -64,7 +64,7 @@ class RedisSharing:
         lease: seconds after which the turn of a process that died is another's.
         patience: seconds that a turn is waited for; then it begins although another has it.
         deadline: seconds that Redis gets for an answer.
-        items: how many are remembered in each of two generations; one takes some 200 bytes of Redis.
+        items: how many are remembered in each of two generations; one takes 100 to 500 bytes of Redis.
     """
 
     def __init__(

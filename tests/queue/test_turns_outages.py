@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -188,7 +189,7 @@ async def test_a_user_who_may_not_do_it_copies_without(own_server: RedisServer, 
                 await bring(sharing, f"r{n}")
                 assert await look(sharing, f"r{n}") == NOTHING
     [warning] = warnings(logs)
-    assert "replicator:known" in warning or "ermission" in warning
+    assert re.search("access .*key", warning)
 
 
 async def test_the_documented_acl_user_may_do_all_of_it(own_server: RedisServer, own_queue: Queue) -> None:
