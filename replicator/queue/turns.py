@@ -8,13 +8,15 @@ a turn begins at once, knowing nothing, and the worst is that something is broug
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import structlog
+
+from replicator.queue.wakeup import Listener
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -83,11 +85,12 @@ class RedisSharing:
         self._patience = patience
         self._deadline = deadline
         self._items = items
+        self._listener = Listener(queue, f"{queue.prefix}:turns")
         self._tasks: set[asyncio.Task[Any]] = set()
         self._silent_until = 0.0
         self._quiet_until = 0.0
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def turn(self, registry: str, repository: str, digest: str) -> AsyncIterator[RedisTurn]:
         """Wait for the turn to bring a digest to a repository, and have it for as long as the context lasts.
 
@@ -108,45 +111,43 @@ class RedisSharing:
         await self._ask("turn_forget", _item(registry, digest), repository)
 
     async def _begin(self, item: str, place: str) -> RedisTurn:
-        """Take the turn, or learn that there is no need to, or that there is nobody to ask, or wait."""
-        loop, pause = asyncio.get_running_loop(), _FIRST_PAUSE
-        last = loop.time() + self._patience
-        while True:
-            turn = RedisTurn(item, place, token=uuid4().hex)
-            reply = await self._take(turn)
-            if reply is None:
-                # The token stays: the turn may have been taken without the answer being heard.
-                return turn
-            state, *places = [part.decode(errors="replace") for part in reply]
-            turn.here = state == "here"
-            turn.elsewhere = tuple(places)
-            if state == "taken":
-                return turn
-            turn.token = ""
-            if turn.here:
-                return turn
-            left = last - loop.time()
-            if left <= 0:
-                log.info("turn not waited for", item=item, place=place, waited_seconds=round(self._patience))
-                return turn
-            await asyncio.sleep(min(pause, left))
-            pause = min(pause * 1.5, _LONGEST_PAUSE)
+        """Take the turn when it is free, unless there is no need to; or begin without it."""
+        turn, held = await self._take(item, place)
+        if not held:
+            return turn
+        clock, pause = asyncio.get_running_loop().time, _FIRST_PAUSE
+        last = clock() + self._patience
+        with self._listener.awaited(item) as ended:
+            while held and (left := last - clock()) > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(pause, left)):
+                        await ended.wait()
+                ended.clear()
+                pause = min(pause * 1.5, _LONGEST_PAUSE)
+                turn, held = await self._take(item, place)
+        if held:
+            log.info("turn not waited for", item=item, place=place, waited_seconds=round(self._patience))
+        return turn
 
-    async def _take(self, turn: RedisTurn) -> Any:
-        question = self._send(
-            "turn_begin",
-            turn.item,
-            turn.place,
-            turn.token,
-            int(self._lease * 1000),
-            int(self._trust * 1000),
-            self._items,
-        )
+    async def _take(self, item: str, place: str) -> tuple[RedisTurn, bool]:
+        """Ask for the turn; tell whether another has it."""
+        turn = RedisTurn(item, place, token=uuid4().hex)
+        times = (int(self._lease * 1000), int(self._trust * 1000))
+        question = self._send("turn_begin", item, place, turn.token, *times, self._items)
         try:
-            return await self._answer(question)
+            reply = await self._answer(question)
         except asyncio.CancelledError:
             self._start(self._give_back(question, turn))
             raise
+        if reply is None:
+            # The token stays: the turn may have been taken without the answer being heard.
+            return turn, False
+        state, *places = [part.decode(errors="replace") for part in reply]
+        turn.here = state == "here"
+        turn.elsewhere = tuple(places)
+        if state != "taken":
+            turn.token = ""
+        return turn, state == "held"
 
     async def _give_back(self, question: asyncio.Task[Any], turn: RedisTurn) -> None:
         """End a turn that nobody wants any more, once it has been taken."""

@@ -97,6 +97,48 @@ async def test_what_is_here_is_waited_for_by_nobody_and_held_by_nobody(queue: Qu
         assert await held(queue) == 1
 
 
+async def test_the_next_one_hears_of_the_end_of_a_turn_and_need_not_poll(
+    queue: Queue, other: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replicator.queue.turns._FIRST_PAUSE", 60)
+    monkeypatch.setattr("replicator.queue.turns._LONGEST_PAUSE", 60)
+    first, second = RedisSharing(queue), RedisSharing(other)
+    begun: list[str] = []
+
+    async def wait(repository: str) -> None:
+        async with second.turn(R, repository, DIGEST) as turn:
+            begun.append(repository)
+            turn.brought()
+
+    async with first.turn(R, "a", DIGEST) as turn:
+        waiting = [asyncio.create_task(wait(repository)) for repository in ("a", "b", "c")]
+        await asyncio.sleep(0.3)
+        assert begun == []
+        turn.brought()
+    async with asyncio.timeout(20):
+        await asyncio.gather(*waiting)
+    assert sorted(begun) == ["a", "b", "c"]
+
+
+async def test_a_turn_that_is_over_leaves_nothing_behind_in_this_process(queue: Queue, other: Queue) -> None:
+    first, second = RedisSharing(queue), RedisSharing(other)
+    before = asyncio.all_tasks()
+
+    async def wait() -> None:
+        async with second.turn(R, "b", DIGEST):
+            pass
+
+    async with first.turn(R, "a", DIGEST):
+        waiting = asyncio.create_task(wait())
+        await asyncio.sleep(0.1)
+    await waiting
+
+    async def over() -> bool:
+        return asyncio.all_tasks() == before
+
+    await eventually(over, timeout=2)
+
+
 async def test_a_turn_that_brought_nothing_passes_on_to_the_next(queue: Queue, other: Queue) -> None:
     first, second = RedisSharing(queue), RedisSharing(other)
     with pytest.raises(OSError, match="reset"):

@@ -207,6 +207,22 @@ async def test_the_documented_acl_user_may_do_all_of_it(own_server: RedisServer,
     assert warnings(logs) == []
 
 
+async def test_a_user_who_may_not_listen_waits_by_polling(own_server: RedisServer, own_queue: Queue) -> None:
+    rights = "~replicator:* ~arq:*:replicator:* +@all -@dangerous -@admin resetchannels"
+    await command(own_queue, "ACL", "SETUSER", "silent", "on", ">pw", *rights.split())
+    async with await Queue.connect(own_server.url.replace("unix://", "unix://silent:pw@")) as client:
+        sharing = RedisSharing(client)
+        with structlog.testing.capture_logs() as logs:
+            async with asyncio.timeout(20):
+                async with sharing.turn(R, "a", DIGEST) as turn:
+                    waiting = asyncio.create_task(look(sharing, "a"))
+                    await asyncio.sleep(0.3)
+                    assert not waiting.done()
+                    turn.brought()
+                assert await waiting == (True, ())
+    assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == []
+
+
 async def test_data_that_is_lost_costs_work_alone(own_queue: Queue) -> None:
     sharing = RedisSharing(own_queue)
     await bring(sharing, "a")

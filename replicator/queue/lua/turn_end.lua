@@ -9,6 +9,9 @@ if place ~= '' then
     keep(item, lines(all), tonumber(ARGV[5]))
   end)
 end
-if token ~= '' and redis.call('GET', turn_key(item)) == token then redis.call('DEL', turn_key(item)) end
+if token ~= '' and redis.call('GET', turn_key(item)) == token then
+  redis.call('DEL', turn_key(item))
+  redis.pcall('PUBLISH', prefix .. ':turns', item)
+end
 -- What a pcall catches is a table in Redis and a text in Valkey.
 return noted and 1 or redis.error_reply(type(refusal) == 'table' and refusal.err or refusal)
