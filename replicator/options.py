@@ -27,17 +27,6 @@ _SPELLINGS = {
 _VARIANTS = {("arm64", "v8"): "", ("arm", ""): "v7", ("amd64", "v1"): ""}
 """Variants that say no more, or no less, than their absence, as container tools read them."""
 _SHOWN = 80
-_SIGNATURE_TAG = re.compile(r"sha(?:256|512)-[0-9a-f]{64}(?:\.(?:sig|att|sbom))?\Z")
-
-
-def is_signature_tag(tag: str) -> bool:
-    """Tell whether ``tag`` is one that signatures and other referrers of an image stand under.
-
-    They are cosign's (``sha256-<hex>`` of the image with ``.sig``, ``.att`` or ``.sbom``), and that of the OCI
-    distribution specification 1.1, "Referrers Tag Schema", for registries without a referrers API: ``sha256-<hex>``
-    alone. It cuts the hex off after 64 characters, so those of sha512 are as long: a tag has at most 128.
-    """
-    return _SIGNATURE_TAG.match(tag) is not None
 
 
 class Attestations(StrEnum):

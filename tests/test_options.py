@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.copy import Outcome, Result
-from replicator.options import VERBATIM, Attestations, CopyOptions, Platform, is_signature_tag
-from replicator.reference import is_tag
+from replicator.options import VERBATIM, Attestations, CopyOptions, Platform
+from replicator.reference import is_signature_tag, is_tag
 
 HEX = "0123456789abcdef" * 4
 SYSTEMS = st.sampled_from(["linux", "windows", "*"])

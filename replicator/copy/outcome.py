@@ -58,11 +58,9 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values, a key an attribute; ``warnings`` only if there are any."""
+        """Return it as JSON values, a key an attribute; ``signatures`` and ``warnings`` only if there are any."""
         values = asdict(self) | {"warnings": list(self.warnings)}
-        if not self.warnings:
-            del values["warnings"]
-        return values
+        return {key: value for key, value in values.items() if value or key not in ("signatures", "warnings")}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Outcome:

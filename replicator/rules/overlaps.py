@@ -11,8 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from replicator.errors import Problem
-from replicator.options import is_signature_tag
-from replicator.reference import Reference, Repository
+from replicator.reference import Reference, Repository, is_signature_tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from replicator.options import VERBATIM, CopyOptions, is_signature_tag
-from replicator.reference import Reference, Repository
+from replicator.options import VERBATIM, CopyOptions
+from replicator.reference import Reference, Repository, is_signature_tag
 from replicator.rules.request import CopyRequest
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from replicator.options import is_signature_tag
+from replicator.reference import is_signature_tag
 from replicator.rules.patterns import compile_tag_pattern, is_expression, is_glob, shorten
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.errors import ConfigError
-from replicator.options import CopyOptions, is_signature_tag
-from replicator.reference import Reference, Repository
+from replicator.options import CopyOptions
+from replicator.reference import Reference, Repository, is_signature_tag
 from replicator.rules import CopyRequest, Rules, TagFilter, collisions
 from tests.rules.building import HARBOR, PLAIN, rules_of
 
