@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tests.standins.images import blobs_of, manifests_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
@@ -83,6 +85,19 @@ class Contest:
         """Names of those taking part that the others are divided by."""
         present = {contender.name for contender in self.contenders}
         return [name for name in YARDSTICKS if name in present]
+
+    @property
+    def fewest(self) -> int:
+        """Requests that nobody can do without.
+
+        A question a tag where all is in place; else POST and PUT for a blob and PUT for a manifest, and where a
+        token is wanted, a refusal that tells of it and the token.
+        """
+        if self.in_place:
+            return len(self.images)
+        blobs = {blob.digest for root in self.images.values() for blob in blobs_of(root)}
+        parts = {one.digest for root in self.images.values() for one in manifests_of(root) if one is not root}
+        return 2 * len(blobs) + len(parts) + len(self.images) + (2 if self.tokens else 0)
 
 
 @dataclass(slots=True)

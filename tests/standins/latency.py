@@ -19,8 +19,8 @@ _CHUNKS = 64
 async def delayed(host: str, seconds: float) -> AsyncIterator[str]:
     """Have a port that leads to a server, for as long as the context lasts.
 
-    What a client sends arrives ``seconds`` later, in the same pace; what the server answers is not delayed. So a
-    request and its answer together take just so much longer, as long as the connection is not new each time.
+    What a client sends arrives ``seconds`` later, at the pace it was sent; what the server answers is not delayed,
+    and a connection is had at once. So a request and its answer together take just so much longer.
 
     Args:
         host: ``127.0.0.1:PORT`` of the server.
