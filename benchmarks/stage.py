@@ -125,9 +125,11 @@ async def _push(host: str, repository: str, images: Mapping[str, Image | Index])
 def _kind(entry: Entry) -> str:
     """Name what a request is about; what was refused or not found is told apart."""
     parts = Parts.parse(entry.path)
-    what = {"manifests": "manifest", "blobs": "blob", "tags": "tags", "referrers": "referrers"}
-    about = what[parts.kind] if parts is not None else "/v2/" if entry.path.rstrip("/") == "/v2" else "token"
-    if parts is not None and parts.rest.startswith("uploads/"):
+    if parts is None:
+        about = "token" if entry.path.endswith("/token") else entry.path
+    elif parts.rest.startswith("uploads/"):
         about = "mount" if "mount=" in entry.query else "upload"
+    else:
+        about = {"manifests": "manifest", "blobs": "blob"}.get(parts.kind, parts.kind)
     refused = f": {entry.status}" if entry.status is not None and entry.status >= 400 else ""
     return f"{entry.method} {about}{refused}"
