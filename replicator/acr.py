@@ -7,6 +7,8 @@ Endpoints: ``registry[-vpc|-internal|-intl].<region>.aliyuncs.com`` (Personal), 
 
 from __future__ import annotations
 
+from replicator.options import Attestations
+
 NAME_SEGMENTS = 2
 """Segments of a repository's name at ACR: namespace and repository, never more."""
 
@@ -21,3 +23,11 @@ def is_acr(registry: str) -> bool:
     """Tell whether ``host[:port]`` is an ACR endpoint."""
     host = registry.rpartition(":")[0] if ":" in registry else registry
     return host.lower().endswith(".aliyuncs.com")
+
+
+def automatic_attestations(registry: str) -> Attestations:
+    """Return what becomes of attestations at ``registry`` where nobody says more than ``auto``.
+
+    ACR refuses some for good, and an image must not be held up by them; elsewhere all is copied as it is.
+    """
+    return Attestations.STRIP_REFUSED if is_acr(registry) else Attestations.KEEP

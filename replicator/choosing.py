@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from replicator.acr import automatic_attestations
 from replicator.errors import ConfigError, Problem
 from replicator.options import Attestations, CopyOptions, Platform
-from replicator.rules import automatic
-from replicator.rules.patterns import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,7 +48,7 @@ def chosen(
     """
     return CopyOptions(
         tuple(_platform("--platform", text) for text in platforms or ()),
-        Attestations(attestations) if attestations is not None else automatic(destination.registry),
+        Attestations(attestations) if attestations is not None else automatic_attestations(destination.registry),
         signatures,
     )
 
@@ -75,7 +74,7 @@ def _items(option: str, lists: Iterable[str] | None) -> list[str]:
     items = [item.strip() for text in lists or () for item in text.split(",")]
     for item in items:
         if not item or "/" in item:
-            message = f"{shorten(item)} is no name: commas stand between names, e.g. linux,windows or amd64,arm64:v8"
+            message = f"{item[:100]!r} is no name: commas stand between names, e.g. linux,windows or amd64,arm64:v8"
             raise ConfigError("command line", [Problem(option, message)])
     return items
 

@@ -12,7 +12,7 @@ import contextlib
 import sys
 from collections.abc import Coroutine  # noqa: TC003 - typer reads the annotations when it runs
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import structlog
 import typer
@@ -24,8 +24,10 @@ from replicator.choosing import Arch, Choice, Os, Platforms, Signatures, chosen,
 from replicator.errors import ConfigError, Problem, ReplicatorError
 from replicator.logs import configure_logs
 from replicator.reference import Reference
-from replicator.rules import Rules, load, load_credentials
 from replicator.settings import Settings, load_settings, unknown_variables, variables
+
+if TYPE_CHECKING:
+    from replicator.rules import Rules
 
 app = typer.Typer(
     name="replicator",
@@ -206,7 +208,11 @@ def copy(
     settings = _settings(log, quiet=log is None, config=config, auth=auth, log_level=log_level, log_format=log_format)
     given = settings.config is not None or settings.auth is not None
     target = _reference(destination, "DESTINATION")
-    credentials = load_credentials(settings.config, auth=settings.auth, environ=variables()) if given else None
+    credentials = None
+    if given:
+        from replicator.rules import load_credentials
+
+        credentials = load_credentials(settings.config, auth=settings.auth, environ=variables())
     from replicator.foreground import copy_one
 
     _run(
@@ -330,6 +336,8 @@ def _rules(settings: Settings, registry: str | None = None, namespace: str | Non
     if settings.config is None and settings.images is None:
         message = "no rules file: give --config FILE, or set REPLICATOR_CONFIG"
         raise ConfigError("command line", [Problem("--config", message)])
+    from replicator.rules import load
+
     rules = load(
         settings.config,
         auth=settings.auth,

@@ -58,6 +58,7 @@ async def copy(
     *,
     options: CopyOptions = VERBATIM,
     announced: str | None = None,
+    differs: bool = False,
     confirm: Callable[[], Awaitable[None]] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Outcome:
@@ -70,7 +71,13 @@ async def copy(
     """
     with _explaining(destination):
         return await copier.copy(
-            source, destination, options=options, announced=announced, confirm=confirm, progress=progress
+            source,
+            destination,
+            options=options,
+            announced=announced,
+            differs=differs,
+            confirm=confirm,
+            progress=progress,
         )
 
 

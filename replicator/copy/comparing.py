@@ -87,6 +87,7 @@ async def compare(
     target: RemoteRepository,
     forms: Forms,
     announced: str | None = None,
+    differs: bool = False,
 ) -> Comparison:
     """Find out what is wanted of an image, and whether the destination holds it.
 
@@ -99,6 +100,7 @@ async def compare(
         target: the destination's repository.
         forms: what is known, and learns what is found.
         announced: what the source's tag is said to name; the source is asked only if the destination differs.
+        differs: the destination is known not to hold what was announced, and is not asked.
 
     Raises:
         SourceNotFound: the source has no such tag or digest.
@@ -112,7 +114,7 @@ async def compare(
         announced = wanted.digest if wanted is not None else None
         root = None
     else:
-        present = await target.head_destination(destination.identifier)
+        present = None if differs else await target.head_destination(destination.identifier)
         if present is not None and (known := forms.satisfied(present.digest, announced, options)) is not None:
             return known
         announced, root = await _moved(origin, source, announced)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from replicator.acr import is_acr
+from replicator.acr import automatic_attestations
 from replicator.errors import Problem
 from replicator.options import Attestations, CopyOptions, Platform
 from replicator.rules.place import did_you_mean
@@ -26,14 +26,6 @@ _ARCHITECTURES = (
     *("mips", "mipsle", "mips64", "mips64le", "ppc64", "wasm"),
 )
 """Go's names, which the OCI image specification 1.1 ("Image Index", ``platform``) takes over; those of images."""
-
-
-def automatic(registry: str) -> Attestations:
-    """Return what becomes of attestations at ``registry`` where nobody says more than ``auto``.
-
-    ACR refuses some for good, and an image must not be held up by them; elsewhere all is copied as it is.
-    """
-    return Attestations.STRIP_REFUSED if is_acr(registry) else Attestations.KEEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +53,7 @@ class Content:
     def options(self, registry: str) -> CopyOptions:
         """Return what it means for a destination at ``registry``."""
         automatically = self.attestations in (None, _AUTO)
-        attestations = automatic(registry) if automatically else Attestations(str(self.attestations))
+        attestations = automatic_attestations(registry) if automatically else Attestations(str(self.attestations))
         return CopyOptions(self.platforms or (), attestations, bool(self.signatures))
 
     def under_its_digest(self, registry: str) -> CopyOptions:

@@ -27,7 +27,8 @@ class CopyRequest:
         options: what of the image is copied.
         signature: it is a signature, an attestation or whatever else refers to an image: copied only if what it is
             about is at the destination already.
-        announced: the digest that the event which asked for the copy gave for the tag, if one did.
+        announced: the digest that the tag was said or seen to name by who asked for the copy.
+        compared: when the destination was seen to name something else, in seconds since 1970; None if nobody looked.
     """
 
     source: Reference
@@ -37,6 +38,7 @@ class CopyRequest:
     options: CopyOptions = VERBATIM
     signature: bool = False
     announced: str | None = None
+    compared: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values; what is as it is by default is left out."""
@@ -53,6 +55,8 @@ class CopyRequest:
             values["signature"] = True
         if self.announced is not None:
             values["announced"] = self.announced
+        if self.compared is not None:
+            values["compared"] = self.compared
         return values
 
     @classmethod
@@ -63,7 +67,7 @@ class CopyRequest:
             ValueError: they are not of that form.
         """
         try:
-            selection, announced = values.get("selection"), values.get("announced")
+            selection, announced, compared = values.get("selection"), values.get("announced"), values.get("compared")
             if announced is not None and not is_digest(announced):
                 raise ValueError("not a stored copy request: what was announced is no digest")
             return cls(
@@ -74,6 +78,7 @@ class CopyRequest:
                 CopyOptions.from_json(values.get("options", {})),
                 values.get("signature", False) is True,
                 announced,
+                float(compared) if compared is not None else None,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a stored copy request: {error!r}") from error

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from replicator.acr import automatic_attestations
 from replicator.options import VERBATIM, Attestations, CopyOptions, Platform
 from replicator.reference import Reference, Repository
-from replicator.rules import CopyRequest, Rules, automatic, parse
+from replicator.rules import CopyRequest, Rules, parse
 from tests.rules.building import ACR, DEFAULTS, HARBOR, PLAIN, message_of, problems_of, rules_of, text_of
 
 SHA = "sha256:" + "a" * 64
@@ -100,7 +101,7 @@ def test_auto_leaves_out_what_is_refused_at_acr_and_keeps_all_elsewhere(
     assert request_of(rules).options.attestations is meant
     if said == "auto":
         assert request_of(rules_of({f"{HARBOR}/a/b": to}, auth=auth)).options.attestations is meant
-        assert automatic(to.partition("/")[0]) is meant
+        assert automatic_attestations(to.partition("/")[0]) is meant
 
 
 @pytest.mark.parametrize(
