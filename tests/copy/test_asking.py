@@ -1,0 +1,219 @@
+"""Never asking twice: what is known is used, what a registry can not do is remembered, its denials are believed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from replicator.copy import Copier, Result
+from replicator.copy.ledger import TRUSTED_SECONDS, Ledger
+from replicator.reference import Reference, Repository
+from replicator.registry import Access, Registries
+from tests.copy.conftest import Pair, Registry, a_copier, a_registry
+from tests.standins.acr import AcrStandIn
+from tests.standins.faults import Answer, Fault, Headers
+from tests.standins.images import blobs_of, image, layer, manifests_of, multi_arch
+from tests.standins.logins import ACR_USER
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from aiohttp import web
+
+    from replicator.copy import Outcome
+
+MIB = 2**20
+
+
+class ToAcr:
+    """A plain registry as the source, an ACR as the destination."""
+
+    def __init__(self, source: Registry, acr: AcrStandIn, copier: Copier) -> None:
+        self.source = source
+        self.acr = acr
+        self._copier = copier
+
+    def there(self, tag: str, name: str) -> Reference:
+        return Reference(Repository(self.acr.host, name), tag)
+
+    async def copy(self, tag: str, name: str) -> Outcome:
+        return await self._copier.copy(self.source.reference(tag), self.there("v1", name))
+
+
+@pytest.fixture
+async def to_acr(acr_upstream: str) -> AsyncIterator[ToAcr]:
+    async with (
+        a_registry() as source,
+        AcrStandIn(acr_upstream, users=dict([ACR_USER]), namespaces={"cache": True}) as acr,
+    ):
+
+        def access(repository: Repository) -> Access:
+            name, password = ACR_USER if repository.registry == acr.host else (None, None)
+            return Access(name, password, endpoint=f"http://{repository.registry}")
+
+        async with Registries(access) as registries:
+            yield ToAcr(source, acr, Copier(registries))
+
+
+async def test_an_event_whose_digest_is_at_the_destination_costs_one_request(pair: Pair) -> None:
+    root = multi_arch(1)
+    await pair.source.push("v1", root)
+    await pair.copy()
+    pair.clear()
+    outcome = await pair.copy(announced=root.digest)
+    assert (outcome.result, outcome.digest) == (Result.UP_TO_DATE, root.digest)
+    assert pair.counts() == (0, 1)
+
+
+async def test_an_event_s_digest_is_not_believed_where_the_destination_differs(pair: Pair) -> None:
+    old, new = image(1), image(2)
+    await pair.source.push("v1", new)
+    # The source is what it is when it is looked at, whatever was announced.
+    outcome = await pair.copy(announced=old.digest)
+    assert (outcome.result, outcome.digest) == (Result.COPIED, new.digest)
+    await pair.destination.holds("v1", new)
+    pair.clear()
+    assert (await pair.copy(announced=old.digest)).result is Result.UP_TO_DATE
+    assert pair.destination.faults.log.count("PUT") == 0
+
+
+async def test_what_was_announced_spares_the_question_what_it_is(pair: Pair) -> None:
+    root = image(1)
+    await pair.source.push("v1", root)
+    await pair.copy(announced=root.digest)
+    assert [entry.method for entry in pair.source.faults.log].count("HEAD") == 0
+    assert pair.source.faults.log.count("GET", "/manifests/") == 1
+
+
+async def test_a_destination_that_was_just_seen_to_differ_is_not_asked_again(pair: Pair) -> None:
+    root = image(1)
+    await pair.source.push("v1", root)
+    outcome = await pair.copy(announced=root.digest, differs=True)
+    assert outcome.result is Result.COPIED
+    assert pair.destination.faults.log.count("HEAD", "/manifests/") == 0
+    await pair.destination.holds("v1", root)
+
+
+@pytest.mark.parametrize("action", [Answer(405), Answer(501), Headers({"Docker-Content-Digest": None})], ids=str)
+async def test_a_registry_that_answers_no_head_is_read_instead_and_not_asked_again(
+    pair: Pair, action: Answer | Headers
+) -> None:
+    root = image(1)
+    await pair.source.push("v1", root)
+    await pair.copy()
+    for registry in (pair.source, pair.destination):
+        registry.faults.add(Fault(action, "HEAD", "/manifests/", times=None))
+    async with a_copier() as copier:
+        for expected in (2, 0, 0):
+            pair.clear()
+            outcome = await copier.copy(pair.source.reference("v1"), pair.destination.reference("v1"))
+            assert outcome.result is Result.UP_TO_DATE
+            heads = pair.source.faults.log.count("HEAD") + pair.destination.faults.log.count("HEAD")
+            assert heads == expected
+            assert pair.counts() == ((2, 2) if expected else (1, 1))
+
+
+async def test_the_first_image_into_an_empty_repository_asks_nothing_more_than_it_sends(pair: Pair) -> None:
+    root = multi_arch(2, size=100_000)
+    await pair.source.push("v1", root)
+    await pair.copy()
+    assert pair.counts()[1] == 1 + 2 * len(blobs_of(root)) + len(manifests_of(root))
+
+
+async def test_a_two_platform_image_of_seven_blobs_costs_twenty_requests_with_the_token(to_acr: ToAcr) -> None:
+    root = multi_arch(2, size=100_000)
+    assert (len(blobs_of(root)), len(manifests_of(root))) == (7, 3)
+    await to_acr.source.push("v1", root)
+    await to_acr.copy("v1", "cache/app")
+    # A challenge, a token, a HEAD; POST and PUT a blob; PUT a manifest.
+    assert len(to_acr.acr.faults.log) + len(to_acr.acr.token_faults.log) == 1 + 1 + 1 + 2 * 7 + 3
+
+
+async def test_a_large_blob_that_is_there_is_not_sent_to_a_registry_that_mounts_nothing_in_place(pair: Pair) -> None:
+    """Every mount is answered as an ordinary upload: 202, whether the blob is there or not."""
+    base = [layer(number, 2 * MIB) for number in range(3)]
+    old, new = image(1, (100,), base=base), image(2, (100,), base=base)
+    await pair.destination.push("v1", old)
+    await pair.source.push("v2", new)
+    original = pair.destination.faults._handler
+
+    async def ignoring(request: web.BaseRequest) -> web.StreamResponse:
+        if request.method == "POST" and request.query_string:
+            request = request.clone(rel_url=request.rel_url.with_query(None))
+        return await original(request)
+
+    pair.destination.faults._handler = ignoring
+    outcome = await pair.copy("v2")
+    assert (outcome.blobs_present, outcome.blobs_copied) == (3, 2)
+    assert pair.source.faults.log.count("GET", f"/blobs/{base[0].digest}") == 0
+    await pair.destination.holds("v2", new)
+    # Now it is known: a question, and no session that has to be cancelled.
+    pair.clear()
+    third = image(3, (100,), base=[layer(7, 2 * MIB)])
+    await pair.source.push("v3", third)
+    await pair.copy("v3")
+    assert pair.destination.faults.log.count("DELETE") == 0
+    assert pair.destination.faults.log.count("HEAD", "/blobs/") == 1
+    assert pair.destination.faults.log.count("POST", query="mount=") == 0
+
+
+async def test_one_token_serves_all_repositories_that_blobs_are_mounted_from(to_acr: ToAcr) -> None:
+    layers = [layer(number, 100_000) for number in range(3)]
+    for number, one in enumerate(layers):
+        await to_acr.source.push(f"v{number}", image(10 + number, (), base=[one]))
+        await to_acr.copy(f"v{number}", f"cache/part{number}")
+    await to_acr.source.push("all", image(20, (), base=layers))
+    to_acr.acr.faults.log.clear()
+    to_acr.acr.token_faults.log.clear()
+    outcome = await to_acr.copy("all", "cache/whole")
+    assert (outcome.blobs_mounted, outcome.blobs_copied) == (3, 1)
+    # One for the repository itself, one with all it mounts from.
+    assert len(to_acr.acr.token_faults.log) == 2
+
+
+async def test_many_copies_at_once_learn_what_a_registry_can_do_together(pair: Pair) -> None:
+    roots = {f"v{number}": image(number, (2 * MIB,)) for number in range(4)}
+    for tag, root in roots.items():
+        await pair.source.push(tag, root)
+    await asyncio.gather(*(pair.copy(tag) for tag in roots))
+    probes = pair.destination.faults.log.count("POST", query="mount=") - sum(len(blobs_of(r)) for r in roots.values())
+    assert 0 <= probes <= 1
+    pair.clear()
+    await pair.source.push("last", image(9, (2 * MIB,)))
+    await pair.copy("last")
+    assert pair.destination.faults.log.count("HEAD", "/blobs/") == 0
+
+
+def test_what_was_seen_too_long_ago_is_only_worth_a_mount() -> None:
+    now = 0.0
+    ledger = Ledger(clock=lambda: now)
+    ledger.add("h", "one", "d")
+    assert ledger.has("h", "one", "d")
+    now = TRUSTED_SECONDS - 1
+    assert ledger.has("h", "one", "d")
+    now = TRUSTED_SECONDS
+    assert not ledger.has("h", "one", "d")
+    assert ledger.elsewhere("h", "two", "d") == "one"
+    ledger.add("h", "one", "d")
+    assert ledger.has("h", "one", "d")
+
+
+def test_hearsay_is_only_worth_a_mount() -> None:
+    ledger = Ledger()
+    ledger.add("h", "one", "d", seen=False)
+    assert not ledger.has("h", "one", "d")
+    assert ledger.elsewhere("h", "two", "d") == "one"
+    ledger.add("h", "one", "d")
+    ledger.add("h", "one", "d", seen=False)
+    assert ledger.has("h", "one", "d")
+
+
+def test_the_repository_to_mount_from_is_one_that_serves_others_too() -> None:
+    ledger = Ledger()
+    for place in ("one", "two", "three"):
+        ledger.add("h", place, "d")
+    assert ledger.elsewhere("h", "x", "d") == "three"
+    assert ledger.elsewhere("h", "x", "d", ["one"]) == "one"
+    assert ledger.elsewhere("h", "x", "d", ["elsewhere"]) == "three"

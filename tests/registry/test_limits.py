@@ -1,0 +1,232 @@
+"""One budget a host: who goes first, what a complaint does to it, and that nobody waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from replicator.copy import Copier
+from replicator.registry import Access, Registries
+from replicator.registry.limits import Budget, HostLimits, transfer
+from tests.copy.conftest import a_copier, a_registry
+from tests.standins.faults import Answer, Fault
+from tests.standins.images import image
+
+MIB = 2**20
+
+
+class Crowd:
+    """Coroutines in a budget, and what they saw."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.inside: list[str] = []
+        self.order: list[str] = []
+        self.most = 0
+        self.leave = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def enter(self, name: str, size: int = 0, places: int = 1) -> asyncio.Task[None]:
+        async def run() -> None:
+            async with self.budget.slot(size, places=places):
+                self.inside.append(name)
+                self.order.append(name)
+                self.most = max(self.most, len(self.inside))
+                await self.leave.wait()
+                self.inside.remove(name)
+
+        self._tasks.append(asyncio.create_task(run()))
+        return self._tasks[-1]
+
+    async def settle(self) -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    async def end(self) -> None:
+        self.leave.set()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def test_no_more_than_the_budget_are_inside() -> None:
+    crowd = Crowd(Budget(3))
+    for number in range(10):
+        crowd.enter(str(number), MIB)
+    await crowd.settle()
+    assert crowd.inside == ["0", "1", "2"]
+    await crowd.end()
+    assert len(crowd.order) == 10
+    assert crowd.most == 3
+
+
+async def test_large_bodies_go_before_small_ones_and_short_requests_before_both() -> None:
+    crowd = Crowd(Budget(1))
+    crowd.enter("first", MIB)
+    await crowd.settle()
+    for name, size in (("small", 10), ("large", 2**40), ("middle", 2**25)):
+        crowd.enter(name, size)
+    crowd.enter("short")
+    await crowd.end()
+    assert crowd.order == ["first", "short", "large", "middle", "small"]
+
+
+async def test_one_short_request_goes_whatever_is_under_way() -> None:
+    crowd = Crowd(Budget(1))
+    crowd.enter("body", MIB)
+    crowd.enter("waits", MIB)
+    await crowd.settle()
+    crowd.enter("short")
+    crowd.enter("next")
+    await crowd.settle()
+    assert crowd.inside == ["body", "short"]
+    await crowd.end()
+
+
+@given(st.lists(st.integers(0, 2**40), min_size=80, max_size=200))
+@settings(max_examples=30)
+async def test_nobody_is_overtaken_for_ever(sizes: list[int]) -> None:
+    budget = Budget(1)
+    order: list[int] = []
+
+    async def run(number: int, size: int) -> None:
+        async with budget.slot(size):
+            order.append(number)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(run(number, size) for number, size in enumerate(sizes)))
+    assert sorted(order) == list(range(len(sizes)))
+    overtaken = [sum(later > number for later in order[: order.index(number)]) for number in range(len(sizes))]
+    assert max(overtaken) <= 64
+
+
+async def test_who_gives_up_waiting_leaves_the_place_to_others() -> None:
+    crowd = Crowd(Budget(1))
+    crowd.enter("first", MIB)
+    await crowd.settle()
+    gone, stays = crowd.enter("gone", MIB), crowd.enter("stays", MIB)
+    gone.cancel()
+    await crowd.settle()
+    await crowd.end()
+    assert crowd.order == ["first", "stays"]
+    assert stays.done()
+
+
+async def test_who_is_cancelled_in_the_moment_of_being_let_in_leaves_no_trace() -> None:
+    budget = Budget(1)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(budget.slot(MIB))
+        waiting = asyncio.create_task(_pass(budget))
+        await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    async with asyncio.timeout(1):
+        await _pass(budget)
+
+
+async def _pass(budget: Budget) -> None:
+    async with budget.slot(MIB):
+        pass
+
+
+async def test_what_needs_more_places_than_there_are_goes_alone() -> None:
+    limits = HostLimits(1)
+    async with asyncio.timeout(5), transfer(limits, limits, MIB):
+        crowd = Crowd(limits)
+        crowd.enter("other", MIB)
+        await crowd.settle()
+        assert crowd.inside == []
+    await crowd.end()
+    assert crowd.order == ["other"]
+
+
+async def test_transfers_in_both_directions_never_wait_for_each_other() -> None:
+    one, other = HostLimits(1), HostLimits(1)
+
+    async def run(source: HostLimits, destination: HostLimits) -> None:
+        async with transfer(source, destination, MIB):
+            await asyncio.sleep(0)
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(run(*ends) for ends in [(one, other), (other, one), (one, one)] * 30))
+
+
+async def test_a_complaint_halves_the_budget_once_and_quiet_lets_it_grow_again() -> None:
+    limits = HostLimits(16)
+    for _ in range(10):
+        limits.throttle(0.0)  # what was in flight meets it all at once
+    assert limits.size == 8
+    for _ in range(8):
+        limits.answered()
+    assert 8 <= limits.size <= 9
+    for _ in range(500):
+        limits.answered()
+    assert limits.size == 16
+
+
+async def test_complaints_without_end_leave_one() -> None:
+    limits = HostLimits(16)
+    for _ in range(10):
+        limits._shrunk = float("-inf")
+        limits.throttle(0.0)
+    assert limits.size == 1
+
+
+async def test_a_host_that_complains_is_asked_less_at_once() -> None:
+    roots = {f"v{number}": image(number, (100,)) for number in range(12)}
+    async with a_registry() as source, a_registry() as destination, a_copier() as copier:
+        for tag, root in roots.items():
+            await source.push(tag, root)
+        inside, most = 0, 0
+        original = destination.faults._handler
+
+        async def counting(request: object) -> object:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            try:
+                await asyncio.sleep(0.02)
+                return await original(request)  # type: ignore[arg-type]  # passed through
+            finally:
+                inside -= 1
+
+        destination.faults._handler = counting  # type: ignore[assignment]  # as above
+        ends = [(source.reference(tag), destination.reference(tag)) for tag in roots]
+        destination.faults.add(Fault(Answer(429, headers={"Retry-After": "0"}), times=1))
+        limits = copier._registries.destination(ends[0][1].repository).limits
+        limits._allowed = limits._most = 8
+        limits.resize(8)
+        await asyncio.gather(*(copier.copy(*end) for end in ends))
+        for tag, root in roots.items():
+            await destination.holds(tag, root)
+    # One more than the budget: a short request goes beside long bodies.
+    assert 1 < most <= 9
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 5])
+async def test_the_budget_of_a_host_holds_over_tags_manifests_and_blobs(in_flight: int) -> None:
+    roots = {f"v{number}": image(number, (100, 100_000)) for number in range(6)}
+    async with a_registry() as source, a_registry() as destination:
+        for tag, root in roots.items():
+            await source.push(tag, root)
+        inside, most = 0, 0
+        original = destination.faults._handler
+
+        async def counting(request: object) -> object:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            try:
+                return await original(request)  # type: ignore[arg-type]  # passed through
+            finally:
+                inside -= 1
+
+        destination.faults._handler = counting  # type: ignore[assignment]  # as above
+        async with Registries(lambda r: Access(endpoint=f"http://{r.registry}"), in_flight=in_flight) as registries:
+            copier = Copier(registries)
+            await asyncio.gather(*(copier.copy(source.reference(tag), destination.reference(tag)) for tag in roots))
+        for tag, root in roots.items():
+            await destination.holds(tag, root)
+    assert most <= in_flight + 1
