@@ -169,8 +169,9 @@ class Authorizer:
             or not (value.isascii() and value.isprintable())
         ):
             raise LoginRefused(self._registry, request, "the token endpoint gave no token")
-        seconds = float(life) if isinstance(life, int | float) and life > 0 else _DEFAULT_LIFE
-        return Token(value, issued, issued + min(seconds, _MAX_LIFE))
+        # Bounded before it is made a float: JSON's numbers have no end.
+        seconds = float(min(life, _MAX_LIFE)) if isinstance(life, int | float) and life > 0 else _DEFAULT_LIFE
+        return Token(value, issued, issued + seconds)
 
 
 def _realm(challenge: Challenge) -> URL | None:

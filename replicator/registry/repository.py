@@ -24,7 +24,14 @@ from replicator.registry.errors import (
     UnsupportedManifest,
     UploadLost,
 )
-from replicator.registry.manifest import ACCEPT, MAX_MANIFEST_BYTES, Descriptor, Manifest, parse_manifest
+from replicator.registry.manifest import (
+    ACCEPT,
+    MAX_MANIFEST_BYTES,
+    Descriptor,
+    Manifest,
+    parse_manifest,
+    refuse_foreign_type,
+)
 from replicator.registry.pages import next_page
 
 if TYPE_CHECKING:
@@ -117,6 +124,11 @@ class RemoteRepository:
         reply = await self._transport.call(
             "GET", url, scopes=self._scopes, expect={200}, headers={"Accept": ACCEPT}, max_body=MAX_MANIFEST_BYTES
         )
+        content_type = reply.headers.get("Content-Type", "")
+        try:
+            refuse_foreign_type(content_type)
+        except ValueError as error:
+            raise UnsupportedManifest(self._transport.registry, request, str(error)) from error
         announced = reply.headers.get("Docker-Content-Digest")
         expected = identifier if is_digest(identifier) else announced
         digest = digest_of(reply.body, expected if expected is not None and is_digest(expected) else "sha256:")
@@ -125,7 +137,7 @@ class RemoteRepository:
                 self._transport.registry, request, f"the manifest served hashes to {digest}, not to {expected}"
             )
         try:
-            return parse_manifest(reply.body, reply.headers.get("Content-Type", ""), digest)
+            return parse_manifest(reply.body, content_type, digest)
         except ValueError as error:
             raise UnsupportedManifest(self._transport.registry, request, str(error)) from error
 
@@ -257,15 +269,22 @@ class RemoteRepository:
         request = f"PUT {location.path}"
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob.size)}
         loop = asyncio.get_running_loop()
+        sent = 0
         try:
             async with asyncio.timeout(timing.write) as deadline:
 
                 async def body() -> AsyncIterator[bytes]:
+                    nonlocal sent
                     # While the source is being read its own deadlines hold; here only the sending counts.
                     deadline.reschedule(None)
                     async for chunk in stream:
                         deadline.reschedule(loop.time() + timing.write)
+                        sent += len(chunk)
                         yield chunk
+                        # A refusal that came meanwhile must be read before a write meets the connection's end: the
+                        # first turn of the loop finds it, the second comes after it was read.
+                        await asyncio.sleep(0)
+                        await asyncio.sleep(0)
                         deadline.reschedule(None)
                     deadline.reschedule(loop.time() + timing.commit)
 
@@ -277,6 +296,13 @@ class RemoteRepository:
                         if response.status in (404, 416) or _SESSION_CODES.intersection(error.codes):
                             raise UploadLost(error.registry, error.request, error.detail, status=error.status)
                         raise error
+                    if sent < blob.size:
+                        # Nobody can have verified a digest of bytes that were not sent.
+                        raise ProtocolViolated(
+                            self._transport.registry,
+                            request,
+                            f"answered {response.status} before the blob was sent: {sent} bytes of {blob.size}",
+                        )
         except TimeoutError as error:
             raise ConnectionFailed(self._transport.registry, request, "stopped taking bytes") from error
         except RegistryError as error:

@@ -17,7 +17,16 @@ from yarl import URL
 
 from replicator.errors import ErrorClass
 from replicator.registry.auth import Authorizer
-from replicator.registry.connecting import certificate_words, connection_words, explicit_base, names_registry, tls_of
+from replicator.registry.challenges import lacks_scope
+from replicator.registry.connecting import (
+    certificate_words,
+    connection_words,
+    describe,
+    explicit_base,
+    join,
+    names_registry,
+    tls_of,
+)
 from replicator.registry.errors import (
     CertificateRefused,
     ConnectionFailed,
@@ -25,6 +34,7 @@ from replicator.registry.errors import (
     ProtocolViolated,
     RegistryError,
     TooManyRequests,
+    Unauthorized,
     UploadLost,
     from_answer,
 )
@@ -206,6 +216,9 @@ class Transport:
                 if streamed:
                     raise UploadLost(self.registry, error.request, error.detail, status=401)
                 if basic or not again or refusals > 1:
+                    if lacks_scope(challenges):
+                        allowed = f"{error.detail}: the login holds but does not allow {' '.join(sorted(scopes))}"
+                        raise Unauthorized(self.registry, error.request, allowed, status=401, codes=error.codes)
                     raise error
 
     @asynccontextmanager
@@ -243,17 +256,8 @@ class Transport:
         raise ProtocolViolated(self.registry, describe(method, url), f"more than {_MAX_REDIRECTS} redirects")
 
     def _join(self, base: URL, location: str, request: str) -> URL:
-        """Resolve a Location; as it is, since a presigned URL breaks when it is quoted anew.
-
-        Raises:
-            ProtocolViolated: it is no HTTP URL.
-        """
-        try:
-            target = base.join(URL(location, encoded=True))
-            usable = target.scheme in ("http", "https") and bool(target.host)
-        except ValueError:
-            usable = False
-        if not usable:
+        target = join(base, location)
+        if target is None:
             raise ProtocolViolated(self.registry, request, "the Location in the answer is not an HTTP URL")
         return target
 
@@ -329,24 +333,23 @@ class Transport:
         self, method: str, url: URL, headers: Mapping[str, str], data: bytes | AsyncIterator[bytes] | None
     ) -> aiohttp.ClientResponse:
         timing = self.timing
-        timeout = aiohttp.ClientTimeout(
-            total=None,
-            connect=None,
-            sock_connect=timing.connect,
-            sock_read=timing.commit if data is not None else timing.read,
-        )
+        sock_read = timing.commit if data is not None else timing.read
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=timing.connect, sock_read=sock_read)
         request = describe(method, url)
+        # Interim answers and headers that drip never meet the limit of a read. A streamed body has limits of its own.
+        within = timing.commit if data is None or isinstance(data, bytes) else None
         try:
-            return await self._session.request(
-                method,
-                url,
-                headers={"Accept-Encoding": "identity", **headers},
-                # As a file: of large bytes aiohttp warns that they are copied in one go.
-                data=io.BytesIO(data) if isinstance(data, bytes) else data,
-                allow_redirects=False,
-                timeout=timeout,
-                ssl=self._ssl_for(url),
-            )
+            async with asyncio.timeout(within):
+                return await self._session.request(
+                    method,
+                    url,
+                    headers={"Accept-Encoding": "identity", **headers},
+                    # As a file: of large bytes aiohttp warns that they are copied in one go.
+                    data=io.BytesIO(data) if isinstance(data, bytes) else data,
+                    allow_redirects=False,
+                    timeout=timeout,
+                    ssl=self._ssl_for(url),
+                )
         except aiohttp.ClientConnectorCertificateError as error:
             raise CertificateRefused(self.registry, request, certificate_words(url, error)) from error
         except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
@@ -362,8 +365,10 @@ class Transport:
         """Read at most ``limit`` bytes; with no ``request`` named, what fails is left out."""
         chunks = bytearray()
         try:
-            while len(chunks) < limit and (chunk := await response.content.read(limit - len(chunks))):
-                chunks += chunk
+            # What is left out when it fails is not worth more than one read's time, however it drips.
+            async with asyncio.timeout(self.timing.read if request is None else None):
+                while len(chunks) < limit and (chunk := await response.content.read(limit - len(chunks))):
+                    chunks += chunk
         except (aiohttp.ClientError, OSError) as error:
             if request is not None:
                 raise ConnectionFailed(self.registry, request, connection_words(response.url, error)) from error
@@ -372,21 +377,13 @@ class Transport:
     async def _discover(self) -> URL:
         """Find out whether a registry marked insecure speaks HTTPS or plain HTTP: HTTPS is tried first."""
         address = self._access.endpoint or self.registry
-        self_signed = URL(f"https://{address}")
+        secure, plain = URL(f"https://{address}"), URL(f"http://{address}")
         try:
-            response = await self._send("GET", self_signed / "v2/", {}, None)
-            response.release()
+            (await self._send("GET", secure / "v2/", {}, None)).release()
         except ConnectionFailed as error:
-            plain = URL(f"http://{address}")
             try:
-                response = await self._send("GET", plain / "v2/", {}, None)
-                response.release()
+                (await self._send("GET", plain / "v2/", {}, None)).release()
             except ConnectionFailed:
                 raise error from None
             return plain
-        return self_signed
-
-
-def describe(method: str, url: URL) -> str:
-    """Name a request in an error: method and path, without the query, which may hold a signature."""
-    return f"{method} {url.path}"
+        return secure
