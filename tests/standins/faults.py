@@ -55,7 +55,7 @@ class Answer:
             content_type = "application/json"
         response = web.Response(status=self.status, body=body)
         response.content_type = content_type
-        response.headers.extend(self.headers)
+        response.headers.update(self.headers)
         return response
 
 
