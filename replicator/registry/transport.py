@@ -31,6 +31,7 @@ from replicator.registry.errors import (
     CertificateRefused,
     ConnectionFailed,
     LoginRefused,
+    ManifestIncomplete,
     ProtocolViolated,
     RegistryError,
     TooManyRequests,
@@ -140,6 +141,8 @@ class Transport:
                 wait = max(backoff(attempt), error.retry_after or 0.0)
                 if (
                     error.error_class is not ErrorClass.TRANSIENT
+                    # What is missing must be brought first.
+                    or isinstance(error, ManifestIncomplete)
                     or attempt >= (tries or self.timing.tries)
                     or wait > MAX_PAUSE
                 ):
