@@ -171,9 +171,7 @@ class Transport:
             ):
                 if response.status not in expect:
                     raise await self.failure(method, response)
-                body = b""
-                if method != "HEAD":
-                    body = await self._read(response, max_body + 1, request)
+                body = b"" if method == "HEAD" else await self._read(response, max_body + 1, request)
                 if len(body) > max_body:
                     raise ProtocolViolated(self.registry, request, f"the answer is larger than {max_body} bytes")
                 return Reply(response.status, response.headers, body, response.url)
@@ -199,7 +197,7 @@ class Transport:
         Raises:
             ConnectionFailed, CertificateRefused: there was no answer.
             Unauthorized: the registry's challenge can't be met.
-            UploadLost: a streamed body was answered 401; a fresh login is ready for the next upload.
+            UploadLost: a streamed body was answered 401 for once; a fresh login is ready for the next upload.
         """
         streamed = data is not None and not isinstance(data, bytes)
         refusals = 0
@@ -207,6 +205,8 @@ class Transport:
             authorization = self._authorizer.basic if basic else await self._authorizer.header(scopes, long=streamed)
             async with self._follow(method, url, headers, data, authorization) as response:
                 if response.status != 401:
+                    if streamed:
+                        self._authorizer.upload_taken(scopes)
                     yield response
                     return
                 error = await self.failure(method, response)
@@ -216,9 +216,9 @@ class Transport:
                 refusals += authorization is not None
                 challenges = response.headers.getall("WWW-Authenticate", [])
                 again = self._authorizer.challenged(challenges, scopes, authorization)
-                if streamed:
+                if streamed and not self._authorizer.upload_refused(scopes, authorization):
                     raise UploadLost(self.registry, error.request, error.detail, status=401)
-                if basic or not again or refusals > 1:
+                if streamed or basic or not again or refusals > 1:
                     if lacks_scope(challenges):
                         allowed = f"{error.detail}: the login holds but does not allow {' '.join(sorted(scopes))}"
                         raise Unauthorized(self.registry, error.request, allowed, status=401, codes=error.codes)
@@ -248,11 +248,8 @@ class Transport:
                     return
                 target = self._join(here, location, describe(method, here))
                 if here.scheme == "https" and target.scheme == "http" and not self._access.insecure:
-                    raise ProtocolViolated(
-                        self.registry,
-                        describe(method, here),
-                        f"redirected from HTTPS to plain HTTP at {target.host}: refused",
-                    )
+                    refusal = f"redirected from HTTPS to plain HTTP at {target.host}: refused"
+                    raise ProtocolViolated(self.registry, describe(method, here), refusal)
             finally:
                 response.release()
             here = target
