@@ -7,12 +7,15 @@ import gzip
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import aiohttp
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from replicator.errors import ErrorClass
 from replicator.reference import Repository
 from replicator.registry import Access, Descriptor, RemoteRepository, Timing
+from replicator.registry.connecting import connection_words
 from replicator.registry.errors import (
     ConnectionFailed,
     Denied,
@@ -352,3 +355,25 @@ async def test_an_upload_that_breaks_does_not_tell_what_its_session_is_named_by(
             await upload()
         assert "s3cret" not in str(caught.value)
         assert "_state" not in str(caught.value)
+
+
+async def test_what_is_not_http_is_said_to_be_so() -> None:
+    async with repository(nothing, timing=IMPATIENT) as (remote, faults):
+        faults.add(Fault(Raw(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), times=None))
+        with pytest.raises(ConnectionFailed, match=r"what 127\.0\.0\.1:\d+ answered is not HTTP$"):
+            await remote.get_manifest("v1")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (aiohttp.ClientOSError(32, "Can not write request body for http://h.example.com/x?sig=s3cret"), "Broken pipe"),
+        (aiohttp.ClientConnectionError("http://h.example.com/x?sig=s3cret"), "ClientConnectionError"),
+        (aiohttp.ServerDisconnectedError(), "Server disconnected"),
+        (OSError(), "OSError"),
+    ],
+    ids=["write", "url", "disconnect", "wordless"],
+)
+def test_a_broken_connection_is_told_without_the_url(error: Exception, words: str) -> None:
+    told = connection_words(URL("https://h.example.com/x?sig=s3cret"), error)
+    assert told == f"the connection to h.example.com:443 broke: {words}"
