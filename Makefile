@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 .PHONY: all help install system test lint format docs demo bench lock clean
 all: lint test
@@ -41,8 +42,8 @@ docs: install ## Renew the generated parts of docs/
 demo: install system ## Replicate between two local registries, visibly, and stop
 	$(BIN)/python -m tests.demo
 
-bench: install system ## Measure against skopeo and curl on local registries
-	$(BIN)/python -m benchmarks
+bench: install system ## Measure against skopeo, curl and what else is there, on local registries
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 lock: install ## Renew constraints.txt from pyproject.toml
 	$(BIN)/pip-compile --quiet --upgrade --all-extras --strip-extras --no-emit-index-url --no-emit-find-links \

@@ -1,21 +1,21 @@
-"""``python -m benchmarks [copy|backfill|queue] ...``: measure, and print a table each; all without a name."""
+"""``python -m benchmarks [NAME ...]``: measure, and print a table each; all without a name."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+import uvloop
 from rich.console import Console
 
-from benchmarks import backfill, copy, queue
-from benchmarks.contest import hold
+from benchmarks import contests, queue
+from benchmarks.holding import hold
 from benchmarks.measuring import RunFailed
-from benchmarks.table import table
+from benchmarks.table import requests_table, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 _MIB = 2**20
 _SMALL = 4 * _MIB
-"""Bytes of an image whose requests are only counted."""
+"""Bytes where requests are only counted, and bytes would only cost time."""
+_LAYER = 400_000
+"""Bytes of a layer of fresh."""
 _MEMORY = Path("/dev/shm")
 _WIDTH = 110
 """Columns of a table, on a terminal and elsewhere."""
@@ -34,38 +36,63 @@ class Name(StrEnum):
     """What can be measured: the contests with other programs, and the queue by itself."""
 
     COPY = "copy"
-    BACKFILL = "backfill"
+    LARGE = "large"
+    SHARED = "shared"
+    TINY = "tiny"
+    INPLACE = "inplace"
+    LATENCY = "latency"
+    FRESH = "fresh"
     QUEUE = "queue"
 
 
+_OF_COPY = (Name.LARGE, Name.SHARED, Name.TINY, Name.INPLACE, Name.LATENCY, Name.FRESH)
+
+
 def main(
-    names: Annotated[list[Name] | None, typer.Argument(help="What to measure; all when none is named.")] = None,
-    size: Annotated[int, typer.Option(min=1, help="MiB of the image of copy.")] = 1024,
-    runs: Annotated[int, typer.Option(min=1, help="Runs of each program.")] = 5,
-    tags: Annotated[int, typer.Option(min=1, help="Tags of backfill.")] = 40,
-    base: Annotated[int, typer.Option(min=1, help="MiB that the tags of backfill share.")] = 32,
+    names: Annotated[
+        list[Name] | None,
+        typer.Argument(help="What to measure; copy is for all contests with others, nothing for queue too."),
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each program.")] = 3,
+    size: Annotated[int, typer.Option(min=1, help="MiB of the image of large.")] = 1024,
+    base: Annotated[int, typer.Option(min=1, help="MiB that the tags of shared share.")] = 32,
+    tags: Annotated[int, typer.Option(min=1, help="Tags of shared and inplace.")] = 40,
+    tiny_tags: Annotated[int, typer.Option(min=1, help="Tags of tiny.")] = 500,
+    latency_tags: Annotated[int, typer.Option(min=1, help="Tags of latency.")] = 20,
+    delay: Annotated[float, typer.Option(min=0, help="Milliseconds that latency adds to a request.")] = 20,
+    requests: Annotated[bool, typer.Option("--requests", help="Say too what the requests are.")] = False,
     storage: Annotated[
         Path | None, typer.Option(help="Where the registries keep their content; in memory when nothing is said.")
     ] = None,
 ) -> None:
-    """Time the replicator beside skopeo, curl and, where they are on PATH, crane and regctl; and the queue alone."""
-    contests: dict[Name, tuple[Callable[[int], Contest], int]] = {
-        Name.COPY: (copy.contest, size * _MIB),
-        Name.BACKFILL: (partial(backfill.contest, tags), base * _MIB),
+    """Time the replicator beside skopeo, curl and, where on PATH, crane, regctl and regsync; and the queue alone."""
+    contest: dict[Name, Callable[[], tuple[Contest, Contest | None]]] = {
+        Name.LARGE: lambda: (contests.large(size * _MIB), contests.large(_SMALL)),
+        Name.SHARED: lambda: (contests.shared(tags, base * _MIB), contests.shared(tags, _SMALL)),
+        Name.TINY: lambda: (contests.tiny(tiny_tags), None),
+        Name.INPLACE: lambda: (contests.in_place(tags), None),
+        Name.LATENCY: lambda: (contests.latency(latency_tags, delay / 1000), None),
+        Name.FRESH: lambda: (contests.fresh(_LAYER), None),
     }
     place = storage or (_MEMORY if _MEMORY.is_dir() else None)
     console = Console(width=_WIDTH)
-    for name in names or list(Name):
+    for name in _spelt_out(names or [Name.COPY, Name.QUEUE]):
         try:
             if name is Name.QUEUE:
                 console.print(queue.measure())
                 continue
-            make, volume = contests[name]
-            timed = make(volume)
-            standings = asyncio.run(hold(timed, make(_SMALL), runs, place))
+            timed, counted = contest[name]()
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                standings = runner.run(hold(timed, runs, place, counted))
         except RunFailed as error:
             sys.exit(f"{name}: {error}")
         console.print(table(timed, standings))
+        if requests:
+            console.print(requests_table(timed, standings))
+
+
+def _spelt_out(names: list[Name]) -> list[Name]:
+    return [one for name in names for one in (_OF_COPY if name is Name.COPY else (name,))]
 
 
 if __name__ == "__main__":

@@ -1,28 +1,25 @@
-"""A contest: several programs do the same work between the same two registries, in turn, and are compared."""
+"""What a contest is: several programs that do the same work between the same two registries, in turn."""
 
 from __future__ import annotations
 
 import statistics
-import tempfile
-from contextlib import asynccontextmanager
+from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import aiohttp
-
-from benchmarks.measuring import Measurement, RunFailed, measure
-from tests.standins.distribution import distribution
-from tests.standins.faults import FaultLayer
-from tests.standins.images import Image, blobs_of, fetch_raw, push
-from tests.standins.proxy import Upstream
-from tests.standins.server import serve
+from tests.standins.images import blobs_of, manifests_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from benchmarks.measuring import Measurement
+    from tests.standins.images import Image, Index
 
 SOURCE_REPOSITORY = "team/app"
 DESTINATION_REPOSITORY = "mirror/app"
+YARDSTICKS = ("skopeo", "curl | curl", "crane")
+"""Names of contenders that all others are divided by, where they take part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +28,15 @@ class Route:
 
     Attributes:
         source: ``127.0.0.1:PORT`` of the registry with the images.
-        destination: ``127.0.0.1:PORT`` of an empty one.
+        destination: ``127.0.0.1:PORT`` of the one to bring them to.
         scratch: a directory for the run's own files.
+        login: name and password that the destination wants, if it wants any.
     """
 
     source: str
     destination: str
     scratch: Path
+    login: tuple[str, str] | None = None
 
     def of_source(self, tag: str | None = None) -> str:
         """The repository with the images, or one of its tags."""
@@ -69,13 +68,36 @@ class Contest:
         title: what it is, for a person.
         images: what the source holds, by tag, and the destination must hold after each run.
         contenders: who takes part.
-        yardsticks: names of those that the others are divided by.
+        in_place: the destination holds everything before, too.
+        delay: seconds that each request takes longer, at both registries.
+        tokens: the destination wants a token, and a login to give one out.
     """
 
     title: str
-    images: Mapping[str, Image]
+    images: Mapping[str, Image | Index]
     contenders: Sequence[Contender]
-    yardsticks: Sequence[str]
+    in_place: bool = False
+    delay: float = 0.0
+    tokens: bool = False
+
+    @property
+    def yardsticks(self) -> list[str]:
+        """Names of those taking part that the others are divided by."""
+        present = {contender.name for contender in self.contenders}
+        return [name for name in YARDSTICKS if name in present]
+
+    @property
+    def fewest(self) -> int:
+        """Requests that nobody can do without.
+
+        A question a tag where all is in place; else POST and PUT for a blob and PUT for a manifest, and where a
+        token is wanted, a refusal that tells of it and the token.
+        """
+        if self.in_place:
+            return len(self.images)
+        blobs = {blob.digest for root in self.images.values() for blob in blobs_of(root)}
+        parts = {one.digest for root in self.images.values() for one in manifests_of(root) if one is not root}
+        return 2 * len(blobs) + len(parts) + len(self.images) + (2 if self.tokens else 0)
 
 
 @dataclass(slots=True)
@@ -85,86 +107,17 @@ class Standing:
     Attributes:
         name: the contender's.
         runs: a measurement a round.
-        requests: that the destination was sent for this work, from nothing to all in place.
+        requests: how many of each kind the destination was sent for this work, those for tokens included.
         ratios: by yardstick, the median over the rounds of its own wall time through the yardstick's; only runs of
             one round are compared, since a machine's speed drifts.
     """
 
     name: str
     runs: list[Measurement] = field(default_factory=list)
-    requests: int = 0
+    requests: Counter[str] = field(default_factory=Counter)
     ratios: dict[str, float] = field(default_factory=dict)
 
-
-async def hold(timed: Contest, counted: Contest, runs: int, storage: Path | None) -> list[Standing]:
-    """Let everyone do the work, and count requests in a run apart, as the counting costs time.
-
-    Args:
-        timed: the contest.
-        counted: the same with small images, whose number of requests is the same.
-        runs: rounds; each contender runs once a round, in changing order.
-        storage: where the registries keep their content; None for the system's temporary directory.
-
-    Raises:
-        RunFailed: a contender failed, or did not bring everything.
-    """
-    standings = {contender.name: Standing(contender.name) for contender in timed.contenders}
-    async with _source(timed, storage) as (source, place):
-        for turn in range(runs):
-            shift = turn % len(timed.contenders)
-            for contender in (*timed.contenders[shift:], *timed.contenders[:shift]):
-                async with _empty(source, place) as route:
-                    took = await measure(contender.command(route), route.scratch)
-                    await _verify(route, timed, contender)
-                standings[contender.name].runs.append(took)
-    async with _source(counted, storage) as (source, place):
-        for contender in counted.contenders:
-            async with _empty(source, place) as behind, Upstream(behind.destination) as upstream:
-                layer = FaultLayer(upstream.forward)
-                async with serve(layer) as host:
-                    route = Route(source, host, behind.scratch)
-                    await measure(contender.command(route), route.scratch)
-                await _verify(behind, counted, contender)
-            standings[contender.name].requests = len(layer.log)
-    for standing in standings.values():
-        for yardstick in timed.yardsticks:
-            pairs = zip(standing.runs, standings[yardstick].runs, strict=True)
-            standing.ratios[yardstick] = statistics.median(own.seconds / other.seconds for own, other in pairs)
-    return list(standings.values())
-
-
-@asynccontextmanager
-async def _source(contest: Contest, storage: Path | None) -> AsyncIterator[tuple[str, Path]]:
-    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=storage) as directory:
-        place = Path(directory)
-        async with distribution(place / "source") as source:
-            for tag, image in contest.images.items():
-                await push(source, SOURCE_REPOSITORY, tag, image)
-            yield source, place
-
-
-@asynccontextmanager
-async def _empty(source: str, place: Path) -> AsyncIterator[Route]:
-    """Start a registry of its own for each run: none finds what another sent, and its content goes with it."""
-    with tempfile.TemporaryDirectory(prefix="run-", dir=place) as directory:
-        scratch = Path(directory) / "scratch"
-        scratch.mkdir()
-        async with distribution(Path(directory) / "destination") as destination:
-            yield Route(source, destination, scratch)
-
-
-async def _verify(route: Route, contest: Contest, contender: Contender) -> None:
-    """A registry hashes what it takes: here it is enough that all is there under the right names."""
-    async with aiohttp.ClientSession() as session:
-        for tag, image in contest.images.items():
-            try:
-                content, _ = await fetch_raw(route.destination, DESTINATION_REPOSITORY, tag)
-            except LookupError as error:
-                raise RunFailed(f"{contender.name} did not bring {tag}") from error
-            if content != image.content:
-                raise RunFailed(f"{contender.name} made another manifest of {tag}")
-            for blob in blobs_of(image):
-                url = f"http://{route.destination}/v2/{DESTINATION_REPOSITORY}/blobs/{blob.digest}"
-                async with session.head(url) as answer:
-                    if answer.status != 200:
-                        raise RunFailed(f"{contender.name} did not bring {blob.digest} of {tag}")
+    def compare(self, yardstick: Standing) -> None:
+        """Set the ratio to another that ran in the same rounds."""
+        pairs = zip(self.runs, yardstick.runs, strict=True)
+        self.ratios[yardstick.name] = statistics.median(own.seconds / other.seconds for own, other in pairs)

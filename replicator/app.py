@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
@@ -124,7 +125,9 @@ class Webhook:
         reference = Reference(Repository(host, push.repository), push.tag, None if push.tag else push.digest)
         found = self._rules.destinations(reference)
         if found:
-            return found, ""
+            # Of a tag the job copies what it names when it runs; with what it named here it may spare a question.
+            announced = push.digest if push.tag else None
+            return tuple(replace(request, announced=announced) for request in found), ""
         # Children of an index, signatures, cached images: what needs them is copied with them.
         return (), f"no rule names {reference}" if push.tag else f"{what} was pushed by digest only"
 

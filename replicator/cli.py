@@ -20,6 +20,7 @@ import uvloop
 from rich.console import Console
 
 from replicator import __version__, exit_codes
+from replicator.choosing import Arch, Choice, Os, Platforms, Signatures, chosen, wished
 from replicator.errors import ConfigError, Problem, ReplicatorError
 from replicator.logs import configure_logs
 from replicator.reference import Reference
@@ -153,6 +154,8 @@ def backfill(
     retries: Annotated[int, typer.Option(min=0, max=1000, help="How often a failing copy is tried again.")] = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be copied.")] = False,
     report: Annotated[Path | None, typer.Option(help="Write a row a tag to this file, as JSON.")] = None,
+    os: Os = None,
+    arch: Arch = None,
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
     log: Log = None,
@@ -173,7 +176,7 @@ def backfill(
         log_level=log_level,
         log_format=log_format,
     )
-    rules = _rules(settings, registry, namespace)
+    rules = _rules(settings, registry, namespace, platforms=wished(os, arch))
     from replicator.backfill import run_backfill
 
     _run(
@@ -192,6 +195,9 @@ def copy(
     insecure: Annotated[
         list[str] | None, typer.Option(help="A registry whose TLS certificate is not verified, or with plain HTTP.")
     ] = None,
+    platform: Platforms = None,
+    attestations: Choice = None,
+    signatures: Signatures = False,
     log: Log = None,
     log_level: LogLevel = None,
     log_format: LogFormat = None,
@@ -199,6 +205,7 @@ def copy(
     """Copy one image now, in the foreground; with a rules file, using its credentials."""
     settings = _settings(log, quiet=log is None, config=config, auth=auth, log_level=log_level, log_format=log_format)
     given = settings.config is not None or settings.auth is not None
+    target = _reference(destination, "DESTINATION")
     credentials = load_credentials(settings.config, auth=settings.auth, environ=variables()) if given else None
     from replicator.foreground import copy_one
 
@@ -207,7 +214,8 @@ def copy(
             settings,
             credentials,
             _reference(source, "SOURCE"),
-            _reference(destination, "DESTINATION"),
+            target,
+            options=chosen(target, platform, attestations, signatures),
             insecure=insecure or (),
             out=Console(),
         )
@@ -318,7 +326,7 @@ def _settings(log: Path | None, *, quiet: bool = False, **options: Any) -> Setti
     return settings
 
 
-def _rules(settings: Settings, registry: str | None = None, namespace: str | None = None) -> Rules:
+def _rules(settings: Settings, registry: str | None = None, namespace: str | None = None, **options: Any) -> Rules:
     if settings.config is None and settings.images is None:
         message = "no rules file: give --config FILE, or set REPLICATOR_CONFIG"
         raise ConfigError("command line", [Problem("--config", message)])
@@ -329,6 +337,7 @@ def _rules(settings: Settings, registry: str | None = None, namespace: str | Non
         environ=variables(),
         registry=registry,
         namespace=namespace,
+        **options,
     )
     for warning in rules.warnings:
         structlog.get_logger("replicator").warning("rules", path=warning.path, problem=warning.message)

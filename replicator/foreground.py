@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from replicator.copy import Outcome, Result
 from replicator.exit_codes import FAILED, INTERRUPTED, OK
+from replicator.options import VERBATIM, CopyOptions
 from replicator.registry import Access
 from replicator.signals import stoppable
 from replicator.transfer import access_by, copy, open_registries
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from replicator.reference import Reference, Repository
-    from replicator.rules import Credentials, Rules
+    from replicator.rules import CopyRequest, Credentials, Rules
     from replicator.settings import Settings
 
 
@@ -30,6 +31,7 @@ async def copy_one(
     source: Reference,
     destination: Reference,
     *,
+    options: CopyOptions = VERBATIM,
     insecure: Collection[str],
     out: Console,
 ) -> int:
@@ -40,6 +42,7 @@ async def copy_one(
         credentials: who we are at which registry; None for nobody anywhere.
         source: what to copy.
         destination: where to.
+        options: what of it.
         insecure: registries whose TLS certificate is not verified, and that may be spoken to in plain HTTP.
         out: where the outcome goes.
 
@@ -56,25 +59,31 @@ async def copy_one(
         return dataclasses.replace(found, insecure=True) if repository.registry in insecure else found
 
     async with open_registries(settings, access) as (_, copier):
-        outcome = await stoppable(copy(copier, source, destination))
+        outcome = await stoppable(copy(copier, source, destination, options=options))
     if outcome is None:
         return INTERRUPTED
     out.print(_sentence(outcome), soft_wrap=True, highlight=False, emoji=False)
+    for warning in outcome.warnings:
+        out.print(f"[yellow]Warning:[/yellow] {escape(warning)}", soft_wrap=True, highlight=False, emoji=False)
     return OK
 
 
 def _sentence(outcome: Outcome) -> str:
+    note = escape(outcome.note)
+    if outcome.result is Result.SKIPPED:
+        return f"skipped: {escape(outcome.source)}: {note}"
     if outcome.result is Result.UP_TO_DATE:
-        return f"up to date: {escape(outcome.destination)} is {outcome.digest}"
+        return f"up to date: {escape(outcome.destination)} is {outcome.digest}{note and f'; {note}'}"
     return (
         f"copied {escape(outcome.source)} to {escape(outcome.destination)}: {outcome.digest}, "
         f"{decimal(outcome.bytes)} in {outcome.seconds:.1f} s; blobs: {outcome.blobs_copied} sent, "
         f"{outcome.blobs_mounted} mounted, {outcome.blobs_present} there already; manifests: {outcome.manifests}"
+        f"{note and f'; {note}'}"
     )
 
 
 def explain_reference(rules: Rules, reference: Reference, *, out: Console) -> int:
-    """Print which rules match a reference and where it would go; nothing is contacted.
+    """Print which rules match a reference, where it would go, and what of it; nothing is contacted.
 
     Returns:
         The exit code: `OK` when it would go somewhere, else `FAILED`.
@@ -85,9 +94,9 @@ def explain_reference(rules: Rules, reference: Reference, *, out: Console) -> in
         out.print(f"{mark}  {escape(item.rule)}: {escape(item.reason)}", soft_wrap=True, highlight=False, emoji=False)
     requests = rules.destinations(reference)
     for request in requests:
-        latest = " (if it is among the latest when it is copied)" if request.selection is not None else ""
+        notes = f" ({escape('; '.join(_notes(request)))})" if _notes(request) else ""
         out.print(
-            f"{escape(str(request.source))} -> {escape(str(request.destination))}{latest}",
+            f"{escape(str(request.source))} -> {escape(str(request.destination))}{notes}",
             soft_wrap=True,
             highlight=False,
             emoji=False,
@@ -95,3 +104,12 @@ def explain_reference(rules: Rules, reference: Reference, *, out: Console) -> in
     if not requests:
         out.print(f"{escape(str(reference))} would not be copied", soft_wrap=True, highlight=False, emoji=False)
     return OK if requests else FAILED
+
+
+def _notes(request: CopyRequest) -> list[str]:
+    notes = ["if it is among the latest when it is copied"] if request.selection is not None else []
+    if request.signature:
+        notes.append("if what it is about is at the destination when it is copied")
+    elif request.options != VERBATIM:
+        notes.append(str(request.options))
+    return notes

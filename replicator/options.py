@@ -15,9 +15,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _PART = re.compile(r"(?:\*|[a-z0-9][a-z0-9._-]{0,63})\Z")
-_ARCHITECTURES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "armhf": "arm", "armel": "arm"}
-_VARIANTS = {("arm64", "v8"): "", ("arm64", "8"): "", ("arm", ""): "v7", ("amd64", "v1"): ""}
+_SPELLINGS = {
+    "x86_64": ("amd64", ""),
+    "x86-64": ("amd64", ""),
+    "i386": ("386", ""),
+    "aarch64": ("arm64", ""),
+    "armhf": ("arm", "v7"),
+    "armel": ("arm", "v6"),
+}
+"""Other names of an architecture, and of a variant with it, as container tools read them."""
+_VARIANTS = {("arm64", "v8"): "", ("arm", ""): "v7", ("amd64", "v1"): ""}
 """Variants that say no more, or no less, than their absence, as container tools read them."""
+_SHOWN = 80
 
 
 class Attestations(StrEnum):
@@ -59,21 +68,37 @@ class Platform:
         """
         parts = text.strip().lower().split("/")
         if not 2 <= len(parts) <= 3 or not all(_PART.match(part) for part in parts) or parts[2:] == ["*"]:
-            raise ValueError(f"{text!r} is no platform: write os/architecture, e.g. linux/amd64 or linux/arm64/v8")
-        return cls(parts[0], _ARCHITECTURES.get(parts[1], parts[1]), *parts[2:])
+            shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+            raise ValueError(f"{shown!r} is no platform: write os/architecture, e.g. linux/amd64 or linux/arm64/v8")
+        architecture, variant = _SPELLINGS.get(parts[1], (parts[1], ""))
+        return cls(parts[0], architecture, parts[2] if len(parts) > 2 else variant)
 
     def takes(self, platform: Platform) -> bool:
         """Tell whether ``platform``, of an image, is one that this wish names; without a variant any is."""
-        architecture = _ARCHITECTURES.get(platform.architecture.lower(), platform.architecture.lower())
+        architecture, implied = _SPELLINGS.get(platform.architecture.lower(), (platform.architecture.lower(), ""))
+        variant = platform.variant or implied
         return (
             self.os in ("*", platform.os.lower())
             and self.architecture in ("*", architecture)
-            and (not self.variant or _variant(architecture, self.variant) == _variant(architecture, platform.variant))
+            and (not self.variant or _variant(architecture, self.variant) == _variant(architecture, variant))
         )
 
 
 def _variant(architecture: str, variant: str) -> str:
-    return _VARIANTS.get((architecture, variant.lower()), variant.lower())
+    variant = variant.lower()
+    if variant.isdecimal():
+        variant = f"v{variant}"
+    return _VARIANTS.get((architecture, variant), variant)
+
+
+_EVERYTHING = Platform("*", "*")
+_STRENGTH = (Attestations.STRIP, Attestations.STRIP_REFUSED, Attestations.KEEP, Attestations.FAIL)
+"""Of several wishes for one copy the last of these wins: what was asked to be kept, or to be told, is not lost."""
+_IN_WORDS = {
+    Attestations.STRIP: "attestations are left out",
+    Attestations.STRIP_REFUSED: "attestations that the registry refuses are left out",
+    Attestations.FAIL: "an image with attestations is not copied",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +106,7 @@ class CopyOptions:
     """What of an image is copied.
 
     Attributes:
-        platforms: only images for these; empty for all.
+        platforms: only images for these, sorted, each once; empty for all, which ``*/*`` among them means too.
         attestations: what becomes of BuildKit's attestations.
         signatures: whether signatures and whatever else refers to the image are copied too.
     """
@@ -90,10 +115,33 @@ class CopyOptions:
     attestations: Attestations = Attestations.KEEP
     signatures: bool = False
 
+    def __post_init__(self) -> None:
+        # One spelling of one wish: equal wishes are equal values, and give equal bytes.
+        platforms = () if _EVERYTHING in self.platforms else tuple(sorted(set(self.platforms)))
+        object.__setattr__(self, "platforms", platforms)
+
+    def __str__(self) -> str:
+        parts = [f"only {', '.join(map(str, self.platforms))}"] if self.platforms else []
+        parts += [_IN_WORDS[self.attestations]] if self.attestations in _IN_WORDS else []
+        parts += ["with signatures"] if self.signatures else []
+        return "; ".join(parts) or "everything, byte for byte"
+
     @property
     def is_verbatim(self) -> bool:
         """Whether every image is copied as it is, byte for byte."""
         return not self.platforms and self.attestations is Attestations.KEEP
+
+    def merged_with(self, other: CopyOptions) -> CopyOptions:
+        """Return what is copied when both are asked for one copy: what either of them wants.
+
+        Every platform of both; of what becomes of attestations the stronger: `Attestations.FAIL`, then
+        ``KEEP``, ``STRIP_REFUSED``, ``STRIP``. The order of the two, and of several, makes no difference.
+        """
+        return CopyOptions(
+            (*self.platforms, *other.platforms) if self.platforms and other.platforms else (),
+            max(self.attestations, other.attestations, key=_STRENGTH.index),
+            self.signatures or other.signatures,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values; what is as it is by default is left out."""

@@ -20,6 +20,8 @@ _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")
 _DIGEST = re.compile(r"(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})\Z")
 
+_SIGNATURE = re.compile(r"(?P<algorithm>sha256|sha512)-(?P<hex>[0-9a-f]{64})(?P<suffix>\.sig|\.att|\.sbom|)\Z")
+
 MAX_NAME_LENGTH = 255
 """Characters a repository name may have; what registries are known to accept, host included in some."""
 
@@ -45,6 +47,29 @@ def is_tag(text: str) -> bool:
 def is_digest(text: str) -> bool:
     """Tell whether ``text`` is a digest of a registered algorithm: ``sha256:`` or ``sha512:`` and lower-case hex."""
     return _DIGEST.match(text) is not None
+
+
+def is_signature_tag(tag: str) -> bool:
+    """Tell whether ``tag`` is one that signatures and other referrers of an image stand under.
+
+    They are cosign's (``sha256-<hex>`` of the image with ``.sig``, ``.att`` or ``.sbom``), and that of the OCI
+    distribution specification 1.1, "Referrers Tag Schema", for registries without a referrers API: ``sha256-<hex>``
+    alone. It cuts the hex off after 64 characters, so those of sha512 are as long: a tag has at most 128.
+    """
+    return _SIGNATURE.match(tag) is not None
+
+
+def signed_by(tag: str) -> tuple[str, str] | None:
+    """Tell what a tag of `is_signature_tag`'s is about.
+
+    Returns:
+        The digest, and ``.sig``, ``.att``, ``.sbom`` or nothing; None for any other tag, and where a digest by sha512
+        is cut off.
+    """
+    match = _SIGNATURE.match(tag)
+    if match is None or match["algorithm"] != "sha256":
+        return None
+    return f"sha256:{match['hex']}", match["suffix"]
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -12,7 +12,7 @@ from replicator.copy import Outcome, Result, SourceNotFound
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Job, Lane
 from replicator.rules import CopyRequest
-from replicator.transfer import CopyFailed, copy
+from replicator.transfer import CopyFailed, copy, copy_signature
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,9 +95,19 @@ class Handler:
             read += number
             running.progress(read)
 
+        # What one event said of the tag is the last word only if no other came on top of it, and nothing failed.
+        announced = request.announced if running.tries == 1 and not running.merged else None
         try:
+            if request.signature:
+                return await copy_signature(self._copier, request.source, request.destination, progress=progress)
             return await copy(
-                self._copier, request.source, request.destination, confirm=running.confirm, progress=progress
+                self._copier,
+                request.source,
+                request.destination,
+                options=request.options,
+                announced=announced,
+                confirm=running.confirm,
+                progress=progress,
             )
         except SourceNotFound as error:
             if running.tries < _LOOKS_FOR_SOURCE:

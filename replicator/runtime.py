@@ -5,13 +5,16 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from replicator.queue import Lane, Queue, RetryPolicy, Worker, embedded_server
+from replicator.queue import Queue, RedisSharing, RetryPolicy, Worker, embedded_server
 from replicator.replication import Handler
 from replicator.transfer import access_by, open_registries
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from replicator.copy import Copier
+    from replicator.queue import Lane
+    from replicator.registry import Registries
     from replicator.rules import Rules
     from replicator.settings import Settings
 
@@ -42,30 +45,43 @@ async def open_queue(settings: Settings) -> AsyncIterator[Queue]:
 
 
 @asynccontextmanager
-async def open_worker(
+async def open_copier(settings: Settings, rules: Rules, queue: Queue) -> AsyncIterator[tuple[Registries, Copier]]:
+    """Open the way to the registries that the rules name, and a copier that shares what it knows through the queue.
+
+    Args:
+        settings: time limits and numbers at once.
+        rules: whose credentials are used, and beyond whose hosts nothing goes.
+        queue: whose Redis the processes share.
+    """
+    async with open_registries(settings, access_by(rules.credentials), RedisSharing(queue)) as opened:
+        yield opened
+
+
+def make_worker(
     settings: Settings,
-    rules: Rules,
     queue: Queue,
+    registries: Registries,
+    copier: Copier,
     *,
     concurrency: Mapping[Lane, int],
     policy: RetryPolicy | None = None,
-) -> AsyncIterator[Worker]:
-    """Make a worker that copies; who opens it runs it.
+) -> Worker:
+    """Make a worker that copies; who makes it runs it.
 
     Args:
         settings: time limits.
-        rules: whose credentials it uses, and beyond whose hosts it goes nowhere.
         queue: where its work is.
+        registries: for the questions a rule asks when its job runs.
+        copier: does the copies.
         concurrency: copies at once, by lane.
         policy: when a failed copy is tried again.
     """
-    async with open_registries(settings, access_by(rules.credentials)) as (registries, copier):
-        yield Worker(
-            queue,
-            Handler(registries, copier),
-            concurrency=concurrency,
-            policy=policy or retry_policy(settings),
-            lease=settings.lease,
-            drain=settings.drain_timeout,
-            timeout=settings.copy_timeout,
-        )
+    return Worker(
+        queue,
+        Handler(registries, copier),
+        concurrency=concurrency,
+        policy=policy or retry_policy(settings),
+        lease=settings.lease,
+        drain=settings.drain_timeout,
+        timeout=settings.copy_timeout,
+    )

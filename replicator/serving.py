@@ -19,7 +19,7 @@ from replicator.app import create_app
 from replicator.connections import BoundedProtocol
 from replicator.errors import ConfigError, Problem
 from replicator.queue import Lane
-from replicator.runtime import open_queue, open_worker
+from replicator.runtime import make_worker, open_copier, open_queue
 from replicator.signals import ending_at_signals
 
 if TYPE_CHECKING:
@@ -84,8 +84,9 @@ async def serve(settings: Settings, rules: Rules, *, with_worker: bool) -> None:
     with contextlib.closing(_listen(settings)) as listener, ending_at_signals() as ending:
         async with (
             open_queue(settings) as queue,
-            open_worker(settings, rules, queue, concurrency=concurrency) as worker,
+            open_copier(settings, rules, queue) as (registries, copier),
         ):
+            worker = make_worker(settings, queue, registries, copier, concurrency=concurrency)
             process = _Process(worker if with_worker else None)
             app = create_app(rules, queue, token=token, parts=[process])
             ending.started(process.stop)
@@ -105,8 +106,9 @@ async def work(settings: Settings, rules: Rules) -> None:
     with ending_at_signals() as ending:
         async with (
             open_queue(settings) as queue,
-            open_worker(settings, rules, queue, concurrency=concurrency) as worker,
+            open_copier(settings, rules, queue) as (registries, copier),
         ):
+            worker = make_worker(settings, queue, registries, copier, concurrency=concurrency)
             ending.started(_Process(worker).stop)
             await worker.run()
     log.info("stopped")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from replicator import __version__
 from replicator.advice import explained
 from replicator.copy import Copier
 from replicator.errors import ErrorClass, ReplicatorError
+from replicator.options import VERBATIM
 from replicator.registry import Registries, RegistryError, Timing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from replicator.copy import Outcome
+    from replicator.copy import Outcome, Sharing
+    from replicator.options import CopyOptions
     from replicator.reference import Reference, Repository
     from replicator.registry import Access
     from replicator.settings import Settings
@@ -54,6 +56,8 @@ async def copy(
     source: Reference,
     destination: Reference,
     *,
+    options: CopyOptions = VERBATIM,
+    announced: str | None = None,
     confirm: Callable[[], Awaitable[None]] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Outcome:
@@ -61,23 +65,46 @@ async def copy(
 
     Raises:
         SourceNotFound: the source is not there.
+        AttestationsFound: it has attestations, which the options forbid.
         CopyFailed: any other failure of a registry.
     """
+    with _explaining(destination):
+        return await copier.copy(
+            source, destination, options=options, announced=announced, confirm=confirm, progress=progress
+        )
+
+
+async def copy_signature(
+    copier: Copier, source: Reference, destination: Reference, *, progress: Callable[[int], None] | None = None
+) -> Outcome:
+    """Copy a signature as `Copier.copy_signature` does, and explain what fails.
+
+    Raises:
+        SourceNotFound: the source does not have it.
+        CopyFailed: any other failure of a registry.
+    """
+    with _explaining(destination):
+        return await copier.copy_signature(source, destination, progress=progress)
+
+
+@contextmanager
+def _explaining(destination: Reference) -> Iterator[None]:
     try:
-        return await copier.copy(source, destination, confirm=confirm, progress=progress)
+        yield
     except RegistryError as error:
         raise CopyFailed(explained(error, destination), error.error_class, error.retry_after) from error
 
 
 @asynccontextmanager
 async def open_registries(
-    settings: Settings, access: Callable[[Repository], Access]
+    settings: Settings, access: Callable[[Repository], Access], sharing: Sharing | None = None
 ) -> AsyncIterator[tuple[Registries, Copier]]:
     """Open the way to the registries, and a copier over it.
 
     Args:
         settings: time limits and numbers at once.
         access: how each registry is reached, and as whom.
+        sharing: what other processes know of blobs and have under way.
     """
     timing = Timing(
         connect=settings.connect_timeout,
@@ -87,4 +114,4 @@ async def open_registries(
         tag=min(20.0, settings.lease * 2 / 3),
     )
     async with Registries(access, user_agent=f"replicator/{__version__}", timing=timing) as registries:
-        yield registries, Copier(registries, transfers=settings.transfers)
+        yield registries, Copier(registries, transfers=settings.transfers, sharing=sharing)

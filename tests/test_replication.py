@@ -34,6 +34,7 @@ class Job:
     tries: int = 1
     lane: Lane = Lane.EVENTS
     id: str = "x"
+    merged: bool = False
     confirmed: int = 0
     read: list[int] = field(default_factory=list)
 

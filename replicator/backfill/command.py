@@ -13,7 +13,7 @@ from replicator.backfill.run import Backfill
 from replicator.cancelling import cancel_all
 from replicator.exit_codes import FAILED, INTERRUPTED, OK
 from replicator.queue import Lane
-from replicator.runtime import open_queue, open_worker, retry_policy
+from replicator.runtime import make_worker, open_copier, open_queue, retry_policy
 from replicator.signals import ending_at_signals
 from replicator.transfer import access_by, open_registries
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from replicator.queue import Queue
+    from replicator.copy import Copier
+    from replicator.queue import Queue, Worker
+    from replicator.registry import Registries
     from replicator.rules import Rules
     from replicator.settings import Settings
     from replicator.signals import Ending
@@ -67,16 +69,20 @@ async def run_backfill(
     display = Display(err)
     with ending_at_signals() as ending:
         async with contextlib.AsyncExitStack() as stack:
-            registries, _ = await stack.enter_async_context(open_registries(settings, access_by(rules.credentials)))
             queue = None if dry_run else await stack.enter_async_context(open_queue(settings))
-            task = Backfill(rules, registries, queue, retries=retries, on_row=display.row)
+            registries, copier = await stack.enter_async_context(
+                open_registries(settings, access_by(rules.credentials))
+                if queue is None
+                else open_copier(settings, rules, queue)
+            )
+            task = Backfill(rules, registries, copier, queue, retries=retries, on_row=display.row)
             task.report.warnings += [str(warning) for warning in rules.warnings]
             try:
                 async with display.follow(task.report):
                     if queue is None:
                         await task.run()
                     else:
-                        await _with_worker(settings, rules, queue, task, ending)
+                        await _with_worker(_worker(settings, queue, registries, copier), task, ending)
             finally:
                 # The file first: who reads the summary may be gone (`replicator backfill | head`).
                 try:
@@ -94,33 +100,36 @@ def _exit_code(report: Report) -> int:
     return FAILED if report.failures else OK
 
 
-async def _with_worker(settings: Settings, rules: Rules, queue: Queue, task: Backfill, ending: Ending) -> None:
-    """Run a backfill beside a worker for its copies; a signal stops both, the running copies within their time."""
+def _worker(settings: Settings, queue: Queue, registries: Registries, copier: Copier) -> Worker:
     # A person waits for the end: a gate at the source is asked more often, and given up after the retries.
     policy = dataclasses.replace(retry_policy(settings), not_yet_cap=_NOT_YET_CAP)
     concurrency = {Lane.EVENTS: _EVENT_COPIES, Lane.BACKFILL: settings.backfill_concurrency}
-    async with open_worker(settings, rules, queue, concurrency=concurrency, policy=policy) as worker:
-        listing = asyncio.create_task(task.run())
-        working = asyncio.create_task(worker.run())
+    return make_worker(settings, queue, registries, copier, concurrency=concurrency, policy=policy)
 
-        def stop() -> None:
-            task.stop()
-            worker.stop()
 
-        try:
-            ending.started(stop)
-            await asyncio.wait({listing, working}, return_when=asyncio.FIRST_COMPLETED)
-            if not listing.done():
-                # Stopped: what ended last is still to be heard of.
-                await asyncio.wait({listing}, timeout=_LAST_WORDS_SECONDS)
-                await cancel_all({listing})
-            else:
-                worker.stop()
-            await asyncio.wait({listing, working})
-        finally:
-            worker.stop()
+async def _with_worker(worker: Worker, task: Backfill, ending: Ending) -> None:
+    """Run a backfill beside a worker for its copies; a signal stops both, the running copies within their time."""
+    listing = asyncio.create_task(task.run())
+    working = asyncio.create_task(worker.run())
+
+    def stop() -> None:
+        task.stop()
+        worker.stop()
+
+    try:
+        ending.started(stop)
+        await asyncio.wait({listing, working}, return_when=asyncio.FIRST_COMPLETED)
+        if not listing.done():
+            # Stopped: what ended last is still to be heard of.
+            await asyncio.wait({listing}, timeout=_LAST_WORDS_SECONDS)
             await cancel_all({listing})
-            await asyncio.wait({working})
-        working.result()
-        if not listing.cancelled():
-            listing.result()
+        else:
+            worker.stop()
+        await asyncio.wait({listing, working})
+    finally:
+        worker.stop()
+        await cancel_all({listing})
+        await asyncio.wait({working})
+    working.result()
+    if not listing.cancelled():
+        listing.result()

@@ -40,6 +40,8 @@ class Row:
         error: why it failed.
         bytes: blob bytes that were sent.
         seconds: how long the copy took.
+        note: what was left out of the image, or why it was skipped.
+        warnings: what was refused, or does not hold, without making the copy fail.
     """
 
     source: str
@@ -49,6 +51,8 @@ class Row:
     error: str | None = None
     bytes: int = 0
     seconds: float = 0.0
+    note: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

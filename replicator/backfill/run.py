@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -16,15 +17,15 @@ from replicator.advice import explained
 from replicator.backfill.listing import list_requests
 from replicator.backfill.report import Report, Row, RowOutcome
 from replicator.cancelling import cancel_all
-from replicator.copy import Outcome
+from replicator.copy import Outcome, SourceNotFound
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Lane, QueueError
-from replicator.registry.errors import NotFound
 from replicator.rules import collisions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from replicator.copy import Copier
     from replicator.queue import Finished, Queue
     from replicator.registry import Registries
     from replicator.rules import CopyRequest, Rules
@@ -41,7 +42,8 @@ class Backfill:
 
     Args:
         rules: say what is copied where.
-        registries: to list and to compare.
+        registries: to list.
+        copier: to compare.
         queue: takes what differs; None for a dry run, which only says what it would do.
         retries: how often a copy that fails is tried again.
         on_row: told each row as it is known.
@@ -51,6 +53,7 @@ class Backfill:
         self,
         rules: Rules,
         registries: Registries,
+        copier: Copier,
         queue: Queue | None,
         *,
         retries: int,
@@ -58,6 +61,7 @@ class Backfill:
     ) -> None:
         self._rules = rules
         self._registries = registries
+        self._copier = copier
         self._queue = queue
         self._retries = retries
         self._on_row = on_row
@@ -139,12 +143,11 @@ class Backfill:
         source, destination = str(request.source), str(request.destination)
         started = time.monotonic()
         try:
-            wanted, present = await asyncio.gather(
-                self._registries.source(request.source.repository).head_manifest(request.source.identifier),
-                self._registries.destination(request.destination.repository).head_destination(
-                    request.destination.identifier
-                ),
-            )
+            found = await self._copier.compare(request.source, request.destination, request.options)
+        except SourceNotFound as error:
+            # A rule names it, or it was there a moment ago: whoever runs this should know.
+            self._row(Row(source, destination, RowOutcome.FAILED, error=str(error)))
+            return
         except ReplicatorError as error:
             if error.error_class in (ErrorClass.CREDENTIALS, ErrorClass.PERMANENT) or self._queue is None:
                 self._row(Row(source, destination, RowOutcome.FAILED, error=explained(error, request.destination)))
@@ -152,30 +155,20 @@ class Backfill:
             # A fault of the moment: the job meets it with the queue's patience.
             log.debug("not compared", source=source, error=str(error))
         else:
-            if wanted is not None and present is not None and wanted.digest == present.digest:
+            # Whether all signatures are there, its job looks.
+            looked_at_whole = self._queue is None or not request.options.signatures or request.signature
+            if found.result is not None and looked_at_whole:
                 seconds = round(time.monotonic() - started, 3)
-                self._row(Row(source, destination, RowOutcome.UP_TO_DATE, wanted.digest, seconds=seconds))
-                return
-            if wanted is None and await self._is_missing(request):
-                # A rule names it, or it was there a moment ago: whoever runs this should know.
-                self._row(Row(source, destination, RowOutcome.FAILED, error=f"{source} is not there"))
+                outcome = RowOutcome(found.result.value)
+                self._row(Row(source, destination, outcome, found.digest, seconds=seconds, note=found.note))
                 return
             if self._queue is None:
-                digest = wanted.digest if wanted is not None else None
-                self._row(Row(source, destination, RowOutcome.WOULD_COPY, digest))
+                self._row(Row(source, destination, RowOutcome.WOULD_COPY, found.digest, note=found.note))
                 return
+            if not request.signature and request.source.tag is not None:
+                request = replace(request, announced=found.announced)
         self._waiting[destination] = request
         await self._queue.enqueue([replication.job(request, retries=self._retries)], Lane.BACKFILL, run=self._run_id)
-
-    async def _is_missing(self, request: CopyRequest) -> bool:
-        """Tell a source that is not there from one whose registry does not say digests."""
-        try:
-            await self._registries.source(request.source.repository).get_manifest(request.source.identifier)
-        except NotFound:
-            return True
-        except ReplicatorError:
-            return False  # its job meets it again, and explains it
-        return False
 
     async def _hear_ends(self, queue: Queue) -> None:
         async for finished in queue.finished(self._run_id):
@@ -222,4 +215,6 @@ def _ended(request: CopyRequest, finished: Finished) -> Row:
         outcome.digest,
         bytes=outcome.bytes,
         seconds=outcome.seconds,
+        note=outcome.note,
+        warnings=outcome.warnings,
     )

@@ -1,7 +1,9 @@
 """Copying one image between two registries; usable without Harbor, ACR, rules or queue."""
 
+from replicator.copy.comparing import Comparison
 from replicator.copy.engine import Copier
-from replicator.copy.errors import SourceNotFound
+from replicator.copy.errors import AttestationsFound, SourceNotFound
 from replicator.copy.outcome import Outcome, Result
+from replicator.copy.sharing import Sharing, Turn
 
-__all__ = ["Copier", "Outcome", "Result", "SourceNotFound"]
+__all__ = ["AttestationsFound", "Comparison", "Copier", "Outcome", "Result", "Sharing", "SourceNotFound", "Turn"]

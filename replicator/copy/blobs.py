@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import structlog
 
-from replicator.copy.ledger import Abilities, Ledger
+from replicator.copy.sharing import Alone
+from replicator.copy.together import all_of
+from replicator.copy.turns import Turns
 from replicator.errors import ErrorClass
-from replicator.registry.errors import Denied, DigestMismatch, RegistryError, Unauthorized
-from replicator.registry.limits import MAX_PAUSE, backoff
+from replicator.registry.errors import (
+    Denied,
+    DigestMismatch,
+    LoginRefused,
+    NotFound,
+    Refused,
+    RegistryError,
+    Unauthorized,
+)
+from replicator.registry.limits import MAX_PAUSE, Budget, backoff, transfer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable, Iterable
 
     from yarl import URL
 
+    from replicator.copy.ledger import Ledger
     from replicator.copy.outcome import Tally
+    from replicator.copy.sharing import Sharing
     from replicator.registry import Descriptor, RemoteRepository
 
 _log = structlog.get_logger("replicator.copy")
@@ -28,7 +39,11 @@ _TRIES = 4
 _CORRUPT_TRIES = 2
 """Times a blob is read whose bytes are wrong: a second look, then the source's storage needs a person."""
 _SMALL = 64 * 1024
-"""Bytes that are sent rather than asked about."""
+"""Bytes that are sent rather than asked about, at a registry or among processes."""
+_LARGE = 1024 * 1024
+"""Bytes worth a question to a registry that was not yet seen to answer a mount in place."""
+_MAX_MOUNT_SOURCES = 8
+"""Repositories that one token is asked for."""
 
 
 class BlobCopier:
@@ -37,155 +52,225 @@ class BlobCopier:
     Args:
         transfers: blob bodies in flight at once; each holds a few MiB at the most.
         ledger: what is known to be at which registry.
+        sharing: what other processes know and have under way.
     """
 
-    def __init__(self, transfers: int, ledger: Ledger) -> None:
+    def __init__(self, transfers: int, ledger: Ledger, sharing: Sharing | None = None) -> None:
         self.ledger = ledger
-        self._transfers = asyncio.Semaphore(transfers)
-        self._abilities: dict[str, Abilities] = {}
-        self._under_way: dict[tuple[str, str], _Turn] = {}
+        self._transfers = Budget(transfers)
+        self.sharing = sharing or Alone()
+        self._turns = Turns()
 
     async def ensure(
         self,
-        blob: Descriptor,
+        blobs: Iterable[Descriptor],
         source: RemoteRepository,
         destination: RemoteRepository,
         tally: Tally,
         on_bytes: Callable[[int], None],
     ) -> None:
-        """Make sure that ``destination`` has ``blob``: known, mounted, or copied, in this order.
+        """Make sure that ``destination`` has all ``blobs`` of an image: each is known, mounted, or copied.
 
         Raises:
             RegistryError: of the source or of the destination, whichever failed.
         """
-        registry, name = destination.repository.registry, destination.repository.name
-        async with self._turn(registry, blob.digest):
-            # Whoever had the turn before may have brought it, here or to where it can be mounted from.
-            if self.ledger.has(registry, name, blob.digest):
-                tally.blobs_present += 1
-                return
-            for attempt in range(1, _TRIES + 1):
-                try:
-                    await self._bring(blob, source, destination, tally, on_bytes)
-                except RegistryError as error:
-                    wait = max(backoff(attempt), error.retry_after or 0.0)
-                    if not _worth_another(error, attempt, source, destination) or wait > MAX_PAUSE:
-                        raise
-                    _log.info("blob repeated", digest=blob.digest, attempt=attempt, error=str(error))
-                    await asyncio.sleep(wait)
-                else:
-                    self.ledger.add(registry, name, blob.digest)
-                    return
+        bringing = _Bringing(self.ledger, self.sharing, self._transfers, source, destination, tally, on_bytes)
+        # The largest first: the rest fits in beside it.
+        ordered = sorted(blobs, key=lambda blob: -blob.size)
+        bringing.plan(ordered)
+        await all_of(self._ensure(blob, bringing) for blob in ordered)
 
-    async def _bring(
+    async def _ensure(self, blob: Descriptor, bringing: _Bringing) -> None:
+        place = bringing.destination.repository
+        async with self._turns.turn(place.registry, blob.digest):
+            # Whoever had the turn before may have brought it, here or to where it can be mounted from.
+            if self.ledger.has(place.registry, place.name, blob.digest):
+                bringing.tally.blobs_present += 1
+            elif blob.size <= _SMALL:
+                await bringing.bring(blob)
+            else:
+                await bringing.bring_shared(blob)
+
+    async def forget(self, destination: RemoteRepository, digests: Iterable[str]) -> None:
+        """Forget that blobs are at a destination, because it contradicted that."""
+        place = destination.repository
+        for digest in digests:
+            self.ledger.forget(place.registry, place.name, digest)
+            await self.sharing.forget(place.registry, place.name, digest)
+
+
+class _Bringing:
+    """The blobs of one image on their way."""
+
+    def __init__(
         self,
-        blob: Descriptor,
+        ledger: Ledger,
+        sharing: Sharing,
+        transfers: Budget,
         source: RemoteRepository,
         destination: RemoteRepository,
         tally: Tally,
         on_bytes: Callable[[int], None],
     ) -> None:
-        location, where = await self._begin(blob, destination)
-        if location is None:
-            if where == destination.repository.name:
-                tally.blobs_present += 1
+        self.destination = destination
+        self.tally = tally
+        self._ledger = ledger
+        self._sharing = sharing
+        self._transfers = transfers
+        self._source = source
+        self._on_bytes = on_bytes
+        self._registry, self._name = destination.repository.registry, destination.repository.name
+        self._mount_sources: list[str] = []
+
+    def plan(self, blobs: Iterable[Descriptor]) -> None:
+        """Find the repositories to mount from, as few as will do: one token is asked for all of them."""
+        for blob in blobs:
+            place = self._ledger.elsewhere(self._registry, self._name, blob.digest, self._mount_sources)
+            if place is not None and place not in self._mount_sources:
+                self._mount_sources.append(place)
+        del self._mount_sources[_MAX_MOUNT_SOURCES:]
+
+    async def bring_shared(self, blob: Descriptor) -> None:
+        """Bring a blob when no other process is at it, or hear that one has brought it."""
+        async with self._sharing.turn(self._registry, self._name, blob.digest) as turn:
+            if turn.here:
+                self._ledger.add(self._registry, self._name, blob.digest)
+                self.tally.blobs_present += 1
+                return
+            for place in reversed(turn.elsewhere):
+                self._ledger.add(self._registry, place, blob.digest, seen=False)
+            await self.bring(blob)
+            turn.brought()
+
+    async def bring(self, blob: Descriptor) -> None:
+        """Find, mount or send a blob, again after passing faults."""
+        for attempt in range(1, _TRIES + 1):
+            try:
+                await self._try(blob)
+            except RegistryError as error:
+                wait = max(backoff(attempt), error.retry_after or 0.0)
+                if not self._worth_another(error, attempt) or wait > MAX_PAUSE:
+                    raise
+                _log.info("blob repeated", digest=blob.digest, attempt=attempt, error=str(error))
+                await asyncio.sleep(wait)
             else:
-                tally.blobs_mounted += 1
+                self._ledger.add(self._registry, self._name, blob.digest)
+                return
+
+    async def _try(self, blob: Descriptor) -> None:
+        location, where = await self._begin(blob)
+        if location is None:
+            if where == self._name:
+                self.tally.blobs_present += 1
+            else:
+                self.tally.blobs_mounted += 1
             return
         try:
-            async with self._transfers:
-                stream = await source.open_blob(blob, on_bytes)
+            async with (
+                self._transfers.slot(blob.size),
+                transfer(self._source.limits, self.destination.limits, blob.size),
+            ):
+                stream = await self._source.open_blob(blob, self._on_bytes)
                 try:
-                    await destination.finish_upload(location, stream)
+                    await self.destination.finish_upload(location, stream)
                 finally:
                     await stream.aclose()
         except BaseException as error:
             # A cancelled copy leaves its session to the registry's own clean-up: there may be no time to ask.
             if isinstance(error, Exception):
-                await destination.cancel_upload(location)
+                await self.destination.cancel_upload(location)
             raise
-        tally.blobs_copied += 1
-        tally.bytes += blob.size
-        await self._learn_from(blob, destination)
+        self.tally.blobs_copied += 1
+        self.tally.bytes += blob.size
+        if blob.size >= _LARGE and self.destination.abilities.mounts_in_place is None:
+            await self._learn_from(blob)
 
-    async def _begin(self, blob: Descriptor, destination: RemoteRepository) -> tuple[URL | None, str]:
+    async def _begin(self, blob: Descriptor) -> tuple[URL | None, str]:
         """Find the blob at the destination's registry, or open an upload for it.
 
         Returns:
             Where to send it, or None and the repository it was found in.
         """
-        registry, name = destination.repository.registry, destination.repository.name
-        abilities = self._abilities.setdefault(registry, Abilities())
-        elsewhere = self.ledger.elsewhere(registry, name, blob.digest)
-        if elsewhere is not None and abilities.mounts is not False:
-            location = await self._mount(blob, destination, elsewhere, abilities)
-            if location is not None or abilities.mounts:
-                return location, elsewhere
-        if abilities.answers_mount_in_place:
-            return await destination.start_upload(blob.digest, name), name
-        # A small blob is sent sooner than asked about.
-        if blob.size > _SMALL and await destination.has_blob(blob.digest):
-            return None, name
-        return await destination.start_upload(), name
-
-    async def _mount(
-        self, blob: Descriptor, destination: RemoteRepository, elsewhere: str, abilities: Abilities
-    ) -> URL | None:
-        try:
-            location = await destination.start_upload(blob.digest, elsewhere)
-        except (Denied, Unauthorized):
-            # "Cannot mount", not "cannot push": the upload that follows tells.
+        abilities = self.destination.abilities
+        elsewhere = self._ledger.elsewhere(self._registry, self._name, blob.digest, self._mount_sources)
+        if elsewhere is None or abilities.mounts is False:
+            return await self._begin_here(blob), self._name
+        location, found = await self._mount(blob, elsewhere)
+        if location is None and not found:
+            location = await self._begin_here(blob)
+            # Now it is certain that it was the mount that was refused, and not the push.
             abilities.mounts = False
-            return None
-        if location is None:
-            abilities.mounts = True
-        else:
-            # It may just have lost the blob there; a registry that never mounted before is not asked again.
-            abilities.mounts = abilities.mounts or False
-            self.ledger.forget(destination.repository.registry, elsewhere, blob.digest)
+            elsewhere = self._name
+        return location, elsewhere
+
+    async def _begin_here(self, blob: Descriptor) -> URL | None:
+        """Open an upload; None if the blob turns out to be in the repository."""
+        abilities = self.destination.abilities
+        if abilities.mounts_in_place is False:
+            if blob.size > _SMALL and await self.destination.has_blob(blob.digest):
+                return None
+            return await self.destination.start_upload()
+        location, found = await self._mount_in_place(blob)
+        if location is None and not found:
+            location = await self.destination.start_upload()
+            abilities.mounts_in_place = False  # certain for the same reason
         return location
 
-    async def _learn_from(self, blob: Descriptor, destination: RemoteRepository) -> None:
-        """With the first blob sent to a registry, try once whether it answers a mount in place."""
-        abilities = self._abilities[destination.repository.registry]
-        if abilities.answers_mount_in_place is not None:
-            return
-        abilities.answers_mount_in_place = False
+    async def _mount_in_place(self, blob: Descriptor) -> tuple[URL | None, bool]:
+        """Ask for a mount from the repository itself: it says that the blob is there, or opens an upload.
+
+        Returns:
+            Where to send it, and whether it was found; neither when the registry does not take the question.
+        """
+        abilities = self.destination.abilities
         try:
-            location = await destination.start_upload(blob.digest, destination.repository.name)
+            location = await self.destination.start_upload(blob.digest, self._name)
+        except (Denied, Unauthorized, NotFound, Refused) as error:
+            if abilities.mounts_in_place or isinstance(error, LoginRefused):
+                raise
+            return None, False
+        if location is None:
+            abilities.mounts_in_place = True
+            return None, True
+        if abilities.mounts_in_place is None and blob.size >= _LARGE and await self.destination.has_blob(blob.digest):
+            abilities.mounts_in_place = False
+            await self.destination.cancel_upload(location)
+            return None, True
+        return location, False
+
+    async def _mount(self, blob: Descriptor, elsewhere: str) -> tuple[URL | None, bool]:
+        """Ask for a mount from another repository; returns the same as `_mount_in_place`."""
+        abilities = self.destination.abilities
+        try:
+            location = await self.destination.start_upload(blob.digest, elsewhere, may_mount_from=self._mount_sources)
+        except (Denied, Unauthorized, NotFound, Refused):
+            return None, False
+        if location is None:
+            abilities.mounts = True
+            return None, True
+        # It may just have lost the blob there; a registry that never mounted before is not asked again.
+        abilities.mounts = abilities.mounts or False
+        self._ledger.forget(self._registry, elsewhere, blob.digest)
+        await self._sharing.forget(self._registry, elsewhere, blob.digest)
+        return location, False
+
+    async def _learn_from(self, blob: Descriptor) -> None:
+        """With the first large blob sent to a registry, try once whether it answers a mount in place."""
+        abilities = self.destination.abilities
+        abilities.mounts_in_place = False
+        try:
+            location = await self.destination.start_upload(blob.digest, self._name)
         except RegistryError:
             return
         if location is None:
-            abilities.answers_mount_in_place = True
+            abilities.mounts_in_place = True
         else:
-            await destination.cancel_upload(location)
+            await self.destination.cancel_upload(location)
 
-    @asynccontextmanager
-    async def _turn(self, registry: str, digest: str) -> AsyncIterator[None]:
-        """Let one copy at a time care for a blob at a registry; who fails or is cancelled passes the turn on."""
-        turn = self._under_way.setdefault((registry, digest), _Turn())
-        turn.wanted += 1
-        try:
-            async with turn.lock:
-                yield
-        finally:
-            turn.wanted -= 1
-            if not turn.wanted:
-                del self._under_way[(registry, digest)]
-
-
-class _Turn:
-    """A lock and how many want it, so that it can be dropped with the last."""
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.wanted = 0
-
-
-def _worth_another(error: RegistryError, attempt: int, source: RemoteRepository, destination: RemoteRepository) -> bool:
-    if isinstance(error, DigestMismatch):
-        return attempt < _CORRUPT_TRIES
-    if error.registry == source.repository.registry != destination.repository.registry:
-        # Reading goes on where it broke for as long as anything moves; when it gives up, the source is down.
-        return False
-    return error.error_class is ErrorClass.TRANSIENT and attempt < _TRIES
+    def _worth_another(self, error: RegistryError, attempt: int) -> bool:
+        if isinstance(error, DigestMismatch):
+            return attempt < _CORRUPT_TRIES
+        if error.registry == self._source.repository.registry != self._registry:
+            # Reading goes on where it broke for as long as anything moves; when it gives up, the source is down.
+            return False
+        return error.error_class is ErrorClass.TRANSIENT and attempt < _TRIES

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+TRUSTED_SECONDS = 3600.0
+"""How long a registry is believed to hold in a repository what it was seen to hold there, without being asked."""
 _MAX_REPOSITORIES = 16
 """Repositories remembered for one blob: any one of them serves to mount from."""
 
@@ -12,18 +18,32 @@ _MAX_REPOSITORIES = 16
 class Ledger:
     """Blobs and manifests known to be in repositories of a registry; bounded, the least used forgotten first.
 
-    It only ever spares requests: what it knows is forgotten when a registry contradicts it.
+    It only ever spares requests. What it knows is forgotten when a registry contradicts it; and since not every
+    registry checks that all parts of a manifest are there, nothing is taken for granted that was seen too long ago. A
+    repository to mount from may be known for longer: the registry answers for that itself.
+
+    Args:
+        entries: blobs and manifests that are remembered.
+        clock: seconds that only grow.
     """
 
-    def __init__(self, entries: int = 100_000) -> None:
+    def __init__(self, entries: int = 100_000, clock: Callable[[], float] = time.monotonic) -> None:
         self._entries = entries
-        self._known: OrderedDict[tuple[str, str], dict[str, None]] = OrderedDict()
+        self._clock = clock
+        self._known: OrderedDict[tuple[str, str], dict[str, float]] = OrderedDict()
 
-    def add(self, registry: str, repository: str, digest: str) -> None:
-        """Note that ``digest`` is in ``repository``."""
+    def add(self, registry: str, repository: str, digest: str, *, seen: bool = True) -> None:
+        """Note that ``digest`` is in ``repository``.
+
+        Args:
+            registry: the host.
+            repository: the repository's name.
+            digest: the blob's or manifest's.
+            seen: the registry has just said so; if not, it is only worth a try to mount from there.
+        """
         places = self._known.setdefault((registry, digest), {})
-        places.pop(repository, None)
-        places[repository] = None
+        before = places.pop(repository, float("-inf"))
+        places[repository] = self._clock() if seen else before
         if len(places) > _MAX_REPOSITORIES:
             del places[next(iter(places))]
         self._known.move_to_end((registry, digest))
@@ -31,13 +51,14 @@ class Ledger:
             self._known.popitem(last=False)
 
     def has(self, registry: str, repository: str, digest: str) -> bool:
-        """Tell whether ``digest`` is known to be in ``repository``."""
-        return repository in self._known.get((registry, digest), ())
+        """Tell whether ``digest`` is in ``repository``, seen lately enough to be believed."""
+        seen = self._known.get((registry, digest), {}).get(repository)
+        return seen is not None and self._clock() - seen < TRUSTED_SECONDS
 
-    def elsewhere(self, registry: str, repository: str, digest: str) -> str | None:
-        """Return another repository of the registry that has ``digest``, the latest one known."""
-        places = self._known.get((registry, digest), {})
-        return next((place for place in reversed(places) if place != repository), None)
+    def elsewhere(self, registry: str, repository: str, digest: str, preferred: Collection[str] = ()) -> str | None:
+        """Return another repository of the registry that has ``digest``: a preferred one, else the latest known."""
+        places = [place for place in reversed(self._known.get((registry, digest), {})) if place != repository]
+        return next((place for place in places if place in preferred), places[0] if places else None)
 
     def forget(self, registry: str, repository: str, digest: str) -> None:
         """Forget one entry, because the registry contradicted it."""
@@ -46,17 +67,3 @@ class Ledger:
             places.pop(repository, None)
             if not places:
                 del self._known[(registry, digest)]
-
-
-@dataclass(slots=True)
-class Abilities:
-    """What a registry was seen to do; None as long as it was not seen either way.
-
-    Attributes:
-        answers_mount_in_place: ``POST ?mount=D&from=SAME`` says 201 for a blob that is there and opens an upload for
-            one that is not: a HEAD and a POST in one request.
-        mounts: it takes a blob from another of its repositories.
-    """
-
-    answers_mount_in_place: bool | None = None
-    mounts: bool | None = None

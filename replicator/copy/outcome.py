@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from replicator.reference import Reference
 
 
 class Result(StrEnum):
@@ -35,7 +38,9 @@ class Outcome:
         blobs_present: blobs that were in the destination's repository already.
         manifests: manifests that were written, children included.
         seconds: how long it took.
-        note: why, where the result alone does not say it.
+        note: why, where the result alone does not say it; what was left out.
+        signatures: signatures and other referrers that were written, of ``manifests``.
+        warnings: what was refused, or does not hold, without making the copy fail.
     """
 
     result: Result
@@ -49,10 +54,13 @@ class Outcome:
     manifests: int = 0
     seconds: float = 0.0
     note: str = ""
+    signatures: int = 0
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values, a key an attribute."""
-        return asdict(self)
+        """Return it as JSON values, a key an attribute; ``signatures`` and ``warnings`` only if there are any."""
+        values = asdict(self) | {"warnings": list(self.warnings)}
+        return {key: value for key, value in values.items() if value or key not in ("signatures", "warnings")}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Outcome:
@@ -61,7 +69,8 @@ class Outcome:
         Raises:
             TypeError, ValueError: they are not of that form.
         """
-        return cls(**{**values, "result": Result(values["result"])})
+        warnings = tuple(values.get("warnings", ()))
+        return cls(**{**values, "result": Result(values["result"]), "warnings": warnings})
 
 
 @dataclass(slots=True)
@@ -73,3 +82,31 @@ class Tally:
     blobs_mounted: int = 0
     blobs_present: int = 0
     manifests: int = 0
+    signatures: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+    def outcome(
+        self,
+        result: Result,
+        source: Reference,
+        destination: Reference,
+        digest: str | None,
+        note: str,
+        seconds: float,
+    ) -> Outcome:
+        """Return what became of the copy, with these counts."""
+        return Outcome(
+            result,
+            str(source),
+            str(destination),
+            digest,
+            self.bytes,
+            self.blobs_copied,
+            self.blobs_mounted,
+            self.blobs_present,
+            self.manifests,
+            round(seconds, 3),
+            note,
+            self.signatures,
+            tuple(self.warnings),
+        )

@@ -31,6 +31,21 @@ async def both(one: Coroutine[Any, Any, First], other: Coroutine[Any, Any, Secon
         await asyncio.gather(first, second, return_exceptions=True)
 
 
+async def each(work: Iterable[Coroutine[Any, Any, First]]) -> list[First]:
+    """Run everything at once and return the results in order; when one fails, the others are ended.
+
+    Raises:
+        Exception: the failure, of whichever failed first.
+    """
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def all_of(work: Iterable[Coroutine[Any, Any, object]]) -> None:
     """Run everything at once and raise the most telling failure.
 

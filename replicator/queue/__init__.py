@@ -2,6 +2,8 @@
 
 A job is an id, the destination reference, and a payload. Jobs with one id are merged, never run at the same time, and
 run again when they were enqueued while running; nothing that was taken is lost.
+
+On the same Redis the processes of an installation take turns at what only one of them should do (``RedisSharing``).
 """
 
 from replicator.queue.client import Queue
@@ -11,6 +13,7 @@ from replicator.queue.job import Finished, Job, JsonValue, Lane
 from replicator.queue.retry import RetryPolicy
 from replicator.queue.running import Running
 from replicator.queue.snapshots import Counts, DeadLetter, LaneCounts, RunningJob, WaitingJob, WorkerInfo
+from replicator.queue.turns import RedisSharing
 from replicator.queue.worker import Worker
 
 __all__ = [
@@ -25,6 +28,7 @@ __all__ = [
     "Queue",
     "QueueError",
     "QueueUnavailable",
+    "RedisSharing",
     "RetryPolicy",
     "Running",
     "RunningJob",

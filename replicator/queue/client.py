@@ -139,11 +139,18 @@ class Queue:
                 again does no harm.
             ValueError: a payload can't be expressed in JSON; nothing was queued.
         """
-        stored = [(job.id, encode_job(job), job.retries) for job in {job.id: job for job in jobs}.values()]
+        last: dict[str, Job] = {}
+        several: set[str] = set()
+        for job in jobs:
+            if job.id in last:
+                several.add(job.id)
+            last[job.id] = job
+        stored = [(job, encode_job(job)) for job in last.values()]
         for start in range(0, len(stored), BATCH):
             arguments: list[str | bytes | int] = [lane, run or ""]
-            for job_id, data, retries in stored[start : start + BATCH]:
-                arguments += [job_id, data, "" if retries is None else retries]
+            for job, data in stored[start : start + BATCH]:
+                retries = "" if job.retries is None else job.retries
+                arguments += [job.id, data, retries, int(job.id in several)]
             await self._within_deadline("enqueue", *arguments)
 
     async def ping(self) -> None:

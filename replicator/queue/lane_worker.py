@@ -65,11 +65,12 @@ class Claim:
     retries: int | None
     first_failure: float | None
     record: dict[str, Any]
+    merged: bool
 
     @classmethod
     def read(cls, reply: list[Any]) -> Claim:
         """Read one entry of the script's answer."""
-        job_id, job, generation, failures, retries, waiting, record = reply
+        job_id, job, generation, failures, retries, waiting, record, merged = reply
         return cls(
             id=job_id.decode(),
             job=job,
@@ -78,6 +79,7 @@ class Claim:
             retries=None if retries is None else int(retries),
             first_failure=None if waiting is None else load_json(waiting)["first"],
             record=load_json(record),
+            merged=bool(merged),
         )
 
 
@@ -285,6 +287,7 @@ class LaneWorker(arq.worker.Worker):
             lane=self.lane,
             tries=claim.failures + 1,
             enqueued_at=stored.enqueued_at,
+            merged=claim.merged,
         )
         context = {"job_id": claim.id, "job_try": running.tries, "running": running}
         return self.functions[stored.function].coroutine(context, payload=stored.payload), stored.payload

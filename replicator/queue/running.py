@@ -21,9 +21,12 @@ class Running:
         lane: whose slot it takes.
         tries: which try this is, from 1. Restarts of workers do not count.
         enqueued_at: when it was last enqueued (UTC, by the clock of who did).
+        merged: whether more was asked for under this id since it was last done than the payload says: it was enqueued
+            several times, is a dead letter revived, or was found without its place in the queue. Then the payload's
+            word on what there is to do is not the last one: enqueues come in no order.
     """
 
-    __slots__ = ("_keeper", "_lease", "enqueued_at", "id", "lane", "payload", "tries")
+    __slots__ = ("_keeper", "_lease", "enqueued_at", "id", "lane", "merged", "payload", "tries")
 
     def __init__(
         self,
@@ -34,12 +37,14 @@ class Running:
         lane: Lane,
         tries: int,
         enqueued_at: datetime,
+        merged: bool,
     ) -> None:
         self.id = lease.id
         self.payload = payload
         self.lane = lane
         self.tries = tries
         self.enqueued_at = enqueued_at
+        self.merged = merged
         self._lease = lease
         self._keeper = keeper
 

@@ -23,6 +23,7 @@ _NAMES = (
     "waiting",
     "workers",
 )
+_TURN_NAMES = ("turn_begin", "turn_end", "turn_forget", "turn_renew")
 
 
 class Scripts:
@@ -36,12 +37,12 @@ class Scripts:
     def __init__(self, redis: ArqRedis, prefix: str) -> None:
         self._prefix = prefix
         folder = files(__package__) / "lua"
-        prelude = (folder / "prelude.lua").read_text()
 
-        def script(name: str) -> Any:
-            return redis.register_script(prelude + (folder / f"{name}.lua").read_text())
+        def script(*names: str) -> Any:
+            return redis.register_script("".join((folder / f"{name}.lua").read_text() for name in names))
 
-        self._scripts = {name: script(name) for name in _NAMES}
+        self._scripts = {name: script("prelude", name) for name in _NAMES}
+        self._scripts |= {name: script("prelude", "known", name) for name in _TURN_NAMES}
 
     async def run(self, name: str, *arguments: str | bytes | float) -> Any:
         """Run the script ``name``; what it takes and gives stands in its file.

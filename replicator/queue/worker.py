@@ -109,7 +109,9 @@ class Worker:
             async with asyncio.TaskGroup() as group:
                 background = [
                     group.create_task(keeper.run()),
-                    group.create_task(listen(self._queue, {lane.lane: lane.wake for lane in self._lanes})),
+                    group.create_task(
+                        listen(self._queue, self._queue.wake_channel, {lane.lane: lane.wake for lane in self._lanes})
+                    ),
                     group.create_task(self._show_life()),
                     group.create_task(self._sweep(contact)),
                 ]

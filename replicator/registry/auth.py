@@ -151,7 +151,8 @@ class Authorizer:
             try:
                 token = self._tokens[scopes] = await self._ask(scopes)
             except LoginRefused as error:
-                if error.status == 401:
+                # Asked for several repositories at once it may only mean that one of them is not ours.
+                if error.status == 401 and len(scopes) == 1:
                     self._refusal = (time.monotonic(), error)
                 raise
             return token

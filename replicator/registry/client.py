@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Self
 
 import aiohttp
 
+from replicator.registry.abilities import Abilities
 from replicator.registry.limits import HostLimits
 from replicator.registry.repository import RemoteRepository
 from replicator.registry.timing import Timing
@@ -32,7 +33,7 @@ class Registries:
         access: says how to reach a repository's registry, and as whom.
         user_agent: what is sent as ``User-Agent``.
         timing: deadlines and tries.
-        concurrent: short requests under way at once, a host.
+        in_flight: requests and transfers under way at once, a host; fewer while it complains.
     """
 
     def __init__(
@@ -41,14 +42,15 @@ class Registries:
         *,
         user_agent: str = "replicator",
         timing: Timing | None = None,
-        concurrent: int = 32,
+        in_flight: int = 32,
     ) -> None:
         self._access = access
         self._user_agent = user_agent
         self._timing = timing or Timing()
-        self._concurrent = concurrent
+        self._in_flight = in_flight
         self._session: aiohttp.ClientSession | None = None
         self._limits: dict[str, HostLimits] = {}
+        self._abilities: dict[str, Abilities] = {}
         self._transports: dict[tuple[str, Access], Transport] = {}
 
     async def __aenter__(self) -> Self:
@@ -83,6 +85,9 @@ class Registries:
         access = self._access(repository)
         key = (repository.registry, access)
         if key not in self._transports:
-            limits = self._limits.setdefault(repository.registry, HostLimits(self._concurrent))
-            self._transports[key] = Transport(repository.registry, access, self._session, limits, self._timing)
+            limits = self._limits.setdefault(repository.registry, HostLimits(self._in_flight))
+            abilities = self._abilities.setdefault(repository.registry, Abilities())
+            self._transports[key] = Transport(
+                repository.registry, access, self._session, limits, abilities, self._timing
+            )
         return self._transports[key]

@@ -1,11 +1,13 @@
-"""How hard a host is pressed: requests at once, and the peace it asked for."""
+"""How hard a host is pressed: what is in flight there at once, and the peace it asked for."""
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import random
 import time
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
@@ -16,22 +18,112 @@ if TYPE_CHECKING:
 MAX_PAUSE = 60.0
 """Seconds a request waits for its host at the most; a longer Retry-After goes to the queue instead."""
 
+_SHORT = 64
+"""Waiters that a short request overtakes at the most."""
+_SHRINK_SECONDS = 1.0
+"""How long one shrinking of the budget holds: what was in flight meets the same 429 all at once."""
 
-class HostLimits:
-    """What all clients of one host share.
 
-    Requests with a long body count for their start only: a transfer reads from one host while it writes to another,
-    or to the same, and must never wait for itself.
+class Budget:
+    """So many at once, and who waits goes in a fair order: large bodies before small ones, short requests first.
+
+    A newcomer overtakes at most as many as its size has bits, a short request 64: nobody waits for ever. One short
+    request always goes, however many long bodies are under way.
+
+    Args:
+        most: how many at once.
     """
 
-    def __init__(self, concurrent: int = 32) -> None:
-        self._slots = asyncio.Semaphore(concurrent)
-        self._quiet_until = 0.0
+    def __init__(self, most: int) -> None:
+        self.size = most
+        self._used = 0
+        self._short = 0
+        self._arrivals = 0
+        self._waiting: list[_Waiter] = []
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        """Hold one of the host's places for a short request, after any pause the host asked for."""
-        async with self._slots:
+    async def slot(self, size: int = 0, *, places: int = 1) -> AsyncIterator[None]:
+        """Hold a place.
+
+        Args:
+            size: bytes of the body that is to be sent or read; 0 for a short request.
+            places: how many places it takes; what needs more than there are goes alone.
+        """
+        self._arrivals += 1
+        bonus = size.bit_length() if size else _SHORT
+        waiter = _Waiter(self._arrivals - bonus, self._arrivals, places, size == 0)
+        heapq.heappush(self._waiting, waiter)
+        self._admit()
+        try:
+            await waiter.turn
+            yield
+        finally:
+            if waiter.turn.done() and not waiter.turn.cancelled():
+                self._used -= places
+                self._short -= waiter.short
+            waiter.turn.cancel()
+            self._admit()
+
+    def resize(self, size: int) -> None:
+        """Change how many go at once; what is under way goes on."""
+        self.size = size
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting:
+            waiter = self._waiting[0]
+            if waiter.turn.done() or self._fits(waiter):
+                heapq.heappop(self._waiting)
+            elif not waiter.short and not self._short and (short := self._first_short()) is not None:
+                waiter = short
+            else:
+                return
+            if not waiter.turn.done():
+                self._used += waiter.places
+                self._short += waiter.short
+                waiter.turn.set_result(None)
+
+    def _fits(self, waiter: _Waiter) -> bool:
+        return self._used + waiter.places <= self.size or self._used == 0 or (waiter.short and not self._short)
+
+    def _first_short(self) -> _Waiter | None:
+        return min((waiter for waiter in self._waiting if waiter.short and not waiter.turn.done()), default=None)
+
+
+@dataclass(order=True, slots=True)
+class _Waiter:
+    """Who waits for places: the lowest rank first."""
+
+    rank: int
+    arrival: int
+    places: int = field(compare=False)
+    short: bool = field(compare=False)
+    turn: asyncio.Future[None] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future(), compare=False
+    )
+
+
+class HostLimits(Budget):
+    """What is in flight at a host, tags, manifests and blobs alike, and the peace it asked for; for all its clients.
+
+    The budget halves when the host says that it is too much, and grows again by one for every budget's worth of
+    answers, as TCP does. A transfer holds a place at both its ends: see `transfer`.
+
+    Args:
+        most: what is in flight at once at the most.
+    """
+
+    def __init__(self, most: int = 32) -> None:
+        super().__init__(most)
+        self._most = most
+        self._allowed = float(most)
+        self._quiet_until = 0.0
+        self._shrunk = float("-inf")
+
+    @asynccontextmanager
+    async def slot(self, size: int = 0, *, places: int = 1) -> AsyncIterator[None]:
+        """Hold a place, after any pause the host asked for."""
+        async with super().slot(size, places=places):
             await self.pause()
             yield
 
@@ -42,8 +134,37 @@ class HostLimits:
             await asyncio.sleep(left + random.uniform(0, min(left, 1.0) / 4))  # noqa: S311 - no secret
 
     def throttle(self, seconds: float) -> None:
-        """Slow the whole host down: nothing more is sent to it for ``seconds`` (at most ``MAX_PAUSE``)."""
-        self._quiet_until = max(self._quiet_until, time.monotonic() + min(seconds, MAX_PAUSE))
+        """Slow the whole host down: nothing more is sent for ``seconds`` (at most ``MAX_PAUSE``), and then less."""
+        now = time.monotonic()
+        self._quiet_until = max(self._quiet_until, now + min(seconds, MAX_PAUSE))
+        if now >= self._shrunk + _SHRINK_SECONDS:
+            self._shrunk = self._quiet_until
+            self._allowed = max(1.0, self._allowed / 2)
+            self.resize(int(self._allowed))
+
+    def answered(self) -> None:
+        """Note an answer that was no complaint."""
+        if self._allowed < self._most:
+            self._allowed = min(float(self._most), self._allowed + 1 / self._allowed)
+            self.resize(int(self._allowed))
+
+
+@asynccontextmanager
+async def transfer(source: HostLimits, destination: HostLimits, size: int) -> AsyncIterator[None]:
+    """Hold a place at both ends of a blob's way.
+
+    Args:
+        source: of the host that is read from.
+        destination: of the host that is written to; it may be the same.
+        size: the blob's bytes.
+    """
+    if source is destination:
+        async with source.slot(size, places=2):
+            yield
+        return
+    first, second = sorted((source, destination), key=id)
+    async with first.slot(size), second.slot(size):
+        yield
 
 
 def backoff(attempt: int, *, base: float = 0.2, cap: float = 10.0) -> float:

@@ -7,16 +7,25 @@ Documents follow the OCI image specification 1.1 ("Image Manifest", "Image Index
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+from replicator.options import Platform
 from replicator.reference import is_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+
+CONFIG_TYPES = frozenset({OCI_CONFIG, DOCKER_CONFIG})
+"""Configs of container images; what has another is an artifact."""
 INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
 IMAGE_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 ACCEPT = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST))
@@ -25,6 +34,10 @@ ACCEPT = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST))
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 """What a registry must accept (distribution specification, "Pushing Manifests"); more is not read."""
 
+ATTESTATION = "attestation-manifest"
+"""What BuildKit's attestations have as their annotation ``vnd.docker.reference.type``."""
+_REFERENCE_TYPE = "vnd.docker.reference.type"
+_REFERENCE_DIGEST = "vnd.docker.reference.digest"
 _FOREIGN = ("application/vnd.docker.image.rootfs.foreign.", "application/vnd.oci.image.layer.nondistributable.")
 _MAX_ENTRIES = 4096
 
@@ -37,11 +50,32 @@ class Descriptor:
         media_type: what the bytes are.
         digest: ``algorithm:hex`` they hash to.
         size: how many bytes.
+        platform: what it runs on, where an index says so.
+        artifact_type: what kind of artifact it is, where that is said.
+        annotations: what else is said of it.
     """
 
     media_type: str
     digest: str
     size: int
+    platform: Platform | None = None
+    artifact_type: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def is_index(self) -> bool:
+        """Whether it names other manifests instead of blobs."""
+        return self.media_type in INDEX_TYPES
+
+    @property
+    def is_attestation(self) -> bool:
+        """Whether it is one of BuildKit's attestations."""
+        return self.annotations.get(_REFERENCE_TYPE) == ATTESTATION
+
+    @property
+    def attested(self) -> str | None:
+        """The digest of the image that an attestation is about."""
+        return self.annotations.get(_REFERENCE_DIGEST)
 
     @property
     def is_foreign(self) -> bool:
@@ -59,6 +93,9 @@ class Manifest:
         content: the bytes, as read.
         manifests: the children of an index, in its order, each digest once; empty for an image.
         blobs: config and layers of an image, in its order, each digest once; empty for an index.
+        subject: the manifest that it refers to, as a signature does.
+        artifact_type: what kind of artifact it is: what it says, else the media type of its config.
+        annotations: what else it says of itself.
     """
 
     media_type: str
@@ -66,11 +103,19 @@ class Manifest:
     content: bytes
     manifests: tuple[Descriptor, ...] = ()
     blobs: tuple[Descriptor, ...] = ()
+    subject: Descriptor | None = None
+    artifact_type: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def is_index(self) -> bool:
         """Whether it names other manifests instead of blobs."""
         return self.media_type in INDEX_TYPES
+
+    @property
+    def config(self) -> Descriptor | None:
+        """The config of an image or artifact; None for an index."""
+        return self.blobs[0] if self.blobs else None
 
 
 def parse_manifest(content: bytes, content_type: str, digest: str) -> Manifest:
@@ -94,14 +139,31 @@ def parse_manifest(content: bytes, content_type: str, digest: str) -> Manifest:
     if media_type in INDEX_TYPES:
         if "layers" in document:
             raise ValueError(f"{digest} is an index with layers: ambiguous, refused")
-        return Manifest(media_type, digest, content, manifests=_unique(_descriptors(document, "manifests")))
+        children = _unique(_descriptors(document, "manifests"))
+        return Manifest(media_type, digest, content, children, **_said(document, ""))
     if media_type not in IMAGE_TYPES:
         name = ascii(media_type[:100]) if media_type else "unknown"
         raise ValueError(f"manifests of type {name} can't be copied{_advice(document, media_type)}")
     if "manifests" in document:
         raise ValueError(f"{digest} is an image with manifests: ambiguous, refused")
-    blobs = (_descriptor(document.get("config"), "config"), *_descriptors(document, "layers"))
-    return Manifest(media_type, digest, content, blobs=_unique(blobs))
+    config = _descriptor(document.get("config"), "config")
+    blobs = _unique((config, *_descriptors(document, "layers")))
+    return Manifest(media_type, digest, content, blobs=blobs, **_said(document, config.media_type))
+
+
+def entries(index: Manifest) -> tuple[Descriptor, ...]:
+    """Return the children of an index as they stand there, also where a digest stands twice."""
+    return _descriptors(json.loads(index.content), "manifests")
+
+
+def _said(document: dict[str, Any], config_type: str) -> dict[str, Any]:
+    """What every kind of manifest may say of itself."""
+    subject, artifact_type = document.get("subject"), document.get("artifactType")
+    return {
+        "subject": None if subject is None else _descriptor(subject, "subject"),
+        "artifact_type": artifact_type if isinstance(artifact_type, str) and artifact_type else config_type,
+        "annotations": _texts(document.get("annotations")),
+    }
 
 
 def _unique(descriptors: tuple[Descriptor, ...]) -> tuple[Descriptor, ...]:
@@ -155,4 +217,28 @@ def _descriptor(entry: object, where: str) -> Descriptor:
         raise ValueError(f"{where!r} of the manifest has no digest that can be verified")
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise ValueError(f"{where!r} of the manifest has no size")
-    return Descriptor(media_type if isinstance(media_type, str) else "", digest, size)
+    artifact_type = entry.get("artifactType")
+    return Descriptor(
+        media_type if isinstance(media_type, str) else "",
+        digest,
+        size,
+        platform_of(entry.get("platform")),
+        artifact_type if isinstance(artifact_type, str) else "",
+        _texts(entry.get("annotations")),
+    )
+
+
+def platform_of(said: object) -> Platform | None:
+    """Read a platform from an index's entry or from an image's config; None where none is said."""
+    if not isinstance(said, dict):
+        return None
+    os, architecture, variant = said.get("os"), said.get("architecture"), said.get("variant") or ""
+    if not (isinstance(os, str) and isinstance(architecture, str) and isinstance(variant, str) and os and architecture):
+        return None
+    return Platform(os, architecture, variant)
+
+
+def _texts(said: object) -> Mapping[str, str]:
+    if not isinstance(said, dict):
+        return {}
+    return {key: value for key, value in said.items() if isinstance(key, str) and isinstance(value, str)}

@@ -33,64 +33,54 @@ from replicator.registry.manifest import (
     refuse_foreign_type,
 )
 from replicator.registry.pages import next_page
+from replicator.registry.referrers import Referrers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
-    from replicator.reference import Repository
     from replicator.registry.reply import Reply
-    from replicator.registry.timing import Timing
-    from replicator.registry.transport import Transport
 
 _PAGE = 1000
 _MAX_TAGS_PAGE_BYTES = 8 * 1024 * 1024
 _MAX_PAGES = 10_000
+_NO_HEAD = frozenset({405, 501})
+"""Answers of a registry that does not do HEAD."""
 _SESSION_CODES = frozenset({"BLOB_UPLOAD_UNKNOWN", "BLOB_UPLOAD_INVALID"})
 """What says that an upload's session, not its bytes, is at fault (specification, "Error Codes")."""
 
 
-class RemoteRepository:
-    """Requests about one repository.
-
-    Args:
-        repository: its name and registry.
-        transport: the way there.
-        actions: what tokens are asked for, ``pull`` or ``pull,push``; one token then serves all requests here.
-    """
-
-    def __init__(self, repository: Repository, transport: Transport, actions: str) -> None:
-        self.repository = repository
-        self._transport = transport
-        self._path = f"/v2/{repository.name}"
-        self._scope = f"repository:{repository.name}:{actions}"
-        self._scopes = frozenset({self._scope})
-
-    @property
-    def timing(self) -> Timing:
-        """The deadlines and tries that hold here."""
-        return self._transport.timing
+class RemoteRepository(Referrers):
+    """Requests about one repository."""
 
     async def head_manifest(self, identifier: str) -> Descriptor | None:
         """Ask what a tag or digest stands for, without reading it; at Harbor this does not count as a pull.
 
+        A registry that takes no HEAD, or says no digest, is remembered, and the manifest is read instead.
+
         Returns:
-            Its descriptor, or None when it is not there or the registry does not say its digest.
+            Its descriptor; None when it is not there.
 
         Raises:
+            UnsupportedManifest: it had to be read, and is of a type that is not copied.
             RegistryError: any other answer, or none.
         """
-        url = await self._transport.url(f"{self._path}/manifests/{identifier}")
+        abilities = self._transport.abilities
         try:
-            reply = await self._transport.call(
-                "HEAD", url, scopes=self._scopes, expect={200}, headers={"Accept": ACCEPT}
-            )
+            if abilities.heads is not False:
+                url = await self._transport.url(f"{self._path}/manifests/{identifier}")
+                reply = await self._transport.call(
+                    "HEAD", url, scopes=self._scopes, expect={200, *_NO_HEAD}, headers={"Accept": ACCEPT}
+                )
+                digest = reply.headers.get("Docker-Content-Digest", "")
+                if reply.status == 200 and is_digest(digest):
+                    length = reply.headers.get("Content-Length", "0")
+                    size = int(length) if length.isascii() and length.isdigit() else 0
+                    return Descriptor(reply.headers.get("Content-Type", ""), digest, size)
+            manifest = await self.get_manifest(identifier)
         except NotFound:
             return None
-        digest = reply.headers.get("Docker-Content-Digest", "")
-        if not is_digest(digest):
-            return None
-        length = reply.headers.get("Content-Length", "0")
-        return Descriptor(reply.headers.get("Content-Type", ""), digest, int(length) if length.isdigit() else 0)
+        abilities.heads = False
+        return Descriptor(manifest.media_type, manifest.digest, len(manifest.content))
 
     async def head_destination(self, tag: str) -> Descriptor | None:
         """Ask what a tag to be written stands for now; a refusal counts as absent, for the push to explain.
@@ -104,7 +94,7 @@ class RemoteRepository:
             return await self.head_manifest(tag)
         except LoginRefused:
             raise
-        except (Denied, Unauthorized):
+        except (Denied, Unauthorized, UnsupportedManifest):
             return None
 
     async def get_manifest(self, identifier: str) -> Manifest:
@@ -145,13 +135,17 @@ class RemoteRepository:
         """Wait while the registry wants peace, so that what comes next is sent without delay."""
         await self._transport.pause()
 
-    async def put_manifest(self, manifest: Manifest, identifier: str, *, within: float | None = None) -> None:
+    async def put_manifest(self, manifest: Manifest, identifier: str, *, within: float | None = None) -> bool:
         """Write a manifest's bytes as they are, and compare the digest the registry made of them.
 
         Args:
             manifest: what to write.
             identifier: the tag, or the manifest's own digest.
             within: seconds after which nothing more is sent; then it is tried once only, for the caller to repeat.
+
+        Returns:
+            Whether the registry lists it among the referrers of its subject from now on (``OCI-Subject``); if it has
+            a subject and this is False, the client must (specification, "Pushing Manifests with Subject").
 
         Raises:
             ManifestIncomplete: something it names is missing here.
@@ -185,6 +179,7 @@ class RemoteRepository:
                 f"PUT {url.path}",
                 f"sent {manifest.digest}, the registry stored {stored[:80]!a}",
             )
+        return "OCI-Subject" in reply.headers
 
     async def has_blob(self, digest: str) -> bool:
         """Tell whether a blob is here; a refusal counts as no, for the push to explain.
@@ -200,6 +195,26 @@ class RemoteRepository:
         except (NotFound, Denied, Unauthorized):
             return False
         return True
+
+    async def read_blob(self, blob: Descriptor, limit: int = MAX_MANIFEST_BYTES) -> bytes:
+        """Read a small blob, such as an image's config, and verify it.
+
+        Args:
+            blob: its digest and size.
+            limit: bytes that it may have.
+
+        Raises:
+            NotFound: it is not here.
+            DigestMismatch: its bytes are not those of its digest.
+            RegistryError: any other answer, or none; ``ProtocolViolated`` if it is larger.
+        """
+        url = await self._transport.url(f"{self._path}/blobs/{blob.digest}")
+        reply = await self._transport.call("GET", url, scopes=self._scopes, expect={200}, max_body=limit)
+        digest = digest_of(reply.body, blob.digest)
+        if digest != blob.digest:
+            request = f"GET {url.path}"
+            raise DigestMismatch(self._transport.registry, request, f"the blob served hashes to {digest}")
+        return reply.body
 
     async def open_blob(self, blob: Descriptor, on_bytes: Callable[[int], None] | None = None) -> BlobStream:
         """Begin to read a blob.
@@ -221,12 +236,15 @@ class RemoteRepository:
             raise
         return stream
 
-    async def start_upload(self, mount: str | None = None, mount_from: str | None = None) -> URL | None:
+    async def start_upload(
+        self, mount: str | None = None, mount_from: str | None = None, *, may_mount_from: Iterable[str] = ()
+    ) -> URL | None:
         """Open an upload session, or have a blob mounted from a repository of the same registry.
 
         Args:
             mount: the digest to mount, if it may be here or in ``mount_from`` already.
             mount_from: the repository's name to mount from.
+            may_mount_from: repositories that further blobs are to be mounted from; one token then serves them all.
 
         Returns:
             Where to send the bytes; None when the blob was mounted and nothing needs to be sent.
@@ -239,7 +257,7 @@ class RemoteRepository:
         if mount is not None and mount_from is not None:
             url = url.extend_query({"mount": mount, "from": mount_from})
             if mount_from != self.repository.name:
-                scopes = scopes | {f"repository:{mount_from}:pull"}
+                scopes |= {f"repository:{name}:pull" for name in (mount_from, *may_mount_from)}
         reply = await self._transport.call(
             "POST", url, scopes=scopes, expect={201, 202} if mount else {202}, headers={"Content-Length": "0"}
         )

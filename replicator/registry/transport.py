@@ -39,13 +39,15 @@ from replicator.registry.errors import (
     UploadLost,
     from_answer,
 )
-from replicator.registry.limits import MAX_PAUSE, HostLimits, backoff, parse_retry_after
+from replicator.registry.limits import MAX_PAUSE, backoff, parse_retry_after
 from replicator.registry.reply import Reply
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
 
+    from replicator.registry.abilities import Abilities
     from replicator.registry.access import Access
+    from replicator.registry.limits import HostLimits
     from replicator.registry.timing import Timing
 
 _log = structlog.get_logger("replicator.registry")
@@ -65,6 +67,7 @@ class Transport:
         access: address, TLS and login.
         session: an open client session that neither decompresses nor follows redirects by itself.
         limits: shared by all transports of this host.
+        abilities: what the host can do; shared likewise.
         timing: deadlines and tries.
     """
 
@@ -74,13 +77,15 @@ class Transport:
         access: Access,
         session: aiohttp.ClientSession,
         limits: HostLimits,
+        abilities: Abilities,
         timing: Timing,
     ) -> None:
         self.registry = registry
         self.timing = timing
         self._access = access
         self._session = session
-        self._limits = limits
+        self.limits = limits
+        self.abilities = abilities
         self._authorizer = Authorizer(registry, access, self)
         self._ssl = tls_of(access)
         self._base = explicit_base(registry, access)
@@ -99,7 +104,7 @@ class Transport:
 
     async def pause(self) -> None:
         """Wait while the host wants peace; for what is sent outside of `call`."""
-        await self._limits.pause()
+        await self.limits.pause()
 
     async def call(
         self,
@@ -135,7 +140,7 @@ class Transport:
         while True:
             attempt += 1
             try:
-                async with self._limits.slot():
+                async with self.limits.slot():
                     return await self._call_once(method, url, scopes, wanted, headers, data, max_body, basic=basic)
             except RegistryError as error:
                 wait = max(backoff(attempt), error.retry_after or 0.0)
@@ -174,6 +179,7 @@ class Transport:
                 body = b"" if method == "HEAD" else await self._read(response, max_body + 1, request)
                 if len(body) > max_body:
                     raise ProtocolViolated(self.registry, request, f"the answer is larger than {max_body} bytes")
+                self.limits.answered()
                 return Reply(response.status, response.headers, body, response.url)
         except TimeoutError as error:
             raise ConnectionFailed(self.registry, request, f"not answered in {self.timing.commit:g} s") from error
@@ -290,9 +296,11 @@ class Transport:
         retry_after = parse_retry_after(response.headers.get("Retry-After"))
         error = from_answer(self.registry, request, response.status, body, retry_after=retry_after)
         if isinstance(error, TooManyRequests):
-            self._limits.throttle(retry_after if retry_after is not None else _THROTTLE_UNSAID)
+            self.limits.throttle(retry_after if retry_after is not None else _THROTTLE_UNSAID)
         elif response.status == 503 and retry_after is not None:
-            self._limits.throttle(retry_after)
+            self.limits.throttle(retry_after)
+        elif response.status < 500:
+            self.limits.answered()
         return error
 
     async def fetch_token(self, realm: URL, query: Iterable[tuple[str, str]], authorization: str | None) -> bytes:

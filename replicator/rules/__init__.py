@@ -4,6 +4,7 @@
 """
 
 from replicator.rules.auth import Credentials
+from replicator.rules.content import automatic
 from replicator.rules.loading import load, load_credentials, parse
 from replicator.rules.request import Collision, CopyRequest, Explanation, Source, collisions
 from replicator.rules.ruleset import Rules
@@ -17,6 +18,7 @@ __all__ = [
     "Rules",
     "Source",
     "TagFilter",
+    "automatic",
     "collisions",
     "load",
     "load_credentials",

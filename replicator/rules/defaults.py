@@ -1,4 +1,4 @@
-"""The ``defaults`` section, and the command line's word in it: where ``""`` goes."""
+"""The ``defaults`` section, and the command line's word in it: where ``""`` goes, and what of an image is copied."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from replicator.reference import is_registry, is_repository_name
 from replicator.rules.auth import expand_variables
+from replicator.rules.content import KEYS, NOTHING_SAID, Content, read_content
 from replicator.rules.destination import Template
 from replicator.rules.patterns import shorten
 from replicator.rules.place import Place
@@ -17,22 +18,24 @@ if TYPE_CHECKING:
     from replicator.errors import Problem
 
 NAMES = ("registry", "namespace")
-"""What can have a default."""
+"""What ``""`` is made of."""
 
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What ``""`` stands for.
+    """What ``""`` stands for, and what rules mean that don't say it themselves.
 
     Attributes:
         registry: the host, in lower case; None if none is given, or a wrong one.
         namespace: what comes in front of the repository's name; None likewise.
         missing: which of the two nobody gave.
+        content: what of an image is copied.
     """
 
     registry: str | None = None
     namespace: str | None = None
     missing: tuple[str, ...] = NAMES
+    content: Content = NOTHING_SAID
 
     @property
     def template(self) -> Template | None:
@@ -43,7 +46,11 @@ class Defaults:
 
 
 def read_defaults(
-    place: Place | None, environ: Mapping[str, str], options: Mapping[str, str | None], problems: list[Problem]
+    place: Place | None,
+    environ: Mapping[str, str],
+    options: Mapping[str, str | None],
+    problems: list[Problem],
+    warnings: list[Problem],
 ) -> Defaults:
     """Read the ``defaults`` mapping; what is wrong is noted.
 
@@ -52,9 +59,12 @@ def read_defaults(
         environ: what ``${NAME}`` in the file is taken from.
         options: what the command line gives, by name; it wins.
         problems: gets what is wrong with the options.
+        warnings: gets what is allowed but looks like a mistake.
     """
     values: dict[str, Place] = {}
-    for name, written in ((place.mapping(NAMES) if place is not None else None) or {}).items():
+    fields = (place.mapping((*NAMES, *KEYS)) if place is not None else None) or {}
+    for name in [name for name in fields if name in NAMES]:
+        written = fields[name]
         text = written.text()
         expanded = None if text is None else expand_variables(written, text, environ)
         written.value = expanded
@@ -66,7 +76,8 @@ def read_defaults(
     namespace = _checked(
         values.get("namespace"), is_repository_name, "is no namespace: lower-case letters, digits, - _ ."
     )
-    return Defaults(registry, namespace, tuple(name for name in NAMES if name not in values))
+    missing = tuple(name for name in NAMES if name not in values)
+    return Defaults(registry, namespace, missing, read_content(fields, warnings))
 
 
 def _checked(place: Place | None, is_valid: Callable[[str], bool], advice: str) -> str | None:

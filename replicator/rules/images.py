@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from replicator.acr import NAME_SEGMENTS, is_acr
 from replicator.errors import Problem
 from replicator.reference import is_registry, is_tag
+from replicator.rules.content import KEYS, NOTHING_SAID, Content, read_content
 from replicator.rules.destination import Template
 from replicator.rules.patterns import check_tag_pattern, is_glob, shorten
 from replicator.rules.rule import Rule, Target
@@ -85,16 +86,17 @@ class _Reader:
             if item.value is None:
                 item.wrong('names no destination; "" means the default one')
                 return []
-            return [self._target(item, self._filter(None))]
-        fields = item.mapping(("to", "tags")) or {}
+            return [self._target(item, self._filter(None), NOTHING_SAID)]
+        fields = item.mapping(("to", "tags", *KEYS)) or {}
         tags = self._filter(fields.get("tags"))
+        content = read_content(fields, self._warnings)
         if "to" not in fields:
             item.wrong('"to" is missing; to: "" means the default destination')
             return []
         destinations = fields["to"].items()
         if not destinations:
             fields["to"].wrong('names no destination; "" means the default one')
-        return [self._target(destination, tags) for destination in destinations]
+        return [self._target(destination, tags, content) for destination in destinations]
 
     def _filter(self, place: Place | None) -> TagFilter | None:
         """Return the filter, or None if there is a mistake in it."""
@@ -119,7 +121,7 @@ class _Reader:
             )
         return tags
 
-    def _target(self, place: Place, tags: TagFilter | None) -> Target | None:
+    def _target(self, place: Place, tags: TagFilter | None, own: Content) -> Target | None:
         text = place.text()
         if text is None:
             return None
@@ -139,7 +141,15 @@ class _Reader:
         if pairs is None or tags is None:
             return None
         digest_tag = ends[0] if source.digest is not None and ends else None
-        target = Target(template, tags, pairs, digest_tag, place.path)
+        content = own.over(self._defaults.content)
+        options = content.options(template.registry)
+        if source.digest is not None and digest_tag is None:
+            if own.changes_bytes:
+                place.wrong("less than the whole image has another digest: write a tag behind the destination")
+            options = content.under_its_digest(template.registry)
+        elif source.digest is None and options.signatures:
+            tags = replace(tags, signatures_apart=True)
+        target = Target(template, tags, pairs, digest_tag, options, place.path)
         if _is_onto_itself(source, target):
             place.wrong("the image would be copied onto itself")
             return None

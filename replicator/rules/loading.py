@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from replicator.errors import ConfigError, Problem
 from replicator.rules.auth import Credentials, read_auth
+from replicator.rules.content import Content
 from replicator.rules.defaults import read_defaults
 from replicator.rules.document import MAX_BYTES, read_document
 from replicator.rules.images import Named, read_images
@@ -19,8 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from replicator.options import Platform
     from replicator.rules.rule import Rule
 
+_Options = tuple[str | None, str | None, "tuple[Platform, ...]"]
+"""What the command line gives: registry, namespace, platforms."""
 _RULE_PATH = re.compile(r'images(?:\["(?:[^"\\]|\\.)*"\]|\.[\w-]+)')
 _SECTIONS = ("auth", "defaults", "images")
 
@@ -33,6 +38,7 @@ def load(
     environ: Mapping[str, str] | None = None,
     registry: str | None = None,
     namespace: str | None = None,
+    platforms: tuple[Platform, ...] = (),
 ) -> Rules:
     """Read the rules from one file, or from one for ``auth`` and one for ``images``.
 
@@ -45,6 +51,7 @@ def load(
         environ: what ``${NAME}`` in the file is taken from; by default the environment.
         registry: the default registry; wins over the file's.
         namespace: the default namespace; wins over the file's.
+        platforms: the default platforms; none for the file's.
 
     Raises:
         ConfigError: a file can't be read, or is wrong; with every problem at once.
@@ -54,13 +61,15 @@ def load(
             message = "one rules file (--config), or two files (--auth and --images); not both"
             raise ConfigError("command line", [Problem("", message)])
         text = _read(config)
-        return _parse({"": (text, config)}, str(config), environ, registry, namespace)
+        return _parse({"": (text, config)}, str(config), environ, (registry, namespace, platforms))
     if images is None:
         message = "no rules: give a rules file (--config), or two files (--auth and --images)"
         raise ConfigError("command line", [Problem("", message)])
     files = {"auth": auth, "images": images}
     texts = {section: (_read(path), path) for section, path in files.items() if path is not None}
-    return _parse(texts, " and ".join(str(path) for path in files.values() if path), environ, registry, namespace)
+    return _parse(
+        texts, " and ".join(str(path) for path in files.values() if path), environ, (registry, namespace, platforms)
+    )
 
 
 def load_credentials(
@@ -95,6 +104,7 @@ def parse(
     environ: Mapping[str, str] | None = None,
     registry: str | None = None,
     namespace: str | None = None,
+    platforms: tuple[Platform, ...] = (),
 ) -> Rules:
     """Read the rules from the text of a rules file; a relative ``ca_file`` is relative to the working directory.
 
@@ -104,11 +114,12 @@ def parse(
         environ: what ``${NAME}`` is taken from; by default the environment.
         registry: the default registry; wins over the text's.
         namespace: the default namespace; wins over the text's.
+        platforms: the default platforms; none for the text's.
 
     Raises:
         ConfigError: the text is wrong; with every problem at once.
     """
-    return _parse({"": (text, None)}, source, environ, registry, namespace)
+    return _parse({"": (text, None)}, source, environ, (registry, namespace, platforms))
 
 
 def _read(path: Path) -> str:
@@ -140,13 +151,12 @@ def _parse(
     texts: Mapping[str, tuple[str, Path | None]],
     source: str,
     environ: Mapping[str, str] | None,
-    registry: str | None,
-    namespace: str | None,
+    options: _Options,
 ) -> Rules:
     sections, problems = _sections(texts, source)
     file = next(iter(texts.values()))[1]
     reading = _Reading(os.environ if environ is None else environ, file.parent if file is not None else None)
-    rules = reading.read(sections, registry, namespace)
+    rules = reading.read(sections, options)
     problems += reading.problems
     if problems:
         raise ConfigError(source, problems)
@@ -186,11 +196,14 @@ class _Reading:
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
 
-    def read(self, sections: Mapping[str, Any], registry: str | None, namespace: str | None) -> Rules:
+    def read(self, sections: Mapping[str, Any], options: _Options) -> Rules:
         found: dict[str, list[Problem]] = {name: [] for name in (*sections, *_SECTIONS, "")}
         place = {name: Place(value, name, found[name]) for name, value in sections.items()}
-        options = {"registry": registry, "namespace": namespace}
-        defaults = read_defaults(place.get("defaults"), self._environ, options, found[""])
+        registry, namespace, platforms = options
+        names = {"registry": registry, "namespace": namespace}
+        defaults = read_defaults(place.get("defaults"), self._environ, names, found[""], self.warnings)
+        if platforms:
+            defaults = replace(defaults, content=Content(platforms).over(defaults.content))
         credentials = Credentials({})
         if "auth" in place:
             credentials = read_auth(place["auth"], self._environ, self._folder, self.warnings)

@@ -7,10 +7,11 @@ What is certain is a problem. That a single rule sends all that matches to one p
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from replicator.errors import Problem
-from replicator.reference import Reference, Repository
+from replicator.reference import Reference, Repository, is_signature_tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,6 +58,7 @@ class Overlaps:
             if len(sources) > 1:
                 self._wrong(target, f"its tag {tag} would come from {_and(sources)}; give each a tag of its own")
                 return
+        doubts: list[str] = []
         for other_rule, other, other_repository in others:
             other_ends = _ends(other_rule, other, other_repository)
             if ends is not None and other_ends is not None:
@@ -67,15 +69,20 @@ class Overlaps:
             elif repository == other_repository:
                 continue
             else:
-                certain = target.tags.is_everything or other.tags.is_everything or target.tags == other.tags
+                certain = target.tags.is_everything or other.tags.is_everything or _same(target, other)
                 possible = not certain
             message = f"it would get different images from this rule and from {other_rule.key}"
             if certain:
                 self._wrong(target, f"{message}; send each to a repository or tag of its own")
                 return
+            ways = (rule, target, ends), (other_rule, other, other_ends)
             if possible:
-                self._warn(target, f"{message} where both tag filters let the same tag through")
-                return
+                doubts.append(f"{message} where both tag filters let the same tag through")
+            elif repository != other_repository and _signatures_meet(*ways):
+                doubts.append(f"signatures of an image that stands in {other_repository} too would come from both")
+        # What is certain may come behind what is possible.
+        for doubt in doubts[:1]:
+            self._warn(target, doubt)
 
     def _check_glob(self, rule: Rule, target: Target, globs: dict[str, list[tuple[Rule, Target]]]) -> None:
         others = globs.setdefault(target.template.registry, [])
@@ -98,7 +105,8 @@ class Overlaps:
             repository = _inverse(glob_rule, glob, destination)
             for rule, target, own in targets if repository is not None else ():
                 ends = _ends(rule, target, own)
-                if repository != own and (ends is None or any(glob.tags.matches(tag) for tag in ends)):
+                meet = ends is None or any(glob.tags.matches(tag) for tag in ends)
+                if repository != own and (meet or _signatures_meet((rule, target, ends), (glob_rule, glob, None))):
                     message = f"if {repository} exists, {glob_rule.key} sends it here too"
                     self._warn(target, f"{message}; tell them apart in the destination")
                     return
@@ -124,6 +132,22 @@ def _ends(rule: Rule, target: Target, repository: Repository) -> dict[str, set[R
             for end in target.pairs.get(tag, (tag,)):
                 ends.setdefault(end, set()).add(Reference(repository, tag))
     return ends
+
+
+def _same(target: Target, other: Target) -> bool:
+    return replace(target.tags, signatures_apart=False) == replace(other.tags, signatures_apart=False)
+
+
+def _signatures_meet(*ways: tuple[Rule, Target, Iterable[str] | None]) -> bool:
+    """Tell whether tags of signatures, which equal images share, can come all ``ways``, and one way as such.
+
+    Each way is a rule, its target, and the tags that are written out there.
+    """
+    apart = [target.options.signatures and rule.source.digest is None for rule, target, _ in ways]
+    return any(apart) and all(
+        is_apart or ends is None or any(map(is_signature_tag, ends))
+        for is_apart, (_, _, ends) in zip(apart, ways, strict=True)
+    )
 
 
 def _one_written_out(

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from replicator.errors import Problem
+from replicator.rules.patterns import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -87,6 +88,17 @@ class Place:
             return self.value
         self.wrong(f"must be true or false, without quotes, not {_kind(self.value)}")
         return False
+
+    def choice(self, known: Iterable[str]) -> str | None:
+        """Return the value if it is one of the words ``known``; None if it is none."""
+        words = list(known)
+        if not isinstance(self.value, str):
+            self.wrong(f"must be one of {', '.join(words)}, not {_kind(self.value)}")
+        elif self.value in words:
+            return str(self.value)
+        else:
+            self.wrong(f"{shorten(self.value)} has no meaning here; {did_you_mean(self.value, words)}")
+        return None
 
     def positive(self) -> int | None:
         """Return the value if it is a whole number from 1 on; None if it is none."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from replicator.reference import Reference, Repository
+from replicator.options import VERBATIM, CopyOptions
+from replicator.reference import Reference, Repository, is_digest
 from replicator.rules.patterns import compile_glob
 from replicator.rules.tags import TagFilter
 
@@ -23,15 +24,22 @@ class CopyRequest:
         rule: the key of the rule in the file.
         selection: set when the rule has ``latest``: copy only if the tag is in what this selects from all tags of
             the source repository at that time.
+        options: what of the image is copied.
+        signature: it is a signature, an attestation or whatever else refers to an image: copied only if what it is
+            about is at the destination already.
+        announced: the digest that the event which asked for the copy gave for the tag, if one did.
     """
 
     source: Reference
     destination: Reference
     rule: str
     selection: TagFilter | None = None
+    options: CopyOptions = VERBATIM
+    signature: bool = False
+    announced: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values; ``selection`` only if it is set."""
+        """Return it as JSON values; what is as it is by default is left out."""
         values: dict[str, Any] = {
             "source": str(self.source),
             "destination": str(self.destination),
@@ -39,22 +47,33 @@ class CopyRequest:
         }
         if self.selection is not None:
             values["selection"] = self.selection.to_json()
+        if options := self.options.to_json():
+            values["options"] = options
+        if self.signature:
+            values["signature"] = True
+        if self.announced is not None:
+            values["announced"] = self.announced
         return values
 
     @classmethod
     def from_json(cls, values: Any) -> CopyRequest:
-        """Rebuild it from `to_json`'s values.
+        """Rebuild it from `to_json`'s values, those of an older version too.
 
         Raises:
             ValueError: they are not of that form.
         """
         try:
-            selection = values.get("selection")
+            selection, announced = values.get("selection"), values.get("announced")
+            if announced is not None and not is_digest(announced):
+                raise ValueError("not a stored copy request: what was announced is no digest")
             return cls(
                 Reference.parse(values["source"]),
                 Reference.parse(values["destination"]),
                 str(values["rule"]),
                 None if selection is None else TagFilter.from_json(selection),
+                CopyOptions.from_json(values.get("options", {})),
+                values.get("signature", False) is True,
+                announced,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a stored copy request: {error!r}") from error

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from replicator.reference import Reference, Repository
+from replicator.options import VERBATIM, CopyOptions
+from replicator.reference import Reference, Repository, is_signature_tag
 from replicator.rules.request import CopyRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Mapping
 
     from replicator.rules.destination import Template
     from replicator.rules.source import SourcePattern
     from replicator.rules.tags import TagFilter
+
+_ONTO_ITSELF = "it would be copied onto itself"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class Target:
         tags: which tags of the source go there.
         pairs: the tags there by the source's tag, if they differ; empty: the same tags.
         digest_tag: the tag that a source named by digest gets, if any.
+        options: what of an image is copied.
         path: where it stands in the file.
     """
 
@@ -32,6 +36,7 @@ class Target:
     tags: TagFilter
     pairs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     digest_tag: str | None = None
+    options: CopyOptions = VERBATIM
     path: str = ""
 
     @property
@@ -65,6 +70,8 @@ class Rule:
             if reference.digest != digest:
                 return f"the digest is {reference.digest or 'not given'}, not {digest}"
             return self._requests(Reference(reference.repository, digest=digest), target, destination)
+        if target.options.signatures and _is_signature(reference):
+            return self._signature(reference, target, destination)
         if reference.tag is None:
             return "no tag is named, and the rule is about tags"
         refusal = target.tags.refusal(reference.tag)
@@ -80,21 +87,40 @@ class Rule:
         if source in ends:
             ends.remove(source)
         if not ends:
-            return "it would be copied onto itself"
-        return [CopyRequest(source, end, self.key, target.selection) for end in ends]
+            return _ONTO_ITSELF
+        return [CopyRequest(source, end, self.key, target.selection, target.options) for end in ends]
 
-    def listed(self, target: Target, repository: Repository, tags: Iterable[str]) -> list[CopyRequest]:
-        """Return the copies to ``target`` when ``tags`` are all there are in ``repository``, which is known to fit."""
+    def _signature(self, reference: Reference, target: Target, destination: Repository) -> list[CopyRequest] | str:
+        """Return the copy of what was pushed beside images, under the name that it has: others look for that name."""
+        source = Reference(reference.repository, reference.tag, None if reference.tag is not None else reference.digest)
+        end = Reference(destination, source.tag, source.digest)
+        if source == end:
+            return _ONTO_ITSELF
+        return [CopyRequest(source, end, self.key, options=target.options, signature=True)]
+
+    def listed(self, target: Target, repository: Repository, tags: Collection[str]) -> list[CopyRequest]:
+        """Return the copies to ``target`` when ``tags`` are all there are in ``repository``, which is known to fit.
+
+        Those that ``latest`` leaves out come too, as the only ones with a ``selection``: another rule may want them.
+        """
         if self.source.digest is not None:
-            references = [Reference(repository, digest=self.source.digest)]
-        else:
-            selected = target.tags.select([*tags, *(target.tags.exact or ())])
-            references = [Reference(repository, tag) for tag in selected]
-        requests: list[CopyRequest] = []
-        for reference in references:
-            judged = self.judge(target, reference)
-            if isinstance(judged, str):
-                continue
-            # Which tags are the latest has just been decided.
-            requests += [CopyRequest(request.source, request.destination, request.rule) for request in judged]
-        return requests
+            return self._judged(target, Reference(repository, digest=self.source.digest))
+        if target.tags.latest is None:
+            tags = [*tags, *(target.tags.exact or ())]
+        passing = replace(target.tags, latest=None).select(tags)
+        selected = frozenset(passing[: target.tags.latest])
+        if target.options.signatures:
+            passing += sorted(set(filter(is_signature_tag, tags)))
+        return [
+            replace(request, selection=None) if tag in selected else request
+            for tag in passing
+            for request in self._judged(target, Reference(repository, tag))
+        ]
+
+    def _judged(self, target: Target, reference: Reference) -> list[CopyRequest]:
+        judged = self.judge(target, reference)
+        return [] if isinstance(judged, str) else judged
+
+
+def _is_signature(reference: Reference) -> bool:
+    return reference.tag is None or is_signature_tag(reference.tag)

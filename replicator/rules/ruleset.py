@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 from typing import TYPE_CHECKING
 
+from replicator.options import CopyOptions
 from replicator.reference import Reference, Repository, is_tag
 from replicator.rules.request import CopyRequest, Explanation, Source
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from replicator.errors import Problem
     from replicator.registry.access import Access
     from replicator.rules.auth import Credentials
-    from replicator.rules.rule import Rule
+    from replicator.rules.rule import Rule, Target
     from replicator.rules.tags import TagFilter
 
 
@@ -50,7 +52,8 @@ class Rules:
         """Return every copy that the rules ask for when ``reference`` was pushed; none if no rule is about it.
 
         A rule about tags looks at the tag and copies by tag, whatever digest is given with it; a rule about a digest
-        looks at the digest. The same copy asked for by several rules comes once.
+        looks at the digest. Under a rule about tags that has ``signatures``, a digest alone and a tag of signatures
+        are ones of signatures, whatever its tags. The same copy asked for by several rules comes once.
         """
         reference = Reference(_lowered(reference.repository), reference.tag, reference.digest)
         found: list[CopyRequest] = []
@@ -64,14 +67,16 @@ class Rules:
     def requests(self, repository: Repository, tags: Iterable[str]) -> list[CopyRequest]:
         """Return every copy that the rules ask for in a repository, the newest tags of each rule first.
 
-        Tags that a rule writes out, and digests, come whether they are in ``tags`` or not.
+        Tags that a rule writes out, and digests, come whether they are in ``tags`` or not; with ``latest`` only if
+        they are.
 
         Args:
             repository: where the tags are.
             tags: all its tags; ``latest`` counts among them. What is no tag is left out.
 
         Returns:
-            The copies, each once, none with a ``selection``: that has been decided here.
+            The copies, each once, none with a ``selection``: that has been decided here. Each is what a push of its
+            tag would have asked for.
         """
         repository = _lowered(repository)
         known = [tag for tag in tags if is_tag(tag)]
@@ -79,7 +84,7 @@ class Rules:
         for rule in self._candidates(repository):
             for target in rule.targets:
                 found += rule.listed(target, repository, known)
-        return _once(found)
+        return [request for request in _once(found) if request.selection is None]
 
     def explain(self, reference: Reference) -> tuple[Explanation, ...]:
         """Return what every rule says about ``reference``, in the order of the file."""
@@ -148,7 +153,10 @@ def _lowered(repository: Repository) -> Repository:
 
 
 def _needs_tags(rule: Rule) -> bool:
-    return rule.source.digest is None and any(target.tags.exact is None for target in rule.targets)
+    return rule.source.digest is None and any(
+        target.tags.exact is None or target.tags.latest is not None or target.options.signatures
+        for target in rule.targets
+    )
 
 
 def _once(requests: list[CopyRequest]) -> list[CopyRequest]:
@@ -160,7 +168,12 @@ def _once(requests: list[CopyRequest]) -> list[CopyRequest]:
 
 
 def _merged(group: list[CopyRequest]) -> CopyRequest:
-    first = min(group, key=lambda request: request.rule)
+    first = replace(
+        min(group, key=lambda request: request.rule),
+        options=reduce(CopyOptions.merged_with, (request.options for request in group)),
+        # One that does not wait for what it is about does more.
+        signature=all(request.signature for request in group),
+    )
     selections: dict[TagFilter, None] = {}
     for request in sorted(group, key=lambda request: (request.rule, repr(request.selection))):
         if request.selection is None:
@@ -183,9 +196,17 @@ def _explain(rule: Rule, reference: Reference) -> Explanation:
             reasons[f"{target.template}: {judged}" if len(rule.targets) > 1 else judged] = None
             continue
         destinations.update((request.destination, None) for request in judged)
-        latest = target.tags.latest
-        reason = "the repository and the digest fit" if rule.source.digest else "the repository and the tag fit"
-        if latest is not None:
-            reason = f"{reason}, if the tag is among the latest {latest} of the source, which is seen when it is copied"
-        reasons[reason] = None
+        signature = any(request.signature for request in judged)
+        reasons[_fitting(rule, target, reference, signature=signature)] = None
     return Explanation(rule.key, bool(destinations), "; ".join(reasons), tuple(destinations))
+
+
+def _fitting(rule: Rule, target: Target, reference: Reference, *, signature: bool) -> str:
+    if signature:
+        what = "a digest alone" if reference.tag is None else "such a tag"
+        return f"the repository fits, and with signatures {what} is taken for one of them"
+    reason = "the repository and the digest fit" if rule.source.digest else "the repository and the tag fit"
+    latest = target.tags.latest
+    if latest is not None:
+        reason = f"{reason}, if the tag is among the latest {latest} of the source, which is seen when it is copied"
+    return reason

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
+from replicator.reference import is_signature_tag
 from replicator.rules.patterns import compile_tag_pattern, is_expression, is_glob, shorten
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class TagFilter:
             out; so is a pre-release, unless the range itself names one (``>=1.4rc1``).
         latest: only so many of the tags that pass everything above, the highest ones by name.
         others: further filters; a tag that passes one of them is in as well, and each counts its own latest.
+        signatures_apart: tags of signatures never pass, nor count among the latest: they are copied by themselves.
 
     Raises:
         ValueError: a pattern, the range or the number means nothing.
@@ -86,6 +88,7 @@ class TagFilter:
     semver: str | None = None
     latest: int | None = None
     others: tuple[TagFilter, ...] = ()
+    signatures_apart: bool = False
 
     def __post_init__(self) -> None:
         for pattern in (*self.named, *self.include, *self.exclude):
@@ -97,7 +100,7 @@ class TagFilter:
 
     @property
     def is_everything(self) -> bool:
-        """Whether every tag passes."""
+        """Whether every tag passes, those of signatures aside."""
         alone = not (self.named or self.include or self.exclude or self.semver is not None or self.latest)
         return alone or any(other.is_everything for other in self.others)
 
@@ -132,6 +135,8 @@ class TagFilter:
         return newest_first([*selected, *(tag for other in self.others for tag in other.select(tags))])
 
     def _own_refusal(self, tag: str) -> str | None:
+        if self.signatures_apart and is_signature_tag(tag):
+            return f"tag {tag} is one of signatures"
         if self.named and not _any(self.named, tag):
             return f"tag {tag} is not among {', '.join(self.named)}"
         if self.include and not _any(self.include, tag):
@@ -153,6 +158,8 @@ class TagFilter:
             values["latest"] = self.latest
         if self.others:
             values["others"] = [other.to_json() for other in self.others]
+        if self.signatures_apart:
+            values["signatures_apart"] = True
         return values
 
     @classmethod
@@ -165,7 +172,13 @@ class TagFilter:
         try:
             lists = {name: tuple(values.get(name, ())) for name in ("named", "include", "exclude")}
             others = tuple(cls.from_json(other) for other in values.get("others", ()))
-            return cls(**lists, semver=values.get("semver"), latest=values.get("latest"), others=others)
+            return cls(
+                **lists,
+                semver=values.get("semver"),
+                latest=values.get("latest"),
+                others=others,
+                signatures_apart=values.get("signatures_apart", False) is True,
+            )
         except (TypeError, AttributeError) as error:
             raise ValueError(f"not a stored tag filter: {error}") from error
 

@@ -87,10 +87,10 @@ class Registry:
 
 
 @asynccontextmanager
-async def a_registry() -> AsyncIterator[Registry]:
-    """Start one."""
+async def a_registry(*, images_only: bool = False) -> AsyncIterator[Registry]:
+    """Start one; ``images_only`` refuses artifacts, as ACR does."""
     async with AsyncExitStack() as stack:
-        plain = await stack.enter_async_context(distribution())
+        plain = await stack.enter_async_context(distribution(images_only=images_only))
         upstream = await stack.enter_async_context(Upstream(plain))
         registry = Registry(plain, upstream)
         registry.host = await stack.enter_async_context(serve(registry.faults))

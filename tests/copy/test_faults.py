@@ -175,7 +175,8 @@ async def test_what_can_not_succeed_is_tried_once(
     assert caught.value.registry == registry.host
     # Several parts may have met it at the same time, none of them twice.
     assert fault.hits == len({entry.path for entry in registry.faults.log if entry.status == caught.value.status}) or (
-        fault.method == "POST" and fault.hits <= len(blobs_of(ROOT))
+        # A refused mount is no refused push: each blob under way asks once more, for an upload.
+        fault.method == "POST" and fault.hits <= 2 * sum(len(blobs_of(child)) for child in ROOT.children)
     )
     assert not await loaded.destination.has_tag("v1")
 

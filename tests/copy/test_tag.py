@@ -139,7 +139,7 @@ async def test_peace_that_another_request_was_asked_for_is_over_before_it_is_con
             nonlocal read
             read += number
             if read == sum(blob.size for blob in blobs_of(image(6))):
-                registries.transport(target.repository)._limits.throttle(1.0)
+                registries.transport(target.repository).limits.throttle(1.0)
 
         copier = Copier(registries)
         await copier.copy(loaded.source.reference("warm"), loaded.destination.reference("warm"))

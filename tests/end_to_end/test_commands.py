@@ -71,6 +71,37 @@ async def test_explain_tells_where_an_image_would_go_without_any_network(tmp_pat
     assert "would not be copied" in ended.out
 
 
+async def test_explain_tells_what_of_an_image_is_copied_where_it_is_not_everything(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(
+        "auth: {harbor.example.com: {anonymous: true}, registry.cn-beijing.aliyuncs.com: {anonymous: true},\n"
+        "  registry.example.com: {anonymous: true}}\n"
+        "images:\n"
+        "  harbor.example.com/team/app:\n"
+        "    - {to: registry.cn-beijing.aliyuncs.com/team/app, tags: {latest: 3}, signatures: true,\n"
+        "       platforms: [linux/arm64/v8, linux/amd64]}\n"
+        "    - registry.example.com/app\n"
+    )
+
+    async def explained(name: str) -> list[str]:
+        ended = await replicator("explain", f"harbor.example.com/team/app{name}", "--config", rules, cwd=tmp_path)
+        assert ended.code == 0, ended.said
+        return [line.partition(" -> ")[2] for line in ended.out.splitlines() if " -> " in line]
+
+    what = "only linux/amd64, linux/arm64/v8; attestations that the registry refuses are left out; with signatures"
+    assert await explained(":v1") == [
+        f"registry.cn-beijing.aliyuncs.com/team/app:v1 (if it is among the latest when it is copied; {what})",
+        "registry.example.com/app:v1",
+    ]
+    digest, waits = f"sha256:{'a' * 64}", "(if what it is about is at the destination when it is copied)"
+    assert await explained(f"@{digest}") == [f"registry.cn-beijing.aliyuncs.com/team/app@{digest} {waits}"]
+    tag = f"sha256-{'a' * 64}.sig"
+    assert await explained(f":{tag}") == [
+        f"registry.cn-beijing.aliyuncs.com/team/app:{tag} {waits}",
+        f"registry.example.com/app:{tag}",
+    ]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_copy_ends_in_order_at_a_signal(house: House, number: signal.Signals) -> None:
     await push(house.harbor.host, "library/app", "v1", image(), HARBOR_ROBOT)
@@ -100,6 +131,10 @@ async def test_copy_ends_in_order_at_a_signal(house: House, number: signal.Signa
         (["backfill", "--config", "good.yaml", "--report", "absent/r.json"], "--report"),
         (["backfill", "--config", "good.yaml", "--log", "absent/log"], "--log"),
         (["backfill", "--nonsense"], "--nonsense"),
+        (["backfill", "--config", "good.yaml", "--os", "linux,,windows"], "--os: '' is no name"),
+        (["backfill", "--config", "good.yaml", "--arch", "linux/amd64"], "--arch: 'linux/amd64' is no name"),
+        (["copy", "h.example.com/a:1", "h.example.com/b:1", "--platform", "amd64"], "--platform: 'amd64' is no"),
+        (["copy", "h.example.com/a:1", "h.example.com/b:1", "--attestations", "auto"], "--attestations"),
         (["nonsense"], "nonsense"),
         (["explain", "nginx", "--config", "good.yaml"], "REFERENCE"),
         (["copy", "harbor.example.com/x", "harbor.example.com/y:1"], "SOURCE"),

@@ -38,7 +38,7 @@ async def test_what_the_queue_has_forgotten_is_queued_again(house: House, monkey
         redis = stack.enter_context(RedisServer(Path(directory)))
         queue = await stack.enter_async_context(await Queue.connect(redis.url))
         registries = await stack.enter_async_context(Registries(access_by(rules.credentials)))
-        backfill = Backfill(rules, registries, queue, retries=0)
+        backfill = Backfill(rules, registries, Copier(registries), queue, retries=0)
         running = asyncio.create_task(backfill.run())
         try:
             async with asyncio.timeout(30):

@@ -32,6 +32,13 @@ def server(short_dir: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
+def own_server(tmp_path_factory: pytest.TempPathFactory, short_dir: Path) -> Iterator[RedisServer]:
+    """A server for one test, which may kill it."""
+    with RedisServer(short_dir / f"own-{tmp_path_factory.mktemp('n').name}") as server:
+        yield server
+
+
+@pytest.fixture
 def prefix() -> str:
     return f"t-{uuid4().hex[:8]}"
 

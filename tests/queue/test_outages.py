@@ -17,16 +17,10 @@ from tests.queue.conftest import Recorder, eventually, idle, working
 from tests.queue.servers import CuttingProxy, RedisServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 A = "r.example/a:1"
-
-
-@pytest.fixture
-def own_server(tmp_path_factory: pytest.TempPathFactory, short_dir: Path) -> Iterator[RedisServer]:
-    with RedisServer(short_dir / f"own-{tmp_path_factory.mktemp('n').name}") as server:
-        yield server
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from replicator.options import Attestations, CopyOptions, Platform
 from replicator.reference import Reference, Repository
 from replicator.rules import Collision, CopyRequest, TagFilter, collisions
 from tests.rules.building import ACR, HARBOR, PLAIN, goes_to, rules_of
@@ -89,7 +90,45 @@ def test_a_request_survives_the_queue(selection: TagFilter | None) -> None:
     assert CopyRequest.from_json(json.loads(json.dumps(request.to_json()))) == request
 
 
-@pytest.mark.parametrize("values", [None, {}, [], {"source": 1}, {"source": "x", "destination": "y", "rule": "z"}])
+@pytest.mark.parametrize(
+    ("fields", "stored"),
+    [
+        ({}, {}),
+        ({"options": CopyOptions(signatures=True)}, {"options": {"signatures": True}}),
+        (
+            {"options": CopyOptions((Platform("linux", "amd64"),), Attestations.STRIP_REFUSED)},
+            {"options": {"platforms": ["linux/amd64"], "attestations": "strip refused"}},
+        ),
+        ({"signature": True}, {"signature": True}),
+        ({"announced": SHA}, {"announced": SHA}),
+    ],
+)
+def test_on_the_queue_stands_only_what_is_not_as_by_default(fields: dict[str, Any], stored: dict[str, Any]) -> None:
+    request = CopyRequest(pushed("a/b:1"), Reference.parse(f"{ACR}/a/b:1"), "the rule", **fields)
+    plain = {"source": f"{HARBOR}/a/b:1", "destination": f"{ACR}/a/b:1", "rule": "the rule"}
+    assert request.to_json() == plain | stored
+    # Without the rest it is what an older version has queued.
+    assert CopyRequest.from_json(json.loads(json.dumps(plain | stored))) == request
+
+
+STORED = {"source": f"{HARBOR}/a/b:1", "destination": f"{ACR}/a/b:1", "rule": "z"}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        None,
+        {},
+        [],
+        {"source": 1},
+        {"source": "x", "destination": "y", "rule": "z"},
+        STORED | {"options": 5},
+        STORED | {"options": {"platforms": ["x"]}},
+        STORED | {"options": {"attestations": "x"}},
+        STORED | {"announced": "v1"},
+        STORED | {"announced": 5},
+    ],
+)
 def test_a_stored_request_that_means_nothing_is_a_value_error(values: Any) -> None:
     with pytest.raises(ValueError, match=r"."):
         CopyRequest.from_json(values)
@@ -213,6 +252,12 @@ def test_requests_include_what_rules_write_out_even_if_it_was_not_listed() -> No
         (SHA, "pin"),
     }
     assert len(rules.requests(API, ["1", "2", "3"])) == 3
+
+
+def test_of_tags_written_out_the_latest_are_those_that_are_there() -> None:
+    rules = rules_of({f"{HARBOR}/team/api:1,2,3": {"to": f"{ACR}/a/b", "tags": {"latest": 1}}})
+    assert rules.sources()[0].needs_tags
+    assert [request.source.tag for request in rules.requests(API, ["1", "2", "9"])] == ["2"]
 
 
 def test_requests_of_two_rules_come_once() -> None:

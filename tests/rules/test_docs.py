@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from replicator.errors import ConfigError
+from replicator.options import Platform
 from replicator.reference import Reference, Repository
 from replicator.rules import Rules, parse
 from replicator.rules.patterns import compile_glob
@@ -23,6 +24,11 @@ def check(kind: str, line: str, rules: Rules) -> None:
         reference, _, places = line.partition(" -> ")
         expected = [] if places == "nowhere" else places.split(", ")
         assert [str(request.destination) for request in rules.destinations(Reference.parse(reference))] == expected
+    elif kind == "copies":
+        reference, _, copies = line.partition(" -> ")
+        requests = rules.destinations(Reference.parse(reference))
+        told = [(str(copy.destination), "a signature" if copy.signature else str(copy.options)) for copy in requests]
+        assert [": ".join(pair) for pair in told] == ([] if copies == "nowhere" else [copies])
     elif kind == "login":
         repository, _, name = line.partition(" as ")
         access = rules.credentials(Repository.parse(repository))
@@ -31,8 +37,8 @@ def check(kind: str, line: str, rules: Rules) -> None:
     else:
         repository, _, rest = line.partition(": ")
         tags, _, expected_tags = rest.partition(" -> ")
-        requests = rules.requests(Repository.parse(repository), tags.split())
-        assert [request.source.tag for request in requests] == expected_tags.split()
+        listed = rules.requests(Repository.parse(repository), tags.split())
+        assert [request.source.tag for request in listed] == expected_tags.split()
 
 
 @pytest.mark.parametrize(("text", "kind", "lines"), EXAMPLES)
@@ -42,7 +48,7 @@ def test_an_example_does_what_is_written_under_it(text: str, kind: str, lines: s
             parse(text, "rules.yaml", environ={})
         assert [str(problem) for problem in caught.value.problems] == lines.splitlines()
         return
-    assert kind in {"goes", "login", "latest"}
+    assert kind in {"goes", "copies", "login", "latest"}
     rules = parse(text, "rules.yaml", environ=ENVIRONMENT)
     for line in lines.splitlines():
         check(kind, line, rules)
@@ -61,6 +67,23 @@ def test_the_table_of_patterns_is_true() -> None:
             assert compile_glob(glob).match(name), (glob, name)
         for name in re.findall(r"`([^`]+)`", no):
             assert not compile_glob(glob).match(name), (glob, name)
+
+
+@pytest.mark.parametrize(
+    ("wish", "taken", "left"),
+    [
+        ("linux/arm", ["linux/arm/v6", "linux/arm/v7"], ["linux/arm64"]),
+        ("linux/arm/v7", ["linux/arm", "linux/arm/v7"], ["linux/arm/v6"]),
+        ("linux/arm64/v8", ["linux/arm64/v8", "linux/arm64"], ["linux/arm"]),
+        ("linux/*", ["linux/amd64", "linux/arm64"], ["windows/amd64"]),
+        ("*/amd64", ["linux/amd64", "windows/amd64"], ["linux/arm64"]),
+        ("*/*", ["linux/amd64", "windows/amd64"], []),
+    ],
+)
+def test_what_is_said_about_platforms_is_true(wish: str, taken: list[str], left: list[str]) -> None:
+    assert f"`{wish}`" in TEXT or f'`"{wish}"`' in TEXT
+    platform = Platform.parse(wish)
+    assert [text for text in [*taken, *left] if platform.takes(Platform.parse(text))] == taken
 
 
 def test_what_is_said_about_versions_is_true() -> None:

@@ -15,6 +15,7 @@ from replicator.rules import collisions
 from tests.rules.building import ACR, HARBOR, PLAIN, problems_of, rules_of
 
 SHA = "sha256:" + "a" * 64
+SIGNATURE = f"sha256-{'a' * 64}.sig"
 X = f"{ACR}/ns/x"
 
 
@@ -51,6 +52,9 @@ def filtered(**tags: Any) -> dict[str, Any]:
         {"**": ""},
         {"x?": X},
         {"a*": f"{PLAIN}/x"},
+        {"a/x": filtered(latest=1), "a/x:1": X, "b/x:1": X},
+        {"a/x": filtered(include="v*"), "b/x": filtered(include="v*") | {"signatures": True}},
+        {"a/x": X, "b/x": {"to": X, "signatures": True}},
     ],
 )
 def test_what_is_certain_is_a_problem(entries: dict[str, Any]) -> None:
@@ -70,6 +74,9 @@ def test_what_is_certain_is_a_problem(entries: dict[str, Any]) -> None:
         {"a/*": "", "b/x": ""},
         {"b/x": X, "a/*": f"{ACR}/{{project}}/{{name}}"} | {"b/x": f"{ACR}/a/x"},
         {"b/x": f"{ACR}/ns/a-x", "a/*": f"{ACR}/ns/{{project}}-{{name}}"},
+        {"a/x:1": {"to": X, "signatures": True}, "b/x:2": {"to": X, "signatures": True}},
+        {"a/x:1": {"to": X, "signatures": True}, f"b/x:{SIGNATURE}": X},
+        {"b/x:1": {"to": f"{ACR}/ns/x", "signatures": True}, "a/*:2": f"{ACR}/ns/{{name}}"},
     ],
 )
 def test_what_is_possible_is_a_warning(entries: dict[str, Any]) -> None:
@@ -83,6 +90,9 @@ def test_what_is_possible_is_a_warning(entries: dict[str, Any]) -> None:
     [
         {"a/x": X, "b/x": f"{PLAIN}/ns/x"},
         {"a/x:1": X, "b/x:2": X},
+        {"a/x:1": {"to": X, "signatures": True}, "b/x:2": X},
+        {"a/x:1": {"to": X, "signatures": True}, "a/x:2": {"to": X, "signatures": True}},
+        {"a/x:1": {"to": X, "signatures": True}, f"b/x@{SHA}": {"to": f"{X}:2", "signatures": True}},
         {"a/x:1": X, "a/x": X},
         {"a/x:1": f"{X}:2", "a/x:2": f"{X}:1"},
         {"a/x": [X, X]},
@@ -107,7 +117,7 @@ def test_the_same_glob_on_two_registries_is_a_warning() -> None:
     assert [warning.path for warning in rules.warnings] == [f'images["{PLAIN}/a/*"]']
 
 
-TAGS = ["1", "2", "v1"]
+TAGS = ["1", SIGNATURE, "2", "v1"]
 KEYS = st.builds(
     lambda name, tags: f"{name}{tags}",
     st.sampled_from(["a/x", "a/y", "b/x"]),
@@ -123,7 +133,7 @@ def entries(draw: st.DrawFn) -> dict[str, Any]:
         if key.endswith(":1,2") and to:
             to += draw(st.sampled_from(["", ":1,2", ":2,1", ":3,1", ":v1,3"]))
         tags = draw(st.sampled_from([None, {"include": "v*"}, {"exclude": "v*"}, {"semver": ">=2"}, {"latest": 1}]))
-        found[key] = to if tags is None else {"to": to, "tags": tags}
+        found[key] = {"to": to, "signatures": draw(st.booleans())} | ({"tags": tags} if tags is not None else {})
     return found
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SHA = "sha256:" + "a" * 64
 NAMES = ["a", "a/x", "a/y", "a/x/y", "b/x", "b/xy", "c"]
-TAGS = ["1", "2", "1.10", "1.9", "v1-dev", "latest", "release-3"]
+TAGS = ["1", "2", "1.10", "1.9", "v1-dev", "latest", "release-3", f"sha256-{'a' * 64}.sig"]
 PATHS = st.sampled_from([*NAMES, "a/*", "a/**", "*/x", "**", "*", "b/x*", "?/x"])
 BEHIND = st.sampled_from(["", "", "", ":1,2", ":v*", ":/^1/", ":latest,1.*", f"@{SHA}"])
 DESTINATIONS = st.sampled_from(
@@ -40,7 +40,15 @@ FILTERS = st.fixed_dictionaries(
         "latest": st.integers(1, 3),
     },
 )
-OBJECTS = st.builds(lambda to, tags: {"to": to, "tags": tags}, DESTINATIONS, FILTERS)
+CONTENT = st.fixed_dictionaries(
+    {},
+    optional={
+        "platforms": st.sampled_from(["linux/amd64", ["linux/arm64/v8", "linux/arm"], "*/*"]),
+        "attestations": st.sampled_from(["auto", "keep", "strip", "fail"]),
+        "signatures": st.booleans(),
+    },
+)
+OBJECTS = st.builds(lambda to, tags, content: {"to": to, "tags": tags} | content, DESTINATIONS, FILTERS, CONTENT)
 VALUES = st.one_of(DESTINATIONS, OBJECTS, st.lists(DESTINATIONS | OBJECTS, min_size=1, max_size=3))
 IMAGES = st.dictionaries(
     st.builds(lambda path, tags: f"{HARBOR}/{path}{tags}", PATHS, BEHIND), VALUES, min_size=1, max_size=5
@@ -104,7 +112,8 @@ def test_a_backfill_asks_for_what_pushes_would_have_asked_for(
     listed = {
         (request.source, request.destination)
         for request in pushed
-        if request.source.tag is None
+        # Signatures that are pushed by digest stand in no list of tags.
+        if (request.source.tag is None and not request.signature)
         or (
             request.source.tag in tags
             and (request.selection is None or request.source.tag in request.selection.select(tags))
@@ -150,7 +159,8 @@ def test_a_backfill_looks_through_every_repository_a_push_could_name(images: dic
 
 WORDS = st.sampled_from(
     "auth defaults images registry namespace username password insecure ca_file endpoint anonymous to tags include "
-    f"exclude semver latest {HARBOR} {HARBOR}/a/* {HARBOR}/a/x:1 {ACR} <<".split()
+    "exclude semver latest platforms attestations signatures linux/amd64 auto "
+    f"{HARBOR} {HARBOR}/a/* {HARBOR}/a/x:1 {ACR} <<".split()
 )
 JSON = st.recursive(
     st.none()

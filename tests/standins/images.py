@@ -145,6 +145,7 @@ def image(
     docker: bool = False,
     base: Sequence[Blob] = (),
     architecture: str = "amd64",
+    variant: str = "",
     foreign: bool = False,
 ) -> Image:
     """Make an image.
@@ -155,20 +156,20 @@ def image(
         docker: Docker's media types instead of OCI's.
         base: layers that come first, shared with other images.
         architecture: of the platform, on linux.
+        variant: of the architecture, if any.
         foreign: add a layer that is not to be distributed.
     """
     layers = [*base, *(layer(seed * 1000 + place, size, docker=docker) for place, size in enumerate(sizes))]
     if foreign:
         layers.append(layer(seed * 1000 + 999, 700, docker=docker, foreign="https://layers.example.com/base"))
+    platform = {"architecture": architecture, "os": "linux", **({"variant": variant} if variant else {})}
     config = {
-        "architecture": architecture,
-        "os": "linux",
+        **platform,
         "created": "2026-01-01T00:00:00Z",
         "config": {"Labels": {"seed": str(seed)}},
         "rootfs": {"type": "layers", "diff_ids": [one.diff_id() for one in layers]},
     }
     blobs = (Blob(_DOCKER_CONFIG if docker else _OCI_CONFIG, _json(config)), *layers)
-    platform = {"architecture": architecture, "os": "linux"}
     return _image(DOCKER_MANIFEST if docker else OCI_MANIFEST, blobs, platform, {})
 
 
@@ -196,6 +197,22 @@ def attestation(subject: Image, seed: int = 1, *, empty_config: bool = False) ->
     return _image(OCI_MANIFEST, (config, statement), {"architecture": "unknown", "os": "unknown"}, annotations)
 
 
+def referrer(subject: Image | Index, seed: int = 1, kind: str = "application/vnd.example.sbom.v1") -> Image:
+    """Make what refers to ``subject`` as a signature or an SBOM does in OCI 1.1: an artifact with the empty config."""
+    content = Blob("application/vnd.example.content", _json({"of": subject.digest, "seed": seed}))
+    refers = {
+        "artifactType": kind,
+        "subject": {"mediaType": subject.media_type, "digest": subject.digest, "size": len(subject.content)},
+        "annotations": {"org.example.seed": str(seed)},
+    }
+    return _image(OCI_MANIFEST, (Blob(_OCI_EMPTY, b"{}"), content), {}, {}, refers)
+
+
+def cosign_tag(subject: Image | Index, suffix: str = ".sig") -> str:
+    """Return the tag under which cosign keeps a signature (``.att``, ``.sbom``) of ``subject``."""
+    return subject.digest.replace(":", "-") + suffix
+
+
 def index(children: Sequence[Image | Index], *, docker: bool = False) -> Index:
     """Make an index (OCI) or a manifest list (Docker) of ``children``."""
     media_type = DOCKER_LIST if docker else OCI_INDEX
@@ -207,7 +224,8 @@ def index(children: Sequence[Image | Index], *, docker: bool = False) -> Index:
             "size": len(child.content),
         }
         if isinstance(child, Image):
-            entry["platform"] = child.platform
+            if child.platform:
+                entry["platform"] = child.platform
             if child.annotations:
                 entry["annotations"] = child.annotations
         entries.append(entry)
@@ -347,13 +365,20 @@ def write_directory(directory: Path, root: Image | Index) -> None:
     (directory / "version").write_text("Directory Transport Version: 1.1\n")
 
 
-def _image(media_type: str, blobs: tuple[Blob, ...], platform: dict[str, str], annotations: dict[str, str]) -> Image:
+def _image(
+    media_type: str,
+    blobs: tuple[Blob, ...],
+    platform: dict[str, str],
+    annotations: dict[str, str],
+    more: dict[str, Any] | None = None,
+) -> Image:
     content = _json(
         {
             "schemaVersion": 2,
             "mediaType": media_type,
             "config": blobs[0].descriptor(),
             "layers": [blob.descriptor() for blob in blobs[1:]],
+            **(more or {}),
         }
     )
     return Image(media_type, content, blobs, platform, annotations)

@@ -3,7 +3,7 @@
 --       takeover: '1' when jobs of workers that died may be taken,
 --       again: '1' when an earlier claim with this token may have been made without its answer being heard.
 -- Returns: ms until the next job is due or -1, then for each job an array:
---       id, arq's job or nil, generation, failures, retries or nil, last failure or nil, running record.
+--       id, arq's job or nil, generation, failures, retries or nil, last failure or nil, running record, 1 if merged.
 local lane, count, token, worker, lease_ms = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], tonumber(ARGV[6])
 local takeover, again = ARGV[7] == '1', ARGV[8] == '1'
 local claimed = {}
@@ -16,7 +16,7 @@ local function take(id, record)
   redis.call('HSET', RUNNING, id, text)
   claimed[#claimed + 1] = {
     id, redis.call('GET', job_key(id)), tonumber(redis.call('HGET', GEN, id) or 0), record.failures,
-    redis.call('HGET', BOUND, id), redis.call('HGET', WAITING, id), text,
+    redis.call('HGET', BOUND, id), redis.call('HGET', WAITING, id), text, redis.call('SISMEMBER', MERGED, id),
   }
 end
 

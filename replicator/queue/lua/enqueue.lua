@@ -1,7 +1,8 @@
--- ARGV: prefix, lane, run or '', then for each job: id, arq's job, retries or ''.
+-- ARGV: prefix, lane, run or '', then for each job: id, arq's job, retries or '', '1' when it stands for several.
 local woken = {}
-for i = 4, #ARGV, 3 do
+for i = 4, #ARGV, 4 do
   woken[enqueue(ARGV[i], ARGV[i + 1], ARGV[2], ARGV[i + 2], ARGV[3])] = true
+  if ARGV[i + 3] == '1' then redis.call('SADD', MERGED, ARGV[i]) end
 end
 for lane in pairs(woken) do wake(lane) end
 return #ARGV

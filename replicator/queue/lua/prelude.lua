@@ -13,12 +13,16 @@
 --   <prefix>:running           hash id -> JSON: token, worker, since, ...; survives the lease when a worker dies
 --   <prefix>:waiting           hash id -> JSON: the last failure of what waits for a retry
 --   <prefix>:bound             hash id -> how many retries it has, where that is limited
+--   <prefix>:merged            set of the pending ids whose payload stands for more than one enqueue
 --   <prefix>:waiters:<id>      hash run -> "generation:retries": who waits for its outcome
 --   <prefix>:finished:<run>    stream of outcomes for one run
 --   <prefix>:dead, :dead-jobs  hashes id -> JSON record, id -> arq's job
+--   <prefix>:workers, :ping    hash worker -> JSON: its sign of life; what a ping writes
+-- and those of known.lua.
 local prefix = ARGV[1]
 local GEN, SEQ, RUNNING, WAITING = prefix .. ':gen', prefix .. ':seq', prefix .. ':running', prefix .. ':waiting'
 local BOUND, DEAD, DEAD_JOBS = prefix .. ':bound', prefix .. ':dead', prefix .. ':dead-jobs'
+local MERGED = prefix .. ':merged'
 local LANES = {'events', 'backfill'}
 local FINISHED_EXPIRY = 86400000
 
@@ -52,16 +56,19 @@ local function holds(id, token)
   return record and cjson.decode(record).token == token
 end
 
--- Put a new enqueue of one job into place.
+-- Put a new enqueue of one job into place. It is merged with whatever was asked for and is not done: with what is
+-- pending, in whatever state, and with a dead letter. The same event delivered twice counts as two: to compare the jobs
+-- (they differ in their time) would cost more than the request that an unmerged job may spare.
 local function enqueue(id, job, lane, retries, run)
   local generation = redis.call('INCR', SEQ)
   local pending = redis.call('HEXISTS', GEN, id) == 1
   redis.call('HSET', GEN, id, generation)
-  redis.call('SET', job_key(id), job)
+  local before = redis.call('SET', job_key(id), job, 'GET')
   redis.call('DEL', tries_key(id))
   redis.call('HDEL', WAITING, id)
-  redis.call('HDEL', DEAD, id)
+  local dead = redis.call('HDEL', DEAD, id) == 1
   redis.call('HDEL', DEAD_JOBS, id)
+  if pending or before or dead then redis.call('SADD', MERGED, id) end
   -- The most patient of those who want it decides how often it is tried.
   local bound = redis.call('HGET', BOUND, id)
   if retries == '' then
@@ -108,6 +115,7 @@ local function forget(id)
   redis.call('HDEL', GEN, id)
   redis.call('HDEL', WAITING, id)
   redis.call('HDEL', BOUND, id)
+  redis.call('SREM', MERGED, id)
   redis.call('HDEL', RUNNING, id)
   for _, lane in ipairs(LANES) do redis.call('ZREM', queue(lane), member(id)) end
 end

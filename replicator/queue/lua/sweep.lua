@@ -14,6 +14,8 @@ for i = 3, #ARGV do
       mended[#mended + 1] = id
     elseif not lane_of(id) then
       redis.call('ZADD', queue('events'), NOW, member(id))
+      -- Of what was lost nobody knows whether it told of a merge.
+      redis.call('SADD', MERGED, id)
       wake('events')
       mended[#mended + 1] = id
     end

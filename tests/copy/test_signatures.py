@@ -1,0 +1,349 @@
+"""Signatures, SBOMs and whatever else refers to an image go with it, wherever they are kept."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from replicator.copy import Copier, Outcome, Result, SourceNotFound
+from replicator.options import CopyOptions, Platform
+from replicator.reference import Reference, Repository
+from replicator.registry import Access, Registries
+from replicator.registry.errors import ServerFailed
+from tests.copy.conftest import QUICK
+from tests.standins.distribution import distribution
+from tests.standins.faults import Answer, Fault, FaultLayer
+from tests.standins.harbor import HarborStandIn
+from tests.standins.images import (
+    Image,
+    Index,
+    cosign_tag,
+    fetch_raw,
+    image,
+    index,
+    multi_arch,
+    push,
+    put_manifest,
+    referrer,
+    verify_tree,
+)
+from tests.standins.logins import HARBOR_ADMIN
+from tests.standins.proxy import Upstream
+from tests.standins.server import serve
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+SIGNED = CopyOptions(signatures=True)
+ROOT = multi_arch(1)
+NAME = "team/app"
+
+
+@dataclass
+class End:
+    """A registry: a Harbor with the referrers API, or a plain one whose clients keep the fallback tag."""
+
+    host: str
+    auth: tuple[str, str] | None
+    faults: FaultLayer
+
+    @property
+    def access(self) -> Access:
+        name, password = self.auth or (None, None)
+        return Access(name, password, endpoint=f"http://{self.host}")
+
+    def reference(self, identifier: str) -> Reference:
+        digest = identifier if ":" in identifier else None
+        return Reference(Repository(self.host, NAME), None if digest else identifier, digest)
+
+    async def push(self, tag: str, root: Image | Index) -> None:
+        await push(self.host, NAME, tag, root, self.auth)
+
+    async def attach(self, *referrers: tuple[Image, Image | Index]) -> None:
+        """Push referrers as a client does: with the fallback tag where the registry does not list them."""
+        for one, subject in referrers:
+            await push(self.host, NAME, one.digest, one, self.auth)
+            if self.auth is None:
+                tag = cosign_tag(subject, "")
+                rows = await self.listed(subject) if await self.has(tag) else []
+                fallback = index([one])
+                rows += json.loads(fallback.content)["manifests"]
+                document = {**json.loads(fallback.content), "manifests": rows}
+                content = json.dumps(document).encode()
+                await put_manifest(self.host, NAME, tag, Index(fallback.media_type, content, (one,)), self.auth)
+
+    async def listed(self, subject: Image | Index) -> list[dict[str, Any]]:
+        """Return what a client finds that asks what refers to ``subject``."""
+        if self.auth is None:
+            content, _ = await fetch_raw(self.host, NAME, cosign_tag(subject, ""))
+            return list(json.loads(content)["manifests"])
+        async with Registries(lambda _: self.access) as registries:
+            found = await registries.source(Repository(self.host, NAME)).referrers(subject.digest)
+        return [{"digest": one.digest, "artifactType": one.artifact_type} for one in found or ()]
+
+    async def has(self, identifier: str) -> bool:
+        try:
+            await fetch_raw(self.host, NAME, identifier, self.auth)
+        except LookupError:
+            return False
+        return True
+
+    async def holds(self, identifier: str, root: Image | Index) -> None:
+        await verify_tree(self.host, NAME, identifier, root, self.auth)
+
+
+@dataclass
+class Ends:
+    """Where signatures are copied from and to."""
+
+    source: End
+    destination: End
+    copier: Copier
+
+    async def copy(self, tag: str = "v1", options: CopyOptions = SIGNED) -> Outcome:
+        return await self.copier.copy(self.source.reference(tag), self.destination.reference(tag), options=options)
+
+    async def copy_signature(self, identifier: str) -> Outcome:
+        return await self.copier.copy_signature(
+            self.source.reference(identifier), self.destination.reference(identifier)
+        )
+
+    def writes(self) -> list[str]:
+        return [entry.path for entry in self.destination.faults.log if entry.method in ("PUT", "POST")]
+
+
+async def an_end(stack: AsyncExitStack, kind: str) -> End:
+    plain = await stack.enter_async_context(distribution(images_only=kind == "strict"))
+    if kind == "harbor":
+        harbor = HarborStandIn(plain, users=dict([HARBOR_ADMIN]), projects={"team": False})
+        await stack.enter_async_context(harbor)
+        return End(harbor.host, HARBOR_ADMIN, harbor.faults)
+    upstream = await stack.enter_async_context(Upstream(plain))
+    faults = FaultLayer(upstream.forward)
+    return End(await stack.enter_async_context(serve(faults)), None, faults)
+
+
+@pytest.fixture(params=["plain-plain", "harbor-plain", "plain-harbor", "harbor-harbor"])
+async def ends(request: pytest.FixtureRequest) -> AsyncIterator[Ends]:
+    async with some_ends(request.param) as ends:
+        yield ends
+
+
+@pytest.fixture
+async def plain() -> AsyncIterator[Ends]:
+    async with some_ends("plain-plain") as ends:
+        yield ends
+
+
+@pytest.fixture
+async def strict() -> AsyncIterator[Ends]:
+    """The destination takes images alone, as ACR does."""
+    async with some_ends("plain-strict") as ends:
+        yield ends
+
+
+class some_ends:  # noqa: N801 - used like a function
+    def __init__(self, kinds: str) -> None:
+        self._kinds = kinds.split("-")
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Ends:
+        source, destination = [await an_end(self._stack, kind) for kind in self._kinds]
+        access = {end.host: end.access for end in (source, destination)}
+        registries = await self._stack.enter_async_context(
+            Registries(lambda repository: access[repository.registry], timing=QUICK)
+        )
+        return Ends(source, destination, Copier(registries))
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+
+async def test_everything_that_refers_to_an_image_or_its_children_is_copied(ends: Ends) -> None:
+    child = ROOT.children[0]
+    sbom, other, of_child = referrer(ROOT, 1), referrer(ROOT, 2, "application/vnd.example.other"), referrer(child, 3)
+    of_sbom = referrer(sbom, 4)
+    signature, attestation = image(50), image(51)
+    await ends.source.push("v1", ROOT)
+    await ends.source.attach((sbom, ROOT), (other, ROOT), (of_child, child), (of_sbom, sbom))
+    await ends.source.push(cosign_tag(ROOT), signature)
+    await ends.source.push(cosign_tag(child, ".att"), attestation)
+    outcome = await ends.copy()
+    assert (outcome.result, outcome.warnings, outcome.signatures) == (Result.COPIED, (), 6)
+    await ends.destination.holds("v1", ROOT)
+    for one in (sbom, other, of_child, of_sbom):
+        await ends.destination.holds(one.digest, one)
+    await ends.destination.holds(cosign_tag(ROOT), signature)
+    await ends.destination.holds(cosign_tag(child, ".att"), attestation)
+    listed = {row["digest"]: row["artifactType"] for row in await ends.destination.listed(ROOT)}
+    assert listed == {sbom.digest: "application/vnd.example.sbom.v1", other.digest: "application/vnd.example.other"}
+    assert [row["digest"] for row in await ends.destination.listed(child)] == [of_child.digest]
+    assert [row["digest"] for row in await ends.destination.listed(sbom)] == [of_sbom.digest]
+    ends.destination.faults.log.clear()
+    again = await ends.copy()
+    assert (again.result, again.signatures, ends.writes()) == (Result.UP_TO_DATE, 0, [])
+
+
+async def test_a_signature_pushed_after_its_image_is_brought_by_the_next_copy(ends: Ends) -> None:
+    await ends.source.push("v1", ROOT)
+    assert (await ends.copy()).signatures == 0
+    first, second = referrer(ROOT, 1), referrer(ROOT, 2)
+    for number, one in enumerate((first, second), 1):
+        await ends.source.attach((one, ROOT))
+        outcome = await ends.copy()
+        assert (outcome.result, outcome.signatures) == (Result.UP_TO_DATE, 1)
+        assert len(await ends.destination.listed(ROOT)) == number
+    await ends.destination.holds(first.digest, first)
+
+
+async def test_a_signature_is_copied_by_itself_when_its_image_is_there(ends: Ends) -> None:
+    sbom, signature = referrer(ROOT, 1), image(50)
+    await ends.source.push("v1", ROOT)
+    await ends.source.attach((sbom, ROOT))
+    await ends.source.push(cosign_tag(ROOT), signature)
+    for identifier in (sbom.digest, cosign_tag(ROOT)):
+        outcome = await ends.copy_signature(identifier)
+        assert outcome.result is Result.SKIPPED
+        assert outcome.note == f"what it refers to, {ROOT.digest}, is not at the destination"
+    assert ends.writes() == []
+    await ends.copy(options=CopyOptions())
+    for identifier, one in ((sbom.digest, sbom), (cosign_tag(ROOT), signature)):
+        outcome = await ends.copy_signature(identifier)
+        assert (outcome.result, outcome.digest, outcome.signatures) == (Result.COPIED, one.digest, 1)
+        await ends.destination.holds(identifier, one)
+        assert (await ends.copy_signature(identifier)).result is Result.UP_TO_DATE
+    assert [row["digest"] for row in await ends.destination.listed(ROOT)] == [sbom.digest]
+
+
+async def test_a_referrer_that_no_list_names_yet_is_copied(plain: Ends) -> None:
+    """Its event may come before the client that pushed it has written the fallback tag."""
+    await plain.source.push("v1", ROOT)
+    await plain.copy(options=CopyOptions())
+    sbom = referrer(ROOT)
+    await push(plain.source.host, NAME, sbom.digest, sbom)
+    assert (await plain.copy_signature(sbom.digest)).result is Result.COPIED
+    assert [row["digest"] for row in await plain.destination.listed(ROOT)] == [sbom.digest]
+
+
+async def test_the_fallback_tag_s_own_event_brings_what_it_lists(plain: Ends) -> None:
+    sbom = referrer(ROOT)
+    await plain.source.push("v1", ROOT)
+    await plain.copy(options=CopyOptions())
+    await plain.source.attach((sbom, ROOT))
+    assert (await plain.copy_signature(cosign_tag(ROOT, ""))).result is Result.COPIED
+    assert [row["digest"] for row in await plain.destination.listed(ROOT)] == [sbom.digest]
+
+
+async def test_what_is_no_signature_is_left_to_what_needs_it(plain: Ends) -> None:
+    await plain.source.push("v1", ROOT)
+    outcome = await plain.copy_signature(ROOT.children[0].digest)
+    assert (outcome.result, outcome.note) == (Result.SKIPPED, "it refers to no image")
+    outcome = await plain.copy_signature("v1")
+    assert (outcome.result, outcome.note) == (Result.SKIPPED, "it has no signature's tag")
+    await plain.copy(options=CopyOptions())
+    for absent in (referrer(ROOT).digest, cosign_tag(ROOT)):
+        with pytest.raises(SourceNotFound):
+            await plain.copy_signature(absent)
+
+
+async def test_what_the_registry_refuses_is_a_warning_and_the_rest_arrives(strict: Ends) -> None:
+    sbom, signature = referrer(ROOT), image(50)
+    await strict.source.push("v1", ROOT)
+    await strict.source.attach((sbom, ROOT))
+    await strict.source.push(cosign_tag(ROOT), signature)
+    outcome = await strict.copy()
+    assert (outcome.result, outcome.signatures) == (Result.COPIED, 1)
+    (warning,) = outcome.warnings
+    assert warning.startswith(f"not copied: {sbom.digest}: ")
+    assert "unknown manifest class" in warning
+    await strict.destination.holds("v1", ROOT)
+    await strict.destination.holds(cosign_tag(ROOT), signature)
+    assert not await strict.destination.has(cosign_tag(ROOT, ""))
+    alone = await strict.copy_signature(sbom.digest)
+    assert alone.result is Result.SKIPPED
+    assert "unknown manifest class" in alone.note
+
+
+async def test_a_fault_that_passes_is_no_refusal(plain: Ends) -> None:
+    await plain.source.push("v1", ROOT)
+    await plain.source.push(cosign_tag(ROOT), image(50))
+    plain.destination.faults.add(Fault(Answer(503), "PUT", f"/manifests/{cosign_tag(ROOT)}", times=None))
+    with pytest.raises(ServerFailed):
+        await plain.copy()
+    await plain.destination.holds("v1", ROOT)
+    plain.destination.faults.faults.clear()
+    assert (await plain.copy()).signatures == 1
+
+
+async def test_signatures_of_an_index_written_anew_do_not_hold_and_that_is_said_once(plain: Ends) -> None:
+    kept, left_out = image(1), image(2, architecture="arm64")
+    root = index([kept, left_out])
+    await plain.source.push("v1", root)
+    for subject, seed in ((root, 50), (kept, 51), (left_out, 52)):
+        await plain.source.push(cosign_tag(subject), image(seed))
+        await plain.source.attach((referrer(subject, seed), subject))
+    options = CopyOptions((Platform("linux", "amd64"),), signatures=True)
+    outcome = await plain.copy(options=options)
+    (warning,) = outcome.warnings
+    assert warning.startswith(f"the signatures of {root.digest} are not copied")
+    assert outcome.signatures == 2
+    await plain.destination.holds(cosign_tag(kept), image(51))
+    for subject in (root, left_out):
+        assert not await plain.destination.has(cosign_tag(subject))
+        assert not await plain.destination.has(cosign_tag(subject, ""))
+
+
+async def test_an_image_without_signatures_is_not_warned_of(plain: Ends) -> None:
+    await plain.source.push("v1", ROOT)
+    options = CopyOptions((Platform("linux", "amd64"),), signatures=True)
+    assert (await plain.copy(options=options)).warnings == ()
+
+
+async def test_without_being_asked_for_no_signature_is_looked_for(plain: Ends) -> None:
+    await plain.source.push("v1", ROOT)
+    await plain.source.push(cosign_tag(ROOT), image(50))
+    plain.source.faults.log.clear()
+    await plain.copy(options=CopyOptions())
+    assert not [entry for entry in plain.source.faults.log if "sha256-" in entry.path or "referrers" in entry.path]
+
+
+async def test_many_signatures_at_once_are_all_listed(plain: Ends) -> None:
+    """The fallback tag is read, changed and written: nobody may lose what another adds."""
+    await plain.source.push("v1", ROOT)
+    await plain.copy(options=CopyOptions())
+    all_of_them = [referrer(ROOT, seed) for seed in range(8)]
+    for one in all_of_them:
+        await push(plain.source.host, NAME, one.digest, one)
+    await asyncio.gather(*(plain.copy_signature(one.digest) for one in all_of_them))
+    assert {row["digest"] for row in await plain.destination.listed(ROOT)} == {one.digest for one in all_of_them}
+
+
+async def test_a_list_that_names_what_was_deleted_is_mended(plain: Ends) -> None:
+    old, new = referrer(ROOT, 1), referrer(ROOT, 2)
+    await plain.source.push("v1", ROOT)
+    await plain.source.attach((old, ROOT))
+    await plain.copy()
+    async with Upstream(plain.destination.host) as direct:
+        async with direct.request("DELETE", f"/v2/{NAME}/manifests/{old.digest}") as answer:
+            assert answer.status == 202
+        async with direct.request("DELETE", f"/v2/{NAME}/blobs/{old.blobs[1].digest}") as answer:
+            assert answer.status == 202
+    await plain.source.attach((new, ROOT))
+    await plain.copy()
+    assert new.digest in {row["digest"] for row in await plain.destination.listed(ROOT)}
+    await plain.destination.holds(new.digest, new)
+
+
+async def test_a_registry_without_the_referrers_api_is_asked_for_it_once(plain: Ends) -> None:
+    await plain.source.push("v1", ROOT)
+    await plain.copy()
+    asked = plain.source.faults.log.count("GET", "/referrers/")
+    assert asked <= 3  # one a manifest that was looked at meanwhile
+    plain.source.faults.log.clear()
+    await plain.copy()
+    assert plain.source.faults.log.count("GET", "/referrers/") == 0

@@ -1,0 +1,219 @@
+"""What of an image the rules say is copied: platforms, attestations, signatures; by itself, by default, merged."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from replicator.options import VERBATIM, Attestations, CopyOptions, Platform
+from replicator.reference import Reference, Repository
+from replicator.rules import CopyRequest, Rules, automatic, parse
+from tests.rules.building import ACR, DEFAULTS, HARBOR, PLAIN, message_of, problems_of, rules_of, text_of
+
+SHA = "sha256:" + "a" * 64
+AMD, ARM = Platform("linux", "amd64"), Platform("linux", "arm64", "v8")
+
+
+def item(to: str = f"{PLAIN}/x", **keys: Any) -> dict[str, Any]:
+    return {"to": to} | keys
+
+
+def request_of(rules: Rules, pushed: str = "a/b:1") -> CopyRequest:
+    (request,) = rules.destinations(Reference.parse(f"{HARBOR}/{pushed}"))
+    return request
+
+
+def options_of(value: Any, key: str = "a/b", pushed: str = "a/b:1", **defaults: Any) -> CopyOptions:
+    return request_of(rules_of({f"{HARBOR}/{key}": value}, defaults=DEFAULTS | defaults), pushed).options
+
+
+@pytest.mark.parametrize(
+    ("keys", "options"),
+    [
+        ({}, VERBATIM),
+        ({"platforms": "linux/amd64"}, CopyOptions((AMD,))),
+        ({"platforms": ["linux/arm64/v8", "linux/x86_64"]}, CopyOptions((AMD, ARM))),
+        ({"platforms": "*/*"}, VERBATIM),
+        ({"attestations": "keep"}, VERBATIM),
+        ({"attestations": "auto"}, VERBATIM),
+        ({"attestations": "strip"}, CopyOptions(attestations=Attestations.STRIP)),
+        ({"attestations": "fail"}, CopyOptions(attestations=Attestations.FAIL)),
+        ({"signatures": True}, CopyOptions(signatures=True)),
+        ({"signatures": False}, VERBATIM),
+    ],
+)
+def test_a_destination_and_the_defaults_say_it_with_the_same_keys(keys: dict[str, Any], options: CopyOptions) -> None:
+    assert options_of(item(**keys)) == options
+    assert options_of(f"{PLAIN}/x", **keys) == options
+    assert options_of([item(**keys)]) == options
+    assert options_of(item(f"{PLAIN}/x:one", **keys), key="a/b:1") == options
+
+
+@pytest.mark.parametrize(
+    ("keys", "defaults", "options"),
+    [
+        ({"platforms": "linux/amd64"}, {"platforms": "linux/arm64/v8"}, CopyOptions((AMD,))),
+        ({"platforms": "*/*"}, {"platforms": "linux/arm64/v8"}, VERBATIM),
+        ({"attestations": "auto"}, {"attestations": "strip"}, VERBATIM),
+        ({"signatures": False}, {"signatures": True}, VERBATIM),
+        (
+            {"attestations": "fail"},
+            {"platforms": "linux/amd64", "signatures": True},
+            CopyOptions((AMD,), Attestations.FAIL, signatures=True),
+        ),
+    ],
+)
+def test_a_destination_wins_over_the_defaults_key_by_key(
+    keys: dict[str, Any], defaults: dict[str, Any], options: CopyOptions
+) -> None:
+    assert options_of(item(**keys), **defaults) == options
+
+
+def test_every_destination_of_an_item_and_every_item_has_its_own() -> None:
+    value = [{"to": [f"{PLAIN}/x", f"{ACR}/n/x"], "platforms": "linux/amd64"}, f"{PLAIN}/y"]
+    requests = rules_of({f"{HARBOR}/a/b": value}).destinations(Reference.parse(f"{HARBOR}/a/b:1"))
+    assert [request.options for request in requests] == [
+        CopyOptions((AMD,)),
+        CopyOptions((AMD,), Attestations.STRIP_REFUSED),
+        VERBATIM,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("to", "said", "meant"),
+    [
+        (f"{ACR}/n/x", "auto", Attestations.STRIP_REFUSED),
+        ("crpi-a.cn-beijing.personal.cr.aliyuncs.com/n/x", "auto", Attestations.STRIP_REFUSED),
+        (f"{PLAIN}/n/x", "auto", Attestations.KEEP),
+        (f"{ACR}/n/x", "keep", Attestations.KEEP),
+        (f"{ACR}/n/x", "strip", Attestations.STRIP),
+        (f"{ACR}/n/x", "fail", Attestations.FAIL),
+    ],
+)
+def test_auto_leaves_out_what_is_refused_at_acr_and_keeps_all_elsewhere(
+    to: str, said: str, meant: Attestations
+) -> None:
+    auth = {host: {"anonymous": True} for host in (HARBOR, to.partition("/")[0])}
+    rules = rules_of({f"{HARBOR}/a/b": item(to, attestations=said)}, auth=auth)
+    assert request_of(rules).options.attestations is meant
+    if said == "auto":
+        assert request_of(rules_of({f"{HARBOR}/a/b": to}, auth=auth)).options.attestations is meant
+        assert automatic(to.partition("/")[0]) is meant
+
+
+@pytest.mark.parametrize(
+    ("keys", "wrong"),
+    [
+        ({"platform": "linux/amd64"}, ".platform: unknown key; did you mean platforms?"),
+        ({"platforms": []}, '.platforms: names no platform; leave it out, or write "*/*" for all'),
+        ({"platforms": ["linux/amd64", "arm64"]}, ".platforms[1]: 'arm64' is no platform: write os/architecture"),
+        ({"platforms": "linux/amd64,linux/arm64"}, ".platforms: 'linux/amd64,linux/arm64' is no platform"),
+        ({"platforms": {"linux": "amd64"}}, ".platforms: must be a text, not a mapping"),
+        ({"platforms": None}, ".platforms: must be a text, not nothing"),
+        (
+            {"platforms": ["linux/amd64", "linux/x86_64"]},
+            ".platforms[1]: the platform linux/amd64 stands here twice; remove one",
+        ),
+        ({"attestations": "stirp"}, ".attestations: 'stirp' has no meaning here; did you mean strip?"),
+        ({"attestations": "strip refused"}, ".attestations: 'strip refused' has no meaning here; known here: auto,"),
+        ({"attestations": "x"}, "known here: auto, keep, strip, fail"),
+        ({"attestations": False}, ".attestations: must be one of auto, keep, strip, fail, not true or false"),
+        ({"attestations": ["keep"]}, ".attestations: must be one of auto, keep, strip, fail, not a list"),
+        ({"signatures": "true"}, ".signatures: must be true or false, without quotes"),
+        ({"signature": True}, ".signature: unknown key; did you mean signatures?"),
+    ],
+)
+def test_what_means_nothing_is_told_with_its_place(keys: dict[str, Any], wrong: str) -> None:
+    message = message_of({f"{HARBOR}/a/b": item(**keys)})
+    assert message.startswith(f'images["{HARBOR}/a/b"]')
+    assert wrong in message
+    if "unknown key" not in wrong:
+        message = message_of({f"{HARBOR}/a/b": f"{PLAIN}/x"}, defaults=DEFAULTS | keys)
+        assert message.startswith("defaults.")
+        assert wrong in message
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    keys = {"platforms": ["x", "y"], "attestations": "no", "signatures": "no", "tags": {"latest": 0}}
+    problems = problems_of({f"{HARBOR}/a/b": item("nowhere", **keys)}, defaults=DEFAULTS | {"platforms": "z"})
+    assert [problem.path.removeprefix(f'images["{HARBOR}/a/b"]') for problem in problems] == [
+        "defaults.platforms",
+        ".tags.latest",
+        ".platforms[0]",
+        ".platforms[1]",
+        ".attestations",
+        ".signatures",
+        ".to",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("platforms", "doubt"),
+    [
+        (["linux/s390"], "[0]: s390 is no architecture known here; did you mean s390x?"),
+        (["linus/amd64"], "[0]: linus is no operating system known here; did you mean linux?"),
+        (["linux/arm64/v8", "linux/arm64"], "[1]: linux/arm64 takes linux/arm64/v8 too; one of them is enough"),
+        (["linux/arm", "linux/arm/v6"], "[1]: linux/arm takes linux/arm/v6 too; one of them is enough"),
+        (["linux/*", "linux/arm64"], "[1]: linux/* takes linux/arm64 too; one of them is enough"),
+    ],
+)
+def test_a_platform_that_is_most_likely_not_meant_is_a_warning(platforms: list[str], doubt: str) -> None:
+    (warning,) = rules_of({f"{HARBOR}/a/b": item(platforms=platforms)}).warnings[:-1]
+    assert str(warning) == f'images["{HARBOR}/a/b"].platforms{doubt}'
+
+
+@pytest.mark.parametrize("platforms", [["linux/amd64", "linux/arm64"], ["linux/arm/v6", "linux/arm/v7"], ["*/amd64"]])
+def test_platforms_that_are_meant_are_no_warning(platforms: list[str]) -> None:
+    assert len(rules_of({f"{HARBOR}/a/b": item(platforms=platforms)}).warnings) == 1
+
+
+def test_the_command_line_wins_over_default_platforms_and_not_over_those_of_a_rule() -> None:
+    images = {f"{HARBOR}/a/b": [item(platforms="linux/amd64"), f"{PLAIN}/y"]}
+    text = text_of(images, defaults=DEFAULTS | {"platforms": "linux/s390x", "signatures": True})
+    rules = parse(text, "x", environ={}, platforms=(Platform("linux", "*"),))
+    requests = rules.destinations(Reference.parse(f"{HARBOR}/a/b:1"))
+    assert [request.options for request in requests] == [
+        CopyOptions((AMD,), signatures=True),
+        CopyOptions((Platform("linux", "*"),), signatures=True),
+    ]
+
+
+@pytest.mark.parametrize("keys", [{"platforms": "linux/amd64"}, {"attestations": "strip"}])
+def test_less_than_the_whole_can_not_go_by_the_digest_of_the_whole(keys: dict[str, str]) -> None:
+    pinned = f"{HARBOR}/a/b@{SHA}"
+    assert "write a tag behind the destination" in message_of({pinned: item(**keys)})
+    assert options_of(item(f"{PLAIN}/x:1", **keys), f"a/b@{SHA}", f"a/b@{SHA}") != VERBATIM
+    assert options_of(f"{PLAIN}/x", f"a/b@{SHA}", f"a/b@{SHA}", **keys) == VERBATIM
+    assert options_of(f"{PLAIN}/x:1", f"a/b@{SHA}", f"a/b@{SHA}", **keys) != VERBATIM
+
+
+def test_what_goes_by_its_digest_keeps_its_bytes_at_acr_too() -> None:
+    by_digest = options_of(item(f"{ACR}/n/x", signatures=True), f"a/b@{SHA}", f"a/b@{SHA}")
+    assert by_digest == CopyOptions(signatures=True)
+    failing = options_of(item(f"{ACR}/n/x", attestations="fail"), f"a/b@{SHA}", f"a/b@{SHA}")
+    assert failing == CopyOptions(attestations=Attestations.FAIL)
+    assert options_of(f"{ACR}/n/x:1", f"a/b@{SHA}", f"a/b@{SHA}").attestations is Attestations.STRIP_REFUSED
+
+
+def test_the_same_copy_of_several_rules_has_what_each_of_them_wants() -> None:
+    items = [
+        item(platforms="linux/amd64", attestations="strip"),
+        item(platforms="linux/arm64/v8", tags={"latest": 1}),
+        item(platforms="linux/amd64", signatures=True, attestations="fail"),
+    ]
+    for order in itertools.permutations(items):
+        rules = rules_of({f"{HARBOR}/a/b": list(order)})
+        request = request_of(rules, "a/b:1")
+        assert request.options == CopyOptions((AMD, ARM), Attestations.FAIL, signatures=True)
+        assert request.selection is None
+
+
+def test_a_backfill_wants_the_same_of_a_tag_that_one_rule_has_no_longer_among_its_latest() -> None:
+    items = [item(platforms="linux/amd64", tags={"latest": 1}), item(platforms="linux/arm64/v8")]
+    rules = rules_of({f"{HARBOR}/a/b": items})
+    requests = rules.requests(Repository(HARBOR, "a/b"), ["1", "2"])
+    assert {(str(request.source.tag), request.options) for request in requests} == {
+        (tag, request_of(rules, f"a/b:{tag}").options) for tag in ("1", "2")
+    }
