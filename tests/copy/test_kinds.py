@@ -10,7 +10,7 @@ import pytest
 from replicator.copy import Copier, Result
 from replicator.errors import ErrorClass
 from replicator.reference import Reference, Repository
-from replicator.registry.errors import DigestMismatch, ManifestIncomplete, NotFound, UnsupportedManifest
+from replicator.registry.errors import DigestMismatch, NotFound, Refused, UnsupportedManifest
 from replicator.registry.manifest import OCI_INDEX
 from tests.copy.conftest import Pair, a_copier, a_registry
 from tests.copy.shelf import Shelf
@@ -177,15 +177,34 @@ async def test_an_image_named_by_sha512_is_copied_where_it_is_taken() -> None:
     assert faults.log.count("PUT", f"/manifests/{child}") == 1
 
 
-async def test_docker_registry_takes_blobs_named_by_sha512_but_no_manifest_that_names_them() -> None:
-    """As measured of version 2.8.2: the copy ends, each blob sent anew once, and nothing is tagged."""
-    content, blobs = _renamed(image(1))
+async def test_docker_registry_takes_an_image_that_names_its_blobs_by_sha512_and_keeps_it() -> None:
+    """Version 2.8 loses such a blob when it is mounted where it is."""
+    content, blobs = _renamed(image(1, (300_000,)))
     shelf = Shelf()
     shelf.blobs = blobs
     shelf.put(content, image(1).media_type, "v1", "sha512:")
+    async with serve(shelf) as source, a_registry() as destination:
+        for tag in ("v1", "v2"):
+            # Each knows nothing of what the other brought.
+            async with a_copier() as copier:
+                await copier.copy(_at(source), destination.reference(tag))
+            assert (await fetch_raw(destination.plain, "team/app", tag))[0] == content
+            for digest, expected in blobs.items():
+                async with destination._upstream.request("GET", f"/v2/team/app/blobs/{digest}") as answer:
+                    assert (answer.status, await answer.read()) == (200, expected)
+
+
+async def test_docker_registry_takes_no_child_that_is_named_by_sha512() -> None:
+    content, blobs = _renamed(image(1))
+    shelf = Shelf()
+    shelf.blobs = blobs
+    child = shelf.put(content, image(1).media_type, "child", "sha512:")
+    entry = {"mediaType": image(1).media_type, "digest": child, "size": len(content)}
+    root = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]}).encode()
+    shelf.put(root, OCI_INDEX, "v1", "sha256:")
     async with serve(shelf) as source, a_registry() as destination, a_copier() as copier:
-        with pytest.raises(ManifestIncomplete, match="MANIFEST_BLOB_UNKNOWN"):
+        with pytest.raises(Refused, match="DIGEST_INVALID") as caught:
             await copier.copy(_at(source), destination.reference("v1"))
-        assert destination.faults.log.count("PUT", "/manifests/") == 2
-        assert destination.faults.log.count("PUT", "/blobs/", 201) <= 2 * len(blobs)
+        assert caught.value.error_class is ErrorClass.PERMANENT
+        assert destination.faults.log.count("PUT", "/manifests/") == 1
         assert not await destination.has_tag("v1")
