@@ -78,6 +78,7 @@ class Authorizer:
         self._tokens: dict[frozenset[str], Token] = {}
         self._locks: dict[frozenset[str], asyncio.Lock] = {}
         self._refusal: tuple[float, LoginRefused] | None = None
+        self._refused_uploads: dict[frozenset[str], str] = {}
 
     async def header(self, scopes: frozenset[str], *, long: bool = False) -> str | None:
         """Return the header for a request that needs ``scopes``; None as long as no challenge was met.
@@ -122,6 +123,19 @@ class Authorizer:
         self._use_basic = self.basic is not None and any(challenge.scheme == "basic" for challenge in challenges)
         return self._use_basic and used != self.basic
 
+    def upload_refused(self, scopes: frozenset[str], used: str | None) -> bool:
+        """Note that a body was answered 401, and tell whether the token is not to blame: the one before met the same.
+
+        Several uploads under one token may meet its end together; that counts once.
+        """
+        if used is None or used == self.basic:
+            return False
+        return self._refused_uploads.setdefault(scopes, used) != used
+
+    def upload_taken(self, scopes: frozenset[str]) -> None:
+        """Note that a body was let in."""
+        self._refused_uploads.pop(scopes, None)
+
     async def _renew(self, scopes: frozenset[str], *, long: bool) -> Token:
         lock = self._locks.setdefault(scopes, asyncio.Lock())
         async with lock:
@@ -131,6 +145,7 @@ class Authorizer:
                 return token
             if len(self._tokens) >= _MAX_CACHED:
                 self._tokens.clear()
+                self._refused_uploads.clear()
                 self._locks = {scopes: lock}
             self._fail_if_refused_lately(now)
             try:
@@ -170,8 +185,9 @@ class Authorizer:
             or not (value.isascii() and value.isprintable())
         ):
             raise LoginRefused(self._registry, request, "the token endpoint gave no token")
-        seconds = float(life) if isinstance(life, int | float) and life > 0 else _DEFAULT_LIFE
-        return Token(value, issued, issued + min(seconds, _MAX_LIFE))
+        # Bounded before it is made a float: JSON's numbers have no end.
+        seconds = float(min(life, _MAX_LIFE)) if isinstance(life, int | float) and life > 0 else _DEFAULT_LIFE
+        return Token(value, issued, issued + seconds)
 
 
 def _realm(challenge: Challenge) -> URL | None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from replicator.registry.manifest import Descriptor
     from replicator.registry.transport import Transport
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)\Z")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)\Z")
 _HASH_INLINE = 64 * 1024
 """Bytes below which a hop into a thread costs more than hashing where we are."""
 _MAX_STALLS = 5

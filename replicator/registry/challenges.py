@@ -34,6 +34,11 @@ class Challenge:
     parameters: Mapping[str, str]
 
 
+def lacks_scope(headers: Iterable[str]) -> bool:
+    """Tell whether a refusal says that the token holds but does not allow enough (RFC 6750, section 3.1)."""
+    return any(challenge.parameters.get("error") == "insufficient_scope" for challenge in parse_challenges(headers))
+
+
 def parse_challenges(headers: Iterable[str]) -> tuple[Challenge, ...]:
     """Read every challenge of every header, in order; what can't be read ends its header."""
     challenges: list[Challenge] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,21 @@ def names_registry(url: URL, registry: str) -> bool:
     public = URL(f"//{registry}")
     port = public.explicit_port
     return url.host == public.host and (url.is_default_port() if port is None else url.port == port)
+
+
+def join(base: URL, location: str) -> URL | None:
+    """Resolve a Location, as it is, since a presigned URL breaks when it is quoted anew; None if it is no HTTP URL."""
+    try:
+        target = base.join(URL(location, encoded=True))
+        usable = target.scheme in ("http", "https") and bool(target.host)
+    except ValueError:
+        return None
+    return target if usable else None
+
+
+def describe(method: str, url: URL) -> str:
+    """Name a request in an error: method and path, without the query, which may hold a signature."""
+    return f"{method} {url.path}"
 
 
 def tls_of(access: Access) -> ssl.SSLContext | bool:
@@ -52,7 +68,11 @@ def connection_words(url: URL, error: Exception) -> str:
         return f"no TLS with {where} ({reason}): if it speaks plain HTTP, that needs insecure: true"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"can't connect to {where}: {error.os_error.strerror or error.os_error}"
-    return f"the connection to {where} broke: {error or type(error).__name__}"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"what {where} answered is not HTTP"
+    # The client library's own words may quote the whole URL, and its query can hold a signature.
+    words = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+    return f"the connection to {where} broke: {words if words and '?' not in words else type(error).__name__}"
 
 
 def certificate_words(url: URL, error: aiohttp.ClientConnectorCertificateError) -> str:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _MAX_QUOTED = 300
+_MAX_WORDS = 1000
 
 
 class RegistryError(ReplicatorError):
@@ -56,12 +57,13 @@ class RegistryError(ReplicatorError):
         retry_after: float | None = None,
     ) -> None:
         self.registry = registry
-        self.request = request
-        self.detail = detail
+        # Both may hold what came in a header or a Location.
+        self.request = _one_line(request, _MAX_WORDS)
+        self.detail = _one_line(detail, _MAX_WORDS)
         self.status = status
         self.codes = codes
         self.retry_after = retry_after
-        super().__init__(f"{registry}: {request}: {detail}")
+        super().__init__(f"{registry}: {self.request}: {self.detail}")
 
 
 class ConnectionFailed(RegistryError):
@@ -127,7 +129,7 @@ class Refused(RegistryError):
 
 
 class ProtocolViolated(RegistryError):
-    """An answer that breaks the specification: no Location, a redirect to plain HTTP, a wrong digest."""
+    """An answer that breaks the specification: no Location, a redirect of a write, a wrong digest."""
 
 
 class DigestMismatch(RegistryError):
@@ -155,8 +157,8 @@ def said(body: bytes) -> Said:
         codes = tuple(str(error.get("code", "")) for error in errors)
         words = "; ".join(filter(None, (_words(error) for error in errors)))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return Said((), _quoted(body.decode("utf-8", "replace")))
-    return Said(codes, _quoted(words))
+        return Said((), _one_line(body.decode("utf-8", "replace"), _MAX_QUOTED))
+    return Said(codes, _one_line(words, _MAX_QUOTED))
 
 
 def _words(error: Mapping[str, object]) -> str:
@@ -165,10 +167,10 @@ def _words(error: Mapping[str, object]) -> str:
     return f"{text} ({json.dumps(detail)})" if detail else text
 
 
-def _quoted(text: str) -> str:
+def _one_line(text: str, limit: int) -> str:
     """One printable line of bounded length: an answer must not be able to write into a log or a terminal."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= _MAX_QUOTED else line[: _MAX_QUOTED - 1] + "…"
+    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def from_answer(
@@ -190,6 +192,8 @@ def from_answer(
     """
     what = said(body)
     detail = f"{status}" + (f", the registry says: {what.message}" if what.message else "")
+    if status == 413:
+        detail += ": larger than the registry, or a proxy in front of it, takes; only its limit can be raised"
     kind: type[RegistryError]
     if status == 401:
         kind = Unauthorized
@@ -205,6 +209,8 @@ def from_answer(
         kind = NotFound
     elif status >= 500 or status == 408:
         kind = ServerFailed
+    elif status < 400:
+        kind = ProtocolViolated
     else:
         kind = Refused
     return kind(registry, request, detail, status=status, codes=what.codes, retry_after=retry_after)

@@ -181,10 +181,23 @@ def _media_type(document: dict[str, Any], content_type: str) -> str:
     return declared if isinstance(declared, str) else announced
 
 
+def refuse_foreign_type(content_type: str) -> None:
+    """Refuse what is served as another kind of manifest, before its digest is looked at.
+
+    The digest of a signed Docker schema 1 manifest is not that of its bytes, so nothing else could be said of it.
+
+    Raises:
+        ValueError: manifests of this Content-Type are not copied.
+    """
+    announced = content_type.partition(";")[0].strip().lower()
+    if announced.startswith("application/vnd.") and announced not in INDEX_TYPES | IMAGE_TYPES:
+        raise ValueError(f"manifests of type {announced[:100]!a} can't be copied{_advice({}, announced)}")
+
+
 def _advice(document: dict[str, Any], media_type: str) -> str:
     if document.get("schemaVersion") == 1 or (".v1+" in media_type and "docker" in media_type):
         return " (Docker schema 1: push the image again with a current client)"
-    return ""
+    return " (push it as an OCI image manifest or index, or leave its tag out)"
 
 
 def _descriptors(document: dict[str, Any], key: str) -> tuple[Descriptor, ...]:

@@ -24,7 +24,14 @@ from replicator.registry.errors import (
     UnsupportedManifest,
     UploadLost,
 )
-from replicator.registry.manifest import ACCEPT, MAX_MANIFEST_BYTES, Descriptor, Manifest, parse_manifest
+from replicator.registry.manifest import (
+    ACCEPT,
+    MAX_MANIFEST_BYTES,
+    Descriptor,
+    Manifest,
+    parse_manifest,
+    refuse_foreign_type,
+)
 from replicator.registry.pages import next_page
 from replicator.registry.referrers import Referrers
 
@@ -107,6 +114,11 @@ class RemoteRepository(Referrers):
         reply = await self._transport.call(
             "GET", url, scopes=self._scopes, expect={200}, headers={"Accept": ACCEPT}, max_body=MAX_MANIFEST_BYTES
         )
+        content_type = reply.headers.get("Content-Type", "")
+        try:
+            refuse_foreign_type(content_type)
+        except ValueError as error:
+            raise UnsupportedManifest(self._transport.registry, request, str(error)) from error
         announced = reply.headers.get("Docker-Content-Digest")
         expected = identifier if is_digest(identifier) else announced
         digest = digest_of(reply.body, expected if expected is not None and is_digest(expected) else "sha256:")
@@ -115,7 +127,7 @@ class RemoteRepository(Referrers):
                 self._transport.registry, request, f"the manifest served hashes to {digest}, not to {expected}"
             )
         try:
-            return parse_manifest(reply.body, reply.headers.get("Content-Type", ""), digest)
+            return parse_manifest(reply.body, content_type, digest)
         except ValueError as error:
             raise UnsupportedManifest(self._transport.registry, request, str(error)) from error
 
@@ -242,6 +254,9 @@ class RemoteRepository(Referrers):
         """
         url = await self._transport.url(f"{self._path}/blobs/uploads/")
         scopes = self._scopes
+        if mount is not None and not mount.startswith("sha256:"):
+            # distribution 2.8 answers 201 and from then on knows the blob by no other name than its sha256.
+            mount = None
         if mount is not None and mount_from is not None:
             url = url.extend_query({"mount": mount, "from": mount_from})
             if mount_from != self.repository.name:
@@ -275,15 +290,22 @@ class RemoteRepository(Referrers):
         request = f"PUT {location.path}"
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob.size)}
         loop = asyncio.get_running_loop()
+        sent = 0
         try:
             async with asyncio.timeout(timing.write) as deadline:
 
                 async def body() -> AsyncIterator[bytes]:
+                    nonlocal sent
                     # While the source is being read its own deadlines hold; here only the sending counts.
                     deadline.reschedule(None)
                     async for chunk in stream:
                         deadline.reschedule(loop.time() + timing.write)
+                        sent += len(chunk)
                         yield chunk
+                        # A refusal that came meanwhile must be read before a write meets the connection's end: the
+                        # first turn of the loop finds it, the second comes after it was read.
+                        await asyncio.sleep(0)
+                        await asyncio.sleep(0)
                         deadline.reschedule(None)
                     deadline.reschedule(loop.time() + timing.commit)
 
@@ -295,6 +317,13 @@ class RemoteRepository(Referrers):
                         if response.status in (404, 416) or _SESSION_CODES.intersection(error.codes):
                             raise UploadLost(error.registry, error.request, error.detail, status=error.status)
                         raise error
+                    if sent < blob.size:
+                        # Nobody can have verified a digest of bytes that were not sent.
+                        raise ProtocolViolated(
+                            self._transport.registry,
+                            request,
+                            f"answered {response.status} before the blob was sent: {sent} bytes of {blob.size}",
+                        )
         except TimeoutError as error:
             raise ConnectionFailed(self._transport.registry, request, "stopped taking bytes") from error
         except RegistryError as error:

@@ -17,14 +17,25 @@ from yarl import URL
 
 from replicator.errors import ErrorClass
 from replicator.registry.auth import Authorizer
-from replicator.registry.connecting import certificate_words, connection_words, explicit_base, names_registry, tls_of
+from replicator.registry.challenges import lacks_scope
+from replicator.registry.connecting import (
+    certificate_words,
+    connection_words,
+    describe,
+    explicit_base,
+    join,
+    names_registry,
+    tls_of,
+)
 from replicator.registry.errors import (
     CertificateRefused,
     ConnectionFailed,
     LoginRefused,
+    ManifestIncomplete,
     ProtocolViolated,
     RegistryError,
     TooManyRequests,
+    Unauthorized,
     UploadLost,
     from_answer,
 )
@@ -135,6 +146,8 @@ class Transport:
                 wait = max(backoff(attempt), error.retry_after or 0.0)
                 if (
                     error.error_class is not ErrorClass.TRANSIENT
+                    # What is missing must be brought first.
+                    or isinstance(error, ManifestIncomplete)
                     or attempt >= (tries or self.timing.tries)
                     or wait > MAX_PAUSE
                 ):
@@ -163,9 +176,7 @@ class Transport:
             ):
                 if response.status not in expect:
                     raise await self.failure(method, response)
-                body = b""
-                if method != "HEAD":
-                    body = await self._read(response, max_body + 1, request)
+                body = b"" if method == "HEAD" else await self._read(response, max_body + 1, request)
                 if len(body) > max_body:
                     raise ProtocolViolated(self.registry, request, f"the answer is larger than {max_body} bytes")
                 self.limits.answered()
@@ -192,7 +203,7 @@ class Transport:
         Raises:
             ConnectionFailed, CertificateRefused: there was no answer.
             Unauthorized: the registry's challenge can't be met.
-            UploadLost: a streamed body was answered 401; a fresh login is ready for the next upload.
+            UploadLost: a streamed body was answered 401 for once; a fresh login is ready for the next upload.
         """
         streamed = data is not None and not isinstance(data, bytes)
         refusals = 0
@@ -200,6 +211,8 @@ class Transport:
             authorization = self._authorizer.basic if basic else await self._authorizer.header(scopes, long=streamed)
             async with self._follow(method, url, headers, data, authorization) as response:
                 if response.status != 401:
+                    if streamed:
+                        self._authorizer.upload_taken(scopes)
                     yield response
                     return
                 error = await self.failure(method, response)
@@ -209,9 +222,12 @@ class Transport:
                 refusals += authorization is not None
                 challenges = response.headers.getall("WWW-Authenticate", [])
                 again = self._authorizer.challenged(challenges, scopes, authorization)
-                if streamed:
+                if streamed and not self._authorizer.upload_refused(scopes, authorization):
                     raise UploadLost(self.registry, error.request, error.detail, status=401)
-                if basic or not again or refusals > 1:
+                if streamed or basic or not again or refusals > 1:
+                    if lacks_scope(challenges):
+                        allowed = f"{error.detail}: the login holds but does not allow {' '.join(sorted(scopes))}"
+                        raise Unauthorized(self.registry, error.request, allowed, status=401, codes=error.codes)
                     raise error
 
     @asynccontextmanager
@@ -238,28 +254,16 @@ class Transport:
                     return
                 target = self._join(here, location, describe(method, here))
                 if here.scheme == "https" and target.scheme == "http" and not self._access.insecure:
-                    raise ProtocolViolated(
-                        self.registry,
-                        describe(method, here),
-                        f"redirected from HTTPS to plain HTTP at {target.host}: refused",
-                    )
+                    refusal = f"redirected from HTTPS to plain HTTP at {target.host}: refused"
+                    raise ProtocolViolated(self.registry, describe(method, here), refusal)
             finally:
                 response.release()
             here = target
         raise ProtocolViolated(self.registry, describe(method, url), f"more than {_MAX_REDIRECTS} redirects")
 
     def _join(self, base: URL, location: str, request: str) -> URL:
-        """Resolve a Location; as it is, since a presigned URL breaks when it is quoted anew.
-
-        Raises:
-            ProtocolViolated: it is no HTTP URL.
-        """
-        try:
-            target = base.join(URL(location, encoded=True))
-            usable = target.scheme in ("http", "https") and bool(target.host)
-        except ValueError:
-            usable = False
-        if not usable:
+        target = join(base, location)
+        if target is None:
             raise ProtocolViolated(self.registry, request, "the Location in the answer is not an HTTP URL")
         return target
 
@@ -337,24 +341,23 @@ class Transport:
         self, method: str, url: URL, headers: Mapping[str, str], data: bytes | AsyncIterator[bytes] | None
     ) -> aiohttp.ClientResponse:
         timing = self.timing
-        timeout = aiohttp.ClientTimeout(
-            total=None,
-            connect=None,
-            sock_connect=timing.connect,
-            sock_read=timing.commit if data is not None else timing.read,
-        )
+        sock_read = timing.commit if data is not None else timing.read
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=timing.connect, sock_read=sock_read)
         request = describe(method, url)
+        # Interim answers and headers that drip never meet the limit of a read. A streamed body has limits of its own.
+        within = timing.commit if data is None or isinstance(data, bytes) else None
         try:
-            return await self._session.request(
-                method,
-                url,
-                headers={"Accept-Encoding": "identity", **headers},
-                # As a file: of large bytes aiohttp warns that they are copied in one go.
-                data=io.BytesIO(data) if isinstance(data, bytes) else data,
-                allow_redirects=False,
-                timeout=timeout,
-                ssl=self._ssl_for(url),
-            )
+            async with asyncio.timeout(within):
+                return await self._session.request(
+                    method,
+                    url,
+                    headers={"Accept-Encoding": "identity", **headers},
+                    # As a file: of large bytes aiohttp warns that they are copied in one go.
+                    data=io.BytesIO(data) if isinstance(data, bytes) else data,
+                    allow_redirects=False,
+                    timeout=timeout,
+                    ssl=self._ssl_for(url),
+                )
         except aiohttp.ClientConnectorCertificateError as error:
             raise CertificateRefused(self.registry, request, certificate_words(url, error)) from error
         except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
@@ -370,8 +373,10 @@ class Transport:
         """Read at most ``limit`` bytes; with no ``request`` named, what fails is left out."""
         chunks = bytearray()
         try:
-            while len(chunks) < limit and (chunk := await response.content.read(limit - len(chunks))):
-                chunks += chunk
+            # What is left out when it fails is not worth more than one read's time, however it drips.
+            async with asyncio.timeout(self.timing.read if request is None else None):
+                while len(chunks) < limit and (chunk := await response.content.read(limit - len(chunks))):
+                    chunks += chunk
         except (aiohttp.ClientError, OSError) as error:
             if request is not None:
                 raise ConnectionFailed(self.registry, request, connection_words(response.url, error)) from error
@@ -380,21 +385,13 @@ class Transport:
     async def _discover(self) -> URL:
         """Find out whether a registry marked insecure speaks HTTPS or plain HTTP: HTTPS is tried first."""
         address = self._access.endpoint or self.registry
-        self_signed = URL(f"https://{address}")
+        secure, plain = URL(f"https://{address}"), URL(f"http://{address}")
         try:
-            response = await self._send("GET", self_signed / "v2/", {}, None)
-            response.release()
+            (await self._send("GET", secure / "v2/", {}, None)).release()
         except ConnectionFailed as error:
-            plain = URL(f"http://{address}")
             try:
-                response = await self._send("GET", plain / "v2/", {}, None)
-                response.release()
+                (await self._send("GET", plain / "v2/", {}, None)).release()
             except ConnectionFailed:
                 raise error from None
             return plain
-        return self_signed
-
-
-def describe(method: str, url: URL) -> str:
-    """Name a request in an error: method and path, without the query, which may hold a signature."""
-    return f"{method} {url.path}"
+        return secure

@@ -15,13 +15,13 @@ import re
 import socket
 import struct
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from aiohttp import web
 from aiohttp.http_writer import StreamWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from multidict import CIMultiDict
 
@@ -55,7 +55,7 @@ class Answer:
             content_type = "application/json"
         response = web.Response(status=self.status, body=body)
         response.content_type = content_type
-        response.headers.extend(self.headers)
+        response.headers.update(self.headers)
         return response
 
 
@@ -68,11 +68,34 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Raw:
+    """Write these bytes to the connection in the handler's stead, as they are, then end it.
+
+    Attributes:
+        content: a whole answer, or what is no answer at all.
+        drip: what is written after it again and again, 50 times a second, until the client goes.
+        then: how the connection ends; with ``close`` before a body was read, the system resets it.
+    """
+
+    content: bytes
+    drip: bytes = b""
+    then: How = "close"
+
+
+@dataclass(frozen=True)
 class CutUpload:
     """Read ``after`` bytes of the request's body, then do ``then``; the handler is never asked."""
 
     after: int = 0
-    then: How | Answer = "close"
+    then: How | Answer | Raw = "close"
+
+
+@dataclass(frozen=True)
+class Trickle:
+    """Answer as ever, but the body in pieces of ``size`` bytes with ``pause`` seconds between them."""
+
+    size: int
+    pause: float
 
 
 @dataclass(frozen=True)
@@ -84,9 +107,9 @@ class Corrupt:
 
 @dataclass(frozen=True)
 class Headers:
-    """Change the answer's headers: ``None`` removes one."""
+    """Change the answer's headers: ``None`` removes one, a function makes its value of what it was."""
 
-    changes: Mapping[str, str | None]
+    changes: Mapping[str, str | Callable[[str], str] | None]
 
 
 @dataclass(frozen=True)
@@ -98,7 +121,7 @@ class Redirect:
     status: int = 307
 
 
-Action = Delay | Answer | Cut | CutUpload | Corrupt | Headers | Redirect
+Action = Delay | Answer | Raw | Cut | CutUpload | Trickle | Corrupt | Headers | Redirect
 
 
 @dataclass
@@ -213,6 +236,8 @@ class FaultLayer:
                 await asyncio.sleep(seconds)
             case Answer():
                 return action.response()
+            case Raw():
+                await write_raw(request, action)
             case Redirect(base, location, status):
                 return web.Response(status=status, headers={"Location": location or f"{base}{request.raw_path}"})
             case CutUpload(after, then):
@@ -221,6 +246,8 @@ class FaultLayer:
                     read += len(chunk)
                 if isinstance(then, Answer):
                     return then.response()
+                if isinstance(then, Raw):
+                    await write_raw(request, then)
                 await end(request, then)
         return await self._handler(request)
 
@@ -243,16 +270,28 @@ class _Tap(StreamWriter):
         if isinstance(self._action, Headers):
             headers = headers.copy()
             for name, value in self._action.changes.items():
-                headers.popall(name, None)
+                before = headers.popall(name, [""])[0]
                 if value is not None:
-                    headers[name] = value
+                    headers[name] = value(before) if callable(value) else value
         await super().write_headers(status_line, headers)
 
     async def write(self, chunk: Any, *, drain: bool = True, LIMIT: int = 0x10000) -> None:  # noqa: N803 - as inherited
-        await super().write(await self._spoilt(bytes(chunk)), drain=drain, LIMIT=LIMIT)
+        await super().write(await self._spoilt(await self._slowed(bytes(chunk))), drain=drain, LIMIT=LIMIT)
 
     async def write_eof(self, chunk: bytes = b"") -> None:
+        chunk = await self._slowed(bytes(chunk))
         await super().write_eof(await self._spoilt(bytes(chunk)) if chunk else b"")
+
+    async def _slowed(self, chunk: bytes) -> bytes:
+        """Write all but the last piece of a chunk that goes out slowly; return what is left."""
+        if isinstance(self._action, Trickle):
+            self.send_headers()
+            while len(chunk) > self._action.size:
+                await super().write(chunk[: self._action.size])
+                self._entry.response_bytes += self._action.size
+                chunk = chunk[self._action.size :]
+                await asyncio.sleep(self._action.pause)
+        return chunk
 
     async def _spoilt(self, chunk: bytes) -> bytes:
         start = self._entry.response_bytes
@@ -269,7 +308,22 @@ class _Tap(StreamWriter):
         return chunk
 
 
-async def end(request: web.BaseRequest, how: How) -> None:
+async def write_raw(request: web.BaseRequest, raw: Raw) -> NoReturn:
+    """Write what `Raw` says to a request's connection and end it.
+
+    Raises:
+        ConnectionResetError: always, for the server to take note.
+    """
+    transport = request.transport
+    if transport is not None:
+        transport.write(raw.content)
+        while raw.drip and not transport.is_closing():
+            transport.write(raw.drip)
+            await asyncio.sleep(0.02)
+    await end(request, raw.then)
+
+
+async def end(request: web.BaseRequest, how: How) -> NoReturn:
     """End a request's connection once all that was written has gone out.
 
     Raises:
