@@ -192,6 +192,9 @@ async def test_docker_registry_takes_an_image_that_names_its_blobs_by_sha512_and
             for digest, expected in blobs.items():
                 async with destination._upstream.request("GET", f"/v2/team/app/blobs/{digest}") as answer:
                     assert (answer.status, await answer.read()) == (200, expected)
+        # Nothing was lost on the way and found out by the manifest.
+        assert destination.faults.log.count("PUT", "/manifests/") == 2
+        assert destination.faults.log.count("POST", query="mount=sha512") == 0
 
 
 async def test_docker_registry_takes_no_child_that_is_named_by_sha512() -> None:
