@@ -185,7 +185,7 @@ class _Bringing:
             raise
         self.tally.blobs_copied += 1
         self.tally.bytes += blob.size
-        if blob.size >= _LARGE and self.destination.abilities.mounts_in_place is None:
+        if blob.size >= _LARGE and self.destination.abilities.mounts_in_place is None and _mountable(blob):
             await self._learn_from(blob)
 
     async def _begin(self, blob: Descriptor) -> tuple[URL | None, str]:
@@ -196,7 +196,7 @@ class _Bringing:
         """
         abilities = self.destination.abilities
         elsewhere = self._ledger.elsewhere(self._registry, self._name, blob.digest, self._mount_sources)
-        if elsewhere is None or abilities.mounts is False:
+        if elsewhere is None or abilities.mounts is False or not _mountable(blob):
             return await self._begin_here(blob), self._name
         location, found = await self._mount(blob, elsewhere)
         if location is None and not found:
@@ -209,7 +209,7 @@ class _Bringing:
     async def _begin_here(self, blob: Descriptor) -> URL | None:
         """Open an upload; None if the blob turns out to be in the repository."""
         abilities = self.destination.abilities
-        if abilities.mounts_in_place is False:
+        if abilities.mounts_in_place is False or not _mountable(blob):
             if blob.size > _SMALL and await self.destination.has_blob(blob.digest):
                 return None
             return await self.destination.start_upload()
@@ -235,7 +235,7 @@ class _Bringing:
         if location is None:
             abilities.mounts_in_place = True
             return None, True
-        if abilities.mounts_in_place is None and blob.size >= _LARGE and await self.destination.has_blob(blob.digest):
+        if not abilities.mounts_in_place and blob.size >= _LARGE and await self.destination.has_blob(blob.digest):
             abilities.mounts_in_place = False
             await self.destination.cancel_upload(location)
             return None, True
@@ -277,3 +277,8 @@ class _Bringing:
             # Reading goes on where it broke for as long as anything moves; when it gives up, the source is down.
             return False
         return error.error_class is ErrorClass.TRANSIENT and attempt < _TRIES
+
+
+def _mountable(blob: Descriptor) -> bool:
+    """Asked to mount another, distribution 2.8 says 201, and from then on knows the blob by its sha256 alone."""
+    return blob.digest.startswith("sha256:")

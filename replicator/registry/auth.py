@@ -29,6 +29,8 @@ _DEFAULT_LIFE = 60.0
 _MAX_LIFE = 24 * 3600.0
 _REFUSED_SECONDS = 30.0
 """How long a refused login is not tried again."""
+_FRESH_SECONDS = 5.0
+"""Age of a token up to which it is no use to ask for another, if it was refused at once."""
 _MAX_TOKEN = 16 * 1024
 _MAX_CACHED = 4096
 
@@ -78,6 +80,7 @@ class Authorizer:
         self._tokens: dict[frozenset[str], Token] = {}
         self._locks: dict[frozenset[str], asyncio.Lock] = {}
         self._refusal: tuple[float, LoginRefused] | None = None
+        self._accepted: set[frozenset[str]] = set()
         self._refused_uploads: dict[frozenset[str], str] = {}
 
     async def header(self, scopes: frozenset[str], *, long: bool = False) -> str | None:
@@ -101,7 +104,7 @@ class Authorizer:
     def challenged(self, headers: Iterable[str], scopes: frozenset[str], used: str | None) -> bool:
         """Learn from a 401 and tell whether there is anything to ask again with.
 
-        The token that was refused is forgotten, so that the next `header` is a fresh one.
+        A token that was refused is forgotten, so that the next `header` is a fresh one, unless it was that already.
 
         Args:
             headers: its ``WWW-Authenticate`` values.
@@ -110,6 +113,9 @@ class Authorizer:
         """
         token = self._tokens.get(scopes)
         if token is not None and used == f"Bearer {token.value}":
+            if scopes not in self._accepted and time.monotonic() - token.issued < _FRESH_SECONDS:
+                # It has just been issued and let nobody in: it allows too little, and so would another.
+                return False
             del self._tokens[scopes]
         challenges = parse_challenges(headers)
         for challenge in challenges:
@@ -132,9 +138,11 @@ class Authorizer:
             return False
         return self._refused_uploads.setdefault(scopes, used) != used
 
-    def upload_taken(self, scopes: frozenset[str]) -> None:
-        """Note that a body was let in."""
-        self._refused_uploads.pop(scopes, None)
+    def accepted(self, scopes: frozenset[str], *, upload: bool) -> None:
+        """Note that a request was let in; with ``upload``, one with a streamed body."""
+        self._accepted.add(scopes)
+        if upload:
+            self._refused_uploads.pop(scopes, None)
 
     async def _renew(self, scopes: frozenset[str], *, long: bool) -> Token:
         lock = self._locks.setdefault(scopes, asyncio.Lock())
@@ -145,11 +153,13 @@ class Authorizer:
                 return token
             if len(self._tokens) >= _MAX_CACHED:
                 self._tokens.clear()
+                self._accepted.clear()
                 self._refused_uploads.clear()
                 self._locks = {scopes: lock}
             self._fail_if_refused_lately(now)
             try:
                 token = self._tokens[scopes] = await self._ask(scopes)
+                self._accepted.discard(scopes)
             except LoginRefused as error:
                 # Asked for several repositories at once it may only mean that one of them is not ours.
                 if error.status == 401 and len(scopes) == 1:

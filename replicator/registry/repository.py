@@ -254,9 +254,6 @@ class RemoteRepository(Referrers):
         """
         url = await self._transport.url(f"{self._path}/blobs/uploads/")
         scopes = self._scopes
-        if mount is not None and not mount.startswith("sha256:"):
-            # distribution 2.8 answers 201 and from then on knows the blob by no other name than its sha256.
-            mount = None
         if mount is not None and mount_from is not None:
             url = url.extend_query({"mount": mount, "from": mount_from})
             if mount_from != self.repository.name:

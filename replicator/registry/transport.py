@@ -211,8 +211,8 @@ class Transport:
             authorization = self._authorizer.basic if basic else await self._authorizer.header(scopes, long=streamed)
             async with self._follow(method, url, headers, data, authorization) as response:
                 if response.status != 401:
-                    if streamed:
-                        self._authorizer.upload_taken(scopes)
+                    if authorization is not None:
+                        self._authorizer.accepted(scopes, upload=streamed)
                     yield response
                     return
                 error = await self.failure(method, response)
