@@ -89,9 +89,12 @@ class Settings(BaseSettings):
     )
     webhook_token: _Secret | None = Field(None, description="what Harbor sends as Authorization (its auth header)")
     webhook_anonymous: bool = Field(default=False, description="take webhooks without a token, from anyone")
-    concurrency: _Slots = Field(8, description="copies for events at once, a process")
-    backfill_concurrency: _Slots = Field(5, description="copies for backfills at once, a process")
-    transfers: _Slots = Field(8, description="blobs being sent at once, a process")
+    concurrency: _Slots = Field(16, description="copies for events at once, a process")
+    backfill_concurrency: _Slots = Field(16, description="copies for backfills at once, a process")
+    transfers: _Slots = Field(8, description="blobs of more than 64 KiB being sent at once, a process")
+    in_flight: _Slots = Field(
+        32, description="requests and transfers under way at once, a registry and process; fewer while it complains"
+    )
     connect_timeout: _Seconds = Field(10.0, description="until a connection to a registry stands")
     read_timeout: _Seconds = Field(60.0, description="without a byte from or to a registry")
     copy_timeout: _Seconds = Field(3600.0, description="for one try of one copy")

@@ -120,5 +120,6 @@ async def open_registries(
         # A tag's write must be over before anyone else can hold the lease on its destination.
         tag=min(20.0, settings.lease * 2 / 3),
     )
-    async with Registries(access, user_agent=f"replicator/{__version__}", timing=timing) as registries:
+    agent = f"replicator/{__version__}"
+    async with Registries(access, user_agent=agent, timing=timing, in_flight=settings.in_flight) as registries:
         yield registries, Copier(registries, transfers=settings.transfers, sharing=sharing)

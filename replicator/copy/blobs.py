@@ -61,6 +61,7 @@ class BlobCopier:
         self._transfers = Budget(transfers)
         self.sharing = sharing or Alone()
         self._turns = Turns()
+        self._images = 0
 
     async def ensure(
         self,
@@ -75,7 +76,10 @@ class BlobCopier:
         Raises:
             RegistryError: of the source or of the destination, whichever failed.
         """
-        bringing = _Bringing(self.ledger, self.sharing, self._transfers, source, destination, tally, on_bytes)
+        self._images += 1
+        # Who copies one image and ends has no use for what the registry would do with the next.
+        learns = self._images > 1
+        bringing = _Bringing(self.ledger, self.sharing, self._transfers, source, destination, tally, on_bytes, learns)
         # The largest first: the rest fits in beside it.
         ordered = sorted(blobs, key=lambda blob: -blob.size)
         bringing.plan(ordered)
@@ -112,6 +116,7 @@ class _Bringing:
         destination: RemoteRepository,
         tally: Tally,
         on_bytes: Callable[[int], None],
+        learns: bool,
     ) -> None:
         self.destination = destination
         self.tally = tally
@@ -120,6 +125,7 @@ class _Bringing:
         self._transfers = transfers
         self._source = source
         self._on_bytes = on_bytes
+        self._learns = learns
         self._registry, self._name = destination.repository.registry, destination.repository.name
         self._mount_sources: list[str] = []
 
@@ -185,7 +191,8 @@ class _Bringing:
             raise
         self.tally.blobs_copied += 1
         self.tally.bytes += blob.size
-        if blob.size >= _LARGE and self.destination.abilities.mounts_in_place is None and _mountable(blob):
+        unknown = self.destination.abilities.mounts_in_place is None
+        if unknown and self._learns and blob.size >= _LARGE and _mountable(blob):
             await self._learn_from(blob)
 
     async def _begin(self, blob: Descriptor) -> tuple[URL | None, str]:
@@ -258,7 +265,7 @@ class _Bringing:
         return location, False
 
     async def _learn_from(self, blob: Descriptor) -> None:
-        """With the first large blob sent to a registry, try once whether it answers a mount in place."""
+        """With a large blob that was sent, try once whether the registry answers a mount in place."""
         abilities = self.destination.abilities
         abilities.mounts_in_place = False
         try:

@@ -385,13 +385,16 @@ class Transport:
     async def _discover(self) -> URL:
         """Find out whether a registry marked insecure speaks HTTPS or plain HTTP: HTTPS is tried first."""
         address = self._access.endpoint or self.registry
-        secure, plain = URL(f"https://{address}"), URL(f"http://{address}")
-        try:
-            (await self._send("GET", secure / "v2/", {}, None)).release()
-        except ConnectionFailed as error:
+        failures = []
+        for base in (URL(f"https://{address}"), URL(f"http://{address}")):
             try:
-                (await self._send("GET", plain / "v2/", {}, None)).release()
-            except ConnectionFailed:
-                raise error from None
-            return plain
-        return secure
+                response = await self._send("GET", base / "v2/", {}, None)
+            except ConnectionFailed as error:
+                failures.append(error)
+                continue
+            if response.status == 401:
+                # It says how to log in, too: the first request that matters need not be refused to learn that.
+                self._authorizer.challenged(response.headers.getall("WWW-Authenticate", []), frozenset(), None)
+            response.release()
+            return base
+        raise failures[0]
