@@ -14,17 +14,8 @@ import trustme
 from tests.standins.acr import AcrStandIn
 from tests.standins.distribution import distribution
 from tests.standins.faults import Answer, Fault
-from tests.standins.images import (
-    Image,
-    Index,
-    attestation,
-    image,
-    multi_arch,
-    push,
-    put_manifest,
-    verify_tree,
-    write_directory,
-)
+from tests.standins.images import Image, Index, attestation, image, multi_arch, push, put_manifest, verify_tree
+from tests.standins.layouts import write_directory
 from tests.standins.logins import ACR_USER, HARBOR_ROBOT, basic
 from tests.standins.skopeo import SkopeoError, inspect_raw, push_directory, skopeo
 from tests.standins.tokens import READ, Account

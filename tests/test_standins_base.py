@@ -35,9 +35,8 @@ from tests.standins.images import (
     push,
     put_manifest,
     verify_tree,
-    write_directory,
-    write_layout,
 )
+from tests.standins.layouts import write_directory, write_layout
 from tests.standins.proxy import Upstream
 from tests.standins.server import serve
 

@@ -23,8 +23,8 @@ from tests.standins.images import (
     push,
     put_manifest,
     verify_tree,
-    write_directory,
 )
+from tests.standins.layouts import write_directory
 from tests.standins.logins import HARBOR_ROBOT, basic
 from tests.standins.skopeo import SkopeoError, inspect_raw, push_directory, skopeo
 from tests.standins.tokens import READ, Account

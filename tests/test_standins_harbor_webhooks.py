@@ -12,7 +12,8 @@ import trustme
 
 from tests.standins.harbor import HarborStandIn
 from tests.standins.harbor_webhooks import cloud_event, push_payload
-from tests.standins.images import image, multi_arch, push, write_directory
+from tests.standins.images import image, multi_arch, push
+from tests.standins.layouts import write_directory
 from tests.standins.logins import HARBOR_ADMIN, HARBOR_ROBOT, basic
 from tests.standins.receiver import receiver
 from tests.standins.server import serve

@@ -32,11 +32,15 @@ class SourceReader:
         self._kept: dict[str, Manifest] = {}
         self._room = _KEPT_BYTES
 
-    async def child(self, digest: str) -> Manifest:
+    async def child(self, digest: str, index: str) -> Manifest:
         """Read a manifest that an index names.
 
+        Args:
+            digest: the manifest's.
+            index: the index's digest.
+
         Raises:
-            NotFound: the source does not have it; the error says that an index names it.
+            NotFound: the source does not have it; the error names both.
             RegistryError: the source refused, failed or lied.
         """
         if digest in self._kept:
@@ -48,7 +52,7 @@ class SourceReader:
                 raise NotFound(
                     error.registry,
                     error.request,
-                    f"the image's index names the child {digest}, which the source does not have",
+                    f"the index {index} names the child {digest}, which the source does not have",
                     status=error.status,
                     codes=error.codes,
                 ) from error

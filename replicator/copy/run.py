@@ -68,7 +68,7 @@ class Run:
                 raise UnsupportedManifest(
                     self._source.repository.registry, manifest.digest, f"indexes nested more than {MAX_DEPTH} deep"
                 )
-            await all_of(self._bring_child(child.digest, depth + 1) for child in manifest.manifests)
+            await all_of(self._bring_child(child.digest, manifest.digest, depth + 1) for child in manifest.manifests)
         else:
             blobs = [blob for blob in manifest.blobs if not blob.is_foreign]
             await self._blobs.ensure(blobs, self._source, self._destination, self._tally, self._on_bytes)
@@ -121,14 +121,14 @@ class Run:
         self._tally.manifests += 1
         self._ledger.add(*self._place, manifest.digest)
 
-    async def _bring_child(self, digest: str, depth: int) -> None:
+    async def _bring_child(self, digest: str, index: str, depth: int) -> None:
         # Several indexes of one image may name the same child: the second finds it in the ledger.
         async with self._turns.turn(digest):
             if self._ledger.has(*self._place, digest):
                 return
             # Only the holding of images is bounded: an index waiting for its children must not keep them from starting.
             async with self._children:
-                manifest = self._rewritten.get(digest) or await self._reader.child(digest)
+                manifest = self._rewritten.get(digest) or await self._reader.child(digest, index)
                 if not manifest.is_index:
                     await self.bring_parts(manifest, depth)
                     await self.put(manifest, digest)

@@ -106,35 +106,35 @@ class _Selecting:
             )
         children = entries(index)
         images = [None if child.is_attestation else child for child in children]
-        kept = await each(self._image(child, depth) for child in images)
+        kept = await each(self._image(child, index.digest, depth) for child in images)
         present = {child.digest for child, keep in zip(children, kept, strict=True) if keep is not None}
-        attested = await each(self._attestation(child, present) for child in children)
+        attested = await each(self._attestation(child, index.digest, present) for child in children)
         chosen = [one if one is not None else other for one, other in zip(kept, attested, strict=True)]
         return self._rewrite(index, children, chosen)
 
-    async def _image(self, child: Descriptor | None, depth: int) -> Descriptor | Manifest | None:
+    async def _image(self, child: Descriptor | None, index: str, depth: int) -> Descriptor | Manifest | None:
         """Return an image or nested index as it is, or rewritten; None when it is not wanted."""
         if child is None:
             return None
         if child.is_index:
-            nested = await self._index(await self._reader.child(child.digest), depth + 1)
+            nested = await self._index(await self._reader.child(child.digest, index), depth + 1)
             return child if nested is not None and nested.digest == child.digest else nested
         self._images += 1
-        if await self._wants(child):
+        if await self._wants(child, index):
             return child
         self._left_out += 1
         return None
 
-    async def _wants(self, child: Descriptor) -> bool:
+    async def _wants(self, child: Descriptor, index: str) -> bool:
         if not self._options.platforms:
             return True
         if child.platform is not None:
             return self._fits(child.platform)
-        manifest = await self._reader.child(child.digest)
+        manifest = await self._reader.child(child.digest, index)
         # What is no container image runs nowhere: a choice of platforms is not about it.
         return not is_image(manifest) or self._fits(await self._reader.platform(manifest))
 
-    async def _attestation(self, child: Descriptor, present: set[str]) -> Descriptor | None:
+    async def _attestation(self, child: Descriptor, index: str, present: set[str]) -> Descriptor | None:
         if not child.is_attestation:
             return None
         if self._options.platforms and child.attested is not None and child.attested not in present:
@@ -144,7 +144,7 @@ class _Selecting:
             raise AttestationsFound(self._registry, child.digest)
         if policy is Attestations.KEEP:
             return child
-        if policy is Attestations.STRIP_REFUSED and is_image(await self._reader.child(child.digest)):
+        if policy is Attestations.STRIP_REFUSED and is_image(await self._reader.child(child.digest, index)):
             return child
         self._attestations += 1
         return None

@@ -163,7 +163,9 @@ class Signing:
         yield manifest.digest
         for child in manifest.manifests:
             if child.is_index:
-                nested = selection.rewritten.get(child.digest) or await self._reader.child(child.digest)
+                nested = selection.rewritten.get(child.digest) or await self._reader.child(
+                    child.digest, manifest.digest
+                )
                 async for digest in self._tree(nested, selection):
                     if digest not in selection.rewritten:
                         yield digest
@@ -218,7 +220,7 @@ class Signing:
                 if digest not in present:
                     try:
                         manifest = extra if extra is not None and extra.digest == digest else None
-                        unlisted += await self._referrer(manifest or await self._reader.child(digest))
+                        unlisted += await self._referrer(manifest or await self._origin.get_manifest(digest))
                     except ReplicatorError as error:
                         self._warn(digest, error)
             if unlisted:

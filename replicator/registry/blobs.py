@@ -1,206 +1,191 @@
-"""Blob bytes in flight: read, verified, resumed, and handed to an upload without ever being held whole."""
+"""The blobs of one repository, and uploads (OCI distribution specification 1.1, "Pulling blobs", "Pushing Blobs")."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
-import aiohttp
+from yarl import URL
 
-from replicator.registry.digests import hasher_for
-from replicator.registry.errors import ConnectionFailed, DigestMismatch, ProtocolViolated, RegistryError
-from replicator.registry.limits import backoff
+from replicator.registry.digests import digest_of
+from replicator.registry.endpoint import Endpoint
+from replicator.registry.errors import (
+    ConnectionFailed,
+    Denied,
+    DigestMismatch,
+    LoginRefused,
+    NotFound,
+    ProtocolViolated,
+    RegistryError,
+    Unauthorized,
+    UploadLost,
+)
+from replicator.registry.manifest import MAX_MANIFEST_BYTES
+from replicator.registry.stream import BlobStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from yarl import URL
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from replicator.registry.manifest import Descriptor
-    from replicator.registry.transport import Transport
 
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)\Z")
-_HASH_INLINE = 64 * 1024
-"""Bytes below which a hop into a thread costs more than hashing where we are."""
-_MAX_STALLS = 5
-"""Broken reads in a row, without one byte of progress, after which a blob is given up."""
+_SESSION_CODES = frozenset({"BLOB_UPLOAD_UNKNOWN", "BLOB_UPLOAD_INVALID"})
+"""What says that an upload's session, not its bytes, is at fault (specification, "Error Codes")."""
 
 
-class BlobStream:
-    """The bytes of one blob, as an asynchronous iterator of chunks.
+class Blobs(Endpoint):
+    """What is asked about, read from and written to ``/blobs/``."""
 
-    The last chunk is given out only after all bytes have hashed to the blob's digest: whoever sends them on with a
-    Content-Length can't complete a wrong body. A connection that breaks is taken up again where it broke by a Range
-    request (RFC 9110, section 14), or from the start where the server does not do ranges; ``size`` bounds it all.
-
-    Attributes:
-        error: what ended the stream early, if anything did.
-    """
-
-    def __init__(
-        self,
-        transport: Transport,
-        url: URL,
-        scopes: frozenset[str],
-        blob: Descriptor,
-        on_bytes: Callable[[int], None] | None = None,
-    ) -> None:
-        self.blob = blob
-        self.error: RegistryError | None = None
-        self._transport = transport
-        self._url = url
-        self._scopes = scopes
-        self._on_bytes = on_bytes
-        self._hasher = hasher_for(blob.digest)
-        self._hashing: asyncio.Future[None] | None = None
-        self._held = b""
-        self._offset = 0
-        self._skip = 0
-        self._stalls = 0
-        self._response: aiohttp.ClientResponse | None = None
-        self._exchange = AsyncExitStack()
-        self._closed = False
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        try:
-            return await self._next_verified()
-        except RegistryError as error:
-            self.error = error
-            raise
-
-    async def open(self) -> None:
-        """Ask for the first byte, so that a source that refuses does so before anything is sent.
+    async def has_blob(self, digest: str) -> bool:
+        """Tell whether a blob is here; a refusal counts as no, for the push to explain.
 
         Raises:
-            RegistryError: the source has no such blob, or can't be reached.
+            RegistryError: the login was refused, or there was no usable answer.
         """
-        while self._response is None:
-            await self._guarded(self._connect)
-
-    async def aclose(self) -> None:
-        """Give the connection back; a read under way ends."""
-        self._closed = True
-        self._response = None
-        await self._exchange.aclose()
-
-    async def _next_verified(self) -> bytes:
-        while chunk := await self._read():
-            await self._hash(chunk)
-            ready, self._held = self._held, chunk
-            if ready:
-                return ready
-        if self._hashing is not None:
-            await self._hashing
-            self._hashing = None
-        if f"{self.blob.digest.partition(':')[0]}:{self._hasher.hexdigest()}" != self.blob.digest:
-            raise DigestMismatch(
-                self._transport.registry, f"GET {self._url.path}", "the bytes served do not hash to the blob's digest"
-            )
-        ready, self._held = self._held, b""
-        if not ready:
-            raise StopAsyncIteration
-        return ready
-
-    async def _hash(self, chunk: bytes) -> None:
-        if self._hashing is not None:
-            await self._hashing
-            self._hashing = None
-        if len(chunk) < _HASH_INLINE:
-            self._hasher.update(chunk)
-        else:
-            self._hashing = asyncio.get_running_loop().run_in_executor(None, self._hasher.update, chunk)
-
-    async def _read(self) -> bytes:
-        """Return the next bytes; none when all ``size`` of them were read."""
-        while self._offset < self.blob.size and not self._closed:
-            if self._response is None:
-                await self._guarded(self._connect)
-                continue
-            chunk = await self._guarded(self._receive)
-            if self._skip:
-                dropped = min(self._skip, len(chunk))
-                self._skip -= dropped
-                chunk = chunk[dropped:]
-            if chunk:
-                self._stalls = 0
-                self._offset += len(chunk)
-                if self._offset > self.blob.size:
-                    raise self._mismatch("longer")
-                if self._on_bytes is not None:
-                    self._on_bytes(len(chunk))
-                return chunk
-        return b""
-
-    async def _receive(self) -> bytes:
-        assert self._response is not None  # noqa: S101 - only called with one open
+        url = await self._transport.url(f"{self._path}/blobs/{digest}")
         try:
-            chunk = await self._response.content.readany()
-        except (aiohttp.ClientError, OSError) as error:
-            raise ConnectionFailed(
-                self._transport.registry, f"GET {self._url.path}", f"the transfer broke at byte {self._offset}: {error}"
-            ) from error
-        if not chunk:
-            raise ConnectionFailed(
-                self._transport.registry,
-                f"GET {self._url.path}",
-                f"the transfer ended at byte {self._offset} of {self.blob.size}",
-            )
-        return chunk
+            await self._transport.call("HEAD", url, scopes=self._scopes, expect={200})
+        except LoginRefused:
+            raise
+        except (NotFound, Denied, Unauthorized):
+            return False
+        return True
 
-    async def _connect(self) -> bytes:
-        headers = {"Range": f"bytes={self._offset}-"} if self._offset else None
-        await self._exchange.aclose()
-        await self._transport.pause()
-        response = await self._exchange.enter_async_context(
-            self._transport.exchange("GET", self._url, scopes=self._scopes, headers=headers)
+    async def read_blob(self, blob: Descriptor, limit: int = MAX_MANIFEST_BYTES) -> bytes:
+        """Read a small blob, such as an image's config, and verify it.
+
+        Args:
+            blob: its digest and size.
+            limit: bytes that it may have.
+
+        Raises:
+            NotFound: it is not here.
+            DigestMismatch: its bytes are not those of its digest.
+            RegistryError: any other answer, or none; ``ProtocolViolated`` if it is larger.
+        """
+        url = await self._transport.url(f"{self._path}/blobs/{blob.digest}")
+        reply = await self._transport.call("GET", url, scopes=self._scopes, expect={200}, max_body=limit)
+        digest = digest_of(reply.body, blob.digest)
+        if digest != blob.digest:
+            request = f"GET {url.path}"
+            raise DigestMismatch(self._transport.registry, request, f"the blob served hashes to {digest}")
+        return reply.body
+
+    async def open_blob(self, blob: Descriptor, on_bytes: Callable[[int], None] | None = None) -> BlobStream:
+        """Begin to read a blob.
+
+        Args:
+            blob: its digest and size.
+            on_bytes: told the number of bytes as they arrive.
+
+        Raises:
+            NotFound: it is not here.
+            RegistryError: any other answer, or none.
+        """
+        url = await self._transport.url(f"{self._path}/blobs/{blob.digest}")
+        stream = BlobStream(self._transport, url, self._scopes, blob, on_bytes)
+        try:
+            await stream.open()
+        except BaseException:
+            await stream.aclose()
+            raise
+        return stream
+
+    async def start_upload(
+        self, mount: str | None = None, mount_from: str | None = None, *, may_mount_from: Iterable[str] = ()
+    ) -> URL | None:
+        """Open an upload session, or have a blob mounted from a repository of the same registry.
+
+        Args:
+            mount: the digest to mount, if it may be here or in ``mount_from`` already.
+            mount_from: the repository's name to mount from.
+            may_mount_from: repositories that further blobs are to be mounted from; one token then serves them all.
+
+        Returns:
+            Where to send the bytes; None when the blob was mounted and nothing needs to be sent.
+
+        Raises:
+            RegistryError: the registry takes neither.
+        """
+        url = await self._transport.url(f"{self._path}/blobs/uploads/")
+        scopes = self._scopes
+        if mount is not None and mount_from is not None:
+            url = url.extend_query({"mount": mount, "from": mount_from})
+            if mount_from != self.repository.name:
+                scopes |= {f"repository:{name}:pull" for name in (mount_from, *may_mount_from)}
+        reply = await self._transport.call(
+            "POST", url, scopes=scopes, expect={201, 202} if mount else {202}, headers={"Content-Length": "0"}
         )
-        request = f"GET {self._url.path}"
-        if response.status == 206:
-            self._check_range(response.headers.get("Content-Range", ""), request)
-            self._skip = 0
-        elif response.status == 200:
-            self._skip = self._offset
-            if response.content_length not in (None, self.blob.size):
-                raise self._mismatch("longer" if (response.content_length or 0) > self.blob.size else "shorter")
-        else:
-            raise await self._transport.failure("GET", response)
-        self._response = response
-        return b""
-
-    async def _guarded(self, step: Callable[[], object]) -> bytes:
-        """Run a step; a passing fault drops the connection, to be taken up again, unless nothing ever moves."""
-        try:
-            return await step()  # type: ignore[misc,no-any-return]  # both steps are coroutine functions
-        except RegistryError as error:
-            self._response = None
-            self._stalls += 1
-            if not _passing(error) or self._stalls > _MAX_STALLS or self._closed:
-                raise
-            await asyncio.sleep(max(backoff(self._stalls, base=0.1), min(error.retry_after or 0.0, 30.0)))
-            return b""
-
-    def _check_range(self, value: str, request: str) -> None:
-        match = _CONTENT_RANGE.match(value)
-        total = match and match[3]
-        if match is None or int(match[1]) != self._offset or total not in ("*", str(self.blob.size)):
+        if reply.status == 201:
+            return None
+        location = reply.headers.get("Location")
+        if location is None:
             raise ProtocolViolated(
-                self._transport.registry,
-                request,
-                f"asked from byte {self._offset} of {self.blob.size}, answered Content-Range {value[:80]!r}",
+                self._transport.registry, f"POST {url.path}", "an upload was begun without a Location"
             )
+        return self._transport.follow(reply, location, f"POST {url.path}")
 
-    def _mismatch(self, how: str) -> DigestMismatch:
-        return DigestMismatch(
-            self._transport.registry,
-            f"GET {self._url.path}",
-            f"the blob served is {how} than the {self.blob.size} bytes its manifest says",
-        )
+    async def finish_upload(self, location: URL, stream: BlobStream) -> None:
+        """Send a whole blob into an upload session with one PUT.
 
+        The deadline moves with the bytes: only a side that stops taking them, or does not answer, is given up.
 
-def _passing(error: RegistryError) -> bool:
-    return error.error_class == "transient"
+        Raises:
+            UploadLost: the session is gone; a new one may succeed.
+            RegistryError: the source's error if the stream failed, else the registry's.
+        """
+        blob, timing = stream.blob, self._transport.timing
+        # The Location is opaque: the digest is added and nothing is quoted anew.
+        await self._transport.pause()
+        separator = "&" if location.raw_query_string else "?"
+        url = URL(f"{location}{separator}digest={quote(blob.digest, safe='')}", encoded=True)
+        request = f"PUT {location.path}"
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob.size)}
+        loop = asyncio.get_running_loop()
+        sent = 0
+        try:
+            async with asyncio.timeout(timing.write) as deadline:
+
+                async def body() -> AsyncIterator[bytes]:
+                    nonlocal sent
+                    # While the source is being read its own deadlines hold; here only the sending counts.
+                    deadline.reschedule(None)
+                    async for chunk in stream:
+                        deadline.reschedule(loop.time() + timing.write)
+                        sent += len(chunk)
+                        yield chunk
+                        # A refusal that came meanwhile must be read before a write meets the connection's end: the
+                        # first turn of the loop finds it, the second comes after it was read.
+                        await asyncio.sleep(0)
+                        await asyncio.sleep(0)
+                        deadline.reschedule(None)
+                    deadline.reschedule(loop.time() + timing.commit)
+
+                async with self._transport.exchange(
+                    "PUT", url, scopes=self._scopes, headers=headers, data=body()
+                ) as response:
+                    if response.status not in (201, 204):
+                        error = await self._transport.failure("PUT", response)
+                        if response.status in (404, 416) or _SESSION_CODES.intersection(error.codes):
+                            raise UploadLost(error.registry, error.request, error.detail, status=error.status)
+                        raise error
+                    if sent < blob.size:
+                        # Nobody can have verified a digest of bytes that were not sent.
+                        raise ProtocolViolated(
+                            self._transport.registry,
+                            request,
+                            f"answered {response.status} before the blob was sent: {sent} bytes of {blob.size}",
+                        )
+        except TimeoutError as error:
+            raise ConnectionFailed(self._transport.registry, request, "stopped taking bytes") from error
+        except RegistryError as error:
+            if stream.error is not None:
+                raise stream.error from error
+            raise
+
+    async def cancel_upload(self, location: URL) -> None:
+        """Give an upload session up, so that the registry need not keep it; what it answers does not matter."""
+        try:
+            await self._transport.call("DELETE", location, scopes=self._scopes, expect={200, 202, 204}, tries=1)
+        except RegistryError:
+            return

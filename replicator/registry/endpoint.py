@@ -42,3 +42,7 @@ class Endpoint:
     def timing(self) -> Timing:
         """The deadlines and tries that hold here."""
         return self._transport.timing
+
+    async def pause(self) -> None:
+        """Wait while the registry wants peace, so that what comes next is sent without delay."""
+        await self._transport.pause()

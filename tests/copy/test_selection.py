@@ -244,7 +244,7 @@ async def test_an_index_of_attestations_alone_is_skipped(pair: Pair) -> None:
 class Unread:
     """A reader for indexes that say all there is to know."""
 
-    async def child(self, digest: str) -> Manifest:
+    async def child(self, digest: str, index: str) -> Manifest:
         raise AssertionError(digest)
 
     async def platform(self, image: Manifest) -> Platform | None:

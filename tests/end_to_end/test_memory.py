@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from tests.running import PROGRAM, environment
 from tests.standins.distribution import distribution
-from tests.standins.images import Image, image, write_layout
+from tests.standins.images import Image, image
+from tests.standins.layouts import write_layout
 from tests.standins.skopeo import skopeo
 
 if TYPE_CHECKING:

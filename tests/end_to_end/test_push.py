@@ -10,17 +10,8 @@ import pytest
 
 from tests.running import TOKEN, running
 from tests.standins.faults import Delay, Fault
-from tests.standins.images import (
-    Image,
-    Index,
-    image,
-    index,
-    multi_arch,
-    push,
-    verify_tree,
-    write_directory,
-    write_layout,
-)
+from tests.standins.images import Image, Index, image, index, multi_arch, push, verify_tree
+from tests.standins.layouts import write_directory, write_layout
 from tests.standins.logins import ACR_USER, HARBOR_ROBOT
 from tests.standins.skopeo import inspect_raw, skopeo
 

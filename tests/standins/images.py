@@ -19,7 +19,6 @@ from replicator.registry.manifest import ACCEPT, DOCKER_LIST, DOCKER_MANIFEST, O
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 _DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 _DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
@@ -328,41 +327,6 @@ async def verify_tree(
                 async for chunk in answer.content.iter_chunked(_MIB):
                     hasher.update(chunk)
             assert f"sha256:{hasher.hexdigest()}" == blob.digest
-
-
-def write_layout(directory: Path, root: Image | Index, tag: str = "latest") -> None:
-    """Write an OCI layout, for ``skopeo copy --all oci:DIRECTORY:TAG``; layers of any size go straight to disk.
-
-    Skopeo finds only OCI images in it; `write_directory` serves for all.
-    """
-    store = directory / "blobs" / "sha256"
-    store.mkdir(parents=True, exist_ok=True)
-    for blob in blobs_of(root):
-        with (store / blob.digest.partition(":")[2]).open("wb") as file:
-            for chunk in blob.chunks():
-                file.write(chunk)
-    for manifest in manifests_of(root):
-        (store / manifest.digest.partition(":")[2]).write_bytes(manifest.content)
-    (directory / "oci-layout").write_bytes(_json({"imageLayoutVersion": "1.0.0"}))
-    entry = {
-        "mediaType": root.media_type,
-        "digest": root.digest,
-        "size": len(root.content),
-        "annotations": {"org.opencontainers.image.ref.name": tag},
-    }
-    (directory / "index.json").write_bytes(_json({"schemaVersion": 2, "manifests": [entry]}))
-
-
-def write_directory(directory: Path, root: Image | Index) -> None:
-    """Write what ``skopeo copy --all dir:DIRECTORY`` takes, Docker's media types too."""
-    for blob in blobs_of(root):
-        with (directory / blob.digest.partition(":")[2]).open("wb") as file:
-            for chunk in blob.chunks():
-                file.write(chunk)
-    for manifest in manifests_of(root):
-        (directory / f"{manifest.digest.partition(':')[2]}.manifest.json").write_bytes(manifest.content)
-    (directory / "manifest.json").write_bytes(root.content)
-    (directory / "version").write_text("Directory Transport Version: 1.1\n")
 
 
 def _image(
