@@ -36,7 +36,7 @@ def _advice(error: RegistryError, destination: Reference | None) -> str:
     if "unknown manifest class" in error.detail:
         return (
             "it takes only images: a manifest with any other config (an attestation, a signature, a chart) is refused "
-            "for good"
+            "for good; attestations: strip in the rule (--attestations strip) leaves attestations out"
         )
     if destination is not None and error.registry == destination.registry:
         namespace = destination.repository.name.partition("/")[0]

@@ -74,10 +74,11 @@ def _sentence(outcome: Outcome) -> str:
         return f"skipped: {escape(outcome.source)}: {note}"
     if outcome.result is Result.UP_TO_DATE:
         return f"up to date: {escape(outcome.destination)} is {outcome.digest}{note and f'; {note}'}"
+    signatures = f", signatures among them: {outcome.signatures}" if outcome.signatures else ""
     return (
         f"copied {escape(outcome.source)} to {escape(outcome.destination)}: {outcome.digest}, "
         f"{decimal(outcome.bytes)} in {outcome.seconds:.1f} s; blobs: {outcome.blobs_copied} sent, "
-        f"{outcome.blobs_mounted} mounted, {outcome.blobs_present} there already; manifests: {outcome.manifests}"
+        f"{outcome.blobs_mounted} mounted, {outcome.blobs_present} there already; manifests: {outcome.manifests}{signatures}"
         f"{note and f'; {note}'}"
     )
 
