@@ -154,10 +154,12 @@ class Blobs(Endpoint):
                         deadline.reschedule(loop.time() + timing.write)
                         sent += len(chunk)
                         yield chunk
-                        # A refusal that came meanwhile must be read before a write meets the connection's end: the
-                        # first turn of the loop finds it, the second comes after it was read.
-                        await asyncio.sleep(0)
-                        await asyncio.sleep(0)
+                        if sent < blob.size:
+                            # A refusal that came meanwhile must be read before a write meets the connection's end: the
+                            # first turn of the loop finds it, the second comes after it was read. After the last bytes
+                            # there must be no turn: a body that ends later than its answer costs the connection.
+                            await asyncio.sleep(0)
+                            await asyncio.sleep(0)
                         deadline.reschedule(None)
                     deadline.reschedule(loop.time() + timing.commit)
 
