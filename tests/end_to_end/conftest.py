@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from tests.standins.harbor import HarborStandIn
 
 
+PUBLIC_NAME = "registry.cn-beijing.aliyuncs.com"
+"""A name by which a registry is known to be an ACR."""
+
+
 @dataclass
 class House:
     """A Harbor, an ACR, and a directory with a rules file between them."""
@@ -26,16 +30,24 @@ class House:
     directory: Path
 
     def auth(self) -> dict[str, Any]:
+        login = {"username": ACR_USER[0], "password": ACR_USER[1], "insecure": True}
         return {
             self.harbor.host: {"username": HARBOR_ROBOT[0], "password": HARBOR_ROBOT[1], "insecure": True},
-            self.acr.host: {"username": ACR_USER[0], "password": ACR_USER[1], "insecure": True},
+            self.acr.host: login,
+            PUBLIC_NAME: {**login, "endpoint": f"http://{self.acr.host}"},
         }
 
     def rules(self, images: dict[str, Any], **more: Any) -> Path:
-        """Write a rules file with everyone's logins; ``HARBOR`` and ``ACR`` in it stand for the hosts."""
+        """Write a rules file with everyone's logins.
+
+        ``HARBOR`` and ``ACR`` in it stand for the hosts, ``ALIYUN`` for the same ACR by its public name.
+        """
         text = json.dumps({"auth": self.auth(), "images": images, **more}, indent=1)
         file = self.directory / "rules.json"
-        file.write_text(text.replace("HARBOR", self.harbor.host).replace("ACR", self.acr.host))
+        names = {"HARBOR": self.harbor.host, "ACR": self.acr.host, "ALIYUN": PUBLIC_NAME}
+        for name, host in names.items():
+            text = text.replace(name, host)
+        file.write_text(text)
         return file
 
 

@@ -145,6 +145,7 @@ def image(
     base: Sequence[Blob] = (),
     architecture: str = "amd64",
     variant: str = "",
+    system: str = "linux",
     foreign: bool = False,
 ) -> Image:
     """Make an image.
@@ -154,14 +155,15 @@ def image(
         sizes: bytes of the file in each layer of its own.
         docker: Docker's media types instead of OCI's.
         base: layers that come first, shared with other images.
-        architecture: of the platform, on linux.
+        architecture: of the platform.
         variant: of the architecture, if any.
+        system: of the platform.
         foreign: add a layer that is not to be distributed.
     """
     layers = [*base, *(layer(seed * 1000 + place, size, docker=docker) for place, size in enumerate(sizes))]
     if foreign:
         layers.append(layer(seed * 1000 + 999, 700, docker=docker, foreign="https://layers.example.com/base"))
-    platform = {"architecture": architecture, "os": "linux", **({"variant": variant} if variant else {})}
+    platform = {"architecture": architecture, "os": system, **({"variant": variant} if variant else {})}
     config = {
         **platform,
         "created": "2026-01-01T00:00:00Z",
