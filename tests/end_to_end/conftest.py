@@ -30,11 +30,9 @@ class House:
     directory: Path
 
     def auth(self) -> dict[str, Any]:
-        login = {"username": ACR_USER[0], "password": ACR_USER[1], "insecure": True}
         return {
             self.harbor.host: {"username": HARBOR_ROBOT[0], "password": HARBOR_ROBOT[1], "insecure": True},
-            self.acr.host: login,
-            PUBLIC_NAME: {**login, "endpoint": f"http://{self.acr.host}"},
+            self.acr.host: {"username": ACR_USER[0], "password": ACR_USER[1], "insecure": True},
         }
 
     def rules(self, images: dict[str, Any], **more: Any) -> Path:
@@ -42,7 +40,10 @@ class House:
 
         ``HARBOR`` and ``ACR`` in it stand for the hosts, ``ALIYUN`` for the same ACR by its public name.
         """
-        text = json.dumps({"auth": self.auth(), "images": images, **more}, indent=1)
+        auth = self.auth()
+        if "ALIYUN" in str(images):
+            auth[PUBLIC_NAME] = {**auth.pop(self.acr.host), "endpoint": f"http://{self.acr.host}"}
+        text = json.dumps({"auth": auth, "images": images, **more}, indent=1)
         file = self.directory / "rules.json"
         names = {"HARBOR": self.harbor.host, "ACR": self.acr.host, "ALIYUN": PUBLIC_NAME}
         for name, host in names.items():

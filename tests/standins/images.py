@@ -198,15 +198,25 @@ def attestation(subject: Image, seed: int = 1, *, empty_config: bool = False) ->
     return _image(OCI_MANIFEST, (config, statement), {"architecture": "unknown", "os": "unknown"}, annotations)
 
 
-def referrer(subject: Image | Index, seed: int = 1, kind: str = "application/vnd.example.sbom.v1") -> Image:
-    """Make what refers to ``subject`` as a signature or an SBOM does in OCI 1.1: an artifact with the empty config."""
+def referrer(
+    subject: Image | Index, seed: int = 1, kind: str = "application/vnd.example.sbom.v1", *, as_image: bool = False
+) -> Image:
+    """Make what refers to ``subject`` as a signature or an SBOM does in OCI 1.1.
+
+    Args:
+        subject: what it is about.
+        seed: different ones differ.
+        kind: its ``artifactType``.
+        as_image: with an image's config, as cosign makes its signatures; else with the empty one of artifacts.
+    """
     content = Blob("application/vnd.example.content", _json({"of": subject.digest, "seed": seed}))
     refers = {
         "artifactType": kind,
         "subject": {"mediaType": subject.media_type, "digest": subject.digest, "size": len(subject.content)},
         "annotations": {"org.example.seed": str(seed)},
     }
-    return _image(OCI_MANIFEST, (Blob(_OCI_EMPTY, b"{}"), content), {}, {}, refers)
+    config = Blob(_OCI_CONFIG, _json({"rootfs": {}})) if as_image else Blob(_OCI_EMPTY, b"{}")
+    return _image(OCI_MANIFEST, (config, content), {}, {}, refers)
 
 
 def cosign_tag(subject: Image | Index, suffix: str = ".sig") -> str:
