@@ -1,4 +1,4 @@
-"""What BuildKit puts beside the images it builds, which ACR refuses in part, from the push to what can be seen of it."""
+"""What BuildKit puts beside the images it builds, and ACR refuses in part: from the push to what is told of it."""
 
 from __future__ import annotations
 

@@ -41,12 +41,9 @@ class Fleet:
         self._stack = stack
 
     async def run(self, command: str, *arguments: str, ready: str) -> Serving:
-        return await self._stack.enter_async_context(
-            running(
-                command, *arguments, "--config", self._rules, cwd=self.house.directory, ready=ready,
-                settings=self._settings,
-            )  # fmt: skip
-        )
+        options: tuple[str | Path, ...] = ("--config", self._rules, *arguments)
+        process = running(command, *options, cwd=self.house.directory, ready=ready, settings=self._settings)
+        return await self._stack.enter_async_context(process)
 
     async def worker(self, concurrency: int) -> Serving:
         return await self.run("worker", f"--concurrency={concurrency}", ready="worker started")

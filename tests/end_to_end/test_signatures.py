@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.running import TOKEN, Serving, replicator, running
-from tests.standins.images import Image, cosign_tag, fetch_raw, image, multi_arch, push, referrer, verify_tree
+from tests.standins.images import Image, Index, cosign_tag, fetch_raw, image, multi_arch, push, referrer, verify_tree
 from tests.standins.logins import HARBOR_ROBOT
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def subscribe(house: House, serving: Serving) -> None:
     house.harbor.add_policy("library", f"{serving.url}/webhooks/harbor", auth_header=TOKEN)
 
 
-async def pushed(house: House, name: str, root: Any = ROOT) -> None:
+async def pushed(house: House, name: str, root: Image | Index = ROOT) -> None:
     await push(house.harbor.host, "library/app", name, root, HARBOR_ROBOT)
 
 
@@ -45,7 +45,7 @@ async def fallback(host: str, name: str) -> list[str]:
 async def nothing_was_given_up(house: House) -> bool:
     listed = await replicator("failures", "--json", cwd=house.directory)
     assert listed.code == 0, listed.said
-    return json.loads(listed.out) == []
+    return not json.loads(listed.out)
 
 
 async def test_signatures_that_are_pushed_after_their_image_arrive(house: House) -> None:
