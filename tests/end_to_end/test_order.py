@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from tests.running import TOKEN, Serving, running
-from tests.standins.faults import Fault, Hold
+from tests.standins.faults import Answer, Fault, Hold
 from tests.standins.images import image, push, verify_tree
 from tests.standins.logins import HARBOR_ROBOT
 
@@ -80,6 +80,21 @@ async def test_an_old_event_behind_a_new_one_does_not_hide_it_while_the_tag_is_b
         ("up to date", OLD.digest),
         ("copied", NEW.digest),
     ]
+    await verify_tree(house.behind_acr, NAME, "v1", NEW)
+
+
+async def test_an_old_event_does_not_hide_that_a_newer_push_was_given_up(house: House) -> None:
+    await the_old_is_at_both_ends(house)
+    async with running("serve", "--config", everything(house), cwd=house.directory) as serving:
+        subscribe(house, serving)
+        denied = house.acr.faults.add(Fault(Answer(403, "DENIED"), "PUT", "/manifests/v1", times=None))
+        await push(house.harbor.host, "library/app", "v1", NEW, HARBOR_ROBOT)
+        await deliver(house, NEW.digest)
+        await serving.until("job dead")
+        denied.times = 0
+        await deliver(house, OLD.digest)
+        (line,) = await serving.until("copy done")
+    assert (line["result"], line["digest"]) == ("copied", NEW.digest)
     await verify_tree(house.behind_acr, NAME, "v1", NEW)
 
 

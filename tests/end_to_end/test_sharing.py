@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import tempfile
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from replicator.queue import Lane, Queue
 from tests.queue.servers import RedisServer
 from tests.running import TOKEN, Serving, running
 from tests.standins.faults import CutUpload, Fault, Hold
-from tests.standins.images import Image, image, layer, push, verify_tree
+from tests.standins.images import Image, cosign_tag, fetch_raw, image, layer, push, referrer, verify_tree
 from tests.standins.logins import HARBOR_ROBOT
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Fleet:
     def __init__(self, house: House, redis: RedisServer, queue: Queue, stack: contextlib.AsyncExitStack) -> None:
         self.house = house
         self.queue = queue
-        self._rules = house.rules({"HARBOR/library/**": "ACR/image-syncer/{name}"})
+        self._rules = house.rules({"HARBOR/library/**": {"to": "ACR/image-syncer/{name}", "signatures": True}})
         self._settings = {"REPLICATOR_REDIS_URL": redis.url, "REPLICATOR_LEASE": "10"}
         self._stack = stack
 
@@ -138,3 +139,26 @@ async def test_what_a_worker_leaves_half_sent_when_it_is_killed_another_sends(fl
     assert victim.said("copy done") == heir.said("copy failed") == []
     for tag, root in IMAGES.items():
         await verify_tree(house.behind_acr, "image-syncer/app", tag, root)
+
+
+async def test_two_workers_list_all_that_refers_to_an_image(fleet: Fleet) -> None:
+    """A list that each reads, adds to and writes would lose what the other adds meanwhile."""
+    house, subject = fleet.house, image(1)
+    await push(house.behind_acr, "image-syncer/app", "v1", subject)
+    referrers = [referrer(subject, seed, as_image=True) for seed in range(8)]
+    await fleet.push({one.digest: one for one in referrers}, ["app"] * 8)
+    hold = Hold()
+    slow = house.acr.faults.add(Fault(hold, "HEAD", f"/manifests/{subject.digest}", times=None))
+    async with released(hold):
+        workers = [await fleet.worker(4), await fleet.worker(4)]
+        async with asyncio.timeout(30):
+            while slow.hits < len(referrers):
+                await asyncio.sleep(0.02)
+    for worker in workers:
+        await worker.until("copy done", count=4)
+        assert worker.said("copy failed") == []
+    content, _ = await fetch_raw(house.behind_acr, "image-syncer/app", cosign_tag(subject, ""))
+    listed = [row["digest"] for row in json.loads(content)["manifests"]]
+    assert sorted(listed) == sorted(one.digest for one in referrers)
+    for one in referrers:
+        await verify_tree(house.behind_acr, "image-syncer/app", one.digest, one)
