@@ -177,3 +177,18 @@ async def test_a_backfill_brings_them_too_and_tells_what_was_refused(house: Hous
     await verify_tree(house.behind_acr, NAME, LISTED.digest, LISTED)
     dry = await replicator("backfill", "--config", rules, "--dry-run", cwd=house.directory)
     assert (dry.code, "2  up to date" in dry.out) == (0, True)
+
+
+async def test_a_first_backfill_brings_images_and_their_signatures_in_one_go(house: House) -> None:
+    rules = signed(house)
+    for name, one in (("v1", ROOT), (cosign_tag(ROOT), SIGNATURE), (LISTED.digest, LISTED)):
+        await pushed(house, name, one)
+    ended = await replicator("backfill", "--config", rules, "--report=r.json", cwd=house.directory)
+    assert ended.code == 0, ended.said
+    await verify_tree(house.behind_acr, NAME, "v1", ROOT)
+    await verify_tree(house.behind_acr, NAME, cosign_tag(ROOT), SIGNATURE)
+    await verify_tree(house.behind_acr, NAME, LISTED.digest, LISTED)
+    house.acr.faults.log.clear()
+    again = await replicator("backfill", "--config", rules, cwd=house.directory)
+    assert (again.code, "2  up to date" in again.out) == (0, True), again.said
+    assert sum(house.acr.faults.log.count(method) for method in ("POST", "PUT", "PATCH")) == 0
