@@ -38,19 +38,24 @@ def chosen(
     """Return what ``--platform``, ``--attestations`` and ``--signatures`` ask for.
 
     Args:
-        destination: decides about attestations where the option does not.
+        destination: decides about attestations where the option does not; under a digest no byte may change.
         platforms: as they are written.
         attestations: a word of `Attestations`; None when not said.
         signatures: whether they are copied too.
 
     Raises:
-        ConfigError: a text is no platform.
+        ConfigError: a text is no platform, or less is asked for under a digest.
     """
-    return CopyOptions(
-        tuple(_platform("--platform", text) for text in platforms or ()),
-        Attestations(attestations) if attestations is not None else automatic_attestations(destination.registry),
-        signatures,
-    )
+    wishes = tuple(_platform("--platform", text) for text in platforms or ())
+    choice = Attestations(attestations) if attestations is not None else automatic_attestations(destination.registry)
+    options = CopyOptions(wishes, choice, signatures)
+    if destination.digest is None:
+        return options
+    if options.platforms or choice is Attestations.STRIP:
+        option = "--platform" if options.platforms else "--attestations"
+        message = "what is left of an image has another digest than the one DESTINATION names: name a tag there"
+        raise ConfigError("command line", [Problem(option, message)])
+    return options if attestations is not None else CopyOptions((), Attestations.KEEP, signatures)
 
 
 def wished(systems: Iterable[str] | None, architectures: Iterable[str] | None) -> tuple[Platform, ...]:

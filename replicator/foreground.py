@@ -72,14 +72,14 @@ def _sentence(outcome: Outcome) -> str:
     note = escape(outcome.note)
     if outcome.result is Result.SKIPPED:
         return f"skipped: {escape(outcome.source)}: {note}"
+    signatures = f"; signatures: {outcome.signatures}" if outcome.signatures else ""
+    more = f"{signatures}{note and f'; {note}'}"
     if outcome.result is Result.UP_TO_DATE:
-        return f"up to date: {escape(outcome.destination)} is {outcome.digest}{note and f'; {note}'}"
-    signatures = f", signatures among them: {outcome.signatures}" if outcome.signatures else ""
+        return f"up to date: {escape(outcome.destination)} is {outcome.digest}{more}"
     return (
         f"copied {escape(outcome.source)} to {escape(outcome.destination)}: {outcome.digest}, "
         f"{decimal(outcome.bytes)} in {outcome.seconds:.1f} s; blobs: {outcome.blobs_copied} sent, "
-        f"{outcome.blobs_mounted} mounted, {outcome.blobs_present} there already; manifests: {outcome.manifests}{signatures}"
-        f"{note and f'; {note}'}"
+        f"{outcome.blobs_mounted} mounted, {outcome.blobs_present} there already; manifests: {outcome.manifests}{more}"
     )
 
 

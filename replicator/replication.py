@@ -65,12 +65,13 @@ class Handler:
             request = CopyRequest.from_json(running.payload)
         except (ValueError, TypeError, KeyError) as error:
             raise CopyFailed(f"the queued job can't be read: {error}", ErrorClass.PERMANENT) from error
+        # Who runs a backfill tells its failures and warnings itself.
+        trouble = logging.WARNING if running.lane is Lane.EVENTS else logging.INFO
         try:
             outcome = await self._outcome(request, running)
         except ReplicatorError as error:
-            # Who runs a backfill tells its failures at its end.
             log.log(
-                logging.WARNING if running.lane is Lane.EVENTS else logging.INFO,
+                trouble,
                 "copy failed",
                 source=str(request.source),
                 destination=str(request.destination),
@@ -81,7 +82,8 @@ class Handler:
                 seconds=round(time.monotonic() - started, 3),
             )
             raise
-        log.info("copy done", **_told(outcome), rule=request.rule, tries=running.tries, lane=str(running.lane))
+        level = trouble if outcome.warnings else logging.INFO
+        log.log(level, "copy done", **_told(outcome), rule=request.rule, tries=running.tries, lane=str(running.lane))
         return outcome.to_json()
 
     async def _outcome(self, request: CopyRequest, running: Running) -> Outcome:

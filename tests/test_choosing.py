@@ -40,6 +40,16 @@ def test_a_word_on_attestations_holds_whatever_the_destination(word: str) -> Non
     assert chosen(ACR, None, word, signatures=False).attestations == word
 
 
+def test_under_a_digest_no_byte_changes() -> None:
+    digest = Reference.parse(f"registry.cn-beijing.aliyuncs.com/a/b@sha256:{'a' * 64}")
+    assert chosen(digest, None, None, signatures=False) == VERBATIM
+    assert chosen(digest, ["*/*"], "fail", signatures=True) == CopyOptions((), Attestations.FAIL, signatures=True)
+    for platforms, word, option in ((["linux/amd64"], None, "--platform"), (None, "strip", "--attestations")):
+        with pytest.raises(ConfigError, match="name a tag there") as caught:
+            chosen(digest, platforms, word, signatures=False)
+        assert [problem.path for problem in caught.value.problems] == [option]
+
+
 @pytest.mark.parametrize(
     ("systems", "architectures", "wishes"),
     [

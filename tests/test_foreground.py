@@ -52,6 +52,8 @@ COPIED = (
         (ended(Result.UP_TO_DATE, note="less [of] it"), f"up to date: {DESTINATION} is {SHA}; less [of] it"),
         (ended(Result.COPIED, manifests=2), f"{COPIED}2"),
         (ended(Result.COPIED, note="one attestation is left out"), f"{COPIED}0; one attestation is left out"),
+        (ended(Result.COPIED, manifests=3, signatures=2, note="less"), f"{COPIED}3; signatures: 2; less"),
+        (ended(Result.UP_TO_DATE, manifests=1, signatures=1), f"up to date: {DESTINATION} is {SHA}; signatures: 1"),
         (ended(Result.SKIPPED, note="no such platform"), f"skipped: {SOURCE}: no such platform"),
     ],
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -16,7 +17,7 @@ from replicator.registry import Registries
 from replicator.replication import Handler, job
 from replicator.rules import CopyRequest, Rules, parse
 from replicator.transfer import CopyFailed, access_by
-from tests.standins.images import image, push
+from tests.standins.images import cosign_tag, image, multi_arch, push, referrer, verify_tree
 from tests.standins.logins import ACR_USER, HARBOR_ROBOT
 
 if TYPE_CHECKING:
@@ -45,18 +46,16 @@ class Job:
         self.read.append(number)
 
 
-def rules_of(harbor: HarborStandIn, acr: AcrStandIn, tags: str = "{}") -> Rules:
-    return parse(
-        f"""
+def rules_of(harbor: HarborStandIn, acr: AcrStandIn, more: str = "") -> Rules:
+    """Read the rules, with ``more`` behind the destination, e.g. ``, signatures: true``."""
+    text = f"""
         auth:
           {harbor.host}: {{username: '{HARBOR_ROBOT[0]}', password: '{HARBOR_ROBOT[1]}', insecure: true}}
           {acr.host}: {{username: '{ACR_USER[0]}', password: '{ACR_USER[1]}', insecure: true}}
         images:
-          {harbor.host}/team/app: {{to: {acr.host}/cache/app, tags: {tags}}}
-        """,
-        "rules",
-        environ={},
-    )
+          {harbor.host}/team/app: {{to: {acr.host}/cache/app{more}}}
+        """
+    return parse(text, "rules", environ={})
 
 
 @asynccontextmanager
@@ -151,7 +150,7 @@ async def test_harbors_gate_is_waited_for(harbor: HarborStandIn, acr: AcrStandIn
 async def test_a_tag_that_is_not_among_the_latest_when_its_job_runs_is_skipped(
     harbor: HarborStandIn, acr: AcrStandIn
 ) -> None:
-    rules = rules_of(harbor, acr, "{latest: 2}")
+    rules = rules_of(harbor, acr, ", tags: {latest: 2}")
     for number in (1, 2, 3):
         await push(harbor.host, "team/app", f"v{number}", image(number), HARBOR_ROBOT)
     async with handling(rules) as handler:
@@ -172,3 +171,129 @@ async def test_a_refused_push_says_what_it_can_mean(harbor: HarborStandIn, acr: 
     assert caught.value.error_class in (ErrorClass.PERMANENT, ErrorClass.CREDENTIALS)
     assert "namespace 'cache'" in str(caught.value)
     assert ACR_USER[1] not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tries", "merged", "believed"), [(1, False, True), (2, False, False), (1, True, False), (2, True, False)]
+)
+async def test_what_an_event_said_of_a_tag_is_believed_on_the_first_try_if_nobody_asked_since(
+    harbor: HarborStandIn, acr: AcrStandIn, acr_upstream: str, tries: int, merged: bool, believed: bool
+) -> None:
+    """The event is an old one, and the destination holds what it said."""
+    old, new = image(1), image(2)
+    await push(harbor.host, "team/app", "v1", new, HARBOR_ROBOT)
+    await push(acr_upstream, "cache/app", "v1", old)
+    rules = rules_of(harbor, acr)
+    payload = replace(request(rules, harbor, "v1"), announced=old.digest).to_json()
+    harbor.faults.log.clear()
+    async with handling(rules) as handler:
+        outcome = await run(handler, Job(payload, tries=tries, merged=merged))
+    expected = ("up to date", old.digest) if believed else ("copied", new.digest)
+    assert (outcome["result"], outcome["digest"]) == expected
+    assert (len(harbor.faults.log) == 0) is believed
+
+
+@pytest.mark.parametrize(
+    ("age", "tries", "merged", "asked"),
+    [(0, 1, False, 0), (50, 1, False, 0), (70, 1, False, 1), (-3600, 1, False, 1), (0, 2, False, 1), (0, 1, True, 1)],
+)
+async def test_a_destination_that_was_seen_to_differ_is_not_asked_again_for_a_minute_if_nothing_has_happened_since(
+    harbor: HarborStandIn, acr: AcrStandIn, age: float, tries: int, merged: bool, asked: int
+) -> None:
+    root = image(1)
+    await push(harbor.host, "team/app", "v1", root, HARBOR_ROBOT)
+    rules = rules_of(harbor, acr)
+    async with handling(rules) as handler:
+        # With a token, a question is one request.
+        other = Reference.parse(f"{acr.host}/cache/app:other")
+        await run(handler, Job(replace(request(rules, harbor, "v1"), destination=other).to_json()))
+        acr.faults.log.clear()
+        asking = replace(request(rules, harbor, "v1"), announced=root.digest, compared=time.time() - age)
+        outcome = await run(handler, Job(asking.to_json(), tries=tries, merged=merged))
+    assert (outcome["result"], outcome["digest"]) == ("copied", root.digest)
+    assert acr.faults.log.count("HEAD", "/manifests/v1") == asked
+
+
+async def test_that_a_destination_was_seen_to_differ_counts_for_nothing_without_a_digest_to_differ_from(
+    harbor: HarborStandIn, acr: AcrStandIn
+) -> None:
+    root = image(1)
+    await push(harbor.host, "team/app", "v1", root, HARBOR_ROBOT)
+    rules = rules_of(harbor, acr)
+    async with handling(rules) as handler:
+        await run(handler, Job(request(rules, harbor, "v1").to_json()))
+        asking = replace(request(rules, harbor, "v1"), compared=time.time())
+        assert (await run(handler, Job(asking.to_json())))["result"] == "up to date"
+
+
+async def test_a_signature_is_copied_as_one_whether_named_by_tag_or_by_digest(
+    harbor: HarborStandIn, acr: AcrStandIn, acr_upstream: str
+) -> None:
+    root, signature = multi_arch(1), image(50)
+    attached = referrer(root, as_image=True)
+    rules = rules_of(harbor, acr, ", signatures: true")
+    for name, one in (("v1", root), (cosign_tag(root), signature), (attached.digest, attached)):
+        await push(harbor.host, "team/app", name, one, HARBOR_ROBOT)
+    where = [f"{harbor.host}/team/app{name}" for name in (f":{cosign_tag(root)}", f"@{attached.digest}")]
+    requests = [found for text in where for found in rules.destinations(Reference.parse(text))]
+    assert [found.signature for found in requests] == [True, True]
+    async with handling(rules) as handler:
+        for found in requests:
+            outcome = await run(handler, Job(found.to_json()))
+            assert (outcome["result"], outcome["digest"]) == ("skipped", None)
+            assert root.digest in outcome["note"]
+        assert acr.faults.log.count("PUT") == acr.faults.log.count("POST") == 0
+        await push(acr_upstream, "cache/app", "v1", root)
+        for found, one in zip(requests, (signature, attached), strict=True):
+            outcome = await run(handler, Job(found.to_json()))
+            assert (outcome["result"], outcome["digest"], outcome["signatures"]) == ("copied", one.digest, 1)
+    await verify_tree(acr_upstream, "cache/app", cosign_tag(root), signature)
+    await verify_tree(acr_upstream, "cache/app", attached.digest, attached)
+
+
+async def test_a_signature_that_is_gone_is_looked_for_as_long_as_a_tag_is(
+    harbor: HarborStandIn, acr: AcrStandIn, acr_upstream: str
+) -> None:
+    root = image(1)
+    await push(acr_upstream, "cache/app", "v1", root)
+    rules = rules_of(harbor, acr, ", signatures: true")
+    async with handling(rules) as handler:
+        for name in (f":{cosign_tag(root)}", f"@{referrer(root).digest}"):
+            (found,) = rules.destinations(Reference.parse(f"{harbor.host}/team/app{name}"))
+            with pytest.raises(SourceNotFound):
+                await run(handler, Job(found.to_json(), tries=2))
+            assert (await run(handler, Job(found.to_json(), tries=3)))["result"] == "source gone"
+
+
+@pytest.mark.parametrize(("selection", "result"), [(False, "copied"), (True, "skipped")])
+async def test_jobs_that_an_older_version_has_queued_are_done(
+    harbor: HarborStandIn, acr: AcrStandIn, selection: bool, result: str
+) -> None:
+    """They say no word of options, signatures or digests: everything is copied, byte for byte."""
+    root = multi_arch(1, attested=True)
+    for tag in ("v1", "v2"):
+        await push(harbor.host, "team/app", tag, root, HARBOR_ROBOT)
+    payload: dict[str, Any] = {
+        "source": f"{harbor.host}/team/app:v1",
+        "destination": f"{acr.host}/cache/app:v1",
+        "rule": f"{harbor.host}/team/app",
+    }
+    if selection:
+        payload["selection"] = {"include": ["v*"], "latest": 1}
+    async with handling(rules_of(harbor, acr)) as handler:
+        outcome = await run(handler, Job(payload))
+    assert outcome["result"] == result
+    if result == "copied":
+        assert (outcome["digest"], outcome["note"]) == (root.digest, "")
+
+
+@pytest.mark.parametrize("word", [{"announced": "v1"}, {"compared": "soon"}, {"options": {"platforms": ["amd64"]}}])
+async def test_a_job_whose_words_make_no_sense_is_given_up_at_once(
+    harbor: HarborStandIn, acr: AcrStandIn, word: dict[str, Any]
+) -> None:
+    rules = rules_of(harbor, acr)
+    async with handling(rules) as handler:
+        with pytest.raises(CopyFailed, match="can't be read") as caught:
+            await run(handler, Job({**request(rules, harbor, "v1").to_json(), **word}))
+    assert caught.value.error_class is ErrorClass.PERMANENT
+    assert len(harbor.faults.log) == len(acr.faults.log) == 0

@@ -34,13 +34,15 @@ class Display:
         self._console = console
 
     def row(self, row: Row) -> None:
-        """Show a row that a person should not have to wait for: one that was copied, or failed."""
+        """Show a row that a person should not have to wait for: one that was copied, failed, or has a warning."""
+        where = f" -> {row.destination}" if row.destination else ""
         if row.outcome is RowOutcome.FAILED:
-            where = f" -> {row.destination}" if row.destination else ""
             self._line(f"[red]failed[/red] {escape(row.source)}{escape(where)}: {escape(row.error or '')}")
         elif row.outcome in (RowOutcome.COPIED, RowOutcome.WOULD_COPY):
             size = f" ({decimal(row.bytes)})" if row.outcome is RowOutcome.COPIED else ""
             self._line(f"{row.outcome} {escape(row.source)} -> {escape(row.destination)}{size}")
+        for warning in row.warnings:
+            self._line(f"[yellow]warning[/yellow] {escape(row.source)}{escape(where)}: {escape(warning)}")
 
     @contextlib.asynccontextmanager
     async def follow(self, report: Report) -> AsyncIterator[None]:

@@ -166,7 +166,8 @@ class Backfill:
                 self._row(Row(source, destination, RowOutcome.WOULD_COPY, found.digest, note=found.note))
                 return
             if not request.signature and request.source.tag is not None:
-                request = replace(request, announced=found.announced, compared=time.time())
+                compared = time.time() if found.result is None else None
+                request = replace(request, announced=found.announced, compared=compared)
         self._waiting[destination] = request
         await self._queue.enqueue([replication.job(request, retries=self._retries)], Lane.BACKFILL, run=self._run_id)
 

@@ -20,7 +20,7 @@ class Result(StrEnum):
     SOURCE_GONE = "source gone"
     """The source's tag was deleted before the copy ran; the destination was left alone."""
     SKIPPED = "skipped"
-    """The rule does not name this tag any more, such as one that is no longer among the latest."""
+    """Nothing of it is wanted, or can be: it is not among the latest, for no platform that is asked for, or refused."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,11 +48,11 @@ def test_log_lines_that_are_named_are_written() -> None:
 def test_the_line_of_a_copy_has_the_fields_that_are_explained() -> None:
     (line,) = [json.loads(block.text) for block in blocks("json") if block.page == PAGE]
     explained = set(re.findall(r"`(\w+)`", " ".join(first_cells(section("Logs").split("The line of a copy")[1]))))
-    outcome = set(Outcome(Result.COPIED, "", "").to_json())
+    outcome = set(Outcome(Result.COPIED, "", "", signatures=1, warnings=("refused",)).to_json())
     assert outcome <= explained
     assert explained - outcome == {"rule", "tries", "lane"}
     assert set(line) - explained == {"event", "level", "logger", "timestamp"}
-    assert outcome - set(line) == {"note"}
+    assert outcome - set(line) == {"note", "signatures", "warnings"}
     results = section("Logs").split("| `result` |")[1].split("\n")[0]
     assert all(f"`{result}`" in results for result in Result)
 

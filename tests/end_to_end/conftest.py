@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from tests.standins.harbor import HarborStandIn
 
 
+PUBLIC_NAME = "registry.cn-beijing.aliyuncs.com"
+"""A name by which a registry is known to be an ACR."""
+
+
 @dataclass
 class House:
     """A Harbor, an ACR, and a directory with a rules file between them."""
@@ -32,10 +36,19 @@ class House:
         }
 
     def rules(self, images: dict[str, Any], **more: Any) -> Path:
-        """Write a rules file with everyone's logins; ``HARBOR`` and ``ACR`` in it stand for the hosts."""
-        text = json.dumps({"auth": self.auth(), "images": images, **more}, indent=1)
+        """Write a rules file with everyone's logins.
+
+        ``HARBOR`` and ``ACR`` in it stand for the hosts, ``ALIYUN`` for the same ACR by its public name.
+        """
+        auth = self.auth()
+        if "ALIYUN" in str(images):
+            auth[PUBLIC_NAME] = {**auth.pop(self.acr.host), "endpoint": f"http://{self.acr.host}"}
+        text = json.dumps({"auth": auth, "images": images, **more}, indent=1)
         file = self.directory / "rules.json"
-        file.write_text(text.replace("HARBOR", self.harbor.host).replace("ACR", self.acr.host))
+        names = {"HARBOR": self.harbor.host, "ACR": self.acr.host, "ALIYUN": PUBLIC_NAME}
+        for name, host in names.items():
+            text = text.replace(name, host)
+        file.write_text(text)
         return file
 
 

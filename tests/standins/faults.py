@@ -39,6 +39,13 @@ class Delay:
 
 
 @dataclass(frozen=True)
+class Hold:
+    """Wait until ``released`` is set, then answer as ever."""
+
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True)
 class Answer:
     """Answer in the handler's stead; ``code`` makes the body a registry's error, unless ``body`` is given."""
 
@@ -121,7 +128,7 @@ class Redirect:
     status: int = 307
 
 
-Action = Delay | Answer | Raw | Cut | CutUpload | Trickle | Corrupt | Headers | Redirect
+Action = Delay | Hold | Answer | Raw | Cut | CutUpload | Trickle | Corrupt | Headers | Redirect
 
 
 @dataclass
@@ -234,6 +241,8 @@ class FaultLayer:
         match action:
             case Delay(seconds):
                 await asyncio.sleep(seconds)
+            case Hold(released):
+                await released.wait()
             case Answer():
                 return action.response()
             case Raw():

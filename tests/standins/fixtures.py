@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 QUICK_BACKOFF = (0.02, 0.05)
 """Seconds between the attempts to deliver an event, instead of Harbor's minutes."""
 
+PATIENCE = 30.0
+"""Seconds that a receiver has, instead of Harbor's three: a machine that is busy must not make one event two."""
+
 
 @pytest.fixture
 async def harbor_upstream() -> AsyncIterator[str]:
@@ -42,6 +45,7 @@ async def harbor(harbor_upstream: str) -> AsyncIterator[HarborStandIn]:
         harbor_upstream,
         users=dict([HARBOR_ADMIN, HARBOR_ROBOT]),
         projects={"library": True, "team": False},
+        webhook_timeout=PATIENCE,
         webhook_backoff=QUICK_BACKOFF,
     ) as stand_in:
         yield stand_in

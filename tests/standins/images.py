@@ -145,6 +145,7 @@ def image(
     base: Sequence[Blob] = (),
     architecture: str = "amd64",
     variant: str = "",
+    system: str = "linux",
     foreign: bool = False,
 ) -> Image:
     """Make an image.
@@ -154,14 +155,15 @@ def image(
         sizes: bytes of the file in each layer of its own.
         docker: Docker's media types instead of OCI's.
         base: layers that come first, shared with other images.
-        architecture: of the platform, on linux.
+        architecture: of the platform.
         variant: of the architecture, if any.
+        system: of the platform.
         foreign: add a layer that is not to be distributed.
     """
     layers = [*base, *(layer(seed * 1000 + place, size, docker=docker) for place, size in enumerate(sizes))]
     if foreign:
         layers.append(layer(seed * 1000 + 999, 700, docker=docker, foreign="https://layers.example.com/base"))
-    platform = {"architecture": architecture, "os": "linux", **({"variant": variant} if variant else {})}
+    platform = {"architecture": architecture, "os": system, **({"variant": variant} if variant else {})}
     config = {
         **platform,
         "created": "2026-01-01T00:00:00Z",
@@ -196,15 +198,25 @@ def attestation(subject: Image, seed: int = 1, *, empty_config: bool = False) ->
     return _image(OCI_MANIFEST, (config, statement), {"architecture": "unknown", "os": "unknown"}, annotations)
 
 
-def referrer(subject: Image | Index, seed: int = 1, kind: str = "application/vnd.example.sbom.v1") -> Image:
-    """Make what refers to ``subject`` as a signature or an SBOM does in OCI 1.1: an artifact with the empty config."""
+def referrer(
+    subject: Image | Index, seed: int = 1, kind: str = "application/vnd.example.sbom.v1", *, as_image: bool = False
+) -> Image:
+    """Make what refers to ``subject`` as a signature or an SBOM does in OCI 1.1.
+
+    Args:
+        subject: what it is about.
+        seed: different ones differ.
+        kind: its ``artifactType``.
+        as_image: with an image's config, as cosign makes its signatures; else with the empty one of artifacts.
+    """
     content = Blob("application/vnd.example.content", _json({"of": subject.digest, "seed": seed}))
     refers = {
         "artifactType": kind,
         "subject": {"mediaType": subject.media_type, "digest": subject.digest, "size": len(subject.content)},
         "annotations": {"org.example.seed": str(seed)},
     }
-    return _image(OCI_MANIFEST, (Blob(_OCI_EMPTY, b"{}"), content), {}, {}, refers)
+    config = Blob(_OCI_CONFIG, _json({"rootfs": {}})) if as_image else Blob(_OCI_EMPTY, b"{}")
+    return _image(OCI_MANIFEST, (config, content), {}, {}, refers)
 
 
 def cosign_tag(subject: Image | Index, suffix: str = ".sig") -> str:
