@@ -96,6 +96,19 @@ class BlobCopier:
             else:
                 await bringing.bring_shared(blob)
 
+    def doubt_mounts(self, destination: RemoteRepository) -> bool:
+        """Believe no mount of a registry any more, because it then missed what it had just said to have.
+
+        Returns:
+            Whether they were believed until now, so that bringing the blobs again is worth a try.
+        """
+        abilities = destination.abilities
+        believed = abilities.mounts_hold and bool(abilities.mounts or abilities.mounts_in_place)
+        if believed:
+            abilities.mounts_hold = False
+            _log.warning("mounts do not hold", registry=destination.repository.registry)
+        return believed
+
     async def forget(self, destination: RemoteRepository, digests: Iterable[str]) -> None:
         """Forget that blobs are at a destination, because it contradicted that."""
         place = destination.repository
@@ -192,7 +205,7 @@ class _Bringing:
         self.tally.blobs_copied += 1
         self.tally.bytes += blob.size
         unknown = self.destination.abilities.mounts_in_place is None
-        if unknown and self._learns and blob.size >= _LARGE and _mountable(blob):
+        if unknown and self._learns and blob.size >= _LARGE and self._may_mount(blob):
             await self._learn_from(blob)
 
     async def _begin(self, blob: Descriptor) -> tuple[URL | None, str]:
@@ -203,7 +216,7 @@ class _Bringing:
         """
         abilities = self.destination.abilities
         elsewhere = self._ledger.elsewhere(self._registry, self._name, blob.digest, self._mount_sources)
-        if elsewhere is None or abilities.mounts is False or not _mountable(blob):
+        if elsewhere is None or abilities.mounts is False or not self._may_mount(blob):
             return await self._begin_here(blob), self._name
         location, found = await self._mount(blob, elsewhere)
         if location is None and not found:
@@ -216,7 +229,7 @@ class _Bringing:
     async def _begin_here(self, blob: Descriptor) -> URL | None:
         """Open an upload; None if the blob turns out to be in the repository."""
         abilities = self.destination.abilities
-        if abilities.mounts_in_place is False or not _mountable(blob):
+        if abilities.mounts_in_place is False or not self._may_mount(blob):
             if blob.size > _SMALL and await self.destination.has_blob(blob.digest):
                 return None
             return await self.destination.start_upload()
@@ -285,7 +298,6 @@ class _Bringing:
             return False
         return error.error_class is ErrorClass.TRANSIENT and attempt < _TRIES
 
-
-def _mountable(blob: Descriptor) -> bool:
-    """Asked to mount another, distribution 2.8 says 201, and from then on knows the blob by its sha256 alone."""
-    return blob.digest.startswith("sha256:")
+    def _may_mount(self, blob: Descriptor) -> bool:
+        # Asked to mount another digest, distribution 2.8 says 201, and from then on knows the blob by its sha256 alone.
+        return self.destination.abilities.mounts_hold and blob.digest.startswith("sha256:")

@@ -79,19 +79,23 @@ class Run:
         Returns:
             Whether the registry lists it among the referrers of its subject; see `RemoteRepository.put_manifest`.
         """
-        try:
-            listed = await self._destination.put_manifest(manifest, identifier)
-        except ManifestIncomplete:
-            await self._bring_missing(manifest)
-            listed = await self._destination.put_manifest(manifest, identifier)
+        attempt = 0
+        while True:
+            try:
+                listed = await self._destination.put_manifest(manifest, identifier)
+                break
+            except ManifestIncomplete:
+                attempt += 1
+                if not self._worth_bringing(manifest, attempt):
+                    raise
+                await self._bring_missing(manifest)
         self._wrote(manifest)
         return listed
 
     async def put_root(self, manifest: Manifest, identifier: str, confirm: Callable[[], Awaitable[None]]) -> None:
         """Write ``manifest`` under its tag; each try is short and confirmed, since a late one could undo another's."""
         timing = self._destination.timing
-        completed = False
-        attempt = 0
+        incomplete = attempt = 0
         while True:
             await self._destination.pause()
             await confirm()
@@ -99,9 +103,9 @@ class Run:
                 await self._destination.put_manifest(manifest, identifier, within=timing.tag)
                 break
             except ManifestIncomplete:
-                if completed:
+                incomplete += 1
+                if not self._worth_bringing(manifest, incomplete):
                     raise
-                completed = True
                 await self._bring_missing(manifest)
             except RegistryError as error:
                 attempt += 1
@@ -110,6 +114,13 @@ class Run:
                     raise
                 await asyncio.sleep(wait)
         self._wrote(manifest)
+
+    def _worth_bringing(self, manifest: Manifest, attempt: int) -> bool:
+        """Tell whether to bring the parts of a manifest that was found incomplete for the ``attempt``-th time.
+
+        After the second time the registry has contradicted what it said a moment ago; only of a mount it may be untrue.
+        """
+        return attempt == 1 or (attempt == 2 and not manifest.is_index and self._blobs.doubt_mounts(self._destination))
 
     async def _bring_missing(self, manifest: Manifest) -> None:
         """The destination misses something it was believed to have: believe nothing of its parts any more."""

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
+from aiohttp import web
 
 from replicator.copy import Copier, Result
 from replicator.copy.ledger import TRUSTED_SECONDS, Ledger
@@ -20,9 +21,8 @@ from tests.standins.logins import ACR_USER
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from aiohttp import web
-
     from replicator.copy import Outcome
+    from tests.standins.images import Image, Index
 
 MIB = 2**20
 
@@ -184,6 +184,30 @@ async def test_many_copies_at_once_learn_what_a_registry_can_do_together(pair: P
     await pair.source.push("last", image(9, (2 * MIB,)))
     await pair.copy("last")
     assert pair.destination.faults.log.count("HEAD", "/blobs/") == 0
+
+
+async def test_a_registry_that_says_yes_to_any_mount_is_found_out_and_sent_the_blobs(pair: Pair) -> None:
+    """It answers 201 although it has no such blob, here or elsewhere; only the manifest's refusal tells."""
+    original = pair.destination.faults._handler
+
+    async def lying(request: web.BaseRequest) -> web.StreamResponse:
+        if request.method == "POST" and "mount" in request.query:
+            return web.Response(status=201)
+        return await original(request)
+
+    pair.destination.faults._handler = lying
+    roots: list[tuple[str, Image | Index]] = [("v1", multi_arch(1, size=100_000)), ("v2", image(7, (2 * MIB,)))]
+    for tag, root in roots:
+        await pair.source.push(tag, root)
+        assert (await pair.copy(tag)).result is Result.COPIED
+        await pair.destination.holds(tag, root)
+    # By the second image it is known.
+    pair.clear()
+    await pair.source.push("v3", image(8, (2 * MIB,)))
+    await pair.copy("v3")
+    await pair.copy("v3", name="team/other")
+    assert pair.destination.faults.log.count("POST", query="mount=") == 0
+    await pair.destination.holds("v3", image(8, (2 * MIB,)), "team/other")
 
 
 def test_what_was_seen_too_long_ago_is_only_worth_a_mount() -> None:

@@ -230,3 +230,14 @@ async def test_the_budget_of_a_host_holds_over_tags_manifests_and_blobs(in_fligh
         for tag, root in roots.items():
             await destination.holds(tag, root)
     assert most <= in_flight + 1
+
+
+async def test_a_line_of_a_hundred_thousand_moves_on_at_once() -> None:
+    """If each looked at all the others this would take hours."""
+    budget = Budget(2)
+
+    async def one(number: int) -> None:
+        async with budget.slot(1 + number % 2**20):
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(one(number) for number in range(100_000)))
