@@ -124,6 +124,8 @@ async def compare(
     if root is None:
         # By digest, so that a push in between can't mix two images.
         root = await read_root(origin, source, announced or source.identifier)
+        if announced is None and (known := forms.satisfied(name, root.digest, options)) is not None:
+            return known
     selection = await select(root, options, reader, source.registry)
     if not options.is_verbatim:
         forms.note(root.digest, options, selection)
