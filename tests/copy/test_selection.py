@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 AMD64 = image(1, architecture="amd64")
 ARM64 = image(2, architecture="arm64", variant="v8")
+REFERENCE = "vnd.docker.reference.digest"
 ARM7 = image(3, architecture="arm", variant="v7")
 S390X = image(4, architecture="s390x")
 PLAIN, REFUSED = attestation(AMD64, 1), attestation(ARM64, 2, empty_config=True)
@@ -323,3 +326,73 @@ def test_what_is_remembered_of_images_is_bounded() -> None:
     assert len(forms._known) == 10
     assert forms.satisfied(None, "sha256:99", STRIP) is not None
     assert forms.satisfied(None, "sha256:1", STRIP) is None
+
+
+async def test_an_attestation_stays_with_an_image_that_stands_in_an_index_beside_it(pair: Pair) -> None:
+    nested = index([AMD64, S390X])
+    about_nested = attestation(AMD64, 5)
+    for_whole = replace(about_nested, annotations={**about_nested.annotations, REFERENCE: nested.digest})
+    about_left_out = attestation(S390X, 6)
+    root = index([nested, about_nested, about_left_out])
+    await pair.source.push("v1", root)
+    await pair.copy(options=only("linux/amd64"))
+    assert (await children(pair))[1:] == [about_nested.digest]
+    # What is said of an index does not hold for the one that is written anew.
+    await pair.source.push("v2", index([nested, for_whole]))
+    await pair.copy("v2", options=only("linux/amd64"))
+    assert len(await children(pair, "v2")) == 1
+    await pair.copy("v2", to="v3", options=only("linux/*", attestations=Attestations.STRIP_REFUSED))
+    assert len(await children(pair, "v3")) == 2
+
+
+class Shelf:
+    """A reader of manifests that are made up; it counts how often each is read, and how many are held."""
+
+    def __init__(self, *manifests: Manifest) -> None:
+        self.read: list[str] = []
+        self.held = self.most = 0
+        self._manifests = {one.digest: one for one in manifests}
+
+    async def child(self, digest: str, index: str) -> Manifest:
+        self.read.append(digest)
+        self.held += 1
+        self.most = max(self.most, self.held)
+        return self._manifests[digest]
+
+    async def platform(self, image: Manifest) -> Platform | None:
+        await asyncio.sleep(0)
+        self.held -= 1
+        return Platform("linux", "amd64")
+
+
+def _nested(*children: Manifest, times: int = 1, word: str = "") -> Manifest:
+    rows = [{"mediaType": one.media_type, "digest": one.digest, "size": len(one.content)} for one in children]
+    return _index({"schemaVersion": 2, "manifests": rows * times, "word": word})
+
+
+async def test_an_index_that_stands_a_thousand_times_in_each_of_others_is_looked_at_once() -> None:
+    """Else four of them in each other would be looked at 10^12 times."""
+    inner = levels = _index({"schemaVersion": 2, "manifests": []})
+    shelf = [inner]
+    for _ in range(3):
+        levels = _nested(levels, times=1000)
+        shelf.append(levels)
+    reader = Shelf(*shelf)
+    chosen = await select(_nested(levels), only("linux/amd64"), reader, "h")  # type: ignore[arg-type]  # all that is used
+    assert chosen.manifest is not None
+    assert sorted(reader.read) == sorted(one.digest for one in shelf)
+
+
+async def test_indexes_in_an_index_are_bounded() -> None:
+    large = [_index({"schemaVersion": 2, "manifests": [], "word": f"{number}" * 3_000_000}) for number in range(6)]
+    with pytest.raises(UnsupportedManifest, match="indexes within it"):
+        await select(_nested(*large), only("linux/amd64"), Shelf(*large), "h")  # type: ignore[arg-type]  # as above
+    await select(_nested(*large[:5]), only("linux/amd64"), Shelf(*large), "h")  # type: ignore[arg-type]  # as above
+
+
+async def test_few_children_are_held_at_once_while_their_configs_are_read() -> None:
+    made = [parse_manifest(one.content, one.media_type, one.digest) for one in (image(seed) for seed in range(50))]
+    reader = Shelf(*made)
+    await select(_nested(*made), only("linux/amd64"), reader, "h")  # type: ignore[arg-type]  # as above
+    assert len(reader.read) == 50
+    assert reader.most <= 8
