@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from replicator.copy.selection import MAX_DEPTH
+from replicator.copy.selection import MAX_DEPTH, MAX_NESTED_BYTES
 from replicator.copy.together import all_of
 from replicator.copy.turns import Turns
 from replicator.errors import ErrorClass
@@ -55,6 +55,7 @@ class Run:
         self._on_bytes = on_bytes
         self._rewritten = rewritten
         self._children = asyncio.Semaphore(_CHILDREN_AT_ONCE)
+        self._nested: dict[str, int] = {}
         self._turns = Turns()
         self._ledger = blobs.ledger
         self._place = (destination.repository.registry, destination.repository.name)
@@ -144,5 +145,10 @@ class Run:
                     await self.bring_parts(manifest, depth)
                     await self.put(manifest, digest)
                     return
+            self._nested[digest] = len(manifest.content)
+            if sum(self._nested.values()) > MAX_NESTED_BYTES:
+                raise UnsupportedManifest(
+                    self._source.repository.registry, index, f"indexes within it of more than {MAX_NESTED_BYTES} bytes"
+                )
             await self.bring_parts(manifest, depth)
             await self.put(manifest, digest)

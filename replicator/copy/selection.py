@@ -66,7 +66,11 @@ async def select(root: Manifest, options: CopyOptions, reader: SourceReader, reg
     """
     if options.is_verbatim:
         return Selection(root)
-    return await _Selecting(options, reader, registry).select(root)
+    try:
+        return await _Selecting(options, reader, registry).select(root)
+    except RecursionError as error:
+        # What could just be read where the stack was not as deep as here.
+        raise UnsupportedManifest(registry, root.digest, "its JSON is nested too deep to be written anew") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +213,7 @@ class _Selecting:
         try:
             content = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
             manifest = parse_manifest(content, index.media_type, digest_of(content, index.digest))
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise UnsupportedManifest(
                 self._registry, index.digest, f"the index can't be written anew: {error}"
             ) from error

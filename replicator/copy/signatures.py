@@ -309,7 +309,10 @@ class Signing:
         if before is not None and not before.is_index:
             # Somebody's image, and no list: it is left alone.
             raise self._unlistable(subject, "the tag that is to list them names an image")
-        rows = [*(json.loads(before.content)["manifests"] if before is not None else ()), *added]
+        try:
+            rows = [*(json.loads(before.content)["manifests"] if before is not None else ()), *added]
+        except RecursionError as error:
+            raise self._unlistable(subject, "the list is nested too deep") from error
         try:
             await self._put_list(subject, rows)
         except ManifestIncomplete:
