@@ -70,8 +70,12 @@ class BlobCopier:
         destination: RemoteRepository,
         tally: Tally,
         on_bytes: Callable[[int], None],
+        *,
+        doubting: bool = False,
     ) -> None:
         """Make sure that ``destination`` has all ``blobs`` of an image: each is known, mounted, or copied.
+
+        With ``doubting``, what is known and what is said to be mounted is not believed.
 
         Raises:
             RegistryError: of the source or of the destination, whichever failed.
@@ -79,7 +83,9 @@ class BlobCopier:
         self._images += 1
         # Who copies one image and ends has no use for what the registry would do with the next.
         learns = self._images > 1
-        bringing = _Bringing(self.ledger, self.sharing, self._transfers, source, destination, tally, on_bytes, learns)
+        bringing = _Bringing(
+            self.ledger, self.sharing, self._transfers, source, destination, tally, on_bytes, learns, doubting
+        )
         # The largest first: the rest fits in beside it.
         ordered = sorted(blobs, key=lambda blob: -blob.size)
         bringing.plan(ordered)
@@ -89,25 +95,20 @@ class BlobCopier:
         place = bringing.destination.repository
         async with self._turns.turn(place.registry, blob.digest):
             # Whoever had the turn before may have brought it, here or to where it can be mounted from.
-            if self.ledger.has(place.registry, place.name, blob.digest):
+            if bringing.doubting:
+                await bringing.bring(blob)
+            elif self.ledger.has(place.registry, place.name, blob.digest):
                 bringing.tally.blobs_present += 1
             elif blob.size <= _SMALL:
                 await bringing.bring(blob)
             else:
                 await bringing.bring_shared(blob)
 
-    def doubt_mounts(self, destination: RemoteRepository) -> bool:
-        """Believe no mount of a registry any more, because it then missed what it had just said to have.
-
-        Returns:
-            Whether they were believed until now, so that bringing the blobs again is worth a try.
-        """
-        abilities = destination.abilities
-        believed = abilities.mounts_hold and bool(abilities.mounts or abilities.mounts_in_place)
-        if believed:
-            abilities.mounts_hold = False
+    def distrust_mounts(self, destination: RemoteRepository) -> None:
+        """Believe no mount of a registry any more, because it did not have what it had said to have mounted."""
+        if destination.abilities.mounts_hold:
+            destination.abilities.mounts_hold = False
             _log.warning("mounts do not hold", registry=destination.repository.registry)
-        return believed
 
     async def forget(self, destination: RemoteRepository, digests: Iterable[str]) -> None:
         """Forget that blobs are at a destination, because it contradicted that."""
@@ -130,8 +131,10 @@ class _Bringing:
         tally: Tally,
         on_bytes: Callable[[int], None],
         learns: bool,
+        doubting: bool,
     ) -> None:
         self.destination = destination
+        self.doubting = doubting
         self.tally = tally
         self._ledger = ledger
         self._sharing = sharing
@@ -300,4 +303,5 @@ class _Bringing:
 
     def _may_mount(self, blob: Descriptor) -> bool:
         # Asked to mount another digest, distribution 2.8 says 201, and from then on knows the blob by its sha256 alone.
-        return self.destination.abilities.mounts_hold and blob.digest.startswith("sha256:")
+        believed = self.destination.abilities.mounts_hold and not self.doubting
+        return believed and blob.digest.startswith("sha256:")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from replicator.copy.reading import SourceReader
     from replicator.registry import Manifest, RemoteRepository
 
+_MOST_INCOMPLETE = 2
+"""Times that what a manifest names is brought again, because the destination found it missing."""
 _CHILDREN_AT_ONCE = 8
 """Child manifests held at once, each up to 4 MiB."""
 
@@ -60,8 +62,8 @@ class Run:
         self._ledger = blobs.ledger
         self._place = (destination.repository.registry, destination.repository.name)
 
-    async def bring_parts(self, manifest: Manifest, depth: int = 0) -> None:
-        """Bring all that ``manifest`` names, but not itself."""
+    async def bring_parts(self, manifest: Manifest, depth: int = 0, *, doubting: bool = False) -> None:
+        """Bring all that ``manifest`` names, but not itself; for ``doubting`` see `BlobCopier.ensure`."""
         if self._ledger.has(*self._place, manifest.digest):
             return
         if manifest.is_index:
@@ -72,7 +74,9 @@ class Run:
             await all_of(self._bring_child(child.digest, manifest.digest, depth + 1) for child in manifest.manifests)
         else:
             blobs = [blob for blob in manifest.blobs if not blob.is_foreign]
-            await self._blobs.ensure(blobs, self._source, self._destination, self._tally, self._on_bytes)
+            await self._blobs.ensure(
+                blobs, self._source, self._destination, self._tally, self._on_bytes, doubting=doubting
+            )
 
     async def put(self, manifest: Manifest, identifier: str) -> bool:
         """Write ``manifest``; where the destination misses something it was believed to have, bring that first.
@@ -80,17 +84,17 @@ class Run:
         Returns:
             Whether the registry lists it among the referrers of its subject; see `RemoteRepository.put_manifest`.
         """
-        attempt = 0
+        incomplete = 0
         while True:
             try:
                 listed = await self._destination.put_manifest(manifest, identifier)
                 break
             except ManifestIncomplete:
-                attempt += 1
-                if not self._worth_bringing(manifest, attempt):
+                incomplete += 1
+                if incomplete > _MOST_INCOMPLETE:
                     raise
-                await self._bring_missing(manifest)
-        self._wrote(manifest)
+                await self._bring_missing(manifest, doubting=incomplete == _MOST_INCOMPLETE)
+        self._wrote(manifest, incomplete)
         return listed
 
     async def put_root(self, manifest: Manifest, identifier: str, confirm: Callable[[], Awaitable[None]]) -> None:
@@ -105,33 +109,31 @@ class Run:
                 break
             except ManifestIncomplete:
                 incomplete += 1
-                if not self._worth_bringing(manifest, incomplete):
+                if incomplete > _MOST_INCOMPLETE:
                     raise
-                await self._bring_missing(manifest)
+                await self._bring_missing(manifest, doubting=incomplete == _MOST_INCOMPLETE)
             except RegistryError as error:
                 attempt += 1
                 wait = max(backoff(attempt), error.retry_after or 0.0)
                 if error.error_class is not ErrorClass.TRANSIENT or attempt >= timing.tries or wait > MAX_PAUSE:
                     raise
                 await asyncio.sleep(wait)
-        self._wrote(manifest)
+        self._wrote(manifest, incomplete)
 
-    def _worth_bringing(self, manifest: Manifest, attempt: int) -> bool:
-        """Tell whether to bring the parts of a manifest that was found incomplete for the ``attempt``-th time.
+    async def _bring_missing(self, manifest: Manifest, *, doubting: bool) -> None:
+        """The destination misses something it was believed to have: believe nothing of its parts any more.
 
-        After the second time the registry has contradicted what it said a moment ago; only of a mount it may be untrue.
+        With ``doubting`` it has missed it again, right after it was brought, and may only have said to have mounted it.
         """
-        return attempt == 1 or (attempt == 2 and not manifest.is_index and self._blobs.doubt_mounts(self._destination))
-
-    async def _bring_missing(self, manifest: Manifest) -> None:
-        """The destination misses something it was believed to have: believe nothing of its parts any more."""
         parts = [part.digest for part in (*manifest.manifests, *manifest.blobs)]
         await self._blobs.forget(self._destination, [*parts, manifest.digest])
-        await self.bring_parts(manifest)
+        await self.bring_parts(manifest, doubting=doubting)
 
-    def _wrote(self, manifest: Manifest) -> None:
+    def _wrote(self, manifest: Manifest, incomplete: int) -> None:
         self._tally.manifests += 1
         self._ledger.add(*self._place, manifest.digest)
+        if incomplete == _MOST_INCOMPLETE and not manifest.is_index:
+            self._blobs.distrust_mounts(self._destination)
 
     async def _bring_child(self, digest: str, index: str, depth: int) -> None:
         # Several indexes of one image may name the same child: the second finds it in the ledger.

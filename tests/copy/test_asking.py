@@ -115,6 +115,17 @@ async def test_a_registry_that_answers_no_head_is_read_instead_and_not_asked_aga
             assert pair.counts() == ((2, 2) if expected else (1, 1))
 
 
+async def test_a_registry_that_answered_a_head_is_asked_again_after_a_slip(pair: Pair) -> None:
+    """A HEAD is no pull at Harbor; reading is, and one odd answer of a proxy must not lead to it for ever."""
+    await pair.source.push("v1", image(1))
+    await pair.copy()
+    pair.source.faults.add(Fault(Answer(405), "HEAD", "/manifests/"))
+    for reads in (1, 0):
+        pair.clear()
+        assert (await pair.copy()).result is Result.UP_TO_DATE
+        assert (pair.source.faults.log.count("HEAD"), pair.source.faults.log.count("GET")) == (1, reads)
+
+
 async def test_the_first_image_into_an_empty_repository_asks_nothing_more_than_it_sends(pair: Pair) -> None:
     root = multi_arch(2, size=100_000)
     await pair.source.push("v1", root)
