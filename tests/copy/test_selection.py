@@ -16,6 +16,7 @@ from replicator.registry.errors import Denied
 from tests.copy.conftest import Pair, a_copier, a_registry
 from tests.standins.images import (
     Image,
+    Index,
     attestation,
     blobs_of,
     fetch_raw,
@@ -253,3 +254,35 @@ async def test_an_attestation_stays_with_an_image_that_stands_in_an_index_beside
     assert len(await children(pair, "v2")) == 1
     await pair.copy("v2", to="v3", options=only("linux/*", attestations=Attestations.STRIP_REFUSED))
     assert len(await children(pair, "v3")) == 2
+
+
+async def test_an_artifact_is_copied_whatever_platforms_are_chosen(pair: Pair) -> None:
+    """It runs nowhere, and says so by its config: as a tag of its own, or in an index that names no platform for it."""
+    artifact = replace(referrer(AMD64), platform={})
+    await pair.source.push("v1", artifact)
+    assert (await pair.copy(options=only("linux/amd64"))).result is Result.COPIED
+    await pair.source.push("v2", index([AMD64, S390X, artifact]))
+    await pair.copy("v2", options=only("linux/amd64"))
+    assert await children(pair, "v2") == [AMD64.digest, artifact.digest]
+
+
+async def test_what_attests_something_else_is_left_out_only_by_a_choice_of_platforms(pair: Pair) -> None:
+    of_nothing = replace(attestation(AMD64, 7), annotations={"vnd.docker.reference.type": "attestation-manifest"})
+    of_another = attestation(ARM7, 8)
+    root = index([AMD64, of_nothing, of_another])
+    await pair.source.push("v1", root)
+    assert (await pair.copy(options=STRIP_REFUSED)).digest == root.digest
+    await pair.copy(to="v2", options=only("linux/amd64"))
+    assert await children(pair, "v2") == [AMD64.digest, of_nothing.digest]
+
+
+async def test_an_index_that_attests_something_is_judged_as_an_attestation(pair: Pair) -> None:
+    attesting = index([S390X])
+    entry = json.loads(index([attesting]).content)["manifests"][0]
+    entry["annotations"] = PLAIN.annotations
+    document = json.loads(index([AMD64]).content)
+    document["manifests"].append(entry)
+    await pair.source.push("v1", Index(document["mediaType"], json.dumps(document).encode(), (AMD64, attesting)))
+    outcome = await pair.copy(options=STRIP)
+    assert await children(pair) == [AMD64.digest]
+    assert outcome.note == "1 attestation left out"

@@ -178,3 +178,10 @@ async def test_an_index_nested_as_deep_as_can_just_be_read_is_refused_and_not_st
             await _select(root, only("linux/amd64"))
     else:
         raise AssertionError("the limit was not met")
+
+
+async def test_an_index_named_by_sha512_is_so_when_written_anew() -> None:
+    content = index([AMD64, S390X]).content
+    chosen = await _select(parse_manifest(content, OCI_INDEX, digest_of(content, "sha512:")), only("linux/amd64"))
+    assert chosen.manifest is not None
+    assert chosen.manifest.digest == digest_of(chosen.manifest.content, "sha512:")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
 
-from replicator.copy import Result
+from replicator.copy import Copier, Result, signatures
 from replicator.copy.outcome import Tally
+from replicator.copy.sharing import Alone, Turn
 from replicator.options import Attestations, CopyOptions, Platform
+from replicator.registry import Registries
 from replicator.registry.manifest import OCI_INDEX
+from tests.copy.ends import NAME, ROOT, Ends, some_ends
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import (
     Image,
@@ -27,7 +31,6 @@ from tests.standins.images import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-from tests.copy.ends import NAME, ROOT, Ends, some_ends
 
 
 @pytest.fixture
@@ -177,3 +180,50 @@ def test_warnings_are_bounded() -> None:
     for number in range(1000):
         tally.warn(f"warning {number}")
     assert (len(tally.warnings), tally.warnings[0], tally.warnings[-1]) == (21, "warning 0", "and 980 more")
+
+
+async def test_what_is_listed_is_listed_in_parts_where_it_is_much(plain: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signatures, "_LISTED_AFTER", 1)
+    all_of_them = [referrer(ROOT, seed) for seed in range(3)]
+    await plain.source.push("v1", ROOT)
+    await plain.source.attach(*((one, ROOT) for one in all_of_them))
+    assert (await plain.copy()).signatures == 3
+    rows = await plain.destination.listed(ROOT)
+    assert {row["digest"] for row in rows} == {one.digest for one in all_of_them}
+    assert plain.destination.faults.log.count("PUT", f"/manifests/{cosign_tag(ROOT, '')}") == 3
+    # They say what the referrers say of themselves ("Pushing Manifests with Subject").
+    assert {row["annotations"]["org.example.seed"] for row in rows} == {"0", "1", "2"}
+
+
+async def test_a_list_is_no_larger_than_a_registry_must_take(plain: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signatures, "MAX_MANIFEST_BYTES", 300)
+    await plain.source.push("v1", ROOT)
+    await plain.source.attach((referrer(ROOT, 1), ROOT))
+    outcome = await plain.copy()
+    assert "larger than 300 bytes" in outcome.warnings[-1]
+    assert not await plain.destination.has(cosign_tag(ROOT, ""))
+
+
+class Turns(Alone):
+    """Sharing that notes whose turns were waited for."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    @asynccontextmanager
+    async def turn(self, registry: str, repository: str, digest: str) -> AsyncIterator[Turn]:
+        self.names.append(digest)
+        async with super().turn(registry, repository, digest) as turn:
+            yield turn
+
+
+async def test_a_list_and_a_tag_are_changed_in_a_turn_over_all_processes(plain: Ends) -> None:
+    await plain.source.push("v1", ROOT)
+    await plain.source.attach((referrer(ROOT, 1), ROOT))
+    await plain.source.push(cosign_tag(ROOT), image(50))
+    turns = Turns()
+    access = {end.host: end.access for end in (plain.source, plain.destination)}
+    async with Registries(lambda repository: access[repository.registry]) as registries:
+        ends = Ends(plain.source, plain.destination, Copier(registries, sharing=turns))
+        assert (await ends.copy()).signatures == 2
+    assert {f"{NAME}:{cosign_tag(ROOT)}", f"{NAME}:{cosign_tag(ROOT, '')}"} <= set(turns.names)

@@ -10,6 +10,7 @@ import pytest
 from replicator.copy import Result, SourceNotFound
 from replicator.options import CopyOptions, Platform
 from replicator.registry.errors import ServerFailed
+from tests.copy.ends import NAME, ROOT, Ends, some_ends
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import (
     cosign_tag,
@@ -22,7 +23,6 @@ from tests.standins.proxy import Upstream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-from tests.copy.ends import NAME, ROOT, Ends, some_ends
 
 
 @pytest.fixture(params=["plain-plain", "harbor-plain", "plain-harbor", "harbor-harbor"])
