@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from replicator.registry import Manifest, RemoteRepository
 
 _MOST_INCOMPLETE = 2
-"""Times that what a manifest names is brought again, because the destination found it missing."""
+"""Times that the blobs of a manifest are brought again, because the destination found one missing."""
 _CHILDREN_AT_ONCE = 8
 """Child manifests held at once, each up to 4 MiB."""
 
@@ -91,9 +91,8 @@ class Run:
                 break
             except ManifestIncomplete:
                 incomplete += 1
-                if incomplete > _MOST_INCOMPLETE:
+                if not await self._brought_missing(manifest, incomplete):
                     raise
-                await self._bring_missing(manifest, doubting=incomplete == _MOST_INCOMPLETE)
         self._wrote(manifest, incomplete)
         return listed
 
@@ -109,9 +108,8 @@ class Run:
                 break
             except ManifestIncomplete:
                 incomplete += 1
-                if incomplete > _MOST_INCOMPLETE:
+                if not await self._brought_missing(manifest, incomplete):
                     raise
-                await self._bring_missing(manifest, doubting=incomplete == _MOST_INCOMPLETE)
             except RegistryError as error:
                 attempt += 1
                 wait = max(backoff(attempt), error.retry_after or 0.0)
@@ -120,19 +118,25 @@ class Run:
                 await asyncio.sleep(wait)
         self._wrote(manifest, incomplete)
 
-    async def _bring_missing(self, manifest: Manifest, *, doubting: bool) -> None:
-        """The destination misses something it was believed to have: believe nothing of its parts any more.
+    async def _brought_missing(self, manifest: Manifest, times: int) -> bool:
+        """Bring the parts of a manifest that the destination misses although it was believed to have them.
 
-        With ``doubting`` it has missed it again, right after it was brought, and may only have said to have mounted it.
+        What it missed for the second time, right after it was brought, it may only have said to have mounted.
+
+        Returns:
+            Whether it was worth a try.
         """
+        if times > (1 if manifest.is_index else _MOST_INCOMPLETE):
+            return False
         parts = [part.digest for part in (*manifest.manifests, *manifest.blobs)]
         await self._blobs.forget(self._destination, [*parts, manifest.digest])
-        await self.bring_parts(manifest, doubting=doubting)
+        await self.bring_parts(manifest, doubting=times == _MOST_INCOMPLETE)
+        return True
 
     def _wrote(self, manifest: Manifest, incomplete: int) -> None:
         self._tally.manifests += 1
         self._ledger.add(*self._place, manifest.digest)
-        if incomplete == _MOST_INCOMPLETE and not manifest.is_index:
+        if incomplete == _MOST_INCOMPLETE:
             self._blobs.distrust_mounts(self._destination)
 
     async def _bring_child(self, digest: str, index: str, depth: int) -> None:

@@ -14,6 +14,7 @@ from replicator.options import VERBATIM, Attestations, CopyOptions, Platform
 from replicator.registry.digests import digest_of
 from replicator.registry.errors import Denied
 from tests.copy.conftest import Pair, a_copier, a_registry
+from tests.standins.faults import Answer, Fault
 from tests.standins.images import (
     Image,
     Index,
@@ -286,3 +287,13 @@ async def test_an_index_that_attests_something_is_judged_as_an_attestation(pair:
     outcome = await pair.copy(options=STRIP)
     assert await children(pair) == [AMD64.digest]
     assert outcome.note == "1 attestation left out"
+
+
+async def test_what_is_found_whole_in_the_end_is_left_whole(pair: Pair) -> None:
+    """The tag was moved, and then moved again between two looks at it."""
+    root = index([ARM64, REFUSED])
+    await pair.source.push("v1", root)
+    await pair.copy()
+    pair.source.faults.add(Fault(Answer(404), "HEAD", "/manifests/v1"))
+    outcome = await pair.copy(options=STRIP_REFUSED, announced=AMD64.digest)
+    assert (outcome.result, outcome.digest) == (Result.UP_TO_DATE, root.digest)

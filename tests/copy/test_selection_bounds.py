@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.copy.comparing import Forms
-from replicator.copy.selection import Selection, select
+from replicator.copy.selection import MAX_DEPTH, Selection, select
 from replicator.options import VERBATIM, CopyOptions, Platform
 from replicator.registry.digests import digest_of
 from replicator.registry.errors import UnsupportedManifest
@@ -185,3 +185,15 @@ async def test_an_index_named_by_sha512_is_so_when_written_anew() -> None:
     chosen = await _select(parse_manifest(content, OCI_INDEX, digest_of(content, "sha512:")), only("linux/amd64"))
     assert chosen.manifest is not None
     assert chosen.manifest.digest == digest_of(chosen.manifest.content, "sha512:")
+
+
+async def test_indexes_nested_too_deep_are_refused() -> None:
+    levels = [_index({"schemaVersion": 2, "manifests": []})]
+    for depth in range(7):
+        levels.append(_nested(levels[-1]))
+        chosen = select(levels[-1], only("linux/amd64"), Shelf(*levels), "h")  # type: ignore[arg-type]  # as above
+        if depth < MAX_DEPTH:
+            assert (await chosen).manifest is levels[-1]
+        else:
+            with pytest.raises(UnsupportedManifest, match="nested more than 4 deep"):
+                await chosen

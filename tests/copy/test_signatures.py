@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,9 @@ from replicator.registry.errors import ServerFailed
 from tests.copy.ends import NAME, ROOT, Ends, some_ends
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import (
+    attestation,
     cosign_tag,
+    fetch_raw,
     image,
     index,
     push,
@@ -227,3 +230,18 @@ async def test_a_registry_without_the_referrers_api_is_asked_for_it_once(plain: 
     plain.source.faults.log.clear()
     await plain.copy()
     assert plain.source.faults.log.count("GET", "/referrers/") == 0
+
+
+async def test_no_signature_is_looked_for_of_what_nobody_signs(plain: Ends) -> None:
+    """Neither of attestations, nor of an index in an index that was just written anew."""
+    kept, nested = image(1), index([image(1), image(2, architecture="arm64")])
+    attesting = attestation(kept)
+    await plain.source.push("v1", index([nested, attesting]))
+    options = CopyOptions((Platform("linux", "amd64"),), signatures=True)
+    await plain.copy(options=options)
+    content, _ = await fetch_raw(plain.destination.host, NAME, "v1")
+    anew = json.loads(content)["manifests"][0]["digest"]
+    assert anew != nested.digest
+    asked = [entry.path for entry in plain.source.faults.log if "sha256-" in entry.path]
+    assert any(kept.digest[7:] in path for path in asked)
+    assert not [path for path in asked if anew[7:] in path or attesting.digest[7:] in path]
