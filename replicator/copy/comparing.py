@@ -69,9 +69,11 @@ class Forms:
         if present == digest and as_it_is:
             # Also where something was to be stripped, had the registry refused it: it has not.
             return Comparison(Result.UP_TO_DATE, digest, digest)
-        if (known := self._known.get((digest, options))) is None:
+        key = (digest, options)
+        if key not in self._known:
             return None
-        wanted, note = known
+        self._known.move_to_end(key)
+        wanted, note = self._known[key]
         if wanted is None:
             return Comparison(Result.SKIPPED, digest, None, note)
         return Comparison(Result.UP_TO_DATE, digest, wanted, note) if wanted == present else None

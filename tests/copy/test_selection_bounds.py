@@ -111,6 +111,12 @@ def test_what_is_remembered_of_images_is_bounded() -> None:
     assert len(forms._known) == 10
     assert forms.satisfied(None, "sha256:99", VERBATIM) is not None
     assert forms.satisfied(None, "sha256:1", VERBATIM) is None
+    # What is used, or found again, is kept longest.
+    forms.satisfied(None, "sha256:90", VERBATIM)
+    forms.note("sha256:91", VERBATIM, Selection(None, note="nothing"))
+    for number in range(8):
+        forms.note(f"sha512:{number}", VERBATIM, Selection(None, note="nothing"))
+    assert [key for key, _ in forms._known][:2] == ["sha256:90", "sha256:91"]
 
 
 class Shelf:

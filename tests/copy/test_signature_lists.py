@@ -169,8 +169,12 @@ async def test_lists_that_lead_in_a_circle_are_read_once(plain: Ends) -> None:
     content = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": rows}).encode()
     for subject in (one, ROOT):
         await put_manifest(plain.source.host, NAME, cosign_tag(subject, ""), Index(OCI_INDEX, content, ()))
-    plain.source.faults.log.clear()
     assert (await plain.copy()).signatures == 1
+    # Also where the destination's lists say the same.
+    for subject in (one, ROOT):
+        await put_manifest(plain.destination.host, NAME, cosign_tag(subject, ""), Index(OCI_INDEX, content, ()))
+    plain.source.faults.log.clear()
+    assert (await plain.copy()).signatures == 0
     for subject in (ROOT, one):
         assert plain.source.faults.log.count("GET", f"/manifests/{cosign_tag(subject, '')}") == 1
 

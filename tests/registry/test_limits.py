@@ -232,6 +232,14 @@ async def test_the_budget_of_a_host_holds_over_tags_manifests_and_blobs(in_fligh
     assert most <= in_flight + 1
 
 
+async def test_short_requests_go_one_after_the_other_beside_a_long_body() -> None:
+    budget = Budget(1)
+    async with budget.slot(MIB):
+        for _ in range(3):
+            async with asyncio.timeout(5), budget.slot():
+                pass
+
+
 async def test_a_line_of_a_hundred_thousand_moves_on_at_once() -> None:
     """If each looked at all the others this would take hours."""
     budget = Budget(2)
