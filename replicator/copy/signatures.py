@@ -318,7 +318,12 @@ class Signing:
         except ManifestIncomplete:
             # The registry has lost, or someone has deleted, what was listed before.
             there = await each(self._target.head_manifest(row["digest"]) for row in rows)
-            await self._put_list(subject, [row for row, found in zip(rows, there, strict=True) if found is not None])
+            rows = [row for row, found in zip(rows, there, strict=True) if found is not None]
+            try:
+                await self._put_list(subject, rows)
+            except ManifestIncomplete as error:
+                # No patience of the queue would help: all it names is there.
+                raise self._unlistable(subject, error.detail) from error
 
     async def _put_list(self, subject: str, rows: list[dict[str, Any]]) -> None:
         document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": rows}

@@ -208,6 +208,17 @@ async def test_a_list_is_no_larger_than_a_registry_must_take(plain: Ends, monkey
     assert not await plain.destination.has(cosign_tag(ROOT, ""))
 
 
+async def test_a_list_that_is_never_found_complete_is_a_warning(plain: Ends) -> None:
+    await plain.source.push("v1", ROOT)
+    await plain.source.attach((referrer(ROOT, 1), ROOT))
+    fault = Fault(Answer(400, "MANIFEST_BLOB_UNKNOWN"), "PUT", f"/manifests/{cosign_tag(ROOT, '')}$", times=None)
+    plain.destination.faults.add(fault)
+    outcome = await plain.copy()
+    assert outcome.result is Result.COPIED
+    assert "can't be listed" in outcome.warnings[-1]
+    assert plain.destination.faults.log.count("PUT", f"/manifests/{cosign_tag(ROOT, '')}") == 2
+
+
 class Turns(Alone):
     """Sharing that notes whose turns were waited for."""
 
