@@ -22,7 +22,7 @@ from replicator.copy.turns import Turns
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.reference import Reference, signed_by
 from replicator.registry.digests import digest_of
-from replicator.registry.errors import ManifestIncomplete, NotFound, RegistryError, UnsupportedManifest
+from replicator.registry.errors import ManifestIncomplete, NotFound, UnsupportedManifest
 from replicator.registry.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, parse_manifest
 from replicator.registry.referrers import fallback_tag
 
@@ -346,7 +346,7 @@ class Signing:
         Raises:
             ReplicatorError: it is a fault that passes: trying again may help.
         """
-        if error.error_class is not ErrorClass.PERMANENT or not isinstance(error, RegistryError):
+        if error.error_class is not ErrorClass.PERMANENT:
             raise error
         self._tally.warn(f"not copied: {what}: {error}")
 
