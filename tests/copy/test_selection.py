@@ -231,6 +231,12 @@ async def test_what_the_registry_took_whole_is_not_taken_away(pair: Pair) -> Non
     outcome = await pair.copy(options=STRIP_REFUSED)
     assert (outcome.result, outcome.digest) == (Result.UP_TO_DATE, whole.digest)
     # A choice of platforms, on the other hand, is a choice.
+    await pair.source.push("v2", index([AMD64, S390X]))
+    await pair.copy("v2")
+    for attestations in (Attestations.KEEP, Attestations.STRIP_REFUSED):
+        outcome = await pair.copy("v2", options=only("linux/amd64", attestations=attestations))
+        assert (outcome.result, await children(pair, "v2")) == (Result.COPIED, [AMD64.digest])
+        await pair.copy("v2")
     assert (await pair.copy(options=only("linux/arm64", attestations=Attestations.STRIP))).result is Result.COPIED
 
 

@@ -15,7 +15,7 @@ from replicator.copy.outcome import Tally
 from replicator.copy.sharing import Alone, Turn
 from replicator.options import Attestations, CopyOptions, Platform
 from replicator.registry import Registries
-from replicator.registry.manifest import OCI_INDEX
+from replicator.registry.manifest import OCI_INDEX, Manifest
 from tests.copy.ends import NAME, ROOT, Ends, some_ends
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import (
@@ -177,6 +177,11 @@ async def test_lists_that_lead_in_a_circle_are_read_once(plain: Ends) -> None:
     assert (await plain.copy()).signatures == 0
     for subject in (ROOT, one):
         assert plain.source.faults.log.count("GET", f"/manifests/{cosign_tag(subject, '')}") == 1
+
+
+def test_a_list_says_no_kind_of_what_says_none() -> None:
+    one = Manifest(OCI_INDEX, "sha256:0", b"{}")
+    assert signatures._row(one) == {"mediaType": OCI_INDEX, "digest": "sha256:0", "size": 2}
 
 
 def test_warnings_are_bounded() -> None:

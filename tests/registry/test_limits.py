@@ -240,6 +240,16 @@ async def test_short_requests_go_one_after_the_other_beside_a_long_body() -> Non
                 pass
 
 
+async def test_a_transfer_within_one_host_takes_a_place_for_each_of_its_ends() -> None:
+    limits = HostLimits(2)
+    async with transfer(limits, limits, MIB):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05), transfer(limits, HostLimits(1), MIB):
+                pass
+    async with transfer(limits, limits, MIB):
+        assert limits._used == 2
+
+
 async def test_who_waits_goes_on_when_the_budget_grows() -> None:
     crowd = Crowd(Budget(1))
     crowd.enter("first", MIB)
