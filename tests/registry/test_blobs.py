@@ -92,7 +92,7 @@ async def test_a_part_that_does_not_fit_is_refused(value: str) -> None:
 
 
 async def test_a_source_that_never_gets_on_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.registry.blobs.backoff", lambda *_, **__: 0.0)
+    monkeypatch.setattr("replicator.registry.stream.backoff", lambda *_, **__: 0.0)
     async with repository(with_ranges) as (remote, faults):
         faults.add(Fault(Cut(0), times=None))
         with pytest.raises(ConnectionFailed, match=r"(ended|broke) at byte 0") as caught:
@@ -213,7 +213,7 @@ async def test_wrong_bytes_never_complete_an_upload(pair: Pair) -> None:
 async def test_the_sources_error_is_told_when_the_source_is_at_fault(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.registry.blobs.backoff", lambda *_, **__: 0.0)
+    monkeypatch.setattr("replicator.registry.stream.backoff", lambda *_, **__: 0.0)
     pair.sending.add(Fault(Cut(100)))
     pair.sending.add(Fault(Answer(404, "BLOB_UNKNOWN"), times=None))
     with pytest.raises(NotFound) as caught:
