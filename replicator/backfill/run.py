@@ -17,7 +17,7 @@ from replicator.advice import explained
 from replicator.backfill.listing import list_requests
 from replicator.backfill.report import Report, Row, RowOutcome
 from replicator.cancelling import cancel_all
-from replicator.copy import Outcome, SourceNotFound
+from replicator.copy import Outcome, Result, SourceNotFound
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Lane, QueueError
 from replicator.rules import collisions
@@ -155,9 +155,9 @@ class Backfill:
             # A fault of the moment: the job meets it with the queue's patience.
             log.debug("not compared", source=source, error=str(error))
         else:
-            # Whether all signatures are there, its job looks.
-            looked_at_whole = self._queue is None or not request.options.signatures or request.signature
-            if found.result is not None and looked_at_whole:
+            # Whether all signatures are there, its job looks; of an image that is left out there are none.
+            looks = self._queue is not None and request.options.signatures and not request.signature
+            if found.result is not None and not (looks and found.result is Result.UP_TO_DATE):
                 seconds = round(time.monotonic() - started, 3)
                 outcome = RowOutcome(found.result.value)
                 self._row(Row(source, destination, outcome, found.digest, seconds=seconds, note=found.note))

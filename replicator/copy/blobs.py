@@ -70,8 +70,12 @@ class BlobCopier:
         destination: RemoteRepository,
         tally: Tally,
         on_bytes: Callable[[int], None],
+        *,
+        doubting: bool = False,
     ) -> None:
         """Make sure that ``destination`` has all ``blobs`` of an image: each is known, mounted, or copied.
+
+        With ``doubting``, what is known and what is said to be mounted is not believed.
 
         Raises:
             RegistryError: of the source or of the destination, whichever failed.
@@ -79,7 +83,9 @@ class BlobCopier:
         self._images += 1
         # Who copies one image and ends has no use for what the registry would do with the next.
         learns = self._images > 1
-        bringing = _Bringing(self.ledger, self.sharing, self._transfers, source, destination, tally, on_bytes, learns)
+        bringing = _Bringing(
+            self.ledger, self.sharing, self._transfers, source, destination, tally, on_bytes, learns, doubting
+        )
         # The largest first: the rest fits in beside it.
         ordered = sorted(blobs, key=lambda blob: -blob.size)
         bringing.plan(ordered)
@@ -89,12 +95,20 @@ class BlobCopier:
         place = bringing.destination.repository
         async with self._turns.turn(place.registry, blob.digest):
             # Whoever had the turn before may have brought it, here or to where it can be mounted from.
-            if self.ledger.has(place.registry, place.name, blob.digest):
+            if bringing.doubting:
+                await bringing.bring(blob)
+            elif self.ledger.has(place.registry, place.name, blob.digest):
                 bringing.tally.blobs_present += 1
             elif blob.size <= _SMALL:
                 await bringing.bring(blob)
             else:
                 await bringing.bring_shared(blob)
+
+    def distrust_mounts(self, destination: RemoteRepository) -> None:
+        """Believe no mount of a registry any more, because it did not have what it had said to have mounted."""
+        if destination.abilities.mounts_hold:
+            destination.abilities.mounts_hold = False
+            _log.warning("mounts do not hold", registry=destination.repository.registry)
 
     async def forget(self, destination: RemoteRepository, digests: Iterable[str]) -> None:
         """Forget that blobs are at a destination, because it contradicted that."""
@@ -117,8 +131,10 @@ class _Bringing:
         tally: Tally,
         on_bytes: Callable[[int], None],
         learns: bool,
+        doubting: bool,
     ) -> None:
         self.destination = destination
+        self.doubting = doubting
         self.tally = tally
         self._ledger = ledger
         self._sharing = sharing
@@ -192,7 +208,7 @@ class _Bringing:
         self.tally.blobs_copied += 1
         self.tally.bytes += blob.size
         unknown = self.destination.abilities.mounts_in_place is None
-        if unknown and self._learns and blob.size >= _LARGE and _mountable(blob):
+        if unknown and self._learns and blob.size >= _LARGE and self._may_mount(blob):
             await self._learn_from(blob)
 
     async def _begin(self, blob: Descriptor) -> tuple[URL | None, str]:
@@ -203,7 +219,7 @@ class _Bringing:
         """
         abilities = self.destination.abilities
         elsewhere = self._ledger.elsewhere(self._registry, self._name, blob.digest, self._mount_sources)
-        if elsewhere is None or abilities.mounts is False or not _mountable(blob):
+        if elsewhere is None or abilities.mounts is False or not self._may_mount(blob):
             return await self._begin_here(blob), self._name
         location, found = await self._mount(blob, elsewhere)
         if location is None and not found:
@@ -216,7 +232,7 @@ class _Bringing:
     async def _begin_here(self, blob: Descriptor) -> URL | None:
         """Open an upload; None if the blob turns out to be in the repository."""
         abilities = self.destination.abilities
-        if abilities.mounts_in_place is False or not _mountable(blob):
+        if abilities.mounts_in_place is False or not self._may_mount(blob):
             if blob.size > _SMALL and await self.destination.has_blob(blob.digest):
                 return None
             return await self.destination.start_upload()
@@ -285,7 +301,7 @@ class _Bringing:
             return False
         return error.error_class is ErrorClass.TRANSIENT and attempt < _TRIES
 
-
-def _mountable(blob: Descriptor) -> bool:
-    """Asked to mount another, distribution 2.8 says 201, and from then on knows the blob by its sha256 alone."""
-    return blob.digest.startswith("sha256:")
+    def _may_mount(self, blob: Descriptor) -> bool:
+        # Asked to mount another digest, distribution 2.8 says 201, and from then on knows the blob by its sha256 alone.
+        believed = self.destination.abilities.mounts_hold and not self.doubting
+        return believed and blob.digest.startswith("sha256:")

@@ -69,9 +69,11 @@ class Forms:
         if present == digest and as_it_is:
             # Also where something was to be stripped, had the registry refused it: it has not.
             return Comparison(Result.UP_TO_DATE, digest, digest)
-        if (known := self._known.get((digest, options))) is None:
+        key = (digest, options)
+        if key not in self._known:
             return None
-        wanted, note = known
+        self._known.move_to_end(key)
+        wanted, note = self._known[key]
         if wanted is None:
             return Comparison(Result.SKIPPED, digest, None, note)
         return Comparison(Result.UP_TO_DATE, digest, wanted, note) if wanted == present else None
@@ -124,6 +126,8 @@ async def compare(
     if root is None:
         # By digest, so that a push in between can't mix two images.
         root = await read_root(origin, source, announced or source.identifier)
+        if announced is None and (known := forms.satisfied(name, root.digest, options)) is not None:
+            return known
     selection = await select(root, options, reader, source.registry)
     if not options.is_verbatim:
         forms.note(root.digest, options, selection)

@@ -11,7 +11,7 @@ from replicator.copy.ledger import Ledger
 from replicator.copy.outcome import Outcome, Result, Tally
 from replicator.copy.reading import SourceReader
 from replicator.copy.run import Run
-from replicator.copy.selection import select
+from replicator.copy.selection import Selection, select
 from replicator.copy.signatures import Signatures
 from replicator.options import VERBATIM
 
@@ -119,7 +119,9 @@ class Copier:
         if options.signatures and found.digest is not None:
             if selection is None:
                 root = await read_root(origin, source, found.announced)
-                selection = await select(root, options, reader, source.registry)
+                # Where the destination holds it whole, all that is signed of it is there.
+                whole = root.digest == found.digest
+                selection = Selection(root) if whole else await select(root, options, reader, source.registry)
             signing = self._signatures.between(origin, reader, target, tally, on_bytes)
             await signing.copy_all(found.announced, selection)
         seconds = time.monotonic() - started

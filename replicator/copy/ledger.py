@@ -53,7 +53,10 @@ class Ledger:
     def has(self, registry: str, repository: str, digest: str) -> bool:
         """Tell whether ``digest`` is in ``repository``, seen lately enough to be believed."""
         seen = self._known.get((registry, digest), {}).get(repository)
-        return seen is not None and self._clock() - seen < TRUSTED_SECONDS
+        if seen is None:
+            return False
+        self._known.move_to_end((registry, digest))
+        return self._clock() - seen < TRUSTED_SECONDS
 
     def elsewhere(self, registry: str, repository: str, digest: str, preferred: Collection[str] = ()) -> str | None:
         """Return another repository of the registry that has ``digest``: a preferred one, else the latest known."""

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from replicator.reference import Reference
 
 
+_MAX_WARNINGS = 20
+"""Warnings that are told in full: an outcome goes through the queue and into logs."""
+
+
 class Result(StrEnum):
     """How a copy ended that did not fail."""
 
@@ -83,7 +87,20 @@ class Tally:
     blobs_present: int = 0
     manifests: int = 0
     signatures: int = 0
-    warnings: list[str] = field(default_factory=list)
+    warned: int = 0
+    _warnings: list[str] = field(default_factory=list)
+
+    def warn(self, words: str) -> None:
+        """Note what was refused, or does not hold; after the first twenty they are only counted."""
+        self.warned += 1
+        if self.warned <= _MAX_WARNINGS:
+            self._warnings.append(words)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was noted."""
+        more = self.warned - len(self._warnings)
+        return (*self._warnings, *([f"and {more} more"] if more else []))
 
     def outcome(
         self,
@@ -108,5 +125,5 @@ class Tally:
             round(seconds, 3),
             note,
             self.signatures,
-            tuple(self.warnings),
+            self.warnings,
         )

@@ -7,6 +7,7 @@ JSON without white space.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 4
 """Indexes within indexes; more is no image anyone builds."""
+MAX_NESTED_BYTES = 16 * 1024 * 1024
+"""Bytes of all indexes within indexes of one image: they are held in memory."""
+_LOOKS = 8
+"""Children looked into at once, each with up to 4 MiB of a manifest and as much of a config."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,24 @@ async def select(root: Manifest, options: CopyOptions, reader: SourceReader, reg
     """
     if options.is_verbatim:
         return Selection(root)
-    return await _Selecting(options, reader, registry).select(root)
+    try:
+        return await _Selecting(options, reader, registry).select(root)
+    except RecursionError as error:
+        # What could just be read where the stack was not as deep as here.
+        raise UnsupportedManifest(registry, root.digest, "its JSON is nested too deep to be written anew") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """What is wanted of an index.
+
+    Attributes:
+        index: with what is wanted of it, itself when that is all; None when it is nothing.
+        present: the digests of images and indexes in it that stay as they are, its own among them.
+    """
+
+    index: Manifest | None
+    present: frozenset[str]
 
 
 class _Selecting:
@@ -70,6 +92,9 @@ class _Selecting:
         self._reader = reader
         self._registry = registry
         self._rewritten: dict[str, Manifest] = {}
+        self._looks = asyncio.Semaphore(_LOOKS)
+        self._nested: dict[str, _Chosen] = {}
+        self._nested_bytes = 0
         self._images = 0
         self._left_out = 0
         self._attestations = 0
@@ -83,7 +108,7 @@ class _Selecting:
             if self._fits(platform):
                 return Selection(root)
             return Selection(None, note=f"it is for {platform or 'no platform that it names'}, not for {wanted}")
-        chosen = await self._index(root, 0)
+        chosen = (await self._index(root, 0)).index
         if chosen is None:
             return Selection(None, note=f"nothing of it is for {wanted}" if wanted else "it holds attestations alone")
         self._rewritten.pop(chosen.digest, None)
@@ -98,41 +123,59 @@ class _Selecting:
             words.append(f"{self._attestations} attestation{'s' if self._attestations > 1 else ''} left out{why}")
         return words
 
-    async def _index(self, index: Manifest, depth: int) -> Manifest | None:
-        """Return an index with what is wanted of it, itself when that is all, or None when it is nothing."""
+    async def _index(self, index: Manifest, depth: int) -> _Chosen:
+        """Choose what is wanted of an index."""
         if depth > MAX_DEPTH:
             raise UnsupportedManifest(
                 self._registry, index.digest, f"indexes nested more than {MAX_DEPTH} deep can't be copied"
             )
         children = entries(index)
-        images = [None if child.is_attestation else child for child in children]
-        kept = await each(self._image(child, index.digest, depth) for child in images)
-        present = {child.digest for child, keep in zip(children, kept, strict=True) if keep is not None}
+        # One nested index after the other: each is held while its children are looked at.
+        nested = {child.digest: await self._nest(child, index.digest, depth) for child in children if _nests(child)}
+        wanted = await each(self._wants(child, index.digest) for child in children)
+        kept: list[Descriptor | Manifest | None] = []
+        present: set[str] = set()
+        for child, wants in zip(children, wanted, strict=True):
+            inside = (
+                nested[child.digest] if _nests(child) else _Chosen(None, frozenset({child.digest} if wants else ()))
+            )
+            present |= inside.present
+            kept.append(child if child.digest in inside.present else inside.index)
         attested = await each(self._attestation(child, index.digest, present) for child in children)
         chosen = [one if one is not None else other for one, other in zip(kept, attested, strict=True)]
-        return self._rewrite(index, children, chosen)
+        found = self._rewrite(index, children, chosen)
+        return _Chosen(found, frozenset({*present, *([index.digest] if found is index else ())}))
 
-    async def _image(self, child: Descriptor | None, index: str, depth: int) -> Descriptor | Manifest | None:
-        """Return an image or nested index as it is, or rewritten; None when it is not wanted."""
-        if child is None:
-            return None
-        if child.is_index:
-            nested = await self._index(await self._reader.child(child.digest, index), depth + 1)
-            return child if nested is not None and nested.digest == child.digest else nested
-        self._images += 1
-        if await self._wants(child, index):
-            return child
-        self._left_out += 1
-        return None
+    async def _nest(self, child: Descriptor, index: str, depth: int) -> _Chosen:
+        """Choose what is wanted of an index in an index, once however often it stands there."""
+        if child.digest not in self._nested:
+            nested = await self._reader.child(child.digest, index)
+            self._nested_bytes += len(nested.content)
+            if self._nested_bytes > MAX_NESTED_BYTES:
+                raise UnsupportedManifest(
+                    self._registry,
+                    index,
+                    f"indexes within it of more than {MAX_NESTED_BYTES} bytes can't be copied",
+                )
+            self._nested[child.digest] = await self._index(nested, depth + 1)
+        return self._nested[child.digest]
 
     async def _wants(self, child: Descriptor, index: str) -> bool:
-        if not self._options.platforms:
-            return True
+        """Tell whether a child is an image, or another artifact, that is wanted."""
+        if _nests(child) or child.is_attestation:
+            return False
+        self._images += 1
+        wanted = not self._options.platforms or await self._is_for(child, index)
+        self._left_out += not wanted
+        return wanted
+
+    async def _is_for(self, child: Descriptor, index: str) -> bool:
         if child.platform is not None:
             return self._fits(child.platform)
-        manifest = await self._reader.child(child.digest, index)
-        # What is no container image runs nowhere: a choice of platforms is not about it.
-        return not is_image(manifest) or self._fits(await self._reader.platform(manifest))
+        async with self._looks:
+            manifest = await self._reader.child(child.digest, index)
+            # What is no container image runs nowhere: a choice of platforms is not about it.
+            return not is_image(manifest) or self._fits(await self._reader.platform(manifest))
 
     async def _attestation(self, child: Descriptor, index: str, present: set[str]) -> Descriptor | None:
         if not child.is_attestation:
@@ -176,3 +219,8 @@ class _Selecting:
             ) from error
         self._rewritten[manifest.digest] = manifest
         return manifest
+
+
+def _nests(child: Descriptor) -> bool:
+    """Whether it is an index of images; one that attests something is judged by that."""
+    return child.is_index and not child.is_attestation

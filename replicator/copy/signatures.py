@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from replicator.copy.errors import SourceNotFound
 from replicator.copy.outcome import Result
 from replicator.copy.run import Run
+from replicator.copy.selection import MAX_DEPTH
 from replicator.copy.together import each
 from replicator.copy.turns import Turns
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.reference import Reference, signed_by
 from replicator.registry.digests import digest_of
-from replicator.registry.errors import ManifestIncomplete, NotFound, RegistryError
-from replicator.registry.manifest import OCI_INDEX, parse_manifest
+from replicator.registry.errors import ManifestIncomplete, NotFound, UnsupportedManifest
+from replicator.registry.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, parse_manifest
 from replicator.registry.referrers import fallback_tag
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 _COSIGN = (".sig", ".att", ".sbom")
 _MAX_DEPTH = 3
 """What refers to a referrer, and so on: a signature of an SBOM of an image has two."""
+_LISTED_AFTER = 1024 * 1024
+"""Bytes of referrers that wait to be listed, all at once, where the registry leaves that to its clients."""
 _AT_ONCE = 4
 """Images whose signatures are looked for at once."""
 
@@ -94,6 +97,7 @@ class Signing:
         self._tally = tally
         self._signatures = signatures
         self._looking = asyncio.Semaphore(_AT_ONCE)
+        self._seen: set[str] = set()
 
     async def copy_all(self, announced: str, selection: Selection) -> None:
         """Copy what refers to an image and to its children, as far as they were copied.
@@ -107,16 +111,13 @@ class Signing:
         """
         if selection.manifest is None:
             return
-        digests = [digest async for digest in self._tree(selection.manifest, selection)]
+        digests: dict[str, None] = {}
+        await self._find(selection.manifest, selection, digests)
         if selection.manifest.digest != announced:
             # A signature is of bytes, and these were written anew.
-            digests.remove(selection.manifest.digest)
-            if await self._is_signed(announced):
-                self._tally.warnings.append(
-                    f"the signatures of {announced} are not copied: they do not hold for the index written anew, "
-                    f"{selection.manifest.digest}"
-                )
-        await each(self._all_of(digest) for digest in dict.fromkeys(digests))
+            del digests[selection.manifest.digest]
+            await self._warn_of_lost(announced, selection.manifest.digest)
+        await each(self._all_of(digest) for digest in digests)
 
     async def copy_one(self, source: Reference) -> tuple[Result, str | None, str]:
         """Copy one signature, if what it refers to is at the destination.
@@ -155,22 +156,37 @@ class Signing:
                 await self._referrers(subject, 0, extra)
         except ReplicatorError as error:
             self._warn(source.identifier, error)
-        if self._tally.warnings:
+        if self._tally.manifests > before:
+            return Result.COPIED, digest, ""
+        if self._tally.warned:
             return Result.SKIPPED, None, "; ".join(self._tally.warnings)
-        return (Result.COPIED if self._tally.manifests > before else Result.UP_TO_DATE), digest, ""
+        return Result.UP_TO_DATE, digest, ""
 
-    async def _tree(self, manifest: Manifest, selection: Selection) -> AsyncIterator[str]:
-        yield manifest.digest
+    async def _find(self, manifest: Manifest, selection: Selection, digests: dict[str, None], depth: int = 0) -> None:
+        """Find the digests that may be signed: of the index, of its images and of the indexes in it."""
+        if manifest.digest not in selection.rewritten:
+            digests[manifest.digest] = None
         for child in manifest.manifests:
-            if child.is_index:
-                nested = selection.rewritten.get(child.digest) or await self._reader.child(
-                    child.digest, manifest.digest
+            if child.digest in digests or child.is_attestation:
+                continue
+            if not child.is_index:
+                digests[child.digest] = None
+            elif depth < MAX_DEPTH:
+                nested = selection.rewritten.get(child.digest)
+                nested = nested or await self._reader.child(child.digest, manifest.digest)
+                await self._find(nested, selection, digests, depth + 1)
+
+    async def _warn_of_lost(self, announced: str, digest: str) -> None:
+        try:
+            signed = await self._is_signed(announced)
+        except ReplicatorError as error:
+            self._warn(f"what refers to {announced}", error)
+        else:
+            if signed:
+                self._tally.warn(
+                    f"the signatures of {announced} are not copied: they do not hold for the index written anew, "
+                    f"{digest}"
                 )
-                async for digest in self._tree(nested, selection):
-                    if digest not in selection.rewritten:
-                        yield digest
-            elif not child.is_attestation:
-                yield child.digest
 
     async def _all_of(self, digest: str) -> None:
         async with self._looking:
@@ -189,7 +205,7 @@ class Signing:
         tags = [f"{fallback_tag(digest)}{suffix}" for suffix in _COSIGN]
         if any(await each(self._origin.head_manifest(tag) for tag in tags)):
             return True
-        return bool(await self._listed(self._origin, digest))
+        return bool(await self._listed_at_origin(digest))
 
     async def _tag(self, tag: str) -> str | None:
         """Bring a tag of cosign's up to date; return what it names, or None if the source does not have it."""
@@ -209,64 +225,120 @@ class Signing:
 
     async def _referrers(self, subject: str, depth: int, extra: Manifest | None = None) -> None:
         """Bring what refers to ``subject``, and what refers to that."""
-        listed = {descriptor.digest for descriptor in await self._listed(self._origin, subject)}
-        digests = list(dict.fromkeys([*sorted(listed), *([extra.digest] if extra is not None else [])]))
+        # A list may lie: what it names is looked at once, whoever names it.
+        if subject in self._seen:
+            return
+        self._seen.add(subject)
+        digests = sorted(await self._listed_at_origin(subject))
+        if extra is not None and extra.digest not in digests:
+            digests.append(extra.digest)
         if not digests:
             return
         async with self._signatures.turn(self._target, fallback_tag(subject)):
-            present = {descriptor.digest for descriptor in await self._listed(self._target, subject)}
-            unlisted = []
-            for digest in digests:
-                if digest not in present:
-                    try:
-                        manifest = extra if extra is not None and extra.digest == digest else None
-                        unlisted += await self._referrer(manifest or await self._origin.get_manifest(digest))
-                    except ReplicatorError as error:
-                        self._warn(digest, error)
-            if unlisted:
-                await self._list(subject, unlisted)
+            brought = await self._bring_referrers(subject, digests, extra)
         if depth < _MAX_DEPTH:
-            for digest in digests:
+            for digest in brought:
                 await self._referrers(digest, depth + 1)
 
-    async def _referrer(self, manifest: Manifest) -> list[Manifest]:
-        """Bring one referrer; return it if the registry leaves it to its clients to list it."""
+    async def _bring_referrers(self, subject: str, digests: list[str], extra: Manifest | None) -> list[str]:
+        """Bring those that are missing; return those that are there now."""
+        present = await self._listed(self._target, subject)
+        brought, unlisted, waiting = [], [], 0
+        for digest in digests:
+            if digest not in present:
+                try:
+                    known = extra if extra is not None and extra.digest == digest else None
+                    manifest = known or await self._origin.get_manifest(digest)
+                    listed = await self._referrer(manifest, subject)
+                except ReplicatorError as error:
+                    self._warn(digest, error)
+                    continue
+                if not listed:
+                    unlisted.append(_row(manifest))
+                    waiting += len(manifest.content)
+                if waiting > _LISTED_AFTER:
+                    await self._list(subject, unlisted)
+                    unlisted, waiting = [], 0
+            brought.append(digest)
+        if unlisted:
+            await self._list(subject, unlisted)
+        return brought
+
+    async def _referrer(self, manifest: Manifest, subject: str) -> bool:
+        """Bring one referrer; tell whether the registry lists it, or leaves that to its clients."""
+        named = manifest.subject.digest if manifest.subject is not None else "nothing"
+        if named != subject:
+            raise UnsupportedManifest(
+                self._origin.repository.registry,
+                manifest.digest,
+                f"it is listed as referring to {subject}, and refers to {named}",
+            )
         await self._run.bring_parts(manifest)
         listed = await self._run.put(manifest, manifest.digest)
         self._tally.signatures += 1
-        return [] if listed else [manifest]
+        return listed
 
-    async def _listed(self, repository: RemoteRepository, subject: str) -> Iterable[Descriptor]:
-        found = await repository.referrers(subject)
+    async def _listed_at_origin(self, subject: str) -> set[str]:
+        """Find what refers to ``subject``, in the fallback tag too: it may be older than the registry's API."""
+        found = await self._origin.referrers(subject)
+        listed = {descriptor.digest for descriptor in found or ()}
+        try:
+            index = await self._fallback(self._origin, subject)
+        except ReplicatorError as error:
+            self._warn(fallback_tag(subject), error)
+        else:
+            listed |= {descriptor.digest for descriptor in index.manifests} if index is not None else set()
+        return listed
+
+    async def _listed(self, repository: RemoteRepository, subject: str) -> set[str]:
+        found: Iterable[Descriptor] | None = await repository.referrers(subject)
         if found is None:
             index = await self._fallback(repository, subject)
             found = index.manifests if index is not None else ()
-        return found
+        return {descriptor.digest for descriptor in found}
 
     async def _fallback(self, repository: RemoteRepository, subject: str) -> Manifest | None:
         try:
-            index = await repository.get_manifest(fallback_tag(subject))
+            return await repository.get_manifest(fallback_tag(subject))
         except NotFound:
             return None
-        return index if index.is_index else None
 
-    async def _list(self, subject: str, manifests: Iterable[Manifest]) -> None:
+    async def _list(self, subject: str, added: list[dict[str, Any]]) -> None:
         """Add to the index that lists referrers where the registry has no API for them."""
         before = await self._fallback(self._target, subject)
-        rows: list[dict[str, Any]] = json.loads(before.content)["manifests"] if before is not None else []
-        rows += [_row(manifest) for manifest in manifests]
+        if before is not None and not before.is_index:
+            # Somebody's image, and no list: it is left alone.
+            raise self._unlistable(subject, "the tag that is to list them names an image")
+        try:
+            rows = [*(json.loads(before.content)["manifests"] if before is not None else ()), *added]
+        except RecursionError as error:
+            raise self._unlistable(subject, "the list is nested too deep") from error
         try:
             await self._put_list(subject, rows)
         except ManifestIncomplete:
             # The registry has lost, or someone has deleted, what was listed before.
             there = await each(self._target.head_manifest(row["digest"]) for row in rows)
-            await self._put_list(subject, [row for row, found in zip(rows, there, strict=True) if found is not None])
+            rows = [row for row, found in zip(rows, there, strict=True) if found is not None]
+            try:
+                await self._put_list(subject, rows)
+            except ManifestIncomplete as error:
+                # No patience of the queue would help: all it names is there.
+                raise self._unlistable(subject, error.detail) from error
 
     async def _put_list(self, subject: str, rows: list[dict[str, Any]]) -> None:
         document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": rows}
-        content = json.dumps(document, separators=(",", ":")).encode()
-        index = parse_manifest(content, OCI_INDEX, digest_of(content))
+        try:
+            content = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+            index = parse_manifest(content, OCI_INDEX, digest_of(content))
+        except (ValueError, RecursionError) as error:
+            raise self._unlistable(subject, str(error)) from error
+        if len(content) > MAX_MANIFEST_BYTES:
+            raise self._unlistable(subject, f"the list would be larger than {MAX_MANIFEST_BYTES} bytes")
         await self._target.put_manifest(index, fallback_tag(subject))
+
+    def _unlistable(self, subject: str, why: str) -> UnsupportedManifest:
+        registry = self._target.repository.registry
+        return UnsupportedManifest(registry, fallback_tag(subject), f"what refers to {subject} can't be listed: {why}")
 
     def _warn(self, what: str, error: ReplicatorError) -> None:
         """Take a refusal for a warning.
@@ -274,9 +346,9 @@ class Signing:
         Raises:
             ReplicatorError: it is a fault that passes: trying again may help.
         """
-        if error.error_class is not ErrorClass.PERMANENT or not isinstance(error, RegistryError):
+        if error.error_class is not ErrorClass.PERMANENT:
             raise error
-        self._tally.warnings.append(f"not copied: {what}: {error}")
+        self._tally.warn(f"not copied: {what}: {error}")
 
 
 def _row(manifest: Manifest) -> dict[str, Any]:
@@ -284,6 +356,6 @@ def _row(manifest: Manifest) -> dict[str, Any]:
         "mediaType": manifest.media_type,
         "digest": manifest.digest,
         "size": len(manifest.content),
-        "artifactType": manifest.artifact_type,
     }
+    row |= {"artifactType": manifest.artifact_type} if manifest.artifact_type else {}
     return row | ({"annotations": dict(manifest.annotations)} if manifest.annotations else {})

@@ -14,10 +14,12 @@ class Abilities:
         mounts: it takes a blob from another of its repositories (``POST ?mount=D&from=OTHER``).
         mounts_in_place: ``POST ?mount=D&from=SAME`` says 201 for a blob that is there and opens an upload for one that
             is not: a question and the beginning of an upload in one request.
+        mounts_hold: its 201 to a mount of either kind is believed; False once a manifest showed that it was untrue.
         referrers: it has the referrers API.
     """
 
     heads: bool | None = None
     mounts: bool | None = None
     mounts_in_place: bool | None = None
+    mounts_hold: bool = True
     referrers: bool | None = None

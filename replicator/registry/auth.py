@@ -140,7 +140,8 @@ class Authorizer:
 
     def accepted(self, scopes: frozenset[str], *, upload: bool) -> None:
         """Note that a request was let in; with ``upload``, one with a streamed body."""
-        self._accepted.add(scopes)
+        if scopes in self._tokens:
+            self._accepted.add(scopes)
         if upload:
             self._refused_uploads.pop(scopes, None)
 
@@ -151,7 +152,7 @@ class Authorizer:
             now = time.monotonic()
             if token is not None and (token.serves(now, long=long) or now - token.issued < 1.0):
                 return token
-            if len(self._tokens) >= _MAX_CACHED:
+            if len(self._locks) > _MAX_CACHED:
                 self._tokens.clear()
                 self._accepted.clear()
                 self._refused_uploads.clear()

@@ -39,7 +39,8 @@ class Budget:
         self._used = 0
         self._short = 0
         self._arrivals = 0
-        self._waiting: list[_Waiter] = []
+        self._requests: list[_Waiter] = []
+        self._bodies: list[_Waiter] = []
 
     @asynccontextmanager
     async def slot(self, size: int = 0, *, places: int = 1) -> AsyncIterator[None]:
@@ -52,7 +53,7 @@ class Budget:
         self._arrivals += 1
         bonus = size.bit_length() if size else _SHORT
         waiter = _Waiter(self._arrivals - bonus, self._arrivals, places, size == 0)
-        heapq.heappush(self._waiting, waiter)
+        heapq.heappush(self._requests if waiter.short else self._bodies, waiter)
         self._admit()
         try:
             await waiter.turn
@@ -70,24 +71,22 @@ class Budget:
         self._admit()
 
     def _admit(self) -> None:
-        while self._waiting:
-            waiter = self._waiting[0]
-            if waiter.turn.done() or self._fits(waiter):
-                heapq.heappop(self._waiting)
-            elif not waiter.short and not self._short and (short := self._first_short()) is not None:
-                waiter = short
-            else:
-                return
-            if not waiter.turn.done():
-                self._used += waiter.places
-                self._short += waiter.short
-                waiter.turn.set_result(None)
+        while line := self._first_line():
+            waiter = heapq.heappop(line)
+            self._used += waiter.places
+            self._short += waiter.short
+            waiter.turn.set_result(None)
+
+    def _first_line(self) -> list[_Waiter] | None:
+        """Return the line whose first goes next; None when nobody does."""
+        lines = [line for line in (self._requests, self._bodies) if _first(line) is not None]
+        line = min(lines, key=lambda line: line[0], default=None)
+        if line is not None and not self._fits(line[0]):
+            line = self._requests if self._requests and not self._short else None
+        return line
 
     def _fits(self, waiter: _Waiter) -> bool:
-        return self._used + waiter.places <= self.size or self._used == 0 or (waiter.short and not self._short)
-
-    def _first_short(self) -> _Waiter | None:
-        return min((waiter for waiter in self._waiting if waiter.short and not waiter.turn.done()), default=None)
+        return self._used + waiter.places <= self.size or self._used == 0
 
 
 @dataclass(order=True, slots=True)
@@ -101,6 +100,13 @@ class _Waiter:
     turn: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future(), compare=False
     )
+
+
+def _first(line: list[_Waiter]) -> _Waiter | None:
+    """Return the first of a line who did not give up waiting."""
+    while line and line[0].turn.done():
+        heapq.heappop(line)
+    return line[0] if line else None
 
 
 class HostLimits(Budget):

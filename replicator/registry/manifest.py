@@ -7,6 +7,7 @@ Documents follow the OCI image specification 1.1 ("Image Manifest", "Image Index
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,8 @@ _REFERENCE_TYPE = "vnd.docker.reference.type"
 _REFERENCE_DIGEST = "vnd.docker.reference.digest"
 _FOREIGN = ("application/vnd.docker.image.rootfs.foreign.", "application/vnd.oci.image.layer.nondistributable.")
 _MAX_ENTRIES = 4096
+_PLATFORM_PART = re.compile(r"[!-~]{0,64}\Z")
+"""It is told to people and sent through the queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,13 +232,14 @@ def _descriptor(entry: object, where: str) -> Descriptor:
 
 
 def platform_of(said: object) -> Platform | None:
-    """Read a platform from an index's entry or from an image's config; None where none is said."""
+    """Read a platform from an index's entry or from an image's config; None where there is none that can be."""
     if not isinstance(said, dict):
         return None
     os, architecture, variant = said.get("os"), said.get("architecture"), said.get("variant") or ""
-    if not (isinstance(os, str) and isinstance(architecture, str) and isinstance(variant, str) and os and architecture):
+    parts = [part for part in (os, architecture, variant) if isinstance(part, str)]
+    if len(parts) < 3 or not (os and architecture) or not all(_PLATFORM_PART.match(part) for part in parts):
         return None
-    return Platform(os, architecture, variant)
+    return Platform(*parts)
 
 
 def _texts(said: object) -> Mapping[str, str]:

@@ -56,11 +56,13 @@ class Manifests(Endpoint):
                 if reply.status == 200 and is_digest(digest):
                     length = reply.headers.get("Content-Length", "0")
                     size = int(length) if length.isascii() and length.isdigit() else 0
+                    abilities.heads = True
                     return Descriptor(reply.headers.get("Content-Type", ""), digest, size)
             manifest = await self.get_manifest(identifier)
         except NotFound:
             return None
-        abilities.heads = False
+        # Of one that did answer before, this was a slip.
+        abilities.heads = abilities.heads or False
         return Descriptor(manifest.media_type, manifest.digest, len(manifest.content))
 
     async def head_destination(self, tag: str) -> Descriptor | None:

@@ -11,6 +11,7 @@ from replicator.registry.pages import next_page
 MAX_REFERRERS = 1000
 """Referrers of one manifest that are read; more is no image anyone signs."""
 _MAX_PAGES = 100
+_UNKNOWN = frozenset({"NAME_UNKNOWN", "MANIFEST_UNKNOWN"})
 
 
 def fallback_tag(digest: str) -> str:
@@ -26,7 +27,8 @@ class Referrers(Endpoint):
         """List what refers to a manifest, ``MAX_REFERRERS`` at the most.
 
         Returns:
-            Their descriptors, each digest once; None when the registry has no referrers API, which is remembered.
+            Their descriptors, each digest once; None when the registry has no referrers API, which is remembered, or
+            does not answer for this repository.
 
         Raises:
             ProtocolViolated: the answer is no index.
@@ -47,10 +49,12 @@ class Referrers(Endpoint):
                     headers={"Accept": OCI_INDEX},
                     max_body=MAX_MANIFEST_BYTES,
                 )
-            except (NotFound, Refused, Denied):
+            except (NotFound, Refused, Denied) as error:
                 if self.abilities.referrers:
                     raise
-                self.abilities.referrers = False
+                # That one repository is unknown, or closed to this login, says nothing of the registry.
+                if not isinstance(error, Denied) and not _UNKNOWN.intersection(error.codes):
+                    self.abilities.referrers = False
                 return None
             try:
                 page = parse_manifest(reply.body, OCI_INDEX, digest_of(reply.body))

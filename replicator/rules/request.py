@@ -80,7 +80,7 @@ class CopyRequest:
                 announced,
                 float(compared) if compared is not None else None,
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"not a stored copy request: {error!r}") from error
 
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
+from aiohttp import web
 
 from replicator.copy import Copier, Result
 from replicator.copy.ledger import TRUSTED_SECONDS, Ledger
@@ -20,9 +21,8 @@ from tests.standins.logins import ACR_USER
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from aiohttp import web
-
     from replicator.copy import Outcome
+    from tests.standins.images import Image, Index
 
 MIB = 2**20
 
@@ -115,6 +115,17 @@ async def test_a_registry_that_answers_no_head_is_read_instead_and_not_asked_aga
             assert pair.counts() == ((2, 2) if expected else (1, 1))
 
 
+async def test_a_registry_that_answered_a_head_is_asked_again_after_a_slip(pair: Pair) -> None:
+    """A HEAD is no pull at Harbor; reading is, and one odd answer of a proxy must not lead to it for ever."""
+    await pair.source.push("v1", image(1))
+    await pair.copy()
+    pair.source.faults.add(Fault(Answer(405), "HEAD", "/manifests/"))
+    for reads in (1, 0):
+        pair.clear()
+        assert (await pair.copy()).result is Result.UP_TO_DATE
+        assert (pair.source.faults.log.count("HEAD"), pair.source.faults.log.count("GET")) == (1, reads)
+
+
 async def test_the_first_image_into_an_empty_repository_asks_nothing_more_than_it_sends(pair: Pair) -> None:
     root = multi_arch(2, size=100_000)
     await pair.source.push("v1", root)
@@ -184,6 +195,30 @@ async def test_many_copies_at_once_learn_what_a_registry_can_do_together(pair: P
     await pair.source.push("last", image(9, (2 * MIB,)))
     await pair.copy("last")
     assert pair.destination.faults.log.count("HEAD", "/blobs/") == 0
+
+
+async def test_a_registry_that_says_yes_to_any_mount_is_found_out_and_sent_the_blobs(pair: Pair) -> None:
+    """It answers 201 although it has no such blob, here or elsewhere; only the manifest's refusal tells."""
+    original = pair.destination.faults._handler
+
+    async def lying(request: web.BaseRequest) -> web.StreamResponse:
+        if request.method == "POST" and "mount" in request.query:
+            return web.Response(status=201)
+        return await original(request)
+
+    pair.destination.faults._handler = lying
+    roots: list[tuple[str, Image | Index]] = [("v1", multi_arch(1, size=100_000)), ("v2", image(7, (2 * MIB,)))]
+    for tag, root in roots:
+        await pair.source.push(tag, root)
+        assert (await pair.copy(tag)).result is Result.COPIED
+        await pair.destination.holds(tag, root)
+    # By the second image it is known.
+    pair.clear()
+    await pair.source.push("v3", image(8, (2 * MIB,)))
+    await pair.copy("v3")
+    await pair.copy("v3", name="team/other")
+    assert pair.destination.faults.log.count("POST", query="mount=") == 0
+    await pair.destination.holds("v3", image(8, (2 * MIB,)), "team/other")
 
 
 def test_what_was_seen_too_long_ago_is_only_worth_a_mount() -> None:

@@ -246,7 +246,7 @@ async def test_what_was_believed_to_be_there_is_forgotten_and_sent_once(pair: Pa
         assert log.count("PUT", entry.path) <= 2
 
 
-@pytest.mark.parametrize("answers", [[400, 201], [400, 400]])
+@pytest.mark.parametrize("answers", [[400, 201], [400, 400, 201], [400, 400, 400]], ids=str)
 async def test_a_destination_that_never_finds_the_parts_is_not_sent_them_for_ever(
     loaded: Pair, answers: list[int]
 ) -> None:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from replicator.copy import Copier, Result
+from replicator.copy import Copier, Result, run
 from replicator.errors import ErrorClass
 from replicator.reference import Reference, Repository
 from replicator.registry.errors import DigestMismatch, NotFound, Refused, UnsupportedManifest
@@ -15,7 +15,7 @@ from replicator.registry.manifest import OCI_INDEX
 from tests.copy.conftest import Pair, a_copier, a_registry
 from tests.copy.shelf import Shelf
 from tests.standins.faults import Answer, Fault, FaultLayer
-from tests.standins.images import Image, blobs_of, fetch_raw, image, index, multi_arch
+from tests.standins.images import Image, Index, blobs_of, fetch_raw, image, index, multi_arch
 from tests.standins.server import serve
 
 SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+json"
@@ -211,3 +211,18 @@ async def test_docker_registry_takes_no_child_that_is_named_by_sha512() -> None:
         assert caught.value.error_class is ErrorClass.PERMANENT
         assert destination.faults.log.count("PUT", "/manifests/") == 1
         assert not await destination.has_tag("v1")
+
+
+async def test_indexes_in_an_index_are_not_held_without_bound(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "MAX_NESTED_BYTES", 100_000)
+    large = []
+    for number in range(6):
+        content = json.dumps({**json.loads(index([]).content), "annotations": {"word": f"{number}" * 18_000}}).encode()
+        large.append(Index(OCI_INDEX, content, ()))
+    await pair.source.push("v1", index(large[:5]))
+    await pair.copy()
+    await pair.source.push("v2", index(large))
+    async with a_copier() as copier:
+        with pytest.raises(UnsupportedManifest, match="indexes within it"):
+            await copier.copy(pair.source.reference("v2"), pair.destination.reference("v2"))
+    assert not await pair.destination.has_tag("v2")

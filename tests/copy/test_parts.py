@@ -106,6 +106,15 @@ def test_the_ledger_is_bounded(notes: list[tuple[str, int, str]]) -> None:
     assert all(0 < len(places) <= 16 for places in ledger._known.values())
 
 
+def test_the_ledger_keeps_what_is_used() -> None:
+    ledger = Ledger(entries=2)
+    ledger.add("h", "one", "a")
+    ledger.add("h", "one", "b")
+    assert ledger.has("h", "one", "a")
+    ledger.add("h", "one", "c")
+    assert (ledger.has("h", "one", "a"), ledger.has("h", "one", "b")) == (True, False)
+
+
 def test_an_outcome_survives_json() -> None:
     outcome = Outcome(Result.COPIED, "h.example.com/a:b", "i.example.com/c:d", "sha256:x", 5, 1, 2, 3, 4, 0.5, "note")
     assert Outcome.from_json(json.loads(json.dumps(outcome.to_json()))) == outcome

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from replicator.copy import AttestationsFound, Result
-from replicator.copy.comparing import Forms
-from replicator.copy.selection import Selection, select
 from replicator.errors import ErrorClass
 from replicator.options import VERBATIM, Attestations, CopyOptions, Platform
 from replicator.registry.digests import digest_of
-from replicator.registry.errors import Denied, UnsupportedManifest
-from replicator.registry.manifest import OCI_INDEX, Manifest, parse_manifest
+from replicator.registry.errors import Denied
 from tests.copy.conftest import Pair, a_copier, a_registry
+from tests.standins.faults import Answer, Fault
 from tests.standins.images import (
     Image,
+    Index,
     attestation,
     blobs_of,
     fetch_raw,
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
 
 AMD64 = image(1, architecture="amd64")
 ARM64 = image(2, architecture="arm64", variant="v8")
+REFERENCE = "vnd.docker.reference.digest"
 ARM7 = image(3, architecture="arm", variant="v7")
 S390X = image(4, architecture="s390x")
 PLAIN, REFUSED = attestation(AMD64, 1), attestation(ARM64, 2, empty_config=True)
@@ -232,6 +231,12 @@ async def test_what_the_registry_took_whole_is_not_taken_away(pair: Pair) -> Non
     outcome = await pair.copy(options=STRIP_REFUSED)
     assert (outcome.result, outcome.digest) == (Result.UP_TO_DATE, whole.digest)
     # A choice of platforms, on the other hand, is a choice.
+    await pair.source.push("v2", index([AMD64, S390X]))
+    await pair.copy("v2")
+    for attestations in (Attestations.KEEP, Attestations.STRIP_REFUSED):
+        outcome = await pair.copy("v2", options=only("linux/amd64", attestations=attestations))
+        assert (outcome.result, await children(pair, "v2")) == (Result.COPIED, [AMD64.digest])
+        await pair.copy("v2")
     assert (await pair.copy(options=only("linux/arm64", attestations=Attestations.STRIP))).result is Result.COPIED
 
 
@@ -241,85 +246,60 @@ async def test_an_index_of_attestations_alone_is_skipped(pair: Pair) -> None:
     assert (outcome.result, outcome.note) == (Result.SKIPPED, "it holds attestations alone")
 
 
-class Unread:
-    """A reader for indexes that say all there is to know."""
-
-    async def child(self, digest: str, index: str) -> Manifest:
-        raise AssertionError(digest)
-
-    async def platform(self, image: Manifest) -> Platform | None:
-        raise AssertionError(image)
-
-
-ARCHITECTURES = ("amd64", "arm64", "s390x", "riscv64")
-ENTRIES = st.lists(
-    st.fixed_dictionaries(
-        {
-            "digest": st.integers(0, 5).map(lambda number: digest_of(str(number).encode())),
-            "size": st.integers(0, 10**12),
-            "mediaType": st.just("application/vnd.oci.image.manifest.v1+json"),
-            "platform": st.fixed_dictionaries({"os": st.just("linux"), "architecture": st.sampled_from(ARCHITECTURES)}),
-        },
-        optional={
-            "annotations": st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2),
-            "x": st.text() | st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.none(),
-        },
-    ),
-    max_size=6,
-)
+async def test_an_attestation_stays_with_an_image_that_stands_in_an_index_beside_it(pair: Pair) -> None:
+    nested = index([AMD64, S390X])
+    about_nested = attestation(AMD64, 5)
+    for_whole = replace(about_nested, annotations={**about_nested.annotations, REFERENCE: nested.digest})
+    about_left_out = attestation(S390X, 6)
+    root = index([nested, about_nested, about_left_out])
+    await pair.source.push("v1", root)
+    await pair.copy(options=only("linux/amd64"))
+    assert (await children(pair))[1:] == [about_nested.digest]
+    # What is said of an index does not hold for the one that is written anew.
+    await pair.source.push("v2", index([nested, for_whole]))
+    await pair.copy("v2", options=only("linux/amd64"))
+    assert len(await children(pair, "v2")) == 1
+    await pair.copy("v2", to="v3", options=only("linux/*", attestations=Attestations.STRIP_REFUSED))
+    assert len(await children(pair, "v3")) == 2
 
 
-def _index(document: dict[str, object], indent: int | None = None) -> Manifest:
-    content = json.dumps(document, indent=indent).encode()
-    return parse_manifest(content, OCI_INDEX, digest_of(content))
+async def test_an_artifact_is_copied_whatever_platforms_are_chosen(pair: Pair) -> None:
+    """It runs nowhere, and says so by its config: as a tag of its own, or in an index that names no platform for it."""
+    artifact = replace(referrer(AMD64), platform={})
+    await pair.source.push("v1", artifact)
+    assert (await pair.copy(options=only("linux/amd64"))).result is Result.COPIED
+    await pair.source.push("v2", index([AMD64, S390X, artifact]))
+    await pair.copy("v2", options=only("linux/amd64"))
+    assert await children(pair, "v2") == [AMD64.digest, artifact.digest]
 
 
-async def _select(root: Manifest, options: CopyOptions) -> Selection:
-    return await select(root, options, Unread(), "h.example.com")  # type: ignore[arg-type]  # all that is used of it
+async def test_what_attests_something_else_is_left_out_only_by_a_choice_of_platforms(pair: Pair) -> None:
+    of_nothing = replace(attestation(AMD64, 7), annotations={"vnd.docker.reference.type": "attestation-manifest"})
+    of_another = attestation(ARM7, 8)
+    root = index([AMD64, of_nothing, of_another])
+    await pair.source.push("v1", root)
+    assert (await pair.copy(options=STRIP_REFUSED)).digest == root.digest
+    await pair.copy(to="v2", options=only("linux/amd64"))
+    assert await children(pair, "v2") == [AMD64.digest, of_nothing.digest]
 
 
-@given(
-    ENTRIES, st.lists(st.sampled_from(ARCHITECTURES), min_size=1, unique=True), st.text(), st.sampled_from([None, 3])
-)
-async def test_choosing_is_a_pure_function_that_only_leaves_out(
-    entries: list[dict[str, object]], wanted: list[str], word: str, indent: int | None
-) -> None:
-    document = {"schemaVersion": 2, "annotations": {"word": word}, "manifests": entries}
-    root = _index(document, indent)
-    options = only(*(f"linux/{one}" for one in wanted))
-    first, second = await _select(root, options), await _select(root, options)
-    assert first == second
-    kept = [entry for entry in entries if entry["platform"]["architecture"] in wanted]  # type: ignore[index]  # as made
-    if not kept and entries:
-        assert first.manifest is None
-        return
-    assert first.manifest is not None
-    assert json.loads(first.manifest.content) == {**document, "manifests": kept}
-    assert (first.manifest is root) == (len(kept) == len(entries))
-    # What is chosen is left alone by the same choice.
-    again = await _select(first.manifest, options)
-    assert again.manifest is first.manifest
+async def test_an_index_that_attests_something_is_judged_as_an_attestation(pair: Pair) -> None:
+    attesting = index([S390X])
+    entry = json.loads(index([attesting]).content)["manifests"][0]
+    entry["annotations"] = PLAIN.annotations
+    document = json.loads(index([AMD64]).content)
+    document["manifests"].append(entry)
+    await pair.source.push("v1", Index(document["mediaType"], json.dumps(document).encode(), (AMD64, attesting)))
+    outcome = await pair.copy(options=STRIP)
+    assert await children(pair) == [AMD64.digest]
+    assert outcome.note == "1 attestation left out"
 
 
-async def test_an_index_with_numbers_that_are_none_is_not_written_anew() -> None:
-    content = json.dumps(
-        {
-            "x": float("nan"),
-            "manifests": [
-                {"digest": digest_of(b""), "size": 1, "platform": {"os": "linux", "architecture": one}}
-                for one in ("amd64", "arm64")
-            ],
-        }
-    ).encode()
-    root = parse_manifest(content, OCI_INDEX, digest_of(content))
-    with pytest.raises(UnsupportedManifest, match="can't be written anew"):
-        await _select(root, only("linux/amd64"))
-
-
-def test_what_is_remembered_of_images_is_bounded() -> None:
-    forms = Forms(entries=10)
-    for number in range(100):
-        forms.note(f"sha256:{number}", STRIP, Selection(None, note="nothing"))
-    assert len(forms._known) == 10
-    assert forms.satisfied(None, "sha256:99", STRIP) is not None
-    assert forms.satisfied(None, "sha256:1", STRIP) is None
+async def test_what_is_found_whole_in_the_end_is_left_whole(pair: Pair) -> None:
+    """The tag was moved, and then moved again between two looks at it."""
+    root = index([ARM64, REFUSED])
+    await pair.source.push("v1", root)
+    await pair.copy()
+    pair.source.faults.add(Fault(Answer(404), "HEAD", "/manifests/v1"))
+    outcome = await pair.copy(options=STRIP_REFUSED, announced=AMD64.digest)
+    assert (outcome.result, outcome.digest) == (Result.UP_TO_DATE, root.digest)

@@ -4,128 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from replicator.copy import Copier, Outcome, Result, SourceNotFound
+from replicator.copy import Result, SourceNotFound
 from replicator.options import CopyOptions, Platform
-from replicator.reference import Reference, Repository
-from replicator.registry import Access, Registries
 from replicator.registry.errors import ServerFailed
-from tests.copy.conftest import QUICK
-from tests.standins.distribution import distribution
-from tests.standins.faults import Answer, Fault, FaultLayer
-from tests.standins.harbor import HarborStandIn
+from tests.copy.ends import NAME, ROOT, Ends, some_ends
+from tests.standins.faults import Answer, Fault
 from tests.standins.images import (
-    Image,
-    Index,
+    attestation,
     cosign_tag,
     fetch_raw,
     image,
     index,
-    multi_arch,
     push,
-    put_manifest,
     referrer,
-    verify_tree,
 )
-from tests.standins.logins import HARBOR_ADMIN
 from tests.standins.proxy import Upstream
-from tests.standins.server import serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-SIGNED = CopyOptions(signatures=True)
-ROOT = multi_arch(1)
-NAME = "team/app"
-
-
-@dataclass
-class End:
-    """A registry: a Harbor with the referrers API, or a plain one whose clients keep the fallback tag."""
-
-    host: str
-    auth: tuple[str, str] | None
-    faults: FaultLayer
-
-    @property
-    def access(self) -> Access:
-        name, password = self.auth or (None, None)
-        return Access(name, password, endpoint=f"http://{self.host}")
-
-    def reference(self, identifier: str) -> Reference:
-        digest = identifier if ":" in identifier else None
-        return Reference(Repository(self.host, NAME), None if digest else identifier, digest)
-
-    async def push(self, tag: str, root: Image | Index) -> None:
-        await push(self.host, NAME, tag, root, self.auth)
-
-    async def attach(self, *referrers: tuple[Image, Image | Index]) -> None:
-        """Push referrers as a client does: with the fallback tag where the registry does not list them."""
-        for one, subject in referrers:
-            await push(self.host, NAME, one.digest, one, self.auth)
-            if self.auth is None:
-                tag = cosign_tag(subject, "")
-                rows = await self.listed(subject) if await self.has(tag) else []
-                fallback = index([one])
-                rows += json.loads(fallback.content)["manifests"]
-                document = {**json.loads(fallback.content), "manifests": rows}
-                content = json.dumps(document).encode()
-                await put_manifest(self.host, NAME, tag, Index(fallback.media_type, content, (one,)), self.auth)
-
-    async def listed(self, subject: Image | Index) -> list[dict[str, Any]]:
-        """Return what a client finds that asks what refers to ``subject``."""
-        if self.auth is None:
-            content, _ = await fetch_raw(self.host, NAME, cosign_tag(subject, ""))
-            return list(json.loads(content)["manifests"])
-        async with Registries(lambda _: self.access) as registries:
-            found = await registries.source(Repository(self.host, NAME)).referrers(subject.digest)
-        return [{"digest": one.digest, "artifactType": one.artifact_type} for one in found or ()]
-
-    async def has(self, identifier: str) -> bool:
-        try:
-            await fetch_raw(self.host, NAME, identifier, self.auth)
-        except LookupError:
-            return False
-        return True
-
-    async def holds(self, identifier: str, root: Image | Index) -> None:
-        await verify_tree(self.host, NAME, identifier, root, self.auth)
-
-
-@dataclass
-class Ends:
-    """Where signatures are copied from and to."""
-
-    source: End
-    destination: End
-    copier: Copier
-
-    async def copy(self, tag: str = "v1", options: CopyOptions = SIGNED) -> Outcome:
-        return await self.copier.copy(self.source.reference(tag), self.destination.reference(tag), options=options)
-
-    async def copy_signature(self, identifier: str) -> Outcome:
-        return await self.copier.copy_signature(
-            self.source.reference(identifier), self.destination.reference(identifier)
-        )
-
-    def writes(self) -> list[str]:
-        return [entry.path for entry in self.destination.faults.log if entry.method in ("PUT", "POST")]
-
-
-async def an_end(stack: AsyncExitStack, kind: str) -> End:
-    plain = await stack.enter_async_context(distribution(images_only=kind == "strict"))
-    if kind == "harbor":
-        harbor = HarborStandIn(plain, users=dict([HARBOR_ADMIN]), projects={"team": False})
-        await stack.enter_async_context(harbor)
-        return End(harbor.host, HARBOR_ADMIN, harbor.faults)
-    upstream = await stack.enter_async_context(Upstream(plain))
-    faults = FaultLayer(upstream.forward)
-    return End(await stack.enter_async_context(serve(faults)), None, faults)
 
 
 @pytest.fixture(params=["plain-plain", "harbor-plain", "plain-harbor", "harbor-harbor"])
@@ -145,23 +45,6 @@ async def strict() -> AsyncIterator[Ends]:
     """The destination takes images alone, as ACR does."""
     async with some_ends("plain-strict") as ends:
         yield ends
-
-
-class some_ends:  # noqa: N801 - used like a function
-    def __init__(self, kinds: str) -> None:
-        self._kinds = kinds.split("-")
-        self._stack = AsyncExitStack()
-
-    async def __aenter__(self) -> Ends:
-        source, destination = [await an_end(self._stack, kind) for kind in self._kinds]
-        access = {end.host: end.access for end in (source, destination)}
-        registries = await self._stack.enter_async_context(
-            Registries(lambda repository: access[repository.registry], timing=QUICK)
-        )
-        return Ends(source, destination, Copier(registries))
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
 
 
 async def test_everything_that_refers_to_an_image_or_its_children_is_copied(ends: Ends) -> None:
@@ -347,3 +230,18 @@ async def test_a_registry_without_the_referrers_api_is_asked_for_it_once(plain: 
     plain.source.faults.log.clear()
     await plain.copy()
     assert plain.source.faults.log.count("GET", "/referrers/") == 0
+
+
+async def test_no_signature_is_looked_for_of_what_nobody_signs(plain: Ends) -> None:
+    """Neither of attestations, nor of an index in an index that was just written anew."""
+    kept, nested = image(1), index([image(1), image(2, architecture="arm64")])
+    attesting = attestation(kept)
+    await plain.source.push("v1", index([nested, attesting]))
+    options = CopyOptions((Platform("linux", "amd64"),), signatures=True)
+    await plain.copy(options=options)
+    content, _ = await fetch_raw(plain.destination.host, NAME, "v1")
+    anew = json.loads(content)["manifests"][0]["digest"]
+    assert anew != nested.digest
+    asked = [entry.path for entry in plain.source.faults.log if "sha256-" in entry.path]
+    assert any(kept.digest[7:] in path for path in asked)
+    assert not [path for path in asked if anew[7:] in path or attesting.digest[7:] in path]

@@ -117,6 +117,17 @@ async def test_what_differs_is_copied_and_everything_is_accounted_for(house: Hou
     assert "0  failed" in again.out
 
 
+async def test_what_is_up_to_date_is_not_written_again_to_look_for_its_signatures(house: House) -> None:
+    await push(house.harbor.host, "library/app", "v1", image(1), HARBOR_ROBOT)
+    rules = house.rules({"HARBOR/library/app": {"to": "ACR/image-syncer/app", "signatures": True}})
+    for outcome in ("copied", "up to date"):
+        house.acr.faults.log.clear()
+        ended = await replicator("backfill", "--config", rules, "--report", "r.json", cwd=house.directory)
+        assert ended.code == 0, ended.said
+        assert report(house.directory / "r.json")["v1"]["outcome"] == outcome
+    assert house.acr.faults.log.count("PUT") == 0
+
+
 async def test_a_tag_that_a_rule_names_and_nobody_pushed_is_a_failure_and_not_waited_for(house: House) -> None:
     rules = house.rules({"HARBOR/library/app:absent": "ACR/image-syncer/app"})
     for options in (["--retries=10"], ["--dry-run"]):

@@ -230,3 +230,70 @@ async def test_the_budget_of_a_host_holds_over_tags_manifests_and_blobs(in_fligh
         for tag, root in roots.items():
             await destination.holds(tag, root)
     assert most <= in_flight + 1
+
+
+async def test_short_requests_go_one_after_the_other_beside_a_long_body() -> None:
+    budget = Budget(1)
+    async with budget.slot(MIB):
+        for _ in range(3):
+            async with asyncio.timeout(5), budget.slot():
+                pass
+
+
+async def test_a_transfer_within_one_host_takes_a_place_for_each_of_its_ends() -> None:
+    limits = HostLimits(2)
+    async with transfer(limits, limits, MIB):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05), transfer(limits, HostLimits(1), MIB):
+                pass
+    async with transfer(limits, limits, MIB):
+        assert limits._used == 2
+
+
+async def test_who_waits_goes_on_when_the_budget_grows() -> None:
+    crowd = Crowd(Budget(1))
+    crowd.enter("first", MIB)
+    crowd.enter("second", MIB)
+    await crowd.settle()
+    assert crowd.inside == ["first"]
+    crowd.budget.resize(2)
+    await crowd.settle()
+    assert crowd.inside == ["first", "second"]
+    await crowd.end()
+
+
+async def test_a_line_of_a_hundred_thousand_moves_on_at_once() -> None:
+    """If each looked at all the others this would take hours."""
+    budget = Budget(2)
+
+    async def one(number: int) -> None:
+        async with budget.slot(1 + number % 2**20):
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(one(number) for number in range(100_000)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0, 1, 1000, MIB]), st.integers(1, 3), st.integers(0, 6)), max_size=40))
+async def test_whoever_leaves_or_is_cancelled_at_any_moment_leaves_no_trace(
+    visits: list[tuple[int, int, int]],
+) -> None:
+    """Each comes with a size and a number of places, and stays for some turns of the loop or is cancelled in one."""
+    budget = Budget(2)
+
+    async def visit(size: int, places: int) -> None:
+        async with budget.slot(size, places=places):
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+    tasks = []
+    for size, places, patience in visits:
+        tasks.append(asyncio.create_task(visit(size, places)))
+        await asyncio.sleep(0)
+        if patience < 6 and len(tasks) > patience:
+            tasks[-1 - patience].cancel()
+    async with asyncio.timeout(10):
+        await asyncio.gather(*tasks, return_exceptions=True)
+        async with budget.slot(MIB, places=2):
+            assert budget._used == 2
+    assert (budget._used, budget._short) == (0, 0)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from replicator.options import Platform
 from replicator.registry.manifest import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
@@ -16,6 +17,7 @@ from replicator.registry.manifest import (
     OCI_MANIFEST,
     Manifest,
     parse_manifest,
+    platform_of,
 )
 from tests.standins.images import image, index, multi_arch
 
@@ -136,3 +138,14 @@ def _manifest_or_value_error(content: bytes, content_type: str) -> None:
         assert manifest.media_type in TYPES
         assert not (manifest.blobs and manifest.manifests)
     assert len(words.encode()) < 500
+
+
+@pytest.mark.parametrize(
+    "said", [None, [], {"os": "linux"}, {"os": 1, "architecture": "a"}, {"os": "", "architecture": "a"}]
+    + [{"os": "linux", "architecture": odd} for odd in ("x" * 65, "a\x1b[2J", "a b", "ä", "a\n")]
+    + [{"os": "linux", "architecture": "a", "variant": ["v8"]}],
+)  # fmt: skip
+def test_what_can_be_no_platform_is_none(said: Any) -> None:
+    assert platform_of(said) is None
+    assert platform_of({"os": "linux", "architecture": "arm", "variant": "v7"}) == Platform("linux", "arm", "v7")
+    assert platform_of({"os": "linux", "architecture": "amd64", "variant": None}) == Platform("linux", "amd64")

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
 
 from replicator.reference import Repository
 from replicator.registry import Access, Registries
+from replicator.registry.auth import Authorizer
 from replicator.registry.errors import LoginRefused
 from tests.standins.logins import ACR_USER
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from yarl import URL
+
     from tests.standins.acr import AcrStandIn
 
 
@@ -30,3 +36,30 @@ async def test_a_right_password_is_not_held_up_by_a_wrong_one(acr: AcrStandIn) -
         with pytest.raises(LoginRefused):
             await registries.source(Repository(acr.host, "cache/wrong")).head_manifest("v1")
         assert await registries.destination(Repository(acr.host, "cache/right")).head_destination("v1") is None
+
+
+class Answers:
+    """A token endpoint that refuses everything, or gives one token to all."""
+
+    def __init__(self, token: bytes | None) -> None:
+        self._token = token
+
+    async def fetch_token(self, realm: URL, query: Iterable[tuple[str, str]], authorization: str | None) -> bytes:
+        if self._token is None:
+            raise LoginRefused("h", "GET /token", "no", status=403)
+        return self._token
+
+
+@pytest.mark.parametrize("challenge", ['Basic realm="r"', 'Bearer realm="http://h/token"'])
+@pytest.mark.parametrize("token", [None, b'{"token": "t"}'])
+async def test_what_is_remembered_of_logins_is_bounded(challenge: str, token: bytes | None) -> None:
+    authorizer = Authorizer("h", Access("user", "password"), Answers(token))
+    for number in range(10_000):
+        scopes = frozenset({f"repository:{number}:pull"})
+        authorizer.challenged([challenge], scopes, None)
+        with contextlib.suppress(LoginRefused):
+            used = await authorizer.header(scopes)
+            authorizer.upload_refused(scopes, used)
+            authorizer.accepted(scopes, upload=False)
+    kept = [len(value) for value in vars(authorizer).values() if isinstance(value, dict | set)]
+    assert max(kept) <= 4097

@@ -127,6 +127,9 @@ STORED = {"source": f"{HARBOR}/a/b:1", "destination": f"{ACR}/a/b:1", "rule": "z
         STORED | {"options": {"attestations": "x"}},
         STORED | {"announced": "v1"},
         STORED | {"announced": 5},
+        STORED | {"compared": "x"},
+        STORED | {"compared": [1]},
+        STORED | {"compared": 10**400},
     ],
 )
 def test_a_stored_request_that_means_nothing_is_a_value_error(values: Any) -> None:

@@ -1,0 +1,205 @@
+"""Choosing from indexes that are made up: the same bytes give the same bytes, and nothing is without bound."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replicator.copy.comparing import Forms
+from replicator.copy.selection import MAX_DEPTH, Selection, select
+from replicator.options import VERBATIM, CopyOptions, Platform
+from replicator.registry.digests import digest_of
+from replicator.registry.errors import UnsupportedManifest
+from replicator.registry.manifest import OCI_INDEX, Manifest, parse_manifest
+from tests.standins.images import (
+    image,
+    index,
+)
+
+AMD64 = image(1, architecture="amd64")
+S390X = image(4, architecture="s390x")
+
+
+def only(*platforms: str) -> CopyOptions:
+    return CopyOptions(tuple(map(Platform.parse, platforms)))
+
+
+class Unread:
+    """A reader for indexes that say all there is to know."""
+
+    async def child(self, digest: str, index: str) -> Manifest:
+        raise AssertionError(digest)
+
+    async def platform(self, image: Manifest) -> Platform | None:
+        raise AssertionError(image)
+
+
+ARCHITECTURES = ("amd64", "arm64", "s390x", "riscv64")
+ENTRIES = st.lists(
+    st.fixed_dictionaries(
+        {
+            "digest": st.integers(0, 5).map(lambda number: digest_of(str(number).encode())),
+            "size": st.integers(0, 10**12),
+            "mediaType": st.just("application/vnd.oci.image.manifest.v1+json"),
+            "platform": st.fixed_dictionaries({"os": st.just("linux"), "architecture": st.sampled_from(ARCHITECTURES)}),
+        },
+        optional={
+            "annotations": st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2),
+            "x": st.text() | st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.none(),
+        },
+    ),
+    max_size=6,
+)
+
+
+def _index(document: dict[str, object], indent: int | None = None) -> Manifest:
+    content = json.dumps(document, indent=indent).encode()
+    return parse_manifest(content, OCI_INDEX, digest_of(content))
+
+
+async def _select(root: Manifest, options: CopyOptions) -> Selection:
+    return await select(root, options, Unread(), "h.example.com")  # type: ignore[arg-type]  # all that is used of it
+
+
+@given(
+    ENTRIES, st.lists(st.sampled_from(ARCHITECTURES), min_size=1, unique=True), st.text(), st.sampled_from([None, 3])
+)
+async def test_choosing_is_a_pure_function_that_only_leaves_out(
+    entries: list[dict[str, object]], wanted: list[str], word: str, indent: int | None
+) -> None:
+    document = {"schemaVersion": 2, "annotations": {"word": word}, "manifests": entries}
+    root = _index(document, indent)
+    options = only(*(f"linux/{one}" for one in wanted))
+    first, second = await _select(root, options), await _select(root, options)
+    assert first == second
+    kept = [entry for entry in entries if entry["platform"]["architecture"] in wanted]  # type: ignore[index]  # as made
+    if not kept and entries:
+        assert first.manifest is None
+        return
+    assert first.manifest is not None
+    assert json.loads(first.manifest.content) == {**document, "manifests": kept}
+    assert (first.manifest is root) == (len(kept) == len(entries))
+    # What is chosen is left alone by the same choice.
+    again = await _select(first.manifest, options)
+    assert again.manifest is first.manifest
+
+
+async def test_an_index_with_numbers_that_are_none_is_not_written_anew() -> None:
+    content = json.dumps(
+        {
+            "x": float("nan"),
+            "manifests": [
+                {"digest": digest_of(b""), "size": 1, "platform": {"os": "linux", "architecture": one}}
+                for one in ("amd64", "arm64")
+            ],
+        }
+    ).encode()
+    root = parse_manifest(content, OCI_INDEX, digest_of(content))
+    with pytest.raises(UnsupportedManifest, match="can't be written anew"):
+        await _select(root, only("linux/amd64"))
+
+
+def test_what_is_remembered_of_images_is_bounded() -> None:
+    forms = Forms(entries=10)
+    for number in range(100):
+        forms.note(f"sha256:{number}", VERBATIM, Selection(None, note="nothing"))
+    assert len(forms._known) == 10
+    assert forms.satisfied(None, "sha256:99", VERBATIM) is not None
+    assert forms.satisfied(None, "sha256:1", VERBATIM) is None
+    # What is used, or found again, is kept longest.
+    forms.satisfied(None, "sha256:90", VERBATIM)
+    forms.note("sha256:91", VERBATIM, Selection(None, note="nothing"))
+    for number in range(8):
+        forms.note(f"sha512:{number}", VERBATIM, Selection(None, note="nothing"))
+    assert [key for key, _ in forms._known][:2] == ["sha256:90", "sha256:91"]
+
+
+class Shelf:
+    """A reader of manifests that are made up; it counts how often each is read, and how many are held."""
+
+    def __init__(self, *manifests: Manifest) -> None:
+        self.read: list[str] = []
+        self.held = self.most = 0
+        self._manifests = {one.digest: one for one in manifests}
+
+    async def child(self, digest: str, index: str) -> Manifest:
+        self.read.append(digest)
+        self.held += 1
+        self.most = max(self.most, self.held)
+        return self._manifests[digest]
+
+    async def platform(self, image: Manifest) -> Platform | None:
+        await asyncio.sleep(0)
+        self.held -= 1
+        return Platform("linux", "amd64")
+
+
+def _nested(*children: Manifest, times: int = 1, word: str = "") -> Manifest:
+    rows = [{"mediaType": one.media_type, "digest": one.digest, "size": len(one.content)} for one in children]
+    return _index({"schemaVersion": 2, "manifests": rows * times, "word": word})
+
+
+async def test_an_index_that_stands_a_thousand_times_in_each_of_others_is_looked_at_once() -> None:
+    """Else four of them in each other would be looked at 10^12 times."""
+    inner = levels = _index({"schemaVersion": 2, "manifests": []})
+    shelf = [inner]
+    for _ in range(3):
+        levels = _nested(levels, times=1000)
+        shelf.append(levels)
+    reader = Shelf(*shelf)
+    chosen = await select(_nested(levels), only("linux/amd64"), reader, "h")  # type: ignore[arg-type]  # all that is used
+    assert chosen.manifest is not None
+    assert sorted(reader.read) == sorted(one.digest for one in shelf)
+
+
+async def test_indexes_in_an_index_are_bounded() -> None:
+    large = [_index({"schemaVersion": 2, "manifests": [], "word": f"{number}" * 3_000_000}) for number in range(6)]
+    with pytest.raises(UnsupportedManifest, match="indexes within it"):
+        await select(_nested(*large), only("linux/amd64"), Shelf(*large), "h")  # type: ignore[arg-type]  # as above
+    await select(_nested(*large[:5]), only("linux/amd64"), Shelf(*large), "h")  # type: ignore[arg-type]  # as above
+
+
+async def test_few_children_are_held_at_once_while_their_configs_are_read() -> None:
+    made = [parse_manifest(one.content, one.media_type, one.digest) for one in (image(seed) for seed in range(50))]
+    reader = Shelf(*made)
+    await select(_nested(*made), only("linux/amd64"), reader, "h")  # type: ignore[arg-type]  # as above
+    assert len(reader.read) == 50
+    assert reader.most <= 8
+
+
+async def test_an_index_nested_as_deep_as_can_just_be_read_is_refused_and_not_stumbled_over() -> None:
+    rows = index([AMD64, S390X])
+    for depth in range(900, 1000):
+        content = rows.content[:-1] + b', "deep": ' + b"[" * depth + b"]" * depth + b"}"
+        try:
+            root = parse_manifest(content, OCI_INDEX, digest_of(content))
+        except ValueError:
+            break
+        with contextlib.suppress(UnsupportedManifest):
+            await _select(root, only("linux/amd64"))
+    else:
+        raise AssertionError("the limit was not met")
+
+
+async def test_an_index_named_by_sha512_is_so_when_written_anew() -> None:
+    content = index([AMD64, S390X]).content
+    chosen = await _select(parse_manifest(content, OCI_INDEX, digest_of(content, "sha512:")), only("linux/amd64"))
+    assert chosen.manifest is not None
+    assert chosen.manifest.digest == digest_of(chosen.manifest.content, "sha512:")
+
+
+async def test_indexes_nested_too_deep_are_refused() -> None:
+    levels = [_index({"schemaVersion": 2, "manifests": []})]
+    for depth in range(7):
+        levels.append(_nested(levels[-1]))
+        chosen = select(levels[-1], only("linux/amd64"), Shelf(*levels), "h")  # type: ignore[arg-type]  # as above
+        if depth < MAX_DEPTH:
+            assert (await chosen).manifest is levels[-1]
+        else:
+            with pytest.raises(UnsupportedManifest, match="nested more than 4 deep"):
+                await chosen
