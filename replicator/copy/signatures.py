@@ -140,6 +140,9 @@ class Signing:
                 extra = await self._origin.get_manifest(source.identifier)
             except NotFound as error:
                 raise SourceNotFound(source, error) from error
+            except UnsupportedManifest as error:
+                # Whatever it is, no rule names it: a push by digest alone asks for nothing but signatures.
+                return Result.SKIPPED, None, str(error)
             if extra.subject is None:
                 return Result.SKIPPED, None, "it refers to no image"
             subject, suffix = extra.subject.digest, ""

@@ -134,6 +134,15 @@ async def test_what_is_no_signature_is_left_to_what_needs_it(plain: Ends) -> Non
             await plain.copy_signature(absent)
 
 
+async def test_what_is_no_manifest_that_is_copied_is_left_alone(plain: Ends) -> None:
+    """Whatever was pushed by its digest, no rule names it: it must not become a failure that somebody looks after."""
+    thing = Answer(200, body=b"{}", headers={"Content-Type": "application/vnd.example.thing+json"})
+    plain.source.faults.add(Fault(thing, "GET", "/manifests/sha256:"))
+    outcome = await plain.copy_signature(ROOT.digest)
+    assert outcome.result is Result.SKIPPED
+    assert "application/vnd.example.thing+json" in outcome.note
+
+
 async def test_what_the_registry_refuses_is_a_warning_and_the_rest_arrives(strict: Ends) -> None:
     sbom, signature = referrer(ROOT), image(50)
     await strict.source.push("v1", ROOT)
