@@ -147,7 +147,10 @@ class _Bringing:
 
     def plan(self, blobs: Iterable[Descriptor]) -> None:
         """Find the repositories to mount from, as few as will do: one token is asked for all of them."""
+        source = self._source.repository
         for blob in blobs:
+            if source.registry == self._registry and source.name != self._name:
+                self._ledger.add(self._registry, source.name, blob.digest, seen=False)
             place = self._ledger.elsewhere(self._registry, self._name, blob.digest, self._mount_sources)
             if place is not None and place not in self._mount_sources:
                 self._mount_sources.append(place)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Abilities:
-    """What one registry can do; None as long as it was not seen either way.
+    """What one registry can do for one login; None as long as it was not seen either way.
 
     Attributes:
         heads: it answers HEAD for a manifest, and says the digest; if not, the manifest is read instead.

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Self
 
 import aiohttp
 
-from replicator.registry.abilities import Abilities
 from replicator.registry.limits import HostLimits
 from replicator.registry.repository import RemoteRepository
 from replicator.registry.timing import Timing
@@ -50,7 +49,6 @@ class Registries:
         self._in_flight = in_flight
         self._session: aiohttp.ClientSession | None = None
         self._limits: dict[str, HostLimits] = {}
-        self._abilities: dict[str, Abilities] = {}
         self._transports: dict[tuple[str, Access], Transport] = {}
 
     async def __aenter__(self) -> Self:
@@ -86,8 +84,5 @@ class Registries:
         key = (repository.registry, access)
         if key not in self._transports:
             limits = self._limits.setdefault(repository.registry, HostLimits(self._in_flight))
-            abilities = self._abilities.setdefault(repository.registry, Abilities())
-            self._transports[key] = Transport(
-                repository.registry, access, self._session, limits, abilities, self._timing
-            )
+            self._transports[key] = Transport(repository.registry, access, self._session, limits, self._timing)
         return self._transports[key]

@@ -16,6 +16,7 @@ import structlog
 from yarl import URL
 
 from replicator.errors import ErrorClass
+from replicator.registry.abilities import Abilities
 from replicator.registry.auth import Authorizer
 from replicator.registry.challenges import lacks_scope
 from replicator.registry.connecting import (
@@ -45,7 +46,6 @@ from replicator.registry.reply import Reply
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
 
-    from replicator.registry.abilities import Abilities
     from replicator.registry.access import Access
     from replicator.registry.limits import HostLimits
     from replicator.registry.timing import Timing
@@ -67,7 +67,6 @@ class Transport:
         access: address, TLS and login.
         session: an open client session that neither decompresses nor follows redirects by itself.
         limits: shared by all transports of this host.
-        abilities: what the host can do; shared likewise.
         timing: deadlines and tries.
     """
 
@@ -77,7 +76,6 @@ class Transport:
         access: Access,
         session: aiohttp.ClientSession,
         limits: HostLimits,
-        abilities: Abilities,
         timing: Timing,
     ) -> None:
         self.registry = registry
@@ -85,7 +83,8 @@ class Transport:
         self._access = access
         self._session = session
         self.limits = limits
-        self.abilities = abilities
+        # Not shared with other logins: what one of them may not do, the registry still can.
+        self.abilities = Abilities()
         self._authorizer = Authorizer(registry, access, self)
         self._ssl = tls_of(access)
         self._base = explicit_base(registry, access)

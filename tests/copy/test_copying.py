@@ -312,3 +312,12 @@ async def test_a_retag_within_one_repository_sends_no_blob(pair: Pair) -> None:
     async with a_copier() as copier:
         await copier.copy(pair.source.reference("v1"), pair.source.reference("v2"))
     assert await fetch_raw(pair.source.plain, "team/app", "v2") == (root.content, root.media_type)
+
+
+async def test_a_copy_within_one_registry_mounts_what_the_source_has(pair: Pair) -> None:
+    root = image(1, (300_000,))
+    await pair.source.push("v1", root)
+    async with a_copier() as copier:
+        outcome = await copier.copy(pair.source.reference("v1"), pair.source.reference("v1", "other/app"))
+    assert (outcome.blobs_mounted, outcome.blobs_copied) == (2, 0)
+    await pair.source.holds("v1", root, "other/app")
