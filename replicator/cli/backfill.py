@@ -1,0 +1,62 @@
+"""``replicator backfill``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from replicator.cli.choosing import Arch, Os, wished
+from replicator.cli.options import (
+    Auth,
+    Config,
+    Images,
+    Log,
+    LogFormat,
+    LogLevel,
+    Namespace,
+    RedisUrl,
+    Registry,
+    StateDir,
+)
+from replicator.cli.preparing import given_rules, prepared_settings, run, stderr
+
+
+def backfill(
+    config: Config = None,
+    auth: Auth = None,
+    images: Images = None,
+    registry: Registry = None,
+    namespace: Namespace = None,
+    proc: Annotated[int | None, typer.Option(help="Copies at once (REPLICATOR_BACKFILL_CONCURRENCY).")] = None,
+    retries: Annotated[int, typer.Option(min=0, max=1000, help="How often a failing copy is tried again.")] = 2,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be copied.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write a row a tag to this file, as JSON.")] = None,
+    os: Os = None,
+    arch: Arch = None,
+    redis_url: RedisUrl = None,
+    state_dir: StateDir = None,
+    log: Log = None,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
+) -> None:
+    """Bring every existing tag that the rules name to its destination, and say what became of each."""
+    settings = prepared_settings(
+        log,
+        # On stderr the progress is enough, unless more is asked for.
+        quiet=log is None,
+        config=config,
+        auth=auth,
+        images=images,
+        backfill_concurrency=proc,
+        redis_url=redis_url,
+        state_dir=state_dir,
+        log_level=log_level,
+        log_format=log_format,
+    )
+    rules = given_rules(settings, registry, namespace, platforms=wished(os, arch))
+    from replicator.backfill import run_backfill
+
+    run(
+        run_backfill(settings, rules, retries=retries, dry_run=dry_run, report_file=report, out=Console(), err=stderr())
+    )
