@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from replicator.copy import Copier
     from replicator.queue import Queue, Worker
     from replicator.registry import Registries
-    from replicator.rules import Rules
+    from replicator.rules import Narrowing, Rules
     from replicator.settings import Settings
     from replicator.signals import Ending
 
@@ -40,6 +40,7 @@ async def run_backfill(
     rules: Rules,
     *,
     retries: int,
+    narrowing: Narrowing | None = None,
     dry_run: bool,
     report_file: Path | None,
     out: Console,
@@ -51,6 +52,7 @@ async def run_backfill(
         settings: the queue, time limits and numbers at once.
         rules: say what is copied where.
         retries: how often a failing copy is tried again.
+        narrowing: what is meant, of all that the rules name; None for everything.
         dry_run: only say what would be copied.
         report_file: where to write a row a tag, as JSON.
         out: where the summary goes.
@@ -75,7 +77,7 @@ async def run_backfill(
                 if queue is None
                 else open_copier(settings, rules, queue)
             )
-            task = Backfill(rules, registries, copier, queue, retries=retries, on_row=display.row)
+            task = Backfill(rules, registries, copier, queue, retries=retries, narrowing=narrowing, on_row=display.row)
             task.report.warnings += [str(warning) for warning in rules.warnings]
             try:
                 async with display.follow(task.report):

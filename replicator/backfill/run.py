@@ -20,7 +20,7 @@ from replicator.cancelling import cancel_all
 from replicator.copy import Outcome, SourceNotFound
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Lane, QueueError
-from replicator.rules import collisions
+from replicator.rules import Asked, Narrowing, collisions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +46,7 @@ class Backfill:
         copier: to compare.
         queue: takes what differs; None for a dry run, which only says what it would do.
         retries: how often a copy that fails is tried again.
+        narrowing: what is meant, of all that the rules name; None for everything.
         on_row: told each row as it is known.
     """
 
@@ -57,9 +58,11 @@ class Backfill:
         queue: Queue | None,
         *,
         retries: int,
+        narrowing: Narrowing | None = None,
         on_row: Callable[[Row], None] | None = None,
     ) -> None:
         self._rules = rules
+        self._narrowing = narrowing or Narrowing(rules)
         self._registries = registries
         self._copier = copier
         self._queue = queue
@@ -109,26 +112,26 @@ class Backfill:
 
     async def _list(self) -> deque[CopyRequest]:
         """List everything before anything is copied: only the whole shows who would overwrite whom."""
-        requests: list[CopyRequest] = []
+        listed: list[Asked] = []
+        taken: list[Asked] = []
         complete = True
-        async for listed in list_requests(self._rules, self._registries):
+        async for found in list_requests(self._rules, self._narrowing, self._registries):
             if self._stopping:
                 break
-            if listed.error is not None:
+            if found.error is not None:
                 complete = False
-                self._row(Row(listed.what, "", RowOutcome.FAILED, error=f"can't be listed: {explained(listed.error)}"))
-            requests += listed.requests
-            self.report.listed = len(requests)
-        clashes = {clash.destination: clash for clash in collisions(requests)}
-        for request in requests:
+                self._row(Row(found.what, "", RowOutcome.FAILED, error=f"can't be listed: {explained(found.error)}"))
+            listed += found.asked
+            taken += filter(self._narrowing.takes, found.asked)
+            self.report.listed = len(taken)
+        clashes = {clash.destination: clash for clash in collisions(asked.request for asked in listed)}
+        for request in (asked.request for asked in taken):
             if (clash := clashes.get(request.destination)) is not None:
                 error = f"{clash}: give the sources different destinations"
                 self._row(Row(str(request.source), str(request.destination), RowOutcome.FAILED, error=error))
         if complete and not self._stopping:
-            matched = {request.rule for request in requests}
-            rules = dict.fromkeys(rule for source in self._rules.sources() for rule in source.rules)
-            self.report.warnings += [f"the rule {rule} matches nothing" for rule in rules if rule not in matched]
-        return deque(request for request in requests if request.destination not in clashes)
+            self.report.warnings += self._narrowing.unmatched(taken)
+        return deque(asked.request for asked in taken if asked.request.destination not in clashes)
 
     async def _compare_all(self, work: deque[CopyRequest]) -> None:
         while work and not self._stopping:

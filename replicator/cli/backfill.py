@@ -29,6 +29,13 @@ def backfill(
     registry: Registry = None,
     namespace: Namespace = None,
     proc: Annotated[int | None, typer.Option(help="Copies at once (REPLICATOR_BACKFILL_CONCURRENCY).")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Only sources like this, e.g. team/** or team/app:v1*; repeatable."),
+    ] = None,
+    rule: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="Only the rule with this key; repeatable.")
+    ] = None,
     retries: Annotated[int, typer.Option(min=0, max=1000, help="How often a failing copy is tried again.")] = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be copied.")] = False,
     report: Annotated[Path | None, typer.Option(help="Write a row a tag to this file, as JSON.")] = None,
@@ -56,7 +63,17 @@ def backfill(
     )
     rules = given_rules(settings, registry, namespace, platforms=wished(os, arch))
     from replicator.backfill import run_backfill
+    from replicator.rules import Narrowing
 
     run(
-        run_backfill(settings, rules, retries=retries, dry_run=dry_run, report_file=report, out=Console(), err=stderr())
+        run_backfill(
+            settings,
+            rules,
+            retries=retries,
+            narrowing=Narrowing(rules, only or (), rule or ()),
+            dry_run=dry_run,
+            report_file=report,
+            out=Console(),
+            err=stderr(),
+        )
     )

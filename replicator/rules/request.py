@@ -85,6 +85,19 @@ class CopyRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A copy, and who asks for it.
+
+    Attributes:
+        request: the copy, as all of them together want it.
+        rules: keys of all rules that ask for it.
+    """
+
+    request: CopyRequest
+    rules: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """What one rule says about a reference.
 

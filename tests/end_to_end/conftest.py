@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from tests.standins.harbor import HarborStandIn
 
 
+def report(file: Path) -> dict[str, dict[str, Any]]:
+    """The report's rows by source tag."""
+    return {row["source"].rpartition(":")[2]: row for row in json.loads(file.read_text())}
+
+
 @dataclass
 class House:
     """A Harbor, an ACR, and a directory with a rules file between them."""
