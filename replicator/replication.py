@@ -110,6 +110,7 @@ class Handler:
                 options=request.options,
                 announced=request.announced if holds else None,
                 differs=holds and seen,
+                force=request.force,
                 confirm=running.confirm,
                 progress=progress,
             )

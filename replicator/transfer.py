@@ -59,6 +59,7 @@ async def copy(
     options: CopyOptions = VERBATIM,
     announced: str | None = None,
     differs: bool = False,
+    force: bool = False,
     confirm: Callable[[], Awaitable[None]] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Outcome:
@@ -76,6 +77,7 @@ async def copy(
             options=options,
             announced=announced,
             differs=differs,
+            force=force,
             confirm=confirm,
             progress=progress,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -95,6 +95,18 @@ async def test_it_copies_and_confirms_before_the_tag(harbor: HarborStandIn, acr:
     assert work.confirmed == 1
     assert work.read == sorted(work.read)
     assert work.read[-1] == sum(blob.size for blob in root.blobs)
+
+
+async def test_a_forced_request_is_copied_again(harbor: HarborStandIn, acr: AcrStandIn) -> None:
+    await push(harbor.host, "team/app", "v1", image(), HARBOR_ROBOT)
+    rules = rules_of(harbor, acr)
+    asked = request(rules, harbor, "v1")
+    async with handling(rules) as handler:
+        outcomes = [
+            (await run(handler, Job(replace(asked, force=force).to_json())))["result"] for force in (False, False, True)
+        ]
+    assert outcomes == ["copied", "up to date", "copied"]
+    assert acr.faults.log.count("PUT", "/manifests/v1", 201) == 2
 
 
 async def test_a_host_that_the_rules_do_not_name_is_not_contacted(harbor: HarborStandIn, acr: AcrStandIn) -> None:

@@ -41,6 +41,7 @@ async def run_backfill(
     *,
     retries: int,
     narrowing: Narrowing | None = None,
+    force: bool = False,
     dry_run: bool,
     report_file: Path | None,
     out: Console,
@@ -53,6 +54,7 @@ async def run_backfill(
         rules: say what is copied where.
         retries: how often a failing copy is tried again.
         narrowing: what is meant, of all that the rules name; None for everything.
+        force: copy also what is at its destination.
         dry_run: only say what would be copied.
         report_file: where to write a row a tag, as JSON.
         out: where the summary goes.
@@ -77,7 +79,16 @@ async def run_backfill(
                 if queue is None
                 else open_copier(settings, rules, queue)
             )
-            task = Backfill(rules, registries, copier, queue, retries=retries, narrowing=narrowing, on_row=display.row)
+            task = Backfill(
+                rules,
+                registries,
+                copier,
+                queue,
+                retries=retries,
+                narrowing=narrowing,
+                force=force,
+                on_row=display.row,
+            )
             task.report.warnings += [str(warning) for warning in rules.warnings]
             try:
                 async with display.follow(task.report):

@@ -17,7 +17,7 @@ from replicator.advice import explained
 from replicator.backfill.listing import list_requests
 from replicator.backfill.report import Report, Row, RowOutcome
 from replicator.cancelling import cancel_all
-from replicator.copy import Outcome, SourceNotFound
+from replicator.copy import Outcome, Result, SourceNotFound
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Lane, QueueError
 from replicator.rules import Asked, Narrowing, collisions
@@ -47,6 +47,7 @@ class Backfill:
         queue: takes what differs; None for a dry run, which only says what it would do.
         retries: how often a copy that fails is tried again.
         narrowing: what is meant, of all that the rules name; None for everything.
+        force: copy also what is at its destination.
         on_row: told each row as it is known.
     """
 
@@ -59,10 +60,12 @@ class Backfill:
         *,
         retries: int,
         narrowing: Narrowing | None = None,
+        force: bool = False,
         on_row: Callable[[Row], None] | None = None,
     ) -> None:
         self._rules = rules
         self._narrowing = narrowing or Narrowing(rules)
+        self._force = force
         self._registries = registries
         self._copier = copier
         self._queue = queue
@@ -160,7 +163,8 @@ class Backfill:
         else:
             # Whether all signatures are there, its job looks.
             looked_at_whole = self._queue is None or not request.options.signatures or request.signature
-            if found.result is not None and looked_at_whole:
+            forced = self._force and found.result is Result.UP_TO_DATE and not request.signature
+            if found.result is not None and looked_at_whole and not forced:
                 seconds = round(time.monotonic() - started, 3)
                 outcome = RowOutcome(found.result.value)
                 self._row(Row(source, destination, outcome, found.digest, seconds=seconds, note=found.note))
@@ -170,6 +174,7 @@ class Backfill:
                 return
             if not request.signature and request.source.tag is not None:
                 request = replace(request, announced=found.announced, compared=time.time())
+        request = replace(request, force=self._force)
         self._waiting[destination] = request
         await self._queue.enqueue([replication.job(request, retries=self._retries)], Lane.BACKFILL, run=self._run_id)
 

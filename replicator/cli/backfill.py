@@ -36,6 +36,7 @@ def backfill(
     rule: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="Only the rule with this key; repeatable.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Copy also what is at its destination already.")] = False,
     retries: Annotated[int, typer.Option(min=0, max=1000, help="How often a failing copy is tried again.")] = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be copied.")] = False,
     report: Annotated[Path | None, typer.Option(help="Write a row a tag to this file, as JSON.")] = None,
@@ -71,6 +72,7 @@ def backfill(
             rules,
             retries=retries,
             narrowing=Narrowing(rules, only or (), rule or ()),
+            force=force,
             dry_run=dry_run,
             report_file=report,
             out=Console(),

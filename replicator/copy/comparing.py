@@ -88,6 +88,7 @@ async def compare(
     forms: Forms,
     announced: str | None = None,
     differs: bool = False,
+    force: bool = False,
 ) -> Comparison:
     """Find out what is wanted of an image, and whether the destination holds it.
 
@@ -101,6 +102,7 @@ async def compare(
         forms: what is known, and learns what is found.
         announced: what the source's tag is said to name; the source is asked only if the destination differs.
         differs: the destination is known not to hold what was announced, and is not asked.
+        force: up to date is no answer: it is copied whatever the destination holds.
 
     Raises:
         SourceNotFound: the source has no such tag or digest.
@@ -114,12 +116,12 @@ async def compare(
         announced = wanted.digest if wanted is not None else None
         root = None
     else:
-        present = None if differs else await target.head_destination(destination.identifier)
+        present = None if differs or force else await target.head_destination(destination.identifier)
         if present is not None and (known := forms.satisfied(present.digest, announced, options)) is not None:
             return known
         announced, root = await _moved(origin, source, announced)
-    name = present.digest if present is not None else None
-    if announced is not None and (known := forms.satisfied(name, announced, options)) is not None:
+    name = present.digest if present is not None and not force else None
+    if announced is not None and not force and (known := forms.satisfied(name, announced, options)) is not None:
         return known
     if root is None:
         # By digest, so that a push in between can't mix two images.

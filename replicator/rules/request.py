@@ -29,6 +29,7 @@ class CopyRequest:
             about is at the destination already.
         announced: the digest that the tag was said or seen to name by who asked for the copy.
         compared: when the destination was seen to name something else, in seconds since 1970; None if nobody looked.
+        force: copy it even where the destination names the right digest.
     """
 
     source: Reference
@@ -39,6 +40,7 @@ class CopyRequest:
     signature: bool = False
     announced: str | None = None
     compared: float | None = None
+    force: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values; what is as it is by default is left out."""
@@ -57,6 +59,8 @@ class CopyRequest:
             values["announced"] = self.announced
         if self.compared is not None:
             values["compared"] = self.compared
+        if self.force:
+            values["force"] = True
         return values
 
     @classmethod
@@ -79,6 +83,7 @@ class CopyRequest:
                 values.get("signature", False) is True,
                 announced,
                 float(compared) if compared is not None else None,
+                values.get("force", False) is True,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a stored copy request: {error!r}") from error

@@ -1,4 +1,4 @@
-"""``replicator backfill`` of a part: some sources, some rules."""
+"""``replicator backfill`` of a part, and of what is there already."""
 
 from __future__ import annotations
 
@@ -76,3 +76,20 @@ async def test_a_rule_or_a_source_that_is_not_there_ends_before_anything_is_star
     assert ended.code == 2, ended.said
     assert "no rule copies from library/app" in ended.err
     assert not (house.directory / "state").exists()
+
+
+async def test_forced_what_is_there_is_written_again_and_no_blob_is_sent(house: House) -> None:
+    root = image(1, (50_000,))
+    await push(house.harbor.host, "library/app", "v1", root, HARBOR_ROBOT)
+    rules = house.rules({"HARBOR/library/app": "ACR/image-syncer/app"})
+    command = ["backfill", "--config", str(rules), "--report=r.json"]
+    for options, outcome, written in ([], "copied", 1), ([], "up to date", 1), (["--force"], "copied", 2):
+        ended = await replicator(*command, *options, cwd=house.directory)
+        assert ended.code == 0, ended.said
+        row = report(house.directory / "r.json")["v1"]
+        assert (row["outcome"], row["digest"]) == (outcome, root.digest)
+        assert house.acr.faults.log.count("PUT", "/manifests/v1", 201) == written
+    assert row["bytes"] == 0
+    assert house.acr.faults.log.count("PUT", "/blobs/uploads/", 201) == len(root.blobs)
+    ended = await replicator(*command, "--force", "--dry-run", cwd=house.directory)
+    assert (ended.code, report(house.directory / "r.json")["v1"]["outcome"]) == (0, "would copy")

@@ -101,6 +101,7 @@ def test_a_request_survives_the_queue(selection: TagFilter | None) -> None:
         ),
         ({"signature": True}, {"signature": True}),
         ({"announced": SHA}, {"announced": SHA}),
+        ({"force": True}, {"force": True}),
     ],
 )
 def test_on_the_queue_stands_only_what_is_not_as_by_default(fields: dict[str, Any], stored: dict[str, Any]) -> None:
