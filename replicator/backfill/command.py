@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from replicator.backfill.manner import Manner
     from replicator.copy import Copier
     from replicator.queue import Queue, Worker
     from replicator.registry import Registries
@@ -39,9 +40,8 @@ async def run_backfill(
     settings: Settings,
     rules: Rules,
     *,
-    retries: int,
+    manner: Manner,
     narrowing: Narrowing | None = None,
-    force: bool = False,
     dry_run: bool,
     report_file: Path | None,
     out: Console,
@@ -52,9 +52,8 @@ async def run_backfill(
     Args:
         settings: the queue, time limits and numbers at once.
         rules: say what is copied where.
-        retries: how often a failing copy is tried again.
+        manner: how to go about it.
         narrowing: what is meant, of all that the rules name; None for everything.
-        force: copy also what is at its destination.
         dry_run: only say what would be copied.
         report_file: where to write a row a tag, as JSON.
         out: where the summary goes.
@@ -84,9 +83,8 @@ async def run_backfill(
                 registries,
                 copier,
                 queue,
-                retries=retries,
+                manner=manner,
                 narrowing=narrowing,
-                force=force,
                 on_row=display.row,
             )
             task.report.warnings += [str(warning) for warning in rules.warnings]
@@ -121,9 +119,13 @@ def _worker(settings: Settings, queue: Queue, registries: Registries, copier: Co
 
 
 async def _with_worker(worker: Worker, task: Backfill, ending: Ending) -> None:
-    """Run a backfill beside a worker for its copies; a signal stops both, the running copies within their time."""
+    """Run a backfill beside a worker for its copies.
+
+    A signal stops both, the running copies within their time; so does a failure that ends the run.
+    """
     listing = asyncio.create_task(task.run())
     working = asyncio.create_task(worker.run())
+    failing = asyncio.create_task(task.failed_fast.wait())
 
     def stop() -> None:
         task.stop()
@@ -131,6 +133,9 @@ async def _with_worker(worker: Worker, task: Backfill, ending: Ending) -> None:
 
     try:
         ending.started(stop)
+        await asyncio.wait({listing, working, failing}, return_when=asyncio.FIRST_COMPLETED)
+        if failing.done() and not ending.asked:
+            worker.stop()
         await asyncio.wait({listing, working}, return_when=asyncio.FIRST_COMPLETED)
         if not listing.done():
             # Stopped: what ended last is still to be heard of.
@@ -141,7 +146,7 @@ async def _with_worker(worker: Worker, task: Backfill, ending: Ending) -> None:
         await asyncio.wait({listing, working})
     finally:
         worker.stop()
-        await cancel_all({listing})
+        await cancel_all({listing, failing})
         await asyncio.wait({working})
     working.result()
     if not listing.cancelled():

@@ -98,5 +98,14 @@ def summary(report: Report, console: Console) -> None:
     for warning in report.warnings:
         console.print(f"[yellow]Warning:[/yellow] {escape(warning)}", soft_wrap=True, highlight=False, emoji=False)
     console.print(table)
-    head = "Interrupted after" if report.interrupted else "Done in"
-    console.print(f"{head} {report.seconds:.1f} s, {decimal(report.bytes)} copied", highlight=False)
+    console.print(f"{_head(report)} {report.seconds:.1f} s, {decimal(report.bytes)} copied", highlight=False)
+    if queued := report.counts[RowOutcome.QUEUED]:
+        console.print(f"What is queued ({queued}) stays so: the next worker or backfill copies it", highlight=False)
+    if left := report.counts[RowOutcome.NOT_BEGUN]:
+        console.print(f"What was not begun ({left}) needs another backfill", highlight=False)
+
+
+def _head(report: Report) -> str:
+    if report.interrupted:
+        return "Interrupted after"
+    return "Ended at the first failure after" if report.failed_fast else "Done in"

@@ -25,7 +25,9 @@ class RowOutcome(StrEnum):
     WOULD_COPY = "would copy"
     """A dry run: it differs or is missing at the destination."""
     QUEUED = "queued"
-    """The run was interrupted first; it stays in the queue and is copied by the next worker."""
+    """The run ended first; it stays in the queue and is copied by the next worker."""
+    NOT_BEGUN = "not begun"
+    """The run ended before it was compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class Report:
         listed: how many tags the rules name so far.
         seconds: how long the run took.
         interrupted: it was ended before its time.
+        failed_fast: a failure ended it before its time.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -72,6 +75,7 @@ class Report:
     listed: int = 0
     seconds: float = 0.0
     interrupted: bool = False
+    failed_fast: bool = False
     counts: Counter[RowOutcome] = field(default_factory=Counter)
     bytes: int = 0
 

@@ -37,6 +37,7 @@ def backfill(
         list[str] | None, typer.Option(metavar="KEY", help="Only the rule with this key; repeatable.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Copy also what is at its destination already.")] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="End at the first failure.")] = False,
     retries: Annotated[int, typer.Option(min=0, max=1000, help="How often a failing copy is tried again.")] = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be copied.")] = False,
     report: Annotated[Path | None, typer.Option(help="Write a row a tag to this file, as JSON.")] = None,
@@ -63,16 +64,20 @@ def backfill(
         log_format=log_format,
     )
     rules = given_rules(settings, registry, namespace, platforms=wished(os, arch))
-    from replicator.backfill import run_backfill
+    from replicator.backfill import Manner, run_backfill
     from replicator.rules import Narrowing
 
+    manner = Manner(
+        retries=retries,
+        force=force,
+        fail_fast=settings.backfill_concurrency if fail_fast else 0,
+    )
     run(
         run_backfill(
             settings,
             rules,
-            retries=retries,
+            manner=manner,
             narrowing=Narrowing(rules, only or (), rule or ()),
-            force=force,
             dry_run=dry_run,
             report_file=report,
             out=Console(),
