@@ -8,11 +8,11 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from replicator.backfill.display import Display, summary
-from replicator.backfill.report import Report, check_writable
+from replicator.backfill.report import Report, RowOutcome, check_writable
 from replicator.backfill.run import Backfill
 from replicator.cancelling import cancel_all
 from replicator.exit_codes import FAILED, INTERRUPTED, OK
-from replicator.queue import Lane
+from replicator.queue import Lane, QueueError
 from replicator.runtime import make_worker, open_copier, open_queue, retry_policy
 from replicator.signals import ending_at_signals
 from replicator.transfer import access_by, open_registries
@@ -90,10 +90,12 @@ async def run_backfill(
             task.report.warnings += [str(warning) for warning in rules.warnings]
             try:
                 async with display.follow(task.report):
-                    if queue is None:
+                    if queue is None or manner.detach:
                         await task.run()
                     else:
                         await _with_worker(_worker(settings, queue, registries, copier), task, ending)
+                    if queue is not None and manner.detach:
+                        task.report.warnings += await _nobody_works(queue, task.report)
             finally:
                 # The file first: who reads the summary may be gone (`replicator backfill | head`).
                 try:
@@ -109,6 +111,14 @@ def _exit_code(report: Report) -> int:
     if report.interrupted:
         return INTERRUPTED
     return FAILED if report.failures else OK
+
+
+async def _nobody_works(queue: Queue, report: Report) -> list[str]:
+    """Warn of copies that are queued where no process would begin them."""
+    with contextlib.suppress(QueueError):
+        if report.counts[RowOutcome.QUEUED] and not await queue.workers():
+            return [f"no replicator works on {queue.where}: nothing is copied until replicator serve or worker runs"]
+    return []
 
 
 def _worker(settings: Settings, queue: Queue, registries: Registries, copier: Copier) -> Worker:

@@ -100,7 +100,7 @@ def summary(report: Report, console: Console) -> None:
     console.print(table)
     console.print(f"{_head(report)} {report.seconds:.1f} s, {decimal(report.bytes)} copied", highlight=False)
     if queued := report.counts[RowOutcome.QUEUED]:
-        console.print(f"What is queued ({queued}) stays so: the next worker or backfill copies it", highlight=False)
+        console.print(f"What is queued ({queued}) is copied by the next worker or backfill", highlight=False)
     if left := report.counts[RowOutcome.NOT_BEGUN]:
         console.print(f"What was not begun ({left}) needs another backfill", highlight=False)
 

@@ -25,7 +25,7 @@ class RowOutcome(StrEnum):
     WOULD_COPY = "would copy"
     """A dry run: it differs or is missing at the destination."""
     QUEUED = "queued"
-    """The run ended first; it stays in the queue and is copied by the next worker."""
+    """It is in the queue, and the run has ended: whichever worker is there next copies it."""
     NOT_BEGUN = "not begun"
     """The run ended before it was compared."""
 

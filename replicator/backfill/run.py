@@ -78,6 +78,7 @@ class Backfill:
         self._work: deque[CopyRequest] = deque()
         self._comparing: set[CopyRequest] = set()
         self._waiting: dict[str, CopyRequest] = {}
+        self._hears_ends = queue is not None and not manner.detach
         self._slots = asyncio.Semaphore(manner.fail_fast or sys.maxsize)
         self._news = asyncio.Event()
         self._stopping = False
@@ -98,7 +99,7 @@ class Backfill:
         try:
             async with asyncio.TaskGroup() as group:
                 watching = []
-                if self._queue is not None:
+                if self._queue is not None and self._hears_ends:
                     watching += [group.create_task(self._hear_ends(self._queue))]
                     watching += [group.create_task(self._mind_losses(self._queue))]
                 self._work = await self._list()
@@ -122,7 +123,7 @@ class Backfill:
         if self._comparing or self._waiting:
             return True
         # Stopped, with copies queued: they may end until whoever runs them has ended too, and cancels this.
-        return self._queue is not None if self._stopping else bool(self._work)
+        return self._hears_ends if self._stopping else bool(self._work)
 
     def _account_for_the_rest(self) -> None:
         """Say of every tag that has no end yet where it stands; there is none but in a run that ended early."""
@@ -200,7 +201,11 @@ class Backfill:
                 return Row(source, destination, RowOutcome.WOULD_COPY, found.digest, note=found.note)
             if not request.signature and request.source.tag is not None:
                 request = replace(request, announced=found.announced, compared=time.time())
-        await self._enqueue(self._queue, replace(request, force=self._manner.force))
+        request = replace(request, force=self._manner.force)
+        if self._manner.detach:
+            await self._queue.enqueue([replication.job(request, retries=self._manner.retries)], Lane.BACKFILL)
+            return Row(source, destination, RowOutcome.QUEUED)
+        await self._enqueue(self._queue, request)
         return None
 
     async def _enqueue(self, queue: Queue, request: CopyRequest) -> None:

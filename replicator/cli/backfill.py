@@ -20,6 +20,7 @@ from replicator.cli.options import (
     StateDir,
 )
 from replicator.cli.preparing import given_rules, prepared_settings, run, stderr
+from replicator.errors import ConfigError, Problem
 
 
 def backfill(
@@ -38,6 +39,9 @@ def backfill(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Copy also what is at its destination already.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="End at the first failure.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Queue what differs, and leave the copying to serve or worker.")
+    ] = False,
     retries: Annotated[int, typer.Option(min=0, max=1000, help="How often a failing copy is tried again.")] = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be copied.")] = False,
     report: Annotated[Path | None, typer.Option(help="Write a row a tag to this file, as JSON.")] = None,
@@ -50,6 +54,8 @@ def backfill(
     log_format: LogFormat = None,
 ) -> None:
     """Bring every existing tag that the rules name to its destination, and say what became of each."""
+    if detach and dry_run:
+        raise ConfigError("command line", [Problem("--detach", "queues copies, and --dry-run does not; not both")])
     settings = prepared_settings(
         log,
         # On stderr the progress is enough, unless more is asked for.
@@ -71,6 +77,7 @@ def backfill(
         retries=retries,
         force=force,
         fail_fast=settings.backfill_concurrency if fail_fast else 0,
+        detach=detach,
     )
     run(
         run_backfill(

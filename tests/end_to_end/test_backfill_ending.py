@@ -102,4 +102,4 @@ async def test_the_summary_of_an_interrupted_run_accounts_for_every_tag(house: H
     assert process.returncode == 130, err.decode()
     assert outcomes(house) == {"copied": 1, "not begun": 19}
     assert b"What was not begun (19) needs another backfill" in out
-    assert b"stays so" not in out
+    assert b"What is queued" not in out
