@@ -8,7 +8,8 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from replicator.backfill.display import Display, summary
-from replicator.backfill.report import Report, RowOutcome, check_writable
+from replicator.backfill.files import write_all
+from replicator.backfill.report import Report, RowOutcome
 from replicator.backfill.run import Backfill
 from replicator.cancelling import cancel_all
 from replicator.exit_codes import FAILED, INTERRUPTED, OK
@@ -18,10 +19,11 @@ from replicator.signals import ending_at_signals
 from replicator.transfer import access_by, open_registries
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from rich.console import Console
 
+    from replicator.backfill.files import Output
     from replicator.backfill.manner import Manner
     from replicator.copy import Copier
     from replicator.queue import Queue, Worker
@@ -43,7 +45,7 @@ async def run_backfill(
     manner: Manner,
     narrowing: Narrowing | None = None,
     dry_run: bool,
-    report_file: Path | None,
+    outputs: Sequence[Output] = (),
     out: Console,
     err: Console,
 ) -> int:
@@ -55,7 +57,7 @@ async def run_backfill(
         manner: how to go about it.
         narrowing: what is meant, of all that the rules name; None for everything.
         dry_run: only say what would be copied.
-        report_file: where to write a row a tag, as JSON.
+        outputs: the files that are written at the end.
         out: where the summary goes.
         err: where progress and failures are shown meanwhile.
 
@@ -63,12 +65,12 @@ async def run_backfill(
         The exit code: `OK`, `FAILED` or `INTERRUPTED`.
 
     Raises:
-        ConfigError: the report can't be written, or the queue's settings are wrong; nothing was started.
-        ReplicatorError: the report could be written at the start and can't at the end.
+        ConfigError: a file can't be written, or the queue's settings are wrong; nothing was started.
+        ReplicatorError: a file could be written at the start and can't at the end.
         QueueError: the queue takes nothing.
     """
-    if report_file is not None:
-        check_writable(report_file)
+    for output in outputs:
+        output.check()
     display = Display(err)
     with ending_at_signals() as ending:
         async with contextlib.AsyncExitStack() as stack:
@@ -97,10 +99,9 @@ async def run_backfill(
                     if queue is not None and manner.detach:
                         task.report.warnings += await _nobody_works(queue, task.report)
             finally:
-                # The file first: who reads the summary may be gone (`replicator backfill | head`).
+                # The files first: who reads the summary may be gone (`replicator backfill | head`).
                 try:
-                    if report_file is not None:
-                        task.report.write(report_file)
+                    write_all(outputs, task.report)
                 finally:
                     summary(task.report, out)
         return _exit_code(task.report)

@@ -1,17 +1,10 @@
-"""What became of every tag, as rows, counts and a file."""
+"""What became of every tag, as rows and counts."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
-
-from replicator.errors import ConfigError, Problem, ReplicatorError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class RowOutcome(StrEnum):
@@ -89,28 +82,3 @@ class Report:
     def failures(self) -> list[Row]:
         """The rows that failed."""
         return [row for row in self.rows if row.outcome is RowOutcome.FAILED]
-
-    def write(self, file: Path) -> None:
-        """Write the rows as JSON: a list with an object a tag.
-
-        Raises:
-            ReplicatorError: the file can't be written.
-        """
-        content = json.dumps([asdict(row) for row in self.rows], indent=1, ensure_ascii=False)
-        try:
-            file.write_text(content + "\n", encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise ReplicatorError(f"the report is lost: {file}: {error.strerror or error}") from None
-
-
-def check_writable(file: Path) -> None:
-    """Make sure, before hours of copying, that a report can be written.
-
-    Raises:
-        ConfigError: it can't.
-    """
-    try:
-        with file.open("a", encoding="utf-8"):
-            pass
-    except OSError as error:
-        raise ConfigError("command line", [Problem("--report", f"{file}: {error.strerror or error}")]) from None

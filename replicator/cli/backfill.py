@@ -1,7 +1,7 @@
 """``replicator backfill``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -44,7 +44,21 @@ def backfill(
     ] = False,
     retries: Annotated[int, typer.Option(min=0, max=1000, help="How often a failing copy is tried again.")] = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be copied.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Write a row a tag to this file, as JSON.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a row a tag to this file: .json, .jsonl or .csv by its ending.")
+    ] = None,
+    report_format: Annotated[
+        Literal["json", "jsonl", "csv"] | None, typer.Option(help="The report's format, whatever its file's ending.")
+    ] = None,
+    output_success_images: Annotated[
+        Path | None, typer.Option(help="Write what is in place to this file: each source and its destinations.")
+    ] = None,
+    output_failed_images: Annotated[
+        Path | None, typer.Option(help="The same of what failed; such a file can be given to --images.")
+    ] = None,
+    output_images_format: Annotated[
+        Literal["json", "yaml"], typer.Option(help="The format of these two files.")
+    ] = "yaml",
     os: Os = None,
     arch: Arch = None,
     redis_url: RedisUrl = None,
@@ -56,6 +70,10 @@ def backfill(
     """Bring every existing tag that the rules name to its destination, and say what became of each."""
     if detach and dry_run:
         raise ConfigError("command line", [Problem("--detach", "queues copies, and --dry-run does not; not both")])
+    if report_format is not None and report is None:
+        raise ConfigError(
+            "command line", [Problem("--report-format", "says how --report is written, which is missing")]
+        )
     settings = prepared_settings(
         log,
         # On stderr the progress is enough, unless more is asked for.
@@ -70,7 +88,16 @@ def backfill(
         log_format=log_format,
     )
     rules = given_rules(settings, registry, namespace, platforms=wished(os, arch))
-    from replicator.backfill import Manner, run_backfill
+    from replicator.backfill import (
+        IN_PLACE,
+        ListFormat,
+        Manner,
+        RowFormat,
+        RowOutcome,
+        images_output,
+        rows_output,
+        run_backfill,
+    )
     from replicator.rules import Narrowing
 
     manner = Manner(
@@ -79,6 +106,16 @@ def backfill(
         fail_fast=settings.backfill_concurrency if fail_fast else 0,
         detach=detach,
     )
+    outputs = [rows_output(report, RowFormat(report_format) if report_format else None)] if report else []
+    lists = (
+        ("--output-success-images", output_success_images, IN_PLACE),
+        ("--output-failed-images", output_failed_images, {RowOutcome.FAILED}),
+    )
+    outputs += [
+        images_output(option, file, outcomes, ListFormat(output_images_format))
+        for option, file, outcomes in lists
+        if file is not None
+    ]
     run(
         run_backfill(
             settings,
@@ -86,7 +123,7 @@ def backfill(
             manner=manner,
             narrowing=Narrowing(rules, only or (), rule or ()),
             dry_run=dry_run,
-            report_file=report,
+            outputs=outputs,
             out=Console(),
             err=stderr(),
         )
