@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 from typing import TYPE_CHECKING
 
-from replicator.backfill.display import Display, summary
+from replicator.backfill.display import Display, plan, summary
 from replicator.backfill.files import write_all
 from replicator.backfill.report import Report, RowOutcome
 from replicator.backfill.run import Backfill
@@ -103,6 +103,8 @@ async def run_backfill(
                 try:
                     write_all(outputs, task.report)
                 finally:
+                    if dry_run and task.report.rows:
+                        plan(task.report, out)
                     summary(task.report, out)
         return _exit_code(task.report)
     return INTERRUPTED

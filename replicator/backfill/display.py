@@ -13,6 +13,7 @@ from rich.table import Table
 
 from replicator.backfill.report import Report, Row, RowOutcome
 from replicator.cancelling import cancel_all
+from replicator.printing import page, plain, short
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,9 +39,8 @@ class Display:
         if row.outcome is RowOutcome.FAILED:
             where = f" -> {row.destination}" if row.destination else ""
             self._line(f"[red]failed[/red] {escape(row.source)}{escape(where)}: {escape(row.error or '')}")
-        elif row.outcome in (RowOutcome.COPIED, RowOutcome.WOULD_COPY):
-            size = f" ({decimal(row.bytes)})" if row.outcome is RowOutcome.COPIED else ""
-            self._line(f"{row.outcome} {escape(row.source)} -> {escape(row.destination)}{size}")
+        elif row.outcome is RowOutcome.COPIED:
+            self._line(f"copied {escape(row.source)} -> {escape(row.destination)} ({decimal(row.bytes)})")
 
     @contextlib.asynccontextmanager
     async def follow(self, report: Report) -> AsyncIterator[None]:
@@ -77,6 +77,27 @@ class Display:
 
     def _line(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, highlight=False, emoji=False)
+
+
+_PLANNED = {RowOutcome.WOULD_COPY: "copy", RowOutcome.UP_TO_DATE: "skip", RowOutcome.SKIPPED: "skip"}
+"""What a backfill would do with an image, by what a dry run found; all else is what it says."""
+
+
+def plan(report: Report, console: Console) -> None:
+    """Print what a dry run found would be done with each tag; why something failed is told apart."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("SOURCE", "DESTINATION", "WHAT", "DIGEST", "WHY"):
+        table.add_column(name, overflow="fold")
+    for row in sorted(report.rows, key=lambda row: (row.source, row.destination)):
+        known = str(row.outcome) if row.outcome is RowOutcome.UP_TO_DATE else ""
+        table.add_row(
+            plain(row.source),
+            plain(row.destination),
+            _PLANNED.get(row.outcome, str(row.outcome)),
+            short(row.digest) if row.digest else "",
+            plain("; ".join(filter(None, (known, row.note)))),
+        )
+    page(table, console)
 
 
 def summary(report: Report, console: Console) -> None:

@@ -20,6 +20,7 @@ from replicator.backfill.report import Report, Row, RowOutcome
 from replicator.cancelling import cancel_all
 from replicator.copy import Outcome, Result, SourceNotFound
 from replicator.errors import ErrorClass, ReplicatorError
+from replicator.printing import short
 from replicator.queue import Lane, QueueError
 from replicator.rules import Asked, Narrowing, collisions
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from replicator.backfill.manner import Manner
-    from replicator.copy import Copier
+    from replicator.copy import Comparison, Copier
     from replicator.queue import Finished, Queue
     from replicator.registry import Registries
     from replicator.rules import CopyRequest, Rules
@@ -198,7 +199,7 @@ class Backfill:
                 outcome = RowOutcome(found.result.value)
                 return Row(source, destination, outcome, found.digest, seconds=seconds, note=found.note)
             if self._queue is None:
-                return Row(source, destination, RowOutcome.WOULD_COPY, found.digest, note=found.note)
+                return Row(source, destination, RowOutcome.WOULD_COPY, found.digest, note=_why(found))
             if not request.signature and request.source.tag is not None:
                 request = replace(request, announced=found.announced, compared=time.time())
         request = replace(request, force=self._manner.force)
@@ -254,6 +255,17 @@ class Backfill:
             self.stop()
         if self._on_row is not None:
             self._on_row(row)
+
+
+def _why(found: Comparison) -> str:
+    """Say why an image would be copied, and what would be left out of it."""
+    if found.result is Result.UP_TO_DATE:
+        why = "it is forced"
+    elif found.present is None:
+        why = "it is not there yet"
+    else:
+        why = f"{short(found.present)} is there"
+    return f"{why}; {found.note}" if found.note else why
 
 
 def _ended(request: CopyRequest, finished: Finished) -> Row:

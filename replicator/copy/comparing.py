@@ -32,6 +32,7 @@ class Comparison:
         digest: what the destination's tag is to name; None when the image is skipped.
         note: what is left out of it, or why it is skipped.
         selection: what is wanted of it; None where that did not have to be looked at.
+        present: what the destination's tag was seen to name where the image has to be copied; None for nothing.
     """
 
     result: Result | None
@@ -39,6 +40,7 @@ class Comparison:
     digest: str | None
     note: str = ""
     selection: Selection | None = field(default=None, repr=False)
+    present: str | None = None
 
 
 class Forms:
@@ -132,7 +134,8 @@ async def compare(
     if selection.manifest is None:
         return Comparison(Result.SKIPPED, root.digest, None, selection.note, selection)
     digest = selection.manifest.digest
-    return Comparison(Result.UP_TO_DATE if digest == name else None, root.digest, digest, selection.note, selection)
+    result = Result.UP_TO_DATE if digest == name else None
+    return Comparison(result, root.digest, digest, selection.note, selection, name)
 
 
 async def read_root(origin: RemoteRepository, source: Reference, identifier: str) -> Manifest:

@@ -93,3 +93,4 @@ async def test_forced_what_is_there_is_written_again_and_no_blob_is_sent(house: 
     assert house.acr.faults.log.count("PUT", "/blobs/uploads/", 201) == len(root.blobs)
     ended = await replicator(*command, "--force", "--dry-run", cwd=house.directory)
     assert (ended.code, report(house.directory / "r.json")["v1"]["outcome"]) == (0, "would copy")
+    assert "it is forced" in ended.out

@@ -61,3 +61,32 @@ async def test_a_file_that_can_not_be_written_is_told_before_anything_is_started
         assert ended.code == 2, ended.said
         assert option.partition("=")[0] in ended.err
     assert not (house.directory / "state").exists()
+
+
+async def test_a_dry_run_says_of_each_tag_what_would_be_done_and_why(house: House) -> None:
+    roots = {tag: image(number) for number, tag in enumerate(("v1", "v2", "v3"))}
+    for tag, root in roots.items():
+        await push(house.harbor.host, "library/app", tag, root, HARBOR_ROBOT)
+    for tag, root in (("v1", roots["v1"]), ("v2", roots["v1"])):
+        await push(house.behind_acr, "image-syncer/app", tag, root)
+    house.acr.faults.log.clear()
+    rules = house.rules({"HARBOR/library/app:v1,v2,v3,absent": "ACR/image-syncer/app"})
+    ended = await replicator("backfill", "--config", rules, "--dry-run", "--report=r.json", cwd=house.directory)
+    assert ended.code == 1, ended.said
+    lines = {line.split()[0].rpartition(":")[2]: line for line in ended.out.splitlines() if "/library/app:" in line}
+    expected = {
+        "v1": ("skip", "up to date"),
+        "v2": ("copy", f"{roots['v1'].digest[:19]} is there"),
+        "v3": ("copy", "it is not there yet"),
+    }
+    rows = {row["source"].rpartition(":")[2]: row for row in json.loads((house.directory / "r.json").read_text())}
+    for tag, (what, why) in expected.items():
+        source, destination, told, digest, reason = lines[tag].split(maxsplit=4)
+        assert (source, destination) == (rows[tag]["source"], rows[tag]["destination"])
+        assert (told, digest, reason) == (what, roots[tag].digest[:19], why)
+        assert rows[tag]["digest"] == roots[tag].digest
+    assert rows["v2"]["note"] == expected["v2"][1]
+    assert {tag: row["outcome"] for tag, row in rows.items()} == {
+        "v1": "up to date", "v2": "would copy", "v3": "would copy", "absent": "failed",
+    }  # fmt: skip
+    assert house.acr.faults.log.count("PUT") == 0
