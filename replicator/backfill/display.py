@@ -129,4 +129,6 @@ def summary(report: Report, console: Console) -> None:
 def _head(report: Report) -> str:
     if report.interrupted:
         return "Interrupted after"
+    if report.broken_off:
+        return "Broken off after"
     return "Ended at the first failure after" if report.failed_fast else "Done in"

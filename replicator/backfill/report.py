@@ -60,7 +60,8 @@ class Report:
         listed: how many tags the rules name so far.
         seconds: how long the run took.
         interrupted: it was ended before its time.
-        failed_fast: a failure ended it before its time.
+        failed_fast: a failed copy ended it before its time.
+        broken_off: an error of its own did, such as a queue that takes nothing.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -69,6 +70,7 @@ class Report:
     seconds: float = 0.0
     interrupted: bool = False
     failed_fast: bool = False
+    broken_off: bool = False
     counts: Counter[RowOutcome] = field(default_factory=Counter)
     bytes: int = 0
 

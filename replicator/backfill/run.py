@@ -111,6 +111,7 @@ class Backfill:
                     self._news.clear()
                 await cancel_all(watching)
         except BaseExceptionGroup as errors:
+            self.report.broken_off = True
             raise errors.exceptions[0] from None
         except asyncio.CancelledError:
             self.report.interrupted = not self.report.failed_fast
@@ -215,8 +216,9 @@ class Backfill:
         self._waiting[job.id] = request
         try:
             await queue.enqueue([job], Lane.BACKFILL, run=self._run_id)
-        except QueueError:
-            del self._waiting[job.id]
+        except BaseException:
+            # It may be queued or not: then it is better to say that it needs another backfill.
+            self._waiting.pop(job.id, None)
             raise
 
     async def _hear_ends(self, queue: Queue) -> None:

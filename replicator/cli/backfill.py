@@ -29,7 +29,9 @@ def backfill(
     images: Images = None,
     registry: Registry = None,
     namespace: Namespace = None,
-    proc: Annotated[int | None, typer.Option(help="Copies at once (REPLICATOR_BACKFILL_CONCURRENCY).")] = None,
+    proc: Annotated[
+        int | None, typer.Option("--proc", "-p", help="Copies at once (REPLICATOR_BACKFILL_CONCURRENCY).")
+    ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(metavar="PATTERN", help="Only sources like this, e.g. team/** or team/app:v1*; repeatable."),
@@ -42,7 +44,9 @@ def backfill(
     detach: Annotated[
         bool, typer.Option("--detach", help="Queue what differs, and leave the copying to serve or worker.")
     ] = False,
-    retries: Annotated[int, typer.Option(min=0, max=1000, help="How often a failing copy is tried again.")] = 2,
+    retries: Annotated[
+        int, typer.Option("--retries", "-r", min=0, max=1000, help="How often a failing copy is tried again.")
+    ] = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be copied.")] = False,
     report: Annotated[
         Path | None, typer.Option(help="Write a row a tag to this file: .json, .jsonl or .csv by its ending.")

@@ -71,6 +71,7 @@ def test_the_plan_says_why_something_is_not_copied_and_folds_no_name_where_there
         ({}, "Done in 3.2 s"),
         ({"interrupted": True}, "Interrupted after 3.2 s"),
         ({"failed_fast": True}, "Ended at the first failure after 3.2 s"),
+        ({"failed_fast": True, "broken_off": True}, "Broken off after 3.2 s"),
     ],
 )
 def test_the_summary_says_how_the_run_ended_and_what_is_left_to_do(fields: dict[str, bool], head: str) -> None:

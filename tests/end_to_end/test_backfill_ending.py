@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import tempfile
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.end_to_end.conftest import report
+from tests.queue.servers import RedisServer
 from tests.running import PROGRAM, environment, replicator
 from tests.standins.faults import Answer, Delay, Fault
 from tests.standins.images import image, push
 from tests.standins.logins import HARBOR_ROBOT
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.end_to_end.conftest import House
 
 FAST = ("--fail-fast", "--retries=0", "--report=r.json")
@@ -103,3 +104,24 @@ async def test_the_summary_of_an_interrupted_run_accounts_for_every_tag(house: H
     assert outcomes(house) == {"copied": 1, "not begun": 19}
     assert b"What was not begun (19) needs another backfill" in out
     assert b"What is queued" not in out
+
+
+async def test_a_queue_that_is_away_breaks_the_run_off_and_nothing_is_said_to_be_done(house: House) -> None:
+    rules = await pushed(house, 3)
+    slow = house.harbor.faults.add(Fault(Delay(1.0), "HEAD", "/manifests/", times=None))
+    with tempfile.TemporaryDirectory(prefix="rq-", dir="/tmp") as short, RedisServer(Path(short)) as redis:
+        backfill = asyncio.create_task(
+            replicator(
+                "backfill", "--config", rules, "--report=r.json", cwd=house.directory,
+                settings={"REPLICATOR_REDIS_URL": redis.url},
+            )
+        )  # fmt: skip
+        async with asyncio.timeout(30):
+            while not slow.hits:
+                await asyncio.sleep(0.01)
+        redis.kill()
+        ended = await backfill
+    assert ended.code == 1, ended.said
+    assert "can't take or give work" in ended.err
+    assert "Broken off after" in ended.out
+    assert outcomes(house) == {"not begun": 3}
