@@ -103,7 +103,7 @@ class Backfill:
                 if self._queue is not None and self._hears_ends:
                     watching += [group.create_task(self._hear_ends(self._queue))]
                     watching += [group.create_task(self._mind_losses(self._queue))]
-                self._work = await self._list()
+                await self._list()
                 for _ in range(_COMPARED_AT_ONCE):
                     group.create_task(self._compare_all())
                 while self._goes_on():
@@ -136,7 +136,7 @@ class Backfill:
             if str(request.destination) not in begun:
                 self._row(Row(str(request.source), str(request.destination), RowOutcome.NOT_BEGUN))
 
-    async def _list(self) -> deque[CopyRequest]:
+    async def _list(self) -> None:
         """List everything before anything is copied: only the whole shows who would overwrite whom."""
         listed: list[Asked] = []
         taken: list[Asked] = []
@@ -149,15 +149,16 @@ class Backfill:
                 self._row(Row(found.what, "", RowOutcome.FAILED, error=f"can't be listed: {explained(found.error)}"))
             listed += found.asked
             taken += filter(self._narrowing.takes, found.asked)
+            self._work.extend(asked.request for asked in taken[len(self._work) :])
             self.report.listed = len(taken)
         clashes = {clash.destination: clash for clash in collisions(asked.request for asked in listed)}
-        for request in (asked.request for asked in taken):
+        for request in self._work:
             if (clash := clashes.get(request.destination)) is not None:
                 error = f"{clash}: give the sources different destinations"
                 self._row(Row(str(request.source), str(request.destination), RowOutcome.FAILED, error=error))
         if complete and not self._stopping:
             self.report.warnings += self._narrowing.unmatched(taken)
-        return deque(asked.request for asked in taken if asked.request.destination not in clashes)
+        self._work = deque(request for request in self._work if request.destination not in clashes)
 
     async def _compare_all(self) -> None:
         while self._work and not self._stopping:

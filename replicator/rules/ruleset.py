@@ -88,11 +88,14 @@ class Rules:
         for rule in self._candidates(repository):
             for target in rule.targets:
                 found += rule.listed(target, repository, known)
-        return [
-            Asked(request, frozenset(asking.rule for asking in group if asking.selection is None))
-            for request, group in _merged_groups(found)
-            if request.selection is None
-        ]
+        # Most copies have the same few askers: one set of them serves all.
+        sets: dict[frozenset[str], frozenset[str]] = {}
+        asked: list[Asked] = []
+        for request, group in _merged_groups(found):
+            if request.selection is None:
+                askers = frozenset(asking.rule for asking in group if asking.selection is None)
+                asked.append(Asked(request, sets.setdefault(askers, askers)))
+        return asked
 
     def explain(self, reference: Reference) -> tuple[Explanation, ...]:
         """Return what every rule says about ``reference``, in the order of the file."""

@@ -18,6 +18,8 @@ from tests.standins.images import image, push
 from tests.standins.logins import HARBOR_ROBOT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.end_to_end.conftest import House
 
 FAST = ("--fail-fast", "--retries=0", "--report=r.json")
@@ -87,23 +89,38 @@ async def test_without_a_failure_everything_is_copied(house: House) -> None:
     assert outcomes(house) == {"copied": 6}
 
 
-async def test_the_summary_of_an_interrupted_run_accounts_for_every_tag(house: House) -> None:
-    rules = await pushed(house, 20)
-    house.harbor.faults.add(Fault(Delay(3600), "HEAD", "/manifests/", times=None, after=1))
+async def interrupted(house: House, rules: Path, ready: Callable[[], object]) -> str:
+    """Run a backfill until something has come about, end it as an operator would, and return its summary."""
     process = await asyncio.create_subprocess_exec(
         *PROGRAM, "backfill", "--config", rules, "--report=r.json",
         cwd=house.directory, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         env=environment(REPLICATOR_STATE_DIR=str(house.directory / "state")),
     )  # fmt: skip
     async with asyncio.timeout(30):
-        while not house.acr.faults.log.count("PUT", "/manifests/v", 201):
+        while not ready():
             await asyncio.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         out, err = await process.communicate()
     assert process.returncode == 130, err.decode()
+    return out.decode()
+
+
+async def test_the_summary_of_an_interrupted_run_accounts_for_every_tag(house: House) -> None:
+    rules = await pushed(house, 20)
+    house.harbor.faults.add(Fault(Delay(3600), "HEAD", "/manifests/", times=None, after=1))
+    out = await interrupted(house, rules, lambda: house.acr.faults.log.count("PUT", "/manifests/v", 201))
     assert outcomes(house) == {"copied": 1, "not begun": 19}
-    assert b"What was not begun (19) needs another backfill" in out
-    assert b"What is queued" not in out
+    assert "What was not begun (19) needs another backfill" in out
+    assert "What is queued" not in out
+
+
+async def test_interrupted_while_it_lists_it_accounts_for_what_was_listed(house: House) -> None:
+    await pushed(house, 3)
+    rules = house.rules({"HARBOR/library/app": "ACR/image-syncer/app", "HARBOR/library/x": "ACR/image-syncer/x"})
+    slow = house.harbor.faults.add(Fault(Delay(3600), "GET", "/library/x/tags/", times=None))
+    out = await interrupted(house, rules, lambda: slow.hits)
+    assert outcomes(house) == {"not begun": 3}
+    assert "Interrupted after" in out
 
 
 async def test_a_queue_that_is_away_breaks_the_run_off_and_nothing_is_said_to_be_done(house: House) -> None:
