@@ -25,8 +25,6 @@ log = structlog.get_logger("replicator.copy")
 
 _LOOKS_FOR_SOURCE = 3
 """Tries before a source tag that does not resolve counts as deleted: an event may be faster than Harbor's cache."""
-_SEEN_SECONDS = 60.0
-"""How long a destination that was seen to differ is not asked again; wrong, it costs writing the same once more."""
 
 
 def job(request: CopyRequest, *, retries: int | None = None) -> Job:
@@ -101,7 +99,6 @@ class Handler:
 
         # What was said or seen of the tag is the last word only if nobody asked for more since, and nothing failed.
         holds = running.tries == 1 and not running.merged
-        seen = request.compared is not None and 0 <= time.time() - request.compared <= _SEEN_SECONDS
         try:
             if request.signature:
                 return await copy_signature(self._copier, request.source, request.destination, progress=progress)
@@ -111,7 +108,7 @@ class Handler:
                 request.destination,
                 options=request.options,
                 announced=request.announced if holds else None,
-                differs=holds and seen,
+                force=request.force,
                 confirm=running.confirm,
                 progress=progress,
             )

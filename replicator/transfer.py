@@ -58,7 +58,7 @@ async def copy(
     *,
     options: CopyOptions = VERBATIM,
     announced: str | None = None,
-    differs: bool = False,
+    force: bool = False,
     confirm: Callable[[], Awaitable[None]] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Outcome:
@@ -75,7 +75,7 @@ async def copy(
             destination,
             options=options,
             announced=announced,
-            differs=differs,
+            force=force,
             confirm=confirm,
             progress=progress,
         )

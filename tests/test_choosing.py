@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from replicator import backfill, cli, foreground
-from replicator.choosing import chosen, wished
+from replicator.cli import preparing
+from replicator.cli.choosing import chosen, wished
 from replicator.errors import ConfigError
 from replicator.options import VERBATIM, Attestations, CopyOptions, Platform
 from replicator.reference import Reference
@@ -101,7 +102,7 @@ def test_a_wrong_platform_is_told_with_its_option() -> None:
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to run a command in within this process, whose logs stay as they are."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "configure_logs", lambda *_: None)
+    monkeypatch.setattr(preparing, "configure_logs", lambda *_: None)
     return tmp_path
 
 

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from replicator.errors import ErrorClass
 from replicator.inspection.failures import failures_table, letter_json
-from replicator.inspection.printing import age, document, iso, page, plain
 from replicator.inspection.status import Status
+from replicator.printing import age, document, iso, page, plain
 from replicator.queue import Counts, DeadLetter, Lane, LaneCounts, RunningJob, WaitingJob, WorkerInfo
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

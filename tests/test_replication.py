@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -94,6 +93,18 @@ async def test_it_copies_and_confirms_before_the_tag(harbor: HarborStandIn, acr:
     assert work.confirmed == 1
     assert work.read == sorted(work.read)
     assert work.read[-1] == sum(blob.size for blob in root.blobs)
+
+
+async def test_a_forced_request_is_copied_again(harbor: HarborStandIn, acr: AcrStandIn) -> None:
+    await push(harbor.host, "team/app", "v1", image(), HARBOR_ROBOT)
+    rules = rules_of(harbor, acr)
+    asked = request(rules, harbor, "v1")
+    async with handling(rules) as handler:
+        outcomes = [
+            (await run(handler, Job(replace(asked, force=force).to_json())))["result"] for force in (False, False, True)
+        ]
+    assert outcomes == ["copied", "up to date", "copied"]
+    assert acr.faults.log.count("PUT", "/manifests/v1", 201) == 2
 
 
 async def test_a_host_that_the_rules_do_not_name_is_not_contacted(harbor: HarborStandIn, acr: AcrStandIn) -> None:
@@ -193,39 +204,6 @@ async def test_what_an_event_said_of_a_tag_is_believed_on_the_first_try_if_nobod
     assert (len(harbor.faults.log) == 0) is believed
 
 
-@pytest.mark.parametrize(
-    ("age", "tries", "merged", "asked"),
-    [(0, 1, False, 0), (50, 1, False, 0), (70, 1, False, 1), (-3600, 1, False, 1), (0, 2, False, 1), (0, 1, True, 1)],
-)
-async def test_a_destination_that_was_seen_to_differ_is_not_asked_again_for_a_minute_if_nothing_has_happened_since(
-    harbor: HarborStandIn, acr: AcrStandIn, age: float, tries: int, merged: bool, asked: int
-) -> None:
-    root = image(1)
-    await push(harbor.host, "team/app", "v1", root, HARBOR_ROBOT)
-    rules = rules_of(harbor, acr)
-    async with handling(rules) as handler:
-        # With a token, a question is one request.
-        other = Reference.parse(f"{acr.host}/cache/app:other")
-        await run(handler, Job(replace(request(rules, harbor, "v1"), destination=other).to_json()))
-        acr.faults.log.clear()
-        asking = replace(request(rules, harbor, "v1"), announced=root.digest, compared=time.time() - age)
-        outcome = await run(handler, Job(asking.to_json(), tries=tries, merged=merged))
-    assert (outcome["result"], outcome["digest"]) == ("copied", root.digest)
-    assert acr.faults.log.count("HEAD", "/manifests/v1") == asked
-
-
-async def test_that_a_destination_was_seen_to_differ_counts_for_nothing_without_a_digest_to_differ_from(
-    harbor: HarborStandIn, acr: AcrStandIn
-) -> None:
-    root = image(1)
-    await push(harbor.host, "team/app", "v1", root, HARBOR_ROBOT)
-    rules = rules_of(harbor, acr)
-    async with handling(rules) as handler:
-        await run(handler, Job(request(rules, harbor, "v1").to_json()))
-        asking = replace(request(rules, harbor, "v1"), compared=time.time())
-        assert (await run(handler, Job(asking.to_json())))["result"] == "up to date"
-
-
 async def test_a_signature_is_copied_as_one_whether_named_by_tag_or_by_digest(
     harbor: HarborStandIn, acr: AcrStandIn, acr_upstream: str
 ) -> None:
@@ -287,7 +265,7 @@ async def test_jobs_that_an_older_version_has_queued_are_done(
         assert (outcome["digest"], outcome["note"]) == (root.digest, "")
 
 
-@pytest.mark.parametrize("word", [{"announced": "v1"}, {"compared": "soon"}, {"options": {"platforms": ["amd64"]}}])
+@pytest.mark.parametrize("word", [{"announced": "v1"}, {"options": {"platforms": ["amd64"]}}])
 async def test_a_job_whose_words_make_no_sense_is_given_up_at_once(
     harbor: HarborStandIn, acr: AcrStandIn, word: dict[str, Any]
 ) -> None:

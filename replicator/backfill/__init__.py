@@ -1,7 +1,22 @@
 """The full reconcile: every tag that the rules name is at its destination when this has run."""
 
 from replicator.backfill.command import run_backfill
+from replicator.backfill.files import IN_PLACE, ListFormat, Output, RowFormat, images_output, rows_output
+from replicator.backfill.manner import Manner
 from replicator.backfill.report import Report, Row, RowOutcome
 from replicator.backfill.run import Backfill
 
-__all__ = ["Backfill", "Report", "Row", "RowOutcome", "run_backfill"]
+__all__ = [
+    "IN_PLACE",
+    "Backfill",
+    "ListFormat",
+    "Manner",
+    "Output",
+    "Report",
+    "Row",
+    "RowFormat",
+    "RowOutcome",
+    "images_output",
+    "rows_output",
+    "run_backfill",
+]

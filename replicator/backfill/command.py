@@ -7,25 +7,28 @@ import contextlib
 import dataclasses
 from typing import TYPE_CHECKING
 
-from replicator.backfill.display import Display, summary
-from replicator.backfill.report import Report, check_writable
+from replicator.backfill.display import Display, plan, summary
+from replicator.backfill.files import write_all
+from replicator.backfill.report import Report, RowOutcome
 from replicator.backfill.run import Backfill
 from replicator.cancelling import cancel_all
 from replicator.exit_codes import FAILED, INTERRUPTED, OK
-from replicator.queue import Lane
+from replicator.queue import Lane, QueueError
 from replicator.runtime import make_worker, open_copier, open_queue, retry_policy
 from replicator.signals import ending_at_signals
 from replicator.transfer import access_by, open_registries
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from rich.console import Console
 
+    from replicator.backfill.files import Output
+    from replicator.backfill.manner import Manner
     from replicator.copy import Copier
     from replicator.queue import Queue, Worker
     from replicator.registry import Registries
-    from replicator.rules import Rules
+    from replicator.rules import Narrowing, Rules
     from replicator.settings import Settings
     from replicator.signals import Ending
 
@@ -39,9 +42,10 @@ async def run_backfill(
     settings: Settings,
     rules: Rules,
     *,
-    retries: int,
+    manner: Manner,
+    narrowing: Narrowing | None = None,
     dry_run: bool,
-    report_file: Path | None,
+    outputs: Sequence[Output] = (),
     out: Console,
     err: Console,
 ) -> int:
@@ -50,9 +54,10 @@ async def run_backfill(
     Args:
         settings: the queue, time limits and numbers at once.
         rules: say what is copied where.
-        retries: how often a failing copy is tried again.
+        manner: how to go about it.
+        narrowing: what is meant, of all that the rules name; None for everything.
         dry_run: only say what would be copied.
-        report_file: where to write a row a tag, as JSON.
+        outputs: the files that are written at the end.
         out: where the summary goes.
         err: where progress and failures are shown meanwhile.
 
@@ -60,12 +65,12 @@ async def run_backfill(
         The exit code: `OK`, `FAILED` or `INTERRUPTED`.
 
     Raises:
-        ConfigError: the report can't be written, or the queue's settings are wrong; nothing was started.
-        ReplicatorError: the report could be written at the start and can't at the end.
+        ConfigError: a file can't be written, or the queue's settings are wrong; nothing was started.
+        ReplicatorError: a file could be written at the start and can't at the end.
         QueueError: the queue takes nothing.
     """
-    if report_file is not None:
-        check_writable(report_file)
+    for output in outputs:
+        output.check()
     display = Display(err)
     with ending_at_signals() as ending:
         async with contextlib.AsyncExitStack() as stack:
@@ -75,20 +80,31 @@ async def run_backfill(
                 if queue is None
                 else open_copier(settings, rules, queue)
             )
-            task = Backfill(rules, registries, copier, queue, retries=retries, on_row=display.row)
+            task = Backfill(
+                rules,
+                registries,
+                copier,
+                queue,
+                manner=manner,
+                narrowing=narrowing,
+                on_row=display.row,
+            )
             task.report.warnings += [str(warning) for warning in rules.warnings]
             try:
                 async with display.follow(task.report):
-                    if queue is None:
+                    if queue is None or manner.detach:
                         await task.run()
                     else:
                         await _with_worker(_worker(settings, queue, registries, copier), task, ending)
+                    if queue is not None and manner.detach:
+                        task.report.warnings += await _nobody_works(queue, task.report)
             finally:
-                # The file first: who reads the summary may be gone (`replicator backfill | head`).
+                # The files first: who reads the summary may be gone (`replicator backfill | head`).
                 try:
-                    if report_file is not None:
-                        task.report.write(report_file)
+                    write_all(outputs, task.report)
                 finally:
+                    if dry_run and task.report.rows:
+                        plan(task.report, out)
                     summary(task.report, out)
         return _exit_code(task.report)
     return INTERRUPTED
@@ -100,6 +116,14 @@ def _exit_code(report: Report) -> int:
     return FAILED if report.failures else OK
 
 
+async def _nobody_works(queue: Queue, report: Report) -> list[str]:
+    """Warn of copies that are queued where no process would begin them."""
+    with contextlib.suppress(QueueError):
+        if report.counts[RowOutcome.QUEUED] and not await queue.workers():
+            return [f"no replicator works on {queue.where}: nothing is copied until replicator serve or worker runs"]
+    return []
+
+
 def _worker(settings: Settings, queue: Queue, registries: Registries, copier: Copier) -> Worker:
     # A person waits for the end: a gate at the source is asked more often, and given up after the retries.
     policy = dataclasses.replace(retry_policy(settings), not_yet_cap=_NOT_YET_CAP)
@@ -108,9 +132,13 @@ def _worker(settings: Settings, queue: Queue, registries: Registries, copier: Co
 
 
 async def _with_worker(worker: Worker, task: Backfill, ending: Ending) -> None:
-    """Run a backfill beside a worker for its copies; a signal stops both, the running copies within their time."""
+    """Run a backfill beside a worker for its copies.
+
+    A signal stops both, the running copies within their time; so does a failure that ends the run.
+    """
     listing = asyncio.create_task(task.run())
     working = asyncio.create_task(worker.run())
+    failing = asyncio.create_task(task.failed_fast.wait())
 
     def stop() -> None:
         task.stop()
@@ -118,6 +146,9 @@ async def _with_worker(worker: Worker, task: Backfill, ending: Ending) -> None:
 
     try:
         ending.started(stop)
+        await asyncio.wait({listing, working, failing}, return_when=asyncio.FIRST_COMPLETED)
+        if failing.done() and not ending.asked:
+            worker.stop()
         await asyncio.wait({listing, working}, return_when=asyncio.FIRST_COMPLETED)
         if not listing.done():
             # Stopped: what ended last is still to be heard of.
@@ -128,7 +159,7 @@ async def _with_worker(worker: Worker, task: Backfill, ending: Ending) -> None:
         await asyncio.wait({listing, working})
     finally:
         worker.stop()
-        await cancel_all({listing})
+        await cancel_all({listing, failing})
         await asyncio.wait({working})
     working.result()
     if not listing.cancelled():

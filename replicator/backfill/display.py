@@ -13,6 +13,7 @@ from rich.table import Table
 
 from replicator.backfill.report import Report, Row, RowOutcome
 from replicator.cancelling import cancel_all
+from replicator.printing import page, plain, short
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,9 +39,8 @@ class Display:
         where = f" -> {row.destination}" if row.destination else ""
         if row.outcome is RowOutcome.FAILED:
             self._line(f"[red]failed[/red] {escape(row.source)}{escape(where)}: {escape(row.error or '')}")
-        elif row.outcome in (RowOutcome.COPIED, RowOutcome.WOULD_COPY):
-            size = f" ({decimal(row.bytes)})" if row.outcome is RowOutcome.COPIED else ""
-            self._line(f"{row.outcome} {escape(row.source)} -> {escape(row.destination)}{size}")
+        elif row.outcome is RowOutcome.COPIED:
+            self._line(f"copied {escape(row.source)} -> {escape(row.destination)} ({decimal(row.bytes)})")
         for warning in row.warnings:
             self._line(f"[yellow]warning[/yellow] {escape(row.source)}{escape(where)}: {escape(warning)}")
 
@@ -81,6 +81,27 @@ class Display:
         self._console.print(text, soft_wrap=True, highlight=False, emoji=False)
 
 
+_PLANNED = {RowOutcome.WOULD_COPY: "copy", RowOutcome.UP_TO_DATE: "skip", RowOutcome.SKIPPED: "skip"}
+"""What a backfill would do with an image, by what a dry run found; all else is what it says."""
+
+
+def plan(report: Report, console: Console) -> None:
+    """Print what a dry run found would be done with each tag; why something failed is told apart."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("SOURCE", "DESTINATION", "WHAT", "DIGEST", "WHY"):
+        table.add_column(name, overflow="fold")
+    for row in sorted(report.rows, key=lambda row: (row.source, row.destination)):
+        known = str(row.outcome) if row.outcome is RowOutcome.UP_TO_DATE else ""
+        table.add_row(
+            plain(row.source),
+            plain(row.destination),
+            _PLANNED.get(row.outcome, str(row.outcome)),
+            short(row.digest) if row.digest else "",
+            plain("; ".join(filter(None, (known, row.note)))),
+        )
+    page(table, console)
+
+
 def summary(report: Report, console: Console) -> None:
     """Print the counts, and every failure with its reason."""
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -100,5 +121,16 @@ def summary(report: Report, console: Console) -> None:
     for warning in report.warnings:
         console.print(f"[yellow]Warning:[/yellow] {escape(warning)}", soft_wrap=True, highlight=False, emoji=False)
     console.print(table)
-    head = "Interrupted after" if report.interrupted else "Done in"
-    console.print(f"{head} {report.seconds:.1f} s, {decimal(report.bytes)} copied", highlight=False)
+    console.print(f"{_head(report)} {report.seconds:.1f} s, {decimal(report.bytes)} copied", highlight=False)
+    if queued := report.counts[RowOutcome.QUEUED]:
+        console.print(f"What is queued ({queued}) is copied by the next worker or backfill", highlight=False)
+    if left := report.counts[RowOutcome.NOT_BEGUN]:
+        console.print(f"What was not begun ({left}) needs another backfill", highlight=False)
+
+
+def _head(report: Report) -> str:
+    if report.interrupted:
+        return "Interrupted after"
+    if report.broken_off:
+        return "Broken off after"
+    return "Ended at the first failure after" if report.failed_fast else "Done in"

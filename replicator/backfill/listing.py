@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from replicator.registry import Registries
-    from replicator.rules import CopyRequest, Rules, Source
+    from replicator.rules import Asked, Narrowing, Rules, Source
 
 
 class Listed:
@@ -20,29 +20,30 @@ class Listed:
 
     Attributes:
         what: the repository, or the pattern that could not be listed.
-        requests: the copies the rules ask for.
+        asked: the copies the rules ask for.
         error: why it could not be listed; None when it could.
     """
 
-    __slots__ = ("error", "requests", "what")
+    __slots__ = ("asked", "error", "what")
 
-    def __init__(self, what: str, requests: list[CopyRequest], error: ReplicatorError | None = None) -> None:
+    def __init__(self, what: str, asked: list[Asked], error: ReplicatorError | None = None) -> None:
         self.what = what
-        self.requests = requests
+        self.asked = asked
         self.error = error
 
 
-async def list_requests(rules: Rules, registries: Registries) -> AsyncIterator[Listed]:
+async def list_requests(rules: Rules, narrowing: Narrowing, registries: Registries) -> AsyncIterator[Listed]:
     """List all copies that ``rules`` ask for, a repository at a time, each once.
 
-    What can't be listed is told, and the rest goes on.
+    What can't be listed is told, and the rest goes on. Repositories of which nothing is meant are left out; of the
+    others every copy is listed, as only the whole shows who would overwrite whom.
     """
     seen: set[Repository] = set()
-    for source in rules.sources():
+    for source in narrowing.sources():
         async for found in _repositories(source, registries):
             if isinstance(found, Listed):
                 yield found
-            elif found not in seen:
+            elif found not in seen and narrowing.includes(found):
                 seen.add(found)
                 yield await _requests(rules, registries, found, needs_tags=source.needs_tags)
 
@@ -52,7 +53,7 @@ async def _requests(rules: Rules, registries: Registries, repository: Repository
         tags = [tag async for tag in registries.source(repository).tags()] if needs_tags else []
     except ReplicatorError as error:
         return Listed(str(repository), [], error)
-    return Listed(str(repository), list(rules.requests(repository, tags)))
+    return Listed(str(repository), rules.asked(repository, tags))
 
 
 async def _repositories(source: Source, registries: Registries) -> AsyncIterator[Repository | Listed]:

@@ -1,17 +1,10 @@
-"""What became of every tag, as rows, counts and a file."""
+"""What became of every tag, as rows and counts."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
-
-from replicator.errors import ConfigError, Problem, ReplicatorError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class RowOutcome(StrEnum):
@@ -25,7 +18,9 @@ class RowOutcome(StrEnum):
     WOULD_COPY = "would copy"
     """A dry run: it differs or is missing at the destination."""
     QUEUED = "queued"
-    """The run was interrupted first; it stays in the queue and is copied by the next worker."""
+    """It is in the queue, and the run has ended: whichever worker is there next copies it."""
+    NOT_BEGUN = "not begun"
+    """The run ended before it was compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +60,8 @@ class Report:
         listed: how many tags the rules name so far.
         seconds: how long the run took.
         interrupted: it was ended before its time.
+        failed_fast: a failed copy ended it before its time.
+        broken_off: an error of its own did, such as a queue that takes nothing.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -72,6 +69,8 @@ class Report:
     listed: int = 0
     seconds: float = 0.0
     interrupted: bool = False
+    failed_fast: bool = False
+    broken_off: bool = False
     counts: Counter[RowOutcome] = field(default_factory=Counter)
     bytes: int = 0
 
@@ -85,28 +84,3 @@ class Report:
     def failures(self) -> list[Row]:
         """The rows that failed."""
         return [row for row in self.rows if row.outcome is RowOutcome.FAILED]
-
-    def write(self, file: Path) -> None:
-        """Write the rows as JSON: a list with an object a tag.
-
-        Raises:
-            ReplicatorError: the file can't be written.
-        """
-        content = json.dumps([asdict(row) for row in self.rows], indent=1, ensure_ascii=False)
-        try:
-            file.write_text(content + "\n", encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise ReplicatorError(f"the report is lost: {file}: {error.strerror or error}") from None
-
-
-def check_writable(file: Path) -> None:
-    """Make sure, before hours of copying, that a report can be written.
-
-    Raises:
-        ConfigError: it can't.
-    """
-    try:
-        with file.open("a", encoding="utf-8"):
-            pass
-    except OSError as error:
-        raise ConfigError("command line", [Problem("--report", f"{file}: {error.strerror or error}")]) from None

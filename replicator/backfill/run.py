@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections import deque
 from dataclasses import replace
@@ -19,13 +20,15 @@ from replicator.backfill.report import Report, Row, RowOutcome
 from replicator.cancelling import cancel_all
 from replicator.copy import Outcome, Result, SourceNotFound
 from replicator.errors import ErrorClass, ReplicatorError
+from replicator.printing import short
 from replicator.queue import Lane, QueueError
-from replicator.rules import collisions
+from replicator.rules import Asked, Narrowing, collisions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from replicator.copy import Copier
+    from replicator.backfill.manner import Manner
+    from replicator.copy import Comparison, Copier
     from replicator.queue import Finished, Queue
     from replicator.registry import Registries
     from replicator.rules import CopyRequest, Rules
@@ -45,8 +48,13 @@ class Backfill:
         registries: to list.
         copier: to compare.
         queue: takes what differs; None for a dry run, which only says what it would do.
-        retries: how often a copy that fails is tried again.
+        manner: how to go about it.
+        narrowing: what is meant, of all that the rules name; None for everything.
         on_row: told each row as it is known.
+
+    Attributes:
+        report: what is known so far.
+        failed_fast: set when a failure ended the run.
     """
 
     def __init__(
@@ -56,20 +64,26 @@ class Backfill:
         copier: Copier,
         queue: Queue | None,
         *,
-        retries: int,
+        manner: Manner,
+        narrowing: Narrowing | None = None,
         on_row: Callable[[Row], None] | None = None,
     ) -> None:
         self._rules = rules
+        self._narrowing = narrowing or Narrowing(rules)
         self._registries = registries
         self._copier = copier
         self._queue = queue
-        self._retries = retries
+        self._manner = manner
         self._on_row = on_row
         self._run_id = f"backfill-{uuid4().hex[:12]}"
+        self._work: deque[CopyRequest] = deque()
+        self._comparing: set[CopyRequest] = set()
         self._waiting: dict[str, CopyRequest] = {}
-        self._comparing = 0
+        self._hears_ends = queue is not None and not manner.detach
+        self._slots = asyncio.Semaphore(manner.fail_fast or sys.maxsize)
         self._news = asyncio.Event()
         self._stopping = False
+        self.failed_fast = asyncio.Event()
         self.report = Report()
 
     def stop(self) -> None:
@@ -86,96 +100,133 @@ class Backfill:
         try:
             async with asyncio.TaskGroup() as group:
                 watching = []
-                if self._queue is not None:
+                if self._queue is not None and self._hears_ends:
                     watching += [group.create_task(self._hear_ends(self._queue))]
                     watching += [group.create_task(self._mind_losses(self._queue))]
-                work = await self._list()
+                await self._list()
                 for _ in range(_COMPARED_AT_ONCE):
-                    group.create_task(self._compare_all(work))
-                while work or self._waiting or self._comparing or self._stopping:
+                    group.create_task(self._compare_all())
+                while self._goes_on():
                     await self._news.wait()
                     self._news.clear()
                 await cancel_all(watching)
         except BaseExceptionGroup as errors:
+            self.report.broken_off = True
             raise errors.exceptions[0] from None
         except asyncio.CancelledError:
-            self.report.interrupted = True
-            for request in self._waiting.values():
-                self._row(Row(str(request.source), str(request.destination), RowOutcome.QUEUED))
+            self.report.interrupted = not self.report.failed_fast
             raise
         finally:
+            self._account_for_the_rest()
             self.report.seconds = round(time.monotonic() - started, 3)
         return self.report
 
-    async def _list(self) -> deque[CopyRequest]:
+    def _goes_on(self) -> bool:
+        if self._comparing or self._waiting:
+            return True
+        # Stopped, with copies queued: they may end until whoever runs them has ended too, and cancels this.
+        return self._hears_ends if self._stopping else bool(self._work)
+
+    def _account_for_the_rest(self) -> None:
+        """Say of every tag that has no end yet where it stands; there is none but in a run that ended early."""
+        for request in self._waiting.values():
+            self._row(Row(str(request.source), str(request.destination), RowOutcome.QUEUED))
+        begun = set(self._waiting)
+        for request in (*self._comparing, *self._work):
+            if str(request.destination) not in begun:
+                self._row(Row(str(request.source), str(request.destination), RowOutcome.NOT_BEGUN))
+
+    async def _list(self) -> None:
         """List everything before anything is copied: only the whole shows who would overwrite whom."""
-        requests: list[CopyRequest] = []
+        listed: list[Asked] = []
+        taken: list[Asked] = []
         complete = True
-        async for listed in list_requests(self._rules, self._registries):
+        async for found in list_requests(self._rules, self._narrowing, self._registries):
             if self._stopping:
                 break
-            if listed.error is not None:
+            if found.error is not None:
                 complete = False
-                self._row(Row(listed.what, "", RowOutcome.FAILED, error=f"can't be listed: {explained(listed.error)}"))
-            requests += listed.requests
-            self.report.listed = len(requests)
-        clashes = {clash.destination: clash for clash in collisions(requests)}
-        for request in requests:
+                self._row(Row(found.what, "", RowOutcome.FAILED, error=f"can't be listed: {explained(found.error)}"))
+            listed += found.asked
+            taken += filter(self._narrowing.takes, found.asked)
+            self._work.extend(asked.request for asked in taken[len(self._work) :])
+            self.report.listed = len(taken)
+        clashes = {clash.destination: clash for clash in collisions(asked.request for asked in listed)}
+        for request in self._work:
             if (clash := clashes.get(request.destination)) is not None:
                 error = f"{clash}: give the sources different destinations"
                 self._row(Row(str(request.source), str(request.destination), RowOutcome.FAILED, error=error))
         if complete and not self._stopping:
-            matched = {request.rule for request in requests}
-            rules = dict.fromkeys(rule for source in self._rules.sources() for rule in source.rules)
-            self.report.warnings += [f"the rule {rule} matches nothing" for rule in rules if rule not in matched]
-        return deque(request for request in requests if request.destination not in clashes)
+            self.report.warnings += self._narrowing.unmatched(taken)
+        self._work = deque(request for request in self._work if request.destination not in clashes)
 
-    async def _compare_all(self, work: deque[CopyRequest]) -> None:
-        while work and not self._stopping:
-            self._comparing += 1
-            try:
-                await self._compare(work.popleft())
-            finally:
-                self._comparing -= 1
-                self._news.set()
+    async def _compare_all(self) -> None:
+        while self._work and not self._stopping:
+            await self._slots.acquire()
+            if not self._work or self._stopping:
+                self._slots.release()
+                return
+            request = self._work.popleft()
+            self._comparing.add(request)
+            row = await self._compare(request)
+            self._comparing.discard(request)
+            if row is not None:
+                self._end(row)
+            self._news.set()
 
-    async def _compare(self, request: CopyRequest) -> None:
+    async def _compare(self, request: CopyRequest) -> Row | None:
+        """Compare, and queue what differs.
+
+        Returns:
+            What became of it; None when its copy is queued.
+        """
         source, destination = str(request.source), str(request.destination)
         started = time.monotonic()
         try:
             found = await self._copier.compare(request.source, request.destination, request.options)
         except SourceNotFound as error:
             # A rule names it, or it was there a moment ago: whoever runs this should know.
-            self._row(Row(source, destination, RowOutcome.FAILED, error=str(error)))
-            return
+            return Row(source, destination, RowOutcome.FAILED, error=str(error))
         except ReplicatorError as error:
             if error.error_class in (ErrorClass.CREDENTIALS, ErrorClass.PERMANENT) or self._queue is None:
-                self._row(Row(source, destination, RowOutcome.FAILED, error=explained(error, request.destination)))
-                return
+                return Row(source, destination, RowOutcome.FAILED, error=explained(error, request.destination))
             # A fault of the moment: the job meets it with the queue's patience.
             log.debug("not compared", source=source, error=str(error))
         else:
             # Whether all signatures are there, its job looks; of an image that is left out there are none.
-            looks = self._queue is not None and request.options.signatures and not request.signature
-            if found.result is not None and not (looks and found.result is Result.UP_TO_DATE):
+            looks = self._queue is not None and request.options.signatures
+            again = (looks or self._manner.force) and found.result is Result.UP_TO_DATE and not request.signature
+            if found.result is not None and not again:
                 seconds = round(time.monotonic() - started, 3)
                 outcome = RowOutcome(found.result.value)
-                self._row(Row(source, destination, outcome, found.digest, seconds=seconds, note=found.note))
-                return
+                return Row(source, destination, outcome, found.digest, seconds=seconds, note=found.note)
             if self._queue is None:
-                self._row(Row(source, destination, RowOutcome.WOULD_COPY, found.digest, note=found.note))
-                return
+                return Row(source, destination, RowOutcome.WOULD_COPY, found.digest, note=_why(found))
             if not request.signature and request.source.tag is not None:
-                compared = time.time() if found.result is None else None
-                request = replace(request, announced=found.announced, compared=compared)
-        self._waiting[destination] = request
-        await self._queue.enqueue([replication.job(request, retries=self._retries)], Lane.BACKFILL, run=self._run_id)
+                request = replace(request, announced=found.announced)
+        request = replace(request, force=self._manner.force)
+        if self._manner.detach:
+            await self._queue.enqueue([replication.job(request, retries=self._manner.retries)], Lane.BACKFILL)
+            return Row(source, destination, RowOutcome.QUEUED)
+        await self._enqueue(self._queue, request)
+        return None
+
+    async def _enqueue(self, queue: Queue, request: CopyRequest) -> None:
+        job = replication.job(request, retries=self._manner.retries)
+        # Before it is queued: its end may be heard of before the queue has answered.
+        self._waiting[job.id] = request
+        try:
+            await queue.enqueue([job], Lane.BACKFILL, run=self._run_id)
+        except BaseException:
+            # It may be queued or not: then it is better to say that it needs another backfill.
+            self._waiting.pop(job.id, None)
+            raise
 
     async def _hear_ends(self, queue: Queue) -> None:
         async for finished in queue.finished(self._run_id):
             request = self._waiting.pop(finished.id, None)
             if request is not None:
-                self._row(_ended(request, finished))
+                self._end(_ended(request, finished))
             self._news.set()
 
     async def _mind_losses(self, queue: Queue) -> None:
@@ -192,13 +243,32 @@ class Backfill:
                 lost = [request for name, request in waiting.items() if self._waiting.get(name) is request]
                 if lost:
                     log.warning("queue has forgotten copies", copies=len(lost))
-                    jobs = [replication.job(request, retries=self._retries) for request in lost]
+                    jobs = [replication.job(request, retries=self._manner.retries) for request in lost]
                     await queue.enqueue(jobs, Lane.BACKFILL, run=self._run_id)
+
+    def _end(self, row: Row) -> None:
+        self._slots.release()
+        self._row(row)
 
     def _row(self, row: Row) -> None:
         self.report.add(row)
+        if self._manner.fail_fast and row.outcome is RowOutcome.FAILED and not self._stopping:
+            self.report.failed_fast = True
+            self.failed_fast.set()
+            self.stop()
         if self._on_row is not None:
             self._on_row(row)
+
+
+def _why(found: Comparison) -> str:
+    """Say why an image would be copied, and what would be left out of it."""
+    if found.result is Result.UP_TO_DATE:
+        why = "it is forced"
+    elif found.present is None:
+        why = "it is not there yet"
+    else:
+        why = f"{short(found.present)} is there"
+    return f"{why}; {found.note}" if found.note else why
 
 
 def _ended(request: CopyRequest, finished: Finished) -> Row:

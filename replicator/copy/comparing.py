@@ -32,6 +32,7 @@ class Comparison:
         digest: what the destination's tag is to name; None when the image is skipped.
         note: what is left out of it, or why it is skipped.
         selection: what is wanted of it; None where that did not have to be looked at.
+        present: what the destination's tag was seen to name where the image has to be copied; None for nothing.
     """
 
     result: Result | None
@@ -39,6 +40,7 @@ class Comparison:
     digest: str | None
     note: str = ""
     selection: Selection | None = field(default=None, repr=False)
+    present: str | None = None
 
 
 class Forms:
@@ -89,7 +91,7 @@ async def compare(
     target: RemoteRepository,
     forms: Forms,
     announced: str | None = None,
-    differs: bool = False,
+    force: bool = False,
 ) -> Comparison:
     """Find out what is wanted of an image, and whether the destination holds it.
 
@@ -102,7 +104,7 @@ async def compare(
         target: the destination's repository.
         forms: what is known, and learns what is found.
         announced: what the source's tag is said to name; the source is asked only if the destination differs.
-        differs: the destination is known not to hold what was announced, and is not asked.
+        force: up to date is no answer: it is copied whatever the destination holds.
 
     Raises:
         SourceNotFound: the source has no such tag or digest.
@@ -116,12 +118,12 @@ async def compare(
         announced = wanted.digest if wanted is not None else None
         root = None
     else:
-        present = None if differs else await target.head_destination(destination.identifier)
+        present = None if force else await target.head_destination(destination.identifier)
         if present is not None and (known := forms.satisfied(present.digest, announced, options)) is not None:
             return known
         announced, root = await _moved(origin, source, announced)
-    name = present.digest if present is not None else None
-    if announced is not None and (known := forms.satisfied(name, announced, options)) is not None:
+    name = present.digest if present is not None and not force else None
+    if announced is not None and not force and (known := forms.satisfied(name, announced, options)) is not None:
         return known
     if root is None:
         # By digest, so that a push in between can't mix two images.
@@ -134,7 +136,8 @@ async def compare(
     if selection.manifest is None:
         return Comparison(Result.SKIPPED, root.digest, None, selection.note, selection)
     digest = selection.manifest.digest
-    return Comparison(Result.UP_TO_DATE if digest == name else None, root.digest, digest, selection.note, selection)
+    result = Result.UP_TO_DATE if digest == name else None
+    return Comparison(result, root.digest, digest, selection.note, selection, name)
 
 
 async def read_root(origin: RemoteRepository, source: Reference, identifier: str) -> Manifest:

@@ -62,7 +62,7 @@ class Copier:
         *,
         options: CopyOptions = VERBATIM,
         announced: str | None = None,
-        differs: bool = False,
+        force: bool = False,
         confirm: Callable[[], Awaitable[None]] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Outcome:
@@ -78,7 +78,8 @@ class Copier:
             options: what of the image is copied.
             announced: what the source's tag is said to name. Where the destination holds that already the source is
                 not asked, so it must be the newest that was heard of.
-            differs: the destination was just seen not to hold what was announced: it is not asked again.
+            force: write the tag even where the destination names the right digest; what is known to be there is still
+                not sent.
             confirm: awaited right before each try to write the tag, which then takes `Timing.tag` seconds at the
                 most; what it raises ends the copy with nothing more written.
             progress: told the number of blob bytes as they are read.
@@ -106,7 +107,7 @@ class Copier:
             target=target,
             forms=self._forms,
             announced=announced,
-            differs=differs,
+            force=force,
         )
         selection, result = found.selection, found.result
         if result is None and selection is not None and selection.manifest is not None:

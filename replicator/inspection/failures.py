@@ -10,7 +10,7 @@ from rich.text import Text
 
 from replicator.exit_codes import FAILED, OK
 from replicator.inspection.opening import existing_queue
-from replicator.inspection.printing import document, iso, local, page, plain
+from replicator.printing import document, iso, local, page, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from replicator.exit_codes import OK
 from replicator.inspection.opening import existing_queue
-from replicator.inspection.printing import age, document, iso, page, plain
+from replicator.printing import age, document, iso, page, plain
 from replicator.queue import Lane, QueueUnavailable
 
 if TYPE_CHECKING:

@@ -5,15 +5,18 @@
 
 from replicator.rules.auth import Credentials
 from replicator.rules.loading import load, load_credentials, parse
-from replicator.rules.request import Collision, CopyRequest, Explanation, Source, collisions
+from replicator.rules.narrowing import Narrowing
+from replicator.rules.request import Asked, Collision, CopyRequest, Explanation, Source, collisions
 from replicator.rules.ruleset import Rules
 from replicator.rules.tags import TagFilter
 
 __all__ = [
+    "Asked",
     "Collision",
     "CopyRequest",
     "Credentials",
     "Explanation",
+    "Narrowing",
     "Rules",
     "Source",
     "TagFilter",

@@ -28,7 +28,7 @@ class CopyRequest:
         signature: it is a signature, an attestation or whatever else refers to an image: copied only if what it is
             about is at the destination already.
         announced: the digest that the tag was said or seen to name by who asked for the copy.
-        compared: when the destination was seen to name something else, in seconds since 1970; None if nobody looked.
+        force: copy it even where the destination names the right digest.
     """
 
     source: Reference
@@ -38,7 +38,7 @@ class CopyRequest:
     options: CopyOptions = VERBATIM
     signature: bool = False
     announced: str | None = None
-    compared: float | None = None
+    force: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values; what is as it is by default is left out."""
@@ -55,8 +55,8 @@ class CopyRequest:
             values["signature"] = True
         if self.announced is not None:
             values["announced"] = self.announced
-        if self.compared is not None:
-            values["compared"] = self.compared
+        if self.force:
+            values["force"] = True
         return values
 
     @classmethod
@@ -67,7 +67,7 @@ class CopyRequest:
             ValueError: they are not of that form.
         """
         try:
-            selection, announced, compared = values.get("selection"), values.get("announced"), values.get("compared")
+            selection, announced = values.get("selection"), values.get("announced")
             if announced is not None and not is_digest(announced):
                 raise ValueError("not a stored copy request: what was announced is no digest")
             return cls(
@@ -78,10 +78,23 @@ class CopyRequest:
                 CopyOptions.from_json(values.get("options", {})),
                 values.get("signature", False) is True,
                 announced,
-                float(compared) if compared is not None else None,
+                values.get("force", False) is True,
             )
-        except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a stored copy request: {error!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A copy, and who asks for it.
+
+    Attributes:
+        request: the copy, as all of them together want it.
+        rules: keys of all rules that ask for it.
+    """
+
+    request: CopyRequest
+    rules: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from replicator.options import CopyOptions
 from replicator.reference import Reference, Repository, is_tag
-from replicator.rules.request import CopyRequest, Explanation, Source
+from replicator.rules.request import Asked, CopyRequest, Explanation, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -78,13 +78,24 @@ class Rules:
             The copies, each once, none with a ``selection``: that has been decided here. Each is what a push of its
             tag would have asked for.
         """
+        return [asked.request for asked in self.asked(repository, tags)]
+
+    def asked(self, repository: Repository, tags: Iterable[str]) -> list[Asked]:
+        """Return what `requests` does, and with each copy every rule that asks for it."""
         repository = _lowered(repository)
         known = [tag for tag in tags if is_tag(tag)]
         found: list[CopyRequest] = []
         for rule in self._candidates(repository):
             for target in rule.targets:
                 found += rule.listed(target, repository, known)
-        return [request for request in _once(found) if request.selection is None]
+        # Most copies have the same few askers: one set of them serves all.
+        sets: dict[frozenset[str], frozenset[str]] = {}
+        asked: list[Asked] = []
+        for request, group in _merged_groups(found):
+            if request.selection is None:
+                askers = frozenset(asking.rule for asking in group if asking.selection is None)
+                asked.append(Asked(request, sets.setdefault(askers, askers)))
+        return asked
 
     def explain(self, reference: Reference) -> tuple[Explanation, ...]:
         """Return what every rule says about ``reference``, in the order of the file."""
@@ -161,10 +172,14 @@ def _needs_tags(rule: Rule) -> bool:
 
 def _once(requests: list[CopyRequest]) -> list[CopyRequest]:
     """Make one of all requests for the same copy; which one does not depend on the order they come in."""
+    return [request for request, _ in _merged_groups(requests)]
+
+
+def _merged_groups(requests: list[CopyRequest]) -> list[tuple[CopyRequest, list[CopyRequest]]]:
     groups: dict[tuple[Reference, Reference], list[CopyRequest]] = {}
     for request in requests:
         groups.setdefault((request.source, request.destination), []).append(request)
-    return [group[0] if len(group) == 1 else _merged(group) for group in groups.values()]
+    return [(group[0] if len(group) == 1 else _merged(group), group) for group in groups.values()]
 
 
 def _merged(group: list[CopyRequest]) -> CopyRequest:

@@ -87,15 +87,6 @@ async def test_what_was_announced_spares_the_question_what_it_is(pair: Pair) -> 
     assert pair.source.faults.log.count("GET", "/manifests/") == 1
 
 
-async def test_a_destination_that_was_just_seen_to_differ_is_not_asked_again(pair: Pair) -> None:
-    root = image(1)
-    await pair.source.push("v1", root)
-    outcome = await pair.copy(announced=root.digest, differs=True)
-    assert outcome.result is Result.COPIED
-    assert pair.destination.faults.log.count("HEAD", "/manifests/") == 0
-    await pair.destination.holds("v1", root)
-
-
 @pytest.mark.parametrize("action", [Answer(405), Answer(501), Headers({"Docker-Content-Digest": None})], ids=str)
 async def test_a_registry_that_answers_no_head_is_read_instead_and_not_asked_again(
     pair: Pair, action: Answer | Headers

@@ -68,6 +68,34 @@ async def test_a_copy_is_equal_to_the_byte_and_a_second_one_sends_nothing(pair: 
     assert pair.source.faults.log.count("HEAD") == pair.destination.faults.log.count("HEAD") == 1
 
 
+@pytest.mark.parametrize("announced", [False, True])
+async def test_forced_it_is_written_again_and_no_blob_is_sent(pair: Pair, announced: bool) -> None:
+    root = multi_arch(5)
+    await pair.source.push("v1", root)
+    await pair.copy()
+    pair.clear()
+    async with a_copier() as copier:  # one that knows nothing of the first copy
+        fresh = Pair(pair.source, pair.destination, copier)
+        outcome = await fresh.copy(force=True, announced=root.digest if announced else None)
+    assert (outcome.result, outcome.digest, outcome.bytes) == (Result.COPIED, root.digest, 0)
+    log = pair.destination.faults.log
+    assert log.count("PUT", "/manifests/v1") == 1
+    assert log.count("PUT", "/blobs/") == 0
+
+
+async def test_forced_it_mends_an_image_that_lost_a_child(pair: Pair) -> None:
+    root = multi_arch(5)
+    await pair.source.push("v1", root)
+    await pair.copy()
+    child = next(one for one in manifests_of(root) if one is not root)
+    await pair.destination.delete(f"manifests/{child.digest}")
+    async with a_copier() as copier:
+        fresh = Pair(pair.source, pair.destination, copier)
+        assert (await fresh.copy()).result is Result.UP_TO_DATE
+        assert (await fresh.copy(force=True)).result is Result.COPIED
+    await pair.destination.holds("v1", root)
+
+
 @pytest.mark.parametrize("docker", [True, False])
 async def test_what_skopeo_pushed_arrives_unchanged(pair: Pair, tmp_path: Path, docker: bool) -> None:
     root = multi_arch(1, docker=docker)

@@ -131,7 +131,7 @@ def test_a_unit_drains_before_the_queue_is_ended_and_sets_only_settings(file: st
 async def test_the_acl_that_is_documented_suffices(tmp_path_factory: pytest.TempPathFactory) -> None:
     text = (COMPOSE / "users.acl.example").read_text()
     line = next(line for line in text.splitlines() if line.startswith("user replicator"))
-    assert [block.text.strip() for block in blocks("text")] == [line]
+    assert line in [block.text.strip() for block in blocks("text")]
     directory = tmp_path_factory.mktemp("r")
     (directory / "users.acl").write_text(text)
     with RedisServer(directory, "--aclfile", str(directory / "users.acl")) as server:

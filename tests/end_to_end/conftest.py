@@ -19,6 +19,11 @@ PUBLIC_NAME = "registry.cn-beijing.aliyuncs.com"
 """A name by which a registry is known to be an ACR."""
 
 
+def report(file: Path) -> dict[str, dict[str, Any]]:
+    """The report's rows by source tag."""
+    return {row["source"].rpartition(":")[2]: row for row in json.loads(file.read_text())}
+
+
 @dataclass
 class House:
     """A Harbor, an ACR, and a directory with a rules file between them."""

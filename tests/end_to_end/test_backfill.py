@@ -6,10 +6,11 @@ import asyncio
 import json
 import shlex
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trustme
 
+from tests.end_to_end.conftest import report
 from tests.running import PROGRAM, environment, replicator, running
 from tests.standins.acr import AcrStandIn
 from tests.standins.faults import Answer, Delay, Fault
@@ -44,11 +45,6 @@ SEED_COMMAND = (
     "--proc=10 --config=./harbor-to-acr.json --registry=registry.cn-beijing.aliyuncs.com --namespace=image-syncer "
     "--retries=10 --log=./log"
 )
-
-
-def report(file: Path) -> dict[str, dict[str, Any]]:
-    """The report's rows by source tag."""
-    return {row["source"].rpartition(":")[2]: row for row in json.loads(file.read_text())}
 
 
 async def test_the_users_of_image_syncer_bring_their_file_and_their_command_line(

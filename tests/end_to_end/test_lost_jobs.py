@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replicator.backfill import Backfill
+from replicator.backfill import Backfill, Manner
 from replicator.backfill import run as backfill_run
 from replicator.cancelling import cancel_all
 from replicator.copy import Copier
@@ -38,7 +38,7 @@ async def test_what_the_queue_has_forgotten_is_queued_again(house: House, monkey
         redis = stack.enter_context(RedisServer(Path(directory)))
         queue = await stack.enter_async_context(await Queue.connect(redis.url))
         registries = await stack.enter_async_context(Registries(access_by(rules.credentials)))
-        backfill = Backfill(rules, registries, Copier(registries), queue, retries=0)
+        backfill = Backfill(rules, registries, Copier(registries), queue, manner=Manner(retries=0))
         running = asyncio.create_task(backfill.run())
         try:
             async with asyncio.timeout(30):

@@ -37,6 +37,12 @@ def age(seconds: float) -> str:
     return f"{max(0, int(seconds))} s"
 
 
+def short(digest: str) -> str:
+    """Shorten a digest to what tells it from others, e.g. ``sha256:0123456789ab``."""
+    algorithm, _, characters = digest.partition(":")
+    return f"{algorithm}:{characters[:12]}"
+
+
 def plain(text: str) -> Text:
     """Make foreign words safe to print: a registry's message may hold markup, line ends or a terminal's commands."""
     return Text("".join(letter if letter.isprintable() else " " for letter in text), overflow="fold")

@@ -1,0 +1,87 @@
+"""``replicator serve`` and ``replicator worker``, which run until a signal."""
+
+# Annotations are evaluated at once, here and in the other modules of commands: typer reads them when it runs.
+
+from typing import Annotated
+
+import typer
+
+from replicator.cli.options import (
+    Auth,
+    Config,
+    Images,
+    Log,
+    LogFormat,
+    LogLevel,
+    Namespace,
+    RedisUrl,
+    Registry,
+    StateDir,
+)
+from replicator.cli.preparing import given_rules, prepared_settings, run
+
+Concurrency = Annotated[int | None, typer.Option(help="Copies for events at once (REPLICATOR_CONCURRENCY).")]
+
+
+def serve(
+    config: Config = None,
+    auth: Auth = None,
+    images: Images = None,
+    registry: Registry = None,
+    namespace: Namespace = None,
+    listen: Annotated[str | None, typer.Option(help="Address of the webhook, host:port (REPLICATOR_LISTEN).")] = None,
+    redis_url: RedisUrl = None,
+    state_dir: StateDir = None,
+    concurrency: Concurrency = None,
+    worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Copy in this process too.")] = True,
+    log: Log = None,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
+) -> None:
+    """Take Harbor's webhooks and copy what is pushed, until SIGTERM."""
+    settings = prepared_settings(
+        log,
+        config=config,
+        auth=auth,
+        images=images,
+        listen=listen,
+        redis_url=redis_url,
+        state_dir=state_dir,
+        concurrency=concurrency,
+        log_level=log_level,
+        log_format=log_format,
+    )
+    rules = given_rules(settings, registry, namespace)
+    from replicator import serving
+
+    run(serving.serve(settings, rules, with_worker=worker))
+
+
+def worker(
+    config: Config = None,
+    auth: Auth = None,
+    images: Images = None,
+    registry: Registry = None,
+    namespace: Namespace = None,
+    redis_url: RedisUrl = None,
+    state_dir: StateDir = None,
+    concurrency: Concurrency = None,
+    log: Log = None,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
+) -> None:
+    """Copy what is queued, until SIGTERM; run as many as you like on one Redis."""
+    settings = prepared_settings(
+        log,
+        config=config,
+        auth=auth,
+        images=images,
+        redis_url=redis_url,
+        state_dir=state_dir,
+        concurrency=concurrency,
+        log_level=log_level,
+        log_format=log_format,
+    )
+    from replicator import serving
+
+    run(serving.work(settings, given_rules(settings, registry, namespace)))

@@ -1,0 +1,138 @@
+"""A part of what the rules name: some of the rules, some of their sources."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from replicator.errors import ConfigError, Problem
+from replicator.rules.patterns import shorten
+from replicator.rules.place import did_you_mean
+from replicator.rules.source import SourcePattern, parse_source
+from replicator.rules.tags import TagFilter
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from replicator.reference import Reference, Repository
+    from replicator.rules.request import Asked, Source
+    from replicator.rules.ruleset import Rules
+
+
+class Narrowing:
+    """Which copies are meant, of all that the rules ask for. What of an image is copied stays as all rules say.
+
+    Args:
+        rules: the whole.
+        only: sources, written as the keys of rules are, with the host or without; empty for all.
+        keys: keys of the rules that are meant; empty for all.
+
+    Raises:
+        ConfigError: one of ``only`` can't be read, or no rule copies from there; a key is none. With every problem.
+    """
+
+    def __init__(self, rules: Rules, only: Collection[str] = (), keys: Collection[str] = ()) -> None:
+        problems: list[Problem] = []
+        self._keys = frozenset(keys)
+        self._all = rules.sources()
+        self._rules = tuple(dict.fromkeys(key for source in self._all for key in source.rules))
+        for key in dict.fromkeys(keys):
+            if key not in self._rules:
+                message = f"{shorten(key)} is no key under images; {did_you_mean(key, self._rules)}"
+                problems.append(Problem("--rule", message))
+        self._patterns = {text: self._parse(text, problems) for text in only}
+        if problems:
+            raise ConfigError("command line", problems)
+        self._sources = tuple(self._narrowed(problems))
+        if problems:
+            raise ConfigError("command line", problems)
+
+    def sources(self) -> tuple[Source, ...]:
+        """Return what must be looked through, as `Rules.sources` does."""
+        return self._sources
+
+    def includes(self, repository: Repository) -> bool:
+        """Tell whether anything of ``repository`` can be meant."""
+        return not self._patterns or any(pattern.refusal(repository) is None for pattern in self._each())
+
+    def takes(self, asked: Asked) -> bool:
+        """Tell whether a copy is meant."""
+        if self._keys and not self._keys & asked.rules:
+            return False
+        return not self._patterns or any(_names(pattern, asked.request.source) for pattern in self._each())
+
+    def unmatched(self, taken: Iterable[Asked]) -> list[str]:
+        """Return in words what was meant and found nothing, after everything was looked through.
+
+        Args:
+            taken: every copy that `takes` took.
+        """
+        taken = list(taken)
+        if self._patterns:
+            return [
+                f"--only {text} matches nothing"
+                for text, patterns in self._patterns.items()
+                if not any(_names(pattern, asked.request.source) for asked in taken for pattern in patterns)
+            ]
+        matched = frozenset[str]().union(*(asked.rules for asked in taken))
+        meant = [key for key in self._rules if not self._keys or key in self._keys]
+        return [f"the rule {key} matches nothing" for key in meant if key not in matched]
+
+    def _each(self) -> Iterable[SourcePattern]:
+        return (pattern for patterns in self._patterns.values() for pattern in patterns)
+
+    def _parse(self, text: str, problems: list[Problem]) -> list[SourcePattern]:
+        """Read a pattern; without a host it means every host that the rules copy from."""
+        hosts = dict.fromkeys(source.registry for source in self._all)
+        first, slash, _ = text.partition("/")
+        if slash and ":" in first and first.lower() not in hosts:
+            problems.append(Problem("--only", f"no rule copies from {first}; the rules copy from {', '.join(hosts)}"))
+            return []
+        texts = [text] if first.lower() in hosts else [f"{host}/{text}" for host in hosts]
+        messages: list[str] = []
+        parsed = [parse_source(whole, messages.append) for whole in texts]
+        problems += [Problem("--only", f"{shorten(text)}: {message}") for message in dict.fromkeys(messages)]
+        return [pattern for pattern in parsed if pattern is not None]
+
+    def _narrowed(self, problems: list[Problem]) -> Iterable[Source]:
+        meant = [source for source in self._all if not self._keys or self._keys & frozenset(source.rules)]
+        if self._keys:
+            # A rule that is not meant may need the tags, and says as well what of an image is copied.
+            meant = [replace(source, needs_tags=source.needs_tags or source.repository is None) for source in meant]
+        if not self._patterns:
+            return meant
+        found: dict[Source, None] = {}
+        hit: set[str] = set()
+        for source in meant:
+            for text, patterns in self._patterns.items():
+                for pattern in patterns:
+                    narrowed = _narrower(source, pattern)
+                    if narrowed is not None:
+                        found[narrowed] = None
+                        hit.add(text)
+        which = "none of these rules copies" if self._keys else "no rule copies"
+        problems += [Problem("--only", f"{which} from {text}") for text in self._patterns if text not in hit]
+        return found
+
+
+def _narrower(source: Source, pattern: SourcePattern) -> Source | None:
+    """Return what must be looked through of ``source``; None if nothing of it can be meant."""
+    if source.registry != pattern.registry:
+        return None
+    if source.repository is not None:
+        return source if pattern.includes(source.repository.name) else None
+    if pattern.repository is not None:
+        if not source.includes(pattern.path):
+            return None
+        return replace(source, repository=pattern.repository, glob=None, project=pattern.project)
+    if source.project is not None and pattern.project not in (None, source.project):
+        return None
+    return replace(source, project=source.project or pattern.project)
+
+
+def _names(pattern: SourcePattern, source: Reference) -> bool:
+    if pattern.refusal(source.repository) is not None:
+        return False
+    if pattern.digest is not None:
+        return source.digest == pattern.digest
+    return not pattern.tags or (source.tag is not None and TagFilter(pattern.tags).matches(source.tag))
