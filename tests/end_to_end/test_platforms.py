@@ -87,7 +87,7 @@ async def test_a_dry_run_names_the_digest_that_a_run_then_writes(house: House) -
     house.rules(ONE)
     ended, rows = await backfill(house, "--dry-run")
     assert ended.code == 0, ended.said
-    assert told(rows["v1"]) == ("would copy", ONLY_AMD64.digest, LEFT)
+    assert told(rows["v1"]) == ("would copy", ONLY_AMD64.digest, f"it is not there yet; {LEFT}")
     assert writes(house) == 0
     ended, rows = await backfill(house)
     assert told(rows["v1"]) == ("copied", ONLY_AMD64.digest, LEFT)
