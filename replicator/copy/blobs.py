@@ -227,8 +227,10 @@ class _Bringing:
         location, found = await self._mount(blob, elsewhere)
         if location is None and not found:
             location = await self._begin_here(blob)
-            # Now it is certain that it was the mount that was refused, and not the push.
-            abilities.mounts = False
+            # Now it is certain that it was the mount that was refused, and not the push. A registry that mounted before
+            # has refused this place alone.
+            abilities.mounts = abilities.mounts or False
+            self._ledger.forget(self._registry, elsewhere, blob.digest)
             elsewhere = self._name
         return location, elsewhere
 
@@ -261,10 +263,16 @@ class _Bringing:
         if location is None:
             abilities.mounts_in_place = True
             return None, True
-        if not abilities.mounts_in_place and blob.size >= _LARGE and await self.destination.has_blob(blob.digest):
-            abilities.mounts_in_place = False
-            await self.destination.cancel_upload(location)
-            return None, True
+        if not abilities.mounts_in_place and blob.size >= _LARGE:
+            try:
+                found = await self.destination.has_blob(blob.digest)
+            except RegistryError:
+                await self.destination.cancel_upload(location)
+                raise
+            if found:
+                abilities.mounts_in_place = False
+                await self.destination.cancel_upload(location)
+                return None, True
         return location, False
 
     async def _mount(self, blob: Descriptor, elsewhere: str) -> tuple[URL | None, bool]:

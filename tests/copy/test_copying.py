@@ -210,6 +210,18 @@ async def test_a_refused_mount_is_not_asked_for_again(pair: Pair, status: int) -
     assert again.hits == 0
 
 
+async def test_one_repository_that_may_not_be_mounted_from_does_not_end_all_mounts(pair: Pair) -> None:
+    roots = [image(number, (300_000,)) for number in (1, 2, 3)]
+    for number, root in enumerate(roots):
+        await pair.source.push(f"v{number}", root)
+    for number, name in enumerate(("one/app", "secret/app", "three/app")):
+        await pair.copy(f"v{number}", name=name)
+    pair.destination.faults.add(Fault(Answer(403, "DENIED"), method="POST", query="from=secret", times=None))
+    outcomes = [await pair.copy(f"v{number}", name="all/app") for number in range(3)]
+    assert [outcome.blobs_mounted for outcome in outcomes] == [2, 0, 2]
+    await pair.destination.holds("v1", roots[1], "all/app")
+
+
 async def test_a_mount_that_opens_an_upload_instead_is_used(pair: Pair) -> None:
     root = image(1, (300_000,))
     await pair.source.push("v1", root)
