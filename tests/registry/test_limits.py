@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 from replicator.copy import Copier
 from replicator.registry import Access, Registries
 from replicator.registry.limits import Budget, HostLimits, transfer
-from tests.copy.conftest import a_copier, a_registry
-from tests.standins.faults import Answer, Fault
+from tests.copy.conftest import Registry, a_copier, a_registry
 from tests.standins.images import image
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 MIB = 2**20
 
@@ -174,35 +177,50 @@ async def test_complaints_without_end_leave_one() -> None:
     assert limits.size == 1
 
 
+class Together:
+    """Notes how many requests a registry is at, at the beginning of each."""
+
+    def __init__(self, registry: Registry, seconds: float = 0.0) -> None:
+        self.seen: list[int] = []
+        self._inside = 0
+        original = registry.faults._handler
+
+        async def counting(request: web.BaseRequest) -> web.StreamResponse:
+            self._inside += 1
+            self.seen.append(self._inside)
+            try:
+                await asyncio.sleep(seconds)
+                return await original(request)
+            finally:
+                self._inside -= 1
+
+        registry.faults._handler = counting
+
+
 async def test_a_host_that_complains_is_asked_less_at_once() -> None:
     roots = {f"v{number}": image(number, (100,)) for number in range(12)}
     async with a_registry() as source, a_registry() as destination, a_copier() as copier:
         for tag, root in roots.items():
             await source.push(tag, root)
-        inside, most = 0, 0
-        original = destination.faults._handler
-
-        async def counting(request: object) -> object:
-            nonlocal inside, most
-            inside += 1
-            most = max(most, inside)
-            try:
-                await asyncio.sleep(0.02)
-                return await original(request)  # type: ignore[arg-type]  # passed through
-            finally:
-                inside -= 1
-
-        destination.faults._handler = counting  # type: ignore[assignment]  # as above
-        ends = [(source.reference(tag), destination.reference(tag)) for tag in roots]
-        destination.faults.add(Fault(Answer(429, headers={"Retry-After": "0"}), times=1))
-        limits = copier._registries.destination(ends[0][1].repository).limits
+        together = Together(destination, 0.02)
+        limits = copier._registries.destination(destination.reference("v0").repository).limits
         limits._allowed = limits._most = 8
         limits.resize(8)
-        await asyncio.gather(*(copier.copy(*end) for end in ends))
+        await asyncio.gather(
+            *(copier.copy(source.reference(tag), destination.reference(tag)) for tag in list(roots)[:6])
+        )
+        # One more than the budget: a short request goes beside long bodies.
+        assert 4 < max(together.seen) <= 9
+        limits.throttle(0.0)
+        assert limits.size == 4
+        together.seen.clear()
+        await asyncio.gather(
+            *(copier.copy(source.reference(tag), destination.reference(tag)) for tag in list(roots)[6:])
+        )
+        # It has grown by one, at the most, with the first four answers.
+        assert max(together.seen[:8]) <= 4 + 1 + 1
         for tag, root in roots.items():
             await destination.holds(tag, root)
-    # One more than the budget: a short request goes beside long bodies.
-    assert 1 < most <= 9
 
 
 @pytest.mark.parametrize("in_flight", [1, 2, 5])
@@ -211,25 +229,13 @@ async def test_the_budget_of_a_host_holds_over_tags_manifests_and_blobs(in_fligh
     async with a_registry() as source, a_registry() as destination:
         for tag, root in roots.items():
             await source.push(tag, root)
-        inside, most = 0, 0
-        original = destination.faults._handler
-
-        async def counting(request: object) -> object:
-            nonlocal inside, most
-            inside += 1
-            most = max(most, inside)
-            try:
-                return await original(request)  # type: ignore[arg-type]  # passed through
-            finally:
-                inside -= 1
-
-        destination.faults._handler = counting  # type: ignore[assignment]  # as above
+        together = Together(destination)
         async with Registries(lambda r: Access(endpoint=f"http://{r.registry}"), in_flight=in_flight) as registries:
             copier = Copier(registries)
             await asyncio.gather(*(copier.copy(source.reference(tag), destination.reference(tag)) for tag in roots))
         for tag, root in roots.items():
             await destination.holds(tag, root)
-    assert most <= in_flight + 1
+    assert max(together.seen) <= in_flight + 1
 
 
 async def test_short_requests_go_one_after_the_other_beside_a_long_body() -> None:
