@@ -117,7 +117,8 @@ async def test_a_broken_source_is_resumed_inside_the_running_upload(loaded: Pair
     loaded.source.faults.add(Fault(Cut(200_000), "GET", f"/blobs/{SHARED.digest}"))
     await loaded.copy()
     gets = loaded.source.faults.log.select("GET", f"/blobs/{SHARED.digest}")
-    assert [entry.headers.get("Range") for entry in gets] == [None, "bytes=200000-"]
+    first, rest = gets
+    assert first.begins == 0 < rest.begins <= 200_000
     puts = loaded.destination.faults.log.select("PUT", query=SHARED.digest.replace(":", "%3A"))
     assert [(entry.status, entry.request_bytes) for entry in puts] == [(201, SHARED.size)]
 

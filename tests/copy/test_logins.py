@@ -182,12 +182,10 @@ async def test_storage_that_a_redirect_leads_to_is_told_no_login_not_even_for_th
             guarded.guard.handler = leading
             await copier.copy(guarded.registry.reference("v1"), destination.reference("v1"))
         await destination.holds("v1", root)
-    assert [entry.headers.get("Range") for entry in storage.log.select("GET", shared.digest)] == [
-        None,
-        "bytes=200000-",
-    ]
+    begins = [entry.begins for entry in storage.log.select("GET", shared.digest)]
+    assert begins[0] == 0 < begins[1] <= 200_000
     assert all("Authorization" not in entry.headers for entry in storage.log)
     # The registry itself was asked for the rest, with the token it is for.
     asked = guarded.registry.faults.log.select("GET", shared.digest)
-    assert [entry.headers.get("Range") for entry in asked] == [None, "bytes=200000-"]
+    assert [entry.begins for entry in asked] == begins
     assert all(entry.headers["Authorization"].startswith("Bearer ") for entry in asked)

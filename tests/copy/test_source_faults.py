@@ -55,9 +55,10 @@ async def test_a_blob_that_breaks_twice_goes_on_in_one_upload(loaded: Pair, how:
     loaded.source.faults.add(Fault(Cut(100_000, how), "GET", BLOB))  # type: ignore[arg-type]  # one of three
     loaded.source.faults.add(Fault(Cut(200_000, how), "GET", BLOB))  # type: ignore[arg-type]  # one of three
     await loaded.copy()
-    ranges = [entry.headers.get("Range") for entry in loaded.source.faults.log.select("GET", BLOB)]
-    # What a reset connection still held is lost.
-    assert ranges == [None, "bytes=100000-", "bytes=300000-"] or (how == "reset" and len(ranges) == 3)
+    first, second, third = [entry.begins for entry in loaded.source.faults.log.select("GET", BLOB)]
+    assert first == 0 <= second <= 100_000
+    assert second <= third <= second + 200_000
+    assert how == "reset" or 0 < second < third
     puts = loaded.destination.faults.log.select("PUT", query=SENT)
     assert [(entry.status, entry.request_bytes) for entry in puts] == [(201, LAYER.size)]
     await loaded.destination.holds("v1", ROOT)
@@ -139,12 +140,10 @@ async def test_a_relative_redirect_is_followed_also_for_the_rest_of_a_blob(loade
     await loaded.copy()
     await loaded.destination.holds("v1", ROOT)
     asked = loaded.source.faults.log.select("GET", BLOB)
-    assert [(entry.query, entry.headers.get("Range")) for entry in asked] == [
-        ("", None),
-        ("moved=a%2Fb", None),
-        ("", "bytes=200000-"),
-        ("moved=a%2Fb", "bytes=200000-"),
-    ]
+    assert [entry.query for entry in asked] == ["", "moved=a%2Fb"] * 2
+    begins = [entry.begins for entry in asked]
+    assert begins == [0, 0, begins[2], begins[2]]
+    assert 0 < begins[2] <= 200_000
 
 
 @pytest.mark.parametrize("path", ["/manifests/", BLOB])

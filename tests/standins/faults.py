@@ -176,6 +176,15 @@ class Entry:
     request_bytes: int = 0
     response_bytes: int = 0
 
+    @property
+    def begins(self) -> int:
+        """The byte from which on a blob is asked for; 0 for all of it.
+
+        After a connection that ended it may lie before the last byte that was served: what had arrived and was not
+        read yet is lost with the connection.
+        """
+        return int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+
 
 class RequestLog:
     """The requests of a handler, in the order of their arrival."""
