@@ -1,7 +1,7 @@
 """The full reconcile: every tag that the rules name is at its destination when this has run."""
 
 from replicator.backfill.command import run_backfill
-from replicator.backfill.files import IN_PLACE, ListFormat, Output, RowFormat, images_output, rows_output
+from replicator.backfill.files import IN_PLACE, ImagesFile, ListFormat, Output, RowFormat, RowsFile
 from replicator.backfill.manner import Manner
 from replicator.backfill.report import Report, Row, RowOutcome
 from replicator.backfill.run import Backfill
@@ -9,6 +9,7 @@ from replicator.backfill.run import Backfill
 __all__ = [
     "IN_PLACE",
     "Backfill",
+    "ImagesFile",
     "ListFormat",
     "Manner",
     "Output",
@@ -16,7 +17,6 @@ __all__ = [
     "Row",
     "RowFormat",
     "RowOutcome",
-    "images_output",
-    "rows_output",
+    "RowsFile",
     "run_backfill",
 ]

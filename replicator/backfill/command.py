@@ -7,14 +7,15 @@ import contextlib
 import dataclasses
 from typing import TYPE_CHECKING
 
-from replicator.backfill.display import Display, plan, summary
-from replicator.backfill.files import write_all
+from replicator.backfill.display import Display
+from replicator.backfill.files import end_all
 from replicator.backfill.report import Report, RowOutcome
 from replicator.backfill.run import Backfill
+from replicator.backfill.summary import Plan, summary
 from replicator.cancelling import cancel_all
 from replicator.exit_codes import FAILED, INTERRUPTED, OK
 from replicator.queue import Lane, QueueError
-from replicator.runtime import make_worker, open_copier, open_queue, retry_policy
+from replicator.runtime import make_worker, open_checks, open_copier, open_queue, retry_policy
 from replicator.signals import ending_at_signals
 from replicator.transfer import access_by, open_registries
 
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 
     from replicator.backfill.files import Output
     from replicator.backfill.manner import Manner
+    from replicator.backfill.report import Row
     from replicator.copy import Copier
-    from replicator.queue import Queue, Worker
+    from replicator.queue import Checks, Queue, Worker
     from replicator.registry import Registries
     from replicator.rules import Narrowing, Rules
     from replicator.settings import Settings
@@ -57,7 +59,7 @@ async def run_backfill(
         manner: how to go about it.
         narrowing: what is meant, of all that the rules name; None for everything.
         dry_run: only say what would be copied.
-        outputs: the files that are written at the end.
+        outputs: the files that are written meanwhile, and complete at the end.
         out: where the summary goes.
         err: where progress and failures are shown meanwhile.
 
@@ -72,6 +74,14 @@ async def run_backfill(
     for output in outputs:
         output.check()
     display = Display(err)
+    if dry_run:
+        outputs = [*outputs, Plan(out)]
+
+    def tell(row: Row) -> None:
+        display.row(row)
+        for output in outputs:
+            output.row(row)
+
     with ending_at_signals() as ending:
         async with contextlib.AsyncExitStack() as stack:
             queue = None if dry_run else await stack.enter_async_context(open_queue(settings))
@@ -80,6 +90,7 @@ async def run_backfill(
                 if queue is None
                 else open_copier(settings, rules, queue)
             )
+            checks = None if queue is None else await stack.enter_async_context(open_checks(queue))
             task = Backfill(
                 rules,
                 registries,
@@ -87,24 +98,24 @@ async def run_backfill(
                 queue,
                 manner=manner,
                 narrowing=narrowing,
-                on_row=display.row,
+                checks=checks,
+                on_row=tell,
             )
             task.report.warnings += [str(warning) for warning in rules.warnings]
             try:
-                async with display.follow(task.report):
+                async with display.follow(task.report, queue):
                     if queue is None or manner.detach:
                         await task.run()
                     else:
-                        await _with_worker(_worker(settings, queue, registries, copier), task, ending)
+                        worker = _worker(settings, queue, registries, copier, checks)
+                        await _with_worker(worker, task, ending)
                     if queue is not None and manner.detach:
                         task.report.warnings += await _nobody_works(queue, task.report)
             finally:
                 # The files first: who reads the summary may be gone (`replicator backfill | head`).
                 try:
-                    write_all(outputs, task.report)
+                    end_all(outputs)
                 finally:
-                    if dry_run and task.report.rows:
-                        plan(task.report, out)
                     summary(task.report, out)
         return _exit_code(task.report)
     return INTERRUPTED
@@ -113,7 +124,7 @@ async def run_backfill(
 def _exit_code(report: Report) -> int:
     if report.interrupted:
         return INTERRUPTED
-    return FAILED if report.failures else OK
+    return FAILED if report.counts[RowOutcome.FAILED] else OK
 
 
 async def _nobody_works(queue: Queue, report: Report) -> list[str]:
@@ -124,11 +135,11 @@ async def _nobody_works(queue: Queue, report: Report) -> list[str]:
     return []
 
 
-def _worker(settings: Settings, queue: Queue, registries: Registries, copier: Copier) -> Worker:
+def _worker(settings: Settings, queue: Queue, registries: Registries, copier: Copier, checks: Checks | None) -> Worker:
     # A person waits for the end: a gate at the source is asked more often, and given up after the retries.
     policy = dataclasses.replace(retry_policy(settings), not_yet_cap=_NOT_YET_CAP)
     concurrency = {Lane.EVENTS: _EVENT_COPIES, Lane.BACKFILL: settings.backfill_concurrency}
-    return make_worker(settings, queue, registries, copier, concurrency=concurrency, policy=policy)
+    return make_worker(settings, queue, registries, copier, concurrency=concurrency, policy=policy, checks=checks)
 
 
 async def _with_worker(worker: Worker, task: Backfill, ending: Ending) -> None:

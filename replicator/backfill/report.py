@@ -6,6 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+MAX_FAILURES = 1000
+"""Failures that are kept to be told at the end; all the others are in the counts, and in a report that is asked for."""
+
 
 class RowOutcome(StrEnum):
     """What became of a tag."""
@@ -33,9 +36,10 @@ class Row:
         outcome: what became of it.
         digest: what the destination's tag names now, where that is known.
         error: why it failed.
+        size: bytes of the whole image at the source, where Harbor's list told.
         bytes: blob bytes that were sent.
         seconds: how long the copy took.
-        note: what was left out of the image, or why it was skipped.
+        note: what was left out of the image, why it was skipped, or why it was not asked for.
         warnings: what was refused, or does not hold, without making the copy fail.
     """
 
@@ -44,6 +48,7 @@ class Row:
     outcome: RowOutcome
     digest: str | None = None
     error: str | None = None
+    size: int | None = None
     bytes: int = 0
     seconds: float = 0.0
     note: str = ""
@@ -52,35 +57,46 @@ class Row:
 
 @dataclass(slots=True)
 class Report:
-    """All rows of a run, and what the rules had wrong.
+    """What is known of a run: counts, and what a person must hear of. It does not grow with the number of tags.
 
     Attributes:
-        rows: a row a tag, in the order they ended.
         warnings: what is allowed but most likely not meant.
         listed: how many tags the rules name so far.
+        complete: whether everything that was meant has been listed to its end.
+        older: how many of the tags were set before the time that was asked for; they are not among ``listed``.
+        trusted: how many were up to date without asking their destination.
+        drift: how many copies were queued that were not in the queue already.
         seconds: how long the run took.
         interrupted: it was ended before its time.
         failed_fast: a failed copy ended it before its time.
         broken_off: an error of its own did, such as a queue that takes nothing.
+        counts: tags by what became of them.
+        bytes: blob bytes that were sent.
+        failures: the first rows that failed.
     """
 
-    rows: list[Row] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     listed: int = 0
+    complete: bool = False
+    older: int = 0
+    trusted: int = 0
+    drift: int = 0
     seconds: float = 0.0
     interrupted: bool = False
     failed_fast: bool = False
     broken_off: bool = False
     counts: Counter[RowOutcome] = field(default_factory=Counter)
     bytes: int = 0
+    failures: list[Row] = field(default_factory=list)
 
     def add(self, row: Row) -> None:
         """Take in a row."""
-        self.rows.append(row)
         self.counts[row.outcome] += 1
         self.bytes += row.bytes
+        if row.outcome is RowOutcome.FAILED and len(self.failures) < MAX_FAILURES:
+            self.failures.append(row)
 
     @property
-    def failures(self) -> list[Row]:
-        """The rows that failed."""
-        return [row for row in self.rows if row.outcome is RowOutcome.FAILED]
+    def ended(self) -> int:
+        """How many tags something became of."""
+        return self.counts.total()

@@ -1,10 +1,9 @@
-"""One backfill: list, then compare, queue what differs and hear of its end, all at the same time."""
+"""One backfill: list, compare, queue what differs and hear of its end, all at the same time and in bounded memory."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import time
 from collections import deque
 from dataclasses import replace
@@ -15,27 +14,33 @@ import structlog
 
 from replicator import replication
 from replicator.advice import explained
-from replicator.backfill.listing import list_requests
+from replicator.backfill.agenda import Agenda
+from replicator.backfill.checking import Checker, row_of, why
+from replicator.backfill.enqueuing import Enqueuer
+from replicator.backfill.listing import Listing
 from replicator.backfill.report import Report, Row, RowOutcome
 from replicator.cancelling import cancel_all
-from replicator.copy import Outcome, Result, SourceNotFound
-from replicator.errors import ErrorClass, ReplicatorError
-from replicator.printing import short
+from replicator.copy import Outcome
 from replicator.queue import Lane, QueueError
-from replicator.rules import Asked, Narrowing, collisions
+from replicator.rules import Narrowing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from replicator.backfill.listing import Batch, Found
     from replicator.backfill.manner import Manner
     from replicator.copy import Comparison, Copier
-    from replicator.queue import Finished, Queue
+    from replicator.queue import Checks, Finished, Job, Queue
     from replicator.registry import Registries
-    from replicator.rules import CopyRequest, Rules
+    from replicator.rules import Rules
 
 log = structlog.get_logger("replicator.backfill")
 
-_COMPARED_AT_ONCE = 16
+_COMPARED_AT_ONCE = 32
+_LISTED_AHEAD = 5_000
+"""Tags that are listed and not compared yet at the most: enough to have those of a repository together."""
+_QUEUED_AT_ONCE = 1_000
+"""Copies of one run that are in the queue at once at the most: enough for many workers."""
 _LOSS_SECONDS = 15.0
 _HEARING_SECONDS = 3.0
 
@@ -50,6 +55,7 @@ class Backfill:
         queue: takes what differs; None for a dry run, which only says what it would do.
         manner: how to go about it.
         narrowing: what is meant, of all that the rules name; None for everything.
+        checks: what this installation saw at destinations; None to remember nothing.
         on_row: told each row as it is known.
 
     Attributes:
@@ -66,22 +72,25 @@ class Backfill:
         *,
         manner: Manner,
         narrowing: Narrowing | None = None,
+        checks: Checks | None = None,
         on_row: Callable[[Row], None] | None = None,
     ) -> None:
-        self._rules = rules
         self._narrowing = narrowing or Narrowing(rules)
-        self._registries = registries
-        self._copier = copier
+        self._listing = Listing(rules, self._narrowing, registries)
+        self._checker = Checker(registries, copier, checks, manner, dry_run=queue is None)
         self._queue = queue
         self._manner = manner
         self._on_row = on_row
         self._run_id = f"backfill-{uuid4().hex[:12]}"
-        self._work: deque[CopyRequest] = deque()
-        self._comparing: set[CopyRequest] = set()
-        self._waiting: dict[str, CopyRequest] = {}
         self._hears_ends = queue is not None and not manner.detach
-        self._slots = asyncio.Semaphore(manner.fail_fast or sys.maxsize)
+        self._enqueuer = Enqueuer(queue, self._run_id if self._hears_ends else None) if queue is not None else None
+        self._in_hand: deque[Found] = deque()
+        self._agenda = Agenda(_LISTED_AHEAD)
+        self._comparing: set[Found] = set()
+        self._waiting: dict[str, Found] = {}
+        self._slots = asyncio.Semaphore(manner.fail_fast or _QUEUED_AT_ONCE)
         self._news = asyncio.Event()
+        self._busy: set[asyncio.Task[None]] = set()
         self._stopping = False
         self.failed_fast = asyncio.Event()
         self.report = Report()
@@ -89,6 +98,11 @@ class Backfill:
     def stop(self) -> None:
         """List and compare nothing more; what is queued may still end, until `run` is cancelled."""
         self._stopping = True
+        self._agenda.close()
+        for task in self._busy:
+            if task.get_name() == "listing":
+                task.cancel()
+        self._news.set()
 
     async def run(self) -> Report:
         """Do it, and return what became of every tag; cancelled, `report` holds what is known so far.
@@ -99,17 +113,21 @@ class Backfill:
         started = time.monotonic()
         try:
             async with asyncio.TaskGroup() as group:
-                watching = []
+                beside = []
+                if self._enqueuer is not None:
+                    beside += [group.create_task(self._enqueuer.run())]
                 if self._queue is not None and self._hears_ends:
-                    watching += [group.create_task(self._hear_ends(self._queue))]
-                    watching += [group.create_task(self._mind_losses(self._queue))]
-                await self._list()
-                for _ in range(_COMPARED_AT_ONCE):
-                    group.create_task(self._compare_all())
+                    beside += [group.create_task(self._hear_ends(self._queue))]
+                    beside += [group.create_task(self._mind_losses(self._queue))]
+                work = [group.create_task(self._list(), name="listing")]
+                work += [group.create_task(self._compare_all()) for _ in range(_COMPARED_AT_ONCE)]
+                self._busy = set(work)
+                for task in work:
+                    task.add_done_callback(self._done)
                 while self._goes_on():
                     await self._news.wait()
                     self._news.clear()
-                await cancel_all(watching)
+                await cancel_all(beside)
         except BaseExceptionGroup as errors:
             self.report.broken_off = True
             raise errors.exceptions[0] from None
@@ -121,112 +139,123 @@ class Backfill:
             self.report.seconds = round(time.monotonic() - started, 3)
         return self.report
 
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._busy.discard(task)
+        self._news.set()
+
     def _goes_on(self) -> bool:
-        if self._comparing or self._waiting:
-            return True
         # Stopped, with copies queued: they may end until whoever runs them has ended too, and cancels this.
-        return self._hears_ends if self._stopping else bool(self._work)
+        return bool(self._busy or self._waiting) or (self._stopping and self._hears_ends)
 
     def _account_for_the_rest(self) -> None:
         """Say of every tag that has no end yet where it stands; there is none but in a run that ended early."""
-        for request in self._waiting.values():
-            self._row(Row(str(request.source), str(request.destination), RowOutcome.QUEUED))
-        begun = set(self._waiting)
-        for request in (*self._comparing, *self._work):
-            if str(request.destination) not in begun:
-                self._row(Row(str(request.source), str(request.destination), RowOutcome.NOT_BEGUN))
+        queued = set(self._waiting.values())
+        for found in queued:
+            self._row(row_of(found, RowOutcome.QUEUED))
+        for found in (*self._comparing, *self._agenda, *self._in_hand):
+            if found not in queued:
+                self._row(row_of(found, RowOutcome.NOT_BEGUN))
+        if self._enqueuer is not None:
+            self.report.drift = self._enqueuer.fresh
 
     async def _list(self) -> None:
-        """List everything before anything is copied: only the whole shows who would overwrite whom."""
-        listed: list[Asked] = []
-        taken: list[Asked] = []
-        complete = True
-        async for found in list_requests(self._rules, self._narrowing, self._registries):
-            if self._stopping:
-                break
-            if found.error is not None:
-                complete = False
-                self._row(Row(found.what, "", RowOutcome.FAILED, error=f"can't be listed: {explained(found.error)}"))
-            listed += found.asked
-            taken += filter(self._narrowing.takes, found.asked)
-            self._work.extend(asked.request for asked in taken[len(self._work) :])
-            self.report.listed = len(taken)
-        clashes = {clash.destination: clash for clash in collisions(asked.request for asked in listed)}
-        for request in self._work:
-            if (clash := clashes.get(request.destination)) is not None:
-                error = f"{clash}: give the sources different destinations"
-                self._row(Row(str(request.source), str(request.destination), RowOutcome.FAILED, error=error))
-        if complete and not self._stopping:
-            self.report.warnings += self._narrowing.unmatched(taken)
-        self._work = deque(request for request in self._work if request.destination not in clashes)
+        unlisted = False
+        matcher = self._narrowing.matcher()
+        try:
+            async with contextlib.aclosing(self._listing.batches()) as batches:
+                async for batch in batches:
+                    if self._stopping:
+                        return
+                    unlisted = unlisted or batch.error is not None
+                    for one in (*batch.found, *batch.refused):
+                        matcher.add(one.asked)
+                    await self._take(batch)
+            self.report.complete = True
+            if not unlisted:
+                self.report.warnings += matcher.unmatched()
+        finally:
+            self._agenda.close()
+
+    async def _take(self, batch: Batch) -> None:
+        """Put what was listed on the agenda, but for what is decided already."""
+        self.report.warnings += batch.warnings
+        if batch.error is not None:
+            error = f"can't be listed: {explained(batch.error)}"
+            self._row(Row(batch.what, "", RowOutcome.FAILED, error=error))
+        for refused in batch.refused:
+            request = refused.asked.request
+            error = f"{refused.collision}: give the sources different destinations"
+            self.report.listed += 1
+            self._row(Row(str(request.source), str(request.destination), RowOutcome.FAILED, error=error))
+        found = [one for one in batch.found if not self._is_older(one)]
+        self.report.older += len(batch.found) - len(found)
+        for one, row in zip(found, await self._checker.trusted(found), strict=True):
+            self.report.listed += 1
+            if row is not None:
+                self.report.trusted += 1
+                self._row(row)
+            else:
+                self._in_hand.append(one)
+        while self._in_hand:
+            await self._agenda.put(self._in_hand[0])
+            self._in_hand.popleft()
+
+    def _is_older(self, found: Found) -> bool:
+        since = self._manner.since
+        # What has no time, as in lists of other registries, is looked at.
+        return since is not None and found.pushed is not None and found.pushed < since
 
     async def _compare_all(self) -> None:
-        while self._work and not self._stopping:
+        while not self._stopping:
             await self._slots.acquire()
-            if not self._work or self._stopping:
+            found = await self._agenda.take() if not self._stopping else None
+            if found is None:
                 self._slots.release()
                 return
-            request = self._work.popleft()
-            self._comparing.add(request)
-            row = await self._compare(request)
-            self._comparing.discard(request)
+            self._comparing.add(found)
+            row = await self._compare(found)
+            self._comparing.discard(found)
             if row is not None:
                 self._end(row)
-            self._news.set()
 
-    async def _compare(self, request: CopyRequest) -> Row | None:
+    async def _compare(self, found: Found) -> Row | None:
         """Compare, and queue what differs.
 
         Returns:
             What became of it; None when its copy is queued.
         """
-        source, destination = str(request.source), str(request.destination)
-        started = time.monotonic()
-        try:
-            found = await self._copier.compare(request.source, request.destination, request.options)
-        except SourceNotFound as error:
-            # A rule names it, or it was there a moment ago: whoever runs this should know.
-            return Row(source, destination, RowOutcome.FAILED, error=str(error))
-        except ReplicatorError as error:
-            if error.error_class in (ErrorClass.CREDENTIALS, ErrorClass.PERMANENT) or self._queue is None:
-                return Row(source, destination, RowOutcome.FAILED, error=explained(error, request.destination))
-            # A fault of the moment: the job meets it with the queue's patience.
-            log.debug("not compared", source=source, error=str(error))
-        else:
-            # Whether all signatures are there, its job looks; of an image that is left out there are none.
-            looks = self._queue is not None and request.options.signatures
-            again = (looks or self._manner.force) and found.result is Result.UP_TO_DATE and not request.signature
-            if found.result is not None and not again:
-                seconds = round(time.monotonic() - started, 3)
-                outcome = RowOutcome(found.result.value)
-                return Row(source, destination, outcome, found.digest, seconds=seconds, note=found.note)
-            if self._queue is None:
-                return Row(source, destination, RowOutcome.WOULD_COPY, found.digest, note=_why(found))
-            if not request.signature and request.source.tag is not None:
-                request = replace(request, announced=found.announced)
-        request = replace(request, force=self._manner.force)
+        checked = await self._checker.check(found)
+        if isinstance(checked, Row):
+            return checked
+        if self._enqueuer is None:
+            compared = checked
+            digest, note = (compared.digest, why(compared)) if compared is not None else (None, "")
+            return replace(row_of(found, RowOutcome.WOULD_COPY), digest=digest, note=note)
+        job = self._job(found, checked)
         if self._manner.detach:
-            await self._queue.enqueue([replication.job(request, retries=self._manner.retries)], Lane.BACKFILL)
-            return Row(source, destination, RowOutcome.QUEUED)
-        await self._enqueue(self._queue, request)
-        return None
-
-    async def _enqueue(self, queue: Queue, request: CopyRequest) -> None:
-        job = replication.job(request, retries=self._manner.retries)
+            await self._enqueuer.put(job)
+            return row_of(found, RowOutcome.QUEUED)
         # Before it is queued: its end may be heard of before the queue has answered.
-        self._waiting[job.id] = request
+        self._waiting[job.id] = found
         try:
-            await queue.enqueue([job], Lane.BACKFILL, run=self._run_id)
+            await self._enqueuer.put(job)
         except BaseException:
             # It may be queued or not: then it is better to say that it needs another backfill.
             self._waiting.pop(job.id, None)
             raise
+        return None
+
+    def _job(self, found: Found, compared: Comparison | None) -> Job:
+        request = replace(found.asked.request, force=self._manner.force)
+        if compared is not None and not request.signature and request.source.tag is not None:
+            request = replace(request, announced=compared.announced)
+        return replication.job(request, retries=self._manner.retries)
 
     async def _hear_ends(self, queue: Queue) -> None:
         async for finished in queue.finished(self._run_id):
-            request = self._waiting.pop(finished.id, None)
-            if request is not None:
-                self._end(_ended(request, finished))
+            found = self._waiting.pop(finished.id, None)
+            if found is not None:
+                self._end(_ended(found, finished))
             self._news.set()
 
     async def _mind_losses(self, queue: Queue) -> None:
@@ -240,10 +269,10 @@ class Backfill:
                     continue
                 # What ended just now is heard of first.
                 await asyncio.sleep(_HEARING_SECONDS)
-                lost = [request for name, request in waiting.items() if self._waiting.get(name) is request]
+                lost = [found for name, found in waiting.items() if self._waiting.get(name) is found]
                 if lost:
                     log.warning("queue has forgotten copies", copies=len(lost))
-                    jobs = [replication.job(request, retries=self._manner.retries) for request in lost]
+                    jobs = [self._job(found, None) for found in lost]
                     await queue.enqueue(jobs, Lane.BACKFILL, run=self._run_id)
 
     def _end(self, row: Row) -> None:
@@ -260,30 +289,18 @@ class Backfill:
             self._on_row(row)
 
 
-def _why(found: Comparison) -> str:
-    """Say why an image would be copied, and what would be left out of it."""
-    if found.result is Result.UP_TO_DATE:
-        why = "it is forced"
-    elif found.present is None:
-        why = "it is not there yet"
-    else:
-        why = f"{short(found.present)} is there"
-    return f"{why}; {found.note}" if found.note else why
-
-
-def _ended(request: CopyRequest, finished: Finished) -> Row:
-    source, destination = str(request.source), str(request.destination)
+def _ended(found: Found, finished: Finished) -> Row:
+    row = replace(row_of(found, RowOutcome.FAILED), seconds=finished.seconds)
     if finished.outcome is None:
         error = finished.error or "no reason was given"
         if finished.retrying:
             error += " (an event asked for it too, so it is still being tried)"
-        return Row(source, destination, RowOutcome.FAILED, error=error, seconds=finished.seconds)
+        return replace(row, error=error)
     outcome = Outcome.from_json(dict(finished.outcome))
-    return Row(
-        source,
-        destination,
-        RowOutcome(outcome.result.value),
-        outcome.digest,
+    return replace(
+        row,
+        outcome=RowOutcome(outcome.result.value),
+        digest=outcome.digest,
         bytes=outcome.bytes,
         seconds=outcome.seconds,
         note=outcome.note,

@@ -1,5 +1,7 @@
 """``replicator backfill``."""
 
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,7 +22,10 @@ from replicator.cli.options import (
     StateDir,
 )
 from replicator.cli.preparing import given_rules, prepared_settings, run, stderr
+from replicator.durations import parse_duration, parse_moment
 from replicator.errors import ConfigError, Problem
+
+_WITHIN = "7d"
 
 
 def backfill(
@@ -38,6 +43,16 @@ def backfill(
     ] = None,
     rule: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="Only the rule with this key; repeatable.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="WHEN", help="Only tags set since then, where Harbor tells: 24h, 7d or 2026-01-31T18:00."),
+    ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Don't ask again for what this installation saw to be right lately.")
+    ] = False,
+    within: Annotated[
+        str | None, typer.Option(metavar="TIME", help=f"How lately, with --fast: 12h, 30d; {_WITHIN} without.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Copy also what is at its destination already.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="End at the first failure.")] = False,
@@ -72,12 +87,13 @@ def backfill(
     log_format: LogFormat = None,
 ) -> None:
     """Bring every existing tag that the rules name to its destination, and say what became of each."""
-    if detach and dry_run:
-        raise ConfigError("command line", [Problem("--detach", "queues copies, and --dry-run does not; not both")])
-    if report_format is not None and report is None:
-        raise ConfigError(
-            "command line", [Problem("--report-format", "says how --report is written, which is missing")]
-        )
+    problems = _contradictions(
+        {"--detach": detach, "--dry-run": dry_run, "--fast": fast, "--force": force},
+        {"--report-format": (report_format, "--report", report), "--within": (within, "--fast", fast or None)},
+    )
+    moment, trust = _read(since, within or _WITHIN, problems)
+    if problems:
+        raise ConfigError("command line", problems)
     settings = prepared_settings(
         log,
         # On stderr the progress is enough, unless more is asked for.
@@ -94,12 +110,13 @@ def backfill(
     rules = given_rules(settings, registry, namespace, platforms=wished(os, arch))
     from replicator.backfill import (
         IN_PLACE,
+        ImagesFile,
         ListFormat,
         Manner,
+        Output,
         RowFormat,
         RowOutcome,
-        images_output,
-        rows_output,
+        RowsFile,
         run_backfill,
     )
     from replicator.rules import Narrowing
@@ -109,14 +126,18 @@ def backfill(
         force=force,
         fail_fast=settings.backfill_concurrency if fail_fast else 0,
         detach=detach,
+        since=moment,
+        trust=trust if fast else None,
     )
-    outputs = [rows_output(report, RowFormat(report_format) if report_format else None)] if report else []
+    outputs: list[Output] = []
+    if report is not None:
+        outputs.append(RowsFile(report, RowFormat(report_format) if report_format else None))
     lists = (
         ("--output-success-images", output_success_images, IN_PLACE),
         ("--output-failed-images", output_failed_images, {RowOutcome.FAILED}),
     )
     outputs += [
-        images_output(option, file, outcomes, ListFormat(output_images_format))
+        ImagesFile(option, file, outcomes, ListFormat(output_images_format))
         for option, file, outcomes in lists
         if file is not None
     ]
@@ -132,3 +153,40 @@ def backfill(
             err=stderr(),
         )
     )
+
+
+_NOT_BOTH = (
+    ("--detach", "--dry-run", "queues copies, and --dry-run does not"),
+    ("--fast", "--dry-run", "needs what the queue keeps, and --dry-run does without the queue"),
+    ("--fast", "--force", "leaves out what is right, and --force does not"),
+)
+
+
+def _contradictions(given: Mapping[str, bool], needing: Mapping[str, tuple[object, str, object]]) -> list[Problem]:
+    """Find options that don't go together.
+
+    Args:
+        given: switches, and whether each is on.
+        needing: options with their value, the option that each needs, and the value of that.
+    """
+    problems = [Problem(one, f"{why}; not both") for one, other, why in _NOT_BOTH if given[one] and given[other]]
+    problems += [
+        Problem(option, f"is about {needed}, which is missing")
+        for option, (value, needed, other) in needing.items()
+        if value is not None and other is None
+    ]
+    return problems
+
+
+def _read(since: str | None, within: str, problems: list[Problem]) -> tuple[datetime | None, float]:
+    """Read times, and note what can't be read."""
+    moment, trust = None, 0.0
+    try:
+        moment = parse_moment(since, datetime.now().astimezone()) if since is not None else None
+    except ValueError as error:
+        problems.append(Problem("--since", str(error)))
+    try:
+        trust = parse_duration(within).total_seconds()
+    except ValueError as error:
+        problems.append(Problem("--within", str(error)))
+    return moment, trust

@@ -1,84 +1,104 @@
-"""What a person reads when a backfill has ended."""
+"""What a person sees of a backfill while it runs."""
 
 from __future__ import annotations
 
 import io
+from datetime import UTC, datetime
 
-import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from replicator.backfill import Report, Row, RowOutcome
-from replicator.backfill.display import plan, summary
+from replicator.backfill.display import Progress
+from replicator.backfill.pace import Pace
+from replicator.queue import Lane
+from replicator.queue.snapshots import RunningJob
 from tests.docs.pages import ROOT, blocks
-from tests.rules.building import ACR, HARBOR
+from tests.rules.building import ACR
 
-DIGESTS = [f"sha256:{character * 64}" for character in "abc"]
-
-
-def report_of(*rows: Row, **fields: bool) -> Report:
-    report = Report(**fields, seconds=3.25)  # type: ignore[arg-type]  # mypy takes every value for one of any field
-    for row in rows:
-        report.add(row)
-    return report
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def printed(show: object, report: Report, *, width: int | None = None) -> str:
-    console = Console(file=io.StringIO(), width=width, force_terminal=width is not None, color_system=None)
-    assert callable(show)
+def running(*names: str, size: int = 0) -> list[RunningJob]:
+    return [RunningJob(name, Lane.BACKFILL, "host:1:a", NOW, 1, size) for name in names]
+
+
+def drawn(progress: Progress) -> str:
+    console = Console(file=io.StringIO(), width=120, color_system=None)
     with console.capture() as capture:
-        show(report, console)
+        console.print(progress)
     return capture.get()
 
 
-def test_the_plan_in_the_documentation_is_one() -> None:
+def test_the_pace_is_that_of_the_last_half_minute() -> None:
+    pace = Pace()
+    assert (pace.tags, pace.seconds_for(5)) == (0.0, None)
+    for second in range(61):
+        # All in place for half a minute, and then copies.
+        pace.mark(float(second), 100 * min(second, 30) + max(0, second - 30), 1000 * max(0, second - 30))
+    assert (round(pace.tags), round(pace.bytes)) == (1, 1000)
+    assert round(pace.seconds_for(120) or 0) == 120
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e6), st.integers(0, 10**9), st.integers(0, 10**15)), max_size=50))
+def test_no_pace_is_below_nothing_and_none_needs_more_than_half_a_minute(marks: list[tuple[float, int, int]]) -> None:
+    pace = Pace()
+    for now, tags, size in sorted(marks):
+        pace.mark(now, tags, size)
+        assert pace.tags >= 0
+        assert pace.bytes >= 0
+
+
+def test_a_line_says_how_far_it_is_how_fast_and_what_is_under_way() -> None:
+    report = Report(listed=120)
+    progress = Progress(report)
+    progress.look(0.0, ())
+    assert progress.line() == "0 of 120 tags done (still listing), 0 bytes copied"
+    for number in range(40):
+        outcome = RowOutcome.FAILED if number == 0 else RowOutcome.COPIED
+        report.add(Row(f"a:{number}", f"b:{number}", outcome, bytes=1_000_000))
+    progress.look(20.0, running("b:40", "b:41", size=5_000_000))
+    assert progress.line() == (
+        "40 of 120 tags done (still listing), 1 failed, 50.0 MB copied, 2.5 MB/s, about 40 s left for these, "
+        "now b:40 b:41"
+    )
+    report.complete = True
+    assert progress.line().startswith("40 of 120 tags done, 1 failed, 50.0 MB copied, 2.5 MB/s, about 40 s left, now")
+
+
+def test_the_line_in_the_documentation_is_one() -> None:
     page = ROOT / "docs" / "backfill.md"
-    (example,) = [block.text for block in blocks("text") if block.page == page]
-    source, destination = f"{HARBOR}/team/app", f"{ACR}/team-mirror/app"
-    rows = [
-        Row(f"{source}:v3", f"{destination}:v3", RowOutcome.WOULD_COPY, DIGESTS[0], note="it is not there yet"),
-        Row(f"{source}:v1", f"{destination}:v1", RowOutcome.UP_TO_DATE, DIGESTS[1]),
-        Row(
-            f"{source}:v2", f"{destination}:v2", RowOutcome.WOULD_COPY, DIGESTS[2], note="sha256:dddddddddddd is there"
-        ),
-    ]
-    assert printed(plan, report_of(*rows)) == example
+    (example,) = [block.text for block in blocks("text") if block.page == page and "tags done" in block.text]
+    report = Report(listed=10_000)
+    progress = Progress(report)
+    report.add(Row("a", "b", RowOutcome.COPIED, bytes=3_400_000_000 - 24_100_000 * 30))
+    for _ in range(886):
+        report.add(Row("a", "b", RowOutcome.UP_TO_DATE))
+    progress.look(0.0, ())
+    for number in range(363):
+        report.add(Row("a", "b", RowOutcome.FAILED if number < 2 else RowOutcome.UP_TO_DATE))
+    progress.look(30.0, running(f"{ACR}/team-mirror/app:v7", size=24_100_000 * 30))
+    assert progress.line() == example.strip()
 
 
-def test_the_plan_says_why_something_is_not_copied_and_folds_no_name_where_there_is_no_terminal() -> None:
-    name = f"{HARBOR}/{'long/' * 40}x:v1"
-    text = printed(
-        plan,
-        report_of(
-            Row(name, f"{ACR}/a/b:v1", RowOutcome.SKIPPED, note="no image of it is for linux/s390x"),
-            Row(f"{HARBOR}/a/[bold]:v1", f"{ACR}/a/b:v2", RowOutcome.UP_TO_DATE, DIGESTS[0], note="2 are left out"),
-            Row(f"{HARBOR}/a/b:v1", "", RowOutcome.FAILED, error="it is told apart"),
-        ),
-    )
-    assert name in text
-    assert "skip    " in text
-    assert "no image of it is for linux/s390x" in text
-    assert "/a/[bold]:v1" in text
-    assert "up to date; 2 are left out" in text
-    assert "told apart" not in text
-    assert all(
-        len(line) < 40 for line in printed(plan, report_of(Row(name, "", RowOutcome.FAILED)), width=39).split("\n")
-    )
+def test_what_is_in_place_has_a_pace_in_tags() -> None:
+    report = Report(listed=1000, complete=True)
+    progress = Progress(report)
+    progress.look(0.0, ())
+    for number in range(500):
+        report.add(Row(f"a:{number}", f"b:{number}", RowOutcome.UP_TO_DATE))
+    progress.look(1.0, ())
+    assert progress.line() == "500 of 1000 tags done, 0 bytes copied, 500 tags/s, about 1 s left"
 
 
-@pytest.mark.parametrize(
-    ("fields", "head"),
-    [
-        ({}, "Done in 3.2 s"),
-        ({"interrupted": True}, "Interrupted after 3.2 s"),
-        ({"failed_fast": True}, "Ended at the first failure after 3.2 s"),
-        ({"failed_fast": True, "broken_off": True}, "Broken off after 3.2 s"),
-    ],
-)
-def test_the_summary_says_how_the_run_ended_and_what_is_left_to_do(fields: dict[str, bool], head: str) -> None:
-    text = printed(summary, report_of(Row("a", "b", RowOutcome.COPIED), **fields))
-    assert head in text
-    assert "What " not in text
-    outcomes = [RowOutcome.QUEUED, RowOutcome.NOT_BEGUN, RowOutcome.NOT_BEGUN]
-    text = printed(summary, report_of(*(Row("a", "b", outcome) for outcome in outcomes), **fields))
-    assert "What is queued (1) is copied by the next worker or backfill" in text
-    assert "What was not begun (2) needs another backfill" in text
+def test_a_terminal_shows_some_of_what_is_under_way_and_no_markup_of_others() -> None:
+    report = Report(listed=9, complete=True)
+    progress = Progress(report)
+    progress.look(0.0, running(*(f"acr/[bold]{number}:\x1b[31mv1" for number in range(8))))
+    text = drawn(progress)
+    assert text.count("copying acr/[bold]") == 5
+    assert "and 3 more" in text
+    assert "\x1b" not in text
+    assert "0 of 9" in text
+    assert drawn(Progress(Report())).strip().startswith("backfill")
