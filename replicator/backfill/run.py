@@ -15,14 +15,14 @@ import structlog
 
 from replicator import replication
 from replicator.advice import explained
-from replicator.backfill.listing import list_requests
+from replicator.backfill.listing import Listing
 from replicator.backfill.report import Report, Row, RowOutcome
 from replicator.cancelling import cancel_all
 from replicator.copy import Outcome, Result, SourceNotFound
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.printing import short
 from replicator.queue import Lane, QueueError
-from replicator.rules import Asked, Narrowing, collisions
+from replicator.rules import Asked, Narrowing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,28 +137,29 @@ class Backfill:
                 self._row(Row(str(request.source), str(request.destination), RowOutcome.NOT_BEGUN))
 
     async def _list(self) -> None:
-        """List everything before anything is copied: only the whole shows who would overwrite whom."""
-        listed: list[Asked] = []
-        taken: list[Asked] = []
+        """List everything before anything is compared."""
+        matched = self._narrowing.matcher()
         complete = True
-        async for found in list_requests(self._rules, self._narrowing, self._registries):
-            if self._stopping:
-                break
-            if found.error is not None:
-                complete = False
-                self._row(Row(found.what, "", RowOutcome.FAILED, error=f"can't be listed: {explained(found.error)}"))
-            listed += found.asked
-            taken += filter(self._narrowing.takes, found.asked)
-            self._work.extend(asked.request for asked in taken[len(self._work) :])
-            self.report.listed = len(taken)
-        clashes = {clash.destination: clash for clash in collisions(asked.request for asked in listed)}
-        for request in self._work:
-            if (clash := clashes.get(request.destination)) is not None:
-                error = f"{clash}: give the sources different destinations"
-                self._row(Row(str(request.source), str(request.destination), RowOutcome.FAILED, error=error))
+        async with contextlib.aclosing(Listing(self._rules, self._narrowing, self._registries).batches()) as batches:
+            async for batch in batches:
+                if self._stopping:
+                    break
+                self.report.warnings += batch.warnings
+                if batch.error is not None:
+                    complete = False
+                    error = f"can't be listed: {explained(batch.error)}"
+                    self._row(Row(batch.what, "", RowOutcome.FAILED, error=error))
+                for found in batch.found:
+                    matched.add(found.asked)
+                    self._work.append(found.asked.request)
+                for refused in batch.refused:
+                    matched.add(Asked(refused.request, refused.rules))
+                    source, destination = str(refused.request.source), str(refused.request.destination)
+                    error = f"{refused.collision}: give the sources different destinations"
+                    self._row(Row(source, destination, RowOutcome.FAILED, error=error))
+                self.report.listed += len(batch.found) + len(batch.refused)
         if complete and not self._stopping:
-            self.report.warnings += self._narrowing.unmatched(taken)
-        self._work = deque(request for request in self._work if request.destination not in clashes)
+            self.report.warnings += matched.unmatched()
 
     async def _compare_all(self) -> None:
         while self._work and not self._stopping:

@@ -11,7 +11,7 @@ from replicator.harbor.rows import artifact_of, project_of, repository_of
 from replicator.registry.errors import NotFound, ProtocolViolated, RegistryError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from replicator.harbor.rows import Artifact, ListedRepository
     from replicator.reference import Repository
@@ -52,7 +52,7 @@ class HarborApi:
         at_home = (reply.url.host, reply.url.path) == (url.host, url.path)
         return at_home and reply.body.strip(b'"\r\n ') == b"Pong"
 
-    async def projects(self) -> AsyncIterator[str]:
+    async def projects(self) -> AsyncGenerator[str, None]:
         """List the names of all projects the login sees (``GET /projects``).
 
         Raises:
@@ -64,7 +64,7 @@ class HarborApi:
                 if name is not None:
                     yield name
 
-    async def repositories(self, project: str) -> AsyncIterator[ListedRepository]:
+    async def repositories(self, project: str) -> AsyncGenerator[ListedRepository, None]:
         """List the repositories of a project (``GET /projects/{project}/repositories``).
 
         Raises:
@@ -77,7 +77,7 @@ class HarborApi:
                 if repository is not None:
                     yield repository
 
-    async def artifacts_of_project(self, project: str) -> AsyncIterator[list[Artifact]]:
+    async def artifacts_of_project(self, project: str) -> AsyncGenerator[list[Artifact], None]:
         """List the artifacts of all repositories of a project, page by page (``GET /projects/{project}/artifacts``).
 
         Raises:
@@ -88,7 +88,7 @@ class HarborApi:
             found = (artifact_of(row, self._registry, project) for row in page)
             yield [artifact for artifact in found if artifact is not None]
 
-    async def artifacts(self, repository: Repository) -> AsyncIterator[list[Artifact]]:
+    async def artifacts(self, repository: Repository) -> AsyncGenerator[list[Artifact], None]:
         """List a repository's artifacts, page by page (``GET /projects/{project}/repositories/{name}/artifacts``).
 
         Args:
@@ -105,7 +105,7 @@ class HarborApi:
             found = (artifact_of(row, self._registry, project, repository) for row in page)
             yield [artifact for artifact in found if artifact is not None]
 
-    async def _named_pages(self, path: str, *, key: str) -> AsyncIterator[list[dict[str, Any]]]:
+    async def _named_pages(self, path: str, *, key: str) -> AsyncGenerator[list[dict[str, Any]], None]:
         try:
             async for page in self._pages(path, "", key=key):
                 yield page
@@ -113,7 +113,7 @@ class HarborApi:
             error.add_note("a pattern of repositories needs a Harbor that lists them, and a login that may")
             raise
 
-    def _pages(self, path: str, query: str, *, key: str) -> AsyncIterator[list[dict[str, Any]]]:
+    def _pages(self, path: str, query: str, *, key: str) -> AsyncGenerator[list[dict[str, Any]], None]:
         def wrong(what: str) -> ProtocolViolated:
             return ProtocolViolated(self._registry, f"GET /api/v2.0{path}", what)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
 ROWS_A_PAGE = 100
 """Rows a page; Harbor refuses more."""
@@ -36,7 +36,7 @@ class Page:
 
 async def each_page(
     fetch: Callable[[int], Awaitable[Page]], wrong: Callable[[str], Exception], key: str = "id"
-) -> AsyncIterator[list[dict[str, Any]]]:
+) -> AsyncGenerator[list[dict[str, Any]], None]:
     """Read all pages of a list that is sorted by its rows' ids.
 
     Args:

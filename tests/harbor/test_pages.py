@@ -38,7 +38,9 @@ class Shelf:
 
     async def fetch(self, number: int) -> Page:
         self.asked.append(number)
-        self._changes.get(len(self.asked), lambda _: None)(self.ids)
+        change = self._changes.get(len(self.asked))
+        if change is not None:
+            change(self.ids)
         rows = self.ids[(number - 1) * ROWS_A_PAGE : number * ROWS_A_PAGE]
         return Page([{"id": each} for each in rows], len(self.ids) if self._tells_total else None)
 
