@@ -1,79 +1,162 @@
-"""From rules to every copy they ask for now: repositories through Harbor's API, tags through the registry."""
+"""From rules to every copy they ask for now, given out while the rest is still being listed.
+
+Names come first: repositories through Harbor's API, a hundred a request. They tell which destination repositories can
+get copies from several sources; only what goes there is looked through before anything is given out, so that who
+would overwrite whom is known before the first copy.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import math
 from typing import TYPE_CHECKING
 
+from replicator.backfill.batch import Batch, Found, Refused
+from replicator.backfill.clashes import Clashes, contested
+from replicator.backfill.interleaved import interleaved
+from replicator.backfill.names import Names, Wanted
+from replicator.backfill.tags import NotListed, Part, TagLists
 from replicator.errors import ReplicatorError
-from replicator.harbor import HarborApi
-from replicator.reference import Repository
+from replicator.harbor import ROWS_A_PAGE
+from replicator.registry.errors import NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, Iterable, Iterator
 
+    from replicator.reference import Repository
     from replicator.registry import Registries
-    from replicator.rules import Asked, Narrowing, Rules, Source
+    from replicator.rules import Narrowing, Rules
+
+__all__ = ["Batch", "Found", "Listing", "Refused"]
+
+_AT_ONCE = 4
+"""Projects or repositories that are listed at the same time, the pages of each one after the other."""
+_CHUNK = 1000
+"""Tags that are looked through together where they need not be seen whole."""
 
 
-class Listed:
-    """One repository, or what should have been one, and what the rules want of it.
+class Listing:
+    """Lists all copies that rules ask for, each once.
 
-    Attributes:
-        what: the repository, or the pattern that could not be listed.
-        asked: the copies the rules ask for.
-        error: why it could not be listed; None when it could.
+    Args:
+        rules: say what is copied where.
+        narrowing: what is meant, of all that the rules name.
+        registries: to list.
     """
 
-    __slots__ = ("asked", "error", "what")
+    def __init__(self, rules: Rules, narrowing: Narrowing, registries: Registries) -> None:
+        self._rules = rules
+        self._narrowing = narrowing
+        self._registries = registries
+        self._clashes = Clashes(())
+        self._missing: set[Repository] = set()
 
-    def __init__(self, what: str, asked: list[Asked], error: ReplicatorError | None = None) -> None:
-        self.what = what
-        self.asked = asked
-        self.error = error
+    async def batches(self) -> AsyncGenerator[Batch, None]:
+        """Give out what is found, part by part; the next parts are listed only as those before are taken.
 
+        What can't be listed is told, and the rest goes on. Repositories of which nothing is meant are left out. Of
+        the others every copy counts for who would overwrite whom, whether it is meant or not. A repository that a
+        pattern found and that is gone by now is left out.
+        """
+        self._missing.clear()
+        names = Names(self._narrowing, self._registries)
+        async with contextlib.aclosing(names.failures()) as failures:
+            async for failure in failures:
+                yield failure
+        wanted = [names.wanted[repository] for repository in sorted(names.wanted)]
+        async with contextlib.aclosing(self._look_ahead(wanted)) as failures:
+            async for failure in failures:
+                yield failure
+        wanted = [each for each in wanted if each.repository not in self._missing]
+        lists = TagLists(self._registries, {registry for registry, _ in names.artifacts})
+        async with contextlib.aclosing(interleaved(self._units(wanted, names, lists), _AT_ONCE)) as parts:
+            async for part in parts:
+                batch = self._batch(part, lists)
+                if batch.found or batch.refused or batch.error is not None or batch.warnings:
+                    yield batch
 
-async def list_requests(rules: Rules, narrowing: Narrowing, registries: Registries) -> AsyncIterator[Listed]:
-    """List all copies that ``rules`` ask for, a repository at a time, each once.
+    def _units(
+        self, wanted: list[Wanted], names: Names, lists: TagLists
+    ) -> Iterator[AsyncGenerator[Part | NotListed, None]]:
+        """Choose how the tags of each repository are listed; what is listed together is one unit."""
+        projects: dict[tuple[str, str], list[Wanted]] = {}
+        for each in wanted:
+            whole = self._rules.route(each.repository).whole
+            project = each.repository.registry, each.repository.name.partition("/")[0]
+            if not each.needs_tags:
+                yield _unlisted(each.repository)
+            elif whole or each.artifact_count is None or project not in names.artifacts:
+                yield lists.of_repository(each, whole=whole)
+            else:
+                projects.setdefault(project, []).append(each)
+        for project, members in projects.items():
+            if _pages(names.artifacts[project]) <= sum(_pages(each.artifact_count or 0) for each in members):
+                yield lists.of_project(*project, members)
+            else:
+                yield from (lists.of_repository(each, whole=False) for each in members)
 
-    What can't be listed is told, and the rest goes on. Repositories of which nothing is meant are left out; of the
-    others every copy is listed, as only the whole shows who would overwrite whom.
-    """
-    seen: set[Repository] = set()
-    for source in narrowing.sources():
-        async for found in _repositories(source, registries):
-            if isinstance(found, Listed):
-                yield found
-            elif found not in seen and narrowing.includes(found):
-                seen.add(found)
-                yield await _requests(rules, registries, found, needs_tags=source.needs_tags)
+    async def _look_ahead(self, wanted: list[Wanted]) -> AsyncGenerator[Batch, None]:
+        """Look through everything that can meet others at its destination; give out what can't be listed of it."""
+        where = contested(self._rules.route(each.repository) for each in wanted)
+        self._clashes = Clashes(where)
+        if not where:
+            return
+        crossing = [each for each in wanted if self._rules.route(each.repository).destinations & where]
+        async with contextlib.aclosing(interleaved(map(self._note, crossing), _AT_ONCE)) as failures:
+            async for failure in failures:
+                yield failure
 
-
-async def _requests(rules: Rules, registries: Registries, repository: Repository, *, needs_tags: bool) -> Listed:
-    try:
-        tags = [tag async for tag in registries.source(repository).tags()] if needs_tags else []
-    except ReplicatorError as error:
-        return Listed(str(repository), [], error)
-    return Listed(str(repository), rules.asked(repository, tags))
-
-
-async def _repositories(source: Source, registries: Registries) -> AsyncIterator[Repository | Listed]:
-    """List a source's repositories; what can't be listed comes as a `Listed`, and the other projects follow."""
-    if source.repository is not None:
-        yield source.repository
-        return
-    # The login of the project, where the rules give one, else that of the host.
-    place = Repository(source.registry, f"{source.project}/x" if source.project is not None else "x")
-    try:
-        api = HarborApi(source.registry, registries.transport(place))
-        projects = [source.project] if source.project is not None else [project async for project in api.projects()]
-    except ReplicatorError as error:
-        yield Listed(f"{source.registry}/{source.glob}", [], error)
-        return
-    for project in projects:
+    async def _note(self, wanted: Wanted) -> AsyncGenerator[Batch, None]:
+        repository = wanted.repository
+        whole = self._rules.route(repository).whole
+        tags: list[str] = []
         try:
-            async for repository in api.repositories(project):
-                if source.includes(repository.name):
-                    yield repository
+            if wanted.needs_tags:
+                # Of all lists the one with the fewest requests: only names count here.
+                async for tag in self._registries.source(repository).tags():
+                    tags.append(tag)
+                    if len(tags) == _CHUNK and not whole:
+                        self._note_tags(repository, tags)
+                        tags = []
+            self._note_tags(repository, tags)
         except ReplicatorError as error:
-            what = source.glob if source.project is not None else f"{project}/"
-            yield Listed(f"{source.registry}/{what}", [], error)
+            # What it would overwrite is not known: nothing of it is copied.
+            self._missing.add(repository)
+            if wanted.named or not isinstance(error, NotFound):
+                yield Batch(str(repository), error=error)
+
+    def _note_tags(self, repository: Repository, tags: Iterable[str]) -> None:
+        for asked in self._rules.asked(repository, tags):
+            self._clashes.add(asked.request)
+
+    def _batch(self, part: Part | NotListed, lists: TagLists) -> Batch:
+        warnings = tuple(lists.warnings)
+        lists.warnings.clear()
+        if isinstance(part, NotListed):
+            return Batch(part.what, error=part.error, warnings=warnings)
+        found: list[Found] = []
+        refused: list[Refused] = []
+        for asked in self._rules.asked(part.repository, part.tags):
+            request = asked.request
+            # Once more: it may have been pushed since.
+            self._clashes.add(request)
+            if not self._narrowing.takes(asked):
+                continue
+            collision = self._clashes.of(request)
+            label = part.tags.get(request.source.tag) if request.source.tag is not None else None
+            if collision is not None:
+                refused.append(Refused(request, collision, asked.rules))
+            elif label is None:
+                found.append(Found(asked))
+            else:
+                found.append(Found(asked, label.digest, label.size, label.pushed))
+        return Batch(str(part.repository), tuple(found), tuple(refused), warnings=warnings)
+
+
+async def _unlisted(repository: Repository) -> AsyncGenerator[Part, None]:
+    """Give out a repository of which the rules write out all that they want."""
+    yield Part(repository, {})
+
+
+def _pages(artifacts: int) -> int:
+    return max(1, math.ceil(artifacts / ROWS_A_PAGE))

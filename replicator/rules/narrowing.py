@@ -12,7 +12,7 @@ from replicator.rules.source import SourcePattern, parse_source
 from replicator.rules.tags import TagFilter
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from replicator.reference import Reference, Repository
     from replicator.rules.request import Asked, Source
@@ -61,22 +61,10 @@ class Narrowing:
             return False
         return not self._patterns or any(_names(pattern, asked.request.source) for pattern in self._each())
 
-    def unmatched(self, taken: Iterable[Asked]) -> list[str]:
-        """Return in words what was meant and found nothing, after everything was looked through.
-
-        Args:
-            taken: every copy that `takes` took.
-        """
-        taken = list(taken)
-        if self._patterns:
-            return [
-                f"--only {text} matches nothing"
-                for text, patterns in self._patterns.items()
-                if not any(_names(pattern, asked.request.source) for asked in taken for pattern in patterns)
-            ]
-        matched = frozenset[str]().union(*(asked.rules for asked in taken))
+    def matcher(self) -> Matched:
+        """Return what notes, copy by copy, which of all that is meant finds something."""
         meant = [key for key in self._rules if not self._keys or key in self._keys]
-        return [f"the rule {key} matches nothing" for key in meant if key not in matched]
+        return Matched(self._patterns, meant)
 
     def _each(self) -> Iterable[SourcePattern]:
         return (pattern for patterns in self._patterns.values() for pattern in patterns)
@@ -113,6 +101,37 @@ class Narrowing:
         which = "none of these rules copies" if self._keys else "no rule copies"
         problems += [Problem("--only", f"{which} from {text}") for text in self._patterns if text not in hit]
         return found
+
+
+class Matched:
+    """Notes what was meant and found something; of the copies themselves it keeps nothing.
+
+    Args:
+        patterns: what ``--only`` names, by its text.
+        keys: the rules that are meant; told of only where there are no patterns.
+    """
+
+    def __init__(self, patterns: Mapping[str, Iterable[SourcePattern]], keys: Iterable[str]) -> None:
+        self._patterns = {text: tuple(parsed) for text, parsed in patterns.items()}
+        self._keys = dict.fromkeys(keys)
+        self._narrowed = bool(self._patterns)
+
+    def add(self, asked: Asked) -> None:
+        """Note a copy that `Narrowing.takes` took."""
+        if not self._narrowed:
+            for key in asked.rules:
+                self._keys.pop(key, None)
+            return
+        source = asked.request.source
+        hit = [text for text, parsed in self._patterns.items() if any(_names(pattern, source) for pattern in parsed)]
+        for text in hit:
+            del self._patterns[text]
+
+    def unmatched(self) -> list[str]:
+        """Return in words what found nothing, once everything was looked through."""
+        if self._narrowed:
+            return [f"--only {text} matches nothing" for text in self._patterns]
+        return [f"the rule {key} matches nothing" for key in self._keys]
 
 
 def _narrower(source: Source, pattern: SourcePattern) -> Source | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from replicator.options import CopyOptions
 from replicator.reference import Reference, Repository, is_tag
 from replicator.rules.request import Asked, CopyRequest, Explanation, Source
+from replicator.rules.routes import Route, route
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -96,6 +97,11 @@ class Rules:
                 askers = frozenset(asking.rule for asking in group if asking.selection is None)
                 asked.append(Asked(request, sets.setdefault(askers, askers)))
         return asked
+
+    def route(self, repository: Repository) -> Route:
+        """Return where the copies of ``repository`` can go, without knowing its tags."""
+        repository = _lowered(repository)
+        return route(self._candidates(repository), repository)
 
     def explain(self, reference: Reference) -> tuple[Explanation, ...]:
         """Return what every rule says about ``reference``, in the order of the file."""

@@ -157,6 +157,43 @@ def test_a_backfill_looks_through_every_repository_a_push_could_name(images: dic
             assert rules.requests(repository, []) == wanted
 
 
+def asks(rules: Rules, repository: Repository, tags: list[str]) -> list[tuple[str, list[str]]]:
+    """What is asked for, each copy with its askers, in an order of its own."""
+    return sorted(
+        (json.dumps(asked.request.to_json(), sort_keys=True), sorted(asked.rules))
+        for asked in rules.asked(repository, tags)
+    )
+
+
+@given(IMAGES, st.sampled_from(NAMES), st.dictionaries(st.sampled_from(TAGS), st.integers(0, 3)))
+def test_what_need_not_be_seen_whole_is_asked_for_in_any_parts(
+    images: dict[str, Any], name: str, paged: dict[str, int]
+) -> None:
+    rules = usable(images)
+    if rules is None:
+        return
+    repository = Repository(HARBOR, name)
+    if rules.route(repository).whole:
+        return
+    parts = [[tag for tag, page in paged.items() if page == number] for number in range(4)]
+    together = sorted(copy for part in parts for copy in asks(rules, repository, part))
+    assert together == asks(rules, repository, list(paged))
+
+
+@given(IMAGES, st.sampled_from(NAMES))
+def test_every_copy_goes_where_its_route_leads(images: dict[str, Any], name: str) -> None:
+    rules = usable(images)
+    if rules is None:
+        return
+    route = rules.route(Repository(HARBOR, name))
+    assert route.renaming <= route.destinations
+    for request in rules.requests(Repository(HARBOR, name), TAGS):
+        if request.destination.tag is not None:
+            assert request.destination.repository in route.destinations
+            if request.destination.tag != request.source.tag:
+                assert request.destination.repository in route.renaming
+
+
 WORDS = st.sampled_from(
     "auth defaults images registry namespace username password insecure ca_file endpoint anonymous to tags include "
     "exclude semver latest platforms attestations signatures linux/amd64 auto "

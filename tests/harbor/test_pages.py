@@ -1,0 +1,165 @@
+"""Numbered pages of a list that others change meanwhile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from replicator.harbor import pages
+from replicator.harbor.pages import ROWS_A_PAGE, Page, each_page
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+
+class Broken(Exception):
+    pass
+
+
+class Shelf:
+    """A list sorted by id; before the answer to each request, the changes planned for it happen.
+
+    Args:
+        size: rows at the start, with the ids 1, 2, ….
+        changes: by the number of the request, from 1: what happens to the ids before it is answered.
+        tells_total: whether it says how many rows there are.
+    """
+
+    def __init__(
+        self, size: int, changes: dict[int, Callable[[list[int]], None]] | None = None, *, tells_total: bool = True
+    ) -> None:
+        self.ids = list(range(1, size + 1))
+        self.asked: list[int] = []
+        self._changes = changes or {}
+        self._tells_total = tells_total
+
+    async def fetch(self, number: int) -> Page:
+        self.asked.append(number)
+        change = self._changes.get(len(self.asked))
+        if change is not None:
+            change(self.ids)
+        rows = self.ids[(number - 1) * ROWS_A_PAGE : number * ROWS_A_PAGE]
+        return Page([{"id": each} for each in rows], len(self.ids) if self._tells_total else None)
+
+
+async def ids_of(fetch: Callable[[int], Awaitable[Page]]) -> list[int]:
+    return [row["id"] async for page in each_page(fetch, Broken) for row in page]
+
+
+@pytest.mark.parametrize("tells_total", [True, False])
+@pytest.mark.parametrize(("size", "asked"), [(0, 1), (1, 1), (99, 1), (101, 2), (250, 3)])
+async def test_every_page_is_asked_for_once(size: int, asked: int, *, tells_total: bool) -> None:
+    shelf = Shelf(size, tells_total=tells_total)
+    assert await ids_of(shelf.fetch) == list(range(1, size + 1))
+    assert shelf.asked == list(range(1, asked + 1))
+
+
+async def test_a_full_last_page_is_the_last_when_the_total_says_so_or_nothing_follows() -> None:
+    for tells_total in (True, False):
+        shelf = Shelf(200, tells_total=tells_total)
+        assert len(await ids_of(shelf.fetch)) == 200
+        assert shelf.asked in ([1, 2], [1, 2, 3])
+
+
+async def test_what_is_deleted_between_two_pages_hides_no_row() -> None:
+    def delete(ids: list[int]) -> None:
+        del ids[10:13]
+
+    shelf = Shelf(350, {3: delete})
+    assert await ids_of(shelf.fetch) == list(range(1, 351))
+    # The page before is looked at again, and the one that was read already is not.
+    assert shelf.asked == [1, 2, 3, 2, 4]
+
+
+async def test_after_many_deletions_it_goes_back_as_far_as_needed() -> None:
+    def delete(ids: list[int]) -> None:
+        del ids[:320]
+
+    shelf = Shelf(1000, {6: delete})
+    assert await ids_of(shelf.fetch) == list(range(1, 1001))
+    assert len(shelf.asked) < 20
+
+
+async def test_what_is_pushed_meanwhile_comes_at_the_end() -> None:
+    shelf = Shelf(150, {2: lambda ids: ids.append(1000)})
+    assert await ids_of(shelf.fetch) == [*range(1, 151), 1000]
+
+
+@given(
+    st.integers(0, 900),
+    st.dictionaries(
+        st.integers(2, 14),
+        st.tuples(st.sampled_from(["delete", "push"]), st.floats(0, 1), st.integers(1, 400)),
+        max_size=6,
+    ),
+)
+@settings(deadline=None)
+async def test_whatever_stays_is_found_and_nothing_comes_twice(
+    size: int, plan: dict[int, tuple[str, float, int]]
+) -> None:
+    gone: set[int] = set()
+    fresh = iter(range(10_000, 20_000))
+
+    def change(what: str, where: float, count: int) -> Callable[[list[int]], None]:
+        def act(ids: list[int]) -> None:
+            if what == "push":
+                ids += [next(fresh) for _ in range(count)]
+                return
+            start = int(where * len(ids))
+            gone.update(ids[start : start + count])
+            del ids[start : start + count]
+
+        return act
+
+    kinds = {what for what, _, _ in plan.values()}
+    if len(kinds) > 1:
+        # Deletions that pushes make up for can't be seen.
+        plan = {when: each for when, each in plan.items() if each[0] == "delete"}
+    shelf = Shelf(size, {when: change(*each) for when, each in plan.items()})
+    found = await ids_of(shelf.fetch)
+    assert len(found) == len(set(found))
+    assert set(range(1, size + 1)) - gone <= set(found)
+
+
+async def test_a_list_that_shrinks_for_ever_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    async def shrinking(number: int) -> Page:
+        asked.append(number)
+        # Never a row that is known, and always fewer in all.
+        return Page([{"id": len(asked) * 1000 + each} for each in range(100)], 10**9 - len(asked))
+
+    monkeypatch.setattr(pages, "_MAX_REQUESTS", 500)
+    with pytest.raises(Broken, match="never end"):
+        await ids_of(shrinking)
+    assert len(asked) == 500
+
+
+async def test_pages_that_bring_nothing_new_are_an_error() -> None:
+    async def turning(number: int) -> Page:
+        shift = number % 2
+        return Page([{"id": each + shift} for each in range(1, 101)], None)
+
+    with pytest.raises(Broken, match="never end"):
+        await ids_of(turning)
+
+
+@pytest.mark.parametrize("row", [{"id": 5}, {"name": "x"}])
+async def test_a_page_that_is_the_one_before_is_an_error(row: dict[str, Any]) -> None:
+    async def same(number: int) -> Page:
+        rows = [{"id": each} for each in range(1, 101)] if "id" in row else [row] * 100
+        return Page(rows, None)
+
+    with pytest.raises(Broken, match="page 2 is page 1 again"):
+        async for _ in each_page(same, Broken):
+            pass
+
+
+async def test_rows_in_another_order_are_all_taken() -> None:
+    async def descending(number: int) -> Page:
+        return Page([{"id": each} for each in range(250, 0, -1)][(number - 1) * 100 : number * 100], 250)
+
+    assert sorted(await ids_of(descending)) == list(range(1, 251))
