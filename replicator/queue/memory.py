@@ -26,8 +26,8 @@ class RedisMemory:
     Args:
         queue: whose Redis, and whose prefix.
         deadline: seconds that Redis gets for an answer.
-        items: how many are remembered in each of two generations; with a digest in the text, one takes about
-            220 bytes of Redis.
+        items: how many are remembered in each of two generations; one takes 40 to 200 bytes of Redis, the more if
+            the text holds a digest.
     """
 
     def __init__(self, queue: Queue, *, deadline: float = 1.0, items: int = 100_000) -> None:

@@ -4,6 +4,6 @@ local within, reply = tonumber(ARGV[2]), {}
 for i = 3, #ARGV, 2 do
   local time, held = last_seen(ARGV[i])
   local lately = time and time <= NOW and NOW - time < within
-  reply[#reply + 1] = lately and held == ARGV[i + 1] and '1' or '0'
+  reply[#reply + 1] = lately and held ~= '' and held == ARGV[i + 1] and '1' or '0'
 end
 return table.concat(reply)
