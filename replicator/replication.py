@@ -126,16 +126,17 @@ class Handler:
                 confirm=self._confirming(request, running),
                 progress=progress,
             )
-            self._remember(request, outcome, began)
-            return outcome
         except SourceNotFound as error:
             if running.tries < _LOOKS_FOR_SOURCE:
                 raise
             return Outcome(Result.SOURCE_GONE, str(request.source), str(request.destination), note=str(error))
+        self._remember(request, outcome, began)
+        return outcome
 
     def _confirming(self, request: CopyRequest, running: Running) -> Callable[[], Awaitable[None]]:
         """Give what is awaited right before the tag is written: what was seen of it is void from then on."""
-        if (checks := self._checks) is None:
+        checks = self._checks
+        if checks is None or request.destination.tag is None:
             return running.confirm
         destination = str(request.destination)
 

@@ -1,4 +1,4 @@
-"""What is wanted of images under options, remembered: it depends on bytes and options alone and is never out of date."""
+"""What is wanted of images, remembered: it depends on bytes and options alone, so it is never out of date."""
 
 from __future__ import annotations
 

@@ -48,11 +48,11 @@ class Outbox(Generic[Item]):
         """Send what waits, and take nothing more."""
         self._closed = True
         self._hurry.set()
-        if self._sending is not None:
+        if (sending := self._sending) is not None:
             try:
-                await asyncio.wait({self._sending})
+                await asyncio.wait({sending})
             finally:
-                await cancel_all({self._sending})
+                await cancel_all({sending})
 
     async def _send_all(self) -> None:
         while self._items:
