@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from replicator.copy import Outcome, Result, SourceNotFound
+from replicator.copy import Outcome, Result, SourceNotFound, wanted_key
+from replicator.copy.together import both
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Job, Lane
 from replicator.rules import CopyRequest
 from replicator.transfer import CopyFailed, copy, copy_signature
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from replicator.copy import Copier
-    from replicator.queue import JsonValue, Running
+    from replicator.queue import Checks, JsonValue, Running
     from replicator.registry import Registries
 
 log = structlog.get_logger("replicator.copy")
@@ -37,17 +38,29 @@ def job(request: CopyRequest, *, retries: int | None = None) -> Job:
     return Job(str(request.destination), request.to_json(), retries)
 
 
+def may_trust(request: CopyRequest) -> bool:
+    """Tell whether what was seen of a request's destination (`Checks`) says that there is nothing to do.
+
+    Only for a tag: what a digest names does not change, and is not remembered. Not where signatures are wanted too:
+    an observation says nothing of them.
+    """
+    named = request.source.tag is not None and request.destination.tag is not None
+    return named and not request.signature and not request.options.signatures
+
+
 class Handler:
     """Runs the queue's jobs.
 
     Args:
         registries: for the questions a rule asks when its job runs.
         copier: does the copies.
+        checks: learns what is seen at destinations; None where nobody remembers that.
     """
 
-    def __init__(self, registries: Registries, copier: Copier) -> None:
+    def __init__(self, registries: Registries, copier: Copier, checks: Checks | None = None) -> None:
         self._registries = registries
         self._copier = copier
+        self._checks = checks
 
     async def __call__(self, running: Running) -> Mapping[str, JsonValue]:
         """Run one job.
@@ -102,20 +115,53 @@ class Handler:
         try:
             if request.signature:
                 return await copy_signature(self._copier, request.source, request.destination, progress=progress)
-            return await copy(
+            began = time.time()
+            outcome = await copy(
                 self._copier,
                 request.source,
                 request.destination,
                 options=request.options,
                 announced=request.announced if holds else None,
                 force=request.force,
-                confirm=running.confirm,
+                confirm=self._confirming(request, running),
                 progress=progress,
             )
         except SourceNotFound as error:
             if running.tries < _LOOKS_FOR_SOURCE:
                 raise
             return Outcome(Result.SOURCE_GONE, str(request.source), str(request.destination), note=str(error))
+        self._remember(request, outcome, began)
+        return outcome
+
+    def _confirming(self, request: CopyRequest, running: Running) -> Callable[[], Awaitable[None]]:
+        """Give what is awaited right before the tag is written: what was seen of it is void from then on."""
+        checks = self._checks
+        if checks is None or request.destination.tag is None:
+            return running.confirm
+        destination = str(request.destination)
+
+        async def confirm() -> None:
+            forgotten, _ = await both(checks.forget(destination), running.confirm())
+            if not forgotten:
+                # By now Redis is there: it has confirmed the lease.
+                await checks.forget(destination)
+
+        return confirm
+
+    def _remember(self, request: CopyRequest, outcome: Outcome, began: float) -> None:
+        """Note what the destination holds now.
+
+        Args:
+            request: what was asked for.
+            outcome: what became of it.
+            began: when the copy began, by ``time.time()``: the destination may have been asked right then.
+        """
+        if self._checks is None or not may_trust(request) or outcome.source_digest is None:
+            return
+        if outcome.result in (Result.COPIED, Result.UP_TO_DATE):
+            # Without signatures the tag is the last that is written.
+            at = time.time() if outcome.result is Result.COPIED else began
+            self._checks.saw(str(request.destination), wanted_key(outcome.source_digest, request.options), at)
 
 
 def _told(outcome: Outcome) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from replicator.queue import Queue, RedisSharing, RetryPolicy, Worker, embedded_server
+from replicator.queue import Checks, Queue, RedisMemory, RedisSharing, RetryPolicy, Worker, embedded_server
 from replicator.replication import Handler
 from replicator.transfer import access_by, open_registries
 
@@ -53,8 +53,22 @@ async def open_copier(settings: Settings, rules: Rules, queue: Queue) -> AsyncIt
         rules: whose credentials are used, and beyond whose hosts nothing goes.
         queue: whose Redis the processes share.
     """
-    async with open_registries(settings, access_by(rules.credentials), RedisSharing(queue)) as opened:
+    async with (
+        aclosing(RedisMemory(queue)) as memory,
+        open_registries(settings, access_by(rules.credentials), RedisSharing(queue), memory) as opened,
+    ):
         yield opened
+
+
+@asynccontextmanager
+async def open_checks(queue: Queue) -> AsyncIterator[Checks]:
+    """Open what this installation has seen to be right at destinations, and tell the rest of it at the end.
+
+    Args:
+        queue: whose Redis the processes share.
+    """
+    async with aclosing(Checks(queue)) as checks:
+        yield checks
 
 
 def make_worker(
@@ -65,6 +79,7 @@ def make_worker(
     *,
     concurrency: Mapping[Lane, int],
     policy: RetryPolicy | None = None,
+    checks: Checks | None = None,
 ) -> Worker:
     """Make a worker that copies; who makes it runs it.
 
@@ -75,10 +90,12 @@ def make_worker(
         copier: does the copies.
         concurrency: copies at once, by lane.
         policy: when a failed copy is tried again.
+        checks: what is seen at destinations; None for one of its own: what was seen of a tag must be forgotten before
+            the tag is written, whoever writes it.
     """
     return Worker(
         queue,
-        Handler(registries, copier),
+        Handler(registries, copier, checks or Checks(queue)),
         concurrency=concurrency,
         policy=policy or retry_policy(settings),
         lease=settings.lease,

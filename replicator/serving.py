@@ -19,7 +19,7 @@ from replicator.app import create_app
 from replicator.connections import BoundedProtocol
 from replicator.errors import ConfigError, Problem
 from replicator.queue import Lane
-from replicator.runtime import make_worker, open_copier, open_queue
+from replicator.runtime import make_worker, open_checks, open_copier, open_queue
 from replicator.signals import ending_at_signals
 
 if TYPE_CHECKING:
@@ -85,8 +85,9 @@ async def serve(settings: Settings, rules: Rules, *, with_worker: bool) -> None:
         async with (
             open_queue(settings) as queue,
             open_copier(settings, rules, queue) as (registries, copier),
+            open_checks(queue) as checks,
         ):
-            worker = make_worker(settings, queue, registries, copier, concurrency=concurrency)
+            worker = make_worker(settings, queue, registries, copier, concurrency=concurrency, checks=checks)
             process = _Process(worker if with_worker else None)
             app = create_app(rules, queue, token=token, parts=[process])
             ending.started(process.stop)
@@ -107,8 +108,9 @@ async def work(settings: Settings, rules: Rules) -> None:
         async with (
             open_queue(settings) as queue,
             open_copier(settings, rules, queue) as (registries, copier),
+            open_checks(queue) as checks,
         ):
-            worker = make_worker(settings, queue, registries, copier, concurrency=concurrency)
+            worker = make_worker(settings, queue, registries, copier, concurrency=concurrency, checks=checks)
             ending.started(_Process(worker).stop)
             await worker.run()
     log.info("stopped")

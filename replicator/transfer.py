@@ -15,7 +15,7 @@ from replicator.registry import Registries, RegistryError, Timing
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from replicator.copy import Outcome, Sharing
+    from replicator.copy import Memory, Outcome, Sharing
     from replicator.options import CopyOptions
     from replicator.reference import Reference, Repository
     from replicator.registry import Access
@@ -104,7 +104,10 @@ def _explaining(destination: Reference) -> Iterator[None]:
 
 @asynccontextmanager
 async def open_registries(
-    settings: Settings, access: Callable[[Repository], Access], sharing: Sharing | None = None
+    settings: Settings,
+    access: Callable[[Repository], Access],
+    sharing: Sharing | None = None,
+    memory: Memory | None = None,
 ) -> AsyncIterator[tuple[Registries, Copier]]:
     """Open the way to the registries, and a copier over it.
 
@@ -112,6 +115,7 @@ async def open_registries(
         settings: time limits and numbers at once.
         access: how each registry is reached, and as whom.
         sharing: what other processes know of blobs and have under way.
+        memory: what other processes found to be wanted of images.
     """
     timing = Timing(
         connect=settings.connect_timeout,
@@ -122,4 +126,4 @@ async def open_registries(
     )
     agent = f"replicator/{__version__}"
     async with Registries(access, user_agent=agent, timing=timing, in_flight=settings.in_flight) as registries:
-        yield registries, Copier(registries, transfers=settings.transfers, sharing=sharing)
+        yield registries, Copier(registries, transfers=settings.transfers, sharing=sharing, memory=memory)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,12 +13,11 @@ from replicator.options import Attestations
 from replicator.registry.errors import DigestMismatch, NotFound
 
 if TYPE_CHECKING:
+    from replicator.copy.forms import Form, Forms
     from replicator.copy.reading import SourceReader
     from replicator.options import CopyOptions
     from replicator.reference import Reference
     from replicator.registry import Descriptor, Manifest, RemoteRepository
-
-_MAX_FORMS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,44 +39,6 @@ class Comparison:
     note: str = ""
     selection: Selection | None = field(default=None, repr=False)
     present: str | None = None
-
-
-class Forms:
-    """What was found to be wanted of images; bounded, the least used forgotten first.
-
-    It depends on an image's bytes and on the options alone, so it never goes out of date.
-    """
-
-    def __init__(self, entries: int = _MAX_FORMS) -> None:
-        self._entries = entries
-        self._known: OrderedDict[tuple[str, CopyOptions], tuple[str | None, str]] = OrderedDict()
-
-    def note(self, digest: str, options: CopyOptions, selection: Selection) -> None:
-        """Remember what is wanted of the image ``digest``."""
-        key = (digest, options)
-        self._known[key] = (selection.manifest.digest if selection.manifest is not None else None, selection.note)
-        self._known.move_to_end(key)
-        if len(self._known) > self._entries:
-            self._known.popitem(last=False)
-
-    def satisfied(self, present: str | None, digest: str, options: CopyOptions) -> Comparison | None:
-        """Return that a destination which names ``present`` is up to date with the image ``digest``, if that is known.
-
-        Returns:
-            That it is, or that the image is skipped; None when it has to be looked at.
-        """
-        as_it_is = not options.platforms and options.attestations in (Attestations.KEEP, Attestations.STRIP_REFUSED)
-        if present == digest and as_it_is:
-            # Also where something was to be stripped, had the registry refused it: it has not.
-            return Comparison(Result.UP_TO_DATE, digest, digest)
-        key = (digest, options)
-        if key not in self._known:
-            return None
-        self._known.move_to_end(key)
-        wanted, note = self._known[key]
-        if wanted is None:
-            return Comparison(Result.SKIPPED, digest, None, note)
-        return Comparison(Result.UP_TO_DATE, digest, wanted, note) if wanted == present else None
 
 
 async def compare(
@@ -106,6 +66,9 @@ async def compare(
         announced: what the source's tag is said to name; the source is asked only if the destination differs.
         force: up to date is no answer: it is copied whatever the destination holds.
 
+    Returns:
+        What was found, with a selection where the image has to be copied.
+
     Raises:
         SourceNotFound: the source has no such tag or digest.
         AttestationsFound: it has attestations, and the options say that there must be none.
@@ -119,25 +82,68 @@ async def compare(
         root = None
     else:
         present = None if force else await target.head_destination(destination.identifier)
-        if present is not None and (known := forms.satisfied(present.digest, announced, options)) is not None:
+        if present is not None and (known := await _settled(present.digest, announced, options, forms)) is not None:
             return known
         announced, root = await _moved(origin, source, announced)
     name = present.digest if present is not None and not force else None
-    if announced is not None and not force and (known := forms.satisfied(name, announced, options)) is not None:
-        return known
+    if announced is not None and not force:
+        # What was just read need not be recalled.
+        known = await _settled(name, announced, options, forms, recalling=root is None)
+        if known is not None:
+            return known
     if root is None:
         # By digest, so that a push in between can't mix two images.
         root = await read_root(origin, source, announced or source.identifier)
-        if announced is None and (known := forms.satisfied(name, root.digest, options)) is not None:
-            return known
-    selection = await select(root, options, reader, source.registry)
-    if not options.is_verbatim:
-        forms.note(root.digest, options, selection)
-    if selection.manifest is None:
-        return Comparison(Result.SKIPPED, root.digest, None, selection.note, selection)
-    digest = selection.manifest.digest
-    result = Result.UP_TO_DATE if digest == name else None
-    return Comparison(result, root.digest, digest, selection.note, selection, name)
+        if announced is None:
+            known = await _settled(name, root.digest, options, forms, recalling=False)
+            if known is not None:
+                return known
+    return await _looked_at(root, name, source, options, reader, forms)
+
+
+async def compare_listed(
+    source: Reference,
+    destination: Reference,
+    options: CopyOptions,
+    *,
+    origin: RemoteRepository,
+    reader: SourceReader,
+    target: RemoteRepository,
+    forms: Forms,
+    announced: str,
+) -> Comparison:
+    """Find out whether a destination holds what is wanted of an image whose digest the caller has just listed.
+
+    The destination is asked, and nobody else where it is known what is wanted: where everything is, or where it was
+    found before. Where it is not, the image is read by its digest.
+
+    Args:
+        source: the image; its tag is not asked for.
+        destination: the tag or digest that is to name it.
+        options: what is wanted of it.
+        origin: the source's repository.
+        reader: reads manifests there.
+        target: the destination's repository.
+        forms: what is known, and learns what is found.
+        announced: what the source's tag names.
+
+    Returns:
+        What was found; without a selection where the image was not read.
+
+    Raises:
+        SourceNotFound: the source does not have the digest any more.
+        AttestationsFound: it has attestations, and the options say that there must be none.
+        RegistryError: either registry refused or failed.
+    """
+    present = await target.head_destination(destination.identifier)
+    name = present.digest if present is not None else None
+    if _is_whole(name, announced, options):
+        return Comparison(Result.UP_TO_DATE, announced, announced)
+    form = forms.known(announced, options) or await forms.recall(announced, options)
+    if form is not None:
+        return _held_against(name, announced, form)
+    root = await read_root(origin, source, announced)
+    return await _looked_at(root, name, source, options, reader, forms)
 
 
 async def read_root(origin: RemoteRepository, source: Reference, identifier: str) -> Manifest:
@@ -167,3 +173,54 @@ async def _moved(origin: RemoteRepository, source: Reference, announced: str) ->
         pass  # read again, by digest
     wanted: Descriptor | None = await origin.head_manifest(source.identifier)
     return (wanted.digest if wanted is not None else None), None
+
+
+async def _looked_at(
+    root: Manifest, present: str | None, source: Reference, options: CopyOptions, reader: SourceReader, forms: Forms
+) -> Comparison:
+    """Find out from an image itself what is wanted of it, and hold it against what the destination names."""
+    selection = await select(root, options, reader, source.registry)
+    forms.note(root.digest, options, selection)
+    if selection.manifest is None:
+        return Comparison(Result.SKIPPED, root.digest, None, selection.note, selection)
+    digest = selection.manifest.digest
+    result = Result.UP_TO_DATE if digest == present else None
+    return Comparison(result, root.digest, digest, selection.note, selection, present)
+
+
+async def _settled(
+    present: str | None, digest: str, options: CopyOptions, forms: Forms, *, recalling: bool = True
+) -> Comparison | None:
+    """Return that nothing is to be copied, where that is known without reading the image ``digest``.
+
+    Args:
+        present: what the destination names.
+        digest: the image.
+        options: what is wanted of it.
+        forms: what is known.
+        recalling: ask other processes too.
+    """
+    if _is_whole(present, digest, options):
+        return Comparison(Result.UP_TO_DATE, digest, digest)
+    form = forms.known(digest, options)
+    if form is None and recalling:
+        form = await forms.recall(digest, options)
+    found = _held_against(present, digest, form) if form is not None else None
+    return found if found is not None and found.result is not None else None
+
+
+def _is_whole(present: str | None, digest: str, options: CopyOptions) -> bool:
+    """Tell whether the destination holds an image as it is, where that is right.
+
+    Also where something was to be stripped, had the registry refused it: it has not.
+    """
+    keeps = options.attestations in (Attestations.KEEP, Attestations.STRIP_REFUSED)
+    return present == digest and not options.platforms and keeps
+
+
+def _held_against(present: str | None, digest: str, form: Form) -> Comparison:
+    """Hold what is wanted of the image ``digest`` against what the destination names."""
+    if form.digest is None:
+        return Comparison(Result.SKIPPED, digest, None, form.note)
+    result = Result.UP_TO_DATE if form.digest == present else None
+    return Comparison(result, digest, form.digest, form.note, present=None if result is not None else present)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from replicator.copy.blobs import BlobCopier
-from replicator.copy.comparing import Comparison, Forms, compare, read_root
+from replicator.copy.comparing import Comparison, compare, compare_listed, read_root
+from replicator.copy.forms import Forms
 from replicator.copy.ledger import Ledger
 from replicator.copy.outcome import Outcome, Result, Tally
 from replicator.copy.reading import SourceReader
@@ -18,6 +20,7 @@ from replicator.options import VERBATIM
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from replicator.copy.memory import Memory
     from replicator.copy.sharing import Sharing
     from replicator.options import CopyOptions
     from replicator.reference import Reference
@@ -31,19 +34,44 @@ class Copier:
         registries: the way to every registry.
         transfers: blob bodies in flight at once.
         sharing: what other processes know and have under way; None for a process alone.
+        memory: what other processes found to be wanted of images; None for a process alone.
+
+    Attributes:
+        forms: what is known to be wanted of images; who compares many may have it recalled for them at once.
     """
 
-    def __init__(self, registries: Registries, *, transfers: int = 8, sharing: Sharing | None = None) -> None:
+    def __init__(
+        self,
+        registries: Registries,
+        *,
+        transfers: int = 8,
+        sharing: Sharing | None = None,
+        memory: Memory | None = None,
+    ) -> None:
         self._registries = registries
         self._ledger = Ledger()
-        self._forms = Forms()
+        self.forms = Forms(memory)
         self._blobs = BlobCopier(transfers, self._ledger, sharing)
         self._signatures = Signatures(self._blobs)
 
-    async def compare(self, source: Reference, destination: Reference, options: CopyOptions = VERBATIM) -> Comparison:
+    async def compare(
+        self,
+        source: Reference,
+        destination: Reference,
+        options: CopyOptions = VERBATIM,
+        *,
+        announced: str | None = None,
+    ) -> Comparison:
         """Tell whether a destination names what `copy` would make it name; nothing is written.
 
         Signatures are not compared.
+
+        Args:
+            source: what would be copied.
+            destination: where to.
+            options: what of the image would be copied.
+            announced: what the source's tag names, by a list that was just read. It is taken for true, so that the
+                source is asked only where it is not known what is wanted of that image; `copy` asks it again.
 
         Raises:
             SourceNotFound, AttestationsFound, RegistryError: as `copy` does.
@@ -51,8 +79,19 @@ class Copier:
         origin = self._registries.source(source.repository)
         target = self._registries.destination(destination.repository)
         reader = SourceReader(origin)
-        return await compare(
-            source, destination, options, origin=origin, reader=reader, target=target, forms=self._forms
+        if announced is None:
+            return await compare(
+                source, destination, options, origin=origin, reader=reader, target=target, forms=self.forms
+            )
+        return await compare_listed(
+            source,
+            destination,
+            options,
+            origin=origin,
+            reader=reader,
+            target=target,
+            forms=self.forms,
+            announced=announced,
         )
 
     async def copy(
@@ -105,7 +144,7 @@ class Copier:
             origin=origin,
             reader=reader,
             target=target,
-            forms=self._forms,
+            forms=self.forms,
             announced=announced,
             force=force,
         )
@@ -126,7 +165,8 @@ class Copier:
             signing = self._signatures.between(origin, reader, target, tally, on_bytes)
             await signing.copy_all(found.announced, selection)
         seconds = time.monotonic() - started
-        return tally.outcome(result or Result.UP_TO_DATE, source, destination, found.digest, found.note, seconds)
+        outcome = tally.outcome(result or Result.UP_TO_DATE, source, destination, found.digest, found.note, seconds)
+        return replace(outcome, source_digest=found.announced)
 
     async def copy_signature(
         self, source: Reference, destination: Reference, *, progress: Callable[[int], None] | None = None

@@ -45,6 +45,8 @@ class Outcome:
         note: why, where the result alone does not say it; what was left out.
         signatures: signatures and other referrers that were written, of ``manifests``.
         warnings: what was refused, or does not hold, without making the copy fail.
+        source_digest: what the source's tag named when it was copied or found up to date; for the process that did
+            it, and not in `to_json`.
     """
 
     result: Result
@@ -60,10 +62,12 @@ class Outcome:
     note: str = ""
     signatures: int = 0
     warnings: tuple[str, ...] = ()
+    source_digest: str | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values, a key an attribute; ``signatures`` and ``warnings`` only if there are any."""
         values = asdict(self) | {"warnings": list(self.warnings)}
+        del values["source_digest"]
         return {key: value for key, value in values.items() if value or key not in ("signatures", "warnings")}
 
     @classmethod

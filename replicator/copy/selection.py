@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from replicator.options import CopyOptions, Platform
     from replicator.registry import Descriptor
 
+ALGORITHM = 1
+"""To be raised whenever another digest or note comes of the same image and options: what comes is remembered."""
 MAX_DEPTH = 4
 """Indexes within indexes; more is no image anyone builds."""
 MAX_NESTED_BYTES = 16 * 1024 * 1024

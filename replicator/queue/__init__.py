@@ -3,13 +3,16 @@
 A job is an id, the destination reference, and a payload. Jobs with one id are merged, never run at the same time, and
 run again when they were enqueued while running; nothing that was taken is lost.
 
-On the same Redis the processes of an installation take turns at what only one of them should do (``RedisSharing``).
+On the same Redis the processes of an installation take turns at what only one of them should do (``RedisSharing``),
+and remember for each other what was found of images (``RedisMemory``) and seen at destinations (``Checks``).
 """
 
+from replicator.queue.checks import Checks
 from replicator.queue.client import Queue
 from replicator.queue.embedded import embedded_server
 from replicator.queue.errors import LeaseLost, QueueError, QueueUnavailable
 from replicator.queue.job import Finished, Job, JsonValue, Lane
+from replicator.queue.memory import RedisMemory
 from replicator.queue.retry import RetryPolicy
 from replicator.queue.running import Running
 from replicator.queue.snapshots import Counts, DeadLetter, LaneCounts, RunningJob, WaitingJob, WorkerInfo
@@ -17,6 +20,7 @@ from replicator.queue.turns import RedisSharing
 from replicator.queue.worker import Worker
 
 __all__ = [
+    "Checks",
     "Counts",
     "DeadLetter",
     "Finished",
@@ -28,6 +32,7 @@ __all__ = [
     "Queue",
     "QueueError",
     "QueueUnavailable",
+    "RedisMemory",
     "RedisSharing",
     "RetryPolicy",
     "Running",

@@ -23,6 +23,8 @@ _NAMES = (
     "waiting",
     "workers",
 )
+_MEMORY_NAMES = ("recall", "remember")
+_CHECK_NAMES = ("check_forget", "check_held", "check_note")
 _TURN_NAMES = ("turn_begin", "turn_end", "turn_forget", "turn_renew")
 
 
@@ -42,7 +44,9 @@ class Scripts:
             return redis.register_script("".join((folder / f"{name}.lua").read_text() for name in names))
 
         self._scripts = {name: script("prelude", name) for name in _NAMES}
-        self._scripts |= {name: script("prelude", "known", name) for name in _TURN_NAMES}
+        self._scripts |= {name: script("prelude", "generations", name) for name in _MEMORY_NAMES}
+        self._scripts |= {name: script("prelude", "generations", "checks", name) for name in _CHECK_NAMES}
+        self._scripts |= {name: script("prelude", "generations", "known", name) for name in _TURN_NAMES}
 
     async def run(self, name: str, *arguments: str | bytes | float) -> Any:
         """Run the script ``name``; what it takes and gives stands in its file.

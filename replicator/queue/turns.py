@@ -16,10 +16,11 @@ from uuid import uuid4
 
 import structlog
 
+from replicator.queue.questions import Questions
 from replicator.queue.wakeup import Listener
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator
 
     from replicator.queue.client import Queue
 
@@ -27,9 +28,6 @@ log = structlog.get_logger("replicator.queue")
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
-_WARNING_SECONDS = 60.0
-_SILENT_DEADLINES = 5
-"""Deadlines for which a Redis that did not answer is not asked again: each blob would wait for it twice."""
 
 
 @dataclass(slots=True, eq=False)
@@ -79,16 +77,12 @@ class RedisSharing:
         deadline: float = 1.0,
         items: int = 100_000,
     ) -> None:
-        self._queue = queue
         self._trust = trust
         self._lease = lease
         self._patience = patience
-        self._deadline = deadline
         self._items = items
         self._listener = Listener(queue, f"{queue.prefix}:turns")
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._silent_until = 0.0
-        self._quiet_until = 0.0
+        self._questions = Questions(queue, deadline=deadline, trouble="turns unavailable")
 
     @contextlib.asynccontextmanager
     async def turn(self, registry: str, repository: str, digest: str) -> AsyncIterator[RedisTurn]:
@@ -98,17 +92,19 @@ class RedisSharing:
         Nothing is waited for when the digest is known to be in the repository. It raises nothing of its own.
         """
         turn = await self._begin(_item(registry, digest), repository)
-        keeper = self._start(self._keep(turn))
+        keeper = self._questions.start(self._keep(turn))
         try:
             yield turn
         finally:
             keeper.cancel()
             if turn.token or turn.ready:
-                await self._ask("turn_end", turn.item, turn.place if turn.ready else "", turn.token, self._items)
+                await self._questions.ask(
+                    "turn_end", turn.item, turn.place if turn.ready else "", turn.token, self._items
+                )
 
     async def forget(self, registry: str, repository: str, digest: str) -> None:
         """Forget that a digest is in a repository, because the registry contradicted it. It raises nothing."""
-        await self._ask("turn_forget", _item(registry, digest), repository)
+        await self._questions.ask("turn_forget", _item(registry, digest), repository)
 
     async def _begin(self, item: str, place: str) -> RedisTurn:
         """Take the turn when it is free, unless there is no need to; or begin without it."""
@@ -133,11 +129,11 @@ class RedisSharing:
         """Ask for the turn; tell whether another has it."""
         turn = RedisTurn(item, place, token=uuid4().hex)
         times = (int(self._lease * 1000), int(self._trust * 1000))
-        question = self._send("turn_begin", item, place, turn.token, *times, self._items)
+        question = self._questions.send("turn_begin", item, place, turn.token, *times, self._items)
         try:
-            reply = await self._answer(question)
+            reply = await self._questions.answer(question)
         except asyncio.CancelledError:
-            self._start(self._give_back(question, turn))
+            self._questions.start(self._give_back(question, turn))
             raise
         if reply is None:
             # The token stays: the turn may have been taken without the answer being heard.
@@ -151,58 +147,16 @@ class RedisSharing:
 
     async def _give_back(self, question: asyncio.Task[Any], turn: RedisTurn) -> None:
         """End a turn that nobody wants any more, once it has been taken."""
-        await self._answer(question)
-        await self._ask("turn_end", turn.item, "", turn.token, self._items)
+        await self._questions.answer(question)
+        await self._questions.ask("turn_end", turn.item, "", turn.token, self._items)
 
     async def _keep(self, turn: RedisTurn) -> None:
         """Renew the turn until cancelled, or until it is lost: then it goes on, and may be done twice."""
         while turn.token:
             await asyncio.sleep(self._lease / 3)
-            if await self._ask("turn_renew", turn.item, turn.token, int(self._lease * 1000)) == 0:
+            if await self._questions.ask("turn_renew", turn.item, turn.token, int(self._lease * 1000)) == 0:
                 log.debug("turn lost", item=turn.item, place=turn.place)
                 return
-
-    async def _ask(self, script: str, *arguments: str | int) -> Any:
-        """Run a script within the deadline; None when Redis did not do it."""
-        return await self._answer(self._send(script, *arguments))
-
-    def _send(self, script: str, *arguments: str | int) -> asyncio.Task[Any]:
-        """Begin to run a script.
-
-        In a task of its own it goes on when the copy that asked is cancelled, and redis-py, which swallows a
-        cancellation at times while it connects, can't swallow that of the copy.
-        """
-        return self._start(self._run(script, *arguments))
-
-    async def _run(self, script: str, *arguments: str | int) -> Any:
-        if asyncio.get_running_loop().time() < self._silent_until:
-            return None
-        try:
-            return await self._queue.run_script(script, *arguments)
-        except Exception as error:  # noqa: BLE001 - whatever it is, a copy must not fail for it
-            self._warn(str(error) or type(error).__name__)
-            return None
-
-    async def _answer(self, question: asyncio.Task[Any]) -> Any:
-        done, _ = await asyncio.wait({question}, timeout=self._deadline)
-        if done:
-            return None if question.cancelled() else question.result()
-        question.cancel()
-        self._silent_until = asyncio.get_running_loop().time() + _SILENT_DEADLINES * self._deadline
-        self._warn(f"no answer within {self._deadline:g} s")
-        return None
-
-    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    def _warn(self, error: str) -> None:
-        now = asyncio.get_running_loop().time()
-        if now >= self._quiet_until:
-            self._quiet_until = now + _WARNING_SECONDS
-            log.warning("turns unavailable", redis=self._queue.where, error=error)
 
 
 def _item(registry: str, digest: str) -> str:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.copy.comparing import Forms
+from replicator.copy.forms import Form, Forms
 from replicator.copy.selection import MAX_DEPTH, Selection, select
-from replicator.options import VERBATIM, CopyOptions, Platform
+from replicator.options import CopyOptions, Platform
 from replicator.registry.digests import digest_of
 from replicator.registry.errors import UnsupportedManifest
 from replicator.registry.manifest import OCI_INDEX, Manifest, parse_manifest
@@ -105,17 +105,17 @@ async def test_an_index_with_numbers_that_are_none_is_not_written_anew() -> None
 
 
 def test_what_is_remembered_of_images_is_bounded() -> None:
-    forms = Forms(entries=10)
+    forms, options = Forms(entries=10), only("linux/amd64")
     for number in range(100):
-        forms.note(f"sha256:{number}", VERBATIM, Selection(None, note="nothing"))
+        forms.note(f"sha256:{number}", options, Selection(None, note="nothing"))
     assert len(forms._known) == 10
-    assert forms.satisfied(None, "sha256:99", VERBATIM) is not None
-    assert forms.satisfied(None, "sha256:1", VERBATIM) is None
+    assert forms.known("sha256:99", options) == Form(None, "nothing")
+    assert forms.known("sha256:1", options) is None
     # What is used, or found again, is kept longest.
-    forms.satisfied(None, "sha256:90", VERBATIM)
-    forms.note("sha256:91", VERBATIM, Selection(None, note="nothing"))
+    forms.known("sha256:90", options)
+    forms.note("sha256:91", options, Selection(None, note="nothing"))
     for number in range(8):
-        forms.note(f"sha512:{number}", VERBATIM, Selection(None, note="nothing"))
+        forms.note(f"sha512:{number}", options, Selection(None, note="nothing"))
     assert [key for key, _ in forms._known][:2] == ["sha256:90", "sha256:91"]
 
 

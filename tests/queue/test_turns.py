@@ -195,7 +195,7 @@ async def test_a_copy_cancelled_while_it_takes_a_turn_leaves_none_taken(queue: Q
         await task
 
     async def none_held() -> bool:
-        return not sharing._tasks and await held(queue) == 0
+        return not sharing._questions._tasks and await held(queue) == 0
 
     await eventually(none_held)
 

@@ -2,8 +2,8 @@
 -- ARGV: prefix, item, place, token, lease in ms, ms for which a note is believed, most items of a generation.
 -- Returns 'here' (it was brought to the place lately), 'taken' or 'held' (by another), then other places that have it.
 local item, place, token, lease_ms, trust_ms = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
-local aged = redis.call('HGET', OLD, item)
-if aged then keep(item, aged, tonumber(ARGV[7])) end
+local aged = redis.call('HGET', KNOWN.old, item)
+if aged then KNOWN.keep(item, aged, tonumber(ARGV[7])) end
 local others, brought = places(item, place)
 local holder = redis.call('GET', turn_key(item))
 local reply = {'held'}

@@ -6,7 +6,7 @@ if place ~= '' then
   noted, refusal = pcall(function()
     local all = places(item, place)
     table.insert(all, 1, {time = string.format('%.0f', NOW), place = place})
-    keep(item, lines(all), tonumber(ARGV[5]))
+    KNOWN.keep(item, lines(all), tonumber(ARGV[5]))
   end)
 end
 if token ~= '' and redis.call('GET', turn_key(item)) == token then

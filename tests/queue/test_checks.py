@@ -1,0 +1,281 @@
+"""What was seen at destinations: the newest counts, what is forgotten does not come back, and memory is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from replicator.queue import Checks, Queue
+from replicator.queue.clock import RedisClock
+from tests.queue.conftest import eventually
+
+if TYPE_CHECKING:
+    from tests.queue.servers import RedisServer
+
+PLACE = "r.example/team/app:v1"
+
+
+async def command(queue: Queue, *words: str | bytes) -> Any:
+    return await queue.redis.execute_command(*words)  # type: ignore[no-untyped-call]  # redis-py leaves it without types
+
+
+async def see(queue: Queue, *seen: tuple[str, str], ago: float = 0.0, **settings: Any) -> None:
+    """Be a process that saw something some seconds ago, and has told it."""
+    async with aclosing(Checks(queue, **settings)) as checks:
+        for destination, wanted in seen:
+            checks.saw(destination, wanted, time.time() - ago)
+
+
+async def forget(queue: Queue, destination: str = PLACE) -> None:
+    async with aclosing(Checks(queue)) as checks:
+        assert await checks.forget(destination)
+
+
+async def trusted(queue: Queue, wanted: str, destination: str = PLACE, within: float = 3600.0) -> bool:
+    async with aclosing(Checks(queue)) as checks:
+        [held] = await checks.holds([(destination, wanted)], within)
+        return held
+
+
+async def generations(queue: Queue) -> tuple[int, int]:
+    new, old = [await command(queue, "HLEN", f"{queue.prefix}:checks:{name}") for name in ("new", "old")]
+    return new, old
+
+
+class Asked:
+    """Counts what is asked of a queue's Redis."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.scripts: list[tuple[str, int]] = []
+        self._run_script = queue.run_script
+        queue.run_script = self  # type: ignore[method-assign]  # to count, not to change what it does
+
+    async def __call__(self, name: str, *arguments: str | bytes | float) -> Any:
+        self.scripts.append((name, len(arguments)))
+        return await self._run_script(name, *arguments)
+
+
+async def test_what_one_process_saw_is_trusted_by_others_for_that_destination_and_image_alone(queue: Queue) -> None:
+    await see(queue, (PLACE, "one"))
+    assert await trusted(queue, "one")
+    assert not await trusted(queue, "two")
+    assert not await trusted(queue, "one", "r.example/team/app:v2")
+    assert not await trusted(queue, "")
+
+
+async def test_what_was_seen_too_long_ago_is_not_trusted(queue: Queue) -> None:
+    await see(queue, (PLACE, "one"), ago=100)
+    assert await trusted(queue, "one", within=200)
+    assert not await trusted(queue, "one", within=50)
+    assert not await trusted(queue, "one", within=0)
+    assert await trusted(queue, "one", within=float("inf"))
+
+
+async def test_an_image_that_another_has_replaced_and_that_came_back_is_not_trusted_by_its_first_sight(
+    queue: Queue,
+) -> None:
+    await see(queue, (PLACE, "one"), ago=20)
+    await see(queue, (PLACE, "two"), ago=10)
+    assert not await trusted(queue, "one")
+    assert await trusted(queue, "two")
+
+
+async def test_the_newest_sight_counts_whichever_comes_in_first(queue: Queue) -> None:
+    await see(queue, (PLACE, "new"), ago=10)
+    await see(queue, (PLACE, "old"), ago=20)
+    assert await trusted(queue, "new")
+    assert not await trusted(queue, "old")
+
+
+async def test_what_is_forgotten_does_not_come_back_from_a_process_that_saw_it_before(queue: Queue) -> None:
+    async with aclosing(Checks(queue, pause=60)) as slow:
+        slow.saw(PLACE, "one", time.time())
+        await see(queue, (PLACE, "one"))
+        assert await trusted(queue, "one")
+        await forget(queue)
+        assert not await trusted(queue, "one")
+    assert not await trusted(queue, "one")
+    await see(queue, (PLACE, "one"), ago=1)
+    assert not await trusted(queue, "one")
+
+
+async def test_what_is_seen_after_it_was_forgotten_is_trusted(queue: Queue) -> None:
+    async with aclosing(Checks(queue)) as checks:
+        assert await checks.forget(PLACE)
+        # As long as the quickest registry takes to write a tag.
+        await asyncio.sleep(0.05)
+        checks.saw(PLACE, "one", time.time())
+    assert await trusted(queue, "one")
+
+
+async def test_a_machine_whose_clock_is_fast_saw_nothing_in_the_future(queue: Queue) -> None:
+    await see(queue, (PLACE, "one"), ago=-3600)
+    await forget(queue)
+    assert not await trusted(queue, "one")
+
+
+async def test_what_was_noted_before_the_clock_was_set_back_far_is_not_believed_and_gives_way(queue: Queue) -> None:
+    await see(queue, (PLACE, "one"))
+    key = f"{queue.prefix}:checks:new"
+    [item] = await command(queue, "HKEYS", key)
+    await command(queue, "HSET", key, item, b"9999999999999 one")
+    assert not await trusted(queue, "one", within=float("inf"))
+    await see(queue, (PLACE, "one"))
+    assert await trusted(queue, "one")
+
+
+@pytest.mark.parametrize("value", [b"", b"one", b"\xff\xfe", b"12", b"12 ", b" one", b"x one"])
+async def test_what_somebody_else_wrote_there_is_not_trusted_and_gives_way(queue: Queue, value: bytes) -> None:
+    await see(queue, (PLACE, "one"))
+    key = f"{queue.prefix}:checks:new"
+    [item] = await command(queue, "HKEYS", key)
+    await command(queue, "HSET", key, item, value)
+    assert not await trusted(queue, "one")
+    await see(queue, (PLACE, "one"))
+    assert await trusted(queue, "one")
+
+
+async def test_many_are_told_and_asked_500_at_a_time(queue: Queue) -> None:
+    seen = [(f"r.example/team/app:v{number}", f"{number}") for number in range(1200)]
+    asked = Asked(queue)
+    await see(queue, *seen, pause=60)
+    # The first question is for the time alone.
+    assert asked.scripts == [
+        ("check_note", 1), ("check_note", 1 + 3 * 500), ("check_note", 1 + 3 * 500), ("check_note", 1 + 3 * 200)
+    ]  # fmt: skip
+    asked.scripts.clear()
+    wrong = [("r.example/team/app:v7", "8"), ("r.example/team/other:v7", "7")]
+    async with aclosing(Checks(queue)) as checks:
+        assert await checks.holds([*seen, *wrong], 60) == [True] * 1200 + [False] * 2
+        assert await checks.holds([], 60) == []
+    assert asked.scripts == [("check_held", 1 + 2 * 500), ("check_held", 1 + 2 * 500), ("check_held", 1 + 2 * 202)]
+
+
+async def test_it_is_told_without_waiting_for_the_end(queue: Queue) -> None:
+    async with aclosing(Checks(queue, pause=0.05)) as checks:
+        for wanted in ("one", "two"):
+            checks.saw(PLACE, wanted, time.time())
+
+            async def told(wanted: str = wanted) -> bool:
+                return await trusted(queue, wanted)
+
+            await eventually(told)
+
+
+async def test_500_do_not_wait_for_more(queue: Queue) -> None:
+    async with aclosing(Checks(queue, pause=3600)) as checks:
+        for number in range(500):
+            checks.saw(f"r.example/team/app:v{number}", "one", time.time())
+
+        async def told() -> bool:
+            return await trusted(queue, "one", "r.example/team/app:v499")
+
+        await eventually(told)
+
+
+async def test_what_waits_to_be_told_is_bounded(queue: Queue) -> None:
+    checks = Checks(queue, pause=3600)
+    for number in range(20_000):
+        checks.saw(f"r.example/team/app:v{number}", "one", time.time())
+    assert len(checks._outbox._items) == 5000
+    await checks.aclose()
+    checks.saw("r.example/late:v1", "one", time.time())
+    assert not await trusted(queue, "one", "r.example/late:v1")
+    assert await trusted(queue, "one", "r.example/team/app:v4999")
+
+
+async def test_memory_is_bounded_by_two_generations(queue: Queue) -> None:
+    for number in range(100):
+        await see(queue, (f"r.example/team/app:v{number}", "one"), items=10)
+        assert max(await generations(queue)) <= 10
+    held = [await trusted(queue, "one", f"r.example/team/app:v{number}") for number in range(100)]
+    assert held[:80] == [False] * 80
+    assert held[90:] == [True] * 10
+
+
+async def test_what_was_seen_expires_in_a_month(queue: Queue) -> None:
+    await see(queue, *((f"r.example/team/app:v{number}", "one") for number in range(3)), items=2)
+    for generation in ("new", "old"):
+        assert 29 * 86400 < await queue.redis.ttl(f"{queue.prefix}:checks:{generation}") <= 30 * 86400
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["see", "see", "forget"]),
+        st.sampled_from(["v1", "v2"]),
+        st.sampled_from(["one", "two"]),
+        st.integers(1, 50),
+    ),
+    max_size=20,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps=STEPS)
+def test_only_the_newest_sight_since_the_last_forgetting_is_trusted(
+    server: RedisServer, steps: list[tuple[str, str, str, int]]
+) -> None:
+    async def run() -> None:
+        known: dict[str, tuple[float, str]] = {}
+        async with await Queue.connect(server.url, prefix=uuid4().hex) as queue:
+            for step, tag, wanted, ago in steps:
+                if step == "forget":
+                    await forget(queue, tag)
+                    known[tag] = (0, "")
+                else:
+                    await see(queue, (tag, wanted), ago=ago * 100)
+                    # A hundred seconds are more than the whole test takes.
+                    if tag not in known or -ago > known[tag][0]:
+                        known[tag] = (-ago, wanted)
+            for tag in ("v1", "v2"):
+                for wanted in ("one", "two"):
+                    assert await trusted(queue, wanted, tag, 86400) is (known.get(tag, (0, ""))[1] == wanted)
+
+    asyncio.run(run())
+
+
+class Watch:
+    """A clock that is set by hand, in seconds."""
+
+    def __init__(self) -> None:
+        self.now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_clock_of_redis_is_not_known_before_it_was_heard() -> None:
+    assert RedisClock(Watch()).showed(50.0) is None
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 3000)), min_size=1, max_size=10))
+def test_a_moment_is_never_taken_for_a_later_one_than_it_was(delays: list[tuple[int, int]]) -> None:
+    watch, redis_ahead = Watch(), 1_700_000_000
+    clock = RedisClock(watch)
+    for pause, under_way in delays:
+        watch.now += pause / 1000
+        told = int((watch.now + redis_ahead) * 1000)
+        watch.now += under_way / 1000
+        clock.heard(told)
+        shown = clock.showed(watch.now)
+        assert shown is not None
+        assert shown <= (watch.now + redis_ahead) * 1000
+        # Nor for one that was long before: by the way of the answer at the most.
+        assert shown >= told - 1
+
+
+def test_a_clock_that_was_set_back_is_noticed_in_ten_seconds() -> None:
+    watch = Watch()
+    clock = RedisClock(watch)
+    clock.heard(1_000_000)
+    watch.now += 11
+    clock.heard(500_000)
+    assert clock.showed(watch.now) == 500_000
