@@ -74,7 +74,8 @@ class Chaos:
     async def enqueue(self, jobs: list[Job], lane: Lane, run: str) -> None:
         while True:
             try:
-                return await self.queue.enqueue(jobs, lane, run=run if lane is Lane.BACKFILL else None)
+                await self.queue.enqueue(jobs, lane, run=run if lane is Lane.BACKFILL else None)
+                return
             except QueueUnavailable:
                 self.counts["refused"] += 1
                 await asyncio.sleep(0.05)
