@@ -75,10 +75,11 @@ class Chaos:
         while True:
             try:
                 await self.queue.enqueue(jobs, lane, run=run if lane is Lane.BACKFILL else None)
-                return
             except QueueUnavailable:
                 self.counts["refused"] += 1
                 await asyncio.sleep(0.05)
+            else:
+                return
 
     async def ending_workers(self) -> None:
         while True:
