@@ -1,5 +1,7 @@
 """The long-running processes: ``serve``, the webhook with a worker beside it, and ``worker`` alone.
 
+Each runs the scheduled reconcile too, when it is due and no other process on the queue does.
+
 At SIGTERM or SIGINT the worker takes no new copies and gives the running ones the drain time; until then events are
 still taken, as they are durable in the queue whoever copies them. A second signal ends at once.
 """
@@ -19,6 +21,7 @@ from replicator.app import create_app
 from replicator.connections import BoundedProtocol
 from replicator.errors import ConfigError, Problem
 from replicator.queue import Lane
+from replicator.reconciling import Reconciler
 from replicator.runtime import make_worker, open_checks, open_copier, open_queue
 from replicator.signals import ending_at_signals
 
@@ -27,7 +30,9 @@ if TYPE_CHECKING:
 
     from starlette.applications import Starlette
 
-    from replicator.queue import Worker
+    from replicator.copy import Copier
+    from replicator.queue import Checks, Queue, Worker
+    from replicator.registry import Registries
     from replicator.rules import Rules
     from replicator.settings import Settings
 
@@ -40,8 +45,9 @@ _CLOSE_SECONDS = 3
 class _Process:
     """What runs in this process, and whether it is about to end. A `replicator.app.Liveness`."""
 
-    def __init__(self, worker: Worker | None) -> None:
+    def __init__(self, worker: Worker | None, reconciler: Reconciler) -> None:
         self._worker = worker
+        self._reconciler = reconciler
         self.stopping = asyncio.Event()
 
     def problems(self) -> list[str]:
@@ -52,6 +58,7 @@ class _Process:
         """Begin to end; called again, end at once."""
         log.info("stopping", at_once=self.stopping.is_set())
         self.stopping.set()
+        self._reconciler.stop()
         if self._worker is not None:
             self._worker.stop()
 
@@ -88,10 +95,12 @@ async def serve(settings: Settings, rules: Rules, *, with_worker: bool) -> None:
             open_checks(queue) as checks,
         ):
             worker = make_worker(settings, queue, registries, copier, concurrency=concurrency, checks=checks)
-            process = _Process(worker if with_worker else None)
+            reconciler = _reconciler(settings, rules, registries, copier, queue, checks)
+            process = _Process(worker if with_worker else None, reconciler)
             app = create_app(rules, queue, token=token, parts=[process])
             ending.started(process.stop)
-            await _run(app, listener, process, worker if with_worker else None)
+            async with reconciler.beside():
+                await _run(app, listener, process, worker if with_worker else None)
     log.info("stopped")
 
 
@@ -111,8 +120,10 @@ async def work(settings: Settings, rules: Rules) -> None:
             open_checks(queue) as checks,
         ):
             worker = make_worker(settings, queue, registries, copier, concurrency=concurrency, checks=checks)
-            ending.started(_Process(worker).stop)
-            await worker.run()
+            reconciler = _reconciler(settings, rules, registries, copier, queue, checks)
+            ending.started(_Process(worker, reconciler).stop)
+            async with reconciler.beside():
+                await worker.run()
     log.info("stopped")
 
 
@@ -143,6 +154,12 @@ async def _run(app: Starlette, listener: socket.socket, process: _Process, worke
         await asyncio.wait({serving, busy})
     busy.result()
     serving.result()
+
+
+def _reconciler(
+    settings: Settings, rules: Rules, registries: Registries, copier: Copier, queue: Queue, checks: Checks
+) -> Reconciler:
+    return Reconciler(settings.schedule, rules, registries, copier, queue, checks, lease=settings.lease)
 
 
 async def _until(event: asyncio.Event) -> None:

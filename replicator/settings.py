@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from replicator.errors import ConfigError, Problem
+from replicator.schedule import Schedule, parse_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,6 +55,12 @@ def _address(value: Any) -> Any:
         raise ValueError("write it as host:port, e.g. 0.0.0.0:8080 or [::]:8080")
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise ValueError("an IPv6 address stands in brackets, e.g. [::]:8080")
+    return value
+
+
+def _schedule(value: Any) -> Any:
+    """Check a schedule as `replicator.schedule` reads it."""
+    parse_schedule(str(value))
     return value
 
 
@@ -103,6 +110,11 @@ class Settings(BaseSettings):
         30.0, description="after which the copies of a worker that died are taken over"
     )
     retry_for: _Seconds = Field(24 * 3600.0, description="how long a failing copy is tried again before it is given up")
+    reconcile: Annotated[str, BeforeValidator(_schedule)] = Field(
+        "24h",
+        description="when serve and worker compare everything that the rules name and queue what differs: "
+        "`off`, an interval (`90s`, `30m`, `6h`, `1d`) or a cron expression (`17 3 * * *`)",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is logged")
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto: console on a terminal, JSON elsewhere"
@@ -117,6 +129,11 @@ class Settings(BaseSettings):
     def listen_port(self) -> int:
         """The port part of ``listen``; 0 lets the system choose."""
         return int(self.listen.rpartition(":")[2])
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """When a reconcile is due; None for never."""
+        return parse_schedule(self.reconcile)
 
 
 def load_settings(**options: Any) -> Settings:

@@ -21,7 +21,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """This process's environment without settings of its own, and with these."""
+    """This process's environment without settings of its own, and with these; without the scheduled reconcile."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("REPLICATOR_")}
     return {
         **inherited,
@@ -29,6 +29,7 @@ def environment(**settings: str) -> dict[str, str]:
         "PYTHONWARNINGS": "default",
         "COLUMNS": "200",
         "REPLICATOR_SECRETS_DIR": "/nonexistent",
+        "REPLICATOR_RECONCILE": "off",
         **settings,
     }
 

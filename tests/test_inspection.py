@@ -13,7 +13,20 @@ from replicator.errors import ErrorClass
 from replicator.inspection.failures import failures_table, letter_json
 from replicator.inspection.status import Status
 from replicator.printing import age, document, iso, page, plain
-from replicator.queue import Counts, DeadLetter, Lane, LaneCounts, RunningJob, WaitingJob, WorkerInfo
+from replicator.queue import (
+    Counts,
+    DeadLetter,
+    Findings,
+    Lane,
+    LaneCounts,
+    Progress,
+    ReconcileResult,
+    ReconcileState,
+    RunningJob,
+    RunningReconcile,
+    WaitingJob,
+    WorkerInfo,
+)
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 REFERENCE = "registry.cn-beijing.aliyuncs.com/a-namespace/with-a-rather-long-name-of-a-repository:v1.2.3-release"
@@ -24,7 +37,10 @@ def waiting(number: int) -> WaitingJob:
     return WaitingJob(f"r.example/a:{number}", Lane.EVENTS, ErrorClass.TRANSIENT, "it said 503", 2, NOON, due)
 
 
-def status(*, waits: int = 0, workers: int = 1) -> Status:
+NEVER = ReconcileState(NOON, None, None, None)
+
+
+def status(*, waits: int = 0, workers: int = 1, reconcile: ReconcileState = NEVER) -> Status:
     worker = WorkerInfo(
         "h:1:x", "h", 1, NOON - timedelta(hours=2), NOON, {Lane.EVENTS: 1}, {Lane.EVENTS: 8, Lane.BACKFILL: 5}, True
     )
@@ -35,6 +51,7 @@ def status(*, waits: int = 0, workers: int = 1) -> Status:
         running=[RunningJob(REFERENCE, Lane.BACKFILL, "h:1:x", NOON - timedelta(seconds=90), 3, 1_500_000)],
         waiting=[waiting(number) for number in range(waits)],
         workers=[worker] * workers,
+        reconcile=reconcile,
     )
 
 
@@ -79,6 +96,39 @@ def test_of_many_that_wait_the_first_are_shown_and_the_others_counted() -> None:
     assert "and 5 others" in shown
     assert "and 980 or more others" in printed(status(waits=1000))
     assert len(status(waits=25).to_json()["waiting"]) == 25
+
+
+def test_a_reconcile_that_runs_and_the_last_one_are_shown() -> None:
+    started = NOON - timedelta(hours=3)
+    result = ReconcileResult(
+        started, started + timedelta(seconds=42.5), "h2", Findings(1000, 985, drift=7, skipped=3, failed=5, warnings=1)
+    )
+    running = RunningReconcile("h1", 17, NOON - timedelta(seconds=90), Progress(800, 340))
+    seen = status(reconcile=ReconcileState(NOON, started, result, running))
+    shown = printed(seen)
+    assert "reconcile running for 1 min on h1:17, 340 of 800 tags so far" in shown
+    assert "last reconcile 2 h ago on h2: 1000 tags in 42.5 s, 985 up to date, drift 7, 3 skipped" in shown
+    assert "5 failed" in shown
+    assert seen.to_json()["reconcile"] == {
+        "running": {"since": "2026-01-01T11:58:30.000Z", "host": "h1", "pid": 17, "listed": 800, "done": 340},
+        "last": {
+            "started": "2026-01-01T09:00:00.000Z", "ended": "2026-01-01T09:00:42.500Z", "seconds": 42.5, "host": "h2",
+            "listed": 1000, "up_to_date": 985, "drift": 7, "skipped": 3, "failed": 5, "complete": False,
+            "warnings": 1, "error": None,
+        },
+    }  # fmt: skip
+
+
+def test_a_reconcile_that_failed_is_shown_with_its_reason() -> None:
+    result = ReconcileResult(NOON, NOON, "h", Findings(error="nothing could be\x1b listed"))
+    seen = status(reconcile=ReconcileState(NOON, NOON, result, None))
+    assert "failed, nothing could be  listed" in printed(seen)
+    assert seen.to_json()["reconcile"]["running"] is None
+
+
+def test_of_reconciles_nothing_is_shown_when_there_never_was_one() -> None:
+    assert "reconcile" not in printed(status())
+    assert "reconcile" not in status().to_json()
 
 
 def test_a_reference_is_broken_in_two_on_a_narrow_terminal_but_not_in_a_pipe() -> None:

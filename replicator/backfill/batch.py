@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from replicator.errors import ReplicatorError
-    from replicator.rules import Asked, Collision, CopyRequest
+    from replicator.rules import Asked, Collision
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +34,12 @@ class Refused:
     """A copy that is not made, as another source is on its way to the same destination.
 
     Attributes:
-        request: the copy.
+        asked: the copy, and who asks for it.
         collision: its destination, and every source that is known to be on its way there.
-        rules: keys of all rules that ask for the copy.
     """
 
-    request: CopyRequest
+    asked: Asked
     collision: Collision
-    rules: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

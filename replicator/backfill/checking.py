@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from replicator.advice import explained
 from replicator.backfill.report import Row, RowOutcome
-from replicator.copy import Result, SourceNotFound
+from replicator.copy import Result, SourceNotFound, wanted_key
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.printing import short
-from replicator.queue import wanted_key
 from replicator.replication import may_trust
 
 if TYPE_CHECKING:

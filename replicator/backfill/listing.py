@@ -145,7 +145,7 @@ class Listing:
             collision = self._clashes.of(request)
             label = part.tags.get(request.source.tag) if request.source.tag is not None else None
             if collision is not None:
-                refused.append(Refused(request, collision, asked.rules))
+                refused.append(Refused(asked, collision))
             elif label is None:
                 found.append(Found(asked))
             else:

@@ -167,8 +167,8 @@ class Backfill:
                     if self._stopping:
                         return
                     unlisted = unlisted or batch.error is not None
-                    for one in (*batch.found, *batch.refused):
-                        matcher.add(one.asked)
+                    for asked in (*(one.asked for one in batch.found), *(one.asked for one in batch.refused)):
+                        matcher.add(asked)
                     await self._take(batch)
             self.report.complete = True
             if not unlisted:

@@ -21,6 +21,14 @@ from replicator.cli.options import (
 from replicator.cli.preparing import given_rules, prepared_settings, run
 
 Concurrency = Annotated[int | None, typer.Option(help="Copies for events at once (REPLICATOR_CONCURRENCY).")]
+Reconcile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHEN",
+        help="When everything is compared and what differs is queued: off, 90s, 30m, 6h, 1d or a cron expression "
+        "(REPLICATOR_RECONCILE).",
+    ),
+]
 
 
 def serve(
@@ -33,6 +41,7 @@ def serve(
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
     concurrency: Concurrency = None,
+    reconcile: Reconcile = None,
     worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Copy in this process too.")] = True,
     log: Log = None,
     log_level: LogLevel = None,
@@ -48,6 +57,7 @@ def serve(
         redis_url=redis_url,
         state_dir=state_dir,
         concurrency=concurrency,
+        reconcile=reconcile,
         log_level=log_level,
         log_format=log_format,
     )
@@ -66,6 +76,7 @@ def worker(
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
     concurrency: Concurrency = None,
+    reconcile: Reconcile = None,
     log: Log = None,
     log_level: LogLevel = None,
     log_format: LogFormat = None,
@@ -79,6 +90,7 @@ def worker(
         redis_url=redis_url,
         state_dir=state_dir,
         concurrency=concurrency,
+        reconcile=reconcile,
         log_level=log_level,
         log_format=log_format,
     )

@@ -1,4 +1,4 @@
-"""What the queue does at one moment: counts, running copies, copies that wait for their next try, workers."""
+"""What the queue does at one moment: counts, copies that run or wait for their next try, workers, the reconcile."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from rich.text import Text
 from replicator.exit_codes import OK
 from replicator.inspection.opening import existing_queue
 from replicator.printing import age, document, iso, page, plain
-from replicator.queue import Lane, QueueUnavailable
+from replicator.queue import Lane, QueueUnavailable, ReconcileState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import Console, RenderableType
 
-    from replicator.queue import Counts, Queue, RunningJob, WaitingJob, WorkerInfo
+    from replicator.queue import Counts, Queue, ReconcileResult, RunningJob, WaitingJob, WorkerInfo
     from replicator.settings import Settings
 
 _SHOWN = 20
@@ -41,6 +41,7 @@ class Status:
         running: what runs, the oldest first.
         waiting: what waits for its next try, the next one first; a thousand at most.
         workers: who is alive.
+        reconcile: the scheduled reconcile that runs, and how the last one ended.
     """
 
     taken: datetime
@@ -49,6 +50,7 @@ class Status:
     running: Sequence[RunningJob]
     waiting: Sequence[WaitingJob]
     workers: Sequence[WorkerInfo]
+    reconcile: ReconcileState
 
     @classmethod
     async def read(cls, queue: Queue) -> Self:
@@ -64,6 +66,7 @@ class Status:
             running=await queue.running(),
             waiting=await queue.waiting(),
             workers=await queue.workers(),
+            reconcile=await ReconcileState.read(queue),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -112,7 +115,22 @@ class Status:
                 }
                 for worker in self.workers
             ],
+            **self._reconcile_json(),
         }
+
+    def _reconcile_json(self) -> dict[str, Any]:
+        """Give what is known of reconciles; nothing when there never was one."""
+        running, last = self.reconcile.running, self.reconcile.last
+        if running is None and last is None:
+            return {}
+        now = {
+            "since": iso(running.since),
+            "host": running.host,
+            "pid": running.pid,
+            "listed": running.progress.listed,
+            "done": running.progress.done,
+        } if running is not None else None  # fmt: skip
+        return {"reconcile": {"running": now, "last": last.to_json() if last is not None else None}}
 
     def __rich__(self) -> RenderableType:
         """Draw it for a person."""
@@ -128,6 +146,8 @@ class Status:
                 parts.append(Text(f"and {more}{'' if len(self.waiting) < 1000 else ' or more'} others"))
         if self.workers:
             parts += [Text(), self._workers()]
+        if reconciles := self._reconciles():
+            parts += [Text(), *reconciles]
         return Group(*parts)
 
     def _head(self) -> Text:
@@ -165,6 +185,27 @@ class Status:
             up = age((self.taken - worker.started).total_seconds())
             table.add_row(plain(f"{worker.host}:{worker.pid}"), up, *slots, "stopping" if worker.stopping else "")
         return table
+
+    def _reconciles(self) -> list[Text]:
+        """Tell of the reconcile that runs and of the last one, a line each."""
+        lines, now = [], self.reconcile.now
+        if (running := self.reconcile.running) is not None:
+            since = age((now - running.since).total_seconds())
+            line = Text(f"reconcile running for {since} on ").append_text(plain(f"{running.host}:{running.pid}"))
+            lines.append(line.append(f", {running.progress.done} of {running.progress.listed} tags so far"))
+        if (last := self.reconcile.last) is not None:
+            lines.append(_last_reconcile(last, age((now - last.ended).total_seconds())))
+        return lines
+
+
+def _last_reconcile(last: ReconcileResult, ended: str) -> Text:
+    found = last.findings
+    line = Text(f"last reconcile {ended} ago on ").append_text(plain(last.host)).append(": ")
+    if found.error is not None:
+        return line.append("failed, ", style="red").append_text(plain(found.error))
+    line.append(f"{found.listed} tags in {last.seconds:.1f} s, {found.up_to_date} up to date, drift {found.drift}")
+    line.append(f", {found.skipped} skipped, {found.warnings} warnings")
+    return line.append(f", {found.failed} failed", style="red" if found.failed else "")
 
 
 async def show_status(settings: Settings, *, as_json: bool, every: float | None, out: Console, err: Console) -> int:

@@ -3,8 +3,9 @@
 A job is an id, the destination reference, and a payload. Jobs with one id are merged, never run at the same time, and
 run again when they were enqueued while running; nothing that was taken is lost.
 
-On the same Redis the processes of an installation take turns at what only one of them should do (``RedisSharing``),
-and remember for each other what was found of images (``RedisMemory``) and seen at destinations (``Checks``).
+On the same Redis the processes of an installation take turns at what only one of them should do (``RedisSharing``,
+``Reconciles``), and remember for each other what was found of images (``RedisMemory``) and seen at destinations
+(``Checks``).
 """
 
 from replicator.queue.checks import Checks
@@ -13,6 +14,15 @@ from replicator.queue.embedded import embedded_server
 from replicator.queue.errors import LeaseLost, QueueError, QueueUnavailable
 from replicator.queue.job import Finished, Job, JsonValue, Lane
 from replicator.queue.memory import RedisMemory
+from replicator.queue.reconcile import (
+    Findings,
+    Progress,
+    ReconcileLease,
+    ReconcileResult,
+    Reconciles,
+    ReconcileState,
+    RunningReconcile,
+)
 from replicator.queue.retry import RetryPolicy
 from replicator.queue.running import Running
 from replicator.queue.snapshots import Counts, DeadLetter, LaneCounts, RunningJob, WaitingJob, WorkerInfo
@@ -23,20 +33,27 @@ __all__ = [
     "Checks",
     "Counts",
     "DeadLetter",
+    "Findings",
     "Finished",
     "Job",
     "JsonValue",
     "Lane",
     "LaneCounts",
     "LeaseLost",
+    "Progress",
     "Queue",
     "QueueError",
     "QueueUnavailable",
+    "ReconcileLease",
+    "ReconcileResult",
+    "ReconcileState",
+    "Reconciles",
     "RedisMemory",
     "RedisSharing",
     "RetryPolicy",
     "Running",
     "RunningJob",
+    "RunningReconcile",
     "WaitingJob",
     "Worker",
     "WorkerInfo",

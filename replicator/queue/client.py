@@ -123,7 +123,7 @@ class Queue:
         """The channel on which new work is announced; a message is the lane's name."""
         return f"{self.prefix}:wake"
 
-    async def enqueue(self, jobs: Iterable[Job], lane: Lane, *, run: str | None = None) -> None:
+    async def enqueue(self, jobs: Iterable[Job], lane: Lane, *, run: str | None = None) -> int:
         """Queue ``jobs``, durably: up to 500 in one atomic step, more in several.
 
         A job that is queued already takes the new payload; one that waits for a retry, or is dead, starts anew and
@@ -133,6 +133,10 @@ class Queue:
             jobs: what to do; of several with one id the last counts.
             lane: which queue.
             run: an id under which :meth:`finished` tells how they ended.
+
+        Returns:
+            How many were not pending before: neither queued nor running nor waiting for a retry. A dead letter is not
+            pending. It may be too few when Redis went away meanwhile and was asked twice.
 
         Raises:
             QueueUnavailable: it was not confirmed in time; earlier batches of more than 500 may be queued. Doing it
@@ -146,12 +150,14 @@ class Queue:
                 several.add(job.id)
             last[job.id] = job
         stored = [(job, encode_job(job)) for job in last.values()]
+        added = 0
         for start in range(0, len(stored), BATCH):
             arguments: list[str | bytes | int] = [lane, run or ""]
             for job, data in stored[start : start + BATCH]:
                 retries = "" if job.retries is None else job.retries
                 arguments += [job.id, data, retries, int(job.id in several)]
-            await self._within_deadline("enqueue", *arguments)
+            added += await self._within_deadline("enqueue", *arguments)
+        return added
 
     async def ping(self) -> None:
         """Make sure that Redis is there and takes writes.
@@ -282,6 +288,15 @@ class Queue:
         async for batch in self._dead_ids(ids):
             dropped += [job_id.decode() for job_id in await self._within_deadline("drop_dead", *batch)]
         return dropped
+
+    async def ask(self, name: str, *arguments: str | bytes | float) -> Any:
+        """Run a script, again while Redis is away and the deadline allows it.
+
+        Raises:
+            QueueUnavailable: Redis is away or refuses; it may have run all the same.
+            ConfigError: it is a Redis Cluster.
+        """
+        return await self._within_deadline(name, *arguments)
 
     async def run_script(self, name: str, *arguments: str | bytes | float) -> Any:
         """Run a script once, for the worker, which has its own patience.

@@ -74,10 +74,12 @@ class Chaos:
     async def enqueue(self, jobs: list[Job], lane: Lane, run: str) -> None:
         while True:
             try:
-                return await self.queue.enqueue(jobs, lane, run=run if lane is Lane.BACKFILL else None)
+                await self.queue.enqueue(jobs, lane, run=run if lane is Lane.BACKFILL else None)
             except QueueUnavailable:
                 self.counts["refused"] += 1
                 await asyncio.sleep(0.05)
+            else:
+                return
 
     async def ending_workers(self) -> None:
         while True:

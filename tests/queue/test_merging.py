@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from replicator.queue import Job, JsonValue, Lane, Queue, Running
+from replicator.errors import ErrorClass
+from replicator.queue import Job, JsonValue, Lane, Queue, RetryPolicy, Running
 from tests.queue.conftest import Recorder, eventually, idle, working
+from tests.queue.test_trying_again import Fault
 
 if TYPE_CHECKING:
     from tests.queue.servers import RedisServer
@@ -37,6 +39,37 @@ async def test_pushes_of_one_tag_before_it_runs_are_one_copy_with_the_newest_pay
         await handler.started(2)
         await idle(queue)
     assert sorted(payload["n"] for payload in handler.payloads) == [4, 9]
+
+
+async def test_an_enqueue_tells_how_many_were_not_pending_before(queue: Queue, handler: Recorder) -> None:
+    a, b, c = (Job(f"r.example/{name}:1", {}) for name in "abc")
+    assert await queue.enqueue([a], Lane.EVENTS) == 1
+    assert await queue.enqueue([a, b, b], Lane.BACKFILL) == 1
+    assert await queue.enqueue([b, a], Lane.EVENTS) == 0
+    handler.gate.clear()
+    async with working(queue, handler):
+        await handler.started(2)
+        assert await queue.enqueue([a, b, c], Lane.BACKFILL) == 1, "what runs is pending"
+        handler.gate.set()
+        await handler.started(5)
+        await idle(queue)
+    assert await queue.enqueue([a, b, c], Lane.BACKFILL) == 3
+    many = [Job(f"r.example/a:{n}", {}) for n in range(1200)]
+    assert await queue.enqueue(many, Lane.BACKFILL) == 1199
+    assert await queue.enqueue([], Lane.BACKFILL) == 0
+
+
+async def test_what_waits_for_a_retry_is_pending_and_a_dead_letter_is_not(queue: Queue, handler: Recorder) -> None:
+    job = Job("r.example/a:1", {})
+    handler.errors = [Fault(ErrorClass.TRANSIENT), Fault(ErrorClass.PERMANENT)]
+    async with working(queue, handler, policy=RetryPolicy(first=60, cap=60, horizon=3600)):
+        await queue.enqueue([job], Lane.EVENTS)
+        await eventually(queue.waiting)
+        handler.gate.clear()
+        assert await queue.enqueue([job], Lane.BACKFILL) == 0
+        handler.gate.set()
+        await eventually(queue.dead_letters)
+        assert await queue.enqueue([job], Lane.BACKFILL) == 1
 
 
 async def test_a_push_during_a_copy_is_copied_again_after_it_and_not_beside_it(queue: Queue, handler: Recorder) -> None:

@@ -1,8 +1,11 @@
 -- ARGV: prefix, lane, run or '', then for each job: id, arq's job, retries or '', '1' when it stands for several.
-local woken = {}
+-- Returns how many of them were not pending before.
+local woken, added = {}, 0
 for i = 4, #ARGV, 4 do
-  woken[enqueue(ARGV[i], ARGV[i + 1], ARGV[2], ARGV[i + 2], ARGV[3])] = true
+  local target, pending = enqueue(ARGV[i], ARGV[i + 1], ARGV[2], ARGV[i + 2], ARGV[3])
+  woken[target] = true
+  if not pending then added = added + 1 end
   if ARGV[i + 3] == '1' then redis.call('SADD', MERGED, ARGV[i]) end
 end
 for lane in pairs(woken) do wake(lane) end
-return #ARGV
+return added

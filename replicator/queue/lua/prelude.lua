@@ -18,11 +18,14 @@
 --   <prefix>:finished:<run>    stream of outcomes for one run
 --   <prefix>:dead, :dead-jobs  hashes id -> JSON record, id -> arq's job
 --   <prefix>:workers, :ping    hash worker -> JSON: its sign of life; what a ping writes
+--   <prefix>:reconcile         hash: started, when the last reconcile that ended began; result, what it found (JSON)
+--   <prefix>:reconcile:lease   JSON: who runs one now (token, host, pid), since when, how far; with an expiry
 -- and those of generations.lua and known.lua.
 local prefix = ARGV[1]
 local GEN, SEQ, RUNNING, WAITING = prefix .. ':gen', prefix .. ':seq', prefix .. ':running', prefix .. ':waiting'
 local BOUND, DEAD, DEAD_JOBS = prefix .. ':bound', prefix .. ':dead', prefix .. ':dead-jobs'
 local MERGED = prefix .. ':merged'
+local RECONCILE, RECONCILE_LEASE = prefix .. ':reconcile', prefix .. ':reconcile:lease'
 local LANES = {'events', 'backfill'}
 local FINISHED_EXPIRY = 86400000
 
@@ -59,6 +62,7 @@ end
 -- Put a new enqueue of one job into place. It is merged with whatever was asked for and is not done: with what is
 -- pending, in whatever state, and with a dead letter. The same event delivered twice counts as two: to compare the jobs
 -- (they differ in their time) would cost more than the request that an unmerged job may spare.
+-- Returns the lane it stands in, and whether it was pending before.
 local function enqueue(id, job, lane, retries, run)
   local generation = redis.call('INCR', SEQ)
   local pending = redis.call('HEXISTS', GEN, id) == 1
@@ -89,7 +93,7 @@ local function enqueue(id, job, lane, retries, run)
     if not score or tonumber(score) > NOW then redis.call('ZADD', queue(target), NOW, member(id)) end
   end
   if run ~= '' then redis.call('HSET', waiters_key(id), run, generation .. ':' .. retries) end
-  return target
+  return target, pending
 end
 
 -- Tell the runs that asked before this try began (their generation is at most `seen`). With `failures`, only those
