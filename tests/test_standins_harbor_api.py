@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from tests.standins.images import image, index, multi_arch, push
+from tests.standins.images import cosign_tag, image, index, multi_arch, push
 from tests.standins.logins import HARBOR_ADMIN, HARBOR_ROBOT, basic
 
 if TYPE_CHECKING:
@@ -123,6 +123,43 @@ async def test_accessories_are_tags_but_no_artifacts(harbor: HarborStandIn, sess
     assert [row["digest"] for row in rows] == [image(1).digest]
     async with session.get(f"{harbor.url}/v2/team/app/tags/list", headers=basic(HARBOR_ROBOT)) as answer:
         assert (await answer.json())["tags"] == ["1", signature]
+
+
+async def test_accessories_are_shown_with_what_they_are_attached_to_when_asked_for(
+    harbor: HarborStandIn, session: aiohttp.ClientSession
+) -> None:
+    signed, other = image(1), image(3)
+    await push(harbor.host, "team/app", "1", signed, HARBOR_ROBOT)
+    await push(harbor.host, "team/app", cosign_tag(signed), image(2), HARBOR_ROBOT)
+    await push(harbor.host, "team/app", "2", other, HARBOR_ROBOT)
+    path = "/projects/team/repositories/app/artifacts?sort=id"
+    rows = (await api(session, harbor, f"{path}&with_accessory=true"))[2]
+    assert [row["digest"] for row in rows] == [signed.digest, other.digest]
+    (shown,) = rows[0]["accessories"]
+    assert (shown["type"], shown["digest"]) == ("signature.cosign", image(2).digest)
+    assert (shown["subject_artifact_digest"], shown["subject_artifact_repo"]) == (signed.digest, "team/app")
+    assert rows[1]["accessories"] is None
+    assert {row["accessories"] for row in (await api(session, harbor, path))[2]} == {None}
+
+
+async def test_a_tag_has_a_time_of_its_own_that_moves_with_it(
+    harbor: HarborStandIn, session: aiohttp.ClientSession
+) -> None:
+    async def times() -> tuple[dict[str, str], dict[str, str]]:
+        """When artifacts were pushed, by digest; when tags were set, by name."""
+        rows = (await api(session, harbor, "/projects/team/repositories/app/artifacts?sort=id"))[2]
+        tags = {tag["name"]: tag["push_time"] for row in rows for tag in row["tags"] or ()}
+        return {row["digest"]: row["push_time"] for row in rows}, tags
+
+    for number in (1, 2):
+        await push(harbor.host, "team/app", f"v{number}", image(number), HARBOR_ROBOT)
+    await harbor.retag("team/app", "v1", "latest")
+    artifacts, tags = await times()
+    await harbor.retag("team/app", "v2", "latest")
+    later_artifacts, later_tags = await times()
+    assert later_artifacts == artifacts
+    assert later_tags.pop("latest") > tags.pop("latest")
+    assert later_tags == tags
 
 
 async def test_a_whole_project_is_listed_unless_harbor_is_older(

@@ -330,6 +330,8 @@ class HarborStandIn:
         if response.status == 201:
             digest = response.headers.get("Docker-Content-Digest") or f"sha256:{hashlib.sha256(body).hexdigest()}"
             self._content.pushed(route.repository, digest)
+            if route.rest != digest:
+                self._content.tagged(route.repository, route.rest, digest)
             if subject_digest := (json.loads(body).get("subject") or {}).get("digest"):
                 response.headers["OCI-Subject"] = subject_digest
             self._tell("PUSH_ARTIFACT", route.repository, route.rest, digest, subject)

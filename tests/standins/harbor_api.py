@@ -229,14 +229,37 @@ def _page_of_artifacts(
 ) -> web.Response:
     with_tag = request.query.get("with_tag", "true").lower() == "true"
     rows = [_shown_artifact(project, artifact, content, with_tag=with_tag) for artifact in artifacts]
+    if request.query.get("with_accessory", "false").lower() == "true":
+        for row, artifact in zip(rows, artifacts, strict=True):
+            row["accessories"] = _shown_accessories(artifact) or None
     return _page(request, rows, default="-id")
+
+
+def _shown_accessories(artifact: Artifact) -> list[dict[str, Any]]:
+    about = {
+        "subject_artifact_id": artifact.id,
+        "subject_artifact_digest": artifact.stored.digest,
+        "subject_artifact_repo": artifact.repository,
+    }
+    return [
+        {"id": number, "artifact_id": number, **about, "digest": stored.digest, "size": stored.size, "type": kind}
+        for number, stored, kind in artifact.accessories
+    ]
 
 
 def _shown_artifact(project: Project, artifact: Artifact, content: Content, *, with_tag: bool) -> dict[str, Any]:
     kind, media_type = artifact.stored.shown_type
     repository_id, _ = content.repository(artifact.repository)
     pushed = moment(artifact.pushed)
-    tags = [{"name": tag, "artifact_id": artifact.id, "push_time": pushed, "immutable": False} for tag in artifact.tags]
+    tags = [
+        {
+            "name": tag,
+            "artifact_id": artifact.id,
+            "push_time": moment(content.tagged(artifact.repository, tag, artifact.stored.digest)),
+            "immutable": False,
+        }
+        for tag in artifact.tags
+    ]
     children = [{"child_digest": child, "parent_id": artifact.id} for child in artifact.stored.children]
     return {
         "id": artifact.id,

@@ -24,13 +24,13 @@ ACCEPT = ", ".join(
 _IMAGE_CONFIGS = frozenset(
     {"application/vnd.docker.container.image.v1+json", "application/vnd.oci.image.config.v1+json"}
 )
-_ACCESSORY_TAG = re.compile(r"sha256-[0-9a-f]{64}\.(sig|att|sbom)\Z")
+_ACCESSORY_TAG = re.compile(r"sha256-([0-9a-f]{64})\.(?:sig|att|sbom)\Z")
 _AT_ONCE = 16
 
 
 def moment(seconds: float) -> str:
     """Return seconds since 1970 as the API writes times."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(seconds))
+    return time.strftime(f"%Y-%m-%dT%H:%M:%S.{int(seconds * 1000) % 1000:03}Z", time.gmtime(seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,7 @@ class Artifact:
         tags: its tags, sorted; none if another push took them.
         size: bytes with all that it names.
         pushed: seconds since 1970; never moved by a tag.
+        accessories: what is attached to it, by number, each with its type.
     """
 
     id: int
@@ -93,6 +94,7 @@ class Artifact:
     tags: tuple[str, ...]
     size: int
     pushed: float
+    accessories: tuple[tuple[int, Stored, str], ...] = ()
 
 
 class Content:
@@ -102,6 +104,7 @@ class Content:
         self._upstream = upstream
         self._seen: dict[str, dict[str, tuple[int, float]]] = {}
         self._repositories: dict[str, tuple[int, float]] = {}
+        self._tagged: dict[tuple[str, str], tuple[str, float]] = {}
         self._manifests: dict[str, Stored] = {}
         self._last_id = 0
         self._slots = asyncio.Semaphore(_AT_ONCE)
@@ -118,6 +121,13 @@ class Content:
             self._last_id += 1
             seen[digest] = (self._last_id, time.time())
         return seen[digest]
+
+    def tagged(self, repository: str, tag: str, digest: str) -> float:
+        """Note what a tag names, and return when that was first seen: the tag's own time, which moves with it."""
+        known = self._tagged.get((repository, tag))
+        if known is None or known[0] != digest:
+            known = self._tagged[repository, tag] = digest, time.time()
+        return known[1]
 
     async def repositories(self) -> list[str]:
         """List all repositories."""
@@ -172,17 +182,26 @@ class Content:
             return None
         digests = await asyncio.gather(*(self.digest(repository, tag) for tag in tags))
         tagged: dict[str, list[str]] = {}
-        accessories = set()
+        accessories: dict[str, str] = {}
         for tag, digest in zip(tags, digests, strict=True):
-            if digest is not None and _ACCESSORY_TAG.match(tag):
-                accessories.add(digest)
+            if digest is not None and (match := _ACCESSORY_TAG.match(tag)):
+                accessories[digest] = f"sha256:{match[1]}"
             elif digest is not None:
                 self.pushed(repository, digest)
+                self.tagged(repository, tag, digest)
                 tagged.setdefault(digest, []).append(tag)
+        for digest in accessories:
+            self.pushed(repository, digest)
         present = await self._present(repository)
         children = {child for stored in present for child in stored.children}
+        attached: dict[str, list[tuple[int, Stored, str]]] = {}
+        for stored in present:
+            if (subject := stored.subject or accessories.get(stored.digest)) is not None:
+                kind = "signature.cosign" if stored.digest in accessories else "accessory.base"
+                number, _ = self.pushed(repository, stored.digest)
+                attached.setdefault(subject, []).append((number, stored, kind))
         return [
-            await self._artifact(repository, stored, tagged.get(stored.digest, []))
+            await self._artifact(repository, stored, tagged.get(stored.digest, []), attached.get(stored.digest, []))
             for stored in present
             if stored.subject is None
             and stored.digest not in accessories
@@ -196,9 +215,12 @@ class Content:
         found = [await self.manifest(repository, digest) for digest in digests if digest is not None]
         return [stored for stored in found if stored is not None]
 
-    async def _artifact(self, repository: str, stored: Stored, tags: list[str]) -> Artifact:
+    async def _artifact(
+        self, repository: str, stored: Stored, tags: list[str], accessories: list[tuple[int, Stored, str]]
+    ) -> Artifact:
         number, pushed = self.pushed(repository, stored.digest)
-        return Artifact(number, repository, stored, tuple(tags), await self._size(repository, stored), pushed)
+        size = await self._size(repository, stored)
+        return Artifact(number, repository, stored, tuple(tags), size, pushed, tuple(accessories))
 
     async def _size(self, repository: str, stored: Stored) -> int:
         document = stored.document
