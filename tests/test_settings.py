@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from replicator.errors import ConfigError
+from replicator.schedule import Cron, Every
 from replicator.settings import Settings, load_settings, unknown_variables, variables
 
 if TYPE_CHECKING:
@@ -69,6 +70,18 @@ def test_every_wrong_setting_is_told_at_once_by_its_name_and_without_its_value(m
         "--log-level",
     }
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_reconcile_is_due_once_a_day_unless_it_is_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().schedule == Every(86_400)
+    monkeypatch.setenv("REPLICATOR_RECONCILE", "*/5 * * * *")
+    assert load_settings().schedule == Cron("*/5 * * * *")
+    assert load_settings(reconcile="off").schedule is None
+    with pytest.raises(ConfigError, match=r"--reconcile: .*17 3 \* \* \*"):
+        load_settings(reconcile="often")
+    monkeypatch.setenv("REPLICATOR_RECONCILE", "0.5s")
+    with pytest.raises(ConfigError, match="REPLICATOR_RECONCILE"):
+        load_settings()
 
 
 @pytest.mark.parametrize("address", ["8080", "host", "host:", "host:x", "::1:80", "host:70000"])

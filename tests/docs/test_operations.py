@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime
 
 from replicator import exit_codes
 from replicator.copy import Outcome, Result
 from replicator.errors import ErrorClass
+from replicator.queue import Findings, ReconcileResult
+from replicator.schedule import parse_schedule
 from tests.docs.pages import ROOT, blocks
 
 PAGE = ROOT / "docs" / "operations.md"
@@ -61,3 +64,17 @@ def test_messages_that_are_quoted_are_written() -> None:
     for message in re.findall(r'^\| "([^"]+)" \|', section("By symptom"), re.MULTILINE):
         for part in message.split("…"):
             assert part.strip(" ,") in SOURCE, message
+
+
+def test_the_schedules_that_are_shown_can_be_read() -> None:
+    (table,) = re.findall(r"^\| value \| when \|\n(.*?)\n\n", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    shown = re.findall(r"`([^`]+)`", " ".join(first_cells(table)))
+    assert {"off", "24h", "17 3 * * *"} <= set(shown)
+    for text in shown:
+        assert (parse_schedule(text) is None) == (text == "off")
+
+
+def test_what_the_status_tells_of_a_reconcile_is_explained() -> None:
+    (row,) = re.findall(r"^\| `reconcile` \| `running`(.*)$", PAGE.read_text(), re.MULTILINE)
+    now = datetime.now(UTC)
+    assert set(ReconcileResult(now, now, "h", Findings()).to_json()) <= set(re.findall(r"`(\w+)`", row))

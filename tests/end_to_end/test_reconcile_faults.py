@@ -191,6 +191,31 @@ def state(now: datetime, *, ended: datetime | None = None, error: str | None = N
     return ReconcileState(now, started, ReconcileResult(started, ended, "h", Findings(error=error)), None)
 
 
+def test_a_run_that_was_overdue_at_the_start_begins_within_half_a_minute_and_later_ones_are_spread_more() -> None:
+    nothing: Any = None
+    first, later = set(), set()
+    for _ in range(200):
+        reconciler = Reconciler(Every(86_400), nothing, nothing, nothing, nothing)
+        first.add(reconciler._plan(Every(86_400), state(NOON)) - NOON)
+        then = state(NOON + timedelta(minutes=2), ended=NOON + timedelta(minutes=2))
+        later.add(reconciler._plan(Every(86_400), then) - NOON - timedelta(days=1, minutes=1))
+    assert timedelta(0) <= min(first) < max(first) <= timedelta(seconds=30)
+    assert timedelta(0) <= min(later) < timedelta(seconds=30) < max(later) <= timedelta(minutes=5)
+
+
+def test_a_run_is_planned_once_and_again_when_one_has_ended_or_the_clock_was_set_back() -> None:
+    nothing: Any = None
+    reconciler = Reconciler(Every(3600), nothing, nothing, nothing, nothing)
+    planned = reconciler._plan(Every(3600), state(NOON, ended=NOON))
+    for minutes in (0, 1, 2, 70):
+        assert reconciler._plan(Every(3600), state(NOON + timedelta(minutes=minutes), ended=NOON)) == planned
+    ended = NOON + timedelta(minutes=71)
+    assert reconciler._plan(Every(3600), state(ended, ended=ended)) >= planned + timedelta(minutes=50)
+    # A year back.
+    now = NOON - timedelta(days=365)
+    assert reconciler._plan(Every(3600), state(now, ended=ended)) <= now + timedelta(minutes=70)
+
+
 @pytest.mark.parametrize(
     ("schedule", "error", "due"),
     [
