@@ -72,6 +72,28 @@ async def replicator(
     return Ended(process.returncode, out.decode(), err.decode())
 
 
+@asynccontextmanager
+async def begun(
+    *arguments: str | Path, cwd: Path, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Have a command run that a test interrupts; it is killed afterwards if it still runs."""
+    process = await asyncio.create_subprocess_exec(
+        *PROGRAM,
+        *map(str, arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=cwd,
+        env=environment(**{"REPLICATOR_STATE_DIR": str(cwd / "state"), **(settings or {})}),
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
 @dataclass
 class Serving:
     """A long-running ``replicator``.

@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING
 import aiohttp
 from yarl import URL
 
+from replicator.registry.errors import CertificateRefused, ConnectionFailed, NoTls
+
 if TYPE_CHECKING:
     from replicator.registry.access import Access
+    from replicator.registry.errors import RegistryError
+
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"})
+"""What OpenSSL says of an answer that is none of TLS, such as one of plain HTTP."""
 
 
 def explicit_base(registry: str, access: Access) -> URL | None:
@@ -52,6 +58,21 @@ def tls_of(access: Access) -> ssl.SSLContext | bool:
     context = ssl.create_default_context()
     context.load_verify_locations(cafile=access.ca_file)
     return context
+
+
+def connection_error(registry: str, request: str, url: URL, error: Exception) -> RegistryError:
+    """Return what it means that there was no answer, or only half of one.
+
+    Args:
+        registry: the host the rules name.
+        request: method and path.
+        url: what was asked for.
+        error: what the client library raised.
+    """
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return CertificateRefused(registry, request, certificate_words(url, error))
+    no_tls = isinstance(error, aiohttp.ClientConnectorSSLError) and getattr(error.os_error, "reason", "") in _NO_TLS
+    return (NoTls if no_tls else ConnectionFailed)(registry, request, connection_words(url, error))
 
 
 def connection_words(url: URL, error: Exception) -> str:

@@ -2,6 +2,7 @@
 
     RegistryError                   base: which registry, which request, its own words
     ├── ConnectionFailed            no answer: DNS, refused, reset, closed, too slow            transient
+    │   └── NoTls                   who answers does not speak TLS                              permanent
     ├── CertificateRefused          the server's certificate is not trusted                     permanent
     ├── ServerFailed                5xx                                                         transient
     ├── TooManyRequests             429                                                         transient
@@ -70,6 +71,12 @@ class ConnectionFailed(RegistryError):
     """No answer, or half of one: name not resolved, refused, reset, closed early, or too slow."""
 
     error_class: ErrorClass = ErrorClass.TRANSIENT
+
+
+class NoTls(ConnectionFailed):
+    """Who answers does not speak TLS, and plain HTTP is not allowed: it is the same the next time."""
+
+    error_class: ErrorClass = ErrorClass.PERMANENT
 
 
 class CertificateRefused(RegistryError):

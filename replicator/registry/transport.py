@@ -20,8 +20,7 @@ from replicator.registry.abilities import Abilities
 from replicator.registry.auth import Authorizer
 from replicator.registry.challenges import lacks_scope
 from replicator.registry.connecting import (
-    certificate_words,
-    connection_words,
+    connection_error,
     describe,
     explicit_base,
     join,
@@ -29,7 +28,6 @@ from replicator.registry.connecting import (
     tls_of,
 )
 from replicator.registry.errors import (
-    CertificateRefused,
     ConnectionFailed,
     LoginRefused,
     ManifestIncomplete,
@@ -357,10 +355,8 @@ class Transport:
                     timeout=timeout,
                     ssl=self._ssl_for(url),
                 )
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise CertificateRefused(self.registry, request, certificate_words(url, error)) from error
         except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
-            raise ConnectionFailed(self.registry, request, connection_words(url, error)) from error
+            raise connection_error(self.registry, request, url, error) from error
 
     def _ssl_for(self, url: URL) -> ssl.SSLContext | bool:
         """Verification is off for the registry's own name only; a storage host it redirects to is verified."""
@@ -378,7 +374,7 @@ class Transport:
                     chunks += chunk
         except (aiohttp.ClientError, OSError) as error:
             if request is not None:
-                raise ConnectionFailed(self.registry, request, connection_words(response.url, error)) from error
+                raise connection_error(self.registry, request, response.url, error) from error
         return bytes(chunks)
 
     async def _discover(self) -> URL:

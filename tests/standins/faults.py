@@ -14,6 +14,7 @@ import json
 import re
 import socket
 import struct
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -166,13 +167,29 @@ class Fault:
 
 @dataclass
 class Entry:
-    """One request and what became of it; ``status`` is None as long as, or if, nothing was answered."""
+    """One request and what became of it.
+
+    Attributes:
+        method: as it was asked.
+        path: what was asked for.
+        query: as it came.
+        headers: the request's.
+        began: when it arrived, on the monotonic clock.
+        ended: when it was answered, or the connection was gone; None as long as neither is so.
+        status: None as long as, or if, nothing was answered.
+        digest: the ``Docker-Content-Digest`` of the answer.
+        request_bytes: of the request's body that were read.
+        response_bytes: of the answer's body that were sent.
+    """
 
     method: str
     path: str
     query: str
     headers: CIMultiDict[str]
+    began: float = field(default_factory=time.monotonic)
+    ended: float | None = None
     status: int | None = None
+    digest: str | None = None
     request_bytes: int = 0
     response_bytes: int = 0
 
@@ -244,6 +261,7 @@ class FaultLayer:
             await response.write_eof()
         finally:
             entry.request_bytes = int(getattr(request.content, "total_bytes", 0))
+            entry.ended = time.monotonic()
         return response
 
     async def _answer(self, request: web.BaseRequest, action: Action | None) -> web.StreamResponse:
@@ -285,6 +303,7 @@ class _Tap(StreamWriter):
         if self._request.transport is None or self._request.transport.is_closing():
             raise ConnectionResetError("nobody is left to answer")
         self._entry.status = int(status_line.split()[1])
+        self._entry.digest = headers.get("Docker-Content-Digest")
         if isinstance(self._action, Headers):
             headers = headers.copy()
             for name, value in self._action.changes.items():
