@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
@@ -11,6 +11,9 @@ import pytest
 from tests.standins.distribution import distribution
 from tests.standins.images import fetch_raw, image, layer, multi_arch, push, verify_tree
 from tests.standins.storage import Storage
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 async def listed(host: str, path: str, what: str) -> list[str]:
