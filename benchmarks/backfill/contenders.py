@@ -47,7 +47,7 @@ def skopeo_sync(share: int | None = None) -> Contender:
         lines = []
         username, password = route.login
         for project, namespace in PROJECTS.items():
-            wanted = {name: [] for name in route.repositories if name.startswith(f"{project}/")}
+            wanted: dict[str, list[str]] = {name: [] for name in route.repositories if name.startswith(f"{project}/")}
             source: dict[str, Any] = {
                 "images": wanted,
                 "tls-verify": False,
@@ -57,7 +57,9 @@ def skopeo_sync(share: int | None = None) -> Contender:
             file = _write(route.scratch / f"{project}.yaml", {route.harbor: source})
             plain = ["--all", "--dest-tls-verify=false", "--src", "yaml", "--dest", "docker"]
             if wanted:
-                lines.append([SKOPEO, "--insecure-policy", "sync", *plain, str(file), f"{route.destination}/{namespace}"])
+                lines.append(
+                    [SKOPEO, "--insecure-policy", "sync", *plain, str(file), f"{route.destination}/{namespace}"]
+                )
         return _script(route, lines)
 
     return Contender("skopeo sync", command, share=share)
@@ -71,7 +73,16 @@ def crane_copy(share: int | None = None) -> list[Contender]:
         directory.mkdir()
         username, password = route.login
         _write(directory / "config.json", {"auths": {route.harbor: {"username": username, "password": password}}})
-        copy = ["env", f"DOCKER_CONFIG={directory}", "crane", "copy", "--insecure", "--all-tags", "--jobs", str(_AT_ONCE)]
+        copy = [
+            "env",
+            f"DOCKER_CONFIG={directory}",
+            "crane",
+            "copy",
+            "--insecure",
+            "--all-tags",
+            "--jobs",
+            str(_AT_ONCE),
+        ]
         return _script(route, [[*copy, *_ends(route, name)] for name in route.repositories])
 
     return [Contender("crane copy -a", command, share=share)] if shutil.which("crane") else []

@@ -65,7 +65,7 @@ async def _run(
     return took, counts
 
 
-async def verify(registry: str, wanted: Content, name: str) -> None:
+async def verify(registry: str, wanted: Content, who: str) -> None:
     """See that each tag of a registry names the image that it names at Harbor.
 
     A registry takes no manifest before all that it names, so the digest of the tag stands for everything.
@@ -73,7 +73,7 @@ async def verify(registry: str, wanted: Content, name: str) -> None:
     Args:
         registry: ``127.0.0.1:PORT``.
         wanted: what has to be there, by its repository at Harbor.
-        name: who was to bring it.
+        who: was to bring it.
 
     Raises:
         RunFailed: a tag is not there, or names something else.
@@ -85,10 +85,9 @@ async def verify(registry: str, wanted: Content, name: str) -> None:
             url = f"http://{registry}/v2/{destination_of(repository)}/manifests/{tag}"
             async with slots, session.head(url) as answer:
                 if answer.status != 200:
-                    raise RunFailed(f"{name} did not bring {repository}:{tag}")
+                    raise RunFailed(f"{who} did not bring {repository}:{tag}")
                 if answer.headers.get("Docker-Content-Digest") != digest:
-                    raise RunFailed(f"{name} made something else of {repository}:{tag}")
+                    raise RunFailed(f"{who} made something else of {repository}:{tag}")
 
-        await asyncio.gather(
-            *(see(repository, tag, root.digest) for repository, images in wanted.items() for tag, root in images.items())
-        )
+        wants = [(name, tag, root.digest) for name, images in wanted.items() for tag, root in images.items()]
+        await asyncio.gather(*(see(*want) for want in wants))
