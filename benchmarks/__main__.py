@@ -76,8 +76,8 @@ def main(
     backfill_tags: Annotated[
         int, typer.Option(min=1, help="Tags of backfill; memory takes ten times them, too.")
     ] = 10_000,
-    slow_repositories: Annotated[
-        int, typer.Option(min=1, help="Repositories of cold and warm for programs that are slow, at the most.")
+    skopeo_repositories: Annotated[
+        int, typer.Option(min=1, help="Repositories of cold for skopeo, at the most; it is slow.")
     ] = 30,
     delay: Annotated[float, typer.Option(min=0, help="Milliseconds that latency adds to a request.")] = 20,
     requests: Annotated[bool, typer.Option("--requests", help="Say too what the requests are.")] = False,
@@ -114,7 +114,7 @@ def main(
         except RunFailed as error:
             sys.exit(f"{name}: {error}")
     if backfills:
-        whole = Size(repositories, backfill_tags, slow_repositories)
+        whole = Size(repositories, backfill_tags, skopeo_repositories)
         try:
             with _runner() as runner:
                 runner.run(measure_all(backfills, whole, runs, place, console, requests=requests))

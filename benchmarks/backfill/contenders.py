@@ -41,7 +41,11 @@ def knows(option: str) -> bool:
 
 
 def skopeo_sync(share: int | None = None) -> Contender:
-    """Debian's skopeo: a list of repositories for each project, one after another, as it knows one destination."""
+    """Debian's skopeo: a list of repositories for each project, one after another, as it knows one destination.
+
+    Args:
+        share: how many repositories it is given at the most; None for all.
+    """
 
     def command(route: Route) -> list[str]:
         lines = []
@@ -65,7 +69,7 @@ def skopeo_sync(share: int | None = None) -> Contender:
     return Contender("skopeo sync", command, share=share)
 
 
-def crane_copy(share: int | None = None) -> list[Contender]:
+def crane_copy() -> list[Contender]:
     """Crane, a command for each repository, as a scheduled script would; nobody where it is not on PATH."""
 
     def command(route: Route) -> list[str]:
@@ -85,10 +89,10 @@ def crane_copy(share: int | None = None) -> list[Contender]:
         ]
         return _script(route, [[*copy, *_ends(route, name)] for name in route.repositories])
 
-    return [Contender("crane copy -a", command, share=share)] if shutil.which("crane") else []
+    return [Contender("crane copy -a", command)] if shutil.which("crane") else []
 
 
-def regsync(share: int | None = None) -> list[Contender]:
+def regsync() -> list[Contender]:
     """Regsync with an entry for each repository, eight images at once; nobody where it is not on PATH."""
 
     def command(route: Route) -> list[str]:
@@ -107,7 +111,7 @@ def regsync(share: int | None = None) -> list[Contender]:
         }
         return ["regsync", "once", "--config", str(_write(route.scratch / "regsync.json", configuration))]
 
-    return [Contender("regsync once", command, share=share)] if shutil.which("regsync") else []
+    return [Contender("regsync once", command)] if shutil.which("regsync") else []
 
 
 def _backfill(*options: str) -> Callable[[Route], Sequence[str]]:

@@ -20,7 +20,8 @@ def cold(held: Content, share: int | None = None) -> Contest:
 
     Args:
         held: what Harbor holds.
-        share: repositories that a peer is given at the most which runs a copy after another.
+        share: repositories that skopeo is given at the most: it brings one image after another, and takes a quarter of
+            an hour for ten thousand. None for all.
     """
     return Contest(
         "cold",
@@ -30,14 +31,14 @@ def cold(held: Content, share: int | None = None) -> Contest:
         contenders=[
             contenders.replicator(),
             contenders.skopeo_sync(share),
-            *contenders.crane_copy(share),
-            *contenders.regsync(share),
+            *contenders.crane_copy(),
+            *contenders.regsync(),
         ],
     )
 
 
-def warm(held: Content, share: int | None = None) -> Contest:
-    """To a registry that holds everything already; the arguments are those of `cold`."""
+def warm(held: Content) -> Contest:
+    """To a registry that holds everything already."""
     return Contest(
         "warm",
         f"warm: {_size(held)}, all of it at the destination already",
@@ -46,9 +47,9 @@ def warm(held: Content, share: int | None = None) -> Contest:
         contenders=[
             contenders.replicator("replicator, no state"),
             contenders.replicator_again("replicator, again"),
-            contenders.skopeo_sync(share),
-            *contenders.crane_copy(share),
-            *contenders.regsync(share),
+            contenders.skopeo_sync(),
+            *contenders.crane_copy(),
+            *contenders.regsync(),
         ],
     )
 

@@ -33,12 +33,12 @@ class Size:
     Attributes:
         repositories: of Harbor.
         tags: in all of them.
-        slow_repositories: what slow programs get of them, at the most.
+        skopeo_repositories: what skopeo gets of them in cold, at the most.
     """
 
     repositories: int
     tags: int
-    slow_repositories: int
+    skopeo_repositories: int
 
 
 async def measure_all(
@@ -63,7 +63,7 @@ async def measure_all(
         held = content(size.repositories, size.tags)
         async with stage(held, storage) as registries:
             for name in contested:
-                contest = _contest(name, held, size.slow_repositories)
+                contest = _contest(name, held, size.skopeo_repositories)
                 if contest is None:
                     console.print(f"{name}: left out, this program does not know it")
                     continue
@@ -75,12 +75,12 @@ async def measure_all(
         console.print(memory.table(await memory.take(size.repositories, [size.tags, _TIMES * size.tags])))
 
 
-def _contest(name: str, held: Content, slow_repositories: int) -> Contest | None:
+def _contest(name: str, held: Content, skopeo_repositories: int) -> Contest | None:
     match name:
         case "cold":
-            return contests.cold(held, slow_repositories)
+            return contests.cold(held, skopeo_repositories)
         case "warm":
-            return contests.warm(held, slow_repositories)
+            return contests.warm(held)
         case "drift":
             return contests.drift(held)
         case "fast":
