@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _CAPTION = (
     "CPU and peak are the program's own, peak that of its largest process; tags/s is of the median; requests are those "
-    "to Harbor's API, to its registry (tokens too) and to the destination. Who has fewer tags would take too long for all."
+    "to Harbor's API, to its registry (tokens too) and to the destination. Fewer tags: it would take too long for all."
 )
 
 
