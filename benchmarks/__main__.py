@@ -119,7 +119,7 @@ def main(
             with _runner() as runner:
                 runner.run(measure_all(backfills, whole, runs, place, console, requests=requests))
         except RunFailed as error:
-            sys.exit(f"backfill: {error}")
+            sys.exit(str(error))
 
 
 def _runner() -> asyncio.Runner:

@@ -10,6 +10,7 @@ from benchmarks.backfill.content import content
 from benchmarks.backfill.holding import hold
 from benchmarks.backfill.stage import stage
 from benchmarks.backfill.table import requests_table, table
+from benchmarks.measuring import RunFailed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +68,10 @@ async def measure_all(
                 if contest is None:
                     console.print(f"{name}: left out, this program does not know it")
                     continue
-                standings = await hold(registries, held, contest, runs)
+                try:
+                    standings = await hold(registries, held, contest, runs)
+                except RunFailed as error:
+                    raise RunFailed(f"{name}: {error}") from error
                 console.print(table(contest, standings))
                 if requests:
                     console.print(requests_table(contest, standings))
