@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import aiohttp
 from yarl import URL
 
 from tests.standins.distribution import distribution
-from tests.standins.faults import FaultLayer, RequestLog
+from tests.standins.faults import Fault, FaultLayer, Hold
 from tests.standins.harbor import HarborStandIn
 from tests.standins.images import image, multi_arch
 from tests.standins.logins import HARBOR_ADMIN, HARBOR_ROBOT, basic
@@ -26,8 +27,8 @@ OF_ONE = "/projects/team/repositories/app/artifacts?sort=id"
 
 
 @asynccontextmanager
-async def keeping(directory: Path) -> AsyncIterator[tuple[HarborStandIn, RequestLog]]:
-    """A Harbor that keeps, and what the registry behind it is asked."""
+async def keeping(directory: Path) -> AsyncIterator[tuple[HarborStandIn, FaultLayer]]:
+    """A Harbor that keeps, and what stands between it and the registry behind it."""
     async with distribution(directory) as registry, Upstream(registry) as upstream:
         layer = FaultLayer(upstream.forward)
         users = dict([HARBOR_ADMIN, HARBOR_ROBOT])
@@ -35,7 +36,7 @@ async def keeping(directory: Path) -> AsyncIterator[tuple[HarborStandIn, Request
             serve(layer) as host,
             HarborStandIn(host, users=users, projects={"team": False}, keeps_content=True) as harbor,
         ):
-            yield harbor, layer.log
+            yield harbor, layer
 
 
 async def rows(harbor: HarborStandIn, path: str) -> list[dict[str, Any]]:
@@ -54,19 +55,19 @@ async def test_the_registry_is_asked_once_for_any_number_of_pages(tmp_path: Path
     Storage(tmp_path).write("team/app", {f"v{number}": image(number) for number in range(5)})
     Storage(tmp_path).write("team/other", {"v1": multi_arch(9)})
 
-    async with keeping(tmp_path) as (harbor, log):
+    async with keeping(tmp_path) as (harbor, behind):
         first = await rows(harbor, ARTIFACTS)
         assert tags(first) == {image(number).digest: [f"v{number}"] for number in range(5)} | {
             multi_arch(9).digest: ["v1"]
         }
-        log.clear()
+        behind.log.clear()
         assert await rows(harbor, ARTIFACTS) == first
         pages = [await rows(harbor, f"{ARTIFACTS}&page={page}&page_size=2") for page in (1, 2, 3)]
         assert [row for page in pages for row in page] == first
         assert await rows(harbor, OF_ONE) == first[:5]
         counts = {row["name"]: row["artifact_count"] for row in await rows(harbor, "/projects/team/repositories")}
         assert counts == {"team/app": 5, "team/other": 1}
-        assert len(log) == 0
+        assert len(behind.log) == 0
 
 
 async def test_a_push_a_retag_and_a_delete_through_it_are_seen(tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ async def test_a_push_a_retag_and_a_delete_through_it_are_seen(tmp_path: Path) -
     Storage(tmp_path).write("team/app", {"v1": one, "v2": two})
     Storage(tmp_path).write("team/other", {"v1": one})
 
-    async with keeping(tmp_path) as (harbor, log):
+    async with keeping(tmp_path) as (harbor, behind):
         assert tags(await rows(harbor, OF_ONE)) == {one.digest: ["v1"], two.digest: ["v2"]}
         await harbor.retag("team/app", "v1", "latest")
         assert tags(await rows(harbor, OF_ONE)) == {one.digest: ["latest", "v1"], two.digest: ["v2"]}
@@ -86,9 +87,9 @@ async def test_a_push_a_retag_and_a_delete_through_it_are_seen(tmp_path: Path) -
         async with aiohttp.request("DELETE", f"{url}/{two.digest}", headers=basic(HARBOR_ADMIN)) as answer:
             assert answer.status == 202
         await rows(harbor, "/projects/team/artifacts")
-        log.clear()
+        behind.log.clear()
         assert tags(await rows(harbor, OF_ONE)) == {one.digest: ["latest"]}
-        assert len(log) == 0
+        assert len(behind.log) == 0
 
 
 async def test_a_repository_that_is_pushed_first_through_it_is_listed(tmp_path: Path) -> None:
@@ -104,3 +105,23 @@ async def test_a_repository_that_is_pushed_first_through_it_is_listed(tmp_path: 
             assert answer.status == 201
         found = {row["name"] for row in await rows(harbor, "/projects/team/repositories")}
         assert found == {"team/app", "team/new"}
+
+
+async def test_what_was_read_while_something_was_pushed_is_not_kept(tmp_path: Path) -> None:
+    one = image(1)
+    Storage(tmp_path).write("team/app", {"v1": one})
+
+    async with keeping(tmp_path) as (harbor, behind):
+        # The tags are listed by then, and their digests not yet asked for.
+        hold = Hold()
+        fault = behind.add(Fault(hold, method="HEAD", path="/manifests/v1$"))
+        reading = asyncio.create_task(rows(harbor, OF_ONE))
+        while not fault.hits:
+            await asyncio.sleep(0.01)
+        sent = {**basic(HARBOR_ROBOT), "Content-Type": one.media_type}
+        url = f"{harbor.url}/v2/team/app/manifests/v2"
+        async with aiohttp.request("PUT", url, data=one.content, headers=sent) as answer:
+            assert answer.status == 201
+        hold.released.set()
+        assert tags(await reading) == {one.digest: ["v1"]}
+        assert tags(await rows(harbor, OF_ONE)) == {one.digest: ["v1", "v2"]}
