@@ -13,6 +13,7 @@ import uvloop
 from rich.console import Console
 
 from benchmarks import contests, queue
+from benchmarks.backfill.program import Size, measure_all
 from benchmarks.holding import hold
 from benchmarks.measuring import RunFailed
 from benchmarks.table import requests_table, table
@@ -33,7 +34,7 @@ _WIDTH = 110
 
 
 class Name(StrEnum):
-    """What can be measured: the contests with other programs, and the queue by itself."""
+    """What can be measured: the contests with other programs, the queue by itself, and backfills of a whole Harbor."""
 
     COPY = "copy"
     LARGE = "large"
@@ -43,15 +44,27 @@ class Name(StrEnum):
     LATENCY = "latency"
     FRESH = "fresh"
     QUEUE = "queue"
+    BACKFILL = "backfill"
+    COLD = "cold"
+    WARM = "warm"
+    DRIFT = "drift"
+    FAST = "fast"
+    MEMORY = "memory"
 
 
-_OF_COPY = (Name.LARGE, Name.SHARED, Name.TINY, Name.INPLACE, Name.LATENCY, Name.FRESH)
+_GROUPS = {
+    Name.COPY: (Name.LARGE, Name.SHARED, Name.TINY, Name.INPLACE, Name.LATENCY, Name.FRESH),
+    Name.BACKFILL: (Name.COLD, Name.WARM, Name.DRIFT, Name.FAST, Name.MEMORY),
+}
 
 
 def main(
     names: Annotated[
         list[Name] | None,
-        typer.Argument(help="What to measure; copy is for all contests with others, nothing for queue too."),
+        typer.Argument(
+            help="What to measure; copy is for all from large to fresh, backfill for all from cold to memory, "
+            "nothing for copy and queue."
+        ),
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Runs of each program.")] = 3,
     size: Annotated[int, typer.Option(min=1, help="MiB of the image of large.")] = 1024,
@@ -59,6 +72,13 @@ def main(
     tags: Annotated[int, typer.Option(min=1, help="Tags of shared and inplace.")] = 40,
     tiny_tags: Annotated[int, typer.Option(min=1, help="Tags of tiny.")] = 500,
     latency_tags: Annotated[int, typer.Option(min=1, help="Tags of latency.")] = 20,
+    repositories: Annotated[int, typer.Option(min=1, help="Repositories of backfill.")] = 300,
+    backfill_tags: Annotated[
+        int, typer.Option(min=1, help="Tags of backfill; memory takes ten times them, too.")
+    ] = 10_000,
+    skopeo_repositories: Annotated[
+        int, typer.Option(min=1, help="Repositories of cold for skopeo, at the most; it is slow.")
+    ] = 30,
     delay: Annotated[float, typer.Option(min=0, help="Milliseconds that latency adds to a request.")] = 20,
     requests: Annotated[bool, typer.Option("--requests", help="Say too what the requests are.")] = False,
     storage: Annotated[
@@ -74,25 +94,40 @@ def main(
         Name.LATENCY: lambda: (contests.latency(latency_tags, delay / 1000), None),
         Name.FRESH: lambda: (contests.fresh(_LAYER), None),
     }
+    if backfill_tags < repositories:
+        raise typer.BadParameter("a repository has one tag at least", param_hint="--backfill-tags")
     place = storage or (_MEMORY if _MEMORY.is_dir() else None)
     console = Console(width=_WIDTH)
-    for name in _spelt_out(names or [Name.COPY, Name.QUEUE]):
+    wanted = _spelt_out(names or [Name.COPY, Name.QUEUE])
+    backfills = [name for name in wanted if name in _GROUPS[Name.BACKFILL]]
+    for name in wanted:
         try:
             if name is Name.QUEUE:
                 console.print(queue.measure())
-                continue
-            timed, counted = contest[name]()
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                standings = runner.run(hold(timed, runs, place, counted))
+            elif name in contest:
+                timed, counted = contest[name]()
+                with _runner() as runner:
+                    standings = runner.run(hold(timed, runs, place, counted))
+                console.print(table(timed, standings))
+                if requests:
+                    console.print(requests_table(timed, standings))
         except RunFailed as error:
             sys.exit(f"{name}: {error}")
-        console.print(table(timed, standings))
-        if requests:
-            console.print(requests_table(timed, standings))
+    if backfills:
+        whole = Size(repositories, backfill_tags, skopeo_repositories)
+        try:
+            with _runner() as runner:
+                runner.run(measure_all(backfills, whole, runs, place, console, requests=requests))
+        except RunFailed as error:
+            sys.exit(str(error))
+
+
+def _runner() -> asyncio.Runner:
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
 def _spelt_out(names: list[Name]) -> list[Name]:
-    return [one for name in names for one in (_OF_COPY if name is Name.COPY else (name,))]
+    return [one for name in names for one in _GROUPS.get(name, (name,))]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.contest import DESTINATION_REPOSITORY, SOURCE_REPOSITORY, Route
+from benchmarks.kinds import kind
 from tests.standins.distribution import distribution
 from tests.standins.faults import FaultLayer, RequestLog
 from tests.standins.harbor import HarborStandIn
@@ -18,13 +19,11 @@ from tests.standins.latency import delayed
 from tests.standins.logins import HARBOR_ADMIN
 from tests.standins.proxy import Upstream
 from tests.standins.server import serve
-from tests.standins.tokens import Route as Parts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from benchmarks.contest import Contest
-    from tests.standins.faults import Entry
     from tests.standins.images import Image, Index
 
 
@@ -45,7 +44,7 @@ class Run:
     @property
     def requests(self) -> Counter[str]:
         """How many of each kind the destination was sent."""
-        return Counter(_kind(entry) for log in self.logs for entry in log)
+        return Counter(kind(entry) for log in self.logs for entry in log)
 
 
 class Stage:
@@ -120,16 +119,3 @@ async def stage(contest: Contest, storage: Path | None) -> AsyncIterator[Stage]:
 async def _push(host: str, repository: str, images: Mapping[str, Image | Index]) -> None:
     for tag, root in images.items():
         await push(host, repository, tag, root)
-
-
-def _kind(entry: Entry) -> str:
-    """Name what a request is about; what was refused or not found is told apart."""
-    parts = Parts.parse(entry.path)
-    if parts is None:
-        about = "token" if entry.path.endswith("/token") else entry.path
-    elif parts.rest.startswith("uploads/"):
-        about = "mount" if "mount=" in entry.query else "upload"
-    else:
-        about = {"manifests": "manifest", "blobs": "blob"}.get(parts.kind, parts.kind)
-    refused = f": {entry.status}" if entry.status is not None and entry.status >= 400 else ""
-    return f"{entry.method} {about}{refused}"

@@ -52,6 +52,8 @@ class HarborStandIn:
         webhook_attempts: how often an event is tried in all.
         webhook_backoff: seconds before the second attempt, the third, …; by default what Harbor waits on average.
         webhook_trust: what the certificates of receivers are checked against.
+        keeps_content: the API shows what it read once until something is pushed or deleted through here; for a
+            registry of thousands of tags, to which nobody pushes past this.
 
     Attributes:
         host: ``127.0.0.1:PORT``.
@@ -76,6 +78,7 @@ class HarborStandIn:
         webhook_attempts: int = 3,
         webhook_backoff: Sequence[float] = (45.0, 75.0),
         webhook_trust: ssl.SSLContext | None = None,
+        keeps_content: bool = False,
     ) -> None:
         self.host = ""
         self.projects = Projects(users, projects)
@@ -86,7 +89,7 @@ class HarborStandIn:
         self.leaks: list[Leak] = []
         self.faults = FaultLayer(self._handle)
         self._upstream = Upstream(upstream)
-        self._content = Content(self._upstream)
+        self._content = Content(self._upstream, kept=keeps_content)
         self.api = HarborApi(self.projects, self._content, self.webhooks)
         self._tls = tls
         self._name = name
@@ -189,6 +192,7 @@ class HarborStandIn:
         path = f"/v2/{repository}/manifests/{new_tag}"
         async with self._upstream.request("PUT", path, headers={"Content-Type": media_type}, body=body) as response:
             assert response.status == 201, await response.text()
+        self._content.forget(repository)
 
     def _payload(
         self, event_type: str, repository: str, tag: str | None, digest: str | None, operator: str
@@ -291,6 +295,7 @@ class HarborStandIn:
             case "DELETE", "manifests":
                 digest = await self._content.digest(route.repository, route.rest)
                 response = await self._upstream.forward(request)
+                self._content.forget(route.repository)
                 if response.status == 202 and digest is not None:
                     self._tell("DELETE_ARTIFACT", route.repository, route.rest, digest, subject)
                 return response
@@ -332,6 +337,7 @@ class HarborStandIn:
             self._content.pushed(route.repository, digest)
             if route.rest != digest:
                 self._content.tagged(route.repository, route.rest, digest)
+            self._content.forget(route.repository)
             if subject_digest := (json.loads(body).get("subject") or {}).get("digest"):
                 response.headers["OCI-Subject"] = subject_digest
             self._tell("PUSH_ARTIFACT", route.repository, route.rest, digest, subject)

@@ -104,12 +104,12 @@ class HarborApi:
                 artifacts = await self._content.artifacts(f"{project.name}/{unquote(repository)}")
                 if artifacts is None:
                     raise ApiError(404, "NOT_FOUND", f"repository {project.name}/{unquote(repository)} not found")
-                return _page_of_artifacts(request, project, artifacts, self._content)
+                return await _page_of_artifacts(request, project, artifacts, self._content)
             case ["artifacts"] if self.lists_projects_artifacts:
                 found: list[Artifact] = []
                 for repository in await self._repositories(project):
                     found += await self._content.artifacts(repository) or []
-                return _page_of_artifacts(request, project, found, self._content)
+                return await _page_of_artifacts(request, project, found, self._content)
             case ["webhook", "policies", *below]:
                 if not self._projects.administers(subject, project):
                     raise _refusal(subject)
@@ -224,15 +224,19 @@ def _shown_project(project: Project) -> dict[str, Any]:
     return {"project_id": project.id, "name": project.name, "metadata": metadata, "owner_name": "admin"}
 
 
-def _page_of_artifacts(
+async def _page_of_artifacts(
     request: web.BaseRequest, project: Project, artifacts: Sequence[Artifact], content: Content
 ) -> web.Response:
     with_tag = request.query.get("with_tag", "true").lower() == "true"
-    rows = [_shown_artifact(project, artifact, content, with_tag=with_tag) for artifact in artifacts]
-    if request.query.get("with_accessory", "false").lower() == "true":
-        for row, artifact in zip(rows, artifacts, strict=True):
-            row["accessories"] = _shown_accessories(artifact) or None
-    return _page(request, rows, default="-id")
+    with_accessory = request.query.get("with_accessory", "false").lower() == "true"
+
+    async def shown(row: dict[str, Any]) -> dict[str, Any]:
+        accessories = (_shown_accessories(row["artifact"]) or None) if with_accessory else None
+        return {**_shown_artifact(project, row["artifact"], content, with_tag=with_tag), "accessories": accessories}
+
+    # What lists are sorted by; the rest is made for the rows of the page only.
+    rows = [{"id": each.id, "size": each.size, "push_time": each.pushed, "artifact": each} for each in artifacts]
+    return await _page_with(request, rows, shown)
 
 
 def _shown_accessories(artifact: Artifact) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What Harbor's API shows of its registry, read from the real registry behind it each time."""
+"""What Harbor's API shows of its registry, read from the real registry behind it each time, unless it is kept."""
 
 from __future__ import annotations
 
@@ -98,10 +98,20 @@ class Artifact:
 
 
 class Content:
-    """The registry behind, as the API sees it; only numbers and times are kept here, and digests without a tag."""
+    """The registry behind, as the API sees it; only numbers and times are kept here, and digests without a tag.
 
-    def __init__(self, upstream: Upstream) -> None:
+    Args:
+        upstream: the way to the registry.
+        kept: lists that were read are kept until `forget` is told of a change, for a registry that is too large to be
+            read for each page; what is pushed past this is not seen then.
+    """
+
+    def __init__(self, upstream: Upstream, *, kept: bool = False) -> None:
         self._upstream = upstream
+        self._keeps = kept
+        self._kept_names: list[str] | None = None
+        self._kept_artifacts: dict[str, list[Artifact]] = {}
+        self._changes = 0
         self._seen: dict[str, dict[str, tuple[int, float]]] = {}
         self._repositories: dict[str, tuple[int, float]] = {}
         self._tagged: dict[tuple[str, str], tuple[str, float]] = {}
@@ -129,8 +139,23 @@ class Content:
             known = self._tagged[repository, tag] = digest, time.time()
         return known[1]
 
+    def forget(self, repository: str) -> None:
+        """Read a repository anew when it is asked for next, and the names of all: something was pushed or deleted."""
+        self._changes += 1
+        self._kept_names = None
+        self._kept_artifacts.pop(repository, None)
+
     async def repositories(self) -> list[str]:
-        """List all repositories."""
+        """List all repositories, sorted."""
+        if self._kept_names is not None:
+            return self._kept_names
+        changes = self._changes
+        names = await self._read_repositories()
+        if self._keeps and changes == self._changes:
+            self._kept_names = names
+        return names
+
+    async def _read_repositories(self) -> list[str]:
         names: list[str] = []
         while True:
             last = f"&last={quote(names[-1], safe='')}" if names else ""
@@ -177,6 +202,15 @@ class Content:
         Returns:
             By number; None if there is no such repository.
         """
+        if repository in self._kept_artifacts:
+            return self._kept_artifacts[repository]
+        changes = self._changes
+        artifacts = await self._read_artifacts(repository)
+        if self._keeps and artifacts is not None and changes == self._changes:
+            self._kept_artifacts[repository] = artifacts
+        return artifacts
+
+    async def _read_artifacts(self, repository: str) -> list[Artifact] | None:
         tags = await self.tags(repository)
         if tags is None:
             return None

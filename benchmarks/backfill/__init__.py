@@ -1,0 +1,1 @@
+"""Backfills at the size of a real Harbor: hundreds of repositories, thousands of tags."""
