@@ -107,7 +107,7 @@ async def interrupted(house: House, rules: Path, ready: Callable[[], object]) ->
 
 async def test_the_summary_of_an_interrupted_run_accounts_for_every_tag(house: House) -> None:
     rules = await pushed(house, 20)
-    house.harbor.faults.add(Fault(Delay(3600), "HEAD", "/manifests/", times=None, after=1))
+    house.acr.faults.add(Fault(Delay(3600), "HEAD", "/manifests/v(?!19$)", times=None))
     out = await interrupted(house, rules, lambda: house.acr.faults.log.count("PUT", "/manifests/v", 201))
     assert outcomes(house) == {"copied": 1, "not begun": 19}
     assert "What was not begun (19) needs another backfill" in out
@@ -120,15 +120,17 @@ async def test_interrupted_while_it_lists_it_accounts_for_what_was_listed(house:
     rules = house.rules(
         {"HARBOR/library/app:v0,v1,v2": "ACR/image-syncer/app", "HARBOR/library/x": "ACR/image-syncer/x"}
     )
-    slow = house.harbor.faults.add(Fault(Delay(3600), "GET", "/library/x/tags/", times=None))
-    out = await interrupted(house, rules, lambda: slow.hits)
+    slow = house.harbor.faults.add(Fault(Delay(3600), "GET", "/repositories/x/artifacts", times=None))
+    held = house.acr.faults.add(Fault(Delay(3600), "HEAD", "/manifests/", times=None))
+    out = await interrupted(house, rules, lambda: slow.hits and held.hits == 3)
     assert outcomes(house) == {"not begun": 3}
     assert "Interrupted after" in out
+    assert "The list was not read to its end" in out
 
 
 async def test_a_queue_that_is_away_breaks_the_run_off_and_nothing_is_said_to_be_done(house: House) -> None:
     rules = await pushed(house, 3)
-    slow = house.harbor.faults.add(Fault(Delay(1.0), "HEAD", "/manifests/", times=None))
+    slow = house.acr.faults.add(Fault(Delay(1.0), "HEAD", "/manifests/", times=None))
     with tempfile.TemporaryDirectory(prefix="rq-", dir="/tmp") as short, RedisServer(Path(short)) as redis:
         backfill = asyncio.create_task(
             replicator(
