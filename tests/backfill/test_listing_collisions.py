@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def refused_in(batches: Iterable[Batch]) -> dict[str, list[str]]:
     """The sources of each collision by ``repository:tag``, without hosts."""
     return {
-        str(each.asked.request.source).partition("/")[2]: [str(source).partition("/")[2] for source in each.collision.sources]
+        str(each.asked.request.source).partition("/")[2]: [
+            str(source).partition("/")[2] for source in each.collision.sources
+        ]
         for batch in batches
         for each in batch.refused
     }
