@@ -58,6 +58,11 @@ class Checker:
         held = await self._hold([(one, digest) for one, digest in zip(found, digests, strict=True) if digest])
         return [held.get(one) for one in found]
 
+    async def recall(self, found: Sequence[Found]) -> None:
+        """Learn at once what is known to be wanted of images that `check` will be asked about."""
+        images = [(one.digest, one.asked.request.options) for one in found if one.digest is not None]
+        await self._copier.recall(images)
+
     async def _hold(self, found: Sequence[tuple[Found, str]]) -> dict[Found, Row]:
         within, checks = self._manner.trust, self._checks
         if within is None or checks is None or self._manner.force or not found:

@@ -196,6 +196,7 @@ class Backfill:
                 self._row(row)
             else:
                 self._in_hand.append(one)
+        await self._checker.recall(self._in_hand)
         while self._in_hand:
             await self._agenda.put(self._in_hand[0])
             self._in_hand.popleft()

@@ -120,7 +120,7 @@ class TagLists:
             async with contextlib.aclosing(self._api(place).artifacts_of_project(project)) as pages:
                 page = await self._first_of_project(pages, place)
                 listed = page is not None
-                while page:
+                while page is not None:
                     for repository, artifacts in _by_repository(page, repositories).items():
                         tags = _labels(artifacts)
                         yield Part(repository, tags)
@@ -173,7 +173,7 @@ class TagLists:
             async with contextlib.aclosing(self._api(repository).artifacts(repository)) as pages:
                 page = await self._first_of_repository(pages, wanted)
                 listed = page is not None
-                while page:
+                while page is not None:
                     yield _labels(page)
                     signatures.note(repository, page)
                     page = await anext(pages, None)
