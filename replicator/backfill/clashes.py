@@ -6,12 +6,12 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from replicator.reference import Reference, Repository
-from replicator.rules import Collision
+from replicator.rules import CopyRequest, collisions
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from replicator.rules import CopyRequest, Route
+    from replicator.rules import Collision, Route
 
 _Origin = tuple[Reference | Repository, str]
 """A source, and the rule that sent it. The repository stands for the source with the destination's tag."""
@@ -45,7 +45,7 @@ class Clashes:
         # By a digest of the destination: there may be a million of them, and hardly any clash.
         self._first: dict[bytes, _Origin] = {}
         self._origins: dict[_Origin, _Origin] = {}
-        self._clashing: dict[Reference, dict[Reference, set[str]]] = {}
+        self._clashing: dict[Reference, dict[CopyRequest, None]] = {}
 
     def add(self, request: CopyRequest) -> None:
         """Note a copy; the same one again makes no difference."""
@@ -63,13 +63,10 @@ class Clashes:
             return
         there, rule = first
         first_source = Reference(there, end.tag) if isinstance(there, Repository) else there
-        sources = self._clashing.setdefault(end, {first_source: {rule}})
-        sources.setdefault(source, set()).add(request.rule)
+        clashing = self._clashing.setdefault(end, {CopyRequest(first_source, end, rule): None})
+        clashing[CopyRequest(source, end, request.rule)] = None
 
     def of(self, request: CopyRequest) -> Collision | None:
         """Return the collision that ``request`` is a part of, as far as it has been seen; None if it is of none."""
-        sources = self._clashing.get(request.destination)
-        if sources is None:
-            return None
-        rules = frozenset[str]().union(*sources.values())
-        return Collision(request.destination, tuple(sorted(sources, key=str)), tuple(sorted(rules)))
+        clashing = self._clashing.get(request.destination)
+        return collisions(clashing)[0] if clashing is not None else None

@@ -109,7 +109,8 @@ async def test_tags_of_signatures_are_found_where_there_are_any(house: House, im
     root = image(1)
     await push(house.harbor.host, "team/signed", "v1", root, HARBOR_ROBOT)
     await push(house.harbor.host, "team/signed", cosign_tag(root), image(2), HARBOR_ROBOT)
-    put = await house.put(["team/plain:1"])
+    # One of those is an artifact of the list itself.
+    put = await house.put(["team/plain:1", f"team/signed:{cosign_tag(root, '')}"])
     expected = put | {"team/signed:v1": root.digest, f"team/signed:{cosign_tag(root)}": None}
     assert tags_of(await house.listed(images)) == expected
     assert house.asked("tags/list") == ["/v2/team/signed/tags/list"]
