@@ -123,7 +123,7 @@ async def test_nobody_sends_what_is_in_place(place: Stage) -> None:
     assert standings["replicator, no state"].destination["HEAD manifest"] == 12
     # What was asked before its state was there is not counted.
     assert standings["replicator, again"].destination["HEAD manifest"] <= 12
-    rows = requests_table(contest, list(standings.values()))
+    rows = requests_table(contest.title, list(standings.values()))
     first = standings["replicator, no state"]
     assert list(rows.columns[0].cells)[-1] == "all"
     assert list(rows.columns[1].cells)[-1] == str(
@@ -199,16 +199,17 @@ async def test_every_tag_is_verified() -> None:
 async def test_memory_is_measured_with_every_tag_listed() -> None:
     taken = await memory.take(4, [12, 24])
 
-    assert [(one.work.outcome, one.tags) for one in taken] == [
+    assert [(one.work.outcome, one.standing.tags) for one in taken] == [
         (RowOutcome.UP_TO_DATE, 12),
         (RowOutcome.UP_TO_DATE, 24),
         (RowOutcome.WOULD_COPY, 12),
         (RowOutcome.WOULD_COPY, 24),
     ]
-    for one in taken:
-        assert one.measurement.peak > MIB
-        assert one.api["GET repositories"] == len(PROJECTS)
-        assert sum(number for kind, number in one.destination.items() if "manifest" in kind) == one.tags
+    for standing in (one.standing for one in taken):
+        (run,) = standing.runs
+        assert run.peak > MIB
+        assert standing.api["GET repositories"] == len(PROJECTS)
+        assert sum(number for kind, number in standing.destination.items() if "manifest" in kind) == standing.tags
     cells = list(memory.table(taken).columns[6].cells)
     assert [bool(cell) for cell in cells] == [False, True, False, True]
 

@@ -18,13 +18,17 @@ from rich.table import Table
 
 from benchmarks.backfill import synthetic
 from benchmarks.backfill.content import PROJECTS
-from benchmarks.measuring import Measurement, RunFailed, measure
+from benchmarks.backfill.contest import Standing
+from benchmarks.measuring import RunFailed, measure
 from replicator.backfill import RowOutcome
 from tests.running import PROGRAM, environment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from benchmarks.measuring import Measurement
+
+TITLE = "memory: tags at a Harbor and a destination that store nothing"
 _CAPTION = "peak is that of the largest process of the program; x compares it with the row of fewer tags"
 
 
@@ -57,19 +61,11 @@ class Taken:
 
     Attributes:
         work: what was done.
-        tags: how many tags were listed.
-        measurement: what it took.
-        api: requests of each kind to Harbor's REST API.
-        registry: those to Harbor's registry.
-        destination: those to the destination.
+        standing: what it took, and what was asked of whom; by the work's name and the number of tags.
     """
 
     work: Work
-    tags: int
-    measurement: Measurement
-    api: Counter[str]
-    registry: Counter[str]
-    destination: Counter[str]
+    standing: Standing
 
 
 async def take(repositories: int, sizes: Sequence[int]) -> list[Taken]:
@@ -99,7 +95,7 @@ async def _take(work: Work, repositories: int, tags: int) -> Taken:
             raise RunFailed(f"{work.name}: not all of {tags} tags are {work.outcome}: {said[-2000:]}")
     if written := {kind for kind in destination if kind.split()[0] not in ("GET", "HEAD")}:
         raise RunFailed(f"{work.name}: there was nothing to write, and the destination was asked {sorted(written)}")
-    return Taken(work, tags, took, api, registry, destination)
+    return Taken(work, Standing(f"{work.name}, {tags}", tags, [took], api, registry, destination))
 
 
 @asynccontextmanager
@@ -143,25 +139,26 @@ async def _counts(host: str) -> tuple[Counter[str], Counter[str]]:
 
 def table(taken: Sequence[Taken]) -> Table:
     """Make the table: a row a run, works together."""
-    made = Table(title="memory of a backfill", title_justify="left", caption=_CAPTION, caption_justify="left")
+    made = Table(title=TITLE, title_justify="left", caption=_CAPTION, caption_justify="left")
     made.add_column("work")
     for heading in ("tags", "wall", "tags/s", "CPU", "peak", "x", "API", "Harbor", "destination"):
         made.add_column(heading, justify="right")
     for work in WORKS:
-        rows = [one for one in taken if one.work == work]
-        for before, one in zip([None, *rows], rows, strict=False):
-            took = one.measurement
+        before: Measurement | None = None
+        for standing in (one.standing for one in taken if one.work == work):
+            (took,) = standing.runs
             made.add_row(
                 work.name,
-                str(one.tags),
+                str(standing.tags),
                 f"{took.seconds:.1f} s",
-                f"{one.tags / took.seconds:.0f}",
+                f"{standing.tags / took.seconds:.0f}",
                 f"{took.cpu:.1f} s",
                 f"{took.peak / 1e6:.0f} MB",
-                f"{took.peak / before.measurement.peak:.2f}" if before is not None else "",
-                str(one.api.total()),
-                str(one.registry.total()),
-                str(one.destination.total()),
+                f"{took.peak / before.peak:.2f}" if before is not None else "",
+                str(standing.api.total()),
+                str(standing.registry.total()),
+                str(standing.destination.total()),
             )
+            before = took
         made.add_section()
     return made

@@ -74,9 +74,12 @@ async def measure_all(
                     raise RunFailed(f"{name}: {error}") from error
                 console.print(table(contest, standings))
                 if requests:
-                    console.print(requests_table(contest, standings))
+                    console.print(requests_table(contest.title, standings))
     if MEMORY in names:
-        console.print(memory.table(await memory.take(size.repositories, [size.tags, _TIMES * size.tags])))
+        taken = await memory.take(size.repositories, [size.tags, _TIMES * size.tags])
+        console.print(memory.table(taken))
+        if requests:
+            console.print(requests_table(memory.TITLE, [one.standing for one in taken]))
 
 
 def _contest(name: str, held: Content, skopeo_repositories: int) -> Contest | None:

@@ -41,9 +41,9 @@ def table(contest: Contest, standings: Sequence[Standing]) -> Table:
     return made
 
 
-def requests_table(contest: Contest, standings: Sequence[Standing]) -> Table:
+def requests_table(title: str, standings: Sequence[Standing]) -> Table:
     """Make a table of what was asked of whom: a row a kind of request, a column a contender."""
-    made = Table(title=f"{contest.title}: requests", title_justify="left")
+    made = Table(title=f"{title}: requests", title_justify="left")
     made.add_column("request", no_wrap=True)
     for standing in standings:
         made.add_column(standing.name, justify="right")
