@@ -54,13 +54,17 @@ class Handler:
     Args:
         registries: for the questions a rule asks when its job runs.
         copier: does the copies.
-        checks: learns what is seen at destinations; None where nobody remembers that.
+        checks: what was seen at destinations, to forget it before they are written; None where nobody remembers it.
+        observing: also tell it what is seen; then it has to be closed after the last job.
     """
 
-    def __init__(self, registries: Registries, copier: Copier, checks: Checks | None = None) -> None:
+    def __init__(
+        self, registries: Registries, copier: Copier, checks: Checks | None = None, *, observing: bool = True
+    ) -> None:
         self._registries = registries
         self._copier = copier
         self._checks = checks
+        self._observing = observing
 
     async def __call__(self, running: Running) -> Mapping[str, JsonValue]:
         """Run one job.
@@ -156,7 +160,7 @@ class Handler:
             outcome: what became of it.
             began: when the copy began, by ``time.time()``: the destination may have been asked right then.
         """
-        if self._checks is None or not may_trust(request) or outcome.source_digest is None:
+        if self._checks is None or not self._observing or not may_trust(request) or outcome.source_digest is None:
             return
         if outcome.result in (Result.COPIED, Result.UP_TO_DATE):
             # Without signatures the tag is the last that is written.

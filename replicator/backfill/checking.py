@@ -61,7 +61,7 @@ class Checker:
     async def recall(self, found: Sequence[Found]) -> None:
         """Learn at once what is known to be wanted of images that `check` will be asked about."""
         images = [(one.digest, one.asked.request.options) for one in found if one.digest is not None]
-        await self._copier.recall(images)
+        await self._copier.forms.recall_many(images)
 
     async def _hold(self, found: Sequence[tuple[Found, str]]) -> dict[Found, Row]:
         within, checks = self._manner.trust, self._checks

@@ -18,7 +18,7 @@ from replicator.copy.signatures import Signatures
 from replicator.options import VERBATIM
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
     from replicator.copy.memory import Memory
     from replicator.copy.sharing import Sharing
@@ -53,14 +53,6 @@ class Copier:
         self.forms = Forms(memory)
         self._blobs = BlobCopier(transfers, self._ledger, sharing)
         self._signatures = Signatures(self._blobs)
-
-    async def recall(self, images: Sequence[tuple[str, CopyOptions]]) -> None:
-        """Learn at once what other processes know to be wanted of many images that are to be compared.
-
-        Args:
-            images: digests of what tags name, each with the options it is to be copied with.
-        """
-        await self._forms.recall_many(images)
 
     async def compare(
         self,
