@@ -220,7 +220,6 @@ def test_every_kind_of_files_leaves_a_log_and_a_list_of_what_is_in_place(done: d
 
 
 PLATFORMS: dict[str, tuple[str, set[str], set[str]]] = {
-    "all": ("", {"amd64", "arm64"}, {"single", "multi"}),
     "os and arch": ("--os=linux --arch=amd64", {"amd64"}, {"single", "multi"}),
     "arch alone": ("--arch arm64", {"arm64"}, {"multi"}),
     "lists": ("--os linux,windows --arch=amd64,arm64", {"amd64", "arm64"}, {"single", "multi"}),
