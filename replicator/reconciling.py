@@ -128,8 +128,10 @@ class Reconciler:
             yield
         finally:
             self.stop()
-            await asyncio.wait({task}, timeout=_STOP_SECONDS)
-            await cancel_all({task})
+            try:
+                await asyncio.wait({task}, timeout=_STOP_SECONDS)
+            finally:
+                await cancel_all({task})
 
     async def run(self) -> None:
         """Run what is due until :meth:`stop`. Redis away is waited for. It raises nothing of its own."""

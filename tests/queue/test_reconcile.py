@@ -138,9 +138,9 @@ async def test_the_run_of_a_killed_process_is_begun_anew_when_its_lease_lapses(
 
 
 async def test_a_lease_that_is_kept_lasts_for_longer_than_it_would(queue: Queue, other: Queue) -> None:
-    held = await begun(queue, lease=0.6)
+    held = await begun(queue, lease=1.5)
     keeping = asyncio.create_task(lost(held))
-    await asyncio.sleep(2)
+    await asyncio.sleep(3)
     assert not keeping.done()
     assert await Reconciles(other).begin(None) is None
     keeping.cancel()
@@ -185,7 +185,7 @@ async def test_installations_keep_apart(queue: Queue, server: RedisServer) -> No
 async def test_while_redis_is_away_nothing_is_begun_and_a_lease_is_lost_before_another_can_have_it(
     own_server: RedisServer, own_queue: Queue
 ) -> None:
-    held = await begun(own_queue, lease=3)
+    held = await begun(own_queue, lease=6)
     left = await own_queue.redis.pttl("replicator:reconcile:lease")
     assert left > 0
     lapses = asyncio.get_running_loop().time() + left / 1000
@@ -238,10 +238,10 @@ async def test_an_end_that_can_not_be_told_within_a_lease_is_given_up(
 
 
 async def test_a_redis_out_of_memory_begins_nothing_and_lets_what_runs_end(own_queue: Queue) -> None:
-    held = await begun(own_queue, lease=0.6)
+    held = await begun(own_queue, lease=1.5)
     await command(own_queue, "CONFIG", "SET", "maxmemory", "1")
     keeping = asyncio.create_task(lost(held))
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(3)
     assert not keeping.done()
     keeping.cancel()
     assert await held.end(FOUND) is not None
