@@ -147,8 +147,9 @@ class Handler:
         async def confirm() -> None:
             forgotten, _ = await both(checks.forget(destination), running.confirm())
             if not forgotten:
-                # By now Redis is there: it has confirmed the lease.
+                # By now Redis is there: it has confirmed the lease, which has to last from the end of this on.
                 await checks.forget(destination)
+                await running.confirm()
 
         return confirm
 
