@@ -82,7 +82,7 @@ class _Reading:
         self.stalls = 0
         self._key = key
         self._ascending = True
-        self._last_id = 0
+        self._last_id = -1
         self._total: int | None = None
         self._before: list[dict[str, Any]] = []
         # A page that was read before it was noticed that rows in front of it are missing; and whether the next page
