@@ -171,7 +171,7 @@ class TagLists:
         signatures = _Signatures()
         if await self._is_harbor(repository):
             async with contextlib.aclosing(self._api(repository).artifacts(repository)) as pages:
-                page = await self._first_of_repository(pages, wanted)
+                page = await self._first_of_repository(pages, repository)
                 listed = page is not None
                 while page is not None:
                     yield _labels(page)
@@ -215,13 +215,12 @@ class TagLists:
             host.lists_projects = False
             return None
 
-    async def _first_of_repository(self, pages: _Pages, wanted: Wanted) -> list[Artifact] | None:
+    async def _first_of_repository(self, pages: _Pages, repository: Repository) -> list[Artifact] | None:
+        """Read the first page; None where this list is not to be had."""
         try:
-            return await self._first(pages, wanted.repository)
+            return await self._first(pages, repository)
         except NotFound:
-            if not wanted.named:
-                raise
-            # The registry itself has the last word on what a rule names.
+            # A proxy may have mangled the name's slash, which is encoded twice. The registry has the last word.
             return None
 
     async def _first(self, pages: _Pages, place: Repository) -> list[Artifact] | None:

@@ -82,7 +82,7 @@ class _Reading:
         self.stalls = 0
         self._key = key
         self._ascending = True
-        self._last_id = 0
+        self._last_id = -1
         self._total: int | None = None
         self._before: list[dict[str, Any]] = []
         # A page that was read before it was noticed that rows in front of it are missing; and whether the next page
@@ -134,8 +134,7 @@ class _Reading:
         elif self._ahead is None:
             self.stalls += 1
         self._before, self._total, self._rejoining = page.rows, page.total, False
-        short = len(page.rows) < ROWS_A_PAGE
-        is_last = not page.rows or (short and (page.total is None or self.number * ROWS_A_PAGE >= page.total))
+        is_last = self._is_last(page)
         if self._is_ahead:
             self._ahead = None
         if not is_last:
@@ -145,6 +144,14 @@ class _Reading:
         else:
             self.ended = True
         return fresh
+
+    def _is_last(self, page: Page) -> bool:
+        if not page.rows:
+            return True
+        if len(page.rows) < ROWS_A_PAGE:
+            return page.total is None or self.number * ROWS_A_PAGE >= page.total
+        # A total that does not fit what was read is not relied on.
+        return page.total == self.number * ROWS_A_PAGE
 
     @property
     def _is_ahead(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -129,6 +130,29 @@ async def test_a_repository_that_vanished_is_left_out_unless_a_rule_names_it(hou
     assert error.what == f"{house.harbor.host}/team/gone"
     assert isinstance(error.error, NotFound)
     assert set(tags_of(batches)) == {"team/here:1"}
+
+
+async def test_what_only_the_registry_still_knows_is_found_there(house: House) -> None:
+    put = await house.put(["team/a/b:1"])
+    house.harbor.api.lists_projects_artifacts = False
+    # As behind a proxy that decodes the path.
+    house.harbor.faults.add(Fault(Answer(404, "NOT_FOUND"), "GET", "/repositories/a%2Fb/artifacts", times=None))
+    batches = await house.listed(TEAM)
+    assert tags_of(batches) == dict.fromkeys(put)
+    assert [batch.warnings for batch in batches] == [()]
+
+
+@pytest.mark.parametrize("images", [TEAM, {"HARBOR/team/app": "PLAIN/app"}])
+async def test_a_page_that_says_nothing_does_not_end_the_list(
+    house: House, small_pages: int, images: dict[str, str]
+) -> None:
+    put = await house.put(f"team/app:v{number}" for number in range(2 * small_pages))
+    foreign = json.dumps([{"id": number, "repository_name": "library/x", "digest": 5} for number in range(5)])
+    junk = house.harbor.faults.add(Fault(Answer(200, body=foreign.encode()), "GET", "/artifacts", query="page=1&"))
+    found = tags_of(await house.listed(images))
+    assert junk.hits == 1
+    assert len(found) == small_pages
+    assert found.items() <= put.items()
 
 
 async def test_what_can_not_be_listed_hides_nothing_else(house: House) -> None:

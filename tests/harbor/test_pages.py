@@ -57,11 +57,15 @@ async def test_every_page_is_asked_for_once(size: int, asked: int, *, tells_tota
     assert shelf.asked == list(range(1, asked + 1))
 
 
-async def test_a_full_last_page_is_the_last_when_the_total_says_so_or_nothing_follows() -> None:
-    for tells_total in (True, False):
-        shelf = Shelf(200, tells_total=tells_total)
-        assert len(await ids_of(shelf.fetch)) == 200
-        assert shelf.asked in ([1, 2], [1, 2, 3])
+@pytest.mark.parametrize(("total", "asked"), [(200, [1, 2]), (None, [1, 2, 3]), (0, [1, 2, 3])])
+async def test_a_full_page_is_the_last_when_a_total_that_fits_says_so(total: int | None, asked: list[int]) -> None:
+    shelf = Shelf(200)
+
+    async def fetch(number: int) -> Page:
+        return Page((await shelf.fetch(number)).rows, total)
+
+    assert len(await ids_of(fetch)) == 200
+    assert shelf.asked == asked
 
 
 async def test_what_is_deleted_between_two_pages_hides_no_row() -> None:
