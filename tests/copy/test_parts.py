@@ -115,6 +115,13 @@ def test_the_ledger_keeps_what_is_used() -> None:
     assert (ledger.has("h", "one", "a"), ledger.has("h", "one", "b")) == (True, False)
 
 
+def test_what_the_source_named_stays_in_the_process_that_saw_it() -> None:
+    """A backfill of an older version reads what a newer worker tells of the end of a copy."""
+    outcome = Outcome(Result.COPIED, "h.example.com/a:b", "i.example.com/c:d", source_digest="sha256:x")
+    assert outcome.to_json() == Outcome(Result.COPIED, "h.example.com/a:b", "i.example.com/c:d").to_json()
+    assert Outcome.from_json(outcome.to_json()).source_digest is None
+
+
 def test_an_outcome_survives_json() -> None:
     outcome = Outcome(Result.COPIED, "h.example.com/a:b", "i.example.com/c:d", "sha256:x", 5, 1, 2, 3, 4, 0.5, "note")
     assert Outcome.from_json(json.loads(json.dumps(outcome.to_json()))) == outcome
