@@ -98,7 +98,7 @@ class Checker:
                 if digest is not None and (row := (await self._hold([(found, digest)])).get(found)) is not None:
                     return row
             compared = await self._copier.compare(
-                request.source, request.destination, request.options, announced=digest
+                request.source, request.destination, request.options, announced=digest, reading=self._dry_run
             )
         except SourceNotFound as error:
             # A rule names it, or it was there a moment ago: whoever runs this should know.

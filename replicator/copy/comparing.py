@@ -27,7 +27,7 @@ class Comparison:
     Attributes:
         result: up to date, or skipped as nothing of it is wanted; None when it has to be copied.
         announced: what the source's tag names.
-        digest: what the destination's tag is to name; None when the image is skipped.
+        digest: what the destination's tag is to name; None when the image is skipped, or was not read to find it out.
         note: what is left out of it, or why it is skipped.
         selection: what is wanted of it; None where that did not have to be looked at.
         present: what the destination's tag was seen to name where the image has to be copied; None for nothing.
@@ -111,6 +111,7 @@ async def compare_listed(
     target: RemoteRepository,
     forms: Forms,
     announced: str,
+    reading: bool = True,
 ) -> Comparison:
     """Find out whether a destination holds what is wanted of an image whose digest the caller has just listed.
 
@@ -126,6 +127,7 @@ async def compare_listed(
         target: the destination's repository.
         forms: what is known, and learns what is found.
         announced: what the source's tag names.
+        reading: read the image also where the destination holds nothing; if not, what is wanted of it may stay open.
 
     Returns:
         What was found; without a selection where the image was not read.
@@ -142,6 +144,8 @@ async def compare_listed(
     form = forms.known(announced, options) or await forms.recall(announced, options)
     if form is not None:
         return _held_against(name, announced, form)
+    if name is None and not reading:
+        return Comparison(None, announced, None)
     root = await read_root(origin, source, announced)
     return await _looked_at(root, name, source, options, reader, forms)
 

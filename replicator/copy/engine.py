@@ -61,6 +61,7 @@ class Copier:
         options: CopyOptions = VERBATIM,
         *,
         announced: str | None = None,
+        reading: bool = True,
     ) -> Comparison:
         """Tell whether a destination names what `copy` would make it name; nothing is written.
 
@@ -72,6 +73,8 @@ class Copier:
             options: what of the image would be copied.
             announced: what the source's tag names, by a list that was just read. It is taken for true, so that the
                 source is asked only where it is not known what is wanted of that image; `copy` asks it again.
+            reading: look into an announced image even where the destination holds nothing at all. Who is going to copy
+                it need not: `copy` reads it.
 
         Raises:
             SourceNotFound, AttestationsFound, RegistryError: as `copy` does.
@@ -92,6 +95,7 @@ class Copier:
             target=target,
             forms=self.forms,
             announced=announced,
+            reading=reading,
         )
 
     async def copy(

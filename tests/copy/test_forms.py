@@ -57,12 +57,12 @@ async def a_process(queue: Queue) -> AsyncIterator[Copier]:
 
 
 async def compare(
-    pair: Pair, copier: Copier, options: CopyOptions, announced: str | None = None, tag: str = "v1"
+    pair: Pair, copier: Copier, options: CopyOptions, announced: str | None = None, *, reading: bool = True
 ) -> Comparison:
     """Compare, with what was asked before out of the logs."""
     pair.clear()
-    source, destination = pair.source.reference(tag), pair.destination.reference(tag)
-    return await copier.compare(source, destination, options, announced=announced)
+    source, destination = pair.source.reference("v1"), pair.destination.reference("v1")
+    return await copier.compare(source, destination, options, announced=announced, reading=reading)
 
 
 def asked(pair: Pair) -> tuple[list[str], list[str]]:
@@ -131,6 +131,19 @@ async def test_a_listed_image_of_which_less_is_wanted_is_read_once_and_by_its_di
     again = await compare(pair, pair.copier, ONE_PLATFORM, BOTH.digest)
     assert asked(pair) == ([], ["HEAD v1"])
     assert (again.result, again.digest, again.note) == (Result.UP_TO_DATE, found.digest, found.note)
+
+
+async def test_a_listed_image_that_will_be_copied_anyway_is_left_to_the_copy(pair: Pair) -> None:
+    await pair.source.push("v1", BOTH)
+    found = await compare(pair, pair.copier, ONE_PLATFORM, BOTH.digest, reading=False)
+    assert asked(pair) == ([], ["HEAD v1"])
+    assert (found.result, found.announced, found.digest, found.present) == (None, BOTH.digest, None, None)
+    # Something is there: it may be just what is wanted.
+    await pair.copy(options=ONE_PLATFORM)
+    async with a_copier() as another:
+        found = await compare(pair, another, ONE_PLATFORM, BOTH.digest, reading=False)
+    assert asked(pair)[1] == ["HEAD v1"]
+    assert found.result is Result.UP_TO_DATE
 
 
 async def test_a_listed_image_that_the_destination_has_whole_is_up_to_date_where_that_was_not_refused(

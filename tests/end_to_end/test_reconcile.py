@@ -97,7 +97,7 @@ async def test_what_a_reconcile_found_is_told_by_the_status(house: House) -> Non
 
 
 async def test_one_that_runs_is_told_by_the_status(house: House) -> None:
-    held = house.harbor.faults.add(Fault(Hold(), path="/tags/list"))
+    held = house.harbor.faults.add(Fault(Hold(), path="/artifacts"))
     await push(house.behind_harbor, "library/app", "v1", image(1))
     async with serve(house, every("2s")) as serving:
         await serving.until("reconcile started")
@@ -114,7 +114,7 @@ async def test_one_that_runs_is_told_by_the_status(house: House) -> None:
 async def test_of_three_processes_one_runs_what_is_due_and_once(house: House, redis: RedisServer) -> None:
     await push(house.behind_harbor, "library/app", "v1", image(1))
     # Long enough for the others to begin it too, if they could.
-    slow = house.harbor.faults.add(Fault(Delay(0.7), path="/tags/list", times=None))
+    slow = house.harbor.faults.add(Fault(Delay(0.7), path="/artifacts", times=None))
     settings = every("1s", REPLICATOR_REDIS_URL=redis.url)
     async with contextlib.AsyncExitStack() as stack:
         fleet = [
@@ -149,7 +149,7 @@ async def test_off_runs_none(house: House) -> None:
         await serving.until("copy done")
         await ended(serving)
         assert not [line for line in serving.lines if str(line.get("event")).startswith("reconcile")]
-    assert house.harbor.faults.log.count("GET", "/tags/list") == 0
+    assert house.harbor.faults.log.count("GET", "/artifacts") == 0
     told = await replicator("status", "--json", cwd=house.directory)
     assert "reconcile" not in json.loads(told.out)
 
@@ -175,7 +175,7 @@ async def test_one_that_is_due_at_the_start_runs_and_one_that_is_not_does_not(ho
 
 async def test_the_run_of_a_killed_process_is_taken_over(house: House, redis: RedisServer) -> None:
     await push(house.behind_harbor, "library/app", "v1", image(1))
-    held = house.harbor.faults.add(Fault(Hold(), path="/tags/list", times=None))
+    held = house.harbor.faults.add(Fault(Hold(), path="/artifacts", times=None))
     assert isinstance(held.action, Hold)
     settings = every("1s", REPLICATOR_REDIS_URL=redis.url, REPLICATOR_LEASE="10")
     async with (
@@ -198,7 +198,7 @@ async def test_the_run_of_a_killed_process_is_taken_over(house: House, redis: Re
 
 async def test_a_run_that_sigterm_ends_does_not_count_and_is_begun_anew(house: House) -> None:
     await push(house.behind_harbor, "library/app", "v1", image(1))
-    listing = house.harbor.faults.add(Fault(Hold(), path="/tags/list"))
+    listing = house.harbor.faults.add(Fault(Hold(), path="/artifacts"))
     copying = house.acr.faults.add(Fault(Hold(), method="PUT", path="/manifests/v2"))
     assert isinstance(copying.action, Hold)
     async with serve(house, every("20s")) as serving:
@@ -237,13 +237,13 @@ async def test_one_where_nothing_can_be_listed_failed_and_is_not_tried_again_at_
 async def test_what_can_not_be_compared_is_told_with_its_reason(house: House) -> None:
     for tag in ("v1", "v2"):
         await push(house.behind_harbor, "library/app", tag, image(1))
-    house.harbor.faults.add(Fault(Answer(403, "DENIED"), None, "/manifests/v2", times=None))
+    house.acr.faults.add(Fault(Answer(400, "UNSUPPORTED"), None, "/manifests/v2", times=None))
     async with serve(house, every("20s")) as serving:
         (line,) = await serving.until("reconcile done")
         assert (line["level"], line["failed"], line["drift"], line["complete"]) == ("warning", 1, 1, False)
         (failure,) = serving.said("reconcile failure")
         assert failure["source"] == f"{house.harbor.host}/library/app:v2"
-        assert "403" in failure["error"]
+        assert "400" in failure["error"]
 
 
 @pytest.mark.parametrize("command", ["serve", "worker"])

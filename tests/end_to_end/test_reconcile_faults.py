@@ -73,7 +73,7 @@ async def said(logs: list[Any], event: str, count: int = 1) -> list[Any]:
 
 
 def hold(house: House) -> Fault:
-    return house.harbor.faults.add(Fault(Hold(), path="/tags/list"))
+    return house.harbor.faults.add(Fault(Hold(), path="/repositories/app/artifacts"))
 
 
 async def test_a_redis_that_goes_away_is_waited_for_and_told_of_once_an_outage(
