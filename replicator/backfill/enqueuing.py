@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from replicator.queue import Lane
@@ -22,35 +23,53 @@ class Enqueuer:
     def __init__(self, queue: Queue, run_id: str | None) -> None:
         self._queue = queue
         self._run_id = run_id
-        self._pending: list[tuple[Job, asyncio.Future[None]]] = []
+        self._pending: list[_Waiting] = []
         self._news = asyncio.Event()
-        self.fresh = 0
-        """How many of them were not in the queue already."""
+        self.drift = 0
+        """How many that differed were not in the queue already."""
 
-    async def put(self, job: Job) -> None:
+    async def put(self, job: Job, *, differs: bool = True) -> None:
         """Queue a job, durably.
+
+        Args:
+            job: it.
+            differs: it was seen to differ from its destination; not only to be worth a look.
 
         Raises:
             QueueError: the queue takes nothing.
         """
-        done = asyncio.get_running_loop().create_future()
-        self._pending.append((job, done))
+        waiting = _Waiting(job, differs, asyncio.get_running_loop().create_future())
+        self._pending.append(waiting)
         self._news.set()
-        await done
+        await waiting.done
 
     async def run(self) -> None:
         """Send what comes, until cancelled."""
         while True:
             await self._news.wait()
             self._news.clear()
-            batch, self._pending = self._pending, []
-            try:
-                self.fresh += await self._queue.enqueue([job for job, _ in batch], Lane.BACKFILL, run=self._run_id)
-            except Exception as error:  # noqa: BLE001 - told to each who waits, whatever it is
-                for _, done in batch:
-                    if not done.done():
-                        done.set_exception(error)
-            else:
-                for _, done in batch:
-                    if not done.done():
-                        done.set_result(None)
+            pending, self._pending = self._pending, []
+            for differs in (True, False):
+                batch = [one for one in pending if one.differs is differs]
+                if batch:
+                    await self._send(batch, differs=differs)
+
+    async def _send(self, batch: list[_Waiting], *, differs: bool) -> None:
+        try:
+            fresh = await self._queue.enqueue([one.job for one in batch], Lane.BACKFILL, run=self._run_id)
+        except Exception as error:  # noqa: BLE001 - told to each who waits, whatever it is
+            for one in batch:
+                if not one.done.done():
+                    one.done.set_exception(error)
+            return
+        self.drift += fresh if differs else 0
+        for one in batch:
+            if not one.done.done():
+                one.done.set_result(None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    job: Job
+    differs: bool
+    done: asyncio.Future[None]

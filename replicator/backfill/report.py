@@ -65,7 +65,7 @@ class Report:
         complete: whether everything that was meant has been listed to its end.
         older: how many of the tags were set before the time that was asked for; they are not among ``listed``.
         trusted: how many were up to date without asking their destination.
-        drift: how many copies were queued that were not in the queue already.
+        drift: how many tags were seen to differ from their destination, and were not in the queue already.
         seconds: how long the run took.
         interrupted: it was ended before its time.
         failed_fast: a failed copy ended it before its time.

@@ -156,7 +156,7 @@ class Backfill:
             if found not in queued:
                 self._row(row_of(found, RowOutcome.NOT_BEGUN))
         if self._enqueuer is not None:
-            self.report.drift = self._enqueuer.fresh
+            self.report.drift = self._enqueuer.drift
 
     async def _list(self) -> None:
         unlisted = False
@@ -233,13 +233,15 @@ class Backfill:
             digest, note = (compared.digest, why(compared)) if compared is not None else (None, "")
             return replace(row_of(found, RowOutcome.WOULD_COPY), digest=digest, note=note)
         job = self._job(found, checked)
+        # Not what could not be compared, nor what is up to date and has its signatures looked at.
+        differs = checked is not None and checked.result is None
         if self._manner.detach:
-            await self._enqueuer.put(job)
+            await self._enqueuer.put(job, differs=differs)
             return row_of(found, RowOutcome.QUEUED)
         # Before it is queued: its end may be heard of before the queue has answered.
         self._waiting[job.id] = found
         try:
-            await self._enqueuer.put(job)
+            await self._enqueuer.put(job, differs=differs)
         except BaseException:
             # It may be queued or not: then it is better to say that it needs another backfill.
             self._waiting.pop(job.id, None)

@@ -42,7 +42,10 @@ async def test_when_put_returns_the_job_is_in_the_queue_and_new_ones_are_counted
         assert (await queue.counts()).lanes[Lane.BACKFILL].queued == 1
         await asyncio.gather(*(made.put(Job(f"acr/a:{number}", {})) for number in range(1200)))
         assert (await queue.counts()).lanes[Lane.BACKFILL].queued == 1200
-        assert made.fresh == 1200
+        assert made.drift == 1200
+        await asyncio.gather(*(made.put(Job(f"acr/b:{number}", {}), differs=number < 7) for number in range(20)))
+        assert (await queue.counts()).lanes[Lane.BACKFILL].queued == 1220
+        assert made.drift == 1207
 
 
 async def test_a_queue_that_takes_nothing_is_told_to_each_who_waits_and_the_next_may_go_well(

@@ -141,6 +141,20 @@ async def test_of_three_processes_one_runs_what_is_due_and_once(house: House, re
     assert not [line for process in fleet for line in process.said("reconcile lost")]
 
 
+async def test_what_is_queued_already_is_no_drift(house: House) -> None:
+    await push(house.behind_harbor, "library/lost", "v1", image(1))
+    async with serve(house, every("1s"), "--no-worker") as serving:
+        house.harbor.add_policy("library", f"{serving.url}/webhooks/harbor", auth_header=TOKEN)
+        await serving.until("reconcile done", drift=1)
+        # It waits in the queue from now on, and so does what an event tells of before the reconcile can see it.
+        house.harbor.deliver("PUSH_ARTIFACT", "library/app", "v1", image(2).digest)
+        await serving.until("webhook taken")
+        await push(house.behind_harbor, "library/app", "v1", image(2))
+        _, second = await serving.until("reconcile done", count=2)
+        (third, *_) = await serving.until("reconcile done", listed=2)
+        assert (second["drift"], third["drift"]) == (0, 0)
+
+
 async def test_off_runs_none(house: House) -> None:
     await push(house.behind_harbor, "library/lost", "v1", image(1))
     async with serve(house, every("off")) as serving:
