@@ -172,8 +172,10 @@ class TagLists:
         if await self._is_harbor(repository):
             async with contextlib.aclosing(self._api(repository).artifacts(repository)) as pages:
                 page = await self._first_of_repository(pages, repository)
-                listed = page is not None
+                # Of a repository that is not there, or whose name a proxy mangled, Harbor shows an empty list.
+                listed = page is not None and wanted.artifact_count == 0 and not wanted.named
                 while page is not None:
+                    listed = listed or bool(page)
                     yield _labels(page)
                     signatures.note(repository, page)
                     page = await anext(pages, None)
@@ -220,7 +222,7 @@ class TagLists:
         try:
             return await self._first(pages, repository)
         except NotFound:
-            # A proxy may have mangled the name's slash, which is encoded twice. The registry has the last word.
+            # The registry has the last word.
             return None
 
     async def _first(self, pages: _Pages, place: Repository) -> list[Artifact] | None:

@@ -4,6 +4,9 @@ Sorted by id, what is pushed comes on the last page and shifts none. What is del
 the front: the rows between the page read before and the next one would be missed. Harbor says on each page how many
 rows there are in all; when that falls, pages are read again from where the last row seen before must be by then.
 What is deleted and pushed in equal numbers between two pages can't be noticed.
+
+Older Harbors cut the list into pages first and leave out accessories then: a page with few rows, or none, need not be
+the last. A list ends when as many rows came as there are.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ ROWS_A_PAGE = 100
 _MAX_REQUESTS = 100_000
 _MAX_STALLS = 100
 """Requests that lead no further, in a row, before a list counts as one that never ends."""
+_ENOUGH_EMPTY = 10
+"""Pages without a row, one after the other, behind which nothing is looked for in a list that has shrunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ async def each_page(
     reading = _Reading(key)
     while not reading.ended:
         if reading.requests >= _MAX_REQUESTS or reading.stalls > _MAX_STALLS:
-            raise wrong("the pages of the list never end")
+            raise wrong("the pages of the list never end; it may have changed too much while it was read")
         page = await reading.next_page(fetch)
         if reading.misses_rows_before(page):
             reading.step_back(page)
@@ -84,6 +89,8 @@ class _Reading:
         self._ascending = True
         self._last_id = -1
         self._total: int | None = None
+        self._seen = 0
+        self._has_shrunk = False
         self._before: list[dict[str, Any]] = []
         # A page that was read before it was noticed that rows in front of it are missing; and whether the next page
         # is one that must hold a row that is known.
@@ -105,6 +112,7 @@ class _Reading:
         There are none if it begins with a row that is known. A page kept ahead follows one that was read later, whose
         rows had moved to the front at the most: nothing is between the two.
         """
+        self._has_shrunk = self._has_shrunk or (not self._is_ahead and self._fallen(page) > 0)
         if self.number == 1 or not self._ascending or self._is_ahead:
             return False
         if page.rows and self._ids(page.rows)[0] <= self._last_id:
@@ -129,6 +137,7 @@ class _Reading:
         if self._ascending:
             fresh = [row for row in page.rows if row[self._key] > self._last_id]
             self._last_id = max((row[self._key] for row in fresh), default=self._last_id)
+        self._seen += len(fresh)
         if fresh:
             self.stalls = 0
         elif self._ahead is None:
@@ -146,12 +155,12 @@ class _Reading:
         return fresh
 
     def _is_last(self, page: Page) -> bool:
-        if not page.rows:
-            return True
-        if len(page.rows) < ROWS_A_PAGE:
-            return page.total is None or self.number * ROWS_A_PAGE >= page.total
-        # A total that does not fit what was read is not relied on.
-        return page.total == self.number * ROWS_A_PAGE
+        if page.total is None:
+            return len(page.rows) < ROWS_A_PAGE
+        if self._has_shrunk:
+            # What came may be gone by now, so how much is to come is not known.
+            return not page.rows and self.stalls >= _ENOUGH_EMPTY
+        return self._seen == page.total or (not page.rows and self._seen > page.total)
 
     @property
     def _is_ahead(self) -> bool:

@@ -120,8 +120,8 @@ async def test_tags_of_signatures_are_found_where_there_are_any(house: House, im
 async def test_a_repository_that_vanished_is_left_out_unless_a_rule_names_it(house: House) -> None:
     put = await house.put(["team/gone:1", "team/here:1"])
     house.harbor.api.lists_projects_artifacts = False
-    for path in ("/repositories/gone/artifacts", "/team/gone/tags/list"):
-        house.harbor.faults.add(Fault(Answer(404, "NOT_FOUND"), "GET", path, times=None))
+    house.harbor.faults.add(Fault(Answer(200, body=b"[]"), "GET", "/repositories/gone/artifacts", times=None))
+    house.harbor.faults.add(Fault(Answer(404, "NAME_UNKNOWN"), "GET", "/team/gone/tags/list", times=None))
     batches = await house.listed(TEAM)
     assert [batch.error for batch in batches] == [None]
     assert tags_of(batches) == {"team/here:1": put["team/here:1"]}
@@ -132,11 +132,25 @@ async def test_a_repository_that_vanished_is_left_out_unless_a_rule_names_it(hou
     assert set(tags_of(batches)) == {"team/here:1"}
 
 
-async def test_what_only_the_registry_still_knows_is_found_there(house: House) -> None:
+async def test_a_repository_that_a_rule_names_and_is_not_there_is_an_error(house: House) -> None:
+    (batch,) = await house.listed({"HARBOR/team/missing": "PLAIN/app"})
+    assert batch.what == f"{house.harbor.host}/team/missing"
+    assert isinstance(batch.error, NotFound)
+
+
+async def test_an_empty_repository_of_a_pattern_costs_one_request(house: House, small_pages: int) -> None:
+    put = await house.put([*(f"team/large:{number}" for number in range(3 * small_pages)), "team/x/empty:1"])
+    await house.delete("team/x/empty", put["team/x/empty:1"])
+    assert await house.listed({"HARBOR/team/x/*": "PLAIN/copy/{name}"}) == []
+    assert house.asked("empty") == ["/projects/team/repositories/x%2Fempty/artifacts"]
+
+
+@pytest.mark.parametrize("answer", [Answer(404, "NOT_FOUND"), Answer(200, body=b"[]")])
+async def test_what_only_the_registry_still_knows_is_found_there(house: House, answer: Answer) -> None:
     put = await house.put(["team/a/b:1"])
     house.harbor.api.lists_projects_artifacts = False
     # As behind a proxy that decodes the path.
-    house.harbor.faults.add(Fault(Answer(404, "NOT_FOUND"), "GET", "/repositories/a%2Fb/artifacts", times=None))
+    house.harbor.faults.add(Fault(answer, "GET", "/repositories/a%2Fb/artifacts", times=None))
     batches = await house.listed(TEAM)
     assert tags_of(batches) == dict.fromkeys(put)
     assert [batch.warnings for batch in batches] == [()]

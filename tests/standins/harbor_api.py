@@ -101,9 +101,8 @@ class HarborApi:
             case ["repositories", repository]:
                 return await self._show_repository(project, repository)
             case ["repositories", repository, "artifacts"]:
-                artifacts = await self._content.artifacts(f"{project.name}/{unquote(repository)}")
-                if artifacts is None:
-                    raise ApiError(404, "NOT_FOUND", f"repository {project.name}/{unquote(repository)} not found")
+                # Harbor asks only whether the project is there: of a repository that is not, the list is empty.
+                artifacts = await self._content.artifacts(f"{project.name}/{unquote(repository)}") or []
                 return await _page_of_artifacts(request, project, artifacts, self._content)
             case ["artifacts"] if self.lists_projects_artifacts:
                 found: list[Artifact] = []
