@@ -46,12 +46,25 @@ async def api(
 async def test_lists_are_paged_and_bounded(harbor: HarborStandIn, session: aiohttp.ClientSession) -> None:
     for number in range(23):
         harbor.add_project(f"p{number:02}")
-    status, headers, rows = await api(session, harbor, "/projects?page=3&page_size=10&sort=id")
+    status, headers, rows = await api(session, harbor, "/projects?page=3&page_size=10&sort=project_id")
     assert (status, headers["X-Total-Count"], len(rows)) == (200, "25", 5)
     assert [row["project_id"] for row in rows] == [21, 22, 23, 24, 25]
     assert (await api(session, harbor, "/projects?page=4&page_size=10"))[2] == []
     for bad in ("page_size=101", "page_size=0", "page_size=-1", "page=0", "page=-1", "page=x"):
         assert (await api(session, harbor, f"/projects?{bad}"))[0] == 422, bad
+
+
+async def test_a_sort_by_what_is_no_column_is_passed_over(
+    harbor: HarborStandIn, session: aiohttp.ClientSession
+) -> None:
+    for number in (1, 2):
+        await push(harbor.host, f"team/{number}", "v1", image(1), HARBOR_ROBOT)
+    for sort, names in ("repository_id", ["team/1", "team/2"]), ("id", ["team/2", "team/1"]):
+        rows = (await api(session, harbor, f"/projects/team/repositories?sort={sort}"))[2]
+        assert [row["name"] for row in rows] == names
+    harbor.add_project("a")
+    for sort, names in ("project_id", ["library", "team", "a"]), ("id", ["a", "library", "team"]):
+        assert [row["name"] for row in (await api(session, harbor, f"/projects?sort={sort}"))[2]] == names
 
 
 async def test_projects_are_shown_to_whom_they_concern(harbor: HarborStandIn, session: aiohttp.ClientSession) -> None:

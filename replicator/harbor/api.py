@@ -58,7 +58,7 @@ class HarborApi:
         Raises:
             RegistryError: any other answer, or none; for a registry that is no Harbor too.
         """
-        async for page in self._named_pages("/projects", key="project_id"):
+        async for page in self._named_pages("/projects", sort="project_id", key="project_id"):
             for row in page:
                 name = project_of(row)
                 if name is not None:
@@ -71,7 +71,7 @@ class HarborApi:
             NotFound: there is no such project, or the login does not see it.
             RegistryError: any other answer, or none; for a registry that is no Harbor too.
         """
-        async for page in self._named_pages(f"/projects/{project}/repositories", key="id"):
+        async for page in self._named_pages(f"/projects/{project}/repositories", sort="repository_id", key="id"):
             for row in page:
                 repository = repository_of(row, self._registry, project)
                 if repository is not None:
@@ -84,7 +84,7 @@ class HarborApi:
             NotFound: Harbor is older than 2.12, which brought this list; or there is no such project.
             RegistryError: any other answer, or none.
         """
-        async for page in self._pages(f"/projects/{project}/artifacts", _ARTIFACTS, key="id"):
+        async for page in self._pages(f"/projects/{project}/artifacts", _ARTIFACTS):
             found = (artifact_of(row, self._registry, project) for row in page)
             yield [artifact for artifact in found if artifact is not None]
 
@@ -101,24 +101,31 @@ class HarborApi:
         project, _, name = repository.name.partition("/")
         # Harbor decodes the path before it splits it: a slash in a name is encoded twice.
         path = f"/projects/{project}/repositories/{name.replace('/', '%252F')}/artifacts"
-        async for page in self._pages(path, _ARTIFACTS, key="id"):
+        async for page in self._pages(path, _ARTIFACTS):
             found = (artifact_of(row, self._registry, project, repository) for row in page)
             yield [artifact for artifact in found if artifact is not None]
 
-    async def _named_pages(self, path: str, *, key: str) -> AsyncGenerator[list[dict[str, Any]], None]:
+    async def _named_pages(self, path: str, *, sort: str, key: str) -> AsyncGenerator[list[dict[str, Any]], None]:
         try:
-            async for page in self._pages(path, "", key=key):
+            async for page in self._pages(path, sort=sort, key=key):
                 yield page
         except NotFound as error:
             error.add_note("a pattern of repositories needs a Harbor that lists them, and a login that may")
             raise
 
-    def _pages(self, path: str, query: str, *, key: str) -> AsyncGenerator[list[dict[str, Any]], None]:
+    def _pages(
+        self, path: str, query: str = "", *, sort: str = "id", key: str = "id"
+    ) -> AsyncGenerator[list[dict[str, Any]], None]:
+        """Read a list in the order its rows were made.
+
+        Harbor passes over a ``sort`` by what is not a column of that list's table, so that has its own name for each.
+        """
+
         def wrong(what: str) -> ProtocolViolated:
             return ProtocolViolated(self._registry, f"GET /api/v2.0{path}", what)
 
         async def fetch(number: int) -> Page:
-            url = await self._transport.url(f"/api/v2.0{path}?page={number}&page_size={ROWS_A_PAGE}&sort=id{query}")
+            url = await self._transport.url(f"/api/v2.0{path}?page={number}&page_size={ROWS_A_PAGE}&sort={sort}{query}")
             reply = await self._transport.call(
                 "GET",
                 url,

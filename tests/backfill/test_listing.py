@@ -50,6 +50,15 @@ async def test_a_project_is_listed_a_hundred_tags_a_request(house: House) -> Non
     assert house.asked() == ["/projects/team/repositories", *["/projects/team/artifacts"] * 3]
 
 
+async def test_every_list_is_asked_for_in_the_order_its_rows_were_made(house: House) -> None:
+    await house.put(["team/a:1"])
+    await house.listed(ALL)
+    for path, column in ("/projects$", "project_id"), ("/repositories$", "repository_id"), ("/artifacts$", "id"):
+        queries = [entry.query for entry in house.harbor.faults.log.select("GET", path)]
+        assert queries
+        assert all(f"sort={column}" in query.split("&") for query in queries)
+
+
 async def test_a_few_repositories_of_a_large_project_are_listed_by_themselves(house: House, small_pages: int) -> None:
     put = await house.put([*names("team/large", 3 * small_pages), *names("team/x/y", 2), *names("team/x/z", 2)])
     batches = await house.listed({"HARBOR/team/x/*": "PLAIN/copy/{repository}"})

@@ -298,12 +298,14 @@ def _slice(
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Return the rows of the page asked for, and the headers that tell of the others."""
     page, size = _window(request)
-    wanted = request.query.get("sort", default)
-    field = wanted.removeprefix("-")
-    field = key if field == "id" else field
     ordered = list(rows)
-    if rows and field in rows[0]:
-        ordered.sort(key=lambda row: row[field], reverse=wanted.startswith("-"))
+    if rows:
+        # A sort by what is no column of the table is passed over.
+        columns = {name: name for name in rows[0] if name != "id"} | {key: "id" if "id" in rows[0] else key}
+        wanted = request.query.get("sort", default)
+        wanted = wanted if wanted.removeprefix("-") in columns else default
+        column = columns[wanted.removeprefix("-")]
+        ordered.sort(key=lambda row: row[column], reverse=wanted.startswith("-"))
     links = []
     for number, relation in ((page - 1, "prev"), (page + 1, "next")):
         if number > 0 and (number - 1) * size < len(rows):
@@ -324,5 +326,5 @@ async def _page_with(
     complete: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]],
 ) -> web.Response:
     """Answer a page whose rows alone are worth completing."""
-    shown, headers = _slice(request, rows, "-id", "id")
+    shown, headers = _slice(request, rows, "-repository_id", "repository_id")
     return web.json_response([await complete(row) for row in shown], headers=headers)
