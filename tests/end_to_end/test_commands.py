@@ -212,8 +212,9 @@ async def test_an_unreachable_host_is_told_by_its_name(house: House) -> None:
         closed.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{closed.getsockname()[1]}"
     ended = await replicator(
-        "copy", f"{host}/a/b:v1", f"{house.acr.host}/c/d:v1", "--insecure", host, cwd=house.directory
-    )
+        "copy", f"{host}/a/b:v1", f"{house.behind_acr}/c/d:v1", "--insecure", host, "--insecure", house.behind_acr,
+        cwd=house.directory,
+    )  # fmt: skip
     assert ended.code == 1
     assert f"can't connect to {host}" in ended.err
     ended = await replicator(
