@@ -238,6 +238,10 @@ class Backfill:
         if self._manner.detach:
             await self._enqueuer.put(job, differs=differs)
             return row_of(found, RowOutcome.QUEUED)
+        if self._waiting.pop(job.id, None) is not None:
+            # Its tag was set anew while Harbor's list was read, and stands there twice: one end is told for both.
+            self.report.listed -= 1
+            self._slots.release()
         # Before it is queued: its end may be heard of before the queue has answered.
         self._waiting[job.id] = found
         try:
