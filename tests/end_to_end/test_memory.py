@@ -1,4 +1,4 @@
-"""The bound on memory: it does not grow with the size of an image."""
+"""The bounds on memory: it grows neither with the size of an image nor with the number of tags."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from benchmarks.backfill import memory
 from tests.running import PROGRAM, environment
 from tests.standins.distribution import distribution
 from tests.standins.images import Image, image
@@ -45,3 +46,16 @@ async def test_copying_a_gibibyte_takes_under_120_megabytes(tmp_path: Path) -> N
         raw = await skopeo("inspect", "--raw", "--tls-verify=false", f"docker://{destination}/c/d:v1")
     assert raw == root.content
     assert used < BOUND, f"{used / 1024**2:.0f} MiB"
+
+
+async def test_ten_times_the_tags_take_hardly_more_memory_and_ten_times_the_requests() -> None:
+    sizes = [1_000, 10_000]
+    taken = await memory.take(30, sizes)
+    for work in memory.WORKS:
+        few, many = (one.standing for one in taken if one.work == work)
+        (less,), (more,) = few.runs, many.runs
+        assert more.peak < 1.3 * less.peak, f"{work.name}: {less.peak / 1e6:.0f} and {more.peak / 1e6:.0f} MB"
+        # Harbor: the names of three projects, and a page for a hundred artifacts of each.
+        assert many.api.total() <= 3 + 10_000 / 100 + 3
+        # The destination: a question a tag, and one more for the scheme.
+        assert many.destination.total() == 10_001
