@@ -130,6 +130,13 @@ async def test_fast_asks_the_source_where_no_list_tells_the_digest(house: House)
     assert await fast(house, rules) == ({"v1": "up to date", "v2": "copied"}, ["v2"])
 
 
+async def test_fast_looks_for_signatures_all_the_same(house: House) -> None:
+    await push(house.behind_harbor, "team/app", "v1", image(1))
+    rules = house.rules({"HARBOR/team/*": {"to": "ACR/cache/{name}", "signatures": True}})
+    assert (await fast(house, rules))[0] == {"v1": "copied"}
+    assert await fast(house, rules) == ({"v1": "up to date"}, ["v1"])
+
+
 async def test_since_looks_only_at_tags_that_were_set_since_then(house: House) -> None:
     for number, tag in enumerate(("v1", "v2")):
         await push(house.harbor.host, "team/app", tag, image(number + 1), HARBOR_ROBOT)
