@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 
 _CAPTION = (
     "CPU and peak are the program's own, peak that of its largest process; tags/s is of the median; requests are those "
-    "to Harbor's API, to its registry (tokens too) and to the destination. Fewer tags: it would take too long for all."
+    "to Harbor's API, to its registry (tokens too) and to the destination."
 )
+_FEWER = " Who has fewer tags would take too long for all."
 
 
 def table(contest: Contest, standings: Sequence[Standing]) -> Table:
     """Make the table: a row a contender, wall time as minimum and median, the rest as medians."""
-    made = Table(title=contest.title, title_justify="left", caption=_CAPTION, caption_justify="left")
+    fewer = _FEWER if len({standing.tags for standing in standings}) > 1 else ""
+    made = Table(title=contest.title, title_justify="left", caption=_CAPTION + fewer, caption_justify="left")
     made.add_column("program")
     for heading in ("tags", "wall min", "median", "tags/s", "CPU", "peak", "API", "Harbor", "destination"):
         made.add_column(heading, justify="right")
