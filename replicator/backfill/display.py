@@ -129,14 +129,15 @@ class Progress:
             "backfill",
             ProgressBar(total=total, completed=report.ended, width=_BAR_COLUMNS, pulse=total is None),
             self._counted(),
-            ", ".join(self._details()),
         )
         running = [
             Text("  copying ").append_text(plain(job.id)).append(f" {decimal(job.bytes_done)}")
             for job in self._running[:_SHOWN]
         ]
         more = len(self._running) - _SHOWN
-        return Group(bar, *running, *([Text(f"  and {more} more")] if more > 0 else []))
+        return Group(
+            bar, Text(f"  {', '.join(self._details())}"), *running, *([Text(f"  and {more} more")] if more > 0 else [])
+        )
 
     def _counted(self) -> str:
         report = self._report
@@ -153,7 +154,7 @@ class Progress:
         elif pace.tags >= 1:
             details.append(f"{pace.tags:.0f} tags/s")
         left = pace.seconds_for(max(0, report.listed - report.ended))
-        if left:
+        if left is not None and left >= 1:
             details.append(f"about {age(left)} left{'' if report.complete else ' for these'}")
         return details
 
