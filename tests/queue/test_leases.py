@@ -226,13 +226,20 @@ async def test_jobs_of_workers_that_may_be_alive_are_left_to_them_for_a_while_an
     assert claim[0] == claimed
 
 
-async def test_a_renewed_job_counts_as_running_for_as_long_as_it_is_renewed(queue: Queue) -> None:
+@pytest.mark.parametrize(("script", "more"), [("renew", ()), ("confirm", ("name", 10))])
+async def test_a_renewed_job_counts_as_running_for_as_long_as_it_is_renewed(
+    queue: Queue, script: str, more: tuple[str | int, ...]
+) -> None:
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
     await queue.run_script("claim", Lane.EVENTS, 1, "w:1", "w", 100, 0, 0)
-    assert await queue.run_script("renew", 30_000, A, f"w:1:{A}", "") == []
+    running = f"{queue.prefix}:running"
+    record = (await queue.redis.hgetall(running))[A.encode()].replace(b'"bytes":0', b'"bytes":7')
+    assert await queue.run_script(script, 30_000, A, f"w:1:{A}", record, *more) == []
     await asyncio.sleep(0.15)
     counts = (await queue.counts()).lanes[Lane.EVENTS]
     assert (counts.queued, counts.running, counts.waiting) == (0, 1, 0)
+    [shown] = (await queue.redis.hgetall(running)).values()
+    assert b'"bytes":7' in shown
 
 
 async def test_a_worker_runs_no_more_than_its_slots_and_fills_each_that_gets_free(
