@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from replicator.queue import Job, Lane, LeaseLost, Queue, Running, Worker
+from replicator.queue.job import dump_json
+from replicator.queue.lane_worker import Claim
 from tests.queue.conftest import QUICK, Recorder, eventually, idle, working
 
 if TYPE_CHECKING:
@@ -231,15 +233,13 @@ async def test_a_renewed_job_counts_as_running_for_as_long_as_it_is_renewed(
     queue: Queue, script: str, more: tuple[str | int, ...]
 ) -> None:
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
-    await queue.run_script("claim", Lane.EVENTS, 1, "w:1", "w", 100, 0, 0)
-    running = f"{queue.prefix}:running"
-    record = (await queue.redis.hgetall(running))[A.encode()].replace(b'"bytes":0', b'"bytes":7')
-    assert await queue.run_script(script, 30_000, A, f"w:1:{A}", record, *more) == []
+    _, claim = await queue.run_script("claim", Lane.EVENTS, 1, "w:1", "w", 100, 0, 0)
+    record = Claim.read(claim).record
+    assert await queue.run_script(script, 30_000, A, f"w:1:{A}", dump_json({**record, "bytes": 7}), *more) == []
     await asyncio.sleep(0.15)
     counts = (await queue.counts()).lanes[Lane.EVENTS]
     assert (counts.queued, counts.running, counts.waiting) == (0, 1, 0)
-    [shown] = (await queue.redis.hgetall(running)).values()
-    assert b'"bytes":7' in shown
+    assert [shown.bytes_done for shown in await queue.running()] == [7]
 
 
 async def test_a_worker_runs_no_more_than_its_slots_and_fills_each_that_gets_free(
