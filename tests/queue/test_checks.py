@@ -50,7 +50,8 @@ class Writer:
         return self
 
     async def confirm(self) -> None:
-        await self._keeper.confirm(self._lease)
+        async with asyncio.timeout(20):
+            await self._keeper.confirm(self._lease)
 
 
 async def void(queue: Queue, destination: str = PLACE) -> None:
