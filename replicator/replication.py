@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from replicator.copy import Outcome, Result, SourceNotFound, wanted_key
-from replicator.copy.together import both
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Job, Lane
 from replicator.rules import CopyRequest
 from replicator.transfer import CopyFailed, copy, copy_signature
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Mapping
 
     from replicator.copy import Copier
     from replicator.queue import Checks, JsonValue, Running
@@ -54,17 +53,14 @@ class Handler:
     Args:
         registries: for the questions a rule asks when its job runs.
         copier: does the copies.
-        checks: what was seen at destinations, to forget it before they are written; None where nobody remembers it.
-        observing: also tell it what is seen; then it has to be closed after the last job.
+        checks: learns what is seen at destinations, and has to be closed after the last job; None where nobody
+            remembers it.
     """
 
-    def __init__(
-        self, registries: Registries, copier: Copier, checks: Checks | None = None, *, observing: bool = True
-    ) -> None:
+    def __init__(self, registries: Registries, copier: Copier, checks: Checks | None = None) -> None:
         self._registries = registries
         self._copier = copier
         self._checks = checks
-        self._observing = observing
 
     async def __call__(self, running: Running) -> Mapping[str, JsonValue]:
         """Run one job.
@@ -127,7 +123,7 @@ class Handler:
                 options=request.options,
                 announced=request.announced if holds else None,
                 force=request.force,
-                confirm=self._confirming(request, running),
+                confirm=running.confirm,
                 progress=progress,
             )
         except SourceNotFound as error:
@@ -137,22 +133,6 @@ class Handler:
         self._remember(request, outcome, began)
         return outcome
 
-    def _confirming(self, request: CopyRequest, running: Running) -> Callable[[], Awaitable[None]]:
-        """Give what is awaited right before the tag is written: what was seen of it is void from then on."""
-        checks = self._checks
-        if checks is None or request.destination.tag is None:
-            return running.confirm
-        destination = str(request.destination)
-
-        async def confirm() -> None:
-            forgotten, _ = await both(checks.forget(destination), running.confirm())
-            if not forgotten:
-                # By now Redis is there: it has confirmed the lease, which has to last from the end of this on.
-                await checks.forget(destination)
-                await running.confirm()
-
-        return confirm
-
     def _remember(self, request: CopyRequest, outcome: Outcome, began: float) -> None:
         """Note what the destination holds now.
 
@@ -161,7 +141,7 @@ class Handler:
             outcome: what became of it.
             began: when the copy began, by ``time.time()``: the destination may have been asked right then.
         """
-        if self._checks is None or not self._observing or not may_trust(request) or outcome.source_digest is None:
+        if self._checks is None or not may_trust(request) or outcome.source_digest is None:
             return
         if outcome.result in (Result.COPIED, Result.UP_TO_DATE):
             # Without signatures the tag is the last that is written.

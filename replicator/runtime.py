@@ -90,12 +90,12 @@ def make_worker(
         copier: does the copies.
         concurrency: copies at once, by lane.
         policy: when a failed copy is tried again.
-        checks: learns what is seen at destinations. Without it nothing is told; what others saw of a tag is forgotten
-            in any case before the tag is written.
+        checks: learns what is seen at destinations. Without it nothing is told; what others saw of a tag is void in any
+            case before the tag is written.
     """
     return Worker(
         queue,
-        Handler(registries, copier, checks or Checks(queue), observing=checks is not None),
+        Handler(registries, copier, checks),
         concurrency=concurrency,
         policy=policy or retry_policy(settings),
         lease=settings.lease,

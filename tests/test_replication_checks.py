@@ -1,4 +1,4 @@
-"""What a job tells of its destination: nothing that may not be so, and nothing at all once it begins to write."""
+"""What a job tells of its destination: nothing that may not be so, and what was seen is void once it writes."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ import asyncio
 import tempfile
 import time
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from replicator.copy import Copier, wanted_key
-from replicator.errors import ReplicatorError
 from replicator.options import VERBATIM, Attestations, CopyOptions
-from replicator.queue import Checks, Queue
+from replicator.queue import Checks, LeaseLost, Queue
 from replicator.reference import Reference
 from replicator.registry import Registries
 from replicator.replication import Handler, may_trust
 from replicator.rules import CopyRequest
 from replicator.transfer import CopyFailed, access_by
 from tests.queue.servers import RedisServer
+from tests.queue.test_checks import Asked, Writer, void
 from tests.standins.faults import Answer, Fault, Hold
 from tests.standins.images import Image, Index, attestation, image, index, push
 from tests.standins.logins import HARBOR_ROBOT
 from tests.test_replication import Job, request, rules_of, run
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from replicator.rules import Rules
     from tests.standins.acr import AcrStandIn
@@ -37,6 +37,23 @@ if TYPE_CHECKING:
 OLD, NEW = image(1), image(2)
 SIGNED = CopyOptions(signatures=True)
 STRIP = CopyOptions(attestations=Attestations.STRIP)
+
+
+@dataclass(kw_only=True)
+class Leased(Job):
+    """A job whose lease is in Redis.
+
+    Attributes:
+        writer: who holds it.
+        confirming: somebody asked for its confirmation.
+    """
+
+    writer: Writer
+    confirming: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def confirm(self) -> None:
+        self.confirming.set()
+        await self.writer.confirm()
 
 
 @dataclass
@@ -56,15 +73,19 @@ class Shop:
     def wanted(self, **changes: object) -> CopyRequest:
         return replace(request(self.rules, self.harbor, "v1"), **changes)  # type: ignore[arg-type]  # as they are named
 
+    async def work(self, asked: CopyRequest) -> Leased:
+        """A job that this process holds, as the queue hands it over."""
+        return Leased(payload=asked.to_json(), writer=await Writer(self.queue, str(asked.destination)).take())
+
     @asynccontextmanager
-    async def handling(self, kind: Callable[[Queue], Checks] = Checks) -> AsyncIterator[Handler]:
+    async def handling(self) -> AsyncIterator[Handler]:
         """A process that tells at its end what it saw."""
-        async with aclosing(kind(self.queue)) as checks:
+        async with aclosing(Checks(self.queue)) as checks:
             yield Handler(self.registries, Copier(self.registries), checks)
 
     async def do(self, asked: CopyRequest) -> str:
         async with self.handling() as handler:
-            return str((await run(handler, Job(asked.to_json())))["result"])
+            return str((await run(handler, await self.work(asked)))["result"])
 
     async def saw(self, root: Image | Index, options: CopyOptions = VERBATIM) -> None:
         async with aclosing(Checks(self.queue)) as checks:
@@ -140,9 +161,9 @@ async def test_a_job_that_dies_while_it_writes_the_tag_leaves_nothing_to_trust(s
     hold = Hold()
     writing = shop.acr.faults.add(Fault(hold, "PUT", "/manifests/v1"))
     async with shop.handling() as handler:
-        job = asyncio.create_task(run(handler, Job(shop.wanted().to_json())))
+        job = asyncio.create_task(run(handler, await shop.work(shop.wanted())))
         await struck(writing)
-        assert not await shop.trusts(OLD), "it has to be forgotten before the tag is written"
+        assert not await shop.trusts(OLD), "it has to be void before the tag is written"
         job.cancel()
         await asyncio.wait({job})
         hold.released.set()
@@ -161,8 +182,8 @@ async def test_a_copy_that_fails_leaves_nothing_to_trust(shop: Shop) -> None:
     assert not await shop.trusts(NEW)
 
 
-async def test_what_another_forgets_while_a_destination_is_asked_is_not_trusted(shop: Shop) -> None:
-    """Whoever forgets is about to write, and the answer may be of before or after."""
+async def test_what_another_is_about_to_write_while_a_destination_is_asked_is_not_trusted(shop: Shop) -> None:
+    """The answer may be of before or after."""
     await shop.push(OLD)
     await shop.do(shop.wanted())
     hold = Hold()
@@ -170,14 +191,13 @@ async def test_what_another_forgets_while_a_destination_is_asked_is_not_trusted(
     async with shop.handling() as handler:
         job = asyncio.create_task(run(handler, Job(shop.wanted().to_json())))
         await struck(asking)
-        async with aclosing(Checks(shop.queue)) as other:
-            assert await other.forget(str(shop.wanted().destination))
+        await void(shop.queue, str(shop.wanted().destination))
         hold.released.set()
         assert (await job)["result"] == "up to date"
     assert not await shop.trusts(OLD)
 
 
-async def test_where_signatures_are_wanted_nothing_is_trusted_and_all_is_forgotten(shop: Shop) -> None:
+async def test_where_signatures_are_wanted_nothing_is_trusted_and_all_is_void(shop: Shop) -> None:
     await shop.push(OLD)
     await shop.saw(OLD)
     await shop.push(NEW)
@@ -195,73 +215,51 @@ async def test_a_source_that_is_gone_says_nothing_of_its_destination(shop: Shop)
     assert await shop.queue.redis.keys("replicator:checks:*") == []
 
 
-async def test_without_redis_the_copy_is_made(shop: Shop) -> None:
+async def test_a_copy_whose_lease_was_confirmed_is_made_without_redis(shop: Shop) -> None:
     await shop.push(NEW)
     await shop.saw(OLD)
     shop.server.kill()
-    async with asyncio.timeout(30):
-        assert await shop.do(shop.wanted()) == "copied"
+    async with asyncio.timeout(30), shop.handling() as handler:
+        assert (await run(handler, Job(shop.wanted().to_json())))["result"] == "copied"
 
 
-async def test_what_redis_did_not_take_is_forgotten_once_the_lease_is_confirmed(shop: Shop) -> None:
-    """The lease waits for Redis for as long as it takes."""
+async def test_a_copy_that_waits_for_redis_before_its_tag_is_made_and_leaves_no_old_trust(shop: Shop) -> None:
     await shop.push(NEW)
     await shop.saw(OLD)
-    shop.server.kill()
-
-    class Waiting(Job):
-        async def confirm(self) -> None:
-            await refused.wait()
-            if not self.confirmed:
-                shop.server.start()
-            await super().confirm()
-
-    refused = asyncio.Event()
-
-    class Noting(Checks):
-        async def forget(self, destination: str) -> bool:
-            forgotten = await super().forget(destination)
-            refused.set()
-            return forgotten
-
+    work = await shop.work(shop.wanted())
     writing = shop.acr.faults.add(Fault(hold := Hold(), "PUT", "/manifests/v1"))
-    async with shop.handling(Noting) as handler:
-        job = asyncio.create_task(run(handler, work := Waiting(shop.wanted().to_json())))
+    async with asyncio.timeout(30), shop.handling() as handler:
+        shop.server.kill()
+        job = asyncio.create_task(run(handler, work))
+        await work.confirming.wait()
+        assert writing.hits == 0
+        shop.server.start()
         await struck(writing)
         assert not await shop.trusts(OLD)
-        assert work.confirmed == 2, "the lease lasts from when that was over"
         hold.released.set()
         assert (await job)["result"] == "copied"
+    assert await shop.trusts(NEW)
 
 
-async def test_forgetting_and_the_confirmation_of_the_lease_are_waited_for_together(shop: Shop) -> None:
+async def test_one_step_on_redis_precedes_the_tag(shop: Shop) -> None:
     await shop.push(NEW)
-    together = asyncio.Barrier(2)
-
-    class Meeting(Checks):
-        async def forget(self, destination: str) -> bool:
-            await together.wait()
-            return await super().forget(destination)
-
-    class Met(Job):
-        async def confirm(self) -> None:
-            await together.wait()
-
-    async with asyncio.timeout(20), shop.handling(Meeting) as handler:
-        assert (await run(handler, Met(shop.wanted().to_json())))["result"] == "copied"
-
-
-async def test_a_lease_that_is_lost_ends_the_copy_before_the_tag(shop: Shop) -> None:
-    await shop.push(NEW)
-
-    class Lost(Job):
-        async def confirm(self) -> None:
-            raise ReplicatorError("it is another's")
-
+    work = await shop.work(shop.wanted())
+    asked = Asked(shop.queue)
     async with shop.handling() as handler:
-        with pytest.raises(ReplicatorError, match="another's"):
-            await run(handler, Lost(shop.wanted().to_json()))
+        await run(handler, work)
+        assert [name for name, _ in asked.scripts] == ["confirm"]
+
+
+async def test_a_lease_that_is_lost_ends_the_copy_before_the_tag_and_makes_nothing_void(shop: Shop) -> None:
+    await shop.push(NEW)
+    await shop.saw(OLD)
+    work = await shop.work(shop.wanted())
+    await shop.queue.redis.set(work.writer.key, "another")
+    async with shop.handling() as handler:
+        with pytest.raises(LeaseLost, match="another"):
+            await run(handler, work)
     assert shop.acr.faults.log.count("PUT", "/manifests/v1") == 0
+    assert await shop.trusts(OLD)
 
 
 def test_only_a_tag_without_signatures_may_be_trusted() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from replicator.queue.client import FAULTS, Queue
+from replicator.queue.destinations import MOST_DESTINATIONS, short_name
 from replicator.queue.errors import LeaseLost
 from replicator.queue.job import dump_json
 
@@ -98,12 +99,14 @@ class LeaseKeeper:
     async def confirm(self, lease: Lease) -> None:
         """Make sure that ``lease`` is ours and stays so for its full time; wait for Redis if it is away.
 
+        In the same step what was seen of the job's destination until now is made void (`replicator.queue.checks`).
+
         Raises:
             LeaseLost: it is not.
         """
         while not lease.lost:
             try:
-                await self._renew([lease])
+                await self._renew([lease], "confirm", short_name(lease.id), MOST_DESTINATIONS)
                 break
             except FAULTS as error:
                 self._contact.failed(error)
@@ -111,7 +114,7 @@ class LeaseKeeper:
         if lease.lost:
             raise LeaseLost(f"{lease.id} is another worker's by now; this copy writes nothing more")
 
-    async def _renew(self, leases: list[Lease]) -> None:
+    async def _renew(self, leases: list[Lease], script: str = "renew", *more: str | int) -> None:
         now = asyncio.get_running_loop().time()
         arguments: list[str | bytes] = []
         for lease in leases:
@@ -120,9 +123,8 @@ class LeaseKeeper:
                 lease.record["bytes"] = lease.bytes_done
                 record = dump_json(lease.record)
             arguments += [lease.id, lease.token, record]
-        lost = {
-            token.decode() for token in await self._queue.run_script("renew", int(self._seconds * 1000), *arguments)
-        }
+        reply = await self._queue.run_script(script, int(self._seconds * 1000), *arguments, *more)
+        lost = {token.decode() for token in reply}
         for lease in leases:
             lease.renewed = now
             # A job that was finished while this answer was under way is not lost but done.

@@ -38,26 +38,25 @@ class Questions:
         self._silent_until = 0.0
         self._quiet_until = 0.0
 
-    async def ask(self, script: str, *arguments: str | int, insist: bool = False) -> Any:
+    async def ask(self, script: str, *arguments: str | int) -> Any:
         """Run a script within the deadline.
 
         Args:
             script: its name; see `Queue.run_script`.
             arguments: what it takes after the prefix.
-            insist: ask even a Redis that did not answer a moment ago.
 
         Returns:
             The answer; None when Redis did not do it in time.
         """
-        return await self.answer(self.send(script, *arguments, insist=insist))
+        return await self.answer(self.send(script, *arguments))
 
-    def send(self, script: str, *arguments: str | int, insist: bool = False) -> asyncio.Task[Any]:
+    def send(self, script: str, *arguments: str | int) -> asyncio.Task[Any]:
         """Begin to run a script.
 
         In a task of its own it goes on when the copy that asked is cancelled, and redis-py, which swallows a
         cancellation at times while it connects, can't swallow that of the copy.
         """
-        return self.start(self._run(script, *arguments, insist=insist))
+        return self.start(self._run(script, *arguments))
 
     async def answer(self, question: asyncio.Task[Any]) -> Any:
         """Wait for the answer to what was sent, within the deadline; None when there is none."""
@@ -80,8 +79,8 @@ class Questions:
         """End what still runs."""
         await cancel_all(self._tasks)
 
-    async def _run(self, script: str, *arguments: str | int, insist: bool) -> Any:
-        if not insist and asyncio.get_running_loop().time() < self._silent_until:
+    async def _run(self, script: str, *arguments: str | int) -> Any:
+        if asyncio.get_running_loop().time() < self._silent_until:
             return None
         try:
             return await self._queue.run_script(script, *arguments)

@@ -51,8 +51,8 @@ class Running:
     async def confirm(self) -> None:
         """Make sure that this job is still this worker's alone, for a full lease from now: the fence.
 
-        To be called right before the step that must not happen twice, the writing of the tag. While Redis is away it
-        waits, within the job's time limit.
+        To be called right before the step that must not happen twice, the writing of the tag: what was seen of the
+        destination is void from then on. While Redis is away it waits, within the job's time limit.
 
         Raises:
             LeaseLost: it is not: write nothing more.

@@ -28,7 +28,7 @@ _NAMES = (
     "workers",
 )
 _MEMORY_NAMES = ("recall", "remember")
-_CHECK_NAMES = ("check_forget", "check_held", "check_note")
+_CHECK_NAMES = ("check_held", "check_note", "confirm")
 _TURN_NAMES = ("turn_begin", "turn_end", "turn_forget", "turn_renew")
 
 

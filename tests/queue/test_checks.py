@@ -1,20 +1,22 @@
-"""What was seen at destinations: the newest counts, what is forgotten does not come back, and memory is bounded."""
+"""What was seen at destinations: the newest counts, what is void does not come back, and memory is bounded."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replicator.queue import Checks, Queue
+from replicator.queue import Checks, Job, Lane, LeaseLost, Queue, Running
 from replicator.queue.clock import RedisClock
-from tests.queue.conftest import eventually
+from replicator.queue.contact import Contact
+from replicator.queue.lease import Lease, LeaseKeeper
+from tests.queue.conftest import eventually, idle, working
 
 if TYPE_CHECKING:
     from tests.queue.servers import RedisServer
@@ -33,9 +35,28 @@ async def see(queue: Queue, *seen: tuple[str, str], ago: float = 0.0, **settings
             checks.saw(destination, wanted, time.time() - ago)
 
 
-async def forget(queue: Queue, destination: str = PLACE) -> None:
-    async with aclosing(Checks(queue)) as checks:
-        assert await checks.forget(destination)
+class Writer:
+    """A worker that has the lease of a job, and is about to write its destination."""
+
+    def __init__(self, queue: Queue, destination: str = PLACE) -> None:
+        self.key = f"arq:in-progress:{queue.prefix}:{destination}"
+        self._queue = queue
+        self._lease = Lease(destination, "mine", {"bytes": 0}, 0.0)
+        self._keeper = LeaseKeeper(queue, 30.0, Contact(30.0))
+        self._keeper.add(self._lease)
+
+    async def take(self) -> Self:
+        await self._queue.redis.set(self.key, "mine", px=60_000)
+        return self
+
+    async def confirm(self) -> None:
+        async with asyncio.timeout(20):
+            await self._keeper.confirm(self._lease)
+
+
+async def void(queue: Queue, destination: str = PLACE) -> None:
+    """Be a worker that is about to write a destination."""
+    await (await Writer(queue, destination).take()).confirm()
 
 
 async def trusted(queue: Queue, wanted: str, destination: str = PLACE, within: float = 3600.0) -> bool:
@@ -94,21 +115,56 @@ async def test_the_newest_sight_counts_whichever_comes_in_first(queue: Queue) ->
     assert not await trusted(queue, "old")
 
 
-async def test_what_is_forgotten_does_not_come_back_from_a_process_that_saw_it_before(queue: Queue) -> None:
+async def test_what_is_void_does_not_come_back_from_a_process_that_saw_it_before(queue: Queue) -> None:
     async with aclosing(Checks(queue, pause=60)) as slow:
         slow.saw(PLACE, "one", time.time())
         await see(queue, (PLACE, "one"))
         assert await trusted(queue, "one")
-        await forget(queue)
+        await void(queue)
         assert not await trusted(queue, "one")
     assert not await trusted(queue, "one")
     await see(queue, (PLACE, "one"), ago=1)
     assert not await trusted(queue, "one")
 
 
-async def test_what_is_seen_after_it_was_forgotten_is_trusted(queue: Queue) -> None:
+async def test_a_worker_whose_lease_is_confirmed_may_write_and_what_was_seen_until_then_is_void(queue: Queue) -> None:
+    other = "r.example/other:v1"
+    await see(queue, (PLACE, "one"), (other, "one"))
+    believed: list[bool] = []
+
+    async def handle(running: Running) -> dict[str, Any]:
+        for confirm in (False, True):
+            if confirm:
+                await running.confirm()
+            believed.append(await trusted(queue, "one"))
+        return {}
+
+    await queue.enqueue([Job(PLACE, {})], Lane.EVENTS)
+    async with working(queue, handle, lease=30):
+        await idle(queue)
+    assert believed == [True, False]
+    assert await trusted(queue, "one", other)
+
+
+async def test_a_lease_that_is_lost_makes_nothing_void(queue: Queue) -> None:
+    await see(queue, (PLACE, "one"))
+    writer = await Writer(queue).take()
+    await queue.redis.set(writer.key, "another", px=60_000)
+    with pytest.raises(LeaseLost):
+        await writer.confirm()
+    assert await queue.redis.get(writer.key) == b"another"
+    assert await trusted(queue, "one")
+    # Nor is there a note for what nobody saw.
+    await queue.redis.delete(f"{queue.prefix}:checks:new", writer.key)
+    with pytest.raises(LeaseLost):
+        await (writer := Writer(queue)).confirm()
+    assert await generations(queue) == (0, 0)
+    assert await queue.redis.exists(writer.key) == 0
+
+
+async def test_what_is_seen_after_it_became_void_is_trusted(queue: Queue) -> None:
     async with aclosing(Checks(queue)) as checks:
-        assert await checks.forget(PLACE)
+        await void(queue)
         # As long as the quickest registry takes to write a tag.
         await asyncio.sleep(0.05)
         checks.saw(PLACE, "one", time.time())
@@ -117,7 +173,7 @@ async def test_what_is_seen_after_it_was_forgotten_is_trusted(queue: Queue) -> N
 
 async def test_a_machine_whose_clock_is_fast_saw_nothing_in_the_future(queue: Queue) -> None:
     await see(queue, (PLACE, "one"), ago=-3600)
-    await forget(queue)
+    await void(queue)
     assert not await trusted(queue, "one")
 
 
@@ -191,6 +247,15 @@ async def test_what_waits_to_be_told_is_bounded(queue: Queue) -> None:
     assert await trusted(queue, "one", "r.example/team/app:v4999")
 
 
+async def test_notes_of_what_is_void_are_bounded_and_expire_too(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replicator.queue.lease.MOST_DESTINATIONS", 10)
+    for number in range(35):
+        await void(queue, f"r.example/team/app:v{number}")
+    assert await generations(queue) == (5, 10)
+    for generation in ("new", "old"):
+        assert 29 * 86400 < await queue.redis.ttl(f"{queue.prefix}:checks:{generation}") <= 30 * 86400
+
+
 async def test_memory_is_bounded_by_two_generations(queue: Queue) -> None:
     for number in range(100):
         await see(queue, (f"r.example/team/app:v{number}", "one"), items=10)
@@ -208,7 +273,7 @@ async def test_what_was_seen_expires_in_a_month(queue: Queue) -> None:
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["see", "see", "forget"]),
+        st.sampled_from(["see", "see", "void"]),
         st.sampled_from(["v1", "v2"]),
         st.sampled_from(["one", "two"]),
         st.integers(1, 50),
@@ -219,15 +284,15 @@ STEPS = st.lists(
 
 @settings(max_examples=40, deadline=None)
 @given(steps=STEPS)
-def test_only_the_newest_sight_since_the_last_forgetting_is_trusted(
+def test_only_the_newest_sight_since_the_last_confirmation_is_trusted(
     server: RedisServer, steps: list[tuple[str, str, str, int]]
 ) -> None:
     async def run() -> None:
         known: dict[str, tuple[float, str]] = {}
         async with await Queue.connect(server.url, prefix=uuid4().hex) as queue:
             for step, tag, wanted, ago in steps:
-                if step == "forget":
-                    await forget(queue, tag)
+                if step == "void":
+                    await void(queue, tag)
                     known[tag] = (0, "")
                 else:
                     await see(queue, (tag, wanted), ago=ago * 100)

@@ -1,4 +1,4 @@
-"""Redis away, slow, full or forbidding: nothing is trusted, nothing fails, and what is forgotten stays forgotten."""
+"""Redis away, slow, full or forbidding: nothing is trusted, nothing fails, and what is void stays void."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
+from redis.exceptions import RedisError
 
 from replicator.queue import Checks, Queue
-from tests.queue.conftest import eventually
-from tests.queue.test_checks import PLACE, command, forget, generations, see, trusted
+from replicator.queue.destinations import short_name
+from tests.queue.test_checks import PLACE, Writer, command, generations, see, trusted, void
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -39,68 +40,34 @@ async def test_without_redis_nothing_is_trusted_and_nothing_fails(own_server: Re
         async with asyncio.timeout(20), aclosing(Checks(own_queue)) as checks:
             checks.saw(PLACE, "one", time.time())
             assert await checks.holds([(PLACE, "one")] * 1200, 60) == [False] * 1200
-            assert not await checks.forget(PLACE)
     assert len(warnings(logs)) == 1
     own_server.start()
-    assert await trusted(own_queue, "one"), "it is what a test of forgetting has to be about"
+    assert await trusted(own_queue, "one")
 
 
-async def test_what_could_not_be_forgotten_is_as_soon_as_redis_is_back(
+async def test_a_confirmation_that_had_to_wait_for_redis_makes_void_what_was_seen(
     own_server: RedisServer, own_queue: Queue
 ) -> None:
     await see(own_queue, (PLACE, "one"), ("r.example/other:v1", "one"))
-    async with asyncio.timeout(30), aclosing(Checks(own_queue)) as checks:
+    writer = await Writer(own_queue).take()
+    async with asyncio.timeout(30):
         own_server.kill()
-        assert not await checks.forget(PLACE)
+        confirming = asyncio.create_task(writer.confirm())
+        await asyncio.wait({confirming}, timeout=0.3)
+        assert not confirming.done()
         own_server.start()
-
-        async def forgotten() -> bool:
-            return not await trusted(own_queue, "one")
-
-        await eventually(forgotten)
-        assert await trusted(own_queue, "one", "r.example/other:v1")
-
-        async def over() -> bool:
-            return not checks._unforgotten and checks._retrying is None
-
-        await eventually(over)
-        # And so it is the next time.
-        await see(own_queue, (PLACE, "two"))
-        own_server.kill()
-        assert not await checks.forget(PLACE)
-        own_server.start()
-        await eventually(forgotten)
-
-
-async def test_the_end_of_a_process_is_the_last_try_to_forget(own_server: RedisServer, own_queue: Queue) -> None:
-    await see(own_queue, (PLACE, "one"))
-    checks = Checks(own_queue)
-    own_server.kill()
-    assert not await checks.forget(PLACE)
-    own_server.start()
-    await checks.aclose()
+        await confirming
     assert not await trusted(own_queue, "one")
+    assert await trusted(own_queue, "one", "r.example/other:v1")
 
 
-async def test_a_copy_cancelled_while_it_forgets_leaves_nothing_to_trust(
-    own_server: RedisServer, own_queue: Queue
-) -> None:
+async def test_what_is_void_stays_so_when_redis_is_killed(own_server: RedisServer, own_queue: Queue) -> None:
     await see(own_queue, (PLACE, "one"))
-    async with asyncio.timeout(30), aclosing(Checks(own_queue, deadline=60)) as checks:
-        os.kill(own_server.pid, signal.SIGSTOP)
-        try:
-            forgetting = asyncio.create_task(checks.forget(PLACE))
-            await asyncio.sleep(0.1)
-            forgetting.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await forgetting
-        finally:
-            os.kill(own_server.pid, signal.SIGCONT)
-
-        async def forgotten() -> bool:
-            return not await trusted(own_queue, "one")
-
-        await eventually(forgotten)
+    await void(own_queue)
+    own_server.kill()
+    own_server.start()
+    await see(own_queue, (PLACE, "one"), ago=10)
+    assert not await trusted(own_queue, "one")
 
 
 async def test_a_redis_that_hangs_is_waited_for_once(own_server: RedisServer, own_queue: Queue) -> None:
@@ -111,45 +78,43 @@ async def test_a_redis_that_hangs_is_waited_for_once(own_server: RedisServer, ow
             async with asyncio.timeout(20), aclosing(Checks(own_queue, deadline=0.3)) as checks:
                 for _ in range(200):
                     assert await checks.holds([(PLACE, "one")], 60) == [False]
-                assert not await checks.forget(PLACE)
                 checks.saw(PLACE, "one", time.time())
     finally:
         os.kill(own_server.pid, signal.SIGCONT)
     assert warnings(logs) == ["no answer within 0.3 s"]
 
 
-async def test_a_full_redis_forgets_and_takes_nothing_in(own_queue: Queue) -> None:
-    await see(own_queue, (PLACE, "one"), ("r.example/other:v1", "one"))
+async def test_a_full_redis_confirms_and_takes_nothing_in(own_queue: Queue) -> None:
+    other, new = "r.example/other:v1", "r.example/new:v1"
+    await see(own_queue, (PLACE, "one"), (other, "one"))
+    writers = [await Writer(own_queue, place).take() for place in (PLACE, new)]
     await own_queue.redis.config_set("maxmemory", "1")
-    await forget(own_queue)
+    for writer in writers:
+        await writer.confirm()
+        assert 0 < await own_queue.redis.pttl(writer.key) <= 30_000, "renewed to what the worker says"
     await see(own_queue, (PLACE, "one"))
     assert not await trusted(own_queue, "one")
-    assert await trusted(own_queue, "one", "r.example/other:v1")
-    assert await generations(own_queue) == (1, 0)
+    assert await trusted(own_queue, "one", other)
+    # What was seen earlier does not come back either once there is room.
+    await own_queue.redis.config_set("maxmemory", "0")
+    for place in (PLACE, new):
+        await see(own_queue, (place, "one"), ago=10)
+        assert not await trusted(own_queue, "one", place)
+    assert await generations(own_queue) == (3, 0)
 
 
-async def test_a_process_that_may_not_forget_trusts_nothing_of_it(own_server: RedisServer, own_queue: Queue) -> None:
-    other = "r.example/other:v1"
-    await see(own_queue, (PLACE, "one"), (other, "one"))
-    await command(own_queue, "ACL", "SETUSER", "reader", "on", ">pw", "%R~*", "+@all")
-    async with await Queue.connect(own_server.url.replace("unix://", "unix://reader:pw@")) as client:
-        with structlog.testing.capture_logs() as logs:
-            async with aclosing(Checks(client)) as checks:
-                assert not await checks.forget(PLACE)
-                assert await checks.holds([(PLACE, "one"), (other, "one")], 60) == [False, True]
-    assert len(warnings(logs)) == 1
-
-
-async def test_what_waits_to_be_forgotten_is_bounded(
-    own_queue: Queue, own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+async def test_a_process_that_may_not_make_void_what_was_seen_is_not_confirmed(
+    own_server: RedisServer, own_queue: Queue
 ) -> None:
-    monkeypatch.setattr("replicator.queue.checks._MOST_UNFORGOTTEN", 3)
-    own_server.kill()
-    async with asyncio.timeout(20), aclosing(Checks(own_queue)) as checks:
-        for number in range(5):
-            await checks.forget(f"r.example/team/app:v{number}")
-        assert len(checks._unforgotten) == 3
-        own_server.start()
+    await see(own_queue, (PLACE, "one"))
+    writer = await Writer(own_queue).take()
+    rights = "~arq:* ~replicator:none ~replicator:queue:* ~replicator:running %R~replicator:checks:* +@all"
+    await command(own_queue, "ACL", "SETUSER", "limited", "on", ">pw", *rights.split())
+    async with await Queue.connect(own_server.url.replace("unix://", "unix://limited:pw@")) as client:
+        assert await client.run_script("renew", 50_000, PLACE, "mine", "") == [], "else it is not about that"
+        with pytest.raises(RedisError):
+            await client.run_script("confirm", 30_000, PLACE, "mine", "", short_name(PLACE), 10)
+    assert await own_queue.redis.pttl(writer.key) > 30_000
 
 
 async def test_the_documented_acl_user_may_do_all_of_it(own_server: RedisServer, own_queue: Queue) -> None:
@@ -158,6 +123,6 @@ async def test_the_documented_acl_user_may_do_all_of_it(own_server: RedisServer,
     async with await Queue.connect(own_server.url.replace("unix://", "unix://replicator:pw@")) as client:
         with structlog.testing.capture_logs() as logs:
             await see(client, *((f"r.example/team/app:v{number}", "one") for number in range(5)), items=2)
-            await forget(client)
+            await void(client)
             assert await trusted(client, "one", "r.example/team/app:v4")
     assert warnings(logs) == []

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from replicator.queue import Job, Lane, LeaseLost, Queue, Running, Worker
+from replicator.queue.job import dump_json
+from replicator.queue.lane_worker import Claim
 from tests.queue.conftest import QUICK, Recorder, eventually, idle, working
 
 if TYPE_CHECKING:
@@ -226,13 +228,18 @@ async def test_jobs_of_workers_that_may_be_alive_are_left_to_them_for_a_while_an
     assert claim[0] == claimed
 
 
-async def test_a_renewed_job_counts_as_running_for_as_long_as_it_is_renewed(queue: Queue) -> None:
+@pytest.mark.parametrize(("script", "more"), [("renew", ()), ("confirm", ("name", 10))])
+async def test_a_renewed_job_counts_as_running_for_as_long_as_it_is_renewed(
+    queue: Queue, script: str, more: tuple[str | int, ...]
+) -> None:
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
-    await queue.run_script("claim", Lane.EVENTS, 1, "w:1", "w", 100, 0, 0)
-    assert await queue.run_script("renew", 30_000, A, f"w:1:{A}", "") == []
+    _, claim = await queue.run_script("claim", Lane.EVENTS, 1, "w:1", "w", 100, 0, 0)
+    record = Claim.read(claim).record
+    assert await queue.run_script(script, 30_000, A, f"w:1:{A}", dump_json({**record, "bytes": 7}), *more) == []
     await asyncio.sleep(0.15)
     counts = (await queue.counts()).lanes[Lane.EVENTS]
     assert (counts.queued, counts.running, counts.waiting) == (0, 1, 0)
+    assert [shown.bytes_done for shown in await queue.running()] == [7]
 
 
 async def test_a_worker_runs_no_more_than_its_slots_and_fills_each_that_gets_free(

@@ -1,4 +1,5 @@
--- What was last seen of destinations. Put in front of the check_ scripts, after generations.lua.
+-- What was last seen of destinations. Put in front of the check_ scripts and of confirm.lua, after
+-- generations.lua.
 --
 --   <prefix>:checks:new, :old  destination -> "time wanted": what it was seen to hold, and when that was so;
 --                              "time " says that it was about to be written, so what was seen earlier is void

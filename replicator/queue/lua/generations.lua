@@ -1,6 +1,6 @@
 -- A memory that is bounded by two generations: the new one becomes the old one when it is full. Put in front of the
--- scripts that remember, after the prelude. Nothing of it begins with allow_writes: a full Redis has no room for what
--- only spares work.
+-- scripts that remember, after the prelude. What only spares work does not begin with allow_writes: a full Redis has no
+-- room for it.
 --
 --   <prefix>:<name>:new, :old  hashes item -> text
 local GENERATION_EXPIRY = 30 * 86400000
@@ -23,11 +23,6 @@ local function generations(name)
       redis.call('RENAME', memory.new, memory.old)
       renewed = false
     end
-  end
-
-  function memory.drop(item)
-    redis.call('HDEL', memory.new, item)
-    redis.call('HDEL', memory.old, item)
   end
 
   return memory

@@ -59,6 +59,13 @@ local function holds(id, token)
   return record and cjson.decode(record).token == token
 end
 
+-- Prolong a lease that is held, after allow_writes. record: the new running record, or '' to leave it.
+local function renew(id, token, lease_ms, record)
+  redis.call('SET', lease(id), token, 'PX', lease_ms)
+  for _, lane in ipairs(LANES) do redis.call('ZADD', queue(lane), 'XX', NOW + lease_ms, member(id)) end
+  if record ~= '' then redis.call('HSET', RUNNING, id, record) end
+end
+
 -- Put a new enqueue of one job into place. It is merged with whatever was asked for and is not done: with what is
 -- pending, in whatever state, and with a dead letter. The same event delivered twice counts as two: to compare the jobs
 -- (they differ in their time) would cost more than the request that an unmerged job may spare.

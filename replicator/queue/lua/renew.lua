@@ -4,12 +4,6 @@ local lease_ms, lost = tonumber(ARGV[2]), {}
 allow_writes()
 for i = 3, #ARGV, 3 do
   local id, token, record = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  if holds(id, token) then
-    redis.call('SET', lease(id), token, 'PX', lease_ms)
-    for _, lane in ipairs(LANES) do redis.call('ZADD', queue(lane), 'XX', NOW + lease_ms, member(id)) end
-    if record ~= '' then redis.call('HSET', RUNNING, id, record) end
-  else
-    lost[#lost + 1] = token
-  end
+  if holds(id, token) then renew(id, token, lease_ms, record) else lost[#lost + 1] = token end
 end
 return lost
