@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replicator.docker.config import DockerConfig, HelperLogin, parse_config
+from replicator.docker.config import DockerConfig, HelperLogin, StoredLogin, parse_config
 from replicator.docker.helpers import PROGRAM, Helper
 from replicator.errors import ConfigError, Problem
 from replicator.registry.access import Access
@@ -34,6 +34,7 @@ class DockerLogins:
     def __init__(self, file: Path | None, *, required: bool) -> None:
         self._file = file
         self._config = DockerConfig({})
+        self._found: dict[tuple[str, str], tuple[Access, str]] = {}
         self.problem: Problem | None = None
         if file is None:
             return
@@ -60,11 +61,17 @@ class DockerLogins:
             ConfigError: the file, or what it says of this login, can't be used.
         """
         if self.problem is not None:
-            raise ConfigError("Docker's logins", [self.problem])
+            raise ConfigError(self.problem.path, [Problem("", self.problem.message)])
         found = self._config.find(path)
         if found is None:
             return None
         key, login = found
+        registry = path.partition("/")[0]
+        if (registry, key) not in self._found:
+            self._found[registry, key] = self._opened(registry, key, login)
+        return self._found[registry, key]
+
+    def _opened(self, registry: str, key: str, login: StoredLogin | HelperLogin | Problem) -> tuple[Access, str]:
         if isinstance(login, Problem):
             raise ConfigError(str(self._file), [login])
         if not isinstance(login, HelperLogin):
@@ -73,7 +80,6 @@ class DockerLogins:
         if shutil.which(program) is None:
             message = f"its helper {program} is not on PATH"
             raise ConfigError(str(self._file), [Problem(key, message)])
-        registry = path.partition("/")[0]
         return Access(login=Helper(registry, login.helper, login.server)), f"{program} ({self._file})"
 
 
