@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -164,6 +166,14 @@ def test_what_is_no_config_is_said(text: str, words: str) -> None:
 @pytest.mark.parametrize("text", ["{}", '{"auths": null}', '{"auths": {}, "psFormat": "x", "HttpHeaders": {}}'])
 def test_a_config_without_logins_is_none_of_our_business(text: str) -> None:
     assert parse_config(text).logins == {}
+
+
+def test_the_example_in_the_documentation_is_read_as_it_says() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "rules.md").read_text()
+    (example,) = re.findall(r"```json\n(.*credHelpers.*)\n```", text)
+    logins = parse_config(example)
+    assert found(logins, "harbor.example.com/team/app") == StoredLogin("robot$replicator", "secret")
+    assert found(logins, "registry.example.com/team/app") == HelperLogin("pass", "registry.example.com")
 
 
 VALUES = st.recursive(
