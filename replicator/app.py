@@ -128,6 +128,9 @@ class Webhook:
             # Of a tag the job copies what it names when it runs; with what it named here it may spare a question.
             announced = push.digest if push.tag else None
             return tuple(replace(request, announced=announced) for request in found), ""
+        unfit = self._rules.route(reference.repository).unfit
+        if push.tag and unfit:
+            return (), f"{reference}: {'; '.join(unfit)}"
         # Children of an index, signatures, cached images: what needs them is copied with them.
         return (), f"no rule names {reference}" if push.tag else f"{what} was pushed by digest only"
 

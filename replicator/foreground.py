@@ -9,6 +9,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 
 from replicator.copy import Outcome, Result
+from replicator.docker import docker_logins
 from replicator.exit_codes import FAILED, INTERRUPTED, OK
 from replicator.options import VERBATIM, CopyOptions
 from replicator.registry import Access
@@ -16,7 +17,7 @@ from replicator.signals import stoppable
 from replicator.transfer import access_by, copy, open_registries
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from rich.console import Console
 
@@ -38,8 +39,8 @@ async def copy_one(
     """Copy one image, in the foreground and without a queue.
 
     Args:
-        settings: time limits and numbers at once.
-        credentials: who we are at which registry; None for nobody anywhere.
+        settings: time limits and numbers at once, and where Docker's logins are.
+        credentials: who we are at which registry; None for whom Docker's logins say, and nobody elsewhere.
         source: what to copy.
         destination: where to.
         options: what of it.
@@ -52,7 +53,7 @@ async def copy_one(
     Raises:
         ReplicatorError: it failed.
     """
-    known = access_by(credentials.find) if credentials is not None else lambda _: Access()
+    known = access_by(credentials.find) if credentials is not None else _as_docker(settings)
 
     def access(repository: Repository) -> Access:
         found = known(repository)
@@ -66,6 +67,16 @@ async def copy_one(
     for warning in outcome.warnings:
         out.print(f"[yellow]Warning:[/yellow] {escape(warning)}", soft_wrap=True, highlight=False, emoji=False)
     return OK
+
+
+def _as_docker(settings: Settings) -> Callable[[Repository], Access]:
+    logins = docker_logins(settings.docker_config)
+
+    def access(repository: Repository) -> Access:
+        found = logins.find(f"{repository.registry.lower()}/{repository.name}")
+        return found[0] if found is not None else Access()
+
+    return access
 
 
 def _sentence(outcome: Outcome) -> str:

@@ -89,6 +89,11 @@ class Repository:
             raise ValueError(
                 f"{self.registry!r} is not a registry's host: write it with a dot or a port, e.g. harbor.example.com"
             )
+        if len(self.name) > MAX_NAME_LENGTH:
+            raise ValueError(
+                f"'{self.name[:60]}…' is not a repository's name: it has {len(self.name)} characters, and "
+                f"{MAX_NAME_LENGTH} are the most"
+            )
         if not is_repository_name(self.name):
             raise ValueError(
                 f"{self.name!r} is not a repository's name: lower-case letters and digits, separated by . _ - or /"

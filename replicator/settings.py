@@ -83,6 +83,11 @@ class Settings(BaseSettings):
     config: Path | None = Field(None, description="rules file, JSON or YAML")
     auth: Path | None = Field(None, description="a file of its own for the rules' auth part")
     images: Path | None = Field(None, description="a file of its own for the rules' images part")
+    docker_config: str | None = Field(
+        None,
+        description="Docker's `config.json` with logins for registries that the rules' auth has none for: a path, or "
+        "`off`; without it the one in the directory `$DOCKER_CONFIG`, else in `~/.docker`",
+    )
     redis_url: _Secret | None = Field(
         None, description="Redis of the queue; without it an embedded server keeps the queue in the state directory"
     )

@@ -33,6 +33,8 @@ _AT_ONCE = 4
 """Projects or repositories that are listed at the same time, the pages of each one after the other."""
 _CHUNK = 1000
 """Tags that are looked through together where they need not be seen whole."""
+_MAX_UNFIT = 20
+"""Repositories that no destination can hold, each named; further ones are counted."""
 
 
 class Listing:
@@ -64,6 +66,9 @@ class Listing:
             async for failure in failures:
                 yield failure
         wanted = [names.wanted[repository] for repository in sorted(names.wanted)]
+        unfit = self._unfit(wanted)
+        if unfit:
+            yield Batch("", warnings=unfit)
         async with contextlib.aclosing(self._look_ahead(wanted)) as failures:
             async for failure in failures:
                 yield failure
@@ -94,6 +99,16 @@ class Listing:
                 yield lists.of_project(*project, members)
             else:
                 yield from (lists.of_repository(each, whole=False) for each in members)
+
+    def _unfit(self, wanted: list[Wanted]) -> tuple[str, ...]:
+        """Say what can't be copied whatever its tags are, as no such name can be at the destination."""
+        reasons = [
+            f"{each.repository} is left out: {reason}"
+            for each in wanted
+            for reason in self._rules.route(each.repository).unfit
+        ]
+        more = len(reasons) - _MAX_UNFIT
+        return (*reasons[:_MAX_UNFIT], *([f"{more} more are left out for such reasons"] if more > 0 else []))
 
     async def _look_ahead(self, wanted: list[Wanted]) -> AsyncGenerator[Batch, None]:
         """Look through everything that can meet others at its destination; give out what can't be listed of it."""

@@ -26,7 +26,7 @@ def copy(
     log_level: LogLevel = None,
     log_format: LogFormat = None,
 ) -> None:
-    """Copy one image now, in the foreground; with a rules file, using its credentials."""
+    """Copy one image now, in the foreground; with a rules file, using its credentials, else Docker's."""
     settings = prepared_settings(
         log, quiet=log is None, config=config, auth=auth, log_level=log_level, log_format=log_format
     )
@@ -34,9 +34,15 @@ def copy(
     target = given_reference(destination, "DESTINATION")
     credentials = None
     if given:
+        from replicator.docker import docker_logins
         from replicator.rules import load_credentials
 
-        credentials = load_credentials(settings.config, auth=settings.auth, environ=variables())
+        credentials = load_credentials(
+            settings.config,
+            auth=settings.auth,
+            environ=variables(),
+            elsewhere=docker_logins(settings.docker_config),
+        )
     from replicator.foreground import copy_one
 
     run(

@@ -43,10 +43,10 @@ def prepared_settings(log: Path | None, *, quiet: bool = False, **options: Any) 
 
 
 def given_rules(settings: Settings, registry: str | None = None, namespace: str | None = None, **options: Any) -> Rules:
-    """Read the rules that the settings name, and log what looks like a mistake in them.
+    """Read the rules that the settings name, and log what looks like a mistake in them, and whence the logins are.
 
     Args:
-        settings: say where they are.
+        settings: say where they are, and where Docker's logins are.
         registry: the default registry; wins over the file's.
         namespace: the default namespace; wins over the file's.
         options: more that `replicator.rules.load` takes.
@@ -57,6 +57,7 @@ def given_rules(settings: Settings, registry: str | None = None, namespace: str 
     if settings.config is None and settings.images is None:
         message = "no rules file: give --config FILE, or set REPLICATOR_CONFIG"
         raise ConfigError("command line", [Problem("--config", message)])
+    from replicator.docker import docker_logins
     from replicator.rules import load
 
     rules = load(
@@ -66,8 +67,11 @@ def given_rules(settings: Settings, registry: str | None = None, namespace: str 
         environ=variables(),
         registry=registry,
         namespace=namespace,
+        elsewhere=docker_logins(settings.docker_config),
         **options,
     )
+    for host, source in rules.logins:
+        structlog.get_logger("replicator").info("login", registry=host, source=source)
     for warning in rules.warnings:
         structlog.get_logger("replicator").warning("rules", path=warning.path, problem=warning.message)
     return rules

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable  # noqa: TC003 - part of the value's type, as below
 from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003 - part of the value's type, resolved by its users
+
+IDENTITY_TOKEN = "<token>"  # noqa: S105 - a username
+"""The username that says of a password that it is an OAuth2 refresh token, as Docker's credential helpers do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +20,8 @@ class Access:
         insecure: do not verify the TLS certificate, and fall back to plain HTTP.
         ca_file: PEM file of further authorities to trust for this registry.
         endpoint: ``host[:port]`` or ``http(s)://host[:port]`` to connect to instead of the registry's own name.
+        login: asked for username and password when they are needed, instead of these two; it raises a `RegistryError`
+            if there are none. It is asked again when they are a minute old, and when they were refused.
     """
 
     username: str | None = None
@@ -23,3 +29,4 @@ class Access:
     insecure: bool = False
     ca_file: Path | None = None
     endpoint: str | None = None
+    login: Callable[[], Awaitable[tuple[str, str]]] | None = field(default=None, repr=False)

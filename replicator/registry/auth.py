@@ -7,22 +7,24 @@ where it asks for Basic, and nowhere else.
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlencode
 
 from yarl import URL
 
 from replicator.registry.challenges import parse_challenges
 from replicator.registry.errors import LoginRefused, ProtocolViolated
+from replicator.registry.login import LoginSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from replicator.registry.access import Access
     from replicator.registry.challenges import Challenge
+    from replicator.registry.login import Login
 
 _DEFAULT_LIFE = 60.0
 """Seconds a token lives whose answer does not say ("Token Response Fields")."""
@@ -53,8 +55,10 @@ class Token:
 class TokenSource(Protocol):
     """Who can ask a token endpoint; the transport, which knows TLS, deadlines and retries."""
 
-    async def fetch_token(self, realm: URL, query: Iterable[tuple[str, str]], authorization: str | None) -> bytes:
-        """GET the realm and return the body of its 200.
+    async def fetch_token(
+        self, realm: URL, query: Iterable[tuple[str, str]], authorization: str | None, form: bytes | None = None
+    ) -> bytes:
+        """GET the realm, or POST a form to it, and return the body of its 200.
 
         Raises:
             RegistryError: any other answer, or none.
@@ -65,15 +69,12 @@ class Authorizer:
     """The ``Authorization`` headers of one registry under one login.
 
     Tokens are cached by scope and asked for once, however many requests wait for the same one.
-
-    Attributes:
-        basic: the header of HTTP Basic; None for an anonymous login.
     """
 
     def __init__(self, registry: str, access: Access, source: TokenSource) -> None:
         self._registry = registry
         self._source = source
-        self.basic = _basic(access)
+        self._login = LoginSource(access)
         self._realm: URL | None = None
         self._service: str | None = None
         self._use_basic = False
@@ -83,25 +84,35 @@ class Authorizer:
         self._accepted: set[frozenset[str]] = set()
         self._refused_uploads: dict[frozenset[str], str] = {}
 
-    async def header(self, scopes: frozenset[str], *, long: bool = False) -> str | None:
+    async def header(self, scopes: frozenset[str], *, long: bool = False, basic: bool = False) -> str | None:
         """Return the header for a request that needs ``scopes``; None as long as no challenge was met.
 
         Args:
             scopes: ``repository:<name>:<actions>`` each.
             long: the request's body may take minutes, so a token near its end is renewed first.
+            basic: HTTP Basic is wanted, challenge or not; None then for an anonymous login.
 
         Raises:
-            LoginRefused: the token endpoint refuses the login.
+            LoginRefused: the token endpoint refuses the login, or HTTP Basic needs a password and there is none.
             RegistryError: the token endpoint can't be reached or makes no sense.
         """
-        if self._realm is None:
-            return self.basic if self._use_basic else None
+        if basic or self._realm is None:
+            return await self._basic() if basic or self._use_basic else None
         token = self._tokens.get(scopes)
         if token is None or not token.serves(time.monotonic(), long=long):
             token = await self._renew(scopes, long=long)
         return f"Bearer {token.value}"
 
-    def challenged(self, headers: Iterable[str], scopes: frozenset[str], used: str | None) -> bool:
+    async def _basic(self) -> str | None:
+        login = await self._login.get()
+        if login is not None and login.basic is None:
+            detail = "the login is an identity token, and HTTP Basic takes a password: log in with one"
+            raise LoginRefused(self._registry, "HTTP Basic", detail)
+        return login.basic if login is not None else None
+
+    def challenged(
+        self, headers: Iterable[str], scopes: frozenset[str], used: str | None, *, basic: bool = False
+    ) -> bool:
         """Learn from a 401 and tell whether there is anything to ask again with.
 
         A token that was refused is forgotten, so that the next `header` is a fresh one, unless it was that already.
@@ -110,7 +121,10 @@ class Authorizer:
             headers: its ``WWW-Authenticate`` values.
             scopes: what the request needed.
             used: the ``Authorization`` it was sent with.
+            basic: HTTP Basic was wanted, whatever the registry asks for.
         """
+        if basic:
+            return used is not None and self._login.renew_basic(used)
         token = self._tokens.get(scopes)
         if token is not None and used == f"Bearer {token.value}":
             if scopes not in self._accepted and time.monotonic() - token.issued < _FRESH_SECONDS:
@@ -126,15 +140,15 @@ class Authorizer:
         # Harbor answers a rejected bearer with a Basic challenge: the realm it named before still holds.
         if self._realm is not None:
             return True
-        self._use_basic = self.basic is not None and any(challenge.scheme == "basic" for challenge in challenges)
-        return self._use_basic and used != self.basic
+        self._use_basic = self._login.exists and any(challenge.scheme == "basic" for challenge in challenges)
+        return self._use_basic and (used is None or self._login.renew_basic(used))
 
     def upload_refused(self, scopes: frozenset[str], used: str | None) -> bool:
         """Note that a body was answered 401, and tell whether the token is not to blame: the one before met the same.
 
         Several uploads under one token may meet its end together; that counts once.
         """
-        if used is None or used == self.basic:
+        if used is None or used.startswith("Basic "):
             return False
         return self._refused_uploads.setdefault(scopes, used) != used
 
@@ -174,7 +188,7 @@ class Authorizer:
             return
         when, error = self._refusal
         if now - when < _REFUSED_SECONDS:
-            raise LoginRefused(error.registry, error.request, error.detail, status=error.status, codes=error.codes)
+            raise error.again()
         self._refusal = None
 
     async def _ask(self, scopes: frozenset[str]) -> Token:
@@ -182,7 +196,7 @@ class Authorizer:
         query = [("service", self._service)] if self._service is not None else []
         query += [("scope", scope) for scope in sorted(scopes)]
         issued = time.monotonic()
-        body = await self._source.fetch_token(self._realm, query, self.basic)
+        body = await self._token_answer(self._realm, query)
         request = f"GET {self._realm.path} (token)"
         try:
             answer: Mapping[str, object] = json.loads(body)
@@ -200,16 +214,32 @@ class Authorizer:
         seconds = float(min(life, _MAX_LIFE)) if isinstance(life, int | float) and life > 0 else _DEFAULT_LIFE
         return Token(value, issued, issued + seconds)
 
+    async def _token_answer(self, realm: URL, query: list[tuple[str, str]]) -> bytes:
+        login = await self._login.get()
+        try:
+            return await self._fetch(realm, query, login)
+        except LoginRefused:
+            # One that was asked for may have ended since.
+            if login is None or not self._login.renew(login):
+                raise
+        return await self._fetch(realm, query, await self._login.get())
+
+    async def _fetch(self, realm: URL, query: list[tuple[str, str]], login: Login | None) -> bytes:
+        if login is not None and login.refresh_token is not None:
+            return await self._source.fetch_token(realm, (), None, _refreshing(login.refresh_token, query))
+        return await self._source.fetch_token(realm, query, login.basic if login is not None else None)
+
+
+def _refreshing(token: str, query: list[tuple[str, str]]) -> bytes:
+    """Return the form for a refresh token (distribution's "OAuth2 Token Authentication"): one field for all scopes."""
+    scopes = " ".join(value for name, value in query if name == "scope")
+    others = [(name, value) for name, value in query if name != "scope"]
+    grant = [("grant_type", "refresh_token"), ("client_id", "replicator"), ("refresh_token", token), ("scope", scopes)]
+    return urlencode([*grant, *others]).encode("ascii")
+
 
 def _realm(challenge: Challenge) -> URL | None:
     try:
         return URL(challenge.parameters.get("realm", "")) or None
     except ValueError:
         return None
-
-
-def _basic(access: Access) -> str | None:
-    if access.username is None:
-        return None
-    pair = f"{access.username}:{access.password or ''}".encode()
-    return "Basic " + base64.b64encode(pair).decode("ascii")

@@ -8,6 +8,8 @@
     ├── TooManyRequests             429                                                         transient
     ├── Unauthorized                401 although freshly logged in                              credentials
     │   └── LoginRefused            the token endpoint refused name and password                credentials
+    ├── LoginUnavailable            who was asked for the login does not answer                 transient
+    │   └── LoginMissing            who was asked for the login does not have it                credentials
     ├── Denied                      403                                                         permanent
     ├── NotFound                    404: repository, manifest or blob                           permanent
     ├── NotYet                      412: a policy of the source does not let the image go yet   not yet
@@ -25,7 +27,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from replicator.errors import ErrorClass, ReplicatorError
 
@@ -66,6 +68,17 @@ class RegistryError(ReplicatorError):
         self.retry_after = retry_after
         super().__init__(f"{registry}: {self.request}: {self.detail}")
 
+    def again(self) -> Self:
+        """Return the same error, for one more who meets it."""
+        return type(self)(
+            self.registry,
+            self.request,
+            self.detail,
+            status=self.status,
+            codes=self.codes,
+            retry_after=self.retry_after,
+        )
+
 
 class ConnectionFailed(RegistryError):
     """No answer, or half of one: name not resolved, refused, reset, closed early, or too slow."""
@@ -103,6 +116,18 @@ class Unauthorized(RegistryError):
 
 class LoginRefused(Unauthorized):
     """The token endpoint refused the name and the password."""
+
+
+class LoginUnavailable(RegistryError):
+    """Who was asked for name and password, e.g. a credential helper, failed or did not answer."""
+
+    error_class: ErrorClass = ErrorClass.TRANSIENT
+
+
+class LoginMissing(LoginUnavailable):
+    """Who was asked for name and password does not have them: it is the same the next time."""
+
+    error_class: ErrorClass = ErrorClass.CREDENTIALS
 
 
 class Denied(RegistryError):

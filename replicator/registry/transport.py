@@ -205,7 +205,7 @@ class Transport:
         streamed = data is not None and not isinstance(data, bytes)
         refusals = 0
         while True:
-            authorization = self._authorizer.basic if basic else await self._authorizer.header(scopes, long=streamed)
+            authorization = await self._authorizer.header(scopes, long=streamed, basic=basic)
             async with self._follow(method, url, headers, data, authorization) as response:
                 if response.status != 401:
                     if authorization is not None:
@@ -218,10 +218,10 @@ class Transport:
                     raise error
                 refusals += authorization is not None
                 challenges = response.headers.getall("WWW-Authenticate", [])
-                again = self._authorizer.challenged(challenges, scopes, authorization)
+                again = self._authorizer.challenged(challenges, scopes, authorization, basic=basic)
                 if streamed and not self._authorizer.upload_refused(scopes, authorization):
                     raise UploadLost(self.registry, error.request, error.detail, status=401)
-                if streamed or basic or not again or refusals > 1:
+                if streamed or not again or refusals > 1:
                     if lacks_scope(challenges):
                         allowed = f"{error.detail}: the login holds but does not allow {' '.join(sorted(scopes))}"
                         raise Unauthorized(self.registry, error.request, allowed, status=401, codes=error.codes)
@@ -300,33 +300,36 @@ class Transport:
             self.limits.answered()
         return error
 
-    async def fetch_token(self, realm: URL, query: Iterable[tuple[str, str]], authorization: str | None) -> bytes:
-        """GET a token endpoint and return its 200's body; see `replicator.registry.auth.TokenSource`."""
-        request = f"GET {realm.host}{realm.path} (token)"
+    async def fetch_token(
+        self, realm: URL, query: Iterable[tuple[str, str]], authorization: str | None, form: bytes | None = None
+    ) -> bytes:
+        """GET or POST a token endpoint and return its 200's body; see `replicator.registry.auth.TokenSource`."""
+        method = "GET" if form is None else "POST"
+        request = f"{method} {realm.host}{realm.path} (token)"
         if realm.scheme not in ("http", "https") or not realm.host:
             raise ProtocolViolated(self.registry, request, f"the challenge's realm {str(realm)!r} is not an HTTP URL")
         home = await self.url("/")
-        if authorization is not None and realm.scheme == "http" and home.scheme == "https":
-            raise ProtocolViolated(
-                self.registry, request, "the challenge asks for the password over plain HTTP: refused"
-            )
+        if (authorization or form) and realm.scheme == "http" and home.scheme == "https":
+            detail = "the challenge asks for the password over plain HTTP: refused"
+            raise ProtocolViolated(self.registry, request, detail)
         if self._access.endpoint is not None and names_registry(realm, self.registry):
             realm = realm.with_scheme(home.scheme).with_host(home.host or "").with_port(home.port)
         url = realm.extend_query(list(query))
         headers = {"Authorization": authorization} if authorization is not None else {}
+        headers |= {"Content-Type": "application/x-www-form-urlencoded"} if form is not None else {}
         for attempt in range(1, self.timing.tries + 1):
             try:
-                response = await self._send("GET", url, headers, None)
+                response = await self._send(method, url, headers, form)
                 try:
                     if response.status == 200:
                         return await self._read(response, 64 * 1024, request)
-                    error = await self.failure("GET", response)
+                    error = await self.failure(method, response)
                 finally:
                     response.release()
-                if response.status in (400, 401, 403):
-                    raise LoginRefused(
-                        self.registry, request, f"the login was refused: {error.detail}", status=response.status
-                    )
+                # An endpoint that knows no refresh tokens, such as Harbor's, has no POST.
+                if response.status in (400, 401, 403) or (form and response.status in (404, 405)):
+                    detail = f"the {'identity token' if form else 'login'} was refused: {error.detail}"
+                    raise LoginRefused(self.registry, request, detail, status=response.status)
                 raise error
             except RegistryError as error:
                 if error.error_class is not ErrorClass.TRANSIENT or attempt == self.timing.tries:

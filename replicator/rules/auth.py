@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import ssl
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from yarl import URL
 
-from replicator.errors import Problem
+from replicator.errors import ConfigError, Problem
 from replicator.reference import Repository, is_registry, is_repository_name
 from replicator.registry.access import Access
 from replicator.rules.patterns import shorten
@@ -25,17 +26,42 @@ _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _FORGOTTEN_BRACES = re.compile(r"\$[A-Z_][A-Z0-9_]*\Z")
 
 
+class Elsewhere(Protocol):
+    """Logins that stand elsewhere, for what the file has none for; `replicator.docker.DockerLogins` is one."""
+
+    @property
+    def problem(self) -> Problem | None:
+        """What is wrong with all of them."""
+
+    def find(self, path: str) -> tuple[Access, str] | None:
+        """Return the login for ``registry`` or ``registry/…``, and where it is from, in words.
+
+        Raises:
+            ConfigError: there is one, perhaps, that can't be used.
+        """
+
+
 class Credentials:
     """Logins by registry, project or repository: the longest key that fits wins.
 
     Args:
         entries: by ``registry``, ``registry/project`` or a longer path.
         broken: further keys that stand in the file with mistakes of their own.
+        elsewhere: asked where no key fits.
+        lent: where the logins of entries are from that have none of their own, by key.
     """
 
-    def __init__(self, entries: Mapping[str, Access], broken: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        entries: Mapping[str, Access],
+        broken: Iterable[str] = (),
+        elsewhere: Elsewhere | None = None,
+        lent: Mapping[str, str] | None = None,
+    ) -> None:
         self._entries = dict(entries)
         self._declared = frozenset(entries) | frozenset(broken)
+        self._elsewhere = elsewhere
+        self._lent = dict(lent or {})
 
     @property
     def keys(self) -> frozenset[str]:
@@ -43,13 +69,24 @@ class Credentials:
         return frozenset(self._entries)
 
     def find(self, repository: Repository) -> Access | None:
-        """Return how ``repository`` is reached, or None if no key fits."""
-        key = f"{repository.registry.lower()}/{repository.name}"
-        while key not in self._entries:
+        """Return how ``repository`` is reached, or None if no key fits, here and elsewhere.
+
+        Raises:
+            ConfigError: no key fits here, and what is elsewhere can't be used.
+        """
+        found = self.search(f"{repository.registry.lower()}/{repository.name}")
+        return found[0] if found is not None else None
+
+    def search(self, path: str) -> tuple[Access, str] | None:
+        """Return the login for ``registry/…``, the host in lower case, and where it is from; see `find`."""
+        key, slash = path, "/"
+        while slash:
+            access = self._entries.get(key)
+            if access is not None:
+                nobody = access.username is None and access.login is None
+                return access, self._lent.get(key, "anonymous in the rules" if nobody else "the rules")
             key, slash, _ = key.rpartition("/")
-            if not slash:
-                return None
-        return self._entries[key]
+        return self._elsewhere.find(path) if self._elsewhere is not None else None
 
     def fitting(self, beginning: str, *, whole: bool) -> frozenset[str]:
         """Return the keys that fit everything that begins like this.
@@ -62,7 +99,13 @@ class Credentials:
         return frozenset(fitting | ({beginning} & self._declared if whole else set()))
 
 
-def read_auth(place: Place, environ: Mapping[str, str], folder: Path | None, warnings: list[Problem]) -> Credentials:
+def read_auth(
+    place: Place,
+    environ: Mapping[str, str],
+    folder: Path | None,
+    warnings: list[Problem],
+    elsewhere: Elsewhere | None = None,
+) -> Credentials:
     """Read the ``auth`` mapping; what is wrong is noted at its place.
 
     Args:
@@ -70,8 +113,10 @@ def read_auth(place: Place, environ: Mapping[str, str], folder: Path | None, war
         environ: what ``${NAME}`` is taken from.
         folder: what a relative ``ca_file`` is relative to; None for the working directory.
         warnings: gets what is allowed but looks like a mistake.
+        elsewhere: has logins for what has none here.
     """
     entries: dict[str, Access] = {}
+    lent: dict[str, str] = {}
     broken: set[str] = set()
     for written, entry in (place.mapping() or {}).items():
         registry, slash, path = written.partition("/")
@@ -82,12 +127,35 @@ def read_auth(place: Place, environ: Mapping[str, str], folder: Path | None, war
             entry.wrong(f"{shorten(path)} is no project or repository; wildcards and tags have no place here")
         elif key in entries or key in broken:
             entry.wrong("the same registry stands here twice; capitals make no difference in a host")
-        access = _Entry(entry, environ, folder, warnings).read()
+        reader = _Entry(entry, environ, folder, warnings)
+        access = reader.read()
+        if access is not None and reader.lacks_login:
+            access = _borrowed(entry, key, access, elsewhere, lent)
         if access is None:
             broken.add(key)
         else:
             entries.setdefault(key, access)
-    return Credentials(entries, broken)
+    return Credentials(entries, broken, elsewhere, lent)
+
+
+def _borrowed(place: Place, key: str, way: Access, elsewhere: Elsewhere | None, lent: dict[str, str]) -> Access | None:
+    """Return the way to a registry with the login that it has elsewhere; None if there is none, which is noted."""
+    missing = "no login; give username and password, or say anonymous: true"
+    try:
+        found = elsewhere.find(key) if elsewhere is not None else None
+    except ConfigError as error:
+        place.wrong(f"{missing}; {told(error)}")
+        return None
+    if found is None:
+        place.wrong(missing)
+        return None
+    login, lent[key] = found
+    return replace(way, username=login.username, password=login.password, login=login.login)
+
+
+def told(error: ConfigError) -> str:
+    """Return an error about logins elsewhere as a part of a problem here."""
+    return f"what {error.source} has can't be used: {'; '.join(map(str, error.problems))}"
 
 
 def expand_variables(place: Place, text: str, environ: Mapping[str, str]) -> str | None:
@@ -120,6 +188,7 @@ class _Entry:
         self._folder = folder
         self._warnings = warnings
         self._fields: dict[str, Place] = {}
+        self.lacks_login = False
 
     def read(self) -> Access | None:
         fields = self._place.mapping(_KEYS)
@@ -143,7 +212,11 @@ class _Entry:
             self._place.wrong("a username without a password")
         elif named == (False, True):
             self._place.wrong("a password without a username")
-        elif named == (False, False) or (username == "" and password == ""):
+        elif named == (False, False):
+            # Said to be wrong only when nobody else has one.
+            self.lacks_login = True
+            return True
+        elif username == "" and password == "":
             self._place.wrong("no login; give username and password, or say anonymous: true")
         elif username == "" or password == "":
             self._place.child("username" if username == "" else "password", None).wrong("is empty")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from replicator.errors import ConfigError, Problem
-from replicator.rules.auth import Credentials, read_auth
+from replicator.rules.auth import Credentials, read_auth, told
 from replicator.rules.content import Content
 from replicator.rules.defaults import read_defaults
 from replicator.rules.document import MAX_BYTES, read_document
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from replicator.options import Platform
+    from replicator.rules.auth import Elsewhere
     from replicator.rules.rule import Rule
 
-_Options = tuple[str | None, str | None, "tuple[Platform, ...]"]
-"""What the command line gives: registry, namespace, platforms."""
+_Options = tuple[str | None, str | None, "tuple[Platform, ...]", "Elsewhere | None"]
+"""What is given beside the files: registry, namespace, platforms, further logins."""
 _RULE_PATH = re.compile(r'images(?:\["(?:[^"\\]|\\.)*"\]|\.[\w-]+)')
 _SECTIONS = ("auth", "defaults", "images")
 
@@ -39,6 +40,7 @@ def load(
     registry: str | None = None,
     namespace: str | None = None,
     platforms: tuple[Platform, ...] = (),
+    elsewhere: Elsewhere | None = None,
 ) -> Rules:
     """Read the rules from one file, or from one for ``auth`` and one for ``images``.
 
@@ -52,6 +54,7 @@ def load(
         registry: the default registry; wins over the file's.
         namespace: the default namespace; wins over the file's.
         platforms: the default platforms; none for the file's.
+        elsewhere: logins for what the files have none for.
 
     Raises:
         ConfigError: a file can't be read, or is wrong; with every problem at once.
@@ -61,19 +64,26 @@ def load(
             message = "one rules file (--config), or two files (--auth and --images); not both"
             raise ConfigError("command line", [Problem("", message)])
         text = _read(config)
-        return _parse({"": (text, config)}, str(config), environ, (registry, namespace, platforms))
+        return _parse({"": (text, config)}, str(config), environ, (registry, namespace, platforms, elsewhere))
     if images is None:
         message = "no rules: give a rules file (--config), or two files (--auth and --images)"
         raise ConfigError("command line", [Problem("", message)])
     files = {"auth": auth, "images": images}
     texts = {section: (_read(path), path) for section, path in files.items() if path is not None}
     return _parse(
-        texts, " and ".join(str(path) for path in files.values() if path), environ, (registry, namespace, platforms)
+        texts,
+        " and ".join(str(path) for path in files.values() if path),
+        environ,
+        (registry, namespace, platforms, elsewhere),
     )
 
 
 def load_credentials(
-    config: Path | None, *, auth: Path | None = None, environ: Mapping[str, str] | None = None
+    config: Path | None,
+    *,
+    auth: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Credentials:
     """Read only who we are at which registry; the rest of a rules file may be missing or wrong.
 
@@ -81,6 +91,7 @@ def load_credentials(
         config: a rules file.
         auth: instead of it a file that is the ``auth`` mapping itself.
         environ: what ``${NAME}`` in the file is taken from; by default the environment.
+        elsewhere: logins for what the file has none for.
 
     Raises:
         ConfigError: the file can't be read, or is wrong; with every problem at once.
@@ -91,7 +102,7 @@ def load_credentials(
         raise ConfigError("command line", [Problem("", message)])
     sections, problems = _sections({"" if config is not None else "auth": (_read(file), file)}, str(file))
     place = Place(sections.get("auth", {}), "auth", problems)
-    credentials = read_auth(place, os.environ if environ is None else environ, file.parent, [])
+    credentials = read_auth(place, os.environ if environ is None else environ, file.parent, [], elsewhere)
     if problems:
         raise ConfigError(str(file), problems)
     return credentials
@@ -105,6 +116,7 @@ def parse(
     registry: str | None = None,
     namespace: str | None = None,
     platforms: tuple[Platform, ...] = (),
+    elsewhere: Elsewhere | None = None,
 ) -> Rules:
     """Read the rules from the text of a rules file; a relative ``ca_file`` is relative to the working directory.
 
@@ -115,11 +127,12 @@ def parse(
         registry: the default registry; wins over the text's.
         namespace: the default namespace; wins over the text's.
         platforms: the default platforms; none for the text's.
+        elsewhere: logins for what the text has none for.
 
     Raises:
         ConfigError: the text is wrong; with every problem at once.
     """
-    return _parse({"": (text, None)}, source, environ, (registry, namespace, platforms))
+    return _parse({"": (text, None)}, source, environ, (registry, namespace, platforms, elsewhere))
 
 
 def _read(path: Path) -> str:
@@ -199,14 +212,14 @@ class _Reading:
     def read(self, sections: Mapping[str, Any], options: _Options) -> Rules:
         found: dict[str, list[Problem]] = {name: [] for name in (*sections, *_SECTIONS, "")}
         place = {name: Place(value, name, found[name]) for name, value in sections.items()}
-        registry, namespace, platforms = options
+        registry, namespace, platforms, elsewhere = options
         names = {"registry": registry, "namespace": namespace}
         defaults = read_defaults(place.get("defaults"), self._environ, names, found[""], self.warnings)
         if platforms:
             defaults = replace(defaults, content=Content(platforms).over(defaults.content))
-        credentials = Credentials({})
+        credentials = Credentials({}, elsewhere=elsewhere)
         if "auth" in place:
-            credentials = read_auth(place["auth"], self._environ, self._folder, self.warnings)
+            credentials = read_auth(place["auth"], self._environ, self._folder, self.warnings, elsewhere)
         rules: list[Rule] = []
         named: list[Named] = []
         if "images" in place:
@@ -217,12 +230,16 @@ class _Reading:
         overlaps.check(rules)
         found["images"] += overlaps.problems
         self.warnings += overlaps.warnings
-        found["auth"] += _without_credentials(named, credentials)
+        missing, logins = _logins(named, credentials)
+        found["auth"] += missing
         self.warnings += _unused(named, credentials)
+        if elsewhere is not None and elsewhere.problem is not None:
+            # For who needs it, it is an error besides.
+            self.warnings.append(elsewhere.problem)
         found["images"] = _in_order(found["images"], place.get("images"))
         for name in found:
             self.problems += found[name]
-        return Rules(rules, credentials, self.warnings)
+        return Rules(rules, credentials, self.warnings, logins)
 
 
 def _in_order(problems: list[Problem], images: Place | None) -> list[Problem]:
@@ -237,13 +254,25 @@ def _in_order(problems: list[Problem], images: Place | None) -> list[Problem]:
     return sorted(problems, key=number)
 
 
-def _without_credentials(named: Iterable[Named], credentials: Credentials) -> list[Problem]:
+def _logins(named: Iterable[Named], credentials: Credentials) -> tuple[list[Problem], list[tuple[str, str]]]:
+    """Find the login of everything that is named; return what has none, and where the others are from, by registry."""
     missing: dict[str, str] = {}
+    logins: dict[tuple[str, str], None] = {}
     for name in named:
-        if not credentials.fitting(name.beginning, whole=name.whole):
-            missing.setdefault(name.beginning.partition("/")[0], name.key)
-    message = "is missing, or not for all that {} names there; give username and password, or anonymous: true"
-    return [Problem(join("auth", registry), message.format(key)) for registry, key in missing.items()]
+        registry = name.beginning.partition("/")[0]
+        certain = name.beginning if name.whole else name.beginning.rpartition("/")[0]
+        trouble = ""
+        try:
+            found = credentials.search(certain)
+        except ConfigError as error:
+            found, trouble = None, f"; {told(error)}"
+        if found is not None:
+            logins[registry, found[1]] = None
+        elif not credentials.fitting(name.beginning, whole=name.whole):
+            needs = "give username and password, or anonymous: true"
+            message = f"is missing, or not for all that {name.key} names there; {needs}{trouble}"
+            missing.setdefault(registry, message)
+    return [Problem(join("auth", registry), message) for registry, message in missing.items()], list(logins)
 
 
 def _unused(named: Iterable[Named], credentials: Credentials) -> list[Problem]:

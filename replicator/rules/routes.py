@@ -22,11 +22,13 @@ class Route:
         renaming: those of them where a tag can have another name than at the source.
         whole: whether all tags must be seen together. If not, ``Rules.asked`` of one part of the tags after the other
             asks for the same as of all of them at once.
+        unfit: why copies that rules ask for can't be made, whatever the tag: no such name can be at the destination.
     """
 
     destinations: frozenset[Repository]
     renaming: frozenset[Repository]
     whole: bool
+    unfit: tuple[str, ...] = ()
 
 
 def route(rules: Iterable[Rule], repository: Repository) -> Route:
@@ -34,19 +36,22 @@ def route(rules: Iterable[Rule], repository: Repository) -> Route:
     destinations: set[Repository] = set()
     renaming: set[Repository] = set()
     whole = False
+    unfit: dict[str, None] = {}
     for rule in rules:
         for target in rule.targets:
             whole = whole or _is_whole(rule, target)
-            if rule.source.digest is not None and target.digest_tag is None:
-                continue
             try:
                 destination = target.template.expand(repository)
-            except ValueError:
-                continue  # there is no such copy, see `Rule.judge`
+            except ValueError as error:
+                # There is no such copy, see `Rule.judge`.
+                unfit[f"rule {rule.key}: {error}"] = None
+                continue
+            if rule.source.digest is not None and target.digest_tag is None:
+                continue
             destinations.add(destination)
             if target.pairs or target.digest_tag is not None:
                 renaming.add(destination)
-    return Route(frozenset(destinations), frozenset(renaming), whole)
+    return Route(frozenset(destinations), frozenset(renaming), whole, tuple(unfit))
 
 
 def _is_whole(rule: Rule, target: Target) -> bool:

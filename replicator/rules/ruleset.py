@@ -30,12 +30,20 @@ class Rules:
         rules: in the order of the file.
         credentials: from the file's ``auth``.
         warnings: what is allowed, but looks like a mistake.
+        logins: each registry, and where a login for it is from, in words.
     """
 
-    def __init__(self, rules: Iterable[Rule], credentials: Credentials, warnings: Iterable[Problem] = ()) -> None:
+    def __init__(
+        self,
+        rules: Iterable[Rule],
+        credentials: Credentials,
+        warnings: Iterable[Problem] = (),
+        logins: Iterable[tuple[str, str]] = (),
+    ) -> None:
         self._rules = tuple(rules)
         self._credentials = credentials
         self.warnings: tuple[Problem, ...] = tuple(warnings)
+        self.logins: tuple[tuple[str, str], ...] = tuple(logins)
         self.hosts: frozenset[str] = frozenset(_hosts(self._rules))
         self._by_repository: dict[Repository, list[int]] = {}
         self._by_project: dict[tuple[str, str], list[int]] = {}
@@ -136,7 +144,10 @@ class Rules:
         """Return how ``repository`` is reached and as whom, by the longest key of ``auth`` that fits.
 
         Returns:
-            The access, without a login where the file says ``anonymous``; None if no key fits.
+            The access, without a login where the file says ``anonymous``; None if no key fits, here and elsewhere.
+
+        Raises:
+            ConfigError: no key fits here, and what is elsewhere can't be used.
         """
         return self._credentials.find(repository)
 

@@ -57,6 +57,7 @@ class House:
             "HARBOR": {"username": HARBOR_ROBOT[0], "password": HARBOR_ROBOT[1], "insecure": True},
             "BEHIND": {"anonymous": True, "insecure": True},
             "PLAIN": {"anonymous": True},
+            "registry.cn-beijing.aliyuncs.com": {"anonymous": True},
         }
         return parse(self._named(json.dumps({"auth": auth, "images": images})), "rules.json", environ={})
 

@@ -160,3 +160,15 @@ async def test_what_is_deleted_while_it_lists_hides_no_other(
     third.released.set()
     found = await listing
     assert set(put.items()) - set(tags_of(found).items()) == set()
+
+
+async def test_repositories_that_no_destination_can_hold_are_named(house: House) -> None:
+    await house.put(["team/fits:v1", *(f"team/nested/app{number:02}:v1" for number in range(23))])
+    aliyun = "registry.cn-beijing.aliyuncs.com"
+    batches = await house.listed({"HARBOR/team/**": ["PLAIN/copy/{repository}", f"{aliyun}/mirror/{{name}}"]})
+    warnings = [warning for batch in batches for warning in batch.warnings]
+    assert len(warnings) == 21
+    left_out = f"{house.harbor.host}/team/nested/app00 is left out: rule {house.harbor.host}/team/**: "
+    assert warnings[0].startswith(f"{left_out}ACR can't hold mirror/nested/app00: ")
+    assert warnings[-1] == "3 more are left out for such reasons"
+    assert len(tags_of(batches)) == 24

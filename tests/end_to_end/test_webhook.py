@@ -28,6 +28,7 @@ RULES = {
     },
     "images": {
         "harbor.example.com/team/**": "registry.cn-beijing.aliyuncs.com/team/{flat}",
+        "harbor.example.com/nested/**": "registry.cn-beijing.aliyuncs.com/mirror/{name}",
         "other.example.com:8443/team/x": "registry.cn-beijing.aliyuncs.com/other/x",
     },
 }
@@ -90,6 +91,16 @@ async def test_what_no_rule_names_is_ignored(serving: Serving) -> None:
     status, answer = await post(serving, event)
     assert status == 200
     assert answer["ignored"] == "no rule names harbor.example.com/elsewhere/app:v1.2.3"
+
+
+async def test_what_a_rule_names_and_acr_can_not_hold_is_ignored_for_that_reason(serving: Serving) -> None:
+    event = default()
+    event["event_data"]["repository"]["repo_full_name"] = "nested/app/api"
+    status, answer = await post(serving, event)
+    assert status == 200
+    assert answer["ignored"].startswith(
+        "harbor.example.com/nested/app/api:v1.2.3: rule harbor.example.com/nested/**: ACR can't hold mirror/app/api: "
+    )
 
 
 async def test_a_harbor_that_no_rule_names_is_ignored_unless_the_url_says_which_it_is(serving: Serving) -> None:

@@ -158,7 +158,9 @@ class _Endpoint:
     def __init__(self, body: bytes) -> None:
         self.body = body
 
-    async def fetch_token(self, realm: URL, query: Iterable[tuple[str, str]], authorization: str | None) -> bytes:
+    async def fetch_token(
+        self, realm: URL, query: Iterable[tuple[str, str]], authorization: str | None, form: bytes | None = None
+    ) -> bytes:
         return self.body
 
 

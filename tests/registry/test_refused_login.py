@@ -44,7 +44,9 @@ class Answers:
     def __init__(self, token: bytes | None) -> None:
         self._token = token
 
-    async def fetch_token(self, realm: URL, query: Iterable[tuple[str, str]], authorization: str | None) -> bytes:
+    async def fetch_token(
+        self, realm: URL, query: Iterable[tuple[str, str]], authorization: str | None, form: bytes | None = None
+    ) -> bytes:
         if self._token is None:
             raise LoginRefused("h", "GET /token", "no", status=403)
         return self._token

@@ -206,6 +206,15 @@ def test_a_name_that_grows_too_long_is_refused_not_raised() -> None:
     assert "is not a repository's name" in explanation.reason
 
 
+def test_a_name_that_flat_makes_too_long_is_refused_with_its_length() -> None:
+    rules = rules_of({f"{HARBOR}/team/**": f"{ACR}/mirror/{{flat}}"})
+    longest = "team/" + "a" * (255 - len("mirror/team-"))
+    assert goes_to(rules, f"{HARBOR}/{longest}:1")
+    (explanation,) = rules.explain(pushed(f"{longest}a:1"))
+    assert not explanation.matches
+    assert explanation.reason.endswith("is not a repository's name: it has 256 characters, and 255 are the most")
+
+
 def test_sources_say_what_to_list() -> None:
     rules = rules_of(
         {

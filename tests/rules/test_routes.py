@@ -33,7 +33,11 @@ def test_a_route_leads_to_every_destination_of_every_rule_about_the_repository()
 def test_what_goes_by_digest_or_can_not_be_held_leads_nowhere() -> None:
     rules = rules_of({f"{HARBOR}/a/x@{SHA}": f"{PLAIN}/one", f"{HARBOR}/a/**": f"{ACR}/ns/{{name}}"})
     assert places(rules.route(Repository(HARBOR, "a/x")).destinations) == {f"{ACR}/ns/x"}
-    assert places(rules.route(Repository(HARBOR, "a/x/y")).destinations) == set()
+    unfit = rules.route(Repository(HARBOR, "a/x/y"))
+    assert places(unfit.destinations) == set()
+    (reason,) = unfit.unfit
+    assert reason.startswith(f"rule {HARBOR}/a/**: ACR can't hold ns/x/y: ")
+    assert rules.route(Repository(HARBOR, "a/x")).unfit == ()
     named = rules_of({f"{HARBOR}/a/x@{SHA}": f"{PLAIN}/one:v1"}).route(Repository(HARBOR, "a/x"))
     assert places(named.destinations) == places(named.renaming) == {f"{PLAIN}/one"}
 
