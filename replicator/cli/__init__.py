@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from replicator import __version__, exit_codes
-from replicator.cli import backfill, copying, inspecting, service
+from replicator.cli import backfill, copying, inspecting, service, starting
 from replicator.errors import ConfigError, ReplicatorError
 
 __all__ = ["app", "main"]
@@ -45,6 +45,7 @@ def root(
 
 
 for command in (
+    starting.init,
     service.serve,
     service.worker,
     backfill.backfill,
