@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from replicator import __version__, exit_codes
-from replicator.cli import backfill, copying, inspecting, service
+from replicator.cli import backfill, converting, copying, inspecting, service, starting
 from replicator.errors import ConfigError, ReplicatorError
 
 __all__ = ["app", "main"]
@@ -45,6 +45,8 @@ def root(
 
 
 for command in (
+    starting.init,
+    converting.convert,
     service.serve,
     service.worker,
     backfill.backfill,
