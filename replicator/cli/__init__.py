@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from replicator import __version__, exit_codes
-from replicator.cli import backfill, copying, inspecting, service
+from replicator.cli import backfill, checking, copying, inspecting, service
 from replicator.errors import ConfigError, ReplicatorError
 
 __all__ = ["app", "main"]
@@ -50,6 +50,7 @@ for command in (
     backfill.backfill,
     copying.copy,
     copying.explain,
+    checking.check,
     inspecting.status,
 ):
     app.command()(command)
