@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from replicator import __version__, exit_codes
+from replicator.checking.certificates import look_at_certificate
 from replicator.checking.findings import Finding, Probe, State, tried
 from replicator.checking.queues import judge_webhook, try_redis, try_state_directory
 from replicator.checking.registries import log_in, look_for, try_push
@@ -101,7 +102,11 @@ class _Check:
         key = (repository.registry, access)
         if key not in self._logins:
             anonymous = access is not None and access.username is None
-            run = partial(log_in, self._registries, repository, anonymous=anonymous)
+
+            async def run() -> list[Finding]:
+                found = await log_in(self._registries, repository, anonymous=anonymous)
+                return found + (await look_at_certificate(repository.registry, access) if access is not None else [])
+
             self._logins[key] = asyncio.create_task(self._try(Probe("login", repository.registry, run)))
         return await self._logins[key]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -13,6 +14,7 @@ import trustme
 from tests.queue.servers import RedisServer
 from tests.running import TOKEN, replicator
 from tests.standins.faults import Answer, Fault, Headers
+from tests.standins.harbor import HarborStandIn
 from tests.standins.images import image, push
 from tests.standins.logins import ACR_USER, HARBOR_ROBOT
 from tests.standins.server import serve
@@ -131,3 +133,19 @@ async def test_wrong_rules_are_a_mistake_of_use(house: House) -> None:
     rules = house.rules({"HARBOR/library/**": 5})
     ended = await replicator("check", "--config", rules, cwd=house.directory)
     assert (ended.code, "images" in ended.said) == (2, True)
+
+
+async def test_a_certificate_that_ends_soon_is_told_with_its_day(pushed: House) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(pushed.directory / "ca.pem")
+    ends = datetime.now(UTC) + timedelta(days=9)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1", not_after=ends).configure_cert(tls)
+    users, projects = dict([HARBOR_ROBOT]), {"library": True}
+    async with HarborStandIn(pushed.behind_harbor, users=users, projects=projects, tls=tls) as harbor:
+        text = pushed.rules(RULE).read_text().replace(pushed.harbor.host, harbor.host)
+        rules = pushed.directory / "rules.json"
+        rules.write_text(text.replace('"insecure": true', '"ca_file": "ca.pem"', 1))
+        ended = await replicator("check", "--json", "--config", rules, cwd=pushed.directory)
+    (line,) = [line for line in json.loads(ended.out) if line["name"] == "certificate"]
+    assert f"ends on {ends:%Y-%m-%d}" in line["message"]
