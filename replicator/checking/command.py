@@ -77,10 +77,15 @@ class _Check:
     async def run(self) -> list[Finding]:
         async with asyncio.TaskGroup() as group:
             local = [group.create_task(self._try(probe)) for probe in self._local_probes()]
+            # Where a source can't be listed its destinations are not known, but their hosts are.
+            named = [Repository(host, "x/x") for host in sorted(self._rules.hosts)]
+            hosts = [
+                group.create_task(self._login(each)) for each in named if self._rules.credentials(each) is not None
+            ]
             sources = [group.create_task(self._source(source)) for source in self._rules.sources()]
         async with asyncio.TaskGroup() as group:
             pushes = [group.create_task(self._push(destination)) for destination in self._destinations.values()]
-        lines = [line for task in (*sources, *pushes, *local) for line in task.result()]
+        lines = [line for task in (*hosts, *sources, *pushes, *local) for line in task.result()]
         # One login serves several rules: it is told once.
         return list(dict.fromkeys(lines))
 

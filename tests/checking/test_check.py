@@ -149,3 +149,10 @@ async def test_a_certificate_that_ends_soon_is_told_with_its_day(pushed: House) 
         ended = await replicator("check", "--json", "--config", rules, cwd=pushed.directory)
     (line,) = [line for line in json.loads(ended.out) if line["name"] == "certificate"]
     assert f"ends on {ends:%Y-%m-%d}" in line["message"]
+
+
+async def test_a_destination_is_tried_though_the_source_can_not_be_reached(pushed: House) -> None:
+    rules = pushed.rules(RULE)
+    rules.write_text(rules.read_text().replace(pushed.harbor.host, "127.0.0.1:1"))
+    lines = await checked(pushed, rules, 1)
+    assert ("login", pushed.acr.host, "ok") in {(line["name"], line["subject"], line["state"]) for line in lines}
