@@ -1,0 +1,138 @@
+"""Probes of registries: the way there, the login, the lists, one manifest, the permission to push."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from replicator.advice import explained
+from replicator.checking.clocks import clock_complaint, parse_date
+from replicator.checking.findings import Finding, State
+from replicator.harbor import HarborApi
+from replicator.reference import Reference, Repository
+from replicator.registry.errors import NotFound, RegistryError, Unauthorized
+from replicator.registry.manifest import ACCEPT
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from replicator.registry import Registries
+    from replicator.rules import Rules
+    from replicator.rules.request import CopyRequest, Source
+
+_NEEDED = "a robot account of Harbor needs: list and pull repository, list and read artifact, list tag"
+
+
+async def log_in(registries: Registries, repository: Repository, *, anonymous: bool) -> list[Finding]:
+    """Reach a host under the login for ``repository``: name, connection, TLS, login and clock.
+
+    Args:
+        registries: the way there.
+        repository: one that the login is for.
+        anonymous: whether there is none; to be asked for one is no failure then.
+
+    Raises:
+        RegistryError: the host can't be reached, or refuses the login.
+    """
+    host = repository.registry
+    transport = registries.transport(repository)
+    try:
+        reply = await transport.call("GET", await transport.url("/v2/"), scopes=frozenset(), expect={200})
+    except Unauthorized:
+        if not anonymous:
+            raise
+        return [Finding("login", host, State.OK, "reached, without a login")]
+    found = [Finding("login", host, State.OK, "reached, without a login" if anonymous else "reached and logged in")]
+    date = parse_date(reply.headers.get("Date"))
+    complaint = clock_complaint(date, datetime.now(UTC), host) if date is not None else None
+    if complaint is not None:
+        found.append(Finding("clock", host, State.FAILED, complaint))
+    return found
+
+
+async def look_for(registries: Registries, rules: Rules, source: Source) -> tuple[list[Finding], list[CopyRequest]]:
+    """List until something matches, and ask for one manifest by HEAD, which counts as no pull.
+
+    Returns:
+        What was found, and the copies of the tag that matched, if there was one.
+
+    Raises:
+        RegistryError: a list or the manifest is refused, or there was no answer.
+    """
+    subject = _name(source)
+    async with aclosing(_repositories(registries, source)) as repositories:
+        async for repository in repositories:
+            tags = [tag async for tag in registries.source(repository).tags()] if source.needs_tags else []
+            requests = [
+                asked.request for asked in rules.asked(repository, tags) if asked.rules.intersection(source.rules)
+            ]
+            if requests:
+                first = requests[0].source
+                found = [await _manifest(registries, first)]
+                return (
+                    [Finding("list", subject, State.OK, f"matches {first}"), *found],
+                    [request for request in requests if request.source == first],
+                )
+    message = "nothing matches: check the rule's names and tags, and whether the login sees the project"
+    return [Finding("list", subject, State.FAILED, message)], []
+
+
+async def _repositories(registries: Registries, source: Source) -> AsyncGenerator[Repository, None]:
+    if source.repository is not None:
+        yield source.repository
+        return
+    try:
+        async with aclosing(_listed(registries, source)) as repositories:
+            async for repository in repositories:
+                yield repository
+    except RegistryError as error:
+        error.add_note(_NEEDED)
+        raise
+
+
+async def _listed(registries: Registries, source: Source) -> AsyncGenerator[Repository, None]:
+    def api(project: str) -> HarborApi:
+        return HarborApi(source.registry, registries.transport(Repository(source.registry, project)))
+
+    projects = [source.project] if source.project is not None else [name async for name in api("x").projects()]
+    for project in projects:
+        async with aclosing(api(f"{project}/x").repositories(project)) as rows:
+            async for row in rows:
+                if source.includes(row.repository.name):
+                    yield row.repository
+
+
+async def _manifest(registries: Registries, image: Reference) -> Finding:
+    transport = registries.transport(image.repository)
+    url = await transport.url(f"/v2/{image.repository.name}/manifests/{image.identifier}")
+    scopes = frozenset({f"repository:{image.repository.name}:pull"})
+    try:
+        await transport.call("HEAD", url, scopes=scopes, expect={200}, headers={"Accept": ACCEPT})
+    except NotFound:
+        return Finding("pull", str(image), State.FAILED, "is not there: check the name in the rule")
+    except RegistryError as error:
+        return Finding("pull", str(image), State.FAILED, explained(error))
+    return Finding("pull", str(image), State.OK, "may be read")
+
+
+async def try_push(registries: Registries, destination: Reference) -> list[Finding]:
+    """Open an upload at a destination and cancel it; nothing is sent."""
+    subject = str(destination.repository)
+    try:
+        location = await registries.destination(destination.repository).start_upload()
+    except RegistryError as error:
+        return [Finding("push", subject, State.FAILED, explained(error, destination))]
+    message = "may be pushed to"
+    if location is not None:
+        scopes = frozenset({f"repository:{destination.repository.name}:pull,push"})
+        try:
+            transport = registries.transport(destination.repository)
+            await transport.call("DELETE", location, scopes=scopes, expect={200, 202, 204}, tries=1)
+        except RegistryError:
+            message += "; the upload that was opened for this could not be cancelled, and is left to the registry"
+    return [Finding("push", subject, State.OK, message)]
+
+
+def _name(source: Source) -> str:
+    return str(source.repository) if source.repository is not None else f"{source.registry}/{source.glob}"
