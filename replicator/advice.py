@@ -76,11 +76,14 @@ def _push_advice(error: RegistryError, destination: Reference) -> str:
         quota += " (the Personal Edition has 3 namespaces and 300 repositories)"
     if _QUOTA.search(error.detail):
         return f"{quota}: delete what is not needed, or have the quota raised"
+    missing = (
+        "the repository does not exist and the namespace does not create repositories by itself (Automatically Create "
+        "Repository)"
+    )
     causes = [
         "the login may not push here",
         f"the namespace {namespace!r} does not exist",
-        "the repository does not exist and the namespace does not create repositories by itself (Automatically Create "
-        "Repository)",
+        missing,
         *([] if at_acr else ["the name has more segments than namespace/repository"]),
         quota,
     ]

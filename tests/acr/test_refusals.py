@@ -28,7 +28,8 @@ pytest_plugins = ["tests.standins.fixtures"]
 
 PERSONAL = "registry.cn-beijing.aliyuncs.com"
 ENTERPRISE = "corp-registry.cn-beijing.cr.aliyuncs.com"
-WRONG = replace(Access(*ACR_USER), password="mistaken-secret")
+LOGIN = Access(*ACR_USER)
+WRONG = replace(LOGIN, password="mistaken-secret")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Row:
     hides: tuple[str, ...] = ()
     name: str = "cache/app"
     acr: dict[str, Any] = field(default_factory=dict)
-    login: Access = Access(*ACR_USER)
+    login: Access = LOGIN
     fault: Fault | None = None
     token_fault: Fault | None = None
     pushed: Image | Index = field(default_factory=lambda: image(1))
