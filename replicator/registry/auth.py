@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from yarl import URL
 
+from replicator.registry.access import Login
 from replicator.registry.challenges import parse_challenges
 from replicator.registry.errors import LoginRefused, ProtocolViolated
 
@@ -65,15 +66,13 @@ class Authorizer:
     """The ``Authorization`` headers of one registry under one login.
 
     Tokens are cached by scope and asked for once, however many requests wait for the same one.
-
-    Attributes:
-        basic: the header of HTTP Basic; None for an anonymous login.
     """
 
     def __init__(self, registry: str, access: Access, source: TokenSource) -> None:
         self._registry = registry
         self._source = source
-        self.basic = _basic(access)
+        self._logins = access.logins
+        self._login = Login(access.username, access.password or "") if access.username is not None else None
         self._realm: URL | None = None
         self._service: str | None = None
         self._use_basic = False
@@ -82,6 +81,17 @@ class Authorizer:
         self._refusal: tuple[float, LoginRefused] | None = None
         self._accepted: set[frozenset[str]] = set()
         self._refused_uploads: dict[frozenset[str], str] = {}
+
+    async def basic(self) -> str | None:
+        """Return the header of HTTP Basic; None for an anonymous login.
+
+        Raises:
+            RegistryError: there is no login to be had.
+        """
+        return _basic(await self._current())
+
+    async def _current(self) -> Login | None:
+        return await self._logins.login(self._service) if self._logins is not None else self._login
 
     async def header(self, scopes: frozenset[str], *, long: bool = False) -> str | None:
         """Return the header for a request that needs ``scopes``; None as long as no challenge was met.
@@ -95,7 +105,7 @@ class Authorizer:
             RegistryError: the token endpoint can't be reached or makes no sense.
         """
         if self._realm is None:
-            return self.basic if self._use_basic else None
+            return await self.basic() if self._use_basic else None
         token = self._tokens.get(scopes)
         if token is None or not token.serves(time.monotonic(), long=long):
             token = await self._renew(scopes, long=long)
@@ -126,15 +136,16 @@ class Authorizer:
         # Harbor answers a rejected bearer with a Basic challenge: the realm it named before still holds.
         if self._realm is not None:
             return True
-        self._use_basic = self.basic is not None and any(challenge.scheme == "basic" for challenge in challenges)
-        return self._use_basic and used != self.basic
+        anonymous = self._login is None and self._logins is None
+        self._use_basic = not anonymous and any(challenge.scheme == "basic" for challenge in challenges)
+        return self._use_basic and not _is_basic(used)
 
     def upload_refused(self, scopes: frozenset[str], used: str | None) -> bool:
         """Note that a body was answered 401, and tell whether the token is not to blame: the one before met the same.
 
         Several uploads under one token may meet its end together; that counts once.
         """
-        if used is None or used == self.basic:
+        if used is None or _is_basic(used):
             return False
         return self._refused_uploads.setdefault(scopes, used) != used
 
@@ -182,7 +193,7 @@ class Authorizer:
         query = [("service", self._service)] if self._service is not None else []
         query += [("scope", scope) for scope in sorted(scopes)]
         issued = time.monotonic()
-        body = await self._source.fetch_token(self._realm, query, self.basic)
+        body = await self._fetch(self._realm, query)
         request = f"GET {self._realm.path} (token)"
         try:
             answer: Mapping[str, object] = json.loads(body)
@@ -200,6 +211,24 @@ class Authorizer:
         seconds = float(min(life, _MAX_LIFE)) if isinstance(life, int | float) and life > 0 else _DEFAULT_LIFE
         return Token(value, issued, issued + seconds)
 
+    async def _fetch(self, realm: URL, query: list[tuple[str, str]]) -> bytes:
+        """Ask the token endpoint; if it refuses a login that came from a source, with the source's next one."""
+        login = await self._current()
+        try:
+            return await self._source.fetch_token(realm, query, _basic(login))
+        except LoginRefused:
+            if self._logins is None or login is None:
+                raise
+            self._logins.refused(login)
+            following = await self._current()
+            if following == login:
+                raise
+            return await self._source.fetch_token(realm, query, _basic(following))
+
+
+def _is_basic(header: str | None) -> bool:
+    return header is not None and header.startswith("Basic ")
+
 
 def _realm(challenge: Challenge) -> URL | None:
     try:
@@ -208,8 +237,8 @@ def _realm(challenge: Challenge) -> URL | None:
         return None
 
 
-def _basic(access: Access) -> str | None:
-    if access.username is None:
+def _basic(login: Login | None) -> str | None:
+    if login is None:
         return None
-    pair = f"{access.username}:{access.password or ''}".encode()
+    pair = f"{login.username}:{login.password}".encode()
     return "Basic " + base64.b64encode(pair).decode("ascii")

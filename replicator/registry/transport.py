@@ -205,7 +205,9 @@ class Transport:
         streamed = data is not None and not isinstance(data, bytes)
         refusals = 0
         while True:
-            authorization = self._authorizer.basic if basic else await self._authorizer.header(scopes, long=streamed)
+            authorization = (
+                await self._authorizer.basic() if basic else await self._authorizer.header(scopes, long=streamed)
+            )
             async with self._follow(method, url, headers, data, authorization) as response:
                 if response.status != 401:
                     if authorization is not None:
