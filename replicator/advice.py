@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from replicator import acr
+from replicator.aliyun.errors import AccountRefused
 from replicator.registry.errors import Denied, LoginRefused, RegistryError, TooManyRequests, Unauthorized
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ def _login_advice(error: LoginRefused) -> str:
             "this RAM user has never set up Container Registry: open its console once as this user, in the registry's "
             "region, and set a password on the Access Credential page; then check that the username under auth is "
             "user@account-id"
+        )
+    if isinstance(error, AccountRefused):
+        return (
+            "check the account under aliyun: its access key or role, whether its RAM policy allows "
+            "cr:GetAuthorizationToken, and region and instance_id"
         )
     hint = acr.LOGIN_HINT if acr.is_acr(error.registry) else ""
     return f"check username and password of {error.registry} under auth{hint}"
