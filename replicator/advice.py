@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from replicator import acr
+from replicator.aliyun.errors import AccountRefused
 from replicator.registry.errors import Denied, LoginRefused, RegistryError, TooManyRequests, Unauthorized
 
 if TYPE_CHECKING:
     from replicator.errors import ReplicatorError
     from replicator.reference import Reference
+
+
+_QUOTA = re.compile(r"quota|exceed|limit", re.IGNORECASE)
+"""Words of a refusal that is one of quantity."""
 
 
 def explained(error: ReplicatorError, destination: Reference | None = None) -> str:
@@ -27,8 +33,7 @@ def explained(error: ReplicatorError, destination: Reference | None = None) -> s
 
 def _advice(error: RegistryError, destination: Reference | None) -> str:
     if isinstance(error, LoginRefused):
-        hint = acr.LOGIN_HINT if acr.is_acr(error.registry) else ""
-        return f"check username and password of {error.registry} under auth{hint}"
+        return _login_advice(error)
     if isinstance(error, TooManyRequests):
         return "fewer copies at once (REPLICATOR_CONCURRENCY, --proc) may help"
     if not isinstance(error, Denied | Unauthorized):
@@ -39,13 +44,53 @@ def _advice(error: RegistryError, destination: Reference | None) -> str:
             "for good; attestations: strip in the rule (--attestations strip) leaves attestations out"
         )
     if destination is not None and error.registry == destination.registry:
-        namespace = destination.repository.name.partition("/")[0]
-        return (
-            f"for a push this can mean: the login may not push here; the namespace {namespace!r} does not exist; the "
-            "repository does not exist and the namespace does not create repositories by itself (Automatically Create "
-            "Repository); the name has more segments than namespace/repository; a quota is used up"
-        )
+        return _push_advice(error, destination)
     return (
         f"check username and password of {error.registry} under auth, whether its robot account has expired, and "
         "whether it may pull and list here"
     )
+
+
+def _login_advice(error: LoginRefused) -> str:
+    if "USER_NOT_EXIST" in error.detail:
+        return (
+            "this RAM user has never set up Container Registry: open its console once as this user, in the registry's "
+            "region, and set a password on the Access Credential page; then check that the username under auth is "
+            "user@account-id"
+        )
+    if isinstance(error, AccountRefused):
+        return (
+            "check the account under aliyun: its access key or role, whether its RAM policy allows "
+            "cr:GetAuthorizationToken, and region and instance_id"
+        )
+    hint = acr.LOGIN_HINT if acr.is_acr(error.registry) else ""
+    return f"check username and password of {error.registry} under auth{hint}"
+
+
+def _push_advice(error: RegistryError, destination: Reference) -> str:
+    namespace = destination.repository.name.partition("/")[0]
+    segments = destination.repository.name.count("/") + 1
+    at_acr = acr.is_acr(error.registry)
+    if at_acr and segments != acr.NAME_SEGMENTS:
+        return (
+            f"a repository at ACR is exactly namespace/name, not {segments} segment{'s' if segments > 1 else ''}; "
+            "{flat} in the rule's destination makes one segment of a nested name"
+        )
+    endpoint = acr.endpoint_of(error.registry) if at_acr else None
+    quota = "a quota is used up"
+    if endpoint is not None and endpoint.edition is acr.Edition.PERSONAL:
+        quota += " (the Personal Edition has 3 namespaces and 300 repositories)"
+    if _QUOTA.search(error.detail):
+        return f"{quota}: delete what is not needed, or have the quota raised"
+    missing = (
+        "the repository does not exist and the namespace does not create repositories by itself (Automatically Create "
+        "Repository)"
+    )
+    causes = [
+        "the login may not push here",
+        f"the namespace {namespace!r} does not exist",
+        missing,
+        *([] if at_acr else ["the name has more segments than namespace/repository"]),
+        quota,
+    ]
+    return f"for a push this can mean: {'; '.join(causes)}"

@@ -16,6 +16,7 @@ import signal
 from dataclasses import dataclass
 
 from replicator.docker.config import login_problem
+from replicator.registry.access import Login
 from replicator.registry.errors import LoginMissing, LoginUnavailable
 
 PROGRAM = "docker-credential-"
@@ -29,7 +30,7 @@ _NOT_FOUND = b"credentials not found in native keychain"
 
 @dataclass(frozen=True, slots=True)
 class Helper:
-    """A helper, asked for one registry; an `Access.login`.
+    """A helper, asked for one registry; a `replicator.registry.access.Logins`.
 
     Attributes:
         registry: whom the login is for; in every error.
@@ -43,13 +44,17 @@ class Helper:
     server: str
     seconds: float = SECONDS
 
-    async def __call__(self) -> tuple[str, str]:
-        """Run the helper and return username and password.
+    async def login(self, service: str | None) -> Login:
+        """Run the helper and return what it says.
+
+        Args:
+            service: makes no difference to it.
 
         Raises:
             LoginMissing: it does not have the login, is not there, or makes no sense.
             LoginUnavailable: it failed, or took too long; it may work the next time.
         """
+        del service
         request = f"{PROGRAM}{self.name} get"
         program = shutil.which(f"{PROGRAM}{self.name}")
         if program is None:
@@ -82,7 +87,12 @@ class Helper:
         problem = login_problem(username, password)
         if problem is not None:
             raise LoginMissing(self.registry, request, f"its answer {problem}")
-        return username, password
+        return Login(username, password)
+
+    def refused(self, login: Login) -> bool:
+        """Tell that a helper keeps no login here, so that nothing is known of the next."""
+        del login
+        return False
 
 
 async def _output_of(program: str, text: str) -> tuple[bytes, int]:

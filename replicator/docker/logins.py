@@ -80,7 +80,7 @@ class DockerLogins:
         if shutil.which(program) is None:
             message = f"its helper {program} is not on PATH"
             raise ConfigError(str(self._file), [Problem(key, message)])
-        return Access(login=Helper(registry, login.helper, login.server)), f"{program} ({self._file})"
+        return Access(logins=Helper(registry, login.helper, login.server)), f"{program} ({self._file})"
 
 
 def docker_logins(setting: str | None, environ: Mapping[str, str] = os.environ) -> DockerLogins:

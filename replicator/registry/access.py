@@ -2,12 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable  # noqa: TC003 - part of the value's type, as below
+import base64
 from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003 - part of the value's type, resolved by its users
+from typing import Protocol
 
 IDENTITY_TOKEN = "<token>"  # noqa: S105 - a username
 """The username that says of a password that it is an OAuth2 refresh token, as Docker's credential helpers do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A name and a password.
+
+    Attributes:
+        username: the name, or `IDENTITY_TOKEN`.
+        password: the password, or the refresh token; never shown.
+    """
+
+    username: str
+    password: str = field(repr=False)
+
+    @property
+    def basic(self) -> str | None:
+        """The header of HTTP Basic; None for a refresh token, which is no password."""
+        if self.refresh_token is not None:
+            return None
+        pair = f"{self.username}:{self.password}".encode()
+        return "Basic " + base64.b64encode(pair).decode("ascii")
+
+    @property
+    def refresh_token(self) -> str | None:
+        """What the token endpoint takes instead of a password, if that is what this is."""
+        return self.password if self.username == IDENTITY_TOKEN else None
+
+
+class Logins(Protocol):
+    """Gives the login of a registry when it is needed, and another when that has ended. It must be hashable."""
+
+    async def login(self, service: str | None) -> Login:
+        """Return a login that holds now.
+
+        Args:
+            service: the ``service`` of the registry's token challenge, if it named one.
+
+        Raises:
+            RegistryError: there is none to be had.
+        """
+
+    def refused(self, login: Login) -> bool:
+        """Note that the registry refused ``login``, and tell whether the next is known to be another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +64,8 @@ class Access:
         insecure: do not verify the TLS certificate, and fall back to plain HTTP.
         ca_file: PEM file of further authorities to trust for this registry.
         endpoint: ``host[:port]`` or ``http(s)://host[:port]`` to connect to instead of the registry's own name.
-        login: asked for username and password when they are needed, instead of these two; it raises a `RegistryError`
-            if there are none. It is asked again when they are a minute old, and when they were refused.
+        logins: asked for the login when it is needed, in place of username and password; again when that is a minute
+            old, and when it was refused.
     """
 
     username: str | None = None
@@ -29,4 +73,4 @@ class Access:
     insecure: bool = False
     ca_file: Path | None = None
     endpoint: str | None = None
-    login: Callable[[], Awaitable[tuple[str, str]]] | None = field(default=None, repr=False)
+    logins: Logins | None = field(default=None, repr=False)

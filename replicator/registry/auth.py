@@ -22,9 +22,8 @@ from replicator.registry.login import LoginSource
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from replicator.registry.access import Access
+    from replicator.registry.access import Access, Login
     from replicator.registry.challenges import Challenge
-    from replicator.registry.login import Login
 
 _DEFAULT_LIFE = 60.0
 """Seconds a token lives whose answer does not say ("Token Response Fields")."""
@@ -104,7 +103,7 @@ class Authorizer:
         return f"Bearer {token.value}"
 
     async def _basic(self) -> str | None:
-        login = await self._login.get()
+        login = await self._login.get(self._service)
         if login is not None and login.basic is None:
             detail = "the login is an identity token, and HTTP Basic takes a password: log in with one"
             raise LoginRefused(self._registry, "HTTP Basic", detail)
@@ -215,14 +214,14 @@ class Authorizer:
         return Token(value, issued, issued + seconds)
 
     async def _token_answer(self, realm: URL, query: list[tuple[str, str]]) -> bytes:
-        login = await self._login.get()
+        login = await self._login.get(self._service)
         try:
             return await self._fetch(realm, query, login)
         except LoginRefused:
             # One that was asked for may have ended since.
             if login is None or not self._login.renew(login):
                 raise
-        return await self._fetch(realm, query, await self._login.get())
+        return await self._fetch(realm, query, await self._login.get(self._service))
 
     async def _fetch(self, realm: URL, query: list[tuple[str, str]], login: Login | None) -> bytes:
         if login is not None and login.refresh_token is not None:

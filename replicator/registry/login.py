@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from replicator.registry.access import IDENTITY_TOKEN
+from replicator.registry.access import Login
 from replicator.registry.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -22,32 +20,6 @@ _FAILED = 30.0
 """Seconds for which a login is not asked for again after that failed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
-    """A name and a password.
-
-    Attributes:
-        username: the name, or `IDENTITY_TOKEN`.
-        password: the password, or the refresh token.
-    """
-
-    username: str
-    password: str = field(repr=False)
-
-    @property
-    def basic(self) -> str | None:
-        """The header of HTTP Basic; None for a refresh token, which is no password."""
-        if self.refresh_token is not None:
-            return None
-        pair = f"{self.username}:{self.password}".encode()
-        return "Basic " + base64.b64encode(pair).decode("ascii")
-
-    @property
-    def refresh_token(self) -> str | None:
-        """What the token endpoint takes instead of a password, if that is what this is."""
-        return self.password if self.username == IDENTITY_TOKEN else None
-
-
 class LoginSource:
     """Gives the login of an access, and asks for one at a time, however many requests wait for it.
 
@@ -56,20 +28,23 @@ class LoginSource:
     """
 
     def __init__(self, access: Access) -> None:
-        self._ask = access.login
+        self._logins = access.logins
         self._given = Login(access.username, access.password or "") if access.username is not None else None
-        self.exists = self._ask is not None or self._given is not None
+        self.exists = self._logins is not None or self._given is not None
         self._asked: tuple[float, Login] | None = None
         self._failure: tuple[float, RegistryError] | None = None
         self._lock = asyncio.Lock()
 
-    async def get(self) -> Login | None:
+    async def get(self, service: str | None = None) -> Login | None:
         """Return the login; None for nobody.
+
+        Args:
+            service: the ``service`` of the registry's token challenge, if it named one.
 
         Raises:
             RegistryError: it was asked for, and there is none.
         """
-        if self._ask is None:
+        if self._logins is None:
             return self._given
         async with self._lock:
             now = time.monotonic()
@@ -78,7 +53,7 @@ class LoginSource:
                 raise self._failure[1].again()
             if self._asked is None or now - self._asked[0] >= _LIFE:
                 try:
-                    login = Login(*await self._ask())
+                    login = await self._logins.login(service)
                 except RegistryError as error:
                     self._failure = (time.monotonic(), error)
                     raise
@@ -87,11 +62,12 @@ class LoginSource:
 
     def renew(self, refused: Login) -> bool:
         """Note that a login was refused, and tell whether asking for another may help."""
-        if self._ask is None:
+        if self._logins is None:
             return False
         if self._asked is None or self._asked[1] != refused:
             return True
-        if time.monotonic() - self._asked[0] < _FRESH:
+        another = self._logins.refused(refused)
+        if not another and time.monotonic() - self._asked[0] < _FRESH:
             return False
         self._asked = None
         return True
@@ -100,5 +76,5 @@ class LoginSource:
         """Do the same as `renew`, for the header of HTTP Basic that was refused."""
         current = self._asked[1] if self._asked is not None else None
         if current is None or current.basic != refused:
-            return self._ask is not None
+            return self._logins is not None
         return self.renew(current)

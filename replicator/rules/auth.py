@@ -8,21 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from yarl import URL
-
+from replicator.aliyun import TemporaryLogins
 from replicator.errors import ConfigError, Problem
 from replicator.reference import Repository, is_registry, is_repository_name
 from replicator.registry.access import Access
+from replicator.rules.aliyun import read_account
 from replicator.rules.patterns import shorten
+from replicator.rules.variables import expand_variables, is_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from replicator.rules.place import Place
 
-_KEYS = ("username", "password", "insecure", "ca_file", "endpoint", "anonymous")
-_VARIABLE = re.compile(r"\$\{([^}]*)\}")
-_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_KEYS = ("username", "password", "aliyun", "insecure", "ca_file", "endpoint", "anonymous")
 _FORGOTTEN_BRACES = re.compile(r"\$[A-Z_][A-Z0-9_]*\Z")
 
 
@@ -83,7 +82,7 @@ class Credentials:
         while slash:
             access = self._entries.get(key)
             if access is not None:
-                nobody = access.username is None and access.login is None
+                nobody = access.username is None and access.logins is None
                 return access, self._lent.get(key, "anonymous in the rules" if nobody else "the rules")
             key, slash, _ = key.rpartition("/")
         return self._elsewhere.find(path) if self._elsewhere is not None else None
@@ -127,7 +126,7 @@ def read_auth(
             entry.wrong(f"{shorten(path)} is no project or repository; wildcards and tags have no place here")
         elif key in entries or key in broken:
             entry.wrong("the same registry stands here twice; capitals make no difference in a host")
-        reader = _Entry(entry, environ, folder, warnings)
+        reader = _Entry(registry.lower(), entry, environ, folder, warnings)
         access = reader.read()
         if access is not None and reader.lacks_login:
             access = _borrowed(entry, key, access, elsewhere, lent)
@@ -150,7 +149,7 @@ def _borrowed(place: Place, key: str, way: Access, elsewhere: Elsewhere | None, 
         place.wrong(missing)
         return None
     login, lent[key] = found
-    return replace(way, username=login.username, password=login.password, login=login.login)
+    return replace(way, username=login.username, password=login.password, logins=login.logins)
 
 
 def told(error: ConfigError) -> str:
@@ -158,31 +157,18 @@ def told(error: ConfigError) -> str:
     return f"what {error.source} has can't be used: {'; '.join(map(str, error.problems))}"
 
 
-def expand_variables(place: Place, text: str, environ: Mapping[str, str]) -> str | None:
-    """Replace every ``${NAME}`` in ``text`` by the variable's value, once; a ``$`` elsewhere is left alone.
-
-    Returns:
-        The text, or None if a variable is not set; that is noted at ``place`` without what else stands there.
-    """
-    names = _VARIABLE.findall(text)
-    failed = False
-    for name in dict.fromkeys(names):
-        if not _VARIABLE_NAME.match(name):
-            place.wrong(
-                "between ${ and } stands the name of an environment variable: letters, digits and _; "
-                "a text that really has ${ in it can be put in a variable of its own"
-            )
-            failed = True
-        elif not environ.get(name):
-            place.wrong(f"the environment variable {name} is {'empty' if name in environ else 'not set'}")
-            failed = True
-    return None if failed else _VARIABLE.sub(lambda match: environ[match[1]], text)
-
-
 class _Entry:
     """One login, as it is read."""
 
-    def __init__(self, place: Place, environ: Mapping[str, str], folder: Path | None, warnings: list[Problem]) -> None:
+    def __init__(
+        self,
+        registry: str,
+        place: Place,
+        environ: Mapping[str, str],
+        folder: Path | None,
+        warnings: list[Problem],
+    ) -> None:
+        self._registry = registry
         self._place = place
         self._environ = environ
         self._folder = folder
@@ -198,9 +184,20 @@ class _Entry:
         username, password = self._text("username"), self._text("password")
         insecure, anonymous = self._boolean("insecure"), self._boolean("anonymous")
         ca_file, endpoint = self._ca_file(), self._endpoint()
+        if "aliyun" in fields:
+            return self._temporary(Access(None, None, insecure, ca_file, endpoint), anonymous=anonymous)
         if not self._login_is_complete(username, password, anonymous=anonymous):
             return None
         return Access(username or None, password or None, insecure, ca_file, endpoint)
+
+    def _temporary(self, access: Access, *, anonymous: bool) -> Access | None:
+        place = self._fields["aliyun"]
+        if anonymous or "username" in self._fields or "password" in self._fields:
+            place.wrong("stands in place of username, password and anonymous: remove one of them")
+            read_account(place, self._environ)
+            return None
+        account = read_account(place, self._environ)
+        return replace(access, logins=TemporaryLogins(self._registry, account)) if account is not None else None
 
     def _login_is_complete(self, username: str | None, password: str | None, *, anonymous: bool) -> bool:
         named = "username" in self._fields, "password" in self._fields
@@ -268,7 +265,7 @@ class _Entry:
         text = self._unless_empty("endpoint")
         if text is None:
             return None
-        if not _is_endpoint(text):
+        if not is_endpoint(text):
             self._fields["endpoint"].wrong("must be host, host:port, http://host:port or https://host:port, no more")
             return None
         return text
@@ -278,15 +275,3 @@ class _Entry:
         if text == "":
             self._fields[name].wrong("is empty; leave it out")
         return text or None
-
-
-def _is_endpoint(text: str) -> bool:
-    try:
-        url = URL(text if "://" in text else f"https://{text}")
-    except ValueError:
-        return False
-    if url.scheme not in {"http", "https"} or not url.host:
-        return False
-    # Nothing but scheme, host and port: a login here would end up in logs, a path would be dropped unnoticed.
-    bare = url == url.origin().with_path(url.path[:1])
-    return bare and is_registry(f"{url.host_subcomponent}:{url.port}")

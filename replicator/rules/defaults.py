@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from replicator.reference import is_registry, is_repository_name
-from replicator.rules.auth import expand_variables
 from replicator.rules.content import KEYS, NOTHING_SAID, Content, read_content
 from replicator.rules.destination import Template
 from replicator.rules.patterns import shorten
 from replicator.rules.place import Place
+from replicator.rules.variables import expand_variables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -23,7 +23,8 @@ ANSWER = 'print(\'{"ServerURL": "h.example.com", "Username": "alice", "Secret": 
 
 
 async def ask(name: str = "test", seconds: float = 30.0) -> tuple[str, str]:
-    return await Helper(HOST, name, HOST, seconds)()
+    login = await Helper(HOST, name, HOST, seconds).login(None)
+    return login.username, login.password
 
 
 async def test_a_helper_is_asked_as_docker_does(helper: Make, tmp_path: Path) -> None:

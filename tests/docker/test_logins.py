@@ -99,7 +99,7 @@ def test_a_helper_is_named_and_not_asked(
     file = written(tmp_path, credHelpers={HOST: "test"})
     logins = DockerLogins(file, required=False)
     found = logins.find(f"{HOST}/team/app")
-    assert found == (Access(login=Helper(HOST, "test", HOST)), f"docker-credential-test ({file})")
+    assert found == (Access(logins=Helper(HOST, "test", HOST)), f"docker-credential-test ({file})")
     assert not note.exists()
     # One login a registry, however it is asked for: what is shared under a login hangs on that.
     other = logins.find(f"{HOST}/other")

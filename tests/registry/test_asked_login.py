@@ -15,7 +15,7 @@ from aiohttp import web
 from replicator.errors import ErrorClass
 from replicator.reference import Repository
 from replicator.registry import Access, RegistryError
-from replicator.registry.access import IDENTITY_TOKEN
+from replicator.registry.access import IDENTITY_TOKEN, Login
 from replicator.registry.errors import LoginMissing, LoginRefused, LoginUnavailable, Unauthorized
 from tests.registry.conftest import Server, client, served
 from tests.registry.guard import PASSWORD, USER, Guard, only_basic
@@ -34,13 +34,16 @@ class Helper:
         self.answers = list(answers)
         self.asked = 0
 
-    async def __call__(self) -> tuple[str, str]:
+    async def login(self, _: str | None) -> Login:
         self.asked += 1
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, RegistryError):
             raise answer
         await asyncio.sleep(0)
-        return answer
+        return Login(*answer)
+
+    def refused(self, _: Login) -> bool:
+        return False
 
 
 class Clock:
@@ -76,7 +79,7 @@ async def guarded(registry: Server, helper: Helper) -> AsyncIterator[tuple[Remot
         guard = Guard(upstream.forward)
         async with served(guard) as front, served(guard.token) as tokens:
             guard.realm = f"http://{tokens.host}/token"
-            async with client(Access(endpoint=f"http://{front.host}", login=helper)) as registries:
+            async with client(Access(endpoint=f"http://{front.host}", logins=helper)) as registries:
                 yield registries.source(Repository(front.host, "team/app")), guard, tokens
 
 
@@ -126,7 +129,7 @@ async def test_a_wrong_login_is_not_asked_for_without_end(registry: Server) -> N
 
 async def test_http_basic_is_renewed_after_it_was_refused(registry: Server, clock: Clock) -> None:
     helper = Helper((USER, PASSWORD), (USER, "wrong"), (USER, PASSWORD))
-    async with basic_only(registry, Access(login=helper)) as (registries, place):
+    async with basic_only(registry, Access(logins=helper)) as (registries, place):
         repository = registries.source(place)
         assert await repository.head_manifest("v1") is None
         clock.now += 61
@@ -139,7 +142,7 @@ async def test_http_basic_is_renewed_after_it_was_refused(registry: Server, cloc
 
 async def test_a_rest_api_beside_the_registry_gets_a_renewed_login_too(registry: Server, clock: Clock) -> None:
     helper = Helper((USER, "ended"), (USER, PASSWORD))
-    async with basic_only(registry, Access(login=helper)) as (registries, place):
+    async with basic_only(registry, Access(logins=helper)) as (registries, place):
         transport = registries.transport(place)
         url = await transport.url("/v2/")
         with pytest.raises(Unauthorized):

@@ -1,0 +1,162 @@
+"""Every refusal of ACR gets its class, keeps ACR's own words, and says what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from replicator.advice import explained
+from replicator.copy import Copier
+from replicator.errors import ErrorClass
+from replicator.options import Attestations, CopyOptions
+from replicator.reference import Reference, Repository
+from replicator.registry import Access, Registries, RegistryError
+from replicator.registry.errors import ConnectionFailed, Denied, LoginRefused, TooManyRequests, Unauthorized
+from tests.copy.conftest import QUICK, Registry, a_registry
+from tests.standins.acr import AcrStandIn
+from tests.standins.faults import Answer, Cut, Fault
+from tests.standins.images import Image, Index, attestation, image
+from tests.standins.logins import ACR_USER
+from tests.standins.tokens import READ, Account
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytest_plugins = ["tests.standins.fixtures"]
+
+PERSONAL = "registry.cn-beijing.aliyuncs.com"
+ENTERPRISE = "corp-registry.cn-beijing.cr.aliyuncs.com"
+LOGIN = Access(*ACR_USER)
+WRONG = replace(LOGIN, password="mistaken-secret")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of what ACR refuses.
+
+    Attributes:
+        kind: the error that it is.
+        error_class: what that means for the next try.
+        says: parts of the message, in this order: ACR's words first, causes in the order of how likely they are.
+        hides: what the message must not say.
+        name: the repository that is pushed to.
+        acr: how the ACR is.
+        login: who pushes.
+        fault: what goes wrong at the registry.
+        token_fault: what goes wrong at the token service.
+        pushed: the image.
+        host: under which name the ACR is reached.
+    """
+
+    kind: type[RegistryError]
+    error_class: ErrorClass
+    says: tuple[str, ...]
+    hides: tuple[str, ...] = ()
+    name: str = "cache/app"
+    acr: dict[str, Any] = field(default_factory=dict)
+    login: Access = LOGIN
+    fault: Fault | None = None
+    token_fault: Fault | None = None
+    pushed: Image | Index = field(default_factory=lambda: image(1))
+    host: str = PERSONAL
+
+
+DENIED = "requested access to the resource is denied"
+CAUSES = ("may not push", "does not exist", "Automatically Create Repository", "quota is used up", "300 repositories")
+ROWS = {
+    "wrong password": Row(
+        LoginRefused, ErrorClass.CREDENTIALS, ("USERNAME_OR_PASSWORD_ERROR", "Access Credential"), login=WRONG
+    ),
+    "never set up": Row(
+        LoginRefused,
+        ErrorClass.CREDENTIALS,
+        ("USER_NOT_EXIST", "never set up Container Registry"),
+        token_fault=Fault(Answer(401, "UNAUTHORIZED", "USER_NOT_EXIST"), times=None),
+    ),
+    "dropped by the token host": Row(
+        ConnectionFailed, ErrorClass.TRANSIENT, ("connection",), ("denied",), token_fault=Fault(Cut(), times=None)
+    ),
+    "the token host fails": Row(
+        RegistryError,
+        ErrorClass.TRANSIENT,
+        ("502", "denied"),
+        ("can mean",),
+        token_fault=Fault(Answer(502, "DENIED", "denied"), times=None),
+    ),
+    "no namespace": Row(Unauthorized, ErrorClass.CREDENTIALS, CAUSES, name="absent/app"),
+    "no namespace, 403": Row(
+        Denied, ErrorClass.PERMANENT, (DENIED, *CAUSES), name="absent/app",
+        acr={"denied_status": 403, "denies_missing": False}, fault=Fault(Answer(404), "HEAD", times=None),
+    ),
+    "not created by a push": Row(Unauthorized, ErrorClass.CREDENTIALS, CAUSES, name="manual/app"),
+    "may only pull": Row(
+        Unauthorized, ErrorClass.CREDENTIALS, CAUSES, acr={"users": {ACR_USER[0]: Account(ACR_USER[1], READ)}}
+    ),
+    "denied at the first HEAD": Row(
+        Denied, ErrorClass.PERMANENT, CAUSES, name="absent/app", acr={"denied_status": 403}
+    ),
+    "a nested name": Row(
+        Unauthorized, ErrorClass.CREDENTIALS, ("exactly namespace/name, not 3 segments", "{flat}"), ("can mean",),
+        name="cache/team/app",
+    ),
+    "Enterprise": Row(
+        Unauthorized, ErrorClass.CREDENTIALS, CAUSES[:4], ("300",), name="absent/app",
+        acr={"personal": False}, host=ENTERPRISE,
+    ),
+    "a quota": Row(
+        Denied, ErrorClass.PERMANENT, ("REPO_EXCEED_QUOTA", "300 repositories", "delete"), ("can mean",),
+        fault=Fault(Answer(403, "DENIED", "REPO_EXCEED_QUOTA"), "POST", times=None),
+    ),
+    "an attestation": Row(
+        Denied, ErrorClass.PERMANENT, ("unknown manifest class for", "attestations: strip"), ("can mean",),
+        pushed=attestation(image(4), empty_config=True),
+    ),
+    "too many requests": Row(
+        TooManyRequests, ErrorClass.TRANSIENT, ("slow down", "REPLICATOR_CONCURRENCY"),
+        fault=Fault(Answer(429, "TOOMANYREQUESTS", "slow down", {"Retry-After": "0"}), "POST", times=None),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+async def source() -> AsyncIterator[Registry]:
+    async with a_registry() as registry:
+        yield registry
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+async def test_a_refusal_is_classified_and_explained(row: Row, source: Registry, acr_upstream: str) -> None:
+    await source.push("v1", row.pushed)
+    ways = {"users": dict([ACR_USER]), "namespaces": {"cache": True, "manual": False}, **row.acr}
+    async with AcrStandIn(acr_upstream, **ways) as acr:
+        acr.faults.faults += [row.fault] if row.fault is not None else []
+        acr.token_faults.faults += [row.token_fault] if row.token_fault is not None else []
+
+        def access(repository: Repository) -> Access:
+            if repository.registry == row.host:
+                return replace(row.login, endpoint=acr.url)
+            return Access(endpoint=f"http://{repository.registry}")
+
+        destination = Reference(Repository(row.host, row.name), tag="v1")
+        async with Registries(access, timing=QUICK) as registries:
+            with pytest.raises(row.kind) as caught:
+                await Copier(registries).copy(
+                    source.reference("v1"), destination, options=CopyOptions(attestations=Attestations.KEEP)
+                )
+        assert acr.leaks == []
+    message = explained(caught.value, destination)
+    assert caught.value.error_class is row.error_class
+    at = [message.find(part) for part in row.says]
+    assert -1 not in at, message
+    assert at == sorted(at), message
+    assert not any(part in message for part in (*row.hides, "mistaken-secret", ACR_USER[1])), message
+
+
+async def test_a_repository_that_is_not_there_has_no_tags_and_says_so(acr: AcrStandIn) -> None:
+    access = replace(Access(*ACR_USER), endpoint=acr.url)
+    async with Registries(lambda _: access, timing=QUICK) as registries:
+        with pytest.raises(RegistryError, match="NAME_UNKNOWN") as caught:
+            await anext(aiter(registries.source(Repository(PERSONAL, "cache/absent")).tags()))
+    assert caught.value.error_class is ErrorClass.PERMANENT

@@ -1,0 +1,118 @@
+"""Temporary logins through the real library: of both editions, kept, renewed, shared, and explained when refused."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from replicator.aliyun import Account, TemporaryLogins
+from replicator.aliyun.errors import AccountRefused
+from replicator.errors import ErrorClass
+from replicator.registry.errors import ConnectionFailed, RegistryError, TooManyRequests
+from tests.standins.faults import Answer, Fault, Hold
+from tests.standins.openapi import OpenApiStandIn
+from tests.standins.server import serve
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+REGISTRY = "registry.cn-beijing.aliyuncs.com"
+PERSONAL = "registry.aliyuncs.com:cn-beijing:26842"
+ENTERPRISE = "registry.aliyuncs.com:cn-beijing:china:cri-0123456789abcdef"
+
+
+@pytest.fixture
+async def openapi() -> AsyncIterator[tuple[OpenApiStandIn, Account]]:
+    stand_in = OpenApiStandIn()
+    async with serve(stand_in.faults) as host:
+        yield stand_in, Account("key-id", "key-secret", openapi_endpoint=f"http://{host}")
+
+
+def refusal(status: int, code: str) -> Answer:
+    body = b'{"Code": "%s", "Message": "signed with key-secret"}' % code.encode()
+    return Answer(status, body=body)
+
+
+@pytest.mark.parametrize(
+    ("service", "asked"),
+    [(PERSONAL, ("2016-06-07", "")), (ENTERPRISE, ("2018-12-01", "cri-0123456789abcdef"))],
+    ids=["personal", "enterprise"],
+)
+async def test_the_challenge_decides_which_version_is_asked(
+    openapi: tuple[OpenApiStandIn, Account], service: str, asked: tuple[str, str]
+) -> None:
+    stand_in, account = openapi
+    login = await TemporaryLogins(REGISTRY, account).login(service)
+    assert (login.username, login.password) == ("cr_temp_user", "temporary-1")
+    assert stand_in.asked == [asked]
+    assert "temporary" not in repr(login)
+    assert "key-secret" not in repr(account)
+
+
+async def test_all_who_wait_share_one_login_while_it_lasts(openapi: tuple[OpenApiStandIn, Account]) -> None:
+    stand_in, account = openapi
+    logins = TemporaryLogins(REGISTRY, account)
+    assert len(set(await asyncio.gather(*(logins.login(PERSONAL) for _ in range(20))))) == 1
+    assert stand_in.given == 1
+
+
+async def test_a_transient_failure_is_tried_again(openapi: tuple[OpenApiStandIn, Account]) -> None:
+    stand_in, account = openapi
+    stand_in.faults.add(Fault(refusal(503, "ServiceUnavailable")))
+    assert (await TemporaryLogins(REGISTRY, account).login(PERSONAL)).password == "temporary-1"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind", "error_class"),
+    [
+        (400, "Throttling.User", TooManyRequests, ErrorClass.TRANSIENT),
+        (404, "USER_NOT_EXIST", AccountRefused, ErrorClass.CREDENTIALS),
+        (403, "NoPermission", AccountRefused, ErrorClass.CREDENTIALS),
+    ],
+)
+async def test_a_refusal_has_a_class_and_shows_no_secret(
+    openapi: tuple[OpenApiStandIn, Account], status: int, code: str, kind: type[RegistryError], error_class: ErrorClass
+) -> None:
+    stand_in, account = openapi
+    stand_in.faults.add(Fault(refusal(status, code), times=None))
+    with pytest.raises(kind, match=code) as caught:
+        await TemporaryLogins(REGISTRY, account).login(PERSONAL)
+    assert caught.value.error_class is error_class
+    assert "key-secret" not in str(caught.value)
+
+
+async def test_a_slow_answer_ends_at_the_deadline(openapi: tuple[OpenApiStandIn, Account]) -> None:
+    stand_in, account = openapi
+    stand_in.faults.add(Fault(Hold(), times=None))
+    with pytest.raises(ConnectionFailed, match="did not answer"):
+        await TemporaryLogins(REGISTRY, account, deadline=0.3).login(PERSONAL)
+
+
+async def test_a_login_is_renewed_ahead_of_its_end_and_kept_if_that_fails(
+    openapi: tuple[OpenApiStandIn, Account], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in, account = openapi
+    logins = TemporaryLogins(REGISTRY, account, pause=0)
+    first = await logins.login(PERSONAL)
+    now = time.monotonic
+    monkeypatch.setattr("replicator.aliyun.logins.time.monotonic", lambda: now() + 3300)
+    failing = stand_in.faults.add(Fault(refusal(403, "NoPermission")))
+    assert await logins.login(PERSONAL) == first
+    assert failing.hits == 1
+    assert (await logins.login(PERSONAL)).password == "temporary-2"
+
+
+async def test_a_login_that_has_ended_is_not_used_again(
+    openapi: tuple[OpenApiStandIn, Account], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in, account = openapi
+    logins = TemporaryLogins(REGISTRY, account, pause=0)
+    await logins.login(PERSONAL)
+    now = time.monotonic
+    monkeypatch.setattr("replicator.aliyun.logins.time.monotonic", lambda: now() + 3700)
+    stand_in.faults.add(Fault(refusal(403, "NoPermission"), times=None))
+    with pytest.raises(AccountRefused):
+        await logins.login(PERSONAL)
