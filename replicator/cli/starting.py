@@ -78,6 +78,7 @@ def _tell_what_next(output: Path, example: str, *, complete: bool) -> None:
     if not complete:
         typer.echo(f"  fill in the passwords in {_ENVIRONMENT}")
     typer.echo(f"  replicator explain {example} --config {config}      # what the rules mean; nothing is contacted")
+    typer.echo(f"  replicator check --config {config}                  # hosts, logins, permissions, the queue")
     typer.echo(f"  replicator backfill --config {config} --dry-run     # what would be copied")
     typer.echo(f"  replicator serve --config {config}                  # start it; brings what is there already, too")
     typer.echo(f"  then tell Harbor: a webhook in each project, with the token in {_ENVIRONMENT} (README, step 3)")
