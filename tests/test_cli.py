@@ -36,4 +36,4 @@ def test_a_copy_of_one_image_loads_neither_queue_nor_web_server_nor_rules(module
 
 def test_commands_stand_in_the_order_in_which_they_are_needed() -> None:
     commands = list(typer.main.get_group(app).commands)
-    assert commands == ["serve", "worker", "backfill", "copy", "explain", "status", "failures"]
+    assert commands == ["serve", "worker", "backfill", "copy", "explain", "status", "failures", "webhook"]

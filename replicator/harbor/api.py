@@ -84,7 +84,7 @@ class HarborApi:
             NotFound: Harbor is older than 2.12, which brought this list; or there is no such project.
             RegistryError: any other answer, or none.
         """
-        async for page in self._pages(f"/projects/{project}/artifacts", _ARTIFACTS, key="id"):
+        async for page in self.pages(f"/projects/{project}/artifacts", _ARTIFACTS, key="id"):
             found = (artifact_of(row, self._registry, project) for row in page)
             yield [artifact for artifact in found if artifact is not None]
 
@@ -101,19 +101,30 @@ class HarborApi:
         project, _, name = repository.name.partition("/")
         # Harbor decodes the path before it splits it: a slash in a name is encoded twice.
         path = f"/projects/{project}/repositories/{name.replace('/', '%252F')}/artifacts"
-        async for page in self._pages(path, _ARTIFACTS, key="id"):
+        async for page in self.pages(path, _ARTIFACTS, key="id"):
             found = (artifact_of(row, self._registry, project, repository) for row in page)
             yield [artifact for artifact in found if artifact is not None]
 
     async def _named_pages(self, path: str, *, key: str) -> AsyncGenerator[list[dict[str, Any]], None]:
         try:
-            async for page in self._pages(path, "", key=key):
+            async for page in self.pages(path, "", key=key):
                 yield page
         except NotFound as error:
             error.add_note("a pattern of repositories needs a Harbor that lists them, and a login that may")
             raise
 
-    def _pages(self, path: str, query: str, *, key: str) -> AsyncGenerator[list[dict[str, Any]], None]:
+    def pages(self, path: str, query: str, *, key: str) -> AsyncGenerator[list[dict[str, Any]], None]:
+        """Read all pages of one of Harbor's lists.
+
+        Args:
+            path: below ``/api/v2.0``, percent-encoded.
+            query: further parameters, each behind an ``&``; may be empty.
+            key: where a row's id stands.
+
+        Raises:
+            RegistryError: any other answer than such a list, or none.
+        """
+
         def wrong(what: str) -> ProtocolViolated:
             return ProtocolViolated(self._registry, f"GET /api/v2.0{path}", what)
 
