@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from yarl import URL
 
 from replicator.errors import ConfigError, Problem
 from replicator.schedule import Schedule, parse_schedule
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 PREFIX = "REPLICATOR_"
 _KUBERNETES = re.compile(r"REPLICATOR_(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_\w+)?)")
 """What Kubernetes puts into every pod beside a service named ``replicator``; none of our names may match."""
-_OPTIONS = {"backfill_concurrency": "--proc"}
+_OPTIONS = {"backfill_concurrency": "--proc", "webhook_url": "--url"}
 """Options that are not named like their setting."""
 _MAX_SECRET_BYTES = 64 * 1024
 
@@ -55,6 +56,23 @@ def _address(value: Any) -> Any:
         raise ValueError("write it as host:port, e.g. 0.0.0.0:8080 or [::]:8080")
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise ValueError("an IPv6 address stands in brackets, e.g. [::]:8080")
+    return value
+
+
+def _webhook_url(value: Any) -> Any:
+    """Check the webhook's address; it goes to Harbor as it is, which shows it to others."""
+    example = "write it as Harbor reaches it, e.g. https://replicator.example.com/webhooks/harbor"
+    try:
+        url = URL(str(value))
+        host, user, port = url.host, url.user or url.password, url.port
+    except ValueError:
+        raise ValueError(example) from None
+    if url.scheme not in ("http", "https") or not host or not port or url.fragment or not str(value).isprintable():
+        raise ValueError(example)
+    if user:
+        raise ValueError("no name and password in it: the token is REPLICATOR_WEBHOOK_TOKEN")
+    if url.path in ("", "/"):
+        raise ValueError("it has no path; the webhook's is /webhooks/harbor")
     return value
 
 
@@ -100,6 +118,10 @@ class Settings(BaseSettings):
         description="address of the webhook, as host:port",
     )
     webhook_token: _Secret | None = Field(None, description="what Harbor sends as Authorization (its auth header)")
+    webhook_url: Annotated[str, BeforeValidator(_webhook_url)] | None = Field(
+        None,
+        description="the webhook's address as Harbor reaches it, for `replicator webhook`",
+    )
     webhook_anonymous: bool = Field(default=False, description="take webhooks without a token, from anyone")
     concurrency: _Slots = Field(16, description="copies for events at once, a process")
     backfill_concurrency: _Slots = Field(16, description="copies for backfills at once, a process")

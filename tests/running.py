@@ -49,13 +49,13 @@ class Ended:
 
 
 async def replicator(
-    *arguments: str | Path, cwd: Path, timeout: float = 60, settings: Mapping[str, str] | None = None
+    *arguments: str | Path, cwd: Path, timeout: float = 60, settings: Mapping[str, str] | None = None, stdin: str = ""
 ) -> Ended:
-    """Run a command to its end."""
+    """Run a command to its end; ``stdin`` is what it can read."""
     process = await asyncio.create_subprocess_exec(
         *PROGRAM,
         *map(str, arguments),
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         cwd=cwd,
@@ -63,7 +63,7 @@ async def replicator(
     )
     try:
         async with asyncio.timeout(timeout):
-            out, err = await process.communicate()
+            out, err = await process.communicate(stdin.encode())
     except BaseException:
         with contextlib.suppress(ProcessLookupError):
             process.kill()

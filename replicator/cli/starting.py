@@ -81,4 +81,6 @@ def _tell_what_next(output: Path, example: str, *, complete: bool) -> None:
     typer.echo(f"  replicator check --config {config}                  # hosts, logins, permissions, the queue")
     typer.echo(f"  replicator backfill --config {config} --dry-run     # what would be copied")
     typer.echo(f"  replicator serve --config {config}                  # start it; brings what is there already, too")
-    typer.echo(f"  then tell Harbor: a webhook in each project, with the token in {_ENVIRONMENT} (README, step 3)")
+    typer.echo(
+        f"  replicator webhook register --config {config} --url http://HOST:8080/webhooks/harbor   # tell Harbor"
+    )

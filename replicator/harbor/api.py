@@ -84,7 +84,7 @@ class HarborApi:
             NotFound: Harbor is older than 2.12, which brought this list; or there is no such project.
             RegistryError: any other answer, or none.
         """
-        async for page in self._pages(f"/projects/{project}/artifacts", _ARTIFACTS):
+        async for page in self.pages(f"/projects/{project}/artifacts", _ARTIFACTS):
             found = (artifact_of(row, self._registry, project) for row in page)
             yield [artifact for artifact in found if artifact is not None]
 
@@ -101,24 +101,33 @@ class HarborApi:
         project, _, name = repository.name.partition("/")
         # Harbor decodes the path before it splits it: a slash in a name is encoded twice.
         path = f"/projects/{project}/repositories/{name.replace('/', '%252F')}/artifacts"
-        async for page in self._pages(path, _ARTIFACTS):
+        async for page in self.pages(path, _ARTIFACTS):
             found = (artifact_of(row, self._registry, project, repository) for row in page)
             yield [artifact for artifact in found if artifact is not None]
 
     async def _named_pages(self, path: str, *, sort: str, key: str) -> AsyncGenerator[list[dict[str, Any]], None]:
         try:
-            async for page in self._pages(path, sort=sort, key=key):
+            async for page in self.pages(path, sort=sort, key=key):
                 yield page
         except NotFound as error:
             error.add_note("a pattern of repositories needs a Harbor that lists them, and a login that may")
             raise
 
-    def _pages(
+    def pages(
         self, path: str, query: str = "", *, sort: str = "id", key: str = "id"
     ) -> AsyncGenerator[list[dict[str, Any]], None]:
-        """Read a list in the order its rows were made.
+        """Read all pages of one of Harbor's lists, in the order its rows were made.
 
         Harbor passes over a ``sort`` by what is not a column of that list's table, so that has its own name for each.
+
+        Args:
+            path: below ``/api/v2.0``, percent-encoded.
+            query: further parameters, each behind an ``&``; may be empty.
+            sort: the column of the rows' ids.
+            key: where a row's id stands.
+
+        Raises:
+            RegistryError: any other answer than such a list, or none.
         """
 
         def wrong(what: str) -> ProtocolViolated:

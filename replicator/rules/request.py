@@ -142,6 +142,14 @@ class Source:
             return name == self.repository.name
         return self.glob is not None and compile_glob(self.glob).match(name) is not None
 
+    def may_be_in(self, project: str) -> bool:
+        """Tell whether a repository that is meant can be in the Harbor project ``project``."""
+        first, slash, _ = (self.glob or (self.repository.name if self.repository is not None else "")).partition("/")
+        # What runs over slashes can end anywhere behind the project.
+        start, runs_on, _ = first.partition("**")
+        glob = f"{start}**" if runs_on else first
+        return bool(slash or runs_on) and compile_glob(glob).match(project) is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Collision:

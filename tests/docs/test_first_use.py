@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-import aiohttp
-
-from tests.docs.pages import ROOT, blocks, here_documents
+from tests.docs.pages import ROOT, blocks, commands
 from tests.running import TOKEN, replicator, running
 from tests.standins.acr import AcrStandIn
 from tests.standins.images import image, multi_arch, push, verify_tree
-from tests.standins.logins import ACR_USER, HARBOR_ADMIN, HARBOR_ROBOT, basic
+from tests.standins.logins import ACR_USER, HARBOR_ADMIN, HARBOR_ROBOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,15 +37,14 @@ async def test_the_readme_from_its_rules_to_its_backfill(
         await push(harbor.host, "library/nginx", "1.26", older, HARBOR_ROBOT)
 
         async with running("serve", "--config", "rules.yaml", cwd=tmp_path, settings=SECRETS) as serving:
-            (policy,) = here_documents(example("sh", "webhook/policies"))
-            policy = policy.replace("$REPLICATOR_WEBHOOK_TOKEN", TOKEN)
-            policy = policy.replace("http://replicator.example.com:8080", serving.url)
-            url = f"http://{harbor.host}/api/v2.0/projects/team/webhook/policies"
-            async with (
-                aiohttp.ClientSession(headers=basic(HARBOR_ADMIN)) as session,
-                session.post(url, json=json.loads(policy)) as answer,
-            ):
-                assert answer.status == 201, await answer.text()
+            register = commands(example("sh", "webhook register"))
+            for call in [words[1:] for words in register if words]:
+                arguments = [word.replace("http://replicator.example.com:8080", serving.url) for word in call]
+                told = await replicator(
+                    *arguments, cwd=tmp_path, settings={**SECRETS, "REPLICATOR_WEBHOOK_TOKEN": TOKEN},
+                    stdin=f"{HARBOR_ADMIN[1]}\n",
+                )  # fmt: skip
+                assert told.code == 0, told.said
             await push(harbor.host, "team/app/api", "v1.5.0", pushed, HARBOR_ROBOT)
             await serving.until("copy done", destination=f"{acr.host}/team-mirror/team-app-api:v1.5.0")
         await verify_tree(acr_upstream, "team-mirror/team-app-api", "v1.5.0", pushed)
