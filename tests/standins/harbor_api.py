@@ -130,7 +130,7 @@ class HarborApi:
 
     async def _list_repositories(self, request: web.BaseRequest, project: Project) -> web.Response:
         rows = [self._shown_repository(project, name) for name in await self._repositories(project)]
-        return await _page_with(request, rows, self._count_artifacts)
+        return await _page_with(request, rows, self._count_artifacts, key="repository_id")
 
     async def _show_repository(self, project: Project, repository: str) -> web.Response:
         name = f"{project.name}/{unquote(repository)}"
@@ -324,7 +324,9 @@ async def _page_with(
     request: web.BaseRequest,
     rows: Sequence[dict[str, Any]],
     complete: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]],
+    *,
+    key: str = "id",
 ) -> web.Response:
     """Answer a page whose rows alone are worth completing."""
-    shown, headers = _slice(request, rows, "-repository_id", "repository_id")
+    shown, headers = _slice(request, rows, f"-{key}", key)
     return web.json_response([await complete(row) for row in shown], headers=headers)
