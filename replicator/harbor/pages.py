@@ -91,6 +91,7 @@ class _Reading:
         self._total: int | None = None
         self._seen = 0
         self._has_shrunk = False
+        self._empty = 0
         self._before: list[dict[str, Any]] = []
         # A page that was read before it was noticed that rows in front of it are missing; and whether the next page
         # is one that must hold a row that is known.
@@ -126,10 +127,13 @@ class _Reading:
         pages = max(1, -(-self._fallen(page) // ROWS_A_PAGE)) if self._rejoining else 1
         self.number = max(1, self.number - pages)
         self._rejoining = True
+        self._empty = 0
         self.stalls += 1
 
     def repeats(self, page: Page) -> bool:
-        return bool(page.rows) and page.rows == self._before and not self._rejoining
+        # Where rows moved to the front, the last of them may well be on two pages.
+        moved = self._rejoining or (self._has_shrunk and self._ascending)
+        return bool(page.rows) and page.rows == self._before and not moved
 
     def take(self, page: Page) -> list[dict[str, Any]]:
         """Take a page in; return its rows that are new."""
@@ -142,6 +146,7 @@ class _Reading:
             self.stalls = 0
         elif self._ahead is None:
             self.stalls += 1
+        self._empty = 0 if page.rows else self._empty + 1
         self._before, self._total, self._rejoining = page.rows, page.total, False
         is_last = self._is_last(page)
         if self._is_ahead:
@@ -159,7 +164,7 @@ class _Reading:
             return len(page.rows) < ROWS_A_PAGE
         if self._has_shrunk:
             # What came may be gone by now, so how much is to come is not known.
-            return not page.rows and self.stalls >= _ENOUGH_EMPTY
+            return self._empty >= _ENOUGH_EMPTY
         return self._seen == page.total or (not page.rows and self._seen > page.total)
 
     @property

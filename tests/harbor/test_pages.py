@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from replicator.harbor import pages
@@ -130,6 +130,10 @@ async def test_what_is_pushed_meanwhile_comes_at_the_end() -> None:
     ),
     st.sets(st.integers(1, 900)) | st.builds(range, st.integers(1, 900), st.integers(1, 900)),
 )
+@example(
+    size=827, plan={2: ("delete", 0.0, 25), 10: ("delete", 0.0, 1), 11: ("delete", 0.0, 1)}, hidden=range(329, 827)
+)
+@example(size=704, plan={2: ("delete", 0.0, 1), 3: ("delete", 0.0, 1), 7: ("delete", 0.0, 1)}, hidden=range(4, 704))
 @settings(deadline=None, max_examples=300)
 async def test_whatever_stays_is_found_and_nothing_comes_twice(
     size: int, plan: dict[int, tuple[str, float, int]], hidden: Container[int]
