@@ -115,6 +115,7 @@ class TagLists:
         """
         place = Repository(registry, f"{project}/x")
         repositories = {each.repository: each for each in wanted}
+        unseen = {each.repository for each in wanted if each.artifact_count}
         signatures = _Signatures()
         try:
             async with contextlib.aclosing(self._api(place).artifacts_of_project(project)) as pages:
@@ -122,18 +123,18 @@ class TagLists:
                 listed = page is not None
                 while page is not None:
                     for repository, artifacts in _by_repository(page, repositories).items():
-                        tags = _labels(artifacts)
-                        yield Part(repository, tags)
+                        unseen.discard(repository)
+                        yield Part(repository, _labels(artifacts))
                         signatures.note(repository, artifacts)
                     page = await anext(pages, None)
         except ReplicatorError as error:
             yield NotListed(f"{registry}/{project}/", error)
             return
-        parts = (
-            [self._told(repositories[each], self._signatures(each, known)) for each, known in signatures.hidden()]
-            if listed
-            else [self.of_repository(each, whole=False) for each in wanted]
-        )
+        if not listed:
+            unseen = set(repositories)
+        # What has artifacts and is not in the project's list, whyever, is listed by itself.
+        parts = [self.of_repository(repositories[each], whole=False) for each in sorted(unseen)]
+        parts += [self._told(repositories[each], self._signatures(each, known)) for each, known in signatures.hidden()]
         async for part in interleaved(parts, _AT_ONCE):
             yield part
 

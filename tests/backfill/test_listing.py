@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.backfill.conftest import found_in, tags_of
-from tests.standins.faults import Fault, Hold
+from tests.standins.faults import Answer, Fault, Hold
 from tests.standins.images import image, push
 from tests.standins.logins import HARBOR_ROBOT
 
@@ -172,3 +173,17 @@ async def test_repositories_that_no_destination_can_hold_are_named(house: House)
     assert warnings[0].startswith(f"{left_out}ACR can't hold mirror/nested/app00: ")
     assert warnings[-1] == "3 more are left out for such reasons"
     assert len(tags_of(batches)) == 24
+
+
+@pytest.mark.parametrize("shown", [False, True])
+async def test_a_repository_that_is_missing_in_its_project_s_list_is_listed_by_itself(
+    house: House, *, shown: bool
+) -> None:
+    put = await house.put(["team/a:v1", "team/b:v1", "team/b:v2"])
+    row = {"id": 1, "repository_name": "team/a", "digest": put["team/a:v1"], "tags": [{"name": "v1"}]}
+    rows = [row] if shown else []
+    headers = {"X-Total-Count": str(len(rows)), "Content-Type": "application/json"}
+    answer = Answer(200, headers=headers, body=json.dumps(rows).encode())
+    house.harbor.faults.add(Fault(answer, "GET", "/projects/team/artifacts", times=None))
+    assert tags_of(await house.listed(TEAM)) == put
+    assert house.harbor.faults.log.count("GET", "/repositories/a/artifacts") == (0 if shown else 1)
