@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
     from replicator.queue.client import Queue
 
+_CLOCK_ANSWERS = 5
+"""Answers from which the time of Redis is learnt before anything is noted by it."""
 _LONGEST_TRUST = 30 * 86400.0
 """Seconds after which everything that is remembered has expired (``generations.lua``)."""
 
@@ -103,8 +105,12 @@ class Checks:
         await self._questions.aclose()
 
     async def _note(self, batch: Sequence[tuple[str, float, str]]) -> None:
-        if self._clock.showed(0.0) is None and not await self._told(()):
-            return
+        if self._clock.showed(0.0) is None:
+            # The quickest of several answers tells Redis's time best; the first one waits for the script to be loaded,
+            # and what is placed too early counts as void.
+            for _ in range(_CLOCK_ANSWERS):
+                if not await self._told(()):
+                    return
         words = [word for item, moment, wanted in batch for word in (item, self._clock.showed(moment) or 0, wanted)]
         await self._told(words)
 
