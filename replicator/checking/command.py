@@ -106,7 +106,7 @@ class _Check:
         access = self._rules.credentials(repository)
         key = (repository.registry, access)
         if key not in self._logins:
-            anonymous = access is not None and access.username is None
+            anonymous = access is not None and access.is_anonymous
 
             async def run() -> list[Finding]:
                 found = await log_in(self._registries, repository, anonymous=anonymous)

@@ -74,3 +74,8 @@ class Access:
     ca_file: Path | None = None
     endpoint: str | None = None
     logins: Logins | None = field(default=None, repr=False)
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether there is no login, neither a given one nor one to be asked for."""
+        return self.username is None and self.logins is None

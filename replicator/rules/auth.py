@@ -82,8 +82,8 @@ class Credentials:
         while slash:
             access = self._entries.get(key)
             if access is not None:
-                nobody = access.username is None and access.logins is None
-                return access, self._lent.get(key, "anonymous in the rules" if nobody else "the rules")
+                said = "anonymous in the rules" if access.is_anonymous else "the rules"
+                return access, self._lent.get(key, said)
             key, slash, _ = key.rpartition("/")
         return self._elsewhere.find(path) if self._elsewhere is not None else None
 

@@ -7,6 +7,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.running import replicator
 from tests.standins.images import image, push, verify_tree
 from tests.standins.logins import ACR_USER, HARBOR_ROBOT
@@ -106,3 +108,14 @@ async def test_a_login_that_is_needed_and_broken_is_told_before_anything_starts(
     )
     assert ended.code == 2, ended.said
     assert f"{config}: 1 problem(s)\n  not valid JSON" in ended.said
+
+
+@pytest.mark.parametrize(("password", "code"), [(ACR_USER[1], 0), ("wrong", 1)])
+async def test_check_takes_a_helper_s_login_for_one(house: House, password: str, code: int) -> None:
+    await push(house.harbor.host, "library/app", "v1", image(), HARBOR_ROBOT)
+    settings = {**docker(house, saying(ACR_USER[0], password)), "REPLICATOR_WEBHOOK_TOKEN": "a-token-of-the-tests"}
+    ended = await replicator("check", "--json", "--config", rules(house), cwd=house.directory, settings=settings)
+    assert ended.code == code, ended.said
+    (line,) = [each for each in json.loads(ended.out) if (each["name"], each["subject"]) == ("login", house.acr.host)]
+    assert line["state"] == ("ok" if code == 0 else "failed")
+    assert "without a login" not in line["message"]
