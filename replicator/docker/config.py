@@ -100,6 +100,8 @@ def parse_config(text: str) -> DockerConfig:
     # A key without a scheme is the host as Docker writes it today: it wins over one with.
     for written in sorted(auths, key=lambda key: "://" in key):
         key = _key(written)
+        if not _has_host(key):
+            continue
         login: _Login | None
         # An empty name among credHelpers switches the store off for this host.
         if store and "/" not in key and helpers.get(written) != "":
@@ -109,8 +111,8 @@ def parse_config(text: str) -> DockerConfig:
         if login is not None:
             logins.setdefault(key, login)
     for written, helper in helpers.items():
-        if helper != "":
-            key = _key(written)
+        key = _key(written)
+        if helper != "" and _has_host(key):
             logins[key] = _helper(helper, key, written, f'credHelpers["{_shown(written)}"]')
     return DockerConfig(logins)
 
@@ -129,6 +131,11 @@ def _key(written: str) -> str:
     if bare != written or path.rstrip("/") == "" or path in ("v1/", "v2/"):
         return _registry(host)
     return f"{_registry(host)}{slash}{path.rstrip('/')}"
+
+
+def _has_host(key: str) -> bool:
+    """Whether it names a registry; what names none is passed over, as no registry asks for it."""
+    return not key.startswith("/") and key != ""
 
 
 def _registry(host: str) -> str:

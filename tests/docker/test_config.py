@@ -202,7 +202,7 @@ def test_no_json_breaks_the_reader_and_what_comes_out_can_be_sent(document: dict
     except ValueError:
         return
     for key, login in config.logins.items():
-        assert key == key.strip("/") or not key.strip("/")
+        assert key == key.strip("/") != ""
         if isinstance(login, StoredLogin):
             assert login.username
             assert login.password
