@@ -2,7 +2,7 @@
 
 | request | answers |
 |---|---|
-| ``POST /webhooks/harbor`` | 202 queued, 200 deliberately ignored, 400, 401, 408, 413, 503 when it can't be queued |
+| ``POST /webhooks/harbor`` | 202 queued, 200 ignored, 400, 401, 403 sender's address, 408, 413, 503 not queued |
 | ``GET /healthz`` | 200 as long as the process serves |
 | ``GET /readyz`` | 200 when an event could be queued and, where this process has a worker, copied; else 503 and why |
 
@@ -12,7 +12,6 @@ A 2xx to a webhook means: durably queued, or ignored for the reason given. Harbo
 from __future__ import annotations
 
 import asyncio
-import hmac
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from replicator.entrance import Entrance
     from replicator.queue import Queue
     from replicator.rules import CopyRequest, Rules
 
@@ -60,18 +60,26 @@ class Webhook:
     Args:
         rules: say what is copied where.
         queue: takes the copies.
-        token: what the ``Authorization`` header must hold, alone or behind ``Bearer``; None takes everyone's.
+        entrance: whose events are taken.
     """
 
-    def __init__(self, rules: Rules, queue: Queue, token: str | None) -> None:
-        self._rules = rules
+    def __init__(self, rules: Rules, queue: Queue, entrance: Entrance) -> None:
         self._queue = queue
-        self._tokens = () if token is None else (token.encode(), b"Bearer " + token.encode())
+        self.renew(rules, entrance)
+
+    def renew(self, rules: Rules, entrance: Entrance) -> None:
+        """Have other rules, and another entrance, from the next request on."""
+        self._rules = rules
+        self._entrance = entrance
         self._sources = {_canonical(source.registry): source.registry for source in rules.sources()}
 
     async def __call__(self, request: Request) -> Response:
         """Answer one delivery."""
-        if not self._authorized(request):
+        if not self._entrance.admits(_client(request)):
+            log.warning("webhook refused", reason="address not in REPLICATOR_WEBHOOK_SOURCES", client=_client(request))
+            return _refusal(403, "webhooks are not taken from this address")
+        token = self._entrance.knows(request.headers.get("Authorization", ""))
+        if token is None:
             log.warning("webhook refused", reason="wrong Authorization", client=_client(request))
             return _refusal(401, "the Authorization header is not the configured webhook token")
         try:
@@ -83,15 +91,10 @@ class Webhook:
         except QueueError as error:
             log.error("webhook not queued", error=str(error))  # noqa: TRY400 - Redis's absence, not a fault of ours
             return _refusal(503, "the queue can't take it now; deliver it again", {"Retry-After": _RETRY_AFTER})
-        log.info("webhook taken", type=event.type, event_id=event.id, **answer)
+        # Whoever changes the token sees here who still has the old one.
+        former = {"token": "former", "client": _client(request)} if token == "former" else {}  # noqa: S105 - a word
+        log.info("webhook taken", type=event.type, event_id=event.id, **answer, **former)
         return JSONResponse(answer, 202 if queued else 200)
-
-    def _authorized(self, request: Request) -> bool:
-        if not self._tokens:
-            return True
-        given = request.headers.get("Authorization", "").encode("latin-1")
-        # All are compared, in constant time each: an answer's time must tell nothing.
-        return sum(hmac.compare_digest(given, token) for token in self._tokens) > 0
 
     async def _take(self, event: Event, registry: str | None) -> tuple[dict[str, Any], bool]:
         """Queue what an event asks for; return the answer, and whether anything was queued.
@@ -175,17 +178,15 @@ class Probes:
         return JSONResponse({"status": "ready"})
 
 
-def create_app(rules: Rules, queue: Queue, *, token: str | None, parts: Iterable[Liveness] = ()) -> Starlette:
+def create_app(webhook: Webhook, queue: Queue, *, parts: Iterable[Liveness] = ()) -> Starlette:
     """Build the ASGI application.
 
     Args:
-        rules: say what is copied where.
-        queue: takes the copies.
-        token: the webhook token; None takes everyone's events.
+        webhook: takes the events.
+        queue: must take writes.
         parts: what ``/readyz`` asks besides the queue.
     """
     probes = Probes(queue, parts)
-    webhook = Webhook(rules, queue, token)
 
     async def harbor(request: Request) -> Response:
         return await webhook(request)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from replicator.networks import plain_address
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -28,6 +30,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin to wait for a request."""
         super().connection_made(transport)
+        if self.client is not None:
+            # Lists of addresses name an IPv4 sender as what it is, on a socket for both too.
+            self.client = (plain_address(self.client[0]), self.client[1])
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:

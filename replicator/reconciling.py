@@ -112,13 +112,25 @@ class Reconciler:
         self._reconciles = Reconciles(queue, lease=lease)
         self._deadline = deadline
         self._stopping = asyncio.Event()
+        self._news = asyncio.Event()
+        self._soon = False
         self._planned: tuple[datetime | None, datetime] | None = None
         self._seen: datetime | None = None
         self._away = False
 
+    def renew(self, rules: Rules) -> None:
+        """Go on under other rules; a run under way goes on as it began.
+
+        Where they ask for other copies a run is due now: what is there already and no rule named has no event to come.
+        """
+        self._soon = self._soon or not rules.asks_for_the_same_as(self._rules)
+        self._rules = rules
+        self._news.set()
+
     def stop(self) -> None:
         """End within moments; a run under way does not count, and is begun anew by whoever is next."""
         self._stopping.set()
+        self._news.set()
 
     @contextlib.asynccontextmanager
     async def beside(self) -> AsyncIterator[None]:
@@ -152,7 +164,8 @@ class Reconciler:
                 pause = _BROKEN_PAUSE
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
-                    await self._stopping.wait()
+                    await self._news.wait()
+            self._news.clear()
 
     async def _step(self, schedule: Schedule) -> float:
         """Run what is due.
@@ -174,11 +187,12 @@ class Reconciler:
     def _plan(self, schedule: Schedule, state: ReconcileState) -> datetime:
         """Say when this process begins the next run, if no other does: the same until one has ended."""
         set_back = self._seen is not None and state.now < self._seen
-        if self._planned is None or self._planned[0] != state.last_started or set_back:
-            due = next_run(schedule, state)
+        if self._soon or self._planned is None or self._planned[0] != state.last_started or set_back:
+            due = state.now if self._soon else next_run(schedule, state)
             spread = schedule.spread
-            if self._planned is None and due <= state.now:
+            if due <= state.now and (self._soon or self._planned is None):
                 spread = min(spread, _SPREAD_AT_START)
+            self._soon = False
             begins = due + timedelta(seconds=random.uniform(0, spread))  # noqa: S311 - no secret
             self._planned = (state.last_started, begins)
             log.info("reconcile scheduled", next=iso(begins), schedule=str(schedule))

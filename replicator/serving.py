@@ -10,36 +10,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
+import signal
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
-import uvicorn
 
 from replicator import __version__
-from replicator.app import create_app
-from replicator.connections import BoundedProtocol
-from replicator.errors import ConfigError, Problem
+from replicator.app import Webhook, create_app
+from replicator.entrance import Entrance
+from replicator.listening import certificate_of, listen, make_server
 from replicator.queue import Lane
 from replicator.reconciling import Reconciler
+from replicator.reloading import Reloader
 from replicator.runtime import make_worker, open_checks, open_copier, open_queue
 from replicator.signals import ending_at_signals
+from replicator.transfer import access_by
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import socket
+    from collections.abc import AsyncIterator, Callable
 
-    from starlette.applications import Starlette
-
-    from replicator.copy import Copier
-    from replicator.queue import Checks, Queue, Worker
+    from replicator.listening import Server
+    from replicator.queue import Queue, Worker
     from replicator.registry import Registries
+    from replicator.reloading import Configuration
     from replicator.rules import Rules
     from replicator.settings import Settings
 
 log = structlog.get_logger("replicator")
-
-_CLOSE_SECONDS = 3
-"""What requests under way get to end once the listener closes; more than the queue's own deadline."""
 
 
 class _Process:
@@ -63,85 +62,96 @@ class _Process:
             self._worker.stop()
 
 
-class _Server(uvicorn.Server):
-    """A uvicorn that leaves signals to the process, and says where it listens once it does."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for listener in sockets or ():
-            host, port = listener.getsockname()[:2]
-            shown = f"[{host}]" if ":" in host else host
-            log.info("listening", address=f"{shown}:{port}", webhook=f"http://{shown}:{port}/webhooks/harbor")
-
-
-async def serve(settings: Settings, rules: Rules, *, with_worker: bool) -> None:
+async def serve(first: Configuration, load: Callable[[], Configuration], *, with_worker: bool) -> None:
     """Serve the webhook until a signal; with a worker in the same process or without.
+
+    Args:
+        first: what is in force from the start.
+        load: reads that anew.
+        with_worker: whether to copy, too.
 
     Raises:
         ConfigError: there is no token, the address can't be listened on, or the queue's settings are wrong.
         QueueError: the embedded queue does not start.
     """
-    token = _token(settings)
-    concurrency = {Lane.EVENTS: settings.concurrency, Lane.BACKFILL: settings.backfill_concurrency}
+    _nothing_to_load_anew_yet()
+    settings, rules = first.settings, first.rules
+    entrance, certificate = Entrance.of(settings), certificate_of(settings)
+    if entrance.is_open:
+        log.warning("webhook open to everyone", reason="REPLICATOR_WEBHOOK_ANONYMOUS")
     log.info("starting", version=__version__, sources=len(rules.sources()), worker=with_worker)
-    with contextlib.closing(_listen(settings)) as listener, ending_at_signals() as ending:
-        async with (
-            open_queue(settings) as queue,
-            open_copier(settings, rules, queue) as (registries, copier),
-            open_checks(queue) as checks,
-        ):
-            worker = make_worker(settings, queue, registries, copier, concurrency=concurrency, checks=checks)
-            reconciler = _reconciler(settings, rules, registries, copier, queue, checks)
-            process = _Process(worker if with_worker else None, reconciler)
-            app = create_app(rules, queue, token=token, parts=[process])
+    with contextlib.closing(listen(settings)) as listener, ending_at_signals() as ending:
+        async with _parts(settings, rules) as parts:
+            webhook = Webhook(rules, parts.queue, entrance)
+
+            def apply(new: Configuration) -> None:
+                # What can fail comes first.
+                entrance = Entrance.of(new.settings)
+                if certificate is not None:
+                    certificate.renew()
+                webhook.renew(new.rules, entrance)
+                parts.renew(new.rules)
+
+            process = _Process(parts.worker if with_worker else None, parts.reconciler)
             ending.started(process.stop)
-            async with reconciler.beside():
-                await _run(app, listener, process, worker if with_worker else None)
+            server = make_server(create_app(webhook, parts.queue, parts=[process]), settings, certificate)
+            async with parts.reconciler.beside(), Reloader(first, load, apply).beside():
+                await _run(server, listener, process, parts.worker if with_worker else None)
     log.info("stopped")
 
 
-async def work(settings: Settings, rules: Rules) -> None:
+async def work(first: Configuration, load: Callable[[], Configuration]) -> None:
     """Copy what is queued until a signal.
+
+    Args:
+        first: what is in force from the start.
+        load: reads that anew.
 
     Raises:
         ConfigError: the queue's settings are wrong.
         QueueError: the embedded queue does not start.
     """
-    concurrency = {Lane.EVENTS: settings.concurrency, Lane.BACKFILL: settings.backfill_concurrency}
+    _nothing_to_load_anew_yet()
     log.info("starting", version=__version__)
     with ending_at_signals() as ending:
-        async with (
-            open_queue(settings) as queue,
-            open_copier(settings, rules, queue) as (registries, copier),
-            open_checks(queue) as checks,
-        ):
-            worker = make_worker(settings, queue, registries, copier, concurrency=concurrency, checks=checks)
-            reconciler = _reconciler(settings, rules, registries, copier, queue, checks)
-            ending.started(_Process(worker, reconciler).stop)
-            async with reconciler.beside():
-                await worker.run()
+        async with _parts(first.settings, first.rules) as parts:
+            ending.started(_Process(parts.worker, parts.reconciler).stop)
+            reloader = Reloader(first, load, lambda new: parts.renew(new.rules))
+            async with parts.reconciler.beside(), reloader.beside():
+                await parts.worker.run()
     log.info("stopped")
 
 
-async def _run(app: Starlette, listener: socket.socket, process: _Process, worker: Worker | None) -> None:
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What both commands run."""
+
+    queue: Queue
+    registries: Registries
+    worker: Worker
+    reconciler: Reconciler
+
+    def renew(self, rules: Rules) -> None:
+        """Go on under other rules: what begins from now on, copies and reconciles."""
+        self.registries.renew(access_by(rules.credentials))
+        self.reconciler.renew(rules)
+
+
+@contextlib.asynccontextmanager
+async def _parts(settings: Settings, rules: Rules) -> AsyncIterator[_Parts]:
+    concurrency = {Lane.EVENTS: settings.concurrency, Lane.BACKFILL: settings.backfill_concurrency}
+    async with (
+        open_queue(settings) as queue,
+        open_copier(settings, rules, queue) as (registries, copier),
+        open_checks(queue) as checks,
+    ):
+        worker = make_worker(settings, queue, registries, copier, concurrency=concurrency, checks=checks)
+        reconciler = Reconciler(settings.schedule, rules, registries, copier, queue, checks, lease=settings.lease)
+        yield _Parts(queue, registries, worker, reconciler)
+
+
+async def _run(server: Server, listener: socket.socket, process: _Process, worker: Worker | None) -> None:
     """Run server and worker; the end of one is the end of the other."""
-    server = _Server(
-        uvicorn.Config(
-            app,
-            http=BoundedProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=_CLOSE_SECONDS,
-        )
-    )
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     # The listener stays open until the last copy has ended or was handed back.
     busy = asyncio.create_task(worker.run() if worker is not None else _until(process.stopping))
@@ -156,37 +166,10 @@ async def _run(app: Starlette, listener: socket.socket, process: _Process, worke
     serving.result()
 
 
-def _reconciler(
-    settings: Settings, rules: Rules, registries: Registries, copier: Copier, queue: Queue, checks: Checks
-) -> Reconciler:
-    return Reconciler(settings.schedule, rules, registries, copier, queue, checks, lease=settings.lease)
+def _nothing_to_load_anew_yet() -> None:
+    """Have a SIGHUP during the start do nothing, instead of ending the process."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 async def _until(event: asyncio.Event) -> None:
     await event.wait()
-
-
-def _token(settings: Settings) -> str | None:
-    token = settings.webhook_token.get_secret_value() if settings.webhook_token is not None else ""
-    if token:
-        return token
-    if settings.webhook_anonymous:
-        log.warning("webhook open to everyone", reason="REPLICATOR_WEBHOOK_ANONYMOUS")
-        return None
-    message = (
-        "set it to a long random text, and give Harbor's webhook policy the same as its auth header; "
-        "or set REPLICATOR_WEBHOOK_ANONYMOUS=true to take events from anyone who can reach this address"
-    )
-    raise ConfigError("settings", [Problem("REPLICATOR_WEBHOOK_TOKEN", message)])
-
-
-def _listen(settings: Settings) -> socket.socket:
-    """Bind the address before anything else is started, so that a second instance fails at once."""
-    host, port = settings.listen_host, settings.listen_port
-    family = socket.AF_INET6 if ":" in host or (not host and socket.has_dualstack_ipv6()) else socket.AF_INET
-    dual = not host and family == socket.AF_INET6
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=dual)
-    except OSError as error:
-        problem = Problem("REPLICATOR_LISTEN", f"{settings.listen}: can't be listened on: {error.strerror or error}")
-        raise ConfigError("settings", [problem]) from None

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from yarl import URL
 
 from replicator.errors import ConfigError, Problem
+from replicator.networks import Networks
 from replicator.schedule import Schedule, parse_schedule
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def _state_home() -> Path:
         return Path("/var/lib/replicator")
 
 
-def _secrets_dir() -> Path:
+def secrets_directory() -> Path:
+    """Return where secret files are looked for, whether it exists or not."""
     return Path(os.environ.get("REPLICATOR_SECRETS_DIR") or "/run/secrets")
 
 
@@ -82,9 +84,16 @@ def _schedule(value: Any) -> Any:
     return value
 
 
+def _networks(value: Any) -> Any:
+    """Check a list of addresses and networks."""
+    Networks(str(value))
+    return value
+
+
 _Secret = Annotated[SecretStr, AfterValidator(_stripped)]
 _Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
 _Slots = Annotated[int, Field(ge=1, le=1000)]
+_Addresses = Annotated[str, BeforeValidator(_networks)]
 
 
 class Settings(BaseSettings):
@@ -118,6 +127,26 @@ class Settings(BaseSettings):
         description="address of the webhook, as host:port",
     )
     webhook_token: _Secret | None = Field(None, description="what Harbor sends as Authorization (its auth header)")
+    webhook_former_tokens: _Secret | None = Field(
+        None,
+        description="tokens that are taken beside `REPLICATOR_WEBHOOK_TOKEN`, separated by spaces or lines: to change "
+        "it without losing an event",
+    )
+    webhook_sources: _Addresses | None = Field(
+        None,
+        description="addresses and networks that webhooks are taken from, e.g. `10.0.0.0/8, 192.0.2.7`; without it "
+        "from everywhere",
+    )
+    trusted_proxies: _Addresses | None = Field(
+        None,
+        description="addresses and networks of the proxies in front, whose `X-Forwarded-For` is believed; without it "
+        "nobody's is",
+    )
+    tls_certificate: Path | None = Field(
+        None,
+        description="PEM file with the certificate of the webhook's address and its chain; with it HTTPS is served",
+    )
+    tls_key: Path | None = Field(None, description="PEM file with the certificate's key; without it in the same file")
     webhook_url: Annotated[str, BeforeValidator(_webhook_url)] | None = Field(
         None,
         description="the webhook's address as Harbor reaches it, for `replicator webhook`",
@@ -141,6 +170,11 @@ class Settings(BaseSettings):
         "24h",
         description="when serve and worker compare everything that the rules name and queue what differs: "
         "`off`, an interval (`90s`, `30m`, `6h`, `1d`) or a cron expression (`17 3 * * *`)",
+    )
+    watch: bool = Field(
+        default=True,
+        description="take changed rules, logins, tokens and certificates over without a restart, within seconds; "
+        "SIGHUP does so in any case",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is logged")
     log_format: Literal["auto", "console", "json"] = Field(
@@ -173,7 +207,7 @@ def load_settings(**options: Any) -> Settings:
         ConfigError: with every setting that can't be used; a secret is never in it.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    directory = _secrets_dir()
+    directory = secrets_directory()
     try:
         return Settings(
             _env_file=".env",
@@ -219,7 +253,7 @@ def _dotenv() -> dict[str, str]:
 
 def _secret_files() -> dict[str, str]:
     found = {}
-    directory = _secrets_dir()
+    directory = secrets_directory()
     if directory.is_dir():
         for path in sorted(directory.iterdir()):
             try:

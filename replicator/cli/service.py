@@ -2,7 +2,8 @@
 
 # Annotations are evaluated at once, here and in the other modules of commands: typer reads them when it runs.
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +20,12 @@ from replicator.cli.options import (
     StateDir,
 )
 from replicator.cli.preparing import given_rules, prepared_settings, run
+from replicator.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from replicator.reloading import Configuration
 
 Concurrency = Annotated[int | None, typer.Option(help="Copies for events at once (REPLICATOR_CONCURRENCY).")]
 Reconcile = Annotated[
@@ -48,8 +55,10 @@ def serve(
     log_format: LogFormat = None,
 ) -> None:
     """Take Harbor's webhooks and copy what is pushed, until SIGTERM."""
-    settings = prepared_settings(
+    first, load = _configuration(
         log,
+        registry,
+        namespace,
         config=config,
         auth=auth,
         images=images,
@@ -61,10 +70,9 @@ def serve(
         log_level=log_level,
         log_format=log_format,
     )
-    rules = given_rules(settings, registry, namespace)
     from replicator import serving
 
-    run(serving.serve(settings, rules, with_worker=worker))
+    run(serving.serve(first, load, with_worker=worker))
 
 
 def worker(
@@ -82,8 +90,10 @@ def worker(
     log_format: LogFormat = None,
 ) -> None:
     """Copy what is queued, until SIGTERM; run as many as you like on one Redis."""
-    settings = prepared_settings(
+    first, load = _configuration(
         log,
+        registry,
+        namespace,
         config=config,
         auth=auth,
         images=images,
@@ -96,4 +106,24 @@ def worker(
     )
     from replicator import serving
 
-    run(serving.work(settings, given_rules(settings, registry, namespace)))
+    run(serving.work(first, load))
+
+
+def _configuration(
+    log: Path | None, registry: str | None, namespace: str | None, **options: Any
+) -> "tuple[Configuration, Callable[[], Configuration]]":
+    """Read what is in force from the start, and return it with what reads it anew.
+
+    Raises:
+        ConfigError: it can't be used.
+    """
+    from replicator.reloading import Configuration
+
+    settings = prepared_settings(log, **options)
+    first = Configuration(settings, given_rules(settings, registry, namespace))
+
+    def load() -> Configuration:
+        settings = load_settings(**options)
+        return Configuration(settings, given_rules(settings, registry, namespace))
+
+    return first, load

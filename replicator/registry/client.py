@@ -69,6 +69,14 @@ class Registries:
         if self._session is not None:
             await self._session.close()
 
+    def renew(self, access: Callable[[Repository], Access]) -> None:
+        """Reach registries in another way from now on, and log in anew; what was given out goes on as it began.
+
+        Also where the way is the same: what its files and helpers hold may be another.
+        """
+        self._access = access
+        self._transports.clear()
+
     def source(self, repository: Repository) -> RemoteRepository:
         """Return a repository to read from."""
         return RemoteRepository(repository, self.transport(repository), "pull")

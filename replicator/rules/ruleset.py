@@ -57,6 +57,10 @@ class Rules:
             else:
                 self._by_registry.setdefault(source.registry, []).append(number)
 
+    def asks_for_the_same_as(self, other: Rules) -> bool:
+        """Tell whether these are the same rules, whatever the logins are."""
+        return self._rules == other._rules
+
     def destinations(self, reference: Reference) -> tuple[CopyRequest, ...]:
         """Return every copy that the rules ask for when ``reference`` was pushed; none if no rule is about it.
 

@@ -14,6 +14,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from replicator import reconciling
 from replicator.copy import Copier
 from replicator.queue import Findings, Lane, Queue, ReconcileResult, ReconcileState
 from replicator.reconciling import Reconciler, next_run
@@ -58,8 +59,8 @@ async def reconcilers(house: House, queue: Queue) -> AsyncIterator[Callable[...,
     rules = load(house.rules({"HARBOR/library/app": "ACR/image-syncer/app"}), environ={})
     async with Registries(access_by(rules.credentials)) as registries:
 
-        def make(**settings: Any) -> Reconciler:
-            return Reconciler(Every(1), rules, registries, Copier(registries), queue, **settings)
+        def make(every: int = 1, **settings: Any) -> Reconciler:
+            return Reconciler(Every(every), rules, registries, Copier(registries), queue, **settings)
 
         yield make
 
@@ -152,6 +153,29 @@ async def test_a_fault_in_the_program_fails_the_run_and_nothing_else(
         (broken, *_) = await said(logs, "reconcile broken")
         assert isinstance(broken["exc_info"], AttributeError)
         await said(logs, "reconcile failed", 2)
+
+
+async def test_other_rules_have_a_run_soon_and_the_same_rules_have_none(
+    house: House, reconcilers: Callable[..., Reconciler], logs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciling, "_SPREAD_AT_START", 0.0)
+    await push(house.behind_harbor, "library/other", "v1", image(2))
+    same = load(house.rules({"HARBOR/library/app": "ACR/image-syncer/app"}), environ={})
+    more = load(house.rules({"HARBOR/library/*": "ACR/image-syncer/{name}"}), environ={})
+    reconciler = reconcilers(every=86_400)
+    async with reconciler.beside():
+        (first,) = await said(logs, "reconcile done")
+        assert first["listed"] == 1
+        reconciler.renew(same)
+        reconciler.renew(more)
+        reconciler.renew(more)
+        *_, second = await said(logs, "reconcile done", 2)
+        assert second["listed"] == 2
+        reconciler.renew(more)
+        # What is planned next is planned after that, and at its usual time.
+        plans = await said(logs, "reconcile scheduled", 4)
+        assert datetime.fromisoformat(plans[3]["next"]) - datetime.now(UTC) > timedelta(hours=23)
+    assert len(await said(logs, "reconcile started", 2)) == 2
 
 
 async def test_a_stop_ends_a_run_that_hangs_and_gives_its_lease_back(

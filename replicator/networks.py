@@ -1,0 +1,68 @@
+"""Lists of addresses and networks, as people write them in a setting."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+_SEPARATOR = re.compile(r"[\s,]+")
+_MAPPED_BITS = 96
+"""The length of ``::ffff:`` before an IPv4 address (RFC 4291, section 2.5.5.2)."""
+
+
+class Networks:
+    """Addresses and networks; tells whether an address is in one of them.
+
+    Args:
+        text: addresses (``192.0.2.7``) and networks (``10.0.0.0/8``, ``fd00::/8``), separated by commas or spaces.
+
+    Raises:
+        ValueError: it names none, or something that is none.
+    """
+
+    def __init__(self, text: str) -> None:
+        items = [item for item in _SEPARATOR.split(text) if item]
+        if not items:
+            raise ValueError("name at least one address or network, e.g. 10.0.0.0/8")
+        self._networks = tuple(_network(item) for item in items)
+
+    def __contains__(self, address: object) -> bool:
+        """Tell whether an address, as a socket tells it, is in one of the networks; what is no address never is."""
+        try:
+            found = ip_address(plain_address(str(address)))
+        except ValueError:
+            return False
+        return any(found in network for network in self._networks)
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self._networks))
+
+
+def plain_address(address: str) -> str:
+    """Return the IPv4 address that an IPv6 socket shows as ``::ffff:…``; any other as it is."""
+    try:
+        mapped = IPv6Address(address).ipv4_mapped
+    except ValueError:
+        return address
+    return str(mapped) if mapped is not None else address
+
+
+def _network(item: str) -> IPv4Network | IPv6Network:
+    try:
+        return _plain(ip_network(item))
+    except ValueError:
+        pass
+    try:
+        near = ip_network(item, strict=False)
+    except ValueError:
+        raise ValueError(f"{item[:60]!r} is no address and no network; write 192.0.2.7 or 10.0.0.0/8") from None
+    raise ValueError(f"{item} is an address within {near}; write {near}, or {item.partition('/')[0]} for it alone")
+
+
+def _plain(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    """Return the IPv4 network that stands in one of ``::ffff:…``; any other as it is."""
+    if isinstance(network, IPv6Network) and network.prefixlen >= _MAPPED_BITS:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
+    return network

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import ipaddress
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replicator.networks import Networks, plain_address
+
+V4, V6 = st.ip_addresses(v=4), st.ip_addresses(v=6)
+
+
+@given(
+    st.lists(st.one_of(V4, V6), min_size=1, max_size=5),
+    st.sampled_from([",", " ", ", ", "\n", " ,, "]),
+    st.one_of(V4, V6),
+)
+def test_an_address_alone_admits_itself_and_no_other(listed: list[object], between: str, other: object) -> None:
+    networks = Networks(between.join(map(str, listed)))
+    assert all(str(address) in networks for address in listed)
+    plain = plain_address(str(other))
+    assert (str(other) in networks) == (plain in [plain_address(str(address)) for address in listed])
+
+
+@given(V4, st.integers(0, 32), V4)
+def test_a_network_admits_what_is_in_it_also_as_an_ipv6_socket_shows_it(
+    base: ipaddress.IPv4Address, length: int, address: ipaddress.IPv4Address
+) -> None:
+    network = ipaddress.ip_network((base, length), strict=False)
+    networks = Networks(str(network))
+    assert (str(address) in networks) == (f"::ffff:{address}" in networks) == (address in network)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "at least one"),
+        (" , ", "at least one"),
+        ("10.0.0.0/33", "no address and no network"),
+        ("harbor.example.com", "no address and no network"),
+        ("10.0.0.1/8", "write 10.0.0.0/8, or 10.0.0.1 for it alone"),
+        ("192.0.2.7 10.0.0", "'10.0.0' is no address"),
+    ],
+)
+def test_what_is_no_list_of_networks_is_refused_with_what_to_write(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        Networks(text)
+
+
+@given(st.text(max_size=30))
+def test_no_text_gets_in_or_breaks_it(text: str) -> None:
+    assert text not in Networks("192.0.2.7")
