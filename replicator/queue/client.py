@@ -210,6 +210,14 @@ class Queue:
         lanes = {lane: LaneCounts(*numbers[3 * i : 3 * i + 3]) for i, lane in enumerate(Lane)}
         return Counts(lanes, dead)
 
+    async def oldest(self) -> dict[Lane, float]:
+        """Tell for how many seconds the oldest entry of each lane has been due and not begun; 0 without one.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        return {lane: age / 1000 for lane, age in zip(Lane, await self._within_deadline("oldest"), strict=True)}
+
     async def running(self) -> list[RunningJob]:
         """List what runs now, the oldest first.
 

@@ -19,7 +19,8 @@
 --   <prefix>:finished:<run>    stream of outcomes for one run
 --   <prefix>:dead, :dead-jobs  hashes id -> JSON record, id -> arq's job
 --   <prefix>:workers, :ping    hash worker -> JSON: its sign of life; what a ping writes
---   <prefix>:reconcile         hash: started, when the last reconcile that ended began; result, what it found (JSON)
+--   <prefix>:reconcile         hash: started, when the last reconcile that ended began; result, what it found (JSON);
+--                              succeeded, when the last one ended that came to its end
 --   <prefix>:reconcile:lease   JSON: who runs one now (token, host, pid), since when, how far; with an expiry
 -- and those of generations.lua and known.lua.
 local prefix = ARGV[1]

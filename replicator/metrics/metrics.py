@@ -1,0 +1,76 @@
+"""All metrics of one process, and how they are written for Prometheus."""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING
+
+from prometheus_client import (
+    CollectorRegistry,
+    Gauge,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, choose_encoder, generate_latest
+
+from replicator import __version__
+from replicator.metrics import families
+from replicator.metrics.deliveries import DeliveryCounts
+from replicator.metrics.lookups import QueueLookups
+from replicator.metrics.requests import RequestCounts
+from replicator.metrics.tries import TryCounts
+
+if TYPE_CHECKING:
+    from replicator.queue import Queue
+    from replicator.rules import Rules
+    from replicator.schedule import Schedule
+
+
+class Metrics:
+    """What is counted in this process, and looked up in its queue.
+
+    Args:
+        rules: whose hosts and rules are told apart.
+        queue: what is looked at when it is scraped.
+        schedule: when a reconcile is due; None for never.
+
+    Attributes:
+        requests: told of requests to registries.
+        tries: told of copies.
+        deliveries: told of what comes to the webhook.
+    """
+
+    def __init__(self, rules: Rules, queue: Queue, schedule: Schedule | None) -> None:
+        # When a series began is of use to few, and doubles their number in the text format.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it without types
+        self._registry = CollectorRegistry()
+        build = families.BUILD
+        Gauge(build.name, build.help, build.labels, registry=self._registry).labels(
+            __version__, platform.python_version()
+        ).set(1)
+        self.deliveries = DeliveryCounts(self._registry)
+        self.tries = TryCounts(self._registry, rules.keys)
+        self.requests = RequestCounts(self._registry, sorted(rules.hosts))
+        self._lookups = QueueLookups(queue, schedule)
+        self._registry.register(self._lookups)
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+
+    async def expose(self, accept: str) -> tuple[bytes, str]:
+        """Write all metrics, with what the queue tells now. It takes bounded time, whether Redis is there or not.
+
+        Args:
+            accept: the request's ``Accept`` header: who asks for OpenMetrics gets that.
+
+        Returns:
+            The text and its content type.
+        """
+        await self._lookups.refresh()
+        try:
+            encode, content_type = choose_encoder(accept)
+        except ValueError:
+            encode, content_type = generate_latest, CONTENT_TYPE_LATEST
+        return encode(self._registry), content_type
