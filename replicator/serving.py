@@ -2,6 +2,8 @@
 
 Each runs the scheduled reconcile too, when it is due and no other process on the queue does.
 
+Both serve probes and metrics: at the webhook's address, or at one of their own.
+
 At SIGTERM or SIGINT the worker takes no new copies and gives the running ones the drain time; until then events are
 still taken, as they are durable in the queue whoever copies them. A second signal ends at once.
 """
@@ -11,28 +13,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
 import uvicorn
 
 from replicator import __version__
-from replicator.app import create_app
+from replicator.app import create_app, create_probes_app
 from replicator.connections import BoundedProtocol
 from replicator.errors import ConfigError, Problem
+from replicator.metrics import Metrics
 from replicator.queue import Lane
 from replicator.reconciling import Reconciler
 from replicator.runtime import make_worker, open_checks, open_copier, open_queue
+from replicator.settings import split_address
 from replicator.signals import ending_at_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
-    from starlette.applications import Starlette
+    from starlette.types import ASGIApp
 
-    from replicator.copy import Copier
-    from replicator.queue import Checks, Queue, Worker
-    from replicator.registry import Registries
+    from replicator.queue import Queue, Worker
     from replicator.rules import Rules
     from replicator.settings import Settings
 
@@ -64,7 +67,28 @@ class _Process:
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn that leaves signals to the process, and says where it listens once it does."""
+    """A uvicorn that leaves signals to the process, and says where it listens once it does.
+
+    Args:
+        app: the application.
+        told: is given each address, as ``host:port``.
+    """
+
+    def __init__(self, app: ASGIApp, told: Callable[[str], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=BoundedProtocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=_CLOSE_SECONDS,
+            )
+        )
+        self._told = told
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -75,7 +99,48 @@ class _Server(uvicorn.Server):
         for listener in sockets or ():
             host, port = listener.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
-            log.info("listening", address=f"{shown}:{port}", webhook=f"http://{shown}:{port}/webhooks/harbor")
+            self._told(f"{shown}:{port}")
+
+
+def _tell_webhook(address: str) -> None:
+    log.info("listening", address=address, webhook=f"http://{address}/webhooks/harbor")
+
+
+def _tell_metrics(address: str) -> None:
+    log.info("listening for probes", address=address, metrics=f"http://{address}/metrics")
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What both processes are made of."""
+
+    queue: Queue
+    metrics: Metrics
+    worker: Worker
+    reconciler: Reconciler
+
+
+@contextlib.asynccontextmanager
+async def _open(settings: Settings, rules: Rules) -> AsyncIterator[_Parts]:
+    """Open the parts, and close them in the right order. Who opens them runs them."""
+    concurrency = {Lane.EVENTS: settings.concurrency, Lane.BACKFILL: settings.backfill_concurrency}
+    async with open_queue(settings) as queue:
+        metrics = Metrics(rules, queue, settings.schedule)
+        async with (
+            open_copier(settings, rules, queue, metrics.requests) as (registries, copier),
+            open_checks(queue) as checks,
+        ):
+            worker = make_worker(
+                settings,
+                queue,
+                registries,
+                copier,
+                concurrency=concurrency,
+                checks=checks,
+                observer=metrics.tries,
+            )
+            reconciler = Reconciler(settings.schedule, rules, registries, copier, queue, checks, lease=settings.lease)
+            yield _Parts(queue, metrics, worker, reconciler)
 
 
 async def serve(settings: Settings, rules: Rules, *, with_worker: bool) -> None:
@@ -86,21 +151,27 @@ async def serve(settings: Settings, rules: Rules, *, with_worker: bool) -> None:
         QueueError: the embedded queue does not start.
     """
     token = _token(settings)
-    concurrency = {Lane.EVENTS: settings.concurrency, Lane.BACKFILL: settings.backfill_concurrency}
     log.info("starting", version=__version__, sources=len(rules.sources()), worker=with_worker)
-    with contextlib.closing(_listen(settings)) as listener, ending_at_signals() as ending:
-        async with (
-            open_queue(settings) as queue,
-            open_copier(settings, rules, queue) as (registries, copier),
-            open_checks(queue) as checks,
-        ):
-            worker = make_worker(settings, queue, registries, copier, concurrency=concurrency, checks=checks)
-            reconciler = _reconciler(settings, rules, registries, copier, queue, checks)
-            process = _Process(worker if with_worker else None, reconciler)
-            app = create_app(rules, queue, token=token, parts=[process])
-            ending.started(process.stop)
-            async with reconciler.beside():
-                await _run(app, listener, process, worker if with_worker else None)
+    with (
+        contextlib.closing(_listen(settings.listen, "REPLICATOR_LISTEN")) as listener,
+        _probes_listener(settings) as own,
+        ending_at_signals() as ending,
+    ):
+        async with _open(settings, rules) as parts:
+            worker = parts.worker if with_worker else None
+            process = _Process(worker, parts.reconciler)
+            app = create_app(
+                rules,
+                parts.queue,
+                token=token,
+                observer=parts.metrics.deliveries,
+                parts=[process],
+                exposition=parts.metrics if own is None else None,
+                access_log=settings.access_log,
+            )
+            async with _probes(settings, own, process, parts), parts.reconciler.beside():
+                ending.started(process.stop)
+                await _run(app, listener, process, worker)
     log.info("stopped")
 
 
@@ -108,40 +179,41 @@ async def work(settings: Settings, rules: Rules) -> None:
     """Copy what is queued until a signal.
 
     Raises:
-        ConfigError: the queue's settings are wrong.
+        ConfigError: the queue's settings are wrong, or the address of the probes can't be listened on.
         QueueError: the embedded queue does not start.
     """
-    concurrency = {Lane.EVENTS: settings.concurrency, Lane.BACKFILL: settings.backfill_concurrency}
     log.info("starting", version=__version__)
-    with ending_at_signals() as ending:
-        async with (
-            open_queue(settings) as queue,
-            open_copier(settings, rules, queue) as (registries, copier),
-            open_checks(queue) as checks,
-        ):
-            worker = make_worker(settings, queue, registries, copier, concurrency=concurrency, checks=checks)
-            reconciler = _reconciler(settings, rules, registries, copier, queue, checks)
-            ending.started(_Process(worker, reconciler).stop)
-            async with reconciler.beside():
-                await worker.run()
+    with _probes_listener(settings) as own, ending_at_signals() as ending:
+        async with _open(settings, rules) as parts:
+            process = _Process(parts.worker, parts.reconciler)
+            async with _probes(settings, own, process, parts), parts.reconciler.beside():
+                ending.started(process.stop)
+                await parts.worker.run()
     log.info("stopped")
 
 
-async def _run(app: Starlette, listener: socket.socket, process: _Process, worker: Worker | None) -> None:
+@contextlib.asynccontextmanager
+async def _probes(
+    settings: Settings, listener: socket.socket | None, process: _Process, parts: _Parts
+) -> AsyncIterator[None]:
+    """Serve probes and metrics at an address of their own, if there is one, for as long as the context lasts."""
+    if listener is None:
+        yield
+        return
+    app = create_probes_app(parts.queue, parts=[process], exposition=parts.metrics, access_log=settings.access_log)
+    server = _Server(app, _tell_metrics)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await asyncio.wait({serving})
+    serving.result()
+
+
+async def _run(app: ASGIApp, listener: socket.socket, process: _Process, worker: Worker | None) -> None:
     """Run server and worker; the end of one is the end of the other."""
-    server = _Server(
-        uvicorn.Config(
-            app,
-            http=BoundedProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=_CLOSE_SECONDS,
-        )
-    )
+    server = _Server(app, _tell_webhook)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     # The listener stays open until the last copy has ended or was handed back.
     busy = asyncio.create_task(worker.run() if worker is not None else _until(process.stopping))
@@ -154,12 +226,6 @@ async def _run(app: Starlette, listener: socket.socket, process: _Process, worke
         await asyncio.wait({serving, busy})
     busy.result()
     serving.result()
-
-
-def _reconciler(
-    settings: Settings, rules: Rules, registries: Registries, copier: Copier, queue: Queue, checks: Checks
-) -> Reconciler:
-    return Reconciler(settings.schedule, rules, registries, copier, queue, checks, lease=settings.lease)
 
 
 async def _until(event: asyncio.Event) -> None:
@@ -180,13 +246,24 @@ def _token(settings: Settings) -> str | None:
     raise ConfigError("settings", [Problem("REPLICATOR_WEBHOOK_TOKEN", message)])
 
 
-def _listen(settings: Settings) -> socket.socket:
-    """Bind the address before anything else is started, so that a second instance fails at once."""
-    host, port = settings.listen_host, settings.listen_port
+def _probes_listener(settings: Settings) -> contextlib.AbstractContextManager[socket.socket | None]:
+    """Bind the address of the probes and metrics, where they have one of their own."""
+    if settings.metrics_listen is None:
+        return contextlib.nullcontext()
+    return contextlib.closing(_listen(settings.metrics_listen, "REPLICATOR_METRICS_LISTEN"))
+
+
+def _listen(address: str, variable: str) -> socket.socket:
+    """Bind an address before anything else is started, so that a second instance fails at once.
+
+    Raises:
+        ConfigError: it can't be listened on; the variable is in the message.
+    """
+    host, port = split_address(address)
     family = socket.AF_INET6 if ":" in host or (not host and socket.has_dualstack_ipv6()) else socket.AF_INET
     dual = not host and family == socket.AF_INET6
     try:
         return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=dual)
     except OSError as error:
-        problem = Problem("REPLICATOR_LISTEN", f"{settings.listen}: can't be listened on: {error.strerror or error}")
+        problem = Problem(variable, f"{address}: can't be listened on: {error.strerror or error}")
         raise ConfigError("settings", [problem]) from None

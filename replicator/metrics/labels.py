@@ -27,6 +27,11 @@ class Known:
         distinct = list(dict.fromkeys(values))[:MOST_VALUES]
         self._shown = {value: _shown(value) for value in distinct}
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """How the known values are written."""
+        return tuple(self._shown.values())
+
     def label(self, value: str | None) -> str:
         """Return how a value is written as a label; `OTHER` for None and for what is not known."""
         return OTHER if value is None else self._shown.get(value, OTHER)

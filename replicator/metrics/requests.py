@@ -35,6 +35,9 @@ class RequestCounts:
         self._received = counter(families.RECEIVED, registry)
         self._sent = counter(families.SENT, registry)
         self._throttled = counter(families.THROTTLED, registry)
+        for host in self._hosts.labels:
+            # From 0 on, so that the first one is a change too.
+            self._throttled.labels(host)
 
     def answered(self, registry: str, method: str, status: int | None, seconds: float) -> None:
         """Count a request; one without an answer has no duration."""

@@ -48,6 +48,11 @@ class TryCounts:
         self._blobs = counter(families.BLOBS, registry)
         self._retries = counter(families.RETRIES, registry)
         self._lost = counter(families.LEASE_LOSSES, registry)
+        # From 0 on, so that the first one is a change too.
+        for how in _BLOBS:
+            self._blobs.labels(how)
+        for kind in (ErrorClass.TRANSIENT, ErrorClass.NOT_YET):
+            self._retries.labels(_REASONS[kind])
 
     def tried(self, attempt: Try) -> None:
         """Count a try by its outcome."""
