@@ -13,7 +13,8 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, choose_encoder, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.openmetrics import exposition as open_metrics
 
 from replicator import __version__
 from replicator.metrics import families
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from replicator.queue import Queue
     from replicator.rules import Rules
     from replicator.schedule import Schedule
+
+_OPEN_METRICS = "application/openmetrics-text"
 
 
 class Metrics:
@@ -69,8 +72,8 @@ class Metrics:
             The text and its content type.
         """
         await self._lookups.refresh()
-        try:
-            encode, content_type = choose_encoder(accept)
-        except ValueError:
-            encode, content_type = generate_latest, CONTENT_TYPE_LATEST
-        return encode(self._registry), content_type
+        # Not the library's own choice: a strange version in the header makes it fail.
+        if _OPEN_METRICS in accept:
+            text = open_metrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]  # it comes without types
+            return text, open_metrics.CONTENT_TYPE_LATEST
+        return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4

@@ -370,7 +370,7 @@ class LaneWorker(arq.worker.Worker):
         if ended == "queued again":
             log.info("job queued again", how=verdict.how, **facts)
         elif ended == "done":
-            log.info("job done", tries=claim.failures + 1, **facts)
+            log.debug("job done", tries=claim.failures + 1, **facts)
         elif ended == "release":
             log.info("job handed back", **facts)
         else:
