@@ -60,6 +60,19 @@ def next_run(schedule: Schedule, state: ReconcileState) -> datetime:
     return max(state.now, again)
 
 
+def overdue(schedule: Schedule | None, state: ReconcileState) -> float:
+    """Say for how many seconds a run has been due that nobody has begun; 0 when none is due, or one runs.
+
+    Args:
+        schedule: when runs are due; None for never.
+        state: what all processes know. Before the first run has ended there is nothing to count from: 0.
+    """
+    if schedule is None or state.running is not None or state.last_started is None:
+        return 0.0
+    due = schedule.due(state.last_started, state.last_started)
+    return max(0.0, (state.now - due).total_seconds())
+
+
 def findings(report: Report) -> Findings:
     """Sum up the report of a run that came to its end."""
     counts, failures = report.counts, report.failures

@@ -16,6 +16,7 @@ from replicator.transfer import CopyFailed, copy, copy_signature
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from replicator.copy import Copier
     from replicator.queue import Checks, JsonValue, Running
@@ -27,14 +28,32 @@ _LOOKS_FOR_SOURCE = 3
 """Tries before a source tag that does not resolve counts as deleted: an event may be faster than Harbor's cache."""
 
 
-def job(request: CopyRequest, *, retries: int | None = None) -> Job:
+_EVENT_ID = "event_id"
+
+
+def job(
+    request: CopyRequest,
+    *,
+    retries: int | None = None,
+    event_id: str | None = None,
+    pushed: datetime | None = None,
+) -> Job:
     """Make the queue's job for a copy request: its id is the destination, so one destination is one job.
 
     Args:
         request: what to copy where.
         retries: how often a failure is tried again; None for the worker's own patience.
+        event_id: names the event that asks for it in log lines; None where none does.
+        pushed: when the push was that asks for it; None where none does, or its time is not known.
     """
-    return Job(str(request.destination), request.to_json(), retries)
+    named = {} if event_id is None else {_EVENT_ID: event_id}
+    return Job(str(request.destination), {**request.to_json(), **named}, retries, pushed)
+
+
+def event_of(payload: Mapping[str, Any]) -> str | None:
+    """Return the id of the event that asked for a job; None where none did, or an older version took it."""
+    event_id = payload.get(_EVENT_ID)
+    return event_id if isinstance(event_id, str) else None
 
 
 def may_trust(request: CopyRequest) -> bool:
@@ -86,15 +105,14 @@ class Handler:
                 "copy failed",
                 source=str(request.source),
                 destination=str(request.destination),
-                rule=request.rule,
-                tries=running.tries,
                 error_class=str(error.error_class),
                 error=str(error),
                 seconds=round(time.monotonic() - started, 3),
+                **_circumstances(request, running),
             )
             raise
         level = trouble if outcome.warnings else logging.INFO
-        log.log(level, "copy done", **_told(outcome), rule=request.rule, tries=running.tries, lane=str(running.lane))
+        log.log(level, "copy done", **_told(outcome), **_circumstances(request, running))
         return outcome.to_json()
 
     async def _outcome(self, request: CopyRequest, running: Running) -> Outcome:
@@ -147,6 +165,19 @@ class Handler:
             # Without signatures the tag is the last that is written.
             at = time.time() if outcome.result is Result.COPIED else began
             self._checks.saw(str(request.destination), wanted_key(outcome.source_digest, request.options), at)
+
+
+def _circumstances(request: CopyRequest, running: Running) -> dict[str, Any]:
+    """Return what is told of a try however it ended; what is not known is left out."""
+    event_id = event_of(running.payload)
+    lag = None if running.pushed is None else round(max(0.0, time.time() - running.pushed.timestamp()), 3)
+    known = {"lag": lag, "event_id": event_id}
+    return {
+        "rule": request.rule,
+        "tries": running.tries,
+        "lane": str(running.lane),
+        **{name: value for name, value in known.items() if value is not None},
+    }
 
 
 def _told(outcome: Outcome) -> dict[str, Any]:

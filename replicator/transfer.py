@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from replicator.copy import Memory, Outcome, Sharing
     from replicator.options import CopyOptions
     from replicator.reference import Reference, Repository
-    from replicator.registry import Access
+    from replicator.registry import Access, RequestObserver
     from replicator.settings import Settings
 
 
@@ -108,6 +108,7 @@ async def open_registries(
     access: Callable[[Repository], Access],
     sharing: Sharing | None = None,
     memory: Memory | None = None,
+    observer: RequestObserver | None = None,
 ) -> AsyncIterator[tuple[Registries, Copier]]:
     """Open the way to the registries, and a copier over it.
 
@@ -116,6 +117,7 @@ async def open_registries(
         access: how each registry is reached, and as whom.
         sharing: what other processes know of blobs and have under way.
         memory: what other processes found to be wanted of images.
+        observer: told of every request.
     """
     timing = Timing(
         connect=settings.connect_timeout,
@@ -125,5 +127,7 @@ async def open_registries(
         tag=min(20.0, settings.lease * 2 / 3),
     )
     agent = f"replicator/{__version__}"
-    async with Registries(access, user_agent=agent, timing=timing, in_flight=settings.in_flight) as registries:
+    async with Registries(
+        access, user_agent=agent, timing=timing, in_flight=settings.in_flight, observer=observer
+    ) as registries:
         yield registries, Copier(registries, transfers=settings.transfers, sharing=sharing, memory=memory)

@@ -14,6 +14,7 @@ from replicator.queue.embedded import embedded_server
 from replicator.queue.errors import LeaseLost, QueueError, QueueUnavailable
 from replicator.queue.job import Finished, Job, JsonValue, Lane
 from replicator.queue.memory import RedisMemory
+from replicator.queue.observer import Try, TryEnd, TryObserver
 from replicator.queue.reconcile import (
     Findings,
     Progress,
@@ -54,6 +55,9 @@ __all__ = [
     "Running",
     "RunningJob",
     "RunningReconcile",
+    "Try",
+    "TryEnd",
+    "TryObserver",
     "WaitingJob",
     "Worker",
     "WorkerInfo",

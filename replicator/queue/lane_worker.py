@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from dataclasses import dataclass
+import time
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -18,6 +18,7 @@ import arq.worker
 import structlog
 
 from replicator.errors import ErrorClass, ReplicatorError
+from replicator.queue.claim import Claim, Verdict
 from replicator.queue.client import FAULTS, Queue
 from replicator.queue.errors import QueueError
 from replicator.queue.job import FUNCTION, JsonValue, Lane, decode_job, dump_json, encode_finished, load_json
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from replicator.queue.contact import Contact
+    from replicator.queue.observer import TryObserver
     from replicator.queue.retry import RetryPolicy
 
 log = structlog.get_logger("replicator.queue")
@@ -54,46 +56,6 @@ class Unreadable(QueueError):
     error_class = ErrorClass.PERMANENT
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A job that was started, as ``claim.lua`` gives it."""
-
-    id: str
-    job: bytes | None
-    generation: int
-    failures: int
-    retries: int | None
-    first_failure: float | None
-    record: dict[str, Any]
-    merged: bool
-
-    @classmethod
-    def read(cls, reply: list[Any]) -> Claim:
-        """Read one entry of the script's answer."""
-        job_id, job, generation, failures, retries, waiting, record, merged = reply
-        return cls(
-            id=job_id.decode(),
-            job=job,
-            generation=generation,
-            failures=failures,
-            retries=None if retries is None else int(retries),
-            first_failure=None if waiting is None else load_json(waiting)["first"],
-            record=load_json(record),
-            merged=bool(merged),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """How a try ended: the arguments of ``finish.lua``."""
-
-    how: str
-    delay: float = 0.0
-    failures: int = 0
-    record: bytes = b""
-    note: bytes = b""
-
-
 class LaneWorker(arq.worker.Worker):
     """Picks and runs the jobs of one lane.
 
@@ -108,6 +70,7 @@ class LaneWorker(arq.worker.Worker):
         keeper: renews the leases.
         contact: told whether Redis answers.
         worker: this process's name.
+        observer: told how tries end.
     """
 
     def __init__(
@@ -123,6 +86,7 @@ class LaneWorker(arq.worker.Worker):
         keeper: LeaseKeeper,
         contact: Contact,
         worker: str,
+        observer: TryObserver,
     ) -> None:
         super().__init__(
             functions=[arq.worker.func(self._call_handler, name=FUNCTION, timeout=timeout)],
@@ -144,6 +108,7 @@ class LaneWorker(arq.worker.Worker):
         self._keeper = keeper
         self._contact = contact
         self._worker = worker
+        self._observer = observer
         self._unheard: str | None = None
         self._pause: float | None = 0.0
         self._stopping = False
@@ -224,7 +189,7 @@ class LaneWorker(arq.worker.Worker):
         try:
             verdict = await self._try(claim, lease)
             if verdict is not None:
-                await self._finish(claim, verdict, self.loop.time() - began)
+                await self._finish(claim, lease, verdict, self.loop.time() - began)
         finally:
             self._keeper.remove(lease)
 
@@ -249,6 +214,7 @@ class LaneWorker(arq.worker.Worker):
             if self.job_tasks.get(claim.id) is task:
                 del self.job_tasks[claim.id]
         seconds = self.loop.time() - began
+        lag = None if claim.pushed is None else max(0.0, time.time() - claim.pushed.timestamp())
         error = None if task.cancelled() else task.exception()
         if lease.lost and (task.cancelled() or error is not None):
             return None
@@ -257,8 +223,9 @@ class LaneWorker(arq.worker.Worker):
             return Verdict("release", delay=0.0 if self._stopping else _CANCELLED_PAUSE)
         if error is None:
             try:
-                record = encode_finished(claim.id, tries=claim.failures + 1, seconds=seconds, outcome=task.result())
-                return Verdict("done", record=record)
+                outcome = task.result()
+                record = encode_finished(claim.id, tries=claim.failures + 1, seconds=seconds, outcome=outcome)
+                return Verdict("done", record=record, payload=payload, outcome=outcome, lag=lag)
             except (TypeError, ValueError) as wrong_outcome:
                 error = wrong_outcome
         return self._failed(claim, error, seconds, payload)
@@ -288,6 +255,7 @@ class LaneWorker(arq.worker.Worker):
             tries=claim.failures + 1,
             enqueued_at=stored.enqueued_at,
             merged=claim.merged,
+            pushed=claim.pushed,
         )
         context = {"job_id": claim.id, "job_try": running.tries, "running": running}
         return self.functions[stored.function].coroutine(context, payload=stored.payload), stored.payload
@@ -337,10 +305,19 @@ class LaneWorker(arq.worker.Worker):
         )
         if delay is None:
             note = dump_json({**told, **times, "lane": self.lane, "payload": payload})
-            return Verdict("dead", failures=failures, record=record, note=note)
-        return Verdict("retry", delay=delay, failures=failures, record=record, note=dump_json({**told, **times}))
+        else:
+            note = dump_json({**told, **times})
+        return Verdict(
+            "retry" if delay is not None else "dead",
+            delay=delay or 0.0,
+            failures=failures,
+            record=record,
+            note=note,
+            payload=payload,
+            error_class=error_class,
+        )
 
-    async def _finish(self, claim: Claim, verdict: Verdict, seconds: float) -> None:
+    async def _finish(self, claim: Claim, lease: Lease, verdict: Verdict, seconds: float) -> None:
         """Record how a try ended, again until Redis has taken it."""
         pause, attempts = 0.05, 0
         while True:
@@ -364,7 +341,18 @@ class LaneWorker(arq.worker.Worker):
                 await asyncio.sleep(pause)
                 pause = min(1.0, pause * 2)
         self._contact.succeeded()
-        self._account(claim, verdict, answer.decode(), seconds, attempts)
+        ended = answer.decode()
+        if ended != "lost":
+            self._tell(claim, verdict, ended, seconds)
+        elif attempts == 1 and not lease.lost:
+            self._observer.lease_lost()
+        self._account(claim, verdict, ended, seconds, attempts)
+
+    def _tell(self, claim: Claim, verdict: Verdict, ended: str, seconds: float) -> None:
+        """Tell the observer of a try that ended."""
+        attempt = verdict.told(claim, self.lane, ended, seconds)
+        if attempt is not None:
+            self._observer.tried(attempt)
 
     def _account(self, claim: Claim, verdict: Verdict, ended: str, seconds: float, attempts: int) -> None:
         """Count and log how a try ended."""
@@ -382,7 +370,7 @@ class LaneWorker(arq.worker.Worker):
         if ended == "queued again":
             log.info("job queued again", how=verdict.how, **facts)
         elif ended == "done":
-            log.info("job done", tries=claim.failures + 1, **facts)
+            log.debug("job done", tries=claim.failures + 1, **facts)
         elif ended == "release":
             log.info("job handed back", **facts)
         else:

@@ -115,12 +115,14 @@ class ReconcileState:
         last_started: when the last run that ended began (UTC); None when there was none.
         last: how it ended; None when there was none, or another version of this program noted it.
         running: the run under way; None when there is none.
+        last_success: when the last run ended that came to its end (UTC); None when there was none.
     """
 
     now: datetime
     last_started: datetime | None
     last: ReconcileResult | None
     running: RunningReconcile | None
+    last_success: datetime | None = None
 
     @classmethod
     async def read(cls, queue: Queue) -> ReconcileState:
@@ -129,12 +131,18 @@ class ReconcileState:
         Raises:
             QueueUnavailable: it does not answer.
         """
-        now, started, result, running = await queue.ask("reconcile_show")
+        now, started, result, running, success = await queue.ask("reconcile_show")
+        last = _read_result(result)
+        succeeded = moment(int(success)) if success else None
+        if last is not None and last.findings.error is None:
+            # An older version of this program notes the result alone.
+            succeeded = last.ended
         return cls(
             now=moment(now),
             last_started=moment(int(started)) if started else None,
-            last=_read_result(result),
+            last=last,
             running=_read_running(running),
+            last_success=succeeded,
         )
 
 

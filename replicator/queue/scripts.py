@@ -15,6 +15,7 @@ _NAMES = (
     "enqueue",
     "finish",
     "heartbeat",
+    "oldest",
     "ping",
     "reconcile_begin",
     "reconcile_end",

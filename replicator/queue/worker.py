@@ -18,12 +18,14 @@ from replicator.queue.contact import Contact
 from replicator.queue.job import JsonValue, Lane, dump_json
 from replicator.queue.lane_worker import LaneWorker
 from replicator.queue.lease import LeaseKeeper
+from replicator.queue.observer import Unobserved
 from replicator.queue.retry import RetryPolicy
 from replicator.queue.wakeup import listen
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from replicator.queue.observer import TryObserver
     from replicator.queue.running import Running
 
 log = structlog.get_logger("replicator.queue")
@@ -45,6 +47,7 @@ class Worker:
         lease: seconds after which the jobs of a worker that died are taken over.
         drain: seconds that running jobs get after the first :meth:`stop`.
         timeout: seconds that one try of a job may take.
+        observer: told how tries end.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Worker:
         lease: float = 30.0,
         drain: float = 30.0,
         timeout: float = 3600.0,
+        observer: TryObserver | None = None,
     ) -> None:
         self._queue = queue
         self._handler = handler
@@ -65,6 +69,7 @@ class Worker:
         self._lease = lease
         self._drain = drain
         self._timeout = timeout
+        self._observer = observer or Unobserved()
         self.id = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._started = int(time.time() * 1000)
         self._lanes: list[LaneWorker] = []
@@ -89,7 +94,7 @@ class Worker:
             ConfigError: the queue is on a Redis Cluster.
         """
         contact = Contact(self._lease)
-        keeper = LeaseKeeper(self._queue, self._lease, contact)
+        keeper = LeaseKeeper(self._queue, self._lease, contact, self._observer)
         self._lanes = [
             LaneWorker(
                 self._queue,
@@ -102,6 +107,7 @@ class Worker:
                 keeper=keeper,
                 contact=contact,
                 worker=self.id,
+                observer=self._observer,
             )
             for lane, number in self._concurrency.items()
         ]

@@ -103,3 +103,19 @@ def certificate_words(url: URL, error: aiohttp.ClientConnectorCertificateError) 
         f"the TLS certificate of {url.host}:{url.port} is not trusted ({reason}): "
         "name its authority with ca_file, or turn verification off with insecure: true"
     )
+
+
+def tls_at(url: URL, tls: ssl.SSLContext | bool, registry: str, base: URL | None) -> ssl.SSLContext | bool:
+    """Return what aiohttp takes as ``ssl`` for one request.
+
+    Verification is off for the registry's own name only; a storage host it redirects to is verified.
+
+    Args:
+        url: where the request goes.
+        tls: what `tls_of` says of the registry.
+        registry: the host the rules name.
+        base: where it is reached; None while that is not known.
+    """
+    if tls is not False or base is None or url.host in (base.host, URL(f"//{registry}").host):
+        return tls
+    return True

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import io
 import ssl
+import time
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -18,6 +20,7 @@ from yarl import URL
 from replicator.errors import ErrorClass
 from replicator.registry.abilities import Abilities
 from replicator.registry.auth import Authorizer
+from replicator.registry.bodies import read_body
 from replicator.registry.challenges import lacks_scope
 from replicator.registry.connecting import (
     connection_error,
@@ -25,6 +28,7 @@ from replicator.registry.connecting import (
     explicit_base,
     join,
     names_registry,
+    tls_at,
     tls_of,
 )
 from replicator.registry.errors import (
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
 
     from replicator.registry.access import Access
     from replicator.registry.limits import HostLimits
+    from replicator.registry.observer import RequestObserver
     from replicator.registry.timing import Timing
 
 _log = structlog.get_logger("replicator.registry")
@@ -66,6 +71,7 @@ class Transport:
         session: an open client session that neither decompresses nor follows redirects by itself.
         limits: shared by all transports of this host.
         timing: deadlines and tries.
+        observer: told of every request.
     """
 
     def __init__(
@@ -75,9 +81,11 @@ class Transport:
         session: aiohttp.ClientSession,
         limits: HostLimits,
         timing: Timing,
+        observer: RequestObserver,
     ) -> None:
         self.registry = registry
         self.timing = timing
+        self.observer = observer
         self._access = access
         self._session = session
         self.limits = limits
@@ -292,10 +300,9 @@ class Transport:
         body = b"" if method == "HEAD" or response.status == 416 else await self._read(response, _MAX_ERROR_BODY, None)
         retry_after = parse_retry_after(response.headers.get("Retry-After"))
         error = from_answer(self.registry, request, response.status, body, retry_after=retry_after)
-        if isinstance(error, TooManyRequests):
+        if isinstance(error, TooManyRequests) or (response.status == 503 and retry_after is not None):
+            self.observer.throttled(self.registry)
             self.limits.throttle(retry_after if retry_after is not None else _THROTTLE_UNSAID)
-        elif response.status == 503 and retry_after is not None:
-            self.limits.throttle(retry_after)
         elif response.status < 500:
             self.limits.answered()
         return error
@@ -346,9 +353,10 @@ class Transport:
         request = describe(method, url)
         # Interim answers and headers that drip never meet the limit of a read. A streamed body has limits of its own.
         within = timing.commit if data is None or isinstance(data, bytes) else None
+        began, status = time.monotonic(), None
         try:
             async with asyncio.timeout(within):
-                return await self._session.request(
+                response = await self._session.request(
                     method,
                     url,
                     headers={"Accept-Encoding": "identity", **headers},
@@ -356,29 +364,23 @@ class Transport:
                     data=io.BytesIO(data) if isinstance(data, bytes) else data,
                     allow_redirects=False,
                     timeout=timeout,
-                    ssl=self._ssl_for(url),
+                    ssl=tls_at(url, self._ssl, self.registry, self._base),
                 )
         except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
             raise connection_error(self.registry, request, url, error) from error
-
-    def _ssl_for(self, url: URL) -> ssl.SSLContext | bool:
-        """Verification is off for the registry's own name only; a storage host it redirects to is verified."""
-        if self._ssl is not False or self._base is None:
-            return self._ssl
-        return self._ssl if url.host in (self._base.host, URL(f"//{self.registry}").host) else True
+        else:
+            status = response.status
+            if isinstance(data, bytes):
+                self.observer.sent(self.registry, len(data))
+            return response
+        finally:
+            self.observer.answered(self.registry, method, status, time.monotonic() - began)
 
     async def _read(self, response: aiohttp.ClientResponse, limit: int, request: str | None) -> bytes:
         """Read at most ``limit`` bytes; with no ``request`` named, what fails is left out."""
-        chunks = bytearray()
-        try:
-            # What is left out when it fails is not worth more than one read's time, however it drips.
-            async with asyncio.timeout(self.timing.read if request is None else None):
-                while len(chunks) < limit and (chunk := await response.content.read(limit - len(chunks))):
-                    chunks += chunk
-        except (aiohttp.ClientError, OSError) as error:
-            if request is not None:
-                raise connection_error(self.registry, request, response.url, error) from error
-        return bytes(chunks)
+        count = partial(self.observer.received, self.registry)
+        patience = self.timing.read
+        return await read_body(response, limit, count, registry=self.registry, request=request, patience=patience)
 
     async def _discover(self) -> URL:
         """Find out whether a registry marked insecure speaks HTTPS or plain HTTP: HTTPS is tried first."""

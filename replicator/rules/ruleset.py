@@ -45,6 +45,7 @@ class Rules:
         self.warnings: tuple[Problem, ...] = tuple(warnings)
         self.logins: tuple[tuple[str, str], ...] = tuple(logins)
         self.hosts: frozenset[str] = frozenset(_hosts(self._rules))
+        self.keys: tuple[str, ...] = tuple(rule.key for rule in self._rules)
         self._by_repository: dict[Repository, list[int]] = {}
         self._by_project: dict[tuple[str, str], list[int]] = {}
         self._by_registry: dict[str, list[int]] = {}
