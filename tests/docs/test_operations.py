@@ -53,7 +53,7 @@ def test_the_line_of_a_copy_has_the_fields_that_are_explained() -> None:
     explained = set(re.findall(r"`(\w+)`", " ".join(first_cells(section("Logs").split("The line of a copy")[1]))))
     outcome = set(Outcome(Result.COPIED, "", "", signatures=1, warnings=("refused",)).to_json())
     assert outcome <= explained
-    assert explained - outcome == {"rule", "tries", "lane"}
+    assert explained - outcome == {"rule", "tries", "lane", "lag", "event_id"}
     assert set(line) - explained == {"event", "level", "logger", "timestamp"}
     assert outcome - set(line) == {"note", "signatures", "warnings"}
     results = section("Logs").split("| `result` |")[1].split("\n")[0]
