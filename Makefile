@@ -18,7 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || ./.ci/apt-install python3-venv
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade 'pip>=24'
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[aliyun,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[aliyun,otlp,dev]'
 	@touch $@
 
 system: ## Install the real servers and peers that tests and demo run against (Debian packages)

@@ -30,10 +30,10 @@ from replicator import replication
 from replicator.events import PUSH, Event, Fate, MalformedEvent, Push, parse_event
 from replicator.queue import Lane, QueueError
 from replicator.reference import Reference, Repository
-from replicator.tracing import Traced
+from replicator.request_ids import Named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from starlette.requests import Request
     from starlette.types import ASGIApp
@@ -89,10 +89,19 @@ class Webhook:
         queue: takes the copies.
         entrance: whose events are taken.
         observer: told of every delivery.
+        trace: returns the current trace, which is given on with the copies; None without traces.
     """
 
-    def __init__(self, rules: Rules, queue: Queue, entrance: Entrance, observer: DeliveryObserver) -> None:
+    def __init__(
+        self,
+        rules: Rules,
+        queue: Queue,
+        entrance: Entrance,
+        observer: DeliveryObserver,
+        trace: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self._queue = queue
+        self._trace = trace
         self._observer = observer
         self.renew(rules, entrance)
 
@@ -156,7 +165,8 @@ class Webhook:
         if not requests:
             return {"ignored": "; ".join(dict.fromkeys(ignored))}, False
         pushed = _credible(event.occurred)
-        jobs = [replication.job(request, event_id=event.id, pushed=pushed) for request in requests]
+        about: dict[str, Any] = {"event_id": event.id, "pushed": pushed, "trace": self._trace()}
+        jobs = [replication.job(request, **about) for request in requests]
         await self._queue.enqueue(jobs, Lane.EVENTS)
         queued = [{"source": str(item.source), "destination": str(item.destination)} for item in requests]
         return {"queued": queued, **({"ignored": "; ".join(ignored)} if ignored else {})}, True
@@ -242,7 +252,7 @@ def create_app(
         return await webhook(request)
 
     routes = [Route("/webhooks/harbor", harbor, methods=["POST"]), *_probes(queue, parts, exposition)]
-    return _traced(routes, access_log=access_log)
+    return _named(routes, access_log=access_log)
 
 
 def create_probes_app(
@@ -256,11 +266,11 @@ def create_probes_app(
         exposition: writes the metrics.
         access_log: log a line for every request.
     """
-    return _traced(_probes(queue, parts, exposition), access_log=access_log)
+    return _named(_probes(queue, parts, exposition), access_log=access_log)
 
 
-def _traced(routes: list[Route], *, access_log: bool) -> ASGIApp:
-    return Traced(Starlette(routes=routes, exception_handlers={HTTPException: _http_error}), access_log=access_log)
+def _named(routes: list[Route], *, access_log: bool) -> ASGIApp:
+    return Named(Starlette(routes=routes, exception_handlers={HTTPException: _http_error}), access_log=access_log)
 
 
 def _probes(queue: Queue, parts: Iterable[Liveness], exposition: Exposition | None) -> list[Route]:

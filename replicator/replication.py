@@ -29,6 +29,7 @@ _LOOKS_FOR_SOURCE = 3
 
 
 _EVENT_ID = "event_id"
+_TRACE = "traceparent"
 
 
 def job(
@@ -37,6 +38,7 @@ def job(
     retries: int | None = None,
     event_id: str | None = None,
     pushed: datetime | None = None,
+    trace: str | None = None,
 ) -> Job:
     """Make the queue's job for a copy request: its id is the destination, so one destination is one job.
 
@@ -45,8 +47,10 @@ def job(
         retries: how often a failure is tried again; None for the worker's own patience.
         event_id: names the event that asks for it in log lines; None where none does.
         pushed: when the push was that asks for it; None where none does, or its time is not known.
+        trace: the ``traceparent`` of what asks for it; None without traces.
     """
-    named = {} if event_id is None else {_EVENT_ID: event_id}
+    known = {_EVENT_ID: event_id, _TRACE: trace}
+    named = {name: value for name, value in known.items() if value is not None}
     return Job(str(request.destination), {**request.to_json(), **named}, retries, pushed)
 
 
@@ -54,6 +58,12 @@ def event_of(payload: Mapping[str, Any]) -> str | None:
     """Return the id of the event that asked for a job; None where none did, or an older version took it."""
     event_id = payload.get(_EVENT_ID)
     return event_id if isinstance(event_id, str) else None
+
+
+def trace_of(payload: Mapping[str, Any]) -> str | None:
+    """Return the ``traceparent`` of what asked for a job; None where it left none."""
+    trace = payload.get(_TRACE)
+    return trace if isinstance(trace, str) else None
 
 
 def may_trust(request: CopyRequest) -> bool:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from replicator.registry import Registries, RequestObserver
     from replicator.rules import Rules
     from replicator.settings import Settings
+    from replicator.traces.traces import Traces
 
 
 def retry_policy(settings: Settings) -> RetryPolicy:
@@ -84,6 +85,7 @@ def make_worker(
     policy: RetryPolicy | None = None,
     checks: Checks | None = None,
     observer: TryObserver | None = None,
+    traces: Traces | None = None,
 ) -> Worker:
     """Make a worker that copies; who makes it runs it.
 
@@ -97,10 +99,12 @@ def make_worker(
         checks: learns what is seen at destinations. Without it nothing is told; what others saw of a tag is void in any
             case before the tag is written.
         observer: told how tries end.
+        traces: have a span for each copy; None without traces.
     """
+    handler = Handler(registries, copier, checks)
     return Worker(
         queue,
-        Handler(registries, copier, checks),
+        handler if traces is None else traces.around_handler(handler),
         concurrency=concurrency,
         policy=policy or retry_policy(settings),
         lease=settings.lease,

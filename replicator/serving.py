@@ -28,6 +28,7 @@ from replicator.reconciling import Reconciler
 from replicator.reloading import Reloader
 from replicator.runtime import make_worker, open_checks, open_copier, open_queue
 from replicator.signals import ending_at_signals
+from replicator.traces import open_traces
 from replicator.transfer import access_by
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from replicator.reloading import Configuration
     from replicator.rules import Rules
     from replicator.settings import Settings
+    from replicator.traces.traces import Traces
 
 log = structlog.get_logger("replicator")
 
@@ -80,9 +82,14 @@ class _Parts:
 
     queue: Queue
     metrics: Metrics
+    traces: Traces | None
     registries: Registries
     worker: Worker
     reconciler: Reconciler
+
+    def trace(self) -> str | None:
+        """Return the current trace, as it is given on to the queue's jobs; None without traces."""
+        return self.traces.carrier() if self.traces is not None else None
 
     def renew(self, rules: Rules) -> None:
         """Go on under other rules: what begins from now on, copies and reconciles."""
@@ -95,10 +102,11 @@ class _Parts:
 async def _open(settings: Settings, rules: Rules) -> AsyncIterator[_Parts]:
     """Open the parts, and close them in the right order. Who opens them runs them."""
     concurrency = {Lane.EVENTS: settings.concurrency, Lane.BACKFILL: settings.backfill_concurrency}
-    async with open_queue(settings) as queue:
+    async with open_traces() as traces, open_queue(settings) as queue:
         metrics = Metrics(rules, queue, settings.schedule)
+        requests = metrics.requests if traces is None else traces.around_observer(metrics.requests)
         async with (
-            open_copier(settings, rules, queue, metrics.requests) as (registries, copier),
+            open_copier(settings, rules, queue, requests) as (registries, copier),
             open_checks(queue) as checks,
         ):
             worker = make_worker(
@@ -109,9 +117,10 @@ async def _open(settings: Settings, rules: Rules) -> AsyncIterator[_Parts]:
                 concurrency=concurrency,
                 checks=checks,
                 observer=metrics.tries,
+                traces=traces,
             )
             reconciler = Reconciler(settings.schedule, rules, registries, copier, queue, checks, lease=settings.lease)
-            yield _Parts(queue, metrics, registries, worker, reconciler)
+            yield _Parts(queue, metrics, traces, registries, worker, reconciler)
 
 
 async def serve(first: Configuration, load: Callable[[], Configuration], *, with_worker: bool) -> None:
@@ -140,7 +149,7 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, with
         async with _open(settings, rules) as parts:
             worker = parts.worker if with_worker else None
             process = _Process(worker, parts.reconciler)
-            webhook = Webhook(rules, parts.queue, entrance, parts.metrics.deliveries)
+            webhook = Webhook(rules, parts.queue, entrance, parts.metrics.deliveries, parts.trace)
 
             def apply(new: Configuration) -> None:
                 # What can fail comes first.
@@ -159,6 +168,8 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, with
                 exposition=parts.metrics if own is None else None,
                 access_log=settings.access_log,
             )
+            if parts.traces is not None:
+                app = parts.traces.around_app(app)
             server = Server(app, _tell_webhook, certificate=certificate, proxies=settings.trusted_proxies)
             async with _probes(settings, own, process, parts), parts.reconciler.beside(), reloader.beside():
                 ending.started(process.stop)

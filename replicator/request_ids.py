@@ -19,7 +19,7 @@ HEADER = "X-Request-ID"
 _MAX_PATH = 200
 
 
-class Traced:
+class Named:
     """An ASGI application whose requests have names. A name that a client sends does not count: it may be anyone's.
 
     Args:
