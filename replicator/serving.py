@@ -24,6 +24,7 @@ from replicator.queue import Lane
 from replicator.reconciling import Reconciler
 from replicator.runtime import make_worker, open_checks, open_copier, open_queue
 from replicator.signals import ending_at_signals
+from replicator.webhooks.registering import needed_for_policies, open_registrar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,9 +83,11 @@ async def serve(settings: Settings, rules: Rules, *, with_worker: bool) -> None:
     """Serve the webhook until a signal; with a worker in the same process or without.
 
     Raises:
-        ConfigError: there is no token, the address can't be listened on, or the queue's settings are wrong.
+        ConfigError: there is no token, policies are wanted and what they need is missing, the address can't be
+            listened on, or the queue's settings are wrong.
         QueueError: the embedded queue does not start.
     """
+    needed_for_policies(settings)
     token = _token(settings)
     concurrency = {Lane.EVENTS: settings.concurrency, Lane.BACKFILL: settings.backfill_concurrency}
     log.info("starting", version=__version__, sources=len(rules.sources()), worker=with_worker)
@@ -108,9 +111,10 @@ async def work(settings: Settings, rules: Rules) -> None:
     """Copy what is queued until a signal.
 
     Raises:
-        ConfigError: the queue's settings are wrong.
+        ConfigError: the queue's settings are wrong, or policies are wanted and what they need is missing.
         QueueError: the embedded queue does not start.
     """
+    needed_for_policies(settings)
     concurrency = {Lane.EVENTS: settings.concurrency, Lane.BACKFILL: settings.backfill_concurrency}
     log.info("starting", version=__version__)
     with ending_at_signals() as ending:
@@ -159,7 +163,10 @@ async def _run(app: Starlette, listener: socket.socket, process: _Process, worke
 def _reconciler(
     settings: Settings, rules: Rules, registries: Registries, copier: Copier, queue: Queue, checks: Checks
 ) -> Reconciler:
-    return Reconciler(settings.schedule, rules, registries, copier, queue, checks, lease=settings.lease)
+    registrar = open_registrar(settings, rules, registries)
+    return Reconciler(
+        settings.schedule, rules, registries, copier, queue, checks, registrar=registrar, lease=settings.lease
+    )
 
 
 async def _until(event: asyncio.Event) -> None:
