@@ -243,6 +243,9 @@ class Transport:
             at_home = here.origin() == home.origin()
             if authorization is not None and at_home:
                 sent["Authorization"] = authorization
+            if not at_home:
+                # Who else is redirected to is not who another name was chosen for.
+                sent.pop("User-Agent", None)
             response = await self._send(method, here, sent, data)
             try:
                 location = response.headers.get("Location")
