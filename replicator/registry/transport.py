@@ -240,12 +240,11 @@ class Transport:
         here = url
         for _ in range(_MAX_REDIRECTS + 1):
             sent = dict(headers or {})
-            at_home = here.origin() == home.origin()
-            if authorization is not None and at_home:
-                sent["Authorization"] = authorization
-            if not at_home:
-                # Who else is redirected to is not who another name was chosen for.
+            if here.origin() != home.origin():
+                # The login and another name are for this registry, not for who it redirects to.
                 sent.pop("User-Agent", None)
+            elif authorization is not None:
+                sent["Authorization"] = authorization
             response = await self._send(method, here, sent, data)
             try:
                 location = response.headers.get("Location")
