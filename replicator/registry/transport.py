@@ -311,11 +311,11 @@ class Transport:
         if realm.scheme not in ("http", "https") or not realm.host:
             raise ProtocolViolated(self.registry, request, f"the challenge's realm {str(realm)!r} is not an HTTP URL")
         home = await self.url("/")
+        if self._access.endpoint is not None and names_registry(realm, self.registry):
+            realm = realm.with_scheme(home.scheme).with_host(home.host or "").with_port(home.port)
         if (authorization or form) and realm.scheme == "http" and home.scheme == "https":
             detail = "the challenge asks for the password over plain HTTP: refused"
             raise ProtocolViolated(self.registry, request, detail)
-        if self._access.endpoint is not None and names_registry(realm, self.registry):
-            realm = realm.with_scheme(home.scheme).with_host(home.host or "").with_port(home.port)
         url = realm.extend_query(list(query))
         headers = {"Authorization": authorization} if authorization is not None else {}
         headers |= {"Content-Type": "application/x-www-form-urlencoded"} if form is not None else {}
