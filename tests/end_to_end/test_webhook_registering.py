@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.running import TOKEN, replicator, running
-from tests.standins.faults import Answer, Cut, Fault
+from tests.standins.faults import Answer, Cut, Fault, Hold
 from tests.standins.images import image, push, verify_tree
 from tests.standins.logins import HARBOR_ADMIN, HARBOR_ROBOT
 from tests.standins.proxy import Upstream
@@ -168,3 +169,14 @@ async def test_a_setup_that_can_not_do_it_is_refused_with_all_that_is_missing(ho
     for name in ("REPLICATOR_WEBHOOK_URL", "REPLICATOR_WEBHOOK_TOKEN", "REPLICATOR_RECONCILE"):
         assert name in told.said
     assert HARBOR_ADMIN[1] not in told.said
+
+
+async def test_a_signal_does_not_wait_for_a_harbor_that_is_silent_about_policies(allowed: House) -> None:
+    held = allowed.harbor.faults.add(Fault(Hold(), None, "/webhook/policies", times=None))
+    async with serving_(allowed) as serving:
+        await serving.until("reconcile started")
+        async with asyncio.timeout(30):
+            while not held.hits:
+                await asyncio.sleep(0.01)
+        assert await serving.stop() == 0
+        await serving.until("reconcile stopped")
