@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
+from replicator import __version__
 from tests.docs.pages import ROOT, Block, blocks, code_spans, part_of
 from tests.running import Serving, environment
 from tests.standins.acr import AcrStandIn
@@ -267,3 +268,4 @@ def test_to_install_is_what_the_image_does() -> None:
     assert len(commands) == 2
     assert [command for command in commands if command not in runs] == []
     assert (ROOT / "constraints.txt").is_file()
+    assert f"docker build --tag replicator:{__version__} ." in code_spans(README, INSTALL)

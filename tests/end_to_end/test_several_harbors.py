@@ -127,6 +127,14 @@ async def test_pushes_at_both_go_through_one_webhook_each_under_its_public_name(
         assert [row["registry"] for row in json.loads(listed.out)["policies"]] == list(NAMES)
 
 
+async def test_an_address_that_names_one_of_them_is_given_to_the_other_under_its_own_name(two: Sites) -> None:
+    url = f"https://replicator.example.com/webhooks/harbor?registry={NAMES[0]}"
+    assert (await two.called("webhook", "register", "--url", url)).code == 0
+    for site in two.sites:
+        (policy,) = site.harbor.webhooks.of("team")
+        assert policy.body["targets"][0]["address"].endswith(f"/webhooks/harbor?registry={site.name}")
+
+
 async def test_a_backfill_lists_and_copies_from_both(two: Sites) -> None:
     for number, site in enumerate(two.sites):
         for tag in ("v1", "v2"):
