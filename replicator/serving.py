@@ -30,6 +30,7 @@ from replicator.runtime import make_worker, open_checks, open_copier, open_queue
 from replicator.signals import ending_at_signals
 from replicator.traces import open_traces
 from replicator.transfer import access_by
+from replicator.webhooks.registering import needed_for_policies, open_registrar
 
 if TYPE_CHECKING:
     import socket
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from replicator.rules import Rules
     from replicator.settings import Settings
     from replicator.traces.traces import Traces
+    from replicator.webhooks.registering import Registrar
 
 log = structlog.get_logger("replicator")
 
@@ -86,16 +88,19 @@ class _Parts:
     registries: Registries
     worker: Worker
     reconciler: Reconciler
+    registrar: Registrar | None
 
     def trace(self) -> str | None:
         """Return the current trace, as it is given on to the queue's jobs; None without traces."""
         return self.traces.carrier() if self.traces is not None else None
 
-    def renew(self, rules: Rules) -> None:
-        """Go on under other rules: what begins from now on, copies and reconciles."""
-        self.registries.renew(access_by(rules.credentials))
-        self.reconciler.renew(rules)
-        self.metrics.renew(rules)
+    def renew(self, new: Configuration) -> None:
+        """Go on under another configuration: what begins from now on, copies and reconciles."""
+        self.registries.renew(access_by(new.rules.credentials))
+        self.reconciler.renew(new.rules)
+        self.metrics.renew(new.rules)
+        if self.registrar is not None:
+            self.registrar.renew(new.settings, new.rules)
 
 
 @contextlib.asynccontextmanager
@@ -119,8 +124,11 @@ async def _open(settings: Settings, rules: Rules) -> AsyncIterator[_Parts]:
                 observer=metrics.tries,
                 traces=traces,
             )
-            reconciler = Reconciler(settings.schedule, rules, registries, copier, queue, checks, lease=settings.lease)
-            yield _Parts(queue, metrics, traces, registries, worker, reconciler)
+            registrar = open_registrar(settings, rules, registries)
+            reconciler = Reconciler(
+                settings.schedule, rules, registries, copier, queue, checks, registrar=registrar, lease=settings.lease
+            )
+            yield _Parts(queue, metrics, traces, registries, worker, reconciler, registrar)
 
 
 async def serve(first: Configuration, load: Callable[[], Configuration], *, with_worker: bool) -> None:
@@ -132,11 +140,13 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, with
         with_worker: whether to copy, too.
 
     Raises:
-        ConfigError: there is no token, an address can't be listened on, or the queue's settings are wrong.
+        ConfigError: there is no token, policies are wanted and what they need is missing, an address can't be listened
+            on, or the queue's settings are wrong.
         QueueError: the embedded queue does not start.
     """
     _nothing_to_load_anew_yet()
     settings, rules = first.settings, first.rules
+    needed_for_policies(settings)
     entrance, certificate = Entrance.of(settings), certificate_of(settings)
     if entrance.is_open:
         log.warning("webhook open to everyone", reason="REPLICATOR_WEBHOOK_ANONYMOUS")
@@ -157,7 +167,7 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, with
                 if certificate is not None:
                     certificate.renew()
                 webhook.renew(new.rules, entrance)
-                parts.renew(new.rules)
+                parts.renew(new)
 
             reloader = Reloader(first, load, apply)
             parts.metrics.follow(reloader)
@@ -185,16 +195,18 @@ async def work(first: Configuration, load: Callable[[], Configuration]) -> None:
         load: reads that anew.
 
     Raises:
-        ConfigError: the queue's settings are wrong, or the address of the probes can't be listened on.
+        ConfigError: the queue's settings are wrong, policies are wanted and what they need is missing, or the probes'
+            address can't be listened on.
         QueueError: the embedded queue does not start.
     """
     _nothing_to_load_anew_yet()
     settings = first.settings
+    needed_for_policies(settings)
     log.info("starting", version=__version__)
     with _probes_listener(settings) as own, ending_at_signals() as ending:
         async with _open(settings, first.rules) as parts:
             process = _Process(parts.worker, parts.reconciler)
-            reloader = Reloader(first, load, lambda new: parts.renew(new.rules))
+            reloader = Reloader(first, load, parts.renew)
             parts.metrics.follow(reloader)
             async with _probes(settings, own, process, parts), parts.reconciler.beside(), reloader.beside():
                 ending.started(process.stop)

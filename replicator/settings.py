@@ -160,7 +160,13 @@ class Settings(BaseSettings):
     tls_key: Path | None = Field(None, description="PEM file with the certificate's key; without it in the same file")
     webhook_url: Annotated[str, BeforeValidator(_webhook_url)] | None = Field(
         None,
-        description="the webhook's address as Harbor reaches it, for `replicator webhook`",
+        description="the webhook's address as Harbor reaches it, for `replicator webhook` and the policies that "
+        "reconciles make",
+    )
+    webhook_register: bool = Field(
+        default=False,
+        description="each reconcile makes the webhook policy in every project that the rules name, or corrects it, as "
+        "`replicator webhook register` does, with the rules' logins",
     )
     webhook_anonymous: bool = Field(default=False, description="take webhooks without a token, from anyone")
     concurrency: _Slots = Field(16, description="copies for events at once, a process")

@@ -13,6 +13,7 @@ from replicator.checking.findings import Finding, State
 from replicator.errors import ConfigError
 from replicator.queue.connection import RedisHandle, open_redis
 from replicator.queue.embedded import server_program
+from replicator.webhooks.registering import registration_problems
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,7 +91,10 @@ async def try_state_directory(directory: Path) -> list[Finding]:
 
 
 async def judge_webhook(settings: Settings) -> list[Finding]:
-    """Tell whether ``serve`` has a token to know Harbor by."""
+    """Tell whether ``serve`` has a token to know Harbor by, and what reconciles need to make Harbor's policies."""
+    problems = registration_problems(settings)
+    if problems:
+        return [Finding("webhook", settings.listen, State.FAILED, str(problem)) for problem in problems]
     if settings.webhook_token is not None and settings.webhook_token.get_secret_value():
         return [Finding("webhook", settings.listen, State.OK, "has a token")]
     if settings.webhook_anonymous:

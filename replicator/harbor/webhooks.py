@@ -149,9 +149,8 @@ def shown_address(address: str) -> str:
 
 
 def for_registry(address: str, registry: str) -> str:
-    """Return the webhook's address with the registry it is told from in it, unless it names one."""
-    url = URL(address)
-    return address if "registry" in url.query else str(url.update_query(registry=registry))
+    """Return the webhook's address with the registry it is told from in it, in place of any other that it names."""
+    return str(URL(address).update_query(registry=registry))
 
 
 def _target(row: Mapping[str, Any]) -> Target:

@@ -66,6 +66,8 @@ class Access:
         endpoint: ``host[:port]`` or ``http(s)://host[:port]`` to connect to instead of the registry's own name.
         logins: asked for the login when it is needed, in place of username and password; again when that is a minute
             old, and when it was refused.
+        manifest_agent: sent as ``User-Agent`` with each GET of a manifest at a source, instead of the usual one; with
+            nothing else, and never at a destination.
     """
 
     username: str | None = None
@@ -74,6 +76,7 @@ class Access:
     ca_file: Path | None = None
     endpoint: str | None = None
     logins: Logins | None = field(default=None, repr=False)
+    manifest_agent: str | None = None
 
     @property
     def is_anonymous(self) -> bool:

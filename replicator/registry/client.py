@@ -84,7 +84,8 @@ class Registries:
 
     def source(self, repository: Repository) -> RemoteRepository:
         """Return a repository to read from."""
-        return RemoteRepository(repository, self.transport(repository), "pull")
+        agent = self._access(repository).manifest_agent
+        return RemoteRepository(repository, self.transport(repository), "pull", agent)
 
     def destination(self, repository: Repository) -> RemoteRepository:
         """Return a repository to write to."""

@@ -248,8 +248,10 @@ class Transport:
         here = url
         for _ in range(_MAX_REDIRECTS + 1):
             sent = dict(headers or {})
-            at_home = here.origin() == home.origin()
-            if authorization is not None and at_home:
+            if here.origin() != home.origin():
+                # The login and another name are for this registry, not for who it redirects to.
+                sent.pop("User-Agent", None)
+            elif authorization is not None:
                 sent["Authorization"] = authorization
             response = await self._send(method, here, sent, data)
             try:
@@ -316,11 +318,11 @@ class Transport:
         if realm.scheme not in ("http", "https") or not realm.host:
             raise ProtocolViolated(self.registry, request, f"the challenge's realm {str(realm)!r} is not an HTTP URL")
         home = await self.url("/")
+        if self._access.endpoint is not None and names_registry(realm, self.registry):
+            realm = realm.with_scheme(home.scheme).with_host(home.host or "").with_port(home.port)
         if (authorization or form) and realm.scheme == "http" and home.scheme == "https":
             detail = "the challenge asks for the password over plain HTTP: refused"
             raise ProtocolViolated(self.registry, request, detail)
-        if self._access.endpoint is not None and names_registry(realm, self.registry):
-            realm = realm.with_scheme(home.scheme).with_host(home.host or "").with_port(home.port)
         url = realm.extend_query(list(query))
         headers = {"Authorization": authorization} if authorization is not None else {}
         headers |= {"Content-Type": "application/x-www-form-urlencoded"} if form is not None else {}

@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from replicator.acr import endpoint_of
 from replicator.aliyun import TemporaryLogins
 from replicator.errors import ConfigError, Problem
+from replicator.harbor.pulls import UNCOUNTED_AGENT
 from replicator.reference import Repository, is_registry, is_repository_name
 from replicator.registry.access import Access
 from replicator.rules.aliyun import read_account
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from replicator.rules.place import Place
 
-_KEYS = ("username", "password", "aliyun", "insecure", "ca_file", "endpoint", "anonymous")
+_KEYS = ("username", "password", "aliyun", "insecure", "ca_file", "endpoint", "anonymous", "quiet_pulls")
 _FORGOTTEN_BRACES = re.compile(r"\$[A-Z_][A-Z0-9_]*\Z")
 
 
@@ -184,11 +186,12 @@ class _Entry:
         username, password = self._text("username"), self._text("password")
         insecure, anonymous = self._boolean("insecure"), self._boolean("anonymous")
         ca_file, endpoint = self._ca_file(), self._endpoint()
+        way = Access(None, None, insecure, ca_file, endpoint, manifest_agent=self._manifest_agent())
         if "aliyun" in fields:
-            return self._temporary(Access(None, None, insecure, ca_file, endpoint), anonymous=anonymous)
+            return self._temporary(way, anonymous=anonymous)
         if not self._login_is_complete(username, password, anonymous=anonymous):
             return None
-        return Access(username or None, password or None, insecure, ca_file, endpoint)
+        return replace(way, username=username or None, password=password or None)
 
     def _temporary(self, access: Access, *, anonymous: bool) -> Access | None:
         place = self._fields["aliyun"]
@@ -242,6 +245,14 @@ class _Entry:
     def _boolean(self, name: str) -> bool:
         place = self._fields.get(name)
         return place.boolean() if place is not None else False
+
+    def _manifest_agent(self) -> str | None:
+        if not self._boolean("quiet_pulls"):
+            return None
+        if endpoint_of(self._registry) is not None:
+            self._fields["quiet_pulls"].wrong("is for a Harbor: no other registry goes by who pulls; remove it")
+            return None
+        return UNCOUNTED_AGENT
 
     def _ca_file(self) -> Path | None:
         text = self._unless_empty("ca_file")

@@ -166,4 +166,6 @@ async def test_metrics_tell_of_a_refusal_and_of_the_new_hosts_and_rules(house: H
         await pushed(house, serving, "team/app", "v1", 1)
         await serving.until("copy done")
         rule = f'rule="{house.harbor.host}/team/**"'
-        assert f'replicator_copies_total{{lane="events",outcome="copied",{rule}}} 1.0' in await scraped()
+        async with asyncio.timeout(30):  # it is counted once the queue has taken its end
+            while f'replicator_copies_total{{lane="events",outcome="copied",{rule}}} 1.0' not in await scraped():
+                await asyncio.sleep(0.05)
