@@ -23,7 +23,7 @@ class Known:
         values: the values; those behind the first `MOST_VALUES` are left out.
     """
 
-    def __init__(self, values: Iterable[str]) -> None:
+    def __init__(self, values: Iterable[str] = ()) -> None:
         distinct = list(dict.fromkeys(values))[:MOST_VALUES]
         self._shown = {value: _shown(value) for value in distinct}
 

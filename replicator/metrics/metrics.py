@@ -35,7 +35,7 @@ class Metrics:
     """What is counted in this process, and looked up in its queue.
 
     Args:
-        rules: whose hosts and rules are told apart.
+        rules: see `know`.
         queue: what is looked at when it is scraped.
         schedule: when a reconcile is due; None for never.
 
@@ -54,13 +54,19 @@ class Metrics:
             __version__, platform.python_version()
         ).set(1)
         self.deliveries = DeliveryCounts(self._registry)
-        self.tries = TryCounts(self._registry, rules.keys)
-        self.requests = RequestCounts(self._registry, sorted(rules.hosts))
+        self.tries = TryCounts(self._registry)
+        self.requests = RequestCounts(self._registry)
+        self.know(rules)
         self._lookups = QueueLookups(queue, schedule)
         self._registry.register(self._lookups)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
+
+    def know(self, rules: Rules) -> None:
+        """Tell the hosts and keys of these rules apart from now on; what was counted under others stays."""
+        self.tries.know(rules.keys)
+        self.requests.know(sorted(rules.hosts))
 
     async def expose(self, accept: str) -> tuple[bytes, str]:
         """Write all metrics, with what the queue tells now. It takes bounded time, whether Redis is there or not.

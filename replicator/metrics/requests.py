@@ -24,17 +24,20 @@ class RequestCounts:
 
     Args:
         registry: where the metrics are.
-        hosts: those that are told apart.
     """
 
-    def __init__(self, registry: CollectorRegistry, hosts: Iterable[str]) -> None:
-        self._hosts = Known(hosts)
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._hosts = Known()
         self._guard = Guard()
         self._requests = counter(families.REQUESTS, registry)
         self._duration = histogram(families.REQUEST_DURATION, registry)
         self._received = counter(families.RECEIVED, registry)
         self._sent = counter(families.SENT, registry)
         self._throttled = counter(families.THROTTLED, registry)
+
+    def know(self, hosts: Iterable[str]) -> None:
+        """Tell these hosts apart from now on, and no others."""
+        self._hosts = Known(hosts)
         for host in self._hosts.labels:
             # From 0 on, so that the first one is a change too.
             self._throttled.labels(host)
