@@ -181,6 +181,23 @@ async def test_failed_tries_are_counted_by_class_and_leave_the_lag_to_the_one_th
         assert line["lag"] > 0
 
 
+async def test_a_registry_that_fails_is_seen_in_its_requests_and_in_the_class_of_the_retries(house: House) -> None:
+    async with running("serve", "--config", house.rules(EVERYTHING), cwd=house.directory) as serving:
+        policy(house, serving)
+        fault = house.harbor.faults.add(Fault(Answer(502), method="GET", path="/manifests/", times=None))
+        await push(house.harbor.host, "library/app", "v1", image(), HARBOR_ROBOT)
+        found = await scraped_until(serving.url, lambda found: copies(found, "retried") > 0)
+        retried = copies(found, "retried")
+        assert found.series("replicator_copy_retries_total") == {("not_yet",): 0, ("transient",): retried}
+        assert found.value("replicator_copy_duration_seconds_count", outcome="retried") == retried
+        assert found.value("replicator_registry_requests_total", host=house.harbor.host, status="502") >= 3
+        fault.times = fault.hits
+        await push(house.harbor.host, "library/app", "v1", image(), HARBOR_ROBOT)
+        found = await scraped_until(serving.url, lambda found: copies(found, "copied") > 0)
+    requests = found.value("replicator_registry_requests_total", host=house.harbor.host, method="GET", status="502")
+    assert requests == fault.hits
+
+
 async def test_what_is_given_up_is_a_failed_copy_and_a_dead_letter_until_someone_looks_after_it(house: House) -> None:
     async with running("serve", "--config", house.rules(DENIED), cwd=house.directory) as serving:
         policy(house, serving)
