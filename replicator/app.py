@@ -7,7 +7,7 @@
 | ``GET /readyz`` | 200 when an event could be queued and, where this process has a worker, copied; else 503 and why |
 | ``GET /metrics`` | the metrics, for Prometheus |
 
-The probes and the metrics can be had at an address of their own, too; `create_probes_app`. They need no token.
+The probes and the metrics can be had at an address of their own, too: `create_probes_app`. They need no token.
 
 A 2xx to a webhook means: durably queued, or ignored for the reason given. Harbor waits 3 s for it in all.
 """

@@ -98,7 +98,7 @@ class _Parts:
         """Go on under another configuration: what begins from now on, copies and reconciles."""
         self.registries.renew(access_by(new.rules.credentials))
         self.reconciler.renew(new.rules)
-        self.metrics.renew(new.rules)
+        self.metrics.know(new.rules)
         if self.registrar is not None:
             self.registrar.renew(new.settings, new.rules)
 

@@ -70,10 +70,11 @@ async def scrape(url: str, accept: str = "text/plain") -> Scrape:
 
 
 async def scraped_until(url: str, check: Callable[[Scrape], bool], timeout: float = 20) -> Scrape:
-    """Scrape until ``check`` holds: what a log line tells is counted a moment later."""
-    found = await scrape(url)
+    """Scrape until ``check`` holds, as what a log line tells is counted a moment later; return the scrape after it.
+
+    A scrape looks the queue up first, and then reads what was counted, perhaps meanwhile: in the next one both agree.
+    """
     async with asyncio.timeout(timeout):
-        while not check(found):
+        while not check(await scrape(url)):
             await asyncio.sleep(0.05)
-            found = await scrape(url)
-    return found
+        return await scrape(url)

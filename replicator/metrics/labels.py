@@ -23,7 +23,7 @@ class Known:
         values: the values; those behind the first `MOST_VALUES` are left out.
     """
 
-    def __init__(self, values: Iterable[str]) -> None:
+    def __init__(self, values: Iterable[str] = ()) -> None:
         self._shown: dict[str, str] = {}
         self.add(values)
 

@@ -47,7 +47,7 @@ class Metrics:
     """What is counted in this process, and looked up in its queue.
 
     Args:
-        rules: whose hosts and rules are told apart.
+        rules: see `know`.
         queue: what is looked at when it is scraped.
         schedule: when a reconcile is due; None for never.
 
@@ -63,8 +63,9 @@ class Metrics:
         self._registry = CollectorRegistry()
         gauge(families.BUILD, self._registry).labels(__version__, platform.python_version()).set(1)
         self.deliveries = DeliveryCounts(self._registry)
-        self.tries = TryCounts(self._registry, rules.keys)
-        self.requests = RequestCounts(self._registry, sorted(rules.hosts))
+        self.tries = TryCounts(self._registry)
+        self.requests = RequestCounts(self._registry)
+        self.know(rules)
         self._lookups = QueueLookups(queue, schedule)
         self._registry.register(self._lookups)
         self._loaded = gauge(families.LOADED, self._registry)
@@ -73,10 +74,10 @@ class Metrics:
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
 
-    def renew(self, rules: Rules) -> None:
-        """Tell the hosts and rules of other rules apart, too; what was told apart stays so."""
-        self.tries.renew(rules.keys)
-        self.requests.renew(sorted(rules.hosts))
+    def know(self, rules: Rules) -> None:
+        """Tell the hosts and keys of these rules apart from now on; what was told apart stays so."""
+        self.tries.know(rules.keys)
+        self.requests.know(sorted(rules.hosts))
 
     def follow(self, configuration: ConfigurationState) -> None:
         """Show, at each scrape, since when the configuration is in force and whether a newer one was refused."""

@@ -24,21 +24,19 @@ class RequestCounts:
 
     Args:
         registry: where the metrics are.
-        hosts: those that are told apart.
     """
 
-    def __init__(self, registry: CollectorRegistry, hosts: Iterable[str]) -> None:
-        self._hosts = Known(())
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._hosts = Known()
         self._guard = Guard()
         self._requests = counter(families.REQUESTS, registry)
         self._duration = histogram(families.REQUEST_DURATION, registry)
         self._received = counter(families.RECEIVED, registry)
         self._sent = counter(families.SENT, registry)
         self._throttled = counter(families.THROTTLED, registry)
-        self.renew(hosts)
 
-    def renew(self, hosts: Iterable[str]) -> None:
-        """Tell these hosts apart, too."""
+    def know(self, hosts: Iterable[str]) -> None:
+        """Tell these hosts apart too from now on."""
         self._hosts.add(hosts)
         for host in self._hosts.labels:
             # From 0 on, so that the first one is a change too.

@@ -36,11 +36,10 @@ class TryCounts:
 
     Args:
         registry: where the metrics are.
-        rules: keys of the rules that are told apart.
     """
 
-    def __init__(self, registry: CollectorRegistry, rules: Iterable[str]) -> None:
-        self._rules = Known(rules)
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._rules = Known()
         self._guard = Guard()
         self._copies = counter(families.COPIES, registry)
         self._lag = histogram(families.COPY_LAG, registry)
@@ -54,8 +53,8 @@ class TryCounts:
         for kind in (ErrorClass.TRANSIENT, ErrorClass.NOT_YET):
             self._retries.labels(_REASONS[kind])
 
-    def renew(self, rules: Iterable[str]) -> None:
-        """Tell these rules apart, too."""
+    def know(self, rules: Iterable[str]) -> None:
+        """Tell the rules of these keys apart too from now on."""
         self._rules.add(rules)
 
     def tried(self, attempt: Try) -> None:

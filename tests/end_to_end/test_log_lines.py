@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -18,6 +19,7 @@ from tests.running import TOKEN, Serving, replicator, running
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import image, push
 from tests.standins.logins import ACR_USER, HARBOR_ROBOT
+from tests.test_events import default
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import House
@@ -183,3 +185,22 @@ async def test_a_job_that_an_older_version_queued_is_copied_without_a_name_or_a_
         (line,) = await serving.until("copy done")
     assert {"event_id", "lag"}.isdisjoint(line)
     assert line["lane"] == "events"
+
+
+@pytest.mark.parametrize(("age", "known"), [(0, True), (600, True), (7 * 86_400, False), (-7 * 86_400, False)])
+async def test_a_push_by_a_clock_that_is_days_off_has_no_lag(house: House, age: int, known: bool) -> None:
+    await push(house.harbor.host, "library/app", "v1", image(), HARBOR_ROBOT)
+    event = default()
+    event["occur_at"] = int(time.time()) - age
+    event["event_data"]["repository"]["repo_full_name"] = "library/app"
+    event["event_data"]["resources"][0] |= {"resource_url": f"{house.harbor.host}/library/app:v1", "tag": "v1"}
+    async with running("serve", "--config", house.rules(EVERYTHING), cwd=house.directory) as serving:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{serving.url}/webhooks/harbor", json=event, headers={"Authorization": TOKEN}) as answer,
+        ):
+            assert answer.status == 202
+        (line,) = await serving.until("copy done")
+    assert ("lag" in line) == known
+    if known:
+        assert age <= line["lag"] < age + 60

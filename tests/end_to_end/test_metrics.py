@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import socket
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from tests.end_to_end.test_push import EVERYTHING
 from tests.queue.servers import RedisServer
 from tests.running import TOKEN, Serving, replicator, running
 from tests.scraping import OPEN_METRICS, Scrape, scrape, scraped_until
-from tests.standins.faults import Answer, Delay, Fault
+from tests.standins.faults import Answer, Delay, Fault, Hold
 from tests.standins.images import blobs_of, image, push
 from tests.standins.logins import ACR_USER, HARBOR_ROBOT
 from tests.test_events import default
@@ -180,6 +181,23 @@ async def test_failed_tries_are_counted_by_class_and_leave_the_lag_to_the_one_th
         assert line["lag"] > 0
 
 
+async def test_a_registry_that_fails_is_seen_in_its_requests_and_in_the_class_of_the_retries(house: House) -> None:
+    async with running("serve", "--config", house.rules(EVERYTHING), cwd=house.directory) as serving:
+        policy(house, serving)
+        fault = house.harbor.faults.add(Fault(Answer(502), method="GET", path="/manifests/", times=None))
+        await push(house.harbor.host, "library/app", "v1", image(), HARBOR_ROBOT)
+        found = await scraped_until(serving.url, lambda found: copies(found, "retried") > 0)
+        retried = copies(found, "retried")
+        assert found.series("replicator_copy_retries_total") == {("not_yet",): 0, ("transient",): retried}
+        assert found.value("replicator_copy_duration_seconds_count", outcome="retried") == retried
+        assert found.value("replicator_registry_requests_total", host=house.harbor.host, status="502") >= 3
+        fault.times = fault.hits
+        await push(house.harbor.host, "library/app", "v1", image(), HARBOR_ROBOT)
+        found = await scraped_until(serving.url, lambda found: copies(found, "copied") > 0)
+    requests = found.value("replicator_registry_requests_total", host=house.harbor.host, method="GET", status="502")
+    assert requests == fault.hits
+
+
 async def test_what_is_given_up_is_a_failed_copy_and_a_dead_letter_until_someone_looks_after_it(house: House) -> None:
     async with running("serve", "--config", house.rules(DENIED), cwd=house.directory) as serving:
         policy(house, serving)
@@ -301,3 +319,42 @@ async def test_a_push_that_a_backfill_asked_for_too_has_a_lag_and_a_backfill_has
         found = await scraped_until(serving.url, lambda found: copies(found, "copied") > 0)
     assert found.series("replicator_copies_total") == {("backfill", "copied", rule(house)): 1}
     assert found.value("replicator_copy_lag_seconds_count") == 0
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+async def test_an_address_that_is_taken_is_told_before_anything_starts(house: House, command: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        settings = {
+            "REPLICATOR_METRICS_LISTEN": address,
+            "REPLICATOR_LISTEN": "127.0.0.1:0",
+            "REPLICATOR_WEBHOOK_TOKEN": TOKEN,
+        }
+        ended = await replicator(command, "--config", house.rules(EVERYTHING), cwd=house.directory, settings=settings)
+    assert ended.code == 2
+    assert f"REPLICATOR_METRICS_LISTEN: {address}: can't be listened on" in ended.err
+    assert not (house.directory / "state").exists()
+
+
+async def test_metrics_are_there_until_the_last_copy_has_ended(house: House) -> None:
+    settings = {"REPLICATOR_METRICS_LISTEN": "127.0.0.1:0"}
+    rules = house.rules(EVERYTHING)
+    async with running("serve", "--config", rules, cwd=house.directory, settings=settings) as serving:
+        policy(house, serving)
+        (line,) = await serving.until("listening for probes")
+        url = f"http://{line['address']}"
+        hold = Hold()
+        fault = house.acr.faults.add(Fault(hold, method="PUT", path="/manifests/", times=1))
+        await push(house.harbor.host, "library/app", "v1", image(), HARBOR_ROBOT)
+        async with asyncio.timeout(20):
+            while not fault.hits:
+                await asyncio.sleep(0.01)
+        serving.process.terminate()
+        await serving.until("worker stopping")
+        assert (await scrape(url)).value("replicator_queue_jobs", state="running") == 1
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/readyz") as answer:
+            assert answer.status == 503
+            assert "stopping" in await answer.text()
+        hold.released.set()
+        assert await serving.process.wait() == 0
+    assert serving.said("copy done")

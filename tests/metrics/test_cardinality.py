@@ -85,3 +85,14 @@ def test_a_known_name_is_a_label_that_can_be_written(name: str) -> None:
     label = Known([name]).label(name)
     label.encode()
     assert len(label) <= 200
+
+
+async def test_other_rules_are_told_apart_once_they_are_known(metrics: Metrics) -> None:
+    metrics.tries.tried(attempt(rule="harbor.example.com/team/a1"))
+    metrics.know(many_rules(3))
+    metrics.tries.tried(attempt(rule="harbor.example.com/team/a1"))
+    metrics.requests.throttled("registry.example.com")
+    found = await exposed(metrics)
+    assert found.value("replicator_copies_total", rule="harbor.example.com/team/a1") == 1
+    assert found.value("replicator_copies_total", rule=OTHER) == 1
+    assert found.value("replicator_registry_throttled_total", host="registry.example.com") == 1

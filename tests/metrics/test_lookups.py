@@ -61,6 +61,8 @@ async def test_jobs_are_told_by_lane_and_state(metrics: Metrics, queue: Queue) -
 
 async def test_the_oldest_is_the_longest_due_that_nobody_has_begun(metrics: Metrics, queue: Queue) -> None:
     assert set((await exposed(metrics)).series("replicator_queue_oldest_seconds").values()) == {0}
+    await put_off(queue, Lane.EVENTS, "r.example/later:1", -60_000)
+    assert set((await exposed(metrics)).series("replicator_queue_oldest_seconds").values()) == {0}
     await queue.enqueue([Job(f"r.example/a:{n}", {}) for n in range(3)], Lane.EVENTS)
     await put_off(queue, Lane.EVENTS, "r.example/a:1", 3_600_000)
     await put_off(queue, Lane.EVENTS, "r.example/a:2", -60_000)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from replicator.errors import ErrorClass
-from replicator.queue import Job, Lane, Queue, RetryPolicy, Try, TryEnd
+from replicator.queue import Job, Lane, Queue, RetryPolicy, Running, Try, TryEnd
 from tests.queue.conftest import Recorder, eventually, idle, working
 from tests.queue.servers import CuttingProxy
 from tests.queue.test_trying_again import Fault
@@ -113,6 +114,27 @@ async def test_a_job_that_is_anothers_by_now_is_a_lost_lease_and_no_try(queue: Q
 
         await eventually(lost)
         handler.gate.set()
+    assert (told.tries, told.lost) == ([], 1)
+
+
+async def test_a_lost_lease_counts_once_though_its_job_goes_on_to_its_end(queue: Queue) -> None:
+    told, began = Counter(), asyncio.Event()
+
+    async def stubborn(_: Running) -> dict[str, Any]:
+        began.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return {}
+
+    await queue.enqueue([Job(A, {})], Lane.EVENTS)
+    async with working(queue, stubborn, lease=0.6, observer=told):
+        await began.wait()
+        await queue.redis.set(f"arq:in-progress:{queue.prefix}:{A}", "another", px=30_000)
+
+        async def lost() -> bool:
+            return told.lost > 0
+
+        await eventually(lost)
     assert (told.tries, told.lost) == ([], 1)
 
 

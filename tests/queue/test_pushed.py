@@ -158,6 +158,7 @@ async def test_nobody_waits_for_what_was_given_up(queue: Queue, handler: Recorde
     handler.errors = [Fault(ErrorClass.PERMANENT), Fault(ErrorClass.PERMANENT)]
     await queue.enqueue([pushed(OLD)], Lane.EVENTS)
     await run_all(queue, handler, 1)
+    assert [key async for key in queue.redis.scan_iter(f"{queue.prefix}:pushed")] == []
     await queue.retry_dead()
     await run_all(queue, handler, 2)
     await queue.enqueue([pushed(NEW)], Lane.EVENTS)
