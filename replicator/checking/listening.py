@@ -1,0 +1,93 @@
+"""Probes of the webhook's own side: its token, and the address it listens on."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import socket
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+from replicator.checking.findings import Finding, State
+
+if TYPE_CHECKING:
+    from replicator.settings import Settings
+
+_SECONDS = 3.0
+_MAX_ANSWER = 16 * 1024
+_MAX_PROBLEMS = 300
+_ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to ask; nothing is bound
+
+
+async def judge_webhook(settings: Settings) -> list[Finding]:
+    """Tell whether ``serve`` has a token to know Harbor by."""
+    if settings.webhook_token is not None and settings.webhook_token.get_secret_value():
+        return [Finding("webhook", settings.listen, State.OK, "has a token")]
+    if settings.webhook_anonymous:
+        return [Finding("webhook", settings.listen, State.OK, "takes events from anyone, as the settings say")]
+    message = "has no token, so serve does not start: set REPLICATOR_WEBHOOK_TOKEN (openssl rand -hex 32)"
+    return [Finding("webhook", settings.listen, State.FAILED, message)]
+
+
+async def try_address(settings: Settings) -> list[Finding]:
+    """Tell whether ``serve`` could listen on its address, or does so already. The address is free again afterwards."""
+    host, port = settings.listen_host, settings.listen_port
+    try:
+        await asyncio.to_thread(_bind, host, port)
+    except OSError as error:
+        state, message = await _taken(host, port) if error.errno == errno.EADDRINUSE else _refused(error, host)
+        return [Finding("listen", settings.listen, state, message)]
+    return [Finding("listen", settings.listen, State.OK, "can be listened on")]
+
+
+def _bind(host: str, port: int) -> None:
+    """Bind an address as ``serve`` does, without listening: nobody can connect meanwhile."""
+    family = socket.AF_INET6 if ":" in host or (not host and socket.has_dualstack_ipv6()) else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(bool(host)))
+        probe.bind((host, port))
+
+
+def _refused(error: OSError, host: str) -> tuple[State, str]:
+    if error.errno == errno.EACCES:
+        return State.FAILED, "this user may not listen on a port below 1024: set REPLICATOR_LISTEN to a higher one"
+    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        return State.FAILED, f"{host} is no address of this machine: set REPLICATOR_LISTEN to one, or to 0.0.0.0:PORT"
+    return State.FAILED, f"can't be listened on ({error.strerror or error}): set REPLICATOR_LISTEN to another address"
+
+
+async def _taken(host: str, port: int) -> tuple[State, str]:
+    """Ask who listens there already."""
+    host = _ANYWHERE.get(host, host)
+    timeout = aiohttp.ClientTimeout(total=_SECONDS)
+    async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session:
+        for scheme in ("http", "https"):
+            base = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+            if (await _ask(session, f"{base}/healthz")).get("status") != "ok":
+                continue
+            ready = await _ask(session, f"{base}/readyz")
+            if ready.get("status") == "ready":
+                return State.OK, "a replicator runs here already, and is ready"
+            if ready.get("status") == "not ready":
+                problems = ready.get("problems")
+                said = "; ".join(map(str, problems)) if isinstance(problems, list) else ""
+                return State.FAILED, f"a replicator runs here already, and is not ready: {said[:_MAX_PROBLEMS]}"
+    return State.FAILED, "another program listens there: end it, or set REPLICATOR_LISTEN to another port"
+
+
+async def _ask(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
+    """Return a probe's answer; nothing where it is none."""
+    try:
+        # Nothing secret is sent: whose certificate it is does not matter.
+        async with session.get(url, ssl=False, allow_redirects=False) as response:
+            body = b""
+            while len(body) < _MAX_ANSWER and (more := await response.content.read(_MAX_ANSWER - len(body))):
+                body += more
+            answer = json.loads(body)
+    except (aiohttp.ClientError, OSError, ValueError, RecursionError):
+        return {}
+    return answer if isinstance(answer, dict) else {}
