@@ -68,7 +68,8 @@ def show(found: Iterable[Finding], out: Console) -> None:
     """
     if out.is_terminal and out.width < _NARROW:
         for finding in found:
-            out.print(plain(f"{_MARKS[finding.state]} {finding.name}: {finding.subject}"))
+            # Not broken into lines: a name in two parts can't be copied from a terminal.
+            out.print(plain(f"{_MARKS[finding.state]} {finding.name}: {finding.subject}"), soft_wrap=True)
             out.print(Padding(plain(finding.message), (0, 0, 0, 4)))
         return
     table = Table("", "what", "where", "found", box=None, pad_edge=False)

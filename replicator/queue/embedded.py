@@ -111,7 +111,7 @@ async def use_of(state_dir: Path) -> Use:
     Raises:
         OSError: its lock can't be read.
     """
-    with _short_path(state_dir.absolute()) as reachable:
+    with _short_path(state_dir) as reachable:
         if await _ask(reachable / SOCKET, _PING) == _PONG:
             return Use.SERVER
     return Use.LOCKED if _is_locked(state_dir / LOCK) else Use.NOBODY
@@ -171,7 +171,7 @@ def _short_path(directory: Path) -> Iterator[Path]:
     link_dir = Path(tempfile.mkdtemp(prefix="replicator-", dir=place))
     link = link_dir / "state"
     try:
-        link.symlink_to(directory)
+        link.symlink_to(directory.absolute())
         yield link
     finally:
         shutil.rmtree(link_dir, ignore_errors=True)
