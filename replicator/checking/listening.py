@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import socket
@@ -15,9 +16,11 @@ from replicator.checking.findings import Finding, State
 if TYPE_CHECKING:
     from replicator.settings import Settings
 
-_SECONDS = 3.0
+_SECONDS = 5.0
+"""More than a replicator needs to say that its Redis does not answer."""
 _MAX_ANSWER = 16 * 1024
 _MAX_PROBLEMS = 300
+_ANOTHER = (State.FAILED, "another program listens there: end it, or set REPLICATOR_LISTEN to another port")
 _ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to ask; nothing is bound
 
 
@@ -63,20 +66,24 @@ def _refused(error: OSError, host: str) -> tuple[State, str]:
 async def _taken(host: str, port: int) -> tuple[State, str]:
     """Ask who listens there already."""
     host = _ANYWHERE.get(host, host)
-    timeout = aiohttp.ClientTimeout(total=_SECONDS)
-    async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session:
-        for scheme in ("http", "https"):
-            base = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-            if (await _ask(session, f"{base}/healthz")).get("status") != "ok":
-                continue
-            ready = await _ask(session, f"{base}/readyz")
-            if ready.get("status") == "ready":
-                return State.OK, "a replicator runs here already, and is ready"
-            if ready.get("status") == "not ready":
-                problems = ready.get("problems")
-                said = "; ".join(map(str, problems)) if isinstance(problems, list) else ""
-                return State.FAILED, f"a replicator runs here already, and is not ready: {said[:_MAX_PROBLEMS]}"
-    return State.FAILED, "another program listens there: end it, or set REPLICATOR_LISTEN to another port"
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SECONDS):
+                for scheme in ("http", "https"):
+                    base = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+                    if (await _ask(session, f"{base}/healthz")).get("status") == "ok":
+                        return _judged(await _ask(session, f"{base}/readyz"))
+    return _ANOTHER
+
+
+def _judged(ready: dict[str, Any]) -> tuple[State, str]:
+    if ready.get("status") == "ready":
+        return State.OK, "a replicator runs here already, and is ready"
+    if ready.get("status") == "not ready":
+        problems = ready.get("problems")
+        said = "; ".join(map(str, problems)) if isinstance(problems, list) else ""
+        return State.FAILED, f"a replicator runs here already, and is not ready: {said[:_MAX_PROBLEMS]}"
+    return _ANOTHER
 
 
 async def _ask(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
