@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from arq.connections import ArqRedis
 
-_SETTINGS = "redis settings"
+SETTINGS = "redis settings"
+"""What its settings are judged under."""
 _MAX_QUOTED = 200
 _LOGIN_WORDS = ("invalid username-password", "without any password configured", "Authentication required")
 _KEYS = ("{prefix}:check", "arq:job:{prefix}:check")
@@ -84,7 +85,7 @@ async def _kept(redis: ArqRedis, where: str) -> list[Finding]:
     except ResponseError as error:
         message = f"what it keeps is not known, as it may not be asked for that (INFO, {str(error)[:_MAX_QUOTED]})"
         return [
-            Finding(_SETTINGS, where, State.NOT_TRIED, f"{message}: see for appendonly and maxmemory-policy yourself")
+            Finding(SETTINGS, where, State.NOT_TRIED, f"{message}: see for appendonly and maxmemory-policy yourself")
         ]
     asked = _Asked(redis, info)
     findings = [
@@ -94,7 +95,7 @@ async def _kept(redis: ArqRedis, where: str) -> list[Finding]:
     if info.get("cluster_enabled"):
         message = "is a Redis Cluster, which is not supported: give the URL of a single server"
         findings.append((State.FAILED, message))
-    return [Finding(_SETTINGS, where, state, message) for state, message in findings]
+    return [Finding(SETTINGS, where, state, message) for state, message in findings]
 
 
 class _Asked:

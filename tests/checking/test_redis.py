@@ -148,6 +148,8 @@ async def test_the_user_of_the_documentation_suffices_and_what_it_may_not_ask_is
     assert await probed(url, State.FAILED) == {}
     assert "INFO" in (await probed(url, State.NOT_TRIED))["redis settings"]
     assert set(await probed(url, State.OK)) == {"redis", "clock"}
+    url = await user(own, f"{DOCUMENTED[1]} +info")
+    assert await probed(url, State.NOT_TRIED) == {}
 
 
 async def test_one_that_refuses_to_tell_its_configuration_is_judged_by_what_it_tells(own: RedisServer) -> None:
