@@ -31,7 +31,6 @@ _LOGIN_WORDS = ("invalid username-password", "without any password configured", 
 _KEYS = ("{prefix}:check", "arq:job:{prefix}:check")
 """Under these patterns are all keys of a run."""
 _TRY = """
-redis.call('TIME')
 for _, key in ipairs(KEYS) do redis.call('SET', key, '', 'PX', 60000) redis.call('DEL', key) end
 return 1
 """
@@ -151,6 +150,7 @@ def judge_memory(policy: str | None) -> tuple[State, str]:
 
 
 async def _time(redis: ArqRedis, where: str) -> Finding:
+    # Every script of a run asks for it too: who may not ask can't run.
     seconds, microseconds = await redis.time()
     theirs = datetime.fromtimestamp(seconds + microseconds / 1_000_000, UTC)
     # The queue goes by Redis's clock alone: these are what people compare it with.
