@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from replicator.settings import Settings
 
 _AT_ONCE = 16
+_MAX_NAMED = 5
 _CLOSED = "its registry can't be used"
 
 
@@ -159,7 +160,7 @@ class Check:
         expected = Expected.of(self._settings)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._policy(registry, project, expected)) for registry, project in projects]
-        return [*found, *(line for task in tasks for line in task.result())]
+        return [*found, *merged([line for task in tasks for line in task.result()])]
 
     async def _policy(self, registry: str, project: str, expected: Expected) -> list[Finding]:
         subject = f"{registry}/{project}"
@@ -196,6 +197,31 @@ class Check:
         if _is_closed(found):
             return [*found, Finding("push", subject, State.NOT_TRIED, _CLOSED)]
         return [*found, *await self._try(Probe("push", subject, partial(try_push, self._registries, destination)))]
+
+
+def merged(found: Iterable[Finding]) -> list[Finding]:
+    """Tell once what could not be tried at several projects of a registry for the same reason.
+
+    Args:
+        found: whose subjects are registry and project.
+    """
+    alike: dict[tuple[str, str, str], list[Finding]] = {}
+    lines: list[Finding] = []
+    for finding in found:
+        if finding.state is not State.NOT_TRIED:
+            lines.append(finding)
+            continue
+        registry = finding.subject.partition("/")[0]
+        alike.setdefault((finding.name, registry, finding.message), []).append(finding)
+    for (name, registry, message), group in alike.items():
+        if len(group) == 1:
+            lines += group
+            continue
+        projects = [finding.subject.partition("/")[2] for finding in group]
+        more = f" and {len(projects) - _MAX_NAMED} more" if len(projects) > _MAX_NAMED else ""
+        named = f"{', '.join(projects[:_MAX_NAMED])}{more}"
+        lines.append(Finding(name, registry, State.NOT_TRIED, f"{message} (in {named})"))
+    return lines
 
 
 def _is_closed(found: list[Finding]) -> bool:

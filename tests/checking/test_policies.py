@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.checking.findings import State
+from replicator.checking.findings import Finding, State
 from replicator.checking.policies import Expected, judge_deliveries, judge_policies
+from replicator.checking.probing import merged
 from replicator.harbor.policies import Delivery
 from replicator.harbor.webhooks import Policy, Target
 from tests.checking.asking import RULE, as_administrator, checked, failed, told
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 URL = "https://replicator.example.com/webhooks/harbor"
 SECRET = "hidden-token"
+SUBJECTS = st.from_regex(r"[ab]/[cd]{1,9}", fullmatch=True)
 
 
 async def test_a_policy_that_is_right_is_told_to_be_so(pushed: House) -> None:
@@ -111,6 +113,27 @@ async def test_each_project_that_a_pattern_means_is_looked_at(pushed: House) -> 
         (f"{host}/library", "failed"),
         (f"{host}/team", "ok"),
     ]
+
+
+async def test_what_many_projects_have_in_common_is_told_once(pushed: House) -> None:
+    for number in range(6):
+        pushed.harbor.add_project(f"p{number}")
+    lines = await checked(pushed, pushed.rules({"HARBOR/**": "ACR/image-syncer/{flat}"}), 0)
+    (line,) = [line for line in lines if line["name"] == "policy"]
+    assert (line["subject"], line["state"]) == (pushed.harbor.host, "not tried")
+    assert line["message"].endswith("(in library, p0, p1, p2, p3 and 3 more)")
+
+
+@given(st.lists(st.builds(Finding, st.just("policy"), SUBJECTS, st.sampled_from(State), st.sampled_from("xy"))))
+def test_what_is_told_once_leaves_out_nothing_that_failed_and_no_registry(found: list[Finding]) -> None:
+    lines = merged(found)
+    untried = State.NOT_TRIED
+    assert [each for each in lines if each.state is not untried] == [
+        each for each in found if each.state is not untried
+    ]
+    shown = [(each.subject.partition("/")[0], each.message[0]) for each in lines if each.state is untried]
+    assert len(shown) == len(set(shown))
+    assert set(shown) == {(each.subject.partition("/")[0], each.message) for each in found if each.state is untried}
 
 
 async def test_a_source_that_is_no_harbor_is_told_to_have_no_webhook_and_no_list_of_artifacts(pushed: House) -> None:
