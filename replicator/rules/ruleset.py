@@ -12,7 +12,7 @@ from replicator.rules.request import Asked, CopyRequest, Explanation, Source
 from replicator.rules.routes import Route, route
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from replicator.errors import Problem
     from replicator.registry.access import Access
@@ -144,6 +144,14 @@ class Rules:
                 needs_tags = needs_tags or any(map(_needs_tags, self._candidates(pattern.repository)))
             found[key] = replace(source, needs_tags=needs_tags, rules=(*source.rules, rule.key))
         return tuple(sorted(found.values(), key=lambda source: not source.needs_tags))
+
+    def hosts_of(self, keys: Collection[str]) -> frozenset[str]:
+        """Return the hosts that some rules copy from and to.
+
+        Args:
+            keys: of these rules.
+        """
+        return frozenset(_hosts(rule for rule in self._rules if rule.key in keys))
 
     def credentials(self, repository: Repository) -> Access | None:
         """Return how ``repository`` is reached and as whom, by the longest key of ``auth`` that fits.

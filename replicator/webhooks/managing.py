@@ -144,7 +144,7 @@ class Policies:
 
     async def _each(self, step: Callable[[WebhookApi, str], Awaitable[tuple[Change, str]]]) -> list[Done]:
         """Do something for every project; what fails for one does not keep the others."""
-        places, failed = await named_projects(self._rules, self._registries, self._only)
+        places, failed = await named_projects(self._rules.sources(), self._registries, self._only)
         done = [Done(registry, "", Change.FAILED, advised(error, "")) for registry, error in failed.items()]
         silent = _Silent()
         for registry, project in places:

@@ -7,6 +7,8 @@ import re
 from datetime import UTC, datetime
 
 from replicator import exit_codes
+from replicator.checking.findings import State
+from replicator.checking.redis import SETTINGS
 from replicator.copy import Outcome, Result
 from replicator.errors import ErrorClass
 from replicator.queue import Findings, ReconcileResult
@@ -33,6 +35,13 @@ def test_every_class_of_error_is_explained() -> None:
 def test_the_exit_codes_are_those_of_the_program() -> None:
     codes = {exit_codes.OK, exit_codes.FAILED, exit_codes.USAGE, exit_codes.INTERRUPTED}
     assert set(first_cells(section("Exit codes"))) == {str(code) for code in codes}
+
+
+def test_every_line_of_a_check_is_explained() -> None:
+    probes = [path.read_text() for path in (ROOT / "replicator" / "checking").glob("*.py")]
+    printed = set(re.findall(r'(?:Finding|Probe)\(\s*"([a-z ]+)"', "\n".join(probes))) | {SETTINGS}
+    assert printed == {cell.strip("`") for cell in first_cells(section("Before a start"))}
+    assert all(f"`{state}`" in section("Before a start") for state in State)
 
 
 def test_the_webhooks_answers_are_those_of_the_program() -> None:
