@@ -99,7 +99,9 @@ class _Translation:
             self._take(r"\z", r"\Z")
         elif match := _HEX.match(self._text, self._at):
             self._take(match[0])
-        elif behind in letters or (behind.isascii() and not behind.isalnum() and behind not in {"", "_"}):
+        elif behind == "_":
+            self._take(r"\_", "_")
+        elif behind in letters or (behind and behind.isascii() and not behind.isalnum()):
             self._take(f"\\{behind}")
         else:
             raise ValueError(f"has no equivalent: \\{behind} in it is not understood here")

@@ -22,6 +22,8 @@ _SKOPEO = re.compile(
     r"\s*(?P<operator>=|!=|>=|=>|<=|=<|>|<|~>|~|\^|)\s*v?(?P<version>[0-9]+|[xX*])(?P<rest>(?:\.(?:[0-9]+|[xX*])){0,2})"
 )
 _HYPHEN = re.compile(r"\s*v?([0-9][0-9.xX*]*)\s+-\s+v?([0-9][0-9.xX*]*)\s*\Z")
+_OF_ANY = ("", "=", ">=", "=>", "~", "~>")
+"""The comparisons with any version that mean any version."""
 _SEPARATOR = re.compile(r"\s*,\s*|\s+|\Z")
 
 
@@ -108,8 +110,8 @@ def _all_of(text: str) -> list[str]:
 def _compared(operator: str, bound: _Bound) -> list[str]:
     """Return one comparison in the words of PEP 440; what is not given of the bound means any."""
     if not bound.given:
-        if operator in ("!=", ">", "<"):
-            raise ValueError(f"has no equivalent: {operator}* means no version")
+        if operator not in _OF_ANY:
+            raise ValueError(f"has no equivalent: {operator}* means none, or the first")
         return []
     last = len(bound.given) - 1
     if operator in ("", "="):
