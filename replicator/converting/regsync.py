@@ -120,7 +120,11 @@ class _Entry:
         source, target = self._name("source", {}), None
         if source is not None:
             target = self._name("target", {".Sync.Source": source})
-        if kind is None or source is None or target is None:
+        if source is None or target is None:
+            return
+        if kind is None:
+            # Only to find what else is wrong.
+            self._pairs("image", source, target)
             return
         self._tell_what_is_elsewhere()
         content = self._content()

@@ -6,10 +6,12 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.converting import Converted, File, Options, convert
+from replicator.errors import ConfigError
 from replicator.reference import Reference
 from replicator.rules import Rules, parse
 from tests.running import replicator
@@ -149,9 +151,7 @@ def test_a_mistake_is_told_where_it_stands_in_the_source() -> None:
     assert f'["{HOST}"].images["c/app"]: two sources for one destination' in ended
 
 
-def error_of(content: Any) -> Exception:
-    try:
+def error_of(content: Any) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
         converted(content)
-    except Exception as error:
-        return error
-    raise AssertionError("it was taken")
+    return caught.value
