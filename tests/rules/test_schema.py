@@ -136,7 +136,7 @@ EVERYTHING: dict[str, Any] = {
         }
     },
 }
-WRONG = [None, [], {}, True, "x", 0, [[]], [None], {"x": "y"}, [{"to": None}]]
+WRONG: list[Any] = [None, [], {}, True, "x", 0, [[]], [None], {"x": "y"}, [{"to": None}]]
 
 
 def refused_as_a_value(file: Any, path: tuple[Any, ...]) -> bool:
