@@ -8,6 +8,7 @@ import typer
 
 from replicator.cli.options import Namespace, Registry
 from replicator.errors import ConfigError, Problem
+from replicator.reference import is_registry
 
 
 def convert(
@@ -44,7 +45,10 @@ def convert(
         if registry is not None or namespace is not None:
             message = "says the same as --registry and --namespace together; give one of the two"
             raise ConfigError("command line", [Problem("--to", message)])
-        registry, _, namespace = to.partition("/")
+        registry, _, namespace = to.rstrip("/").partition("/")
+        if not is_registry(registry):
+            message = f"{registry!r} is no registry's host: write HOST or HOST/NAMESPACE, the host with a dot or a port"
+            raise ConfigError("command line", [Problem("--to", message)])
     options = converting.Options(registry, namespace or None, keep_secrets, os.environ)
     read = [converting.File(str(file), _text(file)) for file in files]
     found = converting.convert(read, options, None if program == "auto" else program)

@@ -46,7 +46,7 @@ class Options:
     registry: str | None = None
     namespace: str | None = None
     keep_secrets: bool = False
-    environ: Mapping[str, str] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(slots=True)

@@ -44,8 +44,7 @@ def name_of(text: str) -> Name:
     registry, slash, path = match["name"].partition("/")
     if not slash or not is_registry(registry):
         registry, path = HUB, match["name"]
-    if registry in _HUB_NAMES:
-        registry = HUB
+    registry = registry_of(registry)
     if registry == HUB and "/" not in path:
         path = f"library/{path}"
     if not is_repository_name(path):
@@ -55,6 +54,11 @@ def name_of(text: str) -> Name:
     if match["digest"] and not is_digest(match["digest"]):
         raise ValueError(f"{shorten(match['digest'])} is no digest")
     return Name(f"{registry}/{path}", match["tag"], match["digest"])
+
+
+def registry_of(text: str) -> str:
+    """Return a registry's host by the name it has among images: Docker Hub has three."""
+    return HUB if text.lower() in _HUB_NAMES else text.lower()
 
 
 def repositories(expression: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from replicator.converting.draft import Entry, known_fields
 from replicator.converting.logins import ANONYMOUS, HUB_ENDPOINT, add_missing
-from replicator.converting.names import HUB
+from replicator.converting.names import HUB, registry_of
 from replicator.converting.templates import file_of, filled_in, is_template, with_variables
 from replicator.rules.place import join
 
@@ -56,10 +56,11 @@ class _Login:
             self._place.wrong('"registry" is missing')
             return
         try:
-            registry = filled_in(registry, self._draft.options.environ, {}).lower()
+            registry = filled_in(registry, self._draft.options.environ, {})
         except ValueError as error:
             self._fields["registry"].wrong(str(error))
             return
+        registry = registry_of(registry)
         if registry in self._draft.auth:
             self._fields["registry"].wrong("stands there twice; remove one")
         self._draft.auth[registry] = self._entry
@@ -95,7 +96,8 @@ class _Login:
                 self._tell(path, f"a file is not read here: set {variable[2:-1]} to what {stored} holds")
                 return variable
             try:
-                return with_variables(value)
+                text = with_variables(value)
+                return text if name == "USERNAME" else self._draft.secret(text, name, registry)
             except ValueError:
                 # What stands in it may be the secret itself.
                 variable = self._draft.variable(name, registry)

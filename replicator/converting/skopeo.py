@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from replicator.converting.draft import Draft, Entry, known_fields
 from replicator.converting.expressions import translated
 from replicator.converting.logins import ANONYMOUS, HUB_ENDPOINT, add_missing
-from replicator.converting.names import HUB, name_of
+from replicator.converting.names import HUB, name_of, registry_of
 from replicator.converting.ranges import PLAIN_OF_THREE, of_skopeo
 from replicator.reference import is_digest, is_tag
 from replicator.rules.patterns import shorten
@@ -32,7 +32,7 @@ def drafted(sections: Mapping[str, Any], options: Options) -> Draft:
         options: what the file does not say: where images go.
     """
     draft = Draft("skopeo sync", options)
-    if options.registry is None:
+    if not options.registry:
         message = "a file of skopeo names no destination: say --to HOST/NAMESPACE, what skopeo sync has as DESTINATION"
         draft.wrong("--to", message)
     draft.tell("", "skopeo sync copies the image for its own platform alone, unless it has --all; here all are copied")
@@ -46,11 +46,11 @@ class _Registry:
     """What stands under one registry."""
 
     def __init__(self, registry: str, place: Place, draft: Draft) -> None:
-        self._registry = registry
+        self._registry = registry_of(registry)
         self._draft = draft
         self._login = Entry({}, place.path)
         self._fields = known_fields(place, FIELDS, self._tell)
-        self._end = "/".join(filter(None, (draft.options.registry or "registry.example.com", draft.options.namespace)))
+        self._end = "/".join(filter(None, (draft.options.registry, draft.options.namespace)))
 
     def _tell(self, path: str, message: str) -> None:
         self._draft.tell(path, message, self._login)

@@ -10,6 +10,7 @@ import yaml
 
 from replicator.errors import ConfigError, Problem
 from replicator.rules import parse
+from replicator.rules.document import Plain
 from replicator.rules.place import join
 
 if TYPE_CHECKING:
@@ -109,6 +110,10 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+
+# What was written without quotes is a text here; it gets quotes where YAML would take it for something else.
+_Dumper.add_representer(Plain, lambda dumper, data: dumper.represent_str(str(data)))
 
 
 def _dumped(value: Any) -> str:

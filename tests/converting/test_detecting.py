@@ -6,9 +6,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from replicator.converting import File, Options, convert
 from replicator.errors import ConfigError
+from replicator.rules import parse
 from tests.running import replicator
 
 if TYPE_CHECKING:
@@ -122,6 +125,97 @@ def test_logins_alone_make_no_rules() -> None:
 )
 def test_a_file_of_wrong_types_is_told_of_and_nothing_else(content: Any, program: Program) -> None:
     assert problems_of(content, program=program, options=Options() if program == "regsync" else OPTIONS)
+
+
+SECRET = "not-to-be-seen"
+KEYS = st.sampled_from(
+    [
+        *("auth", "images", "version", "creds", "defaults", "sync", "x-y", HOST, "quay.io", f"{HOST}/a/b", "a/b"),
+        *("username", "insecure", "registry", "user", "tls", "hostname", "regcert", "credHelper", "type", "source"),
+        *("target", "tags", "tagSets", "allow", "deny", "semverRange", "repos", "platform", "platforms", "schedule"),
+        *(
+            "mediaTypes",
+            "referrers",
+            "credentials",
+            "tls-verify",
+            "cert-dir",
+            "images-by-tag-regex",
+            "images-by-semver",
+        ),
+    ]
+)
+WORDS = st.sampled_from(
+    [
+        *(
+            "",
+            "registry",
+            "repository",
+            "image",
+            HOST,
+            f"{HOST}/a/b",
+            f"{HOST}/a/b:1",
+            "quay.io/c/d",
+            ".*",
+            "v?",
+            "^1.2",
+        ),
+        *(
+            "{{",
+            '{{env "A"}}',
+            "{{ .Sync.Source }}",
+            "${A}",
+            "linux/amd64",
+            "docker.io",
+            "*",
+            "[",
+            "1 || 2",
+            "insecure",
+        ),
+    ]
+)
+CONTENTS = st.recursive(
+    WORDS | st.none() | st.booleans() | st.integers(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=20,
+)
+ENTRIES = st.fixed_dictionaries(
+    {"type": WORDS, "source": WORDS, "target": WORDS}, optional={"tags": CONTENTS, "repos": CONTENTS}
+)
+SECRETS = st.sampled_from(
+    [SECRET, f"{SECRET}${{A}}", f"{{{{{SECRET}}}}}", f'{{{{env "A"}}}}{SECRET}', [SECRET], {"x": SECRET}]
+)
+LOGIN = st.builds(
+    lambda more, login: more | login,
+    st.dictionaries(KEYS, CONTENTS, max_size=2),
+    st.fixed_dictionaries(
+        {"registry": WORDS, "user": WORDS, "username": WORDS},
+        optional=dict.fromkeys(("pass", "password", "token", "identitytoken"), SECRETS),
+    ),
+)
+ANY_FILE = st.one_of(
+    CONTENTS,
+    st.fixed_dictionaries({"sync": st.lists(ENTRIES, max_size=2), "creds": st.lists(LOGIN, max_size=2)}),
+    st.builds(lambda images, login: {"images": images, "auth": {HOST: login}}, CONTENTS, LOGIN),
+    st.builds(lambda images, login: {HOST: {"images": images, "credentials": login}}, CONTENTS, LOGIN),
+    st.builds(lambda images, login: {HOST: {"images": {images: []}, "credentials": login}}, WORDS, LOGIN),
+)
+
+
+@given(ANY_FILE, st.sampled_from(["image-syncer", "regsync", "skopeo", None]))
+def test_whatever_stands_in_a_file_it_is_converted_or_refused_in_words_without_its_secrets(
+    content: Any, program: Program | None
+) -> None:
+    options = OPTIONS if program != "regsync" else Options()
+    found, said = None, ""
+    try:
+        found = convert([File("x", json.dumps(content))], options, program)
+    except ConfigError as error:
+        said = str(error)
+    assert SECRET not in said
+    if found is None:
+        return
+    assert SECRET not in found.text + str(found.remarks)
+    parse(found.text, "y", environ=dict.fromkeys([*found.variables, "A"], "x"))
 
 
 async def test_a_file_that_cant_be_read_is_told_of(tmp_path: Path) -> None:

@@ -74,6 +74,24 @@ async def test_the_command_writes_rules_and_tells_what_it_left_out(tmp_path: Pat
     assert SECRET in (tmp_path / "rules.yaml").read_text()
 
 
+def test_what_stands_without_quotes_stays_the_text_that_it_is() -> None:
+    text = f"""
+auth:
+  {HARBOR}: {{username: 0123, password: 1.10, insecure: true}}
+  {ACR}: {{username: on, password: {SECRET}}}
+images:
+  {HARBOR}/library/nginx:1.10: [{ACR}/mirror/nginx, {ACR}/mirror/old:1.1]
+  {HARBOR}/team/app: {ACR}/team/app
+"""
+    found = convert([File("x", text)], Options(keep_secrets=True))
+    rules = parse(found.text, "y", environ={})
+    harbor = rules.credentials(Reference.parse(f"{HARBOR}/team/app:1").repository)
+    assert harbor is not None
+    assert (harbor.username, harbor.password) == ("0123", "1.10")
+    (request,) = rules.destinations(Reference.parse(f"{HARBOR}/team/app:1"))
+    assert str(request.destination) == f"{ACR}/team/app:1"
+
+
 async def test_two_files_go_in_any_order_and_to_says_where(tmp_path: Path) -> None:
     (tmp_path / "auth.json").write_text(json.dumps(AUTH))
     (tmp_path / "images.yaml").write_text(f"{HARBOR}/library/nginx: ''\n")

@@ -234,7 +234,8 @@ CREDS = {"registry": HOST, "user": "a", "pass": SECRET}
     ("fields", "username", "password"),
     [
         ({}, "a", "${PASSWORD_REGISTRY_5000}"),
-        ({"user": '{{ env "A" }}', "pass": '{{env "B"}}-x'}, "${A}", "${B}-x"),
+        ({"user": '{{ env "A" }}', "pass": '{{env "B"}}'}, "${A}", "${B}"),
+        ({"user": '{{ env "A" }}-x', "pass": '{{env "B"}}not-to-be-seen'}, "${A}-x", "${PASSWORD_REGISTRY_5000}"),
         ({"user": "robot$a", "pass": "{{env `B`}}"}, "robot$a", "${B}"),
         ({"pass": '{{ printf "not-to-be-seen" }}'}, "a", "${PASSWORD_REGISTRY_5000}"),
         ({"user": "a${A}", "pass": "not-to-be-seen${B}"}, "${USERNAME_REGISTRY_5000}", "${PASSWORD_REGISTRY_5000}"),

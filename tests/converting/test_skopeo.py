@@ -125,6 +125,15 @@ def test_what_has_no_equivalent_is_left_out_and_told() -> None:
     assert ends(rules, f"{HOST}/a/e:3.9") == [f"{ACR}/team/e:3.9"]
 
 
+def test_docker_hub_is_one_registry_by_all_its_names() -> None:
+    content = {"index.docker.io": {"images": {"nginx": ["1"]}, "credentials": {"username": "a", "password": "b"}}}
+    rules = rules_of(converted(content))
+    assert ends(rules, "docker.io/library/nginx:1") == [f"{ACR}/team/nginx:1"]
+    access = rules.credentials(Reference.parse("docker.io/library/nginx:1").repository)
+    assert access is not None
+    assert (access.username, access.endpoint) == ("a", "registry-1.docker.io")
+
+
 def test_a_secret_that_would_be_a_variable_is_put_in_one() -> None:
     content = {HOST: {"images": {"a/b": []}, "credentials": {"username": "a${b}", "password": "p${HOME}"}}}
     found = converted(content, Options(ACR, "team", keep_secrets=True))
@@ -137,7 +146,11 @@ async def test_skopeo_needs_to_be_told_where_to(tmp_path: Path) -> None:
     ended = await replicator("convert", "sync.yml", cwd=tmp_path)
     assert (ended.code, ended.out) == (2, "")
     assert "--to: a file of skopeo names no destination: say --to HOST/NAMESPACE" in ended.err
-    ended = await replicator("convert", "sync.yml", f"--to={ACR}/team", cwd=tmp_path)
+    for nowhere in ("/team", "team", ""):
+        ended = await replicator("convert", "sync.yml", f"--to={nowhere}", cwd=tmp_path)
+        assert (ended.code, ended.out) == (2, "")
+        assert "is no registry's host" in ended.err
+    ended = await replicator("convert", "sync.yml", f"--to={ACR}/team/", cwd=tmp_path)
     assert ended.code == 0, ended.said
     assert SECRET not in ended.said
 
