@@ -51,7 +51,7 @@ def read(files: Sequence[File], program: Program | None) -> tuple[Program, dict[
     kinds = {name: _kinds(value, program) for name, value in values.items()}
     if len(files) == 1:
         (value,), (found,) = values.values(), kinds.values()
-        kind = _only(found, source, value, program)
+        kind = _only(found, source, value)
         if kind[0] == "image-syncer" and kind[1] != "whole":
             value = {kind[1]: value}
         return kind[0], value
@@ -71,7 +71,7 @@ def _kinds(value: Mapping[str, Any], program: Program | None) -> list[tuple[Prog
         found.append(("regsync", "whole"))
     if isinstance(value.get("images"), dict) or isinstance(value.get("auth"), dict):
         found.append(("image-syncer", "whole"))
-    if hosts and all(isinstance(entry, dict) and set(entry) <= _LOGIN for entry in entries):
+    if hosts and all(isinstance(entry, dict) and (not entry or set(entry) & _LOGIN) for entry in entries):
         found.append(("image-syncer", "auth"))
     if hosts and all(isinstance(entry, str | list) for entry in entries):
         found.append(("image-syncer", "images"))
@@ -83,9 +83,7 @@ def _kinds(value: Mapping[str, Any], program: Program | None) -> list[tuple[Prog
     return ours or [(program, "whole")]
 
 
-def _only(
-    found: list[tuple[Program, Part]], source: str, value: Mapping[str, Any], program: Program | None
-) -> tuple[Program, Part]:
+def _only(found: list[tuple[Program, Part]], source: str, value: Mapping[str, Any]) -> tuple[Program, Part]:
     if len(found) == 1:
         return found[0]
     if found:

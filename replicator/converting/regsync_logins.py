@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from replicator.rules.place import Place
 
 _LEFT_OUT = {
-    "credHelper": "has no equivalent: a login of Docker's config.json can have a helper, see docs/rules.md; left out",
+    "credHelper": "left out: name it under credHelpers in Docker's config.json, and remove username and password here",
     "mirrors": "has no equivalent; left out",
     "clientCert": "has no equivalent; left out",
     "clientKey": "has no equivalent; left out",

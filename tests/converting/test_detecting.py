@@ -45,6 +45,7 @@ def problems_of(*contents: Any, program: Program | None = None, options: Options
         ([{"auth": LOGINS, "images": IMAGES}], "image-syncer", OPTIONS),
         ([IMAGES], "image-syncer", OPTIONS),
         ([LOGINS, IMAGES], "image-syncer", OPTIONS),
+        ([IMAGES, {HOST: LOGINS[HOST] | {"proxy": "x"}, "registry.example.com": {}}], "image-syncer", OPTIONS),
         ([REGSYNC], "regsync", Options()),
         ([SKOPEO], "skopeo sync", OPTIONS),
         ([{HOST: {"credentials": {"username": "a", "password": "b"}, "images": {"a": None}}}], "skopeo sync", OPTIONS),
