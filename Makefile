@@ -39,6 +39,7 @@ format: install ## Put the code into its canonical form
 docs: install ## Renew the generated parts of docs/
 	$(BIN)/python -m tests.docs.settings_table
 	$(BIN)/python -m tests.docs.metrics_table
+	$(BIN)/python -m tests.docs.schema
 
 demo: install system ## Replicate between two local registries, visibly, and stop
 	$(BIN)/python -m tests.demo

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from replicator.rules.place import Place
 
-_KEYS = ("access_key_id", "access_key_secret", "security_token", "region", "instance_id", "openapi_endpoint")
+KEYS = ("access_key_id", "access_key_secret", "security_token", "region", "instance_id", "openapi_endpoint")
+"""What ``aliyun`` can have."""
 _FORMS = {
     "region": (re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z"), "must be a region's id, e.g. cn-beijing"),
     "instance_id": (re.compile(r"cri-[a-z0-9]+\Z"), "must be the id of an Enterprise instance: cri-…"),
@@ -27,7 +28,7 @@ def read_account(place: Place, environ: Mapping[str, str]) -> Account | None:
         place: the mapping; empty for the default chain of credentials.
         environ: what ``${NAME}`` is taken from.
     """
-    fields = place.mapping(_KEYS)
+    fields = place.mapping(KEYS)
     if fields is None:
         return None
     sound = len(fields) == len(place.value)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from replicator.rules.place import Place
 
-_KEYS = ("username", "password", "aliyun", "insecure", "ca_file", "endpoint", "anonymous", "quiet_pulls")
+KEYS = ("username", "password", "aliyun", "insecure", "ca_file", "endpoint", "anonymous", "quiet_pulls")
+"""What an entry can have."""
 _FORGOTTEN_BRACES = re.compile(r"\$[A-Z_][A-Z0-9_]*\Z")
 
 
@@ -179,7 +180,7 @@ class _Entry:
         self.lacks_login = False
 
     def read(self) -> Access | None:
-        fields = self._place.mapping(_KEYS)
+        fields = self._place.mapping(KEYS)
         if fields is None:
             return None
         self._fields = fields
