@@ -68,12 +68,16 @@ class RegistryError(ReplicatorError):
         self.retry_after = retry_after
         super().__init__(f"{registry}: {self.request}: {self.detail}")
 
-    def again(self) -> Self:
-        """Return the same error, for one more who meets it."""
+    def again(self, also: str = "") -> Self:
+        """Return the same error, for one more who meets it.
+
+        Args:
+            also: what is added to its detail.
+        """
         return type(self)(
             self.registry,
             self.request,
-            self.detail,
+            self.detail + also,
             status=self.status,
             codes=self.codes,
             retry_after=self.retry_after,

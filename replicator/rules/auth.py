@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from replicator.aliyun import TemporaryLogins
+from replicator.aliyun import MissingRepositories, TemporaryLogins
 from replicator.errors import ConfigError, Problem
 from replicator.reference import Repository, is_registry, is_repository_name
 from replicator.registry.access import Access
@@ -197,7 +197,11 @@ class _Entry:
             read_account(place, self._environ)
             return None
         account = read_account(place, self._environ)
-        return replace(access, logins=TemporaryLogins(self._registry, account)) if account is not None else None
+        if account is None:
+            return None
+        creates = account.creates
+        creator = MissingRepositories(self._registry, account, creates) if creates is not None else None
+        return replace(access, logins=TemporaryLogins(self._registry, account), creator=creator)
 
     def _login_is_complete(self, username: str | None, password: str | None, *, anonymous: bool) -> bool:
         named = "username" in self._fields, "password" in self._fields

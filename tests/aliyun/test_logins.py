@@ -79,7 +79,7 @@ async def test_a_refusal_has_a_class_and_shows_no_secret(
     stand_in, account = openapi
     stand_in.faults.add(Fault(refusal(status, code), times=None))
     with pytest.raises(kind, match=code) as caught:
-        await TemporaryLogins(REGISTRY, account).login(PERSONAL)
+        await TemporaryLogins(REGISTRY, account, deadline=2).login(PERSONAL)
     assert caught.value.error_class is error_class
     assert "key-secret" not in str(caught.value)
 
