@@ -51,6 +51,9 @@ class MissingRepositories:
         creates: what may be created, and how.
         deadline: seconds that all tries of one request have.
         holds: seconds for which an answer about one repository is not asked for again.
+
+    Attributes:
+        creates: what may be created, and how.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class MissingRepositories:
     ) -> None:
         self._registry = registry
         self._account = account
-        self._creates = creates
+        self.creates = creates
         self._deadline = deadline
         self._holds = holds
         self._openapi = OpenApi(registry, account)
@@ -110,7 +113,7 @@ class MissingRepositories:
     async def _create(self, path: str, service: str | None) -> bool:
         """Create a repository; return whether it was not there before."""
         namespace, _, name = path.partition("/")
-        visibility = self._creates.repositories
+        visibility = self.creates.repositories
         operation = create_repository("", namespace, name, visibility)
         region, instance_id = find_place(self._registry, self._account, service, operation.action)
         operation = create_repository(instance_id, namespace, name, visibility)
@@ -132,8 +135,8 @@ class MissingRepositories:
         return True
 
     async def _create_namespace(self, namespace: str, instance_id: str, region: str, missing: RegistryError) -> None:
-        operation = create_namespace(instance_id, namespace, self._creates.repositories)
-        if not self._creates.namespaces:
+        operation = create_namespace(instance_id, namespace, self.creates.repositories)
+        if not self.creates.namespaces:
             raise NamespaceMissing(missing.registry, missing.request, missing.detail) from missing
         async with self._turns.turn("namespace", namespace):
             try:
