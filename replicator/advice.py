@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 from replicator import acr
 from replicator.aliyun.errors import AccountRefused, NamespaceMissing
 from replicator.aliyun.operations import ram_action
-from replicator.registry.errors import Denied, LoginRefused, NotFound, RegistryError, TooManyRequests, Unauthorized
+from replicator.registry.errors import (
+    AskedLoginRefused,
+    Denied,
+    LoginRefused,
+    NotFound,
+    RegistryError,
+    TooManyRequests,
+    Unauthorized,
+)
 
 if TYPE_CHECKING:
     from replicator.errors import ReplicatorError
@@ -46,6 +54,8 @@ def _advice(error: RegistryError, destination: Reference | None) -> str:
         return _login_advice(error)
     if isinstance(error, NamespaceMissing):
         return "create the namespace at ACR, or allow it with namespaces: true beside repositories under create"
+    if isinstance(error, TooManyRequests) and "OpenAPI" in error.detail:
+        return "it takes about 15 requests a second; other programs with this account count too"
     if isinstance(error, TooManyRequests):
         return "fewer copies at once (REPLICATOR_CONCURRENCY, --proc) may help"
     if not isinstance(error, Denied | Unauthorized):
@@ -64,6 +74,12 @@ def _advice(error: RegistryError, destination: Reference | None) -> str:
 
 
 def _login_advice(error: LoginRefused) -> str:
+    asked = isinstance(error, AccountRefused | AskedLoginRefused)
+    if "USER_NOT_EXIST" in error.detail and asked:
+        return (
+            "the RAM user or role of the account under aliyun has never set up Container Registry: open its console "
+            "once as this user, in the registry's region; then check region and instance_id"
+        )
     if "USER_NOT_EXIST" in error.detail:
         return (
             "this RAM user has never set up Container Registry: open its console once as this user, in the registry's "
@@ -74,6 +90,13 @@ def _login_advice(error: LoginRefused) -> str:
         return (
             "check the account under aliyun: its access key or role, whether its RAM policy allows "
             f"{ram_action(error.request)}, and region and instance_id"
+        )
+    if isinstance(error, AskedLoginRefused):
+        if not acr.is_acr(error.registry):
+            return f"check the login of {error.registry} where it is asked for: in Docker's helper or file"
+        return (
+            "the login was asked for and is refused all the same: check that the account under aliyun is the one that "
+            "the registry belongs to, and region and instance_id; or the login in Docker's helper, if it is from there"
         )
     hint = acr.LOGIN_HINT if acr.is_acr(error.registry) else ""
     return f"check username and password of {error.registry} under auth{hint}"
@@ -96,7 +119,7 @@ def _push_advice(error: RegistryError, destination: Reference) -> str:
         return f"{quota}: delete what is not needed, or have the quota raised"
     missing = (
         "the repository does not exist and the namespace does not create repositories by itself (Automatically Create "
-        "Repository)"
+        f"Repository{'; or create under aliyun in the rules' if at_acr else ''})"
     )
     causes = [
         "the login may not push here",

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 from yarl import URL
 
 from replicator.registry.challenges import parse_challenges
-from replicator.registry.errors import LoginRefused, ProtocolViolated
+from replicator.registry.errors import AskedLoginRefused, LoginRefused, ProtocolViolated
 from replicator.registry.login import LoginSource
 
 if TYPE_CHECKING:
@@ -232,9 +232,14 @@ class Authorizer:
         return await self._fetch(realm, query, await self._login.get(self.service))
 
     async def _fetch(self, realm: URL, query: list[tuple[str, str]], login: Login | None) -> bytes:
-        if login is not None and login.refresh_token is not None:
-            return await self._source.fetch_token(realm, (), None, _refreshing(login.refresh_token, query))
-        return await self._source.fetch_token(realm, query, login.basic if login is not None else None)
+        try:
+            if login is not None and login.refresh_token is not None:
+                return await self._source.fetch_token(realm, (), None, _refreshing(login.refresh_token, query))
+            return await self._source.fetch_token(realm, query, login.basic if login is not None else None)
+        except LoginRefused as error:
+            if not self._login.asks:
+                raise
+            raise AskedLoginRefused(error.registry, error.request, error.detail, status=error.status) from error
 
 
 def _refreshing(token: str, query: list[tuple[str, str]]) -> bytes:

@@ -8,6 +8,7 @@
     ├── TooManyRequests             429                                                         transient
     ├── Unauthorized                401 although freshly logged in                              credentials
     │   └── LoginRefused            the token endpoint refused name and password                credentials
+    │       └── AskedLoginRefused   the same, of a login that was asked for                     credentials
     ├── LoginUnavailable            who was asked for the login does not answer                 transient
     │   └── LoginMissing            who was asked for the login does not have it                credentials
     ├── Denied                      403                                                         permanent
@@ -120,6 +121,10 @@ class Unauthorized(RegistryError):
 
 class LoginRefused(Unauthorized):
     """The token endpoint refused the name and the password."""
+
+
+class AskedLoginRefused(LoginRefused):
+    """The token endpoint refused a login that was asked for when it was needed (`Access.logins`)."""
 
 
 class LoginUnavailable(RegistryError):
