@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from replicator.aliyun.patience import DEADLINE, patiently
 from replicator.aliyun.where import find_place
 from replicator.copy.turns import Turns
 from replicator.errors import ErrorClass
-from replicator.registry.errors import Refused, RegistryError
+from replicator.registry.errors import Refused, RegistryError, ServerFailed
 
 if TYPE_CHECKING:
     from replicator.aliyun.account import Account, Creates
@@ -113,10 +114,8 @@ class MissingRepositories:
     async def _create(self, path: str, service: str | None) -> bool:
         """Create a repository; return whether it was not there before."""
         namespace, _, name = path.partition("/")
-        visibility = self.creates.repositories
-        operation = create_repository("", namespace, name, visibility)
-        region, instance_id = find_place(self._registry, self._account, service, operation.action)
-        operation = create_repository(instance_id, namespace, name, visibility)
+        region, instance_id = find_place(self._registry, self._account, service, "CreateRepository")
+        operation = create_repository(instance_id, namespace, name, self.creates.repositories)
         try:
             await self._ask(operation, region)
         except AlreadyThere:
@@ -124,33 +123,38 @@ class MissingRepositories:
         except RegistryError as error:
             if error.error_class is ErrorClass.TRANSIENT:
                 raise
-            if isinstance(error, Refused) and "NAMESPACE_NOT_EXIST" in error.detail:
-                await self._create_namespace(namespace, instance_id, region, error)
-                await self._ask_for_new(operation, region)
+            if _lacks_namespace(error):
+                await self._create_both(operation, namespace, region, error)
             elif await self._is_there(get_repository(instance_id, namespace, name), region):
                 return False
             else:
                 raise
-        _log.info("repository created", registry=self._registry, repository=path, visibility=str(visibility))
+        visibility = str(self.creates.repositories)
+        _log.info("repository created", registry=self._registry, repository=path, visibility=visibility)
         return True
 
-    async def _create_namespace(self, namespace: str, instance_id: str, region: str, missing: RegistryError) -> None:
-        operation = create_namespace(instance_id, namespace, self.creates.repositories)
+    async def _create_both(self, repository: Operation, namespace: str, region: str, missing: RegistryError) -> None:
+        """Create a namespace where that is allowed, and then the repository in it."""
         if not self.creates.namespaces:
             raise NamespaceMissing(missing.registry, missing.request, missing.detail) from missing
+        operation = create_namespace(repository.instance_id, namespace, self.creates.repositories)
+        created = False
         async with self._turns.turn("namespace", namespace):
-            try:
+            with suppress(AlreadyThere):
                 await self._ask(operation, region)
-            except AlreadyThere:
-                return
-        _log.info("namespace created", registry=self._registry, namespace=namespace)
-
-    async def _ask_for_new(self, operation: Operation, region: str) -> None:
-        """Ask once more in a namespace that is there now; who was faster did the same."""
+                created = True
+                _log.info("namespace created", registry=self._registry, namespace=namespace)
         try:
-            await self._ask(operation, region)
-        except AlreadyThere:
-            return
+            with suppress(AlreadyThere):
+                await self._ask(repository, region)
+        except Refused as error:
+            if not _lacks_namespace(error):
+                raise
+            if created:
+                words = "; the namespace was created a moment ago"
+                raise ServerFailed(error.registry, error.request, error.detail + words) from error
+            # Names of the Personal Edition's namespaces are one account's in all of a region.
+            raise error.again("; the namespace is there, so it may be another account's") from error
 
     async def _is_there(self, operation: Operation, region: str) -> bool:
         """Tell whether a repository is there that could not be created: not all codes that say so are known."""
@@ -164,3 +168,7 @@ class MissingRepositories:
         return await patiently(
             lambda: self._openapi.ask(operation, region), self._registry, operation.action, self._deadline
         )
+
+
+def _lacks_namespace(error: RegistryError) -> bool:
+    return isinstance(error, Refused) and "NAMESPACE_NOT_EXIST" in error.detail

@@ -38,6 +38,13 @@ async def test_a_copy_to_a_repository_that_is_missing_creates_it(
     await verify_tree(acr_upstream, "manual/app", "v1", image(1))
 
 
+async def test_a_push_that_finds_the_name_unknown_creates_it_too(stage: Stage, acr_upstream: str) -> None:
+    stage.acr.faults.add(Fault(Answer(404, "NAME_UNKNOWN", "not known"), "POST", "/uploads/"))
+    assert await stage.copy(stage.access(), "manual/app") == [Result.COPIED]
+    assert stage.openapi.repositories == {"manual/app": "PRIVATE"}
+    await verify_tree(acr_upstream, "manual/app", "v1", image(1))
+
+
 async def test_without_being_told_to_nothing_is_created(stage: Stage) -> None:
     with pytest.raises(CopyFailed, match="Automatically Create Repository"):
         await stage.copy(stage.access(None), "manual/app")

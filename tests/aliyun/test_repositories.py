@@ -12,7 +12,7 @@ from replicator.aliyun import Account, Creates, MissingRepositories, Visibility
 from replicator.aliyun.errors import AccountRefused, NamespaceMissing
 from replicator.errors import ErrorClass
 from replicator.reference import Reference, Repository
-from replicator.registry.errors import ConnectionFailed, Denied, Refused, RegistryError, TooManyRequests
+from replicator.registry.errors import ConnectionFailed, Denied, Refused, RegistryError, ServerFailed, TooManyRequests
 from tests.aliyun.test_logins import ENTERPRISE, PERSONAL, REGISTRY, refusal
 from tests.standins.faults import Answer, Delay, Fault, Hold
 from tests.standins.openapi import OpenApiStandIn
@@ -97,6 +97,19 @@ async def test_a_namespace_is_created_only_where_the_rules_allow_it(place: Place
     assert await place.missing(Creates(Visibility.PRIVATE, namespaces=True)).create("new/app", service)
     assert place.stand_in.namespaces["new"] == "PRIVATE"
     assert place.stand_in.repositories == {"new/app": "PRIVATE"}
+
+
+async def test_a_namespace_of_another_account_is_told_as_that(place: Place) -> None:
+    place.stand_in.others = {"new"}
+    with pytest.raises(Refused, match="may be another account's") as caught:
+        await place.missing(Creates(Visibility.PRIVATE, namespaces=True)).create("new/app", PERSONAL)
+    assert caught.value.error_class is ErrorClass.PERMANENT
+
+
+async def test_a_new_namespace_that_is_not_known_at_once_is_a_fault_of_the_moment(place: Place) -> None:
+    place.stand_in.faults.add(Fault(refusal(404, "NAMESPACE_NOT_EXIST"), path="/repos", times=2))
+    with pytest.raises(ServerFailed, match="created a moment ago"):
+        await place.missing(Creates(Visibility.PRIVATE, namespaces=True)).create("new/app", PERSONAL)
 
 
 async def test_what_a_push_creates_in_a_new_enterprise_namespace_is_as_visible(place: Place) -> None:

@@ -32,6 +32,7 @@ class OpenApiStandIn:
         tokens: the token of STS behind each request for a login, empty for none.
         actions: what was asked for, in order.
         namespaces: what there is, and the visibility of what a push creates there.
+        others: namespaces of other accounts.
         repositories: what there is, and its visibility.
     """
 
@@ -43,6 +44,7 @@ class OpenApiStandIn:
         self.tokens: list[str] = []
         self.actions: list[str] = []
         self.namespaces: dict[str, str] = dict.fromkeys(acr.namespaces if acr is not None else (), "PRIVATE")
+        self.others: set[str] = set()
         self.repositories: dict[str, str] = {}
         self.faults = FaultLayer(self._answer)
         self._acr = acr
@@ -97,7 +99,7 @@ class OpenApiStandIn:
         return web.json_response({"Code": "success", "IsSuccess": True})
 
     def _create_namespace(self, namespace: str, visibility: str) -> web.Response:
-        if namespace in self.namespaces:
+        if namespace in self.namespaces or namespace in self.others:
             return refused(400, "NAMESPACE_ALREADY_EXIST")
         self.namespaces[namespace] = visibility
         if self._acr is not None:
