@@ -84,6 +84,7 @@ class Authorizer:
         self._locks: dict[frozenset[str], asyncio.Lock] = {}
         self._refusal: tuple[float, LoginRefused] | None = None
         self._accepted: set[frozenset[str]] = set()
+        self._denied: dict[frozenset[str], float] = {}
         self._refused_uploads: dict[frozenset[str], str] = {}
 
     async def header(self, scopes: frozenset[str], *, long: bool = False, basic: bool = False) -> str | None:
@@ -154,10 +155,18 @@ class Authorizer:
             return False
         return self._refused_uploads.setdefault(scopes, used) != used
 
-    def accepted(self, scopes: frozenset[str], *, upload: bool) -> None:
-        """Note that a request was let in; with ``upload``, one with a streamed body."""
+    def accepted(self, scopes: frozenset[str], *, upload: bool, denied: bool = False) -> None:
+        """Note that a request was let in; with ``upload``, one with a streamed body.
+
+        With ``denied`` it was known who asked, but that is not allowed. What a token allows was decided when it was
+        issued, and by the next try a person may have put it right: it is forgotten, now and then.
+        """
         if scopes in self._tokens:
             self._accepted.add(scopes)
+            now = time.monotonic()
+            if denied and now - self._denied.get(scopes, -_FRESH_SECONDS) >= _FRESH_SECONDS:
+                self._denied[scopes] = now
+                del self._tokens[scopes]
         if upload:
             self._refused_uploads.pop(scopes, None)
 
@@ -176,6 +185,7 @@ class Authorizer:
             if len(self._locks) > _MAX_CACHED:
                 self._tokens.clear()
                 self._accepted.clear()
+                self._denied.clear()
                 self._refused_uploads.clear()
                 self._locks = {scopes: lock}
             self._fail_if_refused_lately(now)

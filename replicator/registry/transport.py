@@ -209,7 +209,7 @@ class Transport:
             async with self._follow(method, url, headers, data, authorization) as response:
                 if response.status != 401:
                     if authorization is not None:
-                        self.authorizer.accepted(scopes, upload=streamed)
+                        self.authorizer.accepted(scopes, upload=streamed, denied=response.status == 403)
                     yield response
                     return
                 error = await self.failure(method, response)

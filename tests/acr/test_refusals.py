@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -214,3 +216,22 @@ async def test_a_repository_that_is_not_there_has_no_tags_and_says_so(acr: AcrSt
         with pytest.raises(RegistryError, match="NAME_UNKNOWN") as caught:
             await anext(aiter(registries.source(Repository(PERSONAL, "cache/absent")).tags()))
     assert caught.value.error_class is ErrorClass.PERMANENT
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_what_a_person_put_right_is_seen_by_the_next_try(
+    source: Registry, acr: AcrStandIn, monkeypatch: pytest.MonkeyPatch, status: Literal[401, 403]
+) -> None:
+    """A token says what was allowed when it was issued, and lives for minutes."""
+    acr.denied_status = status
+    await source.push("v1", image(1))
+    access = replace(LOGIN, endpoint=acr.url)
+    destination = Reference(Repository(PERSONAL, "manual/app"), tag="v1")
+    here = Access(endpoint=f"http://{source.host}")
+    async with Registries(lambda place: access if place.registry == PERSONAL else here, timing=QUICK) as registries:
+        with pytest.raises(RegistryError, match=DENIED):
+            await Copier(registries).copy(source.reference("v1"), destination)
+        acr.create_repository("manual/app")
+        later = SimpleNamespace(monotonic=lambda: time.monotonic() + 10)
+        monkeypatch.setattr("replicator.registry.auth.time", later)
+        await Copier(registries).copy(source.reference("v1"), destination)
