@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -160,14 +160,14 @@ class MissingRepositories:
         """Tell whether a repository is there that could not be created: not all codes that say so are known."""
         try:
             await self._ask(operation, region)
-        except RegistryError:
+        except RegistryError as error:
+            if error.error_class is ErrorClass.TRANSIENT:
+                raise
             return False
         return True
 
-    async def _ask(self, operation: Operation, region: str) -> dict[str, Any]:
-        return await patiently(
-            lambda: self._openapi.ask(operation, region), self._registry, operation.action, self._deadline
-        )
+    async def _ask(self, operation: Operation, region: str) -> None:
+        await patiently(lambda: self._openapi.ask(operation, region), self._registry, operation.action, self._deadline)
 
 
 def _lacks_namespace(error: RegistryError) -> bool:

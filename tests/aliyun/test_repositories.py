@@ -67,6 +67,15 @@ async def test_one_that_is_there_is_found_whatever_the_refusal_is_called(place: 
     assert await place.missing().create("cache/app", service)
 
 
+@EDITIONS
+async def test_whether_it_is_there_stays_open_while_nobody_can_say(place: Place, service: str) -> None:
+    place.stand_in.faults.add(Fault(refusal(400, "NAME_OCCUPIED")))
+    place.stand_in.faults.add(Fault(refusal(503, "ServiceUnavailable"), times=None))
+    with pytest.raises(ServerFailed) as caught:
+        await place.missing().create("cache/app", service)
+    assert caught.value.error_class is ErrorClass.TRANSIENT
+
+
 async def test_a_refusal_under_200_is_one(place: Place) -> None:
     answer = Answer(200, body=b'{"IsSuccess": false, "Code": "WRONG"}')
     place.stand_in.faults.add(Fault(answer, times=None))
