@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from replicator import __version__
 from replicator.advice import explained
 from replicator.copy import Copier
+from replicator.creating import creating
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.options import VERBATIM
 from replicator.registry import Registries, RegistryError, Timing
@@ -62,23 +64,25 @@ async def copy(
     confirm: Callable[[], Awaitable[None]] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Outcome:
-    """Copy an image as `Copier.copy` does, and explain what fails.
+    """Copy an image as `Copier.copy` does, into a repository that is created if need be, and explain what fails.
 
     Raises:
         SourceNotFound: the source is not there.
         AttestationsFound: it has attestations, which the options forbid.
         CopyFailed: any other failure of a registry.
     """
+    whole = partial(
+        copier.copy,
+        source,
+        destination,
+        options=options,
+        announced=announced,
+        force=force,
+        confirm=confirm,
+        progress=progress,
+    )
     with _explaining(destination):
-        return await copier.copy(
-            source,
-            destination,
-            options=options,
-            announced=announced,
-            force=force,
-            confirm=confirm,
-            progress=progress,
-        )
+        return await creating(copier.registries, destination.repository, whole)
 
 
 async def copy_signature(

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from replicator.advice import explained
+from replicator.advice import explained, may_lack_repository
 from replicator.checking.clocks import clock_complaint, parse_date
 from replicator.checking.findings import Finding, State
 from replicator.harbor import HarborApi
@@ -129,11 +129,14 @@ async def _manifest(registries: Registries, image: Reference) -> Finding:
 
 
 async def try_push(registries: Registries, destination: Reference) -> list[Finding]:
-    """Open an upload at a destination and cancel it; nothing is sent."""
+    """Open an upload at a destination and cancel it; nothing is sent, and no repository is created by the OpenAPI."""
     subject = str(destination.repository)
     try:
         location = await registries.destination(destination.repository).start_upload()
     except RegistryError as error:
+        if registries.creates(destination.repository) and may_lack_repository(error, destination.repository):
+            message = f"{error}; if the repository is not there, the first copy creates it"
+            return [Finding("push", subject, State.NOT_TRIED, message)]
         return [Finding("push", subject, State.FAILED, explained(error, destination))]
     message = "may be pushed to"
     if location is not None:

@@ -54,6 +54,24 @@ class Logins(Protocol):
         """Note that the registry refused ``login``, and tell whether the next is known to be another."""
 
 
+class Creator(Protocol):
+    """Creates repositories at a registry that does not, or not always, do so at the first push. It must be hashable."""
+
+    async def create(self, name: str, service: str | None) -> bool:
+        """Create the repository ``name``, which a push was refused for; that it is there already is no error.
+
+        Args:
+            name: of the repository, without its registry.
+            service: the ``service`` of the registry's token challenge, if it named one.
+
+        Returns:
+            Whether the push is worth another try.
+
+        Raises:
+            RegistryError: it could not be created.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """How to reach one registry, and as whom.
@@ -68,6 +86,7 @@ class Access:
             old, and when it was refused.
         manifest_agent: sent as ``User-Agent`` with each GET of a manifest at a source, instead of the usual one; with
             nothing else, and never at a destination.
+        creator: asked to create a repository that a push was refused for; None where nobody does.
     """
 
     username: str | None = None
@@ -77,6 +96,7 @@ class Access:
     endpoint: str | None = None
     logins: Logins | None = field(default=None, repr=False)
     manifest_agent: str | None = None
+    creator: Creator | None = field(default=None, repr=False)
 
     @property
     def is_anonymous(self) -> bool:

@@ -91,6 +91,28 @@ class Registries:
         """Return a repository to write to."""
         return RemoteRepository(repository, self.transport(repository), "pull,push")
 
+    async def create(self, repository: Repository) -> bool:
+        """Have a repository created that a push was refused for, where its access says by whom.
+
+        Returns:
+            Whether the push is worth another try; tokens from before are then forgotten.
+
+        Raises:
+            RegistryError: it could not be created.
+        """
+        creator = self._access(repository).creator
+        if creator is None:
+            return False
+        authorizer = self.transport(repository).authorizer
+        helps = await creator.create(repository.name, authorizer.service)
+        if helps:
+            authorizer.forget(repository.name)
+        return helps
+
+    def creates(self, repository: Repository) -> bool:
+        """Tell whether somebody creates a repository that a push is refused for."""
+        return self._access(repository).creator is not None
+
     def transport(self, repository: Repository) -> Transport:
         """Return the way to a repository's registry under the login for that repository, e.g. for its REST API."""
         assert self._session is not None, "used outside of its context"  # noqa: S101 - a programming error

@@ -91,7 +91,7 @@ class Transport:
         self.limits = limits
         # Not shared with other logins: what one of them may not do, the registry still can.
         self.abilities = Abilities()
-        self._authorizer = Authorizer(registry, access, self)
+        self.authorizer = Authorizer(registry, access, self)
         self._ssl = tls_of(access)
         self._base = explicit_base(registry, access)
         self._base_lock = asyncio.Lock()
@@ -213,11 +213,11 @@ class Transport:
         streamed = data is not None and not isinstance(data, bytes)
         refusals = 0
         while True:
-            authorization = await self._authorizer.header(scopes, long=streamed, basic=basic)
+            authorization = await self.authorizer.header(scopes, long=streamed, basic=basic)
             async with self._follow(method, url, headers, data, authorization) as response:
                 if response.status != 401:
                     if authorization is not None:
-                        self._authorizer.accepted(scopes, upload=streamed)
+                        self.authorizer.accepted(scopes, upload=streamed, denied=response.status == 403)
                     yield response
                     return
                 error = await self.failure(method, response)
@@ -226,8 +226,8 @@ class Transport:
                     raise error
                 refusals += authorization is not None
                 challenges = response.headers.getall("WWW-Authenticate", [])
-                again = self._authorizer.challenged(challenges, scopes, authorization, basic=basic)
-                if streamed and not self._authorizer.upload_refused(scopes, authorization):
+                again = self.authorizer.challenged(challenges, scopes, authorization, basic=basic)
+                if streamed and not self.authorizer.upload_refused(scopes, authorization):
                     raise UploadLost(self.registry, error.request, error.detail, status=401)
                 if streamed or not again or refusals > 1:
                     if lacks_scope(challenges):
@@ -396,7 +396,7 @@ class Transport:
                 continue
             if response.status == 401:
                 # It says how to log in, too: the first request that matters need not be refused to learn that.
-                self._authorizer.challenged(response.headers.getall("WWW-Authenticate", []), frozenset(), None)
+                self.authorizer.challenged(response.headers.getall("WWW-Authenticate", []), frozenset(), None)
             response.release()
             return base
         raise failures[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from replicator.acr import endpoint_of
-from replicator.aliyun import TemporaryLogins
+from replicator.aliyun import MissingRepositories, TemporaryLogins
 from replicator.errors import ConfigError, Problem
 from replicator.harbor.pulls import UNCOUNTED_AGENT
 from replicator.reference import Repository, is_registry, is_repository_name
@@ -201,7 +201,11 @@ class _Entry:
             read_account(place, self._environ)
             return None
         account = read_account(place, self._environ)
-        return replace(access, logins=TemporaryLogins(self._registry, account)) if account is not None else None
+        if account is None:
+            return None
+        creates = account.creates
+        creator = MissingRepositories(self._registry, account, creates) if creates is not None else None
+        return replace(access, logins=TemporaryLogins(self._registry, account), creator=creator)
 
     def _login_is_complete(self, username: str | None, password: str | None, *, anonymous: bool) -> bool:
         named = "username" in self._fields, "password" in self._fields

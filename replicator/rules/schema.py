@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from replicator.aliyun import Visibility
 from replicator.rules import aliyun, auth, content, defaults, images, loading
 
 # A scalar without quotes is a text here, whatever it looks like; editors take 1.10 for a number.
@@ -24,6 +25,10 @@ _ALIYUN = {
     "region": (_TEXT, "The region's id, e.g. cn-beijing; by default the registry's."),
     "instance_id": (_TEXT, "The id of an Enterprise instance, cri-...; by default the registry's."),
     "openapi_endpoint": (_TEXT, "Stands in for cr.<region>.aliyuncs.com."),
+}
+_CREATE = {
+    "repositories": ({"enum": [*Visibility]}, "What the repositories that are created are."),
+    "namespaces": (_TRUTH, "Whether a namespace that is not there is created too."),
 }
 _AUTH = {
     "username": (_TEXT, f"The login's name; goes with password. {_VARIABLES}"),
@@ -63,9 +68,10 @@ def rules_schema() -> dict[str, Any]:
         properties = {key: {**(known[key][0] or texts), "description": known[key][1]} for key in keys}
         return {"type": "object", "properties": properties, "additionalProperties": False, **more}
 
+    create = mapping(aliyun.CREATE, _CREATE, required=["repositories"])
     account = mapping(
         aliyun.KEYS,
-        _ALIYUN,
+        _ALIYUN | {"create": (create, "What a push lacks is created, through Alibaba Cloud's OpenAPI.")},
         dependencies={
             "access_key_id": ["access_key_secret"],
             "access_key_secret": ["access_key_id"],

@@ -7,11 +7,14 @@ import re
 from datetime import UTC, datetime
 
 from replicator import exit_codes
+from replicator.advice import explained
 from replicator.checking.findings import State
 from replicator.checking.redis import SETTINGS
 from replicator.copy import Outcome, Result
 from replicator.errors import ErrorClass
 from replicator.queue import Findings, ReconcileResult
+from replicator.reference import Reference, Repository
+from replicator.registry.errors import Denied
 from replicator.schedule import parse_schedule
 from tests.docs.pages import ROOT, blocks
 
@@ -73,6 +76,17 @@ def test_messages_that_are_quoted_are_written() -> None:
     for message in re.findall(r'^\| "([^"]+)" \|', section("By symptom"), re.MULTILINE):
         for part in message.split("…"):
             assert part.strip(" ,") in SOURCE, message
+
+
+def test_denied_at_acr_has_the_causes_of_the_program_in_their_order() -> None:
+    (row,) = re.findall(r'^\| "denied" by ACR \|(.*)$', section("By symptom"), re.MULTILINE)
+    destination = Reference(Repository("registry.cn-beijing.aliyuncs.com", "team/app"), tag="v1")
+    refusal = Denied(destination.registry, "POST /v2/team/app/blobs/uploads/", "403: denied", status=403)
+    told = explained(refusal, destination)
+    for words in (row, told):
+        places = [words.find(cause) for cause in ("push", "namespace", "repository", "quota")]
+        assert -1 not in places
+        assert places == sorted(places)
 
 
 def test_the_schedules_that_are_shown_can_be_read() -> None:

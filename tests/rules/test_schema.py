@@ -47,6 +47,7 @@ LOGINS = st.one_of(
     st.builds(lambda insecure: {"anonymous": True, "insecure": insecure}, st.booleans()),
     st.builds(lambda name: {"username": name, "password": 12345, "endpoint": "x.example.com:80"}, TEXTS),
     st.just({"aliyun": {}}),
+    st.just({"aliyun": {"create": {"repositories": "public"}}}),
     st.just({"aliyun": {"access_key_id": "a", "access_key_secret": "b", "security_token": "c"}}),
 )
 WHOLE = st.fixed_dictionaries(
@@ -122,6 +123,7 @@ EVERYTHING: dict[str, Any] = {
             "aliyun": dict.fromkeys(
                 SCHEMA["definitions"]["auth"]["additionalProperties"]["properties"]["aliyun"]["properties"], "x"
             )
+            | {"create": {"repositories": "private", "namespaces": True}}
         },
         PLAIN: {"anonymous": True},
     },
