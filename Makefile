@@ -39,7 +39,8 @@ format: install ## Put the code into its canonical form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: install ## Renew the generated parts of docs/
+docs: install ## Renew the generated parts of docs/ and deploy/
+	$(BIN)/python -m tests.deploy.copies
 	$(BIN)/python -m tests.docs.settings_table
 
 demo: install system ## Replicate between two local registries, visibly, and stop
