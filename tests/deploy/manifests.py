@@ -26,7 +26,7 @@ class _Loader(yaml.SafeLoader):
     """YAML as Kubernetes reads it: a key that stands twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]  # PyYAML's
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         assert len(keys) == len(set(keys)), f"a key stands twice: {node.start_mark}"
         return super().construct_mapping(node, deep)
 
