@@ -20,7 +20,10 @@ from tests.docs.pages import ROOT
 
 CHART = ROOT / "deploy" / "helm" / "replicator"
 RULES = {
-    "auth": {"harbor.example.com": {"username": "robot$replicator", "password": "${HARBOR_PASSWORD}"}},
+    "auth": {
+        "harbor.example.com": {"username": "robot$replicator", "password": "${HARBOR_PASSWORD}"},
+        "registry.cn-beijing.aliyuncs.com": {"anonymous": True},
+    },
     "images": {"harbor.example.com/library/nginx": "registry.cn-beijing.aliyuncs.com/image-syncer/nginx"},
 }
 SECRETS = {"REPLICATOR_WEBHOOK_TOKEN": "a-token", "HARBOR_PASSWORD": "a-password"}
@@ -61,7 +64,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 def template(values: dict[str, Any], *arguments: str) -> str:
     return run(
-        "helm", "template", "r", CHART, "--namespace", "n", "--values", "-", *arguments, stdin=yaml.safe_dump(values)
+        "helm", "template", "r", CHART, "--namespace", "n", "--values", "-", *arguments, stdin=json.dumps(values)
     )
 
 
@@ -82,7 +85,7 @@ def test_every_way_of_using_the_chart_keeps_every_promise(case: str) -> None:
 
 
 def test_the_linter_of_charts_has_nothing_to_say() -> None:
-    said = run("helm", "lint", CHART, "--strict", "--values", "-", stdin=yaml.safe_dump(MINIMAL))
+    said = run("helm", "lint", CHART, "--strict", "--values", "-", stdin=json.dumps(MINIMAL))
     assert "0 chart(s) failed" in said
     assert "[WARNING]" not in said
 
@@ -183,6 +186,12 @@ def test_values_that_can_not_work_are_refused(values: dict[str, Any], says: str)
     assert says in refusal(values)
 
 
+def test_the_rules_that_the_values_show_can_be_used() -> None:
+    shown = re.findall(r"^rules: \{\}\n((?:#  .*\n)+)", (CHART / "values.yaml").read_text(), re.MULTILINE)
+    rules = yaml.safe_load(re.sub(r"^#", "", shown[0], flags=re.MULTILINE))
+    promises.check(read(template({**MINIMAL, "rules": rules})))
+
+
 def test_the_schema_has_what_the_values_have_and_forbids_secrets_as_settings() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     values = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -204,7 +213,7 @@ def test_the_schema_has_what_the_values_have_and_forbids_secrets_as_settings() -
 
 def test_the_notes_name_what_there_is() -> None:
     for case in ("embedded", "redis, everything"):
-        values = yaml.safe_dump(CASES[case])
+        values = json.dumps(CASES[case])
         said = run("helm", "install", "r", CHART, "--dry-run=client", "--namespace", "n", "--values", "-", stdin=values)
         notes = said.split("NOTES:\n")[1]
         (address,) = re.findall(r"http://(\S+?)\.n:8080/webhooks/harbor", notes)
@@ -216,7 +225,7 @@ def test_the_notes_name_what_there_is() -> None:
 
 def test_long_names_of_releases_make_names_that_kubernetes_takes() -> None:
     release = "a" * 53
-    said = run("helm", "template", release, CHART, "--values", "-", stdin=yaml.safe_dump(CASES["redis, everything"]))
+    said = run("helm", "template", release, CHART, "--values", "-", stdin=json.dumps(CASES["redis, everything"]))
     manifests = read(said)
     promises.check(manifests)
     assert max(len(each["metadata"]["name"]) for each in manifests if each["kind"] == "CronJob") <= 52
