@@ -3,7 +3,7 @@
 FROM python:3.11-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
-# What installs is not installed: the image has no pip.
+# Without pip, which is of no use in what is copied.
 RUN python -m venv --without-pip /opt/replicator
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY replicator ./replicator
