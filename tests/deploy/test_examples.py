@@ -49,7 +49,7 @@ def test_values_that_are_shown_make_what_kubernetes_takes(block: Block) -> None:
 def test_the_overlay_that_is_shown_makes_what_kubernetes_takes(block: Block, tmp_path: Path) -> None:
     (tmp_path / "kustomization.yaml").write_text(block.text)
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(RULES))
-    shutil.copytree(ROOT / "deploy", tmp_path / "replicator" / "deploy")
+    shutil.copytree(ROOT / "deploy", tmp_path / "checkout" / "deploy")
     manifests = read(run("kubectl", "kustomize", tmp_path))
     promises.check(manifests)
     for _, pod in pods(manifests):

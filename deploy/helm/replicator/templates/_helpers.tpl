@@ -63,7 +63,7 @@ checksum/secrets: {{ toYaml .Values.secrets | sha256sum }}
 {{- define "replicator.pod" -}}
 serviceAccountName: {{ include "replicator.serviceAccountName" . }}
 automountServiceAccountToken: false
-# A Service named replicator would put REPLICATOR_SERVICE_HOST and the like beside the settings.
+# A Service named replicator would put variables like settings into the pod.
 enableServiceLinks: false
 terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
 {{- with .Values.imagePullSecrets }}
