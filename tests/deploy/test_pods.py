@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SECRETS = {"REPLICATOR_WEBHOOK_TOKEN": "t", "HARBOR_PASSWORD": "h", "ACR_PASSWORD": "a"}
+LISTENERS = {
+    "serve": ("REPLICATOR_LISTEN", "listening"),
+    "worker": ("REPLICATOR_METRICS_LISTEN", "listening for probes"),
+}
+"""What says where each listens, and the line of the log that tells that it does."""
 MINIMAL_RULES = {"auth": {"a.example.com": {"anonymous": True}}, "images": {"a.example.com/b": "a.example.com/c"}}
 
 
@@ -50,34 +55,36 @@ def prepare(manifests: list[Manifest], pod: Manifest, secrets: dict[str, str], r
     return {name: f"{root}{value}" if value.startswith("/") else value for name, value in found.items()}
 
 
-def probe(address: str, pod: Manifest, name: str) -> int:
-    """Ask what a probe asks; return the status."""
+def ask(address: str, path: str) -> int:
+    """Ask for a path, and return the status."""
     host, _, port = address.rpartition(":")
     with closing(HTTPConnection(host, int(port), timeout=10)) as connection:
-        connection.request("GET", container(pod)[name]["httpGet"]["path"])
+        connection.request("GET", path)
         with connection.getresponse() as response:
             return response.status
 
 
-@pytest.mark.parametrize("overlay", ["embedded", "scaled"])
-async def test_a_pod_that_serves_starts_with_what_it_is_given(
-    overlay: str, tmp_path_factory: pytest.TempPathFactory
+@pytest.mark.parametrize(("overlay", "command"), [("embedded", "serve"), ("scaled", "serve"), ("scaled", "worker")])
+async def test_a_pod_starts_with_what_it_is_given_and_answers_its_probes(
+    overlay: str, command: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     root = tmp_path_factory.mktemp("p")
     manifests = rendered(overlay)
-    (pod,) = [template for command, template in pods(manifests) if command == "serve"]
+    (pod,) = [template for runs, template in pods(manifests) if runs == command]
+    listens, ready = LISTENERS[command]
     with RedisServer(root / "r") as redis:
-        # Of the secrets, what the pod without an embedded queue needs more.
         secrets = {**SECRETS, "REPLICATOR_REDIS_URL": redis.url} if overlay == "scaled" else SECRETS
-        settings = {**prepare(manifests, pod, secrets, root), "REPLICATOR_WEBHOOK_TOKEN": ""}
-        settings |= {"REPLICATOR_LISTEN": "127.0.0.1:0", "REPLICATOR_RECONCILE": "off"}
-        command, *arguments = container(pod)["args"]
         # Nothing but the secret files has the token: without them it would not start.
-        async with running(command, *arguments, cwd=root, settings=settings) as serving:
+        settings = {**prepare(manifests, pod, secrets, root), "REPLICATOR_WEBHOOK_TOKEN": ""}
+        assert settings[listens].startswith("0.0.0.0:")
+        settings |= {listens: "127.0.0.1:0", "REPLICATOR_RECONCILE": "off"}
+        async with running(*container(pod)["args"], cwd=root, settings=settings, ready=ready) as process:
+            address = process.said(ready)[0]["address"]
             for name in ("startupProbe", "livenessProbe", "readinessProbe"):
-                assert probe(serving.address, pod, name) == 200
-            assert not [line for line in serving.lines if line.get("level") == "warning"]
-        assert (root / "var/lib/replicator").exists() == (overlay == "embedded")
+                assert ask(address, container(pod)[name]["httpGet"]["path"]) == 200
+            assert ask(address, "/metrics") == 200, "what the PodMonitor has scraped"
+            assert not [line for line in process.lines if line.get("level") == "warning"]
+    assert (root / "var/lib/replicator").exists() == (overlay == "embedded")
 
 
 async def test_a_pod_of_the_chart_starts_with_rules_that_are_values(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -86,7 +93,7 @@ async def test_a_pod_of_the_chart_starts_with_rules_that_are_values(tmp_path_fac
     ((command, pod),) = pods(manifests)
     settings = {**prepare(manifests, pod, SECRETS, root), "REPLICATOR_WEBHOOK_TOKEN": ""}
     async with running(command, cwd=root, settings={**settings, "REPLICATOR_LISTEN": "127.0.0.1:0"}) as serving:
-        assert probe(serving.address, pod, "readinessProbe") == 200
+        assert ask(serving.address, container(pod)["readinessProbe"]["httpGet"]["path"]) == 200
 
 
 def test_an_unknown_field_would_be_found() -> None:
