@@ -1,4 +1,5 @@
-# Two stages: what installs stays behind, what runs is copied. Build it with: docker build --tag replicator:0.1.0 .
+# Two stages: what installs stays behind, what runs is copied. Build it with:
+#   docker build --tag replicator:0.1.0 --build-arg REVISION="$(git rev-parse HEAD)" .
 # A minor version's tag: its rebuilds bring the security updates. glibc, as the embedded queue's server needs it.
 FROM python:3.11-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
