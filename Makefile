@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+FUZZ_ARGS ?=
 
-.PHONY: all help install system test lint format docs demo bench lock clean
+.PHONY: all help install system test lint format docs demo bench fuzz lock clean
 all: lint test
 
 help: ## Show this list
@@ -44,6 +45,9 @@ demo: install system ## Replicate between two local registries, visibly, and sto
 
 bench: install system ## Measure against skopeo, curl and what else is there, on local registries
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+fuzz: install ## Give every parser a million damaged inputs; FUZZ_ARGS='events --count 1000' for fewer
+	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 lock: install ## Renew constraints.txt from pyproject.toml
 	$(BIN)/pip-compile --quiet --upgrade --all-extras --strip-extras --no-emit-index-url --no-emit-find-links \
