@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import aiohttp
 from yarl import URL
 
-from replicator.registry.errors import CertificateRefused, ConnectionFailed, NoTls
+from replicator.registry.errors import CertificateRefused, ConnectionFailed, NoTls, ProtocolViolated
+from replicator.registry.reaching import AddressRefused
 
 if TYPE_CHECKING:
     from replicator.registry.access import Access
@@ -69,6 +70,8 @@ def connection_error(registry: str, request: str, url: URL, error: Exception) ->
         url: what was asked for.
         error: what the client library raised.
     """
+    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, AddressRefused):
+        return ProtocolViolated(registry, request, f"led to {url.host}:{url.port}, {error.os_error.strerror}")
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return CertificateRefused(registry, request, certificate_words(url, error))
     no_tls = isinstance(error, aiohttp.ClientConnectorSSLError) and getattr(error.os_error, "reason", "") in _NO_TLS

@@ -19,14 +19,7 @@ from replicator.errors import ErrorClass
 from replicator.registry.abilities import Abilities
 from replicator.registry.auth import Authorizer
 from replicator.registry.challenges import lacks_scope
-from replicator.registry.connecting import (
-    connection_error,
-    describe,
-    explicit_base,
-    join,
-    names_registry,
-    tls_of,
-)
+from replicator.registry.connecting import connection_error, describe, explicit_base, join, names_registry, tls_of
 from replicator.registry.errors import (
     ConnectionFailed,
     LoginRefused,
@@ -39,6 +32,7 @@ from replicator.registry.errors import (
     from_answer,
 )
 from replicator.registry.limits import MAX_PAUSE, backoff, parse_retry_after
+from replicator.registry.reaching import Reach
 from replicator.registry.reply import Reply
 
 if TYPE_CHECKING:
@@ -53,6 +47,7 @@ _log = structlog.get_logger("replicator.registry")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
 _MAX_ERROR_BODY = 16 * 1024
+_MAX_TOKEN_ANSWER = 64 * 1024
 _THROTTLE_UNSAID = 1.0
 """Seconds a host is left alone after a 429 that does not say how long."""
 
@@ -85,6 +80,7 @@ class Transport:
         self.abilities = Abilities()
         self._authorizer = Authorizer(registry, access, self)
         self._ssl = tls_of(access)
+        self._reach = Reach(registry)
         self._base = explicit_base(registry, access)
         self._base_lock = asyncio.Lock()
 
@@ -322,7 +318,8 @@ class Transport:
                 response = await self._send(method, url, headers, form)
                 try:
                     if response.status == 200:
-                        return await self._read(response, 64 * 1024, request)
+                        # All who need a token of this scope wait for it; a byte now and then is no progress.
+                        return await self._read(response, _MAX_TOKEN_ANSWER, request, within=self.timing.read)
                     error = await self.failure(method, response)
                 finally:
                     response.release()
@@ -347,7 +344,7 @@ class Transport:
         # Interim answers and headers that drip never meet the limit of a read. A streamed body has limits of its own.
         within = timing.commit if data is None or isinstance(data, bytes) else None
         try:
-            async with asyncio.timeout(within):
+            async with asyncio.timeout(within), self._reach.towards(url, self._base):
                 return await self._session.request(
                     method,
                     url,
@@ -363,16 +360,18 @@ class Transport:
 
     def _ssl_for(self, url: URL) -> ssl.SSLContext | bool:
         """Verification is off for the registry's own name only; a storage host it redirects to is verified."""
-        if self._ssl is not False or self._base is None:
+        if self._ssl is not False or self._base is None or self._reach.is_own(url, self._base):
             return self._ssl
-        return self._ssl if url.host in (self._base.host, URL(f"//{self.registry}").host) else True
+        return True
 
-    async def _read(self, response: aiohttp.ClientResponse, limit: int, request: str | None) -> bytes:
-        """Read at most ``limit`` bytes; with no ``request`` named, what fails is left out."""
+    async def _read(
+        self, response: aiohttp.ClientResponse, limit: int, request: str | None, *, within: float | None = None
+    ) -> bytes:
+        """Read at most ``limit`` bytes, in ``within`` seconds; with no ``request`` named, what fails is left out."""
         chunks = bytearray()
         try:
             # What is left out when it fails is not worth more than one read's time, however it drips.
-            async with asyncio.timeout(self.timing.read if request is None else None):
+            async with asyncio.timeout(self.timing.read if request is None else within):
                 while len(chunks) < limit and (chunk := await response.content.read(limit - len(chunks))):
                     chunks += chunk
         except (aiohttp.ClientError, OSError) as error:
