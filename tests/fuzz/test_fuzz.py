@@ -21,7 +21,7 @@ FOUND = {
                     "harbor.example.com/team/app:-v1": "registry.example.com/a/b",
                 },
             }
-        )
+        ),
     ],
     # A number that is not whole went through to where the newest so many are taken.
     "filters": ['{"latest": 1.5}', '{"latest": NaN}', '{"latest": true}', '{"others": [{"latest": 1e3}]}'],
