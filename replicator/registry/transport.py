@@ -24,6 +24,7 @@ from replicator.registry.errors import (
     ConnectionFailed,
     LoginRefused,
     ManifestIncomplete,
+    NoTls,
     ProtocolViolated,
     RegistryError,
     TooManyRequests,
@@ -394,4 +395,5 @@ class Transport:
                 self._authorizer.challenged(response.headers.getall("WWW-Authenticate", []), frozenset(), None)
             response.release()
             return base
-        raise failures[0]
+        # That it speaks no TLS is no reason any more once plain HTTP has failed in its own way, perhaps for a moment.
+        raise next((failure for failure in failures if not isinstance(failure, NoTls)), failures[0])

@@ -67,7 +67,7 @@ def mutated(seeds: Sequence[str], random: Random) -> str:
     if text[:1] in ("{", "[") and random.random() < 0.5:
         text = _of_values(text, random)
         if random.random() < 0.5:
-            return text
+            return text[:MAX_INPUT]
     for _ in range(random.choice((1, 1, 1, 2, 3, 5, 8))):
         text = random.choice(_DAMAGES)(text, seeds, random)
     if random.randrange(_LONG_ONCE_IN) == 0:

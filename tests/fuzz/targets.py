@@ -137,6 +137,7 @@ def _jobs(text: str) -> None:
 
 
 def _rows(text: str) -> None:
+    # Who reads a page refuses what is no list in JSON; here that is whatever goes wrong before a row.
     for row in json.loads(text):
         if isinstance(row, dict):
             artifact = artifact_of(row, HOST, "team")
@@ -172,7 +173,7 @@ TARGETS = {
     "convert": Target(corpus.IMAGE_SYNCER, _convert, (ConfigError,)),
     "answers": Target(corpus.ANSWERS, _answers),
     "jobs": Target(corpus.JOBS, _jobs, (ValueError,)),
-    "rows": Target(corpus.ROWS, _rows, (ValueError, TypeError)),
+    "rows": Target(corpus.ROWS, _rows, (ValueError, TypeError, RecursionError)),
     "settings": Target(corpus.SETTINGS, _settings, (ValueError,)),
-    "filters": Target(corpus.FILTERS, _filters, (ValueError,)),
+    "filters": Target(corpus.FILTERS, _filters, (ValueError, RecursionError)),
 }
