@@ -2,10 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+TOOLS := .venv-tools
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+FUZZ_ARGS ?=
 
-.PHONY: all help install system tools test lint format docs demo bench lock clean
+.PHONY: all help install system tools test lint format docs demo bench fuzz lock audit sbom licenses clean
 all: lint test
 
 help: ## Show this list
@@ -51,10 +53,28 @@ demo: install system ## Replicate between two local registries, visibly, and sto
 bench: install system ## Measure against skopeo, curl and what else is there, on local registries
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-lock: install ## Renew constraints.txt from pyproject.toml
-	$(BIN)/pip-compile --quiet --upgrade --all-extras --strip-extras --no-emit-index-url --no-emit-find-links \
-	  --no-emit-trusted-host --no-header --no-annotate --output-file constraints.txt pyproject.toml
+fuzz: install ## Give every parser a million damaged inputs; FUZZ_ARGS='events --count 1000' for fewer
+	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
+
+lock: install ## Renew constraints.txt, requirements.lock and build.lock
+	BIN=$(BIN) ./.ci/lock
+
+$(TOOLS)/.installed: .ci/tools.txt
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/pip install --quiet --requirement .ci/tools.txt
+	@touch $@
+
+audit: $(TOOLS)/.installed ## Look what is locked up among known vulnerabilities (asks an index of advisories)
+	$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock --requirement build.lock
+
+sbom: $(TOOLS)/.installed ## List what an image holds, as CycloneDX: dist/replicator.cdx.json
+	@mkdir -p dist
+	$(TOOLS)/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible \
+	  --output-format JSON --output-file dist/replicator.cdx.json
+
+licenses: install ## List the licences of what runs
+	$(BIN)/python -m tests.supply.licenses
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,6 +16,7 @@ from benchmarks import contests, queue
 from benchmarks.backfill.program import Size, measure_all
 from benchmarks.holding import hold
 from benchmarks.measuring import RunFailed
+from benchmarks.soak import program
 from benchmarks.table import requests_table, table
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Name(StrEnum):
     DRIFT = "drift"
     FAST = "fast"
     MEMORY = "memory"
+    SOAK = "soak"
 
 
 _GROUPS = {
@@ -80,6 +82,7 @@ def main(
         int, typer.Option(min=1, help="Repositories of cold for skopeo, at the most; it is slow.")
     ] = 30,
     delay: Annotated[float, typer.Option(min=0, help="Milliseconds that latency adds to a request.")] = 20,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Minutes of soak.")] = 60,
     requests: Annotated[bool, typer.Option("--requests", help="Say too what the requests are.")] = False,
     storage: Annotated[
         Path | None, typer.Option(help="Where the registries keep their content; in memory when nothing is said.")
@@ -104,6 +107,11 @@ def main(
         try:
             if name is Name.QUEUE:
                 console.print(queue.measure())
+            elif name is Name.SOAK:
+                with _runner() as runner:
+                    done = runner.run(program.soak(minutes, place))
+                console.print(program.report(done))
+                program.judge(done)
             elif name in contest:
                 timed, counted = contest[name]()
                 with _runner() as runner:

@@ -6,6 +6,8 @@ import re
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 _SEPARATOR = re.compile(r"[\s,]+")
+_METADATA_SERVICES = frozenset({"100.100.100.200", "fd00:ec2::254"})
+"""Those of Alibaba Cloud and AWS that are at no link-local address; they hand out credentials."""
 _MAPPED_BITS = 96
 """The length of ``::ffff:`` before an IPv4 address (RFC 4291, section 2.5.5.2)."""
 
@@ -45,6 +47,25 @@ def plain_address(address: str) -> str:
     except ValueError:
         return address
     return str(mapped) if mapped is not None else address
+
+
+def is_internal(address: str) -> bool:
+    """Tell whether an address means this machine, its link, or a cloud's metadata service, which give to anyone near.
+
+    Args:
+        address: as a socket takes it; what is no address is none of these.
+    """
+    try:
+        found = ip_address(plain_address(address.partition("%")[0]))
+    except ValueError:
+        return False
+    return (
+        found.is_loopback
+        or found.is_link_local
+        or found.is_unspecified
+        or found.is_multicast
+        or str(found) in _METADATA_SERVICES
+    )
 
 
 def _network(item: str) -> IPv4Network | IPv6Network:

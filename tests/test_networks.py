@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.networks import Networks, plain_address
+from replicator.networks import Networks, is_internal, plain_address
 
 V4, V6 = st.ip_addresses(v=4), st.ip_addresses(v=6)
 
@@ -52,3 +52,30 @@ def test_what_is_no_list_of_networks_is_refused_with_what_to_write(text: str, wo
 @given(st.text(max_size=30))
 def test_no_text_gets_in_or_breaks_it(text: str) -> None:
     assert text not in Networks("192.0.2.7")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "127.8.8.8",
+        "::1",
+        "::ffff:127.0.0.1",
+        "169.254.169.254",
+        "fe80::1%eth0",
+        "100.100.100.200",
+        "fd00:ec2::254",
+        "0.0.0.0",
+        "::",
+        "224.0.0.1",
+    ],
+)
+def test_what_is_near_is_internal(address: str) -> None:
+    assert is_internal(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["10.0.0.1", "192.0.2.7", "100.100.100.201", "2001:db8::1", "fd00::1", "no address"]
+)
+def test_what_others_reach_too_is_not_internal(address: str) -> None:
+    assert not is_internal(address)

@@ -20,7 +20,7 @@ async def read_body(
     *,
     registry: str,
     request: str | None,
-    patience: float,
+    within: float | None,
 ) -> bytes:
     """Read at most ``limit`` bytes.
 
@@ -30,15 +30,14 @@ async def read_body(
         on_bytes: told the number of bytes as they arrive.
         registry: the host the rules name, for the error.
         request: what was asked, for the error; None leaves out what fails.
-        patience: seconds after which the rest is left out, where what fails is.
+        within: seconds that it may take in all; None for as long as each read's own limit allows.
 
     Raises:
-        ConnectionFailed: it broke off, and a request is named.
+        ConnectionFailed: it broke off or took too long, and a request is named.
     """
     chunks = bytearray()
     try:
-        # What is left out when it fails is not worth more than one read's time, however it drips.
-        async with asyncio.timeout(patience if request is None else None):
+        async with asyncio.timeout(within):
             while len(chunks) < limit and (chunk := await response.content.read(limit - len(chunks))):
                 on_bytes(len(chunk))
                 chunks += chunk

@@ -8,6 +8,7 @@ import aiohttp
 
 from replicator.registry.limits import HostLimits
 from replicator.registry.observer import Unobserved
+from replicator.registry.reaching import open_socket
 from replicator.registry.repository import RemoteRepository
 from replicator.registry.timing import Timing
 from replicator.registry.transport import Transport
@@ -59,7 +60,7 @@ class Registries:
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             # The limits are ours, a host; and a Location must go out as it came in.
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=30),
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=30, socket_factory=open_socket),
             requote_redirect_url=False,
             auto_decompress=False,
             read_bufsize=_READ_BUFFER,

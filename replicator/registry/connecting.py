@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import aiohttp
 from yarl import URL
 
-from replicator.registry.errors import CertificateRefused, ConnectionFailed, NoTls
+from replicator.registry.errors import CertificateRefused, ConnectionFailed, NoTls, ProtocolViolated
+from replicator.registry.reaching import AddressRefused
 
 if TYPE_CHECKING:
     from replicator.registry.access import Access
@@ -78,6 +79,8 @@ def connection_error(registry: str, request: str, url: URL, error: Exception) ->
         url: what was asked for.
         error: what the client library raised.
     """
+    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, AddressRefused):
+        return ProtocolViolated(registry, request, f"led to {url.host}:{url.port}, {error.os_error.strerror}")
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return CertificateRefused(registry, request, certificate_words(url, error))
     no_tls = isinstance(error, aiohttp.ClientConnectorSSLError) and getattr(error.os_error, "reason", "") in _NO_TLS
@@ -113,19 +116,3 @@ def certificate_words(url: URL, error: aiohttp.ClientConnectorCertificateError) 
         code, "name its authority with ca_file, or turn verification off with insecure: true"
     )
     return f"the TLS certificate of {url.host}:{url.port} is not trusted ({reason}): {advice}"
-
-
-def tls_at(url: URL, tls: ssl.SSLContext | bool, registry: str, base: URL | None) -> ssl.SSLContext | bool:
-    """Return what aiohttp takes as ``ssl`` for one request.
-
-    Verification is off for the registry's own name only; a storage host it redirects to is verified.
-
-    Args:
-        url: where the request goes.
-        tls: what `tls_of` says of the registry.
-        registry: the host the rules name.
-        base: where it is reached; None while that is not known.
-    """
-    if tls is not False or base is None or url.host in (base.host, URL(f"//{registry}").host):
-        return tls
-    return True

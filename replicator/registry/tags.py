@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _PAGE = 1000
 _MAX_PAGE_BYTES = 8 * 1024 * 1024
 _MAX_PAGES = 10_000
+MAX_TAGS = 1_000_000
+"""Tags of one repository that are listed: they are in memory together where a rule takes the newest of them."""
 
 
 class Tags(Endpoint):
@@ -30,15 +32,21 @@ class Tags(Endpoint):
 
         Raises:
             NotFound: there is no such repository.
-            ProtocolViolated: pages that repeat themselves or are no list of tags.
+            ProtocolViolated: pages that repeat themselves or are no list of tags, or more than ``MAX_TAGS``.
             RegistryError: any other answer, or none.
         """
         url = await self._transport.url(f"{self._path}/tags/list?n={_PAGE}")
         seen_pages: set[str] = set()
+        count = 0
         while str(url) not in seen_pages and len(seen_pages) < _MAX_PAGES:
             seen_pages.add(str(url))
             reply = await self._transport.call("GET", url, scopes=self._scopes, expect={200}, max_body=_MAX_PAGE_BYTES)
-            for tag in _tags(reply, self._transport.registry, f"GET {url.path}"):
+            tags = _tags(reply, self._transport.registry, f"GET {url.path}")
+            count += len(tags)
+            if count > MAX_TAGS:
+                detail = f"the repository has more than {MAX_TAGS} tags, which are not listed"
+                raise ProtocolViolated(self._transport.registry, f"GET {url.path}", detail)
+            for tag in tags:
                 yield tag
             following = next_page(reply)
             if following is None:

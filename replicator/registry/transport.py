@@ -22,19 +22,12 @@ from replicator.registry.abilities import Abilities
 from replicator.registry.auth import Authorizer
 from replicator.registry.bodies import read_body
 from replicator.registry.challenges import lacks_scope
-from replicator.registry.connecting import (
-    connection_error,
-    describe,
-    explicit_base,
-    join,
-    names_registry,
-    tls_at,
-    tls_of,
-)
+from replicator.registry.connecting import connection_error, describe, explicit_base, join, names_registry, tls_of
 from replicator.registry.errors import (
     ConnectionFailed,
     LoginRefused,
     ManifestIncomplete,
+    NoTls,
     ProtocolViolated,
     RegistryError,
     TooManyRequests,
@@ -43,6 +36,7 @@ from replicator.registry.errors import (
     from_answer,
 )
 from replicator.registry.limits import MAX_PAUSE, backoff, parse_retry_after
+from replicator.registry.reaching import Reach
 from replicator.registry.reply import Reply
 
 if TYPE_CHECKING:
@@ -58,6 +52,7 @@ _log = structlog.get_logger("replicator.registry")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
 _MAX_ERROR_BODY = 16 * 1024
+_MAX_TOKEN_ANSWER = 64 * 1024
 _THROTTLE_UNSAID = 1.0
 """Seconds a host is left alone after a 429 that does not say how long."""
 
@@ -93,6 +88,7 @@ class Transport:
         self.abilities = Abilities()
         self.authorizer = Authorizer(registry, access, self)
         self._ssl = tls_of(access)
+        self._reach = Reach(registry)
         self._base = explicit_base(registry, access)
         self._base_lock = asyncio.Lock()
 
@@ -331,7 +327,8 @@ class Transport:
                 response = await self._send(method, url, headers, form)
                 try:
                     if response.status == 200:
-                        return await self._read(response, 64 * 1024, request)
+                        # All who need a token of this scope wait for it; a byte now and then is no progress.
+                        return await self._read(response, _MAX_TOKEN_ANSWER, request, within=self.timing.read)
                     error = await self.failure(method, response)
                 finally:
                     response.release()
@@ -357,7 +354,7 @@ class Transport:
         within = timing.commit if data is None or isinstance(data, bytes) else None
         began, status = time.monotonic(), None
         try:
-            async with asyncio.timeout(within):
+            async with asyncio.timeout(within), self._reach.towards(url, self._base):
                 response = await self._session.request(
                     method,
                     url,
@@ -366,7 +363,7 @@ class Transport:
                     data=io.BytesIO(data) if isinstance(data, bytes) else data,
                     allow_redirects=False,
                     timeout=timeout,
-                    ssl=tls_at(url, self._ssl, self.registry, self._base),
+                    ssl=self._reach.tls_at(url, self._ssl, self._base),
                 )
         except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
             raise connection_error(self.registry, request, url, error) from error
@@ -378,11 +375,14 @@ class Transport:
         finally:
             self.observer.answered(self.registry, method, status, time.monotonic() - began)
 
-    async def _read(self, response: aiohttp.ClientResponse, limit: int, request: str | None) -> bytes:
-        """Read at most ``limit`` bytes; with no ``request`` named, what fails is left out."""
+    async def _read(
+        self, response: aiohttp.ClientResponse, limit: int, request: str | None, *, within: float | None = None
+    ) -> bytes:
+        """Read at most ``limit`` bytes, in ``within`` seconds; with no ``request`` named, what fails is left out."""
         count = partial(self.observer.received, self.registry)
-        patience = self.timing.read
-        return await read_body(response, limit, count, registry=self.registry, request=request, patience=patience)
+        # What is left out when it fails is not worth more than one read's time, however it drips.
+        within = self.timing.read if request is None else within
+        return await read_body(response, limit, count, registry=self.registry, request=request, within=within)
 
     async def _discover(self) -> URL:
         """Find out whether a registry marked insecure speaks HTTPS or plain HTTP: HTTPS is tried first."""
@@ -399,4 +399,5 @@ class Transport:
                 self.authorizer.challenged(response.headers.getall("WWW-Authenticate", []), frozenset(), None)
             response.release()
             return base
-        raise failures[0]
+        # That it speaks no TLS is no reason any more once plain HTTP has failed in its own way, perhaps for a moment.
+        raise next((failure for failure in failures if not isinstance(failure, NoTls)), failures[0])

@@ -70,16 +70,20 @@ class Credentials:
         """The keys, hosts in lower case."""
         return frozenset(self._entries)
 
-    def find(self, repository: Repository) -> Access | None:
+    def find(self, repository: Repository, *, elsewhere: bool = True) -> Access | None:
         """Return how ``repository`` is reached, or None if no key fits, here and elsewhere.
+
+        Args:
+            repository: what is to be reached.
+            elsewhere: whether logins that stand elsewhere may be used.
 
         Raises:
             ConfigError: no key fits here, and what is elsewhere can't be used.
         """
-        found = self.search(f"{repository.registry.lower()}/{repository.name}")
+        found = self.search(f"{repository.registry.lower()}/{repository.name}", elsewhere=elsewhere)
         return found[0] if found is not None else None
 
-    def search(self, path: str) -> tuple[Access, str] | None:
+    def search(self, path: str, *, elsewhere: bool = True) -> tuple[Access, str] | None:
         """Return the login for ``registry/…``, the host in lower case, and where it is from; see `find`."""
         key, slash = path, "/"
         while slash:
@@ -88,7 +92,7 @@ class Credentials:
                 said = "anonymous in the rules" if access.is_anonymous else "the rules"
                 return access, self._lent.get(key, said)
             key, slash, _ = key.rpartition("/")
-        return self._elsewhere.find(path) if self._elsewhere is not None else None
+        return self._elsewhere.find(path) if self._elsewhere is not None and elsewhere else None
 
     def fitting(self, beginning: str, *, whole: bool) -> frozenset[str]:
         """Return the keys that fit everything that begins like this.

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from replicator.errors import Problem
-from replicator.reference import Reference, Repository, is_signature_tag
+from replicator.reference import Reference, Repository, is_repository_name, is_signature_tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -189,7 +189,8 @@ def _inverse(rule: Rule, target: Target, destination: Repository) -> Repository 
     if not (name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after)):
         return None
     path = f"{rule.source.project}/{name[len(before) : len(name) - len(after)]}"
-    return Repository(rule.source.registry, path) if rule.source.includes(path) else None
+    # A project's name that no repository can have makes one that there can't be.
+    return Repository(rule.source.registry, path) if is_repository_name(path) and rule.source.includes(path) else None
 
 
 def _and(sources: Iterable[Reference]) -> str:

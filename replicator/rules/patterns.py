@@ -11,6 +11,8 @@ import re
 import warnings
 from functools import lru_cache
 
+from replicator.reference import is_tag
+
 _WILDCARD = re.compile(r"[*?]")
 _NAME_GLOB = re.compile(r"[a-z0-9._*?-]+(?:/[a-z0-9._*?-]+)*\Z")
 _TAG_GLOB = re.compile(r"[A-Za-z0-9._*?-]{1,256}\Z")
@@ -65,7 +67,8 @@ def compile_tag_pattern(text: str) -> re.Pattern[str]:
     """
     if is_expression(text):
         return _compile_expression(text[1:-1])
-    if not _TAG_GLOB.match(text):
+    # What has no wildcard and is no tag either would never match, and must not get far enough to be taken for a tag.
+    if not _TAG_GLOB.match(text) or not (is_glob(text) or is_tag(text)):
         raise ValueError(
             f"{shorten(text)} is no tag or pattern of tags: letters, digits, . _ - and the wildcards * and ?; "
             "a regular expression stands between slashes, e.g. /^v[0-9]+$/"

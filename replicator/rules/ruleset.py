@@ -156,13 +156,16 @@ class Rules:
     def credentials(self, repository: Repository) -> Access | None:
         """Return how ``repository`` is reached and as whom, by the longest key of ``auth`` that fits.
 
+        Logins that stand elsewhere are only for hosts that the rules name: a person may have many more, and who can
+        write to the queue must not be able to use them.
+
         Returns:
             The access, without a login where the file says ``anonymous``; None if no key fits, here and elsewhere.
 
         Raises:
             ConfigError: no key fits here, and what is elsewhere can't be used.
         """
-        return self._credentials.find(repository)
+        return self._credentials.find(repository, elsewhere=repository.registry.lower() in self.hosts)
 
     def _candidates(self, repository: Repository) -> Iterator[Rule]:
         for number in self._numbers(repository):

@@ -172,6 +172,8 @@ class TagFilter:
         try:
             lists = {name: tuple(values.get(name, ())) for name in ("named", "include", "exclude")}
             others = tuple(cls.from_json(other) for other in values.get("others", ()))
+            if type(values.get("latest", 1)) is not int:
+                raise ValueError("not a stored tag filter: latest is no whole number")
             return cls(
                 **lists,
                 semver=values.get("semver"),
@@ -179,7 +181,7 @@ class TagFilter:
                 others=others,
                 signatures_apart=values.get("signatures_apart", False) is True,
             )
-        except (TypeError, AttributeError) as error:
+        except (TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"not a stored tag filter: {error}") from error
 
 

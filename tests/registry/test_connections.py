@@ -326,3 +326,18 @@ async def test_a_token_endpoint_at_the_public_name_is_asked_at_the_endpoint(regi
     async with client({"harbor.example.com": access}) as registries:
         assert await registries.source(Repository("harbor.example.com", "team/app")).head_manifest("v1") is None
     assert registry.faults.log.entries[1].path == "/service/token"
+
+
+async def test_plain_http_that_fails_for_a_moment_while_the_scheme_is_found_out_is_tried_again(
+    registry: Server,
+) -> None:
+    async with client(Access(insecure=True)) as registries:
+        remote = registries.source(Repository(registry.host, "team/app"))
+        # The client library asks once more by itself.
+        registry.faults.add(Fault(Cut(None, "reset"), times=None))
+        with pytest.raises(ConnectionFailed) as caught:
+            await remote.get_manifest("v1")
+        assert caught.value.error_class is ErrorClass.TRANSIENT
+        registry.faults.faults.clear()
+        with pytest.raises(NotFound):
+            await remote.get_manifest("v1")

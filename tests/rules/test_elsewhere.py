@@ -54,6 +54,12 @@ def test_what_the_rules_have_no_login_for_is_taken_from_docker(file: Path) -> No
     assert made.warnings == ()
 
 
+def test_a_login_of_docker_is_used_for_no_host_that_the_rules_do_not_name(file: Path) -> None:
+    made = rules(file, {HARBOR: OURS}, {PLAIN: DOCKER, "private.example.com": DOCKER})
+    assert who(made, f"{PLAIN.upper()}/team/app") == "docker"
+    assert made.credentials(Repository("private.example.com", "team/app")) is None
+
+
 def test_anonymous_in_the_rules_wins_over_a_login_of_docker(file: Path) -> None:
     made = rules(file, {HARBOR: {"anonymous": True}, PLAIN: OURS}, {HARBOR: DOCKER, f"{HARBOR}/team": DOCKER})
     assert who(made, f"{HARBOR}/team/app") is None

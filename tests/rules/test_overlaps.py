@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from replicator.errors import ConfigError
 from replicator.reference import Repository
 from replicator.rules import collisions
-from tests.rules.building import ACR, HARBOR, PLAIN, problems_of, rules_of
+from tests.rules.building import ACR, HARBOR, PLAIN, goes_to, problems_of, rules_of
 
 SHA = "sha256:" + "a" * 64
 SIGNATURE = f"sha256-{'a' * 64}.sig"
@@ -151,3 +151,13 @@ def test_rules_for_single_repositories_without_complaint_never_collide(entries: 
         for request in rules.requests(Repository(HARBOR, name), tags)
     ]
     assert not collisions(requests)
+
+
+def test_a_project_whose_name_is_too_long_for_any_repository_is_in_nobodys_way() -> None:
+    rules = rules_of(
+        {
+            f"{HARBOR}/team/app:v1": f"{PLAIN}/copy/app",
+            f"{HARBOR}/{'a' * 300}/*": f"{PLAIN}/copy/{{name}}",
+        }
+    )
+    assert goes_to(rules, f"{HARBOR}/team/app:v1") == {f"{PLAIN}/copy/app:v1"}

@@ -1,0 +1,1 @@
+"""A long run under faults: nothing grows, and every tag is right in the end."""

@@ -1,0 +1,132 @@
+"""Where a registry may lead a client: elsewhere, but not to what is near the client itself."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from aiohttp import web
+
+from replicator.errors import ErrorClass
+from replicator.networks import is_internal
+from replicator.reference import Repository
+from replicator.registry import Access, Timing
+from replicator.registry.errors import ConnectionFailed, NotFound, ProtocolViolated, UnsupportedManifest
+from tests.registry.conftest import client, repository, served
+from tests.standins.faults import Fault, Redirect
+from tests.standins.server import serve
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.standins.server import Handler
+
+INTERNAL = "127.0.0.2"
+
+
+async def nothing(_: web.BaseRequest) -> web.StreamResponse:
+    return web.Response(status=404)
+
+
+class Inside:
+    """A service of this machine, which no registry has to know; `host` is where, `asked` what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.host = ""
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.asked.append(f"{request.method} {request.path}")
+        return web.json_response({"token": "t"})
+
+
+@pytest.fixture
+async def inside(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Inside]:
+    """Everything here is on this machine, so of its addresses one alone counts as internal."""
+    monkeypatch.setattr("replicator.registry.reaching.is_internal", lambda address: address == INTERNAL)
+    service = Inside()
+    server = web.Server(service.answer)
+    runner = web.ServerRunner(server)
+    await runner.setup()
+    site = web.TCPSite(runner, INTERNAL, 0)
+    await site.start()
+    service.host = f"{INTERNAL}:{runner.addresses[0][1]}"
+    yield service
+    await runner.cleanup()
+
+
+def realm_at(where: str) -> Handler:
+    async def challenge(_: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(status=401, headers={"WWW-Authenticate": f'Bearer realm="http://{where}/token"'})
+
+    return challenge
+
+
+async def test_a_redirect_does_not_lead_to_an_internal_address(inside: Inside) -> None:
+    async with repository(nothing) as (remote, faults):
+        faults.add(Fault(Redirect(location=f"http://{inside.host}/latest/meta-data/"), times=None))
+        with pytest.raises(ProtocolViolated, match="an address of this machine") as caught:
+            await remote.get_manifest("v1")
+        assert caught.value.error_class is ErrorClass.PERMANENT
+        # It is the same the next time.
+        assert len(faults.log) == 1
+    assert inside.asked == []
+
+
+async def test_a_challenge_does_not_lead_to_an_internal_address(inside: Inside) -> None:
+    async with repository(realm_at(inside.host)) as (remote, _):
+        with pytest.raises(ProtocolViolated, match="an address of this machine"):
+            await remote.get_manifest("v1")
+    assert inside.asked == []
+
+
+async def test_a_registry_of_this_machine_may_lead_to_this_machine(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replicator.registry.reaching.is_internal", is_internal)
+    async with repository(nothing) as (remote, faults):
+        faults.add(Fault(Redirect(location=f"http://{inside.host}/o")))
+        with pytest.raises(UnsupportedManifest):
+            await remote.get_manifest("v1")
+    assert inside.asked == ["GET /o"]
+
+
+async def test_elsewhere_a_redirect_is_followed(inside: Inside) -> None:
+    async with served(nothing) as storage, repository(nothing) as (remote, faults):
+        faults.add(Fault(Redirect(location=f"http://{storage.host.replace('127.0.0.1', 'localhost')}/o")))
+        with pytest.raises(NotFound):
+            await remote.get_manifest("v1")
+        assert len(storage.faults.log) == 1
+
+
+async def test_a_token_endpoint_that_drips_its_answer_meets_the_deadline_of_a_read() -> None:
+    async def drip(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "60000"})
+        await response.prepare(request)
+        while True:
+            await response.write(b" ")
+            await asyncio.sleep(0.02)
+
+    async with serve(drip) as endpoint, served(realm_at(endpoint)) as server:
+        timing = Timing(read=0.3, commit=60, tries=1)
+        async with client(Access(endpoint=f"http://{server.host}"), timing) as registries:
+            transport = registries.transport(Repository(server.host, "team/app"))
+            # As a blob is read: no request but a stream, which has no deadline in all.
+            with pytest.raises(ConnectionFailed, match="stopped answering"):
+                async with transport.exchange("GET", await transport.url("/v2/x"), scopes=frozenset({"s"})):
+                    pass
+
+
+async def test_a_repository_with_more_tags_than_can_be_held_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replicator.registry.tags.MAX_TAGS", 25)
+
+    async def flood(request: web.BaseRequest) -> web.StreamResponse:
+        page = int(request.query.get("page", "0"))
+        link = {"Link": f'</v2/team/app/tags/list?page={page + 1}>; rel="next"'}
+        return web.json_response({"tags": [f"{page}-{number}" for number in range(10)]}, headers=link)
+
+    async with repository(flood) as (remote, faults):
+        with pytest.raises(ProtocolViolated, match="more than 25 tags"):
+            _ = [tag async for tag in remote.tags()]
+        assert len(faults.log) == 3

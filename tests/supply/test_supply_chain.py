@@ -1,0 +1,63 @@
+"""What is installed is what was locked, and may be passed on."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+import pytest
+
+from tests.supply.licenses import is_allowed, license_of
+from tests.supply.locked import ROOT, locked
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+TOOLS = ("pip-audit", "cyclonedx-bom", "pytest", "mypy", "ruff", "pip-tools", "hypothesis", "setuptools", "hatchling")
+
+
+def name_of(requirement: str) -> str:
+    return re.split(r"[\[<>=!~; ]", requirement)[0].lower().replace("_", "-")
+
+
+@pytest.mark.parametrize("file", ["requirements.lock", "build.lock"])
+def test_every_distribution_is_locked_to_one_version_with_hashes(file: str) -> None:
+    assert len(locked(file)) > 5
+    for entry in locked(file).values():
+        assert entry.hashes, entry.name
+
+
+def test_developers_and_images_have_the_same_versions() -> None:
+    constraints = locked("constraints.txt")
+    for entry in locked("requirements.lock").values():
+        assert constraints[entry.name].version == entry.version, f"{entry.name}: make lock"
+
+
+def test_everything_that_the_project_asks_for_is_locked() -> None:
+    project = PROJECT["project"]
+    wanted = {name_of(one) for one in (*project["dependencies"], *project["optional-dependencies"]["aliyun"])}
+    assert wanted <= set(locked("requirements.lock"))
+    assert {name_of(one) for one in PROJECT["build-system"]["requires"]} <= set(locked("build.lock"))
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_tools_are_not_among_what_runs(tool: str) -> None:
+    assert tool not in locked("requirements.lock")
+
+
+@pytest.mark.parametrize("name", locked("requirements.lock"))
+def test_its_licence_lets_it_be_passed_on(name: str) -> None:
+    assert is_allowed(license_of(name)), f"{name}: {license_of(name)}"
+
+
+@pytest.mark.parametrize(
+    ("expression", "allowed"),
+    [
+        ("MIT", True),
+        ("MIT AND Apache-2.0", True),
+        ("GPL-3.0-only OR MIT", True),
+        ("GPL-3.0-only", False),
+        ("MIT AND GPL-3.0-only", False),
+        ("unknown", False),
+    ],
+)
+def test_an_expression_is_allowed_if_one_of_its_choices_is(expression: str, *, allowed: bool) -> None:
+    assert is_allowed(expression) == allowed
