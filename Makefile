@@ -40,6 +40,7 @@ format: install ## Put the code into its canonical form
 
 docs: install ## Renew the generated parts of docs/
 	$(BIN)/python -m tests.docs.settings_table
+	$(BIN)/python -m tests.docs.limits_table
 
 demo: install system ## Replicate between two local registries, visibly, and stop
 	$(BIN)/python -m tests.demo
