@@ -46,6 +46,7 @@ docs: install ## Renew the generated parts of docs/ and deploy/
 	$(BIN)/python -m tests.docs.settings_table
 	$(BIN)/python -m tests.docs.metrics_table
 	$(BIN)/python -m tests.docs.schema
+	$(BIN)/python -m tests.docs.limits_table
 
 demo: install system ## Replicate between two local registries, visibly, and stop
 	$(BIN)/python -m tests.demo

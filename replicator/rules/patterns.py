@@ -12,6 +12,7 @@ import warnings
 from functools import lru_cache
 
 from replicator.reference import is_tag
+from replicator.rules.backtracking import explodes
 
 _WILDCARD = re.compile(r"[*?]")
 _NAME_GLOB = re.compile(r"[a-z0-9._*?-]+(?:/[a-z0-9._*?-]+)*\Z")
@@ -84,9 +85,17 @@ def _compile_expression(expression: str) -> re.Pattern[str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            return re.compile(expression, re.ASCII)
+            compiled = re.compile(expression, re.ASCII)
+            endless = explodes(expression)
     except (re.error, OverflowError, RecursionError, ValueError, Warning) as error:
         raise ValueError(f"{shorten(f'/{expression}/')} is no regular expression: {error}") from None
+    if endless:
+        # Whoever may push a tag could stop the whole process with one.
+        raise ValueError(
+            f"{shorten(f'/{expression}/')} could take for ever on a long tag: a repetition within a repetition. Write "
+            "the inner one so that it gives nothing back, ++ for + or *+ for *"
+        )
+    return compiled
 
 
 @lru_cache(maxsize=4096)

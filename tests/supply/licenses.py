@@ -15,6 +15,7 @@ _OTHER_NAMES = {
     "apache 2.0": "Apache-2.0",
     "apache software license": "Apache-2.0",
     "bsd license": "BSD-3-Clause",
+    "3-clause bsd license": "BSD-3-Clause",
     "mit license": "MIT",
     "isc license": "ISC",
     "isc license (iscl)": "ISC",
@@ -33,13 +34,13 @@ def license_of(name: str) -> str:
     Raises:
         PackageNotFoundError: it is not installed.
     """
-    said = metadata.metadata(name)
-    if expression := said.get("License-Expression"):
+    said = metadata.metadata(name).json
+    if expression := said.get("license_expression"):
         return str(expression)
-    classifiers = [line for line in said.get_all("Classifier") or () if line.startswith("License ::")]
+    classifiers = [line for line in said.get("classifier", ()) if line.startswith("License ::")]
     # Of several it may be any, as far as a classifier can say.
     known = [_spdx(line.rpartition(" :: ")[2]) for line in classifiers]
-    return " OR ".join(known) or _spdx(str(said.get("License") or "").split("\n")[0])
+    return " OR ".join(known) or _spdx(str(said.get("license", "")).split("\n")[0])
 
 
 def _spdx(text: str) -> str:

@@ -1,0 +1,139 @@
+"""The table of limits in ``docs/limits.md``, made from the constants themselves; ``make docs`` writes it anew."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+from replicator.registry.timing import Timing
+from tests.docs.pages import ROOT
+
+PAGE = ROOT / "docs" / "limits.md"
+BEGIN, END = "<!-- limits: begin -->\n", "<!-- limits: end -->\n"
+_MIB, _KIB = 1024 * 1024, 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A row.
+
+    Attributes:
+        what: is limited.
+        place: ``module.CONSTANT`` below ``replicator``.
+        unit: ``bytes``, ``s``, or what is counted.
+        beyond: what happens to what is more.
+    """
+
+    what: str
+    place: str
+    unit: str
+    beyond: str
+
+
+LIMITS = {
+    "Webhook": (
+        Limit("body of an event", "app.MAX_BODY", "bytes", "413"),
+        Limit("time for the body", "app._BODY_SECONDS", "s", "408"),
+        Limit("of a larger body, read to be thrown away", "app._MAX_DISCARDED", "bytes", "the connection is closed"),
+        Limit("request line, headers and chunk sizes", "connections.MAX_HEAD", "bytes", "400"),
+        Limit("time for a request to arrive", "connections.REQUEST_SECONDS", "s", "the connection is closed"),
+        Limit("images in one event", "events._MAX_RESOURCES", "", "400"),
+    ),
+    "Names": (
+        Limit("a repository's name", "reference.MAX_NAME_LENGTH", "characters", "refused"),
+        Limit("a job's id: the destination", "queue.job.MAX_ID_BYTES", "bytes", "refused"),
+    ),
+    "Rules and files": (
+        Limit("a rules file", "rules.document.MAX_BYTES", "bytes", "refused"),
+        Limit("values in it, those an alias repeats too", "rules.document.MAX_VALUES", "", "refused"),
+        Limit("levels of nesting", "rules.document.MAX_DEPTH", "", "refused"),
+        Limit("a pattern", "rules.patterns.MAX_PATTERN_LENGTH", "characters", "refused"),
+        Limit("Docker's `config.json`", "docker.logins._MAX_BYTES", "bytes", "refused"),
+        Limit("a secret file", "settings._MAX_SECRET_BYTES", "bytes", "refused"),
+        Limit("answer of a credential helper", "docker.helpers._MAX_OUTPUT", "bytes", "it is killed"),
+        Limit("time for it", "docker.helpers.SECONDS", "s", "it is killed"),
+    ),
+    "Answers of registries": (
+        Limit("a manifest; a config that is looked into", "registry.manifest.MAX_MANIFEST_BYTES", "bytes", "refused"),
+        Limit("layers of an image, or entries of an index", "registry.manifest._MAX_ENTRIES", "", "refused"),
+        Limit("indexes within indexes", "copy.selection.MAX_DEPTH", "levels", "refused"),
+        Limit("nested indexes held while one is looked through", "copy.selection.MAX_NESTED_BYTES", "bytes", "refused"),
+        Limit("referrers of referrers", "copy.signatures._MAX_DEPTH", "levels", "left out"),
+        Limit("referrers of one image", "registry.referrers.MAX_REFERRERS", "", "left out"),
+        Limit("pages of referrers", "registry.referrers._MAX_PAGES", "", "left out"),
+        Limit("a page of tags", "registry.tags._MAX_PAGE_BYTES", "bytes", "the list fails"),
+        Limit("pages of tags", "registry.tags._MAX_PAGES", "", "the list fails"),
+        Limit("tags of a repository", "registry.tags.MAX_TAGS", "", "the list fails"),
+        Limit("a page of Harbor's API", "harbor.api._MAX_PAGE_BYTES", "bytes", "the list fails"),
+        Limit("requests for one list of Harbor's", "harbor.pages._MAX_REQUESTS", "", "the list fails"),
+        Limit("an error's body that is read", "registry.transport._MAX_ERROR_BODY", "bytes", "not read"),
+        Limit("an error's words that are shown", "registry.errors._MAX_QUOTED", "characters", "cut off"),
+        Limit("answer of a token endpoint", "registry.transport._MAX_TOKEN_ANSWER", "bytes", "not read"),
+        Limit("a token", "registry.auth._MAX_TOKEN", "characters", "refused"),
+        Limit("a token's life that is believed", "registry.auth._MAX_LIFE", "s", "asked for anew"),
+        Limit("tokens held for a login", "registry.auth._MAX_CACHED", "", "all are forgotten"),
+        Limit("redirects of a request", "registry.transport._MAX_REDIRECTS", "", "refused"),
+        Limit("`Retry-After` that a request waits for", "registry.limits.MAX_PAUSE", "s", "the job waits in the queue"),
+        Limit("breaks of a blob without a byte between them", "registry.stream._MAX_STALLS", "", "the copy fails"),
+    ),
+    "Time for a registry": (
+        Limit("to connect (`REPLICATOR_CONNECT_TIMEOUT`)", "registry.timing.Timing.connect", "s", "tried again"),
+        Limit("without a byte (`REPLICATOR_READ_TIMEOUT`)", "registry.timing.Timing.read", "s", "tried again"),
+        Limit("for a short request in all", "registry.timing.Timing.commit", "s", "tried again"),
+        Limit("for one try to write a tag, at the most", "registry.timing.Timing.tag", "s", "tried again"),
+        Limit("tries of a request", "registry.timing.Timing.tries", "", "the copy fails, and is tried again"),
+    ),
+    "Memory": (
+        Limit("read ahead of a transfer, times three", "registry.client._READ_BUFFER", "bytes", "the sender waits"),
+        Limit("tags that a backfill lists ahead", "backfill.run._LISTED_AHEAD", "", "the list waits"),
+        Limit("copies that a backfill has queued", "backfill.run._QUEUED_AT_ONCE", "", "the backfill waits"),
+        Limit("failures that a report is told of at its end", "backfill.report.MAX_FAILURES", "", "counted"),
+        Limit("images that are remembered, a process", "copy.forms._MAX_FORMS", "", "the oldest are forgotten"),
+        Limit("destinations remembered in Redis, in each of two halves", "queue.destinations.MOST_DESTINATIONS", "",
+              "the older half is forgotten"),
+        Limit("an error's words in Redis", "queue.lane_worker._MESSAGE_LENGTH", "characters", "cut off"),
+    ),
+    "Redis": (
+        Limit("to connect", "queue.connection.CONNECT_TIMEOUT", "s", "503, or tried again"),
+        Limit("for an answer", "queue.connection.SOCKET_TIMEOUT", "s", "503, or tried again"),
+        Limit("connections of a process", "queue.client._CONNECTIONS", "", "who comes next waits"),
+    ),
+}  # fmt: skip
+
+
+def table() -> str:
+    """Build the table: a row a limit, in groups."""
+    rows = ["| what | limit | beyond it |", "|---|---|---|"]
+    for group, limits in LIMITS.items():
+        rows.append(f"| **{group}** | | |")
+        rows += [f"| {limit.what} | {_shown(_value(limit.place), limit.unit)} | {limit.beyond} |" for limit in limits]
+    return "\n".join(rows) + "\n"
+
+
+def page() -> str:
+    """Return the page with the table as it should be."""
+    text = PAGE.read_text()
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + table() + END + rest.split(END)[1]
+
+
+def _value(place: str) -> float:
+    module, _, name = place.rpartition(".")
+    if module == "registry.timing.Timing":
+        return float(getattr(Timing(), name))
+    value = getattr(importlib.import_module(f"replicator.{module}"), name)
+    assert isinstance(value, int | float), place
+    return value
+
+
+def _shown(value: float, unit: str) -> str:
+    if unit != "bytes":
+        return f"{value:,.10g} {unit}".rstrip()
+    for size, name in ((_MIB, "MiB"), (_KIB, "KiB")):
+        if value >= size and value % size == 0:
+            return f"{value // size:,} {name}"
+    return f"{value:,} bytes"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
