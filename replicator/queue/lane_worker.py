@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from dataclasses import dataclass
+import time
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -18,8 +18,10 @@ import arq.worker
 import structlog
 
 from replicator.errors import ErrorClass, ReplicatorError
+from replicator.queue.claim import Claim, Verdict
 from replicator.queue.client import FAULTS, Queue
 from replicator.queue.errors import QueueError
+from replicator.queue.history import describe_end, encode_entry, lag_ms
 from replicator.queue.job import FUNCTION, JsonValue, Lane, decode_job, dump_json, encode_finished, load_json
 from replicator.queue.lease import Lease, LeaseKeeper
 from replicator.queue.running import Running
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from replicator.queue.contact import Contact
+    from replicator.queue.history import Describe
     from replicator.queue.retry import RetryPolicy
 
 log = structlog.get_logger("replicator.queue")
@@ -54,46 +57,6 @@ class Unreadable(QueueError):
     error_class = ErrorClass.PERMANENT
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A job that was started, as ``claim.lua`` gives it."""
-
-    id: str
-    job: bytes | None
-    generation: int
-    failures: int
-    retries: int | None
-    first_failure: float | None
-    record: dict[str, Any]
-    merged: bool
-
-    @classmethod
-    def read(cls, reply: list[Any]) -> Claim:
-        """Read one entry of the script's answer."""
-        job_id, job, generation, failures, retries, waiting, record, merged = reply
-        return cls(
-            id=job_id.decode(),
-            job=job,
-            generation=generation,
-            failures=failures,
-            retries=None if retries is None else int(retries),
-            first_failure=None if waiting is None else load_json(waiting)["first"],
-            record=load_json(record),
-            merged=bool(merged),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """How a try ended: the arguments of ``finish.lua``."""
-
-    how: str
-    delay: float = 0.0
-    failures: int = 0
-    record: bytes = b""
-    note: bytes = b""
-
-
 class LaneWorker(arq.worker.Worker):
     """Picks and runs the jobs of one lane.
 
@@ -108,6 +71,7 @@ class LaneWorker(arq.worker.Worker):
         keeper: renews the leases.
         contact: told whether Redis answers.
         worker: this process's name.
+        describe: says what the history keeps of a job that ended; None to keep none.
     """
 
     def __init__(
@@ -123,6 +87,7 @@ class LaneWorker(arq.worker.Worker):
         keeper: LeaseKeeper,
         contact: Contact,
         worker: str,
+        describe: Describe | None = None,
     ) -> None:
         super().__init__(
             functions=[arq.worker.func(self._call_handler, name=FUNCTION, timeout=timeout)],
@@ -144,6 +109,7 @@ class LaneWorker(arq.worker.Worker):
         self._keeper = keeper
         self._contact = contact
         self._worker = worker
+        self._describe = describe
         self._unheard: str | None = None
         self._pause: float | None = 0.0
         self._stopping = False
@@ -249,6 +215,7 @@ class LaneWorker(arq.worker.Worker):
             if self.job_tasks.get(claim.id) is task:
                 del self.job_tasks[claim.id]
         seconds = self.loop.time() - began
+        lag = None if claim.pushed is None else max(0.0, time.time() - claim.pushed.timestamp())
         error = None if task.cancelled() else task.exception()
         if lease.lost and (task.cancelled() or error is not None):
             return None
@@ -257,8 +224,9 @@ class LaneWorker(arq.worker.Worker):
             return Verdict("release", delay=0.0 if self._stopping else _CANCELLED_PAUSE)
         if error is None:
             try:
-                record = encode_finished(claim.id, tries=claim.failures + 1, seconds=seconds, outcome=task.result())
-                return Verdict("done", record=record)
+                outcome = task.result()
+                record = encode_finished(claim.id, tries=claim.failures + 1, seconds=seconds, outcome=outcome)
+                return Verdict("done", record=record, payload=payload, outcome=outcome, lag=lag)
             except (TypeError, ValueError) as wrong_outcome:
                 error = wrong_outcome
         return self._failed(claim, error, seconds, payload)
@@ -337,11 +305,16 @@ class LaneWorker(arq.worker.Worker):
         )
         if delay is None:
             note = dump_json({**told, **times, "lane": self.lane, "payload": payload})
-            return Verdict("dead", failures=failures, record=record, note=note)
+            return Verdict(
+                "dead", failures=failures, record=record, note=note, payload=payload, error_class=error_class
+            )
         return Verdict("retry", delay=delay, failures=failures, record=record, note=dump_json({**told, **times}))
 
     async def _finish(self, claim: Claim, verdict: Verdict, seconds: float) -> None:
         """Record how a try ended, again until Redis has taken it."""
+        description = describe_end(self._describe, self.lane, verdict)
+        entry = encode_entry(claim, self.lane, verdict, seconds, description)
+        lag = lag_ms(self.lane, verdict, seconds, description)
         pause, attempts = 0.05, 0
         while True:
             attempts += 1
@@ -357,6 +330,8 @@ class LaneWorker(arq.worker.Worker):
                     verdict.failures,
                     verdict.record,
                     verdict.note,
+                    entry,
+                    lag,
                 )
                 break
             except FAULTS as error:

@@ -133,7 +133,7 @@ class ReconcileState:
         return cls(
             now=moment(now),
             last_started=moment(int(started)) if started else None,
-            last=_read_result(result),
+            last=read_result(result),
             running=_read_running(running),
         )
 
@@ -201,7 +201,7 @@ class ReconcileLease:
         last = clock() + self._seconds
         while True:
             try:
-                return _read_result(await self._queue.ask("reconcile_end", self._token, str(self._started), text))
+                return read_result(await self._queue.ask("reconcile_end", self._token, str(self._started), text))
             except QueueUnavailable:
                 if clock() > last:
                     raise
@@ -262,7 +262,7 @@ def _ms(seconds: float) -> int:
     return int(seconds * 1000)
 
 
-def _read_result(text: bytes) -> ReconcileResult | None:
+def read_result(text: bytes) -> ReconcileResult | None:
     """Read what ``reconcile_end.lua`` wrote; None where it is nothing, or of another version."""
     try:
         fields = load_json(text)

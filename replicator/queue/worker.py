@@ -24,6 +24,7 @@ from replicator.queue.wakeup import listen
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from replicator.queue.history import Describe
     from replicator.queue.running import Running
 
 log = structlog.get_logger("replicator.queue")
@@ -45,6 +46,7 @@ class Worker:
         lease: seconds after which the jobs of a worker that died are taken over.
         drain: seconds that running jobs get after the first :meth:`stop`.
         timeout: seconds that one try of a job may take.
+        describe: says what the history keeps of a job that ended; None to keep none.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Worker:
         lease: float = 30.0,
         drain: float = 30.0,
         timeout: float = 3600.0,
+        describe: Describe | None = None,
     ) -> None:
         self._queue = queue
         self._handler = handler
@@ -65,6 +68,7 @@ class Worker:
         self._lease = lease
         self._drain = drain
         self._timeout = timeout
+        self._describe = describe
         self.id = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._started = int(time.time() * 1000)
         self._lanes: list[LaneWorker] = []
@@ -102,6 +106,7 @@ class Worker:
                 keeper=keeper,
                 contact=contact,
                 worker=self.id,
+                describe=self._describe,
             )
             for lane, number in self._concurrency.items()
         ]
@@ -185,7 +190,7 @@ class Worker:
     async def _show_life(self) -> None:
         while True:
             with contextlib.suppress(*FAULTS):
-                await self._queue.run_script("heartbeat", self.id, self._record(), WORKER_ALIVE_MS)
+                await self._queue.run_script("heartbeat", "workers", self.id, self._record(), WORKER_ALIVE_MS)
             await asyncio.sleep(_HEARTBEAT_SECONDS)
 
     def _record(self) -> bytes:
@@ -204,4 +209,4 @@ class Worker:
     async def _say_goodbye(self) -> None:
         with contextlib.suppress(*FAULTS):
             async with asyncio.timeout(1.0):
-                await self._queue.run_script("heartbeat", self.id, "", 0)
+                await self._queue.run_script("heartbeat", "workers", self.id, "", 0)

@@ -11,4 +11,5 @@ local result = cjson.decode(ARGV[4])
 result.started, result.ended = tonumber(ARGV[3]), NOW
 local text = cjson.encode(result)
 redis.call('HSET', RECONCILE, 'started', ARGV[3], 'result', text)
+note_first(history('reconciles'), text, HISTORY_RECONCILES)
 return text

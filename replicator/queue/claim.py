@@ -1,0 +1,66 @@
+"""A try of a job from its start to its end, as values: what ``claim.lua`` gives, and what ``finish.lua`` takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from replicator.queue.job import load_json
+from replicator.queue.snapshots import moment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from replicator.errors import ErrorClass
+    from replicator.queue.job import JsonValue
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job that was started, as ``claim.lua`` gives it."""
+
+    id: str
+    job: bytes | None
+    generation: int
+    failures: int
+    retries: int | None
+    first_failure: float | None
+    record: dict[str, Any]
+    merged: bool
+
+    @classmethod
+    def read(cls, reply: list[Any]) -> Claim:
+        """Read one entry of the script's answer."""
+        job_id, job, generation, failures, retries, waiting, record, merged = reply
+        return cls(
+            id=job_id.decode(),
+            job=job,
+            generation=generation,
+            failures=failures,
+            retries=None if retries is None else int(retries),
+            first_failure=None if waiting is None else load_json(waiting)["first"],
+            record=load_json(record),
+            merged=bool(merged),
+        )
+
+    @property
+    def pushed(self) -> datetime | None:
+        """When the oldest push was that this try has to do with (UTC), where that is known."""
+        pushed = self.record.get("pushed")
+        return None if pushed is None else moment(pushed)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a try ended: the arguments of ``finish.lua``, and what is told of it."""
+
+    how: str
+    delay: float = 0.0
+    failures: int = 0
+    record: bytes = b""
+    note: bytes = b""
+    payload: Mapping[str, Any] | None = None
+    outcome: Mapping[str, JsonValue] | None = None
+    error_class: ErrorClass | None = None
+    lag: float | None = None
