@@ -29,8 +29,8 @@ local function note_lag(lag)
   end
 end
 
--- Note a job that ended. entry: JSON, or '' for one that nobody wants to see; lag: in ms, or '' when it has none.
+-- Note a job that ended. entry: JSON, or '' or nil for one that nobody wants to see; lag: in ms, or '' or nil without one.
 local function note_ended(lane, entry, lag)
-  if entry ~= '' then note_first(history(lane), string.format('%.0f ', NOW) .. entry, HISTORY_JOBS) end
-  if lag ~= '' then note_lag(tonumber(lag)) end
+  if (entry or '') ~= '' then note_first(history(lane), string.format('%.0f ', NOW) .. entry, HISTORY_JOBS) end
+  if (lag or '') ~= '' then note_lag(tonumber(lag)) end
 end
