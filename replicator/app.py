@@ -11,14 +11,12 @@ A 2xx to a webhook means: durably queued, or ignored for the reason given. Harbo
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -26,6 +24,7 @@ from replicator import replication
 from replicator.events import PUSH, Event, MalformedEvent, Push, parse_event
 from replicator.queue import Lane, QueueError
 from replicator.reference import Reference, Repository
+from replicator.request_body import read_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,11 +39,7 @@ log = structlog.get_logger("replicator.webhook")
 
 MAX_BODY = 1024 * 1024
 """Bytes of a webhook's body; Harbor's events have about one thousand."""
-_MAX_DISCARDED = 8 * MAX_BODY
-"""Bytes of a larger one that are read and thrown away: a sender cut off in mid body does not see the answer."""
-_BODY_SECONDS = 5.0
 _RETRY_AFTER = "15"
-_CLOSE = {"Connection": "close"}
 
 
 class Liveness(Protocol):
@@ -83,7 +78,7 @@ class Webhook:
             log.warning("webhook refused", reason="wrong Authorization", client=_client(request))
             return _refusal(401, "the Authorization header is not the configured webhook token")
         try:
-            event = parse_event(await _body(request))
+            event = parse_event(await read_body(request, MAX_BODY))
             answer, queued = await self._take(event, request.query_params.get("registry"))
         except MalformedEvent as error:
             log.warning("webhook refused", reason=str(error), client=_client(request))
@@ -178,13 +173,16 @@ class Probes:
         return JSONResponse({"status": "ready"})
 
 
-def create_app(webhook: Webhook, queue: Queue, *, parts: Iterable[Liveness] = ()) -> Starlette:
+def create_app(
+    webhook: Webhook, queue: Queue, *, parts: Iterable[Liveness] = (), more: Iterable[Route] = ()
+) -> Starlette:
     """Build the ASGI application.
 
     Args:
         webhook: takes the events.
         queue: must take writes.
         parts: what ``/readyz`` asks besides the queue.
+        more: what else is served.
     """
     probes = Probes(queue, parts)
 
@@ -196,6 +194,7 @@ def create_app(webhook: Webhook, queue: Queue, *, parts: Iterable[Liveness] = ()
             Route("/webhooks/harbor", harbor, methods=["POST"]),
             Route("/healthz", probes.health),
             Route("/readyz", probes.readiness),
+            *more,
         ],
         exception_handlers={HTTPException: _http_error},
     )
@@ -204,30 +203,6 @@ def create_app(webhook: Webhook, queue: Queue, *, parts: Iterable[Liveness] = ()
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
     return _refusal(error.status_code, error.detail, error.headers)
-
-
-async def _body(request: Request) -> bytes:
-    """Read the body, bounded in size and time.
-
-    Raises:
-        HTTPException: 413, 408, or 400 for one that broke off.
-    """
-    body, size = bytearray(), 0
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size <= MAX_BODY:
-                    body += chunk
-                elif size > _MAX_DISCARDED:
-                    break
-    except TimeoutError:
-        raise HTTPException(408, f"the body did not arrive within {_BODY_SECONDS:g} s", _CLOSE) from None
-    except ClientDisconnect:
-        raise HTTPException(400, "the body broke off") from None
-    if size > MAX_BODY:
-        raise HTTPException(413, f"the body has more than {MAX_BODY} bytes", _CLOSE)
-    return bytes(body)
 
 
 def _refusal(status: int, reason: str, headers: Any = None) -> Response:

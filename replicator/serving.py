@@ -20,7 +20,8 @@ from replicator import __version__
 from replicator.app import Webhook, create_app
 from replicator.entrance import Entrance
 from replicator.listening import certificate_of, listen, make_server
-from replicator.queue import Lane
+from replicator.page import Door, StatusPage
+from replicator.queue import InForce, Lane, announced
 from replicator.reconciling import Reconciler
 from replicator.reloading import Reloader
 from replicator.runtime import make_worker, open_checks, open_copier, open_queue
@@ -83,6 +84,7 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, with
     with contextlib.closing(listen(settings)) as listener, ending_at_signals() as ending:
         async with _parts(settings, rules) as parts:
             webhook = Webhook(rules, parts.queue, entrance)
+            page = StatusPage(parts.queue, rules, Door.of(settings))
 
             def apply(new: Configuration) -> None:
                 # What can fail comes first.
@@ -90,12 +92,15 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, with
                 if certificate is not None:
                     certificate.renew()
                 webhook.renew(new.rules, entrance)
+                page.renew(new.rules, Door.of(new.settings))
                 parts.renew(new.rules)
 
             process = _Process(parts.worker if with_worker else None, parts.reconciler)
             ending.started(process.stop)
-            server = make_server(create_app(webhook, parts.queue, parts=[process]), settings, certificate)
-            async with parts.reconciler.beside(), Reloader(first, load, apply).beside():
+            app = create_app(webhook, parts.queue, parts=[process], more=page.routes())
+            server = make_server(app, settings, certificate)
+            reloader = Reloader(first, load, apply)
+            async with parts.reconciler.beside(), reloader.beside(), _announced(parts.queue, "serve", reloader):
                 await _run(server, listener, process, parts.worker if with_worker else None)
     log.info("stopped")
 
@@ -117,7 +122,7 @@ async def work(first: Configuration, load: Callable[[], Configuration]) -> None:
         async with _parts(first.settings, first.rules) as parts:
             ending.started(_Process(parts.worker, parts.reconciler).stop)
             reloader = Reloader(first, load, lambda new: parts.renew(new.rules))
-            async with parts.reconciler.beside(), reloader.beside():
+            async with parts.reconciler.beside(), reloader.beside(), _announced(parts.queue, "worker", reloader):
                 await parts.worker.run()
     log.info("stopped")
 
@@ -148,6 +153,11 @@ async def _parts(settings: Settings, rules: Rules) -> AsyncIterator[_Parts]:
         worker = make_worker(settings, queue, registries, copier, concurrency=concurrency, checks=checks)
         reconciler = Reconciler(settings.schedule, rules, registries, copier, queue, checks, lease=settings.lease)
         yield _Parts(queue, registries, worker, reconciler)
+
+
+def _announced(queue: Queue, command: str, reloader: Reloader) -> contextlib.AbstractAsyncContextManager[None]:
+    """Tell the other processes which configuration this one runs with."""
+    return announced(queue, command, __version__, lambda: InForce(reloader.loaded, reloader.problem))
 
 
 async def _run(server: Server, listener: socket.socket, process: _Process, worker: Worker | None) -> None:

@@ -61,6 +61,10 @@ class Rules:
         """Tell whether these are the same rules, whatever the logins are."""
         return self._rules == other._rules
 
+    def keys(self) -> tuple[str, ...]:
+        """Return the rules' keys, as they stand in the file and in its order."""
+        return tuple(rule.key for rule in self._rules)
+
     def destinations(self, reference: Reference) -> tuple[CopyRequest, ...]:
         """Return every copy that the rules ask for when ``reference`` was pushed; none if no rule is about it.
 
