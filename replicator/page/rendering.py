@@ -15,7 +15,7 @@ from rich.filesize import decimal
 from replicator.page.activity import activity
 from replicator.page.chart import chart, duration
 from replicator.page.health import Health, health
-from replicator.page.view import HOURS, sheet
+from replicator.page.view import HOURS, LETTERS, sheet
 from replicator.printing import age, iso, printable
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Page:
             waiting=facts.status.waiting[:_MOST_WAITING],
             total=sight.letters.total,
             following=sight.letters.following,
-            letters=sheet(sight.letters.letters, view.letters),
+            letters=sheet(sight.letters.letters, view.letters, LETTERS),
             copies=sheet(chosen, view.page),
             kept=len(facts.history.ended),
             results=sorted({entry.result for entry in facts.history.ended} | ({view.result} - {""})),

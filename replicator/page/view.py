@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 HOURS = (6, 24, 48)
 """Lengths of the chart."""
 ROWS = 25
-"""Rows of a table on a page."""
+"""Copies on a page."""
+LETTERS = 10
+"""Dead letters on a page."""
 _MOST_CHARACTERS = 600
 _LARGEST = 1 << 64
 
@@ -93,11 +95,17 @@ class Sheet:
     total: int
 
 
-def sheet(rows: Sequence[Any], number: int) -> Sheet:
-    """Cut out a page; the last one where there are fewer."""
-    pages = max(1, -(-len(rows) // ROWS))
+def sheet(rows: Sequence[Any], number: int, size: int = ROWS) -> Sheet:
+    """Cut out a page; the last one where there are fewer.
+
+    Args:
+        rows: all of them.
+        number: which page, from 1.
+        size: rows on a page.
+    """
+    pages = max(1, -(-len(rows) // size))
     number = min(number, pages)
-    return Sheet(rows[(number - 1) * ROWS : number * ROWS], number, pages, len(rows))
+    return Sheet(rows[(number - 1) * size : number * size], number, pages, len(rows))
 
 
 def _text(query: Mapping[str, str], name: str) -> str:
