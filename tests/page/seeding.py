@@ -6,6 +6,8 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+from tests.queue.conftest import command
+
 if TYPE_CHECKING:
     from replicator.queue import Queue
 
@@ -51,18 +53,16 @@ async def remember(queue: Queue, *entries: dict[str, Any], ago: float = 0.0) -> 
     now = int((time.time() - ago) * 1000)
     for number, entry in enumerate(entries):
         at = now - (len(entries) - 1 - number) * 1000
-        await queue.redis.execute_command(
-            "LPUSH", f"{queue.prefix}:history:{entry['lane']}", f"{at} {json.dumps(entry)}"
-        )
+        await command(queue, "LPUSH", f"{queue.prefix}:history:{entry['lane']}", f"{at} {json.dumps(entry)}")
 
 
 async def bury(queue: Queue, *letters: dict[str, Any], job: bytes = b"{}") -> None:
     """Have dead letters, each with a stored job."""
     if letters:
         records = [part for one in letters for part in (one["id"], json.dumps(one))]
-        await queue.redis.execute_command("HSET", f"{queue.prefix}:dead", *records)
+        await command(queue, "HSET", f"{queue.prefix}:dead", *records)
         jobs = [part for one in letters for part in (one["id"], job)]
-        await queue.redis.execute_command("HSET", f"{queue.prefix}:dead-jobs", *jobs)
+        await command(queue, "HSET", f"{queue.prefix}:dead-jobs", *jobs)
 
 
 async def lag(queue: Queue, *spans: tuple[int, int, float, float]) -> None:
@@ -70,4 +70,4 @@ async def lag(queue: Queue, *spans: tuple[int, int, float, float]) -> None:
     quarter = int(time.time() // 900)
     for back, number, mean, longest in spans:
         text = f"{number} {int(mean * number * 1000)} {int(longest * 1000)}"
-        await queue.redis.execute_command("HSET", f"{queue.prefix}:lag", str(quarter - back), text)
+        await command(queue, "HSET", f"{queue.prefix}:lag", str(quarter - back), text)

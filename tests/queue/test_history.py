@@ -13,7 +13,7 @@ from replicator.errors import ErrorClass
 from replicator.queue import Description, Findings, History, Job, Lane, LetterPart, Queue, Reconciles, ReconcileState
 from replicator.queue.claim import Claim, Verdict
 from replicator.queue.history import MOST_JOBS, MOST_RECONCILES, encode_entry, lag_ms
-from tests.queue.conftest import Recorder, eventually, idle, working
+from tests.queue.conftest import Recorder, command, eventually, idle, working
 from tests.queue.test_trying_again import Fault
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ async def test_a_backfill_pushes_no_event_out_and_no_lane_grows_without_end(queu
             entry = encode_entry(claim, Lane(lane), Verdict("done"), 0.1, DESCRIPTION)
             token = claim.record["token"]
             await queue.run_script("finish", claim.id, token, claim.generation, lane, "done", 0, 0, "{}", "", entry)
-    assert await queue.redis.execute_command("LLEN", f"{queue.prefix}:history:events") == 4
-    assert await queue.redis.execute_command("LLEN", f"{queue.prefix}:history:backfill") == MOST_JOBS
+    assert await command(queue, "LLEN", f"{queue.prefix}:history:events") == 4
+    assert await command(queue, "LLEN", f"{queue.prefix}:history:backfill") == MOST_JOBS
     ended = (await History.read(queue)).ended
     assert [entry.id for entry in ended if entry.lane is Lane.EVENTS] == ["events-2", "events-1", "events-0"]
 
@@ -117,11 +117,9 @@ async def test_lags_of_more_than_two_days_ago_and_of_the_future_are_forgotten(qu
     quarter = int(time.time() // 900)
     old = {str(quarter - back): "1 1000 1000" for back in range(185, 400)}
     fields = {**old, str(quarter + 50): "1 1 1", "0": "no numbers"}
-    await queue.redis.execute_command(
-        "HSET", f"{queue.prefix}:lag", *(part for pair in fields.items() for part in pair)
-    )
+    await command(queue, "HSET", f"{queue.prefix}:lag", *(part for pair in fields.items() for part in pair))
     await finish(queue, "r.example/a:1", "", 2000)
-    left = await queue.redis.execute_command("HKEYS", f"{queue.prefix}:lag")
+    left = await command(queue, "HKEYS", f"{queue.prefix}:lag")
     assert len(left) <= 8
     assert all(quarter - 192 < int(name) <= quarter + 1 for name in left)
     assert (await History.read(queue)).lags[-1].longest == 2.0
@@ -169,11 +167,11 @@ async def test_nothing_about_the_history_fails_a_copy(queue: Queue, handler: Rec
 
 
 async def test_what_another_version_noted_is_left_out(queue: Queue) -> None:
-    await queue.redis.execute_command(
-        "LPUSH", f"{queue.prefix}:history:events", "nonsense", '1 {"id": 3}', "1 []", "99999999999999999 {}"
+    await command(
+        queue, "LPUSH", f"{queue.prefix}:history:events", "nonsense", '1 {"id": 3}', "1 []", "99999999999999999 {}"
     )
-    await queue.redis.execute_command("LPUSH", f"{queue.prefix}:history:reconciles", "{}")
-    await queue.redis.execute_command("HSET", f"{queue.prefix}:lag", "x", "1 2 3", "5", "0 0 0", "6", "?")
+    await command(queue, "LPUSH", f"{queue.prefix}:history:reconciles", "{}")
+    await command(queue, "HSET", f"{queue.prefix}:lag", "x", "1 2 3", "5", "0 0 0", "6", "?")
     history = await History.read(queue)
     assert (history.ended, history.lags, history.reconciles) == ((), (), ())
 
