@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from replicator.queue import Job, Lane, LeaseLost, Queue, Running, Worker
+from replicator.queue.claim import Claim
 from replicator.queue.job import dump_json
-from replicator.queue.lane_worker import Claim
 from tests.queue.conftest import QUICK, Recorder, eventually, idle, working
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from replicator.queue import Job, Lane, Queue, Running, Worker
-from replicator.queue.lane_worker import Claim
+from replicator.queue.claim import Claim
 from tests.queue.conftest import QUICK, Recorder, eventually, idle, working
 
 if TYPE_CHECKING:
