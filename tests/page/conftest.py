@@ -61,9 +61,9 @@ async def ask(
     url: str, *, password: str | None, headers: dict[str, str] | None = None, form: dict[str, str] | None = None
 ) -> Answer:
     """Ask for the page, or send it a form, as a person with a password."""
-    login = None if password is None else aiohttp.BasicAuth("anyone", password)
+    login = {} if password is None else {"Authorization": aiohttp.encode_basic_auth("anyone", password)}
     async with (
-        aiohttp.ClientSession(auth=login) as session,
+        aiohttp.ClientSession(headers=login) as session,
         session.request(
             "GET" if form is None else "POST", url, data=form, headers=headers, allow_redirects=False
         ) as answer,
