@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 system: ## Install the real servers and peers that tests and demo run against (Debian packages)
-	@./.ci/apt-install docker-registry skopeo redis-server curl
+	@./.ci/apt-install docker-registry skopeo redis-server curl chromium
 
 test: install system ## Run the whole suite
 	$(BIN)/pytest --numprocesses=auto $(PYTEST_ARGS)
