@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import structlog
 
 from replicator.errors import ErrorClass
+from replicator.printing import printable
 from replicator.queue.job import JsonValue, Lane, dump_json, load_json
 from replicator.queue.reconcile import ReconcileResult, read_result
 from replicator.queue.snapshots import moment
@@ -30,14 +31,14 @@ if TYPE_CHECKING:
 log = structlog.get_logger("replicator.queue")
 
 MOST_JOBS = 1000
-"""Jobs that are kept, a lane (``chronicle.lua``); one takes 0.3 to 3 KB."""
+"""Jobs that are kept, a lane (``chronicle.lua``); one takes 0.3 to 6 KB."""
 MOST_RECONCILES = 30
 """Reconciles that are kept."""
 LAG_SPAN = timedelta(minutes=15)
 """The length of one :class:`LagSpan`."""
 LAG_KEPT = timedelta(hours=48)
 """How long lags are kept."""
-_MOST_CHARACTERS = 600
+_MOST_BYTES = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +180,9 @@ def encode_entry(
             "id": claim.id,
             "lane": lane,
             "result": description.result,
-            "source": description.source[:_MOST_CHARACTERS],
-            "rule": description.rule[:_MOST_CHARACTERS],
-            "note": str(note)[:_MOST_CHARACTERS],
+            "source": _cut(description.source),
+            "rule": _cut(description.rule),
+            "note": _cut(str(note)),
             "error_class": verdict.error_class,
             "bytes": description.bytes,
             "seconds": round(seconds, 3),
@@ -196,6 +197,11 @@ def lag_ms(lane: Lane, verdict: Verdict, seconds: float, description: Descriptio
     if lane is not Lane.EVENTS or verdict.how != "done" or description is None or not description.arrived:
         return ""
     return int((seconds if verdict.lag is None else verdict.lag) * 1000)
+
+
+def _cut(text: str) -> str:
+    """Bound a text by what it takes in JSON, where a control character takes six bytes."""
+    return printable(text).encode(errors="replace")[:_MOST_BYTES].decode(errors="ignore")
 
 
 def _read_entry(text: bytes) -> Ended | None:

@@ -148,7 +148,7 @@ async def test_a_name_or_an_error_of_any_length_takes_little_room() -> None:
     long = "x" * 100_000
     description = Description("given up", long, long, long)
     entry = encode_entry(CLAIM, Lane.EVENTS, Verdict("done"), 1.0, description)
-    assert len(entry) < 3000
+    assert len(entry) < 2200
 
 
 async def test_nothing_about_the_history_fails_a_copy(queue: Queue, handler: Recorder) -> None:
