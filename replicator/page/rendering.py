@@ -9,7 +9,6 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from rich.filesize import decimal
 
 from replicator.page.activity import activity
@@ -66,8 +65,7 @@ class Page:
             "iso": iso,
             "clock": lambda moment: f"{moment:%Y-%m-%d %H:%M:%S} UTC",
         }
-        # They are ours, and without them the policy's hashes would not fit.
-        self._environment.globals |= {"style": Markup(style), "script": Markup(script)}  # noqa: S704
+        self._environment.globals |= {"style": style, "script": script}
         self.policy = "; ".join(
             (
                 "default-src 'none'",

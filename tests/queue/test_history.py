@@ -155,6 +155,8 @@ async def test_nothing_about_the_history_fails_a_copy(queue: Queue, handler: Rec
     for key in ("history:events", "lag"):
         await queue.redis.set(f"{queue.prefix}:{key}", "of another kind")
 
+    assert await finish(queue, "r.example/b:1", "{}", 5) == b"done"
+
     def broken(*_: Any) -> Description:
         raise KeyError("a fault")
 
