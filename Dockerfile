@@ -5,7 +5,7 @@ WORKDIR /build
 RUN python -m venv /opt/replicator
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY replicator ./replicator
-RUN /opt/replicator/bin/pip install --no-cache-dir --constraint constraints.txt '.[aliyun]'
+RUN /opt/replicator/bin/pip install --no-cache-dir --constraint constraints.txt '.[aliyun,otlp]'
 
 FROM python:3.11-slim-bookworm
 # A fixed id, so that files and volumes of the host can be given to it by number.

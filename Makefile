@@ -18,7 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || ./.ci/apt-install python3-venv
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade 'pip>=24'
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[aliyun,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[aliyun,otlp,dev]'
 	@touch $@
 
 system: ## Install the real servers and peers that tests and demo run against (Debian packages)
@@ -38,6 +38,8 @@ format: install ## Put the code into its canonical form
 
 docs: install ## Renew the generated parts of docs/
 	$(BIN)/python -m tests.docs.settings_table
+	$(BIN)/python -m tests.docs.metrics_table
+	$(BIN)/python -m tests.docs.schema
 
 demo: install system ## Replicate between two local registries, visibly, and stop
 	$(BIN)/python -m tests.demo

@@ -22,6 +22,7 @@ LOGIN_HINT = (
 )
 """What an operator should know about ACR's logins."""
 
+_QUANTITY = re.compile(r"quota|exceed|limit", re.IGNORECASE)
 _LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
 _REGION = rf"(?P<region>{_LABEL})"
 _HOSTS = (
@@ -116,6 +117,11 @@ def service_of(service: str) -> Service | None:
 def is_acr(registry: str) -> bool:
     """Tell whether ``host[:port]`` is an ACR endpoint, be its form known to `endpoint_of` or newer."""
     return _host(registry).endswith(".aliyuncs.com")
+
+
+def is_of_quantity(words: str) -> bool:
+    """Tell whether the words of a refusal are about a quota."""
+    return _QUANTITY.search(words) is not None
 
 
 def _host(registry: str) -> str:

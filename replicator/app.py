@@ -5,6 +5,9 @@
 | ``POST /webhooks/harbor`` | 202 queued, 200 ignored, 400, 401, 403 sender's address, 408, 413, 503 not queued |
 | ``GET /healthz`` | 200 as long as the process serves |
 | ``GET /readyz`` | 200 when an event could be queued and, where this process has a worker, copied; else 503 and why |
+| ``GET /metrics`` | the metrics, for Prometheus |
+
+The probes and the metrics can be had at an address of their own, too: `create_probes_app`. They need no token.
 
 A 2xx to a webhook means: durably queued, or ignored for the reason given. Harbor waits 3 s for it in all.
 """
@@ -12,6 +15,7 @@ A 2xx to a webhook means: durably queued, or ignored for the reason given. Harbo
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
@@ -21,15 +25,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from replicator import replication
-from replicator.events import PUSH, Event, MalformedEvent, Push, parse_event
+from replicator.events import PUSH, Event, Fate, MalformedEvent, Push, parse_event
 from replicator.queue import Lane, QueueError
 from replicator.reference import Reference, Repository
 from replicator.request_body import read_body
+from replicator.request_ids import Named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from starlette.requests import Request
+    from starlette.types import ASGIApp
 
     from replicator.entrance import Entrance
     from replicator.queue import Queue
@@ -40,6 +46,8 @@ log = structlog.get_logger("replicator.webhook")
 MAX_BODY = 1024 * 1024
 """Bytes of a webhook's body; Harbor's events have about one thousand."""
 _RETRY_AFTER = "15"
+_CREDIBLE = timedelta(days=1)
+"""How far an event's time may be from ours. Harbor's attempts to deliver one are over within hours."""
 
 
 class Liveness(Protocol):
@@ -49,6 +57,25 @@ class Liveness(Protocol):
         """Say what is wrong, a sentence each; nothing when all is well."""
 
 
+class DeliveryObserver(Protocol):
+    """Is told of deliveries to the webhook. It returns at once, and raises nothing."""
+
+    def delivered(self, kind: str | None, fate: Fate) -> None:
+        """Hear of a delivery.
+
+        Args:
+            kind: the event's type as Harbor names it; None where it was not read.
+            fate: what became of it.
+        """
+
+
+class Exposition(Protocol):
+    """Writes the metrics."""
+
+    async def expose(self, accept: str) -> tuple[bytes, str]:
+        """Return them and their content type, as the request's ``Accept`` wants them. It raises nothing."""
+
+
 class Webhook:
     """Takes events, and queues the copies that the rules name for them.
 
@@ -56,10 +83,21 @@ class Webhook:
         rules: say what is copied where.
         queue: takes the copies.
         entrance: whose events are taken.
+        observer: told of every delivery.
+        trace: returns the current trace, which is given on with the copies; None without traces.
     """
 
-    def __init__(self, rules: Rules, queue: Queue, entrance: Entrance) -> None:
+    def __init__(
+        self,
+        rules: Rules,
+        queue: Queue,
+        entrance: Entrance,
+        observer: DeliveryObserver,
+        trace: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self._queue = queue
+        self._trace = trace
+        self._observer = observer
         self.renew(rules, entrance)
 
     def renew(self, rules: Rules, entrance: Entrance) -> None:
@@ -72,23 +110,34 @@ class Webhook:
         """Answer one delivery."""
         if not self._entrance.admits(_client(request)):
             log.warning("webhook refused", reason="address not in REPLICATOR_WEBHOOK_SOURCES", client=_client(request))
+            self._observer.delivered(None, Fate.UNAUTHORIZED)
             return _refusal(403, "webhooks are not taken from this address")
         token = self._entrance.knows(request.headers.get("Authorization", ""))
         if token is None:
             log.warning("webhook refused", reason="wrong Authorization", client=_client(request))
+            self._observer.delivered(None, Fate.UNAUTHORIZED)
             return _refusal(401, "the Authorization header is not the configured webhook token")
+        kind = None
         try:
             event = parse_event(await read_body(request, MAX_BODY))
+            # Harbor's older format has no id: there the delivery's own stands for it.
+            event, kind = replace(event, id=event.id or request.state.request_id), event.type
             answer, queued = await self._take(event, request.query_params.get("registry"))
+        except HTTPException:
+            self._observer.delivered(kind, Fate.MALFORMED)
+            raise
         except MalformedEvent as error:
             log.warning("webhook refused", reason=str(error), client=_client(request))
+            self._observer.delivered(kind, Fate.MALFORMED)
             return _refusal(400, str(error))
         except QueueError as error:
             log.error("webhook not queued", error=str(error))  # noqa: TRY400 - Redis's absence, not a fault of ours
+            self._observer.delivered(kind, Fate.UNAVAILABLE)
             return _refusal(503, "the queue can't take it now; deliver it again", {"Retry-After": _RETRY_AFTER})
         # Whoever changes the token sees here who still has the old one.
         former = {"token": "former", "client": _client(request)} if token == "former" else {}  # noqa: S105 - a word
         log.info("webhook taken", type=event.type, event_id=event.id, **answer, **former)
+        self._observer.delivered(kind, Fate.QUEUED if queued else Fate.IGNORED)
         return JSONResponse(answer, 202 if queued else 200)
 
     async def _take(self, event: Event, registry: str | None) -> tuple[dict[str, Any], bool]:
@@ -110,7 +159,10 @@ class Webhook:
             ignored += [reason] if reason else []
         if not requests:
             return {"ignored": "; ".join(dict.fromkeys(ignored))}, False
-        await self._queue.enqueue([replication.job(request) for request in requests], Lane.EVENTS)
+        pushed = _credible(event.occurred)
+        about: dict[str, Any] = {"event_id": event.id, "pushed": pushed, "trace": self._trace()}
+        jobs = [replication.job(request, **about) for request in requests]
+        await self._queue.enqueue(jobs, Lane.EVENTS)
         queued = [{"source": str(item.source), "destination": str(item.destination)} for item in requests]
         return {"queued": queued, **({"ignored": "; ".join(ignored)} if ignored else {})}, True
 
@@ -174,30 +226,61 @@ class Probes:
 
 
 def create_app(
-    webhook: Webhook, queue: Queue, *, parts: Iterable[Liveness] = (), more: Iterable[Route] = ()
-) -> Starlette:
-    """Build the ASGI application.
+    webhook: Webhook,
+    queue: Queue,
+    *,
+    parts: Iterable[Liveness] = (),
+    exposition: Exposition | None = None,
+    access_log: bool = False,
+    more: Iterable[Route] = (),
+) -> ASGIApp:
+    """Build the ASGI application of the webhook.
 
     Args:
         webhook: takes the events.
         queue: must take writes.
         parts: what ``/readyz`` asks besides the queue.
+        exposition: writes the metrics; None where they are at another address.
+        access_log: log a line for every request.
         more: what else is served.
     """
-    probes = Probes(queue, parts)
 
     async def harbor(request: Request) -> Response:
         return await webhook(request)
 
-    return Starlette(
-        routes=[
-            Route("/webhooks/harbor", harbor, methods=["POST"]),
-            Route("/healthz", probes.health),
-            Route("/readyz", probes.readiness),
-            *more,
-        ],
-        exception_handlers={HTTPException: _http_error},
-    )
+    routes = [Route("/webhooks/harbor", harbor, methods=["POST"]), *_probes(queue, parts, exposition), *more]
+    return _named(routes, access_log=access_log)
+
+
+def create_probes_app(
+    queue: Queue, *, parts: Iterable[Liveness], exposition: Exposition, access_log: bool = False
+) -> ASGIApp:
+    """Build the ASGI application of the probes and the metrics, for an address of their own.
+
+    Args:
+        queue: what ``/readyz`` asks.
+        parts: what it asks besides.
+        exposition: writes the metrics.
+        access_log: log a line for every request.
+    """
+    return _named(_probes(queue, parts, exposition), access_log=access_log)
+
+
+def _named(routes: list[Route], *, access_log: bool) -> ASGIApp:
+    return Named(Starlette(routes=routes, exception_handlers={HTTPException: _http_error}), access_log=access_log)
+
+
+def _probes(queue: Queue, parts: Iterable[Liveness], exposition: Exposition | None) -> list[Route]:
+    probes = Probes(queue, parts)
+    routes = [Route("/healthz", probes.health), Route("/readyz", probes.readiness)]
+    if exposition is None:
+        return routes
+
+    async def metrics(request: Request) -> Response:
+        text, content_type = await exposition.expose(request.headers.get("Accept", ""))
+        return Response(text, headers={"Content-Type": content_type})
+
+    return [*routes, Route("/metrics", metrics)]
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
@@ -207,6 +290,13 @@ async def _http_error(_: Request, error: Exception) -> Response:
 
 def _refusal(status: int, reason: str, headers: Any = None) -> Response:
     return JSONResponse({"error": reason}, status, headers)
+
+
+def _credible(occurred: datetime | None) -> datetime | None:
+    """The time of an event; None where it tells none, or one so far off that its clock tells nothing."""
+    if occurred is None or abs(datetime.now(UTC) - occurred) > _CREDIBLE:
+        return None
+    return occurred
 
 
 def _canonical(registry: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 from replicator.reference import is_digest, is_repository_name, is_tag
@@ -27,9 +28,27 @@ _CLOUD_TYPES = {
     "harbor.replication.status.changed": "REPLICATION",
     "harbor.tag_retention.finished": "TAG_RETENTION",
 }
+TYPES = frozenset(_CLOUD_TYPES.values())
+"""The types of Harbor's events that are known, as the Default format names them."""
+
 _MAX_RESOURCES = 1000
 """Harbor sends one; a list this long is no event of Harbor's."""
 _MAX_NAME = 100
+
+
+class Fate(StrEnum):
+    """What became of a delivery."""
+
+    QUEUED = "queued"
+    """Copies were queued for it."""
+    IGNORED = "ignored"
+    """It asks for nothing that the rules name."""
+    MALFORMED = "malformed"
+    """It was no event of Harbor's, or did not arrive whole."""
+    UNAUTHORIZED = "unauthorized"
+    """It had not the webhook's token."""
+    UNAVAILABLE = "unavailable"
+    """The queue could not take it."""
 
 
 class MalformedEvent(ValueError):

@@ -7,21 +7,20 @@ import socket
 import ssl
 from typing import TYPE_CHECKING
 
-import structlog
 import uvicorn
+from yarl import URL
 
 from replicator.connections import BoundedProtocol
 from replicator.errors import ConfigError, Problem
+from replicator.settings import split_address
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from starlette.applications import Starlette
+    from starlette.types import ASGIApp
 
     from replicator.settings import Settings
-
-log = structlog.get_logger("replicator")
 
 _CLOSE_SECONDS = 3
 """What requests under way get to end once the listener closes; more than the queue's own deadline."""
@@ -91,24 +90,60 @@ def certificate_of(settings: Settings) -> Certificate | None:
     return None
 
 
-def listen(settings: Settings) -> socket.socket:
-    """Bind the address; done before anything else is started, so that a second instance fails at once.
+def listen(address: str, variable: str) -> socket.socket:
+    """Bind an address; done before anything else is started, so that a second instance fails at once.
+
+    Args:
+        address: ``host:port``.
+        variable: the setting it is from.
 
     Raises:
         ConfigError: it can't be listened on.
     """
-    host, port = settings.listen_host, settings.listen_port
+    host, port = split_address(address)
     family = socket.AF_INET6 if ":" in host or (not host and socket.has_dualstack_ipv6()) else socket.AF_INET
     dual = not host and family == socket.AF_INET6
     try:
         return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=dual)
     except OSError as error:
-        problem = Problem("REPLICATOR_LISTEN", f"{settings.listen}: can't be listened on: {error.strerror or error}")
+        problem = Problem(variable, f"{address}: can't be listened on: {error.strerror or error}")
         raise ConfigError("settings", [problem]) from None
 
 
 class Server(uvicorn.Server):
-    """A uvicorn that leaves signals to the process, and says where it listens once it does."""
+    """A uvicorn that leaves signals to the process, and says where it listens once it does.
+
+    Args:
+        app: what answers.
+        told: is given each address as a URL without a path.
+        certificate: what HTTPS is served with; None for plain HTTP.
+        proxies: addresses and networks whose ``X-Forwarded-For`` is believed.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        told: Callable[[URL], None],
+        *,
+        certificate: Certificate | None = None,
+        proxies: str | None = None,
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=BoundedProtocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=proxies is not None,
+                forwarded_allow_ips=proxies.replace(",", " ").split() if proxies is not None else [],
+                timeout_graceful_shutdown=_CLOSE_SECONDS,
+                ssl_context_factory=None if certificate is None else lambda _, __: certificate.context,
+            )
+        )
+        self._told = told
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -121,31 +156,4 @@ class Server(uvicorn.Server):
         scheme = "https" if self.config.is_ssl else "http"
         for listener in sockets or ():
             host, port = listener.getsockname()[:2]
-            shown = f"[{host}]" if ":" in host else host
-            log.info("listening", address=f"{shown}:{port}", webhook=f"{scheme}://{shown}:{port}/webhooks/harbor")
-
-
-def make_server(app: Starlette, settings: Settings, certificate: Certificate | None) -> Server:
-    """Make the server of an application; who makes it runs it on a socket.
-
-    Args:
-        app: what answers.
-        settings: name the proxies that are believed.
-        certificate: what HTTPS is served with; None for plain HTTP.
-    """
-    proxies = settings.trusted_proxies
-    return Server(
-        uvicorn.Config(
-            app,
-            http=BoundedProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=proxies is not None,
-            forwarded_allow_ips=proxies.replace(",", " ").split() if proxies is not None else [],
-            timeout_graceful_shutdown=_CLOSE_SECONDS,
-            ssl_context_factory=None if certificate is None else lambda _, __: certificate.context,
-        )
-    )
+            self._told(URL(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"))

@@ -1,7 +1,8 @@
 """The scheduled reconcile beside a webhook or a worker: events get lost, and this finds what they should have told of.
 
 Each due run is done by one of the processes on a queue. It lists and compares all that the rules name, queues what
-differs in the backfill lane, and does not wait for the copies.
+differs in the backfill lane, and does not wait for the copies. Where the settings want it, it first makes sure of
+Harbor's webhook policies: what is pushed from then on is told of, and what was pushed before is listed.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from replicator.registry import Registries
     from replicator.rules import Rules
     from replicator.schedule import Schedule
+    from replicator.webhooks.registering import Registrar
 
 log = structlog.get_logger("replicator.reconcile")
 
@@ -58,6 +60,19 @@ def next_run(schedule: Schedule, state: ReconcileState) -> datetime:
         return schedule.due(state.last_started, state.now)
     again = min(schedule.due(last.ended, state.now), last.ended + _AGAIN)
     return max(state.now, again)
+
+
+def overdue(schedule: Schedule | None, state: ReconcileState) -> float:
+    """Say for how many seconds a run has been due that nobody has begun; 0 when none is due, or one runs.
+
+    Args:
+        schedule: when runs are due; None for never.
+        state: what all processes know. Before the first run has ended there is nothing to count from: 0.
+    """
+    if schedule is None or state.running is not None or state.last_started is None:
+        return 0.0
+    due = schedule.due(state.last_started, state.last_started)
+    return max(0.0, (state.now - due).total_seconds())
 
 
 def findings(report: Report) -> Findings:
@@ -87,6 +102,7 @@ class Reconciler:
         copier: to compare.
         queue: takes what differs, and says which process has the turn.
         checks: learns what is seen at destinations.
+        registrar: makes Harbor's webhook policies; None where that is not wanted.
         lease: seconds after which the run of a process that died is begun anew by another.
         deadline: seconds after which a run counts as failed.
     """
@@ -100,6 +116,7 @@ class Reconciler:
         queue: Queue,
         checks: Checks | None = None,
         *,
+        registrar: Registrar | None = None,
         lease: float = 30.0,
         deadline: float = _DEADLINE,
     ) -> None:
@@ -109,6 +126,8 @@ class Reconciler:
         self._copier = copier
         self._queue = queue
         self._checks = checks
+        self._registrar = registrar
+        self._unregistered: int | None = None
         self._reconciles = Reconciles(queue, lease=lease)
         self._deadline = deadline
         self._stopping = asyncio.Event()
@@ -210,13 +229,13 @@ class Reconciler:
         def progress() -> Progress:
             return Progress(backfill.report.listed, backfill.report.counts.total())
 
-        running = asyncio.create_task(backfill.run())
+        running = asyncio.create_task(self._register_and(backfill))
         keeping = asyncio.create_task(lease.keep(progress))
         await self._unless_stopped(running, keeping, timeout=self._deadline)
         lost = keeping.done()
         await cancel_all({running, keeping})
         if not running.cancelled() and running.exception() is None:
-            await self._note(lease, findings(running.result()), backfill.report)
+            await self._note(lease, self._findings(running.result()), backfill.report)
         elif self._stopping.is_set():
             log.info("reconcile stopped")
             with contextlib.suppress(QueueUnavailable):
@@ -225,7 +244,21 @@ class Reconciler:
             log.warning("reconcile lost", reason="its lease could not be renewed, so that another may run it")
         else:
             error = self._why(running)
-            await self._note(lease, replace(findings(backfill.report), error=error), backfill.report)
+            await self._note(lease, replace(self._findings(backfill.report), error=error), backfill.report)
+
+    async def _register_and(self, backfill: Backfill) -> Report:
+        """Make sure of the webhook policies, then compare, whatever became of those."""
+        self._unregistered = None
+        if self._registrar is not None:
+            try:
+                self._unregistered = await self._registrar.run()
+            except Exception:
+                # A fault in this must not keep lost events from being found.
+                log.exception("webhook registration broken")
+        return await backfill.run()
+
+    def _findings(self, report: Report) -> Findings:
+        return replace(findings(report), unregistered=self._unregistered)
 
     def _why(self, running: asyncio.Task[Report]) -> str:
         """Say why a run failed."""

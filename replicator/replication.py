@@ -16,6 +16,7 @@ from replicator.transfer import CopyFailed, copy, copy_signature
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from replicator.copy import Copier
     from replicator.queue import Checks, JsonValue, Running
@@ -30,15 +31,42 @@ _LOOKS_FOR_SOURCE = 3
 GIVEN_UP = "given up"
 """The result of a copy that is not tried again by itself."""
 
+_EVENT_ID = "event_id"
+_TRACE = "traceparent"
 
-def job(request: CopyRequest, *, retries: int | None = None) -> Job:
+
+def job(
+    request: CopyRequest,
+    *,
+    retries: int | None = None,
+    event_id: str | None = None,
+    pushed: datetime | None = None,
+    trace: str | None = None,
+) -> Job:
     """Make the queue's job for a copy request: its id is the destination, so one destination is one job.
 
     Args:
         request: what to copy where.
         retries: how often a failure is tried again; None for the worker's own patience.
+        event_id: names the event that asks for it in log lines; None where none does.
+        pushed: when the push was that asks for it; None where none does, or its time is not known.
+        trace: the ``traceparent`` of what asks for it; None without traces.
     """
-    return Job(str(request.destination), request.to_json(), retries)
+    known = {_EVENT_ID: event_id, _TRACE: trace}
+    named = {name: value for name, value in known.items() if value is not None}
+    return Job(str(request.destination), {**request.to_json(), **named}, retries, pushed)
+
+
+def event_of(payload: Mapping[str, Any]) -> str | None:
+    """Return the id of the event that asked for a job; None where none did, or an older version took it."""
+    event_id = payload.get(_EVENT_ID)
+    return event_id if isinstance(event_id, str) else None
+
+
+def trace_of(payload: Mapping[str, Any]) -> str | None:
+    """Return the ``traceparent`` of what asked for a job; None where it left none."""
+    trace = payload.get(_TRACE)
+    return trace if isinstance(trace, str) else None
 
 
 def may_trust(request: CopyRequest) -> bool:
@@ -114,15 +142,14 @@ class Handler:
                 "copy failed",
                 source=str(request.source),
                 destination=str(request.destination),
-                rule=request.rule,
-                tries=running.tries,
                 error_class=str(error.error_class),
                 error=str(error),
                 seconds=round(time.monotonic() - started, 3),
+                **_circumstances(request, running),
             )
             raise
         level = trouble if outcome.warnings else logging.INFO
-        log.log(level, "copy done", **_told(outcome), rule=request.rule, tries=running.tries, lane=str(running.lane))
+        log.log(level, "copy done", **_told(outcome), **_circumstances(request, running))
         return outcome.to_json()
 
     async def _outcome(self, request: CopyRequest, running: Running) -> Outcome:
@@ -175,6 +202,19 @@ class Handler:
             # Without signatures the tag is the last that is written.
             at = time.time() if outcome.result is Result.COPIED else began
             self._checks.saw(str(request.destination), wanted_key(outcome.source_digest, request.options), at)
+
+
+def _circumstances(request: CopyRequest, running: Running) -> dict[str, Any]:
+    """Return what is told of a try however it ended; what is not known is left out."""
+    event_id = event_of(running.payload)
+    lag = None if running.pushed is None else round(max(0.0, time.time() - running.pushed.timestamp()), 3)
+    known = {"lag": lag, "event_id": event_id}
+    return {
+        "rule": request.rule,
+        "tries": running.tries,
+        "lane": str(running.lane),
+        **{name: value for name, value in known.items() if value is not None},
+    }
 
 
 def _told(outcome: Outcome) -> dict[str, Any]:

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from replicator.copy import Copier
-    from replicator.queue import Lane
-    from replicator.registry import Registries
+    from replicator.queue import Lane, TryObserver
+    from replicator.registry import Registries, RequestObserver
     from replicator.rules import Rules
     from replicator.settings import Settings
+    from replicator.traces.traces import Traces
 
 
 def retry_policy(settings: Settings) -> RetryPolicy:
@@ -45,17 +46,20 @@ async def open_queue(settings: Settings) -> AsyncIterator[Queue]:
 
 
 @asynccontextmanager
-async def open_copier(settings: Settings, rules: Rules, queue: Queue) -> AsyncIterator[tuple[Registries, Copier]]:
+async def open_copier(
+    settings: Settings, rules: Rules, queue: Queue, observer: RequestObserver | None = None
+) -> AsyncIterator[tuple[Registries, Copier]]:
     """Open the way to the registries that the rules name, and a copier that shares what it knows through the queue.
 
     Args:
         settings: time limits and numbers at once.
         rules: whose credentials are used, and beyond whose hosts nothing goes.
         queue: whose Redis the processes share.
+        observer: told of every request.
     """
     async with (
         aclosing(RedisMemory(queue)) as memory,
-        open_registries(settings, access_by(rules.credentials), RedisSharing(queue), memory) as opened,
+        open_registries(settings, access_by(rules.credentials), RedisSharing(queue), memory, observer) as opened,
     ):
         yield opened
 
@@ -80,6 +84,8 @@ def make_worker(
     concurrency: Mapping[Lane, int],
     policy: RetryPolicy | None = None,
     checks: Checks | None = None,
+    observer: TryObserver | None = None,
+    traces: Traces | None = None,
 ) -> Worker:
     """Make a worker that copies; who makes it runs it.
 
@@ -92,14 +98,18 @@ def make_worker(
         policy: when a failed copy is tried again.
         checks: learns what is seen at destinations. Without it nothing is told; what others saw of a tag is void in any
             case before the tag is written.
+        observer: told how tries end.
+        traces: have a span for each copy; None without traces.
     """
+    handler = Handler(registries, copier, checks)
     return Worker(
         queue,
-        Handler(registries, copier, checks),
+        handler if traces is None else traces.around_handler(handler),
         concurrency=concurrency,
         policy=policy or retry_policy(settings),
         lease=settings.lease,
         drain=settings.drain_timeout,
         timeout=settings.copy_timeout,
         describe=describe,
+        observer=observer,
     )

@@ -2,6 +2,8 @@
 
 Each runs the scheduled reconcile too, when it is due and no other process on the queue does.
 
+Both serve probes and metrics: at the webhook's address, or at one of their own.
+
 At SIGTERM or SIGINT the worker takes no new copies and gives the running ones the drain time; until then events are
 still taken, as they are durable in the queue whoever copies them. A second signal ends at once.
 """
@@ -17,27 +19,33 @@ from typing import TYPE_CHECKING
 import structlog
 
 from replicator import __version__
-from replicator.app import Webhook, create_app
+from replicator.app import Webhook, create_app, create_probes_app
 from replicator.entrance import Entrance
-from replicator.listening import certificate_of, listen, make_server
+from replicator.listening import Server, certificate_of, listen
+from replicator.metrics import Metrics
 from replicator.page import Door, StatusPage
 from replicator.queue import InForce, Lane, announced
 from replicator.reconciling import Reconciler
 from replicator.reloading import Reloader
 from replicator.runtime import make_worker, open_checks, open_copier, open_queue
 from replicator.signals import ending_at_signals
+from replicator.traces import open_traces
 from replicator.transfer import access_by
+from replicator.webhooks.registering import needed_for_policies, open_registrar
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Callable
 
-    from replicator.listening import Server
+    from yarl import URL
+
     from replicator.queue import Queue, Worker
     from replicator.registry import Registries
     from replicator.reloading import Configuration
     from replicator.rules import Rules
     from replicator.settings import Settings
+    from replicator.traces.traces import Traces
+    from replicator.webhooks.registering import Registrar
 
 log = structlog.get_logger("replicator")
 
@@ -63,6 +71,67 @@ class _Process:
             self._worker.stop()
 
 
+def _tell_webhook(url: URL) -> None:
+    log.info("listening", address=url.authority, webhook=f"{url.origin()}/webhooks/harbor")
+
+
+def _tell_metrics(url: URL) -> None:
+    log.info("listening for probes", address=url.authority, metrics=f"{url.origin()}/metrics")
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What both processes are made of."""
+
+    queue: Queue
+    metrics: Metrics
+    traces: Traces | None
+    registries: Registries
+    worker: Worker
+    reconciler: Reconciler
+    registrar: Registrar | None
+
+    def trace(self) -> str | None:
+        """Return the current trace, as it is given on to the queue's jobs; None without traces."""
+        return self.traces.carrier() if self.traces is not None else None
+
+    def renew(self, new: Configuration) -> None:
+        """Go on under another configuration: what begins from now on, copies and reconciles."""
+        self.registries.renew(access_by(new.rules.credentials))
+        self.reconciler.renew(new.rules)
+        self.metrics.know(new.rules)
+        if self.registrar is not None:
+            self.registrar.renew(new.settings, new.rules)
+
+
+@contextlib.asynccontextmanager
+async def _open(settings: Settings, rules: Rules) -> AsyncIterator[_Parts]:
+    """Open the parts, and close them in the right order. Who opens them runs them."""
+    concurrency = {Lane.EVENTS: settings.concurrency, Lane.BACKFILL: settings.backfill_concurrency}
+    async with open_traces() as traces, open_queue(settings) as queue:
+        metrics = Metrics(rules, queue, settings.schedule)
+        requests = metrics.requests if traces is None else traces.around_observer(metrics.requests)
+        async with (
+            open_copier(settings, rules, queue, requests) as (registries, copier),
+            open_checks(queue) as checks,
+        ):
+            worker = make_worker(
+                settings,
+                queue,
+                registries,
+                copier,
+                concurrency=concurrency,
+                checks=checks,
+                observer=metrics.tries,
+                traces=traces,
+            )
+            registrar = open_registrar(settings, rules, registries)
+            reconciler = Reconciler(
+                settings.schedule, rules, registries, copier, queue, checks, registrar=registrar, lease=settings.lease
+            )
+            yield _Parts(queue, metrics, traces, registries, worker, reconciler, registrar)
+
+
 async def serve(first: Configuration, load: Callable[[], Configuration], *, with_worker: bool) -> None:
     """Serve the webhook until a signal; with a worker in the same process or without.
 
@@ -72,18 +141,26 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, with
         with_worker: whether to copy, too.
 
     Raises:
-        ConfigError: there is no token, the address can't be listened on, or the queue's settings are wrong.
+        ConfigError: there is no token, policies are wanted and what they need is missing, an address can't be listened
+            on, or the queue's settings are wrong.
         QueueError: the embedded queue does not start.
     """
     _nothing_to_load_anew_yet()
     settings, rules = first.settings, first.rules
+    needed_for_policies(settings)
     entrance, certificate = Entrance.of(settings), certificate_of(settings)
     if entrance.is_open:
         log.warning("webhook open to everyone", reason="REPLICATOR_WEBHOOK_ANONYMOUS")
     log.info("starting", version=__version__, sources=len(rules.sources()), worker=with_worker)
-    with contextlib.closing(listen(settings)) as listener, ending_at_signals() as ending:
-        async with _parts(settings, rules) as parts:
-            webhook = Webhook(rules, parts.queue, entrance)
+    with (
+        contextlib.closing(listen(settings.listen, "REPLICATOR_LISTEN")) as listener,
+        _probes_listener(settings) as own,
+        ending_at_signals() as ending,
+    ):
+        async with _open(settings, rules) as parts:
+            worker = parts.worker if with_worker else None
+            process = _Process(worker, parts.reconciler)
+            webhook = Webhook(rules, parts.queue, entrance, parts.metrics.deliveries, parts.trace)
             page = StatusPage(parts.queue, rules, Door.of(settings))
 
             def apply(new: Configuration) -> None:
@@ -93,15 +170,29 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, with
                     certificate.renew()
                 webhook.renew(new.rules, entrance)
                 page.renew(new.rules, Door.of(new.settings))
-                parts.renew(new.rules)
+                parts.renew(new)
 
-            process = _Process(parts.worker if with_worker else None, parts.reconciler)
-            ending.started(process.stop)
-            app = create_app(webhook, parts.queue, parts=[process], more=page.routes())
-            server = make_server(app, settings, certificate)
             reloader = Reloader(first, load, apply)
-            async with parts.reconciler.beside(), reloader.beside(), _announced(parts.queue, "serve", reloader):
-                await _run(server, listener, process, parts.worker if with_worker else None)
+            parts.metrics.follow(reloader)
+            app = create_app(
+                webhook,
+                parts.queue,
+                parts=[process],
+                exposition=parts.metrics if own is None else None,
+                access_log=settings.access_log,
+                more=page.routes(),
+            )
+            if parts.traces is not None:
+                app = parts.traces.around_app(app)
+            server = Server(app, _tell_webhook, certificate=certificate, proxies=settings.trusted_proxies)
+            async with (
+                _probes(settings, own, process, parts),
+                parts.reconciler.beside(),
+                reloader.beside(),
+                _announced(parts.queue, "serve", reloader),
+            ):
+                ending.started(process.stop)
+                await _run(server, listener, process, worker)
     log.info("stopped")
 
 
@@ -113,46 +204,47 @@ async def work(first: Configuration, load: Callable[[], Configuration]) -> None:
         load: reads that anew.
 
     Raises:
-        ConfigError: the queue's settings are wrong.
+        ConfigError: the queue's settings are wrong, policies are wanted and what they need is missing, or the probes'
+            address can't be listened on.
         QueueError: the embedded queue does not start.
     """
     _nothing_to_load_anew_yet()
+    settings = first.settings
+    needed_for_policies(settings)
     log.info("starting", version=__version__)
-    with ending_at_signals() as ending:
-        async with _parts(first.settings, first.rules) as parts:
-            ending.started(_Process(parts.worker, parts.reconciler).stop)
-            reloader = Reloader(first, load, lambda new: parts.renew(new.rules))
-            async with parts.reconciler.beside(), reloader.beside(), _announced(parts.queue, "worker", reloader):
+    with _probes_listener(settings) as own, ending_at_signals() as ending:
+        async with _open(settings, first.rules) as parts:
+            process = _Process(parts.worker, parts.reconciler)
+            reloader = Reloader(first, load, parts.renew)
+            parts.metrics.follow(reloader)
+            async with (
+                _probes(settings, own, process, parts),
+                parts.reconciler.beside(),
+                reloader.beside(),
+                _announced(parts.queue, "worker", reloader),
+            ):
+                ending.started(process.stop)
                 await parts.worker.run()
     log.info("stopped")
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """What both commands run."""
-
-    queue: Queue
-    registries: Registries
-    worker: Worker
-    reconciler: Reconciler
-
-    def renew(self, rules: Rules) -> None:
-        """Go on under other rules: what begins from now on, copies and reconciles."""
-        self.registries.renew(access_by(rules.credentials))
-        self.reconciler.renew(rules)
-
-
 @contextlib.asynccontextmanager
-async def _parts(settings: Settings, rules: Rules) -> AsyncIterator[_Parts]:
-    concurrency = {Lane.EVENTS: settings.concurrency, Lane.BACKFILL: settings.backfill_concurrency}
-    async with (
-        open_queue(settings) as queue,
-        open_copier(settings, rules, queue) as (registries, copier),
-        open_checks(queue) as checks,
-    ):
-        worker = make_worker(settings, queue, registries, copier, concurrency=concurrency, checks=checks)
-        reconciler = Reconciler(settings.schedule, rules, registries, copier, queue, checks, lease=settings.lease)
-        yield _Parts(queue, registries, worker, reconciler)
+async def _probes(
+    settings: Settings, listener: socket.socket | None, process: _Process, parts: _Parts
+) -> AsyncIterator[None]:
+    """Serve probes and metrics at an address of their own, if there is one, for as long as the context lasts."""
+    if listener is None:
+        yield
+        return
+    app = create_probes_app(parts.queue, parts=[process], exposition=parts.metrics, access_log=settings.access_log)
+    server = Server(app, _tell_metrics)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await asyncio.wait({serving})
+    serving.result()
 
 
 def _announced(queue: Queue, command: str, reloader: Reloader) -> contextlib.AbstractAsyncContextManager[None]:
@@ -183,3 +275,10 @@ def _nothing_to_load_anew_yet() -> None:
 
 async def _until(event: asyncio.Event) -> None:
     await event.wait()
+
+
+def _probes_listener(settings: Settings) -> contextlib.AbstractContextManager[socket.socket | None]:
+    """Bind the address of the probes and metrics, where they have one of their own."""
+    if settings.metrics_listen is None:
+        return contextlib.nullcontext()
+    return contextlib.closing(listen(settings.metrics_listen, "REPLICATOR_METRICS_LISTEN"))

@@ -61,6 +61,12 @@ def _address(value: Any) -> Any:
     return value
 
 
+def split_address(address: str) -> tuple[str, int]:
+    """Split ``host:port``: the host without brackets, empty for every address; port 0 lets the system choose."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 def _webhook_url(value: Any) -> Any:
     """Check the webhook's address; it goes to Harbor as it is, which shows it to others."""
     example = "write it as Harbor reaches it, e.g. https://replicator.example.com/webhooks/harbor"
@@ -126,6 +132,11 @@ class Settings(BaseSettings):
         "0.0.0.0:8080",
         description="address of the webhook, as host:port",
     )
+    metrics_listen: Annotated[str, BeforeValidator(_address)] | None = Field(
+        None,
+        description="another address for `/metrics`, `/healthz` and `/readyz`, as host:port: `worker` has them nowhere "
+        "else, and `serve` then has `/metrics` there alone",
+    )
     webhook_token: _Secret | None = Field(None, description="what Harbor sends as Authorization (its auth header)")
     webhook_former_tokens: _Secret | None = Field(
         None,
@@ -149,7 +160,13 @@ class Settings(BaseSettings):
     tls_key: Path | None = Field(None, description="PEM file with the certificate's key; without it in the same file")
     webhook_url: Annotated[str, BeforeValidator(_webhook_url)] | None = Field(
         None,
-        description="the webhook's address as Harbor reaches it, for `replicator webhook`",
+        description="the webhook's address as Harbor reaches it, for `replicator webhook` and the policies that "
+        "reconciles make",
+    )
+    webhook_register: bool = Field(
+        default=False,
+        description="each reconcile makes the webhook policy in every project that the rules name, or corrects it, as "
+        "`replicator webhook register` does, with the rules' logins",
     )
     webhook_anonymous: bool = Field(default=False, description="take webhooks without a token, from anyone")
     status_token: _Secret | None = Field(
@@ -184,16 +201,17 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto: console on a terminal, JSON elsewhere"
     )
+    access_log: bool = Field(default=False, description="log a line for every HTTP request")
 
     @property
     def listen_host(self) -> str:
         """The host part of ``listen``, without brackets; empty for every address."""
-        return self.listen.rpartition(":")[0].strip("[]")
+        return split_address(self.listen)[0]
 
     @property
     def listen_port(self) -> int:
         """The port part of ``listen``; 0 lets the system choose."""
-        return int(self.listen.rpartition(":")[2])
+        return split_address(self.listen)[1]
 
     @property
     def schedule(self) -> Schedule | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from replicator import __version__
 from replicator.advice import explained
 from replicator.copy import Copier
+from replicator.creating import creating
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.options import VERBATIM
 from replicator.registry import Registries, RegistryError, Timing
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from replicator.copy import Memory, Outcome, Sharing
     from replicator.options import CopyOptions
     from replicator.reference import Reference, Repository
-    from replicator.registry import Access
+    from replicator.registry import Access, RequestObserver
     from replicator.settings import Settings
 
 
@@ -62,23 +64,25 @@ async def copy(
     confirm: Callable[[], Awaitable[None]] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Outcome:
-    """Copy an image as `Copier.copy` does, and explain what fails.
+    """Copy an image as `Copier.copy` does, into a repository that is created if need be, and explain what fails.
 
     Raises:
         SourceNotFound: the source is not there.
         AttestationsFound: it has attestations, which the options forbid.
         CopyFailed: any other failure of a registry.
     """
+    whole = partial(
+        copier.copy,
+        source,
+        destination,
+        options=options,
+        announced=announced,
+        force=force,
+        confirm=confirm,
+        progress=progress,
+    )
     with _explaining(destination):
-        return await copier.copy(
-            source,
-            destination,
-            options=options,
-            announced=announced,
-            force=force,
-            confirm=confirm,
-            progress=progress,
-        )
+        return await creating(copier.registries, destination.repository, whole)
 
 
 async def copy_signature(
@@ -108,6 +112,7 @@ async def open_registries(
     access: Callable[[Repository], Access],
     sharing: Sharing | None = None,
     memory: Memory | None = None,
+    observer: RequestObserver | None = None,
 ) -> AsyncIterator[tuple[Registries, Copier]]:
     """Open the way to the registries, and a copier over it.
 
@@ -116,6 +121,7 @@ async def open_registries(
         access: how each registry is reached, and as whom.
         sharing: what other processes know of blobs and have under way.
         memory: what other processes found to be wanted of images.
+        observer: told of every request.
     """
     timing = Timing(
         connect=settings.connect_timeout,
@@ -125,5 +131,7 @@ async def open_registries(
         tag=min(20.0, settings.lease * 2 / 3),
     )
     agent = f"replicator/{__version__}"
-    async with Registries(access, user_agent=agent, timing=timing, in_flight=settings.in_flight) as registries:
+    async with Registries(
+        access, user_agent=agent, timing=timing, in_flight=settings.in_flight, observer=observer
+    ) as registries:
         yield registries, Copier(registries, transfers=settings.transfers, sharing=sharing, memory=memory)

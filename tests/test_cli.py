@@ -44,6 +44,7 @@ def test_commands_stand_in_the_order_in_which_they_are_needed() -> None:
         "backfill",
         "copy",
         "explain",
+        "schema",
         "check",
         "status",
         "failures",

@@ -21,6 +21,7 @@ from tests.standins.logins import ACR_USER, HARBOR_ROBOT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+    from datetime import datetime
 
     from tests.standins.acr import AcrStandIn
     from tests.standins.harbor import HarborStandIn
@@ -35,6 +36,7 @@ class Job:
     lane: Lane = Lane.EVENTS
     id: str = "x"
     merged: bool = False
+    pushed: datetime | None = None
     confirmed: int = 0
     read: list[int] = field(default_factory=list)
 

@@ -1,9 +1,20 @@
-"""Temporary logins at ACR, given out by Alibaba Cloud's OpenAPI; its libraries are imported when one is asked for.
+"""What Alibaba Cloud's OpenAPI does for ACR: temporary logins, and repositories that are created.
+
+Its libraries are imported when it is asked.
 
 They come with ``pip install 'replicator[aliyun]'``.
 """
 
-from replicator.aliyun.account import INSTALL, Account, is_installed
+from replicator.aliyun.account import INSTALL, Account, Creates, Visibility, is_installed
 from replicator.aliyun.logins import TemporaryLogins
+from replicator.aliyun.repositories import MissingRepositories
 
-__all__ = ["INSTALL", "Account", "TemporaryLogins", "is_installed"]
+__all__ = [
+    "INSTALL",
+    "Account",
+    "Creates",
+    "MissingRepositories",
+    "TemporaryLogins",
+    "Visibility",
+    "is_installed",
+]

@@ -1,12 +1,33 @@
-"""On whose behalf, and where, the OpenAPI is asked."""
+"""On whose behalf, and where, the OpenAPI is asked, and what it may be asked to create."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from importlib.util import find_spec
 
 INSTALL = "pip install 'replicator[aliyun]'"
 """What brings the libraries."""
+
+
+class Visibility(StrEnum):
+    """Who may pull from a repository that is created; the words of the rules file."""
+
+    PRIVATE = "private"
+    PUBLIC = "public"
+
+
+@dataclass(frozen=True, slots=True)
+class Creates:
+    """What is created where a push needs it.
+
+    Attributes:
+        repositories: the visibility of the repositories that are created.
+        namespaces: whether a namespace is created too.
+    """
+
+    repositories: Visibility
+    namespaces: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +41,7 @@ class Account:
         region: of the registry; empty to take it from its host or its challenge.
         instance_id: ``cri-…`` of an Enterprise instance; empty to take it from the challenge.
         openapi_endpoint: ``host[:port]`` or ``http(s)://host[:port]``; empty for ``cr.<region>.aliyuncs.com``.
+        creates: what is created where a push needs it; None for nothing.
     """
 
     access_key_id: str = ""
@@ -28,6 +50,7 @@ class Account:
     region: str = ""
     instance_id: str = ""
     openapi_endpoint: str = ""
+    creates: Creates | None = None
 
 
 def is_installed() -> bool:

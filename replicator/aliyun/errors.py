@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
-from replicator.registry.errors import ConnectionFailed, LoginRefused, RegistryError, ServerFailed, TooManyRequests
+import re
 
-REQUEST = "GetAuthorizationToken"
+from replicator.acr import is_of_quantity
+from replicator.aliyun.operations import GET_AUTHORIZATION_TOKEN
+from replicator.registry.errors import (
+    ConnectionFailed,
+    Denied,
+    LoginRefused,
+    Refused,
+    RegistryError,
+    ServerFailed,
+    TooManyRequests,
+)
+
+_OF_ACCOUNT = re.compile(
+    r"NoPermission|NoPrivilege|Forbidden|Unauthorized|AccessKey|Signature|SecurityToken|USER_NOT_EXIST", re.IGNORECASE
+)
+"""Codes that are about who asks, whatever the status; RAM's and those of signing."""
+_THERE = re.compile(r"(?<!NOT_)(?<!NOT)EXIST", re.IGNORECASE)
+"""Codes that say that something is there already; which they are is not documented."""
 
 
 class AccountRefused(LoginRefused):
-    """The OpenAPI gives this account no login, or there is no account to ask on behalf of."""
+    """The OpenAPI refuses this account, or there is no account to ask on behalf of."""
 
 
-def from_openapi(registry: str, error: Exception, secrets: tuple[str, ...]) -> RegistryError:
+class AlreadyThere(Refused):
+    """What was to be created is there."""
+
+
+class NamespaceMissing(Refused):
+    """The namespace is not there, and nobody said that it may be created."""
+
+
+def from_openapi(registry: str, action: str, error: Exception, secrets: tuple[str, ...]) -> RegistryError:
     """Return what an exception of Alibaba Cloud's libraries means.
 
     Args:
         registry: the host the rules name.
+        action: the operation that was asked for.
         error: what was raised; its ``code``, ``message`` and ``status_code`` count.
         secrets: what must not be quoted: a refused signature is answered with all that was signed.
     """
@@ -24,15 +50,44 @@ def from_openapi(registry: str, error: Exception, secrets: tuple[str, ...]) -> R
     words = str(getattr(error, "message", None) or error)
     for secret in filter(None, secrets):
         words = words.replace(secret, "…")
-    said = f"{code}: {words}" if code else words
-    detail = f"the OpenAPI says: {said}"
     retry_after = getattr(error, "retry_after", None)
     # Of x-acs-retry-after, in milliseconds.
     wait = retry_after / 1000 if isinstance(retry_after, int) else None
-    if code.startswith("Throttling") or status == 429:
-        return TooManyRequests(registry, REQUEST, detail, retry_after=wait)
-    if isinstance(status, int):
-        return ServerFailed(registry, REQUEST, detail) if status >= 500 else AccountRefused(registry, REQUEST, detail)
+    if isinstance(status, int) or code.startswith("Throttling"):
+        return refusal(registry, action, code, words, status=status, retry_after=wait)
     if type(error).__name__ == "CredentialException":
-        return AccountRefused(registry, REQUEST, f"no account at Alibaba Cloud was found: {words}")
-    return ConnectionFailed(registry, REQUEST, f"no answer from the OpenAPI: {words}")
+        return AccountRefused(registry, action, f"no account at Alibaba Cloud was found: {words}")
+    return ConnectionFailed(registry, action, f"no answer from the OpenAPI: {words}")
+
+
+def refusal(
+    registry: str,
+    action: str,
+    code: str,
+    words: str,
+    *,
+    status: int | None = None,
+    retry_after: float | None = None,
+) -> RegistryError:
+    """Return what a refusal means.
+
+    Args:
+        registry: the host the rules name.
+        action: the operation that was asked for.
+        code: what the OpenAPI calls it.
+        words: what it says of it.
+        status: the HTTP status; None for a refusal under 200.
+        retry_after: seconds that it wants peace for.
+    """
+    detail = f"the OpenAPI says: {code}: {words}" if code and words else f"the OpenAPI says: {code or words}"
+    if code.startswith("Throttling") or status == 429:
+        return TooManyRequests(registry, action, detail, retry_after=retry_after)
+    if status is not None and status >= 500:
+        return ServerFailed(registry, action, detail)
+    if action == GET_AUTHORIZATION_TOKEN or _OF_ACCOUNT.search(code):
+        return AccountRefused(registry, action, detail)
+    if _THERE.search(code) or status == 409:
+        return AlreadyThere(registry, action, detail)
+    if is_of_quantity(detail):
+        return Denied(registry, action, detail)
+    return (AccountRefused if status in (401, 403) else Refused)(registry, action, detail)

@@ -5,26 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from replicator.acr import endpoint_of, service_of
-from replicator.aliyun.errors import REQUEST, AccountRefused
+from replicator.aliyun.errors import AccountRefused
 from replicator.aliyun.openapi import OpenApi
-from replicator.errors import ErrorClass
-from replicator.registry.errors import ConnectionFailed, RegistryError
-from replicator.registry.limits import backoff
+from replicator.aliyun.operations import GET_AUTHORIZATION_TOKEN, get_authorization_token
+from replicator.aliyun.patience import DEADLINE, patiently
+from replicator.aliyun.where import find_place
+from replicator.registry.access import Login
+from replicator.registry.errors import RegistryError, ServerFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from replicator.aliyun.account import Account
-    from replicator.registry.access import Login
 
 _log = structlog.get_logger("replicator.aliyun")
 
-_TRIES = 3
-_DEADLINE = 30.0
-"""Seconds that all tries of one renewal have."""
 _PAUSE = 5.0
 """Seconds without another try after a renewal that failed."""
 _EARLY = 600.0
@@ -52,7 +51,7 @@ class TemporaryLogins:
         pause: seconds without another try after a renewal that failed.
     """
 
-    def __init__(self, registry: str, account: Account, *, deadline: float = _DEADLINE, pause: float = _PAUSE) -> None:
+    def __init__(self, registry: str, account: Account, *, deadline: float = DEADLINE, pause: float = _PAUSE) -> None:
         self._registry = registry
         self._account = account
         self._deadline = deadline
@@ -105,32 +104,28 @@ class TemporaryLogins:
         return True
 
     async def _renew(self, service: str | None) -> _Held:
-        region, instance_id = self._where(service)
-        try:
-            async with asyncio.timeout(self._deadline):
-                for attempt in range(1, _TRIES + 1):
-                    try:
-                        found = await self._openapi.authorization_token(region, instance_id)
-                        break
-                    except RegistryError as error:
-                        if error.error_class is not ErrorClass.TRANSIENT or attempt == _TRIES:
-                            raise
-                        await asyncio.sleep(max(backoff(attempt), error.retry_after or 0.0))
-        except TimeoutError as error:
-            late = f"the OpenAPI did not answer in {self._deadline:g} s"
-            raise ConnectionFailed(self._registry, REQUEST, late) from error
+        region, instance_id = find_place(self._registry, self._account, service, GET_AUTHORIZATION_TOKEN)
+        operation = get_authorization_token(instance_id)
+        answer = await patiently(
+            lambda: self._openapi.ask(operation, region), self._registry, operation.action, self._deadline
+        )
+        login, expires = self._read(answer, personal=not instance_id)
         now = time.monotonic()
-        life = max(found.expires - time.time(), _LEAST_LIFE)
-        return _Held(found.login, now, now + life - min(life / 4, _EARLY), now + life)
+        life = max(expires - time.time(), _LEAST_LIFE)
+        return _Held(login, now, now + life - min(life / 4, _EARLY), now + life)
 
-    def _where(self, service: str | None) -> tuple[str, str]:
-        """Return region and instance id: what the rules say, else the challenge, else the host."""
-        said, host = service_of(service or ""), endpoint_of(self._registry)
-        region = self._account.region or (said.region if said else "") or (host.region if host else "")
-        if not region:
-            raise AccountRefused(self._registry, REQUEST, "the registry does not tell its region: name it under aliyun")
-        instance_id = self._account.instance_id or (said.instance_id if said else "")
-        if not instance_id and said is None and host is not None and host.edition == "Enterprise":
-            missing = "the registry does not tell its instance id: name instance_id (cri-…) under aliyun"
-            raise AccountRefused(self._registry, REQUEST, missing)
-        return region, instance_id
+    def _read(self, answer: Mapping[str, Any], *, personal: bool) -> tuple[Login, float]:
+        """Return the login in an answer, and when it ends, in seconds since the epoch."""
+        names = ("TempUsername", "AuthorizationToken", "ExpireTime")
+        if personal:
+            names = ("tempUserName", "authorizationToken", "expireDate")
+        body = answer.get("data") if personal else answer
+        username, token, expires = (body.get(name) if isinstance(body, dict) else None for name in names)
+        if not (isinstance(username, str) and isinstance(token, str) and username and token):
+            if code := answer.get("Code"):
+                raise AccountRefused(self._registry, GET_AUTHORIZATION_TOKEN, f"the OpenAPI says: {code}")
+            raise ServerFailed(self._registry, GET_AUTHORIZATION_TOKEN, "the OpenAPI's answer holds no login")
+        if not isinstance(expires, int) or not 0 < expires < 10**15:
+            missing = "the OpenAPI's answer does not say when the login ends"
+            raise ServerFailed(self._registry, GET_AUTHORIZATION_TOKEN, missing)
+        return Login(username, token), expires / 1000

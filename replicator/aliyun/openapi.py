@@ -1,4 +1,4 @@
-"""GetAuthorizationToken, in both versions of the OpenAPI.
+"""One request to the OpenAPI, in either version, signed and sent.
 
 The generated clients are not used: that of version 2016-06-07 throws the answer's body away. What they are made of
 signs and sends.
@@ -6,27 +6,19 @@ signs and sends.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from replicator.aliyun.account import INSTALL
-from replicator.aliyun.errors import REQUEST, AccountRefused, from_openapi
-from replicator.registry.access import Login
-from replicator.registry.errors import RegistryError, ServerFailed
+from replicator.aliyun.errors import AccountRefused, from_openapi, refusal
+from replicator.aliyun.pace import OPENAPI
+from replicator.registry.errors import RegistryError, ServerFailed, TooManyRequests
 
 if TYPE_CHECKING:
     from replicator.aliyun.account import Account
+    from replicator.aliyun.operations import Operation
 
 _READ_MILLISECONDS = 10_000
 _CONNECT_MILLISECONDS = 5_000
-
-
-@dataclass(frozen=True, slots=True)
-class Temporary:
-    """A login and when it ends, in seconds since the epoch."""
-
-    login: Login
-    expires: float
 
 
 class OpenApi:
@@ -37,30 +29,44 @@ class OpenApi:
         self._account = account
         self._credential: Any = None
 
-    async def authorization_token(self, region: str, instance_id: str) -> Temporary:
-        """Ask for a login, once.
+    async def ask(self, operation: Operation, region: str) -> dict[str, Any]:
+        """Ask once, when it is this request's turn.
 
         Args:
+            operation: what for.
             region: e.g. ``cn-beijing``.
-            instance_id: ``cri-…`` of an Enterprise instance; empty for the Personal Edition.
+
+        Returns:
+            The answer's JSON.
 
         Raises:
             AccountRefused: the libraries, the account or a permission is missing.
-            RegistryError: the OpenAPI can't be reached, is busy, or makes no sense.
+            RegistryError: the OpenAPI refuses, can't be reached, is busy, or makes no sense.
         """
+        action = operation.action
         secrets: tuple[str, ...] = (self._account.access_key_secret, self._account.security_token)
         try:
             model = await self._find_credential().get_credential_async()
             secrets += (model.access_key_secret, model.security_token)
-            answer = await self._call(region, instance_id)
+            await self._turn(action)
+            answer = await self._call(operation, region)
         except ImportError as error:
-            raise AccountRefused(self._registry, REQUEST, f"aliyun under auth needs: {INSTALL}") from error
+            raise AccountRefused(self._registry, action, f"aliyun under auth needs: {INSTALL}") from error
         except RegistryError:
             raise
         except Exception as error:  # noqa: BLE001 - the libraries raise what they like, bare Exception among it
             # Without its cause: that holds the request with its signature.
-            raise from_openapi(self._registry, error, secrets) from None
-        return self._read(answer, personal=not instance_id)
+            raise from_openapi(self._registry, action, error, secrets) from None
+        if not isinstance(answer, dict):
+            raise ServerFailed(self._registry, action, "the OpenAPI's answer makes no sense")
+        if answer.get("IsSuccess") is False:
+            raise refusal(self._registry, action, str(answer.get("Code") or ""), str(answer.get("Message") or ""))
+        return answer
+
+    async def _turn(self, action: str) -> None:
+        if (wait := await OPENAPI.turn()) is not None:
+            busy = "too many requests to the OpenAPI wait here already"
+            raise TooManyRequests(self._registry, action, busy, retry_after=wait)
 
     def _find_credential(self) -> Any:
         if self._credential is None:
@@ -80,7 +86,7 @@ class OpenApi:
             self._credential = Client(config)
         return self._credential
 
-    async def _call(self, region: str, instance_id: str) -> Any:
+    async def _call(self, operation: Operation, region: str) -> Any:
         from alibabacloud_tea_openapi.client import Client
         from alibabacloud_tea_openapi.utils_models import Config, OpenApiRequest, Params
         from darabonba.runtime import RuntimeOptions
@@ -97,32 +103,17 @@ class OpenApi:
             connect_timeout=_CONNECT_MILLISECONDS,
             read_timeout=_READ_MILLISECONDS,
         )
+        enterprise = bool(operation.instance_id)
         params = Params(
-            action=REQUEST,
-            version="2018-12-01" if instance_id else "2016-06-07",
+            action=operation.action,
+            version="2018-12-01" if enterprise else "2016-06-07",
             protocol="HTTPS",
-            pathname="/" if instance_id else "/tokens",
-            method="POST" if instance_id else "GET",
+            pathname=operation.path,
+            method=operation.method,
             auth_type="AK",
-            style="RPC" if instance_id else "ROA",
-            req_body_type="formData" if instance_id else "json",
+            style="RPC" if enterprise else "ROA",
+            req_body_type="formData" if enterprise else "json",
             body_type="json",
         )
-        request = OpenApiRequest(query={"InstanceId": instance_id} if instance_id else {})
+        request = OpenApiRequest(query=dict(operation.query), body=operation.body)
         return (await Client(config).call_api_async(params, request, RuntimeOptions()))["body"]
-
-    def _read(self, answer: Any, *, personal: bool) -> Temporary:
-        names = ("tempUserName", "authorizationToken", "expireDate")
-        if not personal:
-            names = ("TempUsername", "AuthorizationToken", "ExpireTime")
-        body = answer.get("data") if personal and isinstance(answer, dict) else answer
-        fields = [body.get(name) for name in names] if isinstance(body, dict) else [None, None, None]
-        username, token, expires = fields
-        if not (isinstance(username, str) and isinstance(token, str) and username and token):
-            code = answer.get("Code") if isinstance(answer, dict) else None
-            if code:
-                raise AccountRefused(self._registry, REQUEST, f"the OpenAPI says: {code}")
-            raise ServerFailed(self._registry, REQUEST, "the OpenAPI's answer holds no login")
-        if not isinstance(expires, int) or not 0 < expires < 10**15:
-            raise ServerFailed(self._registry, REQUEST, "the OpenAPI's answer does not say when the login ends")
-        return Temporary(Login(username, token), expires / 1000)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from replicator.advice import explained
+from replicator.advice import explained, may_lack_repository
 from replicator.checking.clocks import clock_complaint, parse_date
 from replicator.checking.findings import Finding, State
 from replicator.harbor import HarborApi
 from replicator.reference import Reference, Repository
-from replicator.registry.errors import NotFound, RegistryError, Unauthorized
+from replicator.registry.errors import Denied, NotFound, RegistryError, Unauthorized
 from replicator.registry.manifest import ACCEPT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from replicator.registry import Registries
-    from replicator.rules import Rules
+    from replicator.rules import Narrowing, Rules
     from replicator.rules.request import CopyRequest, Source
 
 _NEEDED = "a robot account of Harbor needs: list and pull repository, list and read artifact, list tag"
@@ -45,14 +45,24 @@ async def log_in(registries: Registries, repository: Repository, *, anonymous: b
         return [Finding("login", host, State.OK, "reached, without a login")]
     found = [Finding("login", host, State.OK, "reached, without a login" if anonymous else "reached and logged in")]
     date = parse_date(reply.headers.get("Date"))
-    complaint = clock_complaint(date, datetime.now(UTC), host) if date is not None else None
+    complaint = (
+        clock_complaint(date, datetime.now(UTC), host, "logins and TLS fail by that") if date is not None else None
+    )
     if complaint is not None:
         found.append(Finding("clock", host, State.FAILED, complaint))
     return found
 
 
-async def look_for(registries: Registries, rules: Rules, source: Source) -> tuple[list[Finding], list[CopyRequest]]:
+async def look_for(
+    registries: Registries, rules: Rules, narrowing: Narrowing, source: Source
+) -> tuple[list[Finding], list[CopyRequest]]:
     """List until something matches, and ask for one manifest by HEAD, which counts as no pull.
+
+    Args:
+        registries: the way there.
+        rules: say what is copied where.
+        narrowing: what is meant of that.
+        source: one of those that the narrowing names.
 
     Returns:
         What was found, and the copies of the tag that matched, if there was one.
@@ -65,7 +75,9 @@ async def look_for(registries: Registries, rules: Rules, source: Source) -> tupl
         async for repository in repositories:
             tags = [tag async for tag in registries.source(repository).tags()] if source.needs_tags else []
             requests = [
-                asked.request for asked in rules.asked(repository, tags) if asked.rules.intersection(source.rules)
+                asked.request
+                for asked in rules.asked(repository, tags)
+                if asked.rules.intersection(source.rules) and narrowing.takes(asked)
             ]
             if requests:
                 first = requests[0].source
@@ -117,11 +129,14 @@ async def _manifest(registries: Registries, image: Reference) -> Finding:
 
 
 async def try_push(registries: Registries, destination: Reference) -> list[Finding]:
-    """Open an upload at a destination and cancel it; nothing is sent."""
+    """Open an upload at a destination and cancel it; nothing is sent, and no repository is created by the OpenAPI."""
     subject = str(destination.repository)
     try:
         location = await registries.destination(destination.repository).start_upload()
     except RegistryError as error:
+        if registries.creates(destination.repository) and may_lack_repository(error, destination.repository):
+            message = f"{error}; if the repository is not there, the first copy creates it"
+            return [Finding("push", subject, State.NOT_TRIED, message)]
         return [Finding("push", subject, State.FAILED, explained(error, destination))]
     message = "may be pushed to"
     if location is not None:
@@ -132,6 +147,44 @@ async def try_push(registries: Registries, destination: Reference) -> list[Findi
         except RegistryError:
             message += "; the upload that was opened for this could not be cancelled, and is left to the registry"
     return [Finding("push", subject, State.OK, message)]
+
+
+async def look_at_artifacts(registries: Registries, repository: Repository, *, whole: bool) -> list[Finding]:
+    """Tell which list a backfill reads the tags of a Harbor's repository from.
+
+    Args:
+        registries: the way there.
+        repository: one in a project.
+        whole: whether a pattern led to it: then the list of the whole project is the first choice.
+
+    Raises:
+        RegistryError: there was no answer, or none that Harbor gives.
+    """
+    project = repository.name.partition("/")[0]
+    subject = f"{repository.registry}/{project}"
+    api = HarborApi(repository.registry, registries.transport(repository))
+    try:
+        if whole:
+            try:
+                await _first(api.artifacts_of_project(project))
+            except NotFound:
+                await _first(api.artifacts(repository))
+                message = "listed repository by repository, with digests; Harbor 2.12 and later lists a whole project"
+                return [Finding("artifacts", subject, State.OK, message)]
+            return [Finding("artifacts", subject, State.OK, "listed for the whole project, with digests")]
+        await _first(api.artifacts(repository))
+    except (Denied, Unauthorized):
+        message = (
+            "the login lacks artifact:list (Artifact: List): a backfill lists the tags of each repository by "
+            "themselves, and asks for the digest of each"
+        )
+        return [Finding("artifacts", subject, State.NOT_TRIED, message)]
+    return [Finding("artifacts", subject, State.OK, "listed repository by repository, with digests")]
+
+
+async def _first(pages: AsyncGenerator[Any, None]) -> None:
+    async with aclosing(pages):
+        await anext(pages, None)
 
 
 def _name(source: Source) -> str:

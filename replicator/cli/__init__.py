@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from replicator import __version__, exit_codes
-from replicator.cli import backfill, checking, converting, copying, inspecting, service, starting, webhook
+from replicator.cli import backfill, checking, converting, copying, describing, inspecting, service, starting, webhook
 from replicator.errors import ConfigError, ReplicatorError
 
 __all__ = ["app", "main"]
@@ -52,6 +52,7 @@ for command in (
     backfill.backfill,
     copying.copy,
     copying.explain,
+    describing.schema,
     checking.check,
     inspecting.status,
 ):

@@ -15,6 +15,10 @@ def check(
     images: Images = None,
     registry: Registry = None,
     namespace: Namespace = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Only sources like this, e.g. team/** or team/app:v1*; repeatable."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
@@ -25,5 +29,6 @@ def check(
     )
     rules = given_rules(settings, registry, namespace)
     from replicator import checking
+    from replicator.rules import Narrowing
 
-    run(checking.check(settings, rules, as_json=as_json, out=Console()))
+    run(checking.check(settings, rules, Narrowing(rules, only or ()), as_json=as_json, out=Console()))

@@ -37,6 +37,7 @@ class Copier:
         memory: what other processes found to be wanted of images; None for a process alone.
 
     Attributes:
+        registries: the way to every registry.
         forms: what is known to be wanted of images; who compares many may have it recalled for them at once.
     """
 
@@ -48,7 +49,7 @@ class Copier:
         sharing: Sharing | None = None,
         memory: Memory | None = None,
     ) -> None:
-        self._registries = registries
+        self.registries = registries
         self._ledger = Ledger()
         self.forms = Forms(memory)
         self._blobs = BlobCopier(transfers, self._ledger, sharing)
@@ -79,8 +80,8 @@ class Copier:
         Raises:
             SourceNotFound, AttestationsFound, RegistryError: as `copy` does.
         """
-        origin = self._registries.source(source.repository)
-        target = self._registries.destination(destination.repository)
+        origin = self.registries.source(source.repository)
+        target = self.registries.destination(destination.repository)
         reader = SourceReader(origin)
         if announced is None:
             return await compare(
@@ -138,8 +139,8 @@ class Copier:
         started = time.monotonic()
         tally = Tally()
         on_bytes = progress or _ignore
-        origin = self._registries.source(source.repository)
-        target = self._registries.destination(destination.repository)
+        origin = self.registries.source(source.repository)
+        target = self.registries.destination(destination.repository)
         reader = SourceReader(origin)
         found = await compare(
             source,
@@ -191,8 +192,8 @@ class Copier:
         """
         started = time.monotonic()
         tally = Tally()
-        origin = self._registries.source(source.repository)
-        target = self._registries.destination(destination.repository)
+        origin = self.registries.source(source.repository)
+        target = self.registries.destination(destination.repository)
         signing = self._signatures.between(origin, SourceReader(origin), target, tally, progress or _ignore)
         result, digest, note = await signing.copy_one(source)
         return tally.outcome(result, source, destination, digest, note, time.monotonic() - started)

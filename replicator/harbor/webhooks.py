@@ -55,6 +55,14 @@ class Target:
             **({} if self.payload_format == DEFAULT else {"payload_format": self.payload_format}),
         }
 
+    def is_at(self, address: str) -> bool:
+        """Tell whether it is ``address``, whatever registry either names in its query."""
+        return _bare(self.address) == _bare(address)
+
+    def sends(self, token: str) -> bool:
+        """Tell whether it sends ``token``, alone or behind ``Bearer``: the webhook takes both."""
+        return _token(self.auth_header) == token
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -92,7 +100,7 @@ class Policy:
 
     def sends_to(self, address: str | None) -> bool:
         """Tell whether one of its targets is ``address``, whatever registry either names in its query."""
-        return address is not None and any(_bare(target.address) == _bare(address) for target in self.targets)
+        return address is not None and any(target.is_at(address) for target in self.targets)
 
     def corrected(self, target: Target) -> Policy:
         """Return it as it must be to send pushes to ``target``; its name and description stay."""
@@ -149,9 +157,8 @@ def shown_address(address: str) -> str:
 
 
 def for_registry(address: str, registry: str) -> str:
-    """Return the webhook's address with the registry it is told from in it, unless it names one."""
-    url = URL(address)
-    return address if "registry" in url.query else str(url.update_query(registry=registry))
+    """Return the webhook's address with the registry it is told from in it, in place of any other that it names."""
+    return str(URL(address).update_query(registry=registry))
 
 
 def _target(row: Mapping[str, Any]) -> Target:

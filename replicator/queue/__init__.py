@@ -16,6 +16,7 @@ from replicator.queue.history import Description, Ended, History, LagSpan
 from replicator.queue.job import Finished, Job, JsonValue, Lane
 from replicator.queue.letters import LetterPart
 from replicator.queue.memory import RedisMemory
+from replicator.queue.observer import Try, TryEnd, TryObserver
 from replicator.queue.processes import InForce, ProcessInfo, announced, processes
 from replicator.queue.reconcile import (
     Findings,
@@ -64,6 +65,9 @@ __all__ = [
     "Running",
     "RunningJob",
     "RunningReconcile",
+    "Try",
+    "TryEnd",
+    "TryObserver",
     "WaitingJob",
     "Worker",
     "WorkerInfo",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from replicator.queue.job import load_json
+from replicator.queue.job import Lane, load_json
+from replicator.queue.observer import Try, TryEnd
 from replicator.queue.snapshots import moment
 
 if TYPE_CHECKING:
@@ -64,3 +65,22 @@ class Verdict:
     outcome: Mapping[str, JsonValue] | None = None
     error_class: ErrorClass | None = None
     lag: float | None = None
+
+    def told(self, claim: Claim, lane: Lane, ended: str, seconds: float) -> Try | None:
+        """Return what an observer is told.
+
+        Args:
+            claim: what was tried.
+            lane: whose slot it took.
+            ended: what ``finish.lua`` made of it.
+            seconds: how long it took.
+
+        Returns:
+            The try; None for one that was handed back.
+        """
+        if self.how == "release":
+            return None
+        # What would have been given up is tried again when more was asked for meanwhile.
+        failed = TryEnd.DEAD if ended == "dead" else TryEnd.RETRIED
+        end = TryEnd.DONE if self.how == "done" else failed
+        return Try(claim.id, lane, end, self.payload, self.outcome, self.error_class, seconds, self.lag)

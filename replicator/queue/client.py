@@ -31,6 +31,7 @@ from replicator.queue.snapshots import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
+    from datetime import datetime
     from types import TracebackType
 
     from arq.connections import ArqRedis
@@ -145,17 +146,21 @@ class Queue:
         """
         last: dict[str, Job] = {}
         several: set[str] = set()
+        pushed: dict[str, datetime] = {}
         for job in jobs:
             if job.id in last:
                 several.add(job.id)
             last[job.id] = job
+            if job.pushed is not None:
+                pushed[job.id] = min(job.pushed, pushed.get(job.id, job.pushed))
         stored = [(job, encode_job(job)) for job in last.values()]
         added = 0
         for start in range(0, len(stored), BATCH):
             arguments: list[str | bytes | int] = [lane, run or ""]
             for job, data in stored[start : start + BATCH]:
                 retries = "" if job.retries is None else job.retries
-                arguments += [job.id, data, retries, int(job.id in several)]
+                since = int(pushed[job.id].timestamp() * 1000) if job.id in pushed else ""
+                arguments += [job.id, data, retries, int(job.id in several), since]
             added += await self._within_deadline("enqueue", *arguments)
         return added
 
@@ -204,6 +209,14 @@ class Queue:
         *numbers, dead = await self._within_deadline("counts")
         lanes = {lane: LaneCounts(*numbers[3 * i : 3 * i + 3]) for i, lane in enumerate(Lane)}
         return Counts(lanes, dead)
+
+    async def oldest(self) -> dict[Lane, float]:
+        """Tell for how many seconds the oldest entry of each lane has been due and not begun; 0 without one.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        return {lane: age / 1000 for lane, age in zip(Lane, await self._within_deadline("oldest"), strict=True)}
 
     async def running(self) -> list[RunningJob]:
         """List what runs now, the oldest first.

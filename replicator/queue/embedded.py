@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 from contextlib import asynccontextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0
 _ANSWER_SECONDS = 2.0
 _LONGEST_PAUSE = 5.0
+_PING, _PONG = b"PING\r\n", b"+PONG\r\n"
 
 
 @asynccontextmanager
@@ -92,6 +94,58 @@ def server_program() -> str:
     raise ConfigError("embedded queue", [Problem("", message)])
 
 
+class Use(StrEnum):
+    """Who uses a state directory."""
+
+    NOBODY = "nobody"
+    SERVER = "a server that answers"
+    LOCKED = "a process whose server does not answer"
+
+
+async def use_of(state_dir: Path) -> Use:
+    """Tell who uses a state directory, without starting or keeping anything.
+
+    Args:
+        state_dir: the directory; it need not exist.
+
+    Raises:
+        OSError: its lock can't be read.
+    """
+    with _short_path(state_dir) as reachable:
+        if await _ask(reachable / SOCKET, _PING) == _PONG:
+            return Use.SERVER
+    return Use.LOCKED if _is_locked(state_dir / LOCK) else Use.NOBODY
+
+
+def _is_locked(file: Path) -> bool:
+    """Tell whether a process holds a lock. Who asks for it at this moment finds it taken once, and asks again."""
+    try:
+        lock = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+async def _ask(path: Path, command: bytes) -> bytes | None:
+    """Return the first line of a server's answer, none of it where it just ends; None where there is no server."""
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            reader, writer = await asyncio.open_unix_connection(path)
+            try:
+                writer.write(command)
+                return await reader.readline()
+            finally:
+                writer.close()
+    except (OSError, ValueError):
+        return None
+
+
 def _prepare(state_dir: Path) -> Path:
     """Make the directory; tell in the user's words when that is not possible."""
     try:
@@ -117,7 +171,7 @@ def _short_path(directory: Path) -> Iterator[Path]:
     link_dir = Path(tempfile.mkdtemp(prefix="replicator-", dir=place))
     link = link_dir / "state"
     try:
-        link.symlink_to(directory)
+        link.symlink_to(directory.absolute())
         yield link
     finally:
         shutil.rmtree(link_dir, ignore_errors=True)
@@ -188,7 +242,7 @@ class _Server:
         child = self._child
         if child is not None and child.returncode is None:
             # A signal it sees at its next tenth of a second; the command, at once.
-            if await self._ask(b"SHUTDOWN NOSAVE\r\n") != b"":
+            if await _ask(self.socket, b"SHUTDOWN NOSAVE\r\n") != b"":
                 with contextlib.suppress(ProcessLookupError):
                     child.terminate()
             try:
@@ -221,20 +275,7 @@ class _Server:
 
     async def _answers(self) -> bool:
         """Tell whether a server answers PING; one that still loads its data does not yet."""
-        return await self._ask(b"PING\r\n") == b"+PONG\r\n"
-
-    async def _ask(self, command: bytes) -> bytes | None:
-        """Return the first line of a server's answer, none of it where it just ends; None where there is no server."""
-        try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                reader, writer = await asyncio.open_unix_connection(self.socket)
-                try:
-                    writer.write(command)
-                    return await reader.readline()
-                finally:
-                    writer.close()
-        except (OSError, ValueError):
-            return None
+        return await _ask(self.socket, _PING) == _PONG
 
     def _try_lock(self) -> bool:
         """Take the directory's lock, if it is free."""

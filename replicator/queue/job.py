@@ -45,11 +45,14 @@ class Job:
         id: the destination reference, e.g. ``registry.cn-beijing.aliyuncs.com/ns/nginx:1.27``.
         payload: what the handler needs, serialisable as JSON; that of the newest enqueue is what runs.
         retries: how many times a transient or not-yet failure is tried again; None: as the worker's policy says.
+        pushed: when the push was that asks for it, by the clock of who told of it; None where no push does, or its
+            time is not known. Of jobs that are merged the oldest push counts that no try has served.
     """
 
     id: str
     payload: Mapping[str, JsonValue]
     retries: int | None = None
+    pushed: datetime | None = None
 
     def __post_init__(self) -> None:
         if not self.id or len(self.id.encode()) > MAX_ID_BYTES:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from replicator.queue.contact import Contact
     from replicator.queue.history import Describe
+    from replicator.queue.observer import TryObserver
     from replicator.queue.retry import RetryPolicy
 
 log = structlog.get_logger("replicator.queue")
@@ -72,6 +73,7 @@ class LaneWorker(arq.worker.Worker):
         contact: told whether Redis answers.
         worker: this process's name.
         describe: says what the history keeps of a job that ended; None to keep none.
+        observer: told how tries end.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class LaneWorker(arq.worker.Worker):
         keeper: LeaseKeeper,
         contact: Contact,
         worker: str,
+        observer: TryObserver,
         describe: Describe | None = None,
     ) -> None:
         super().__init__(
@@ -110,6 +113,7 @@ class LaneWorker(arq.worker.Worker):
         self._contact = contact
         self._worker = worker
         self._describe = describe
+        self._observer = observer
         self._unheard: str | None = None
         self._pause: float | None = 0.0
         self._stopping = False
@@ -190,7 +194,7 @@ class LaneWorker(arq.worker.Worker):
         try:
             verdict = await self._try(claim, lease)
             if verdict is not None:
-                await self._finish(claim, verdict, self.loop.time() - began)
+                await self._finish(claim, lease, verdict, self.loop.time() - began)
         finally:
             self._keeper.remove(lease)
 
@@ -256,6 +260,7 @@ class LaneWorker(arq.worker.Worker):
             tries=claim.failures + 1,
             enqueued_at=stored.enqueued_at,
             merged=claim.merged,
+            pushed=claim.pushed,
         )
         context = {"job_id": claim.id, "job_try": running.tries, "running": running}
         return self.functions[stored.function].coroutine(context, payload=stored.payload), stored.payload
@@ -305,12 +310,19 @@ class LaneWorker(arq.worker.Worker):
         )
         if delay is None:
             note = dump_json({**told, **times, "lane": self.lane, "payload": payload})
-            return Verdict(
-                "dead", failures=failures, record=record, note=note, payload=payload, error_class=error_class
-            )
-        return Verdict("retry", delay=delay, failures=failures, record=record, note=dump_json({**told, **times}))
+        else:
+            note = dump_json({**told, **times})
+        return Verdict(
+            "retry" if delay is not None else "dead",
+            delay=delay or 0.0,
+            failures=failures,
+            record=record,
+            note=note,
+            payload=payload,
+            error_class=error_class,
+        )
 
-    async def _finish(self, claim: Claim, verdict: Verdict, seconds: float) -> None:
+    async def _finish(self, claim: Claim, lease: Lease, verdict: Verdict, seconds: float) -> None:
         """Record how a try ended, again until Redis has taken it."""
         description = describe_end(self._describe, self.lane, verdict)
         entry = encode_entry(claim, self.lane, verdict, seconds, description)
@@ -339,7 +351,18 @@ class LaneWorker(arq.worker.Worker):
                 await asyncio.sleep(pause)
                 pause = min(1.0, pause * 2)
         self._contact.succeeded()
-        self._account(claim, verdict, answer.decode(), seconds, attempts)
+        ended = answer.decode()
+        if ended != "lost":
+            self._tell(claim, verdict, ended, seconds)
+        elif attempts == 1 and not lease.lost:
+            self._observer.lease_lost()
+        self._account(claim, verdict, ended, seconds, attempts)
+
+    def _tell(self, claim: Claim, verdict: Verdict, ended: str, seconds: float) -> None:
+        """Tell the observer of a try that ended."""
+        attempt = verdict.told(claim, self.lane, ended, seconds)
+        if attempt is not None:
+            self._observer.tried(attempt)
 
     def _account(self, claim: Claim, verdict: Verdict, ended: str, seconds: float, attempts: int) -> None:
         """Count and log how a try ended."""
@@ -357,7 +380,7 @@ class LaneWorker(arq.worker.Worker):
         if ended == "queued again":
             log.info("job queued again", how=verdict.how, **facts)
         elif ended == "done":
-            log.info("job done", tries=claim.failures + 1, **facts)
+            log.debug("job done", tries=claim.failures + 1, **facts)
         elif ended == "release":
             log.info("job handed back", **facts)
         else:

@@ -12,9 +12,11 @@ from replicator.queue.client import FAULTS, Queue
 from replicator.queue.destinations import MOST_DESTINATIONS, short_name
 from replicator.queue.errors import LeaseLost
 from replicator.queue.job import dump_json
+from replicator.queue.observer import Unobserved
 
 if TYPE_CHECKING:
     from replicator.queue.contact import Contact
+    from replicator.queue.observer import TryObserver
 
 log = structlog.get_logger("replicator.queue")
 
@@ -57,12 +59,14 @@ class LeaseKeeper:
         queue: where the leases are.
         seconds: how long a lease lasts when it is not renewed.
         contact: told whether Redis answers.
+        observer: told of leases that are lost.
     """
 
-    def __init__(self, queue: Queue, seconds: float, contact: Contact) -> None:
+    def __init__(self, queue: Queue, seconds: float, contact: Contact, observer: TryObserver | None = None) -> None:
         self._queue = queue
         self._seconds = seconds
         self._contact = contact
+        self._observer = observer or Unobserved()
         self._held: dict[str, Lease] = {}
         self._any_held = asyncio.Event()
 
@@ -130,4 +134,6 @@ class LeaseKeeper:
             # A job that was finished while this answer was under way is not lost but done.
             if lease.token in lost and lease.token in self._held:
                 log.warning("lease lost", id=lease.id)
+                if not lease.lost:
+                    self._observer.lease_lost()
                 lease.lose()

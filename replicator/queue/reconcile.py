@@ -46,6 +46,7 @@ class Findings:
         skipped: those that are left out, as their rule says.
         failed: what could not be listed or compared.
         warnings: how many were given.
+        unregistered: projects whose webhook policy could not be made sure of; None where that was not wanted.
         error: why the run as a whole failed; None when it came to its end.
     """
 
@@ -55,6 +56,7 @@ class Findings:
     skipped: int = 0
     failed: int = 0
     warnings: int = 0
+    unregistered: int | None = None
     error: str | None = None
 
     @property
@@ -92,6 +94,7 @@ class ReconcileResult:
             "failed": found.failed,
             "complete": found.complete,
             "warnings": found.warnings,
+            **({} if found.unregistered is None else {"unregistered": found.unregistered}),
             "error": found.error,
         }
 
@@ -115,12 +118,14 @@ class ReconcileState:
         last_started: when the last run that ended began (UTC); None when there was none.
         last: how it ended; None when there was none, or another version of this program noted it.
         running: the run under way; None when there is none.
+        last_success: when the last run ended that came to its end (UTC); None when there was none.
     """
 
     now: datetime
     last_started: datetime | None
     last: ReconcileResult | None
     running: RunningReconcile | None
+    last_success: datetime | None = None
 
     @classmethod
     async def read(cls, queue: Queue) -> ReconcileState:
@@ -129,12 +134,18 @@ class ReconcileState:
         Raises:
             QueueUnavailable: it does not answer.
         """
-        now, started, result, running = await queue.ask("reconcile_show")
+        now, started, result, running, success = await queue.ask("reconcile_show")
+        last = read_result(result)
+        succeeded = moment(int(success)) if success else None
+        if last is not None and last.findings.error is None:
+            # An older version of this program notes the result alone.
+            succeeded = last.ended
         return cls(
             now=moment(now),
             last_started=moment(int(started)) if started else None,
-            last=read_result(result),
+            last=last,
             running=_read_running(running),
+            last_success=succeeded,
         )
 
 
@@ -196,6 +207,8 @@ class ReconcileLease:
         """
         error = findings.error[:_MOST_CHARACTERS] if findings.error is not None else None
         record = {name: getattr(findings, name) for name in _COUNTS}
+        if findings.unregistered is not None:
+            record["unregistered"] = findings.unregistered
         text = dump_json({"host": socket.gethostname(), **record, "error": error})
         clock = asyncio.get_running_loop().time
         last = clock() + self._seconds
@@ -266,7 +279,9 @@ def read_result(text: bytes) -> ReconcileResult | None:
     """Read what ``reconcile_end.lua`` wrote; None where it is nothing, or of another version."""
     try:
         fields = load_json(text)
-        findings = Findings(**{name: int(fields[name]) for name in _COUNTS}, error=fields["error"])
+        counts = {name: int(fields[name]) for name in _COUNTS}
+        unregistered = int(fields["unregistered"]) if "unregistered" in fields else None
+        findings = Findings(**counts, unregistered=unregistered, error=fields["error"])
         return ReconcileResult(moment(fields["started"]), moment(fields["ended"]), fields["host"], findings)
     except (ValueError, KeyError, TypeError):
         return None

@@ -24,9 +24,10 @@ class Running:
         merged: whether more was asked for under this id since it was last done than the payload says: it was enqueued
             several times, is a dead letter revived, or was found without its place in the queue. Then the payload's
             word on what there is to do is not the last one: enqueues come in no order.
+        pushed: when the oldest push was that this try has to do with (UTC); None where that is not known.
     """
 
-    __slots__ = ("_keeper", "_lease", "enqueued_at", "id", "lane", "merged", "payload", "tries")
+    __slots__ = ("_keeper", "_lease", "enqueued_at", "id", "lane", "merged", "payload", "pushed", "tries")
 
     def __init__(
         self,
@@ -38,6 +39,7 @@ class Running:
         tries: int,
         enqueued_at: datetime,
         merged: bool,
+        pushed: datetime | None,
     ) -> None:
         self.id = lease.id
         self.payload = payload
@@ -45,6 +47,7 @@ class Running:
         self.tries = tries
         self.enqueued_at = enqueued_at
         self.merged = merged
+        self.pushed = pushed
         self._lease = lease
         self._keeper = keeper
 

@@ -16,6 +16,7 @@ _NAMES = (
     "enqueue",
     "heartbeat",
     "letters",
+    "oldest",
     "ping",
     "reconcile_begin",
     "reconcile_renew",

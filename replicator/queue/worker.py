@@ -18,6 +18,7 @@ from replicator.queue.contact import Contact
 from replicator.queue.job import JsonValue, Lane, dump_json
 from replicator.queue.lane_worker import LaneWorker
 from replicator.queue.lease import LeaseKeeper
+from replicator.queue.observer import Unobserved
 from replicator.queue.retry import RetryPolicy
 from replicator.queue.wakeup import listen
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from replicator.queue.history import Describe
+    from replicator.queue.observer import TryObserver
     from replicator.queue.running import Running
 
 log = structlog.get_logger("replicator.queue")
@@ -47,6 +49,7 @@ class Worker:
         drain: seconds that running jobs get after the first :meth:`stop`.
         timeout: seconds that one try of a job may take.
         describe: says what the history keeps of a job that ended; None to keep none.
+        observer: told how tries end.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Worker:
         drain: float = 30.0,
         timeout: float = 3600.0,
         describe: Describe | None = None,
+        observer: TryObserver | None = None,
     ) -> None:
         self._queue = queue
         self._handler = handler
@@ -69,6 +73,7 @@ class Worker:
         self._drain = drain
         self._timeout = timeout
         self._describe = describe
+        self._observer = observer or Unobserved()
         self.id = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._started = int(time.time() * 1000)
         self._lanes: list[LaneWorker] = []
@@ -93,7 +98,7 @@ class Worker:
             ConfigError: the queue is on a Redis Cluster.
         """
         contact = Contact(self._lease)
-        keeper = LeaseKeeper(self._queue, self._lease, contact)
+        keeper = LeaseKeeper(self._queue, self._lease, contact, self._observer)
         self._lanes = [
             LaneWorker(
                 self._queue,
@@ -107,6 +112,7 @@ class Worker:
                 contact=contact,
                 worker=self.id,
                 describe=self._describe,
+                observer=self._observer,
             )
             for lane, number in self._concurrency.items()
         ]

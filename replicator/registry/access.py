@@ -54,6 +54,24 @@ class Logins(Protocol):
         """Note that the registry refused ``login``, and tell whether the next is known to be another."""
 
 
+class Creator(Protocol):
+    """Creates repositories at a registry that does not, or not always, do so at the first push. It must be hashable."""
+
+    async def create(self, name: str, service: str | None) -> bool:
+        """Create the repository ``name``, which a push was refused for; that it is there already is no error.
+
+        Args:
+            name: of the repository, without its registry.
+            service: the ``service`` of the registry's token challenge, if it named one.
+
+        Returns:
+            Whether the push is worth another try.
+
+        Raises:
+            RegistryError: it could not be created.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """How to reach one registry, and as whom.
@@ -66,6 +84,9 @@ class Access:
         endpoint: ``host[:port]`` or ``http(s)://host[:port]`` to connect to instead of the registry's own name.
         logins: asked for the login when it is needed, in place of username and password; again when that is a minute
             old, and when it was refused.
+        manifest_agent: sent as ``User-Agent`` with each GET of a manifest at a source, instead of the usual one; with
+            nothing else, and never at a destination.
+        creator: asked to create a repository that a push was refused for; None where nobody does.
     """
 
     username: str | None = None
@@ -74,6 +95,8 @@ class Access:
     ca_file: Path | None = None
     endpoint: str | None = None
     logins: Logins | None = field(default=None, repr=False)
+    manifest_agent: str | None = None
+    creator: Creator | None = field(default=None, repr=False)
 
     @property
     def is_anonymous(self) -> bool:

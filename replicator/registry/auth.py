@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 from yarl import URL
 
 from replicator.registry.challenges import parse_challenges
-from replicator.registry.errors import LoginRefused, ProtocolViolated
+from replicator.registry.errors import AskedLoginRefused, LoginRefused, ProtocolViolated
 from replicator.registry.login import LoginSource
 
 if TYPE_CHECKING:
@@ -68,6 +68,9 @@ class Authorizer:
     """The ``Authorization`` headers of one registry under one login.
 
     Tokens are cached by scope and asked for once, however many requests wait for the same one.
+
+    Attributes:
+        service: the ``service`` of the registry's token challenge; None where none was met, or it named none.
     """
 
     def __init__(self, registry: str, access: Access, source: TokenSource) -> None:
@@ -75,12 +78,13 @@ class Authorizer:
         self._source = source
         self._login = LoginSource(access)
         self._realm: URL | None = None
-        self._service: str | None = None
+        self.service: str | None = None
         self._use_basic = False
         self._tokens: dict[frozenset[str], Token] = {}
         self._locks: dict[frozenset[str], asyncio.Lock] = {}
         self._refusal: tuple[float, LoginRefused] | None = None
         self._accepted: set[frozenset[str]] = set()
+        self._denied: dict[frozenset[str], float] = {}
         self._refused_uploads: dict[frozenset[str], str] = {}
 
     async def header(self, scopes: frozenset[str], *, long: bool = False, basic: bool = False) -> str | None:
@@ -103,7 +107,7 @@ class Authorizer:
         return f"Bearer {token.value}"
 
     async def _basic(self) -> str | None:
-        login = await self._login.get(self._service)
+        login = await self._login.get(self.service)
         if login is not None and login.basic is None:
             detail = "the login is an identity token, and HTTP Basic takes a password: log in with one"
             raise LoginRefused(self._registry, "HTTP Basic", detail)
@@ -134,7 +138,7 @@ class Authorizer:
         for challenge in challenges:
             if challenge.scheme == "bearer" and (realm := _realm(challenge)) is not None:
                 self._realm = realm
-                self._service = challenge.parameters.get("service")
+                self.service = challenge.parameters.get("service")
                 return True
         # Harbor answers a rejected bearer with a Basic challenge: the realm it named before still holds.
         if self._realm is not None:
@@ -151,12 +155,25 @@ class Authorizer:
             return False
         return self._refused_uploads.setdefault(scopes, used) != used
 
-    def accepted(self, scopes: frozenset[str], *, upload: bool) -> None:
-        """Note that a request was let in; with ``upload``, one with a streamed body."""
+    def accepted(self, scopes: frozenset[str], *, upload: bool, denied: bool = False) -> None:
+        """Note that a request was let in; with ``upload``, one with a streamed body.
+
+        With ``denied`` it was known who asked, but that is not allowed. What a token allows was decided when it was
+        issued, and by the next try a person may have put it right: it is forgotten, now and then.
+        """
         if scopes in self._tokens:
             self._accepted.add(scopes)
+            now = time.monotonic()
+            if denied and now - self._denied.get(scopes, -_FRESH_SECONDS) >= _FRESH_SECONDS:
+                self._denied[scopes] = now
+                del self._tokens[scopes]
         if upload:
             self._refused_uploads.pop(scopes, None)
+
+    def forget(self, name: str) -> None:
+        """Forget the tokens for a repository: what they allow there has changed."""
+        for scopes in [scopes for scopes in self._tokens if any(scope.split(":")[1:-1] == [name] for scope in scopes)]:
+            del self._tokens[scopes]
 
     async def _renew(self, scopes: frozenset[str], *, long: bool) -> Token:
         lock = self._locks.setdefault(scopes, asyncio.Lock())
@@ -168,6 +185,7 @@ class Authorizer:
             if len(self._locks) > _MAX_CACHED:
                 self._tokens.clear()
                 self._accepted.clear()
+                self._denied.clear()
                 self._refused_uploads.clear()
                 self._locks = {scopes: lock}
             self._fail_if_refused_lately(now)
@@ -192,7 +210,7 @@ class Authorizer:
 
     async def _ask(self, scopes: frozenset[str]) -> Token:
         assert self._realm is not None  # noqa: S101 - only called once a realm is known
-        query = [("service", self._service)] if self._service is not None else []
+        query = [("service", self.service)] if self.service is not None else []
         query += [("scope", scope) for scope in sorted(scopes)]
         issued = time.monotonic()
         body = await self._token_answer(self._realm, query)
@@ -214,19 +232,24 @@ class Authorizer:
         return Token(value, issued, issued + seconds)
 
     async def _token_answer(self, realm: URL, query: list[tuple[str, str]]) -> bytes:
-        login = await self._login.get(self._service)
+        login = await self._login.get(self.service)
         try:
             return await self._fetch(realm, query, login)
         except LoginRefused:
             # One that was asked for may have ended since.
             if login is None or not self._login.renew(login):
                 raise
-        return await self._fetch(realm, query, await self._login.get(self._service))
+        return await self._fetch(realm, query, await self._login.get(self.service))
 
     async def _fetch(self, realm: URL, query: list[tuple[str, str]], login: Login | None) -> bytes:
-        if login is not None and login.refresh_token is not None:
-            return await self._source.fetch_token(realm, (), None, _refreshing(login.refresh_token, query))
-        return await self._source.fetch_token(realm, query, login.basic if login is not None else None)
+        try:
+            if login is not None and login.refresh_token is not None:
+                return await self._source.fetch_token(realm, (), None, _refreshing(login.refresh_token, query))
+            return await self._source.fetch_token(realm, query, login.basic if login is not None else None)
+        except LoginRefused as error:
+            if not self._login.asks:
+                raise
+            raise AskedLoginRefused(error.registry, error.request, error.detail, status=error.status) from error
 
 
 def _refreshing(token: str, query: list[tuple[str, str]]) -> bytes:

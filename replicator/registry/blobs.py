@@ -153,6 +153,7 @@ class Blobs(Endpoint):
                     async for chunk in stream:
                         deadline.reschedule(loop.time() + timing.write)
                         sent += len(chunk)
+                        self._transport.observer.sent(self._transport.registry, len(chunk))
                         yield chunk
                         if sent < blob.size:
                             # A refusal that came meanwhile must be read before a write meets the connection's end: the

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 import aiohttp
 
 from replicator.registry.limits import HostLimits
+from replicator.registry.observer import Unobserved
 from replicator.registry.repository import RemoteRepository
 from replicator.registry.timing import Timing
 from replicator.registry.transport import Transport
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from replicator.reference import Repository
     from replicator.registry.access import Access
+    from replicator.registry.observer import RequestObserver
 
 _READ_BUFFER = 256 * 1024
 """Bytes of an answer that aiohttp buffers before it stops reading (three times that at the most): the chunks of a copy.
@@ -33,6 +35,7 @@ class Registries:
         user_agent: what is sent as ``User-Agent``.
         timing: deadlines and tries.
         in_flight: requests and transfers under way at once, a host; fewer while it complains.
+        observer: told of every request.
     """
 
     def __init__(
@@ -42,11 +45,13 @@ class Registries:
         user_agent: str = "replicator",
         timing: Timing | None = None,
         in_flight: int = 32,
+        observer: RequestObserver | None = None,
     ) -> None:
         self._access = access
         self._user_agent = user_agent
         self._timing = timing or Timing()
         self._in_flight = in_flight
+        self._observer = observer or Unobserved()
         self._session: aiohttp.ClientSession | None = None
         self._limits: dict[str, HostLimits] = {}
         self._transports: dict[tuple[str, Access], Transport] = {}
@@ -79,11 +84,34 @@ class Registries:
 
     def source(self, repository: Repository) -> RemoteRepository:
         """Return a repository to read from."""
-        return RemoteRepository(repository, self.transport(repository), "pull")
+        agent = self._access(repository).manifest_agent
+        return RemoteRepository(repository, self.transport(repository), "pull", agent)
 
     def destination(self, repository: Repository) -> RemoteRepository:
         """Return a repository to write to."""
         return RemoteRepository(repository, self.transport(repository), "pull,push")
+
+    async def create(self, repository: Repository) -> bool:
+        """Have a repository created that a push was refused for, where its access says by whom.
+
+        Returns:
+            Whether the push is worth another try; tokens from before are then forgotten.
+
+        Raises:
+            RegistryError: it could not be created.
+        """
+        creator = self._access(repository).creator
+        if creator is None:
+            return False
+        authorizer = self.transport(repository).authorizer
+        helps = await creator.create(repository.name, authorizer.service)
+        if helps:
+            authorizer.forget(repository.name)
+        return helps
+
+    def creates(self, repository: Repository) -> bool:
+        """Tell whether somebody creates a repository that a push is refused for."""
+        return self._access(repository).creator is not None
 
     def transport(self, repository: Repository) -> Transport:
         """Return the way to a repository's registry under the login for that repository, e.g. for its REST API."""
@@ -92,5 +120,7 @@ class Registries:
         key = (repository.registry, access)
         if key not in self._transports:
             limits = self._limits.setdefault(repository.registry, HostLimits(self._in_flight))
-            self._transports[key] = Transport(repository.registry, access, self._session, limits, self._timing)
+            self._transports[key] = Transport(
+                repository.registry, access, self._session, limits, self._timing, self._observer
+            )
         return self._transports[key]

@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"})
 """What OpenSSL says of an answer that is none of TLS, such as one of plain HTTP."""
 
+_WRONG_NAME = "name the registry as its certificate does, or have one issued for this name"
+_CERTIFICATE_ADVICE = {
+    9: "it is too early for it: is this machine's clock behind, or was it put in place too soon",
+    10: "it has to be renewed there, unless this machine's clock is ahead",
+    62: _WRONG_NAME,
+    64: _WRONG_NAME,
+}
+"""What to do about a certificate, by OpenSSL's ``X509_V_ERR_…``; an authority that is unknown has many numbers."""
+
 
 def explicit_base(registry: str, access: Access) -> URL | None:
     """Return the address to connect to, ``http(s)://host[:port]``; None when the scheme must be found out."""
@@ -99,7 +108,24 @@ def connection_words(url: URL, error: Exception) -> str:
 def certificate_words(url: URL, error: aiohttp.ClientConnectorCertificateError) -> str:
     """Say why a certificate is not trusted, and what to do."""
     reason = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
-    return (
-        f"the TLS certificate of {url.host}:{url.port} is not trusted ({reason}): "
-        "name its authority with ca_file, or turn verification off with insecure: true"
+    code = getattr(error.certificate_error, "verify_code", 0)
+    advice = _CERTIFICATE_ADVICE.get(
+        code, "name its authority with ca_file, or turn verification off with insecure: true"
     )
+    return f"the TLS certificate of {url.host}:{url.port} is not trusted ({reason}): {advice}"
+
+
+def tls_at(url: URL, tls: ssl.SSLContext | bool, registry: str, base: URL | None) -> ssl.SSLContext | bool:
+    """Return what aiohttp takes as ``ssl`` for one request.
+
+    Verification is off for the registry's own name only; a storage host it redirects to is verified.
+
+    Args:
+        url: where the request goes.
+        tls: what `tls_of` says of the registry.
+        registry: the host the rules name.
+        base: where it is reached; None while that is not known.
+    """
+    if tls is not False or base is None or url.host in (base.host, URL(f"//{registry}").host):
+        return tls
+    return True

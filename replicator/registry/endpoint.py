@@ -19,14 +19,18 @@ class Endpoint:
         repository: its name and registry.
         transport: the way there.
         actions: what tokens are asked for, ``pull`` or ``pull,push``; one token then serves all requests here.
+        manifest_agent: what is sent as ``User-Agent`` with each GET of a manifest; None for the usual one.
     """
 
-    def __init__(self, repository: Repository, transport: Transport, actions: str) -> None:
+    def __init__(
+        self, repository: Repository, transport: Transport, actions: str, manifest_agent: str | None = None
+    ) -> None:
         self.repository = repository
         self._transport = transport
         self._path = f"/v2/{repository.name}"
         self._scope = f"repository:{repository.name}:{actions}"
         self._scopes = frozenset({self._scope})
+        self._manifest_agent = manifest_agent
 
     @property
     def abilities(self) -> Abilities:

@@ -8,6 +8,7 @@
     ├── TooManyRequests             429                                                         transient
     ├── Unauthorized                401 although freshly logged in                              credentials
     │   └── LoginRefused            the token endpoint refused name and password                credentials
+    │       └── AskedLoginRefused   the same, of a login that was asked for                     credentials
     ├── LoginUnavailable            who was asked for the login does not answer                 transient
     │   └── LoginMissing            who was asked for the login does not have it                credentials
     ├── Denied                      403                                                         permanent
@@ -68,12 +69,16 @@ class RegistryError(ReplicatorError):
         self.retry_after = retry_after
         super().__init__(f"{registry}: {self.request}: {self.detail}")
 
-    def again(self) -> Self:
-        """Return the same error, for one more who meets it."""
+    def again(self, also: str = "") -> Self:
+        """Return the same error, for one more who meets it.
+
+        Args:
+            also: what is added to its detail.
+        """
         return type(self)(
             self.registry,
             self.request,
-            self.detail,
+            self.detail + also,
             status=self.status,
             codes=self.codes,
             retry_after=self.retry_after,
@@ -116,6 +121,10 @@ class Unauthorized(RegistryError):
 
 class LoginRefused(Unauthorized):
     """The token endpoint refused the name and the password."""
+
+
+class AskedLoginRefused(LoginRefused):
+    """The token endpoint refused a login that was asked for when it was needed (`Access.logins`)."""
 
 
 class LoginUnavailable(RegistryError):

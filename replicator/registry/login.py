@@ -25,12 +25,14 @@ class LoginSource:
 
     Attributes:
         exists: whether there is a login at all.
+        asks: whether it is asked for when it is needed.
     """
 
     def __init__(self, access: Access) -> None:
         self._logins = access.logins
         self._given = Login(access.username, access.password or "") if access.username is not None else None
         self.exists = self._logins is not None or self._given is not None
+        self.asks = self._logins is not None
         self._asked: tuple[float, Login] | None = None
         self._failure: tuple[float, RegistryError] | None = None
         self._lock = asyncio.Lock()

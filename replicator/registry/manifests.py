@@ -94,8 +94,11 @@ class Manifests(Endpoint):
         """
         url = await self._transport.url(f"{self._path}/manifests/{identifier}")
         request = f"GET {url.path}"
+        headers = {"Accept": ACCEPT}
+        if self._manifest_agent is not None:
+            headers["User-Agent"] = self._manifest_agent
         reply = await self._transport.call(
-            "GET", url, scopes=self._scopes, expect={200}, headers={"Accept": ACCEPT}, max_body=MAX_MANIFEST_BYTES
+            "GET", url, scopes=self._scopes, expect={200}, headers=headers, max_body=MAX_MANIFEST_BYTES
         )
         content_type = reply.headers.get("Content-Type", "")
         try:

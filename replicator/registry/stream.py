@@ -150,6 +150,7 @@ class BlobStream:
                 f"GET {self._url.path}",
                 f"the transfer ended at byte {self._offset} of {self.blob.size}",
             )
+        self._transport.observer.received(self._transport.registry, len(chunk))
         return chunk
 
     async def _connect(self) -> bytes:

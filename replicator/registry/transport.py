@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import io
 import ssl
+import time
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -18,6 +20,7 @@ from yarl import URL
 from replicator.errors import ErrorClass
 from replicator.registry.abilities import Abilities
 from replicator.registry.auth import Authorizer
+from replicator.registry.bodies import read_body
 from replicator.registry.challenges import lacks_scope
 from replicator.registry.connecting import (
     connection_error,
@@ -25,6 +28,7 @@ from replicator.registry.connecting import (
     explicit_base,
     join,
     names_registry,
+    tls_at,
     tls_of,
 )
 from replicator.registry.errors import (
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
 
     from replicator.registry.access import Access
     from replicator.registry.limits import HostLimits
+    from replicator.registry.observer import RequestObserver
     from replicator.registry.timing import Timing
 
 _log = structlog.get_logger("replicator.registry")
@@ -66,6 +71,7 @@ class Transport:
         session: an open client session that neither decompresses nor follows redirects by itself.
         limits: shared by all transports of this host.
         timing: deadlines and tries.
+        observer: told of every request.
     """
 
     def __init__(
@@ -75,15 +81,17 @@ class Transport:
         session: aiohttp.ClientSession,
         limits: HostLimits,
         timing: Timing,
+        observer: RequestObserver,
     ) -> None:
         self.registry = registry
         self.timing = timing
+        self.observer = observer
         self._access = access
         self._session = session
         self.limits = limits
         # Not shared with other logins: what one of them may not do, the registry still can.
         self.abilities = Abilities()
-        self._authorizer = Authorizer(registry, access, self)
+        self.authorizer = Authorizer(registry, access, self)
         self._ssl = tls_of(access)
         self._base = explicit_base(registry, access)
         self._base_lock = asyncio.Lock()
@@ -205,11 +213,11 @@ class Transport:
         streamed = data is not None and not isinstance(data, bytes)
         refusals = 0
         while True:
-            authorization = await self._authorizer.header(scopes, long=streamed, basic=basic)
+            authorization = await self.authorizer.header(scopes, long=streamed, basic=basic)
             async with self._follow(method, url, headers, data, authorization) as response:
                 if response.status != 401:
                     if authorization is not None:
-                        self._authorizer.accepted(scopes, upload=streamed)
+                        self.authorizer.accepted(scopes, upload=streamed, denied=response.status == 403)
                     yield response
                     return
                 error = await self.failure(method, response)
@@ -218,8 +226,8 @@ class Transport:
                     raise error
                 refusals += authorization is not None
                 challenges = response.headers.getall("WWW-Authenticate", [])
-                again = self._authorizer.challenged(challenges, scopes, authorization, basic=basic)
-                if streamed and not self._authorizer.upload_refused(scopes, authorization):
+                again = self.authorizer.challenged(challenges, scopes, authorization, basic=basic)
+                if streamed and not self.authorizer.upload_refused(scopes, authorization):
                     raise UploadLost(self.registry, error.request, error.detail, status=401)
                 if streamed or not again or refusals > 1:
                     if lacks_scope(challenges):
@@ -240,8 +248,10 @@ class Transport:
         here = url
         for _ in range(_MAX_REDIRECTS + 1):
             sent = dict(headers or {})
-            at_home = here.origin() == home.origin()
-            if authorization is not None and at_home:
+            if here.origin() != home.origin():
+                # The login and another name are for this registry, not for who it redirects to.
+                sent.pop("User-Agent", None)
+            elif authorization is not None:
                 sent["Authorization"] = authorization
             response = await self._send(method, here, sent, data)
             try:
@@ -292,10 +302,9 @@ class Transport:
         body = b"" if method == "HEAD" or response.status == 416 else await self._read(response, _MAX_ERROR_BODY, None)
         retry_after = parse_retry_after(response.headers.get("Retry-After"))
         error = from_answer(self.registry, request, response.status, body, retry_after=retry_after)
-        if isinstance(error, TooManyRequests):
+        if isinstance(error, TooManyRequests) or (response.status == 503 and retry_after is not None):
+            self.observer.throttled(self.registry)
             self.limits.throttle(retry_after if retry_after is not None else _THROTTLE_UNSAID)
-        elif response.status == 503 and retry_after is not None:
-            self.limits.throttle(retry_after)
         elif response.status < 500:
             self.limits.answered()
         return error
@@ -309,11 +318,11 @@ class Transport:
         if realm.scheme not in ("http", "https") or not realm.host:
             raise ProtocolViolated(self.registry, request, f"the challenge's realm {str(realm)!r} is not an HTTP URL")
         home = await self.url("/")
+        if self._access.endpoint is not None and names_registry(realm, self.registry):
+            realm = realm.with_scheme(home.scheme).with_host(home.host or "").with_port(home.port)
         if (authorization or form) and realm.scheme == "http" and home.scheme == "https":
             detail = "the challenge asks for the password over plain HTTP: refused"
             raise ProtocolViolated(self.registry, request, detail)
-        if self._access.endpoint is not None and names_registry(realm, self.registry):
-            realm = realm.with_scheme(home.scheme).with_host(home.host or "").with_port(home.port)
         url = realm.extend_query(list(query))
         headers = {"Authorization": authorization} if authorization is not None else {}
         headers |= {"Content-Type": "application/x-www-form-urlencoded"} if form is not None else {}
@@ -346,9 +355,10 @@ class Transport:
         request = describe(method, url)
         # Interim answers and headers that drip never meet the limit of a read. A streamed body has limits of its own.
         within = timing.commit if data is None or isinstance(data, bytes) else None
+        began, status = time.monotonic(), None
         try:
             async with asyncio.timeout(within):
-                return await self._session.request(
+                response = await self._session.request(
                     method,
                     url,
                     headers={"Accept-Encoding": "identity", **headers},
@@ -356,29 +366,23 @@ class Transport:
                     data=io.BytesIO(data) if isinstance(data, bytes) else data,
                     allow_redirects=False,
                     timeout=timeout,
-                    ssl=self._ssl_for(url),
+                    ssl=tls_at(url, self._ssl, self.registry, self._base),
                 )
         except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
             raise connection_error(self.registry, request, url, error) from error
-
-    def _ssl_for(self, url: URL) -> ssl.SSLContext | bool:
-        """Verification is off for the registry's own name only; a storage host it redirects to is verified."""
-        if self._ssl is not False or self._base is None:
-            return self._ssl
-        return self._ssl if url.host in (self._base.host, URL(f"//{self.registry}").host) else True
+        else:
+            status = response.status
+            if isinstance(data, bytes):
+                self.observer.sent(self.registry, len(data))
+            return response
+        finally:
+            self.observer.answered(self.registry, method, status, time.monotonic() - began)
 
     async def _read(self, response: aiohttp.ClientResponse, limit: int, request: str | None) -> bytes:
         """Read at most ``limit`` bytes; with no ``request`` named, what fails is left out."""
-        chunks = bytearray()
-        try:
-            # What is left out when it fails is not worth more than one read's time, however it drips.
-            async with asyncio.timeout(self.timing.read if request is None else None):
-                while len(chunks) < limit and (chunk := await response.content.read(limit - len(chunks))):
-                    chunks += chunk
-        except (aiohttp.ClientError, OSError) as error:
-            if request is not None:
-                raise connection_error(self.registry, request, response.url, error) from error
-        return bytes(chunks)
+        count = partial(self.observer.received, self.registry)
+        patience = self.timing.read
+        return await read_body(response, limit, count, registry=self.registry, request=request, patience=patience)
 
     async def _discover(self) -> URL:
         """Find out whether a registry marked insecure speaks HTTPS or plain HTTP: HTTPS is tried first."""
@@ -392,7 +396,7 @@ class Transport:
                 continue
             if response.status == 401:
                 # It says how to log in, too: the first request that matters need not be refused to learn that.
-                self._authorizer.challenged(response.headers.getall("WWW-Authenticate", []), frozenset(), None)
+                self.authorizer.challenged(response.headers.getall("WWW-Authenticate", []), frozenset(), None)
             response.release()
             return base
         raise failures[0]

@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from replicator.aliyun import TemporaryLogins
+from replicator.acr import endpoint_of
+from replicator.aliyun import MissingRepositories, TemporaryLogins
 from replicator.errors import ConfigError, Problem
+from replicator.harbor.pulls import UNCOUNTED_AGENT
 from replicator.reference import Repository, is_registry, is_repository_name
 from replicator.registry.access import Access
 from replicator.rules.aliyun import read_account
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 
     from replicator.rules.place import Place
 
-_KEYS = ("username", "password", "aliyun", "insecure", "ca_file", "endpoint", "anonymous")
+KEYS = ("username", "password", "aliyun", "insecure", "ca_file", "endpoint", "anonymous", "quiet_pulls")
+"""What an entry can have."""
 _FORGOTTEN_BRACES = re.compile(r"\$[A-Z_][A-Z0-9_]*\Z")
 
 
@@ -177,18 +180,19 @@ class _Entry:
         self.lacks_login = False
 
     def read(self) -> Access | None:
-        fields = self._place.mapping(_KEYS)
+        fields = self._place.mapping(KEYS)
         if fields is None:
             return None
         self._fields = fields
         username, password = self._text("username"), self._text("password")
         insecure, anonymous = self._boolean("insecure"), self._boolean("anonymous")
         ca_file, endpoint = self._ca_file(), self._endpoint()
+        way = Access(None, None, insecure, ca_file, endpoint, manifest_agent=self._manifest_agent())
         if "aliyun" in fields:
-            return self._temporary(Access(None, None, insecure, ca_file, endpoint), anonymous=anonymous)
+            return self._temporary(way, anonymous=anonymous)
         if not self._login_is_complete(username, password, anonymous=anonymous):
             return None
-        return Access(username or None, password or None, insecure, ca_file, endpoint)
+        return replace(way, username=username or None, password=password or None)
 
     def _temporary(self, access: Access, *, anonymous: bool) -> Access | None:
         place = self._fields["aliyun"]
@@ -197,7 +201,11 @@ class _Entry:
             read_account(place, self._environ)
             return None
         account = read_account(place, self._environ)
-        return replace(access, logins=TemporaryLogins(self._registry, account)) if account is not None else None
+        if account is None:
+            return None
+        creates = account.creates
+        creator = MissingRepositories(self._registry, account, creates) if creates is not None else None
+        return replace(access, logins=TemporaryLogins(self._registry, account), creator=creator)
 
     def _login_is_complete(self, username: str | None, password: str | None, *, anonymous: bool) -> bool:
         named = "username" in self._fields, "password" in self._fields
@@ -242,6 +250,14 @@ class _Entry:
     def _boolean(self, name: str) -> bool:
         place = self._fields.get(name)
         return place.boolean() if place is not None else False
+
+    def _manifest_agent(self) -> str | None:
+        if not self._boolean("quiet_pulls"):
+            return None
+        if endpoint_of(self._registry) is not None:
+            self._fields["quiet_pulls"].wrong("is for a Harbor: no other registry goes by who pulls; remove it")
+            return None
+        return UNCOUNTED_AGENT
 
     def _ca_file(self) -> Path | None:
         text = self._unless_empty("ca_file")

@@ -19,7 +19,8 @@ KEYS = ("platforms", "attestations", "signatures")
 """The keys that say it."""
 
 _AUTO = "auto"
-_ATTESTATIONS = (_AUTO, *(str(choice) for choice in (Attestations.KEEP, Attestations.STRIP, Attestations.FAIL)))
+ATTESTATIONS = (_AUTO, *(str(choice) for choice in (Attestations.KEEP, Attestations.STRIP, Attestations.FAIL)))
+"""The words of ``attestations``."""
 _SYSTEMS = ("linux", "windows", "darwin", "freebsd", "android", "wasip1")
 _ARCHITECTURES = (
     *("amd64", "arm64", "arm", "386", "ppc64le", "s390x", "riscv64", "loong64"),
@@ -81,7 +82,7 @@ def read_content(fields: Mapping[str, Place], warnings: list[Problem]) -> Conten
     platforms, attestations, signatures = (fields.get(key) for key in KEYS)
     return Content(
         None if platforms is None else _platforms(platforms, warnings),
-        None if attestations is None else attestations.choice(_ATTESTATIONS),
+        None if attestations is None else attestations.choice(ATTESTATIONS),
         None if signatures is None else signatures.boolean(),
     )
 

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from replicator.rules.defaults import Defaults
     from replicator.rules.place import Place
 
+DESTINATION = ("to", "tags", *KEYS)
+"""What a destination can have that is a mapping."""
+TAGS = ("include", "exclude", "semver", "latest")
+"""What ``tags`` in it can have."""
+
 
 @dataclass(frozen=True, slots=True)
 class Named:
@@ -87,7 +92,7 @@ class _Reader:
                 item.wrong('names no destination; "" means the default one')
                 return []
             return [self._target(item, self._filter(None), NOTHING_SAID)]
-        fields = item.mapping(("to", "tags", *KEYS)) or {}
+        fields = item.mapping(DESTINATION) or {}
         tags = self._filter(fields.get("tags"))
         content = read_content(fields, self._warnings)
         if "to" not in fields:
@@ -105,7 +110,7 @@ class _Reader:
             return TagFilter(named)
         if self._source is not None and self._source.digest is not None:
             place.wrong("a digest has no tags to choose from")
-        fields = place.mapping(("include", "exclude", "semver", "latest"))
+        fields = place.mapping(TAGS)
         if fields is None:
             return None
         include, exclude = _patterns(fields.get("include")), _patterns(fields.get("exclude"))

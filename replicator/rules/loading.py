@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 _Options = tuple[str | None, str | None, "tuple[Platform, ...]", "Elsewhere | None"]
 """What is given beside the files: registry, namespace, platforms, further logins."""
 _RULE_PATH = re.compile(r'images(?:\["(?:[^"\\]|\\.)*"\]|\.[\w-]+)')
-_SECTIONS = ("auth", "defaults", "images")
+SECTIONS = ("auth", "defaults", "images")
+"""The top level of a rules file."""
 
 
 def load(
@@ -192,7 +193,7 @@ def _sections(texts: Mapping[str, tuple[str, Path | None]], source: str) -> tupl
         if section:
             sections[section] = document.value
         elif document.readable:
-            places = Place(document.value, "", problems).mapping(_SECTIONS)
+            places = Place(document.value, "", problems).mapping(SECTIONS)
             readable = places is not None
             sections = {name: place.value for name, place in (places or {}).items()}
     if not readable:
@@ -210,7 +211,7 @@ class _Reading:
         self.warnings: list[Problem] = []
 
     def read(self, sections: Mapping[str, Any], options: _Options) -> Rules:
-        found: dict[str, list[Problem]] = {name: [] for name in (*sections, *_SECTIONS, "")}
+        found: dict[str, list[Problem]] = {name: [] for name in (*sections, *SECTIONS, "")}
         place = {name: Place(value, name, found[name]) for name, value in sections.items()}
         registry, namespace, platforms, elsewhere = options
         names = {"registry": registry, "namespace": namespace}

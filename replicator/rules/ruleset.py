@@ -12,7 +12,7 @@ from replicator.rules.request import Asked, CopyRequest, Explanation, Source
 from replicator.rules.routes import Route, route
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from replicator.errors import Problem
     from replicator.registry.access import Access
@@ -45,6 +45,7 @@ class Rules:
         self.warnings: tuple[Problem, ...] = tuple(warnings)
         self.logins: tuple[tuple[str, str], ...] = tuple(logins)
         self.hosts: frozenset[str] = frozenset(_hosts(self._rules))
+        self.keys: tuple[str, ...] = tuple(rule.key for rule in self._rules)
         self._by_repository: dict[Repository, list[int]] = {}
         self._by_project: dict[tuple[str, str], list[int]] = {}
         self._by_registry: dict[str, list[int]] = {}
@@ -60,10 +61,6 @@ class Rules:
     def asks_for_the_same_as(self, other: Rules) -> bool:
         """Tell whether these are the same rules, whatever the logins are."""
         return self._rules == other._rules
-
-    def keys(self) -> tuple[str, ...]:
-        """Return the rules' keys, as they stand in the file and in its order."""
-        return tuple(rule.key for rule in self._rules)
 
     def destinations(self, reference: Reference) -> tuple[CopyRequest, ...]:
         """Return every copy that the rules ask for when ``reference`` was pushed; none if no rule is about it.
@@ -147,6 +144,14 @@ class Rules:
                 needs_tags = needs_tags or any(map(_needs_tags, self._candidates(pattern.repository)))
             found[key] = replace(source, needs_tags=needs_tags, rules=(*source.rules, rule.key))
         return tuple(sorted(found.values(), key=lambda source: not source.needs_tags))
+
+    def hosts_of(self, keys: Collection[str]) -> frozenset[str]:
+        """Return the hosts that some rules copy from and to.
+
+        Args:
+            keys: of these rules.
+        """
+        return frozenset(_hosts(rule for rule in self._rules if rule.key in keys))
 
     def credentials(self, repository: Repository) -> Access | None:
         """Return how ``repository`` is reached and as whom, by the longest key of ``auth`` that fits.

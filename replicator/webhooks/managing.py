@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from replicator.errors import ReplicatorError
+from replicator.errors import ErrorClass, ReplicatorError
 from replicator.harbor.policies import NoHarbor, WebhookApi
 from replicator.harbor.webhooks import NAME, Target, for_registry, new_policy, payload_format
 from replicator.reference import Repository
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from replicator.harbor.webhooks import Policy
     from replicator.registry import Registries
     from replicator.rules import Rules
+
+
+_GIVEN_UP_AFTER = 3
+"""Projects in a row that a Harbor does not answer for before the others are not asked about."""
 
 
 class Change(StrEnum):
@@ -42,12 +46,14 @@ class Done:
         project: its name; empty where the projects could not be listed.
         change: what was done.
         note: why it failed and what to do, or what else there is to know; may be empty.
+        is_harbor: whether it failed for another reason than that there is no Harbor.
     """
 
     registry: str
     project: str
     change: Change
     note: str = ""
+    is_harbor: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,16 +144,44 @@ class Policies:
 
     async def _each(self, step: Callable[[WebhookApi, str], Awaitable[tuple[Change, str]]]) -> list[Done]:
         """Do something for every project; what fails for one does not keep the others."""
-        places, failed = await named_projects(self._rules, self._registries, self._only)
+        places, failed = await named_projects(self._rules.sources(), self._registries, self._only)
         done = [Done(registry, "", Change.FAILED, advised(error, "")) for registry, error in failed.items()]
+        silent = _Silent()
         for registry, project in places:
             try:
+                silent.unless_known(registry)
                 transport = self._registries.transport(Repository(registry, f"{project}/x"))
                 change, note = await step(WebhookApi(registry, project, transport), registry)
             except ReplicatorError as error:
-                change, note = Change.FAILED, advised(error, project)
-            done.append(Done(registry, project, change, note))
+                silent.failed(registry, error)
+                is_harbor = not isinstance(error, NoHarbor)
+                done.append(Done(registry, project, Change.FAILED, advised(error, project), is_harbor))
+            else:
+                silent.answered(registry)
+                done.append(Done(registry, project, change, note))
         return done
+
+
+class _Silent:
+    """Which registries are not asked about further projects: nothing would come of it but waiting."""
+
+    def __init__(self) -> None:
+        self._in_a_row: dict[str, int] = {}
+        self._given_up: dict[str, ReplicatorError] = {}
+
+    def unless_known(self, registry: str) -> None:
+        """Raise why a registry is not to be asked, if it is not."""
+        if registry in self._given_up:
+            raise self._given_up[registry]
+
+    def answered(self, registry: str) -> None:
+        self._in_a_row[registry] = 0
+
+    def failed(self, registry: str, error: ReplicatorError) -> None:
+        passing = isinstance(error, RegistryError) and error.error_class is ErrorClass.TRANSIENT
+        self._in_a_row[registry] = self._in_a_row.get(registry, 0) + 1 if passing else 0
+        if isinstance(error, NoHarbor) or self._in_a_row[registry] >= _GIVEN_UP_AFTER:
+            self._given_up[registry] = error
 
 
 def advised(error: ReplicatorError, project: str) -> str:
@@ -165,9 +199,11 @@ def advised(error: ReplicatorError, project: str) -> str:
     elif isinstance(error, Denied):
         advice = (
             f"the login may not do this in the project {project!r}, or there is no such project: use an administrator "
-            "of the project (--user NAME), or a robot account with all permissions of notification-policy"
+            "of the project (replicator webhook register --user NAME), or a robot account with all permissions of "
+            "notification-policy"
             if project
-            else "the login may not list projects: name them with --project, or use another login (--user NAME)"
+            else "the login may not list projects: name them (replicator webhook register --project NAME), or use "
+            "another login (--user NAME)"
         )
     elif isinstance(error, NotFound):
         advice = (

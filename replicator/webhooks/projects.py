@@ -9,19 +9,19 @@ from replicator.harbor import HarborApi
 from replicator.reference import Repository
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from replicator.registry import Registries
-    from replicator.rules import Rules
+    from replicator.rules import Source
 
 
 async def named_projects(
-    rules: Rules, registries: Registries, only: Collection[str] = ()
+    sources: Iterable[Source], registries: Registries, only: Collection[str] = ()
 ) -> tuple[list[tuple[str, str]], dict[str, ReplicatorError]]:
-    """Find the projects whose pushes the rules are about.
+    """Find the projects whose pushes rules are about.
 
     Args:
-        rules: name them; those that a pattern over projects means are the ones that Harbor lists.
+        sources: of the rules; the projects that a pattern over projects means are the ones that Harbor lists.
         registries: the way to the Harbors.
         only: projects that are meant, of those that the rules name; empty for all.
 
@@ -31,7 +31,7 @@ async def named_projects(
     found: set[tuple[str, str]] = set()
     failed: dict[str, ReplicatorError] = {}
     listed: dict[str, list[str]] = {}
-    for source in rules.sources():
+    for source in sources:
         project = source.project
         if project is None and source.repository is not None:
             project = source.repository.name.partition("/")[0] if "/" in source.repository.name else None

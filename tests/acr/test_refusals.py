@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -13,7 +15,15 @@ from replicator.errors import ErrorClass
 from replicator.options import Attestations, CopyOptions
 from replicator.reference import Reference, Repository
 from replicator.registry import Access, Registries, RegistryError
-from replicator.registry.errors import ConnectionFailed, Denied, LoginRefused, TooManyRequests, Unauthorized
+from replicator.registry.access import Login
+from replicator.registry.errors import (
+    AskedLoginRefused,
+    ConnectionFailed,
+    Denied,
+    LoginRefused,
+    TooManyRequests,
+    Unauthorized,
+)
 from tests.copy.conftest import QUICK, Registry, a_registry
 from tests.standins.acr import AcrStandIn
 from tests.standins.faults import Answer, Cut, Fault
@@ -30,6 +40,31 @@ PERSONAL = "registry.cn-beijing.aliyuncs.com"
 ENTERPRISE = "corp-registry.cn-beijing.cr.aliyuncs.com"
 LOGIN = Access(*ACR_USER)
 WRONG = replace(LOGIN, password="mistaken-secret")
+
+
+class Given:
+    """Gives out a login as Alibaba Cloud's OpenAPI does, which the registry takes or not."""
+
+    def __init__(self, password: str) -> None:
+        self._password = password
+
+    async def login(self, _: str | None) -> Login:
+        return Login(ACR_USER[0], self._password)
+
+    def refused(self, _: Login) -> bool:
+        return False
+
+
+def artifact(config: str) -> Image:
+    """Make a manifest whose config is of this media type, as charts, caches and most artifacts have one."""
+    made = image(5)
+    content = made.content.replace(made.blobs[0].media_type.encode(), config.encode())
+    return Image(made.media_type, content, (replace(made.blobs[0], media_type=config), *made.blobs[1:]))
+
+
+def not_an_image(config: str) -> Row:
+    says = (f"unknown manifest class for {config}", "it takes only images", "attestations: strip")
+    return Row(Denied, ErrorClass.PERMANENT, says, ("can mean",), pushed=artifact(config))
 
 
 @dataclass(frozen=True)
@@ -75,6 +110,24 @@ ROWS = {
         ("USER_NOT_EXIST", "never set up Container Registry"),
         token_fault=Fault(Answer(401, "UNAUTHORIZED", "USER_NOT_EXIST"), times=None),
     ),
+    "never set up, under aliyun": Row(
+        AskedLoginRefused,
+        ErrorClass.CREDENTIALS,
+        ("USER_NOT_EXIST", "account under aliyun", "never set up Container Registry", "region and instance_id"),
+        ("username under auth",),
+        login=Access(logins=Given(ACR_USER[1])),
+        token_fault=Fault(Answer(401, "UNAUTHORIZED", "USER_NOT_EXIST"), times=None),
+    ),
+    "a login of another account, under aliyun": Row(
+        AskedLoginRefused,
+        ErrorClass.CREDENTIALS,
+        ("USERNAME_OR_PASSWORD_ERROR", "account under aliyun", "region and instance_id"),
+        ("check username and password",),
+        login=Access(logins=Given("mistaken-secret")),
+    ),
+    "no login": Row(
+        LoginRefused, ErrorClass.CREDENTIALS, ("authentication required", "check username and password"), login=Access()
+    ),
     "dropped by the token host": Row(
         ConnectionFailed, ErrorClass.TRANSIENT, ("connection",), ("denied",), token_fault=Fault(Cut(), times=None)
     ),
@@ -113,6 +166,9 @@ ROWS = {
         Denied, ErrorClass.PERMANENT, ("unknown manifest class for", "attestations: strip"), ("can mean",),
         pushed=attestation(image(4), empty_config=True),
     ),
+    "a chart": not_an_image("application/vnd.cncf.helm.config.v1+json"),
+    "a cache": not_an_image("application/vnd.buildkit.cacheconfig.v0"),
+    "an artifact": not_an_image("application/vnd.example.config.v1+json"),
     "too many requests": Row(
         TooManyRequests, ErrorClass.TRANSIENT, ("slow down", "REPLICATOR_CONCURRENCY"),
         fault=Fault(Answer(429, "TOOMANYREQUESTS", "slow down", {"Retry-After": "0"}), "POST", times=None),
@@ -160,3 +216,22 @@ async def test_a_repository_that_is_not_there_has_no_tags_and_says_so(acr: AcrSt
         with pytest.raises(RegistryError, match="NAME_UNKNOWN") as caught:
             await anext(aiter(registries.source(Repository(PERSONAL, "cache/absent")).tags()))
     assert caught.value.error_class is ErrorClass.PERMANENT
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_what_a_person_put_right_is_seen_by_the_next_try(
+    source: Registry, acr: AcrStandIn, monkeypatch: pytest.MonkeyPatch, status: Literal[401, 403]
+) -> None:
+    """A token says what was allowed when it was issued, and lives for minutes."""
+    acr.denied_status = status
+    await source.push("v1", image(1))
+    access = replace(LOGIN, endpoint=acr.url)
+    destination = Reference(Repository(PERSONAL, "manual/app"), tag="v1")
+    here = Access(endpoint=f"http://{source.host}")
+    async with Registries(lambda place: access if place.registry == PERSONAL else here, timing=QUICK) as registries:
+        with pytest.raises(RegistryError, match=DENIED):
+            await Copier(registries).copy(source.reference("v1"), destination)
+        acr.create_repository("manual/app")
+        later = SimpleNamespace(monotonic=lambda: time.monotonic() + 10)
+        monkeypatch.setattr("replicator.registry.auth.time", later)
+        await Copier(registries).copy(source.reference("v1"), destination)

@@ -79,7 +79,7 @@ async def test_a_refusal_has_a_class_and_shows_no_secret(
     stand_in, account = openapi
     stand_in.faults.add(Fault(refusal(status, code), times=None))
     with pytest.raises(kind, match=code) as caught:
-        await TemporaryLogins(REGISTRY, account).login(PERSONAL)
+        await TemporaryLogins(REGISTRY, account, deadline=2).login(PERSONAL)
     assert caught.value.error_class is error_class
     assert "key-secret" not in str(caught.value)
 
@@ -116,3 +116,16 @@ async def test_a_login_that_has_ended_is_not_used_again(
     stand_in.faults.add(Fault(refusal(403, "NoPermission"), times=None))
     with pytest.raises(AccountRefused):
         await logins.login(PERSONAL)
+
+
+async def test_a_login_lasts_no_longer_than_the_key_that_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in = OpenApiStandIn(seconds=900)
+    async with serve(stand_in.faults) as host:
+        logins = TemporaryLogins(REGISTRY, Account("key-id", "key-secret", "sts", openapi_endpoint=f"http://{host}"))
+        await logins.login(PERSONAL)
+        now = time.monotonic
+        monkeypatch.setattr("replicator.aliyun.logins.time.monotonic", lambda: now() + 600)
+        assert (await logins.login(PERSONAL)).password == "temporary-1"
+        monkeypatch.setattr("replicator.aliyun.logins.time.monotonic", lambda: now() + 700)
+        assert (await logins.login(PERSONAL)).password == "temporary-2"
+    assert stand_in.tokens == ["sts", "sts"]

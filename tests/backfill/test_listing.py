@@ -11,7 +11,7 @@ import pytest
 
 from tests.backfill.conftest import found_in, tags_of
 from tests.standins.faults import Answer, Fault, Hold
-from tests.standins.images import image, push
+from tests.standins.images import image, multi_arch, push
 from tests.standins.logins import HARBOR_ROBOT
 
 if TYPE_CHECKING:
@@ -41,6 +41,23 @@ async def test_each_tag_comes_with_what_it_names_its_size_and_its_time(house: Ho
         assert found.size == len(root.content) + sum(blob.size for blob in root.blobs)
         assert found.pushed is not None
         assert before < found.pushed < datetime.now(UTC) + timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("images", [TEAM, {"HARBOR/team/app": "PLAIN/app"}])
+async def test_the_parts_of_an_index_and_what_lost_its_tag_are_not_listed(house: House, images: dict[str, str]) -> None:
+    root = multi_arch(1)
+    await push(house.harbor.host, "team/app", "v1", image(2), HARBOR_ROBOT)
+    await push(house.harbor.host, "team/app", "v1", root, HARBOR_ROBOT)
+    assert tags_of(await house.listed(images)) == {"team/app:v1": root.digest}
+
+
+async def test_a_tag_that_an_older_artifact_got_has_its_own_time(house: House) -> None:
+    await push(house.harbor.host, "team/app", "v1", image(1), HARBOR_ROBOT)
+    await house.harbor.retag("team/app", "v1", "latest")
+    times = {str(each.asked.request.source.tag): each.pushed for each in found_in(await house.listed(TEAM))}
+    assert times["v1"] is not None
+    assert times["latest"] is not None
+    assert times["v1"] < times["latest"]
 
 
 async def test_a_project_is_listed_a_hundred_tags_a_request(house: House) -> None:

@@ -2,59 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import ssl
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
-import trustme
 
+from tests.checking.asking import RULE, checked, failed, told
 from tests.queue.servers import RedisServer
-from tests.running import TOKEN, replicator
+from tests.running import replicator
 from tests.standins.faults import Answer, Fault, Headers
-from tests.standins.harbor import HarborStandIn
-from tests.standins.images import image, push
 from tests.standins.logins import ACR_USER, HARBOR_ROBOT
-from tests.standins.server import serve
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.end_to_end.conftest import House
-
-from tests.end_to_end.conftest import house
-
-__all__ = ["house"]
-RULE = {"HARBOR/library/**": "ACR/image-syncer/{name}"}
-
-
-async def checked(house: House, rules: Path, code: int, **settings: str) -> list[dict[str, Any]]:
-    settings = {"REPLICATOR_WEBHOOK_TOKEN": TOKEN, **settings}
-    ended = await replicator("check", "--json", "--config", rules, cwd=house.directory, settings=settings)
-    assert ended.code == code, ended.said
-    for secret in (HARBOR_ROBOT[1], ACR_USER[1], TOKEN):
-        assert secret not in ended.said
-    lines: list[dict[str, Any]] = json.loads(ended.out)
-    return lines
-
-
-def failed(lines: list[dict[str, Any]]) -> dict[str, str]:
-    return {line["name"]: line["message"] for line in lines if line["state"] == "failed"}
-
-
-@pytest.fixture
-async def pushed(house: House) -> House:
-    await push(house.harbor.host, "library/app", "v1", image(), HARBOR_ROBOT)
-    house.harbor.pulls.clear()
-    return house
 
 
 async def test_where_all_is_well_nothing_fails_and_nothing_is_left_behind(pushed: House) -> None:
     lines = await checked(pushed, pushed.rules(RULE), 0)
-    assert {line["name"] for line in lines} == {"login", "list", "pull", "push", "queue", "webhook"}
-    assert {line["state"] for line in lines} == {"ok"}
+    names = {"login", "list", "pull", "artifacts", "push", "queue", "webhook", "listen"}
+    assert set(told(lines, "ok")) == names
+    # The robot account has all that a copy needs, and nothing more.
+    assert {line["name"] for line in lines} - names == set(told(lines, "not tried")) == {"policy"}
     assert pushed.harbor.pulls == []
     assert not (pushed.directory / "state").exists()
     asked = [(entry.method, entry.status) for entry in pushed.acr.faults.log if "/blobs/uploads/" in entry.path]
@@ -115,40 +83,16 @@ async def test_a_list_that_the_login_may_not_read_is_told_with_what_is_needed(pu
     assert "list and pull repository" in found["list"]
 
 
-async def test_a_name_that_is_unknown_and_a_certificate_that_is_not_trusted_are_told(pushed: House) -> None:
+async def test_a_name_that_is_unknown_is_told(pushed: House) -> None:
     rules = pushed.rules(RULE)
     rules.write_text(rules.read_text().replace(pushed.harbor.host, "absent.invalid:443"))
     assert "the name absent.invalid can't be resolved" in failed(await checked(pushed, rules, 1))["login"]
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    trustme.CA().issue_cert("127.0.0.1").configure_cert(tls)
-    async with serve(pushed.harbor.faults, tls=tls) as host:
-        rules = pushed.rules(RULE)
-        rules.write_text(
-            rules.read_text().replace(pushed.harbor.host, host).replace('"insecure": true', '"insecure": false', 1)
-        )
-        assert "name its authority with ca_file" in failed(await checked(pushed, rules, 1))["login"]
 
 
 async def test_wrong_rules_are_a_mistake_of_use(house: House) -> None:
     rules = house.rules({"HARBOR/library/**": 5})
     ended = await replicator("check", "--config", rules, cwd=house.directory)
     assert (ended.code, "images" in ended.said) == (2, True)
-
-
-async def test_a_certificate_that_ends_soon_is_told_with_its_day(pushed: House) -> None:
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(pushed.directory / "ca.pem")
-    ends = datetime.now(UTC) + timedelta(days=9)
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1", not_after=ends).configure_cert(tls)
-    users, projects = dict([HARBOR_ROBOT]), {"library": True}
-    async with HarborStandIn(pushed.behind_harbor, users=users, projects=projects, tls=tls) as harbor:
-        text = pushed.rules(RULE).read_text().replace(pushed.harbor.host, harbor.host)
-        rules = pushed.directory / "rules.json"
-        rules.write_text(text.replace('"insecure": true', '"ca_file": "ca.pem"', 1))
-        ended = await replicator("check", "--json", "--config", rules, cwd=pushed.directory)
-    (line,) = [line for line in json.loads(ended.out) if line["name"] == "certificate"]
-    assert f"ends on {ends:%Y-%m-%d}" in line["message"]
 
 
 async def test_a_destination_is_tried_though_the_source_can_not_be_reached(pushed: House) -> None:

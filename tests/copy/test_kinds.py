@@ -172,7 +172,7 @@ async def test_an_image_named_by_sha512_is_copied_where_it_is_taken() -> None:
         shelf.blobs = dict.fromkeys(blobs, b"")
         taking.manifests.clear()
         with pytest.raises(DigestMismatch):
-            await Copier(copier._registries).copy(_at(source), _at(destination))
+            await Copier(copier.registries).copy(_at(source), _at(destination))
     assert taking.blobs == blobs
     assert faults.log.count("PUT", f"/manifests/{child}") == 1
 

@@ -72,6 +72,26 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def part_of(page: Path, heading: str) -> range:
+    """The lines from a heading to the next of its level or a higher one; both from 1."""
+    tokens = MarkdownIt("commonmark").parse(page.read_text())
+    found = [
+        (token.map[0] + 1, int(token.tag[1]), text.content)
+        for token, text in pairwise(tokens)
+        if token.type == "heading_open" and token.map
+    ]
+    ((first, level, _),) = [each for each in found if each[2] == heading]
+    following = [line for line, depth, _ in found if line > first and depth <= level]
+    return range(first, min(following, default=len(page.read_text().splitlines()) + 1))
+
+
+def code_spans(page: Path, lines: range) -> list[str]:
+    """What stands between backticks in the text of some lines of a page."""
+    tokens = MarkdownIt("commonmark").enable("table").parse(page.read_text())
+    within = (token for token in tokens if token.type == "inline" and token.map and token.map[0] + 1 in lines)
+    return [part.content for token in within for part in token.children or () if part.type == "code_inline"]
+
+
 def here_documents(text: str) -> list[str]:
     """The bodies of a script's here-documents."""
     return [body for _, body in _HERE_DOCUMENT.findall(text)]

@@ -17,6 +17,14 @@ import pytest
 import yaml
 from dotenv import dotenv_values
 
+from replicator.aliyun import Visibility
+from replicator.aliyun.operations import (
+    create_namespace,
+    create_repository,
+    get_authorization_token,
+    get_repository,
+    ram_action,
+)
 from replicator.queue import Job, Lane, Queue
 from replicator.reference import Reference
 from replicator.rules import load
@@ -99,19 +107,53 @@ def test_the_environment_file_has_no_secret_and_only_settings_and_what_the_rules
     Settings(_env_file=None, **ours)  # type: ignore[arg-type]  # as the environment gives them: texts
 
 
-def test_the_ram_policy_allows_what_a_push_needs_where_the_example_pushes_to() -> None:
-    (statement,) = json.loads((ROOT / "deploy" / "ram-policy.json").read_text())["Statement"]
-    assert set(statement["Action"]) == {
-        "cr:CreateRepository",
-        "cr:UpdateRepository",
-        "cr:PushRepository",
-        "cr:PullRepository",
-    }
+PUSH = {"cr:CreateRepository", "cr:UpdateRepository", "cr:PushRepository", "cr:PullRepository"}
+POLICIES = {
+    "password": (PUSH, set()),
+    "temporary-login": (PUSH, {"cr:GetAuthorizationToken"}),
+    "create-repositories": (PUSH | {"cr:GetRepository"}, {"cr:GetAuthorizationToken"}),
+    "create-namespaces": (PUSH | {"cr:GetRepository"}, {"cr:GetAuthorizationToken", "cr:CreateNamespace"}),
+}
+"""What each RAM policy allows in the namespaces of the example, and what everywhere; nothing else."""
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_ram_policy_allows_what_it_is_for_where_the_example_pushes_to_and_no_more(name: str) -> None:
+    policy = json.loads((ROOT / "deploy" / "ram" / f"{name}.json").read_text())
+    here, everywhere = POLICIES[name]
+    bounded, *others = policy["Statement"]
+    assert set(bounded["Action"]) == here
+    assert {action for statement in others for action in statement["Action"]} == everywhere
+    assert [statement["Resource"] for statement in others] == [["*"]] * bool(everywhere)
+    assert {statement["Effect"] for statement in policy["Statement"]} == {"Allow"}
     rules = load(COMPOSE / "rules.example.yaml", environ=SECRETS)
     for image in ("library/nginx:1.27", "team/app:v1"):
         (request,) = rules.destinations(Reference.parse(f"harbor.example.com/{image}"))
         resource = f"acs:cr:cn-beijing:1:repository/{request.destination.repository.name}"
-        assert any(fnmatch.fnmatch(resource, allowed) for allowed in statement["Resource"])
+        assert any(fnmatch.fnmatch(resource, allowed) for allowed in bounded["Resource"])
+    assert "*" not in {part for allowed in bounded["Resource"] for part in allowed.split("/")[1:-1]}
+
+
+def test_every_ram_policy_is_explained() -> None:
+    files = {path.name for path in (ROOT / "deploy" / "ram").iterdir()}
+    assert files == {f"{name}.json" for name in POLICIES}
+    told = (ROOT / "docs" / "deployment.md").read_text()
+    assert all(f"(../deploy/ram/{file})" in told for file in files)
+
+
+@pytest.mark.parametrize("instance", ["", "cri-0123456789abcdef"])
+def test_the_ram_policies_allow_every_operation_that_is_asked_for(instance: str) -> None:
+    login = [get_authorization_token(instance)]
+    repository = [create_repository(instance, "n", "r", Visibility.PRIVATE), get_repository(instance, "n", "r")]
+    namespace = [create_namespace(instance, "n", Visibility.PRIVATE)]
+    needed = {
+        "temporary-login": login,
+        "create-repositories": login + repository,
+        "create-namespaces": login + repository + namespace,
+    }
+    for name, operations in needed.items():
+        here, everywhere = POLICIES[name]
+        assert {ram_action(operation.action) for operation in operations} <= here | everywhere
 
 
 @pytest.mark.parametrize("file", ["replicator.service", "replicator-backfill.service"])
@@ -143,7 +185,8 @@ async def test_the_acl_that_is_documented_suffices(tmp_path_factory: pytest.Temp
 
 
 def test_the_image_installs_the_locked_versions_for_a_user_without_rights() -> None:
-    assert re.search(r"^RUN \S+/pip install .*--constraint constraints\.txt '\.\[aliyun\]'$", DOCKERFILE, re.MULTILINE)
+    installs = r"^RUN \S+/pip install .*--constraint constraints\.txt '\.\[aliyun,otlp\]'$"
+    assert re.search(installs, DOCKERFILE, re.MULTILINE)
     assert re.search(r"^ENTRYPOINT \[\"replicator\"\]\nCMD \[\"serve\"\]$", DOCKERFILE, re.MULTILINE)
     user = re.findall(r"^USER (\S+)$", DOCKERFILE, re.MULTILINE)
     assert user == ["replicator"]

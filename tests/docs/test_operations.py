@@ -7,11 +7,16 @@ import re
 from datetime import UTC, datetime
 
 from replicator import exit_codes
+from replicator.advice import explained
+from replicator.checking.findings import State
+from replicator.checking.redis import SETTINGS
 from replicator.copy import Outcome, Result
 from replicator.errors import ErrorClass
 from replicator.queue import Findings, Lane, ReconcileResult, history
 from replicator.queue.claim import Claim, Verdict
 from replicator.queue.job import MAX_ID_BYTES
+from replicator.reference import Reference, Repository
+from replicator.registry.errors import Denied
 from replicator.schedule import parse_schedule
 from tests.docs.pages import ROOT, blocks
 
@@ -37,6 +42,13 @@ def test_the_exit_codes_are_those_of_the_program() -> None:
     assert set(first_cells(section("Exit codes"))) == {str(code) for code in codes}
 
 
+def test_every_line_of_a_check_is_explained() -> None:
+    probes = [path.read_text() for path in (ROOT / "replicator" / "checking").glob("*.py")]
+    printed = set(re.findall(r'(?:Finding|Probe)\(\s*"([a-z ]+)"', "\n".join(probes))) | {SETTINGS}
+    assert printed == {cell.strip("`") for cell in first_cells(section("Before a start"))}
+    assert all(f"`{state}`" in section("Before a start") for state in State)
+
+
 def test_the_webhooks_answers_are_those_of_the_program() -> None:
     documented = set(first_cells(section("The webhook's answers")))
     (told,) = re.findall(r"``POST /webhooks/harbor`` \| (.*) \|", SOURCE)
@@ -55,7 +67,7 @@ def test_the_line_of_a_copy_has_the_fields_that_are_explained() -> None:
     explained = set(re.findall(r"`(\w+)`", " ".join(first_cells(section("Logs").split("The line of a copy")[1]))))
     outcome = set(Outcome(Result.COPIED, "", "", signatures=1, warnings=("refused",)).to_json())
     assert outcome <= explained
-    assert explained - outcome == {"rule", "tries", "lane"}
+    assert explained - outcome == {"rule", "tries", "lane", "lag", "event_id"}
     assert set(line) - explained == {"event", "level", "logger", "timestamp"}
     assert outcome - set(line) == {"note", "signatures", "warnings"}
     results = section("Logs").split("| `result` |")[1].split("\n")[0]
@@ -66,6 +78,17 @@ def test_messages_that_are_quoted_are_written() -> None:
     for message in re.findall(r'^\| "([^"]+)" \|', section("By symptom"), re.MULTILINE):
         for part in message.split("…"):
             assert part.strip(" ,") in SOURCE, message
+
+
+def test_denied_at_acr_has_the_causes_of_the_program_in_their_order() -> None:
+    (row,) = re.findall(r'^\| "denied" by ACR \|(.*)$', section("By symptom"), re.MULTILINE)
+    destination = Reference(Repository("registry.cn-beijing.aliyuncs.com", "team/app"), tag="v1")
+    refusal = Denied(destination.registry, "POST /v2/team/app/blobs/uploads/", "403: denied", status=403)
+    told = explained(refusal, destination)
+    for words in (row, told):
+        places = [words.find(cause) for cause in ("push", "namespace", "repository", "quota")]
+        assert -1 not in places
+        assert places == sorted(places)
 
 
 def test_the_schedules_that_are_shown_can_be_read() -> None:

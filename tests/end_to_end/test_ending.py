@@ -58,7 +58,7 @@ async def test_a_second_signal_ends_at_once_and_the_copy_is_done_by_the_next_pro
 async def test_a_copy_goes_on_while_redis_is_away_and_is_recorded_when_it_is_back(house: House) -> None:
     rules = house.rules(EVERYTHING)
     with tempfile.TemporaryDirectory(prefix="rq-", dir="/tmp") as short, RedisServer(Path(short)) as redis:
-        settings = {"REPLICATOR_REDIS_URL": redis.url}
+        settings = {"REPLICATOR_REDIS_URL": redis.url, "REPLICATOR_LOG_LEVEL": "debug"}
         async with running("serve", "--config", rules, cwd=house.directory, settings=settings) as serving:
             house.harbor.add_policy("library", f"{serving.url}/webhooks/harbor", auth_header=TOKEN)
             slow = house.acr.faults.add(Fault(Delay(1.0), method="POST", path="/blobs/uploads/", times=1))

@@ -7,6 +7,7 @@ import json
 import signal
 from typing import TYPE_CHECKING
 
+import aiohttp
 import pytest
 
 from tests.running import TOKEN, running
@@ -146,3 +147,25 @@ async def test_a_setting_that_needs_a_restart_is_named(house: House) -> None:
         (house.directory / ".env").write_text("REPLICATOR_CONCURRENCY=3\nREPLICATOR_LEASE=60\n")
         (warned,) = await serving.until("setting needs a restart")
         assert warned["names"] == "REPLICATOR_CONCURRENCY, REPLICATOR_LEASE"
+
+
+async def test_metrics_tell_of_a_refusal_and_of_the_new_hosts_and_rules(house: House) -> None:
+    async with running("serve", "--config", house.rules(LIBRARY), cwd=house.directory) as serving:
+
+        async def scraped() -> str:
+            async with aiohttp.ClientSession() as session, session.get(f"{serving.url}/metrics") as answer:
+                return await answer.text()
+
+        assert "replicator_rules_reload_failed 0.0" in await scraped()
+        (house.directory / "rules.json").write_text("{")
+        await serving.until("configuration refused")
+        assert "replicator_rules_reload_failed 1.0" in await scraped()
+        house.rules(BOTH)
+        await serving.until("configuration loaded")
+        assert "replicator_rules_reload_failed 0.0" in await scraped()
+        await pushed(house, serving, "team/app", "v1", 1)
+        await serving.until("copy done")
+        rule = f'rule="{house.harbor.host}/team/**"'
+        async with asyncio.timeout(30):  # it is counted once the queue has taken its end
+            while f'replicator_copies_total{{lane="events",outcome="copied",{rule}}} 1.0' not in await scraped():
+                await asyncio.sleep(0.05)

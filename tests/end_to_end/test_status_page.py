@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING
 
 from tests.page.conftest import PASSWORD, ask
@@ -49,6 +50,7 @@ async def test_a_push_is_seen_while_it_is_copied_and_when_it_has_arrived(house: 
         page = await seen(serving, lambda page: "app:v1" in page.texts["copies"])
         names = f"{house.harbor.host}/library/app:v1 to {house.acr.host}/image-syncer/app:v1"
         assert f"{names} copied 5" in page.texts["copies"]
+        assert re.search(r"copied [\d.]+ kB [\d.]+ s \d+(\.\d)? (s|min) ", page.texts["copies"]), "its lag is told"
         assert f"{house.harbor.host}/library/** 1 0 0" in page.texts["rules"]
         assert "1 push arrived in the last 24 hours" in page.texts["lag"]
         assert "All is well: nothing is waiting." in page.texts["head"]

@@ -306,6 +306,18 @@ async def test_an_endpoint_takes_the_place_of_the_name(registry: Server) -> None
         assert str(location) == f"http://{registry.host}/v2/up?state=a%2Fb"
 
 
+async def test_a_token_endpoint_that_its_public_name_puts_on_plain_http_is_asked_over_the_endpoints_tls(
+    secure: Server, ca_file: Path
+) -> None:
+    realm = 'Bearer realm="http://harbor.example.com/service/token"'
+    access = Access("user", "word", ca_file=ca_file, endpoint=f"https://{secure.host}")
+    secure.faults.add(Fault(Answer(401, headers={"WWW-Authenticate": realm})))
+    secure.faults.add(Fault(Answer(200, body=b'{"token": "t"}'), path="^/service/token$"))
+    async with client({"harbor.example.com": access}) as registries:
+        assert await registries.source(Repository("harbor.example.com", "team/app")).head_manifest("v1") is None
+    assert secure.faults.log.count("GET", "^/service/token$", 200) == 1
+
+
 async def test_a_token_endpoint_at_the_public_name_is_asked_at_the_endpoint(registry: Server) -> None:
     realm = 'Bearer realm="https://harbor.example.com/service/token"'
     access = Access("user", "word", endpoint=f"http://{registry.host}")

@@ -203,7 +203,7 @@ async def test_a_host_that_complains_is_asked_less_at_once() -> None:
         for tag, root in roots.items():
             await source.push(tag, root)
         together = Together(destination, 0.02)
-        limits = copier._registries.destination(destination.reference("v0").repository).limits
+        limits = copier.registries.destination(destination.reference("v0").repository).limits
         limits._allowed = limits._most = 8
         limits.resize(8)
         await asyncio.gather(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from replicator.aliyun import TemporaryLogins
+from replicator.aliyun import Creates, MissingRepositories, TemporaryLogins, Visibility
 from replicator.reference import Repository
 from tests.rules.building import ACR, AUTH, HARBOR, problems_of, rules_of
 
@@ -48,3 +48,42 @@ def test_an_account_beside_anonymous_and_a_token_without_a_key_are_mistakes() ->
     assert "remove one of them" in told
     assert "without the access key" in told
     assert "hunter2" not in told
+
+
+@pytest.mark.parametrize(
+    ("create", "creates"),
+    [
+        ({"repositories": "private"}, Creates(Visibility.PRIVATE)),
+        ({"repositories": "public", "namespaces": False}, Creates(Visibility.PUBLIC)),
+        ({"repositories": "private", "namespaces": True}, Creates(Visibility.PRIVATE, namespaces=True)),
+    ],
+)
+def test_what_is_missing_is_created_as_the_rules_say(create: dict[str, Any], creates: Creates) -> None:
+    access = rules_of(IMAGES, auth=auth(aliyun={"create": create})).credentials(Repository(ACR, "mirror/nginx"))
+    assert access is not None
+    assert isinstance(access.creator, MissingRepositories)
+    assert access.creator.creates == creates
+
+
+def test_nothing_is_created_unless_the_rules_say_so() -> None:
+    access = rules_of(IMAGES, auth=auth(aliyun={})).credentials(Repository(ACR, "mirror/nginx"))
+    assert access is not None
+    assert access.creator is None
+
+
+@pytest.mark.parametrize(
+    ("create", "told"),
+    [
+        ({"namespaces": True}, "says nothing of repositories: private or public"),
+        ({}, "says nothing of repositories"),
+        ({"repositories": "privat"}, "did you mean private?"),
+        ({"repositories": True}, "must be one of private, public"),
+        ({"repositories": "private", "namespaces": "yes"}, "must be true or false"),
+        ({"repositories": "private", "repositorys": "x"}, "unknown key; did you mean repositories?"),
+        (True, "must be a mapping"),
+    ],
+)
+def test_a_mistake_in_what_is_created_is_told_at_its_place(create: Any, told: str) -> None:
+    (problem,) = problems_of(IMAGES, auth=auth(aliyun={"create": create}))
+    assert problem.path.startswith(f'auth["{ACR}"].aliyun.create')
+    assert told in problem.message

@@ -55,6 +55,20 @@ def test_a_password_of_digits_needs_no_quotes() -> None:
     assert rules.credentials(Repository(HARBOR, "a/b")) == Access("1e3", "0123")
 
 
+def test_quiet_pulls_are_off_unless_they_are_asked_for() -> None:
+    assert access_with(anonymous=True).manifest_agent is None
+    assert access_with(anonymous=True, quiet_pulls=False).manifest_agent is None
+    for login in ({"anonymous": True}, {"username": "u", "password": "p"}):
+        assert access_with(**login, quiet_pulls=True).manifest_agent == "harbor-registry-client"
+
+
+def test_quiet_pulls_at_a_registry_that_is_no_harbor_are_a_mistake() -> None:
+    auth = {HARBOR: {"anonymous": True}, ACR: {"anonymous": True, "quiet_pulls": True}}
+    (problem,) = problems_of(IMAGES, auth=auth)
+    assert problem.path.endswith("quiet_pulls")
+    assert "is for a Harbor" in problem.message
+
+
 def test_how_a_registry_is_reached_is_part_of_its_access() -> None:
     access = access_with(anonymous=True, insecure=True, endpoint="http://10.0.0.1:8080")
     assert access == Access(insecure=True, endpoint="http://10.0.0.1:8080")

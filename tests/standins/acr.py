@@ -68,6 +68,7 @@ class AcrStandIn:
         token_host: ``127.0.0.1:PORT`` of the token service.
         faults: in front of the registry.
         token_faults: in front of the token service.
+        accounts: who may log in; may be changed at any time.
         namespaces: may be changed at any time, and so may ``mounts``, ``denied_status`` and ``denies_missing``.
         leaks: requests with credentials that were not for their receiver: any password at the registry's port, a
             name or a token that is not known here.
@@ -100,7 +101,7 @@ class AcrStandIn:
         self.tokens = TokenStore(token_seconds)
         self.faults = FaultLayer(self._registry)
         self.token_faults = FaultLayer(self._token)
-        self._accounts = accounts(users)
+        self.accounts = accounts(users)
         self._created: set[str] = set()
         self._upstream = Upstream(upstream)
         self._tls = tls
@@ -143,7 +144,7 @@ class AcrStandIn:
         if request.query.get("service") != self.service:
             return errors(400, "BAD_REQUEST", "unknown service")
         credentials = Credentials.of(request)
-        account = credentials.account(self._accounts)
+        account = credentials.account(self.accounts)
         if account is None:
             # There is no anonymous pull.
             return errors(401, "UNAUTHORIZED", "authentication required", detail="USERNAME_OR_PASSWORD_ERROR")
@@ -173,7 +174,7 @@ class AcrStandIn:
         return name in self._created
 
     def _watch(self, request: web.BaseRequest, *, basic_allowed: bool) -> None:
-        if found := leak(request, self._accounts, self.tokens, basic_allowed=basic_allowed):
+        if found := leak(request, self.accounts, self.tokens, basic_allowed=basic_allowed):
             self.leaks.append(found)
 
     async def _registry(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -46,7 +46,7 @@ class HarborStandIn:
         users: secrets or accounts by name; robots are those that begin with ``robot$``.
         projects: by name, whether each is public.
         tls: a server context to speak HTTPS with.
-        name: the public name it has in challenges and events, if not its address.
+        name: the public name it has in challenges, there with HTTPS, and in events, if not its address.
         token_seconds: how long a token lives.
         webhook_timeout: seconds a webhook's receiver has for the whole request.
         webhook_attempts: how often an event is tried in all.
@@ -273,7 +273,7 @@ class HarborStandIn:
     def _challenge(self, request: web.BaseRequest, what: str, needed: Mapping[str, str]) -> web.Response:
         challenge = _BASIC
         if "Authorization" not in request.headers:
-            scheme = "https" if self._tls is not None else "http"
+            scheme = "https" if self._tls is not None or self._name is not None else "http"
             challenge = f'Bearer realm="{scheme}://{self.public_name}/service/token",service="{SERVICE}"'
             actions = {"pull": "pull", "push": "pull,push", "delete": "delete"}
             if needed:

@@ -10,6 +10,12 @@ local claimed = {}
 allow_writes()
 
 local function take(id, record)
+  -- The pushes until now are this try's; those of a try that came to no end are too.
+  local pushed = tonumber(redis.call('HGET', PUSHED, id))
+  if pushed then
+    redis.call('HDEL', PUSHED, id)
+    record.pushed = math.min(pushed, record.pushed or pushed)
+  end
   redis.call('SET', lease(id), record.token, 'PX', lease_ms)
   redis.call('ZADD', queue(lane_of(id) or lane), NOW + lease_ms, member(id))
   local text = cjson.encode(record)
@@ -37,13 +43,14 @@ for i = 1, #due, 2 do
   local id = string.sub(due[i], #prefix + 2)
   local left = redis.call('PTTL', lease(id))
   local before = redis.call('HGET', RUNNING, id)
+  local died = before and cjson.decode(before)
   if left > 0 then
     redis.call('ZADD', queue(lane), NOW + left, due[i])
   elseif takeover or not before then
     take(id, {
       token = token .. ':' .. id, lane = lane, worker = worker, since = NOW, due = tonumber(due[i + 1]),
       failures = tonumber(redis.call('GET', tries_key(id)) or 0), bytes = 0,
-      lapses = before and cjson.decode(before).lapses + 1 or 0,
+      lapses = died and died.lapses + 1 or 0, pushed = died and died.pushed or nil,
     })
   end
 end

@@ -12,6 +12,8 @@ redis.call('DEL', lease(id))
 redis.call('HDEL', RUNNING, id)
 local lane = lane_of(id) or claimed_lane
 local newest = tonumber(redis.call('HGET', GEN, id) or 0)
+-- What was not served is to be served by the next try.
+if how ~= 'done' and running then note_push(id, cjson.decode(running).pushed) end
 
 if newest ~= seen then
   redis.call('ZADD', queue(lane), NOW, member(id))

@@ -14,18 +14,20 @@
 --   <prefix>:waiting           hash id -> JSON: the last failure of what waits for a retry
 --   <prefix>:bound             hash id -> how many retries it has, where that is limited
 --   <prefix>:merged            set of the pending ids whose payload stands for more than one enqueue
+--   <prefix>:pushed            hash id -> when the oldest push was that no try has begun to serve, by its teller's clock
 --   <prefix>:waiters:<id>      hash run -> "generation:retries": who waits for its outcome
 --   <prefix>:finished:<run>    stream of outcomes for one run
 --   <prefix>:dead, :dead-jobs  hashes id -> JSON record, id -> arq's job
 --   <prefix>:workers, :ping    hash worker -> JSON: its sign of life; what a ping writes
 --   <prefix>:processes         hash process -> JSON: its sign of life, and which configuration it runs with
---   <prefix>:reconcile         hash: started, when the last reconcile that ended began; result, what it found (JSON)
+--   <prefix>:reconcile         hash: started, when the last reconcile that ended began; result, what it found (JSON);
+--                              succeeded, when the last one ended that came to its end
 --   <prefix>:reconcile:lease   JSON: who runs one now (token, host, pid), since when, how far; with an expiry
 -- and those of generations.lua, known.lua and chronicle.lua.
 local prefix = ARGV[1]
 local GEN, SEQ, RUNNING, WAITING = prefix .. ':gen', prefix .. ':seq', prefix .. ':running', prefix .. ':waiting'
 local BOUND, DEAD, DEAD_JOBS = prefix .. ':bound', prefix .. ':dead', prefix .. ':dead-jobs'
-local MERGED = prefix .. ':merged'
+local MERGED, PUSHED = prefix .. ':merged', prefix .. ':pushed'
 local RECONCILE, RECONCILE_LEASE = prefix .. ':reconcile', prefix .. ':reconcile:lease'
 local LANES = {'events', 'backfill'}
 local FINISHED_EXPIRY = 86400000
@@ -67,14 +69,24 @@ local function renew(id, token, lease_ms, record)
   if record ~= '' then redis.call('HSET', RUNNING, id, record) end
 end
 
+-- Note a push that is to be served; of several the oldest counts. at: in ms, or '' or nil when that is not known.
+local function note_push(id, at)
+  at = tonumber(at)
+  local known = tonumber(redis.call('HGET', PUSHED, id))
+  if at and not (known and known <= at) then redis.call('HSET', PUSHED, id, string.format('%.0f', at)) end
+end
+
 -- Put a new enqueue of one job into place. It is merged with whatever was asked for and is not done: with what is
 -- pending, in whatever state, and with a dead letter. The same event delivered twice counts as two: to compare the jobs
 -- (they differ in their time) would cost more than the request that an unmerged job may spare.
 -- Returns the lane it stands in, and whether it was pending before.
-local function enqueue(id, job, lane, retries, run)
+local function enqueue(id, job, lane, retries, run, pushed)
   local generation = redis.call('INCR', SEQ)
   local pending = redis.call('HEXISTS', GEN, id) == 1
   redis.call('HSET', GEN, id, generation)
+  -- An older version of this program, which knows no pushes, leaves them when its job is done.
+  if not pending then redis.call('HDEL', PUSHED, id) end
+  note_push(id, pushed)
   local before = redis.call('SET', job_key(id), job, 'GET')
   redis.call('DEL', tries_key(id))
   redis.call('HDEL', WAITING, id)
@@ -127,6 +139,7 @@ local function forget(id)
   redis.call('HDEL', GEN, id)
   redis.call('HDEL', WAITING, id)
   redis.call('HDEL', BOUND, id)
+  redis.call('HDEL', PUSHED, id)
   redis.call('SREM', MERGED, id)
   redis.call('HDEL', RUNNING, id)
   for _, lane in ipairs(LANES) do redis.call('ZREM', queue(lane), member(id)) end

@@ -1,0 +1,136 @@
+"""Regular expressions of Go as the rules' own, which are Python's, with the same meaning for every tag.
+
+Go documents its syntax in the package ``regexp/syntax``. Tags are ASCII and have no line breaks, so most differences
+never show. The rest is translated here, or refused: an expression with another meaning would copy other tags.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+_POSIX = {
+    "alnum": "0-9A-Za-z",
+    "alpha": "A-Za-z",
+    "digit": "0-9",
+    "lower": "a-z",
+    "punct": r"!-/:-@\[-`{-\~",
+    "space": r"\t\n\v\f\r ",
+    "upper": "A-Z",
+    "word": "0-9A-Za-z_",
+    "xdigit": "0-9A-Fa-f",
+}
+_FLAGS = re.compile(r"\(\?([imsU]+)\)")
+_GROUP = re.compile(r"\(\?(?::|P<[A-Za-z_][A-Za-z0-9_]*>|[ims]+:)")
+_CLASS_NAME = re.compile(r"\[:(\^?)([a-z]+):\]")
+_REPETITION = re.compile(r"(?:[*+?]|\{[0-9]+(?:,[0-9]*)?\})\??")
+_NO_REPETITION = re.compile(r"\{,[0-9]*\}")
+_HEX = re.compile(r"\\x[0-9A-Fa-f]{2}")
+_LETTERS = frozenset("dDwWsStnrfvabBA")
+_IN_CLASS = frozenset("dDwWsStnrfva")
+
+
+def translated(pattern: str, *, anchored: bool) -> str:
+    """Return ``pattern`` as the rules write expressions: ``/…/``, found anywhere in a tag.
+
+    Args:
+        pattern: an expression of Go.
+        anchored: whether ``^`` is put in front of it and ``$`` behind, as text: ``a|b`` becomes ``^a|b$``, which is
+            found in all that begins with ``a`` or ends with ``b``.
+
+    Raises:
+        ValueError: it is none, or there is no equivalent; the message says what of it.
+    """
+    flags = _FLAGS.match(pattern)
+    body = pattern[flags.end() :] if flags else pattern
+    front = f"(?{kept})" if flags and (kept := "".join(sorted(set(flags[1]) - {"U"}))) else ""
+    if anchored:
+        # Go repeats an anchor without complaint, so "*" alone is "^*$", found in every tag; Python doesn't.
+        repeated = _REPETITION.match(body)
+        optional = repeated is not None and repeated[0].startswith(("*", "?", "{0"))
+        body = f"{'' if optional else '^'}{body[repeated.end() :] if repeated else body}$"
+    found = front + _Translation(body).read()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            re.compile(found, re.ASCII)
+    except (re.error, OverflowError, RecursionError, Warning) as error:
+        raise ValueError(f"is no regular expression: {error}") from None
+    return f"/{found or '^'}/"
+
+
+class _Translation:
+    """One pass over an expression."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+        self._found: list[str] = []
+
+    def read(self) -> str:
+        repeated = False
+        while self._at < len(self._text):
+            repetition = _REPETITION.match(self._text, self._at)
+            if repetition and repeated:
+                # Python takes a+* for something else than nonsense.
+                raise ValueError(f"is no regular expression: {repetition[0]!r} repeats a repetition")
+            repeated = repetition is not None
+            if repetition:
+                self._take(repetition[0])
+            elif (character := self._text[self._at]) == "\\":
+                self._escape(_LETTERS)
+            elif character == "[":
+                self._class()
+            elif character == "(" and self._text.startswith("(?", self._at):
+                self._group()
+            elif _NO_REPETITION.match(self._text, self._at):
+                self._take("{", r"\{")
+            else:
+                self._take(character)
+        return "".join(self._found)
+
+    def _take(self, text: str, instead: str | None = None) -> None:
+        self._at += len(text)
+        self._found.append(text if instead is None else instead)
+
+    def _escape(self, letters: frozenset[str]) -> None:
+        behind = self._text[self._at + 1 : self._at + 2]
+        if behind == "z" and "A" in letters:
+            self._take(r"\z", r"\Z")
+        elif match := _HEX.match(self._text, self._at):
+            self._take(match[0])
+        elif behind == "_":
+            self._take(r"\_", "_")
+        elif behind in letters or (behind and behind.isascii() and not behind.isalnum()):
+            self._take(f"\\{behind}")
+        else:
+            raise ValueError(f"has no equivalent: \\{behind} in it is not understood here")
+
+    def _group(self) -> None:
+        match = _GROUP.match(self._text, self._at)
+        if match is None:
+            part = self._text[self._at : self._at + 4]
+            raise ValueError(f"has no equivalent: {part!r} in it is not understood here")
+        self._take(match[0])
+
+    def _class(self) -> None:
+        self._take("[^" if self._text.startswith("[^", self._at) else "[")
+        first = True
+        while self._at < len(self._text):
+            character = self._text[self._at]
+            if character == "]" and not first:
+                self._take("]")
+                return
+            first = False
+            if name := _CLASS_NAME.match(self._text, self._at):
+                if name[1] or name[2] not in _POSIX:
+                    raise ValueError(f"has no equivalent: {name[0]} in it is not understood here")
+                self._take(name[0], _POSIX[name[2]])
+            elif character == "\\":
+                self._escape(_IN_CLASS)
+            elif self._text.startswith("--", self._at):
+                raise ValueError("has no equivalent: '--' between brackets is not understood here")
+            else:
+                # Python warns of what may become operators of sets.
+                self._take(character, f"\\{character}" if character in "[&~|]" else character)
+        raise ValueError("is no regular expression: a [ without its ]")

@@ -1,0 +1,136 @@
+"""A push that is refused for want of a repository has it created, and is made; all else is as it was."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from replicator.checking.findings import State
+from replicator.checking.registries import try_push
+from replicator.copy import Copier, Result
+from replicator.errors import ErrorClass
+from replicator.reference import Repository
+from replicator.transfer import CopyFailed, copy
+from tests.aliyun.conftest import ACR, to
+from tests.standins.faults import Answer, Fault
+from tests.standins.images import image, verify_tree
+from tests.standins.tokens import READ
+from tests.standins.tokens import Account as User
+
+if TYPE_CHECKING:
+    from tests.aliyun.conftest import Stage
+
+DENIED = Answer(403, "DENIED", "requested access to the resource is denied")
+
+
+@pytest.mark.parametrize("denies_missing", [True, False])
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("personal", [True, False])
+async def test_a_copy_to_a_repository_that_is_missing_creates_it(
+    stage: Stage, acr_upstream: str, status: Any, *, denies_missing: bool, personal: bool
+) -> None:
+    stage.acr.denied_status, stage.acr.denies_missing, stage.acr.personal = status, denies_missing, personal
+    assert await stage.copy(stage.access(), "manual/app") == [Result.COPIED]
+    assert stage.openapi.repositories == {"manual/app": "PRIVATE"}
+    await verify_tree(acr_upstream, "manual/app", "v1", image(1))
+
+
+async def test_a_push_that_finds_the_name_unknown_creates_it_too(stage: Stage, acr_upstream: str) -> None:
+    stage.acr.faults.add(Fault(Answer(404, "NAME_UNKNOWN", "not known"), "POST", "/uploads/"))
+    assert await stage.copy(stage.access(), "manual/app") == [Result.COPIED]
+    assert stage.openapi.repositories == {"manual/app": "PRIVATE"}
+    await verify_tree(acr_upstream, "manual/app", "v1", image(1))
+
+
+async def test_without_being_told_to_nothing_is_created(stage: Stage) -> None:
+    with pytest.raises(CopyFailed, match="Automatically Create Repository"):
+        await stage.copy(stage.access(None), "manual/app")
+    assert stage.openapi.actions == ["GetAuthorizationToken"]
+
+
+async def test_copies_to_one_repository_create_it_once(stage: Stage) -> None:
+    async with stage.registries(stage.access()) as registries:
+        copier = Copier(registries)
+        tags = [copy(copier, stage.source.reference("v1"), to("manual/app", f"t{number}")) for number in range(8)]
+        assert {outcome.result for outcome in await asyncio.gather(*tags)} == {Result.COPIED}
+    assert stage.openapi.actions.count("CreateRepo") == 1
+
+
+async def test_as_long_as_pushes_work_nobody_is_asked_to_create(stage: Stage) -> None:
+    login = stage.access()
+    async with stage.registries(login) as registries:
+        await registries.destination(Repository(ACR, "cache/app")).head_destination("v1")
+    stage.openapi.faults.add(Fault(Answer(503), times=None))
+    assert await stage.copy(login, "cache/app", "image-syncer/app") == [Result.COPIED, Result.COPIED]
+
+
+async def test_an_openapi_that_is_away_makes_it_a_fault_of_the_moment_that_quotes_both(stage: Stage) -> None:
+    stage.openapi.faults.add(Fault(Answer(503), path="/repos$", times=None))
+    with pytest.raises(CopyFailed) as caught:
+        await stage.copy(stage.access(), "manual/app")
+    assert caught.value.error_class is ErrorClass.TRANSIENT
+    for part in ("CreateRepo", "asked to create manual/app", "requested access to the resource is denied"):
+        assert part in str(caught.value)
+
+
+async def test_a_permission_that_is_missing_is_named_and_no_secret_is(stage: Stage) -> None:
+    body = b'{"Code": "NoPermission", "Message": "You are not authorized, key-secret"}'
+    stage.openapi.faults.add(Fault(Answer(403, body=body), path="/repos", times=None))
+    with pytest.raises(CopyFailed, match="cr:CreateRepository") as caught:
+        await stage.copy(stage.access(), "manual/app")
+    assert caught.value.error_class is ErrorClass.CREDENTIALS
+    assert "key-secret" not in str(caught.value)
+
+
+async def test_a_registry_that_learns_of_it_a_moment_later_is_waited_for(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replicator.creating._PAUSES", (0.0, 0.0, 0.0))
+    late = stage.acr.faults.add(Fault(DENIED, "POST", "/uploads/", times=3))
+    assert await stage.copy(stage.access(), "manual/app") == [Result.COPIED]
+    assert late.hits == 3
+    assert stage.openapi.actions.count("CreateRepo") == 1
+
+
+async def test_a_login_that_may_only_pull_is_refused_as_ever(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replicator.creating._PAUSES", (0.0, 0.0))
+    login = stage.access()
+    async with stage.registries(login) as registries:
+        await registries.destination(Repository(ACR, "cache/other")).head_destination("v1")
+        user = stage.acr.accounts["cr_temp_user"]
+        stage.acr.accounts["cr_temp_user"] = User(user.secret, READ)
+        stage.openapi.repositories["cache/app"] = "PUBLIC"
+        with pytest.raises(CopyFailed, match="the login may not push here"):
+            await copy(Copier(registries), stage.source.reference("v1"), to("cache/app"))
+    assert stage.openapi.repositories == {"cache/app": "PUBLIC"}
+
+
+@pytest.mark.parametrize(
+    "message", ["unknown manifest class for application/vnd.oci.empty.v1+json", "REPO_EXCEED_QUOTA"]
+)
+async def test_what_is_refused_for_another_reason_creates_nothing(stage: Stage, message: str) -> None:
+    stage.acr.faults.add(Fault(Answer(403, "DENIED", message), "POST", times=None))
+    with pytest.raises(CopyFailed, match=message.split()[0]):
+        await stage.copy(stage.access(), "manual/app")
+    assert "CreateRepo" not in stage.openapi.actions
+
+
+async def test_a_refusal_of_the_source_creates_nothing(stage: Stage) -> None:
+    stage.source.faults.add(Fault(DENIED, times=None))
+    with pytest.raises(CopyFailed, match="may pull and list here"):
+        await stage.copy(stage.access(), "manual/app")
+    assert "CreateRepo" not in stage.openapi.actions
+
+
+async def test_a_check_of_the_push_creates_nothing_and_says_who_will(stage: Stage) -> None:
+    async with stage.registries(stage.access()) as registries:
+        (finding,) = await try_push(registries, to("manual/app"))
+    assert finding.state is State.NOT_TRIED
+    assert "the first copy creates it" in finding.message
+    assert stage.openapi.repositories == {}
+    async with stage.registries(replace(stage.access(), creator=None)) as registries:
+        (finding,) = await try_push(registries, to("manual/app"))
+    assert finding.state is State.FAILED

@@ -1,0 +1,89 @@
+"""The OpenAPI is asked no faster than it takes, by all of a process together, and nobody waits without end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from replicator.aliyun import Account, Creates, MissingRepositories, TemporaryLogins, Visibility
+from replicator.aliyun.pace import OPENAPI, Pace
+from replicator.registry.errors import TooManyRequests
+from tests.aliyun.test_logins import PERSONAL, REGISTRY
+from tests.standins.openapi import OpenApiStandIn
+from tests.standins.server import serve
+
+if TYPE_CHECKING:
+    from replicator.registry.access import Login
+
+
+class Clock:
+    """The clock and the sleeping of `replicator.aliyun.pace`: who sleeps is told until when, and sleeps no longer."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        self.slept_until: list[float] = []
+        monkeypatch.setattr("replicator.aliyun.pace.monotonic", lambda: self.now)
+        monkeypatch.setattr("replicator.aliyun.pace.asyncio", self)
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept_until.append(self.now + seconds)
+
+
+async def test_no_second_has_more_requests_than_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    pace = Pace(10, most=100)
+    for number in range(100):
+        clock.now += 0.03 if number % 7 else 0.5
+        assert await pace.turn() is None
+    times = clock.slept_until
+    assert times == sorted(times)
+    for start in times:
+        assert len([moment for moment in times if start <= moment < start + 0.999]) <= 10
+
+
+async def test_who_would_wait_too_long_is_told_at_once_and_takes_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    pace = Pace(1, most=2)
+    assert [await pace.turn() for _ in range(3)] == [None, None, None]
+    for _ in range(1000):
+        assert await pace.turn() == pytest.approx(3)
+    clock.now += 1
+    assert await pace.turn() is None
+
+
+def test_the_rate_of_the_program_is_below_the_documented_one() -> None:
+    assert 1 / OPENAPI._interval < 15
+
+
+async def test_logins_and_repositories_share_one_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[None] = []
+    real = OPENAPI.turn
+
+    async def turn() -> float | None:
+        turns.append(None)
+        return await real()
+
+    monkeypatch.setattr(OPENAPI, "turn", turn)
+    stand_in = OpenApiStandIn()
+    stand_in.namespaces = {"cache": "PRIVATE"}
+    async with serve(stand_in.faults) as host:
+        account = Account("key-id", "key-secret", openapi_endpoint=f"http://{host}")
+        missing = MissingRepositories(REGISTRY, account, Creates(Visibility.PRIVATE))
+
+        async def login() -> Login:
+            return await TemporaryLogins(REGISTRY, account).login(PERSONAL)
+
+        await asyncio.gather(*(login() for _ in range(3)), *(missing.create(f"cache/{n}", PERSONAL) for n in "abc"))
+    assert len(turns) == len(stand_in.actions) == 6
+
+
+async def test_a_line_that_is_too_long_is_a_fault_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def turn() -> float | None:
+        return 25.0
+
+    monkeypatch.setattr(OPENAPI, "turn", turn)
+    with pytest.raises(TooManyRequests) as caught:
+        await TemporaryLogins(REGISTRY, Account("key-id", "key-secret"), deadline=5).login(PERSONAL)
+    assert caught.value.retry_after == 25

@@ -1,0 +1,128 @@
+"""What Harbor's REST API is asked, and what its answers are taken for."""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
+
+from replicator.harbor import HarborApi
+from replicator.harbor.policies import WebhookApi
+from replicator.reference import Repository
+from replicator.registry import Access, Registries
+from replicator.rules import parse
+from replicator.transfer import access_by
+from replicator.webhooks.managing import Change, Policies
+from tests.standins.faults import Answer, Fault
+from tests.standins.images import image, push
+from tests.standins.logins import HARBOR_ADMIN, HARBOR_ROBOT
+from tests.standins.receiver import receiver
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from replicator.registry.transport import Transport
+    from tests.standins.harbor import HarborStandIn
+
+URL = "https://replicator.example.com/webhooks/harbor"
+NOBODY = Access(insecure=True)
+
+
+@asynccontextmanager
+async def way(
+    harbor: HarborStandIn,
+    access: Access = Access(*HARBOR_ADMIN, insecure=True),  # noqa: B008 - a frozen value
+) -> AsyncIterator[Transport]:
+    async with Registries(lambda _: access) as registries:
+        yield registries.transport(Repository(harbor.host, "team/x"))
+
+
+@asynccontextmanager
+async def policies_of(harbor: HarborStandIn, pattern: str) -> AsyncIterator[Policies]:
+    """The policies of what a rule names, under an administrator's login."""
+    login = {"username": HARBOR_ADMIN[0], "password": HARBOR_ADMIN[1], "insecure": True}
+    content = {
+        "auth": {harbor.host: login, "registry.example.com": {"anonymous": True}},
+        "images": {f"{harbor.host}/{pattern}": "registry.example.com/{repository}"},
+    }
+    rules = parse(json.dumps(content), "rules.json", environ={})
+    async with Registries(access_by(rules.credentials)) as registries:
+        yield Policies(rules, registries)
+
+
+async def test_no_list_is_asked_for_beyond_what_harbor_takes(harbor: HarborStandIn) -> None:
+    async with receiver() as taker, way(harbor) as transport:
+        harbor.add_policy("team", taker.url, name="replicator")
+        await push(harbor.host, "team/app/api", "v1", image(1), HARBOR_ROBOT)
+        await harbor.deliveries_settled()
+        harbor.faults.log.clear()
+        api, webhooks = HarborApi(harbor.host, transport), WebhookApi(harbor.host, "team", transport)
+        assert [name async for name in api.projects()] == ["library", "team"]
+        assert [row.repository.name async for row in api.repositories("team")] == ["team/app/api"]
+        assert [len(page) async for page in api.artifacts_of_project("team")] == [1]
+        assert [len(page) async for page in api.artifacts(Repository(harbor.host, "team/app/api"))] == [1]
+        (policy,) = await webhooks.policies()
+        assert [each.status for each in await webhooks.deliveries(policy, 1000) or ()] == ["Success"]
+    asked = [(entry.path, parse_qs(entry.query), entry.status) for entry in harbor.faults.log.select(path="^/api/")]
+    assert len(asked) == 6
+    for path, query, status in asked:
+        assert status == 200, path
+        assert int(query["page"][0]) >= 1, path
+        assert 1 <= int(query["page_size"][0]) <= 100, path
+        assert query["sort"][0].removeprefix("-") in {"id", "project_id", "repository_id"}, path
+
+
+async def test_a_policy_behind_a_hundred_others_is_found(harbor: HarborStandIn) -> None:
+    for number in range(150):
+        harbor.add_policy("team", "https://other.example.com/", name=f"other-{number}")
+    harbor.add_policy("team", URL, name="replicator", payload_format="CloudEvents")
+    async with policies_of(harbor, "team/**") as policies:
+        (done,) = await policies.register(URL, None)
+    assert done.change is Change.UNCHANGED
+    assert len(harbor.webhooks.of("team")) == 151
+
+
+async def test_a_project_named_like_the_number_of_another_gets_its_own_policy(harbor: HarborStandIn) -> None:
+    library = harbor.projects.by_name["library"]
+    harbor.add_project(str(library.id))
+    async with policies_of(harbor, f"{library.id}/**") as policies:
+        assert [done.change for done in await policies.register(URL, None)] == [Change.CREATED]
+        assert [done.change for done in await policies.register(f"{URL}/moved", None)] == [Change.UPDATED]
+        ((shown,), _) = await policies.show(URL)
+        assert shown.project == str(library.id)
+        assert harbor.webhooks.of("library") == []
+        assert len(harbor.webhooks.of(str(library.id))) == 1
+        assert [done.change for done in await policies.unregister(URL)] == [Change.REMOVED]
+    assert not harbor.webhooks.policies
+
+
+async def test_a_harbor_that_tells_of_no_deliveries_is_no_failure(harbor: HarborStandIn) -> None:
+    harbor.add_policy("team", URL, name="replicator")
+    harbor.faults.add(Fault(Answer(404, "NOT_FOUND"), "GET", "/executions", times=None))
+    async with policies_of(harbor, "team/**") as policies:
+        ((shown,), failed) = await policies.show(None)
+    assert shown.deliveries is None
+    assert failed == []
+
+
+async def test_of_deliveries_a_few_are_asked_for_the_newest_first(harbor: HarborStandIn) -> None:
+    async with receiver([202] * 11 + [500] * 3) as taker, way(harbor) as transport:
+        harbor.add_policy("team", taker.url, name="replicator")
+        for number in range(12):
+            harbor.deliver("PUSH_ARTIFACT", "team/app", f"v{number}", image(1).digest)
+            await harbor.deliveries_settled()
+        api = WebhookApi(harbor.host, "team", transport)
+        (policy,) = await api.policies()
+        found = await api.deliveries(policy)
+    assert found is not None
+    assert len(found) == 5
+    assert found[0].status == "Error"
+    assert "500" in found[0].detail
+
+
+async def test_a_version_is_told_to_who_is_logged_in_and_its_absence_is_no_failure(harbor: HarborStandIn) -> None:
+    async with way(harbor) as transport:
+        assert await WebhookApi(harbor.host, "team", transport).version() == harbor.api.version
+    async with way(harbor, NOBODY) as transport:
+        assert await WebhookApi(harbor.host, "team", transport).version() is None

@@ -1,0 +1,181 @@
+"""The JSON schema takes what the parser takes, and knows the same keys."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from jsonschema import Draft7Validator
+
+from replicator.errors import ConfigError
+from replicator.rules import parse
+from replicator.rules.schema import rules_schema
+from tests.rules.building import ACR, DEFAULTS, HARBOR, PLAIN, error_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SCHEMA = rules_schema()
+VALIDATOR = Draft7Validator(SCHEMA)
+
+TEXTS = st.sampled_from(["1", "v*", "/^re-/", 1.10, 7])
+SOME = TEXTS | st.lists(TEXTS, min_size=1, max_size=3, unique_by=str)
+TAGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "include": SOME,
+        "exclude": SOME,
+        "semver": st.sampled_from([">=1.4", "<2"]),
+        "latest": st.integers(1, 99),
+    },
+)
+CONTENT = {
+    "platforms": st.sampled_from(["linux/amd64", ["linux/amd64", "linux/arm64"], "*/*"]),
+    "attestations": st.sampled_from(["auto", "keep", "strip", "fail"]),
+    "signatures": st.booleans(),
+}
+ENDS = st.sampled_from(["", f"{ACR}/ns/x", f"{PLAIN}/copy/{{repository}}", f"{ACR}/ns/{{flat}}"])
+OBJECTS = st.fixed_dictionaries(
+    {"to": ENDS | st.lists(ENDS, min_size=1, max_size=2)}, optional={"tags": TAGS, **CONTENT}
+)
+SOURCES = st.sampled_from([f"{HARBOR}/{name}" for name in ("team/app", "team/app:v*", "base/*", "a/b", "**")])
+LOGINS = st.one_of(
+    st.builds(lambda insecure: {"anonymous": True, "insecure": insecure}, st.booleans()),
+    st.builds(lambda name: {"username": name, "password": 12345, "endpoint": "x.example.com:80"}, TEXTS),
+    st.just({"aliyun": {}}),
+    st.just({"aliyun": {"create": {"repositories": "public"}}}),
+    st.just({"aliyun": {"access_key_id": "a", "access_key_secret": "b", "security_token": "c"}}),
+)
+WHOLE = st.fixed_dictionaries(
+    {
+        "auth": st.fixed_dictionaries(dict.fromkeys((HARBOR, ACR, PLAIN), LOGINS)),
+        "images": st.dictionaries(
+            SOURCES, ENDS | OBJECTS | st.lists(ENDS | OBJECTS, min_size=1, max_size=2), min_size=1, max_size=3
+        ),
+        "defaults": st.fixed_dictionaries({name: st.just(given) for name, given in DEFAULTS.items()}, optional=CONTENT),
+    }
+)
+# Copied, as tests write into them.
+FILES = WHOLE.map(copy.deepcopy)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 3) | st.sampled_from(["", "v*", "keep", "linux/amd64", f"{PLAIN}/x/y"]),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["to", "tags", "x"]), inner, max_size=2)
+    ),
+    max_leaves=3,
+)
+
+
+def is_taken(file: Any) -> bool:
+    return error_in(json.dumps(file)) is None
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to everything in a file."""
+    yield path
+    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    for key in keys:
+        yield from places(value[key], (*path, key))
+
+
+def at(value: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        value = value[key]
+    return value
+
+
+@given(FILES)
+def test_what_the_parser_takes_the_schema_takes(file: dict[str, Any]) -> None:
+    assume(is_taken(file))
+    VALIDATOR.validate(file)
+
+
+@given(FILES, st.data())
+def test_what_stands_at_a_wrong_place_the_schema_takes_only_too_often(
+    file: dict[str, Any], data: st.DataObject
+) -> None:
+    *above, last = data.draw(st.sampled_from([path for path in places(file) if path]))
+    at(file, tuple(above))[last] = data.draw(ANYTHING)
+    if is_taken(file):
+        VALIDATOR.validate(file)
+
+
+@given(FILES, st.data())
+def test_a_key_that_the_parser_does_not_know_the_schema_does_not_know(
+    file: dict[str, Any], data: st.DataObject
+) -> None:
+    assume(is_taken(file))
+    # Below auth and images stand names; everywhere else a key is a word.
+    words = [path for path in places(file) if isinstance(at(file, path), dict) and path not in [("auth",), ("images",)]]
+    at(file, data.draw(st.sampled_from(words)))["unknown"] = data.draw(ANYTHING)
+    assert not is_taken(file)
+    assert not VALIDATOR.is_valid(file)
+
+
+EVERYTHING: dict[str, Any] = {
+    "auth": {
+        HARBOR: {"username": "a", "password": "b", "insecure": True, "ca_file": "ca.pem", "endpoint": "x:1"},
+        ACR: {
+            "aliyun": dict.fromkeys(
+                SCHEMA["definitions"]["auth"]["additionalProperties"]["properties"]["aliyun"]["properties"], "x"
+            )
+            | {"create": {"repositories": "private", "namespaces": True}}
+        },
+        PLAIN: {"anonymous": True},
+    },
+    "defaults": {**DEFAULTS, "platforms": ["linux/amd64"], "attestations": "keep", "signatures": False},
+    "images": {
+        f"{HARBOR}/a/b": {
+            "to": [f"{PLAIN}/a/b"],
+            "tags": {"include": ["a"], "exclude": "b", "semver": ">1", "latest": 2},
+            "platforms": "*/*",
+            "attestations": "auto",
+            "signatures": True,
+        }
+    },
+}
+WRONG: list[Any] = [None, [], {}, True, "x", 0, [[]], [None], {"x": "y"}, [{"to": None}]]
+
+
+def refused_as_a_value(file: Any, path: tuple[Any, ...]) -> bool:
+    """Whether the parser has something against the type of what stands at ``path``, and not only its content."""
+    with pytest.raises(ConfigError) as caught:
+        parse(json.dumps(file), "x", environ={})
+    return any(
+        marker in problem.message
+        for problem in caught.value.problems
+        for marker in (
+            "must be a mapping",
+            "must be a text",
+            "must be true or false",
+            "must be a whole number",
+            "must be one of",
+        )
+    )
+
+
+@pytest.mark.parametrize("path", [path for path in places(EVERYTHING) if path], ids=str)
+@pytest.mark.parametrize("value", WRONG, ids=repr)
+def test_a_value_of_a_type_that_the_parser_refuses_the_schema_refuses(path: tuple[Any, ...], value: Any) -> None:
+    file = copy.deepcopy(EVERYTHING)
+    assert VALIDATOR.is_valid(file)
+    at(file, path[:-1])[path[-1]] = value
+    if refused_as_a_value(file, path):
+        assert not VALIDATOR.is_valid(file)
+
+
+def test_the_schema_is_one() -> None:
+    Draft7Validator.check_schema(SCHEMA)
+    for name in ("auth", "images"):
+        part = Draft7Validator({"$ref": f"#/definitions/{name}", "definitions": SCHEMA["definitions"]})
+        assert part.is_valid(EVERYTHING[name])
+        assert not part.is_valid(EVERYTHING)
+
+
+@pytest.mark.parametrize("login", [{"username": "a"}, {"password": "a"}, {"aliyun": {"access_key_id": "a"}}])
+def test_half_a_login_is_refused(login: dict[str, Any]) -> None:
+    assert not VALIDATOR.is_valid(EVERYTHING | {"auth": {HARBOR: login}})
