@@ -1,11 +1,14 @@
-# Two stages: what installs stays behind, what runs is copied. Build it with: docker build --tag replicator:0.1.0 .
+# Two stages: what installs stays behind, what runs is copied. Build it with:
+#   docker build --tag replicator:0.1.0 --build-arg REVISION="$(git rev-parse HEAD)" .
 # A minor version's tag: its rebuilds bring the security updates. glibc, as the embedded queue's server needs it.
 FROM python:3.11-slim-bookworm AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
-RUN python -m venv /opt/replicator
+# Without pip, which is of no use in what is copied.
+RUN python -m venv --without-pip /opt/replicator
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY replicator ./replicator
-RUN /opt/replicator/bin/pip install --no-cache-dir --constraint constraints.txt '.[aliyun,otlp]'
+RUN python -m pip --python /opt/replicator/bin/python install --constraint constraints.txt '.[aliyun,otlp]'
 
 FROM python:3.11-slim-bookworm
 # A fixed id, so that files and volumes of the host can be given to it by number.
@@ -17,12 +20,22 @@ ENV PATH=/opt/replicator/bin:$PATH \
     REPLICATOR_STATE_DIR=/var/lib/replicator \
     REPLICATOR_CONFIG=/etc/replicator/rules.yaml \
     REPLICATOR_LISTEN=0.0.0.0:8080
-USER replicator
+# By number, since Kubernetes can't tell from a name that it is not root.
+USER 10001:10001
 WORKDIR /var/lib/replicator
+# The one place that is written to, besides /tmp: the rest can be read-only (--read-only --tmpfs /tmp).
 VOLUME /var/lib/replicator
-EXPOSE 8080
-# The embedded queue has up to 30 s to load its data. Switch this off for `replicator worker`, which serves nothing.
+# The webhook, with /metrics; and where `replicator worker` has its metrics and probes once it is told to.
+EXPOSE 8080 9090
+# Asks where the metrics are, if that is an address of its own, else where the webhook is. The embedded queue has up to
+# 30 s to load its data. Switch this off for a `replicator worker` without REPLICATOR_METRICS_LISTEN.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=40s --retries=3 \
-    CMD ["python", "-c", "import http.client; ask = http.client.HTTPConnection('127.0.0.1', 8080, timeout=4); ask.request('GET', '/healthz'); raise SystemExit(ask.getresponse().status != 200)"]
+    CMD ["python", "-c", "import http.client, os; where = os.environ.get('REPLICATOR_METRICS_LISTEN') or os.environ['REPLICATOR_LISTEN']; ask = http.client.HTTPConnection('127.0.0.1', int(where.rpartition(':')[2]), timeout=4); ask.request('GET', '/healthz'); raise SystemExit(ask.getresponse().status != 200)"]
 ENTRYPOINT ["replicator"]
 CMD ["serve"]
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="replicator" \
+      org.opencontainers.image.description="Event-driven replication of Harbor images to Alibaba Cloud Container Registry" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.revision="${REVISION}"

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: all help install system test lint format docs demo bench lock clean
+.PHONY: all help install system tools test lint format docs demo bench lock clean
 all: lint test
 
 help: ## Show this list
@@ -22,9 +22,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 system: ## Install the real servers and peers that tests and demo run against (Debian packages)
-	@./.ci/apt-install docker-registry skopeo redis-server curl chromium
+	@./.ci/apt-install docker-registry skopeo redis-server curl chromium prometheus systemd
 
-test: install system ## Run the whole suite
+tools: install ## Put the Helm and Kustomize that the tests render deploy/ with into the virtual environment
+	@$(BIN)/python -m tests.deploy.tools
+
+test: install system tools ## Run the whole suite
 	$(BIN)/pytest --numprocesses=auto $(PYTEST_ARGS)
 
 lint: install ## Check style and types
@@ -36,7 +39,8 @@ format: install ## Put the code into its canonical form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: install ## Renew the generated parts of docs/
+docs: install ## Renew the generated parts of docs/ and deploy/
+	$(BIN)/python -m tests.deploy.copies
 	$(BIN)/python -m tests.docs.settings_table
 	$(BIN)/python -m tests.docs.metrics_table
 	$(BIN)/python -m tests.docs.schema

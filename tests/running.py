@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
 TOKEN = "webhook-token-of-the-tests"
 PROGRAM = (sys.executable, "-m", "replicator")
@@ -160,11 +160,16 @@ class Serving:
 
 @asynccontextmanager
 async def running(
-    command: str, *arguments: str | Path, cwd: Path, ready: str = "listening", settings: Mapping[str, str] | None = None
+    command: str,
+    *arguments: str | Path,
+    cwd: Path,
+    ready: str = "listening",
+    settings: Mapping[str, str] | None = None,
+    program: Sequence[str] = PROGRAM,
 ) -> AsyncIterator[Serving]:
     """Have ``serve`` or ``worker`` run; it is ended afterwards if it still runs."""
     process = await asyncio.create_subprocess_exec(
-        *PROGRAM,
+        *program,
         command,
         *map(str, arguments),
         stdin=asyncio.subprocess.DEVNULL,

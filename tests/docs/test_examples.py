@@ -25,7 +25,8 @@ COMPOSE = ROOT / "deploy" / "compose"
 
 
 def is_rules(text: str) -> bool:
-    return bool(re.search(r'^(?:images:|\s*"images":)', text, re.MULTILINE))
+    # Kubernetes' files have their own meaning of the word, and tests of their own.
+    return bool(re.search(r'^(?:images:|\s*"images":)', text, re.MULTILINE)) and not text.startswith("apiVersion:")
 
 
 OURS = [block for block in blocks() if block.page.name != "rules.md"]

@@ -259,7 +259,8 @@ def test_to_install_is_what_the_image_does() -> None:
         (ROOT / "Dockerfile")
         .read_text()
         .replace("\\\n", " ")
-        .replace("--no-cache-dir ", "")
+        .replace("--without-pip ", "")
+        .replace("python -m pip --python /opt/replicator/bin/python install", "/opt/replicator/bin/pip install")
         .replace("'.[aliyun,otlp]'", ".")
     )
     runs = [

@@ -1,0 +1,163 @@
+{{/* The name of the chart, or what is given instead. */}}
+{{- define "replicator.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* What all objects' names begin with; at most 46 characters, as CronJobs have room for few and pieces are added. */}}
+{{- define "replicator.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 42 | trimSuffix "-" }}
+{{- else if contains (include "replicator.name" .) .Release.Name }}
+{{- .Release.Name | trunc 42 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "replicator.name" .) | trunc 42 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{/* What finds the pods of this release. */}}
+{{- define "replicator.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "replicator.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* What every object has. */}}
+{{- define "replicator.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "replicator.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "replicator.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "replicator.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "replicator.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{- end }}
+{{- end }}
+
+{{- define "replicator.rules" -}}
+{{- default (printf "%s-rules" (include "replicator.fullname" .)) .Values.existingRulesConfigMap }}
+{{- end }}
+
+{{- define "replicator.secret" -}}
+{{- default (include "replicator.fullname" .) .Values.existingSecret }}
+{{- end }}
+
+{{/* So that a change of settings, rules or secrets replaces the pods. */}}
+{{- define "replicator.checksums" -}}
+checksum/settings: {{ toYaml .Values.settings | sha256sum }}
+checksum/rules: {{ toYaml .Values.rules | sha256sum }}
+checksum/secrets: {{ toYaml .Values.secrets | sha256sum }}
+{{- end }}
+
+{{/* What every pod has, whatever it runs. */}}
+{{- define "replicator.pod" -}}
+serviceAccountName: {{ include "replicator.serviceAccountName" . }}
+automountServiceAccountToken: false
+# A Service named replicator would put variables like settings into the pod.
+enableServiceLinks: false
+terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 10001
+  runAsGroup: 10001
+  fsGroup: 10001
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile:
+    type: RuntimeDefault
+volumes:
+  - name: rules
+    configMap:
+      name: {{ include "replicator.rules" . }}
+  - name: secrets
+    secret:
+      secretName: {{ include "replicator.secret" . }}
+      defaultMode: 0440
+  - name: tmp
+    emptyDir:
+      sizeLimit: 64Mi
+  {{- with .Values.extraVolumes }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{/* What every container has, whatever it runs. */}}
+{{- define "replicator.container" -}}
+name: replicator
+image: {{ include "replicator.image" . }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+envFrom:
+  - configMapRef:
+      name: {{ include "replicator.fullname" . }}-settings
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+{{- end }}
+
+{{- define "replicator.mounts" -}}
+- name: rules
+  mountPath: /etc/replicator
+  readOnly: true
+- name: secrets
+  mountPath: /etc/replicator-secrets
+  readOnly: true
+- name: tmp
+  mountPath: /tmp
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Probes at a named port. A restart does not bring a queue back, so restarts are on /healthz alone. */}}
+{{- define "replicator.probes" -}}
+startupProbe:
+  httpGet:
+    path: /healthz
+    port: {{ . }}
+  periodSeconds: 2
+  failureThreshold: 30
+livenessProbe:
+  httpGet:
+    path: /healthz
+    port: {{ . }}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+readinessProbe:
+  httpGet:
+    path: /readyz
+    port: {{ . }}
+  periodSeconds: 5
+  timeoutSeconds: 5
+{{- end }}
+
+{{/* Where pods of a kind go. */}}
+{{- define "replicator.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
