@@ -91,7 +91,7 @@ class Page:
         """
         facts = sight.facts
         now, chosen = facts.history.now, view.chosen(facts.history.ended)
-        keys = rules.keys()
+        keys = rules.keys
         return self._render(
             fragment=fragment,
             health=health(facts),

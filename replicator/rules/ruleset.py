@@ -45,6 +45,7 @@ class Rules:
         self.warnings: tuple[Problem, ...] = tuple(warnings)
         self.logins: tuple[tuple[str, str], ...] = tuple(logins)
         self.hosts: frozenset[str] = frozenset(_hosts(self._rules))
+        self.keys: tuple[str, ...] = tuple(rule.key for rule in self._rules)
         self._by_repository: dict[Repository, list[int]] = {}
         self._by_project: dict[tuple[str, str], list[int]] = {}
         self._by_registry: dict[str, list[int]] = {}
@@ -60,10 +61,6 @@ class Rules:
     def asks_for_the_same_as(self, other: Rules) -> bool:
         """Tell whether these are the same rules, whatever the logins are."""
         return self._rules == other._rules
-
-    def keys(self) -> tuple[str, ...]:
-        """Return the rules' keys, as they stand in the file and in its order."""
-        return tuple(rule.key for rule in self._rules)
 
     def destinations(self, reference: Reference) -> tuple[CopyRequest, ...]:
         """Return every copy that the rules ask for when ``reference`` was pushed; none if no rule is about it.
