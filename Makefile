@@ -24,7 +24,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 system: ## Install the real servers and peers that tests and demo run against (Debian packages)
-	@./.ci/apt-install docker-registry skopeo redis-server curl prometheus systemd
+	@./.ci/apt-install docker-registry skopeo redis-server curl chromium prometheus systemd
 
 tools: install ## Put the Helm and Kustomize that the tests render deploy/ with into the virtual environment
 	@$(BIN)/python -m tests.deploy.tools

@@ -14,7 +14,6 @@ A 2xx to a webhook means: durably queued, or ignored for the reason given. Harbo
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -30,6 +28,7 @@ from replicator import replication
 from replicator.events import PUSH, Event, Fate, MalformedEvent, Push, parse_event
 from replicator.queue import Lane, QueueError
 from replicator.reference import Reference, Repository
+from replicator.request_body import read_body
 from replicator.request_ids import Named
 
 if TYPE_CHECKING:
@@ -46,13 +45,9 @@ log = structlog.get_logger("replicator.webhook")
 
 MAX_BODY = 1024 * 1024
 """Bytes of a webhook's body; Harbor's events have about one thousand."""
-_MAX_DISCARDED = 8 * MAX_BODY
-"""Bytes of a larger one that are read and thrown away: a sender cut off in mid body does not see the answer."""
-_BODY_SECONDS = 5.0
 _RETRY_AFTER = "15"
 _CREDIBLE = timedelta(days=1)
 """How far an event's time may be from ours. Harbor's attempts to deliver one are over within hours."""
-_CLOSE = {"Connection": "close"}
 
 
 class Liveness(Protocol):
@@ -124,7 +119,7 @@ class Webhook:
             return _refusal(401, "the Authorization header is not the configured webhook token")
         kind = None
         try:
-            event = parse_event(await _body(request))
+            event = parse_event(await read_body(request, MAX_BODY))
             # Harbor's older format has no id: there the delivery's own stands for it.
             event, kind = replace(event, id=event.id or request.state.request_id), event.type
             answer, queued = await self._take(event, request.query_params.get("registry"))
@@ -237,6 +232,7 @@ def create_app(
     parts: Iterable[Liveness] = (),
     exposition: Exposition | None = None,
     access_log: bool = False,
+    more: Iterable[Route] = (),
 ) -> ASGIApp:
     """Build the ASGI application of the webhook.
 
@@ -246,12 +242,13 @@ def create_app(
         parts: what ``/readyz`` asks besides the queue.
         exposition: writes the metrics; None where they are at another address.
         access_log: log a line for every request.
+        more: what else is served.
     """
 
     async def harbor(request: Request) -> Response:
         return await webhook(request)
 
-    routes = [Route("/webhooks/harbor", harbor, methods=["POST"]), *_probes(queue, parts, exposition)]
+    routes = [Route("/webhooks/harbor", harbor, methods=["POST"]), *_probes(queue, parts, exposition), *more]
     return _named(routes, access_log=access_log)
 
 
@@ -289,30 +286,6 @@ def _probes(queue: Queue, parts: Iterable[Liveness], exposition: Exposition | No
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
     return _refusal(error.status_code, error.detail, error.headers)
-
-
-async def _body(request: Request) -> bytes:
-    """Read the body, bounded in size and time.
-
-    Raises:
-        HTTPException: 413, 408, or 400 for one that broke off.
-    """
-    body, size = bytearray(), 0
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size <= MAX_BODY:
-                    body += chunk
-                elif size > _MAX_DISCARDED:
-                    break
-    except TimeoutError:
-        raise HTTPException(408, f"the body did not arrive within {_BODY_SECONDS:g} s", _CLOSE) from None
-    except ClientDisconnect:
-        raise HTTPException(400, "the body broke off") from None
-    if size > MAX_BODY:
-        raise HTTPException(413, f"the body has more than {MAX_BODY} bytes", _CLOSE)
-    return bytes(body)
 
 
 def _refusal(status: int, reason: str, headers: Any = None) -> Response:

@@ -45,7 +45,12 @@ def short(digest: str) -> str:
 
 def plain(text: str) -> Text:
     """Make foreign words safe to print: a registry's message may hold markup, line ends or a terminal's commands."""
-    return Text("".join(letter if letter.isprintable() else " " for letter in text), overflow="fold")
+    return Text(printable(text), overflow="fold")
+
+
+def printable(text: str) -> str:
+    """Replace what is not to be seen, or turns the text around it, by spaces: control and direction characters."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def page(renderable: RenderableType, out: Console) -> None:

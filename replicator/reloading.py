@@ -40,6 +40,7 @@ _RELOADABLE = frozenset(
         "webhook_former_tokens",
         "webhook_sources",
         "webhook_anonymous",
+        "status_token",
     }
 )
 """Settings that are taken over; all others need a restart."""

@@ -10,7 +10,7 @@ import structlog
 
 from replicator.copy import Outcome, Result, SourceNotFound, wanted_key
 from replicator.errors import ErrorClass, ReplicatorError
-from replicator.queue import Job, Lane
+from replicator.queue import Description, Job, Lane
 from replicator.rules import CopyRequest
 from replicator.transfer import CopyFailed, copy, copy_signature
 
@@ -27,6 +27,9 @@ log = structlog.get_logger("replicator.copy")
 _LOOKS_FOR_SOURCE = 3
 """Tries before a source tag that does not resolve counts as deleted: an event may be faster than Harbor's cache."""
 
+
+GIVEN_UP = "given up"
+"""The result of a copy that is not tried again by itself."""
 
 _EVENT_ID = "event_id"
 _TRACE = "traceparent"
@@ -74,6 +77,30 @@ def may_trust(request: CopyRequest) -> bool:
     """
     named = request.source.tag is not None and request.destination.tag is not None
     return named and not request.signature and not request.options.signatures
+
+
+def describe(
+    lane: Lane, payload: Mapping[str, JsonValue], outcome: Mapping[str, JsonValue] | None
+) -> Description | None:
+    """Say what the history keeps of a job that ended.
+
+    Args:
+        lane: whose slot it took.
+        payload: what it was to do; empty when that was lost.
+        outcome: what became of it, as the `Handler` told; None when it was given up.
+
+    Returns:
+        What is kept; None for what a backfill found to be right: of ten thousand such nobody would see the others.
+    """
+    source, rule = str(payload.get("source", "")), str(payload.get("rule", ""))
+    if outcome is None:
+        return Description(GIVEN_UP, source, rule, arrived=False)
+    told = Outcome.from_json(dict(outcome))
+    if told.result is Result.UP_TO_DATE and lane is Lane.BACKFILL and not told.warnings:
+        return None
+    note = "; ".join(filter(None, (told.note, *told.warnings)))
+    arrived = told.result in (Result.COPIED, Result.UP_TO_DATE)
+    return Description(str(told.result), source, rule, note, told.bytes, arrived)
 
 
 class Handler:

@@ -6,7 +6,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from replicator.queue import Checks, Queue, RedisMemory, RedisSharing, RetryPolicy, Worker, embedded_server
-from replicator.replication import Handler
+from replicator.replication import Handler, describe
 from replicator.transfer import access_by, open_registries
 
 if TYPE_CHECKING:
@@ -110,5 +110,6 @@ def make_worker(
         lease=settings.lease,
         drain=settings.drain_timeout,
         timeout=settings.copy_timeout,
+        describe=describe,
         observer=observer,
     )

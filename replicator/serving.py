@@ -23,7 +23,8 @@ from replicator.app import Webhook, create_app, create_probes_app
 from replicator.entrance import Entrance
 from replicator.listening import Server, certificate_of, listen
 from replicator.metrics import Metrics
-from replicator.queue import Lane
+from replicator.page import Door, StatusPage
+from replicator.queue import InForce, Lane, announced
 from replicator.reconciling import Reconciler
 from replicator.reloading import Reloader
 from replicator.runtime import make_worker, open_checks, open_copier, open_queue
@@ -160,6 +161,7 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, with
             worker = parts.worker if with_worker else None
             process = _Process(worker, parts.reconciler)
             webhook = Webhook(rules, parts.queue, entrance, parts.metrics.deliveries, parts.trace)
+            page = StatusPage(parts.queue, rules, Door.of(settings))
 
             def apply(new: Configuration) -> None:
                 # What can fail comes first.
@@ -167,6 +169,7 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, with
                 if certificate is not None:
                     certificate.renew()
                 webhook.renew(new.rules, entrance)
+                page.renew(new.rules, Door.of(new.settings))
                 parts.renew(new)
 
             reloader = Reloader(first, load, apply)
@@ -177,11 +180,17 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, with
                 parts=[process],
                 exposition=parts.metrics if own is None else None,
                 access_log=settings.access_log,
+                more=page.routes(),
             )
             if parts.traces is not None:
                 app = parts.traces.around_app(app)
             server = Server(app, _tell_webhook, certificate=certificate, proxies=settings.trusted_proxies)
-            async with _probes(settings, own, process, parts), parts.reconciler.beside(), reloader.beside():
+            async with (
+                _probes(settings, own, process, parts),
+                parts.reconciler.beside(),
+                reloader.beside(),
+                _announced(parts.queue, "serve", reloader),
+            ):
                 ending.started(process.stop)
                 await _run(server, listener, process, worker)
     log.info("stopped")
@@ -208,7 +217,12 @@ async def work(first: Configuration, load: Callable[[], Configuration]) -> None:
             process = _Process(parts.worker, parts.reconciler)
             reloader = Reloader(first, load, parts.renew)
             parts.metrics.follow(reloader)
-            async with _probes(settings, own, process, parts), parts.reconciler.beside(), reloader.beside():
+            async with (
+                _probes(settings, own, process, parts),
+                parts.reconciler.beside(),
+                reloader.beside(),
+                _announced(parts.queue, "worker", reloader),
+            ):
                 ending.started(process.stop)
                 await parts.worker.run()
     log.info("stopped")
@@ -231,6 +245,11 @@ async def _probes(
         server.should_exit = True
         await asyncio.wait({serving})
     serving.result()
+
+
+def _announced(queue: Queue, command: str, reloader: Reloader) -> contextlib.AbstractAsyncContextManager[None]:
+    """Tell the other processes which configuration this one runs with."""
+    return announced(queue, command, __version__, lambda: InForce(reloader.loaded, reloader.problem))
 
 
 async def _run(server: Server, listener: socket.socket, process: _Process, worker: Worker | None) -> None:

@@ -169,6 +169,10 @@ class Settings(BaseSettings):
         "`replicator webhook register` does, with the rules' logins",
     )
     webhook_anonymous: bool = Field(default=False, description="take webhooks without a token, from anyone")
+    status_token: _Secret | None = Field(
+        None,
+        description="password of the status page that `serve` has at `/`, with any user name; without it there is none",
+    )
     concurrency: _Slots = Field(16, description="copies for events at once, a process")
     backfill_concurrency: _Slots = Field(16, description="copies for backfills at once, a process")
     transfers: _Slots = Field(8, description="blobs of more than 64 KiB being sent at once, a process")

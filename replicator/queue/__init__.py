@@ -12,9 +12,12 @@ from replicator.queue.checks import Checks
 from replicator.queue.client import Queue
 from replicator.queue.embedded import embedded_server
 from replicator.queue.errors import LeaseLost, QueueError, QueueUnavailable
+from replicator.queue.history import Description, Ended, History, LagSpan
 from replicator.queue.job import Finished, Job, JsonValue, Lane
+from replicator.queue.letters import LetterPart
 from replicator.queue.memory import RedisMemory
 from replicator.queue.observer import Try, TryEnd, TryObserver
+from replicator.queue.processes import InForce, ProcessInfo, announced, processes
 from replicator.queue.reconcile import (
     Findings,
     Progress,
@@ -34,13 +37,20 @@ __all__ = [
     "Checks",
     "Counts",
     "DeadLetter",
+    "Description",
+    "Ended",
     "Findings",
     "Finished",
+    "History",
+    "InForce",
     "Job",
     "JsonValue",
+    "LagSpan",
     "Lane",
     "LaneCounts",
     "LeaseLost",
+    "LetterPart",
+    "ProcessInfo",
     "Progress",
     "Queue",
     "QueueError",
@@ -61,5 +71,7 @@ __all__ = [
     "WaitingJob",
     "Worker",
     "WorkerInfo",
+    "announced",
     "embedded_server",
+    "processes",
 ]

@@ -265,7 +265,7 @@ class Queue:
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        reply = await self._within_deadline("workers", WORKER_ALIVE_MS)
+        reply = await self._within_deadline("alive", "workers", WORKER_ALIVE_MS)
         return sorted((read_worker(record) for record in reply), key=lambda worker: worker.started)
 
     async def retry_dead(self, ids: Iterable[str] | None = None) -> list[str]:

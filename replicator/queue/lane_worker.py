@@ -21,6 +21,7 @@ from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue.claim import Claim, Verdict
 from replicator.queue.client import FAULTS, Queue
 from replicator.queue.errors import QueueError
+from replicator.queue.history import describe_end, encode_entry, lag_ms
 from replicator.queue.job import FUNCTION, JsonValue, Lane, decode_job, dump_json, encode_finished, load_json
 from replicator.queue.lease import Lease, LeaseKeeper
 from replicator.queue.running import Running
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from replicator.queue.contact import Contact
+    from replicator.queue.history import Describe
     from replicator.queue.observer import TryObserver
     from replicator.queue.retry import RetryPolicy
 
@@ -70,6 +72,7 @@ class LaneWorker(arq.worker.Worker):
         keeper: renews the leases.
         contact: told whether Redis answers.
         worker: this process's name.
+        describe: says what the history keeps of a job that ended; None to keep none.
         observer: told how tries end.
     """
 
@@ -87,6 +90,7 @@ class LaneWorker(arq.worker.Worker):
         contact: Contact,
         worker: str,
         observer: TryObserver,
+        describe: Describe | None = None,
     ) -> None:
         super().__init__(
             functions=[arq.worker.func(self._call_handler, name=FUNCTION, timeout=timeout)],
@@ -108,6 +112,7 @@ class LaneWorker(arq.worker.Worker):
         self._keeper = keeper
         self._contact = contact
         self._worker = worker
+        self._describe = describe
         self._observer = observer
         self._unheard: str | None = None
         self._pause: float | None = 0.0
@@ -319,6 +324,9 @@ class LaneWorker(arq.worker.Worker):
 
     async def _finish(self, claim: Claim, lease: Lease, verdict: Verdict, seconds: float) -> None:
         """Record how a try ended, again until Redis has taken it."""
+        description = describe_end(self._describe, self.lane, verdict)
+        entry = encode_entry(claim, self.lane, verdict, seconds, description)
+        lag = lag_ms(self.lane, verdict, seconds, description)
         pause, attempts = 0.05, 0
         while True:
             attempts += 1
@@ -334,6 +342,8 @@ class LaneWorker(arq.worker.Worker):
                     verdict.failures,
                     verdict.record,
                     verdict.note,
+                    entry,
+                    lag,
                 )
                 break
             except FAULTS as error:

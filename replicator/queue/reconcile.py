@@ -135,7 +135,7 @@ class ReconcileState:
             QueueUnavailable: it does not answer.
         """
         now, started, result, running, success = await queue.ask("reconcile_show")
-        last = _read_result(result)
+        last = read_result(result)
         succeeded = moment(int(success)) if success else None
         if last is not None and last.findings.error is None:
             # An older version of this program notes the result alone.
@@ -214,7 +214,7 @@ class ReconcileLease:
         last = clock() + self._seconds
         while True:
             try:
-                return _read_result(await self._queue.ask("reconcile_end", self._token, str(self._started), text))
+                return read_result(await self._queue.ask("reconcile_end", self._token, str(self._started), text))
             except QueueUnavailable:
                 if clock() > last:
                     raise
@@ -275,7 +275,7 @@ def _ms(seconds: float) -> int:
     return int(seconds * 1000)
 
 
-def _read_result(text: bytes) -> ReconcileResult | None:
+def read_result(text: bytes) -> ReconcileResult | None:
     """Read what ``reconcile_end.lua`` wrote; None where it is nothing, or of another version."""
     try:
         fields = load_json(text)

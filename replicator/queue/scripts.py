@@ -9,16 +9,16 @@ if TYPE_CHECKING:
     from arq.connections import ArqRedis
 
 _NAMES = (
+    "alive",
     "claim",
     "counts",
     "drop_dead",
     "enqueue",
-    "finish",
     "heartbeat",
+    "letters",
     "oldest",
     "ping",
     "reconcile_begin",
-    "reconcile_end",
     "reconcile_renew",
     "reconcile_show",
     "renew",
@@ -26,10 +26,10 @@ _NAMES = (
     "running",
     "sweep",
     "waiting",
-    "workers",
 )
 _MEMORY_NAMES = ("recall", "remember")
 _CHECK_NAMES = ("check_held", "check_note", "confirm")
+_CHRONICLE_NAMES = ("finish", "history", "reconcile_end")
 _TURN_NAMES = ("turn_begin", "turn_end", "turn_forget", "turn_renew")
 
 
@@ -49,6 +49,7 @@ class Scripts:
             return redis.register_script("".join((folder / f"{name}.lua").read_text() for name in names))
 
         self._scripts = {name: script("prelude", name) for name in _NAMES}
+        self._scripts |= {name: script("prelude", "chronicle", name) for name in _CHRONICLE_NAMES}
         self._scripts |= {name: script("prelude", "generations", name) for name in _MEMORY_NAMES}
         self._scripts |= {name: script("prelude", "generations", "checks", name) for name in _CHECK_NAMES}
         self._scripts |= {name: script("prelude", "generations", "known", name) for name in _TURN_NAMES}

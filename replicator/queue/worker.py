@@ -25,6 +25,7 @@ from replicator.queue.wakeup import listen
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from replicator.queue.history import Describe
     from replicator.queue.observer import TryObserver
     from replicator.queue.running import Running
 
@@ -47,6 +48,7 @@ class Worker:
         lease: seconds after which the jobs of a worker that died are taken over.
         drain: seconds that running jobs get after the first :meth:`stop`.
         timeout: seconds that one try of a job may take.
+        describe: says what the history keeps of a job that ended; None to keep none.
         observer: told how tries end.
     """
 
@@ -60,6 +62,7 @@ class Worker:
         lease: float = 30.0,
         drain: float = 30.0,
         timeout: float = 3600.0,
+        describe: Describe | None = None,
         observer: TryObserver | None = None,
     ) -> None:
         self._queue = queue
@@ -69,6 +72,7 @@ class Worker:
         self._lease = lease
         self._drain = drain
         self._timeout = timeout
+        self._describe = describe
         self._observer = observer or Unobserved()
         self.id = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._started = int(time.time() * 1000)
@@ -107,6 +111,7 @@ class Worker:
                 keeper=keeper,
                 contact=contact,
                 worker=self.id,
+                describe=self._describe,
                 observer=self._observer,
             )
             for lane, number in self._concurrency.items()
@@ -191,7 +196,7 @@ class Worker:
     async def _show_life(self) -> None:
         while True:
             with contextlib.suppress(*FAULTS):
-                await self._queue.run_script("heartbeat", self.id, self._record(), WORKER_ALIVE_MS)
+                await self._queue.run_script("heartbeat", "workers", self.id, self._record(), WORKER_ALIVE_MS)
             await asyncio.sleep(_HEARTBEAT_SECONDS)
 
     def _record(self) -> bytes:
@@ -210,4 +215,4 @@ class Worker:
     async def _say_goodbye(self) -> None:
         with contextlib.suppress(*FAULTS):
             async with asyncio.timeout(1.0):
-                await self._queue.run_script("heartbeat", self.id, "", 0)
+                await self._queue.run_script("heartbeat", "workers", self.id, "", 0)

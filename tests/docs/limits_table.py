@@ -33,8 +33,8 @@ class Limit:
 LIMITS = {
     "Webhook": (
         Limit("body of an event", "app.MAX_BODY", "bytes", "413"),
-        Limit("time for the body", "app._BODY_SECONDS", "s", "408"),
-        Limit("of a larger body, read to be thrown away", "app._MAX_DISCARDED", "bytes", "the connection is closed"),
+        Limit("time for the body", "request_body._SECONDS", "s", "408"),
+        Limit("of a larger body, read to be thrown away", "request_body._DISCARDED", "times as much", "it is closed"),
         Limit("request line, headers and chunk sizes", "connections.MAX_HEAD", "bytes", "400"),
         Limit("time for a request to arrive", "connections.REQUEST_SECONDS", "s", "the connection is closed"),
         Limit("images in one event", "events._MAX_RESOURCES", "", "400"),

@@ -12,7 +12,9 @@ from replicator.checking.findings import State
 from replicator.checking.redis import SETTINGS
 from replicator.copy import Outcome, Result
 from replicator.errors import ErrorClass
-from replicator.queue import Findings, ReconcileResult
+from replicator.queue import Findings, Lane, ReconcileResult, history
+from replicator.queue.claim import Claim, Verdict
+from replicator.queue.job import MAX_ID_BYTES
 from replicator.reference import Reference, Repository
 from replicator.registry.errors import Denied
 from replicator.schedule import parse_schedule
@@ -101,3 +103,30 @@ def test_what_the_status_tells_of_a_reconcile_is_explained() -> None:
     (row,) = re.findall(r"^\| `reconcile` \| `running`(.*)$", PAGE.read_text(), re.MULTILINE)
     now = datetime.now(UTC)
     assert set(ReconcileResult(now, now, "h", Findings()).to_json()) <= set(re.findall(r"`(\w+)`", row))
+
+
+def test_the_bounds_of_the_history_are_those_of_the_program() -> None:
+    (row,) = re.findall(r"^\| `replicator:history:\*`, `replicator:lag` \|(.*)$", PAGE.read_text(), re.MULTILINE)
+    assert f"the last {history.MOST_JOBS:,} copies of each lane" in row
+    assert f"the last {history.MOST_RECONCILES} reconciles" in row
+    assert f"{history.LAG_KEPT // history.LAG_SPAN} quarters of an hour" in row
+    script = (ROOT / "replicator/queue/lua/chronicle.lua").read_text()
+    assert f"HISTORY_JOBS, HISTORY_RECONCILES = {history.MOST_JOBS}, {history.MOST_RECONCILES}\n" in script
+    spans = f"{history.LAG_SPAN.seconds * 1000}, {history.LAG_KEPT // history.LAG_SPAN}"
+    assert f"LAG_SPAN, LAG_SPANS = {spans}\n" in script
+    # The longest entry there can be: what takes two bytes for one in JSON, or four bytes each.
+    claim = Claim('"' * MAX_ID_BYTES, b"", 1, 0, None, None, {}, merged=False)
+    longest = 0
+    for text in ('"' * 10_000, "\0" * 10_000, "\N{PILE OF POO}" * 10_000):
+        description = history.Description("source gone", text, text, text, 1 << 40)
+        entry = history.encode_entry(claim, Lane.BACKFILL, Verdict("done", lag=1e6), 3600.0, description)
+        longest = max(longest, len(entry))
+    (most,) = re.findall(r"(\d+) MB at the most", row)
+    assert len(Lane) * history.MOST_JOBS * longest < int(most) * 1_000_000
+
+
+def test_every_part_of_the_status_page_is_explained() -> None:
+    template = (ROOT / "replicator/page/templates/parts.html.j2").read_text()
+    explained = ", ".join(first_cells(section("The status page")))
+    for heading in re.findall(r"<h2[^>]*>([^<]+)</h2>", template):
+        assert heading in explained

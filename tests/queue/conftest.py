@@ -128,3 +128,8 @@ async def idle(queue: Queue, timeout: float = 10) -> None:
         return all(lane.queued == lane.running == lane.waiting == 0 for lane in counts.lanes.values())
 
     await eventually(empty, timeout)
+
+
+async def command(queue: Queue, *words: str | bytes | int) -> Any:
+    """Ask the queue's Redis something of its own."""
+    return await queue.redis.execute_command(*words)  # type: ignore[no-untyped-call]  # redis-py leaves it without types

@@ -16,16 +16,12 @@ from replicator.queue import Checks, Job, Lane, LeaseLost, Queue, Running
 from replicator.queue.clock import RedisClock
 from replicator.queue.contact import Contact
 from replicator.queue.lease import Lease, LeaseKeeper
-from tests.queue.conftest import eventually, idle, working
+from tests.queue.conftest import command, eventually, idle, working
 
 if TYPE_CHECKING:
     from tests.queue.servers import RedisServer
 
 PLACE = "r.example/team/app:v1"
-
-
-async def command(queue: Queue, *words: str | bytes) -> Any:
-    return await queue.redis.execute_command(*words)  # type: ignore[no-untyped-call]  # redis-py leaves it without types
 
 
 async def see(queue: Queue, *seen: tuple[str, str], ago: float = 0.0, **settings: Any) -> None:

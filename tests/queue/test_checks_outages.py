@@ -15,7 +15,8 @@ from redis.exceptions import RedisError
 
 from replicator.queue import Checks, Queue
 from replicator.queue.destinations import short_name
-from tests.queue.test_checks import PLACE, Writer, command, generations, see, trusted, void
+from tests.queue.conftest import command
+from tests.queue.test_checks import PLACE, Writer, generations, see, trusted, void
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from replicator.queue import Queue, RedisMemory
-from tests.queue.test_checks import command
+from tests.queue.conftest import command
 
 if TYPE_CHECKING:
     from replicator.copy import Memory

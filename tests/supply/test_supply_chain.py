@@ -33,7 +33,8 @@ def test_developers_and_images_have_the_same_versions() -> None:
 
 def test_everything_that_the_project_asks_for_is_locked() -> None:
     project = PROJECT["project"]
-    wanted = {name_of(one) for one in (*project["dependencies"], *project["optional-dependencies"]["aliyun"], *project["optional-dependencies"]["otlp"])}
+    extras = project["optional-dependencies"]
+    wanted = {name_of(one) for one in (*project["dependencies"], *extras["aliyun"], *extras["otlp"])}
     assert wanted <= set(locked("requirements.lock"))
     assert {name_of(one) for one in PROJECT["build-system"]["requires"]} <= set(locked("build.lock"))
 

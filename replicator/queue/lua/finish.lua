@@ -1,6 +1,7 @@
 -- End a try, in one step. ARGV: prefix, id, token, generation seen at the start, lane it was claimed from,
 --   how: 'done' | 'retry' | 'dead' | 'release', delay in ms, failures in a row,
---   record for those who wait, note: the failure of what waits ('retry') or the dead letter ('dead').
+--   record for those who wait, note: the failure of what waits ('retry') or the dead letter ('dead'),
+--   entry for the history or '', lag in ms or ''.
 -- Returns 'lost' (the lease is another's: nothing was changed), 'queued again' (a newer enqueue), or `how`.
 local id, token, seen, claimed_lane, how = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local delay, failures, record, note = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], ARGV[10]
@@ -17,15 +18,20 @@ if how ~= 'done' and running then note_push(id, cjson.decode(running).pushed) en
 if newest ~= seen then
   redis.call('ZADD', queue(lane), NOW, member(id))
   -- A failed try tells nobody: the one that follows at once also began after they asked, and may go well.
-  if how == 'done' then answer(id, seen, record) end
+  if how == 'done' then
+    answer(id, seen, record)
+    note_ended(lane, ARGV[11], ARGV[12])
+  end
   wake(lane)
   return 'queued again'
 end
 if how == 'done' then
   forget(id)
   answer(id, seen, record)
+  note_ended(lane, ARGV[11], ARGV[12])
 elseif how == 'dead' then
   bury(id, seen, note, record)
+  note_ended(lane, ARGV[11], ARGV[12])
 elseif how == 'retry' then
   redis.call('ZADD', queue(lane), NOW + delay, member(id))
   redis.call('SET', tries_key(id), failures)

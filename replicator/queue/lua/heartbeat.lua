@@ -1,12 +1,13 @@
--- A worker's sign of life. ARGV: prefix, worker, its record (JSON) or '' when it has ended, most ms between two signs.
-local workers = prefix .. ':workers'
+-- A sign of life. ARGV: prefix, of what ('workers' or 'processes'), its id, its record (JSON) or '' when it has ended,
+-- most ms between two signs.
+local known, id = prefix .. ':' .. ARGV[2], ARGV[3]
 allow_writes()
-if ARGV[3] == '' then return redis.call('HDEL', workers, ARGV[2]) end
-local record = cjson.decode(ARGV[3])
+if ARGV[4] == '' then return redis.call('HDEL', known, id) end
+local record = cjson.decode(ARGV[4])
 record.seen = NOW
-redis.call('HSET', workers, ARGV[2], cjson.encode(record))
-local all = redis.call('HGETALL', workers)
+redis.call('HSET', known, id, cjson.encode(record))
+local all = redis.call('HGETALL', known)
 for i = 1, #all, 2 do
-  if cjson.decode(all[i + 1]).seen < NOW - tonumber(ARGV[4]) then redis.call('HDEL', workers, all[i]) end
+  if cjson.decode(all[i + 1]).seen < NOW - tonumber(ARGV[5]) then redis.call('HDEL', known, all[i]) end
 end
 return 1

@@ -19,10 +19,11 @@
 --   <prefix>:finished:<run>    stream of outcomes for one run
 --   <prefix>:dead, :dead-jobs  hashes id -> JSON record, id -> arq's job
 --   <prefix>:workers, :ping    hash worker -> JSON: its sign of life; what a ping writes
+--   <prefix>:processes         hash process -> JSON: its sign of life, and which configuration it runs with
 --   <prefix>:reconcile         hash: started, when the last reconcile that ended began; result, what it found (JSON);
 --                              succeeded, when the last one ended that came to its end
 --   <prefix>:reconcile:lease   JSON: who runs one now (token, host, pid), since when, how far; with an expiry
--- and those of generations.lua and known.lua.
+-- and those of generations.lua, known.lua and chronicle.lua.
 local prefix = ARGV[1]
 local GEN, SEQ, RUNNING, WAITING = prefix .. ':gen', prefix .. ':seq', prefix .. ':running', prefix .. ':waiting'
 local BOUND, DEAD, DEAD_JOBS = prefix .. ':bound', prefix .. ':dead', prefix .. ':dead-jobs'

@@ -12,4 +12,5 @@ result.started, result.ended = tonumber(ARGV[3]), NOW
 local text = cjson.encode(result)
 redis.call('HSET', RECONCILE, 'started', ARGV[3], 'result', text)
 if result.error == cjson.null then redis.call('HSET', RECONCILE, 'succeeded', string.format('%.0f', NOW)) end
+note_first(history('reconciles'), text, HISTORY_RECONCILES)
 return text

@@ -1,0 +1,220 @@
+"""What ended lately is kept, bounded, and never the reason of a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from replicator.errors import ErrorClass
+from replicator.queue import Description, Findings, History, Job, Lane, LetterPart, Queue, Reconciles, ReconcileState
+from replicator.queue.claim import Claim, Verdict
+from replicator.queue.history import MOST_JOBS, MOST_RECONCILES, encode_entry, lag_ms
+from tests.queue.conftest import Recorder, command, eventually, idle, working
+from tests.queue.test_trying_again import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DESCRIPTION = Description("copied", "h.example/a:1", "a rule", "a note", 42)
+CLAIM = Claim("r.example/a:1", b"", 1, 0, None, None, {"token": "t"}, merged=False)
+
+
+def describe(_: Lane, payload: Mapping[str, Any], outcome: Mapping[str, Any] | None) -> Description | None:
+    """Keep all but what says that it is quiet."""
+    if outcome is None:
+        return Description("given up", str(payload.get("source", "")), arrived=False)
+    return None if payload.get("quiet") else replace(DESCRIPTION, source=str(payload["source"]))
+
+
+def job(name: str, **payload: Any) -> Job:
+    return Job(f"r.example/a/{name}", {"source": f"h.example/{name}", **payload})
+
+
+async def finish(queue: Queue, name: str, entry: str, lag: str | int = "") -> bytes:
+    """Run a job's whole life by the scripts alone."""
+    await queue.enqueue([Job(name, {})], Lane.EVENTS)
+    _, claimed = await queue.run_script("claim", "events", 1, f"t-{name}", "w", 10_000, 0, 0)
+    claim = Claim.read(claimed)
+    answer: bytes = await queue.run_script(
+        "finish", claim.id, claim.record["token"], claim.generation, "events", "done", 0, 0, "{}", "", entry, lag
+    )
+    return answer
+
+
+async def test_what_was_done_and_what_was_given_up_is_kept_the_newest_first(queue: Queue, handler: Recorder) -> None:
+    async with working(queue, handler, describe=describe, concurrency={Lane.EVENTS: 1, Lane.BACKFILL: 1}):
+        await queue.enqueue([job("one")], Lane.EVENTS)
+        await idle(queue)
+        handler.errors = [Fault(ErrorClass.PERMANENT)]
+        await queue.enqueue([job("two")], Lane.BACKFILL)
+        await idle(queue)
+    newest, oldest = (await History.read(queue)).ended
+    assert (oldest.id, oldest.lane, oldest.result) == ("r.example/a/one", Lane.EVENTS, "copied")
+    assert (oldest.source, oldest.rule, oldest.note, oldest.bytes) == ("h.example/one", "a rule", "a note", 42)
+    assert (oldest.error_class, oldest.lag, oldest.tries) == (None, None, 1)
+    assert (newest.id, newest.lane, newest.result) == ("r.example/a/two", Lane.BACKFILL, "given up")
+    assert (newest.error_class, newest.source) == (ErrorClass.PERMANENT, "h.example/two")
+    assert newest.note == (await queue.dead_letters())[0].message
+    assert oldest.at <= newest.at <= (await History.read(queue)).now
+
+
+async def test_what_nobody_wants_to_see_is_not_kept_and_what_fails_for_now_neither(
+    queue: Queue, handler: Recorder
+) -> None:
+    handler.errors = [Fault(ErrorClass.TRANSIENT)]
+    async with working(queue, handler, describe=describe):
+        await queue.enqueue([job("one")], Lane.EVENTS)
+        await idle(queue)
+        await queue.enqueue([job("two", quiet=True)], Lane.EVENTS)
+        await idle(queue)
+    (entry,) = (await History.read(queue)).ended
+    assert (entry.id, entry.tries) == ("r.example/a/one", 2)
+
+
+async def test_a_copy_that_is_made_again_at_once_is_kept_all_the_same(queue: Queue, handler: Recorder) -> None:
+    handler.gate.clear()
+    async with working(queue, handler, describe=describe):
+        await queue.enqueue([job("one")], Lane.EVENTS)
+        await handler.started(1)
+        await queue.enqueue([job("one")], Lane.EVENTS)
+        handler.gate.set()
+        await idle(queue)
+    assert len((await History.read(queue)).ended) == 2
+
+
+async def test_a_backfill_pushes_no_event_out_and_no_lane_grows_without_end(queue: Queue) -> None:
+    await finish(queue, "r.example/first:1", '{"lane":"events"}')
+    for lane, number in (("events", 3), ("backfill", MOST_JOBS + 50)):
+        claims = [f"{lane}-{n}" for n in range(number)]
+        await queue.enqueue([Job(name, {}) for name in claims], Lane(lane))
+        _, *claimed = await queue.run_script("claim", lane, number, lane, "w", 60_000, 0, 0)
+        for claim in map(Claim.read, claimed):
+            entry = encode_entry(claim, Lane(lane), Verdict("done"), 0.1, DESCRIPTION)
+            token = claim.record["token"]
+            await queue.run_script("finish", claim.id, token, claim.generation, lane, "done", 0, 0, "{}", "", entry)
+    assert await command(queue, "LLEN", f"{queue.prefix}:history:events") == 4
+    assert await command(queue, "LLEN", f"{queue.prefix}:history:backfill") == MOST_JOBS
+    ended = (await History.read(queue)).ended
+    assert [entry.id for entry in ended if entry.lane is Lane.EVENTS] == ["events-2", "events-1", "events-0"]
+
+
+async def test_lags_are_summed_up_by_the_quarter_of_an_hour(queue: Queue) -> None:
+    for number, lag in enumerate((1000, 3000, 500)):
+        await finish(queue, f"r.example/a:{number}", "", lag)
+    # A quarter of an hour may end meanwhile.
+    spans = (await History.read(queue)).lags
+    assert sum(span.number for span in spans) == 3
+    assert sum(span.mean * span.number for span in spans) == pytest.approx(4.5)
+    assert max(span.longest for span in spans) == 3.0
+    assert all(span.start.timestamp() % 900 == 0 for span in spans)
+
+
+async def test_lags_of_more_than_two_days_ago_and_of_the_future_are_forgotten(queue: Queue) -> None:
+    quarter = int(time.time() // 900)
+    old = {str(quarter - back): "1 1000 1000" for back in range(185, 400)}
+    fields = {**old, str(quarter + 50): "1 1 1", "0": "no numbers"}
+    await command(queue, "HSET", f"{queue.prefix}:lag", *(part for pair in fields.items() for part in pair))
+    await finish(queue, "r.example/a:1", "", 2000)
+    left = await command(queue, "HKEYS", f"{queue.prefix}:lag")
+    assert len(left) <= 8
+    assert all(quarter - 192 < int(name) <= quarter + 1 for name in left)
+    assert (await History.read(queue)).lags[-1].longest == 2.0
+
+
+def test_the_lag_is_that_of_the_push_and_without_one_the_time_of_the_try() -> None:
+    def lag(
+        lane: Lane = Lane.EVENTS, how: str = "done", *, lag: float | None = None, arrived: bool = True
+    ) -> str | int:
+        return lag_ms(lane, Verdict(how, lag=lag), 1.5, replace(DESCRIPTION, arrived=arrived))
+
+    assert (lag(lag=20.0), lag()) == (20_000, 1500)
+    assert [lag(Lane.BACKFILL, lag=1.0), lag(how="retry", lag=1.0), lag(arrived=False)] == ["", "", ""]
+    assert lag_ms(Lane.EVENTS, Verdict("done", lag=1.0), 1.0, None) == ""
+
+
+async def test_the_time_of_the_push_reaches_the_history(queue: Queue) -> None:
+    claim = replace(CLAIM, record={"token": "t", "pushed": 1000})
+    assert claim.pushed is not None
+    entry = encode_entry(claim, Lane.EVENTS, Verdict("done", lag=12.3456), 1.0, DESCRIPTION)
+    await finish(queue, "r.example/a:1", bytes(entry).decode() if isinstance(entry, bytes) else entry)
+    assert (await History.read(queue)).ended[0].lag == 12.346
+
+
+async def test_a_name_or_an_error_of_any_length_takes_little_room() -> None:
+    long = "x" * 100_000
+    description = Description("given up", long, long, long)
+    entry = encode_entry(CLAIM, Lane.EVENTS, Verdict("done"), 1.0, description)
+    assert len(entry) < 2200
+
+
+async def test_nothing_about_the_history_fails_a_copy(queue: Queue, handler: Recorder) -> None:
+    for key in ("history:events", "lag"):
+        await queue.redis.set(f"{queue.prefix}:{key}", "of another kind")
+
+    assert await finish(queue, "r.example/b:1", "{}", 5) == b"done"
+
+    def broken(*_: Any) -> Description:
+        raise KeyError("a fault")
+
+    for broken_or_not in (describe, broken):
+        async with working(queue, handler, describe=broken_or_not):
+            await queue.enqueue([job("one")], Lane.EVENTS)
+            await idle(queue)
+    assert len(handler.runs) == 2
+    assert not (await queue.counts()).dead
+
+
+async def test_what_another_version_noted_is_left_out(queue: Queue) -> None:
+    await command(
+        queue, "LPUSH", f"{queue.prefix}:history:events", "nonsense", '1 {"id": 3}', "1 []", "99999999999999999 {}"
+    )
+    await command(queue, "LPUSH", f"{queue.prefix}:history:reconciles", "{}")
+    await command(queue, "HSET", f"{queue.prefix}:lag", "x", "1 2 3", "5", "0 0 0", "6", "?")
+    history = await History.read(queue)
+    assert (history.ended, history.lags, history.reconciles) == ((), (), ())
+
+
+async def test_reconciles_that_ended_are_kept_and_their_number_is_bounded(queue: Queue) -> None:
+    for number in range(MOST_RECONCILES + 3):
+        state = await ReconcileState.read(queue)
+        lease = await Reconciles(queue).begin(state.last_started)
+        assert lease is not None
+        await lease.end(Findings(listed=number, error="it failed" if number % 2 else None))
+        await _tick(queue)
+    kept = (await History.read(queue)).reconciles
+    assert [result.findings.listed for result in kept] == list(range(MOST_RECONCILES + 2, 2, -1))
+    assert kept[0] == (await ReconcileState.read(queue)).last
+
+
+async def _tick(queue: Queue) -> None:
+    """Let a millisecond of Redis's clock go by: a run is told from the next by when it began."""
+    began = await queue.redis.time()
+    while (await queue.redis.time())[1] // 1000 == began[1] // 1000:
+        await asyncio.sleep(0.0005)
+
+
+async def test_dead_letters_are_read_in_parts_however_many_there_are(queue: Queue, handler: Recorder) -> None:
+    number = 1200
+    handler.errors = [Fault(ErrorClass.PERMANENT) for _ in range(number)]
+    async with working(queue, handler, concurrency={Lane.EVENTS: 50}):
+        await queue.enqueue([Job(f"r.example/a:{n}", {}) for n in range(number)], Lane.EVENTS)
+        await eventually(lambda: _dead(queue, number), timeout=60)
+    seen: set[str] = set()
+    cursor, parts = 0, 0
+    while parts == 0 or cursor:
+        part = await LetterPart.read(queue, cursor, size=200)
+        assert part.total == number
+        assert len(part.letters) < 600
+        assert [letter.last for letter in part.letters] == sorted((one.last for one in part.letters), reverse=True)
+        seen |= {letter.id for letter in part.letters}
+        cursor, parts = part.following, parts + 1
+    assert len(seen) == number
+    assert parts > 2
+
+
+async def _dead(queue: Queue, number: int) -> bool:
+    return (await queue.counts()).dead == number

@@ -1,0 +1,44 @@
+"""The processes of an installation know of each other, and of each other's configuration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from replicator.queue import InForce, Queue, announced, processes
+from tests.queue.conftest import eventually
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.queue.servers import RedisServer
+
+
+async def test_a_process_is_told_of_while_it_runs(queue: Queue) -> None:
+    state = InForce(1_700_000_000.5, "images: no such thing" * 1000)
+    async with announced(queue, "serve", "1.2", lambda: state), announced(queue, "worker", "1.3", lambda: state):
+        found = await eventually(lambda: _all(queue, 2))
+        assert [one.command for one in found] == ["serve", "worker"] or found[0].started == found[1].started
+        (serve,) = [one for one in found if one.command == "serve"]
+        assert (serve.version, serve.loaded.timestamp()) == ("1.2", 1_700_000_000.5)
+        assert serve.problem is not None
+        assert serve.problem.startswith("images: no such thing")
+        assert len(serve.problem) == 2000
+    assert await processes(queue) == []
+
+
+async def test_one_without_a_problem_has_none(queue: Queue) -> None:
+    async with announced(queue, "serve", "1", lambda: InForce(1.0, None)):
+        (found,) = await eventually(lambda: _all(queue, 1))
+        assert found.problem is None
+
+
+async def test_one_whose_redis_is_away_goes_on(own_server: RedisServer, short_dir: Path) -> None:
+    async with await Queue.connect(own_server.url) as queue:
+        own_server.kill()
+        async with announced(queue, "serve", "1", lambda: InForce(1.0, None)):
+            pass
+
+
+async def _all(queue: Queue, number: int) -> list[object]:
+    found = await processes(queue)
+    return list(found) if len(found) == number else []
