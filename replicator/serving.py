@@ -23,6 +23,7 @@ from replicator.app import Webhook, create_app, create_probes_app
 from replicator.entrance import Entrance
 from replicator.listening import Server, certificate_of, listen
 from replicator.metrics import Metrics
+from replicator.notify import open_notifier
 from replicator.queue import Lane
 from replicator.reconciling import Reconciler
 from replicator.reloading import Reloader
@@ -171,7 +172,7 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, with
             if parts.traces is not None:
                 app = parts.traces.around_app(app)
             server = Server(app, _tell_webhook, certificate=certificate, proxies=settings.trusted_proxies)
-            async with _probes(settings, own, process, parts), parts.reconciler.beside(), reloader.beside():
+            async with _beside(settings, own, process, parts, reloader):
                 ending.started(process.stop)
                 await _run(server, listener, process, worker)
     log.info("stopped")
@@ -196,10 +197,24 @@ async def work(first: Configuration, load: Callable[[], Configuration]) -> None:
             process = _Process(parts.worker, parts.reconciler)
             reloader = Reloader(first, load, lambda new: parts.renew(new.rules))
             parts.metrics.follow(reloader)
-            async with _probes(settings, own, process, parts), parts.reconciler.beside(), reloader.beside():
+            async with _beside(settings, own, process, parts, reloader):
                 ending.started(process.stop)
                 await parts.worker.run()
     log.info("stopped")
+
+
+@contextlib.asynccontextmanager
+async def _beside(
+    settings: Settings, listener: socket.socket | None, process: _Process, parts: _Parts, reloader: Reloader
+) -> AsyncIterator[None]:
+    """Have all run that stands beside the work, for as long as the context lasts."""
+    async with (
+        _probes(settings, listener, process, parts),
+        open_notifier(settings, parts.queue, reloader),
+        parts.reconciler.beside(),
+        reloader.beside(),
+    ):
+        yield
 
 
 @contextlib.asynccontextmanager

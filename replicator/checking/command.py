@@ -13,6 +13,7 @@ from replicator import __version__, exit_codes
 from replicator.checking.certificates import look_at_certificate
 from replicator.checking.findings import Finding, Probe, State, tried
 from replicator.checking.queues import judge_webhook, try_redis, try_state_directory
+from replicator.checking.receivers import reach_receiver
 from replicator.checking.registries import log_in, look_for, try_push
 from replicator.printing import document, page, plain
 from replicator.queue.connection import open_redis
@@ -92,6 +93,7 @@ class _Check:
     def _local_probes(self) -> list[Probe]:
         settings = self._settings
         probes = [Probe("webhook", settings.listen, partial(judge_webhook, settings))]
+        probes += [Probe("notify", each.host, partial(reach_receiver, each)) for each in settings.receivers]
         if settings.redis_url is None:
             directory = settings.state_dir
             return [Probe("queue", str(directory), partial(try_state_directory, directory)), *probes]

@@ -9,12 +9,16 @@ if TYPE_CHECKING:
     from arq.connections import ArqRedis
 
 _NAMES = (
+    "buried",
     "claim",
     "counts",
     "drop_dead",
     "enqueue",
     "finish",
     "heartbeat",
+    "notices_begin",
+    "notices_end",
+    "notices_keep",
     "oldest",
     "ping",
     "reconcile_begin",
