@@ -143,7 +143,9 @@ async def test_the_acl_that_is_documented_suffices(tmp_path_factory: pytest.Temp
 
 
 def test_the_image_installs_the_locked_versions_for_a_user_without_rights() -> None:
-    assert re.search(r"^RUN \S+/pip install .*--constraint constraints\.txt '\.\[aliyun,otlp\]'$", DOCKERFILE, re.MULTILINE)
+    assert re.search(
+        r"^RUN \S+/pip install .*--constraint constraints\.txt '\.\[aliyun,otlp\]'$", DOCKERFILE, re.MULTILINE
+    )
     assert re.search(r"^ENTRYPOINT \[\"replicator\"\]\nCMD \[\"serve\"\]$", DOCKERFILE, re.MULTILINE)
     user = re.findall(r"^USER (\S+)$", DOCKERFILE, re.MULTILINE)
     assert user == ["replicator"]
