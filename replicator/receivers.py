@@ -100,9 +100,9 @@ def _parse(word: str) -> Receiver:
         host, port, scheme = url.host, url.port, url.scheme
     except ValueError:
         host = port = scheme = None
-    if scheme not in ("http", "https") or not host or not port or not address.isprintable():
+    if scheme not in ("http", "https") or not (host or "").strip(".") or not port or not address.isprintable():
         raise ValueError("write it as https://host/path, with the format in front if need be, e.g. slack+https://…")
-    known = _HOSTS.get(host)
+    known = _HOSTS.get(host or "")
     form = form or known or Format.JSON
     if known is not None and scheme != "https":
         raise ValueError(f"{host} is reached by https")

@@ -84,9 +84,10 @@ def post_of(receiver: Receiver, message: Message, origin: Origin, now: float) ->
     elif receiver.format is Format.WECOM:
         body = {"msgtype": "text", "text": {"content": "\n".join(lines_of(message, origin, limit, _no_mention))}}
     elif receiver.format is Format.SLACK:
-        title, *rest = lines_of(message, origin, limit, _slack_escaped)
-        block = "\n".join(rest)
-        body = {"text": f"{title}\n```\n{block}\n```"}
+        title, *lines = lines_of(message, origin, limit, _slack_escaped)
+        # An address in a block of code could not be clicked on.
+        below = [lines.pop()] if origin.status is not None else []
+        body = {"text": "\n".join([title, "```", *lines, "```", *below])}
     else:
         body = document(message, origin, "\n".join(lines_of(message, origin, limit)))
         if receiver.secret is not None:

@@ -42,7 +42,7 @@ def lines_of(message: Message, origin: Origin, limit: int, escape: Callable[[str
     """
     head = [message.title, _facts(message, origin)]
     tail = [tame(each, _EXAMPLE) for each in message.advice]
-    if origin.status is not None and len(origin.status) <= _EXAMPLE:
+    if origin.status is not None:
         tail.append(f"Status: {origin.status}")
     tail = [escape(each) for each in tail]
     shown = [escape(each) for each in head]
