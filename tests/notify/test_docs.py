@@ -11,7 +11,7 @@ from replicator.notify.message import Example, Message, Occasion, State
 from replicator.notify.posting import SECONDS
 from replicator.notify.sending import MOST
 from replicator.notify.wording import lines_of
-from replicator.receivers import Format, parse_receivers
+from replicator.receivers import parse_receivers
 from replicator.settings import Settings
 from tests.docs.pages import ROOT, blocks
 from tests.notify.conftest import NOW, ORIGIN
@@ -57,22 +57,14 @@ def test_the_document_that_is_shown_is_what_is_sent() -> None:
 
 
 def test_every_occasion_and_state_is_explained() -> None:
-    assert set(re.findall(r"^\| `(\w+)` \|", TEXT, re.MULTILINE)) == set(Occasion)
+    assert set(re.findall(r"^\| `(\w+)` \|", TEXT, re.MULTILINE)) - {"occasion"} == set(Occasion)
     assert all(f"`{state}`" in TEXT for state in State)
 
 
 def test_the_addresses_that_are_shown_are_read_as_they_are_said_to_be() -> None:
     shown = re.findall(r"`((?:\w+\+)?https://[^`]+)`", TEXT)
     formats = [parse_receivers(address.replace("…", "x"))[0].format for address in shown]
-    assert formats == [
-        Format.DINGTALK,
-        Format.FEISHU,
-        Format.WECOM,
-        Format.SLACK,
-        Format.SLACK,
-        Format.JSON,
-        "dingtalk",
-    ]
+    assert formats == ["dingtalk", "feishu", "wecom", "slack", "slack", "json", "dingtalk"]
 
 
 def test_the_numbers_are_those_of_the_program() -> None:
