@@ -110,6 +110,10 @@ def _parse(word: str) -> Receiver:
     if query is not None and known is form and not url.query.get(query):
         raise ValueError(f"the address of a {form} robot has ?{query}=…: copy all of it")
     secret = url.fragment or None
+    if secret is not None and not (secret.isascii() and secret.isprintable() and " " not in secret):
+        raise ValueError("the secret behind # has characters that none has")
+    if secret is not None and url.user is not None:
+        raise ValueError("a user's name in front of the host, or a secret behind #, but not both")
     if secret is not None and form in _WITHOUT_SECRET:
         raise ValueError(f"{form} knows no secret behind #")
     return Receiver(form, url.with_fragment(None), secret)

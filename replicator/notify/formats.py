@@ -1,5 +1,8 @@
 """Messages in the form that each receiver understands. Pure functions.
 
+They are our own: libraries for this have the services' hosts built in, follow redirects, read answers of any size, and
+take a refusal that comes as 200 for success.
+
 None of the chat formats here knows markup, or foreign words stand where none is read: what an image is named, or a
 registry says, can mention nobody and form no link.
 

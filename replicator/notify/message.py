@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+_MOST_CHARACTERS = 1000
+
+
 class Occasion(StrEnum):
     """What a message is about."""
 
@@ -43,6 +46,11 @@ class Example:
 
     subject: str
     reason: str
+
+    @classmethod
+    def of(cls, subject: str, reason: str) -> Example:
+        """Make one that takes bounded room."""
+        return cls(subject[:_MOST_CHARACTERS], reason[:_MOST_CHARACTERS])
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,7 @@ def _dead_letters(memory: Memory, seen: Seen, pace: Pace, messages: list[Message
 def _letter(letter: DeadLetter) -> Example:
     source = (letter.payload or {}).get("source")
     subject = f"{source} -> {letter.id}" if isinstance(source, str) else letter.id
-    return Example(subject, f"{letter.message} ({letter.error_class})")
+    return Example.of(subject, f"{letter.message} ({letter.error_class})")
 
 
 def _drift(memory: Memory, seen: Seen, pace: Pace, messages: list[Message]) -> Memory:
@@ -200,7 +200,7 @@ def _reconcile(seen: Seen) -> _Trouble | None:
     found, ended = seen.reconcile.findings, int(seen.reconcile.ended.timestamp() * 1000)
     advice = ("Until it succeeds, lost events are not found. It is tried again by itself.", _CHECK)
     if found.error is not None:
-        examples = (Example(f"on {seen.reconcile.host}", found.error),)
+        examples = (Example.of(f"on {seen.reconcile.host}", found.error),)
         return _Trouble("incomplete", ended, "replicator: the reconcile failed", None, examples, advice)
     title = f"replicator: the reconcile could not compare everything: {found.failed} of {found.listed + found.failed}"
     return _Trouble("incomplete", ended, title, found.failed, (), advice)
@@ -230,7 +230,7 @@ def _configuration(complaints: tuple[Complaint, ...]) -> _Trouble | None:
     mark = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
     processes = "1 process" if len(complaints) == 1 else f"{len(complaints)} processes"
     examples = tuple(
-        Example("on " + ", ".join(sorted({each.host for each in complaints if each.text == text})), text)
+        Example.of("on " + ", ".join(sorted({each.host for each in complaints if each.text == text})), text)
         for text in texts[:EXAMPLES]
     )
     advice = (

@@ -89,7 +89,8 @@ class Notices:
         Raises:
             QueueUnavailable: Redis is away or takes nothing.
         """
-        text = (complaint or "")[:_MOST_CHARACTERS]
+        # A name of a file may have bytes in it that are no text.
+        text = (complaint or "")[:_MOST_CHARACTERS].encode(errors="replace")
         mine, *rest = await self._queue.ask("notices_begin", self._token, self._lease, socket.gethostname(), text)
         if not mine:
             return None

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 
 from tests.checking.test_check import checked, failed
 from tests.end_to_end.test_reload import LIBRARY, pushed
 from tests.queue.servers import RedisServer, free_port
 from tests.running import replicator, running
-from tests.standins.chats import SECRETS, Chats, chats, stalling
+from tests.standins.chats import SECRETS, SLACK_PATH, Chats, chats, stalling
+from tests.standins.server import serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -117,6 +120,20 @@ async def test_a_sample_that_is_not_taken_is_told_with_what_to_do(robots: Chats,
     assert "can't connect" in lines[1]["message"]
     assert [line["format"] for line in lines] == ["dingtalk", "json", "slack"]
     assert no_secret(ended.said)
+
+
+async def test_a_receivers_own_authority_can_be_named(robots: Chats, tmp_path: Path) -> None:
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    async with serve(robots, tls=context) as host:
+        settings = {"REPLICATOR_NOTIFY_URL": f"slack+https://{host}{SLACK_PATH}"}
+        ended = await replicator("notify", "test", cwd=tmp_path, settings=settings)
+        assert (ended.code, len(robots.requests)) == (1, 0)
+        assert "SSL_CERT_FILE" in ended.out
+        settings["SSL_CERT_FILE"] = str(tmp_path / "ca.pem")
+        ended = await replicator("notify", "test", cwd=tmp_path, settings=settings)
+    assert ended.code == 0, ended.said
 
 
 async def test_a_sample_needs_a_receiver(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trustme
+from aiohttp import encode_basic_auth
 from structlog.testing import capture_logs
 
 from replicator.notify.posting import open_poster
@@ -132,6 +133,12 @@ def test_an_answer_of_another_service_is_no_success(form: Format, body: bytes) -
 
 def test_feishus_older_answer_is_understood() -> None:
     assert judge(Format.FEISHU, 200, b'{"StatusCode": 0, "StatusMessage": "success"}').taken
+
+
+async def test_a_users_name_and_password_go_to_their_host(robots: Chats) -> None:
+    robots.faults = [answering(204)]
+    assert (await post(f"http://user:{SECRETS[0]}@{robots.host}/")).taken
+    assert robots.requests[0][1]["Authorization"] == encode_basic_auth("user", SECRETS[0])
 
 
 def test_a_receiver_shows_nothing_of_its_address() -> None:

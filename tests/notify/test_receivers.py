@@ -59,6 +59,8 @@ def test_several_are_separated_by_spaces_or_lines() -> None:
         ("https://oapi.dingtalk.com/robot/send?token=t0ken", "access_token"),
         ("https://qyapi.weixin.qq.com/cgi-bin/webhook/send?t0ken", "key"),
         ("https://hooks.slack.com/services/t0ken#secret", "no secret"),
+        ("https://alerts.example.com/#t0ken%0Ax", "characters"),
+        ("https://user:t0ken@alerts.example.com/#t0ken", "not both"),
         (f"{DINGTALK} {DINGTALK}", "twice"),
         (" ".join(f"https://a.example.com/t0ken{number}" for number in range(11)), "more than 10"),
         (f"{DINGTALK} x", "address 2"),

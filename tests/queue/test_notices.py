@@ -88,6 +88,13 @@ async def test_complaints_of_all_processes_are_known_until_they_are_over(queue: 
     assert turn.complaints == ()
 
 
+async def test_a_complaint_of_any_text_is_heard(queue: Queue) -> None:
+    turn = await Notices(queue).begin("rules-\udcff.yaml: \0 镜" + "x" * 5000)
+    assert turn is not None
+    assert turn.complaints[0].text.startswith("rules-?.yaml: \0 镜xx")
+    assert len(turn.complaints[0].text) == 2000
+
+
 async def test_a_complaint_is_since_it_was_first_heard_of(queue: Queue) -> None:
     notices = Notices(queue)
     first, second = await notices.begin("x"), await notices.begin("x")
