@@ -132,6 +132,10 @@ async def test_nothing_is_left_of_dead_letters_that_are_gone(queue: Queue) -> No
     await bury(queue, "a", "b")
     await queue.drop_dead()
     assert not await queue.redis.exists(f"{queue.prefix}:buried")
+    await bury(queue, "a", "b")
+    await queue.retry_dead(["a"])
+    await queue.enqueue([Job("b", {})], Lane.EVENTS)
+    assert not await queue.redis.exists(f"{queue.prefix}:buried")
 
 
 async def test_a_letter_that_an_older_version_took_away_is_no_example(queue: Queue) -> None:
