@@ -85,4 +85,4 @@ async def _lateness(queue: Queue, now: int) -> Lateness:
 
 
 def _example(job: WaitingJob) -> Example:
-    return Example.of(job.id, f"{job.message} ({job.error_class}, {job.tries} tries)")
+    return Example.of(job.id, f"{job.error_class}, {job.tries} tries: {job.message}")

@@ -162,7 +162,7 @@ def _dead_letters(memory: Memory, seen: Seen, pace: Pace, messages: list[Message
 def _letter(letter: DeadLetter) -> Example:
     source = (letter.payload or {}).get("source")
     subject = f"{source} -> {letter.id}" if isinstance(source, str) else letter.id
-    return Example.of(subject, f"{letter.message} ({letter.error_class})")
+    return Example.of(subject, f"{letter.error_class}: {letter.message}")
 
 
 def _drift(memory: Memory, seen: Seen, pace: Pace, messages: list[Message]) -> Memory:

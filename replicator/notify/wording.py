@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from replicator.notify.message import Message, Origin
 
-_EXAMPLE = 320
+_EXAMPLE = 480
 """Characters of one example."""
 
 

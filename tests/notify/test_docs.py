@@ -29,7 +29,7 @@ SHOWN = Message(
     (
         Example(
             "harbor.example.com/team/app:v1 -> registry.cn-beijing.aliyuncs.com/team-mirror/app:v1",
-            "denied (permanent)",
+            "permanent: denied",
         ),
     ),
     (

@@ -72,7 +72,7 @@ def test_ten_dead_letters_within_a_minute_are_one_message_with_the_first_few() -
     assert message.title == "replicator: 10 copies were given up"
     assert (message.state, message.count, message.since) == (State.TROUBLE, 10, NOW)
     assert len(message.examples) == 5
-    assert message.examples[0] == Example("h/a:v0 -> acr/a:v0", "denied (permanent)")
+    assert message.examples[0] == Example("h/a:v0 -> acr/a:v0", "permanent: denied")
     assert any("replicator failures retry" in each for each in message.advice)
     # They stay dead for a week, and nobody hears of it again.
     assert [told(at(3600 * hour, buried=dead(10, newer=0))) for hour in range(1, 168)] == [[]] * 167
