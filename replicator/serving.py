@@ -23,6 +23,7 @@ from replicator.app import Webhook, create_app, create_probes_app
 from replicator.entrance import Entrance
 from replicator.listening import Server, certificate_of, listen
 from replicator.metrics import Metrics
+from replicator.notify import open_notifier
 from replicator.page import Door, StatusPage
 from replicator.queue import InForce, Lane, announced
 from replicator.reconciling import Reconciler
@@ -185,12 +186,7 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, with
             if parts.traces is not None:
                 app = parts.traces.around_app(app)
             server = Server(app, _tell_webhook, certificate=certificate, proxies=settings.trusted_proxies)
-            async with (
-                _probes(settings, own, process, parts),
-                parts.reconciler.beside(),
-                reloader.beside(),
-                _announced(parts.queue, "serve", reloader),
-            ):
+            async with _beside(settings, own, process, parts, reloader, "serve"):
                 ending.started(process.stop)
                 await _run(server, listener, process, worker)
     log.info("stopped")
@@ -217,15 +213,30 @@ async def work(first: Configuration, load: Callable[[], Configuration]) -> None:
             process = _Process(parts.worker, parts.reconciler)
             reloader = Reloader(first, load, parts.renew)
             parts.metrics.follow(reloader)
-            async with (
-                _probes(settings, own, process, parts),
-                parts.reconciler.beside(),
-                reloader.beside(),
-                _announced(parts.queue, "worker", reloader),
-            ):
+            async with _beside(settings, own, process, parts, reloader, "worker"):
                 ending.started(process.stop)
                 await parts.worker.run()
     log.info("stopped")
+
+
+@contextlib.asynccontextmanager
+async def _beside(
+    settings: Settings,
+    listener: socket.socket | None,
+    process: _Process,
+    parts: _Parts,
+    reloader: Reloader,
+    command: str,
+) -> AsyncIterator[None]:
+    """Have all run that stands beside the work, for as long as the context lasts."""
+    async with (
+        _probes(settings, listener, process, parts),
+        open_notifier(settings, parts.queue, reloader),
+        parts.reconciler.beside(),
+        reloader.beside(),
+        _announced(parts.queue, command, reloader),
+    ):
+        yield
 
 
 @contextlib.asynccontextmanager

@@ -19,6 +19,7 @@ from yarl import URL
 
 from replicator.errors import ConfigError, Problem
 from replicator.networks import Networks
+from replicator.receivers import Receiver, parse_receivers
 from replicator.schedule import Schedule, parse_schedule
 
 if TYPE_CHECKING:
@@ -94,6 +95,13 @@ def _networks(value: Any) -> Any:
     """Check a list of addresses and networks."""
     Networks(str(value))
     return value
+
+
+def _receivers(secret: SecretStr) -> SecretStr:
+    """Check the addresses of receivers; an empty secret file counts as not set."""
+    if secret.get_secret_value():
+        parse_receivers(secret.get_secret_value())
+    return secret
 
 
 _Secret = Annotated[SecretStr, AfterValidator(_stripped)]
@@ -192,6 +200,12 @@ class Settings(BaseSettings):
         description="when serve and worker compare everything that the rules name and queue what differs: "
         "`off`, an interval (`90s`, `30m`, `6h`, `1d`) or a cron expression (`17 3 * * *`)",
     )
+    notify_url: Annotated[_Secret, AfterValidator(_receivers)] | None = Field(
+        None,
+        description="who is told what goes wrong: addresses of robots of DingTalk, Feishu or WeCom, of Slack's "
+        "webhooks, or of anything that takes JSON, separated by spaces or lines; a signing secret stands behind `#`",
+    )
+    notify_lag: _Seconds = Field(900.0, description="after which copies that wait or fail are told as late")
     watch: bool = Field(
         default=True,
         description="take changed rules, logins, tokens and certificates over without a restart, within seconds; "
@@ -212,6 +226,12 @@ class Settings(BaseSettings):
     def listen_port(self) -> int:
         """The port part of ``listen``; 0 lets the system choose."""
         return split_address(self.listen)[1]
+
+    @property
+    def receivers(self) -> tuple[Receiver, ...]:
+        """Who is told what goes wrong; nobody where nobody is named."""
+        text = self.notify_url.get_secret_value() if self.notify_url is not None else ""
+        return parse_receivers(text) if text else ()
 
     @property
     def schedule(self) -> Schedule | None:

@@ -49,4 +49,5 @@ def test_commands_stand_in_the_order_in_which_they_are_needed() -> None:
         "status",
         "failures",
         "webhook",
+        "notify",
     ]

@@ -11,6 +11,7 @@ from replicator.checking.directory import try_state_directory
 from replicator.checking.findings import Finding, Probe, State, tried
 from replicator.checking.listening import judge_webhook, try_address
 from replicator.checking.policies import Expected, look_at_policies
+from replicator.checking.receivers import reach_receiver
 from replicator.checking.redis import try_redis
 from replicator.checking.registries import log_in, look_at_artifacts, look_for, try_push
 from replicator.harbor import HarborApi
@@ -84,6 +85,7 @@ class Check:
         own = settings.metrics_listen
         if own is not None:
             probes.append(Probe("listen", own, partial(try_address, own, "REPLICATOR_METRICS_LISTEN")))
+        probes += [Probe("notify", each.host, partial(reach_receiver, each)) for each in settings.receivers]
         if settings.redis_url is None:
             directory = settings.state_dir
             return [Probe("queue", str(directory), partial(try_state_directory, directory)), *probes]

@@ -14,7 +14,18 @@ from typing import Annotated
 import typer
 
 from replicator import __version__, exit_codes
-from replicator.cli import backfill, checking, converting, copying, describing, inspecting, service, starting, webhook
+from replicator.cli import (
+    backfill,
+    checking,
+    converting,
+    copying,
+    describing,
+    inspecting,
+    notify,
+    service,
+    starting,
+    webhook,
+)
 from replicator.errors import ConfigError, ReplicatorError
 
 __all__ = ["app", "main"]
@@ -59,6 +70,7 @@ for command in (
     app.command()(command)
 app.add_typer(inspecting.failures, name="failures")
 app.add_typer(webhook.webhook, name="webhook")
+app.add_typer(notify.notify, name="notify")
 
 
 def main() -> None:

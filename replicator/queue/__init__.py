@@ -4,8 +4,8 @@ A job is an id, the destination reference, and a payload. Jobs with one id are m
 run again when they were enqueued while running; nothing that was taken is lost.
 
 On the same Redis the processes of an installation take turns at what only one of them should do (``RedisSharing``,
-``Reconciles``), and remember for each other what was found of images (``RedisMemory``) and seen at destinations
-(``Checks``).
+``Reconciles``, ``Notices``), and remember for each other what was found of images (``RedisMemory``) and seen at
+destinations (``Checks``).
 """
 
 from replicator.queue.checks import Checks
@@ -16,6 +16,7 @@ from replicator.queue.history import Description, Ended, History, LagSpan
 from replicator.queue.job import Finished, Job, JsonValue, Lane
 from replicator.queue.letters import LetterPart
 from replicator.queue.memory import RedisMemory
+from replicator.queue.notices import Buried, Complaint, Notices, Turn
 from replicator.queue.observer import Try, TryEnd, TryObserver
 from replicator.queue.processes import InForce, ProcessInfo, announced, processes
 from replicator.queue.reconcile import (
@@ -34,7 +35,9 @@ from replicator.queue.turns import RedisSharing
 from replicator.queue.worker import Worker
 
 __all__ = [
+    "Buried",
     "Checks",
+    "Complaint",
     "Counts",
     "DeadLetter",
     "Description",
@@ -50,6 +53,7 @@ __all__ = [
     "LaneCounts",
     "LeaseLost",
     "LetterPart",
+    "Notices",
     "ProcessInfo",
     "Progress",
     "Queue",
@@ -68,6 +72,7 @@ __all__ = [
     "Try",
     "TryEnd",
     "TryObserver",
+    "Turn",
     "WaitingJob",
     "Worker",
     "WorkerInfo",

@@ -10,12 +10,16 @@ if TYPE_CHECKING:
 
 _NAMES = (
     "alive",
+    "buried",
     "claim",
     "counts",
     "drop_dead",
     "enqueue",
     "heartbeat",
     "letters",
+    "notices_begin",
+    "notices_end",
+    "notices_keep",
     "oldest",
     "ping",
     "reconcile_begin",

@@ -154,6 +154,8 @@ async def test_a_backfill_lists_and_copies_from_both(two: Sites) -> None:
 async def test_a_check_tries_both_at_their_addresses_and_names_them_by_their_names(two: Sites) -> None:
     for number, site in enumerate(two.sites):
         await push(site.behind, "team/app", "v1", image(number))
+    # The second is told by each policy's address, which is another for each.
+    assert (await two.called("webhook", "register", "--url", "https://r.example.com/webhooks/harbor")).code == 0
     ended = await two.called("check", "--json")
     assert ended.code == 0, ended.said
     lines = json.loads(ended.out)

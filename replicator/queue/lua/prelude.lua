@@ -18,15 +18,22 @@
 --   <prefix>:waiters:<id>      hash run -> "generation:retries": who waits for its outcome
 --   <prefix>:finished:<run>    stream of outcomes for one run
 --   <prefix>:dead, :dead-jobs  hashes id -> JSON record, id -> arq's job
+--   <prefix>:buried            sorted set of the ids of dead letters, by when they died: a number of :seq
 --   <prefix>:workers, :ping    hash worker -> JSON: its sign of life; what a ping writes
 --   <prefix>:processes         hash process -> JSON: its sign of life, and which configuration it runs with
 --   <prefix>:reconcile         hash: started, when the last reconcile that ended began; result, what it found (JSON);
 --                              succeeded, when the last one ended that came to its end
 --   <prefix>:reconcile:lease   JSON: who runs one now (token, host, pid), since when, how far; with an expiry
+--   <prefix>:notices           what was told to people, and what is still to be sent (JSON)
+--   <prefix>:notices:lease     who tells it now: a token, with an expiry
+--   <prefix>:notices:complaints  hash token -> JSON: what a process has to complain of (host, text, since), and until when
+--                              that counts
 -- and those of generations.lua, known.lua and chronicle.lua.
 local prefix = ARGV[1]
 local GEN, SEQ, RUNNING, WAITING = prefix .. ':gen', prefix .. ':seq', prefix .. ':running', prefix .. ':waiting'
 local BOUND, DEAD, DEAD_JOBS = prefix .. ':bound', prefix .. ':dead', prefix .. ':dead-jobs'
+local BURIED = prefix .. ':buried'
+local NOTICES, NOTICES_LEASE, COMPLAINTS = prefix .. ':notices', prefix .. ':notices:lease', prefix .. ':notices:complaints'
 local MERGED, PUSHED = prefix .. ':merged', prefix .. ':pushed'
 local RECONCILE, RECONCILE_LEASE = prefix .. ':reconcile', prefix .. ':reconcile:lease'
 local LANES = {'events', 'backfill'}
@@ -92,6 +99,7 @@ local function enqueue(id, job, lane, retries, run, pushed)
   redis.call('HDEL', WAITING, id)
   local dead = redis.call('HDEL', DEAD, id) == 1
   redis.call('HDEL', DEAD_JOBS, id)
+  redis.call('ZREM', BURIED, id)
   if pending or before or dead then redis.call('SADD', MERGED, id) end
   -- The most patient of those who want it decides how often it is tried.
   local bound = redis.call('HGET', BOUND, id)
@@ -151,5 +159,6 @@ local function bury(id, seen, letter, record)
   forget(id)
   redis.call('HSET', DEAD, id, letter)
   redis.call('HSET', DEAD_JOBS, id, job or '')
+  redis.call('ZADD', BURIED, redis.call('INCR', SEQ), id)
   answer(id, seen, record)
 end

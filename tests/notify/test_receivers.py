@@ -1,0 +1,96 @@
+"""The addresses of receivers, as people write them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replicator.errors import ConfigError
+from replicator.receivers import Format, parse_receivers
+from replicator.settings import load_settings
+
+DINGTALK = "https://oapi.dingtalk.com/robot/send?access_token=t0ken"
+
+
+@pytest.mark.parametrize(
+    ("address", "form"),
+    [
+        (DINGTALK, Format.DINGTALK),
+        ("https://open.feishu.cn/open-apis/bot/v2/hook/t0ken", Format.FEISHU),
+        ("https://open.larksuite.com/open-apis/bot/v2/hook/t0ken", Format.FEISHU),
+        ("https://qyapi.weixin.qq.com/cgi-bin/webhook/send?key=t0ken", Format.WECOM),
+        ("https://hooks.slack.com/services/T0/B0/t0ken", Format.SLACK),
+        ("https://alerts.example.com/t0ken", Format.JSON),
+        ("http://10.0.0.7:9000/t0ken", Format.JSON),
+        ("slack+https://chat.example.com/hooks/t0ken", Format.SLACK),
+        ("DingTalk+http://relay.example.com/t0ken", Format.DINGTALK),
+        ("json+https://hooks.slack.com/services/t0ken", Format.JSON),
+        ("https://alerts.example.com/a+b://t0ken", Format.JSON),
+    ],
+)
+def test_the_format_is_that_of_the_known_host_or_the_one_that_is_named(address: str, form: Format) -> None:
+    (receiver,) = parse_receivers(address)
+    assert receiver.format is form
+    assert "t0ken" not in repr(receiver) + receiver.host + receiver.key
+
+
+def test_what_stands_behind_a_hash_is_the_secret_and_no_part_of_the_address() -> None:
+    (receiver,) = parse_receivers(f"{DINGTALK}#SEC0123")
+    assert (receiver.secret, str(receiver.url)) == ("SEC0123", DINGTALK)
+    assert "SEC0123" not in repr(receiver)
+
+
+def test_several_are_separated_by_spaces_or_lines() -> None:
+    found = parse_receivers(f" {DINGTALK}\n\nhttps://a.example.com/x  https://b.example.com:8443/y\n")
+    assert [receiver.host for receiver in found] == ["oapi.dingtalk.com", "a.example.com", "b.example.com:8443"]
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("oapi.dingtalk.com/t0ken", "https://host/path"),
+        ("ftp://alerts.example.com/t0ken", "https://host/path"),
+        ("https:///t0ken", "https://host/path"),
+        ("https://[::1/t0ken", "https://host/path"),
+        ("https://a.example.com:99999/t0ken", "https://host/path"),
+        ("teams+https://alerts.example.com/t0ken", "json, dingtalk, feishu, wecom, slack"),
+        ("http://oapi.dingtalk.com/robot/send?access_token=t0ken", "by https"),
+        ("https://oapi.dingtalk.com/robot/send?token=t0ken", "access_token"),
+        ("https://qyapi.weixin.qq.com/cgi-bin/webhook/send?t0ken", "key"),
+        ("https://hooks.slack.com/services/t0ken#secret", "no secret"),
+        ("https://alerts.example.com/#t0ken%0Ax", "characters"),
+        ("https://user:t0ken@alerts.example.com/#t0ken", "not both"),
+        (f"{DINGTALK} {DINGTALK}", "twice"),
+        (" ".join(f"https://a.example.com/t0ken{number}" for number in range(11)), "more than 10"),
+        (f"{DINGTALK} x", "address 2"),
+    ],
+)
+def test_a_mistake_is_named_without_the_address(address: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as refused:
+        parse_receivers(address)
+    assert "t0ken" not in str(refused.value)
+
+
+@given(st.text(max_size=80) | st.from_regex(r"(slack\+)?https?://[^ ]{0,40}", fullmatch=True))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        found = parse_receivers(text)
+    except ValueError:
+        return
+    assert all(receiver.host and receiver.url.scheme in ("http", "https") for receiver in found)
+
+
+def test_a_wrong_setting_is_refused_without_being_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPLICATOR_NOTIFY_URL", "ftp://alerts.example.com/t0ken")
+    with pytest.raises(ConfigError, match="REPLICATOR_NOTIFY_URL") as refused:
+        load_settings()
+    assert "t0ken" not in str(refused.value)
+
+
+def test_the_settings_show_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPLICATOR_NOTIFY_URL", f"{DINGTALK}#SEC0123")
+    settings = load_settings()
+    assert [receiver.secret for receiver in settings.receivers] == ["SEC0123"]
+    assert "t0ken" not in repr(settings)
+    assert "SEC0123" not in repr(settings)
