@@ -4,11 +4,18 @@
 FROM python:3.11-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
-# Without pip, which is of no use in what is copied.
-RUN python -m venv --without-pip /opt/replicator
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+# By hashes: what an index has under the same name and version is not enough.
+COPY build.lock requirements.lock ./
+RUN python -m venv /opt/build \
+    && /opt/build/bin/pip install --require-hashes --requirement build.lock \
+    && /opt/build/bin/pip wheel --require-hashes --no-deps --no-build-isolation --wheel-dir wheels \
+        --requirement requirements.lock
+COPY pyproject.toml README.md LICENSE ./
 COPY replicator ./replicator
-RUN python -m pip --python /opt/replicator/bin/python install --constraint constraints.txt '.[aliyun,otlp]'
+# Without pip, which is of no use in what is copied.
+RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels . \
+    && python -m venv --without-pip /opt/replicator \
+    && /opt/build/bin/pip --python /opt/replicator/bin/python install --no-index --no-deps wheels/*.whl
 
 FROM python:3.11-slim-bookworm
 # A fixed id, so that files and volumes of the host can be given to it by number.

@@ -19,6 +19,7 @@ from replicator.settings import PREFIX, Settings
 from tests.deploy.dockerfile import instructions, texts, variables
 from tests.docs.pages import ROOT
 from tests.running import running
+from tests.supply.locked import locked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,6 +101,17 @@ def test_the_image_is_built_from_what_the_build_needs_and_nothing_else() -> None
     assert needed | set(PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) <= copied
 
 
+def test_nothing_is_installed_that_is_not_known_by_its_hash() -> None:
+    commands = [command for text in texts("RUN") for command in text.split(" && ")]
+    pip = [text for text in commands if re.search(r"\bpip\b.* (install|wheel|download)\b", text)]
+    assert len(pip) == 4
+    for text in pip:
+        own = text.endswith((" wheels .", " wheels/*.whl"))
+        assert ("--require-hashes" in text) is not own
+        # What is our own brings nothing along.
+        assert not own or "--no-deps" in text
+
+
 async def test_the_health_check_tells_a_replicator_that_serves_from_one_that_does_not(tmp_path: Path) -> None:
     (tmp_path / "rules.json").write_text(json.dumps(RULES))
     async with running("serve", "--no-worker", "--config", "rules.json", cwd=tmp_path) as serving:
@@ -123,10 +135,10 @@ async def test_the_steps_of_the_build_make_a_program_that_serves(tmp_path_factor
     # What the image has is what is locked, and no more than runs: a checkout next to it is not looked at.
     listed = subprocess.run([python, "-c", INSTALLED], capture_output=True, text=True, check=True, env=outside)
     installed = json.loads(listed.stdout)
-    assert {"replicator", "arq", "alibabacloud-credentials"} <= set(installed)
+    assert {"replicator", "arq", "alibabacloud-credentials", "opentelemetry-sdk"} <= set(installed)
     assert not {"pip", "setuptools", "hatchling", "pytest", "ruff"} & set(installed)
-    locked = dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
-    assert {name: version for name, version in installed.items() if name != "replicator"}.items() <= locked.items()
+    versions = {entry.name: entry.version for entry in locked("requirements.lock").values()}
+    assert {name: version for name, version in installed.items() if name != "replicator"} == versions
 
     (root / "rules.yaml").write_text(json.dumps(RULES))
     settings = {**outside, "PYTHONPATH": "", "REPLICATOR_CONFIG": str(root / "rules.yaml")}
@@ -152,9 +164,9 @@ def build(root: Path) -> None:
         elif step.word == "COPY":
             copy(step.text.split(), here)
         elif step.word == "RUN":
-            script = step.text.replace(VENV, f"{root}{VENV}")
+            script = step.text.replace("/opt/", f"{root}/opt/")
             # The interpreter is this one, whatever `python` is on this machine.
-            words = re.sub(r"^python ", f"{sys.executable} ", script)
+            words = re.sub(r"(^|&& )python ", rf"\1{sys.executable} ", script)
             subprocess.run(["/bin/sh", "-ec", words], cwd=here, env=environment, check=True, capture_output=True)
 
 
