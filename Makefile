@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 FUZZ_ARGS ?=
 
-.PHONY: all help install system tools test lint format docs demo bench fuzz lock audit sbom licenses clean
+.PHONY: all help install servers system tools test lint format docs demo bench fuzz lock audit sbom licenses clean
 all: lint test
 
 help: ## Show this list
@@ -23,8 +23,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[aliyun,otlp,dev]'
 	@touch $@
 
-system: ## Install the real servers and peers that tests and demo run against (Debian packages)
-	@./.ci/apt-install docker-registry skopeo redis-server curl chromium prometheus systemd
+servers: ## Install the real servers and peers that tests and demo run against (Debian packages)
+	@./.ci/apt-install docker-registry skopeo redis-server curl
+
+system: servers ## Install what else the tests look with: a browser, promtool, systemd-analyze (Debian packages)
+	@./.ci/apt-install chromium prometheus systemd
 
 tools: install ## Put the Helm and Kustomize that the tests render deploy/ with into the virtual environment
 	@$(BIN)/python -m tests.deploy.tools
@@ -48,10 +51,10 @@ docs: install ## Renew the generated parts of docs/ and deploy/
 	$(BIN)/python -m tests.docs.schema
 	$(BIN)/python -m tests.docs.limits_table
 
-demo: install system ## Replicate between two local registries, visibly, and stop
+demo: install servers ## Replicate between two local registries, visibly, and stop
 	$(BIN)/python -m tests.demo
 
-bench: install system ## Measure against skopeo, curl and what else is there, on local registries
+bench: install servers ## Measure against skopeo, curl and what else is there, on local registries
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 fuzz: install ## Give every parser a million damaged inputs; FUZZ_ARGS='events --count 1000' for fewer
