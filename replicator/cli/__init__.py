@@ -8,6 +8,7 @@ Exit codes: 0 all in place, 1 a copy failed, 2 usage or configuration, 130 inter
 from __future__ import annotations
 
 import contextlib
+import errno
 import sys
 from typing import Annotated
 
@@ -29,6 +30,9 @@ from replicator.cli import (
 from replicator.errors import ConfigError, ReplicatorError
 
 __all__ = ["app", "main"]
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+"""What a file gives that our output is sent to and that takes no more."""
 
 app = typer.Typer(
     name="replicator",
@@ -83,10 +87,20 @@ def main() -> None:
         code = _told(error, exit_codes.FAILED)
     except BrokenPipeError:
         # Who read our output has gone; nothing more can be said to them.
-        with contextlib.suppress(OSError):
-            sys.stdout.close()
         code = exit_codes.FAILED
+        _close_output()
+    except OSError as error:
+        if error.errno not in _FULL or error.filename is not None:
+            raise
+        code = _told(OSError(f"what it says can't be written: {error.strerror}"), exit_codes.FAILED)
+        _close_output()
     sys.exit(code)
+
+
+def _close_output() -> None:
+    """Give up what was not written yet; it would be tried again at the very end, and fail there with a traceback."""
+    with contextlib.suppress(OSError):
+        sys.stdout.close()
 
 
 def _told(error: Exception, code: int) -> int:
