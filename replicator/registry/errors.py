@@ -107,6 +107,15 @@ class ServerFailed(RegistryError):
     error_class: ErrorClass = ErrorClass.TRANSIENT
 
 
+class StorageRefused(RegistryError):
+    """Whoever the registry redirects to refused the link, 401 or 403: it has run out, or its clock is wrong.
+
+    The login has no part in it, and each try gets a link of its own.
+    """
+
+    error_class: ErrorClass = ErrorClass.TRANSIENT
+
+
 class TooManyRequests(RegistryError):
     """The registry answered 429; ``retry_after`` says how long it wants peace."""
 

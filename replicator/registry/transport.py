@@ -30,6 +30,7 @@ from replicator.registry.errors import (
     NoTls,
     ProtocolViolated,
     RegistryError,
+    StorageRefused,
     TooManyRequests,
     Unauthorized,
     UploadLost,
@@ -298,6 +299,9 @@ class Transport:
         body = b"" if method == "HEAD" or response.status == 416 else await self._read(response, _MAX_ERROR_BODY, None)
         retry_after = parse_retry_after(response.headers.get("Retry-After"))
         error = from_answer(self.registry, request, response.status, body, retry_after=retry_after)
+        if response.status in (401, 403) and response.url.origin() != (await self.url("/")).origin():
+            told = f"{error.detail}: so answered {response.url.host}, which the registry redirects to"
+            error = StorageRefused(self.registry, request, told, status=response.status, codes=error.codes)
         if isinstance(error, TooManyRequests) or (response.status == 503 and retry_after is not None):
             self.observer.throttled(self.registry)
             self.limits.throttle(retry_after if retry_after is not None else _THROTTLE_UNSAID)

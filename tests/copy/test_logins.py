@@ -6,9 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
+from aiohttp import web
 
 from replicator.errors import ErrorClass
-from replicator.registry.errors import LoginRefused, Unauthorized
+from replicator.registry.errors import LoginRefused, StorageRefused, Unauthorized
 from tests.copy.conftest import Registry, a_registry
 from tests.copy.guarded import Guarded, a_copier_with_login, a_guarded_registry
 from tests.registry.guard import BASIC
@@ -20,7 +21,6 @@ from tests.standins.server import serve
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from aiohttp import web
 
 ROOT = image(1, (400_000,))
 LAYER = blobs_of(ROOT)[1]
@@ -189,3 +189,46 @@ async def test_storage_that_a_redirect_leads_to_is_told_no_login_not_even_for_th
     asked = guarded.registry.faults.log.select("GET", shared.digest)
     assert [entry.begins for entry in asked] == begins
     assert all(entry.headers["Authorization"].startswith("Bearer ") for entry in asked)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_link_that_storage_refuses_is_asked_for_anew(guarded: Guarded, status: int) -> None:
+    root = multi_arch(1, size=400_000)
+    await guarded.registry.push("v1", root)
+    async with Upstream(guarded.registry.plain) as upstream, a_registry() as destination:
+        storage = FaultLayer(upstream.forward)
+        storage.add(Fault(Answer(status, body=b"<Error><Code>AccessDenied</Code></Error>"), "GET", "/blobs/"))
+        async with serve(storage) as host, a_copier_with_login(guarded) as copier:
+            original = guarded.guard.handler
+
+            async def leading(request: web.BaseRequest) -> web.StreamResponse:
+                if "/blobs/" in request.path:
+                    return await FaultLayer(original)._answer(request, Redirect(f"http://{host}"))
+                return await original(request)
+
+            guarded.guard.handler = leading
+            await copier.copy(guarded.registry.reference("v1"), destination.reference("v1"))
+        await destination.holds("v1", root)
+
+
+async def test_storage_that_refuses_every_link_is_named_and_no_fault_of_the_login(guarded: Guarded) -> None:
+    await guarded.registry.push("v1", multi_arch(1))
+    async with a_registry() as destination:
+
+        async def refusing(_: web.BaseRequest) -> web.StreamResponse:
+            return web.Response(status=403)
+
+        async with serve(refusing) as host, a_copier_with_login(guarded) as copier:
+            original = guarded.guard.handler
+
+            async def leading(request: web.BaseRequest) -> web.StreamResponse:
+                if "/blobs/" in request.path:
+                    return await FaultLayer(original)._answer(request, Redirect(f"http://{host}"))
+                return await original(request)
+
+            guarded.guard.handler = leading
+            with pytest.raises(
+                StorageRefused, match="which the registry redirects to"
+            ) as caught:
+                await copier.copy(guarded.registry.reference("v1"), destination.reference("v1"))
+    assert caught.value.error_class is ErrorClass.TRANSIENT
