@@ -227,8 +227,6 @@ async def test_storage_that_refuses_every_link_is_named_and_no_fault_of_the_logi
                 return await original(request)
 
             guarded.guard.handler = leading
-            with pytest.raises(
-                StorageRefused, match="which the registry redirects to"
-            ) as caught:
+            with pytest.raises(StorageRefused, match="which the registry redirects to") as caught:
                 await copier.copy(guarded.registry.reference("v1"), destination.reference("v1"))
     assert caught.value.error_class is ErrorClass.TRANSIENT
