@@ -84,11 +84,13 @@ class Registrar:
     async def run(self) -> int:
         """Make or correct what is missing or differs, and log that.
 
+        Whether Harbor verifies the webhook's certificate stays as a person decided.
+
         Returns:
             In how many projects that failed; a Harbor whose projects can't be listed counts as one. A source that is
             no Harbor has no policies to miss.
         """
-        done = await Policies(self._rules, self._registries).register(self._url, self._token)
+        done = await Policies(self._rules, self._registries).register(self._url, self._token, skip_cert_verify=None)
         failed = {(each.registry, each.project): each for each in done if each.change is Change.FAILED}
         for each in done:
             healed = (each.registry, each.project) in self._told.keys() - failed.keys()
