@@ -95,12 +95,16 @@ class _Parts:
         return self.traces.carrier() if self.traces is not None else None
 
     def renew(self, new: Configuration) -> None:
-        """Go on under another configuration: what begins from now on, copies and reconciles."""
+        """Go on under another configuration: what begins from now on, copies and reconciles.
+
+        Raises:
+            ConfigError: it can't be used; nothing is changed.
+        """
+        if self.registrar is not None:
+            self.registrar.renew(new.settings, new.rules)
         self.registries.renew(access_by(new.rules.credentials))
         self.reconciler.renew(new.rules)
         self.metrics.know(new.rules)
-        if self.registrar is not None:
-            self.registrar.renew(new.settings, new.rules)
 
 
 @contextlib.asynccontextmanager
@@ -166,8 +170,8 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, with
                 entrance = Entrance.of(new.settings)
                 if certificate is not None:
                     certificate.renew()
-                webhook.renew(new.rules, entrance)
                 parts.renew(new)
+                webhook.renew(new.rules, entrance)
 
             reloader = Reloader(first, load, apply)
             parts.metrics.follow(reloader)

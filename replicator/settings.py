@@ -210,6 +210,17 @@ class Settings(BaseSettings):
         return split_address(self.listen)[1]
 
     @property
+    def token(self) -> str | None:
+        """What Harbor is to send; None where there is none."""
+        return (self.webhook_token.get_secret_value() if self.webhook_token is not None else "") or None
+
+    @property
+    def former_tokens(self) -> tuple[str, ...]:
+        """What is taken beside `token`."""
+        text = self.webhook_former_tokens.get_secret_value() if self.webhook_former_tokens is not None else ""
+        return tuple(text.split())
+
+    @property
     def schedule(self) -> Schedule | None:
         """When a reconcile is due; None for never."""
         return parse_schedule(self.reconcile)

@@ -32,7 +32,7 @@ async def judge_webhook(settings: Settings) -> list[Finding]:
         problems += error.problems
     if problems:
         return [Finding("webhook", settings.listen, State.FAILED, str(problem)) for problem in problems]
-    if settings.webhook_token is not None and settings.webhook_token.get_secret_value():
+    if settings.token is not None:
         return [Finding("webhook", settings.listen, State.OK, "has a token")]
     if settings.webhook_anonymous:
         return [Finding("webhook", settings.listen, State.OK, "takes events from anyone, as the settings say")]

@@ -55,9 +55,7 @@ class Expected:
     @classmethod
     def of(cls, settings: Settings) -> Expected:
         """Take it from the settings."""
-        token = settings.webhook_token.get_secret_value() if settings.webhook_token is not None else ""
-        former = settings.webhook_former_tokens.get_secret_value() if settings.webhook_former_tokens is not None else ""
-        return cls(settings.webhook_url, token or None, settings.webhook_anonymous, tuple(former.split()))
+        return cls(settings.webhook_url, settings.token, settings.webhook_anonymous, settings.former_tokens)
 
     def is_receiver(self, target: Target) -> bool:
         """Tell whether a target is this webhook, as far as its address tells."""
