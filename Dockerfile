@@ -34,10 +34,10 @@ WORKDIR /var/lib/replicator
 VOLUME /var/lib/replicator
 # The webhook, with /metrics; and where `replicator worker` has its metrics and probes once it is told to.
 EXPOSE 8080 9090
-# Asks where the metrics are, if that is an address of its own, else where the webhook is. The embedded queue has up to
-# 30 s to load its data. Switch this off for a `replicator worker` without REPLICATOR_METRICS_LISTEN.
-HEALTHCHECK --interval=30s --timeout=5s --start-period=40s --retries=3 \
-    CMD ["python", "-c", "import http.client, os; where = os.environ.get('REPLICATOR_METRICS_LISTEN') or os.environ['REPLICATOR_LISTEN']; ask = http.client.HTTPConnection('127.0.0.1', int(where.rpartition(':')[2]), timeout=4); ask.request('GET', '/healthz'); raise SystemExit(ask.getresponse().status != 200)"]
+# Asks where the metrics are, if that is an address of its own, else where the webhook is, by HTTPS if it has that. The
+# embedded queue has up to 30 s to load its data. Switch this off for a `replicator worker` without
+# REPLICATOR_METRICS_LISTEN.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=40s --retries=3 CMD ["replicator", "health"]
 ENTRYPOINT ["replicator"]
 CMD ["serve"]
 ARG REVISION=unknown

@@ -3,6 +3,7 @@
 | request | answers |
 |---|---|
 | ``POST /webhooks/harbor`` | 202 queued, 200 ignored, 400, 401, 403 sender's address, 408, 413, 503 not queued |
+| ``POST /webhooks/harbor/HOST[:PORT]`` | the same, for a push at the Harbor that the rules name so |
 | ``GET /healthz`` | 200 as long as the process serves |
 | ``GET /readyz`` | 200 when an event could be queued and, where this process has a worker, copied; else 503 and why |
 | ``GET /metrics`` | the metrics, for Prometheus |
@@ -26,6 +27,7 @@ from starlette.routing import Route
 
 from replicator import replication
 from replicator.events import PUSH, Event, Fate, MalformedEvent, Push, parse_event
+from replicator.harbor.webhooks import PATH, canonical
 from replicator.queue import Lane, QueueError
 from replicator.reference import Reference, Repository
 from replicator.request_body import read_body
@@ -104,7 +106,7 @@ class Webhook:
         """Have other rules, and another entrance, from the next request on."""
         self._rules = rules
         self._entrance = entrance
-        self._sources = {_canonical(source.registry): source.registry for source in rules.sources()}
+        self._sources = {canonical(source.registry): source.registry for source in rules.sources()}
 
     async def __call__(self, request: Request) -> Response:
         """Answer one delivery."""
@@ -122,7 +124,7 @@ class Webhook:
             event = parse_event(await read_body(request, MAX_BODY))
             # Harbor's older format has no id: there the delivery's own stands for it.
             event, kind = replace(event, id=event.id or request.state.request_id), event.type
-            answer, queued = await self._take(event, request.query_params.get("registry"))
+            answer, queued = await self._take(event, _registry(request))
         except HTTPException:
             self._observer.delivered(kind, Fate.MALFORMED)
             raise
@@ -149,8 +151,8 @@ class Webhook:
         """
         if event.type != PUSH:
             return {"ignored": f"{event.type} is no push"}, False
-        if registry is not None and _canonical(registry) not in self._sources:
-            raise MalformedEvent(f"the webhook's URL has registry={registry[:100]!r}, which no rule has as its source")
+        if registry is not None and canonical(registry) not in self._sources:
+            raise MalformedEvent(f"the webhook's URL names {registry[:100]!r}, which no rule has as its source")
         requests: dict[CopyRequest, None] = {}
         ignored: list[str] = []
         for push in event.pushes:
@@ -187,13 +189,13 @@ class Webhook:
     def _source_host(self, push: Push, registry: str | None) -> str | None:
         """Find the rules' name for the Harbor a push came from.
 
-        It is what the webhook's URL says (``?registry=``), else Harbor's own name where a rule has that; where the
-        rules have but one source registry it is that one, by whatever name Harbor knows itself.
+        It is what the webhook's URL says, else Harbor's own name where a rule has that; where the rules have but one
+        source registry it is that one, by whatever name Harbor knows itself.
         """
         if registry is not None:
-            return self._sources[_canonical(registry)]
-        if push.host is not None and _canonical(push.host) in self._sources:
-            return self._sources[_canonical(push.host)]
+            return self._sources[canonical(registry)]
+        if push.host is not None and canonical(push.host) in self._sources:
+            return self._sources[canonical(push.host)]
         return next(iter(self._sources.values())) if len(self._sources) == 1 else None
 
 
@@ -248,7 +250,8 @@ def create_app(
     async def harbor(request: Request) -> Response:
         return await webhook(request)
 
-    routes = [Route("/webhooks/harbor", harbor, methods=["POST"]), *_probes(queue, parts, exposition), *more]
+    places = [Route(path, harbor, methods=["POST"]) for path in (PATH, PATH + "/{registry}")]
+    routes = [*places, *_probes(queue, parts, exposition), *more]
     return _named(routes, access_log=access_log)
 
 
@@ -299,9 +302,10 @@ def _credible(occurred: datetime | None) -> datetime | None:
     return occurred
 
 
-def _canonical(registry: str) -> str:
-    """One spelling for one host: lower case, without a port that its scheme has anyway."""
-    return registry.lower().removesuffix(":443").removesuffix(":80")
+def _registry(request: Request) -> str | None:
+    """What the webhook's URL says of where an event comes from: behind its path, or in its query."""
+    named = request.path_params.get("registry") or request.query_params.get("registry")
+    return None if named is None else str(named)
 
 
 def _client(request: Request) -> str | None:

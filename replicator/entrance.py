@@ -34,18 +34,14 @@ class Entrance:
         Raises:
             ConfigError: there is no token, and none is not wanted either.
         """
-        token = settings.webhook_token.get_secret_value() if settings.webhook_token is not None else ""
-        former = settings.webhook_former_tokens
         sources = Networks(settings.webhook_sources) if settings.webhook_sources is not None else None
-        if not token and not settings.webhook_anonymous:
+        if settings.token is None and not settings.webhook_anonymous:
             message = (
                 "set it to a long random text, and give Harbor's webhook policy the same as its auth header; "
                 "or set REPLICATOR_WEBHOOK_ANONYMOUS=true to take events from anyone who can reach this address"
             )
             raise ConfigError("settings", [Problem("REPLICATOR_WEBHOOK_TOKEN", message)])
-        if not token:
-            return cls(None, (), sources)
-        return cls(token, tuple(former.get_secret_value().split()) if former is not None else (), sources)
+        return cls(settings.token, settings.former_tokens if settings.token is not None else (), sources)
 
     @property
     def is_open(self) -> bool:

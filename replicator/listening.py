@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from replicator.settings import Settings
 
+_BACKLOG = 2048
 _CLOSE_SECONDS = 3
 """What requests under way get to end once the listener closes; more than the queue's own deadline."""
 
@@ -100,14 +101,40 @@ def listen(address: str, variable: str) -> socket.socket:
     Raises:
         ConfigError: it can't be listened on.
     """
-    host, port = split_address(address)
-    family = socket.AF_INET6 if ":" in host or (not host and socket.has_dualstack_ipv6()) else socket.AF_INET
-    dual = not host and family == socket.AF_INET6
     try:
-        return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=dual)
+        listener = bind(address)
+        try:
+            listener.listen(_BACKLOG)
+        except OSError:
+            listener.close()
+            raise
     except OSError as error:
         problem = Problem(variable, f"{address}: can't be listened on: {error.strerror or error}")
         raise ConfigError("settings", [problem]) from None
+    return listener
+
+
+def bind(address: str) -> socket.socket:
+    """Bind an address without listening on it.
+
+    Args:
+        address: ``host:port``; an empty host means every address, of IPv4 and IPv6.
+
+    Raises:
+        OSError: it can't be bound.
+    """
+    host, port = split_address(address)
+    family = socket.AF_INET6 if ":" in host or (not host and socket.has_dualstack_ipv6()) else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(bool(host)))
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound
 
 
 class Server(uvicorn.Server):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from replicator.cancelling import cancel_all
+from replicator.docker import config_file
 from replicator.errors import ConfigError
 from replicator.settings import secrets_directory
 
@@ -103,6 +104,8 @@ class Reloader:
             yield
         finally:
             loop.remove_signal_handler(signal.SIGHUP)
+            # That leaves it to end the process, which has its queue to close yet.
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
             await cancel_all({task})
 
     async def _run(self) -> None:
@@ -144,7 +147,8 @@ class Reloader:
 
 def watched_files(settings: Settings) -> list[Path]:
     """Name the files whose change can change the configuration; a directory stands for the files in it."""
-    named = (settings.config, settings.auth, settings.images, settings.tls_certificate, settings.tls_key)
+    rules = (settings.config, settings.auth, settings.images, config_file(settings.docker_config))
+    named = (*rules, settings.tls_certificate, settings.tls_key)
     return [Path(".env"), secrets_directory(), *(file for file in named if file is not None)]
 
 

@@ -97,12 +97,16 @@ class _Parts:
         return self.traces.carrier() if self.traces is not None else None
 
     def renew(self, new: Configuration) -> None:
-        """Go on under another configuration: what begins from now on, copies and reconciles."""
+        """Go on under another configuration: what begins from now on, copies and reconciles.
+
+        Raises:
+            ConfigError: it can't be used; nothing is changed.
+        """
+        if self.registrar is not None:
+            self.registrar.renew(new.settings, new.rules)
         self.registries.renew(access_by(new.rules.credentials))
         self.reconciler.renew(new.rules)
         self.metrics.know(new.rules)
-        if self.registrar is not None:
-            self.registrar.renew(new.settings, new.rules)
 
 
 @contextlib.asynccontextmanager
@@ -166,12 +170,12 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, with
 
             def apply(new: Configuration) -> None:
                 # What can fail comes first.
-                entrance = Entrance.of(new.settings)
+                entrance, door = Entrance.of(new.settings), Door.of(new.settings)
                 if certificate is not None:
                     certificate.renew()
-                webhook.renew(new.rules, entrance)
-                page.renew(new.rules, Door.of(new.settings))
+                page.renew(new.rules, door)
                 parts.renew(new)
+                webhook.renew(new.rules, entrance)
 
             reloader = Reloader(first, load, apply)
             parts.metrics.follow(reloader)

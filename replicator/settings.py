@@ -234,6 +234,17 @@ class Settings(BaseSettings):
         return parse_receivers(text) if text else ()
 
     @property
+    def token(self) -> str | None:
+        """What Harbor is to send; None where there is none."""
+        return (self.webhook_token.get_secret_value() if self.webhook_token is not None else "") or None
+
+    @property
+    def former_tokens(self) -> tuple[str, ...]:
+        """What is taken beside `token`."""
+        text = self.webhook_former_tokens.get_secret_value() if self.webhook_former_tokens is not None else ""
+        return tuple(text.split())
+
+    @property
     def schedule(self) -> Schedule | None:
         """When a reconcile is due; None for never."""
         return parse_schedule(self.reconcile)

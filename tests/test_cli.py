@@ -48,6 +48,7 @@ def test_commands_stand_in_the_order_in_which_they_are_needed() -> None:
         "explain",
         "schema",
         "check",
+        "health",
         "status",
         "failures",
         "webhook",

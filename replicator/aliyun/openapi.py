@@ -6,6 +6,7 @@ signs and sends.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from replicator.aliyun.account import INSTALL
@@ -69,20 +70,20 @@ class OpenApi:
             raise TooManyRequests(self._registry, action, busy, retry_after=wait)
 
     def _find_credential(self) -> Any:
-        if self._credential is None:
+        account = self._account
+        if not account.access_key_id:
+            self._credential = _default_chain()
+        elif self._credential is None:
             # Optional, and half a second of work: imported only where it is used.
             from alibabacloud_credentials.client import Client
             from alibabacloud_credentials.models import Config
 
-            account = self._account
-            config = None
-            if account.access_key_id:
-                config = Config(
-                    type="sts" if account.security_token else "access_key",
-                    access_key_id=account.access_key_id,
-                    access_key_secret=account.access_key_secret,
-                    security_token=account.security_token or None,
-                )
+            config = Config(
+                type="sts" if account.security_token else "access_key",
+                access_key_id=account.access_key_id,
+                access_key_secret=account.access_key_secret,
+                security_token=account.security_token or None,
+            )
             self._credential = Client(config)
         return self._credential
 
@@ -117,3 +118,11 @@ class OpenApi:
         )
         request = OpenApiRequest(query=dict(operation.query), body=operation.body)
         return (await Client(config).call_api_async(params, request, RuntimeOptions()))["body"]
+
+
+@cache
+def _default_chain() -> Any:
+    """The account of the process itself; one for all, as each keeps a thread until the process ends."""
+    from alibabacloud_credentials.client import Client
+
+    return Client()

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import json
 import socket
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
-
 from replicator.checking.findings import Finding, State
 from replicator.errors import ConfigError
-from replicator.listening import certificate_of
+from replicator.listening import bind, certificate_of
+from replicator.probes import ask, asked_at, is_alive
 from replicator.settings import split_address
 from replicator.webhooks.registering import registration_problems
 
@@ -21,10 +19,8 @@ if TYPE_CHECKING:
     from replicator.settings import Settings
 
 _SECONDS = 5.0
-"""More than a replicator needs to say that its Redis does not answer."""
-_MAX_ANSWER = 16 * 1024
+"""For all that is asked of who listens already."""
 _MAX_PROBLEMS = 300
-_ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to ask; nothing is bound
 
 
 async def judge_webhook(settings: Settings) -> list[Finding]:
@@ -36,7 +32,7 @@ async def judge_webhook(settings: Settings) -> list[Finding]:
         problems += error.problems
     if problems:
         return [Finding("webhook", settings.listen, State.FAILED, str(problem)) for problem in problems]
-    if settings.webhook_token is not None and settings.webhook_token.get_secret_value():
+    if settings.token is not None:
         return [Finding("webhook", settings.listen, State.OK, "has a token")]
     if settings.webhook_anonymous:
         return [Finding("webhook", settings.listen, State.OK, "takes events from anyone, as the settings say")]
@@ -51,26 +47,16 @@ async def try_address(address: str, variable: str) -> list[Finding]:
         address: ``host:port``.
         variable: the setting it is from.
     """
-    host, port = split_address(address)
     try:
-        await asyncio.to_thread(_bind, host, port)
+        # Without listening: nobody can connect meanwhile.
+        (await asyncio.to_thread(bind, address)).close()
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            state, message = await _taken(host, port, variable)
+            state, message = await _taken(address, variable)
         else:
-            state, message = State.FAILED, _refusal(error, host, variable)
+            state, message = State.FAILED, _refusal(error, split_address(address)[0], variable)
         return [Finding("listen", address, state, message)]
     return [Finding("listen", address, State.OK, "can be listened on")]
-
-
-def _bind(host: str, port: int) -> None:
-    """Bind an address as ``serve`` does, without listening: nobody can connect meanwhile."""
-    family = socket.AF_INET6 if ":" in host or (not host and socket.has_dualstack_ipv6()) else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(bool(host)))
-        probe.bind((host, port))
 
 
 def _refusal(error: OSError, host: str, variable: str) -> str:
@@ -81,17 +67,15 @@ def _refusal(error: OSError, host: str, variable: str) -> str:
     return f"can't be listened on ({error.strerror or error}): set {variable} to another address"
 
 
-async def _taken(host: str, port: int, variable: str) -> tuple[State, str]:
+async def _taken(address: str, variable: str) -> tuple[State, str]:
     """Ask who listens there already."""
     another = (State.FAILED, f"another program listens there: end it, or set {variable} to another port")
-    host = _ANYWHERE.get(host, host)
-    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_SECONDS):
-                for scheme in ("http", "https"):
-                    base = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-                    if (await _ask(session, f"{base}/healthz")).get("status") == "ok":
-                        return _judged(await _ask(session, f"{base}/readyz")) or another
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_SECONDS):
+            for tls in (False, True):
+                base = asked_at(address, tls=tls)
+                if await is_alive(base):
+                    return _judged(await ask(base / "readyz")) or another
     return another
 
 
@@ -103,17 +87,3 @@ def _judged(ready: dict[str, Any]) -> tuple[State, str] | None:
         said = "; ".join(map(str, problems)) if isinstance(problems, list) else ""
         return State.FAILED, f"a replicator runs here already, and is not ready: {said[:_MAX_PROBLEMS]}"
     return None
-
-
-async def _ask(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
-    """Return a probe's answer; nothing where it is none."""
-    try:
-        # Nothing secret is sent: whose certificate it is does not matter.
-        async with session.get(url, ssl=False, allow_redirects=False) as response:
-            body = b""
-            while len(body) < _MAX_ANSWER and (more := await response.content.read(_MAX_ANSWER - len(body))):
-                body += more
-            answer = json.loads(body)
-    except (aiohttp.ClientError, OSError, ValueError, RecursionError):
-        return {}
-    return answer if isinstance(answer, dict) else {}

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from yarl import URL
 
 from replicator.checking.findings import Finding, State
 from replicator.harbor.policies import WebhookApi
-from replicator.harbor.webhooks import EVENT_TYPES, NAME, shown_address
+from replicator.harbor.webhooks import (
+    EVENT_TYPES,
+    NAME,
+    PATH,
+    canonical,
+    is_webhook_path,
+    names_in_query,
+    shown_address,
+)
 from replicator.reference import Repository
 from replicator.registry.errors import Denied, RegistryError, Unauthorized
 from replicator.webhooks.managing import advised
@@ -22,7 +30,6 @@ if TYPE_CHECKING:
     from replicator.registry import Registries
     from replicator.settings import Settings
 
-_PATH = "/webhooks/harbor"
 _MAX_NAME = 60
 _MEND = "replicator webhook test tells what an event meets; once that is mended, a backfill brings what was missed"
 
@@ -36,26 +43,26 @@ class Expected:
         token: what it must send; None where the settings have none.
         anonymous: whether it need not send any.
         former: what is still taken beside the token.
+        registry: the Harbor that an address of it must name, if it names any; None for any.
     """
 
     url: str | None
     token: str | None = field(repr=False)
     anonymous: bool = False
     former: tuple[str, ...] = field(default=(), repr=False)
+    registry: str | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> Expected:
         """Take it from the settings."""
-        token = settings.webhook_token.get_secret_value() if settings.webhook_token is not None else ""
-        former = settings.webhook_former_tokens.get_secret_value() if settings.webhook_former_tokens is not None else ""
-        return cls(settings.webhook_url, token or None, settings.webhook_anonymous, tuple(former.split()))
+        return cls(settings.webhook_url, settings.token, settings.webhook_anonymous, settings.former_tokens)
 
     def is_receiver(self, target: Target) -> bool:
         """Tell whether a target is this webhook, as far as its address tells."""
         if self.url is not None:
             return target.is_at(self.url)
         try:
-            return URL(target.address).path.rstrip("/").endswith(_PATH)
+            return is_webhook_path(URL(target.address).path)
         except ValueError:
             return False
 
@@ -77,7 +84,7 @@ async def look_at_policies(registries: Registries, registry: str, project: str, 
         return [Finding("policy", subject, State.NOT_TRIED, _lacking("list"))]
     except RegistryError as error:
         return [Finding("policy", subject, State.FAILED, advised(error, project))]
-    state, message, policy = judge_policies(policies, expected)
+    state, message, policy = judge_policies(policies, replace(expected, registry=registry))
     found = [Finding("policy", subject, state, message)]
     if policy is None:
         return found
@@ -119,6 +126,9 @@ def judge_policies(policies: Sequence[Policy], expected: Expected) -> tuple[Stat
     if _sends_former(policy, expected):
         told = "tells of pushes with a former token: replicator webhook register gives it the new one"
         return State.OK, f"the {named} {told}", policy
+    if _names_in_query(policy, expected):
+        told = "names its Harbor behind ?, which Harbor may leave out: replicator webhook register corrects it"
+        return State.OK, f"the {named} tells of pushes; its address {told}", policy
     more = f"; {len(ours) - 1} more send here too, so events come several times" if len(ours) > 1 else ""
     return State.OK, f"the {named} tells of pushes{more}", policy
 
@@ -139,9 +149,16 @@ def _sends_former(policy: Policy, expected: Expected) -> bool:
     return not any(expected.is_receiver(target) and target.sends(expected.token) for target in policy.targets)
 
 
+def _names_in_query(policy: Policy, expected: Expected) -> bool:
+    return any(expected.is_receiver(target) and names_in_query(target.address) for target in policy.targets)
+
+
 def _target_problem(target: Target, expected: Expected) -> str:
     if target.type != "http":
         return f"notifies by {target.type[:_MAX_NAME]!r} instead of http"
+    named = target.registry
+    if named is not None and expected.registry is not None and canonical(named) != canonical(expected.registry):
+        return f"names {named[:_MAX_NAME]!r} as the Harbor that it is told from, and not {expected.registry!r}"
     if expected.anonymous and expected.token is None:
         return ""
     if not target.auth_header:
@@ -155,9 +172,9 @@ def _missing(policies: Sequence[Policy], expected: Expected) -> str:
     namesake = next((policy for policy in policies if policy.name == NAME and policy.targets), None)
     if namesake is not None:
         where = shown_address(namesake.targets[0].address)
-        want = "REPLICATOR_WEBHOOK_URL" if expected.url is not None else f"a path {_PATH}"
+        want = "REPLICATOR_WEBHOOK_URL" if expected.url is not None else f"a path {PATH}"
         return f"the policy {NAME!r} sends to {where}, and not to {want}: replicator webhook register corrects it"
-    want = shown_address(expected.url) if expected.url is not None else f"a path {_PATH}"
+    want = shown_address(expected.url) if expected.url is not None else f"a path {PATH}"
     return (
         f"no policy sends to {want}, so that only a reconcile finds what is pushed: replicator webhook register makes "
         "one in each project"

@@ -69,6 +69,7 @@ for command in (
     copying.explain,
     describing.schema,
     checking.check,
+    inspecting.health,
     inspecting.status,
 ):
     app.command()(command)

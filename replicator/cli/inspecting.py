@@ -1,10 +1,11 @@
-"""``replicator status`` and ``replicator failures``, which look into the queue."""
+"""``replicator health``, which asks a running process; ``status`` and ``failures``, which look into the queue."""
 
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from replicator import exit_codes
 from replicator.cli.options import RedisUrl, StateDir
 from replicator.cli.preparing import given_reference, prepared_settings, run, stderr
 from replicator.errors import ConfigError, Problem
@@ -36,6 +37,25 @@ def status(
     from replicator import inspection
 
     run(inspection.show_status(settings, as_json=as_json, every=every, out=Console(), err=stderr()))
+
+
+def health(
+    listen: Annotated[str | None, typer.Option(help="Address of the webhook, host:port (REPLICATOR_LISTEN).")] = None,
+) -> None:
+    """Ask the replicator on this machine whether it serves; exit code 0 if it does, else 1.
+
+    It is asked at REPLICATOR_METRICS_LISTEN, where that is set, else at the webhook's address.
+    """
+    settings = prepared_settings(None, quiet=True, listen=listen)
+    from replicator.probes import is_alive, probes_at
+
+    async def asked() -> int:
+        base = probes_at(settings)
+        alive = await is_alive(base)
+        stderr().print(f"{base.authority}: {'a replicator serves' if alive else 'no replicator answers'}", markup=False)
+        return exit_codes.OK if alive else exit_codes.FAILED
+
+    run(asked())
 
 
 @failures.callback()

@@ -1,5 +1,5 @@
 """Docker's own logins: its ``config.json``, and the credential helpers that it names."""
 
-from replicator.docker.logins import OFF, DockerLogins, docker_logins
+from replicator.docker.logins import OFF, DockerLogins, config_file, docker_logins
 
-__all__ = ["OFF", "DockerLogins", "docker_logins"]
+__all__ = ["OFF", "DockerLogins", "config_file", "docker_logins"]

@@ -90,17 +90,28 @@ def docker_logins(setting: str | None, environ: Mapping[str, str] = os.environ) 
         setting: a path; `OFF` for no logins; None for ``config.json`` in ``$DOCKER_CONFIG``, else in ``~/.docker``.
         environ: the environment.
     """
+    file = config_file(setting, environ)
+    return DockerLogins(file, required=setting not in (None, OFF))
+
+
+def config_file(setting: str | None, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the file that the setting names, else Docker's usual one, whether it exists or not; None for no logins.
+
+    Args:
+        setting: as for `docker_logins`.
+        environ: the environment.
+    """
     if setting == OFF:
-        return DockerLogins(None, required=False)
+        return None
     if setting is not None:
-        return DockerLogins(Path(setting), required=True)
+        return Path(setting)
     directory = environ.get("DOCKER_CONFIG")
     try:
         home = Path(directory) if directory else Path.home() / ".docker"
     except RuntimeError:
         # A user the machine has no name for, as containers have them.
-        return DockerLogins(None, required=False)
-    return DockerLogins(home / "config.json", required=False)
+        return None
+    return home / "config.json"
 
 
 def _read(file: Path) -> str:

@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from yarl import URL
 
+from replicator.reference import is_registry
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+PATH = "/webhooks/harbor"
+"""Where the webhook is; a registry's name behind it says whose events come."""
 NAME = "replicator"
 """What our policies are called."""
 EVENT_TYPES = ("PUSH_ARTIFACT",)
@@ -25,6 +29,7 @@ CLOUD_EVENTS = "CloudEvents"
 _VERSION = re.compile(r"v?(\d{1,4})\.(\d{1,4})(?!\d)")
 _CLOUD_EVENTS_SINCE = (2, 8)
 _MAX_SHOWN = 500
+_NAMING = re.compile(rf"(?P<bare>.*{PATH})/(?P<registry>[^/]+)/?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +60,13 @@ class Target:
             **({} if self.payload_format == DEFAULT else {"payload_format": self.payload_format}),
         }
 
+    @property
+    def registry(self) -> str | None:
+        """The registry that its address names; None if it names none."""
+        return named_registry(self.address)
+
     def is_at(self, address: str) -> bool:
-        """Tell whether it is ``address``, whatever registry either names in its query."""
+        """Tell whether it is ``address``, whatever registry either names."""
         return _bare(self.address) == _bare(address)
 
     def sends(self, token: str) -> bool:
@@ -99,7 +109,7 @@ class Policy:
         return self.name == NAME or (len(self.targets) == 1 and self.sends_to(address))
 
     def sends_to(self, address: str | None) -> bool:
-        """Tell whether one of its targets is ``address``, whatever registry either names in its query."""
+        """Tell whether one of its targets is ``address``, whatever registry either names."""
         return address is not None and any(target.is_at(address) for target in self.targets)
 
     def corrected(self, target: Target) -> Policy:
@@ -157,8 +167,45 @@ def shown_address(address: str) -> str:
 
 
 def for_registry(address: str, registry: str) -> str:
-    """Return the webhook's address with the registry it is told from in it, in place of any other that it names."""
-    return str(URL(address).update_query(registry=registry))
+    """Return the webhook's address with the registry it is told from in it, in place of any other that it names.
+
+    It stands in the path, as Harbor means to leave the query out. A path of another name is a proxy's, which may know
+    nothing behind it: there the query has to do (``?registry=``).
+    """
+    url = URL(address)
+    bare, _ = _split(url.path)
+    if not bare.endswith(PATH):
+        return str(url.update_query(registry=registry))
+    others = [(name, value) for name, value in url.query.items() if name != "registry"]
+    return str(url.with_path(f"{bare}/{registry}").with_query(others or None))
+
+
+def named_registry(address: str) -> str | None:
+    """Return the registry that an address of the webhook names, in its path or its query; None if it names none."""
+    try:
+        url = URL(address)
+        return _split(url.path)[1] or url.query.get("registry")
+    except ValueError:
+        return None
+
+
+def names_in_query(address: str) -> bool:
+    """Tell whether an address names a registry in its query though its path could."""
+    try:
+        url = URL(address)
+        return is_webhook_path(url.path) and "registry" in url.query
+    except ValueError:
+        return False
+
+
+def is_webhook_path(path: str) -> bool:
+    """Tell whether a path is that of a webhook, whatever stands before it and whichever registry it names."""
+    return _split(path)[0].endswith(PATH)
+
+
+def canonical(registry: str) -> str:
+    """Return one spelling for one host: lower case, without a port that its scheme has anyway."""
+    return registry.lower().removesuffix(":443").removesuffix(":80")
 
 
 def _target(row: Mapping[str, Any]) -> Target:
@@ -175,9 +222,17 @@ def _bare(address: str) -> str:
     """An address without what tells whom it is told from: one spelling for one receiver."""
     try:
         url = URL(address)
-        return str(url.with_query(None).with_fragment(None)).rstrip("/")
+        return str(url.with_path(_split(url.path)[0]))
     except ValueError:
         return address
+
+
+def _split(path: str) -> tuple[str, str | None]:
+    """A path without the registry that it names, and that."""
+    found = _NAMING.fullmatch(path)
+    if found is None or not is_registry(found["registry"]):
+        return path.rstrip("/"), None
+    return found["bare"], found["registry"]
 
 
 def _token(header: str) -> str:

@@ -44,16 +44,6 @@ def names_registry(url: URL, registry: str) -> bool:
     return url.host == public.host and (url.is_default_port() if port is None else url.port == port)
 
 
-def join(base: URL, location: str) -> URL | None:
-    """Resolve a Location, as it is, since a presigned URL breaks when it is quoted anew; None if it is no HTTP URL."""
-    try:
-        target = base.join(URL(location, encoded=True))
-        usable = target.scheme in ("http", "https") and bool(target.host)
-    except ValueError:
-        return None
-    return target if usable else None
-
-
 def describe(method: str, url: URL) -> str:
     """Name a request in an error: method and path, without the query, which may hold a signature."""
     return f"{method} {url.path}"

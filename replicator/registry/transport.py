@@ -22,7 +22,7 @@ from replicator.registry.abilities import Abilities
 from replicator.registry.auth import Authorizer
 from replicator.registry.bodies import read_body
 from replicator.registry.challenges import lacks_scope
-from replicator.registry.connecting import connection_error, describe, explicit_base, join, names_registry, tls_of
+from replicator.registry.connecting import connection_error, describe, explicit_base, names_registry, tls_of
 from replicator.registry.errors import (
     ConnectionFailed,
     LoginRefused,
@@ -37,6 +37,7 @@ from replicator.registry.errors import (
     from_answer,
 )
 from replicator.registry.limits import MAX_PAUSE, backoff, parse_retry_after
+from replicator.registry.locations import follow, resolve
 from replicator.registry.reaching import Reach
 from replicator.registry.reply import Reply
 
@@ -256,7 +257,7 @@ class Transport:
                 if response.status not in _REDIRECTS or method not in ("GET", "HEAD") or location is None:
                     yield response
                     return
-                target = self._join(here, location, describe(method, here))
+                target = resolve(here, location, registry=self.registry, request=describe(method, here))
                 if here.scheme == "https" and target.scheme == "http" and not self._access.insecure:
                     refusal = f"redirected from HTTPS to plain HTTP at {target.host}: refused"
                     raise ProtocolViolated(self.registry, describe(method, here), refusal)
@@ -264,12 +265,6 @@ class Transport:
                 response.release()
             here = target
         raise ProtocolViolated(self.registry, describe(method, url), f"more than {_MAX_REDIRECTS} redirects")
-
-    def _join(self, base: URL, location: str, request: str) -> URL:
-        target = join(base, location)
-        if target is None:
-            raise ProtocolViolated(self.registry, request, "the Location in the answer is not an HTTP URL")
-        return target
 
     def follow(self, reply: Reply, target: str, request: str) -> URL:
         """Return the URL that an answer points to for the next request, absolute or relative, its query kept.
@@ -282,15 +277,7 @@ class Transport:
         Raises:
             ProtocolViolated: it is not at this registry.
         """
-        url = self._join(reply.url, target, request)
-        if url.origin() == reply.url.origin():
-            return url
-        # Behind a proxy, or reached at another address, a registry names itself by its public name and scheme; the
-        # request still goes where this registry is reached.
-        own_names = {reply.url.host, URL(f"//{self.registry}").host}
-        if url.host not in own_names and self._access.endpoint is None:
-            raise ProtocolViolated(self.registry, request, f"the answer leads to another host, {url.host}: refused")
-        return URL(f"{reply.url.origin()}{url.raw_path_qs}", encoded=True)
+        return follow(reply, target, registry=self.registry, access=self._access, request=request)
 
     async def failure(self, method: str, response: aiohttp.ClientResponse) -> RegistryError:
         """Read an unwanted answer and return what it means; a 429 or 503 that says so slows the whole host."""

@@ -9,6 +9,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from replicator.harbor.webhooks import PATH
 from replicator.replication import trace_of
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     Handle = Callable[[Running], Awaitable[Mapping[str, JsonValue]]]
 
-_WEBHOOK = "/webhooks/harbor"
 _SERVER_ERROR = 500
 _CLIENT_ERROR = 400
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -49,11 +49,12 @@ class Traces:
         """Put a span around each delivery to the webhook. A sender's own trace is not gone on with: it is anyone's."""
 
         async def traced(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != "http" or scope["path"] != _WEBHOOK:
+            if scope["type"] != "http" or not f"{scope['path']}/".startswith(f"{PATH}/"):
                 await app(scope, receive, send)
                 return
             about = {"http.request.method": scope["method"], "url.path": scope["path"]}
-            name = f"{scope['method']} {_WEBHOOK}"
+            # Without the registry that it may name: few names of spans, whatever is asked for.
+            name = f"{scope['method']} {PATH}"
             with self._tracer.start_as_current_span(name, kind=SpanKind.SERVER, attributes=about) as span:
 
                 async def noted(message: Message) -> None:

@@ -39,9 +39,8 @@ def needed_token(settings: Settings) -> str | None:
     Raises:
         ConfigError: there is neither a token nor the word that none is wanted.
     """
-    token = settings.webhook_token.get_secret_value() if settings.webhook_token is not None else ""
-    if token or settings.webhook_anonymous:
-        return token or None
+    if settings.token is not None or settings.webhook_anonymous:
+        return settings.token
     message = "set it to what replicator serve has, so that Harbor sends it; or set REPLICATOR_WEBHOOK_ANONYMOUS=true"
     raise ConfigError("settings", [Problem("REPLICATOR_WEBHOOK_TOKEN", message)])
 

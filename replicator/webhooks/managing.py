@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.harbor.policies import NoHarbor, WebhookApi
-from replicator.harbor.webhooks import NAME, Target, for_registry, new_policy, payload_format
+from replicator.harbor.webhooks import NAME, Target, for_registry, named_registry, new_policy, payload_format
 from replicator.reference import Repository
 from replicator.registry.errors import Denied, NotFound, Refused, RegistryError, Unauthorized
 from replicator.webhooks.projects import named_projects
@@ -82,23 +82,26 @@ class Policies:
         self._versions: dict[str, str | None] = {}
         self._several = len({source.registry for source in rules.sources()}) > 1
 
-    async def register(self, url: str, token: str | None, *, skip_cert_verify: bool = False) -> list[Done]:
+    async def register(self, url: str, token: str | None, *, skip_cert_verify: bool | None = False) -> list[Done]:
         """Make the policies that are missing, and correct those of ours that differ.
 
-        With several sources each Harbor's address names it (``?registry=``), so that its events are known for its own.
+        With several sources each Harbor's address names it, so that its events are known for its own.
 
         Args:
             url: the webhook's address, as Harbor reaches it.
             token: what it wants as ``Authorization``; None for nothing.
-            skip_cert_verify: let Harbor take any certificate of the webhook.
+            skip_cert_verify: let Harbor take any certificate of the webhook; None for what a policy says already.
         """
 
         async def step(api: WebhookApi, registry: str) -> tuple[Change, str]:
-            address = for_registry(url, registry) if self._several else url
+            address = for_registry(url, registry) if self._several or named_registry(url) is not None else url
             form = payload_format(await self._version(api, registry))
-            target = Target(address, f"Bearer {token}" if token else "", form, skip_cert_verify)
             policies = await api.policies()
             ours = sorted((each for each in policies if each.is_ours(url)), key=lambda each: each.name != NAME)
+            skip = skip_cert_verify
+            if skip is None:
+                skip = bool(ours) and any(target.skip_cert_verify for target in ours[0].targets if target.is_at(url))
+            target = Target(address, f"Bearer {token}" if token else "", form, skip)
             note = ""
             if len(ours) > 1:
                 note = f"{', '.join(each.name for each in ours[1:])} sends here too, and is left as it is"

@@ -21,23 +21,21 @@ if TYPE_CHECKING:
 log = structlog.get_logger("replicator.webhooks")
 
 _SHOWN_FAILURES = 20
+_WHY = "REPLICATOR_WEBHOOK_REGISTER=true needs it: "
 
 
 def registration_problems(settings: Settings) -> list[Problem]:
     """Say what keeps reconciles from making policies though the settings want it; nothing where they don't."""
     if not settings.webhook_register:
         return []
-    why = "REPLICATOR_WEBHOOK_REGISTER=true needs it: "
     problems = []
     if settings.webhook_url is None:
         example = "say where Harbor reaches the webhook, e.g. https://replicator.example.com/webhooks/harbor"
-        problems.append(Problem("REPLICATOR_WEBHOOK_URL", why + example))
-    if not _token(settings) and not settings.webhook_anonymous:
-        what = "set it to what replicator serve has, so that Harbor sends it, in every process that may run a reconcile"
-        problems.append(Problem("REPLICATOR_WEBHOOK_TOKEN", why + what))
+        problems.append(Problem("REPLICATOR_WEBHOOK_URL", _WHY + example))
+    problems += _lacking_token(settings)
     if settings.schedule is None:
         what = "policies are made by reconciles, and it is off"
-        problems.append(Problem("REPLICATOR_RECONCILE", f"{why}{what}; set it to e.g. 24h"))
+        problems.append(Problem("REPLICATOR_RECONCILE", f"{_WHY}{what}; set it to e.g. 24h"))
     return problems
 
 
@@ -56,7 +54,7 @@ def open_registrar(settings: Settings, rules: Rules, registries: Registries) -> 
     """Return who makes policies at each reconcile; None where the settings don't want that."""
     if not settings.webhook_register or settings.webhook_url is None:
         return None
-    return Registrar(rules, registries, settings.webhook_url, _token(settings))
+    return Registrar(rules, registries, settings.webhook_url, settings.token)
 
 
 class Registrar:
@@ -77,18 +75,27 @@ class Registrar:
         self._told: dict[tuple[str, str], str] = {}
 
     def renew(self, settings: Settings, rules: Rules) -> None:
-        """Name the projects by other rules, and give Harbor the token of now, from the next run on."""
+        """Name the projects by other rules, and give Harbor the token of now, from the next run on.
+
+        Raises:
+            ConfigError: there is no token any more; nothing is changed.
+        """
+        # Harbor would be told to send none, and every delivery be refused.
+        if problems := _lacking_token(settings):
+            raise ConfigError("settings", problems)
         self._rules = rules
-        self._token = _token(settings)
+        self._token = settings.token
 
     async def run(self) -> int:
         """Make or correct what is missing or differs, and log that.
+
+        Whether Harbor verifies the webhook's certificate stays as a person decided.
 
         Returns:
             In how many projects that failed; a Harbor whose projects can't be listed counts as one. A source that is
             no Harbor has no policies to miss.
         """
-        done = await Policies(self._rules, self._registries).register(self._url, self._token)
+        done = await Policies(self._rules, self._registries).register(self._url, self._token, skip_cert_verify=None)
         failed = {(each.registry, each.project): each for each in done if each.change is Change.FAILED}
         for each in done:
             healed = (each.registry, each.project) in self._told.keys() - failed.keys()
@@ -109,6 +116,8 @@ class Registrar:
             log.warning("webhooks not registered", more=more, advice="replicator webhook list shows all")
 
 
-def _token(settings: Settings) -> str | None:
-    token = settings.webhook_token.get_secret_value() if settings.webhook_token is not None else ""
-    return token or None
+def _lacking_token(settings: Settings) -> list[Problem]:
+    if settings.token is not None or settings.webhook_anonymous:
+        return []
+    what = "set it to what replicator serve has, so that Harbor sends it, in every process that may run a reconcile"
+    return [Problem("REPLICATOR_WEBHOOK_TOKEN", _WHY + what)]

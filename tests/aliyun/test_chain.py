@@ -34,15 +34,26 @@ try:
 except ReplicatorError as error:
     print(error)
 """
+_ASKING_AGAIN = """
+import asyncio, sys, threading
+from replicator.aliyun import Account, TemporaryLogins
+async def main():
+    # As after every change of the rules: the values are new, the account is the same.
+    for number in range(4):
+        account = Account(region="cn-beijing", openapi_endpoint=sys.argv[1])
+        await TemporaryLogins("registry.cn-beijing.aliyuncs.com", account).login(None)
+    print(sum("APScheduler" in thread.name for thread in threading.enumerate()))
+asyncio.run(main())
+"""
 NOBODY = {"ALIBABA_CLOUD_ECS_METADATA_DISABLED": "true"}
 
 
-async def asked(openapi: str, home: Path, **variables: str) -> str:
+async def asked(openapi: str, home: Path, program: str = _ASKING, **variables: str) -> str:
     """Ask for a login in a process whose environment has nothing of Alibaba Cloud's but this."""
     inherited = environment(HOME=str(home), no_proxy="")
     clean = {name: value for name, value in inherited.items() if "PROXY" not in name.upper()}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _ASKING, f"http://{openapi}",
+        sys.executable, "-c", program, f"http://{openapi}",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env={**clean, **variables},
     )  # fmt: skip
     async with asyncio.timeout(60):
@@ -88,6 +99,13 @@ async def test_the_role_of_an_ecs_is_used(openapi: OpenApiStandIn, tmp_path: Pat
     async with serve(Metadata(openapi.faults)) as host:
         assert await asked(host, tmp_path, HTTP_PROXY=f"http://{host}") == "temporary-1"
     assert openapi.tokens == ["token-of-ecs-key"]
+
+
+async def test_rules_that_are_read_again_and_again_leave_no_threads_behind(
+    openapi: OpenApiStandIn, tmp_path: Path
+) -> None:
+    async with serve(Metadata(openapi.faults)) as host:
+        assert await asked(host, tmp_path, _ASKING_AGAIN, HTTP_PROXY=f"http://{host}") == "1"
 
 
 async def test_the_role_of_a_pod_is_used(openapi: OpenApiStandIn, tmp_path: Path) -> None:

@@ -189,6 +189,32 @@ def test_a_policy_for_anyone_needs_no_auth_header() -> None:
     assert judge_policies([open_policy], Expected(URL, None))[0] is State.FAILED
 
 
+@pytest.mark.parametrize("form", ["/", "?registry="])
+def test_a_policy_whose_address_names_another_harbor_is_told(form: str) -> None:
+    expected = Expected(URL, TOKEN, registry="harbor.example.com")
+    state, message, _ = judge_policies([policy(target={"address": f"{URL}{form}other.example.com"})], expected)
+    assert state is State.FAILED
+    assert "names 'other.example.com' as the Harbor" in message
+    assert judge_policies([policy(target={"address": f"{URL}/HARBOR.example.com:443"})], expected)[0] is State.OK
+
+
+def test_a_policy_whose_address_names_its_harbor_in_the_older_form_works_and_is_told_to_be_corrected() -> None:
+    expected = Expected(None, TOKEN, registry="harbor.example.com")
+    for form, is_older in (("?registry=", True), ("/", False)):
+        state, message, _ = judge_policies([policy(target={"address": f"{URL}{form}harbor.example.com"})], expected)
+        assert state is State.OK
+        assert ("replicator webhook register corrects it" in message) == is_older
+
+
+async def test_a_check_knows_the_harbor_that_an_address_must_name(pushed: House) -> None:
+    rules = as_administrator(pushed.rules(RULE))
+    made = pushed.harbor.add_policy("library", f"{URL}/{pushed.harbor.host}", auth_header=TOKEN)
+    assert "tells of pushes" in told(await checked(pushed, rules, 0, REPLICATOR_WEBHOOK_URL=URL), "ok")["policy"]
+    made.body["targets"][0]["address"] = f"{URL}/other.example.com"
+    found = failed(await checked(pushed, rules, 1, REPLICATOR_WEBHOOK_URL=URL))
+    assert "names 'other.example.com'" in found["policy"]
+
+
 def test_a_policy_that_notifies_in_another_way_is_told() -> None:
     state, message, _ = judge_policies([policy(target={"type": "slack"})], Expected(URL, TOKEN))
     assert (state, "'slack' instead of http" in message) == (State.FAILED, True)

@@ -114,6 +114,7 @@ def test_everything_that_is_given_arrives() -> None:
     (ingress,) = of_kind(manifests, "Ingress").values()
     (rule,) = ingress["spec"]["rules"]
     assert [path["path"] for path in rule["http"]["paths"]] == ["/webhooks/harbor"], "metrics and probes stay inside"
+    assert [path["pathType"] for path in rule["http"]["paths"]] == ["Prefix"], "a Harbor's name may stand behind it"
     commands = {command: container(pod)["args"] for command, pod in pods(manifests)}
     assert commands["backfill"] == ["backfill", "--detach", "--fast"]
 

@@ -32,19 +32,21 @@ RULES = {
 VENV = "/opt/replicator"
 
 
-def health_check(address: str, *, python: str = sys.executable, **settings: str) -> int:
+def health_check(address: str, *, programs: Path = Path(sys.executable).parent, **settings: str) -> int:
     """Run the image's health check; return its exit code.
 
     Args:
         address: where the webhook listens.
-        python: the image's.
+        programs: the directory of the image's.
         settings: more of the container's environment.
     """
     (text,) = texts("HEALTHCHECK")
-    program, *arguments = json.loads(text.partition(" CMD ")[2])
-    assert program == "python"
-    environment = {"PATH": os.environ["PATH"], "REPLICATOR_LISTEN": address, **settings}
-    return subprocess.run([python, *arguments], timeout=30, stderr=subprocess.DEVNULL, env=environment).returncode
+    command = json.loads(text.partition(" CMD ")[2])
+    environment = {"PATH": f"{programs}:/usr/bin:/bin", "REPLICATOR_LISTEN": address, **settings}
+    program = shutil.which(command[0], path=environment["PATH"])
+    assert program is not None
+    ended = subprocess.run([program, *command[1:]], timeout=30, stderr=subprocess.DEVNULL, env=environment)
+    return ended.returncode
 
 
 def test_the_dockerfile_follows_the_linters_rules() -> None:
@@ -144,7 +146,7 @@ async def test_the_steps_of_the_build_make_a_program_that_serves(tmp_path_factor
     settings = {**outside, "PYTHONPATH": "", "REPLICATOR_CONFIG": str(root / "rules.yaml")}
     (command,) = json.loads(texts("CMD")[0])
     async with running(command, cwd=root, settings=settings, program=program) as serving:
-        assert health_check(serving.address, python=python) == 0
+        assert health_check(serving.address, programs=Path(python).parent) == 0
 
 
 INSTALLED = """

@@ -112,7 +112,7 @@ async def test_pushes_at_both_go_through_one_webhook_each_under_its_public_name(
         ]
         for site, root in zip(two.sites, pushed, strict=True):
             (policy,) = site.harbor.webhooks.of("team")
-            assert policy.body["targets"][0]["address"] == f"{serving.url}/webhooks/harbor?registry={site.name}"
+            assert policy.body["targets"][0]["address"] == f"{serving.url}/webhooks/harbor/{site.name}"
             # The same name and tag at both.
             await push(site.harbor.host, "team/app", "v1", root, site.login)
         for site, root, letter in zip(two.sites, pushed, "ab", strict=True):
@@ -127,12 +127,38 @@ async def test_pushes_at_both_go_through_one_webhook_each_under_its_public_name(
         assert [row["registry"] for row in json.loads(listed.out)["policies"]] == list(NAMES)
 
 
-async def test_an_address_that_names_one_of_them_is_given_to_the_other_under_its_own_name(two: Sites) -> None:
-    url = f"https://replicator.example.com/webhooks/harbor?registry={NAMES[0]}"
+@pytest.mark.parametrize("form", ["/", "?registry="])
+async def test_an_address_that_names_one_of_them_is_given_to_the_other_under_its_own_name(
+    two: Sites, form: str
+) -> None:
+    url = f"https://replicator.example.com/webhooks/harbor{form}{NAMES[0]}"
     assert (await two.called("webhook", "register", "--url", url)).code == 0
     for site in two.sites:
         (policy,) = site.harbor.webhooks.of("team")
-        assert policy.body["targets"][0]["address"].endswith(f"/webhooks/harbor?registry={site.name}")
+        assert policy.body["targets"][0]["address"].endswith(f"/webhooks/harbor/{site.name}")
+
+
+async def test_an_address_of_a_proxys_own_names_the_harbor_in_its_query_as_nobody_knows_more_of_its_path(
+    two: Sites,
+) -> None:
+    assert (await two.called("webhook", "register", "--url", "https://proxy.example.com/hook")).code == 0
+    for site in two.sites:
+        (policy,) = site.harbor.webhooks.of("team")
+        assert policy.body["targets"][0]["address"] == f"https://proxy.example.com/hook?registry={site.name}"
+
+
+async def test_a_policy_whose_address_names_its_harbor_in_the_older_form_is_recognised_and_corrected(
+    two: Sites,
+) -> None:
+    url = "https://replicator.example.com/webhooks/harbor"
+    for site in two.sites:
+        site.harbor.add_policy("team", f"{url}?registry={site.name}", name="by-hand", auth_header=TOKEN)
+    ended = await two.called("webhook", "register", "--json", "--url", url)
+    assert {row["change"] for row in json.loads(ended.out)} == {"updated"}
+    for site in two.sites:
+        (policy,) = site.harbor.webhooks.of("team")
+        assert policy.body["targets"][0]["address"] == f"{url}/{site.name}"
+        assert policy.body["name"] == "by-hand"
 
 
 async def test_a_backfill_lists_and_copies_from_both(two: Sites) -> None:
@@ -154,11 +180,12 @@ async def test_a_backfill_lists_and_copies_from_both(two: Sites) -> None:
 async def test_a_check_tries_both_at_their_addresses_and_names_them_by_their_names(two: Sites) -> None:
     for number, site in enumerate(two.sites):
         await push(site.behind, "team/app", "v1", image(number))
-    # The second is told by each policy's address, which is another for each.
-    assert (await two.called("webhook", "register", "--url", "https://r.example.com/webhooks/harbor")).code == 0
+        address = f"https://replicator.example.com/webhooks/harbor/{site.name}"
+        site.harbor.add_policy("team", address, auth_header=TOKEN)
     ended = await two.called("check", "--json")
     assert ended.code == 0, ended.said
     lines = json.loads(ended.out)
+    assert {line["subject"] for line in lines if line["name"] == "policy"} == {f"{name}/team" for name in NAMES}
     assert {line["subject"] for line in lines if line["name"] == "pull"} == {f"{name}/team/app:v1" for name in NAMES}
     assert set(NAMES) <= {line["subject"] for line in lines if line["name"] == "login"}
 
@@ -194,4 +221,4 @@ async def test_reconciles_make_the_policies_of_both(two: Sites) -> None:
         await serving.until("webhook registered", count=2)
     for site in two.sites:
         (policy,) = site.harbor.webhooks.of("team")
-        assert policy.body["targets"][0]["address"].endswith(f"?registry={site.name}")
+        assert policy.body["targets"][0]["address"].endswith(f"/webhooks/harbor/{site.name}")

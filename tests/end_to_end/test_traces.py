@@ -53,7 +53,8 @@ def about(span: Span) -> dict[str, object]:
 
 async def copied(house: House, serving: Serving, tag: str = "v1", number: int = 1) -> None:
     if not house.harbor.webhooks.of("library"):
-        house.harbor.add_policy("library", f"{serving.url}/webhooks/harbor", auth_header=TOKEN)
+        # With the Harbor's name behind it a delivery is the same to traces.
+        house.harbor.add_policy("library", f"{serving.url}/webhooks/harbor/{house.harbor.host}", auth_header=TOKEN)
     await push(house.harbor.host, "library/app", tag, image(number), HARBOR_ROBOT)
     await serving.until("copy done", destination=f"{house.acr.host}/image-syncer/app:{tag}")
 

@@ -109,11 +109,19 @@ async def test_a_harbor_that_no_rule_names_is_ignored_unless_the_url_says_which_
     status, answer = await post(serving, event)
     assert status == 200
     assert "harbor.public.example.com, which no rule has as its source" in answer["ignored"]
-    status, answer = await post(serving, event, query="?registry=other.example.com:8443")
-    assert status == 202
-    assert answer["queued"][0]["destination"] == "registry.cn-beijing.aliyuncs.com/other/x:v1.2.3"
-    status, answer = await post(serving, event, query="?registry=elsewhere.example.com")
-    assert status == 400
+    for named in ("/other.example.com:8443", "/OTHER.example.com%3A8443", "?registry=other.example.com:8443"):
+        status, answer = await post(serving, event, query=named)
+        assert status == 202
+        assert answer["queued"][0]["destination"] == "registry.cn-beijing.aliyuncs.com/other/x:v1.2.3"
+    for named in ("/elsewhere.example.com", "?registry=elsewhere.example.com", "/elsewhere.example.com?registry=other"):
+        status, answer = await post(serving, event, query=named)
+        assert status == 400
+        assert "'elsewhere.example.com', which no rule has as its source" in answer["error"]
+
+
+async def test_whose_events_an_address_takes_is_no_matter_to_who_has_no_token(serving: Serving) -> None:
+    for named in ("/other.example.com:8443", "/elsewhere.example.com"):
+        assert (await post(serving, default(), token="wrong", query=named))[0] == 401
 
 
 async def test_the_default_port_makes_no_difference(serving: Serving) -> None:

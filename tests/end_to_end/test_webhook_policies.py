@@ -164,7 +164,7 @@ async def test_a_registry_that_is_no_harbor_is_told_and_the_others_are_done(hous
     assert ended.code == 1
     assert "no Harbor" in ended.out
     (policy,) = house.harbor.webhooks.of("team")
-    assert policy.body["targets"][0]["address"].startswith(f"{URL}?registry=127.0.0.1")
+    assert policy.body["targets"][0]["address"].startswith(f"{URL}/127.0.0.1:")
 
 
 async def test_a_delivery_that_failed_is_shown_with_its_reason_and_without_the_token(house: House) -> None:

@@ -148,7 +148,17 @@ async def test_a_source_that_is_no_harbor_has_no_policy_to_miss(allowed: House) 
         await serving.until("reconcile done", count=2, unregistered=0)
         assert len(serving.said("webhook not registered")) == 1
     (policy,) = allowed.harbor.webhooks.of("team")
-    assert policy.body["targets"][0]["address"] == f"{URL}?registry={allowed.harbor.host}"
+    assert policy.body["targets"][0]["address"] == f"{URL}/{allowed.harbor.host}"
+
+
+async def test_that_harbor_takes_any_certificate_stays_as_a_person_decided(allowed: House) -> None:
+    policy = allowed.harbor.add_policy("team", URL, name="replicator", skip_cert_verify=True, auth_header="Bearer old")
+    async with serving_(allowed) as serving:
+        await serving.until("webhook registered", project="team", change="updated")
+    assert policy.body["targets"][0]["skip_cert_verify"] is True
+    assert policy.body["targets"][0]["auth_header"] == f"Bearer {TOKEN}"
+    (made,) = allowed.harbor.webhooks.of("library")
+    assert made.body["targets"][0]["skip_cert_verify"] is False
 
 
 async def test_without_the_setting_no_policy_is_looked_at(allowed: House) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,9 +20,9 @@ from replicator.networks import Networks
 from replicator.queue.job import decode_job
 from replicator.reference import Reference, is_repository_name, is_tag
 from replicator.registry.challenges import lacks_scope, parse_challenges
-from replicator.registry.connecting import join
-from replicator.registry.errors import from_answer
+from replicator.registry.errors import ProtocolViolated, from_answer
 from replicator.registry.limits import parse_retry_after
+from replicator.registry.locations import resolve
 from replicator.registry.manifest import MAX_MANIFEST_BYTES, parse_manifest, refuse_foreign_type
 from replicator.registry.pages import next_page
 from replicator.registry.reply import Reply
@@ -95,8 +96,10 @@ def _links(text: str) -> None:
     headers = text.split("\n")
     found = next_page(Reply(200, CIMultiDictProxy(CIMultiDict([("Link", one) for one in headers])), b"", BASE))
     if found is not None:
-        target = join(BASE, found)
-        assert target is None or (target.scheme in ("http", "https") and target.host)
+        with contextlib.suppress(ProtocolViolated):
+            target = resolve(BASE, found, registry=HOST, request="GET /")
+            assert target.scheme in ("http", "https")
+            assert target.host
     seconds = parse_retry_after(text)
     assert seconds is None or seconds >= 0
 

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.harbor.webhooks import Target, payload_format, policy_of, shown_address
+from replicator.harbor.webhooks import (
+    Target,
+    for_registry,
+    named_registry,
+    names_in_query,
+    payload_format,
+    policy_of,
+    shown_address,
+)
 from replicator.rules import Source
 
 NAMES = st.from_regex(r"[ab]{1,3}(/[ab]{1,3}){1,2}", fullmatch=True)
@@ -42,6 +50,38 @@ def test_the_format_is_the_best_that_a_version_has(version: str | None, form: st
 )
 def test_rows_of_any_form_are_read(row: dict[str, object]) -> None:
     policy_of(row)
+
+
+REGISTRIES = st.from_regex(r"[a-z]{1,5}\.[a-z]{1,5}(:[1-9][0-9]{0,3})?|\[::[1-9]\]:5000", fullmatch=True)
+ADDRESSES = st.builds(
+    "https://{}{}{}{}".format,
+    st.sampled_from(["r.example.com", "r.example.com:8443", "[::1]:8443"]),
+    st.sampled_from(["/webhooks/harbor", "/behind/webhooks/harbor", "/hook", "/web%20hooks/harbor"]),
+    st.sampled_from(["", "/"]) | REGISTRIES.map("/{}".format),
+    st.sampled_from(["", "?key=x%2Fy", "?registry=old.example.com", "?registry=&key=1"]),
+)
+
+
+@given(ADDRESSES, REGISTRIES, REGISTRIES)
+def test_an_address_names_the_registry_it_was_made_for_and_stays_the_same_place(
+    address: str, first: str, second: str
+) -> None:
+    made = for_registry(address, first)
+    assert named_registry(made) == first
+    assert for_registry(for_registry(address, second), first) == made
+    assert for_registry(made, first) == made
+    if "/webhooks/harbor" in address:
+        assert not names_in_query(made)
+        assert Target(made, "").is_at(address)
+        assert Target(address, "").is_at(made)
+        assert ("key" in made) == ("key" in address)
+
+
+@given(st.text())
+def test_of_addresses_of_any_form_a_registry_is_told_or_none(text: str) -> None:
+    assert Target(text, "").registry == named_registry(text)
+    assert Target(text, "").is_at(text)
+    names_in_query(text)
 
 
 @given(st.text())

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
+from replicator.errors import ConfigError
 from replicator.registry import Registries, Timing
 from replicator.rules import parse
+from replicator.settings import Settings
 from replicator.transfer import access_by
 from replicator.webhooks.registering import Registrar
 from tests.standins.faults import Answer, Fault
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 URL = "https://replicator.example.com/webhooks/harbor"
 QUICK = Timing(connect=5, read=5, write=5, commit=5, tag=5, tries=1)
 PROJECTS = 27
+OTHERS = '{"auth": {"h.example.com": {"anonymous": true}}, "images": {"h.example.com/a/b": "h.example.com/c/d"}}'
 
 
 @asynccontextmanager
@@ -69,6 +72,17 @@ async def test_a_harbor_that_does_not_answer_is_not_asked_about_every_project(ma
         fault.times = fault.hits
         lines = await told(one, 0)
     assert [line["change"] for line in lines] == ["created"] * PROJECTS
+
+
+async def test_settings_that_have_lost_the_token_are_refused_and_the_old_one_stays(many: HarborStandIn) -> None:
+    async with registrar(many) as one:
+        others = parse(OTHERS, "others.json", environ={})
+        for lost in (None, " "):
+            with pytest.raises(ConfigError, match="REPLICATOR_WEBHOOK_TOKEN"):
+                one.renew(Settings(_env_file=None, webhook_token=lost), others)
+        await told(one, 0)
+    (policy,) = many.webhooks.of("many-00")
+    assert policy.body["targets"][0]["auth_header"] == "Bearer secret-token"
 
 
 async def test_one_project_that_fails_again_and_again_keeps_none_from_theirs(many: HarborStandIn) -> None:

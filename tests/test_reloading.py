@@ -1,0 +1,45 @@
+"""The signal that reloads, before and after there is anything to reload."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from replicator.reloading import Configuration, Reloader, watched_files
+from replicator.rules import parse
+from replicator.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+RULES = '{"auth": {"h.example.com": {"anonymous": true}}, "images": {"h.example.com/a/b": "h.example.com/c/d"}}'
+
+
+@pytest.fixture
+def handler() -> Iterator[None]:
+    """Leave the tests' own handler of SIGHUP as it is."""
+    before = signal.getsignal(signal.SIGHUP)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("handler")
+async def test_a_sighup_while_the_rest_of_a_process_ends_does_not_end_it_at_once() -> None:
+    rules = parse(RULES, "rules.json", environ={})
+    configuration = Configuration(Settings(_env_file=None, watch=False), rules)
+    async with Reloader(configuration, lambda: configuration, lambda _: None).beside():
+        pass
+    # What closes after this, such as the queue, has the time that it needs.
+    signal.raise_signal(signal.SIGHUP)
+
+
+def test_the_file_of_dockers_logins_is_watched_wherever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "config.json"
+    assert file not in watched_files(Settings(_env_file=None))
+    assert file in watched_files(Settings(_env_file=None, docker_config=str(file)))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    assert file in watched_files(Settings(_env_file=None))
+    assert file not in watched_files(Settings(_env_file=None, docker_config="off"))
