@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from replicator.backfill import Backfill, Manner, RowOutcome
-from replicator.cancelling import cancel_all
+from replicator.cancelling import beside, cancel_all
 from replicator.errors import ReplicatorError
 from replicator.printing import iso
 from replicator.queue import Findings, Progress, QueueUnavailable, Reconciles, ReconcileState
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from datetime import datetime
 
     from replicator.backfill import Report
@@ -151,18 +150,9 @@ class Reconciler:
         self._stopping.set()
         self._news.set()
 
-    @contextlib.asynccontextmanager
-    async def beside(self) -> AsyncIterator[None]:
+    def beside(self) -> contextlib.AbstractAsyncContextManager[None]:
         """Run for as long as the context lasts, or until :meth:`stop`."""
-        task = asyncio.create_task(self.run())
-        try:
-            yield
-        finally:
-            self.stop()
-            try:
-                await asyncio.wait({task}, timeout=_STOP_SECONDS)
-            finally:
-                await cancel_all({task})
+        return beside(self.run(), self.stop, within=_STOP_SECONDS)
 
     async def run(self) -> None:
         """Run what is due until :meth:`stop`. Redis away is waited for. It raises nothing of its own."""

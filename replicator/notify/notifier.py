@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 from yarl import URL
 
-from replicator.cancelling import cancel_all
+from replicator.cancelling import beside
 from replicator.notify.memory import Memory
 from replicator.notify.message import Origin
 from replicator.notify.posting import open_poster
@@ -73,19 +73,10 @@ class Notifier:
         self._stopping = asyncio.Event()
         self._away = False
 
-    @contextlib.asynccontextmanager
-    async def beside(self) -> AsyncIterator[None]:
+    def beside(self) -> contextlib.AbstractAsyncContextManager[None]:
         """Run for as long as the context lasts."""
-        task = asyncio.create_task(self.run())
-        try:
-            yield
-        finally:
-            self.stop()
-            try:
-                # A message under way is let through: who does not hear of its answer sends it again.
-                await asyncio.wait({task}, timeout=_STOP_SECONDS)
-            finally:
-                await cancel_all({task})
+        # A message under way is let through: who does not hear of its answer sends it again.
+        return beside(self.run(), self.stop, within=_STOP_SECONDS)
 
     def stop(self) -> None:
         """End within moments. What is to be sent is kept for whichever process is next."""

@@ -164,6 +164,18 @@ async def test_the_way_in_is_found_among_others(source: Registry, guarded: Guard
     assert "service=a,+b" in guarded.tokens.log.entries[0].query.replace("%2C", ",").replace("%20", "+")
 
 
+def lead_to(guarded: Guarded, host: str) -> None:
+    """Have the registry redirect whoever asks for a blob."""
+    original = guarded.guard.handler
+
+    async def leading(request: web.BaseRequest) -> web.StreamResponse:
+        if "/blobs/" in request.path:
+            return await FaultLayer(original)._answer(request, Redirect(f"http://{host}"))
+        return await original(request)
+
+    guarded.guard.handler = leading
+
+
 async def test_storage_that_a_redirect_leads_to_is_told_no_login_not_even_for_the_rest(guarded: Guarded) -> None:
     root = multi_arch(1, size=400_000)
     shared = max(blobs_of(root), key=lambda blob: blob.size)
@@ -172,14 +184,7 @@ async def test_storage_that_a_redirect_leads_to_is_told_no_login_not_even_for_th
         storage = FaultLayer(upstream.forward)
         storage.add(Fault(Cut(200_000), "GET", shared.digest))
         async with serve(storage) as host, a_copier_with_login(guarded) as copier:
-            original = guarded.guard.handler
-
-            async def leading(request: web.BaseRequest) -> web.StreamResponse:
-                if "/blobs/" in request.path:
-                    return await FaultLayer(original)._answer(request, Redirect(f"http://{host}"))
-                return await original(request)
-
-            guarded.guard.handler = leading
+            lead_to(guarded, host)
             await copier.copy(guarded.registry.reference("v1"), destination.reference("v1"))
         await destination.holds("v1", root)
     begins = [entry.begins for entry in storage.log.select("GET", shared.digest)]
@@ -199,14 +204,7 @@ async def test_a_link_that_storage_refuses_is_asked_for_anew(guarded: Guarded, s
         storage = FaultLayer(upstream.forward)
         storage.add(Fault(Answer(status, body=b"<Error><Code>AccessDenied</Code></Error>"), "GET", "/blobs/"))
         async with serve(storage) as host, a_copier_with_login(guarded) as copier:
-            original = guarded.guard.handler
-
-            async def leading(request: web.BaseRequest) -> web.StreamResponse:
-                if "/blobs/" in request.path:
-                    return await FaultLayer(original)._answer(request, Redirect(f"http://{host}"))
-                return await original(request)
-
-            guarded.guard.handler = leading
+            lead_to(guarded, host)
             await copier.copy(guarded.registry.reference("v1"), destination.reference("v1"))
         await destination.holds("v1", root)
 
@@ -219,14 +217,7 @@ async def test_storage_that_refuses_every_link_is_named_and_no_fault_of_the_logi
             return web.Response(status=403)
 
         async with serve(refusing) as host, a_copier_with_login(guarded) as copier:
-            original = guarded.guard.handler
-
-            async def leading(request: web.BaseRequest) -> web.StreamResponse:
-                if "/blobs/" in request.path:
-                    return await FaultLayer(original)._answer(request, Redirect(f"http://{host}"))
-                return await original(request)
-
-            guarded.guard.handler = leading
+            lead_to(guarded, host)
             with pytest.raises(StorageRefused, match="which the registry redirects to") as caught:
                 await copier.copy(guarded.registry.reference("v1"), destination.reference("v1"))
     assert caught.value.error_class is ErrorClass.TRANSIENT
