@@ -46,7 +46,8 @@ _RELOADABLE = frozenset(
 )
 """Settings that are taken over; all others need a restart."""
 
-_Marks = tuple[tuple[str, tuple[int, ...]], ...]
+Marks = tuple[tuple[str, tuple[int, ...]], ...]
+"""What `marks` tells files apart by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +57,12 @@ class Configuration:
     Attributes:
         settings: how the program is set up.
         rules: what is copied where, and as whom.
+        seen: the `marks` of the `watched_files` from before they were read: what changed since is not in it.
     """
 
     settings: Settings
     rules: Rules
+    seen: Marks
 
 
 class Reloader:
@@ -88,7 +91,8 @@ class Reloader:
         self._load = load
         self._apply = apply
         self._asked = asyncio.Event()
-        self._seen = marks(watched_files(first.settings))
+        # Not as they are now: the queue may have taken long to start.
+        self._seen = first.seen
 
     def ask(self) -> None:
         """Have everything read anew at once, whether a file changed or not."""
@@ -121,6 +125,8 @@ class Reloader:
                     self._asked.clear()
                     self._seen = now
                     await self.reload()
+                    # What is read next may be other files.
+                    now = self._seen
                 before = now
             except Exception:
                 # A fault in this must not end the copying beside it.
@@ -141,7 +147,7 @@ class Reloader:
         if kept:
             variables = ", ".join(f"REPLICATOR_{name.upper()}" for name in kept)
             log.warning("setting needs a restart", names=variables)
-        self.current, self.loaded, self.problem = found, time.time(), None
+        self.current, self.loaded, self.problem, self._seen = found, time.time(), None, found.seen
         log.info("configuration loaded", sources=len(found.rules.sources()))
 
 
@@ -152,7 +158,7 @@ def watched_files(settings: Settings) -> list[Path]:
     return [Path(".env"), secrets_directory(), *(file for file in named if file is not None)]
 
 
-def marks(files: Iterable[Path]) -> _Marks:
+def marks(files: Iterable[Path]) -> Marks:
     """Tell files apart from what they were: by what they are, their size and their time; what is missing has no mark.
 
     Links are followed, as Kubernetes replaces mounted files by changing a link to their directory.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
-from replicator.reloading import Configuration, Reloader, watched_files
+from replicator.reloading import Configuration, Reloader, marks, watched_files
 from replicator.rules import parse
 from replicator.settings import Settings
 
@@ -29,11 +30,31 @@ def handler() -> Iterator[None]:
 @pytest.mark.usefixtures("handler")
 async def test_a_sighup_while_the_rest_of_a_process_ends_does_not_end_it_at_once() -> None:
     rules = parse(RULES, "rules.json", environ={})
-    configuration = Configuration(Settings(_env_file=None, watch=False), rules)
+    configuration = Configuration(Settings(_env_file=None, watch=False), rules, ())
     async with Reloader(configuration, lambda: configuration, lambda _: None).beside():
         pass
     # What closes after this, such as the queue, has the time that it needs.
     signal.raise_signal(signal.SIGHUP)
+
+
+@pytest.mark.usefixtures("handler")
+async def test_what_changed_between_the_first_reading_and_the_watching_is_taken_over(tmp_path: Path) -> None:
+    file = tmp_path / "rules.json"
+    file.write_text(RULES)
+    settings, applied = Settings(_env_file=None, config=file), asyncio.Event()
+    reads: list[str] = []
+
+    def load() -> Configuration:
+        seen = marks(watched_files(settings))
+        reads.append(file.read_text())
+        return Configuration(settings, parse(reads[-1], "rules.json", environ={}), seen)
+
+    first = load()
+    # As long as an embedded queue takes to load its data.
+    file.write_text(RULES + "\n")
+    async with Reloader(first, load, lambda _: applied.set()).beside(), asyncio.timeout(30):
+        await applied.wait()
+    assert reads == [RULES, RULES + "\n"]
 
 
 def test_the_file_of_dockers_logins_is_watched_wherever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from replicator.cli.options import (
     StateDir,
 )
 from replicator.cli.preparing import given_rules, prepared_settings, run
-from replicator.settings import load_settings
+from replicator.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,13 +117,10 @@ def _configuration(
     Raises:
         ConfigError: it can't be used.
     """
-    from replicator.reloading import Configuration
+    from replicator.reloading import Configuration, marks, watched_files
 
-    settings = prepared_settings(log, **options)
-    first = Configuration(settings, given_rules(settings, registry, namespace))
+    def configuration(settings: Settings) -> "Configuration":
+        seen = marks(watched_files(settings))
+        return Configuration(settings, given_rules(settings, registry, namespace), seen)
 
-    def load() -> Configuration:
-        settings = load_settings(**options)
-        return Configuration(settings, given_rules(settings, registry, namespace))
-
-    return first, load
+    return configuration(prepared_settings(log, **options)), lambda: configuration(load_settings(**options))

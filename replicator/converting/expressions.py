@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import warnings
 
+from replicator.rules.backtracking import explodes
+
 _POSIX = {
     "alnum": "0-9A-Za-z",
     "alpha": "A-Za-z",
@@ -54,8 +56,12 @@ def translated(pattern: str, *, anchored: bool) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             re.compile(found, re.ASCII)
+            endless = explodes(found)
     except (re.error, OverflowError, RecursionError, Warning) as error:
         raise ValueError(f"is no regular expression: {error}") from None
+    if endless:
+        # Go's matcher never goes back; Python's would, for ever.
+        raise ValueError("has no equivalent: a repetition within a repetition could take for ever here")
     return f"/{found or '^'}/"
 
 

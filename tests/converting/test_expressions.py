@@ -8,7 +8,7 @@ from itertools import product
 from typing import TypeAlias
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from replicator.converting.expressions import translated
@@ -107,8 +107,20 @@ def passes(pattern: str, tag: str, *, anchored: bool) -> bool:
     return compile_tag_pattern(translated(pattern, anchored=anchored)).search(tag) is not None
 
 
+def is_taken(pattern: str, *, anchored: bool) -> bool:
+    """Whether it is translated; the only reason not to is that it could take for ever."""
+    try:
+        translated(pattern, anchored=anchored)
+    except ValueError as error:
+        if "could take for ever" not in str(error):
+            raise
+        return False
+    return True
+
+
 @given(PARTS)
 def test_an_expression_is_found_in_the_same_tags(part: Part) -> None:
+    assume(all(is_taken(written(part), anchored=anchored) for anchored in (True, False)))
     for tag in TAGS:
         whole = len(tag) in ends(part, tag, 0)
         found = any(ends(part, tag, start) for start in range(len(tag) + 1))
@@ -119,10 +131,16 @@ def test_an_expression_is_found_in_the_same_tags(part: Part) -> None:
 @given(PARTS, PARTS)
 def test_anchors_hold_the_first_and_the_last_of_alternatives_alone(first: Part, last: Part) -> None:
     pattern = f"{written(first)}|{written(last)}"
+    assume(is_taken(pattern, anchored=True))
     for tag in TAGS:
         begins = bool(ends(first, tag, 0))
         closes = any(len(tag) in ends(last, tag, start) for start in range(len(tag) + 1))
         assert passes(pattern, tag, anchored=True) is (begins or closes), tag
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+", "(?:a*)*b", "(v|[0-9]*)+"])
+def test_what_could_take_for_ever_is_refused(pattern: str) -> None:
+    assert not is_taken(pattern, anchored=True)
 
 
 @pytest.mark.parametrize(
