@@ -112,8 +112,8 @@ async def _output_of(program: str, text: str) -> tuple[bytes, int]:
     assert process.stdout is not None  # noqa: S101 - the same
     ended = False
     try:
-        # A helper may answer without having read.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        # A helper may answer without having read; uvloop then says that its pipe is closed as a RuntimeError.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError, RuntimeError):
             process.stdin.write(text.encode())
             await process.stdin.drain()
         process.stdin.close()

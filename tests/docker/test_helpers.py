@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import uvloop
 
 from replicator.docker.helpers import Helper
 from replicator.registry.access import IDENTITY_TOKEN
@@ -38,6 +39,25 @@ async def test_a_helper_is_asked_as_docker_does(helper: Make, tmp_path: Path) ->
 async def test_a_helper_may_answer_without_having_read(helper: Make) -> None:
     helper("test", f"import os\nos.close(0)\n{ANSWER}")
     assert await ask() == ("alice", "s3cret")
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_helper_may_have_ended_before_it_is_told_what_to_look_for(
+    helper: Make, monkeypatch: pytest.MonkeyPatch, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    helper("test", ANSWER)
+    create = asyncio.create_subprocess_exec
+
+    async def slowly(*arguments: Any, **options: Any) -> asyncio.subprocess.Process:
+        process = await create(*arguments, **options)
+        async with asyncio.timeout(30):
+            while process.returncode is None:
+                await asyncio.sleep(0.01)
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", slowly)
+    with asyncio.Runner(loop_factory=loop) as runner:
+        assert runner.run(ask()) == ("alice", "s3cret")
 
 
 async def test_a_helper_may_give_an_identity_token(helper: Make) -> None:
