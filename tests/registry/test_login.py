@@ -21,6 +21,7 @@ from replicator.registry.errors import (
     NotFound,
     ProtocolViolated,
     RegistryError,
+    StorageRefused,
     Unauthorized,
     UploadLost,
 )
@@ -282,7 +283,7 @@ async def test_a_challenge_from_where_a_redirect_led_gets_no_password(guarded: G
         guarded.registry.faults.add(
             Fault(Redirect(f"http://{thief.host}"), method="GET", path="/blobs/", after=1, times=None)
         )
-        with pytest.raises(Unauthorized):
+        with pytest.raises(StorageRefused):
             await guarded.repository.open_blob(Descriptor("", digest_of(b"x"), 1))
         assert thief.faults.log.count(path="/token") == 0
         assert all("Authorization" not in entry.headers for entry in thief.faults.log)
