@@ -131,6 +131,7 @@ class Reloader:
             except Exception:
                 # A fault in this must not end the copying beside it.
                 log.exception("reload broken")
+                self.problem = "a fault in the program, see the log"
                 await asyncio.sleep(_POLL_SECONDS)
 
     async def reload(self) -> None:

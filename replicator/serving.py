@@ -173,8 +173,8 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, with
                 entrance, door = Entrance.of(new.settings), Door.of(new.settings)
                 if certificate is not None:
                     certificate.renew()
-                page.renew(new.rules, door)
                 parts.renew(new)
+                page.renew(new.rules, door)
                 webhook.renew(new.rules, entrance)
 
             reloader = Reloader(first, load, apply)

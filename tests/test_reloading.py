@@ -57,6 +57,22 @@ async def test_what_changed_between_the_first_reading_and_the_watching_is_taken_
     assert reads == [RULES, RULES + "\n"]
 
 
+@pytest.mark.usefixtures("handler")
+async def test_a_fault_in_the_reading_is_shown_as_what_keeps_the_files_from_being_in_force() -> None:
+    rules = parse(RULES, "rules.json", environ={})
+    configuration = Configuration(Settings(_env_file=None, watch=False), rules, ())
+
+    def load() -> Configuration:
+        raise RuntimeError("broken")
+
+    reloader = Reloader(configuration, load, lambda _: None)
+    async with reloader.beside(), asyncio.timeout(30):
+        reloader.ask()
+        while reloader.problem is None:
+            await asyncio.sleep(0.01)
+    assert reloader.current is configuration
+
+
 def test_the_file_of_dockers_logins_is_watched_wherever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "config.json"
     assert file not in watched_files(Settings(_env_file=None))

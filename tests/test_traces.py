@@ -39,3 +39,14 @@ async def test_libraries_that_are_missing_are_told_and_no_reason_not_to_run(monk
         async with open_traces() as traces:
             assert traces is None
     assert "pip install 'replicator[otlp]'" in logs[0]["reason"]
+
+
+async def test_a_variable_that_can_not_be_used_is_told_and_no_reason_not_to_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", WHERE["OTEL_EXPORTER_OTLP_ENDPOINT"])
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "0")
+    with structlog.testing.capture_logs() as logs:
+        async with open_traces() as traces:
+            assert traces is None
+    assert "max_queue_size" in logs[0]["reason"]

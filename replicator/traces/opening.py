@@ -63,8 +63,13 @@ async def open_traces() -> AsyncIterator[Traces | None]:
         log.warning("traces over HTTP", reason=f"they are sent as http/protobuf only, not as {protocol}")
     # The environment's own name for the service wins.
     resource = Resource.create({"service.name": "replicator", "service.version": __version__} | _named())
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    try:
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    except ValueError as error:
+        log.warning("no traces", reason=f"a variable of OpenTelemetry's can't be used: {error}")
+        yield None
+        return
     try:
         yield Traces(provider.get_tracer("replicator", __version__))
     finally:

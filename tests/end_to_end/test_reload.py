@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import signal
 from typing import TYPE_CHECKING
@@ -169,3 +170,20 @@ async def test_metrics_tell_of_a_refusal_and_of_the_new_hosts_and_rules(house: H
         async with asyncio.timeout(30):  # it is counted once the queue has taken its end
             while f'replicator_copies_total{{lane="events",outcome="copied",{rule}}} 1.0' not in await scraped():
                 await asyncio.sleep(0.05)
+
+
+async def test_of_what_is_refused_nothing_is_in_force_not_even_the_page_s_password(house: House) -> None:
+    file = house.directory / ".env"
+    file.write_text(f"REPLICATOR_STATUS_TOKEN=before\nREPLICATOR_WEBHOOK_TOKEN={TOKEN}\n")
+    settings = {"REPLICATOR_WEBHOOK_TOKEN": ""}
+    config = house.rules(LIBRARY)
+    async with running("serve", "--no-worker", "--config", config, cwd=house.directory, settings=settings) as serving:
+        # Nothing says any more whose events are taken.
+        file.write_text("REPLICATOR_STATUS_TOKEN=after\n")
+        (refused,) = await serving.until("configuration refused")
+        assert "REPLICATOR_WEBHOOK_TOKEN" in str(refused["problems"])
+        async with aiohttp.ClientSession() as session:
+            for password, status in (("before", 200), ("after", 401)):
+                login = {"Authorization": "Basic " + base64.b64encode(f"anyone:{password}".encode()).decode()}
+                async with session.get(serving.url, headers=login) as answer:
+                    assert answer.status == status
