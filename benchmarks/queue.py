@@ -18,11 +18,12 @@ import uvloop
 from rich.table import Table
 
 from benchmarks.measuring import RunFailed
-from replicator import replication
 from replicator.logs import configure_logs
 from replicator.queue import Job, Lane, Queue, Worker
 from replicator.reference import Reference
+from replicator.replication import job as replication
 from replicator.rules import CopyRequest
+from tests.harbor.test_events import default
 from tests.queue.servers import RedisServer
 from tests.running import TOKEN, running
 from tests.standins.distribution import distribution
@@ -30,7 +31,6 @@ from tests.standins.faults import Delay, Fault, FaultLayer
 from tests.standins.images import image, push
 from tests.standins.proxy import Upstream
 from tests.standins.server import serve
-from tests.test_events import default
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -229,7 +229,7 @@ async def _drain(workers: int, source: str, destination: str) -> float:
                 start = running("worker", "--config", rules, cwd=place, ready="worker started", settings=settings)
                 await stack.enter_async_context(start)
             began = time.monotonic()
-            await queue.enqueue([replication.job(request) for request in requests], Lane.EVENTS, run="benchmark")
+            await queue.enqueue([replication.job_for(request) for request in requests], Lane.EVENTS, run="benchmark")
             ended = 0
             async for finished in queue.finished("benchmark"):
                 if finished.outcome is None or finished.outcome["result"] != "copied":
@@ -290,7 +290,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 def _job(number: int) -> Job:
     source, destination = (Reference.parse(f"{name}:v{number}") for name in ("harbor.example.com/t/app", _DESTINATION))
-    return replication.job(CopyRequest(source, destination, "harbor.example.com/t/**"))
+    return replication.job_for(CopyRequest(source, destination, "harbor.example.com/t/**"))
 
 
 def _rules(place: Path, auth: dict[str, Any], source: str, destination: str) -> Path:

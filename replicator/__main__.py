@@ -9,11 +9,11 @@ def main() -> None:
     Nothing that is imported is ever garbage: to look through all of it again and again would take a fifth of the start.
     """
     gc.disable()
-    from replicator import cli
+    from replicator import commands
 
     gc.freeze()
     gc.enable()
-    cli.main()
+    commands.main()
 
 
 if __name__ == "__main__":

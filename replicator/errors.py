@@ -6,6 +6,8 @@
     └── replicator.queue.errors.QueueError            the queue can't take or give work
 
 An error's class decides whether, and how patiently, its work is tried again.
+
+What the program's exit codes mean.
 """
 
 from __future__ import annotations
@@ -73,3 +75,13 @@ class ConfigError(ReplicatorError):
         self.problems = tuple(problems)
         lines = "\n".join(f"  {problem}" for problem in self.problems)
         super().__init__(f"{source}: {len(self.problems)} problem(s)\n{lines}")
+
+
+OK = 0
+"""Everything is in place."""
+FAILED = 1
+"""A copy failed."""
+USAGE = 2
+"""The command line, the settings or the rules can't be used; nothing was started."""
+INTERRUPTED = 130
+"""Ended by Ctrl-C or SIGTERM before it was done."""

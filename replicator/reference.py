@@ -1,8 +1,11 @@
-"""Names of images: ``registry/repository:tag@digest``, parsed once and passed on as values.
+"""Names of images and of their platforms: ``registry/repository:tag@digest``, parsed once and passed on as values.
 
 The grammar is that of the OCI distribution specification 1.1, "Pulling manifests" (``<name>`` and
 ``<reference>``), and of the digest in the OCI image specification, "Digests". There is no implied registry and no
 implied tag: ``nginx`` alone is an error here, because a replicator must never guess a host.
+
+Platforms are those of the OCI image specification 1.1 ("Image Index", ``platform``), written ``os/architecture`` or
+``os/architecture/variant``, e.g. ``linux/amd64`` and ``linux/arm64/v8``.
 """
 
 from __future__ import annotations
@@ -169,3 +172,67 @@ class Reference:
             tag if colon else None,
             digest if at else None,
         )
+
+
+_PLATFORM_PART = re.compile(r"(?:\*|[a-z0-9][a-z0-9._-]{0,63})\Z")
+_SPELLINGS = {
+    "x86_64": ("amd64", ""),
+    "x86-64": ("amd64", ""),
+    "i386": ("386", ""),
+    "aarch64": ("arm64", ""),
+    "armhf": ("arm", "v7"),
+    "armel": ("arm", "v6"),
+}
+"""Other names of an architecture, and of a variant with it, as container tools read them."""
+_VARIANTS = {("arm64", "v8"): "", ("arm", ""): "v7", ("amd64", "v1"): ""}
+"""Variants that say no more, or no less, than their absence, as container tools read them."""
+_SHOWN = 80
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Platform:
+    """What a container runs on.
+
+    Attributes:
+        os: e.g. ``linux``; ``*`` in a wish for any.
+        architecture: e.g. ``arm64``; ``*`` in a wish for any.
+        variant: e.g. ``v7``; empty when none is said.
+    """
+
+    os: str
+    architecture: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(filter(None, (self.os, self.architecture, self.variant)))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``os/architecture`` or ``os/architecture/variant``.
+
+        Raises:
+            ValueError: the text is not of that form.
+        """
+        parts = text.strip().lower().split("/")
+        if not 2 <= len(parts) <= 3 or not all(_PLATFORM_PART.match(part) for part in parts) or parts[2:] == ["*"]:
+            shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+            raise ValueError(f"{shown!r} is no platform: write os/architecture, e.g. linux/amd64 or linux/arm64/v8")
+        architecture, variant = _SPELLINGS.get(parts[1], (parts[1], ""))
+        return cls(parts[0], architecture, parts[2] if len(parts) > 2 else variant)
+
+    def takes(self, platform: Platform) -> bool:
+        """Tell whether ``platform``, of an image, is one that this wish names; without a variant any is."""
+        architecture, implied = _SPELLINGS.get(platform.architecture.lower(), (platform.architecture.lower(), ""))
+        variant = platform.variant or implied
+        return (
+            self.os in ("*", platform.os.lower())
+            and self.architecture in ("*", architecture)
+            and (not self.variant or _variant(architecture, self.variant) == _variant(architecture, variant))
+        )
+
+
+def _variant(architecture: str, variant: str) -> str:
+    variant = variant.lower()
+    if variant.isdecimal():
+        variant = f"v{variant}"
+    return _VARIANTS.get((architecture, variant), variant)

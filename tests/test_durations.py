@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.durations import parse_duration, parse_moment
+from replicator.schedule import parse_duration, parse_moment
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=timezone(timedelta(hours=8)))
 

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from replicator.signals import ending_at_signals, stoppable
+from replicator.tasks import ending_at_signals, stoppable
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

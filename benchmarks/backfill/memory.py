@@ -20,7 +20,7 @@ from benchmarks.backfill import synthetic
 from benchmarks.backfill.content import PROJECTS
 from benchmarks.backfill.contest import Standing
 from benchmarks.measuring import RunFailed, measure
-from replicator.backfill import RowOutcome
+from replicator.replication.report import RowOutcome
 from tests.running import PROGRAM, environment
 
 if TYPE_CHECKING:

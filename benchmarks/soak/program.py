@@ -23,6 +23,7 @@ from rich.table import Table
 from benchmarks.measuring import RunFailed
 from benchmarks.soak import trouble
 from benchmarks.soak.flatness import Sample, course, growth, sample
+from tests.harbor.test_events import default
 from tests.queue.servers import RedisServer
 from tests.running import TOKEN, Serving, running
 from tests.standins.distribution import distribution
@@ -30,7 +31,6 @@ from tests.standins.faults import FaultLayer
 from tests.standins.images import fetch_raw, image, layer, push
 from tests.standins.proxy import Upstream
 from tests.standins.server import serve
-from tests.test_events import default
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,8 +5,8 @@ Its libraries are imported when it is asked.
 They come with ``pip install 'replicator[aliyun]'``.
 """
 
-from replicator.aliyun.account import INSTALL, Account, Creates, Visibility, is_installed
 from replicator.aliyun.logins import TemporaryLogins
+from replicator.aliyun.operations import INSTALL, Account, Creates, Visibility, is_installed
 from replicator.aliyun.repositories import MissingRepositories
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from replicator.acr import is_of_quantity
+from replicator.aliyun.acr import is_of_quantity
 from replicator.aliyun.operations import GET_AUTHORIZATION_TOKEN
 from replicator.registry.errors import (
     ConnectionFailed,

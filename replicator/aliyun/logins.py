@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from replicator.aliyun.errors import AccountRefused
-from replicator.aliyun.openapi import OpenApi
+from replicator.aliyun.openapi import DEADLINE, OpenApi, find_place, patiently
 from replicator.aliyun.operations import GET_AUTHORIZATION_TOKEN, get_authorization_token
-from replicator.aliyun.patience import DEADLINE, patiently
-from replicator.aliyun.where import find_place
-from replicator.registry.access import Login
+from replicator.registry.credentials import Login
 from replicator.registry.errors import RegistryError, ServerFailed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from replicator.aliyun.account import Account
+    from replicator.aliyun.operations import Account
 
 _log = structlog.get_logger("replicator.aliyun")
 
@@ -42,7 +40,7 @@ class _Held:
 
 
 class TemporaryLogins:
-    """The logins of one account at one registry; a `replicator.registry.access.Logins`.
+    """The logins of one account at one registry; a `replicator.registry.credentials.Logins`.
 
     Args:
         registry: the host the rules name.

@@ -2,21 +2,66 @@
 
 The generated clients are not used: that of version 2016-06-07 throws the answer's body away. What they are made of
 signs and sends.
+
+How fast the OpenAPI is asked: it takes about 15 requests a second.
+
+How patiently the OpenAPI is asked.
+
+Which region and which instance the OpenAPI is asked about.
 """
 
 from __future__ import annotations
 
+import asyncio
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from replicator.aliyun.account import INSTALL
+from replicator.aliyun.acr import endpoint_of, service_of
 from replicator.aliyun.errors import AccountRefused, from_openapi, refusal
-from replicator.aliyun.pace import OPENAPI
-from replicator.registry.errors import RegistryError, ServerFailed, TooManyRequests
+from replicator.aliyun.operations import INSTALL
+from replicator.errors import ErrorClass
+from replicator.registry.errors import ConnectionFailed, RegistryError, ServerFailed, TooManyRequests
+from replicator.registry.limits import backoff
 
 if TYPE_CHECKING:
-    from replicator.aliyun.account import Account
-    from replicator.aliyun.operations import Operation
+    from collections.abc import Awaitable, Callable
+
+    from replicator.aliyun.operations import Account, Operation
+
+
+class Pace:
+    """Lets one request after the other go, evenly spaced, in the order they come.
+
+    It belongs to no event loop, so that all of a process can share one.
+
+    Args:
+        rate: requests a second.
+        most: seconds that a request waits at the most.
+    """
+
+    def __init__(self, rate: float, most: float) -> None:
+        self._interval = 1 / rate
+        self._most = most
+        self._next = 0.0
+
+    async def turn(self) -> float | None:
+        """Wait for the turn of one request.
+
+        Returns:
+            None when it may go; else, without a wait, after how many seconds it is worth asking again.
+        """
+        now = monotonic()
+        wait = max(self._next - now, 0.0)
+        if wait > self._most:
+            return wait
+        self._next = now + wait + self._interval
+        await asyncio.sleep(wait)
+        return None
+
+
+OPENAPI = Pace(12.0, 20.0)
+"""Shared by all of a process. Below the limit: requests may bunch up on their way, and others use the account too."""
 
 _READ_MILLISECONDS = 10_000
 _CONNECT_MILLISECONDS = 5_000
@@ -126,3 +171,68 @@ def _default_chain() -> Any:
     from alibabacloud_credentials.client import Client
 
     return Client()
+
+
+T = TypeVar("T")
+
+DEADLINE = 30.0
+"""Seconds that all tries of one request have."""
+_TRIES = 3
+_THROTTLED = 1.0
+"""Seconds to begin with after a request that was one too many: its limit is one a second."""
+
+
+async def patiently(once: Callable[[], Awaitable[T]], registry: str, action: str, deadline: float) -> T:
+    """Ask until there is an answer: three times at the most, and while it is throttled, for as long as there is time.
+
+    Args:
+        once: asks.
+        registry: the host the rules name, for the error.
+        action: the operation, for the error.
+        deadline: seconds that all of it has.
+
+    Raises:
+        RegistryError: what ``once`` raised last; or there was no answer in time.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + deadline
+    attempt = 0
+    try:
+        async with asyncio.timeout_at(end):
+            while True:
+                attempt += 1
+                try:
+                    return await once()
+                except RegistryError as error:
+                    throttled = isinstance(error, TooManyRequests)
+                    wait = max(backoff(attempt, base=_THROTTLED if throttled else 0.2), error.retry_after or 0.0)
+                    tried = attempt >= _TRIES and not throttled
+                    # Who has no time left for another try says why, rather than that there was no answer.
+                    if error.error_class is not ErrorClass.TRANSIENT or tried or loop.time() + wait >= end:
+                        raise
+                    await asyncio.sleep(wait)
+    except TimeoutError as error:
+        raise ConnectionFailed(registry, action, f"the OpenAPI did not answer in {deadline:g} s") from error
+
+
+def find_place(registry: str, account: Account, service: str | None, action: str) -> tuple[str, str]:
+    """Return region and instance id: what the rules say, else the challenge, else the host.
+
+    Args:
+        registry: the host the rules name.
+        account: what the rules say.
+        service: the ``service`` of the registry's token challenge, if it named one.
+        action: the operation, for the error.
+
+    Raises:
+        AccountRefused: one of them is needed and nobody says it.
+    """
+    said, host = service_of(service or ""), endpoint_of(registry)
+    region = account.region or (said.region if said else "") or (host.region if host else "")
+    if not region:
+        raise AccountRefused(registry, action, "the registry does not tell its region: name it under aliyun")
+    instance_id = account.instance_id or (said.instance_id if said else "")
+    if not instance_id and said is None and host is not None and host.edition == "Enterprise":
+        missing = "the registry does not tell its instance id: name instance_id (cri-…) under aliyun"
+        raise AccountRefused(registry, action, missing)
+    return region, instance_id

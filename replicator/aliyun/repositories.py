@@ -9,19 +9,16 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from replicator.acr import NAME_SEGMENTS
+from replicator.aliyun.acr import NAME_SEGMENTS
 from replicator.aliyun.errors import AlreadyThere, NamespaceMissing
-from replicator.aliyun.openapi import OpenApi
+from replicator.aliyun.openapi import DEADLINE, OpenApi, find_place, patiently
 from replicator.aliyun.operations import create_namespace, create_repository, get_repository
-from replicator.aliyun.patience import DEADLINE, patiently
-from replicator.aliyun.where import find_place
-from replicator.copy.turns import Turns
 from replicator.errors import ErrorClass
 from replicator.registry.errors import Refused, RegistryError, ServerFailed
+from replicator.tasks import Turns
 
 if TYPE_CHECKING:
-    from replicator.aliyun.account import Account, Creates
-    from replicator.aliyun.operations import Operation
+    from replicator.aliyun.operations import Account, Creates, Operation
 
 _log = structlog.get_logger("replicator.aliyun")
 
@@ -42,7 +39,7 @@ class _Answer:
 
 
 class MissingRepositories:
-    """Creates repositories, and namespaces where that is allowed; a `replicator.registry.access.Creator`.
+    """Creates repositories, and namespaces where that is allowed; a `replicator.registry.credentials.Creator`.
 
     What is there already is never changed.
 

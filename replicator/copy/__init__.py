@@ -1,12 +1,10 @@
 """Copying one image between two registries; usable without Harbor, ACR, rules or queue."""
 
-from replicator.copy.comparing import Comparison
+from replicator.copy.compare import Comparison
 from replicator.copy.engine import Copier
-from replicator.copy.errors import AttestationsFound, SourceNotFound
-from replicator.copy.forms import wanted_key
-from replicator.copy.memory import Memory
-from replicator.copy.outcome import Outcome, Result
-from replicator.copy.sharing import Sharing, Turn
+from replicator.copy.ledger import Sharing, Turn
+from replicator.copy.outcome import AttestationsFound, Outcome, Result, SourceNotFound
+from replicator.copy.selection_cache import Memory, wanted_key
 
 __all__ = [
     "AttestationsFound",

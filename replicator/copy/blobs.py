@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from replicator.copy.sharing import Alone
-from replicator.copy.together import all_of
-from replicator.copy.turns import Turns
+from replicator.copy.gathering import all_of
+from replicator.copy.ledger import Alone
 from replicator.errors import ErrorClass
 from replicator.registry.errors import (
     Denied,
@@ -22,15 +21,15 @@ from replicator.registry.errors import (
     Unauthorized,
 )
 from replicator.registry.limits import MAX_PAUSE, Budget, backoff, transfer
+from replicator.tasks import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from yarl import URL
 
-    from replicator.copy.ledger import Ledger
+    from replicator.copy.ledger import Ledger, Sharing
     from replicator.copy.outcome import Tally
-    from replicator.copy.sharing import Sharing
     from replicator.registry import Descriptor, RemoteRepository
 
 _log = structlog.get_logger("replicator.copy")

@@ -7,22 +7,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from replicator.copy.blobs import BlobCopier
-from replicator.copy.comparing import Comparison, compare, compare_listed, read_root
-from replicator.copy.forms import Forms
+from replicator.copy.compare import Comparison, compare, compare_listed, read_root
 from replicator.copy.ledger import Ledger
+from replicator.copy.options import VERBATIM
 from replicator.copy.outcome import Outcome, Result, Tally
-from replicator.copy.reading import SourceReader
-from replicator.copy.run import Run
-from replicator.copy.selection import Selection, select
+from replicator.copy.push import Run
+from replicator.copy.selection import Selection, SourceReader, select
+from replicator.copy.selection_cache import Forms
 from replicator.copy.signatures import Signatures
-from replicator.options import VERBATIM
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from replicator.copy.memory import Memory
-    from replicator.copy.sharing import Sharing
-    from replicator.options import CopyOptions
+    from replicator.copy.ledger import Sharing
+    from replicator.copy.options import CopyOptions
+    from replicator.copy.selection_cache import Memory
     from replicator.reference import Reference
     from replicator.registry import Registries
 

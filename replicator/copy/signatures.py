@@ -13,26 +13,23 @@ import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from replicator.copy.errors import SourceNotFound
-from replicator.copy.outcome import Result
-from replicator.copy.run import Run
+from replicator.copy.gathering import each
+from replicator.copy.outcome import Result, SourceNotFound
+from replicator.copy.push import Run
 from replicator.copy.selection import MAX_DEPTH
-from replicator.copy.together import each
-from replicator.copy.turns import Turns
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.reference import Reference, signed_by
-from replicator.registry.digests import digest_of
 from replicator.registry.errors import ManifestIncomplete, NotFound, UnsupportedManifest
-from replicator.registry.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, parse_manifest
-from replicator.registry.referrers import fallback_tag
+from replicator.registry.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, digest_of, parse_manifest
+from replicator.registry.requests import fallback_tag
+from replicator.tasks import Turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
     from replicator.copy.blobs import BlobCopier
     from replicator.copy.outcome import Tally
-    from replicator.copy.reading import SourceReader
-    from replicator.copy.selection import Selection
+    from replicator.copy.selection import Selection, SourceReader
     from replicator.registry import Descriptor, Manifest, RemoteRepository
 
 _COSIGN = (".sig", ".att", ".sbom")

@@ -1,7 +1,9 @@
-"""Harbor's REST API, ``/api/v2.0``: what the registry protocol can't tell, such as a project's repositories."""
+"""Harbor's REST API, ``/api/v2.0``: what the registry protocol can't tell, such as a project's repositories.
 
-from replicator.harbor.api import HarborApi
+The webhook policies that Harbors need to tell the replicator of pushes: made, shown, tried out and removed.
+"""
+
+from replicator.harbor.api import Artifact, ArtifactTag, HarborApi, ListedRepository
 from replicator.harbor.pages import ROWS_A_PAGE
-from replicator.harbor.rows import Artifact, ArtifactTag, ListedRepository
 
 __all__ = ["ROWS_A_PAGE", "Artifact", "ArtifactTag", "HarborApi", "ListedRepository"]

@@ -8,18 +8,18 @@ On the same Redis the processes of an installation take turns at what only one o
 destinations (``Checks``).
 """
 
-from replicator.queue.checks import Checks
+from replicator.queue.attempt import Try, TryEnd, TryObserver
+from replicator.queue.blob_locks import RedisSharing
 from replicator.queue.client import Queue
+from replicator.queue.dead_letters import LetterPart
 from replicator.queue.embedded import embedded_server
-from replicator.queue.errors import LeaseLost, QueueError, QueueUnavailable
 from replicator.queue.history import Description, Ended, History, LagSpan
-from replicator.queue.job import Finished, Job, JsonValue, Lane
-from replicator.queue.letters import LetterPart
-from replicator.queue.memory import RedisMemory
+from replicator.queue.job import Finished, Job, JsonValue, Lane, LeaseLost, QueueError, QueueUnavailable, RetryPolicy
+from replicator.queue.lease import Running
+from replicator.queue.memory import Checks, RedisMemory
 from replicator.queue.notices import Buried, Complaint, Notices, Turn
-from replicator.queue.observer import Try, TryEnd, TryObserver
 from replicator.queue.processes import InForce, ProcessInfo, announced, processes
-from replicator.queue.reconcile import (
+from replicator.queue.reconciles import (
     Findings,
     Progress,
     ReconcileLease,
@@ -28,10 +28,8 @@ from replicator.queue.reconcile import (
     ReconcileState,
     RunningReconcile,
 )
-from replicator.queue.retry import RetryPolicy
-from replicator.queue.running import Running
-from replicator.queue.snapshots import Counts, DeadLetter, LaneCounts, RunningJob, WaitingJob, WorkerInfo
-from replicator.queue.turns import RedisSharing
+from replicator.queue.snapshot import Counts, DeadLetter, LaneCounts, RunningJob, WaitingJob, WorkerInfo
+from replicator.queue.status import Status
 from replicator.queue.worker import Worker
 
 __all__ = [
@@ -69,6 +67,7 @@ __all__ = [
     "Running",
     "RunningJob",
     "RunningReconcile",
+    "Status",
     "Try",
     "TryEnd",
     "TryObserver",

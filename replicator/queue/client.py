@@ -13,10 +13,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from replicator.errors import ConfigError, Problem
 from replicator.queue.connection import RedisHandle, open_redis
-from replicator.queue.errors import QueueUnavailable
-from replicator.queue.job import Finished, Job, Lane, decode_finished, encode_job
+from replicator.queue.job import Finished, Job, Lane, QueueUnavailable, decode_finished, encode_job
 from replicator.queue.scripts import Scripts
-from replicator.queue.snapshots import (
+from replicator.queue.snapshot import (
     Counts,
     DeadLetter,
     LaneCounts,

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from replicator.cancelling import cancel_all
 from replicator.errors import ConfigError, Problem
-from replicator.queue.errors import QueueError
+from replicator.queue.job import QueueError
+from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

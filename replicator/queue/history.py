@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import structlog
 
+from replicator.console import printable
 from replicator.errors import ErrorClass
-from replicator.printing import printable
 from replicator.queue.job import JsonValue, Lane, dump_json, load_json
-from replicator.queue.reconcile import ReconcileResult, read_result
-from replicator.queue.snapshots import moment
+from replicator.queue.reconciles import ReconcileResult, read_result
+from replicator.queue.snapshot import moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
-    from replicator.queue.claim import Claim, Verdict
+    from replicator.queue.attempt import Claim, Verdict
     from replicator.queue.client import Queue
 
     Describe: TypeAlias = Callable[[Lane, Mapping[str, Any], Mapping[str, JsonValue] | None], "Description | None"]

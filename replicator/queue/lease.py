@@ -1,22 +1,30 @@
-"""Leases: a running job is one worker's own as long as that worker keeps saying so."""
+"""Leases: a running job is one worker's own as long as that worker keeps saying so.
+
+How a worker stands with Redis: whether it answers, and since when.
+
+What a handler is given: the job it runs, and its ties to the queue.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from replicator.queue.attempt import Unobserved
 from replicator.queue.client import FAULTS, Queue
-from replicator.queue.destinations import MOST_DESTINATIONS, short_name
-from replicator.queue.errors import LeaseLost
-from replicator.queue.job import dump_json
-from replicator.queue.observer import Unobserved
+from replicator.queue.job import LeaseLost, dump_json
+from replicator.queue.memory import MOST_DESTINATIONS, short_name
 
 if TYPE_CHECKING:
-    from replicator.queue.contact import Contact
-    from replicator.queue.observer import TryObserver
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from replicator.queue.attempt import TryObserver
+    from replicator.queue.job import Lane
 
 log = structlog.get_logger("replicator.queue")
 
@@ -103,7 +111,7 @@ class LeaseKeeper:
     async def confirm(self, lease: Lease) -> None:
         """Make sure that ``lease`` is ours and stays so for its full time; wait for Redis if it is away.
 
-        In the same step what was seen of the job's destination until now is made void (`replicator.queue.checks`).
+        In the same step what was seen of the job's destination until now is made void (`replicator.queue.memory`).
 
         Raises:
             LeaseLost: it is not.
@@ -137,3 +145,106 @@ class LeaseKeeper:
                 if not lease.lost:
                     self._observer.lease_lost()
                 lease.lose()
+
+
+_BLIP_SECONDS = 0.5
+"""A connection that was cut and made anew is not worth a warning."""
+
+
+class Contact:
+    """Remembers outages of Redis, logs their beginning and end, and derives when jobs of the dead may be taken over.
+
+    Args:
+        lease: seconds of a lease.
+    """
+
+    def __init__(self, lease: float) -> None:
+        self._lease = lease
+        self._steady_since = time.monotonic()
+        self._down_since: float | None = None
+        self._told = False
+
+    def failed(self, error: Exception) -> None:
+        """Note that Redis did not answer, or refused."""
+        now = time.monotonic()
+        if self._down_since is None:
+            self._down_since = now
+        elif not self._told and now - self._down_since > _BLIP_SECONDS:
+            self._told = True
+            log.warning("queue unavailable", error=str(error) or type(error).__name__)
+
+    def succeeded(self) -> None:
+        """Note that Redis answered."""
+        if self._down_since is None:
+            return
+        now = time.monotonic()
+        if self._told:
+            self._told = False
+            log.info("queue available", after_seconds=round(now - self._down_since, 1))
+        if now - self._down_since > self._lease / 3:
+            self._steady_since = now
+        self._down_since = None
+
+    @property
+    def takeover(self) -> bool:
+        """Whether a lapsed lease means that its worker is dead.
+
+        After an outage of Redis long enough for leases to lapse it does not: those who hold them are alive and about
+        to renew them. They get half a lease's time for it, as nobody else took the jobs meanwhile.
+        """
+        return self._down_since is None and time.monotonic() - self._steady_since > self._lease / 2
+
+
+class Running:
+    """A job while it runs.
+
+    Attributes:
+        id: the job's, a destination reference.
+        payload: that of its newest enqueue when it was started.
+        lane: whose slot it takes.
+        tries: which try this is, from 1. Restarts of workers do not count.
+        enqueued_at: when it was last enqueued (UTC, by the clock of who did).
+        merged: whether more was asked for under this id since it was last done than the payload says: it was enqueued
+            several times, is a dead letter revived, or was found without its place in the queue. Then the payload's
+            word on what there is to do is not the last one: enqueues come in no order.
+        pushed: when the oldest push was that this try has to do with (UTC); None where that is not known.
+    """
+
+    __slots__ = ("_keeper", "_lease", "enqueued_at", "id", "lane", "merged", "payload", "pushed", "tries")
+
+    def __init__(
+        self,
+        lease: Lease,
+        keeper: LeaseKeeper,
+        *,
+        payload: Mapping[str, Any],
+        lane: Lane,
+        tries: int,
+        enqueued_at: datetime,
+        merged: bool,
+        pushed: datetime | None,
+    ) -> None:
+        self.id = lease.id
+        self.payload = payload
+        self.lane = lane
+        self.tries = tries
+        self.enqueued_at = enqueued_at
+        self.merged = merged
+        self.pushed = pushed
+        self._lease = lease
+        self._keeper = keeper
+
+    async def confirm(self) -> None:
+        """Make sure that this job is still this worker's alone, for a full lease from now: the fence.
+
+        To be called right before the step that must not happen twice, the writing of the tag: what was seen of the
+        destination is void from then on. While Redis is away it waits, within the job's time limit.
+
+        Raises:
+            LeaseLost: it is not: write nothing more.
+        """
+        await self._keeper.confirm(self._lease)
+
+    def progress(self, bytes_done: int) -> None:
+        """Say how many bytes are done; others see it about a second later. Cheap: call it as often as you like."""
+        self._lease.bytes_done = bytes_done

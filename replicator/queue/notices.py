@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from replicator.queue.job import load_json
-from replicator.queue.snapshots import read_dead_letter
+from replicator.queue.snapshot import read_dead_letter
 
 if TYPE_CHECKING:
     from replicator.queue.client import Queue
-    from replicator.queue.snapshots import DeadLetter
+    from replicator.queue.snapshot import DeadLetter
 
 _MOST_CHARACTERS = 2000
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from replicator.cancelling import cancel_all
 from replicator.queue.client import FAULTS, WORKER_ALIVE_MS
 from replicator.queue.job import dump_json, load_json
-from replicator.queue.snapshots import moment
+from replicator.queue.snapshot import moment
+from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

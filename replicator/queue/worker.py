@@ -12,22 +12,20 @@ from uuid import uuid4
 
 import structlog
 
-from replicator.cancelling import cancel_all
+from replicator.queue.attempt import Unobserved
+from replicator.queue.best_effort import listen
 from replicator.queue.client import BATCH, FAULTS, WORKER_ALIVE_MS, Queue
-from replicator.queue.contact import Contact
-from replicator.queue.job import JsonValue, Lane, dump_json
-from replicator.queue.lane_worker import LaneWorker
-from replicator.queue.lease import LeaseKeeper
-from replicator.queue.observer import Unobserved
-from replicator.queue.retry import RetryPolicy
-from replicator.queue.wakeup import listen
+from replicator.queue.job import JsonValue, Lane, RetryPolicy, dump_json
+from replicator.queue.lane import LaneWorker
+from replicator.queue.lease import Contact, LeaseKeeper
+from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from replicator.queue.attempt import TryObserver
     from replicator.queue.history import Describe
-    from replicator.queue.observer import TryObserver
-    from replicator.queue.running import Running
+    from replicator.queue.lease import Running
 
 log = structlog.get_logger("replicator.queue")
 

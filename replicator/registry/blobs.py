@@ -8,8 +8,7 @@ from urllib.parse import quote
 
 from yarl import URL
 
-from replicator.registry.digests import digest_of
-from replicator.registry.endpoint import Endpoint
+from replicator.registry.blob_stream import BlobStream
 from replicator.registry.errors import (
     ConnectionFailed,
     Denied,
@@ -21,8 +20,8 @@ from replicator.registry.errors import (
     Unauthorized,
     UploadLost,
 )
-from replicator.registry.manifest import MAX_MANIFEST_BYTES
-from replicator.registry.stream import BlobStream
+from replicator.registry.manifest import MAX_MANIFEST_BYTES, digest_of
+from replicator.registry.requests import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable

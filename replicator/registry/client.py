@@ -1,4 +1,7 @@
-"""The registries of one process: one connection pool, one set of limits a host, one login a registry and user."""
+"""The registries of one process: one connection pool, one set of limits a host, one login a registry and user.
+
+One repository of a registry, whole: manifests, blobs, tags, referrers (OCI distribution specification 1.1).
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,11 @@ from typing import TYPE_CHECKING, Self
 
 import aiohttp
 
-from replicator.registry.limits import HostLimits
-from replicator.registry.observer import Unobserved
-from replicator.registry.reaching import open_socket
-from replicator.registry.repository import RemoteRepository
-from replicator.registry.timing import Timing
+from replicator.registry.blobs import Blobs
+from replicator.registry.connection import open_socket
+from replicator.registry.limits import HostLimits, Timing, Unobserved
+from replicator.registry.manifests import Manifests
+from replicator.registry.requests import Referrers, Tags
 from replicator.registry.transport import Transport
 
 if TYPE_CHECKING:
@@ -18,8 +21,13 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from replicator.reference import Repository
-    from replicator.registry.access import Access
-    from replicator.registry.observer import RequestObserver
+    from replicator.registry.credentials import Access
+    from replicator.registry.limits import RequestObserver
+
+
+class RemoteRepository(Manifests, Blobs, Tags, Referrers):
+    """Requests about one repository."""
+
 
 _READ_BUFFER = 256 * 1024
 """Bytes of an answer that aiohttp buffers before it stops reading (three times that at the most): the chunks of a copy.

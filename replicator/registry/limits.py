@@ -1,4 +1,11 @@
-"""How hard a host is pressed: what is in flight there at once, and the peace it asked for."""
+"""How hard a host is pressed: what is in flight there at once, and the peace it asked for.
+
+How long anything may take, and how often it is tried.
+
+What a registry was seen to do, so that it is not asked again.
+
+What a registry's requests tell to whoever counts them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -197,3 +204,89 @@ def parse_retry_after(value: str | None, now: datetime | None = None) -> float |
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
     return max(0.0, (when - (now or datetime.now(UTC))).total_seconds())
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Deadlines and tries, in seconds.
+
+    Attributes:
+        connect: until a connection stands, TLS included.
+        read: without a byte from the other side, and for the answer to a short request.
+        write: without a byte taken by the other side while a body is sent.
+        commit: for the answer once a body has been sent, since a registry may first move it to its object storage;
+            and for a short request in all, answer read.
+        tag: for one try to write a tag, login, sending and answer in all. Whoever guards a tag by a lease needs it
+            well below the lease's time.
+        tries: how often a request without a streamed body is sent in all.
+    """
+
+    connect: float = 10.0
+    read: float = 60.0
+    write: float = 60.0
+    commit: float = 300.0
+    tag: float = 20.0
+    tries: int = 4
+
+
+@dataclass(slots=True)
+class Abilities:
+    """What one registry can do for one login; None as long as it was not seen either way.
+
+    Attributes:
+        heads: it answers HEAD for a manifest, and says the digest; if not, the manifest is read instead.
+        mounts: it takes a blob from another of its repositories (``POST ?mount=D&from=OTHER``).
+        mounts_in_place: ``POST ?mount=D&from=SAME`` says 201 for a blob that is there and opens an upload for one that
+            is not: a question and the beginning of an upload in one request.
+        mounts_hold: its 201 to a mount of either kind is believed; False once a manifest showed that it was untrue.
+        referrers: it has the referrers API.
+    """
+
+    heads: bool | None = None
+    mounts: bool | None = None
+    mounts_in_place: bool | None = None
+    mounts_hold: bool = True
+    referrers: bool | None = None
+
+
+class RequestObserver(Protocol):
+    """Is told of requests as they happen. It returns at once, and raises nothing.
+
+    ``registry`` is always the host that the rules name: what is asked of its token server, and of the storage that it
+    redirects to, is asked in its service.
+    """
+
+    def answered(self, registry: str, method: str, status: int | None, seconds: float) -> None:
+        """Hear of a request whose answer began, or did not come.
+
+        Args:
+            registry: in whose service it was sent.
+            method: GET, HEAD, POST, PUT or DELETE.
+            status: the answer's; None when there was none.
+            seconds: from the request's start to the head of its answer, so the sending of a body is in it.
+        """
+
+    def received(self, registry: str, size: int) -> None:
+        """Hear of so many bytes of an answer's body."""
+
+    def sent(self, registry: str, size: int) -> None:
+        """Hear of so many bytes of a request's body."""
+
+    def throttled(self, registry: str) -> None:
+        """Hear of an answer that asks for fewer requests: 429, or 503 with a ``Retry-After``."""
+
+
+class Unobserved:
+    """The `RequestObserver` where nobody counts."""
+
+    def answered(self, registry: str, method: str, status: int | None, seconds: float) -> None:
+        """Pass over it."""
+
+    def received(self, registry: str, size: int) -> None:
+        """Pass over it."""
+
+    def sent(self, registry: str, size: int) -> None:
+        """Pass over it."""
+
+    def throttled(self, registry: str) -> None:
+        """Pass over it."""

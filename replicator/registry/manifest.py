@@ -2,17 +2,19 @@
 
 Documents follow the OCI image specification 1.1 ("Image Manifest", "Image Index", "Content Descriptors") and Docker's
 "Image Manifest Version 2, Schema 2".
+
+Digests of bytes (OCI image specification, "Digests").
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from replicator.options import Platform
-from replicator.reference import is_digest
+from replicator.reference import Platform, is_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -246,3 +248,25 @@ def _texts(said: object) -> Mapping[str, str]:
     if not isinstance(said, dict):
         return {}
     return {key: value for key, value in said.items() if isinstance(key, str) and isinstance(value, str)}
+
+
+class Hasher(Protocol):
+    """What hashlib gives."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take in more bytes; releases the interpreter's lock for large ones."""
+
+    def hexdigest(self) -> str:
+        """Return what has been taken in as lower-case hex."""
+
+
+def hasher_for(digest: str) -> Hasher:
+    """Return a fresh hasher of a digest's algorithm, ``sha256`` or ``sha512``."""
+    return hashlib.new(digest.partition(":")[0], usedforsecurity=True)
+
+
+def digest_of(content: bytes, like: str = "sha256:") -> str:
+    """Return the digest of ``content`` by the algorithm of ``like``."""
+    hasher = hasher_for(like)
+    hasher.update(content)
+    return f"{like.partition(':')[0]}:{hasher.hexdigest()}"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 
 from replicator.reference import is_digest
-from replicator.registry.digests import digest_of
-from replicator.registry.endpoint import Endpoint
 from replicator.registry.errors import (
     ConnectionFailed,
     Denied,
@@ -22,9 +20,11 @@ from replicator.registry.manifest import (
     MAX_MANIFEST_BYTES,
     Descriptor,
     Manifest,
+    digest_of,
     parse_manifest,
     refuse_foreign_type,
 )
+from replicator.registry.requests import Endpoint
 
 _NO_HEAD = frozenset({405, 501})
 """Answers of a registry that does not do HEAD."""

@@ -18,11 +18,19 @@ import structlog
 from yarl import URL
 
 from replicator.errors import ErrorClass
-from replicator.registry.abilities import Abilities
-from replicator.registry.auth import Authorizer
-from replicator.registry.bodies import read_body
-from replicator.registry.challenges import lacks_scope
-from replicator.registry.connecting import connection_error, describe, explicit_base, names_registry, tls_of
+from replicator.registry.auth import Authorizer, lacks_scope
+from replicator.registry.connection import (
+    Reach,
+    Reply,
+    connection_error,
+    describe,
+    explicit_base,
+    follow,
+    names_registry,
+    read_body,
+    resolve,
+    tls_of,
+)
 from replicator.registry.errors import (
     ConnectionFailed,
     LoginRefused,
@@ -36,18 +44,13 @@ from replicator.registry.errors import (
     UploadLost,
     from_answer,
 )
-from replicator.registry.limits import MAX_PAUSE, backoff, parse_retry_after
-from replicator.registry.locations import follow, resolve
-from replicator.registry.reaching import Reach
-from replicator.registry.reply import Reply
+from replicator.registry.limits import MAX_PAUSE, Abilities, backoff, parse_retry_after
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
 
-    from replicator.registry.access import Access
-    from replicator.registry.limits import HostLimits
-    from replicator.registry.observer import RequestObserver
-    from replicator.registry.timing import Timing
+    from replicator.registry.credentials import Access
+    from replicator.registry.limits import HostLimits, RequestObserver, Timing
 
 _log = structlog.get_logger("replicator.registry")
 

@@ -7,7 +7,7 @@ from replicator.rules.auth import Credentials
 from replicator.rules.loading import load, load_credentials, parse
 from replicator.rules.narrowing import Matched, Narrowing
 from replicator.rules.request import Asked, Collision, CopyRequest, Explanation, Source, collisions
-from replicator.rules.routes import Route
+from replicator.rules.rule import Route
 from replicator.rules.ruleset import Rules
 from replicator.rules.tags import TagFilter
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from replicator.errors import Problem
-from replicator.rules.place import join
+from replicator.rules.node import join
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,23 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from replicator.acr import NAME_SEGMENTS, is_acr
+from replicator.aliyun.acr import NAME_SEGMENTS, is_acr
 from replicator.errors import Problem
 from replicator.reference import is_registry, is_tag
-from replicator.rules.content import KEYS, NOTHING_SAID, Content, read_content
-from replicator.rules.destination import Template
+from replicator.rules.defaults import CONTENT_KEYS, NOTHING_SAID, Content, read_content
+from replicator.rules.mapping import SourcePattern, Template, parse_source
 from replicator.rules.patterns import check_tag_pattern, is_glob, shorten
 from replicator.rules.rule import Rule, Target
-from replicator.rules.source import SourcePattern, parse_source
 from replicator.rules.tags import TagFilter, specifiers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from replicator.rules.defaults import Defaults
-    from replicator.rules.place import Place
+    from replicator.rules.node import Place
 
-DESTINATION = ("to", "tags", *KEYS)
+DESTINATION = ("to", "tags", *CONTENT_KEYS)
 """What a destination can have that is a mapping."""
 TAGS = ("include", "exclude", "semver", "latest")
 """What ``tags`` in it can have."""

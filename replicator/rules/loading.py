@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from replicator.errors import ConfigError, Problem
 from replicator.rules.auth import Credentials, read_auth, told
-from replicator.rules.content import Content
-from replicator.rules.defaults import read_defaults
+from replicator.rules.collisions import Overlaps
+from replicator.rules.defaults import Content, read_defaults
 from replicator.rules.document import MAX_BYTES, read_document
 from replicator.rules.images import Named, read_images
-from replicator.rules.overlaps import Overlaps
-from replicator.rules.place import Place, join
+from replicator.rules.node import Place, join
 from replicator.rules.ruleset import Rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from replicator.options import Platform
+    from replicator.reference import Platform
     from replicator.rules.auth import Elsewhere
     from replicator.rules.rule import Rule
 

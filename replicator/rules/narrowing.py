@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from replicator.errors import ConfigError, Problem
+from replicator.rules.mapping import SourcePattern, parse_source
+from replicator.rules.node import did_you_mean
 from replicator.rules.patterns import shorten
-from replicator.rules.place import did_you_mean
-from replicator.rules.source import SourcePattern, parse_source
 from replicator.rules.tags import TagFilter
 
 if TYPE_CHECKING:

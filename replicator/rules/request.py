@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from replicator.options import VERBATIM, CopyOptions
+from replicator.copy.options import VERBATIM, CopyOptions
 from replicator.reference import Reference, Repository, is_digest
 from replicator.rules.patterns import compile_glob
 from replicator.rules.tags import TagFilter

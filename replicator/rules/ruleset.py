@@ -6,16 +6,16 @@ from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING
 
-from replicator.options import CopyOptions
+from replicator.copy.options import CopyOptions
 from replicator.reference import Reference, Repository, is_tag
 from replicator.rules.request import Asked, CopyRequest, Explanation, Source
-from replicator.rules.routes import Route, route
+from replicator.rules.rule import Route, route
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
     from replicator.errors import Problem
-    from replicator.registry.access import Access
+    from replicator.registry.credentials import Access
     from replicator.rules.auth import Credentials
     from replicator.rules.rule import Rule, Target
     from replicator.rules.tags import TagFilter

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from replicator.aliyun import Visibility
-from replicator.rules import aliyun, auth, content, defaults, images, loading
+from replicator.rules import auth, defaults, images, loading
+from replicator.rules.auth import ALIYUN_KEYS, CREATE
+from replicator.rules.defaults import ATTESTATIONS, CONTENT_KEYS
 
 # A scalar without quotes is a text here, whatever it looks like; editors take 1.10 for a number.
 _TEXT = {"type": ["string", "number"]}
@@ -41,7 +43,7 @@ _AUTH = {
 }
 _CONTENT = {
     "platforms": (None, "Only images for these, e.g. linux/amd64; all without it."),
-    "attestations": ({"enum": [*content.ATTESTATIONS]}, "What becomes of BuildKit's attestations."),
+    "attestations": ({"enum": [*ATTESTATIONS]}, "What becomes of BuildKit's attestations."),
     "signatures": (_TRUTH, "Whether signatures, and whatever else refers to the image, are copied too."),
 }
 _DEFAULTS = {
@@ -68,9 +70,9 @@ def rules_schema() -> dict[str, Any]:
         properties = {key: {**(known[key][0] or texts), "description": known[key][1]} for key in keys}
         return {"type": "object", "properties": properties, "additionalProperties": False, **more}
 
-    create = mapping(aliyun.CREATE, _CREATE, required=["repositories"])
+    create = mapping(CREATE, _CREATE, required=["repositories"])
     account = mapping(
-        aliyun.KEYS,
+        ALIYUN_KEYS,
         _ALIYUN | {"create": (create, "What a push lacks is created, through Alibaba Cloud's OpenAPI.")},
         dependencies={
             "access_key_id": ["access_key_secret"],
@@ -79,7 +81,7 @@ def rules_schema() -> dict[str, Any]:
         },
     )
     login = mapping(
-        auth.KEYS,
+        auth.AUTH_KEYS,
         _AUTH
         | {"aliyun": (account, "In place of a login at ACR: temporary logins of Alibaba Cloud; {} asks for them.")},
         dependencies={"username": ["password"], "password": ["username"]},
@@ -102,7 +104,7 @@ def rules_schema() -> dict[str, Any]:
             "additionalProperties": login,
         },
         "defaults": mapping(
-            (*defaults.NAMES, *content.KEYS), _DEFAULTS | _CONTENT, description="What rules mean that don't say it."
+            (*defaults.NAMES, *CONTENT_KEYS), _DEFAULTS | _CONTENT, description="What rules mean that don't say it."
         ),
         "images": {
             "type": "object",

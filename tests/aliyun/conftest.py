@@ -10,7 +10,7 @@ from replicator.aliyun import Account, Creates, MissingRepositories, TemporaryLo
 from replicator.copy import Copier, Result
 from replicator.reference import Reference, Repository
 from replicator.registry import Access, Registries
-from replicator.transfer import copy
+from replicator.replication.transfer import transfer
 from tests.copy.conftest import QUICK, Registry, a_registry
 from tests.standins.images import image
 from tests.standins.openapi import OpenApiStandIn
@@ -48,7 +48,7 @@ class Stage:
     async def copy(self, acr: Access, *names: str) -> list[Result]:
         async with self.registries(acr) as registries:
             copier = Copier(registries)
-            copies = (copy(copier, self.source.reference("v1"), to(name)) for name in names)
+            copies = (transfer(copier, self.source.reference("v1"), to(name)) for name in names)
             return [outcome.result for outcome in await asyncio.gather(*copies)]
 
 

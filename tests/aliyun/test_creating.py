@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from replicator.checking.findings import State
-from replicator.checking.registries import try_push
+from replicator.commands.check.findings import State
+from replicator.commands.check.registries import try_push
 from replicator.copy import Copier, Result
 from replicator.errors import ErrorClass
 from replicator.reference import Repository
-from replicator.transfer import CopyFailed, copy
+from replicator.replication.transfer import CopyFailed, transfer
 from tests.aliyun.conftest import ACR, to
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import image, verify_tree
@@ -54,7 +54,7 @@ async def test_without_being_told_to_nothing_is_created(stage: Stage) -> None:
 async def test_copies_to_one_repository_create_it_once(stage: Stage) -> None:
     async with stage.registries(stage.access()) as registries:
         copier = Copier(registries)
-        tags = [copy(copier, stage.source.reference("v1"), to("manual/app", f"t{number}")) for number in range(8)]
+        tags = [transfer(copier, stage.source.reference("v1"), to("manual/app", f"t{number}")) for number in range(8)]
         assert {outcome.result for outcome in await asyncio.gather(*tags)} == {Result.COPIED}
     assert stage.openapi.actions.count("CreateRepo") == 1
 
@@ -88,7 +88,7 @@ async def test_a_permission_that_is_missing_is_named_and_no_secret_is(stage: Sta
 async def test_a_registry_that_learns_of_it_a_moment_later_is_waited_for(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.creating._PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("replicator.replication.transfer._PAUSES", (0.0, 0.0, 0.0))
     late = stage.acr.faults.add(Fault(DENIED, "POST", "/uploads/", times=3))
     assert await stage.copy(stage.access(), "manual/app") == [Result.COPIED]
     assert late.hits == 3
@@ -96,7 +96,7 @@ async def test_a_registry_that_learns_of_it_a_moment_later_is_waited_for(
 
 
 async def test_a_login_that_may_only_pull_is_refused_as_ever(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.creating._PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("replicator.replication.transfer._PAUSES", (0.0, 0.0))
     login = stage.access()
     async with stage.registries(login) as registries:
         await registries.destination(Repository(ACR, "cache/other")).head_destination("v1")
@@ -104,7 +104,7 @@ async def test_a_login_that_may_only_pull_is_refused_as_ever(stage: Stage, monke
         stage.acr.accounts["cr_temp_user"] = User(user.secret, READ)
         stage.openapi.repositories["cache/app"] = "PUBLIC"
         with pytest.raises(CopyFailed, match="the login may not push here"):
-            await copy(Copier(registries), stage.source.reference("v1"), to("cache/app"))
+            await transfer(Copier(registries), stage.source.reference("v1"), to("cache/app"))
     assert stage.openapi.repositories == {"cache/app": "PUBLIC"}
 
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from replicator.aliyun.account import Account
 from replicator.aliyun.errors import AccountRefused, AlreadyThere, from_openapi, refusal
 from replicator.aliyun.logins import TemporaryLogins
+from replicator.aliyun.operations import Account
 from replicator.errors import ErrorClass
 from replicator.registry.errors import Denied, Refused, RegistryError, ServerFailed, TooManyRequests
 from tests.aliyun.test_logins import PERSONAL, REGISTRY

@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING
 import pytest
 
 from replicator.aliyun import Account, Creates, MissingRepositories, TemporaryLogins, Visibility
-from replicator.aliyun.pace import OPENAPI, Pace
+from replicator.aliyun.openapi import OPENAPI, Pace
 from replicator.registry.errors import TooManyRequests
 from tests.aliyun.test_logins import PERSONAL, REGISTRY
 from tests.standins.openapi import OpenApiStandIn
 from tests.standins.server import serve
 
 if TYPE_CHECKING:
-    from replicator.registry.access import Login
+    from replicator.registry.credentials import Login
 
 
 class Clock:
-    """The clock and the sleeping of `replicator.aliyun.pace`: who sleeps is told until when, and sleeps no longer."""
+    """The clock and the sleep of `replicator.aliyun.openapi`: a sleeper is told its end, and sleeps no longer."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
         self.slept_until: list[float] = []
-        monkeypatch.setattr("replicator.aliyun.pace.monotonic", lambda: self.now)
-        monkeypatch.setattr("replicator.aliyun.pace.asyncio", self)
+        monkeypatch.setattr("replicator.aliyun.openapi.monotonic", lambda: self.now)
+        monkeypatch.setattr("replicator.aliyun.openapi.asyncio", self)
 
     async def sleep(self, seconds: float) -> None:
         self.slept_until.append(self.now + seconds)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from replicator.copy import Copier, Result
-from replicator.transfer import copy
+from replicator.replication.transfer import transfer
 from tests.aliyun.conftest import to
 from tests.standins.faults import Answer, Fault, Hold
 from tests.standins.images import image, put_manifest, verify_tree
@@ -27,7 +27,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ahead = 0.0
-        for module in ("aliyun.logins", "registry.login", "registry.auth"):
+        for module in ("aliyun.logins", "registry.credentials", "registry.auth"):
             monkeypatch.setattr(f"replicator.{module}.time", self)
 
     def monotonic(self) -> float:
@@ -59,7 +59,7 @@ async def test_an_upload_under_way_when_login_and_token_end_is_brought_to_its_en
 
     async with stage.registries(stage.access()) as registries, asyncio.TaskGroup() as tasks:
         tasks.create_task(end_all())
-        outcome = await copy(
+        outcome = await transfer(
             Copier(registries), stage.source.reference("large"), to("cache/app"), progress=lambda _: under_way.set()
         )
     assert (held.hits, outcome.result, stage.openapi.given) == (1, Result.COPIED, 2)
@@ -75,7 +75,7 @@ async def test_tags_copied_over_hours_never_meet_a_login_that_has_ended(
     async with stage.registries(stage.access()) as registries:
         copier = Copier(registries)
         for number in range(12):
-            outcome = await copy(copier, stage.source.reference(f"t{number}"), to("cache/app", f"t{number}"))
+            outcome = await transfer(copier, stage.source.reference(f"t{number}"), to("cache/app", f"t{number}"))
             assert outcome.result is Result.COPIED
             clock.ahead += 600
     assert stage.openapi.given == 3
@@ -86,19 +86,19 @@ async def test_tags_copied_over_hours_never_meet_a_login_that_has_ended(
 async def test_a_login_that_is_ended_early_is_replaced(stage: Stage, clock: Clock) -> None:
     async with stage.registries(stage.access()) as registries:
         copier = Copier(registries)
-        await copy(copier, stage.source.reference("v1"), to("cache/app"))
+        await transfer(copier, stage.source.reference("v1"), to("cache/app"))
         clock.ahead += 400
         stage.acr.accounts[TEMPORARY] = Account("ended")
-        outcome = await copy(copier, stage.source.reference("v1"), to("cache/app", "v2"))
+        outcome = await transfer(copier, stage.source.reference("v1"), to("cache/app", "v2"))
     assert (outcome.result, stage.openapi.given) == (Result.COPIED, 2)
 
 
 async def test_copies_go_on_under_the_login_there_is_while_the_openapi_is_away(stage: Stage, clock: Clock) -> None:
     async with stage.registries(stage.access()) as registries:
         copier = Copier(registries)
-        await copy(copier, stage.source.reference("v1"), to("cache/app"))
+        await transfer(copier, stage.source.reference("v1"), to("cache/app"))
         away = stage.openapi.faults.add(Fault(Answer(503), times=None))
         clock.ahead += 3300
-        outcome = await copy(copier, stage.source.reference("v1"), to("cache/app", "v2"))
+        outcome = await transfer(copier, stage.source.reference("v1"), to("cache/app", "v2"))
     assert outcome.result is Result.COPIED
     assert away.hits > 0

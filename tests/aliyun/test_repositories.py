@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from replicator.advice import explained
 from replicator.aliyun import Account, Creates, MissingRepositories, Visibility
 from replicator.aliyun.errors import AccountRefused, NamespaceMissing
 from replicator.errors import ErrorClass
 from replicator.reference import Reference, Repository
 from replicator.registry.errors import ConnectionFailed, Denied, Refused, RegistryError, ServerFailed, TooManyRequests
+from replicator.replication.advice import explained
 from tests.aliyun.test_logins import ENTERPRISE, PERSONAL, REGISTRY, refusal
 from tests.standins.faults import Answer, Delay, Fault, Hold
 from tests.standins.openapi import OpenApiStandIn
@@ -183,7 +183,7 @@ async def test_throttling_is_waited_out_for_longer_than_a_fault(place: Place, mo
         waits.append(base * 2 ** (attempt - 1))
         return 0.01
 
-    monkeypatch.setattr("replicator.aliyun.patience.backoff", brief)
+    monkeypatch.setattr("replicator.aliyun.openapi.backoff", brief)
     place.stand_in.faults.add(Fault(refusal(400, "Throttling.User"), times=5))
     assert await place.missing().create("cache/app", PERSONAL)
     assert waits == [1, 2, 4, 8, 16]

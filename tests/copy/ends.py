@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from replicator.copy import Copier, Outcome
-from replicator.options import CopyOptions
+from replicator.copy.options import CopyOptions
 from replicator.reference import Reference, Repository
 from replicator.registry import Access, Registries
 from tests.copy.conftest import QUICK

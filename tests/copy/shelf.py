@@ -6,7 +6,7 @@ import itertools
 
 from aiohttp import web
 
-from replicator.registry.digests import digest_of
+from replicator.registry.manifest import digest_of
 
 
 class Shelf:

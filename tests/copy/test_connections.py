@@ -17,7 +17,7 @@ from replicator.copy.ledger import Ledger
 from replicator.copy.outcome import Tally
 from replicator.reference import Repository
 from replicator.registry import Access, Descriptor, Registries
-from replicator.registry.digests import digest_of
+from replicator.registry.manifest import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,14 +12,7 @@ import pytest
 from replicator.copy import Copier
 from replicator.errors import ErrorClass
 from replicator.registry import Access, Registries
-from replicator.registry.errors import (
-    ConnectionFailed,
-    Denied,
-    ProtocolViolated,
-    Refused,
-    RegistryError,
-    UploadLost,
-)
+from replicator.registry.errors import ConnectionFailed, Denied, ProtocolViolated, Refused, RegistryError, UploadLost
 from tests.copy.conftest import QUICK, Pair
 from tests.standins.faults import Answer, Cut, CutUpload, Fault, Headers, Raw, Redirect, Trickle
 from tests.standins.images import blobs_of, fetch_raw, image, multi_arch

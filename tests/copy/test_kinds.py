@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from replicator.copy import Copier, Result, run
+from replicator.copy import Copier, Result
+from replicator.copy import push as run
 from replicator.errors import ErrorClass
 from replicator.reference import Reference, Repository
 from replicator.registry.errors import DigestMismatch, NotFound, Refused, UnsupportedManifest

@@ -21,7 +21,6 @@ from tests.standins.server import serve
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-
 ROOT = image(1, (400_000,))
 LAYER = blobs_of(ROOT)[1]
 SENT = LAYER.digest.replace(":", "%3A")

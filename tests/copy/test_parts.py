@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.copy import Outcome, Result
+from replicator.copy.gathering import all_of, both
 from replicator.copy.ledger import Ledger
-from replicator.copy.together import all_of, both
 from replicator.registry.errors import Denied, RegistryError, ServerFailed, TooManyRequests
 
 

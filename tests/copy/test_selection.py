@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from replicator.copy import AttestationsFound, Result
+from replicator.copy.options import VERBATIM, Attestations, CopyOptions
 from replicator.errors import ErrorClass
-from replicator.options import VERBATIM, Attestations, CopyOptions, Platform
-from replicator.registry.digests import digest_of
+from replicator.reference import Platform
 from replicator.registry.errors import Denied
+from replicator.registry.manifest import digest_of
 from tests.copy.conftest import Pair, a_copier, a_registry
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import (

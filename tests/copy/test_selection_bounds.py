@@ -10,16 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.copy.forms import Form, Forms
+from replicator.copy.options import CopyOptions
 from replicator.copy.selection import MAX_DEPTH, Selection, select
-from replicator.options import CopyOptions, Platform
-from replicator.registry.digests import digest_of
+from replicator.copy.selection_cache import Form, Forms
+from replicator.reference import Platform
 from replicator.registry.errors import UnsupportedManifest
-from replicator.registry.manifest import OCI_INDEX, Manifest, parse_manifest
-from tests.standins.images import (
-    image,
-    index,
-)
+from replicator.registry.manifest import OCI_INDEX, Manifest, digest_of, parse_manifest
+from tests.standins.images import image, index
 
 AMD64 = image(1, architecture="amd64")
 S390X = image(4, architecture="s390x")

@@ -11,23 +11,15 @@ import pytest
 from aiohttp import web
 
 from replicator.copy import Copier, Result, signatures
+from replicator.copy.ledger import Alone, Turn
+from replicator.copy.options import Attestations, CopyOptions
 from replicator.copy.outcome import Tally
-from replicator.copy.sharing import Alone, Turn
-from replicator.options import Attestations, CopyOptions, Platform
+from replicator.reference import Platform
 from replicator.registry import Registries
 from replicator.registry.manifest import OCI_INDEX, Manifest
 from tests.copy.ends import NAME, ROOT, Ends, some_ends
 from tests.standins.faults import Answer, Fault
-from tests.standins.images import (
-    Image,
-    Index,
-    attestation,
-    cosign_tag,
-    image,
-    index,
-    put_manifest,
-    referrer,
-)
+from tests.standins.images import Image, Index, attestation, cosign_tag, image, index, put_manifest, referrer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -9,19 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from replicator.copy import Result, SourceNotFound
-from replicator.options import CopyOptions, Platform
+from replicator.copy.options import CopyOptions
+from replicator.reference import Platform
 from replicator.registry.errors import ServerFailed
 from tests.copy.ends import NAME, ROOT, Ends, some_ends
 from tests.standins.faults import Answer, Fault
-from tests.standins.images import (
-    attestation,
-    cosign_tag,
-    fetch_raw,
-    image,
-    index,
-    push,
-    referrer,
-)
+from tests.standins.images import attestation, cosign_tag, fetch_raw, image, index, push, referrer
 from tests.standins.proxy import Upstream
 
 if TYPE_CHECKING:

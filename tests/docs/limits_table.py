@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 
-from replicator.registry.timing import Timing
+from replicator.registry.limits import Timing
 from tests.docs.pages import ROOT
 
 PAGE = ROOT / "docs" / "limits.md"
@@ -32,12 +32,13 @@ class Limit:
 
 LIMITS = {
     "Webhook": (
-        Limit("body of an event", "app.MAX_BODY", "bytes", "413"),
-        Limit("time for the body", "request_body._SECONDS", "s", "408"),
-        Limit("of a larger body, read to be thrown away", "request_body._DISCARDED", "times as much", "it is closed"),
-        Limit("request line, headers and chunk sizes", "connections.MAX_HEAD", "bytes", "400"),
-        Limit("time for a request to arrive", "connections.REQUEST_SECONDS", "s", "the connection is closed"),
-        Limit("images in one event", "events._MAX_RESOURCES", "", "400"),
+        Limit("body of an event", "server.app.MAX_BODY", "bytes", "413"),
+        Limit("time for the body", "server.requests._SECONDS", "s", "408"),
+        Limit("of a larger body, read to be thrown away", "server.requests._DISCARDED", "times as much",
+              "it is closed"),
+        Limit("request line, headers and chunk sizes", "server.http.MAX_HEAD", "bytes", "400"),
+        Limit("time for a request to arrive", "server.http.REQUEST_SECONDS", "s", "the connection is closed"),
+        Limit("images in one event", "harbor.events._MAX_RESOURCES", "", "400"),
     ),
     "Names": (
         Limit("a repository's name", "reference.MAX_NAME_LENGTH", "characters", "refused"),
@@ -48,10 +49,10 @@ LIMITS = {
         Limit("values in it, those an alias repeats too", "rules.document.MAX_VALUES", "", "refused"),
         Limit("levels of nesting", "rules.document.MAX_DEPTH", "", "refused"),
         Limit("a pattern", "rules.patterns.MAX_PATTERN_LENGTH", "characters", "refused"),
-        Limit("Docker's `config.json`", "docker.logins._MAX_BYTES", "bytes", "refused"),
+        Limit("Docker's `config.json`", "registry.docker_logins._MAX_BYTES", "bytes", "refused"),
         Limit("a secret file", "settings._MAX_SECRET_BYTES", "bytes", "refused"),
-        Limit("answer of a credential helper", "docker.helpers._MAX_OUTPUT", "bytes", "it is killed"),
-        Limit("time for it", "docker.helpers.SECONDS", "s", "it is killed"),
+        Limit("answer of a credential helper", "registry.docker_logins._MAX_OUTPUT", "bytes", "it is killed"),
+        Limit("time for it", "registry.docker_logins.SECONDS", "s", "it is killed"),
     ),
     "Answers of registries": (
         Limit("a manifest; a config that is looked into", "registry.manifest.MAX_MANIFEST_BYTES", "bytes", "refused"),
@@ -59,11 +60,11 @@ LIMITS = {
         Limit("indexes within indexes", "copy.selection.MAX_DEPTH", "levels", "refused"),
         Limit("nested indexes held while one is looked through", "copy.selection.MAX_NESTED_BYTES", "bytes", "refused"),
         Limit("referrers of referrers", "copy.signatures._MAX_DEPTH", "levels", "left out"),
-        Limit("referrers of one image", "registry.referrers.MAX_REFERRERS", "", "left out"),
-        Limit("pages of referrers", "registry.referrers._MAX_PAGES", "", "left out"),
-        Limit("a page of tags", "registry.tags._MAX_PAGE_BYTES", "bytes", "the list fails"),
-        Limit("pages of tags", "registry.tags._MAX_PAGES", "", "the list fails"),
-        Limit("tags of a repository", "registry.tags.MAX_TAGS", "", "the list fails"),
+        Limit("referrers of one image", "registry.requests.MAX_REFERRERS", "", "left out"),
+        Limit("pages of referrers", "registry.requests._MAX_REFERRER_PAGES", "", "left out"),
+        Limit("a page of tags", "registry.requests._MAX_PAGE_BYTES", "bytes", "the list fails"),
+        Limit("pages of tags", "registry.requests._MAX_TAG_PAGES", "", "the list fails"),
+        Limit("tags of a repository", "registry.requests.MAX_TAGS", "", "the list fails"),
         Limit("a page of Harbor's API", "harbor.api._MAX_PAGE_BYTES", "bytes", "the list fails"),
         Limit("requests for one list of Harbor's", "harbor.pages._MAX_REQUESTS", "", "the list fails"),
         Limit("an error's body that is read", "registry.transport._MAX_ERROR_BODY", "bytes", "not read"),
@@ -74,24 +75,25 @@ LIMITS = {
         Limit("tokens held for a login", "registry.auth._MAX_CACHED", "", "all are forgotten"),
         Limit("redirects of a request", "registry.transport._MAX_REDIRECTS", "", "refused"),
         Limit("`Retry-After` that a request waits for", "registry.limits.MAX_PAUSE", "s", "the job waits in the queue"),
-        Limit("breaks of a blob without a byte between them", "registry.stream._MAX_STALLS", "", "the copy fails"),
+        Limit("breaks of a blob without a byte between them", "registry.blob_stream._MAX_STALLS", "", "the copy fails"),
     ),
     "Time for a registry": (
-        Limit("to connect (`REPLICATOR_CONNECT_TIMEOUT`)", "registry.timing.Timing.connect", "s", "tried again"),
-        Limit("without a byte (`REPLICATOR_READ_TIMEOUT`)", "registry.timing.Timing.read", "s", "tried again"),
-        Limit("for a short request in all", "registry.timing.Timing.commit", "s", "tried again"),
-        Limit("for one try to write a tag, at the most", "registry.timing.Timing.tag", "s", "tried again"),
-        Limit("tries of a request", "registry.timing.Timing.tries", "", "the copy fails, and is tried again"),
+        Limit("to connect (`REPLICATOR_CONNECT_TIMEOUT`)", "registry.limits.Timing.connect", "s", "tried again"),
+        Limit("without a byte (`REPLICATOR_READ_TIMEOUT`)", "registry.limits.Timing.read", "s", "tried again"),
+        Limit("for a short request in all", "registry.limits.Timing.commit", "s", "tried again"),
+        Limit("for one try to write a tag, at the most", "registry.limits.Timing.tag", "s", "tried again"),
+        Limit("tries of a request", "registry.limits.Timing.tries", "", "the copy fails, and is tried again"),
     ),
     "Memory": (
         Limit("read ahead of a transfer, times three", "registry.client._READ_BUFFER", "bytes", "the sender waits"),
-        Limit("tags that a backfill lists ahead", "backfill.run._LISTED_AHEAD", "", "the list waits"),
-        Limit("copies that a backfill has queued", "backfill.run._QUEUED_AT_ONCE", "", "the backfill waits"),
-        Limit("failures that a report is told of at its end", "backfill.report.MAX_FAILURES", "", "counted"),
-        Limit("images that are remembered, a process", "copy.forms._MAX_FORMS", "", "the oldest are forgotten"),
-        Limit("destinations remembered in Redis, in each of two halves", "queue.destinations.MOST_DESTINATIONS", "",
+        Limit("tags that a backfill lists ahead", "replication.backfill._LISTED_AHEAD", "", "the list waits"),
+        Limit("copies that a backfill has queued", "replication.backfill._QUEUED_AT_ONCE", "", "the backfill waits"),
+        Limit("failures that a report is told of at its end", "replication.report.MAX_FAILURES", "", "counted"),
+        Limit("images that are remembered, a process", "copy.selection_cache._MAX_FORMS", "",
+              "the oldest are forgotten"),
+        Limit("destinations remembered in Redis, in each of two halves", "queue.memory.MOST_DESTINATIONS", "",
               "the older half is forgotten"),
-        Limit("an error's words in Redis", "queue.lane_worker._MESSAGE_LENGTH", "characters", "cut off"),
+        Limit("an error's words in Redis", "queue.lane._MESSAGE_LENGTH", "characters", "cut off"),
     ),
     "Redis": (
         Limit("to connect", "queue.connection.CONNECT_TIMEOUT", "s", "503, or tried again"),
@@ -119,7 +121,7 @@ def page() -> str:
 
 def _value(place: str) -> float:
     module, _, name = place.rpartition(".")
-    if module == "registry.timing.Timing":
+    if module == "registry.limits.Timing":
         return float(getattr(Timing(), name))
     value = getattr(importlib.import_module(f"replicator.{module}"), name)
     assert isinstance(value, int | float), place

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from replicator.metrics import FAMILIES, Family
+from replicator.server.metrics import FAMILIES, Family
 from tests.docs.pages import ROOT
 
 PAGE = ROOT / "docs" / "metrics.md"

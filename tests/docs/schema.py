@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typer.testing import CliRunner
 
-from replicator.cli import app
+from replicator.commands import app
 from tests.docs.pages import ROOT
 
 FILE = ROOT / "docs" / "rules.schema.json"

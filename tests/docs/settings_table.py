@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import typer.main
-
-from replicator.cli import app
+from replicator.commands import COMMANDS, load_command
 from replicator.settings import PREFIX, Settings
 from tests.docs.pages import ROOT
 
@@ -51,7 +49,7 @@ def page() -> str:
 def _options() -> dict[str, str]:
     """The option of each setting that has one."""
     found: dict[str, str] = {}
-    for command in typer.main.get_group(app).commands.values():
+    for command in map(load_command, COMMANDS):
         for parameter in command.params:
             setting = _OTHER_NAMES.get(parameter.name or "", parameter.name or "")
             if setting in Settings.model_fields:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from replicator.converting import File, Options, convert
+from replicator.commands.convert import File, Options, convert_files
 from replicator.rules import parse
 from replicator.rules.schema import rules_schema
 from tests.docs.pages import ROOT, blocks
@@ -16,13 +16,13 @@ PAGE = [block for block in blocks("yaml") if block.page.name == "compatibility.m
 
 def test_a_file_of_regsync_becomes_what_is_written_under_it() -> None:
     source, result, _ = PAGE
-    found = convert([File("regsync.yml", source.text)], Options())
+    found = convert_files([File("regsync.yml", source.text)], Options())
     assert found.text == result.text
     assert {remark.path for remark in found.remarks} == {"defaults.interval", "sync[0].backup"}
 
 
 def test_a_file_of_skopeo_is_converted_but_for_what_the_page_says() -> None:
-    found = convert([File("sync.yml", PAGE[2].text)], Options("registry.cn-beijing.aliyuncs.com", "team"))
+    found = convert_files([File("sync.yml", PAGE[2].text)], Options("registry.cn-beijing.aliyuncs.com", "team"))
     rules = parse(found.text, "rules.yaml", environ=dict.fromkeys(found.variables, "x"))
     assert {source.repository.name for source in rules.sources() if source.repository} == {
         *("team/app", "team/tool", "team/site", "team/api")

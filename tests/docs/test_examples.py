@@ -7,10 +7,9 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import typer.main
 import yaml
 
-from replicator.cli import app
+from replicator import commands as command_line
 from replicator.rules import load, parse
 from tests.docs.pages import DEPLOYED, PAGES, ROOT, blocks, commands, here_documents, name
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.docs.pages import Block
 
-COMMANDS = typer.main.get_group(app).commands
+COMMANDS = {name: command_line.load_command(name) for name in command_line.COMMANDS}
 SECRETS = {"HARBOR_PASSWORD": "x", "ACR_PASSWORD": "y"}
 COMPOSE = ROOT / "deploy" / "compose"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from replicator.events import Fate
-from replicator.metrics import FAMILIES
+from replicator.harbor.events import Fate
+from replicator.server.metrics import FAMILIES
 from tests.docs.metrics_table import PAGE, page
 
 

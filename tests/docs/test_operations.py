@@ -6,17 +6,17 @@ import json
 import re
 from datetime import UTC, datetime
 
-from replicator import exit_codes
-from replicator.advice import explained
-from replicator.checking.findings import State
-from replicator.checking.redis import SETTINGS
+from replicator import errors as exit_codes
+from replicator.commands.check.findings import State
+from replicator.commands.check.queue import SETTINGS
 from replicator.copy import Outcome, Result
 from replicator.errors import ErrorClass
 from replicator.queue import Findings, Lane, ReconcileResult, history
-from replicator.queue.claim import Claim, Verdict
+from replicator.queue.attempt import Claim, Verdict
 from replicator.queue.job import MAX_ID_BYTES
 from replicator.reference import Reference, Repository
 from replicator.registry.errors import Denied
+from replicator.replication.advice import explained
 from replicator.schedule import parse_schedule
 from tests.docs.pages import ROOT, blocks
 
@@ -43,7 +43,7 @@ def test_the_exit_codes_are_those_of_the_program() -> None:
 
 
 def test_every_line_of_a_check_is_explained() -> None:
-    probes = [path.read_text() for path in (ROOT / "replicator" / "checking").glob("*.py")]
+    probes = [path.read_text() for path in (ROOT / "replicator" / "commands" / "check").glob("*.py")]
     printed = set(re.findall(r'(?:Finding|Probe)\(\s*"([a-z ]+)"', "\n".join(probes))) | {SETTINGS}
     assert printed == {cell.strip("`") for cell in first_cells(section("Before a start"))}
     assert all(f"`{state}`" in section("Before a start") for state in State)
@@ -126,7 +126,7 @@ def test_the_bounds_of_the_history_are_those_of_the_program() -> None:
 
 
 def test_every_part_of_the_status_page_is_explained() -> None:
-    template = (ROOT / "replicator/page/templates/parts.html.j2").read_text()
+    template = (ROOT / "replicator/server/page/templates/parts.html.j2").read_text()
     explained = ", ".join(first_cells(section("The status page")))
     for heading in re.findall(r"<h2[^>]*>([^<]+)</h2>", template):
         assert heading in explained

@@ -14,7 +14,6 @@ from tests.docs.pages import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-
 PAGE = (ROOT / "docs" / "security.md").read_text()
 NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)))
 
@@ -42,10 +41,15 @@ def test_no_limit_of_an_answer_is_left_out() -> None:
     """Whoever bounds something new says so."""
     listed = {limit.place for limits in limits_table.LIMITS.values() for limit in limits}
     bounds = set()
-    for module in ("app", "connections", "events", *(f"registry.{path.stem}" for path in _modules("registry"))):
+    for module in (
+        "server.app",
+        "server.http",
+        "harbor.events",
+        *(f"registry.{path.stem}" for path in _modules("registry")),
+    ):
         text = (ROOT / "replicator" / f"{module.replace('.', '/')}.py").read_text()
         bounds |= {f"{module}.{name}" for name in re.findall(r"^(_?MAX_[A-Z_]+) = ", text, re.MULTILINE)}
-    unbounding = {"events._MAX_NAME", "registry.errors._MAX_WORDS"}
+    unbounding = {"harbor.events._MAX_NAME", "registry.errors._MAX_WORDS"}
     assert bounds - listed == unbounding
 
 

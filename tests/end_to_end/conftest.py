@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from tests.standins.acr import AcrStandIn
     from tests.standins.harbor import HarborStandIn
 
-
 PUBLIC_NAME = "registry.cn-beijing.aliyuncs.com"
 """A name by which a registry is known to be an ACR."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from replicator.registry.digests import digest_of
+from replicator.registry.manifest import digest_of
 from tests.end_to_end.conftest import PUBLIC_NAME
 from tests.running import TOKEN, replicator, running
 from tests.standins.images import Index, attestation, fetch_raw, image, index, push, verify_tree

@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
-from replicator.backfill import RowOutcome
+from replicator.replication.report import RowOutcome
 from tests.end_to_end.unattended import unattended
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import image, push, verify_tree

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from replicator.copy import wanted_key
-from replicator.options import CopyOptions, Platform
+from replicator.copy.options import CopyOptions
 from replicator.queue import Checks, Queue
+from replicator.reference import Platform
 from tests.queue.servers import RedisServer
 from tests.running import TOKEN, replicator, running
 from tests.standins.images import Image, Index, image, index, push

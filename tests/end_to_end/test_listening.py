@@ -9,8 +9,8 @@ import aiohttp
 import pytest
 import trustme
 
+from tests.harbor.test_events import default
 from tests.running import TOKEN, replicator, running
-from tests.test_events import default
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,11 +15,11 @@ from replicator.reference import Reference
 from replicator.rules import CopyRequest
 from tests.docs.pages import ROOT, blocks
 from tests.end_to_end.test_push import EVERYTHING
+from tests.harbor.test_events import default
 from tests.running import TOKEN, Serving, replicator, running
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import image, push
 from tests.standins.logins import ACR_USER, HARBOR_ROBOT
-from tests.test_events import default
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import House

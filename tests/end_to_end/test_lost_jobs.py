@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from replicator.backfill import RowOutcome
-from replicator.backfill import run as backfill_run
+from replicator.replication import backfill as backfill_run
+from replicator.replication.report import RowOutcome
 from tests.end_to_end.unattended import unattended
 from tests.standins.images import image, push, verify_tree
 from tests.standins.logins import HARBOR_ROBOT

@@ -14,17 +14,17 @@ import aiohttp
 import pytest
 
 from replicator import __version__
-from replicator.metrics.families import LOOKED_UP
 from replicator.queue import Queue
+from replicator.server.metrics.families import LOOKED_UP
 from tests.end_to_end.test_failures import DENIED, destination
 from tests.end_to_end.test_push import EVERYTHING
+from tests.harbor.test_events import default
 from tests.queue.servers import RedisServer
 from tests.running import TOKEN, Serving, replicator, running
 from tests.scraping import OPEN_METRICS, Scrape, scrape, scraped_until
 from tests.standins.faults import Answer, Delay, Fault, Hold
 from tests.standins.images import blobs_of, image, push
 from tests.standins.logins import ACR_USER, HARBOR_ROBOT
-from tests.test_events import default
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

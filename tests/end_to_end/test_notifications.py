@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
-from tests.checking.asking import checked, failed
+from tests.commands.check.asking import checked, failed
 from tests.end_to_end.test_reload import LIBRARY, pushed
 from tests.queue.servers import RedisServer, free_port
 from tests.running import replicator, running

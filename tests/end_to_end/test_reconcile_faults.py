@@ -14,14 +14,14 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator import reconciling
 from replicator.copy import Copier
 from replicator.queue import Findings, Lane, Queue, ReconcileResult, ReconcileState
-from replicator.reconciling import Reconciler, next_run
 from replicator.registry import Registries
+from replicator.replication import reconciler as reconciling
+from replicator.replication.reconciler import Reconciler, next_run
+from replicator.replication.transfer import access_by
 from replicator.rules import load
 from replicator.schedule import Cron, Every
-from replicator.transfer import access_by
 from tests.queue.servers import RedisServer
 from tests.standins.faults import Fault, Hold
 from tests.standins.images import image, push

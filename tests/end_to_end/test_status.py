@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
+from tests.harbor.test_events import default
 from tests.running import PROGRAM, TOKEN, environment, replicator, running
 from tests.standins.faults import Answer, Delay, Fault
 from tests.standins.images import image, push
 from tests.standins.logins import HARBOR_ROBOT
-from tests.test_events import default
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping

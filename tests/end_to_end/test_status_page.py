@@ -6,9 +6,9 @@ import asyncio
 import re
 from typing import TYPE_CHECKING
 
-from tests.page.conftest import PASSWORD, ask
-from tests.page.reading import Document
 from tests.running import TOKEN, running
+from tests.server.page.conftest import PASSWORD, ask
+from tests.server.page.reading import Document
 from tests.standins.faults import Fault, Hold
 from tests.standins.images import image, push
 from tests.standins.logins import HARBOR_ROBOT

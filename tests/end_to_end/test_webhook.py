@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
+from tests.harbor.test_events import DIGEST, cloud, default
 from tests.queue.servers import RedisServer
 from tests.running import TOKEN, Serving, running
-from tests.test_events import DIGEST, cloud, default
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -10,20 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replicator.backfill import Backfill, Manner
-from replicator.cancelling import cancel_all
 from replicator.copy import Copier
 from replicator.queue import Lane, Queue, Worker
 from replicator.registry import Registries
-from replicator.replication import Handler
+from replicator.replication.backfill import Backfill
+from replicator.replication.compare import Manner
+from replicator.replication.job import Handler
+from replicator.replication.transfer import access_by
 from replicator.rules import load
-from replicator.transfer import access_by
+from replicator.tasks import cancel_all
 from tests.queue.servers import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from replicator.backfill import Report
+    from replicator.replication.report import Report
 
 
 @dataclass

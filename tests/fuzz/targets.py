@@ -10,24 +10,22 @@ from typing import TYPE_CHECKING
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from replicator.converting import File, Options, Program, convert
-from replicator.docker.config import parse_config
-from replicator.durations import parse_duration
+from replicator.commands.convert import File, Options, Program, convert_files
 from replicator.errors import ConfigError
-from replicator.events import MalformedEvent, parse_event
-from replicator.harbor.rows import artifact_of, project_of, repository_of
+from replicator.harbor.api import artifact_of, project_of, repository_of
+from replicator.harbor.events import MalformedEvent, parse_event
 from replicator.networks import Networks
 from replicator.queue.job import decode_job
 from replicator.reference import Reference, is_repository_name, is_tag
-from replicator.registry.challenges import lacks_scope, parse_challenges
+from replicator.registry.auth import lacks_scope, parse_challenges
+from replicator.registry.connection import Reply, resolve
+from replicator.registry.docker_config import parse_config
 from replicator.registry.errors import ProtocolViolated, from_answer
 from replicator.registry.limits import parse_retry_after
-from replicator.registry.locations import resolve
 from replicator.registry.manifest import MAX_MANIFEST_BYTES, parse_manifest, refuse_foreign_type
-from replicator.registry.pages import next_page
-from replicator.registry.reply import Reply
+from replicator.registry.requests import next_page
 from replicator.rules import CopyRequest, TagFilter, parse
-from replicator.schedule import parse_schedule
+from replicator.schedule import parse_duration, parse_schedule
 from tests.fuzz import corpus
 
 if TYPE_CHECKING:
@@ -129,7 +127,7 @@ def _converts(program: Program) -> Callable[[str], None]:
     options = Options(registry, namespace, environ={"X": "x"})
 
     def attempt(text: str) -> None:
-        converted = convert([File("images.yaml", text)], options, program)
+        converted = convert_files([File("images.yaml", text)], options, program)
         parse(converted.text, "converted", environ=dict.fromkeys((*converted.variables, "X"), "x"))
 
     return attempt

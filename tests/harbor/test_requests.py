@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 from replicator.harbor import HarborApi
-from replicator.harbor.policies import WebhookApi
+from replicator.harbor.policy_api import WebhookApi
+from replicator.harbor.registration import Change, Policies
 from replicator.reference import Repository
 from replicator.registry import Access, Registries
+from replicator.replication.transfer import access_by
 from replicator.rules import parse
-from replicator.transfer import access_by
-from replicator.webhooks.managing import Change, Policies
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import image, push
 from tests.standins.logins import HARBOR_ADMIN, HARBOR_ROBOT

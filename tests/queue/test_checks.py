@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicator.queue import Checks, Job, Lane, LeaseLost, Queue, Running
-from replicator.queue.clock import RedisClock
-from replicator.queue.contact import Contact
-from replicator.queue.lease import Lease, LeaseKeeper
+from replicator.queue.lease import Contact, Lease, LeaseKeeper
+from replicator.queue.memory import RedisClock
 from tests.queue.conftest import command, eventually, idle, working
 
 if TYPE_CHECKING:

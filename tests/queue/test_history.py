@@ -11,10 +11,10 @@ import pytest
 
 from replicator.errors import ErrorClass
 from replicator.queue import Description, Findings, History, Job, Lane, LetterPart, Queue, Reconciles, ReconcileState
-from replicator.queue.claim import Claim, Verdict
+from replicator.queue.attempt import Claim, Verdict
 from replicator.queue.history import MOST_JOBS, MOST_RECONCILES, encode_entry, lag_ms
 from tests.queue.conftest import Recorder, command, eventually, idle, working
-from tests.queue.test_trying_again import Fault
+from tests.queue.test_retrying import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

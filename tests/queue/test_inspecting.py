@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from replicator.cancelling import cancel_all
+from replicator.commands.failures import print_failures, retry_failures
+from replicator.commands.status import show_status
 from replicator.errors import ErrorClass
-from replicator.inspection import list_failures, retry_failures, show_status
 from replicator.queue import Job, Lane, Queue
 from replicator.settings import Settings, load_settings
+from replicator.tasks import cancel_all
 from tests.queue.conftest import Recorder, idle, working
-from tests.queue.test_trying_again import Fault
+from tests.queue.test_retrying import Fault
 
 if TYPE_CHECKING:
     from tests.queue.servers import RedisServer
@@ -69,7 +70,7 @@ async def test_ten_thousand_failures_are_listed_and_queued_again(
     async with working(queue, handler, concurrency={Lane.BACKFILL: 50}):
         await idle(queue, timeout=60)
     settings, out = settings_of(server, queue), console()
-    assert await list_failures(settings, as_json=True, out=out) == 0
+    assert await print_failures(settings, as_json=True, out=out) == 0
     assert text(out).count('"destination"') == number
     assert await retry_failures(settings, None, out=console(), err=console()) == 0
     counts = await queue.counts()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from replicator.queue import Job, Lane, LeaseLost, Queue, Running, Worker
-from replicator.queue.claim import Claim
+from replicator.queue.attempt import Claim
 from replicator.queue.job import dump_json
 from tests.queue.conftest import QUICK, Recorder, eventually, idle, working
 

@@ -10,7 +10,7 @@ import pytest
 from replicator.errors import ErrorClass
 from replicator.queue import Job, Lane, Queue, RetryPolicy
 from tests.queue.conftest import Recorder, eventually, idle, working
-from tests.queue.test_trying_again import Fault
+from tests.queue.test_retrying import Fault
 
 if TYPE_CHECKING:
     from tests.queue.servers import RedisServer

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from replicator.errors import ErrorClass
 from replicator.queue import Job, JsonValue, Lane, Queue, RetryPolicy, Running
 from tests.queue.conftest import Recorder, eventually, idle, working
-from tests.queue.test_trying_again import Fault
+from tests.queue.test_retrying import Fault
 
 if TYPE_CHECKING:
     from tests.queue.servers import RedisServer

@@ -11,7 +11,7 @@ from replicator.errors import ErrorClass
 from replicator.queue import Job, Lane, Queue, RetryPolicy, Running, Try, TryEnd
 from tests.queue.conftest import Recorder, eventually, idle, working
 from tests.queue.servers import CuttingProxy
-from tests.queue.test_trying_again import Fault
+from tests.queue.test_retrying import Fault
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ import structlog
 
 from replicator.errors import ConfigError
 from replicator.queue import Job, Lane, Queue, QueueUnavailable, Running
-from replicator.queue.contact import Contact
+from replicator.queue.lease import Contact
 from tests.queue.conftest import Recorder, eventually, idle, working
 from tests.queue.servers import CuttingProxy, RedisServer
 

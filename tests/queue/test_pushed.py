@@ -10,9 +10,9 @@ import pytest
 
 from replicator.errors import ErrorClass
 from replicator.queue import Job, Lane, Queue, RetryPolicy
-from replicator.queue.claim import Claim
+from replicator.queue.attempt import Claim
 from tests.queue.conftest import Recorder, eventually, idle, working
-from tests.queue.test_trying_again import Fault
+from tests.queue.test_retrying import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicator.queue import Job, Lane, Queue
-from replicator.queue.claim import Claim
+from replicator.queue.attempt import Claim
 
 if TYPE_CHECKING:
     from tests.queue.servers import RedisServer

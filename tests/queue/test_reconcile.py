@@ -14,7 +14,7 @@ import pytest
 
 from replicator.queue import Findings, Progress, Queue, QueueUnavailable, Reconciles, ReconcileState
 from tests.queue.conftest import eventually
-from tests.queue.test_turns_known import command
+from tests.queue.test_blob_locks_known import command
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

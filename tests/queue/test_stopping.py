@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from replicator.queue import Job, Lane, Queue, Running, Worker
-from replicator.queue.claim import Claim
+from replicator.queue.attempt import Claim
 from tests.queue.conftest import QUICK, Recorder, eventually, idle, working
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ async def test_a_handler_that_ignores_its_cancellation_does_not_hold_up_the_end_
 async def test_a_handed_back_job_is_picked_up_by_another_worker_at_once(
     queue: Queue, handler: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.queue.lane_worker.POLL_SECONDS", 60.0)
+    monkeypatch.setattr("replicator.queue.lane.POLL_SECONDS", 60.0)
     handler.gate.clear()
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
     worker, task = start(queue, handler, drain=0, lease=30)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from replicator.errors import ErrorClass
 from replicator.queue import Job, Lane, Queue, Running
 from tests.queue.conftest import Recorder, idle, working
-from tests.queue.test_trying_again import Fault
+from tests.queue.test_retrying import Fault
 
 if TYPE_CHECKING:
     import pytest
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 async def test_an_event_is_picked_up_when_it_is_announced_and_not_at_the_next_poll(
     queue: Queue, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.queue.lane_worker.POLL_SECONDS", 60.0)
+    monkeypatch.setattr("replicator.queue.lane.POLL_SECONDS", 60.0)
     ran = asyncio.Event()
 
     async def handle(_: Running) -> dict[str, Any]:
@@ -40,7 +40,7 @@ async def test_an_event_is_picked_up_when_it_is_announced_and_not_at_the_next_po
 async def test_a_retry_starts_when_it_is_due_and_not_at_the_next_poll(
     queue: Queue, handler: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.queue.lane_worker.POLL_SECONDS", 60.0)
+    monkeypatch.setattr("replicator.queue.lane.POLL_SECONDS", 60.0)
     handler.errors = [Fault(ErrorClass.TRANSIENT, retry_after=0.3)]
     async with working(queue, handler, lease=30):
         await asyncio.sleep(0.1)
@@ -64,7 +64,7 @@ async def test_a_lost_announcement_costs_no_more_than_a_poll(queue: Queue, handl
 async def test_announcements_are_heard_again_after_their_connection_was_cut(
     queue: Queue, handler: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.queue.lane_worker.POLL_SECONDS", 60.0)
+    monkeypatch.setattr("replicator.queue.lane.POLL_SECONDS", 60.0)
     async with working(queue, handler, lease=200):
         await asyncio.sleep(0.2)
         await queue.redis.client_kill_filter(_type="pubsub")
@@ -78,7 +78,7 @@ async def test_announcements_are_heard_again_after_their_connection_was_cut(
 async def test_a_silent_connection_for_announcements_is_replaced(
     queue: Queue, handler: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.queue.wakeup._PROBE_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.queue.best_effort._PROBE_SECONDS", 0.1)
     async with working(queue, handler):
         await asyncio.sleep(0.15)
         [before] = await queue.redis.client_list(_type="pubsub")

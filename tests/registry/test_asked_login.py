@@ -15,7 +15,7 @@ from aiohttp import web
 from replicator.errors import ErrorClass
 from replicator.reference import Repository
 from replicator.registry import Access, RegistryError
-from replicator.registry.access import IDENTITY_TOKEN, Login
+from replicator.registry.credentials import IDENTITY_TOKEN, Login
 from replicator.registry.errors import LoginMissing, LoginRefused, LoginUnavailable, Unauthorized
 from tests.registry.conftest import Server, client, served
 from tests.registry.guard import PASSWORD, USER, Guard, only_basic
@@ -47,7 +47,7 @@ class Helper:
 
 
 class Clock:
-    """The monotonic clock of `replicator.registry.login`, which stands still but for what a test adds."""
+    """The monotonic clock of `replicator.registry.credentials`, which stands still but for what a test adds."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -59,7 +59,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("replicator.registry.login.time", clock)
+    monkeypatch.setattr("replicator.registry.credentials.time", clock)
     return clock
 
 

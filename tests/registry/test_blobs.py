@@ -11,7 +11,6 @@ from aiohttp import web
 from replicator.errors import ErrorClass
 from replicator.reference import Repository
 from replicator.registry import Descriptor, RemoteRepository, Timing
-from replicator.registry.digests import digest_of
 from replicator.registry.errors import (
     ConnectionFailed,
     DigestMismatch,
@@ -22,6 +21,7 @@ from replicator.registry.errors import (
     TooManyRequests,
     UploadLost,
 )
+from replicator.registry.manifest import digest_of
 from tests.registry.conftest import QUICK, Server, client, repository
 from tests.standins.faults import Answer, Corrupt, Cut, CutUpload, Fault, FaultLayer, Headers
 from tests.standins.images import image as make_image
@@ -94,7 +94,7 @@ async def test_a_part_that_does_not_fit_is_refused(value: str) -> None:
 
 
 async def test_a_source_that_never_gets_on_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.registry.stream.backoff", lambda *_, **__: 0.0)
+    monkeypatch.setattr("replicator.registry.blob_stream.backoff", lambda *_, **__: 0.0)
     async with repository(with_ranges) as (remote, faults):
         faults.add(Fault(Cut(0), times=None))
         with pytest.raises(ConnectionFailed, match=r"(ended|broke) at byte 0") as caught:
@@ -215,7 +215,7 @@ async def test_wrong_bytes_never_complete_an_upload(pair: Pair) -> None:
 async def test_the_sources_error_is_told_when_the_source_is_at_fault(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.registry.stream.backoff", lambda *_, **__: 0.0)
+    monkeypatch.setattr("replicator.registry.blob_stream.backoff", lambda *_, **__: 0.0)
     pair.sending.add(Fault(Cut(100)))
     pair.sending.add(Fault(Answer(404, "BLOB_UNKNOWN"), times=None))
     with pytest.raises(NotFound) as caught:

@@ -15,7 +15,6 @@ from aiohttp import web
 from replicator.errors import ErrorClass
 from replicator.reference import Repository
 from replicator.registry import Access, Timing
-from replicator.registry.digests import digest_of
 from replicator.registry.errors import (
     CertificateRefused,
     ConnectionFailed,
@@ -29,6 +28,7 @@ from replicator.registry.errors import (
     ServerFailed,
     TooManyRequests,
 )
+from replicator.registry.manifest import digest_of
 from tests.registry.conftest import QUICK, Server, client, repository, served
 from tests.standins.faults import Answer, Cut, CutUpload, Delay, Fault, Headers, Redirect
 from tests.standins.images import image, push

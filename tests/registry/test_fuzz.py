@@ -15,14 +15,13 @@ from yarl import URL
 
 from replicator.reference import Repository
 from replicator.registry import Access, Descriptor, Registries
-from replicator.registry.auth import Authorizer, Token
-from replicator.registry.challenges import lacks_scope, parse_challenges
+from replicator.registry.auth import Authorizer, Token, lacks_scope, parse_challenges
+from replicator.registry.blob_stream import BlobStream
+from replicator.registry.connection import Reply
 from replicator.registry.errors import ConnectionFailed, ProtocolViolated, RegistryError, from_answer
 from replicator.registry.limits import parse_retry_after
 from replicator.registry.manifest import OCI_INDEX, OCI_MANIFEST, parse_manifest, refuse_foreign_type
-from replicator.registry.pages import next_page
-from replicator.registry.reply import Reply
-from replicator.registry.stream import BlobStream
+from replicator.registry.requests import next_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -15,7 +15,7 @@ from yarl import URL
 from replicator.errors import ErrorClass
 from replicator.reference import Repository
 from replicator.registry import Access, Descriptor, RemoteRepository, Timing
-from replicator.registry.connecting import connection_words
+from replicator.registry.connection import connection_words
 from replicator.registry.errors import (
     ConnectionFailed,
     Denied,
@@ -42,8 +42,8 @@ IMPATIENT = Timing(connect=2, read=0.3, write=0.3, commit=0.5, tag=0.5, tries=2)
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.registry.stream.backoff", lambda *_, **__: 0.0)
-    monkeypatch.setattr("replicator.registry.stream._MAX_STALLS", 1)
+    monkeypatch.setattr("replicator.registry.blob_stream.backoff", lambda *_, **__: 0.0)
+    monkeypatch.setattr("replicator.registry.blob_stream._MAX_STALLS", 1)
 
 
 async def nothing(_: web.BaseRequest) -> web.StreamResponse:

@@ -14,7 +14,6 @@ from replicator.errors import ErrorClass
 from replicator.reference import Repository
 from replicator.registry import Access, Descriptor, RemoteRepository
 from replicator.registry.auth import Token
-from replicator.registry.digests import digest_of
 from replicator.registry.errors import (
     ConnectionFailed,
     LoginRefused,
@@ -25,6 +24,7 @@ from replicator.registry.errors import (
     Unauthorized,
     UploadLost,
 )
+from replicator.registry.manifest import digest_of
 from tests.registry.conftest import QUICK, Server, client, served
 from tests.registry.guard import BASIC, PASSWORD, USER, Guard, only_basic
 from tests.standins.faults import Answer, Cut, CutUpload, Fault, FaultLayer, Redirect

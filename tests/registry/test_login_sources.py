@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from replicator.registry import Access
-from replicator.registry.access import Login
 from replicator.registry.auth import Authorizer
+from replicator.registry.credentials import Login
 from replicator.registry.errors import LoginRefused
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from replicator.options import Platform
+from replicator.reference import Platform
 from replicator.registry.manifest import (
     DOCKER_LIST,
     DOCKER_MANIFEST,

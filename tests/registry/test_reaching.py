@@ -44,7 +44,7 @@ class Inside:
 @pytest.fixture
 async def inside(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Inside]:
     """Everything here is on this machine, so of its addresses one alone counts as internal."""
-    monkeypatch.setattr("replicator.registry.reaching.is_internal", lambda address: address == INTERNAL)
+    monkeypatch.setattr("replicator.registry.connection.is_internal", lambda address: address == INTERNAL)
     service = Inside()
     server = web.Server(service.answer)
     runner = web.ServerRunner(server)
@@ -84,7 +84,7 @@ async def test_a_challenge_does_not_lead_to_an_internal_address(inside: Inside) 
 async def test_a_registry_of_this_machine_may_lead_to_this_machine(
     inside: Inside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.registry.reaching.is_internal", is_internal)
+    monkeypatch.setattr("replicator.registry.connection.is_internal", is_internal)
     async with repository(nothing) as (remote, faults):
         faults.add(Fault(Redirect(location=f"http://{inside.host}/o")))
         with pytest.raises(UnsupportedManifest):
@@ -119,7 +119,7 @@ async def test_a_token_endpoint_that_drips_its_answer_meets_the_deadline_of_a_re
 
 
 async def test_a_repository_with_more_tags_than_can_be_held_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.registry.tags.MAX_TAGS", 25)
+    monkeypatch.setattr("replicator.registry.requests.MAX_TAGS", 25)
 
     async def flood(request: web.BaseRequest) -> web.StreamResponse:
         page = int(request.query.get("page", "0"))

@@ -12,7 +12,6 @@ from aiohttp import web
 from replicator.errors import ErrorClass
 from replicator.reference import Repository
 from replicator.registry import RemoteRepository, Timing
-from replicator.registry.digests import digest_of
 from replicator.registry.errors import (
     ConnectionFailed,
     DigestMismatch,
@@ -22,7 +21,7 @@ from replicator.registry.errors import (
     RegistryError,
     UnsupportedManifest,
 )
-from replicator.registry.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, Manifest, parse_manifest
+from replicator.registry.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, Manifest, digest_of, parse_manifest
 from tests.registry.conftest import Server, client, repository
 from tests.standins.faults import Answer, Corrupt, Cut, Delay, Fault, Headers
 from tests.standins.images import fetch_raw, image, index, multi_arch, push, put_manifest
@@ -222,7 +221,7 @@ async def test_pages_that_run_in_a_circle_end() -> None:
 
 
 async def test_pages_without_end_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.registry.tags._MAX_PAGES", 20)
+    monkeypatch.setattr("replicator.registry.requests._MAX_TAG_PAGES", 20)
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         number = int(request.rel_url.query.get("last", "0"))

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from replicator.acr import automatic_attestations
-from replicator.options import VERBATIM, Attestations, CopyOptions, Platform
-from replicator.reference import Reference, Repository
+from replicator.aliyun.acr import automatic_attestations
+from replicator.copy.options import VERBATIM, Attestations, CopyOptions
+from replicator.reference import Platform, Reference, Repository
 from replicator.rules import CopyRequest, Rules, parse
 from tests.rules.building import ACR, DEFAULTS, HARBOR, PLAIN, message_of, problems_of, rules_of, text_of
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from replicator.options import Attestations, CopyOptions, Platform
-from replicator.reference import Reference, Repository
+from replicator.copy.options import Attestations, CopyOptions
+from replicator.reference import Platform, Reference, Repository
 from replicator.rules import Collision, CopyRequest, TagFilter, collisions
 from tests.rules.building import ACR, HARBOR, PLAIN, goes_to, rules_of
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from replicator.errors import ConfigError
-from replicator.options import Platform
-from replicator.reference import Reference, Repository
+from replicator.reference import Platform, Reference, Repository
 from replicator.rules import Rules, parse
 from replicator.rules.patterns import compile_glob
 from replicator.rules.tags import newest_first, version_of

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from replicator.docker import DockerLogins
 from replicator.errors import ConfigError
 from replicator.reference import Repository
 from replicator.registry import Access
+from replicator.registry.docker_logins import DockerLogins
 from replicator.rules import Rules, load_credentials, parse
 from tests.rules.building import ACR, HARBOR, PLAIN, text_of
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from replicator.rules.source import parse_source
+from replicator.rules.mapping import parse_source
 from tests.rules.building import ACR, HARBOR, PLAIN, goes_to, message_of, problems_in, problems_of, rules_of, text_of
 
 SHA = "sha256:" + "a" * 64

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from replicator.copy.options import CopyOptions
 from replicator.errors import ConfigError
-from replicator.options import CopyOptions, Platform
-from replicator.reference import Repository
+from replicator.reference import Platform, Repository
 from replicator.rules import Narrowing, Rules
 from tests.rules.building import HARBOR, PLAIN, rules_of
 

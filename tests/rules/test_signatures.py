@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from replicator.copy.options import CopyOptions
 from replicator.errors import ConfigError
-from replicator.options import CopyOptions
 from replicator.reference import Reference, Repository, is_signature_tag
 from replicator.rules import CopyRequest, Rules, TagFilter, collisions
 from tests.rules.building import HARBOR, PLAIN, rules_of

@@ -1,0 +1,229 @@
+"""All probes of one check: what is tried, and what follows from what was found."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+from replicator.commands.check.findings import Finding, Probe, State, tried
+from replicator.commands.check.queue import try_redis, try_state_directory
+from replicator.commands.check.registries import log_in, look_at_artifacts, look_at_certificate, look_for, try_push
+from replicator.commands.check.webhook import Expected, judge_webhook, look_at_policies, reach_receiver, try_address
+from replicator.harbor import HarborApi
+from replicator.harbor.registration import named_projects
+from replicator.reference import Reference, Repository
+from replicator.registry.errors import RegistryError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from replicator.registry import Access, Registries
+    from replicator.rules import Narrowing, Rules
+    from replicator.rules.request import Source
+    from replicator.settings import Settings
+
+_AT_ONCE = 16
+_MAX_NAMED = 5
+_CLOSED = "its registry can't be used"
+
+
+class Check:
+    """One check.
+
+    Args:
+        settings: of the run.
+        rules: of the run.
+        narrowing: what is meant of the rules.
+        registries: the way to their hosts.
+    """
+
+    def __init__(self, settings: Settings, rules: Rules, narrowing: Narrowing, registries: Registries) -> None:
+        self._settings = settings
+        self._rules = rules
+        self._narrowing = narrowing
+        self._registries = registries
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._logins: dict[tuple[str, Access | None], asyncio.Task[list[Finding]]] = {}
+        self._harbors: dict[str, asyncio.Task[bool]] = {}
+        self._destinations: dict[Repository, Reference] = {}
+        self._listed: dict[tuple[str, str, bool], Repository] = {}
+
+    async def run(self) -> list[Finding]:
+        """Try everything; return what was found, what is on this side last."""
+        sources = self._narrowing.sources()
+        named = self._rules.hosts_of({key for source in sources for key in source.rules})
+        async with asyncio.TaskGroup() as group:
+            local = [group.create_task(self._try(probe)) for probe in self._local_probes()]
+            # Where a source can't be listed its destinations are not known, but their hosts are.
+            places = [Repository(host, "x/x") for host in sorted(named)]
+            hosts = [
+                group.create_task(self._login(each)) for each in places if self._rules.credentials(each) is not None
+            ]
+            listing = [group.create_task(self._source(source)) for source in sources]
+            telling = group.create_task(self._policies(sources))
+        async with asyncio.TaskGroup() as group:
+            artifacts = [
+                group.create_task(self._artifacts(repository, whole=whole))
+                for (_, _, whole), repository in self._listed.items()
+            ]
+            pushes = [group.create_task(self._push(destination)) for destination in self._destinations.values()]
+        tasks = (*hosts, *listing, *artifacts, telling, *pushes, *local)
+        # One login serves several rules: it is told once.
+        return list(dict.fromkeys(line for task in tasks for line in task.result()))
+
+    def _local_probes(self) -> list[Probe]:
+        settings = self._settings
+        probes = [
+            Probe("webhook", settings.listen, partial(judge_webhook, settings)),
+            Probe("listen", settings.listen, partial(try_address, settings.listen, "REPLICATOR_LISTEN")),
+        ]
+        own = settings.metrics_listen
+        if own is not None:
+            probes.append(Probe("listen", own, partial(try_address, own, "REPLICATOR_METRICS_LISTEN")))
+        probes += [Probe("notify", each.host, partial(reach_receiver, each)) for each in settings.receivers]
+        if settings.redis_url is None:
+            directory = settings.state_dir
+            return [Probe("queue", str(directory), partial(try_state_directory, directory)), *probes]
+        url = settings.redis_url.get_secret_value()
+        return [Probe("redis", "REPLICATOR_REDIS_URL", partial(try_redis, url, settings.redis_prefix)), *probes]
+
+    async def _try(self, probe: Probe) -> list[Finding]:
+        async with self._slots:
+            return await tried(probe)
+
+    async def _login(self, repository: Repository) -> list[Finding]:
+        access = self._rules.credentials(repository)
+        key = (repository.registry, access)
+        if key not in self._logins:
+            anonymous = access is not None and access.is_anonymous
+
+            async def run() -> list[Finding]:
+                found = await log_in(self._registries, repository, anonymous=anonymous)
+                return found + (await look_at_certificate(repository.registry, access) if access is not None else [])
+
+            self._logins[key] = asyncio.create_task(self._try(Probe("login", repository.registry, run)))
+        return await self._logins[key]
+
+    async def _source(self, source: Source) -> list[Finding]:
+        repository = source.repository or Repository(source.registry, f"{source.project or 'x'}/x")
+        subject = str(source.repository or f"{source.registry}/{source.glob}")
+        found = await self._login(repository)
+        if _is_closed(found):
+            return [*found, Finding("list", subject, State.NOT_TRIED, _CLOSED)]
+
+        async def look() -> list[Finding]:
+            lines, requests = await look_for(self._registries, self._rules, self._narrowing, source)
+            for request in requests:
+                self._destinations.setdefault(request.destination.repository, request.destination)
+            if not requests:
+                lines.append(Finding("push", subject, State.NOT_TRIED, "there is nothing to push"))
+            elif source.needs_tags:
+                seen = requests[0].source.repository
+                project, slash, _ = seen.name.partition("/")
+                if slash:
+                    self._listed.setdefault((seen.registry, project, source.repository is None), seen)
+            return lines
+
+        return [*found, *await self._try(Probe("list", subject, look))]
+
+    async def _artifacts(self, repository: Repository, *, whole: bool) -> list[Finding]:
+        subject = f"{repository.registry}/{repository.name.partition('/')[0]}"
+
+        async def look() -> list[Finding]:
+            if not await self._is_harbor(repository):
+                message = "no Harbor (/api/v2.0/ping): a backfill lists tags as any registry does, without digests"
+                return [Finding("artifacts", subject, State.NOT_TRIED, message)]
+            return await look_at_artifacts(self._registries, repository, whole=whole)
+
+        return await self._try(Probe("artifacts", subject, look))
+
+    async def _policies(self, sources: Iterable[Source]) -> list[Finding]:
+        """Look at the webhook policies of every project that is meant."""
+        projects: list[tuple[str, str]] = []
+        open_sources: list[Source] = []
+        found: list[Finding] = []
+        for source in sources:
+            login = await self._login(Repository(source.registry, f"{source.project or 'x'}/x"))
+            if _is_closed(login):
+                subject = f"{source.registry}/{source.project or source.glob or source.repository}"
+                found.append(Finding("policy", subject, State.NOT_TRIED, _CLOSED))
+            else:
+                open_sources.append(source)
+
+        async def name() -> list[Finding]:
+            named, failed = await named_projects(open_sources, self._registries)
+            projects.extend(named)
+            message = "its projects can't be listed"
+            return [Finding("policy", registry, State.NOT_TRIED, message) for registry in failed]
+
+        found += await self._try(Probe("policy", "the projects that the rules name", name))
+        expected = Expected.of(self._settings)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._policy(registry, project, expected)) for registry, project in projects]
+        return [*found, *merged([line for task in tasks for line in task.result()])]
+
+    async def _policy(self, registry: str, project: str, expected: Expected) -> list[Finding]:
+        subject = f"{registry}/{project}"
+        place = Repository(registry, f"{project}/x")
+
+        async def look() -> list[Finding]:
+            if not await self._is_harbor(place):
+                message = "no Harbor (/api/v2.0/ping): nothing tells of its pushes, only a reconcile finds them"
+                return [Finding("policy", subject, State.NOT_TRIED, message)]
+            return await look_at_policies(self._registries, registry, project, expected)
+
+        if _is_closed(await self._login(place)):
+            return [Finding("policy", subject, State.NOT_TRIED, _CLOSED)]
+        return await self._try(Probe("policy", subject, look))
+
+    async def _is_harbor(self, place: Repository) -> bool:
+        """Ask a host once whether it is a Harbor, under the login for ``place``; one that does not answer is none."""
+        api = HarborApi(place.registry, self._registries.transport(place))
+
+        async def ask() -> bool:
+            try:
+                return await api.is_harbor()
+            except RegistryError:
+                return False
+
+        if place.registry not in self._harbors:
+            self._harbors[place.registry] = asyncio.create_task(ask())
+        # One probe's deadline must not end it for the others.
+        return await asyncio.shield(self._harbors[place.registry])
+
+    async def _push(self, destination: Reference) -> list[Finding]:
+        subject = str(destination.repository)
+        found = await self._login(destination.repository)
+        if _is_closed(found):
+            return [*found, Finding("push", subject, State.NOT_TRIED, _CLOSED)]
+        return [*found, *await self._try(Probe("push", subject, partial(try_push, self._registries, destination)))]
+
+
+def merged(found: Iterable[Finding]) -> list[Finding]:
+    """Tell once what could not be tried at several projects of a registry for the same reason.
+
+    Args:
+        found: whose subjects are registry and project.
+    """
+    alike: dict[tuple[str, str, str], list[Finding]] = {}
+    lines: list[Finding] = []
+    for finding in found:
+        if finding.state is not State.NOT_TRIED:
+            lines.append(finding)
+            continue
+        registry = finding.subject.partition("/")[0]
+        alike.setdefault((finding.name, registry, finding.message), []).append(finding)
+    for (name, registry, message), group in alike.items():
+        if len(group) == 1:
+            lines += group
+            continue
+        projects = [finding.subject.partition("/")[2] for finding in group]
+        more = f" and {len(projects) - _MAX_NAMED} more" if len(projects) > _MAX_NAMED else ""
+        named = f"{', '.join(projects[:_MAX_NAMED])}{more}"
+        lines.append(Finding(name, registry, State.NOT_TRIED, f"{message} (in {named})"))
+    return lines
+
+
+def _is_closed(found: list[Finding]) -> bool:
+    return any(finding.name == "login" and finding.state is State.FAILED for finding in found)

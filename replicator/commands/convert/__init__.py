@@ -1,0 +1,208 @@
+"""Whose file it is, by what stands in it.
+
+From other programs' files to a rules file; a module a format, without network.
+
+``replicator convert``: another program's files as a rules file.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from replicator.commands.convert import image_syncer, regsync, skopeo
+from replicator.commands.convert.draft import Converted, File, Options, finished
+from replicator.commands.init import write
+from replicator.commands.options import Namespace, Registry
+from replicator.errors import ConfigError, Problem
+from replicator.reference import is_registry
+from replicator.rules.document import MAX_BYTES, read_document
+
+__all__ = ["Converted", "File", "Options", "Program", "convert_files"]
+
+Program = Literal["image-syncer", "regsync", "skopeo"]
+"""A program whose files can be converted."""
+Part = Literal["whole", "auth", "images"]
+"""What of image-syncer's two sections a file is."""
+
+_LOGIN = frozenset({"username", "password", "insecure"})
+
+
+def read(files: Sequence[File], program: Program | None) -> tuple[Program, dict[str, Any]]:
+    """Read the files, and tell whose they are.
+
+    Args:
+        files: one, or the two of image-syncer in any order.
+        program: whose they are said to be; None to find out.
+
+    Returns:
+        The program, and the top level of its file. Of two files it is ``auth`` and ``images``.
+
+    Raises:
+        ConfigError: a file can't be read, they don't go together, or it can't be told whose they are.
+    """
+    source = " and ".join(file.name for file in files)
+    problems: list[Problem] = []
+    values: dict[str, Any] = {}
+    for file in files:
+        document = read_document(file.text)
+        problems += [_named(file.name, problem, alone=len(files) == 1) for problem in document.problems]
+        values[file.name] = document.value
+        if document.readable and not (isinstance(document.value, dict) and document.value):
+            problems.append(_named(file.name, Problem("", "is no mapping with something in it"), alone=len(files) == 1))
+    if len(values) < len(files):
+        problems.append(Problem("", "the same file twice"))
+    if problems:
+        raise ConfigError(source, problems)
+    kinds = {name: _kinds(value, program) for name, value in values.items()}
+    if len(files) == 1:
+        (value,), (found,) = values.values(), kinds.values()
+        kind = _only(found, source, value)
+        if kind[0] == "image-syncer" and kind[1] != "whole":
+            value = {kind[1]: value}
+        return kind[0], value
+    return "image-syncer", _together(values, kinds, source)
+
+
+def _named(name: str, problem: Problem, *, alone: bool) -> Problem:
+    return problem if alone else Problem(f"{name}: {problem.path}" if problem.path else name, problem.message)
+
+
+def _kinds(value: Mapping[str, Any], program: Program | None) -> list[tuple[Program, Part]]:
+    """Return all that a file can be."""
+    found: list[tuple[Program, Part]] = []
+    entries = list(value.values())
+    hosts = all(is_registry(key.partition("/")[0]) for key in value)
+    if "sync" in value or (set(value) & {"creds", "defaults"} and set(value) <= {"version", "creds", "defaults"}):
+        found.append(("regsync", "whole"))
+    if isinstance(value.get("images"), dict) or isinstance(value.get("auth"), dict):
+        found.append(("image-syncer", "whole"))
+    if hosts and all(isinstance(entry, dict) and (not entry or set(entry) & _LOGIN) for entry in entries):
+        found.append(("image-syncer", "auth"))
+    if hosts and all(isinstance(entry, str | list) for entry in entries):
+        found.append(("image-syncer", "images"))
+    if hosts and all(isinstance(entry, dict) and set(entry) & set(skopeo.FIELDS) for entry in entries):
+        found.append(("skopeo", "whole"))
+    if program is None:
+        return found
+    ours = [kind for kind in found if kind[0] == program]
+    return ours or [(program, "whole")]
+
+
+def _only(found: list[tuple[Program, Part]], source: str, value: Mapping[str, Any]) -> tuple[Program, Part]:
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = " or ".join(f"{kind[0]} ({kind[1]})" if kind[1] != "whole" else kind[0] for kind in found)
+        raise ConfigError(source, [Problem("", f"can be a file of {names}: say which with --from")])
+    keys = ", ".join(list(value)[:3])
+    message = (
+        f"no file of image-syncer (auth, images), regsync (creds, sync) or skopeo sync (a registry a key), by its "
+        f"keys: {keys}"
+    )
+    raise ConfigError(source, [Problem("", message)])
+
+
+def _together(
+    values: Mapping[str, Any], kinds: Mapping[str, list[tuple[Program, Part]]], source: str
+) -> dict[str, Any]:
+    """Return the sections of image-syncer's two files."""
+    problems: list[Problem] = []
+    sections: dict[str, Any] = {}
+    for name, found in kinds.items():
+        parts = [kind[1] for kind in found if kind[0] == "image-syncer" and kind[1] != "whole"]
+        if len(parts) == 1 and parts[0] not in sections:
+            sections[parts[0]] = values[name]
+            continue
+        if len(parts) == 1:
+            what = f"a second file with {parts[0]}"
+        elif found:
+            what = f"a file of {' or '.join(dict.fromkeys(kind[0] for kind in found))} by itself"
+        else:
+            what = "neither logins by registry nor destinations by source"
+        problems.append(Problem(name, f"{what}; several files are one with auth and one with images of image-syncer"))
+    if len(kinds) > 2 and not problems:
+        problems.append(Problem("", "at most two files go together: auth and images of image-syncer"))
+    if problems:
+        raise ConfigError(source, problems)
+    return sections
+
+
+_FORMATS = {"image-syncer": image_syncer.drafted, "regsync": regsync.drafted, "skopeo": skopeo.drafted}
+
+
+def convert_files(files: Sequence[File], options: Options, program: Program | None = None) -> Converted:
+    """Convert the files of another program.
+
+    Args:
+        files: one; or two of image-syncer, ``auth`` and ``images``, in any order.
+        options: what the files don't say.
+        program: whose they are; None to tell by what stands in them.
+
+    Raises:
+        ConfigError: they can't be read, or their rules can't be used; with every problem at once.
+    """
+    found, sections = read(files, program)
+    return finished(_FORMATS[found](sections, options), " and ".join(file.name for file in files))
+
+
+def convert(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...", help="A file, JSON or YAML; of image-syncer also two: logins and images, in any order."
+        ),
+    ],
+    program: Annotated[
+        Literal["auto", "image-syncer", "regsync", "skopeo"],
+        typer.Option("--from", help="Whose file it is; auto tells by its content."),
+    ] = "auto",
+    to: Annotated[
+        str | None,
+        typer.Option(
+            help="Where images go whose destination the file does not name, which is all of skopeo's.",
+            metavar="HOST[/NAMESPACE]",
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="The rules file to write; stdout without it.")] = None,
+    registry: Registry = None,
+    namespace: Namespace = None,
+    keep_secrets: Annotated[
+        bool, typer.Option("--keep-secrets", help="Write passwords as they are, not as variables.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output, if it is there.")] = False,
+) -> None:
+    """Turn a file of image-syncer, regsync or skopeo sync into a rules file; what has no equivalent is told."""
+    if to is not None:
+        if registry is not None or namespace is not None:
+            message = "says the same as --registry and --namespace together; give one of the two"
+            raise ConfigError("command line", [Problem("--to", message)])
+        registry, _, namespace = to.rstrip("/").partition("/")
+        if not is_registry(registry):
+            message = f"{registry!r} is no registry's host: write HOST or HOST/NAMESPACE, the host with a dot or a port"
+            raise ConfigError("command line", [Problem("--to", message)])
+    options = Options(registry, namespace or None, keep_secrets, os.environ)
+    read = [File(str(file), _text(file)) for file in files]
+    found = convert_files(read, options, None if program == "auto" else program)
+    if output is None:
+        typer.echo(found.text, nl=False)
+    else:
+        write(output, found.text, mode=0o600, force=force)
+    source = " and ".join(file.name for file in read)
+    for remark in found.remarks:
+        typer.echo(f"{source}: {remark}", err=True)
+    if found.variables:
+        typer.echo(f"Set these variables to the logins of {source}: {', '.join(found.variables)}", err=True)
+
+
+def _text(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            # One byte more, so that who parses it sees that it is too large.
+            data = opened.read(MAX_BYTES + 1)
+        return data.decode("utf-8-sig", errors="replace" if len(data) > MAX_BYTES else "strict")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(str(file), [Problem("", f"it can't be read: {reason}")]) from None

@@ -1,0 +1,222 @@
+"""``replicator status``: what the queue does at one moment, once or again and again.
+
+The way to the queue for commands that only look: a queue that nobody has used is a mistake in the options.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.filesize import decimal
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from replicator.commands.options import RedisUrl, StateDir, prepared_settings, run, stderr
+from replicator.console import age, document, iso, page, plain
+from replicator.errors import OK, ConfigError, Problem
+from replicator.queue import Lane, Queue, QueueUnavailable, ReconcileResult, Status
+from replicator.server.runtime import open_queue
+from replicator.settings import Settings
+
+
+@asynccontextmanager
+async def existing_queue(settings: Settings) -> AsyncIterator[Queue]:
+    """Open the queue that the settings name; an embedded one at rest is started for as long as the context lasts.
+
+    Raises:
+        ConfigError: the settings can't be used, or the state directory does not exist. It is not made: what is asked
+            for would be found empty, and be no one's answer.
+        QueueError: the embedded server does not start.
+    """
+    if settings.redis_url is None and not settings.state_dir.exists():
+        message = (
+            "does not exist, so no replicator has run with it; run this as the user of the service and with its "
+            "settings (--state-dir or REPLICATOR_STATE_DIR, or the Redis URL)"
+        )
+        raise ConfigError(f"state directory {settings.state_dir}", [Problem("", message)])
+    async with open_queue(settings) as queue:
+        yield queue
+
+
+_SHOWN = 20
+"""Waiting copies in the table; the count tells how many there are, and JSON has up to a thousand."""
+
+
+def drawn(status: Status) -> RenderableType:
+    """Draw the queue's status for a person."""
+    parts: list[RenderableType] = [_head(status), _lanes(status)]
+    if status.counts.dead:
+        parts.append(Text(f"{status.counts.dead} given up: replicator failures lists them", style="red"))
+    if status.running:
+        parts += [Text(), _running(status)]
+    if status.waiting:
+        parts += [Text(), _waiting(status)]
+        more = len(status.waiting) - _SHOWN
+        if more > 0:
+            parts.append(Text(f"and {more}{'' if len(status.waiting) < 1000 else ' or more'} others"))
+    if status.workers:
+        parts += [Text(), _workers(status)]
+    if reconciles := _reconciles(status):
+        parts += [Text(), *reconciles]
+    return Group(*parts)
+
+
+def _head(status: Status) -> Text:
+    alive = len(status.workers)
+    head = Text("queue ").append_text(plain(status.where)).append(", ")
+    if not alive:
+        return head.append("no worker runs", style="yellow")
+    return head.append(f"{alive} worker{'s' if alive > 1 else ''}")
+
+
+def _lanes(status: Status) -> Table:
+    table = _table("", ">queued", ">running", ">waiting for a retry")
+    for lane, count in status.counts.lanes.items():
+        table.add_row(str(lane), str(count.queued), str(count.running), str(count.waiting))
+    return table
+
+
+def _running(status: Status) -> Table:
+    table = _table("running", "lane", ">since", ">bytes", ">try")
+    for job in status.running:
+        since = age((status.taken - job.since).total_seconds())
+        table.add_row(plain(job.id), str(job.lane), since, decimal(job.bytes_done), str(job.tries))
+    return table
+
+
+def _waiting(status: Status) -> Table:
+    table = _table("waiting for a retry", "lane", ">next in", ">tries", "class")
+    for job in status.waiting[:_SHOWN]:
+        due = age((job.due - status.taken).total_seconds())
+        what = Group(plain(job.id), Text("  ").append_text(plain(job.message)))
+        table.add_row(what, str(job.lane), due, str(job.tries), str(job.error_class))
+    return table
+
+
+def _workers(status: Status) -> Table:
+    table = _table("worker", ">up", *(f">{lane}" for lane in Lane), "")
+    for worker in status.workers:
+        slots = (f"{worker.running.get(lane, 0)} of {worker.concurrency.get(lane, 0)}" for lane in Lane)
+        up = age((status.taken - worker.started).total_seconds())
+        table.add_row(plain(f"{worker.host}:{worker.pid}"), up, *slots, "stopping" if worker.stopping else "")
+    return table
+
+
+def _reconciles(status: Status) -> list[Text]:
+    """Tell of the reconcile that runs and of the last one, a line each."""
+    lines, now = [], status.reconcile.now
+    if (running := status.reconcile.running) is not None:
+        since = age((now - running.since).total_seconds())
+        line = Text(f"reconcile running for {since} on ").append_text(plain(f"{running.host}:{running.pid}"))
+        lines.append(line.append(f", {running.progress.done} of {running.progress.listed} tags so far"))
+    if (last := status.reconcile.last) is not None:
+        lines.append(_last_reconcile(last, age((now - last.ended).total_seconds())))
+    return lines
+
+
+def _last_reconcile(last: ReconcileResult, ended: str) -> Text:
+    found = last.findings
+    line = Text(f"last reconcile {ended} ago on ").append_text(plain(last.host)).append(": ")
+    if found.error is not None:
+        return line.append("failed, ", style="red").append_text(plain(found.error))
+    line.append(f"{found.listed} tags in {last.seconds:.1f} s, {found.up_to_date} up to date, drift {found.drift}")
+    line.append(f", {found.skipped} skipped, {found.warnings} warnings")
+    if found.unregistered:
+        line.append(f", {found.unregistered} projects without a sure webhook policy", style="yellow")
+    return line.append(f", {found.failed} failed", style="red" if found.failed else "")
+
+
+async def show_status(settings: Settings, *, as_json: bool, every: float | None, out: Console, err: Console) -> int:
+    """Print what the queue does, once or again and again.
+
+    Args:
+        settings: where the queue is.
+        as_json: print `Status.to_json` instead of tables; with ``every``, one line each time.
+        every: seconds between two looks, until the process is ended; None to look once.
+        out: where to; a terminal is redrawn.
+        err: where an outage of the queue is told meanwhile.
+
+    Returns:
+        The exit code: `OK`.
+
+    Raises:
+        ConfigError: the queue's settings are wrong.
+        QueueError: the queue does not answer, and ``every`` is None.
+    """
+    async with existing_queue(settings) as queue:
+        if every is None:
+            status = await Status.read(queue)
+            if as_json:
+                document(status.to_json(), out)
+            else:
+                page(drawn(status), out)
+        elif out.is_terminal and not as_json:
+            await _redraw(queue, every, out)
+        else:
+            await _repeat(queue, every, out, err, as_json=as_json)
+    return OK
+
+
+async def _redraw(queue: Queue, every: float, out: Console) -> None:
+    with Live(console=out, screen=True, auto_refresh=False) as live:
+        while True:
+            try:
+                live.update(drawn(await Status.read(queue)), refresh=True)
+            except QueueUnavailable as error:
+                live.update(plain(str(error)), refresh=True)
+            await asyncio.sleep(every)
+
+
+async def _repeat(queue: Queue, every: float, out: Console, err: Console, *, as_json: bool) -> None:
+    while True:
+        try:
+            status = await Status.read(queue)
+        except QueueUnavailable as error:
+            err.print(plain(str(error)), soft_wrap=True)
+        else:
+            if as_json:
+                document(status.to_json(), out, one_line=True)
+            else:
+                page(Group(Text(iso(status.taken)), drawn(status), Text()), out)
+        await asyncio.sleep(every)
+
+
+def _table(*headings: str) -> Table:
+    """Make an empty table; ``>`` before a heading puts its column to the right, and the first takes the room left."""
+    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
+    for number, heading in enumerate(headings):
+        right = heading.startswith(">")
+        table.add_column(
+            heading.removeprefix(">"),
+            justify="right" if right else "left",
+            overflow="fold",
+            no_wrap=number > 0,
+        )
+    return table
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+_WATCH_SECONDS = 2.0
+
+
+def status(
+    seconds: Annotated[
+        float | None,
+        typer.Argument(metavar="SECONDS", min=0.1, max=86_400, help="With --watch: how often; 2 when not said."),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
+    as_json: Json = False,
+    redis_url: RedisUrl = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Show what the queue does: what is queued, runs, waits for a retry or was given up, and who works."""
+    if seconds is not None and not watch:
+        raise ConfigError("command line", [Problem("SECONDS", "says how often to look; it goes with --watch")])
+    settings = prepared_settings(None, quiet=True, redis_url=redis_url, state_dir=state_dir)
+    every = (seconds or _WATCH_SECONDS) if watch else None
+    run(show_status(settings, as_json=as_json, every=every, out=Console(), err=stderr()))

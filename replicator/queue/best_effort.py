@@ -1,0 +1,252 @@
+"""Questions to Redis whose answers only spare work: none fails, and none is waited for longer than a deadline.
+
+What Redis is told soon, many things in one step.
+
+Hearing of something at once, over pub/sub. A message that gets lost costs no more than the next poll does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import structlog
+from redis.exceptions import NoPermissionError
+
+from replicator.queue.client import BATCH, FAULTS, Queue
+from replicator.tasks import cancel_all
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+
+    from redis.asyncio.client import PubSub
+
+log = structlog.get_logger("replicator.queue")
+
+_WARNING_SECONDS = 60.0
+_SILENT_DEADLINES = 5
+"""Deadlines for which a Redis that did not answer is not asked again: each who asks would wait for it."""
+
+
+class Questions:
+    """Runs scripts in tasks of their own, and warns once a minute when Redis does not do it.
+
+    Args:
+        queue: whose Redis.
+        deadline: seconds that Redis gets for an answer.
+        trouble: the event of the warning.
+    """
+
+    def __init__(self, queue: Queue, *, deadline: float, trouble: str) -> None:
+        self._queue = queue
+        self._deadline = deadline
+        self._trouble = trouble
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._silent_until = 0.0
+        self._quiet_until = 0.0
+
+    async def ask(self, script: str, *arguments: str | int) -> Any:
+        """Run a script within the deadline.
+
+        Args:
+            script: its name; see `Queue.run_script`.
+            arguments: what it takes after the prefix.
+
+        Returns:
+            The answer; None when Redis did not do it in time.
+        """
+        return await self.answer(self.send(script, *arguments))
+
+    def send(self, script: str, *arguments: str | int) -> asyncio.Task[Any]:
+        """Begin to run a script.
+
+        In a task of its own it goes on when the copy that asked is cancelled, and redis-py, which swallows a
+        cancellation at times while it connects, can't swallow that of the copy.
+        """
+        return self.start(self._run(script, *arguments))
+
+    async def answer(self, question: asyncio.Task[Any]) -> Any:
+        """Wait for the answer to what was sent, within the deadline; None when there is none."""
+        done, _ = await asyncio.wait({question}, timeout=self._deadline)
+        if done:
+            return None if question.cancelled() else question.result()
+        question.cancel()
+        self._silent_until = asyncio.get_running_loop().time() + _SILENT_DEADLINES * self._deadline
+        self._warn(f"no answer within {self._deadline:g} s")
+        return None
+
+    def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run something in the background, and keep it from being collected."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def aclose(self) -> None:
+        """End what still runs."""
+        await cancel_all(self._tasks)
+
+    async def _run(self, script: str, *arguments: str | int) -> Any:
+        if asyncio.get_running_loop().time() < self._silent_until:
+            return None
+        try:
+            return await self._queue.run_script(script, *arguments)
+        except Exception as error:  # noqa: BLE001 - whatever it is, a copy must not fail for it
+            self._warn(str(error) or type(error).__name__)
+            return None
+
+    def _warn(self, error: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._quiet_until:
+            self._quiet_until = now + _WARNING_SECONDS
+            log.warning(self._trouble, redis=self._queue.where, error=error)
+
+
+Item = TypeVar("Item")
+
+_MOST = 10 * BATCH
+
+
+class Outbox(Generic[Item]):
+    """Collects items, and sends them a moment after the first one came, or once there are 500.
+
+    Args:
+        send: sends up to 500; it must raise nothing and take no longer than a deadline of its own. What it does not
+            get through is lost.
+        pause: seconds that the first item waits for others.
+    """
+
+    def __init__(self, send: Callable[[Sequence[Item]], Awaitable[object]], *, pause: float = 1.0) -> None:
+        self._send = send
+        self._pause = pause
+        self._items: list[Item] = []
+        self._hurry = asyncio.Event()
+        self._sending: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def put(self, item: Item) -> None:
+        """Send an item soon; one of more than 5000 that wait is dropped, as is one that comes after the end."""
+        if self._closed or len(self._items) >= _MOST:
+            return
+        self._items.append(item)
+        if len(self._items) >= BATCH:
+            self._hurry.set()
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send_all())
+
+    async def aclose(self) -> None:
+        """Send what waits, and take nothing more."""
+        self._closed = True
+        self._hurry.set()
+        if (sending := self._sending) is not None:
+            try:
+                await asyncio.wait({sending})
+            finally:
+                await cancel_all({sending})
+
+    async def _send_all(self) -> None:
+        while self._items:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pause):
+                    await self._hurry.wait()
+            batch, self._items = self._items[:BATCH], self._items[BATCH:]
+            if len(self._items) < BATCH and not self._closed:
+                self._hurry.clear()
+            await self._send(batch)
+        self._sending = None
+
+
+_PROBE_SECONDS = 15.0
+_FORBIDDEN_SECONDS = 60.0
+
+
+async def listen(
+    queue: Queue, channel: str, events: Mapping[str, asyncio.Event], *, forbidden: int = logging.WARNING
+) -> None:
+    """Set an event whenever its name is announced, until cancelled; and all of them when it begins to hear.
+
+    Args:
+        queue: whose Redis.
+        channel: where the announcements are made.
+        events: by name; the mapping may change meanwhile.
+        forbidden: the level of the log line that says that the channel may not be listened to.
+    """
+    while True:
+        subscription = queue.redis.pubsub()
+        pause = 0.2
+        try:
+            await subscription.subscribe(channel)
+            await _hear(subscription, events)
+        except NoPermissionError as error:
+            log.log(forbidden, "queue polled", reason=str(error), channel=channel)
+            pause = _FORBIDDEN_SECONDS
+        except FAULTS as error:
+            # No matter for a warning: who picks jobs notices an outage too, and a cut connection harms nothing.
+            log.debug("wake-up connection lost", error=str(error))
+        finally:
+            await subscription.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it without types
+        await asyncio.sleep(pause)
+
+
+class Listener:
+    """Listens to a channel for as long as somebody in this process waits for a name to be announced there.
+
+    Args:
+        queue: whose Redis.
+        channel: where the announcements are made.
+    """
+
+    def __init__(self, queue: Queue, channel: str) -> None:
+        self._queue = queue
+        self._channel = channel
+        self._events: dict[str, asyncio.Event] = {}
+        self._waiting: dict[str, int] = {}
+        self._listening: asyncio.Task[None] | None = None
+        self._ending: set[asyncio.Task[None]] = set()
+
+    @contextmanager
+    def awaited(self, name: str) -> Iterator[asyncio.Event]:
+        """Give an event that is set when ``name`` is announced, and may be set without."""
+        event = self._events.setdefault(name, asyncio.Event())
+        self._waiting[name] = self._waiting.get(name, 0) + 1
+        if self._listening is None:
+            work = listen(self._queue, self._channel, self._events, forbidden=logging.DEBUG)
+            self._listening = asyncio.create_task(work)
+        try:
+            yield event
+        finally:
+            self._waiting[name] -= 1
+            if not self._waiting[name]:
+                del self._waiting[name], self._events[name]
+            if not self._events:
+                self._end(self._listening)
+                self._listening = None
+
+    def _end(self, listening: asyncio.Task[None]) -> None:
+        ending = asyncio.create_task(cancel_all({listening}))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+
+
+async def _hear(subscription: PubSub, events: Mapping[str, asyncio.Event]) -> None:
+    """Read messages; return when the connection is silent although it was asked to answer."""
+    probed = False
+    while True:
+        message = await subscription.get_message(timeout=_PROBE_SECONDS)
+        if message is None:
+            # A connection that a firewall has forgotten looks idle for ever.
+            if probed:
+                return
+            await subscription.ping()
+            probed = True
+            continue
+        probed = False
+        if message["type"] == "subscribe":
+            # Whatever was announced before is not heard again.
+            for event in events.values():
+                event.set()
+        elif message["type"] == "message" and (event_ := events.get(message["data"].decode())) is not None:
+            event_.set()

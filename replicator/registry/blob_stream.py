@@ -1,0 +1,207 @@
+"""Blob bytes in flight: read, verified, resumed, and handed to an upload without ever being held whole."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Self
+
+import aiohttp
+
+from replicator.registry.errors import ConnectionFailed, DigestMismatch, ProtocolViolated, RegistryError
+from replicator.registry.limits import backoff
+from replicator.registry.manifest import hasher_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from yarl import URL
+
+    from replicator.registry.manifest import Descriptor
+    from replicator.registry.transport import Transport
+
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)\Z")
+_HASH_INLINE = 64 * 1024
+"""Bytes below which a hop into a thread costs more than hashing where we are."""
+_MAX_STALLS = 5
+"""Broken reads in a row, without one byte of progress, after which a blob is given up."""
+
+
+class BlobStream:
+    """The bytes of one blob, as an asynchronous iterator of chunks.
+
+    The last chunk is given out only after all bytes have hashed to the blob's digest: whoever sends them on with a
+    Content-Length can't complete a wrong body. A connection that breaks is taken up again where it broke by a Range
+    request (RFC 9110, section 14), or from the start where the server does not do ranges; ``size`` bounds it all.
+
+    Attributes:
+        error: what ended the stream early, if anything did.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        url: URL,
+        scopes: frozenset[str],
+        blob: Descriptor,
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> None:
+        self.blob = blob
+        self.error: RegistryError | None = None
+        self._transport = transport
+        self._url = url
+        self._scopes = scopes
+        self._on_bytes = on_bytes
+        self._hasher = hasher_for(blob.digest)
+        self._hashing: asyncio.Future[None] | None = None
+        self._held = b""
+        self._offset = 0
+        self._skip = 0
+        self._stalls = 0
+        self._response: aiohttp.ClientResponse | None = None
+        self._exchange = AsyncExitStack()
+        self._closed = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await self._next_verified()
+        except RegistryError as error:
+            self.error = error
+            raise
+
+    async def open(self) -> None:
+        """Ask for the first byte, so that a source that refuses does so before anything is sent.
+
+        Raises:
+            RegistryError: the source has no such blob, or can't be reached.
+        """
+        while self._response is None:
+            await self._guarded(self._connect)
+
+    async def aclose(self) -> None:
+        """Give the connection back; a read under way ends."""
+        self._closed = True
+        self._response = None
+        await self._exchange.aclose()
+
+    async def _next_verified(self) -> bytes:
+        while chunk := await self._read():
+            await self._hash(chunk)
+            ready, self._held = self._held, chunk
+            if ready:
+                return ready
+        if self._hashing is not None:
+            await self._hashing
+            self._hashing = None
+        if f"{self.blob.digest.partition(':')[0]}:{self._hasher.hexdigest()}" != self.blob.digest:
+            raise DigestMismatch(
+                self._transport.registry, f"GET {self._url.path}", "the bytes served do not hash to the blob's digest"
+            )
+        ready, self._held = self._held, b""
+        if not ready:
+            raise StopAsyncIteration
+        return ready
+
+    async def _hash(self, chunk: bytes) -> None:
+        if self._hashing is not None:
+            await self._hashing
+            self._hashing = None
+        if len(chunk) < _HASH_INLINE:
+            self._hasher.update(chunk)
+        else:
+            self._hashing = asyncio.get_running_loop().run_in_executor(None, self._hasher.update, chunk)
+
+    async def _read(self) -> bytes:
+        """Return the next bytes; none when all ``size`` of them were read."""
+        while self._offset < self.blob.size and not self._closed:
+            if self._response is None:
+                await self._guarded(self._connect)
+                continue
+            chunk = await self._guarded(self._receive)
+            if self._skip:
+                dropped = min(self._skip, len(chunk))
+                self._skip -= dropped
+                chunk = chunk[dropped:]
+            if chunk:
+                self._stalls = 0
+                self._offset += len(chunk)
+                if self._offset > self.blob.size:
+                    raise self._mismatch("longer")
+                if self._on_bytes is not None:
+                    self._on_bytes(len(chunk))
+                return chunk
+        return b""
+
+    async def _receive(self) -> bytes:
+        assert self._response is not None  # noqa: S101 - only called with one open
+        try:
+            chunk = await self._response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise ConnectionFailed(
+                self._transport.registry, f"GET {self._url.path}", f"the transfer broke at byte {self._offset}: {error}"
+            ) from error
+        if not chunk:
+            raise ConnectionFailed(
+                self._transport.registry,
+                f"GET {self._url.path}",
+                f"the transfer ended at byte {self._offset} of {self.blob.size}",
+            )
+        self._transport.observer.received(self._transport.registry, len(chunk))
+        return chunk
+
+    async def _connect(self) -> bytes:
+        headers = {"Range": f"bytes={self._offset}-"} if self._offset else None
+        await self._exchange.aclose()
+        await self._transport.pause()
+        response = await self._exchange.enter_async_context(
+            self._transport.exchange("GET", self._url, scopes=self._scopes, headers=headers)
+        )
+        request = f"GET {self._url.path}"
+        if response.status == 206:
+            self._check_range(response.headers.get("Content-Range", ""), request)
+            self._skip = 0
+        elif response.status == 200:
+            self._skip = self._offset
+            if response.content_length not in (None, self.blob.size):
+                raise self._mismatch("longer" if (response.content_length or 0) > self.blob.size else "shorter")
+        else:
+            raise await self._transport.failure("GET", response)
+        self._response = response
+        return b""
+
+    async def _guarded(self, step: Callable[[], object]) -> bytes:
+        """Run a step; a passing fault drops the connection, to be taken up again, unless nothing ever moves."""
+        try:
+            return await step()  # type: ignore[misc,no-any-return]  # both steps are coroutine functions
+        except RegistryError as error:
+            self._response = None
+            self._stalls += 1
+            if not _passing(error) or self._stalls > _MAX_STALLS or self._closed:
+                raise
+            await asyncio.sleep(max(backoff(self._stalls, base=0.1), min(error.retry_after or 0.0, 30.0)))
+            return b""
+
+    def _check_range(self, value: str, request: str) -> None:
+        match = _CONTENT_RANGE.match(value)
+        total = match and match[3]
+        if match is None or int(match[1]) != self._offset or total not in ("*", str(self.blob.size)):
+            raise ProtocolViolated(
+                self._transport.registry,
+                request,
+                f"asked from byte {self._offset} of {self.blob.size}, answered Content-Range {value[:80]!r}",
+            )
+
+    def _mismatch(self, how: str) -> DigestMismatch:
+        return DigestMismatch(
+            self._transport.registry,
+            f"GET {self._url.path}",
+            f"the blob served is {how} than the {self.blob.size} bytes its manifest says",
+        )
+
+
+def _passing(error: RegistryError) -> bool:
+    return error.error_class == "transient"

@@ -1,0 +1,237 @@
+"""Every refusal of ACR gets its class, keeps ACR's own words, and says what to do."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+
+from replicator.copy import Copier
+from replicator.copy.options import Attestations, CopyOptions
+from replicator.errors import ErrorClass
+from replicator.reference import Reference, Repository
+from replicator.registry import Access, Registries, RegistryError
+from replicator.registry.credentials import Login
+from replicator.registry.errors import (
+    AskedLoginRefused,
+    ConnectionFailed,
+    Denied,
+    LoginRefused,
+    TooManyRequests,
+    Unauthorized,
+)
+from replicator.replication.advice import explained
+from tests.copy.conftest import QUICK, Registry, a_registry
+from tests.standins.acr import AcrStandIn
+from tests.standins.faults import Answer, Cut, Fault
+from tests.standins.images import Image, Index, attestation, image
+from tests.standins.logins import ACR_USER
+from tests.standins.tokens import READ, Account
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytest_plugins = ["tests.standins.fixtures"]
+
+PERSONAL = "registry.cn-beijing.aliyuncs.com"
+ENTERPRISE = "corp-registry.cn-beijing.cr.aliyuncs.com"
+LOGIN = Access(*ACR_USER)
+WRONG = replace(LOGIN, password="mistaken-secret")
+
+
+class Given:
+    """Gives out a login as Alibaba Cloud's OpenAPI does, which the registry takes or not."""
+
+    def __init__(self, password: str) -> None:
+        self._password = password
+
+    async def login(self, _: str | None) -> Login:
+        return Login(ACR_USER[0], self._password)
+
+    def refused(self, _: Login) -> bool:
+        return False
+
+
+def artifact(config: str) -> Image:
+    """Make a manifest whose config is of this media type, as charts, caches and most artifacts have one."""
+    made = image(5)
+    content = made.content.replace(made.blobs[0].media_type.encode(), config.encode())
+    return Image(made.media_type, content, (replace(made.blobs[0], media_type=config), *made.blobs[1:]))
+
+
+def not_an_image(config: str) -> Row:
+    says = (f"unknown manifest class for {config}", "it takes only images", "attestations: strip")
+    return Row(Denied, ErrorClass.PERMANENT, says, ("can mean",), pushed=artifact(config))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of what ACR refuses.
+
+    Attributes:
+        kind: the error that it is.
+        error_class: what that means for the next try.
+        says: parts of the message, in this order: ACR's words first, causes in the order of how likely they are.
+        hides: what the message must not say.
+        name: the repository that is pushed to.
+        acr: how the ACR is.
+        login: who pushes.
+        fault: what goes wrong at the registry.
+        token_fault: what goes wrong at the token service.
+        pushed: the image.
+        host: under which name the ACR is reached.
+    """
+
+    kind: type[RegistryError]
+    error_class: ErrorClass
+    says: tuple[str, ...]
+    hides: tuple[str, ...] = ()
+    name: str = "cache/app"
+    acr: dict[str, Any] = field(default_factory=dict)
+    login: Access = LOGIN
+    fault: Fault | None = None
+    token_fault: Fault | None = None
+    pushed: Image | Index = field(default_factory=lambda: image(1))
+    host: str = PERSONAL
+
+
+DENIED = "requested access to the resource is denied"
+CAUSES = ("may not push", "does not exist", "Automatically Create Repository", "quota is used up", "300 repositories")
+ROWS = {
+    "wrong password": Row(
+        LoginRefused, ErrorClass.CREDENTIALS, ("USERNAME_OR_PASSWORD_ERROR", "Access Credential"), login=WRONG
+    ),
+    "never set up": Row(
+        LoginRefused,
+        ErrorClass.CREDENTIALS,
+        ("USER_NOT_EXIST", "never set up Container Registry"),
+        token_fault=Fault(Answer(401, "UNAUTHORIZED", "USER_NOT_EXIST"), times=None),
+    ),
+    "never set up, under aliyun": Row(
+        AskedLoginRefused,
+        ErrorClass.CREDENTIALS,
+        ("USER_NOT_EXIST", "account under aliyun", "never set up Container Registry", "region and instance_id"),
+        ("username under auth",),
+        login=Access(logins=Given(ACR_USER[1])),
+        token_fault=Fault(Answer(401, "UNAUTHORIZED", "USER_NOT_EXIST"), times=None),
+    ),
+    "a login of another account, under aliyun": Row(
+        AskedLoginRefused,
+        ErrorClass.CREDENTIALS,
+        ("USERNAME_OR_PASSWORD_ERROR", "account under aliyun", "region and instance_id"),
+        ("check username and password",),
+        login=Access(logins=Given("mistaken-secret")),
+    ),
+    "no login": Row(
+        LoginRefused, ErrorClass.CREDENTIALS, ("authentication required", "check username and password"), login=Access()
+    ),
+    "dropped by the token host": Row(
+        ConnectionFailed, ErrorClass.TRANSIENT, ("connection",), ("denied",), token_fault=Fault(Cut(), times=None)
+    ),
+    "the token host fails": Row(
+        RegistryError,
+        ErrorClass.TRANSIENT,
+        ("502", "denied"),
+        ("can mean",),
+        token_fault=Fault(Answer(502, "DENIED", "denied"), times=None),
+    ),
+    "no namespace": Row(Unauthorized, ErrorClass.CREDENTIALS, CAUSES, name="absent/app"),
+    "no namespace, 403": Row(
+        Denied, ErrorClass.PERMANENT, (DENIED, *CAUSES), name="absent/app",
+        acr={"denied_status": 403, "denies_missing": False}, fault=Fault(Answer(404), "HEAD", times=None),
+    ),
+    "not created by a push": Row(Unauthorized, ErrorClass.CREDENTIALS, CAUSES, name="manual/app"),
+    "may only pull": Row(
+        Unauthorized, ErrorClass.CREDENTIALS, CAUSES, acr={"users": {ACR_USER[0]: Account(ACR_USER[1], READ)}}
+    ),
+    "denied at the first HEAD": Row(
+        Denied, ErrorClass.PERMANENT, CAUSES, name="absent/app", acr={"denied_status": 403}
+    ),
+    "a nested name": Row(
+        Unauthorized, ErrorClass.CREDENTIALS, ("exactly namespace/name, not 3 segments", "{flat}"), ("can mean",),
+        name="cache/team/app",
+    ),
+    "Enterprise": Row(
+        Unauthorized, ErrorClass.CREDENTIALS, CAUSES[:4], ("300",), name="absent/app",
+        acr={"personal": False}, host=ENTERPRISE,
+    ),
+    "a quota": Row(
+        Denied, ErrorClass.PERMANENT, ("REPO_EXCEED_QUOTA", "300 repositories", "delete"), ("can mean",),
+        fault=Fault(Answer(403, "DENIED", "REPO_EXCEED_QUOTA"), "POST", times=None),
+    ),
+    "an attestation": Row(
+        Denied, ErrorClass.PERMANENT, ("unknown manifest class for", "attestations: strip"), ("can mean",),
+        pushed=attestation(image(4), empty_config=True),
+    ),
+    "a chart": not_an_image("application/vnd.cncf.helm.config.v1+json"),
+    "a cache": not_an_image("application/vnd.buildkit.cacheconfig.v0"),
+    "an artifact": not_an_image("application/vnd.example.config.v1+json"),
+    "too many requests": Row(
+        TooManyRequests, ErrorClass.TRANSIENT, ("slow down", "REPLICATOR_CONCURRENCY"),
+        fault=Fault(Answer(429, "TOOMANYREQUESTS", "slow down", {"Retry-After": "0"}), "POST", times=None),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+async def source() -> AsyncIterator[Registry]:
+    async with a_registry() as registry:
+        yield registry
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+async def test_a_refusal_is_classified_and_explained(row: Row, source: Registry, acr_upstream: str) -> None:
+    await source.push("v1", row.pushed)
+    ways = {"users": dict([ACR_USER]), "namespaces": {"cache": True, "manual": False}, **row.acr}
+    async with AcrStandIn(acr_upstream, **ways) as acr:
+        acr.faults.faults += [row.fault] if row.fault is not None else []
+        acr.token_faults.faults += [row.token_fault] if row.token_fault is not None else []
+
+        def access(repository: Repository) -> Access:
+            if repository.registry == row.host:
+                return replace(row.login, endpoint=acr.url)
+            return Access(endpoint=f"http://{repository.registry}")
+
+        destination = Reference(Repository(row.host, row.name), tag="v1")
+        async with Registries(access, timing=QUICK) as registries:
+            with pytest.raises(row.kind) as caught:
+                await Copier(registries).copy(
+                    source.reference("v1"), destination, options=CopyOptions(attestations=Attestations.KEEP)
+                )
+        assert acr.leaks == []
+    message = explained(caught.value, destination)
+    assert caught.value.error_class is row.error_class
+    at = [message.find(part) for part in row.says]
+    assert -1 not in at, message
+    assert at == sorted(at), message
+    assert not any(part in message for part in (*row.hides, "mistaken-secret", ACR_USER[1])), message
+
+
+async def test_a_repository_that_is_not_there_has_no_tags_and_says_so(acr: AcrStandIn) -> None:
+    access = replace(Access(*ACR_USER), endpoint=acr.url)
+    async with Registries(lambda _: access, timing=QUICK) as registries:
+        with pytest.raises(RegistryError, match="NAME_UNKNOWN") as caught:
+            await anext(aiter(registries.source(Repository(PERSONAL, "cache/absent")).tags()))
+    assert caught.value.error_class is ErrorClass.PERMANENT
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_what_a_person_put_right_is_seen_by_the_next_try(
+    source: Registry, acr: AcrStandIn, monkeypatch: pytest.MonkeyPatch, status: Literal[401, 403]
+) -> None:
+    """A token says what was allowed when it was issued, and lives for minutes."""
+    acr.denied_status = status
+    await source.push("v1", image(1))
+    access = replace(LOGIN, endpoint=acr.url)
+    destination = Reference(Repository(PERSONAL, "manual/app"), tag="v1")
+    here = Access(endpoint=f"http://{source.host}")
+    async with Registries(lambda place: access if place.registry == PERSONAL else here, timing=QUICK) as registries:
+        with pytest.raises(RegistryError, match=DENIED):
+            await Copier(registries).copy(source.reference("v1"), destination)
+        acr.create_repository("manual/app")
+        later = SimpleNamespace(monotonic=lambda: time.monotonic() + 10)
+        monkeypatch.setattr("replicator.registry.auth.time", later)
+        await Copier(registries).copy(source.reference("v1"), destination)

@@ -1,0 +1,102 @@
+"""What `replicator check` finds before a run does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+
+from tests.commands.check.asking import RULE, checked, failed, told
+from tests.queue.servers import RedisServer
+from tests.running import replicator
+from tests.standins.faults import Answer, Fault, Headers
+from tests.standins.logins import ACR_USER, HARBOR_ROBOT
+
+if TYPE_CHECKING:
+    from tests.end_to_end.conftest import House
+
+
+async def test_where_all_is_well_nothing_fails_and_nothing_is_left_behind(pushed: House) -> None:
+    lines = await checked(pushed, pushed.rules(RULE), 0)
+    names = {"login", "list", "pull", "artifacts", "push", "queue", "webhook", "listen"}
+    assert set(told(lines, "ok")) == names
+    # The robot account has all that a copy needs, and nothing more.
+    assert {line["name"] for line in lines} - names == set(told(lines, "not tried")) == {"policy"}
+    assert pushed.harbor.pulls == []
+    assert not (pushed.directory / "state").exists()
+    asked = [(entry.method, entry.status) for entry in pushed.acr.faults.log if "/blobs/uploads/" in entry.path]
+    assert asked[-2:] == [("POST", 202), ("DELETE", 204)]
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"http://{pushed.behind_acr}/v2/image-syncer/app/tags/list") as answer:
+            assert answer.status == 404
+        async with session.get(f"http://{pushed.behind_acr}/v2/_catalog") as answer:
+            assert (await answer.json())["repositories"] in ([], None)
+
+
+@pytest.mark.parametrize("secret", [HARBOR_ROBOT[1], ACR_USER[1]])
+async def test_a_wrong_password_is_told_at_each_end(pushed: House, secret: str) -> None:
+    rules = pushed.rules(RULE)
+    rules.write_text(rules.read_text().replace(secret, "wrong"))
+    assert "check username and password" in failed(await checked(pushed, rules, 1))["login"]
+
+
+async def test_a_push_that_would_be_denied_is_told_with_what_it_can_mean(pushed: House) -> None:
+    rules = pushed.rules({"HARBOR/library/**": "ACR/manual/{name}"})
+    assert "Automatically Create Repository" in failed(await checked(pushed, rules, 1))["push"]
+
+
+async def test_a_rule_that_matches_nothing_is_told(pushed: House) -> None:
+    rules = pushed.rules({"HARBOR/library/absent*": "ACR/image-syncer/{name}"})
+    assert "nothing matches" in failed(await checked(pushed, rules, 1))["list"]
+
+
+async def test_a_host_that_refuses_connections_is_told(pushed: House) -> None:
+    rules = pushed.rules(RULE)
+    rules.write_text(rules.read_text().replace(pushed.harbor.host, "127.0.0.1:1"))
+    assert "can't connect to 127.0.0.1:1" in failed(await checked(pushed, rules, 1))["login"]
+
+
+async def test_a_clock_that_is_wrong_is_told(pushed: House) -> None:
+    skewed = Headers({"Date": "Thu, 01 Jan 2015 00:00:00 GMT"})
+    pushed.harbor.faults.add(Fault(skewed, path="/v2/$", times=None))
+    assert "set both by NTP" in failed(await checked(pushed, pushed.rules(RULE), 1))["clock"]
+
+
+async def test_a_redis_that_is_away_or_evicts_is_told(pushed: House) -> None:
+    url = f"unix://{pushed.directory}/r/redis.sock"
+    lines = await checked(pushed, pushed.rules(RULE), 1, REPLICATOR_REDIS_URL=url)
+    assert "REPLICATOR_REDIS_URL" in failed(lines)["redis"]
+    with RedisServer(pushed.directory / "r", "--maxmemory-policy", "allkeys-lru") as server:
+        lines = await checked(pushed, pushed.rules(RULE), 1, REPLICATOR_REDIS_URL=server.url)
+    assert "maxmemory-policy noeviction" in failed(lines)["redis settings"]
+
+
+async def test_a_webhook_without_a_token_is_told(pushed: House) -> None:
+    lines = await checked(pushed, pushed.rules(RULE), 1, REPLICATOR_WEBHOOK_TOKEN="")
+    assert "REPLICATOR_WEBHOOK_TOKEN" in failed(lines)["webhook"]
+
+
+async def test_a_list_that_the_login_may_not_read_is_told_with_what_is_needed(pushed: House) -> None:
+    pushed.harbor.faults.add(Fault(Answer(403, "FORBIDDEN"), path="/repositories$", times=None))
+    found = failed(await checked(pushed, pushed.rules(RULE), 1))
+    assert "list and pull repository" in found["list"]
+
+
+async def test_a_name_that_is_unknown_is_told(pushed: House) -> None:
+    rules = pushed.rules(RULE)
+    rules.write_text(rules.read_text().replace(pushed.harbor.host, "absent.invalid:443"))
+    assert "the name absent.invalid can't be resolved" in failed(await checked(pushed, rules, 1))["login"]
+
+
+async def test_wrong_rules_are_a_mistake_of_use(house: House) -> None:
+    rules = house.rules({"HARBOR/library/**": 5})
+    ended = await replicator("check", "--config", rules, cwd=house.directory)
+    assert (ended.code, "images" in ended.said) == (2, True)
+
+
+async def test_a_destination_is_tried_though_the_source_can_not_be_reached(pushed: House) -> None:
+    rules = pushed.rules(RULE)
+    rules.write_text(rules.read_text().replace(pushed.harbor.host, "127.0.0.1:1"))
+    lines = await checked(pushed, rules, 1)
+    assert ("login", pushed.acr.host, "ok") in {(line["name"], line["subject"], line["state"]) for line in lines}

@@ -1,0 +1,197 @@
+"""What `replicator check` finds of a Redis."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.asyncio import Redis
+
+from replicator.commands.check.findings import State
+from replicator.commands.check.queue import judge_file, judge_memory, try_redis
+from tests.commands.check.clocks import WrongClock
+from tests.docs.pages import ROOT
+from tests.queue.servers import RedisServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DOCUMENTED = re.search(r"^user replicator on >change-me (.*)$", (ROOT / "docs/deployment.md").read_text(), re.MULTILINE)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path / "r") as server:
+        yield server
+
+
+async def probed(url: str, state: State) -> dict[str, str]:
+    """The messages of a state by name; several of one name are joined."""
+    found: dict[str, str] = {}
+    for finding in await try_redis(url, "replicator"):
+        if finding.state is state:
+            found[finding.name] = "; ".join(filter(None, [found.get(finding.name), finding.message]))
+    return found
+
+
+async def user(server: RedisServer, rights: str) -> str:
+    """Make a user; return the URL for it."""
+    async with Redis(unix_socket_path=str(server.socket)) as redis:
+        await redis.execute_command("ACL", "SETUSER", "checker", "on", ">hidden", *rights.split())  # type: ignore[no-untyped-call]  # redis-py leaves it without types
+    return f"unix://checker:hidden@{server.socket}"
+
+
+async def test_one_that_is_as_it_should_be_is_told_to_be_so(own: RedisServer) -> None:
+    own.stop()
+    own.options = ("--maxmemory-policy", "noeviction")
+    own.start()
+    found = await try_redis(own.url, "replicator")
+    assert [(each.name, each.state) for each in found] == [
+        ("redis", State.OK),
+        ("redis settings", State.OK),
+        ("redis settings", State.OK),
+        ("clock", State.OK),
+    ]
+    assert "appendfsync always" in found[1].message
+
+
+@pytest.mark.parametrize("snapshots", ["", "60 1"], ids=["nothing", "snapshots"])
+async def test_one_without_an_append_only_file_is_told(own: RedisServer, snapshots: str) -> None:
+    own.stop()
+    own.options = ("--appendonly", "no", "--save", snapshots)
+    own.start()
+    assert "set appendonly yes" in (await probed(own.url, State.FAILED))["redis settings"]
+
+
+async def test_one_that_may_lose_the_last_second_is_told_what_helps(own: RedisServer) -> None:
+    own.stop()
+    own.options = ("--appendfsync", "everysec")
+    own.start()
+    assert "appendfsync always" in (await probed(own.url, State.OK))["redis settings"]
+
+
+async def test_one_that_evicts_is_told(own: RedisServer) -> None:
+    own.stop()
+    own.options = ("--maxmemory-policy", "allkeys-lru")
+    own.start()
+    assert "maxmemory-policy noeviction" in (await probed(own.url, State.FAILED))["redis settings"]
+
+
+async def test_one_whose_memory_is_full_is_told(own: RedisServer) -> None:
+    own.stop()
+    own.options = ("--maxmemory", "1mb", "--maxmemory-policy", "noeviction")
+    own.start()
+    async with Redis(unix_socket_path=str(own.socket)) as redis:
+        await redis.config_set("maxmemory", 1)
+    assert "raise its maxmemory" in (await probed(own.url, State.FAILED))["redis"]
+
+
+async def test_a_replica_is_told(own: RedisServer) -> None:
+    async with Redis(unix_socket_path=str(own.socket)) as redis:
+        await redis.execute_command("REPLICAOF", "127.0.0.1", "1")  # type: ignore[no-untyped-call]  # as above
+    assert "set REPLICATOR_REDIS_URL to its master" in (await probed(own.url, State.FAILED))["redis"]
+
+
+@pytest.mark.parametrize("ahead", [3600, -90])
+async def test_a_clock_that_is_wrong_is_told(own: RedisServer, tmp_path: Path, ahead: float) -> None:
+    async with WrongClock(tmp_path / "clock.sock", own.socket, ahead) as clock:
+        found = await probed(clock.url, State.FAILED)
+    assert "set both by NTP" in found["clock"]
+    assert ("ahead of" if ahead > 0 else "behind") in found["clock"]
+
+
+async def test_a_clock_that_is_right_within_a_minute_is_no_complaint(own: RedisServer, tmp_path: Path) -> None:
+    async with WrongClock(tmp_path / "clock.sock", own.socket, 20) as clock:
+        assert "clock" in await probed(clock.url, State.OK)
+
+
+async def test_a_wrong_password_is_told_and_not_repeated(own: RedisServer) -> None:
+    await user(own, "~* &* +@all")
+    for login in ("checker:mistyped", "nobody:mistyped", ":mistyped"):
+        url = own.url.replace("unix://", f"unix://{login}@")
+        message = (await probed(url, State.FAILED))["redis"]
+        assert "check user and password" in message
+        assert "mistyped" not in message
+
+
+async def test_one_that_wants_a_password_is_told(own: RedisServer) -> None:
+    own.stop()
+    own.options = ("--requirepass", "hidden")
+    own.start()
+    assert "check user and password" in (await probed(own.url, State.FAILED))["redis"]
+
+
+@pytest.mark.parametrize(
+    "rights",
+    [
+        "~other:* &* +@all -@dangerous",
+        "~replicator:* &* +@all -@dangerous",
+        "~replicator:* ~arq:*:replicator:* &* +@all -@scripting",
+        "~replicator:* ~arq:*:replicator:* &* +@all -@write",
+        "~replicator:* ~arq:*:replicator:* &* +@all -time",
+    ],
+    ids=["other keys", "half of the keys", "no scripts", "no writes", "no time"],
+)
+async def test_a_user_with_too_few_rights_is_told_where_they_are_written(own: RedisServer, rights: str) -> None:
+    message = (await probed(await user(own, rights), State.FAILED))["redis"]
+    assert "docs/deployment.md" in message
+    assert "hidden" not in message
+
+
+async def test_the_user_of_the_documentation_suffices_and_what_it_may_not_ask_is_told(own: RedisServer) -> None:
+    assert DOCUMENTED is not None
+    url = await user(own, DOCUMENTED[1])
+    assert await probed(url, State.FAILED) == {}
+    assert "INFO" in (await probed(url, State.NOT_TRIED))["redis settings"]
+    assert set(await probed(url, State.OK)) == {"redis", "clock"}
+    url = await user(own, f"{DOCUMENTED[1]} +info")
+    assert await probed(url, State.NOT_TRIED) == {}
+
+
+async def test_one_that_refuses_to_tell_its_configuration_is_judged_by_what_it_tells(own: RedisServer) -> None:
+    own.stop()
+    own.options = ("--rename-command", "CONFIG", "")
+    own.start()
+    assert "does not say (no CONFIG GET)" in (await probed(own.url, State.OK))["redis settings"]
+    assert await probed(own.url, State.NOT_TRIED) == {}
+
+
+async def test_nothing_in_it_differs_afterwards(own: RedisServer) -> None:
+    async with Redis(unix_socket_path=str(own.socket)) as redis:
+        await redis.set("replicator:seq", 7)
+        await redis.set("other", "x", px=600_000)
+        before = await content(redis)
+        assert all(each.state is State.OK for each in await try_redis(own.url, "replicator"))
+        assert await content(redis) == before
+
+
+async def content(redis: Redis) -> dict[bytes, tuple[bytes, bool]]:
+    return {key: (await redis.dump(key), await redis.pttl(key) > 0) for key in sorted(await redis.keys())}
+
+
+INFO: dict[str, Any] = {"aof_last_write_status": "ok"}
+
+
+@given(st.none() | st.text(), st.none() | st.text())
+def test_only_what_is_known_to_be_kept_counts_as_kept(appendonly: str | None, appendfsync: str | None) -> None:
+    state, message = judge_file(appendonly, appendfsync, INFO)
+    assert (state is State.OK) == (appendonly in ("yes", "1"))
+    assert (state is State.NOT_TRIED) == (appendonly is None)
+    assert "appendonly" in message or state is State.OK
+
+
+def test_a_file_that_can_not_be_written_is_told() -> None:
+    state, message = judge_file("1", "always", {"aof_last_write_status": "err"})
+    assert (state, "disk" in message) == (State.FAILED, True)
+
+
+@given(st.none() | st.text())
+def test_only_a_policy_that_never_evicts_is_right(policy: str | None) -> None:
+    state, message = judge_memory(policy)
+    assert (state is State.OK) == (policy == "noeviction")
+    assert (state is State.NOT_TRIED) == (policy is None)
+    assert "noeviction" in message

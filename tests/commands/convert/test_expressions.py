@@ -1,0 +1,217 @@
+"""Regular expressions of Go mean the same in the rules; checked against a matcher of its own, of another kind."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import product
+from typing import TypeAlias
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from replicator.commands.convert.patterns import translated
+from replicator.commands.convert.templates import repositories
+from replicator.rules.patterns import compile_glob, compile_tag_pattern
+
+TAGS = ["".join(tag) for length in (1, 2, 3) for tag in product("aB1{", repeat=length)]
+
+
+@dataclass(frozen=True)
+class One:
+    """One character of a set, written in Go's way."""
+
+    text: str
+    characters: str
+
+
+@dataclass(frozen=True)
+class Either:
+    """One of two."""
+
+    first: Part
+    second: Part
+
+
+@dataclass(frozen=True)
+class Both:
+    """One after the other."""
+
+    first: Part
+    second: Part
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """At least and at most so often."""
+
+    part: Part
+    sign: str
+    least: int
+    most: int
+
+
+Part: TypeAlias = One | Either | Both | Repeated
+
+ONES = st.sampled_from(
+    [
+        *(One("a", "a"), One("B", "B"), One(".", "aB1{"), One(r"\d", "1"), One(r"\w", "aB1"), One("[aB]", "aB")),
+        *(One("[^a]", "B1{"), One("[[:digit:]]", "1"), One("[[:alpha:]{]", "aB{"), One("[a&&1]", "a1")),
+        *(One("[[a]", "a"), One("[]a]", "a"), One(r"\x61", "a"), One(r"[\W]", "{"), One("[[:lower:]-]", "a")),
+    ]
+)
+BRACES = Both(One("{", "{"), Both(One(",", ""), One("1}", "")))
+SIGNS = st.sampled_from([("*", 0, 9), ("+", 1, 9), ("?", 0, 1), ("{2}", 2, 2), ("{1,}", 1, 9), ("*?", 0, 9)])
+PARTS: st.SearchStrategy[Part] = st.recursive(
+    ONES | st.just(BRACES),
+    lambda parts: st.one_of(
+        st.builds(Either, parts, parts),
+        st.builds(Both, parts, parts),
+        st.builds(lambda part, sign: Repeated(part, *sign), parts, SIGNS),
+    ),
+    max_leaves=5,
+)
+
+
+def written(part: Part) -> str:
+    match part:
+        case One(text, _):
+            return text
+        case Either(first, second):
+            return f"(?:{written(first)}|{written(second)})"
+        case Both(first, second):
+            return written(first) + written(second)
+        case Repeated(inner, sign, _, _):
+            return f"(?:{written(inner)}){sign}"
+
+
+def ends(part: Part, text: str, start: int) -> set[int]:
+    """Where a match that begins at ``start`` can end."""
+    match part:
+        case One(_, characters):
+            return {start + 1} if start < len(text) and text[start] in characters else set()
+        case Either(first, second):
+            return ends(first, text, start) | ends(second, text, start)
+        case Both(first, second):
+            return {end for middle in ends(first, text, start) for end in ends(second, text, middle)}
+        case Repeated(inner, _, least, most):
+            reached, found = {start}, {start} if least == 0 else set()
+            for count in range(1, most + 1):
+                reached = {end for begin in reached for end in ends(inner, text, begin)}
+                found |= reached if count >= least else set()
+            return found
+
+
+def passes(pattern: str, tag: str, *, anchored: bool) -> bool:
+    return compile_tag_pattern(translated(pattern, anchored=anchored)).search(tag) is not None
+
+
+def is_taken(pattern: str, *, anchored: bool) -> bool:
+    """Whether it is translated; the only reason not to is that it could take for ever."""
+    try:
+        translated(pattern, anchored=anchored)
+    except ValueError as error:
+        if "could take for ever" not in str(error):
+            raise
+        return False
+    return True
+
+
+@given(PARTS)
+def test_an_expression_is_found_in_the_same_tags(part: Part) -> None:
+    assume(all(is_taken(written(part), anchored=anchored) for anchored in (True, False)))
+    for tag in TAGS:
+        whole = len(tag) in ends(part, tag, 0)
+        found = any(ends(part, tag, start) for start in range(len(tag) + 1))
+        assert passes(written(part), tag, anchored=True) is whole, tag
+        assert passes(written(part), tag, anchored=False) is found, tag
+
+
+@given(PARTS, PARTS)
+def test_anchors_hold_the_first_and_the_last_of_alternatives_alone(first: Part, last: Part) -> None:
+    pattern = f"{written(first)}|{written(last)}"
+    assume(is_taken(pattern, anchored=True))
+    for tag in TAGS:
+        begins = bool(ends(first, tag, 0))
+        closes = any(len(tag) in ends(last, tag, start) for start in range(len(tag) + 1))
+        assert passes(pattern, tag, anchored=True) is (begins or closes), tag
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+", "(?:a*)*b", "(v|[0-9]*)+"])
+def test_what_could_take_for_ever_is_refused(pattern: str) -> None:
+    assert not is_taken(pattern, anchored=True)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "tag", "is_found"),
+    [
+        ("*", "anything", True),
+        ("*-dev", "x-dev", True),
+        ("*-dev", "x-dev-1", False),
+        ("+a", "a", True),
+        ("+a", "ba", False),
+        ("?a", "ba", True),
+        ("(?i)V1", "v1", True),
+        ("(?i)V1|x", "V1-alpine", True),
+        ("(?U)a+", "aa", True),
+        (r"v1\z", "v1", True),
+        (r"v\_1", "v_1", True),
+        ("", "a", False),
+    ],
+)
+def test_what_go_reads_in_its_own_way_means_the_same(pattern: str, tag: str, is_found: bool) -> None:
+    assert passes(pattern, tag, anchored=True) is is_found
+
+
+def test_nothing_is_found_in_every_tag() -> None:
+    assert passes("", "a", anchored=False)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"\pL",
+        r"\p{Greek}",
+        "a(?i)b",
+        r"\Qa.b\E",
+        "(?=a)",
+        "(a)\\1",
+        "[[:^digit:]]",
+        "[+--]",
+        "[a",
+        "(",
+        "a**",
+        "a*+",
+        r"\C",
+    ],
+)
+def test_what_could_mean_something_else_is_refused(pattern: str) -> None:
+    with pytest.raises(ValueError, match=r"has no equivalent|is no regular expression"):
+        translated(pattern, anchored=True)
+
+
+NAMES = ["nginx", "team/app", "team/app/api", "team-b/app", "lib.x/y"]
+PIECES = ["team", "app", "/", r"\/", "-", r"\-", ".*", ".+", "[^/]+", "[^/]*", "b", "nginx", r"lib\.x"]
+
+
+@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=5).map("".join))
+def test_a_glob_for_repositories_matches_what_the_expression_does(expression: str) -> None:
+    try:
+        glob = repositories(expression)
+    except ValueError:
+        return
+    names = [
+        *NAMES,
+        *(name for parts in product(["team", "app", "b"], repeat=2) for name in ("/".join(parts), "-".join(parts))),
+    ]
+    for name in names:
+        assert (compile_glob(glob).match(name) is not None) is (re.fullmatch(expression, name) is not None), name
+
+
+@pytest.mark.parametrize(
+    "expression", ["team/(a|b)", "[a-z]+", "v?", "team.+x", "te.m", "", "Team", "a{2}", "x.*[^/]*"]
+)
+def test_what_a_glob_cant_say_of_repositories_is_refused(expression: str) -> None:
+    with pytest.raises(ValueError, match=r"no equivalent|no repository"):
+        repositories(expression)

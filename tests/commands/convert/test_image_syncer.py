@@ -1,0 +1,128 @@
+"""``replicator convert`` on files of image-syncer."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replicator.commands.convert import File, Options, convert_files
+from replicator.errors import ConfigError
+from replicator.reference import Reference
+from replicator.rules import parse
+from tests.running import replicator
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HARBOR, ACR = "harbor.example.com", "registry.cn-beijing.aliyuncs.com"
+PASSWORD_OF_ACR = "PASSWORD_REGISTRY_CN_BEIJING_ALIYUNCS_COM"
+SECRET = "not-to-be-seen"
+AUTH = {host: {"username": "robot$a", "password": SECRET, "insecure": True} for host in (HARBOR, ACR)}
+NAMES, TAGS = ["library/nginx", "team/app", "team/app/api"], ["1", "1.10", "on", "v2"]
+SOURCES = st.builds(
+    lambda name, tags: f"{HARBOR}/{name}{tags}", st.sampled_from(NAMES), st.sampled_from(["", ":1", ":1,on", ":/^v/"])
+)
+ENDS = st.sampled_from(["", f"{ACR}/mirror/x", f"{ACR}/mirror/y:8", f"{ACR}/mirror/z:8,9"])
+IMAGES = st.dictionaries(SOURCES, ENDS | st.lists(ENDS, min_size=1, max_size=2), min_size=1, max_size=4)
+
+
+def without_head(text: str) -> str:
+    """All but the line that names the files."""
+    return text.partition("\n")[2]
+
+
+OPTIONS = Options(registry=ACR, namespace="ns")
+
+
+@given(IMAGES)
+def test_the_converted_rules_send_every_image_where_the_original_does(images: dict[str, Any]) -> None:
+    text = json.dumps({"auth": AUTH, "images": images})
+    try:
+        original = parse(text, "x", environ={}, registry=ACR, namespace="ns")
+    except ConfigError:
+        return
+    found = convert_files([File("x", text)], OPTIONS)
+    assert SECRET not in found.text
+    halves = [File("i", json.dumps(images)), File("a", json.dumps(AUTH))]
+    assert without_head(convert_files(halves, OPTIONS).text) == without_head(convert_files(halves[::-1], OPTIONS).text)
+    assert without_head(convert_files(halves, OPTIONS).text) == without_head(found.text)
+    converted = parse(found.text, "y", environ=dict.fromkeys(found.variables, SECRET))
+    for name in NAMES:
+        for tag in TAGS:
+            reference = Reference.parse(f"{HARBOR}/{name}:{tag}")
+            assert converted.destinations(reference) == original.destinations(reference)
+        assert converted.credentials(reference.repository) == original.credentials(reference.repository)
+
+
+async def test_the_command_writes_rules_and_tells_what_it_left_out(tmp_path: Path) -> None:
+    content = {"auth": {HARBOR: AUTH[HARBOR]}, "images": {f"{HARBOR}/library/nginx": ""}, "proc": "3"}
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    arguments = ("convert", "old.json", "--output=rules.yaml", f"--registry={ACR}", "--namespace=ns")
+    ended = await replicator(*arguments, cwd=tmp_path)
+    assert ended.code == 0, ended.said
+    assert "old.json: proc: has no equivalent" in ended.err
+    assert "PASSWORD_HARBOR_EXAMPLE_COM" in ended.err
+    written = (tmp_path / "rules.yaml").read_text()
+    assert SECRET not in ended.said + written
+    again = await replicator(*arguments, cwd=tmp_path)
+    assert (again.code, (tmp_path / "rules.yaml").read_text()) == (2, written)
+    kept = await replicator(*arguments, "--keep-secrets", "--force", cwd=tmp_path)
+    assert kept.code == 0
+    assert SECRET in (tmp_path / "rules.yaml").read_text()
+
+
+def test_what_stands_without_quotes_stays_the_text_that_it_is() -> None:
+    text = f"""
+auth:
+  {HARBOR}: {{username: 0123, password: 1.10, insecure: true}}
+  {ACR}: {{username: on, password: {SECRET}}}
+images:
+  {HARBOR}/library/nginx:1.10: [{ACR}/mirror/nginx, {ACR}/mirror/old:1.1]
+  {HARBOR}/team/app: {ACR}/team/app
+"""
+    found = convert_files([File("x", text)], Options(keep_secrets=True))
+    rules = parse(found.text, "y", environ={})
+    harbor = rules.credentials(Reference.parse(f"{HARBOR}/team/app:1").repository)
+    assert harbor is not None
+    assert (harbor.username, harbor.password) == ("0123", "1.10")
+    (request,) = rules.destinations(Reference.parse(f"{HARBOR}/team/app:1"))
+    assert str(request.destination) == f"{ACR}/team/app:1"
+
+
+async def test_two_files_go_in_any_order_and_to_says_where(tmp_path: Path) -> None:
+    (tmp_path / "auth.json").write_text(json.dumps(AUTH))
+    (tmp_path / "images.yaml").write_text(f"{HARBOR}/library/nginx: ''\n")
+    ended = await replicator("convert", "images.yaml", "auth.json", f"--to={ACR}/ns", cwd=tmp_path)
+    assert ended.code == 0, ended.said
+    rules = parse(ended.out, "x", environ={"PASSWORD_HARBOR_EXAMPLE_COM": "x", PASSWORD_OF_ACR: "x"})
+    (request,) = rules.destinations(Reference.parse(f"{HARBOR}/library/nginx:1"))
+    assert str(request.destination) == f"{ACR}/ns/nginx:1"
+    assert ended.out.startswith("# From images.yaml and auth.json, a file of image-syncer")
+    twice = await replicator("convert", "images.yaml", "auth.json", f"--to={ACR}/ns", "--registry=x.y", cwd=tmp_path)
+    assert twice.code == 2
+    assert "--to: says the same" in twice.err
+
+
+async def test_rules_that_cant_be_used_are_told_with_their_place(tmp_path: Path) -> None:
+    (tmp_path / "old.json").write_text(json.dumps({"auth": {HARBOR: "x"}, "images": {f"{HARBOR}/UPPER": f"{ACR}/a/b"}}))
+    ended = await replicator("convert", "old.json", cwd=tmp_path)
+    assert (ended.code, ended.out) == (2, "")
+    assert f'auth["{HARBOR}"]: must be a mapping' in ended.err
+    (tmp_path / "old.json").write_text(json.dumps({"images": {f"{HARBOR}/UPPER": f"{ACR}/a/b"}}))
+    ended = await replicator("convert", "old.json", cwd=tmp_path)
+    assert (ended.code, ended.out) == (2, "")
+    assert f"images[\"{HARBOR}/UPPER\"]: 'UPPER' is no repository" in ended.err
+
+
+def test_a_remark_stands_at_the_entry_that_it_is_about() -> None:
+    text = json.dumps(
+        {"auth": {HARBOR: AUTH[HARBOR] | {"proxy\nx: y": "z"}}, "images": {f"{HARBOR}/a/b": f"{ACR}/a/b"}}
+    )
+    lines = convert_files([File("x\nauth: {}", text)], Options()).text.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith(f"  {HARBOR}:"))
+    assert "has no equivalent; left out" in lines[at - 1]
+    assert lines[at - 1].startswith("  # auth")
+    assert lines[0].startswith("# From x auth: {}, a file of image-syncer")

@@ -1,0 +1,122 @@
+"""What a person reads when a backfill has ended."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from replicator.commands.backfill_display import Plan, summary
+from replicator.replication.report import MAX_FAILURES, Report, Row, RowOutcome
+from tests.docs.pages import ROOT, blocks
+from tests.rules.building import ACR, HARBOR
+
+DIGESTS = [f"sha256:{character * 64}" for character in "abc"]
+
+
+def report_of(*rows: Row, complete: bool = True, **fields: bool) -> Report:
+    report = Report(**fields, complete=complete, seconds=3.25)  # type: ignore[arg-type]  # mypy takes every value for one of any field
+    for row in rows:
+        report.add(row)
+    return report
+
+
+def paper(width: int | None = None) -> Console:
+    return Console(file=io.StringIO(), width=width, force_terminal=width is not None, color_system=None)
+
+
+def summarised(report: Report) -> str:
+    console = paper()
+    with console.capture() as capture:
+        summary(report, console)
+    return capture.get()
+
+
+def planned(*rows: Row, width: int | None = None) -> str:
+    console = paper(width)
+    plan = Plan(console)
+    for row in rows:
+        plan.row(row)
+    with console.capture() as capture:
+        plan.end()
+    return capture.get()
+
+
+def test_the_plan_in_the_documentation_is_one() -> None:
+    page = ROOT / "docs" / "backfill.md"
+    (example,) = [block.text for block in blocks("text") if block.page == page and "SOURCE" in block.text]
+    source, destination = f"{HARBOR}/team/app", f"{ACR}/team-mirror/app"
+    rows = [
+        Row(
+            f"{source}:v3", f"{destination}:v3", RowOutcome.WOULD_COPY, DIGESTS[0],
+            size=61_300_000, note="it is not there yet",
+        ),
+        Row(f"{source}:v1", f"{destination}:v1", RowOutcome.UP_TO_DATE, DIGESTS[1], size=60_900_000),
+        Row(
+            f"{source}:v2", f"{destination}:v2", RowOutcome.WOULD_COPY, DIGESTS[2],
+            size=60_900_000, note="sha256:dddddddddddd is there",
+        ),
+    ]  # fmt: skip
+    assert planned(*rows) == example
+
+
+def test_the_plan_says_why_something_is_not_copied_and_folds_no_name_where_there_is_no_terminal() -> None:
+    name = f"{HARBOR}/{'long/' * 40}x:v1"
+    text = planned(
+        Row(name, f"{ACR}/a/b:v1", RowOutcome.SKIPPED, note="no image of it is for\nlinux/s390x"),
+        Row(f"{HARBOR}/a/[bold]:v1", f"{ACR}/a/b:v2", RowOutcome.UP_TO_DATE, DIGESTS[0], note="2 are left out"),
+        Row(f"{HARBOR}/a/b:v1", "", RowOutcome.FAILED, error="it is told apart"),
+    )
+    assert name in text
+    assert "skip    " in text
+    assert "no image of it is for linux/s390x" in text
+    assert "/a/[bold]:v1" in text
+    assert "up to date; 2 are left out" in text
+    assert "told apart" not in text
+    assert all(len(line) < 40 for line in planned(Row(name, "", RowOutcome.FAILED), width=39).split("\n"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "head"),
+    [
+        ({}, "Done in 3.2 s"),
+        ({"interrupted": True}, "Interrupted after 3.2 s"),
+        ({"failed_fast": True}, "Ended at the first failure after 3.2 s"),
+        ({"failed_fast": True, "broken_off": True}, "Broken off after 3.2 s"),
+    ],
+)
+def test_the_summary_says_how_the_run_ended_and_what_is_left_to_do(fields: dict[str, bool], head: str) -> None:
+    text = summarised(report_of(Row("a", "b", RowOutcome.COPIED), **fields))
+    assert head in text
+    assert "What " not in text
+    outcomes = [RowOutcome.QUEUED, RowOutcome.NOT_BEGUN, RowOutcome.NOT_BEGUN]
+    text = summarised(report_of(*(Row("a", "b", outcome) for outcome in outcomes), **fields))
+    assert "What is queued (1) is copied by the next worker or backfill" in text
+    assert "What was not begun (2) needs another backfill" in text
+
+
+def test_a_plan_of_any_length_is_printed_sorted() -> None:
+    rows = [Row(f"{HARBOR}/a/b:{number:05}", "x", RowOutcome.WOULD_COPY) for number in range(2500)]
+    lines = [line.split()[0] for line in planned(*reversed(rows)).splitlines()]
+    assert [line for line in lines if line != "SOURCE"] == [row.source for row in rows]
+    assert planned() == ""
+
+
+def test_failures_without_number_are_told_as_far_as_a_person_reads() -> None:
+    report = report_of(*(Row(f"a:{number}", "b", RowOutcome.FAILED, error="no") for number in range(MAX_FAILURES + 7)))
+    text = summarised(report)
+    assert len(report.failures) == text.count("-> b") == MAX_FAILURES
+    assert "and 7 more after the first 1000: --report has them all" in text
+    assert "1007  failed" in text
+
+
+def test_the_summary_says_what_was_not_looked_at() -> None:
+    report = report_of(Row("a", "b", RowOutcome.UP_TO_DATE), complete=False)
+    assert "Set before" not in summarised(report)
+    report.older, report.trusted = 3, 1
+    text = summarised(report)
+    assert "1  up to date (1 not asked, as seen lately)" in text
+    assert "Set before --since, and not looked at: 3" in text
+    assert "The list was not read to its end" in text
+    assert "The list was" not in summarised(report_of())

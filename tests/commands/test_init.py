@@ -1,0 +1,107 @@
+"""``replicator init``: from a few answers to files that work."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import pytest
+from dotenv import dotenv_values
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from replicator.commands import app
+from replicator.commands.init import Answers, render_environment, render_rules
+from replicator.errors import ConfigError
+from replicator.reference import Reference
+from replicator.rules import load, parse
+from tests.running import replicator
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OPTIONS = (
+    *("init", "--harbor=harbor.example.com", "--harbor-user=robot$replicator"),
+    *("--acr=registry.cn-beijing.aliyuncs.com", "--acr-user=acr_pusher@1938562138124787"),
+    *("--namespace=mirror", "--project=team", "--project=library"),
+)
+SECRETS = {"HARBOR_PASSWORD": "x", "ACR_PASSWORD": "y"}
+PRINTABLE = st.text(st.characters(exclude_categories=("C", "Zl", "Zp")), max_size=30)
+
+
+def destinations(path: Path, image: str) -> list[str]:
+    found = load(path, environ=SECRETS).destinations(Reference.parse(image))
+    return [str(request.destination) for request in found]
+
+
+async def test_options_alone_make_files_that_the_program_takes(tmp_path: Path) -> None:
+    ended = await replicator(*OPTIONS, "--yes", cwd=tmp_path)
+    assert ended.code == 0, ended.said
+    assert destinations(tmp_path / "rules.yaml", "harbor.example.com/team/app/api:v1") == [
+        "registry.cn-beijing.aliyuncs.com/mirror/team-app-api:v1"
+    ]
+    environment = dotenv_values(tmp_path / ".env")
+    assert len(environment["REPLICATOR_WEBHOOK_TOKEN"] or "") == 64
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+    assert "fill in the passwords" in ended.out
+    assert str(environment["REPLICATOR_WEBHOOK_TOKEN"]) not in ended.said
+    explained = await replicator(
+        *("explain", "harbor.example.com/library/nginx:1", "--config=rules.yaml"), cwd=tmp_path, settings=SECRETS
+    )
+    assert explained.code == 0, explained.said
+    assert "mirror/library-nginx:1" in explained.out
+
+
+@pytest.mark.parametrize("name", ["rules.yaml", ".env"])
+async def test_a_file_that_is_there_is_kept_without_force(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    ended = await replicator(*OPTIONS, "--yes", cwd=tmp_path)
+    assert ended.code == 2
+    assert "--force" in ended.err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+    assert (await replicator(*OPTIONS, "--yes", "--force", cwd=tmp_path)).code == 0
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+
+
+async def test_every_missing_or_wrong_answer_is_told_and_nothing_written(tmp_path: Path) -> None:
+    ended = await replicator("init", "--yes", "--harbor=harbor.example.com", cwd=tmp_path)
+    assert ended.code == 2
+    assert "--acr-user: is missing" in ended.err
+    wrong = await replicator(*OPTIONS, "--yes", "--harbor=https://x", "--namespace=a/b", cwd=tmp_path)
+    assert wrong.code == 2
+    assert "--harbor:" in wrong.err
+    assert "--namespace:" in wrong.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_passwords_that_are_asked_for_stand_in_the_environment_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = ["harbor.example.com", "robot$r", "registry.cn-beijing.aliyuncs.com", "u@1", "mirror", "team, library"]
+    ended = CliRunner().invoke(app, ["init"], input="\n".join([*lines, "pa$$'w\\", "other-secret", ""]))
+    assert ended.exit_code == 0, ended.output
+    environment = dotenv_values(tmp_path / ".env", interpolate=False)
+    assert (environment["HARBOR_PASSWORD"], environment["ACR_PASSWORD"]) == ("pa$$'w\\", "other-secret")
+    assert "other-secret" not in ended.output + (tmp_path / "rules.yaml").read_text()
+    assert "fill in" not in ended.output
+
+
+@given(PRINTABLE, PRINTABLE)
+def test_any_password_comes_out_of_the_environment_file_as_it_went_in(harbor: str, acr: str) -> None:
+    found = dotenv_values(stream=io.StringIO(render_environment("t", harbor, acr)), interpolate=False)
+    assert (found["HARBOR_PASSWORD"], found["ACR_PASSWORD"]) == (harbor, acr)
+
+
+@given(PRINTABLE)
+def test_any_user_is_written_as_given_or_refused(user: str) -> None:
+    try:
+        text = render_rules(Answers("h.example.com", user, "acr.example.com", "u", "mirror", ("team",)))
+    except ConfigError:
+        assert not user or ":" in user or "${" in user
+        return
+    access = parse(text, "x", environ=SECRETS).credentials(Reference.parse("h.example.com/team/a:1").repository)
+    assert access is not None
+    assert access.username == user

@@ -1,0 +1,168 @@
+"""What ``status`` and ``failures`` print, from values; that they ask the right queue is tested end to end."""
+
+from __future__ import annotations
+
+import io
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from rich.console import Console
+
+from replicator.commands.failures import failures_table, letter_json
+from replicator.commands.status import drawn
+from replicator.console import age, document, iso, page, plain
+from replicator.errors import ErrorClass
+from replicator.queue import (
+    Counts,
+    DeadLetter,
+    Findings,
+    Lane,
+    LaneCounts,
+    Progress,
+    ReconcileResult,
+    ReconcileState,
+    RunningJob,
+    RunningReconcile,
+    Status,
+    WaitingJob,
+    WorkerInfo,
+)
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+REFERENCE = "registry.cn-beijing.aliyuncs.com/a-namespace/with-a-rather-long-name-of-a-repository:v1.2.3-release"
+
+
+def waiting(number: int) -> WaitingJob:
+    due = NOON + timedelta(minutes=number)
+    return WaitingJob(f"r.example/a:{number}", Lane.EVENTS, ErrorClass.TRANSIENT, "it said 503", 2, NOON, due)
+
+
+NEVER = ReconcileState(NOON, None, None, None)
+
+
+def status(*, waits: int = 0, workers: int = 1, reconcile: ReconcileState = NEVER) -> Status:
+    worker = WorkerInfo(
+        "h:1:x", "h", 1, NOON - timedelta(hours=2), NOON, {Lane.EVENTS: 1}, {Lane.EVENTS: 8, Lane.BACKFILL: 5}, True
+    )
+    return Status(
+        taken=NOON,
+        where="unix:///state/valkey.sock",
+        counts=Counts({Lane.EVENTS: LaneCounts(1, 2, waits), Lane.BACKFILL: LaneCounts(10_000, 5, 0)}, 4),
+        running=[RunningJob(REFERENCE, Lane.BACKFILL, "h:1:x", NOON - timedelta(seconds=90), 3, 1_500_000)],
+        waiting=[waiting(number) for number in range(waits)],
+        workers=[worker] * workers,
+        reconcile=reconcile,
+    )
+
+
+def letter(message: str = "denied", *, lost: bool = False) -> DeadLetter:
+    payload = None if lost else {"source": "harbor.example.com/a/b:v1", "destination": REFERENCE, "rule": "a rule"}
+    return DeadLetter(REFERENCE, Lane.EVENTS, payload, ErrorClass.PERMANENT, message, 3, NOON, NOON)
+
+
+def printed(what: object, *, terminal: bool = False, width: int = 80) -> str:
+    out = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None, legacy_windows=False)
+    page(drawn(what) if isinstance(what, Status) else what, out)  # type: ignore[arg-type]  # rich's own protocol is wider than its type
+    assert isinstance(out.file, io.StringIO)
+    return out.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(-3, "0 s"), (0.9, "0 s"), (59.9, "59 s"), (60, "1 min"), (3599, "59 min"), (3600, "1 h"), (90_000, "1 d")],
+)
+def test_a_length_of_time_is_told_in_its_largest_unit(seconds: float, shown: str) -> None:
+    assert age(seconds) == shown
+
+
+def test_times_in_json_are_utc_with_milliseconds() -> None:
+    assert iso(NOON) == "2026-01-01T12:00:00.000Z"
+    assert datetime.fromisoformat(iso(NOON)) == NOON
+
+
+def test_everything_about_the_queue_is_in_the_tables() -> None:
+    shown = printed(status(waits=1))
+    for part in (
+        "unix:///state/valkey.sock", "1 worker", "10000", "4 given up: replicator failures", REFERENCE,
+        "1 min", "1.5 MB", "it said 503", "h:1", "2 h", "1 of 8", "0 of 5", "stopping",
+    ):  # fmt: skip
+        assert part in shown, part
+    assert "no worker runs" in printed(status(workers=0))
+
+
+def test_of_many_that_wait_the_first_are_shown_and_the_others_counted() -> None:
+    shown = printed(status(waits=25))
+    assert shown.count("it said 503") == 20
+    assert "and 5 others" in shown
+    assert "and 980 or more others" in printed(status(waits=1000))
+    assert len(status(waits=25).to_json()["waiting"]) == 25
+
+
+def test_a_reconcile_that_runs_and_the_last_one_are_shown() -> None:
+    started = NOON - timedelta(hours=3)
+    result = ReconcileResult(
+        started, started + timedelta(seconds=42.5), "h2", Findings(1000, 985, drift=7, skipped=3, failed=5, warnings=1)
+    )
+    running = RunningReconcile("h1", 17, NOON - timedelta(seconds=90), Progress(800, 340))
+    seen = status(reconcile=ReconcileState(NOON, started, result, running))
+    shown = printed(seen)
+    assert "reconcile running for 1 min on h1:17, 340 of 800 tags so far" in shown
+    assert "last reconcile 2 h ago on h2: 1000 tags in 42.5 s, 985 up to date, drift 7, 3 skipped" in shown
+    assert "5 failed" in shown
+    assert seen.to_json()["reconcile"] == {
+        "running": {"since": "2026-01-01T11:58:30.000Z", "host": "h1", "pid": 17, "listed": 800, "done": 340},
+        "last": {
+            "started": "2026-01-01T09:00:00.000Z", "ended": "2026-01-01T09:00:42.500Z", "seconds": 42.5, "host": "h2",
+            "listed": 1000, "up_to_date": 985, "drift": 7, "skipped": 3, "failed": 5, "complete": False,
+            "warnings": 1, "error": None,
+        },
+    }  # fmt: skip
+
+
+def test_a_reconcile_that_failed_is_shown_with_its_reason() -> None:
+    result = ReconcileResult(NOON, NOON, "h", Findings(error="nothing could be\x1b listed"))
+    seen = status(reconcile=ReconcileState(NOON, NOON, result, None))
+    assert "failed, nothing could be  listed" in printed(seen)
+    assert seen.to_json()["reconcile"]["running"] is None
+
+
+def test_of_reconciles_nothing_is_shown_when_there_never_was_one() -> None:
+    assert "reconcile" not in printed(status())
+    assert "reconcile" not in status().to_json()
+
+
+def test_a_reference_is_broken_in_two_on_a_narrow_terminal_but_not_in_a_pipe() -> None:
+    for what in (status(), failures_table([letter()])):
+        assert REFERENCE in printed(what, width=40)
+        narrow = printed(what, terminal=True, width=70)
+        assert REFERENCE not in narrow
+        assert max(map(len, narrow.splitlines())) <= 70
+        assert "…" not in narrow, "nothing of a name is left out"
+
+
+def test_what_a_registry_says_can_not_command_the_terminal_or_look_like_markup() -> None:
+    hostile = "\x1b[2J\x07gone\r\n[red]x[/red] :smile: \u202eabc"
+    for shown in (
+        printed(failures_table([letter(hostile)])),
+        printed(failures_table([letter(hostile)]), terminal=True),
+    ):
+        assert not {"\x1b", "\x07", "\r", "\u202e"} & set(shown)
+        assert "[red]x[/red] :smile:" in shown
+    assert "\n" not in plain(hostile).plain
+
+
+def test_a_failure_whose_job_is_lost_is_listed_without_its_source() -> None:
+    values = letter_json(letter(lost=True))
+    assert (values["source"], values["rule"], values["destination"]) == (None, None, REFERENCE)
+    assert "its source is lost" in printed(failures_table([letter(lost=True)]))
+
+
+@pytest.mark.parametrize("one_line", [True, False])
+def test_json_is_printed_as_it_is(one_line: bool) -> None:
+    out = Console(file=io.StringIO(), width=20, color_system=None)
+    value = {"message": "[b]" + "x" * 100 + ":smile: 镜像\x1b"}
+    document(value, out, one_line=one_line)
+    assert isinstance(out.file, io.StringIO)
+    assert json.loads(out.file.getvalue()) == value
+    assert out.file.getvalue().count("\n") == (1 if one_line else 3)

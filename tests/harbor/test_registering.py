@@ -1,0 +1,114 @@
+"""Policies made unattended: what is told, and how little is asked of a Harbor that does not answer."""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from replicator.errors import ConfigError
+from replicator.harbor.registration import Registrar
+from replicator.registry import Registries, Timing
+from replicator.replication.transfer import access_by
+from replicator.rules import parse
+from replicator.settings import Settings
+from tests.standins.faults import Answer, Fault
+from tests.standins.logins import HARBOR_ADMIN, HARBOR_ROBOT
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.standins.harbor import HarborStandIn
+
+URL = "https://replicator.example.com/webhooks/harbor"
+QUICK = Timing(connect=5, read=5, write=5, commit=5, tag=5, tries=1)
+PROJECTS = 27
+OTHERS = '{"auth": {"h.example.com": {"anonymous": true}}, "images": {"h.example.com/a/b": "h.example.com/c/d"}}'
+
+
+@asynccontextmanager
+async def registrar(harbor: HarborStandIn, login: tuple[str, str] = HARBOR_ADMIN) -> AsyncIterator[Registrar]:
+    auth = {
+        harbor.host: {"username": login[0], "password": login[1], "insecure": True},
+        "registry.example.com": {"anonymous": True},
+    }
+    images = {f"{harbor.host}/many*/**": "registry.example.com/{repository}"}
+    rules = parse(json.dumps({"auth": auth, "images": images}), "rules.json", environ={})
+    async with Registries(access_by(rules.credentials), timing=QUICK) as registries:
+        yield Registrar(rules, registries, URL, "secret-token")
+
+
+@pytest.fixture
+def many(harbor: HarborStandIn) -> HarborStandIn:
+    for number in range(PROJECTS):
+        harbor.add_project(f"many-{number:02}")
+    return harbor
+
+
+async def told(registrar: Registrar, failures: int) -> list[Any]:
+    """Run it; return what it logged."""
+    with capture_logs() as lines:
+        assert await registrar.run() == failures
+    assert "secret-token" not in str(lines)
+    return lines
+
+
+async def test_many_failures_are_told_with_their_number_and_none_of_them_again(many: HarborStandIn) -> None:
+    async with registrar(many, HARBOR_ROBOT) as one:
+        *lines, last = await told(one, PROJECTS)
+        assert [line["event"] for line in lines] == ["webhook not registered"] * 20
+        assert (last["event"], last["more"], last["log_level"]) == ("webhooks not registered", PROJECTS - 20, "warning")
+        assert await told(one, PROJECTS) == []
+
+
+async def test_a_harbor_that_does_not_answer_is_not_asked_about_every_project(many: HarborStandIn) -> None:
+    fault = many.faults.add(Fault(Answer(503), None, "/webhook/policies", times=None))
+    async with registrar(many) as one:
+        await told(one, PROJECTS)
+        assert fault.hits == 3
+        fault.times = fault.hits
+        lines = await told(one, 0)
+    assert [line["change"] for line in lines] == ["created"] * PROJECTS
+
+
+async def test_settings_that_have_lost_the_token_are_refused_and_the_old_one_stays(many: HarborStandIn) -> None:
+    async with registrar(many) as one:
+        others = parse(OTHERS, "others.json", environ={})
+        for lost in (None, " "):
+            with pytest.raises(ConfigError, match="REPLICATOR_WEBHOOK_TOKEN"):
+                one.renew(Settings(_env_file=None, webhook_token=lost), others)
+        await told(one, 0)
+    (policy,) = many.webhooks.of("many-00")
+    assert policy.body["targets"][0]["auth_header"] == "Bearer secret-token"
+
+
+async def test_one_project_that_fails_again_and_again_keeps_none_from_theirs(many: HarborStandIn) -> None:
+    many.faults.add(Fault(Answer(500), None, "/many-03/webhook/policies", times=None))
+    async with registrar(many) as one:
+        lines = await told(one, 1)
+    assert len([line for line in lines if line["event"] == "webhook registered"]) == PROJECTS - 1
+
+
+async def test_a_failure_that_is_over_is_told_and_another_like_it_is_news(many: HarborStandIn) -> None:
+    path = "/many-03/webhook/policies"
+    async with registrar(many) as one:
+        await told(one, 0)
+        fault = many.faults.add(Fault(Answer(403, "FORBIDDEN"), None, path, times=None))
+        (line,) = await told(one, 1)
+        assert (line["project"], line["log_level"]) == ("many-03", "warning")
+        fault.times = fault.hits
+        (line,) = await told(one, 0)
+        assert (line["event"], line["change"]) == ("webhook registered", "unchanged")
+        fault.times = None
+        assert len(await told(one, 1)) == 1
+
+
+async def test_projects_that_can_not_be_listed_count_as_one_failure(many: HarborStandIn) -> None:
+    many.faults.add(Fault(Answer(403, "FORBIDDEN"), "GET", "/api/v2.0/projects$", times=None))
+    async with registrar(many) as one:
+        (line,) = await told(one, 1)
+    assert (line["registry"], line["project"]) == (many.host, "")
+    assert "--project" in line["error"]

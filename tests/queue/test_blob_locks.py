@@ -1,0 +1,318 @@
+"""Turns: one process at a time brings a blob to a registry, and the others hear where it is."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from replicator.queue import Queue
+from replicator.queue.blob_locks import RedisSharing
+from tests.queue.conftest import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from replicator.copy.ledger import Sharing
+    from tests.queue.servers import RedisServer
+
+R, DIGEST = "r.example", "sha256:" + "1" * 64
+
+HOLD = """
+import asyncio, sys
+from replicator.queue import Queue
+from replicator.queue.blob_locks import RedisSharing
+async def main():
+    async with await Queue.connect(sys.argv[1], prefix=sys.argv[2]) as queue:
+        async with RedisSharing(queue, lease=float(sys.argv[3])).turn(*sys.argv[4:7]):
+            print("HOLDS", flush=True)
+            await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+async def other(server: RedisServer, queue: Queue) -> AsyncIterator[Queue]:
+    """Another process's client."""
+    async with await Queue.connect(server.url, prefix=queue.prefix) as client:
+        yield client
+
+
+async def held(queue: Queue) -> int:
+    return len(await queue.redis.keys(f"{queue.prefix}:turn:*"))
+
+
+async def test_it_is_what_the_copy_engine_shares_by(queue: Queue) -> None:
+    sharing: Sharing = RedisSharing(queue)
+    async with sharing.turn(R, "a", DIGEST) as turn:
+        assert (turn.here, turn.elsewhere) == (False, ())
+
+
+async def test_a_second_process_waits_and_finds_the_blob_here(queue: Queue, other: Queue) -> None:
+    first, second = RedisSharing(queue), RedisSharing(other)
+    order: list[str] = []
+
+    async def wait() -> None:
+        async with second.turn(R, "a", DIGEST) as turn:
+            order.append("second begins")
+            assert (turn.here, turn.elsewhere) == (True, ())
+
+    async with first.turn(R, "a", DIGEST) as turn:
+        waiting = asyncio.create_task(wait())
+        await asyncio.sleep(0.2)
+        turn.brought()
+        order.append("first ends")
+    await waiting
+    assert order == ["first ends", "second begins"]
+    assert await held(queue) == 0
+
+
+async def test_a_second_process_that_wants_it_in_another_repository_hears_where_it_is(
+    queue: Queue, other: Queue
+) -> None:
+    first, second = RedisSharing(queue), RedisSharing(other)
+
+    async def wait() -> tuple[bool, tuple[str, ...]]:
+        async with second.turn(R, "b", DIGEST) as turn:
+            return turn.here, turn.elsewhere
+
+    async with first.turn(R, "a", DIGEST) as turn:
+        waiting = asyncio.create_task(wait())
+        await asyncio.sleep(0.1)
+        turn.brought()
+    assert await waiting == (False, ("a",))
+
+
+async def test_what_is_here_is_waited_for_by_nobody_and_held_by_nobody(queue: Queue, other: Queue) -> None:
+    first, second = RedisSharing(queue), RedisSharing(other)
+    async with first.turn(R, "a", DIGEST) as turn:
+        turn.brought()
+    async with first.turn(R, "b", DIGEST), second.turn(R, "a", DIGEST) as known, second.turn(R, "a", DIGEST) as again:
+        assert known.here
+        assert again.here
+        assert await held(queue) == 1
+
+
+async def test_the_next_one_hears_of_the_end_of_a_turn_and_need_not_poll(
+    queue: Queue, other: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replicator.queue.blob_locks._FIRST_PAUSE", 60)
+    monkeypatch.setattr("replicator.queue.blob_locks._LONGEST_PAUSE", 60)
+    first, second = RedisSharing(queue), RedisSharing(other)
+    begun: list[str] = []
+
+    async def wait(repository: str) -> None:
+        async with second.turn(R, repository, DIGEST) as turn:
+            begun.append(repository)
+            turn.brought()
+
+    async with first.turn(R, "a", DIGEST) as turn:
+        waiting = [asyncio.create_task(wait(repository)) for repository in ("a", "b", "c")]
+        await asyncio.sleep(0.3)
+        assert begun == []
+        turn.brought()
+    async with asyncio.timeout(20):
+        await asyncio.gather(*waiting)
+    assert sorted(begun) == ["a", "b", "c"]
+
+
+async def test_a_turn_that_is_over_leaves_nothing_behind_in_this_process(queue: Queue, other: Queue) -> None:
+    first, second = RedisSharing(queue), RedisSharing(other)
+    before = asyncio.all_tasks()
+
+    async def wait() -> None:
+        async with second.turn(R, "b", DIGEST):
+            pass
+
+    async with first.turn(R, "a", DIGEST):
+        waiting = asyncio.create_task(wait())
+        await asyncio.sleep(0.1)
+    await waiting
+
+    async def over() -> bool:
+        return asyncio.all_tasks() == before
+
+    await eventually(over, timeout=2)
+
+
+async def test_a_turn_that_brought_nothing_passes_on_to_the_next(queue: Queue, other: Queue) -> None:
+    first, second = RedisSharing(queue), RedisSharing(other)
+    with pytest.raises(OSError, match="reset"):
+        async with first.turn(R, "a", DIGEST):
+            raise OSError("reset")
+    assert await held(queue) == 0
+    async with second.turn(R, "a", DIGEST) as turn:
+        assert (turn.here, turn.elsewhere) == (False, ())
+
+
+async def test_what_a_failed_copy_had_brought_is_known(queue: Queue, other: Queue) -> None:
+    first, second = RedisSharing(queue), RedisSharing(other)
+
+    async def fail() -> None:
+        async with first.turn(R, "a", DIGEST) as turn:
+            turn.brought()
+            raise OSError("reset")
+
+    with pytest.raises(OSError, match="reset"):
+        await fail()
+    async with second.turn(R, "a", DIGEST) as turn:
+        assert turn.here
+
+
+async def test_a_cancelled_copy_gives_its_turn_back(queue: Queue) -> None:
+    sharing, begun = RedisSharing(queue), asyncio.Event()
+
+    async def hold() -> None:
+        async with sharing.turn(R, "a", DIGEST):
+            begun.set()
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(hold())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await held(queue) == 0
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_a_copy_cancelled_while_it_takes_a_turn_leaves_none_taken(queue: Queue, steps: int) -> None:
+    sharing = RedisSharing(queue)
+
+    async def hold() -> None:
+        async with sharing.turn(R, "a", DIGEST):
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(hold())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    async def none_held() -> bool:
+        return not sharing._questions._tasks and await held(queue) == 0
+
+    await eventually(none_held)
+
+
+async def test_one_who_waits_can_be_cancelled(queue: Queue, other: Queue) -> None:
+    first, second = RedisSharing(queue), RedisSharing(other)
+
+    async def wait() -> None:
+        async with second.turn(R, "a", DIGEST):
+            raise AssertionError("it is another's turn")
+
+    async with first.turn(R, "a", DIGEST):
+        task = asyncio.create_task(wait())
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await held(queue) == 1
+
+
+async def test_a_turn_is_kept_for_longer_than_its_lease(queue: Queue, other: Queue) -> None:
+    first, second = RedisSharing(queue, lease=0.6), RedisSharing(other, lease=0.6)
+    begun = asyncio.Event()
+
+    async def wait() -> None:
+        async with second.turn(R, "a", DIGEST):
+            begun.set()
+
+    async with first.turn(R, "a", DIGEST):
+        waiting = asyncio.create_task(wait())
+        await asyncio.sleep(2)
+        assert not begun.is_set()
+    await waiting
+
+
+async def test_the_turn_of_a_killed_process_is_anothers_when_its_lease_lapses(
+    queue: Queue, server: RedisServer
+) -> None:
+    holder = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HOLD, server.url, queue.prefix, "1", R, "a", DIGEST, stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None
+    async with asyncio.timeout(20):
+        assert await holder.stdout.readline() == b"HOLDS\n"
+    holder.kill()
+    await holder.wait()
+    async with asyncio.timeout(10), RedisSharing(queue).turn(R, "a", DIGEST) as turn:
+        assert (turn.here, turn.elsewhere) == (False, ())
+
+
+async def test_a_lost_turn_goes_on_and_does_not_end_that_of_who_has_it_now(queue: Queue, other: Queue) -> None:
+    first, second = RedisSharing(queue, lease=0.3), RedisSharing(other)
+    async with AsyncExitStack() as stack:
+        async with first.turn(R, "a", DIGEST) as turn:
+            [key] = await queue.redis.keys(f"{queue.prefix}:turn:*")
+            await queue.redis.delete(key)
+            await stack.enter_async_context(second.turn(R, "b", DIGEST))
+            await asyncio.sleep(0.5)
+            turn.brought()
+        assert await held(queue) == 1
+        assert await queue.redis.pttl(key) > 1000, "nor did it shorten it"
+    async with second.turn(R, "a", DIGEST) as known:
+        assert known.here
+
+
+async def test_a_turn_is_not_waited_for_for_ever(queue: Queue, other: Queue) -> None:
+    first, second = RedisSharing(queue), RedisSharing(other, patience=0.3)
+    async with second.turn(R, "c", DIGEST) as turn:
+        turn.brought()
+    async with first.turn(R, "a", DIGEST):
+        async with asyncio.timeout(10), second.turn(R, "b", DIGEST) as turn:
+            assert (turn.here, turn.elsewhere) == (False, ("c",))
+        assert await held(queue) == 1, "what was not its own it did not end"
+
+
+async def test_registries_digests_and_installations_keep_apart(queue: Queue, server: RedisServer) -> None:
+    sharing = RedisSharing(queue)
+    async with await Queue.connect(server.url, prefix=f"{queue.prefix}-2") as stranger:
+        async with sharing.turn(R, "a", DIGEST) as turn:
+            turn.brought()
+            async with (
+                sharing.turn("s.example", "b", DIGEST) as at_another_registry,
+                sharing.turn(R, "b", "sha256:" + "2" * 64) as another_digest,
+                RedisSharing(stranger).turn(R, "b", DIGEST) as of_another_installation,
+            ):
+                pass
+        for apart in (at_another_registry, another_digest, of_another_installation):
+            assert (apart.here, apart.elsewhere) == (False, ())
+
+
+async def test_two_hundred_copies_on_three_clients_never_have_one_turn_twice_and_all_end(
+    queue: Queue, server: RedisServer
+) -> None:
+    blobs, copies = 50, 200
+    holders: dict[str, int] = {}
+    twice: list[str] = []
+    brought: list[str] = []
+
+    async def copy(sharing: RedisSharing, repository: str, digest: str) -> None:
+        async with sharing.turn(R, repository, digest) as turn:
+            if turn.here:
+                return
+            holders[digest] = holders.get(digest, 0) + 1
+            if holders[digest] > 1:
+                twice.append(digest)
+            await asyncio.sleep(0.01)
+            brought.append(f"{repository} {digest}")
+            turn.brought()
+            holders[digest] -= 1
+
+    async with AsyncExitStack() as stack:
+        clients = [
+            RedisSharing(await stack.enter_async_context(await Queue.connect(server.url, prefix=queue.prefix)))
+            for _ in range(3)
+        ]
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(copy(clients[n % 3], f"r{n % 2}", f"sha256:{n % blobs:064}") for n in range(copies)))
+    assert twice == []
+    assert len(brought) == len(set(brought)) == blobs, "each to the one repository it is wanted in, once"
+    assert await held(queue) == 0

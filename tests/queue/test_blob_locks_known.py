@@ -1,0 +1,184 @@
+"""What is known of where blobs are: believed for a while, forgotten when contradicted, bounded in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from replicator.queue import Queue
+from replicator.queue.blob_locks import RedisSharing
+
+if TYPE_CHECKING:
+    from tests.queue.servers import RedisServer
+
+R, DIGEST = "r.example", "sha256:" + "1" * 64
+
+
+async def bring(sharing: RedisSharing, repository: str, digest: str = DIGEST) -> None:
+    async with sharing.turn(R, repository, digest) as turn:
+        turn.brought()
+
+
+async def look(sharing: RedisSharing, repository: str, digest: str = DIGEST) -> tuple[bool, tuple[str, ...]]:
+    async with sharing.turn(R, repository, digest) as turn:
+        return turn.here, turn.elsewhere
+
+
+async def command(queue: Queue, *words: str | bytes) -> Any:
+    return await queue.redis.execute_command(*words)  # type: ignore[no-untyped-call]  # redis-py leaves it without types
+
+
+async def overwrite(queue: Queue, value: bytes) -> None:
+    """Put something else where what is known of the one blob is kept."""
+    key = f"{queue.prefix}:known:new"
+    [item] = await command(queue, "HKEYS", key)
+    await command(queue, "HSET", key, item, value)
+
+
+async def generations(queue: Queue) -> tuple[int, int]:
+    new, old = [await command(queue, "HLEN", f"{queue.prefix}:known:{name}") for name in ("new", "old")]
+    return new, old
+
+
+async def test_what_was_brought_long_ago_is_not_believed_to_be_here_but_may_be_mounted_from(queue: Queue) -> None:
+    sharing = RedisSharing(queue, trust=0.2)
+    await bring(sharing, "a")
+    await asyncio.sleep(0.3)
+    assert await look(sharing, "a") == (False, ())
+    assert await look(sharing, "b") == (False, ("a",))
+    await bring(sharing, "a")
+    assert await look(RedisSharing(queue, trust=60), "a") == (True, ())
+
+
+async def test_what_was_brought_before_the_clock_was_set_back_is_not_believed_for_longer(queue: Queue) -> None:
+    sharing = RedisSharing(queue)
+    await bring(sharing, "a")
+    await overwrite(queue, b"9999999999999 a")
+    assert await look(sharing, "a") == (False, ())
+
+
+async def test_places_are_told_the_latest_first_and_at_most_eight(queue: Queue) -> None:
+    sharing = RedisSharing(queue)
+    for n in range(10):
+        await bring(sharing, f"r{n}")
+    assert await look(sharing, "other") == (False, ("r9", "r8", "r7", "r6", "r5", "r4", "r3", "r2"))
+    assert await look(sharing, "r5") == (True, ("r9", "r8", "r7", "r6", "r4", "r3", "r2"))
+
+
+async def test_a_place_that_a_registry_contradicts_is_forgotten_and_the_others_are_not(queue: Queue) -> None:
+    sharing = RedisSharing(queue)
+    for repository in ("a", "b", "c"):
+        await bring(sharing, repository)
+    await sharing.forget(R, "b", DIGEST)
+    await sharing.forget(R, "never there", DIGEST)
+    await sharing.forget(R, "a", "sha256:" + "2" * 64)
+    assert await look(sharing, "b") == (False, ("c", "a"))
+    await sharing.forget(R, "a", DIGEST)
+    await sharing.forget(R, "c", DIGEST)
+    assert await generations(queue) == (0, 0)
+
+
+async def test_memory_is_bounded_and_what_is_used_stays_known(queue: Queue) -> None:
+    sharing = RedisSharing(queue, items=10)
+    await bring(sharing, "base")
+    for n in range(200):
+        await bring(sharing, "a", f"sha256:{n:064}")
+        assert max(await generations(queue)) <= 10
+        assert (await look(sharing, "b"))[1] == ("base",)
+    known = [await look(RedisSharing(queue), "b", f"sha256:{n:064}") for n in range(200)]
+    assert [places for _, places in known[195:]] == [("a",)] * 5
+    assert [places for _, places in known[:180]] == [()] * 180
+
+
+async def test_what_is_known_expires_in_a_month(queue: Queue) -> None:
+    sharing = RedisSharing(queue, items=2)
+    for n in range(3):
+        await bring(sharing, "a", f"sha256:{n:064}")
+    for generation in ("new", "old"):
+        assert 29 * 86400 < await queue.redis.ttl(f"{queue.prefix}:known:{generation}") <= 30 * 86400
+
+
+async def test_anything_is_a_name(queue: Queue) -> None:
+    sharing = RedisSharing(queue)
+    await bring(sharing, "größe/名 1")
+    assert await look(sharing, "b") == (False, ("größe/名 1",))
+
+
+async def test_what_somebody_else_wrote_there_fails_nothing(queue: Queue) -> None:
+    sharing = RedisSharing(queue)
+    for value in (b"", b"\xff\xfe", b"12", b"x y\n\n", b"5 \xff"):
+        await bring(sharing, "a")
+        await overwrite(queue, value)
+        assert not (await look(sharing, "a"))[0]
+        await sharing.forget(R, "a", DIGEST)
+    await bring(sharing, "a")
+    assert (await look(sharing, "a"))[0]
+
+
+class Model:
+    """Two generations of what is known, as plain dictionaries."""
+
+    def __init__(self, items: int) -> None:
+        self.items = items
+        self.new: dict[str, list[str]] = {}
+        self.old: dict[str, list[str]] = {}
+
+    def keep(self, digest: str, places: list[str]) -> None:
+        self.old.pop(digest, None)
+        self.new[digest] = places
+        if len(self.new) >= self.items:
+            self.new, self.old = {}, self.new
+
+    def look(self, repository: str, digest: str) -> tuple[bool, tuple[str, ...]]:
+        if digest in self.old:
+            self.keep(digest, self.old[digest])
+        places = self.new.get(digest) or self.old.get(digest, [])
+        return repository in places, tuple(place for place in places if place != repository)
+
+    def bring(self, repository: str, digest: str) -> None:
+        _, others = self.look(repository, digest)
+        self.keep(digest, [repository, *others][:8])
+
+    def forget(self, repository: str, digest: str) -> None:
+        for generation in (self.new, self.old):
+            if repository in generation.get(digest, []):
+                generation[digest].remove(repository)
+                if not generation[digest]:
+                    del generation[digest]
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["bring", "bring", "look", "forget"]),
+        st.sampled_from([f"r{n}" for n in range(10)]),
+        st.sampled_from([f"sha256:{n:064}" for n in range(6)]),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=STEPS, items=st.integers(1, 7))
+def test_what_is_known_is_what_a_pair_of_dictionaries_would_know(
+    server: RedisServer, steps: list[tuple[str, str, str]], items: int
+) -> None:
+    async def run() -> None:
+        model = Model(items)
+        async with await Queue.connect(server.url, prefix=uuid4().hex) as queue:
+            sharing = RedisSharing(queue, items=items)
+            for step, repository, digest in steps:
+                if step == "bring":
+                    await bring(sharing, repository, digest)
+                    model.bring(repository, digest)
+                elif step == "forget":
+                    await sharing.forget(R, repository, digest)
+                    model.forget(repository, digest)
+                else:
+                    assert await look(sharing, repository, digest) == model.look(repository, digest)
+                assert await generations(queue) == (len(model.new), len(model.old))
+
+    asyncio.run(run())

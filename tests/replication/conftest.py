@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from replicator.registry import Registries, Timing
+from replicator.registry.manifest import OCI_INDEX
+from replicator.replication.listing import Listing
+from replicator.replication.transfer import access_by
+from replicator.rules import Narrowing, Rules, parse
+from tests.standins.images import Index
+from tests.standins.logins import HARBOR_ROBOT
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+
+    from replicator.replication.listing import Batch, Found
+    from tests.standins.harbor import HarborStandIn
+
+PLAIN = "registry.example.com"
+QUICK = Timing(connect=5, read=20, write=5, commit=30, tag=5, tries=2)
+
+
+def tiny(seed: object) -> Index:
+    """A manifest that names nothing, so that a hundred of them are pushed in a moment."""
+    document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [], "annotations": {"seed": str(seed)}}
+    return Index(OCI_INDEX, json.dumps(document).encode(), ())
+
+
+@dataclass
+class House:
+    """A Harbor, what is behind it, and a way to list it.
+
+    ``HARBOR`` in rules and patterns stands for its host, ``BEHIND`` for the registry behind it, ``PLAIN`` for a
+    destination that nobody asks.
+    """
+
+    harbor: HarborStandIn
+    behind: str
+
+    def _named(self, text: str) -> str:
+        for name, host in {"HARBOR": self.harbor.host, "BEHIND": self.behind, "PLAIN": PLAIN}.items():
+            text = text.replace(name, host)
+        return text
+
+    def rules(self, images: dict[str, Any]) -> Rules:
+        auth = {
+            "HARBOR": {"username": HARBOR_ROBOT[0], "password": HARBOR_ROBOT[1], "insecure": True},
+            "BEHIND": {"anonymous": True, "insecure": True},
+            "PLAIN": {"anonymous": True},
+            "registry.cn-beijing.aliyuncs.com": {"anonymous": True},
+        }
+        return parse(self._named(json.dumps({"auth": auth, "images": images})), "rules.json", environ={})
+
+    @contextlib.asynccontextmanager
+    async def listing(
+        self, images: dict[str, Any], only: Iterable[str] = (), keys: Iterable[str] = ()
+    ) -> AsyncIterator[AsyncGenerator[Batch, None]]:
+        """The batches, one by one; what the Harbor is asked is counted from here on."""
+        rules = self.rules(images)
+        narrowing = Narrowing(rules, list(map(self._named, only)), list(map(self._named, keys)))
+        self.harbor.faults.log.clear()
+        async with (
+            Registries(access_by(rules.credentials), timing=QUICK) as registries,
+            contextlib.aclosing(Listing(rules, narrowing, registries).batches()) as batches,
+        ):
+            yield batches
+
+    async def listed(self, images: dict[str, Any], only: Iterable[str] = (), keys: Iterable[str] = ()) -> list[Batch]:
+        async with self.listing(images, only, keys) as batches:
+            return [batch async for batch in batches]
+
+    def asked(self, path: str = "") -> list[str]:
+        """What was asked for in Harbor's API and of tag lists, in order; ``path`` is a regular expression."""
+        entries = self.harbor.faults.log.select("GET", "^/api/v2.0/|/tags/list$")
+        return [entry.path.removeprefix("/api/v2.0") for entry in entries if re.search(path, entry.path)]
+
+    async def put(self, names: Iterable[str]) -> dict[str, str]:
+        """Push an own tiny manifest under each ``repository:tag``, a few at a time; return their digests by name."""
+        names = list(names)
+        for repository in {name.rpartition(":")[0] for name in names}:
+            await self._put_blob(repository)
+        digests: dict[str, str] = {}
+        slots = asyncio.Semaphore(16)
+
+        async def one(session: aiohttp.ClientSession, name: str) -> None:
+            repository, _, tag = name.rpartition(":")
+            manifest = tiny(name)
+            url = f"http://{self.behind}/v2/{repository}/manifests/{tag}"
+            headers = {"Content-Type": manifest.media_type}
+            async with slots, session.put(url, data=manifest.content, headers=headers) as answer:
+                assert answer.status == 201, await answer.text()
+            digests[name] = manifest.digest
+
+        async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
+            for name in names:
+                group.create_task(one(session, name))
+        return digests
+
+    async def _put_blob(self, repository: str) -> None:
+        """Without any blob, a repository is not in the registry's catalog."""
+        content = b"x"
+        async with aiohttp.ClientSession(requote_redirect_url=False) as session:
+            async with session.post(f"http://{self.behind}/v2/{repository}/blobs/uploads/") as answer:
+                location = answer.headers["Location"]
+            url = URL(f"{location}&digest=sha256:{hashlib.sha256(content).hexdigest()}", encoded=True)
+            async with session.put(url, data=content) as answer:
+                assert answer.status == 201, await answer.text()
+
+    async def delete(self, repository: str, digest: str) -> None:
+        url = f"http://{self.behind}/v2/{repository}/manifests/{digest}"
+        async with aiohttp.ClientSession() as session, session.delete(url) as answer:
+            assert answer.status == 202, await answer.text()
+
+
+def tags_of(batches: Iterable[Batch]) -> dict[str, str | None]:
+    """Digests by ``repository:tag`` without the host."""
+    return {str(each.asked.request.source).partition("/")[2]: each.digest for each in found_in(batches)}
+
+
+def found_in(batches: Iterable[Batch]) -> list[Found]:
+    found = [each for batch in batches for each in batch.found]
+    copies = [(each.asked.request.source, each.asked.request.destination) for each in found]
+    assert len(copies) == len(set(copies)), "a copy came twice"
+    return found
+
+
+@pytest.fixture
+def house(harbor: HarborStandIn, harbor_upstream: str) -> House:
+    return House(harbor, harbor_upstream)
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Five rows a page instead of a hundred, so that few artifacts make many pages."""
+    for module in ("harbor.pages", "harbor.api", "replication.listing"):
+        monkeypatch.setattr(f"replicator.{module}.ROWS_A_PAGE", 5)
+    return 5

@@ -1,0 +1,281 @@
+"""What a queue's job does, against a Harbor and an ACR."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from replicator.copy import Copier, SourceNotFound
+from replicator.errors import ErrorClass, ReplicatorError
+from replicator.queue import Lane, Running
+from replicator.reference import Reference
+from replicator.registry import Registries
+from replicator.replication.job import Handler, job_for
+from replicator.replication.transfer import CopyFailed, access_by
+from replicator.rules import CopyRequest, Rules, parse
+from tests.standins.images import cosign_tag, image, multi_arch, push, referrer, verify_tree
+from tests.standins.logins import ACR_USER, HARBOR_ROBOT
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from datetime import datetime
+
+    from tests.standins.acr import AcrStandIn
+    from tests.standins.harbor import HarborStandIn
+
+
+@dataclass
+class Job:
+    """A job as the queue hands it over, without the queue."""
+
+    payload: Mapping[str, Any]
+    tries: int = 1
+    lane: Lane = Lane.EVENTS
+    id: str = "x"
+    merged: bool = False
+    pushed: datetime | None = None
+    confirmed: int = 0
+    read: list[int] = field(default_factory=list)
+
+    async def confirm(self) -> None:
+        self.confirmed += 1
+
+    def progress(self, number: int) -> None:
+        self.read.append(number)
+
+
+def rules_of(harbor: HarborStandIn, acr: AcrStandIn, more: str = "") -> Rules:
+    """Read the rules, with ``more`` behind the destination, e.g. ``, signatures: true``."""
+    text = f"""
+        auth:
+          {harbor.host}: {{username: '{HARBOR_ROBOT[0]}', password: '{HARBOR_ROBOT[1]}', insecure: true}}
+          {acr.host}: {{username: '{ACR_USER[0]}', password: '{ACR_USER[1]}', insecure: true}}
+        images:
+          {harbor.host}/team/app: {{to: {acr.host}/cache/app{more}}}
+        """
+    return parse(text, "rules", environ={})
+
+
+@asynccontextmanager
+async def handling(rules: Rules) -> AsyncIterator[Handler]:
+    async with Registries(access_by(rules.credentials)) as registries:
+        yield Handler(registries, Copier(registries))
+
+
+def request(rules: Rules, harbor: HarborStandIn, tag: str) -> CopyRequest:
+    (found,) = rules.destinations(Reference.parse(f"{harbor.host}/team/app:{tag}"))
+    return found
+
+
+async def run(handler: Handler, work: Job) -> dict[str, Any]:
+    return dict(await handler(cast("Running", work)))
+
+
+def test_a_job_is_named_by_its_destination_and_carries_no_digest() -> None:
+    digest = "sha256:" + "a" * 64
+    source = Reference.parse("harbor.example.com/team/app:v1")
+    made = job_for(
+        CopyRequest(source, Reference.parse("registry.cn-beijing.aliyuncs.com/ns/app:v1"), "rule"), retries=3
+    )
+    assert made.id == "registry.cn-beijing.aliyuncs.com/ns/app:v1"
+    assert made.retries == 3
+    assert digest not in str(made.payload)
+    assert CopyRequest.from_json(made.payload).source == source
+
+
+async def test_it_copies_and_confirms_before_the_tag(harbor: HarborStandIn, acr: AcrStandIn) -> None:
+    root = image(1, (50_000,))
+    await push(harbor.host, "team/app", "v1", root, HARBOR_ROBOT)
+    rules = rules_of(harbor, acr)
+    work = Job(request(rules, harbor, "v1").to_json())
+    async with handling(rules) as handler:
+        outcome = await run(handler, work)
+    assert (outcome["result"], outcome["digest"]) == ("copied", root.digest)
+    assert work.confirmed == 1
+    assert work.read == sorted(work.read)
+    assert work.read[-1] == sum(blob.size for blob in root.blobs)
+
+
+async def test_a_forced_request_is_copied_again(harbor: HarborStandIn, acr: AcrStandIn) -> None:
+    await push(harbor.host, "team/app", "v1", image(), HARBOR_ROBOT)
+    rules = rules_of(harbor, acr)
+    asked = request(rules, harbor, "v1")
+    async with handling(rules) as handler:
+        outcomes = [
+            (await run(handler, Job(replace(asked, force=force).to_json())))["result"] for force in (False, False, True)
+        ]
+    assert outcomes == ["copied", "up to date", "copied"]
+    assert acr.faults.log.count("PUT", "/manifests/v1", 201) == 2
+
+
+async def test_a_host_that_the_rules_do_not_name_is_not_contacted(harbor: HarborStandIn, acr: AcrStandIn) -> None:
+    """Whoever can write to the queue can't make a worker go anywhere else, or take a password there."""
+    rules = rules_of(harbor, acr)
+    foreign = Reference.parse("127.0.0.1:9/team/app:v1")
+    known = request(rules, harbor, "v1")
+    async with handling(rules) as handler:
+        for source, destination in ((foreign, known.destination), (known.source, foreign)):
+            with pytest.raises(CopyFailed, match="no credentials") as caught:
+                await run(handler, Job(CopyRequest(source, destination, "rule").to_json()))
+            assert caught.value.error_class is ErrorClass.CREDENTIALS
+    assert len(acr.faults.log) == len(harbor.faults.log) == 0
+
+
+@pytest.mark.parametrize("payload", [{}, {"source": 1}, {"source": "x", "destination": "y", "rule": "z"}, {"rule": []}])
+async def test_what_is_no_copy_request_is_given_up_at_once(
+    harbor: HarborStandIn, acr: AcrStandIn, payload: dict[str, Any]
+) -> None:
+    async with handling(rules_of(harbor, acr)) as handler:
+        with pytest.raises(CopyFailed, match="can't be read") as caught:
+            await run(handler, Job(payload))
+    assert caught.value.error_class is ErrorClass.PERMANENT
+
+
+async def test_a_source_that_is_not_there_is_looked_for_again_and_then_gone(
+    harbor: HarborStandIn, acr: AcrStandIn
+) -> None:
+    rules = rules_of(harbor, acr)
+    payload = request(rules, harbor, "deleted").to_json()
+    async with handling(rules) as handler:
+        for tries in (1, 2):
+            with pytest.raises(SourceNotFound) as caught:
+                await run(handler, Job(payload, tries=tries))
+            assert caught.value.error_class is ErrorClass.NOT_YET
+        outcome = await run(handler, Job(payload, tries=3))
+    assert outcome["result"] == "source gone"
+    assert acr.faults.log.count("PUT") == 0
+
+
+async def test_harbors_gate_is_waited_for(harbor: HarborStandIn, acr: AcrStandIn) -> None:
+    await push(harbor.host, "team/app", "v1", image(), HARBOR_ROBOT)
+    rules = rules_of(harbor, acr)
+    payload = request(rules, harbor, "v1").to_json()
+    harbor.gated.add("team/app")
+    async with handling(rules) as handler:
+        with pytest.raises(ReplicatorError) as caught:
+            await run(handler, Job(payload))
+        assert caught.value.error_class is ErrorClass.NOT_YET
+        harbor.gated.clear()
+        assert (await run(handler, Job(payload)))["result"] == "copied"
+
+
+async def test_a_tag_that_is_not_among_the_latest_when_its_job_runs_is_skipped(
+    harbor: HarborStandIn, acr: AcrStandIn
+) -> None:
+    rules = rules_of(harbor, acr, ", tags: {latest: 2}")
+    for number in (1, 2, 3):
+        await push(harbor.host, "team/app", f"v{number}", image(number), HARBOR_ROBOT)
+    async with handling(rules) as handler:
+        outcomes = {
+            tag: (await run(handler, Job(request(rules, harbor, tag).to_json())))["result"]
+            for tag in ("v1", "v2", "v3")
+        }
+    assert outcomes == {"v1": "skipped", "v2": "copied", "v3": "copied"}
+
+
+async def test_a_refused_push_says_what_it_can_mean(harbor: HarborStandIn, acr: AcrStandIn) -> None:
+    await push(harbor.host, "team/app", "v1", image(), HARBOR_ROBOT)
+    rules = rules_of(harbor, acr)
+    acr.namespaces["cache"] = False
+    async with handling(rules) as handler:
+        with pytest.raises(CopyFailed, match="Automatically Create Repository") as caught:
+            await run(handler, Job(request(rules, harbor, "v1").to_json()))
+    assert caught.value.error_class in (ErrorClass.PERMANENT, ErrorClass.CREDENTIALS)
+    assert "namespace 'cache'" in str(caught.value)
+    assert ACR_USER[1] not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tries", "merged", "believed"), [(1, False, True), (2, False, False), (1, True, False), (2, True, False)]
+)
+async def test_what_an_event_said_of_a_tag_is_believed_on_the_first_try_if_nobody_asked_since(
+    harbor: HarborStandIn, acr: AcrStandIn, acr_upstream: str, tries: int, merged: bool, believed: bool
+) -> None:
+    """The event is an old one, and the destination holds what it said."""
+    old, new = image(1), image(2)
+    await push(harbor.host, "team/app", "v1", new, HARBOR_ROBOT)
+    await push(acr_upstream, "cache/app", "v1", old)
+    rules = rules_of(harbor, acr)
+    payload = replace(request(rules, harbor, "v1"), announced=old.digest).to_json()
+    harbor.faults.log.clear()
+    async with handling(rules) as handler:
+        outcome = await run(handler, Job(payload, tries=tries, merged=merged))
+    expected = ("up to date", old.digest) if believed else ("copied", new.digest)
+    assert (outcome["result"], outcome["digest"]) == expected
+    assert (len(harbor.faults.log) == 0) is believed
+
+
+async def test_a_signature_is_copied_as_one_whether_named_by_tag_or_by_digest(
+    harbor: HarborStandIn, acr: AcrStandIn, acr_upstream: str
+) -> None:
+    root, signature = multi_arch(1), image(50)
+    attached = referrer(root, as_image=True)
+    rules = rules_of(harbor, acr, ", signatures: true")
+    for name, one in (("v1", root), (cosign_tag(root), signature), (attached.digest, attached)):
+        await push(harbor.host, "team/app", name, one, HARBOR_ROBOT)
+    where = [f"{harbor.host}/team/app{name}" for name in (f":{cosign_tag(root)}", f"@{attached.digest}")]
+    requests = [found for text in where for found in rules.destinations(Reference.parse(text))]
+    assert [found.signature for found in requests] == [True, True]
+    async with handling(rules) as handler:
+        for found in requests:
+            outcome = await run(handler, Job(found.to_json()))
+            assert (outcome["result"], outcome["digest"]) == ("skipped", None)
+            assert root.digest in outcome["note"]
+        assert acr.faults.log.count("PUT") == acr.faults.log.count("POST") == 0
+        await push(acr_upstream, "cache/app", "v1", root)
+        for found, one in zip(requests, (signature, attached), strict=True):
+            outcome = await run(handler, Job(found.to_json()))
+            assert (outcome["result"], outcome["digest"], outcome["signatures"]) == ("copied", one.digest, 1)
+    await verify_tree(acr_upstream, "cache/app", cosign_tag(root), signature)
+    await verify_tree(acr_upstream, "cache/app", attached.digest, attached)
+
+
+async def test_a_signature_that_is_gone_is_looked_for_as_long_as_a_tag_is(
+    harbor: HarborStandIn, acr: AcrStandIn, acr_upstream: str
+) -> None:
+    root = image(1)
+    await push(acr_upstream, "cache/app", "v1", root)
+    rules = rules_of(harbor, acr, ", signatures: true")
+    async with handling(rules) as handler:
+        for name in (f":{cosign_tag(root)}", f"@{referrer(root).digest}"):
+            (found,) = rules.destinations(Reference.parse(f"{harbor.host}/team/app{name}"))
+            with pytest.raises(SourceNotFound):
+                await run(handler, Job(found.to_json(), tries=2))
+            assert (await run(handler, Job(found.to_json(), tries=3)))["result"] == "source gone"
+
+
+@pytest.mark.parametrize(("selection", "result"), [(False, "copied"), (True, "skipped")])
+async def test_jobs_that_an_older_version_has_queued_are_done(
+    harbor: HarborStandIn, acr: AcrStandIn, selection: bool, result: str
+) -> None:
+    """They say no word of options, signatures or digests: everything is copied, byte for byte."""
+    root = multi_arch(1, attested=True)
+    for tag in ("v1", "v2"):
+        await push(harbor.host, "team/app", tag, root, HARBOR_ROBOT)
+    payload: dict[str, Any] = {
+        "source": f"{harbor.host}/team/app:v1",
+        "destination": f"{acr.host}/cache/app:v1",
+        "rule": f"{harbor.host}/team/app",
+    }
+    if selection:
+        payload["selection"] = {"include": ["v*"], "latest": 1}
+    async with handling(rules_of(harbor, acr)) as handler:
+        outcome = await run(handler, Job(payload))
+    assert outcome["result"] == result
+    if result == "copied":
+        assert (outcome["digest"], outcome["note"]) == (root.digest, "")
+
+
+@pytest.mark.parametrize("word", [{"announced": "v1"}, {"options": {"platforms": ["amd64"]}}])
+async def test_a_job_whose_words_make_no_sense_is_given_up_at_once(
+    harbor: HarborStandIn, acr: AcrStandIn, word: dict[str, Any]
+) -> None:
+    rules = rules_of(harbor, acr)
+    async with handling(rules) as handler:
+        with pytest.raises(CopyFailed, match="can't be read") as caught:
+            await run(handler, Job({**request(rules, harbor, "v1").to_json(), **word}))
+    assert caught.value.error_class is ErrorClass.PERMANENT
+    assert len(harbor.faults.log) == len(acr.faults.log) == 0

@@ -1,0 +1,273 @@
+"""What a job tells of its destination: nothing that may not be so, and what was seen is void once it writes."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from replicator.copy import Copier, wanted_key
+from replicator.copy.options import VERBATIM, Attestations, CopyOptions
+from replicator.queue import Checks, LeaseLost, Queue
+from replicator.reference import Reference
+from replicator.registry import Registries
+from replicator.replication.job import Handler, may_trust
+from replicator.replication.transfer import CopyFailed, access_by
+from replicator.rules import CopyRequest
+from tests.queue.servers import RedisServer
+from tests.queue.test_checks import Asked, Writer, void
+from tests.replication.test_job import Job, request, rules_of, run
+from tests.standins.faults import Answer, Fault, Hold
+from tests.standins.images import Image, Index, attestation, image, index, push
+from tests.standins.logins import HARBOR_ROBOT
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from replicator.rules import Rules
+    from tests.standins.acr import AcrStandIn
+    from tests.standins.harbor import HarborStandIn
+
+OLD, NEW = image(1), image(2)
+SIGNED = CopyOptions(signatures=True)
+STRIP = CopyOptions(attestations=Attestations.STRIP)
+
+
+@dataclass(kw_only=True)
+class Leased(Job):
+    """A job whose lease is in Redis.
+
+    Attributes:
+        writer: who holds it.
+        confirming: somebody asked for its confirmation.
+    """
+
+    writer: Writer
+    confirming: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def confirm(self) -> None:
+        self.confirming.set()
+        await self.writer.confirm()
+
+
+@dataclass
+class Shop:
+    """A Harbor, an ACR, a Redis, and what handles a job between them."""
+
+    harbor: HarborStandIn
+    acr: AcrStandIn
+    rules: Rules
+    server: RedisServer
+    queue: Queue
+    registries: Registries
+
+    async def push(self, root: Image | Index, tag: str = "v1") -> None:
+        await push(self.harbor.host, "team/app", tag, root, HARBOR_ROBOT)
+
+    def wanted(self, **changes: object) -> CopyRequest:
+        return replace(request(self.rules, self.harbor, "v1"), **changes)  # type: ignore[arg-type]  # as they are named
+
+    async def work(self, asked: CopyRequest) -> Leased:
+        """A job that this process holds, as the queue hands it over."""
+        return Leased(payload=asked.to_json(), writer=await Writer(self.queue, str(asked.destination)).take())
+
+    @asynccontextmanager
+    async def handling(self) -> AsyncIterator[Handler]:
+        """A process that tells at its end what it saw."""
+        async with aclosing(Checks(self.queue)) as checks:
+            yield Handler(self.registries, Copier(self.registries), checks)
+
+    async def do(self, asked: CopyRequest) -> str:
+        async with self.handling() as handler:
+            return str((await run(handler, await self.work(asked)))["result"])
+
+    async def saw(self, root: Image | Index, options: CopyOptions = VERBATIM) -> None:
+        async with aclosing(Checks(self.queue)) as checks:
+            checks.saw(str(self.wanted().destination), wanted_key(root.digest, options), time.time())
+
+    async def trusts(self, root: Image | Index, options: CopyOptions = VERBATIM) -> bool:
+        async with aclosing(Checks(self.queue)) as checks:
+            expected = [(str(self.wanted().destination), wanted_key(root.digest, options))]
+            return (await checks.holds(expected, 3600)) == [True]
+
+
+@pytest.fixture
+async def shop(harbor: HarborStandIn, acr: AcrStandIn) -> AsyncIterator[Shop]:
+    async with AsyncExitStack() as stack:
+        # A Unix socket's path is short.
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="rq-", dir="/tmp"))
+        server = stack.enter_context(RedisServer(Path(directory)))
+        queue = await stack.enter_async_context(await Queue.connect(server.url))
+        rules = rules_of(harbor, acr)
+        registries = await stack.enter_async_context(Registries(access_by(rules.credentials)))
+        yield Shop(harbor, acr, rules, server, queue, registries)
+
+
+async def struck(fault: Fault) -> None:
+    async with asyncio.timeout(30):
+        while not fault.hits:
+            await asyncio.sleep(0.01)
+
+
+async def test_what_was_copied_is_trusted_and_what_was_there_before_is_not(shop: Shop) -> None:
+    for root, other in ((OLD, NEW), (NEW, OLD), (OLD, NEW)):
+        await shop.push(root)
+        assert await shop.do(shop.wanted()) == "copied"
+        assert await shop.trusts(root)
+        assert not await shop.trusts(other)
+    # Nor is it what other wishes would make of it.
+    assert not await shop.trusts(OLD, STRIP)
+
+
+async def test_what_was_found_up_to_date_is_trusted(shop: Shop) -> None:
+    await shop.push(OLD)
+    await shop.do(shop.wanted())
+    await shop.queue.redis.flushall()
+    assert await shop.do(shop.wanted()) == "up to date"
+    assert await shop.trusts(OLD)
+    await shop.queue.redis.flushall()
+    # Also where only what was announced was compared.
+    assert await shop.do(shop.wanted(announced=OLD.digest)) == "up to date"
+    assert await shop.trusts(OLD)
+
+
+async def test_what_is_trusted_is_what_the_source_named_not_what_is_left_of_it(shop: Shop) -> None:
+    whole = index([OLD, attestation(OLD, 3)])
+    await shop.push(whole)
+    asked = shop.wanted(options=STRIP)
+    assert await shop.do(asked) == "copied"
+    assert await shop.trusts(whole, asked.options)
+    assert not await shop.trusts(whole)
+
+
+async def test_an_announcement_that_is_old_is_not_what_is_trusted(shop: Shop) -> None:
+    await shop.push(NEW)
+    assert await shop.do(shop.wanted(announced=OLD.digest)) == "copied"
+    assert await shop.trusts(NEW)
+    assert not await shop.trusts(OLD)
+
+
+async def test_a_job_that_dies_while_it_writes_the_tag_leaves_nothing_to_trust(shop: Shop) -> None:
+    await shop.push(OLD)
+    await shop.do(shop.wanted())
+    assert await shop.trusts(OLD)
+    await shop.push(NEW)
+    hold = Hold()
+    writing = shop.acr.faults.add(Fault(hold, "PUT", "/manifests/v1"))
+    async with shop.handling() as handler:
+        job = asyncio.create_task(run(handler, await shop.work(shop.wanted())))
+        await struck(writing)
+        assert not await shop.trusts(OLD), "it has to be void before the tag is written"
+        job.cancel()
+        await asyncio.wait({job})
+        hold.released.set()
+    assert not await shop.trusts(OLD)
+    assert not await shop.trusts(NEW)
+
+
+async def test_a_copy_that_fails_leaves_nothing_to_trust(shop: Shop) -> None:
+    await shop.push(OLD)
+    await shop.do(shop.wanted())
+    await shop.push(NEW)
+    shop.acr.faults.add(Fault(Answer(403, "DENIED", "quota"), "PUT", "/manifests/v1", times=None))
+    with pytest.raises(CopyFailed):
+        await shop.do(shop.wanted())
+    assert not await shop.trusts(OLD)
+    assert not await shop.trusts(NEW)
+
+
+async def test_what_another_is_about_to_write_while_a_destination_is_asked_is_not_trusted(shop: Shop) -> None:
+    """The answer may be of before or after."""
+    await shop.push(OLD)
+    await shop.do(shop.wanted())
+    hold = Hold()
+    asking = shop.acr.faults.add(Fault(hold, "HEAD", "/manifests/v1"))
+    async with shop.handling() as handler:
+        job = asyncio.create_task(run(handler, Job(shop.wanted().to_json())))
+        await struck(asking)
+        await void(shop.queue, str(shop.wanted().destination))
+        hold.released.set()
+        assert (await job)["result"] == "up to date"
+    assert not await shop.trusts(OLD)
+
+
+async def test_where_signatures_are_wanted_nothing_is_trusted_and_all_is_void(shop: Shop) -> None:
+    await shop.push(OLD)
+    await shop.saw(OLD)
+    await shop.push(NEW)
+    for result in ("copied", "up to date"):
+        assert await shop.do(shop.wanted(options=SIGNED)) == result
+        assert not await shop.trusts(OLD)
+        assert not await shop.trusts(NEW)
+        assert not await shop.trusts(NEW, SIGNED)
+
+
+async def test_a_source_that_is_gone_says_nothing_of_its_destination(shop: Shop) -> None:
+    async with shop.handling() as handler:
+        outcome = await run(handler, Job(shop.wanted().to_json(), tries=3))
+    assert outcome["result"] == "source gone"
+    assert await shop.queue.redis.keys("replicator:checks:*") == []
+
+
+async def test_a_copy_whose_lease_was_confirmed_is_made_without_redis(shop: Shop) -> None:
+    await shop.push(NEW)
+    await shop.saw(OLD)
+    shop.server.kill()
+    async with asyncio.timeout(30), shop.handling() as handler:
+        assert (await run(handler, Job(shop.wanted().to_json())))["result"] == "copied"
+
+
+async def test_a_copy_that_waits_for_redis_before_its_tag_is_made_and_leaves_no_old_trust(shop: Shop) -> None:
+    await shop.push(NEW)
+    await shop.saw(OLD)
+    work = await shop.work(shop.wanted())
+    writing = shop.acr.faults.add(Fault(hold := Hold(), "PUT", "/manifests/v1"))
+    async with asyncio.timeout(30), shop.handling() as handler:
+        shop.server.kill()
+        job = asyncio.create_task(run(handler, work))
+        await work.confirming.wait()
+        assert writing.hits == 0
+        shop.server.start()
+        await struck(writing)
+        assert not await shop.trusts(OLD)
+        hold.released.set()
+        assert (await job)["result"] == "copied"
+    assert await shop.trusts(NEW)
+
+
+async def test_one_step_on_redis_precedes_the_tag(shop: Shop) -> None:
+    await shop.push(NEW)
+    work = await shop.work(shop.wanted())
+    asked = Asked(shop.queue)
+    async with shop.handling() as handler:
+        await run(handler, work)
+        assert [name for name, _ in asked.scripts] == ["confirm"]
+
+
+async def test_a_lease_that_is_lost_ends_the_copy_before_the_tag_and_makes_nothing_void(shop: Shop) -> None:
+    await shop.push(NEW)
+    await shop.saw(OLD)
+    work = await shop.work(shop.wanted())
+    await shop.queue.redis.set(work.writer.key, "another")
+    async with shop.handling() as handler:
+        with pytest.raises(LeaseLost, match="another"):
+            await run(handler, work)
+    assert shop.acr.faults.log.count("PUT", "/manifests/v1") == 0
+    assert await shop.trusts(OLD)
+
+
+def test_only_a_tag_without_signatures_may_be_trusted() -> None:
+    source, destination = map(Reference.parse, ("h.example/team/app:v1", "r.example/cache/app:v1"))
+    digest = "@sha256:" + "1" * 64
+    asked = CopyRequest(source, destination, "rule")
+    assert may_trust(asked)
+    assert not may_trust(replace(asked, options=SIGNED))
+    assert not may_trust(replace(asked, signature=True))
+    assert not may_trust(replace(asked, source=Reference.parse(f"h.example/team/app{digest}")))
+    assert not may_trust(replace(asked, destination=Reference.parse(f"r.example/cache/app{digest}")))

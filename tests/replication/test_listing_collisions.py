@@ -1,0 +1,98 @@
+"""Different sources on their way to one destination, known before the first copy is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tests.replication.conftest import tags_of
+from tests.standins.faults import Answer, Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from replicator.replication.listing import Batch
+    from tests.replication.conftest import House
+
+
+def refused_in(batches: Iterable[Batch]) -> dict[str, list[str]]:
+    """The sources of each collision by ``repository:tag``, without hosts."""
+    return {
+        str(each.asked.request.source).partition("/")[2]: [
+            str(source).partition("/")[2] for source in each.collision.sources
+        ]
+        for batch in batches
+        for each in batch.refused
+    }
+
+
+async def test_neither_of_two_sources_is_given_out_and_both_are_told(house: House) -> None:
+    put = await house.put(["team/a/b-c:v1", "team/a-b/c:v1", "team/a-b/c:v2", "team/other:v1"])
+    batches = await house.listed({"HARBOR/team/**": "PLAIN/copy/{flat}"})
+    both = ["team/a-b/c:v1", "team/a/b-c:v1"]
+    assert refused_in(batches) == dict.fromkeys(both, both)
+    assert tags_of(batches) == {name: digest for name, digest in put.items() if name not in both}
+    (text,) = {str(each.collision) for batch in batches for each in batch.refused}
+    first, second = (f"{house.harbor.host}/{source}" for source in both)
+    assert text == f"registry.example.com/copy/team-a-b-c:v1 would come from {first} and from {second}"
+
+
+async def test_sources_of_different_projects_and_registries_meet(house: House) -> None:
+    await house.put(["team/app:v1", "library/app:v1", "library/app:v2", "x:v1"])
+    images = {"HARBOR/*/app:v*": "PLAIN/copy/{project}-{name}"}
+    assert refused_in(await house.listed(images)) == {}
+    images = {
+        "HARBOR/team/*:v*": "PLAIN/copy/{name}",
+        "HARBOR/library/*:v*": "PLAIN/copy/{name}",
+        "BEHIND/x:v*": "PLAIN/copy/app",
+    }
+    batches = await house.listed(images)
+    all_three = {"x:v1", "library/app:v1", "team/app:v1"}
+    refused = refused_in(batches)
+    assert set(refused) == all_three
+    assert all(set(sources) == all_three for sources in refused.values())
+    assert set(tags_of(batches)) == {"library/app:v2"}
+
+
+async def test_only_what_can_meet_is_looked_through_before_the_first_copy(house: House) -> None:
+    await house.put(["team/a/b-c:v1", "team/a-b/c:v1", *(f"team/x{number}:v1" for number in range(5))])
+    async with house.listing({"HARBOR/team/**": "PLAIN/copy/{flat}"}) as batches:
+        await anext(batches)
+        before = house.asked()
+    assert before[0] == "/projects/team/repositories"
+    assert sorted(before[1:3]) == ["/v2/team/a-b/c/tags/list", "/v2/team/a/b-c/tags/list"]
+    assert before[3:] == ["/projects/team/artifacts"]
+
+
+async def test_a_tag_that_gets_another_name_can_meet_one_of_its_own_repository(house: House) -> None:
+    put = await house.put(["team/app:v1", "team/app:v2", "team/app:v3"])
+    images = {"HARBOR/team/app:v1": "PLAIN/app:v2", "HARBOR/team/app:v*": "PLAIN/app"}
+    batches = await house.listed(images)
+    both = ["team/app:v1", "team/app:v2"]
+    assert refused_in(batches) == dict.fromkeys(both, both)
+    # The copy under its own name is made all the same.
+    assert tags_of(batches) == {name: put[name] for name in ("team/app:v1", "team/app:v3")}
+
+
+async def test_copies_by_digest_never_meet(house: House) -> None:
+    digest = (await house.put(["team/a:v1", "team/b:v1"]))["team/a:v1"]
+    images = {f"HARBOR/team/{name}@{digest}": "PLAIN/copy" for name in "ab"}
+    batches = await house.listed(images)
+    assert refused_in(batches) == {}
+    assert len([each for batch in batches for each in batch.found]) == 2
+    assert house.asked() == []
+
+
+async def test_a_copy_that_is_not_meant_counts_too(house: House) -> None:
+    await house.put(["team/a:v1", "team/b:v1"])
+    images: dict[str, Any] = {"HARBOR/team/*:v1": "PLAIN/copy/{name}", "HARBOR/team/b": {"to": "PLAIN/copy/a"}}
+    batches = await house.listed(images, only=["team/*:v1"], keys=["HARBOR/team/*:v1"])
+    assert refused_in(batches) == {"team/a:v1": ["team/a:v1", "team/b:v1"]}
+    assert set(tags_of(batches)) == {"team/b:v1"}
+
+
+async def test_a_repository_that_can_not_be_looked_through_is_not_copied(house: House) -> None:
+    await house.put(["team/a/b-c:v1", "team/a-b/c:v1", "team/x:v1"])
+    house.harbor.faults.add(Fault(Answer(403, "DENIED"), "GET", "/team/a/b-c/tags/list", times=None))
+    batches = await house.listed({"HARBOR/team/**": "PLAIN/copy/{flat}"})
+    assert [batch.what for batch in batches if batch.error] == [f"{house.harbor.host}/team/a/b-c"]
+    assert set(tags_of(batches)) == {"team/a-b/c:v1", "team/x:v1"}

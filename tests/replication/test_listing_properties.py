@@ -1,0 +1,92 @@
+"""A listing asks for what events would have asked for, however the tags are paged, and finds every collision."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from replicator.reference import Reference, Repository
+from replicator.registry import Access, Registries
+from replicator.replication.listing import Clashes, Listing, contested
+from replicator.replication.tag_lists import Label, Part, TagLists
+from replicator.rules import Narrowing, Rules, collisions
+from tests.rules.building import HARBOR
+from tests.rules.test_properties import IMAGES, NAMES, SHA, TAGS, usable
+
+if TYPE_CHECKING:
+    from replicator.replication.listing import Batch
+    from replicator.rules import CopyRequest
+
+PAGED = st.dictionaries(st.sampled_from(TAGS), st.integers(0, 3))
+LABEL = Label(SHA, 5, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def text_of(request: CopyRequest) -> str:
+    return json.dumps(request.to_json(), sort_keys=True)
+
+
+def listed(rules: Rules, repository: Repository, paged: dict[str, int]) -> list[Batch]:
+    """What a listing makes of a repository's tags, some of which each page has."""
+    registries = Registries(lambda _: Access())
+    listing = Listing(rules, Narrowing(rules), registries)
+    pages: list[dict[str, Label | None]] = [
+        {tag: LABEL for tag, number in paged.items() if number == page} for page in range(4)
+    ]
+    if rules.route(repository).whole:
+        pages = [{tag: LABEL for page in pages for tag in page}]
+    return [listing._batch(Part(repository, page), TagLists(registries, ())) for page in pages]
+
+
+def wanted_after_pushes(rules: Rules, repository: Repository, tags: list[str]) -> set[str]:
+    """The copies that an event for each tag leads to, with what is decided only when they run."""
+    pushes = [Reference(repository, digest=SHA), *(Reference(repository, tag) for tag in tags)]
+    return {
+        text_of(replace(request, selection=None))
+        for push in pushes
+        for request in rules.destinations(push)
+        # Signatures that are pushed by digest stand in no list of tags.
+        if (request.source.tag is not None or not request.signature)
+        and (request.selection is None or request.source.tag in request.selection.select(tags))
+    }
+
+
+@given(IMAGES, PAGED)
+@settings(max_examples=200, deadline=None)
+def test_a_listing_asks_for_what_events_for_the_same_tags_ask(images: dict[str, Any], paged: dict[str, int]) -> None:
+    rules = usable(images)
+    if rules is None:
+        return
+    for repository in (Repository(HARBOR, name) for name in NAMES):
+        found = [each for batch in listed(rules, repository, paged) for each in batch.found]
+        asked = [text_of(each.asked.request) for each in found]
+        assert len(asked) == len(set(asked))
+        # What is written out is asked for whether it is there or not.
+        there = {text_of(each.asked.request) for each in found if each.asked.request.source.tag in (None, *paged)}
+        assert there == wanted_after_pushes(rules, repository, list(paged))
+        assert {each.asked.request.source.tag for each in found} - {None, *paged} <= {"1", "2"}
+        for each in found:
+            label = LABEL if each.asked.request.source.tag in paged else None
+            said = (label.digest, label.size, label.pushed) if label is not None else (None, None, None)
+            assert (each.digest, each.size, each.pushed) == said
+
+
+@given(IMAGES, st.dictionaries(st.sampled_from(NAMES), st.lists(st.sampled_from(TAGS), unique=True)))
+def test_what_is_contested_holds_every_collision(images: dict[str, Any], tags: dict[str, list[str]]) -> None:
+    rules = usable(images)
+    if rules is None:
+        return
+    repositories = {Repository(HARBOR, name): found for name, found in tags.items()}
+    requests = [request for each, found in repositories.items() for request in rules.requests(each, found)]
+    clashes = Clashes(contested(map(rules.route, repositories)))
+    # Twice, as a listing does: before anything is given out, and as it is.
+    for request in requests * 2:
+        clashes.add(request)
+    expected = {collision.destination: collision for collision in collisions(requests)}
+    assert {
+        request.destination: collision for request in requests if (collision := clashes.of(request)) is not None
+    } == expected

@@ -1,0 +1,132 @@
+"""Every exposition is one that Prometheus reads, and keeps to its conventions."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from structlog.testing import capture_logs
+
+from replicator.copy import Outcome, Result
+from replicator.errors import ErrorClass
+from replicator.harbor.events import TYPES, Fate
+from replicator.queue import Lane, Try, TryEnd
+from replicator.server.metrics import FAMILIES, Family
+from tests.scraping import OPEN_METRICS, OWN, Scrape, parsed
+from tests.server.metrics.conftest import RULE
+
+if TYPE_CHECKING:
+    from replicator.server.metrics import Metrics
+
+ACR = "registry.cn-beijing.aliyuncs.com"
+
+
+def attempt(
+    end: TryEnd = TryEnd.DONE,
+    result: Result = Result.COPIED,
+    error_class: ErrorClass | None = None,
+    *,
+    rule: object = RULE,
+    lane: Lane = Lane.EVENTS,
+    lag: float | None = 1.0,
+) -> Try:
+    outcome = Outcome(result, "a", "b", blobs_copied=1, blobs_mounted=2, blobs_present=3).to_json()
+    payload = {"rule": rule}
+    return Try("b", lane, end, payload, outcome if end is TryEnd.DONE else None, error_class, 0.5, lag)
+
+
+def use(metrics: Metrics) -> None:
+    """Have each metric move."""
+    for kind in (*TYPES, "unheard of", None):
+        for fate in Fate:
+            metrics.deliveries.delivered(kind, fate)
+    for result in Result:
+        metrics.tries.tried(attempt(result=result))
+    for error_class in ErrorClass:
+        metrics.tries.tried(attempt(TryEnd.DEAD, error_class=error_class))
+    for error_class in (ErrorClass.TRANSIENT, ErrorClass.NOT_YET):
+        metrics.tries.tried(attempt(TryEnd.RETRIED, error_class=error_class))
+    metrics.tries.lease_lost()
+    for status in (200, 404, None, 799):
+        metrics.requests.answered(ACR, "GET", status, 0.1)
+    metrics.requests.received(ACR, 10)
+    metrics.requests.sent(ACR, 20)
+    metrics.requests.throttled(ACR)
+
+
+async def exposed(metrics: Metrics, accept: str = "") -> Scrape:
+    text, content_type = await metrics.expose(accept)
+    return parsed(text.decode(), content_type)
+
+
+@pytest.mark.parametrize("accept", ["", OPEN_METRICS], ids=["text", "openmetrics"])
+async def test_what_is_exposed_is_what_is_documented(metrics: Metrics, accept: str) -> None:
+    use(metrics)
+    found = await exposed(metrics, accept)
+    by_name = {family.name + ("_total" if family.type == "counter" else ""): family for family in found.families}
+    assert {name for name in by_name if name.startswith(OWN)} == {family.name for family in FAMILIES}
+    for family in FAMILIES:
+        seen = by_name[family.name]
+        assert (seen.type, seen.documentation) == (family.kind, family.help)
+        assert seen.samples, family.name
+        for sample in seen.samples:
+            assert set(sample.labels) - {"le"} == set(family.labels)
+
+
+@pytest.mark.parametrize("accept", ["", OPEN_METRICS], ids=["text", "openmetrics"])
+async def test_a_process_that_did_nothing_yet_can_be_scraped(metrics: Metrics, accept: str) -> None:
+    found = await exposed(metrics, accept)
+    for name in ("replicator_copy_retries_total", "replicator_blobs_total", "replicator_lease_losses_total"):
+        assert set(found.series(name).values()) == {0}, "a first one must be a change"
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_names_follow_the_conventions_of_prometheus(family: Family) -> None:
+    assert re.fullmatch(r"replicator_[a-z]+(_[a-z]+)*", family.name)
+    assert family.name.endswith("_total") == (family.kind == "counter")
+    assert not re.search(r"_(count|sum|bucket|created|milliseconds|minutes|kb|mb)(_|$)", family.name)
+    assert family.help.endswith(".")
+    assert (family.kind == "histogram") == bool(family.buckets)
+    if family.kind == "histogram":
+        assert family.name.endswith("_seconds"), "the base unit"
+    assert list(family.buckets) == sorted(set(family.buckets))
+    assert not {"le", "quantile", "job", "instance"} & set(family.labels), "labels that Prometheus sets itself"
+
+
+@pytest.mark.parametrize(
+    ("result", "outcome", "lagged"),
+    [
+        (Result.COPIED, "copied", 1),
+        (Result.UP_TO_DATE, "in_place", 1),
+        (Result.SKIPPED, "skipped", 0),
+        (Result.SOURCE_GONE, "skipped", 0),
+    ],
+)
+async def test_each_result_has_its_outcome_and_only_a_right_tag_has_a_lag(
+    metrics: Metrics, result: Result, outcome: str, lagged: int
+) -> None:
+    metrics.tries.tried(attempt(result=result))
+    found = await exposed(metrics)
+    assert found.series("replicator_copies_total") == {("events", outcome, RULE): 1}
+    assert found.series("replicator_copy_duration_seconds_sum") == {(outcome,): 0.5}
+    assert found.value("replicator_copy_lag_seconds_count") == lagged
+    assert found.series("replicator_blobs_total") == {("copied",): 1, ("mounted",): 2, ("present",): 3}
+
+
+@pytest.mark.parametrize(("lane", "lag"), [(Lane.BACKFILL, 1.0), (Lane.EVENTS, None)])
+async def test_no_lag_is_made_up(metrics: Metrics, lane: Lane, lag: float | None) -> None:
+    metrics.tries.tried(attempt(lane=lane, lag=lag))
+    found = await exposed(metrics)
+    assert found.value("replicator_copy_lag_seconds_count") == 0
+    assert found.value("replicator_copies_total", lane=lane.value) == 1
+
+
+async def test_a_fault_in_counting_stays_there_and_is_logged_once_a_minute(metrics: Metrics) -> None:
+    broken = Try("b", Lane.EVENTS, TryEnd.DONE, {}, {"result": "no such result"}, None, 0.5, None)
+    with capture_logs() as lines:
+        for _ in range(5):
+            metrics.tries.tried(broken)
+            metrics.requests.received(ACR, -1)
+    assert [line["event"] for line in lines] == ["metrics broken"] * 2, "one each for tries and for requests"
+    assert (await exposed(metrics)).value("replicator_copies_total") == 0

@@ -1,0 +1,202 @@
+"""What is looked up in Redis at a scrape: right, bounded in time, and as cheap for a long queue as for a short one."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from replicator.errors import ErrorClass
+from replicator.queue import Findings, Job, Lane, Queue, Reconciles, ReconcileState, RetryPolicy
+from replicator.schedule import parse_schedule
+from replicator.server.metrics import Metrics
+from tests.queue.conftest import Recorder, eventually, working
+from tests.queue.servers import CuttingProxy
+from tests.queue.test_retrying import Fault
+from tests.server.metrics.test_conventions import exposed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from replicator.rules import Rules
+    from tests.queue.servers import RedisServer
+
+
+async def put_off(queue: Queue, lane: Lane, id_: str, milliseconds: int) -> None:
+    """Have a job in the queue since so long ago."""
+    now = await queue.redis.time()
+    due = now[0] * 1000 + now[1] // 1000 - milliseconds
+    await queue.redis.zadd(queue.lane_queue(lane), {f"{queue.prefix}:{id_}": due})
+
+
+async def test_jobs_are_told_by_lane_and_state(metrics: Metrics, queue: Queue) -> None:
+    handler = Recorder()
+    handler.errors = [Fault(ErrorClass.TRANSIENT)]
+    async with working(queue, handler, concurrency={Lane.EVENTS: 1}, policy=RetryPolicy(first=60, cap=60)):
+        await queue.enqueue([Job("r.example/waits:1", {})], Lane.EVENTS)
+
+        async def waits() -> bool:
+            return (await queue.counts()).lanes[Lane.EVENTS].waiting == 1
+
+        await eventually(waits)
+        handler.gate.clear()
+        await queue.enqueue([Job("r.example/runs:1", {})], Lane.EVENTS)
+        await handler.started(2)
+        await queue.enqueue([Job(f"r.example/queued:{n}", {}) for n in range(3)], Lane.EVENTS)
+        await queue.enqueue([Job(f"r.example/later:{n}", {}) for n in range(5)], Lane.BACKFILL)
+        found = await exposed(metrics)
+        handler.gate.set()
+    assert found.series("replicator_queue_jobs") == {
+        ("events", "queued"): 3,
+        ("events", "running"): 1,
+        ("events", "waiting"): 1,
+        ("backfill", "queued"): 5,
+        ("backfill", "running"): 0,
+        ("backfill", "waiting"): 0,
+    }
+    assert found.value("replicator_queue_up") == 1
+
+
+async def test_the_oldest_is_the_longest_due_that_nobody_has_begun(metrics: Metrics, queue: Queue) -> None:
+    assert set((await exposed(metrics)).series("replicator_queue_oldest_seconds").values()) == {0}
+    await put_off(queue, Lane.EVENTS, "r.example/later:1", -60_000)
+    assert set((await exposed(metrics)).series("replicator_queue_oldest_seconds").values()) == {0}
+    await queue.enqueue([Job(f"r.example/a:{n}", {}) for n in range(3)], Lane.EVENTS)
+    await put_off(queue, Lane.EVENTS, "r.example/a:1", 3_600_000)
+    await put_off(queue, Lane.EVENTS, "r.example/a:2", -60_000)
+    found = (await exposed(metrics)).series("replicator_queue_oldest_seconds")
+    assert 3600 <= found["events",] < 3700
+    assert found["backfill",] == 0
+    # It is begun: the next one is the oldest.
+    _, claim = await queue.run_script("claim", Lane.EVENTS, 1, "w:1", "w", 30_000, 0, 0)
+    assert claim[0] == b"r.example/a:1"
+    assert 0 <= (await exposed(metrics)).value("replicator_queue_oldest_seconds", lane="events") < 100
+
+
+async def commands(queue: Queue) -> dict[str, int]:
+    """The commands that the server has run so far, those within scripts too."""
+    stats: dict[str, Any] = await queue.redis.info("commandstats")
+    return {name: entry["calls"] for name, entry in stats.items()}
+
+
+async def spent(metrics: Metrics, queue: Queue) -> dict[str, int]:
+    """The commands that one scrape costs."""
+    await metrics.expose("")
+    before = await commands(queue)
+    await metrics.expose("")
+    after = await commands(queue)
+    counts = {name: number - before.get(name, 0) for name, number in after.items()}
+    return {name: number for name, number in counts.items() if number and name != "cmdstat_info"}
+
+
+async def test_a_scrape_costs_the_same_for_ten_jobs_and_for_a_hundred_thousand(metrics: Metrics, queue: Queue) -> None:
+    await queue.enqueue([Job(f"r.example/a:{n}", {}) for n in range(10)], Lane.BACKFILL)
+    few = await spent(metrics, queue)
+    await queue.enqueue([Job(f"r.example/b:{n}", {}) for n in range(100_000)], Lane.BACKFILL)
+    many = await spent(metrics, queue)
+    assert (await exposed(metrics)).value("replicator_queue_jobs", lane="backfill", state="queued") == 100_010
+    assert many == few
+    assert sum(few.values()) < 30
+    # Each of these takes as long as what it goes through is.
+    assert not {"cmdstat_scan", "cmdstat_hscan", "cmdstat_keys", "cmdstat_zrangebyscore"} & set(few)
+
+
+async def test_scrapes_that_come_together_look_once_or_twice(metrics: Metrics, queue: Queue) -> None:
+    await metrics.expose("")
+    before = (await commands(queue)).get("cmdstat_evalsha", 0)
+    await asyncio.gather(*(metrics.expose("") for _ in range(100)))
+    looks = (await commands(queue))["cmdstat_evalsha"] - before
+    assert looks <= 6, "three scripts a look"
+
+
+@pytest.mark.parametrize("fault", ["refusing", "mute"])
+async def test_a_redis_that_is_away_or_silent_is_told_and_all_else_too(
+    rules: Rules, queue: Queue, server: RedisServer, short_dir: Path, fault: str
+) -> None:
+    async with (
+        CuttingProxy(short_dir / f"{fault}.sock", server.socket) as proxy,
+        await Queue.connect(proxy.url, prefix=queue.prefix) as own,
+    ):
+        metrics = Metrics(rules, own, None)
+        assert (await exposed(metrics)).value("replicator_queue_up") == 1
+        if fault == "mute":
+            proxy.mute_answers = True
+        else:
+            proxy.refusing = True
+            proxy.cut()
+        async with asyncio.timeout(8):
+            found = await exposed(metrics)
+        assert found.series("replicator_queue_up") == {(): 0}
+        assert found.series("replicator_queue_jobs") == {}
+        assert found.value("process_resident_memory_bytes") > 0
+        proxy.refusing = proxy.mute_answers = False
+        proxy.cut()
+
+        async def back() -> bool:
+            return (await exposed(metrics)).value("replicator_queue_up") == 1
+
+        await eventually(back)
+
+
+async def test_a_record_in_redis_that_can_not_be_read_does_not_stop_the_scrape(metrics: Metrics, queue: Queue) -> None:
+    await queue.redis.set(f"{queue.prefix}:reconcile:lease", "no JSON")
+    found = await exposed(metrics)
+    assert found.value("replicator_queue_up") == 0
+    assert found.value("replicator_build_info") == 1
+
+
+async def reconcile(queue: Queue, found: Findings) -> None:
+    state = await ReconcileState.read(queue)
+    lease = await Reconciles(queue).begin(state.last_started)
+    assert lease is not None
+    assert await lease.end(found) is not None
+
+
+async def test_before_any_reconcile_nothing_is_claimed_of_one(metrics: Metrics) -> None:
+    found = await exposed(metrics)
+    for name in ("last_success_timestamp_seconds", "drift_images", "failed", "overdue_seconds"):
+        assert found.series(f"replicator_reconcile_{name}") == {(): 0}
+
+
+async def test_a_reconcile_that_failed_keeps_the_time_of_the_last_that_did_not(metrics: Metrics, queue: Queue) -> None:
+    began = datetime.now(UTC).timestamp()
+    await reconcile(queue, Findings(listed=10, drift=3))
+    good = await exposed(metrics)
+    ended = good.value("replicator_reconcile_last_success_timestamp_seconds")
+    assert began - 1 <= ended <= datetime.now(UTC).timestamp() + 1
+    assert good.value("replicator_reconcile_drift_images") == 3
+    assert good.value("replicator_reconcile_failed") == 0
+    await asyncio.sleep(0.005)  # the next one needs another time by Redis's clock
+    await reconcile(queue, Findings(error="nothing could be listed"))
+    bad = await exposed(metrics)
+    assert bad.value("replicator_reconcile_last_success_timestamp_seconds") == ended
+    assert bad.value("replicator_reconcile_drift_images") == 0
+    assert bad.value("replicator_reconcile_failed") == 1
+
+
+async def test_the_success_that_an_older_version_noted_counts(metrics: Metrics, queue: Queue) -> None:
+    await reconcile(queue, Findings(drift=1))
+    noted = (await exposed(metrics)).value("replicator_reconcile_last_success_timestamp_seconds")
+    await queue.redis.execute_command("HDEL", f"{queue.prefix}:reconcile", "succeeded")  # type: ignore[no-untyped-call]  # redis-py leaves it without types
+    assert (await exposed(metrics)).value("replicator_reconcile_last_success_timestamp_seconds") == noted
+
+
+async def test_a_reconcile_that_nobody_begins_is_overdue_until_one_does(rules: Rules, queue: Queue) -> None:
+    metrics = Metrics(rules, queue, parse_schedule("1h"))
+    await reconcile(queue, Findings())
+    assert (await exposed(metrics)).value("replicator_reconcile_overdue_seconds") == 0
+    hours_ago = int((datetime.now(UTC) - timedelta(hours=3)).timestamp() * 1000)
+    await queue.redis.execute_command("HSET", f"{queue.prefix}:reconcile", "started", hours_ago)  # type: ignore[no-untyped-call]  # redis-py leaves it without types
+    late = (await exposed(metrics)).value("replicator_reconcile_overdue_seconds")
+    assert 7200 - 60 < late < 7200 + 60
+    state = await ReconcileState.read(queue)
+    assert await Reconciles(queue).begin(state.last_started) is not None
+    assert (await exposed(metrics)).value("replicator_reconcile_overdue_seconds") == 0
+
+
+async def test_without_a_schedule_none_is_overdue(metrics: Metrics, queue: Queue) -> None:
+    await reconcile(queue, Findings())
+    await queue.redis.execute_command("HSET", f"{queue.prefix}:reconcile", "started", 1000)  # type: ignore[no-untyped-call]  # redis-py leaves it without types
+    assert (await exposed(metrics)).value("replicator_reconcile_overdue_seconds") == 0

@@ -1,0 +1,71 @@
+"""docs/notifications.md tells what is sent."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from replicator.receivers import parse_receivers
+from replicator.server.notify import Pace
+from replicator.server.notify.formats import document, lines_of
+from replicator.server.notify.message import Example, Message, Occasion, State
+from replicator.server.notify.sending import MOST, SECONDS
+from replicator.settings import Settings
+from tests.docs.pages import ROOT, blocks
+from tests.server.notify.conftest import NOW, ORIGIN
+
+PAGE = ROOT / "docs" / "notifications.md"
+TEXT = PAGE.read_text()
+SHOWN = Message(
+    "5f0c6a1e9d3b4c7f8a2e1d0c9b8a7f6e",
+    Occasion.DEAD_LETTERS,
+    State.TROUBLE,
+    "replicator: 3 copies were given up",
+    NOW + 360_000,
+    NOW + 300_000,
+    3,
+    (
+        Example(
+            "harbor.example.com/team/app:v1 -> registry.cn-beijing.aliyuncs.com/team-mirror/app:v1",
+            "permanent: denied",
+        ),
+    ),
+    (
+        "replicator failures shows all of them. They are not tried again by themselves.",
+        "Once the cause is gone: replicator failures retry --all",
+    ),
+)
+
+
+def block(language: str) -> str:
+    (found,) = [each.text for each in blocks(language) if each.page == PAGE]
+    return found
+
+
+def test_the_text_that_is_shown_is_what_is_sent() -> None:
+    assert "\n".join(lines_of(SHOWN, ORIGIN, 6000)) + "\n" == block("text")
+
+
+def test_the_document_that_is_shown_is_what_is_sent() -> None:
+    shown = json.loads(block("json"))
+    sent = document(SHOWN, ORIGIN, shown["text"])
+    assert list(shown) == list(sent)
+    assert {**sent, "advice": shown["advice"]} == shown
+    assert set(shown["advice"]) <= set(sent["advice"])
+
+
+def test_every_occasion_and_state_is_explained() -> None:
+    assert set(re.findall(r"^\| `(\w+)` \|", TEXT, re.MULTILINE)) - {"occasion"} == set(Occasion)
+    assert all(f"`{state}`" in TEXT for state in State)
+
+
+def test_the_addresses_that_are_shown_are_read_as_they_are_said_to_be() -> None:
+    shown = re.findall(r"`((?:\w+\+)?https://[^`]+)`", TEXT)
+    formats = [parse_receivers(address.replace("…", "x"))[0].format for address in shown]
+    assert formats == ["dingtalk", "feishu", "wecom", "slack", "slack", "json", "dingtalk"]
+
+
+def test_the_numbers_are_those_of_the_program() -> None:
+    pace = Pace(late=Settings.model_fields["notify_lag"].default)
+    assert (pace.late, pace.gather, pace.pause) == (15 * 60, 60, 10 * 60)
+    assert (MOST, SECONDS) == (50, 10)

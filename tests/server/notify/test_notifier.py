@@ -1,0 +1,297 @@
+"""The whole way: from what happens in the queue to what people get, over several processes, restarts and faults."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from replicator.queue import Findings, Job, Lane, Queue, QueueUnavailable, Reconciles, ReconcileState
+from replicator.receivers import parse_receivers
+from replicator.server.notify import Notifier, Pace
+from replicator.server.notify.sending import MOST, Sending, open_poster
+from tests.queue.servers import CuttingProxy
+from tests.queue.test_notices import bury
+from tests.server.notify.conftest import ORIGIN, message
+from tests.standins.chats import SECRETS, answering, stalling
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from aiohttp.web import BaseRequest, StreamResponse
+
+    from tests.queue.servers import RedisServer
+    from tests.standins.chats import Chats
+
+QUICK = Pace(gather=0, pause=0)
+
+
+@dataclass
+class Configuration:
+    problem: str | None = None
+
+
+@dataclass
+class Process:
+    """One process's notifier, whose looks are taken by hand."""
+
+    notifier: Notifier
+    configuration: Configuration = field(default_factory=Configuration)
+
+    async def look(self, times: int = 1) -> None:
+        for _ in range(times):
+            await self.notifier.step()
+
+
+@asynccontextmanager
+async def process(
+    queue: Queue, addresses: str, pace: Pace = QUICK, *, lease: float = 60, seconds: float = 10, **sending: Any
+) -> AsyncIterator[Process]:
+    configuration = Configuration()
+    async with open_poster(ORIGIN, seconds) as poster:
+        way = Sending(parse_receivers(addresses), poster, **{"first": 0.0, **sending})
+        yield Process(Notifier(queue, way, configuration, pace=pace, every=0.02, lease=lease), configuration)
+
+
+def titles(robots: Chats) -> list[str]:
+    return [str(each["title"] if isinstance(each, dict) else each.split("\n")[0]) for each in robots.taken]
+
+
+async def lapsed(queue: Queue) -> None:
+    """The turn of a process that was killed, after its lease."""
+    assert await queue.redis.delete(f"{queue.prefix}:notices:lease") == 1
+
+
+async def test_every_receiver_is_told_in_its_format_and_no_secret_comes_into_the_log(
+    queue: Queue, robots: Chats
+) -> None:
+    await bury(queue, "acr/<@U1>:v1")
+    with capture_logs() as lines:
+        async with process(queue, robots.all) as one:
+            await one.look()
+            await one.look()
+    assert titles(robots) == ["replicator: 1 copy was given up"] * 5
+    for text in robots.taken:
+        assert "denied: acr/" in str(text)
+    assert [line["event"] for line in lines] == ["notification sent"] * 5
+    assert not [secret for secret in SECRETS if secret in str(lines)]
+
+
+async def test_of_several_processes_one_tells(queue: Queue, robots: Chats) -> None:
+    await bury(queue, "a", "b", "c")
+    async with AsyncExitStack() as stack:
+        several = [await stack.enter_async_context(process(queue, robots.plain)) for _ in range(5)]
+        await asyncio.gather(*(each.look(5) for each in several))
+    assert titles(robots) == ["replicator: 3 copies were given up"]
+
+
+async def test_a_restart_does_not_repeat_and_does_not_forget(queue: Queue, robots: Chats) -> None:
+    await bury(queue, "a")
+    for _ in range(4):
+        async with process(queue, robots.plain) as one:
+            await one.look(2)
+        await lapsed(queue)
+    assert titles(robots) == ["replicator: 1 copy was given up"]
+    await queue.drop_dead()
+    async with process(queue, robots.plain) as last:
+        await last.look()
+    assert titles(robots)[1:] == ["replicator: recovered: no copy is given up any more"]
+
+
+async def test_a_process_that_ends_leaves_its_turn_to_the_next_at_once(queue: Queue, robots: Chats) -> None:
+    async with process(queue, robots.plain) as one, one.notifier.beside(), asyncio.timeout(10):
+        while not await queue.redis.exists(f"{queue.prefix}:notices:lease"):
+            await asyncio.sleep(0.01)
+    await bury(queue, "a")
+    async with process(queue, robots.plain) as two:
+        await two.look()
+    assert len(robots.taken) == 1
+
+
+async def test_a_receiver_that_is_away_is_tried_again_and_gets_what_happened_in_order(
+    queue: Queue, robots: Chats
+) -> None:
+    await bury(queue, "a")
+    async with process(queue, robots.plain) as one:
+        robots.faults = [answering(503), answering(429), answering(500)]
+        await one.look()
+        await queue.drop_dead()
+        await one.look(2)
+        assert robots.taken == []
+    # Another process goes on.
+    await lapsed(queue)
+    async with process(queue, robots.plain) as two:
+        await two.look(3)
+    assert titles(robots) == ["replicator: 1 copy was given up", "replicator: recovered: no copy is given up any more"]
+
+
+async def test_a_receiver_that_is_slow_does_not_hold_up_the_others(queue: Queue, robots: Chats) -> None:
+    await bury(queue, "a")
+    robots.faults = [stalling]
+    async with process(queue, f"{robots.slack} {robots.plain}", seconds=0.5) as one:
+        await one.look()
+        assert len(robots.taken) == 1
+        await one.look()
+    assert len(robots.taken) == 2
+
+
+async def test_what_nobody_takes_is_dropped_with_a_log_line(queue: Queue, robots: Chats) -> None:
+    await bury(queue, "a")
+    robots.faults = [answering(503)] * 100
+    with capture_logs() as lines:
+        async with process(queue, robots.plain, patience=0.0) as one:
+            await one.look(3)
+    (dropped,) = [line for line in lines if line["event"] == "notification dropped"]
+    assert dropped["log_level"] == "error"
+    assert (dropped["receiver"], dropped["title"]) == (robots.host, "replicator: 1 copy was given up")
+    assert dropped["reason"] == "503: it can't take it now"
+    assert len(robots.requests) == 1
+
+
+async def test_what_is_refused_is_not_tried_again(queue: Queue, robots: Chats) -> None:
+    await bury(queue, "a")
+    with capture_logs() as lines:
+        async with process(queue, f"{robots.dingtalk}x {robots.plain}") as one:
+            await one.look(3)
+    (dropped,) = [line for line in lines if line["event"] == "notification dropped"]
+    assert "secret behind #" in dropped["reason"]
+    assert not [secret for secret in SECRETS if secret in str(lines)]
+    assert len(robots.requests) == 2
+
+
+async def test_what_waits_is_bounded_and_the_oldest_goes_first(robots: Chats) -> None:
+    async with open_poster(ORIGIN) as poster:
+        sending = Sending(parse_receivers(robots.plain), poster)
+        with capture_logs() as lines:
+            parcels = sending.packed((), [message(("a", str(number))) for number in range(MOST + 3)], 0)
+    assert len(parcels) == MOST
+    assert parcels[0].message.examples[0].reason == "3"
+    assert [line["reason"] for line in lines] == ["too many are waiting"] * 3
+
+
+async def test_pauses_between_tries_double_up_to_a_bound(robots: Chats) -> None:
+    robots.faults = [answering(503)] * 30
+    async with open_poster(ORIGIN) as poster:
+        sending = Sending(parse_receivers(robots.plain), poster, patience=3600, first=5.0)
+        now, pauses = 1_000_000, []
+        parcels = sending.packed((), [message(("a", "b"))], now)
+        while parcels:
+            assert await sending.send(parcels, parcels[0].due - 1) == parcels
+            now = max(now, parcels[0].due)
+            parcels = await sending.send(parcels, now)
+            pauses += [(parcel.due - now) / 1000 for parcel in parcels]
+    assert pauses[:7] == [5, 10, 20, 40, 80, 160, 300]
+    assert set(pauses[6:]) == {300}
+    assert sum(pauses) < 3600
+
+
+async def test_a_receiver_that_is_not_named_any_more_gets_nothing_of_what_waited(queue: Queue, robots: Chats) -> None:
+    await bury(queue, "a")
+    robots.faults = [answering(503)]
+    async with process(queue, robots.plain) as one:
+        await one.look()
+    await lapsed(queue)
+    async with process(queue, robots.slack) as two:
+        await two.look(3)
+    assert robots.taken == []
+
+
+async def test_a_refused_configuration_of_any_process_is_told_by_the_one_that_tells(
+    queue: Queue, robots: Chats
+) -> None:
+    async with process(queue, robots.plain) as one, process(queue, robots.plain) as two:
+        await one.look()
+        two.configuration.problem = "rules.yaml: 1 problem(s)\n  images: no such key"
+        await two.look()
+        await one.look(2)
+        assert titles(robots) == ["replicator: a changed configuration was refused by 1 process"]
+        assert robots.taken[0]["examples"][0]["reason"] == "rules.yaml: 1 problem(s) images: no such key"
+        two.configuration.problem = None
+        await two.look()
+        await one.look(2)
+    assert titles(robots)[1:] == ["replicator: recovered: no process refuses its configuration any more"]
+
+
+async def test_copies_that_nobody_begins_are_told(queue: Queue, robots: Chats) -> None:
+    await queue.enqueue([Job("a", {})], Lane.BACKFILL)
+    async with process(queue, robots.plain, Pace(late=0.001, gather=0, pause=0)) as one:
+        await asyncio.sleep(0.01)
+        await one.look()
+        assert robots.taken == [], "a backfill may take its time"
+        await queue.enqueue([Job("b", {})], Lane.EVENTS)
+        await asyncio.sleep(0.01)
+        await one.look()
+    assert robots.taken[0]["occasion"] == "lag"
+    assert robots.taken[0]["advice"][0].startswith("No worker runs")
+
+
+async def test_a_reconciles_end_is_told(queue: Queue, robots: Chats) -> None:
+    async def reconcile(findings: Findings) -> None:
+        lease = await Reconciles(queue).begin((await ReconcileState.read(queue)).last_started)
+        assert lease is not None
+        await lease.end(findings)
+        await asyncio.sleep(0.002)
+
+    async with process(queue, robots.plain) as one:
+        for findings in (Findings(listed=9, drift=3), Findings(error="no connection"), Findings(listed=9)):
+            await reconcile(findings)
+            await one.look(2)
+    assert titles(robots) == [
+        "replicator: the reconcile found drift: 3 images differed, and no event had told of it",
+        "replicator: the reconcile failed",
+        "replicator: recovered: a reconcile compared everything",
+    ]
+
+
+async def test_redis_that_goes_away_while_it_is_sent_makes_no_second_message(
+    server: RedisServer, short_dir: Path, prefix: str, robots: Chats
+) -> None:
+    async with (
+        CuttingProxy(short_dir / f"{prefix}.sock", server.socket) as proxy,
+        await Queue.connect(proxy.url, prefix=prefix, deadline=0.5) as queue,
+        process(queue, robots.plain) as one,
+    ):
+        await bury(queue, "a")
+
+        async def cut(request: BaseRequest) -> StreamResponse:
+            proxy.refusing = True
+            proxy.cut()
+            return await answering(204)(request)
+
+        robots.faults = [cut]
+        with pytest.raises(QueueUnavailable):
+            await one.look()
+        proxy.refusing = False
+        await one.look(3)
+    assert len(robots.requests) == 1
+
+
+async def test_redis_away_is_logged_once_and_waited_for(own_server: RedisServer, robots: Chats) -> None:
+    async with await Queue.connect(own_server.url, deadline=0.3) as queue:
+        await bury(queue, "a")
+        own_server.kill()
+        with capture_logs() as lines:
+            async with process(queue, robots.plain) as one, one.notifier.beside():
+                async with asyncio.timeout(20):
+                    while not lines:
+                        await asyncio.sleep(0.01)
+                    own_server.start()
+                await robots.until(1)
+    away = [line for line in lines if line["event"] == "queue unavailable"]
+    assert [line["waiting_for"] for line in away] == ["notifications"]
+    assert titles(robots) == ["replicator: 1 copy was given up"]
+
+
+async def test_a_fault_in_it_ends_nothing_and_shows_no_secret(queue: Queue, robots: Chats) -> None:
+    # Not what this program writes there.
+    await queue.redis.set(f"{queue.prefix}:reconcile", "")
+    with capture_logs() as lines:
+        async with process(queue, robots.all) as one, one.notifier.beside(), asyncio.timeout(10):
+            while not lines:
+                await asyncio.sleep(0.01)
+    assert not [secret for secret in SECRETS if secret in str(lines)]

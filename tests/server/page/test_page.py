@@ -1,0 +1,327 @@
+"""The status page, from a real serve with a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from replicator.queue import Job, Lane, Queue
+from replicator.server.auth import Door
+from tests.queue.conftest import command, eventually
+from tests.running import TOKEN, running
+from tests.server.page.conftest import PASSWORD, Site, ask, served
+from tests.server.page.reading import Document
+from tests.server.page.seeding import ACR, HARBOR, bury, ended, lag, letter, remember
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.queue.servers import RedisServer
+
+HOSTILE = "</style></script><script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{7*7}}\u202e\x1b[2J&amp;"
+
+
+async def page(site: Site, query: str = "") -> Document:
+    answer = await site.get(query)
+    assert answer.status == 200, answer.text
+    return Document(answer.text)
+
+
+async def test_without_a_token_there_is_no_page(tmp_path: Path, redis: RedisServer) -> None:
+    async with served(tmp_path, redis, REPLICATOR_STATUS_TOKEN="") as serving:
+        for form in (None, {"do": "retry all"}):
+            for password in (None, "", TOKEN):
+                answer = await ask(f"{serving.url}/", password=password, form=form)
+                assert answer.status == 404
+                assert "WWW-Authenticate" not in answer.headers
+
+
+async def test_a_token_that_is_set_or_changed_later_is_taken_over(tmp_path: Path, redis: RedisServer) -> None:
+    async with served(tmp_path, redis, REPLICATOR_STATUS_TOKEN="") as serving:
+        for password in ("first", "second"):
+            (tmp_path / ".env").write_text(f"REPLICATOR_STATUS_TOKEN={password}\n")
+            await serving.until("configuration loaded", count=1 if password == "first" else 2)
+            assert (await ask(f"{serving.url}/", password=password)).status == 200
+        assert (await ask(f"{serving.url}/", password="first")).status == 401
+
+
+@pytest.mark.parametrize("password", [None, "", TOKEN, PASSWORD + "x"], ids=["none", "empty", "webhook's", "longer"])
+async def test_nobody_sees_or_does_anything_without_the_password(site: Site, password: str | None) -> None:
+    await remember(site.queue, ended(1))
+    await bury(site.queue, letter(1))
+    form = {"do": "retry all", "token": Door(PASSWORD).form_token(time.time())}
+    for sent in (None, form):
+        answer = await ask(site.url, password=password, form=sent)
+        assert answer.status == 401
+        assert answer.headers["WWW-Authenticate"].startswith('Basic realm="replicator"')
+        assert HARBOR not in answer.text
+    assert (await site.queue.counts()).dead == 1
+
+
+async def test_the_page_shows_what_there_is(site: Site) -> None:
+    await site.queue.enqueue([Job(f"{ACR}/mirror/a:{n}", {}) for n in range(3)], Lane.BACKFILL)
+    await remember(site.queue, ended(1), ended(2, result="given up", error_class="permanent", note="denied by ACR"))
+    await bury(site.queue, letter(7))
+    await lag(site.queue, (2, 4, 2.0, 30.0))
+    seen = await page(site)
+    assert seen.unclosed == []
+    assert "no worker runs, and 3 wait" in seen.texts["head"]
+    assert "backfill 3 0 0" in seen.texts["queue"]
+    assert "1 given up" in seen.texts["queue"]
+    assert "4 pushes arrived in the last 24 hours: 2.0 s on average, 30 s at most" in seen.texts["lag"]
+    assert f"{HARBOR}/team/app:1 to {ACR}/mirror/app:1 copied 1.5 MB 1.2 s 2.5 s" in seen.texts["copies"]
+    assert "denied by ACR given up, permanent" in seen.texts["copies"]
+    assert seen.texts["copies"].index("app:2") < seen.texts["copies"].index("app:1"), "the newest first"
+    assert "dead:7" in seen.texts["failures"]
+    assert "requested access to the resource is denied" in seen.texts["failures"]
+    for key in (f"{HARBOR}/team/**", f"{HARBOR}/base/**"):
+        assert key in seen.texts["rules"]
+    assert f"{HARBOR}/team/** 1 0 1" in seen.texts["rules"]
+    assert "None yet." in seen.texts["reconciles"]
+    assert "serve on" in seen.texts["processes"]
+    headings = [tag for tag, _ in seen.tags if re.fullmatch("h[1-6]", tag)]
+    assert headings[0] == "h1"
+    assert set(headings[1:]) == {"h2"}
+
+
+async def test_the_fragment_has_what_changes_and_nothing_around_it(site: Site) -> None:
+    await remember(site.queue, ended(1))
+    whole, part = await page(site), await page(site, "?fragment=1")
+
+    def live(of: Document) -> set[str]:
+        return {about["id"] for _, about in of.tags if "data-live" in about}
+
+    assert live(whole) == live(part)
+    assert len(live(part)) == 10
+    assert not {"html", "style", "script"} & {tag for tag, _ in part.tags}
+
+
+async def test_filters_and_pages_are_in_the_address(site: Site) -> None:
+    await remember(site.queue, *(ended(n, result="up to date" if n % 3 == 0 else "copied") for n in range(100)))
+    first = await page(site)
+    assert "100 of the last 100" in first.texts["copies"]
+    assert "page 1 of 4" in first.texts["copies"]
+    second = await page(site, "?page=2")
+    assert "app:74 " in second.texts["copies"]
+    assert "app:99 " not in second.texts["copies"]
+    chosen = await page(site, "?result=up+to+date&text=APP:9")
+    assert "5 of the last 100" in chosen.texts["copies"]
+    assert "app:91 " not in chosen.texts["copies"]
+    assert (await page(site, "?rule=nothing")).texts["copies"].startswith("None of the last 100 is like that.")
+    assert "page 4 of 4" in (await page(site, "?page=99999")).texts["copies"]
+
+
+async def test_every_address_on_it_is_relative_and_names_no_path(site: Site) -> None:
+    await remember(site.queue, *(ended(n) for n in range(60)))
+    await bury(site.queue, *(letter(n) for n in range(60)))
+    seen = await page(site, "?page=2&letters=2&hours=6&text=app")
+    addresses = [*seen.links, *(form.attributes["action"] for form in seen.forms)]
+    assert len(addresses) > 10
+    assert all(address[0] in "?#" for address in addresses)
+    assert not [about for _, about in seen.tags if about.get("src") or about.get("href", "").startswith(("/", "http"))]
+
+
+async def test_nothing_but_its_own_style_and_script_is_allowed(site: Site) -> None:
+    answer = await site.get()
+    policy = answer.headers["Content-Security-Policy"]
+    for tag in ("style", "script"):
+        (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", answer.text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+    names = {name for _, about in Document(answer.text).tags for name in about}
+    assert not [name for name in names if name == "style" or name.startswith("on")]
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_what_comes_from_outside_is_shown_as_text(site: Site) -> None:
+    await remember(
+        site.queue,
+        ended(1, source=HOSTILE, id=HOSTILE, rule=HOSTILE, note=HOSTILE, result=HOSTILE, error_class="permanent"),
+    )
+    await bury(site.queue, letter(1, id=HOSTILE, message=HOSTILE, payload={"source": HOSTILE}))
+    answer = await site.get("?text=alert&result=" + "%22%3E%3Cscript%3Ealert(1)%3C%2Fscript%3E&told=%3Cscript%3E")
+    seen = Document(answer.text)
+    assert seen.unclosed == []
+    assert [about for tag, about in seen.tags if tag == "script"] == [{}]
+    assert not [tag for tag, _ in seen.tags if tag == "img"]
+    seen = await page(site, "?text=alert")
+    assert seen.unclosed == []
+    for part in ("copies", "failures"):
+        assert "<script>alert(1)</script>" in seen.texts[part]
+        assert "{{7*7}}" in seen.texts[part]
+        assert not {"\u202e", "\x1b"} & set(seen.texts[part])
+    # What the button sends is the name itself, whatever is in it.
+    assert seen.retries[0].fields["id"] == HOSTILE
+    told = await site.post(seen.retries[0].pressed("drop"))
+    assert told.headers["Location"] == "?told=dropped"
+    assert (await site.queue.counts()).dead == 0
+
+
+async def test_a_failure_is_queued_again_or_dropped_by_its_button(site: Site) -> None:
+    await bury(site.queue, *(letter(n) for n in range(1, 4)))
+    seen = await page(site, "?letters=1&text=some")
+    first, second, _ = seen.retries
+    told = await site.post(first.pressed("retry"), first.attributes["action"])
+    assert (told.status, told.headers["Location"]) == (303, "?text=some&told=retried")
+    assert "Queued again." in (await page(site, told.headers["Location"])).texts[""]
+    told = await site.post(second.pressed("drop"), second.attributes["action"])
+    assert "Dropped." in (await page(site, told.headers["Location"])).texts[""]
+    counts = await site.queue.counts()
+    assert (counts.dead, counts.lanes[Lane.EVENTS].queued) == (1, 1)
+    told = await site.post(first.pressed("retry"))
+    assert "Nothing was done" in (await page(site, told.headers["Location"])).texts[""]
+    (every,) = [form for form in seen.forms if form.buttons == ["retry all"]]
+    await site.post(every.pressed("retry all"))
+    counts = await site.queue.counts()
+    assert (counts.dead, counts.lanes[Lane.EVENTS].queued) == (0, 2)
+    (line,) = site.serving.said("failures dealt with", how="dropped")
+    assert line["destinations"] == [second.fields["id"]]
+
+
+async def test_a_form_that_is_not_the_pages_own_does_nothing(site: Site) -> None:
+    await bury(site.queue, letter(1))
+    (form,) = (await page(site)).retries
+    sent = form.pressed("drop")
+    host = site.serving.address
+    for headers, change in (
+        ({}, {"token": ""}),
+        ({}, {"token": "0" * 64}),
+        ({}, {"token": Door(TOKEN).form_token(time.time())}),
+        ({"Origin": "https://evil.example"}, {}),
+        ({"Origin": "null"}, {}),
+        ({"Sec-Fetch-Site": "cross-site"}, {}),
+        ({"Sec-Fetch-Site": "same-site", "Origin": f"http://{host}"}, {}),
+    ):
+        assert (await site.post({**sent, **change}, **headers)).status == 403
+    for wrong in ({"do": "drop all"}, {"do": ""}, {"do": "retry all"}):
+        assert (await site.post({**sent, **wrong})).status == 400
+    assert (await site.post({**sent, "more": "x" * 20_000})).status == 413
+    assert (await site.get("?do=drop&id=" + sent["id"] + "&token=" + sent["token"])).status == 200
+    assert (await site.queue.counts()).dead == 1
+    assert (await site.post(sent, Origin=f"http://{host}")).status == 303
+    assert (await site.queue.counts()).dead == 0
+
+
+async def test_a_hundred_thousand_failures_and_jobs_cost_no_more_than_a_part_of_them(site: Site) -> None:
+    number = 100_000
+    for start in range(0, number, 10_000):
+        await bury(site.queue, *(letter(n) for n in range(start, start + 10_000)))
+        jobs = [Job(f"{ACR}/mirror/job:{n}", {}) for n in range(start, start + 10_000)]
+        await site.queue.enqueue(jobs, Lane.BACKFILL)
+    before = (await site.queue.redis.info("stats"))["total_commands_processed"]
+    answer = await site.get()
+    after = (await site.queue.redis.info("stats"))["total_commands_processed"]
+    assert after - before < 100
+    assert len(answer.text) < 100_000
+    assert "100,000 given up" in Document(answer.text).texts["queue"]
+    # All of them can be come to, part by part.
+    seen, parts, query = 0, 0, "?fragment=1"
+    while query and parts < 3:
+        part = await page(site, query)
+        (size,) = re.findall(r"a part of about (\d+) of all 100,000", part.texts["failures"])
+        assert len(part.retries) == 10
+        following = [link for link in part.links if "part=" in link and "letters=" not in link]
+        query, seen, parts = following[-1].partition("#")[0], seen + int(size), parts + 1
+    assert 1000 <= seen < 5000
+
+
+async def test_pages_of_a_part_hold_all_of_its_failures(site: Site) -> None:
+    await bury(site.queue, *(letter(n) for n in range(45)))
+    found = [form.fields["id"] for n in range(1, 6) for form in (await page(site, f"?letters={n}")).retries]
+    assert found == [letter(n)["id"] for n in range(45)], "the newest first"
+
+
+async def test_redis_away_is_said_at_once_and_all_comes_back_with_it(site: Site) -> None:
+    await bury(site.queue, letter(1))
+    (form,) = (await page(site)).retries
+    site.redis.kill()
+    async with asyncio.timeout(20):
+        answers = [
+            await site.get(),
+            *await asyncio.gather(*(site.get("?fragment=1") for _ in range(20))),
+            await site.post(form.pressed("retry")),
+        ]
+    for answer in answers:
+        assert answer.status == 503
+        seen = Document(answer.text)
+        assert seen.unclosed == []
+        assert "The queue does not answer." in seen.texts["head"]
+        assert "redis.sock" in seen.texts["head"]
+        assert answer.headers["Content-Security-Policy"]
+    site.redis.start()
+    assert await eventually(lambda: _is_back(site), timeout=20)
+    assert (await page(site)).retries[0].fields["id"] == form.fields["id"]
+
+
+async def _is_back(site: Site) -> bool:
+    return (await site.get()).status == 200
+
+
+async def test_a_silent_redis_holds_the_page_for_seconds_only(site: Site) -> None:
+    await command(site.queue, "CLIENT", "PAUSE", "60000", "ALL")
+    async with asyncio.timeout(20):
+        answer = await site.get()
+    assert answer.status == 503
+    assert "no answer within" in answer.text
+
+
+async def test_two_processes_show_the_same_and_take_each_others_forms(site: Site, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    await remember(site.queue, ended(1))
+    await bury(site.queue, letter(1))
+    async with served(other, site.redis) as second:
+        async with asyncio.timeout(30):
+            while (await page(site)).texts["processes"].count("serve on") < 2:
+                await asyncio.sleep(0.05)
+        there = Document((await ask(f"{second.url}/", password=PASSWORD)).text)
+        here = await page(site)
+        for part in ("copies", "failures", "queue", "rules"):
+            assert _without_ages(there.texts[part]) == _without_ages(here.texts[part])
+        # A file that can't be used is told of by all, though it is the other's alone.
+        (other / "rules.json").write_text('{"images": {"nonsense": 3}}')
+        await second.until("configuration refused")
+        async with asyncio.timeout(30):
+            while "was refused" not in (seen := await page(site)).texts["processes"]:
+                await asyncio.sleep(0.05)
+        assert "nonsense" in seen.texts["processes"]
+        answer = await ask(f"{site.url}", password=PASSWORD, form=there.retries[0].pressed("retry"))
+        assert answer.status == 303
+        gone = Document((await ask(f"{second.url}/", password=PASSWORD)).text)
+        assert await eventually(lambda: _no_failures(second.url))
+        assert gone.unclosed == []
+
+
+async def _no_failures(url: str) -> bool:
+    return Document((await ask(f"{url}/", password=PASSWORD)).text).retries == []
+
+
+def _without_ages(text: str) -> str:
+    return re.sub(r"\d+ (s|min) ago", "", text)
+
+
+async def test_a_worker_alone_is_among_the_processes(site: Site, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"REPLICATOR_REDIS_URL": site.redis.url}
+    rules = tmp_path / "rules.json"
+    async with running("worker", "--config", rules, cwd=tmp_path, ready="worker started", settings=settings):
+        async with asyncio.timeout(30):
+            while "worker on" not in (seen := await page(site)).texts["processes"]:
+                await asyncio.sleep(0.05)
+            # A worker gives its own sign of life, apart from its process's.
+            while "All is well: nothing is waiting." not in seen.texts["head"]:
+                await asyncio.sleep(0.05)
+                seen = await page(site)
+    assert await eventually(lambda: _ended(site.queue))
+
+
+async def _ended(queue: Queue) -> bool:
+    return not await queue.workers()
