@@ -128,7 +128,7 @@ async def stoppable(work: Coroutine[Any, Any, T]) -> T | None:
     return None if running.cancelled() else running.result()
 
 
-async def interleaved(streams: Iterable[AsyncGenerator[T, None]], at_once: int) -> AsyncGenerator[T, None]:
+async def merge_streams(streams: Iterable[AsyncGenerator[T, None]], at_once: int) -> AsyncGenerator[T, None]:
     """Give out what ``streams`` give, each in its own order.
 
     A stream is read on only when what it gave before was taken; so hardly more than ``at_once`` items wait. However
@@ -176,7 +176,7 @@ async def interleaved(streams: Iterable[AsyncGenerator[T, None]], at_once: int) 
             _ = task.cancelled() or task.exception()
 
 
-class Turns:
+class KeyedLock:
     """Locks by name; who fails or is cancelled passes the turn on, and nothing is kept of names that nobody wants."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from replicator.tasks import interleaved
+from replicator.tasks import merge_streams
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -44,7 +44,7 @@ class Streams:
 
 async def test_everything_comes_each_stream_in_its_own_order_and_so_many_at_once() -> None:
     streams = Streams()
-    found = [item async for item in interleaved((streams.stream(number, number) for number in range(9)), 3)]
+    found = [item async for item in merge_streams((streams.stream(number, number) for number in range(9)), 3)]
     assert sorted(found) == [(number, each) for number in range(9) for each in range(number)]
     for number in range(9):
         assert [each for one, each in found if one == number] == list(range(number))
@@ -53,7 +53,7 @@ async def test_everything_comes_each_stream_in_its_own_order_and_so_many_at_once
 
 async def test_nothing_is_read_far_ahead_of_who_takes_it() -> None:
     streams = Streams()
-    async with contextlib.aclosing(interleaved((streams.stream(number, 1000) for number in range(9)), 4)) as items:
+    async with contextlib.aclosing(merge_streams((streams.stream(number, 1000) for number in range(9)), 4)) as items:
         for taken in range(1, 20):
             await anext(items)
             for _ in range(200):
@@ -73,7 +73,7 @@ async def test_a_stream_that_fails_ends_the_others_and_is_told() -> None:
 
     before = asyncio.all_tasks()
     with pytest.raises(LookupError, match="on purpose"):
-        async for _ in interleaved([streams.stream(1, 1000), failing(), failing(), streams.stream(2, 1000)], 3):
+        async for _ in merge_streams([streams.stream(1, 1000), failing(), failing(), streams.stream(2, 1000)], 3):
             pass
     assert asyncio.all_tasks() == before
     assert streams.open == 0
@@ -90,7 +90,7 @@ async def test_who_is_cancelled_while_nothing_comes_leaves_nothing_behind() -> N
             closed.set()
 
     async def read() -> None:
-        async with contextlib.aclosing(interleaved([silent()], 2)) as items:
+        async with contextlib.aclosing(merge_streams([silent()], 2)) as items:
             async for _ in items:
                 pass
 

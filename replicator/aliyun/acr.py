@@ -56,7 +56,7 @@ class Network(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class AcrEndpoint:
     """What a host's name says of a registry.
 
     Attributes:
@@ -88,7 +88,7 @@ class Service:
     instance_id: str = ""
 
 
-def endpoint_of(registry: str) -> Endpoint | None:
+def endpoint_of(registry: str) -> AcrEndpoint | None:
     """Return what the name ``host[:port]`` says; None if it has none of the known forms."""
     host = _host(registry)
     if len(host) > _MAX_HOST:
@@ -98,7 +98,7 @@ def endpoint_of(registry: str) -> Endpoint | None:
             found = match.groupdict()
             edition = Edition.ENTERPRISE if "enterprise" in found else Edition.PERSONAL
             instance = found.get("personal") or found.get("enterprise") or ""
-            return Endpoint(edition, found["region"], Network(found["network"] or "public"), instance)
+            return AcrEndpoint(edition, found["region"], Network(found["network"] or "public"), instance)
     return None
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from replicator.aliyun.errors import AccountRefused
-from replicator.aliyun.openapi import DEADLINE, OpenApi, find_place, patiently
+from replicator.aliyun.openapi import DEADLINE, OpenApi, find_region_and_instance, with_retries
 from replicator.aliyun.operations import GET_AUTHORIZATION_TOKEN, get_authorization_token
 from replicator.registry.credentials import Login
 from replicator.registry.errors import RegistryError, ServerFailed
@@ -102,9 +102,9 @@ class TemporaryLogins:
         return True
 
     async def _renew(self, service: str | None) -> _Held:
-        region, instance_id = find_place(self._registry, self._account, service, GET_AUTHORIZATION_TOKEN)
+        region, instance_id = find_region_and_instance(self._registry, self._account, service, GET_AUTHORIZATION_TOKEN)
         operation = get_authorization_token(instance_id)
-        answer = await patiently(
+        answer = await with_retries(
             lambda: self._openapi.ask(operation, region), self._registry, operation.action, self._deadline
         )
         login, expires = self._read(answer, personal=not instance_id)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from replicator.aliyun.operations import Account, Operation
 
 
-class Pace:
+class RateLimiter:
     """Lets one request after the other go, evenly spaced, in the order they come.
 
     It belongs to no event loop, so that all of a process can share one.
@@ -60,7 +60,7 @@ class Pace:
         return None
 
 
-OPENAPI = Pace(12.0, 20.0)
+OPENAPI = RateLimiter(12.0, 20.0)
 """Shared by all of a process. Below the limit: requests may bunch up on their way, and others use the account too."""
 
 _READ_MILLISECONDS = 10_000
@@ -182,7 +182,7 @@ _THROTTLED = 1.0
 """Seconds to begin with after a request that was one too many: its limit is one a second."""
 
 
-async def patiently(once: Callable[[], Awaitable[T]], registry: str, action: str, deadline: float) -> T:
+async def with_retries(once: Callable[[], Awaitable[T]], registry: str, action: str, deadline: float) -> T:
     """Ask until there is an answer: three times at the most, and while it is throttled, for as long as there is time.
 
     Args:
@@ -215,7 +215,7 @@ async def patiently(once: Callable[[], Awaitable[T]], registry: str, action: str
         raise ConnectionFailed(registry, action, f"the OpenAPI did not answer in {deadline:g} s") from error
 
 
-def find_place(registry: str, account: Account, service: str | None, action: str) -> tuple[str, str]:
+def find_region_and_instance(registry: str, account: Account, service: str | None, action: str) -> tuple[str, str]:
     """Return region and instance id: what the rules say, else the challenge, else the host.
 
     Args:

@@ -11,11 +11,11 @@ import structlog
 
 from replicator.aliyun.acr import NAME_SEGMENTS
 from replicator.aliyun.errors import AlreadyThere, NamespaceMissing
-from replicator.aliyun.openapi import DEADLINE, OpenApi, find_place, patiently
+from replicator.aliyun.openapi import DEADLINE, OpenApi, find_region_and_instance, with_retries
 from replicator.aliyun.operations import create_namespace, create_repository, get_repository
 from replicator.errors import ErrorClass
 from replicator.registry.errors import Refused, RegistryError, ServerFailed
-from replicator.tasks import Turns
+from replicator.tasks import KeyedLock
 
 if TYPE_CHECKING:
     from replicator.aliyun.operations import Account, Creates, Operation
@@ -63,7 +63,7 @@ class MissingRepositories:
         self._deadline = deadline
         self._holds = holds
         self._openapi = OpenApi(registry, account)
-        self._turns = Turns()
+        self._turns = KeyedLock()
         self._answers: dict[str, _Answer] = {}
         self._away: tuple[float, RegistryError] | None = None
 
@@ -111,7 +111,7 @@ class MissingRepositories:
     async def _create(self, path: str, service: str | None) -> bool:
         """Create a repository; return whether it was not there before."""
         namespace, _, name = path.partition("/")
-        region, instance_id = find_place(self._registry, self._account, service, "CreateRepository")
+        region, instance_id = find_region_and_instance(self._registry, self._account, service, "CreateRepository")
         operation = create_repository(instance_id, namespace, name, self.creates.repositories)
         try:
             await self._ask(operation, region)
@@ -164,7 +164,9 @@ class MissingRepositories:
         return True
 
     async def _ask(self, operation: Operation, region: str) -> None:
-        await patiently(lambda: self._openapi.ask(operation, region), self._registry, operation.action, self._deadline)
+        await with_retries(
+            lambda: self._openapi.ask(operation, region), self._registry, operation.action, self._deadline
+        )
 
 
 def _lacks_namespace(error: RegistryError) -> bool:

@@ -36,10 +36,10 @@ from replicator.commands.options import (
 )
 from replicator.copy import Copier
 from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem
-from replicator.queue import Checks, Lane, Queue, QueueError, Worker
+from replicator.queue import Lane, Observations, Queue, QueueError, Worker
 from replicator.registry import Registries
 from replicator.replication.backfill import Backfill
-from replicator.replication.compare import Manner
+from replicator.replication.compare import BackfillOptions
 from replicator.replication.report import Report, Row, RowOutcome
 from replicator.replication.report_files import IN_PLACE, ImagesFile, ListFormat, Output, RowFormat, RowsFile, end_all
 from replicator.replication.transfer import access_by, open_registries
@@ -132,7 +132,7 @@ def backfill(
         log_format=log_format,
     )
     rules = given_rules(settings, registry, namespace, platforms=wished(os, arch))
-    manner = Manner(
+    manner = BackfillOptions(
         retries=retries,
         force=force,
         fail_fast=settings.backfill_concurrency if fail_fast else 0,
@@ -213,7 +213,7 @@ async def run_backfill(
     settings: Settings,
     rules: Rules,
     *,
-    manner: Manner,
+    manner: BackfillOptions,
     narrowing: Narrowing | None = None,
     dry_run: bool,
     outputs: Sequence[Output] = (),
@@ -304,7 +304,9 @@ async def _nobody_works(queue: Queue, report: Report) -> list[str]:
     return []
 
 
-def _worker(settings: Settings, queue: Queue, registries: Registries, copier: Copier, checks: Checks | None) -> Worker:
+def _worker(
+    settings: Settings, queue: Queue, registries: Registries, copier: Copier, checks: Observations | None
+) -> Worker:
     # A person waits for the end: a gate at the source is asked more often, and given up after the retries.
     policy = dataclasses.replace(retry_policy(settings), not_yet_cap=_NOT_YET_CAP)
     concurrency = {Lane.EVENTS: _EVENT_COPIES, Lane.BACKFILL: settings.backfill_concurrency}

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from replicator.console import age, page, plain, short
 from replicator.queue import QueueError
-from replicator.replication.report import MAX_FAILURES, Report, Row, RowOutcome, Spool
+from replicator.replication.report import MAX_FAILURES, Report, Row, RowOutcome, SortedRows
 from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _WINDOW_SECONDS = 30.0
 """What lies further back does not count: the start, with everything in place, says nothing of the copies after it."""
 
 
-class Pace:
+class Throughput:
     """Takes how far a run is from time to time, and tells rates over the last half minute."""
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ class Display:
             report: what is known of it.
             queue: where its copies run, if it makes any.
         """
-        progress = Progress(report)
+        progress = ProgressView(report)
         task = asyncio.create_task(
             self._draw(progress, queue) if self._console.is_terminal else self._tell(progress, queue)
         )
@@ -123,14 +123,14 @@ class Display:
             # A bar clears itself as it ends: only then may anything else be printed.
             await cancel_all({task})
 
-    async def _draw(self, progress: Progress, queue: Queue | None) -> None:
+    async def _draw(self, progress: ProgressView, queue: Queue | None) -> None:
         with Live(console=self._console, transient=True, auto_refresh=False) as live:
             while True:
                 progress.look(time.monotonic(), await _running(queue))
                 live.update(progress, refresh=True)
                 await asyncio.sleep(_REFRESH_SECONDS)
 
-    async def _tell(self, progress: Progress, queue: Queue | None) -> None:
+    async def _tell(self, progress: ProgressView, queue: Queue | None) -> None:
         while True:
             progress.look(time.monotonic(), ())
             await asyncio.sleep(_LINE_SECONDS)
@@ -141,7 +141,7 @@ class Display:
         self._console.print(text, soft_wrap=True, highlight=False, emoji=False)
 
 
-class Progress:
+class ProgressView:
     """How far a run has come, in words and as a bar.
 
     Args:
@@ -150,7 +150,7 @@ class Progress:
 
     def __init__(self, report: Report) -> None:
         self._report = report
-        self._pace = Pace()
+        self._pace = Throughput()
         self._running: Sequence[RunningJob] = ()
 
     def look(self, now: float, running: Sequence[RunningJob]) -> None:
@@ -238,7 +238,7 @@ class Plan:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._spool = Spool()
+        self._spool = SortedRows()
 
     def check(self) -> None:
         """Paper is always there."""

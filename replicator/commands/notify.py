@@ -15,9 +15,9 @@ from replicator.commands.options import prepared_settings, run
 from replicator.console import document, plain
 from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem
 from replicator.receivers import Receiver
-from replicator.server.notify.message import Example, Message, Occasion, State
+from replicator.server.notify.message import Example, Message, MessageState, Occasion
 from replicator.server.notify.notifier import origin_of
-from replicator.server.notify.sending import Verdict, open_poster
+from replicator.server.notify.sending import DeliveryResult, open_poster
 from replicator.settings import Settings
 from replicator.tasks import stoppable
 
@@ -64,7 +64,7 @@ def sample(now: int) -> Message:
     return Message(
         uuid4().hex,
         Occasion.TEST,
-        State.NEWS,
+        MessageState.NEWS,
         "replicator: this is a test: messages arrive here",
         now,
         examples=(Example("registry.example.com/team/app:v1", "this is where a reason stands"),),
@@ -72,7 +72,7 @@ def sample(now: int) -> Message:
     )
 
 
-async def _send(settings: Settings, receivers: tuple[Receiver, ...]) -> list[Verdict]:
+async def _send(settings: Settings, receivers: tuple[Receiver, ...]) -> list[DeliveryResult]:
     async with open_poster(origin_of(settings)) as poster:
         message = sample(int(time.time() * 1000))
         return await asyncio.gather(*(poster.send(receiver, message) for receiver in receivers))

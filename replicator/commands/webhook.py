@@ -17,7 +17,7 @@ from replicator.commands.options import Auth, Config, Images, given_rules, prepa
 from replicator.console import document, page, plain
 from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem
 from replicator.harbor.policy import shown_address
-from replicator.harbor.registration import Change, Done, Policies, Shown
+from replicator.harbor.registration import Change, Policies, PolicyChange, PolicyStatus
 from replicator.harbor.sample import Answer, send_samples
 from replicator.reference import Repository
 from replicator.registry import Access
@@ -71,7 +71,7 @@ async def register_policies(
     """
     url, token = needed_url(settings), needed_token(settings)
 
-    async def work(policies: Policies) -> list[Done]:
+    async def work(policies: Policies) -> list[PolicyChange]:
         return await policies.register(url, token, skip_cert_verify=skip_cert_verify)
 
     return await _changed(settings, rules, only, login, work, as_json=as_json, out=out)
@@ -86,7 +86,7 @@ async def remove_policies(
         ConfigError: the login could go to several hosts.
     """
 
-    async def work(policies: Policies) -> list[Done]:
+    async def work(policies: Policies) -> list[PolicyChange]:
         return await policies.unregister(settings.webhook_url)
 
     return await _changed(settings, rules, only, login, work, as_json=as_json, out=out)
@@ -101,7 +101,7 @@ async def show_policies(
         ConfigError: the login could go to several hosts.
     """
 
-    async def work() -> tuple[list[Shown], list[Done]]:
+    async def work() -> tuple[list[PolicyStatus], list[PolicyChange]]:
         async with _opened(settings, rules, only, login) as policies:
             return await policies.show(settings.webhook_url)
 
@@ -157,12 +157,12 @@ async def _changed(
     rules: Rules,
     only: Collection[str],
     login: Login | None,
-    work: Callable[[Policies], Awaitable[list[Done]]],
+    work: Callable[[Policies], Awaitable[list[PolicyChange]]],
     *,
     as_json: bool,
     out: Console,
 ) -> int:
-    async def changing() -> list[Done]:
+    async def changing() -> list[PolicyChange]:
         async with _opened(settings, rules, only, login) as policies:
             return await work(policies)
 
@@ -196,19 +196,19 @@ async def _opened(
         yield Policies(rules, registries, only)
 
 
-def _code(done: list[Done]) -> int:
+def _code(done: list[PolicyChange]) -> int:
     return FAILED if any(each.change is Change.FAILED for each in done) else OK
 
 
-def _place(done: Done) -> str:
+def _place(done: PolicyChange) -> str:
     return f"{done.registry}/{done.project}" if done.project else done.registry
 
 
-def _done(done: Done) -> dict[str, Any]:
+def _done(done: PolicyChange) -> dict[str, Any]:
     return {"registry": done.registry, "project": done.project, "change": str(done.change), "note": done.note}
 
 
-def _policy(shown: Shown) -> dict[str, Any]:
+def _policy(shown: PolicyStatus) -> dict[str, Any]:
     """A policy as JSON values, without what it sends as Authorization."""
     policy = shown.policy
     return {
@@ -232,7 +232,7 @@ def _policy(shown: Shown) -> dict[str, Any]:
     }
 
 
-def _sent(shown: Shown) -> str:
+def _sent(shown: PolicyStatus) -> str:
     if shown.deliveries is None:
         return "not told by this Harbor"
     words = [f"{each.status}{each.detail and f' ({each.detail})'}" for each in shown.deliveries]

@@ -2,19 +2,19 @@
 
 from replicator.copy.compare import Comparison
 from replicator.copy.engine import Copier
-from replicator.copy.ledger import Sharing, Turn
+from replicator.copy.ledger import BlobLock, BlobLocks
 from replicator.copy.outcome import AttestationsFound, Outcome, Result, SourceNotFound
-from replicator.copy.selection_cache import Memory, wanted_key
+from replicator.copy.selection_cache import SelectionStore, selection_key
 
 __all__ = [
     "AttestationsFound",
+    "BlobLock",
+    "BlobLocks",
     "Comparison",
     "Copier",
-    "Memory",
     "Outcome",
     "Result",
-    "Sharing",
+    "SelectionStore",
     "SourceNotFound",
-    "Turn",
-    "wanted_key",
+    "selection_key",
 ]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from replicator.copy.gathering import all_of
-from replicator.copy.ledger import Alone
+from replicator.copy.gathering import gather_tolerant
+from replicator.copy.ledger import NoBlobLocks
 from replicator.errors import ErrorClass
 from replicator.registry.errors import (
     Denied,
@@ -21,14 +21,14 @@ from replicator.registry.errors import (
     Unauthorized,
 )
 from replicator.registry.limits import MAX_PAUSE, Budget, backoff, transfer
-from replicator.tasks import Turns
+from replicator.tasks import KeyedLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from yarl import URL
 
-    from replicator.copy.ledger import Ledger, Sharing
+    from replicator.copy.ledger import BlobLocks, Ledger
     from replicator.copy.outcome import Tally
     from replicator.registry import Descriptor, RemoteRepository
 
@@ -55,11 +55,11 @@ class BlobCopier:
         sharing: what other processes know and have under way.
     """
 
-    def __init__(self, transfers: int, ledger: Ledger, sharing: Sharing | None = None) -> None:
+    def __init__(self, transfers: int, ledger: Ledger, sharing: BlobLocks | None = None) -> None:
         self.ledger = ledger
         self._transfers = Budget(transfers)
-        self.sharing = sharing or Alone()
-        self._turns = Turns()
+        self.sharing = sharing or NoBlobLocks()
+        self._turns = KeyedLock()
         self._images = 0
 
     async def ensure(
@@ -88,7 +88,7 @@ class BlobCopier:
         # The largest first: the rest fits in beside it.
         ordered = sorted(blobs, key=lambda blob: -blob.size)
         bringing.plan(ordered)
-        await all_of(self._ensure(blob, bringing) for blob in ordered)
+        await gather_tolerant(self._ensure(blob, bringing) for blob in ordered)
 
     async def _ensure(self, blob: Descriptor, bringing: _Bringing) -> None:
         place = bringing.destination.repository
@@ -123,7 +123,7 @@ class _Bringing:
     def __init__(
         self,
         ledger: Ledger,
-        sharing: Sharing,
+        sharing: BlobLocks,
         transfers: Budget,
         source: RemoteRepository,
         destination: RemoteRepository,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from replicator.copy.gathering import both
+from replicator.copy.gathering import gather2
 from replicator.copy.options import Attestations
 from replicator.copy.outcome import Result, SourceNotFound
 from replicator.copy.selection import Selection, select
@@ -14,7 +14,7 @@ from replicator.registry.errors import DigestMismatch, NotFound
 if TYPE_CHECKING:
     from replicator.copy.options import CopyOptions
     from replicator.copy.selection import SourceReader
-    from replicator.copy.selection_cache import Form, Forms
+    from replicator.copy.selection_cache import CachedSelection, SelectionCache
     from replicator.reference import Reference
     from replicator.registry import Descriptor, Manifest, RemoteRepository
 
@@ -48,7 +48,7 @@ async def compare(
     origin: RemoteRepository,
     reader: SourceReader,
     target: RemoteRepository,
-    forms: Forms,
+    forms: SelectionCache,
     announced: str | None = None,
     force: bool = False,
 ) -> Comparison:
@@ -74,7 +74,7 @@ async def compare(
         RegistryError: either registry refused or failed.
     """
     if announced is None:
-        wanted, present = await both(
+        wanted, present = await gather2(
             origin.head_manifest(source.identifier), target.head_destination(destination.identifier)
         )
         announced = wanted.digest if wanted is not None else None
@@ -108,7 +108,7 @@ async def compare_listed(
     origin: RemoteRepository,
     reader: SourceReader,
     target: RemoteRepository,
-    forms: Forms,
+    forms: SelectionCache,
     announced: str,
     reading: bool = True,
 ) -> Comparison:
@@ -179,7 +179,12 @@ async def _moved(origin: RemoteRepository, source: Reference, announced: str) ->
 
 
 async def _looked_at(
-    root: Manifest, present: str | None, source: Reference, options: CopyOptions, reader: SourceReader, forms: Forms
+    root: Manifest,
+    present: str | None,
+    source: Reference,
+    options: CopyOptions,
+    reader: SourceReader,
+    forms: SelectionCache,
 ) -> Comparison:
     """Find out from an image itself what is wanted of it, and hold it against what the destination names."""
     selection = await select(root, options, reader, source.registry)
@@ -192,7 +197,7 @@ async def _looked_at(
 
 
 async def _settled(
-    present: str | None, digest: str, options: CopyOptions, forms: Forms, *, recalling: bool = True
+    present: str | None, digest: str, options: CopyOptions, forms: SelectionCache, *, recalling: bool = True
 ) -> Comparison | None:
     """Return that nothing is to be copied, where that is known without reading the image ``digest``.
 
@@ -221,7 +226,7 @@ def _is_whole(present: str | None, digest: str, options: CopyOptions) -> bool:
     return present == digest and not options.platforms and keeps
 
 
-def _held_against(present: str | None, digest: str, form: Form) -> Comparison:
+def _held_against(present: str | None, digest: str, form: CachedSelection) -> Comparison:
     """Hold what is wanted of the image ``digest`` against what the destination names."""
     if form.digest is None:
         return Comparison(Result.SKIPPED, digest, None, form.note)

@@ -11,17 +11,17 @@ from replicator.copy.compare import Comparison, compare, compare_listed, read_ro
 from replicator.copy.ledger import Ledger
 from replicator.copy.options import VERBATIM
 from replicator.copy.outcome import Outcome, Result, Tally
-from replicator.copy.push import Run
+from replicator.copy.push import Push
 from replicator.copy.selection import Selection, SourceReader, select
-from replicator.copy.selection_cache import Forms
+from replicator.copy.selection_cache import SelectionCache
 from replicator.copy.signatures import Signatures
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from replicator.copy.ledger import Sharing
+    from replicator.copy.ledger import BlobLocks
     from replicator.copy.options import CopyOptions
-    from replicator.copy.selection_cache import Memory
+    from replicator.copy.selection_cache import SelectionStore
     from replicator.reference import Reference
     from replicator.registry import Registries
 
@@ -45,12 +45,12 @@ class Copier:
         registries: Registries,
         *,
         transfers: int = 8,
-        sharing: Sharing | None = None,
-        memory: Memory | None = None,
+        sharing: BlobLocks | None = None,
+        memory: SelectionStore | None = None,
     ) -> None:
         self.registries = registries
         self._ledger = Ledger()
-        self.forms = Forms(memory)
+        self.forms = SelectionCache(memory)
         self._blobs = BlobCopier(transfers, self._ledger, sharing)
         self._signatures = Signatures(self._blobs)
 
@@ -154,7 +154,7 @@ class Copier:
         )
         selection, result = found.selection, found.result
         if result is None and selection is not None and selection.manifest is not None:
-            run = Run(origin, reader, target, self._blobs, tally, on_bytes, selection.rewritten)
+            run = Push(origin, reader, target, self._blobs, tally, on_bytes, selection.rewritten)
             await run.bring_parts(selection.manifest)
             await run.put_root(selection.manifest, destination.identifier, confirm or _certain)
             result = Result.COPIED

@@ -15,7 +15,7 @@ First = TypeVar("First")
 Second = TypeVar("Second")
 
 
-async def both(one: Coroutine[Any, Any, First], other: Coroutine[Any, Any, Second]) -> tuple[First, Second]:
+async def gather2(one: Coroutine[Any, Any, First], other: Coroutine[Any, Any, Second]) -> tuple[First, Second]:
     """Run two things at once and return both results; when one fails, the other is ended.
 
     Raises:
@@ -31,7 +31,7 @@ async def both(one: Coroutine[Any, Any, First], other: Coroutine[Any, Any, Secon
         await asyncio.gather(first, second, return_exceptions=True)
 
 
-async def each(work: Iterable[Coroutine[Any, Any, First]]) -> list[First]:
+async def gather_all(work: Iterable[Coroutine[Any, Any, First]]) -> list[First]:
     """Run everything at once and return the results in order; when one fails, the others are ended.
 
     Raises:
@@ -46,7 +46,7 @@ async def each(work: Iterable[Coroutine[Any, Any, First]]) -> list[First]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def all_of(work: Iterable[Coroutine[Any, Any, object]]) -> None:
+async def gather_tolerant(work: Iterable[Coroutine[Any, Any, object]]) -> None:
     """Run everything at once and raise the most telling failure.
 
     A passing fault in one lets the others finish, since what they bring over need not be sent again at the next try;

@@ -79,7 +79,7 @@ class Ledger:
                 del self._known[(registry, digest)]
 
 
-class Turn(Protocol):
+class BlobLock(Protocol):
     """The right to bring one blob to one registry, while no other process does."""
 
     @property
@@ -94,10 +94,10 @@ class Turn(Protocol):
         """Tell that the blob is in the repository now; the others hear of it when the turn ends."""
 
 
-class Sharing(Protocol):
+class BlobLocks(Protocol):
     """Turns over all processes."""
 
-    def turn(self, registry: str, repository: str, digest: str) -> AbstractAsyncContextManager[Turn]:
+    def turn(self, registry: str, repository: str, digest: str) -> AbstractAsyncContextManager[BlobLock]:
         """Wait for the turn to bring a blob to a repository, and have it for as long as the context lasts.
 
         The turn is over a registry and a digest: whoever has it may bring the blob to any repository there. Who has it
@@ -108,14 +108,14 @@ class Sharing(Protocol):
         """Forget that a blob is in a repository, because the registry contradicted it."""
 
 
-class Alone:
+class NoBlobLocks:
     """Sharing with nobody: for a process without a queue."""
 
     here = False
     elsewhere: tuple[str, ...] = ()
 
     @asynccontextmanager
-    async def turn(self, registry: str, repository: str, digest: str) -> AsyncIterator[Turn]:
+    async def turn(self, registry: str, repository: str, digest: str) -> AsyncIterator[BlobLock]:
         """Begin at once."""
         del registry, repository, digest
         yield self

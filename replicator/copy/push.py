@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from replicator.copy.gathering import all_of
+from replicator.copy.gathering import gather_tolerant
 from replicator.copy.selection import MAX_DEPTH, MAX_NESTED_BYTES
 from replicator.errors import ErrorClass
 from replicator.registry.errors import ManifestIncomplete, RegistryError, UnsupportedManifest
 from replicator.registry.limits import MAX_PAUSE, backoff
-from replicator.tasks import Turns
+from replicator.tasks import KeyedLock
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -26,7 +26,7 @@ _CHILDREN_AT_ONCE = 8
 """Child manifests held at once, each up to 4 MiB."""
 
 
-class Run:
+class Push:
     """Brings manifests and all they name from one repository to another.
 
     Args:
@@ -58,7 +58,7 @@ class Run:
         self._rewritten = rewritten
         self._children = asyncio.Semaphore(_CHILDREN_AT_ONCE)
         self._nested: dict[str, int] = {}
-        self._turns = Turns()
+        self._turns = KeyedLock()
         self._ledger = blobs.ledger
         self._place = (destination.repository.registry, destination.repository.name)
 
@@ -71,7 +71,9 @@ class Run:
                 raise UnsupportedManifest(
                     self._source.repository.registry, manifest.digest, f"indexes nested more than {MAX_DEPTH} deep"
                 )
-            await all_of(self._bring_child(child.digest, manifest.digest, depth + 1) for child in manifest.manifests)
+            await gather_tolerant(
+                self._bring_child(child.digest, manifest.digest, depth + 1) for child in manifest.manifests
+            )
         else:
             blobs = [blob for blob in manifest.blobs if not blob.is_foreign]
             await self._blobs.ensure(

@@ -14,7 +14,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from replicator.copy.gathering import each
+from replicator.copy.gathering import gather_all
 from replicator.copy.options import Attestations
 from replicator.copy.outcome import AttestationsFound
 from replicator.registry import Manifest
@@ -205,7 +205,7 @@ class _Selecting:
         children = entries(index)
         # One nested index after the other: each is held while its children are looked at.
         nested = {child.digest: await self._nest(child, index.digest, depth) for child in children if _nests(child)}
-        wanted = await each(self._wants(child, index.digest) for child in children)
+        wanted = await gather_all(self._wants(child, index.digest) for child in children)
         kept: list[Descriptor | Manifest | None] = []
         present: set[str] = set()
         for child, wants in zip(children, wanted, strict=True):
@@ -214,7 +214,7 @@ class _Selecting:
             )
             present |= inside.present
             kept.append(child if child.digest in inside.present else inside.index)
-        attested = await each(self._attestation(child, index.digest, present) for child in children)
+        attested = await gather_all(self._attestation(child, index.digest, present) for child in children)
         chosen = [one if one is not None else other for one, other in zip(kept, attested, strict=True)]
         found = self._rewrite(index, children, chosen)
         return _Chosen(found, frozenset({*present, *([index.digest] if found is index else ())}))

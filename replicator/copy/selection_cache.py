@@ -30,7 +30,7 @@ _SAME, _NOTHING = "=", "-"
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class CachedSelection:
     """What is wanted of an image.
 
     Attributes:
@@ -42,7 +42,7 @@ class Form:
     note: str = ""
 
 
-class Forms:
+class SelectionCache:
     """What was found to be wanted of images; bounded, the least used forgotten first.
 
     Args:
@@ -50,31 +50,31 @@ class Forms:
         entries: images that are remembered in this process.
     """
 
-    def __init__(self, memory: Memory | None = None, *, entries: int = _MAX_FORMS) -> None:
+    def __init__(self, memory: SelectionStore | None = None, *, entries: int = _MAX_FORMS) -> None:
         self._memory = memory
         self._entries = entries
-        self._known: OrderedDict[tuple[str, CopyOptions], Form] = OrderedDict()
+        self._known: OrderedDict[tuple[str, CopyOptions], CachedSelection] = OrderedDict()
 
     def note(self, digest: str, options: CopyOptions, selection: Selection) -> None:
         """Remember what is wanted of the image ``digest``."""
         if options.is_verbatim:
             return
-        form = Form(selection.manifest.digest if selection.manifest is not None else None, selection.note)
+        form = CachedSelection(selection.manifest.digest if selection.manifest is not None else None, selection.note)
         self._keep((digest, options), form)
         text = _text(digest, form)
         if self._memory is not None and len(text) <= _MAX_SHARED:
-            self._memory.note(wanted_key(digest, options), text)
+            self._memory.note(selection_key(digest, options), text)
 
-    def known(self, digest: str, options: CopyOptions) -> Form | None:
+    def known(self, digest: str, options: CopyOptions) -> CachedSelection | None:
         """Return what is wanted of the image ``digest``, if that is known in this process."""
         if options.is_verbatim:
-            return Form(digest)
+            return CachedSelection(digest)
         form = self._known.get((digest, options))
         if form is not None:
             self._known.move_to_end((digest, options))
         return form
 
-    async def recall(self, digest: str, options: CopyOptions) -> Form | None:
+    async def recall(self, digest: str, options: CopyOptions) -> CachedSelection | None:
         """Return what is wanted of the image ``digest``, if any process knows."""
         await self.recall_many([(digest, options)])
         return self.known(digest, options)
@@ -90,19 +90,19 @@ class Forms:
         asked = [image for image in dict.fromkeys(images) if self.known(*image) is None]
         if not asked:
             return
-        texts = await self._memory.recall([wanted_key(*image) for image in asked])
+        texts = await self._memory.recall([selection_key(*image) for image in asked])
         for image, text in zip(asked, texts, strict=True):
             if text is not None and (form := _read(image[0], text)) is not None:
                 self._keep(image, form)
 
-    def _keep(self, image: tuple[str, CopyOptions], form: Form) -> None:
+    def _keep(self, image: tuple[str, CopyOptions], form: CachedSelection) -> None:
         self._known[image] = form
         self._known.move_to_end(image)
         if len(self._known) > self._entries:
             self._known.popitem(last=False)
 
 
-def wanted_key(digest: str, options: CopyOptions) -> str:
+def selection_key(digest: str, options: CopyOptions) -> str:
     """Return a short name for what is wanted of an image, the same in every process of one version of the program.
 
     Args:
@@ -114,25 +114,25 @@ def wanted_key(digest: str, options: CopyOptions) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(name).digest()[:12]).decode()
 
 
-def _text(digest: str, form: Form) -> str:
+def _text(digest: str, form: CachedSelection) -> str:
     """Write what is wanted of the image ``digest`` for other processes; mostly that is the image itself."""
     word = _NOTHING if form.digest is None else _SAME if form.digest == digest else form.digest
     return f"{word} {form.note}"
 
 
-def _read(digest: str, text: str) -> Form | None:
+def _read(digest: str, text: str) -> CachedSelection | None:
     """Read `_text`'s words again; None for what is none."""
     word, gap, note = text.partition(" ")
     if not gap or len(text) > _MAX_SHARED:
         return None
     if word == _NOTHING:
-        return Form(None, note)
+        return CachedSelection(None, note)
     if word == _SAME:
-        return Form(digest, note)
-    return Form(word, note) if is_digest(word) else None
+        return CachedSelection(digest, note)
+    return CachedSelection(word, note) if is_digest(word) else None
 
 
-class Memory(Protocol):
+class SelectionStore(Protocol):
     """Texts under names; what a name stands for never changes, so what is remembered is never out of date."""
 
     async def recall(self, names: Sequence[str]) -> list[str | None]:

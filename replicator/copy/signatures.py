@@ -13,16 +13,16 @@ import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from replicator.copy.gathering import each
+from replicator.copy.gathering import gather_all
 from replicator.copy.outcome import Result, SourceNotFound
-from replicator.copy.push import Run
+from replicator.copy.push import Push
 from replicator.copy.selection import MAX_DEPTH
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.reference import Reference, signed_by
 from replicator.registry.errors import ManifestIncomplete, NotFound, UnsupportedManifest
 from replicator.registry.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, digest_of, parse_manifest
 from replicator.registry.requests import fallback_tag
-from replicator.tasks import Turns
+from replicator.tasks import KeyedLock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -50,7 +50,7 @@ class Signatures:
 
     def __init__(self, blobs: BlobCopier) -> None:
         self._blobs = blobs
-        self._turns = Turns()
+        self._turns = KeyedLock()
 
     def between(
         self,
@@ -61,7 +61,7 @@ class Signatures:
         on_bytes: Callable[[int], None],
     ) -> Signing:
         """Return what copies signatures from one repository to another."""
-        run = Run(origin, reader, target, self._blobs, tally, on_bytes, {})
+        run = Push(origin, reader, target, self._blobs, tally, on_bytes, {})
         return Signing(origin, reader, target, run, tally, self)
 
     @asynccontextmanager
@@ -83,7 +83,7 @@ class Signing:
         origin: RemoteRepository,
         reader: SourceReader,
         target: RemoteRepository,
-        run: Run,
+        run: Push,
         tally: Tally,
         signatures: Signatures,
     ) -> None:
@@ -114,7 +114,7 @@ class Signing:
             # A signature is of bytes, and these were written anew.
             del digests[selection.manifest.digest]
             await self._warn_of_lost(announced, selection.manifest.digest)
-        await each(self._all_of(digest) for digest in digests)
+        await gather_all(self._all_of(digest) for digest in digests)
 
     async def copy_one(self, source: Reference) -> tuple[Result, str | None, str]:
         """Copy one signature, if what it refers to is at the destination.
@@ -203,7 +203,7 @@ class Signing:
 
     async def _is_signed(self, digest: str) -> bool:
         tags = [f"{fallback_tag(digest)}{suffix}" for suffix in _COSIGN]
-        if any(await each(self._origin.head_manifest(tag) for tag in tags)):
+        if any(await gather_all(self._origin.head_manifest(tag) for tag in tags)):
             return True
         return bool(await self._listed_at_origin(digest))
 
@@ -317,7 +317,7 @@ class Signing:
             await self._put_list(subject, rows)
         except ManifestIncomplete:
             # The registry has lost, or someone has deleted, what was listed before.
-            there = await each(self._target.head_manifest(row["digest"]) for row in rows)
+            there = await gather_all(self._target.head_manifest(row["digest"]) for row in rows)
             rows = [row for row, found in zip(rows, there, strict=True) if found is not None]
             try:
                 await self._put_list(subject, rows)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from replicator.errors import ErrorClass
-from replicator.harbor.pages import ROWS_A_PAGE, Page, each_page
+from replicator.harbor.pages import ROWS_A_PAGE, ListPage, each_page
 from replicator.reference import Repository, is_digest, is_repository_name, is_tag
 from replicator.registry.errors import NotFound, ProtocolViolated, RegistryError
 
@@ -270,7 +270,7 @@ class HarborApi:
         def wrong(what: str) -> ProtocolViolated:
             return ProtocolViolated(self._registry, f"GET /api/v2.0{path}", what)
 
-        async def fetch(number: int) -> Page:
+        async def fetch(number: int) -> ListPage:
             url = await self._transport.url(f"/api/v2.0{path}?page={number}&page_size={ROWS_A_PAGE}&sort={sort}{query}")
             reply = await self._transport.call(
                 "GET",
@@ -288,6 +288,6 @@ class HarborApi:
             if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
                 raise wrong("the answer is not one of Harbor's lists")
             total = reply.headers.get("X-Total-Count", "")
-            return Page(rows, int(total) if total.isascii() and total.isdigit() and len(total) < 20 else None)
+            return ListPage(rows, int(total) if total.isascii() and total.isdigit() and len(total) < 20 else None)
 
         return each_page(fetch, wrong, key)

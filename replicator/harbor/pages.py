@@ -27,7 +27,7 @@ _ENOUGH_EMPTY = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ListPage:
     """One page as it was answered.
 
     Attributes:
@@ -40,7 +40,7 @@ class Page:
 
 
 async def each_page(
-    fetch: Callable[[int], Awaitable[Page]], wrong: Callable[[str], Exception], key: str = "id"
+    fetch: Callable[[int], Awaitable[ListPage]], wrong: Callable[[str], Exception], key: str = "id"
 ) -> AsyncGenerator[list[dict[str, Any]], None]:
     """Read all pages of a list that is sorted by its rows' ids.
 
@@ -95,10 +95,10 @@ class _Reading:
         self._before: list[dict[str, Any]] = []
         # A page that was read before it was noticed that rows in front of it are missing; and whether the next page
         # is one that must hold a row that is known.
-        self._ahead: tuple[int, Page] | None = None
+        self._ahead: tuple[int, ListPage] | None = None
         self._rejoining = False
 
-    async def next_page(self, fetch: Callable[[int], Awaitable[Page]]) -> Page:
+    async def next_page(self, fetch: Callable[[int], Awaitable[ListPage]]) -> ListPage:
         if self._ahead is not None and self._ahead[0] == self.number:
             return self._ahead[1]
         page = await fetch(self.number)
@@ -107,7 +107,7 @@ class _Reading:
         self._ascending = self._ascending and ids == sorted(set(ids)) and len(ids) == len(page.rows)
         return page
 
-    def misses_rows_before(self, page: Page) -> bool:
+    def misses_rows_before(self, page: ListPage) -> bool:
         """Tell whether rows may be missing between what was taken and ``page``.
 
         There are none if it begins with a row that is known. A page kept ahead follows one that was read later, whose
@@ -120,7 +120,7 @@ class _Reading:
             return False
         return self._rejoining or self._fallen(page) > 0
 
-    def step_back(self, page: Page) -> None:
+    def step_back(self, page: ListPage) -> None:
         if self._ahead is None:
             self._ahead = self.number, page
         # What was deleted may stand behind the last row that was taken: then one page is enough.
@@ -130,12 +130,12 @@ class _Reading:
         self._empty = 0
         self.stalls += 1
 
-    def repeats(self, page: Page) -> bool:
+    def repeats(self, page: ListPage) -> bool:
         # Where rows moved to the front, the last of them may well be on two pages.
         moved = self._rejoining or (self._has_shrunk and self._ascending)
         return bool(page.rows) and page.rows == self._before and not moved
 
-    def take(self, page: Page) -> list[dict[str, Any]]:
+    def take(self, page: ListPage) -> list[dict[str, Any]]:
         """Take a page in; return its rows that are new."""
         fresh = page.rows
         if self._ascending:
@@ -159,7 +159,7 @@ class _Reading:
             self.ended = True
         return fresh
 
-    def _is_last(self, page: Page) -> bool:
+    def _is_last(self, page: ListPage) -> bool:
         if page.total is None:
             return len(page.rows) < ROWS_A_PAGE
         if self._has_shrunk:
@@ -171,7 +171,7 @@ class _Reading:
     def _is_ahead(self) -> bool:
         return self._ahead is not None and self._ahead[0] == self.number
 
-    def _fallen(self, page: Page) -> int:
+    def _fallen(self, page: ListPage) -> int:
         return self._total - page.total if self._total is not None and page.total is not None else 0
 
     def _ids(self, rows: list[dict[str, Any]]) -> list[int]:

@@ -33,7 +33,7 @@ _NAMING = re.compile(rf"(?P<bare>.*{PATH})/(?P<registry>[^/]+)/?")
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class PolicyTarget:
     """Where a policy's events go.
 
     Attributes:
@@ -92,7 +92,7 @@ class Policy:
     description: str
     enabled: bool
     event_types: tuple[str, ...]
-    targets: tuple[Target, ...]
+    targets: tuple[PolicyTarget, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return it as the API takes it."""
@@ -112,11 +112,11 @@ class Policy:
         """Tell whether one of its targets is ``address``, whatever registry either names."""
         return address is not None and any(target.is_at(address) for target in self.targets)
 
-    def corrected(self, target: Target) -> Policy:
+    def corrected(self, target: PolicyTarget) -> Policy:
         """Return it as it must be to send pushes to ``target``; its name and description stay."""
         return replace(self, enabled=True, event_types=EVENT_TYPES, targets=(target,))
 
-    def differs(self, target: Target) -> bool:
+    def differs(self, target: PolicyTarget) -> bool:
         """Tell whether it must be changed to send pushes to ``target``.
 
         A token alone is as good as one behind ``Bearer``: the webhook takes both.
@@ -126,7 +126,7 @@ class Policy:
         return not self.enabled or self.event_types != EVENT_TYPES or have != want
 
 
-def new_policy(target: Target) -> Policy:
+def new_policy(target: PolicyTarget) -> Policy:
     """Return the policy that sends pushes to ``target``, not yet at any Harbor."""
     return Policy(
         None, NAME, "tells the replicator what was pushed", enabled=True, event_types=EVENT_TYPES, targets=(target,)
@@ -208,8 +208,8 @@ def canonical(registry: str) -> str:
     return registry.lower().removesuffix(":443").removesuffix(":80")
 
 
-def _target(row: Mapping[str, Any]) -> Target:
-    return Target(
+def _target(row: Mapping[str, Any]) -> PolicyTarget:
+    return PolicyTarget(
         _text(row.get("address")),
         _text(row.get("auth_header")),
         _text(row.get("payload_format")) or DEFAULT,

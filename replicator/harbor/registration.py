@@ -17,7 +17,7 @@ import structlog
 
 from replicator.errors import ConfigError, ErrorClass, Problem, ReplicatorError
 from replicator.harbor import HarborApi
-from replicator.harbor.policy import NAME, Target, for_registry, named_registry, new_policy, payload_format
+from replicator.harbor.policy import NAME, PolicyTarget, for_registry, named_registry, new_policy, payload_format
 from replicator.harbor.policy_api import NoHarbor, WebhookApi
 from replicator.reference import Repository
 from replicator.registry.errors import Denied, NotFound, Refused, RegistryError, Unauthorized
@@ -88,7 +88,7 @@ class Change(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class PolicyChange:
     """What became of one project.
 
     Attributes:
@@ -107,7 +107,7 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class PolicyStatus:
     """A policy of ours, and what it sent lately; None where Harbor does not tell."""
 
     registry: str
@@ -132,7 +132,9 @@ class Policies:
         self._versions: dict[str, str | None] = {}
         self._several = len({source.registry for source in rules.sources()}) > 1
 
-    async def register(self, url: str, token: str | None, *, skip_cert_verify: bool | None = False) -> list[Done]:
+    async def register(
+        self, url: str, token: str | None, *, skip_cert_verify: bool | None = False
+    ) -> list[PolicyChange]:
         """Make the policies that are missing, and correct those of ours that differ.
 
         With several sources each Harbor's address names it, so that its events are known for its own.
@@ -151,7 +153,7 @@ class Policies:
             skip = skip_cert_verify
             if skip is None:
                 skip = bool(ours) and any(target.skip_cert_verify for target in ours[0].targets if target.is_at(url))
-            target = Target(address, f"Bearer {token}" if token else "", form, skip)
+            target = PolicyTarget(address, f"Bearer {token}" if token else "", form, skip)
             note = ""
             if len(ours) > 1:
                 note = f"{', '.join(each.name for each in ours[1:])} sends here too, and is left as it is"
@@ -165,7 +167,7 @@ class Policies:
 
         return await self._each(step)
 
-    async def unregister(self, url: str | None) -> list[Done]:
+    async def unregister(self, url: str | None) -> list[PolicyChange]:
         """Remove the policies of ours: those of our name, and those that do nothing but send to ``url``."""
 
         async def step(api: WebhookApi, registry: str) -> tuple[Change, str]:
@@ -177,14 +179,14 @@ class Policies:
 
         return await self._each(step)
 
-    async def show(self, url: str | None) -> tuple[list[Shown], list[Done]]:
+    async def show(self, url: str | None) -> tuple[list[PolicyStatus], list[PolicyChange]]:
         """List the policies of our name or with our address; and the projects that have none, or can't be asked."""
-        found: list[Shown] = []
+        found: list[PolicyStatus] = []
 
         async def step(api: WebhookApi, registry: str) -> tuple[Change, str]:
             await self._version(api, registry)
             ours = [each for each in await api.policies() if each.name == NAME or each.sends_to(url)]
-            found.extend([Shown(registry, api.project, each, await api.deliveries(each)) for each in ours])
+            found.extend([PolicyStatus(registry, api.project, each, await api.deliveries(each)) for each in ours])
             return (Change.UNCHANGED if ours else Change.ABSENT), ""
 
         done = await self._each(step)
@@ -195,10 +197,10 @@ class Policies:
             self._versions[registry] = await api.version()
         return self._versions[registry]
 
-    async def _each(self, step: Callable[[WebhookApi, str], Awaitable[tuple[Change, str]]]) -> list[Done]:
+    async def _each(self, step: Callable[[WebhookApi, str], Awaitable[tuple[Change, str]]]) -> list[PolicyChange]:
         """Do something for every project; what fails for one does not keep the others."""
         places, failed = await named_projects(self._rules.sources(), self._registries, self._only)
-        done = [Done(registry, "", Change.FAILED, advised(error, "")) for registry, error in failed.items()]
+        done = [PolicyChange(registry, "", Change.FAILED, advised(error, "")) for registry, error in failed.items()]
         silent = _Silent()
         for registry, project in places:
             try:
@@ -208,10 +210,10 @@ class Policies:
             except ReplicatorError as error:
                 silent.failed(registry, error)
                 is_harbor = not isinstance(error, NoHarbor)
-                done.append(Done(registry, project, Change.FAILED, advised(error, project), is_harbor))
+                done.append(PolicyChange(registry, project, Change.FAILED, advised(error, project), is_harbor))
             else:
                 silent.answered(registry)
-                done.append(Done(registry, project, change, note))
+                done.append(PolicyChange(registry, project, change, note))
         return done
 
 
@@ -357,7 +359,7 @@ class Registrar:
         self._told = {place: each.note for place, each in failed.items()}
         return sum(each.is_harbor for each in failed.values())
 
-    def _tell(self, news: list[Done]) -> None:
+    def _tell(self, news: list[PolicyChange]) -> None:
         """Log failures that were not there before in the same words."""
         for each in news[:_SHOWN_FAILURES]:
             # A source that never has policies is no fault: its owner is told, and need not do anything.

@@ -3,22 +3,22 @@
 A job is an id, the destination reference, and a payload. Jobs with one id are merged, never run at the same time, and
 run again when they were enqueued while running; nothing that was taken is lost.
 
-On the same Redis the processes of an installation take turns at what only one of them should do (``RedisSharing``,
-``Reconciles``, ``Notices``), and remember for each other what was found of images (``RedisMemory``) and seen at
-destinations (``Checks``).
+On the same Redis the processes of an installation take turns at what only one of them should do (``RedisBlobLocks``,
+``Reconciles``, ``Notices``), and remember for each other what was found of images (``RedisSelectionStore``) and seen at
+destinations (``Observations``).
 """
 
-from replicator.queue.attempt import Try, TryEnd, TryObserver
-from replicator.queue.blob_locks import RedisSharing
+from replicator.queue.attempt import Attempt, AttemptEnd, AttemptObserver
+from replicator.queue.blob_locks import RedisBlobLocks
 from replicator.queue.client import Queue
-from replicator.queue.dead_letters import LetterPart
+from replicator.queue.dead_letters import DeadLetterPage
 from replicator.queue.embedded import embedded_server
 from replicator.queue.history import Description, Ended, History, LagSpan
 from replicator.queue.job import Finished, Job, JsonValue, Lane, LeaseLost, QueueError, QueueUnavailable, RetryPolicy
 from replicator.queue.lease import Running
-from replicator.queue.memory import Checks, RedisMemory
-from replicator.queue.notices import Buried, Complaint, Notices, Turn
-from replicator.queue.processes import InForce, ProcessInfo, announced, processes
+from replicator.queue.memory import Observations, RedisSelectionStore
+from replicator.queue.notices import Complaint, Leadership, NewDeadLetters, Notices
+from replicator.queue.processes import LoadedConfig, ProcessInfo, announced, processes
 from replicator.queue.reconciles import (
     Findings,
     Progress,
@@ -33,25 +33,29 @@ from replicator.queue.status import Status
 from replicator.queue.worker import Worker
 
 __all__ = [
-    "Buried",
-    "Checks",
+    "Attempt",
+    "AttemptEnd",
+    "AttemptObserver",
     "Complaint",
     "Counts",
     "DeadLetter",
+    "DeadLetterPage",
     "Description",
     "Ended",
     "Findings",
     "Finished",
     "History",
-    "InForce",
     "Job",
     "JsonValue",
     "LagSpan",
     "Lane",
     "LaneCounts",
+    "Leadership",
     "LeaseLost",
-    "LetterPart",
+    "LoadedConfig",
+    "NewDeadLetters",
     "Notices",
+    "Observations",
     "ProcessInfo",
     "Progress",
     "Queue",
@@ -61,17 +65,13 @@ __all__ = [
     "ReconcileResult",
     "ReconcileState",
     "Reconciles",
-    "RedisMemory",
-    "RedisSharing",
+    "RedisBlobLocks",
+    "RedisSelectionStore",
     "RetryPolicy",
     "Running",
     "RunningJob",
     "RunningReconcile",
     "Status",
-    "Try",
-    "TryEnd",
-    "TryObserver",
-    "Turn",
     "WaitingJob",
     "Worker",
     "WorkerInfo",

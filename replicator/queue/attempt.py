@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from replicator.queue.job import JsonValue
 
 
-class TryEnd(StrEnum):
+class AttemptEnd(StrEnum):
     """How a try ended that was not handed back."""
 
     DONE = "done"
@@ -32,7 +32,7 @@ class TryEnd(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Try:
+class Attempt:
     """One try of a job, after Redis took how it ended.
 
     Attributes:
@@ -49,7 +49,7 @@ class Try:
 
     id: str
     lane: Lane
-    end: TryEnd
+    end: AttemptEnd
     payload: Mapping[str, Any] | None
     outcome: Mapping[str, JsonValue] | None
     error_class: ErrorClass | None
@@ -57,10 +57,10 @@ class Try:
     lag: float | None
 
 
-class TryObserver(Protocol):
+class AttemptObserver(Protocol):
     """Is told of tries as they end. It returns at once, and raises nothing."""
 
-    def tried(self, attempt: Try) -> None:
+    def attempt_ended(self, attempt: Attempt) -> None:
         """Hear of a try that ended. One that was handed back, or whose lease was lost, is none."""
 
     def lease_lost(self) -> None:
@@ -68,9 +68,9 @@ class TryObserver(Protocol):
 
 
 class Unobserved:
-    """The `TryObserver` where nobody counts."""
+    """The `AttemptObserver` where nobody counts."""
 
-    def tried(self, attempt: Try) -> None:
+    def attempt_ended(self, attempt: Attempt) -> None:
         """Pass over it."""
 
     def lease_lost(self) -> None:
@@ -113,7 +113,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Ending:
     """How a try ended: the arguments of ``finish.lua``, and what is told of it."""
 
     how: str
@@ -126,7 +126,7 @@ class Verdict:
     error_class: ErrorClass | None = None
     lag: float | None = None
 
-    def told(self, claim: Claim, lane: Lane, ended: str, seconds: float) -> Try | None:
+    def told(self, claim: Claim, lane: Lane, ended: str, seconds: float) -> Attempt | None:
         """Return what an observer is told.
 
         Args:
@@ -141,6 +141,6 @@ class Verdict:
         if self.how == "release":
             return None
         # What would have been given up is tried again when more was asked for meanwhile.
-        failed = TryEnd.DEAD if ended == "dead" else TryEnd.RETRIED
-        end = TryEnd.DONE if self.how == "done" else failed
-        return Try(claim.id, lane, end, self.payload, self.outcome, self.error_class, seconds, self.lag)
+        failed = AttemptEnd.DEAD if ended == "dead" else AttemptEnd.RETRIED
+        end = AttemptEnd.DONE if self.how == "done" else failed
+        return Attempt(claim.id, lane, end, self.payload, self.outcome, self.error_class, seconds, self.lag)

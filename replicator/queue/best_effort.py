@@ -31,7 +31,7 @@ _SILENT_DEADLINES = 5
 """Deadlines for which a Redis that did not answer is not asked again: each who asks would wait for it."""
 
 
-class Questions:
+class BestEffortRedis:
     """Runs scripts in tasks of their own, and warns once a minute when Redis does not do it.
 
     Args:
@@ -110,7 +110,7 @@ Item = TypeVar("Item")
 _MOST = 10 * BATCH
 
 
-class Outbox(Generic[Item]):
+class Batcher(Generic[Item]):
     """Collects items, and sends them a moment after the first one came, or once there are 500.
 
     Args:
@@ -208,7 +208,7 @@ class Listener:
         self._ending: set[asyncio.Task[None]] = set()
 
     @contextmanager
-    def awaited(self, name: str) -> Iterator[asyncio.Event]:
+    def subscribed(self, name: str) -> Iterator[asyncio.Event]:
         """Give an event that is set when ``name`` is announced, and may be set without."""
         event = self._events.setdefault(name, asyncio.Event())
         self._waiting[name] = self._waiting.get(name, 0) + 1

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import structlog
 
-from replicator.queue.best_effort import Listener, Questions
+from replicator.queue.best_effort import BestEffortRedis, Listener
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ _LONGEST_PAUSE = 1.0
 
 
 @dataclass(slots=True, eq=False)
-class RedisTurn:
+class RedisBlobLock:
     """The right to bring one item to any place, while no other process does.
 
     Attributes:
@@ -54,7 +54,7 @@ class RedisTurn:
         self.ready = True
 
 
-class RedisSharing:
+class RedisBlobLocks:
     """Turns through the Redis of a queue, which stays open.
 
     Args:
@@ -81,10 +81,10 @@ class RedisSharing:
         self._patience = patience
         self._items = items
         self._listener = Listener(queue, f"{queue.prefix}:turns")
-        self._questions = Questions(queue, deadline=deadline, trouble="turns unavailable")
+        self._questions = BestEffortRedis(queue, deadline=deadline, trouble="turns unavailable")
 
     @contextlib.asynccontextmanager
-    async def turn(self, registry: str, repository: str, digest: str) -> AsyncIterator[RedisTurn]:
+    async def turn(self, registry: str, repository: str, digest: str) -> AsyncIterator[RedisBlobLock]:
         """Wait for the turn to bring a digest to a repository, and have it for as long as the context lasts.
 
         The turn is over the registry and the digest: whoever has it may bring the digest to any repository there.
@@ -105,14 +105,14 @@ class RedisSharing:
         """Forget that a digest is in a repository, because the registry contradicted it. It raises nothing."""
         await self._questions.ask("turn_forget", _item(registry, digest), repository)
 
-    async def _begin(self, item: str, place: str) -> RedisTurn:
+    async def _begin(self, item: str, place: str) -> RedisBlobLock:
         """Take the turn when it is free, unless there is no need to; or begin without it."""
         turn, held = await self._take(item, place)
         if not held:
             return turn
         clock, pause = asyncio.get_running_loop().time, _FIRST_PAUSE
         last = clock() + self._patience
-        with self._listener.awaited(item) as ended:
+        with self._listener.subscribed(item) as ended:
             while held and (left := last - clock()) > 0:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(pause, left)):
@@ -124,9 +124,9 @@ class RedisSharing:
             log.info("turn not waited for", item=item, place=place, waited_seconds=round(self._patience))
         return turn
 
-    async def _take(self, item: str, place: str) -> tuple[RedisTurn, bool]:
+    async def _take(self, item: str, place: str) -> tuple[RedisBlobLock, bool]:
         """Ask for the turn; tell whether another has it."""
-        turn = RedisTurn(item, place, token=uuid4().hex)
+        turn = RedisBlobLock(item, place, token=uuid4().hex)
         times = (int(self._lease * 1000), int(self._trust * 1000))
         question = self._questions.send("turn_begin", item, place, turn.token, *times, self._items)
         try:
@@ -144,12 +144,12 @@ class RedisSharing:
             turn.token = ""
         return turn, state == "held"
 
-    async def _give_back(self, question: asyncio.Task[Any], turn: RedisTurn) -> None:
+    async def _give_back(self, question: asyncio.Task[Any], turn: RedisBlobLock) -> None:
         """End a turn that nobody wants any more, once it has been taken."""
         await self._questions.answer(question)
         await self._questions.ask("turn_end", turn.item, "", turn.token, self._items)
 
-    async def _keep(self, turn: RedisTurn) -> None:
+    async def _keep(self, turn: RedisBlobLock) -> None:
         """Renew the turn until cancelled, or until it is lost: then it goes on, and may be done twice."""
         while turn.token:
             await asyncio.sleep(self._lease / 3)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class LetterPart:
+class DeadLetterPage:
     """Some of the dead letters.
 
     Attributes:
@@ -29,7 +29,7 @@ class LetterPart:
     following: int
 
     @classmethod
-    async def read(cls, queue: Queue, cursor: int = 0, *, size: int = 500) -> LetterPart:
+    async def read(cls, queue: Queue, cursor: int = 0, *, size: int = 500) -> DeadLetterPage:
         """Ask for a part. All parts together hold every letter that was there all the time, some perhaps twice.
 
         Args:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
-    from replicator.queue.attempt import Claim, Verdict
+    from replicator.queue.attempt import Claim, Ending
     from replicator.queue.client import Queue
 
     Describe: TypeAlias = Callable[[Lane, Mapping[str, Any], Mapping[str, JsonValue] | None], "Description | None"]
@@ -148,7 +148,7 @@ class History:
         )
 
 
-def describe_end(describe: Describe | None, lane: Lane, verdict: Verdict) -> Description | None:
+def describe_end(describe: Describe | None, lane: Lane, verdict: Ending) -> Description | None:
     """Ask what the history shall keep of a try that ended; nothing when it is not the job's last."""
     if describe is None or verdict.how not in ("done", "dead"):
         return None
@@ -161,7 +161,7 @@ def describe_end(describe: Describe | None, lane: Lane, verdict: Verdict) -> Des
 
 
 def encode_entry(
-    claim: Claim, lane: Lane, verdict: Verdict, seconds: float, description: Description | None
+    claim: Claim, lane: Lane, verdict: Ending, seconds: float, description: Description | None
 ) -> str | bytes:
     """Give the form in which the history keeps a job that ended; empty when it keeps none.
 
@@ -192,7 +192,7 @@ def encode_entry(
     )
 
 
-def lag_ms(lane: Lane, verdict: Verdict, seconds: float, description: Description | None) -> str | int:
+def lag_ms(lane: Lane, verdict: Ending, seconds: float, description: Description | None) -> str | int:
     """Say how long someone waited for what arrived, in milliseconds; empty where nobody did, or nothing arrived."""
     if lane is not Lane.EVENTS or verdict.how != "done" or description is None or not description.arrived:
         return ""

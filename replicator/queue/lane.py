@@ -18,7 +18,7 @@ import arq.worker
 import structlog
 
 from replicator.errors import ErrorClass, ReplicatorError
-from replicator.queue.attempt import Claim, Verdict
+from replicator.queue.attempt import Claim, Ending
 from replicator.queue.client import FAULTS, Queue
 from replicator.queue.history import describe_end, encode_entry, lag_ms
 from replicator.queue.job import (
@@ -36,10 +36,10 @@ from replicator.queue.lease import Lease, LeaseKeeper, Running
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from replicator.queue.attempt import TryObserver
+    from replicator.queue.attempt import AttemptObserver
     from replicator.queue.history import Describe
     from replicator.queue.job import RetryPolicy
-    from replicator.queue.lease import Contact
+    from replicator.queue.lease import RedisHealth
 
 log = structlog.get_logger("replicator.queue")
 
@@ -94,9 +94,9 @@ class LaneWorker(arq.worker.Worker):
         lease: float,
         timeout: float,
         keeper: LeaseKeeper,
-        contact: Contact,
+        contact: RedisHealth,
         worker: str,
-        observer: TryObserver,
+        observer: AttemptObserver,
         describe: Describe | None = None,
     ) -> None:
         super().__init__(
@@ -205,10 +205,10 @@ class LaneWorker(arq.worker.Worker):
         finally:
             self._keeper.remove(lease)
 
-    async def _try(self, claim: Claim, lease: Lease) -> Verdict | None:
+    async def _try(self, claim: Claim, lease: Lease) -> Ending | None:
         """Run the handler. None: the job is another's now."""
         if self._stopping:
-            return Verdict("release")
+            return Ending("release")
         began = self.loop.time()
         payload: Mapping[str, Any] | None = None
         try:
@@ -232,12 +232,12 @@ class LaneWorker(arq.worker.Worker):
             return None
         # An error while stopping may be no more than how the handler takes its cancellation.
         if task.cancelled() or (self._stopping and error is not None):
-            return Verdict("release", delay=0.0 if self._stopping else _CANCELLED_PAUSE)
+            return Ending("release", delay=0.0 if self._stopping else _CANCELLED_PAUSE)
         if error is None:
             try:
                 outcome = task.result()
                 record = encode_finished(claim.id, tries=claim.failures + 1, seconds=seconds, outcome=outcome)
-                return Verdict("done", record=record, payload=payload, outcome=outcome, lag=lag)
+                return Ending("done", record=record, payload=payload, outcome=outcome, lag=lag)
             except (TypeError, ValueError) as wrong_outcome:
                 error = wrong_outcome
         return self._failed(claim, error, seconds, payload)
@@ -283,7 +283,7 @@ class LaneWorker(arq.worker.Worker):
                 raise JobTimedOut(f"not done within {self._timeout:g} s, the time a job may take") from None
             raise
 
-    def _failed(self, claim: Claim, error: BaseException, seconds: float, payload: Mapping[str, Any] | None) -> Verdict:
+    def _failed(self, claim: Claim, error: BaseException, seconds: float, payload: Mapping[str, Any] | None) -> Ending:
         """Decide by the error's class what becomes of the job."""
         expected = isinstance(error, ReplicatorError)
         error_class, retry_after = ErrorClass.TRANSIENT, None
@@ -319,7 +319,7 @@ class LaneWorker(arq.worker.Worker):
             note = dump_json({**told, **times, "lane": self.lane, "payload": payload})
         else:
             note = dump_json({**told, **times})
-        return Verdict(
+        return Ending(
             "retry" if delay is not None else "dead",
             delay=delay or 0.0,
             failures=failures,
@@ -329,7 +329,7 @@ class LaneWorker(arq.worker.Worker):
             error_class=error_class,
         )
 
-    async def _finish(self, claim: Claim, lease: Lease, verdict: Verdict, seconds: float) -> None:
+    async def _finish(self, claim: Claim, lease: Lease, verdict: Ending, seconds: float) -> None:
         """Record how a try ended, again until Redis has taken it."""
         description = describe_end(self._describe, self.lane, verdict)
         entry = encode_entry(claim, self.lane, verdict, seconds, description)
@@ -365,13 +365,13 @@ class LaneWorker(arq.worker.Worker):
             self._observer.lease_lost()
         self._account(claim, verdict, ended, seconds, attempts)
 
-    def _tell(self, claim: Claim, verdict: Verdict, ended: str, seconds: float) -> None:
+    def _tell(self, claim: Claim, verdict: Ending, ended: str, seconds: float) -> None:
         """Tell the observer of a try that ended."""
         attempt = verdict.told(claim, self.lane, ended, seconds)
         if attempt is not None:
-            self._observer.tried(attempt)
+            self._observer.attempt_ended(attempt)
 
-    def _account(self, claim: Claim, verdict: Verdict, ended: str, seconds: float, attempts: int) -> None:
+    def _account(self, claim: Claim, verdict: Ending, ended: str, seconds: float, attempts: int) -> None:
         """Count and log how a try ended."""
         facts: dict[str, Any] = {"id": claim.id, "lane": self.lane.value, "seconds": round(seconds, 3)}
         if ended == "lost":

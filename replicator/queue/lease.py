@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from replicator.queue.attempt import TryObserver
+    from replicator.queue.attempt import AttemptObserver
     from replicator.queue.job import Lane
 
 log = structlog.get_logger("replicator.queue")
@@ -70,7 +70,9 @@ class LeaseKeeper:
         observer: told of leases that are lost.
     """
 
-    def __init__(self, queue: Queue, seconds: float, contact: Contact, observer: TryObserver | None = None) -> None:
+    def __init__(
+        self, queue: Queue, seconds: float, contact: RedisHealth, observer: AttemptObserver | None = None
+    ) -> None:
         self._queue = queue
         self._seconds = seconds
         self._contact = contact
@@ -151,7 +153,7 @@ _BLIP_SECONDS = 0.5
 """A connection that was cut and made anew is not worth a warning."""
 
 
-class Contact:
+class RedisHealth:
     """Remembers outages of Redis, logs their beginning and end, and derives when jobs of the dead may be taken over.
 
     Args:

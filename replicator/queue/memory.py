@@ -42,7 +42,7 @@ import hashlib
 import time
 from typing import TYPE_CHECKING
 
-from replicator.queue.best_effort import Outbox, Questions
+from replicator.queue.best_effort import Batcher, BestEffortRedis
 from replicator.queue.client import BATCH
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 _NAME = "forms"
 
 
-class RedisMemory:
+class RedisSelectionStore:
     """What is wanted of images, remembered in the Redis of a queue, which stays open.
 
     Args:
@@ -65,8 +65,8 @@ class RedisMemory:
 
     def __init__(self, queue: Queue, *, deadline: float = 1.0, items: int = 100_000) -> None:
         self._items = items
-        self._questions = Questions(queue, deadline=deadline, trouble="memory unavailable")
-        self._outbox: Outbox[tuple[str, str]] = Outbox(self._remember)
+        self._questions = BestEffortRedis(queue, deadline=deadline, trouble="memory unavailable")
+        self._outbox: Batcher[tuple[str, str]] = Batcher(self._remember)
 
     async def recall(self, names: Sequence[str]) -> list[str | None]:
         """Return what is remembered under some names, a round trip for 500 of them; None where that is nothing."""
@@ -139,7 +139,7 @@ _LONGEST_TRUST = 30 * 86400.0
 """Seconds after which everything that is remembered has expired (``generations.lua``)."""
 
 
-class Checks:
+class Observations:
     """What was seen at destinations, in the Redis of a queue, which stays open. Nothing here raises.
 
     Args:
@@ -154,10 +154,10 @@ class Checks:
     ) -> None:
         self._items = items
         self._clock = RedisClock()
-        self._questions = Questions(queue, deadline=deadline, trouble="memory unavailable")
-        self._outbox: Outbox[tuple[str, float, str]] = Outbox(self._note, pause=pause)
+        self._questions = BestEffortRedis(queue, deadline=deadline, trouble="memory unavailable")
+        self._outbox: Batcher[tuple[str, float, str]] = Batcher(self._note, pause=pause)
 
-    def saw(self, destination: str, wanted: str, at: float) -> None:
+    def record(self, destination: str, wanted: str, at: float) -> None:
         """Note that a destination held what is wanted; it is told to Redis about a second later, or lost.
 
         Args:
@@ -169,7 +169,7 @@ class Checks:
         moment = time.monotonic() - max(0.0, time.time() - at)
         self._outbox.put((short_name(destination), moment, wanted))
 
-    async def holds(self, expected: Sequence[tuple[str, str]], within: float) -> list[bool]:
+    async def confirmed(self, expected: Sequence[tuple[str, str]], within: float) -> list[bool]:
         """Tell which destinations were seen to hold what is wanted, lately enough; a round trip for 500 of them.
 
         Args:

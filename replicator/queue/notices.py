@@ -33,7 +33,7 @@ class Complaint:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Leadership:
     """This process tells people, until the lease ends.
 
     Attributes:
@@ -48,7 +48,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Buried:
+class NewDeadLetters:
     """Dead letters since a mark.
 
     Attributes:
@@ -77,7 +77,7 @@ class Notices:
         self._lease = int(lease * 1000)
         self._token = uuid4().hex
 
-    async def begin(self, complaint: str | None) -> Turn | None:
+    async def begin(self, complaint: str | None) -> Leadership | None:
         """Take the turn, or keep it, and let all know of a complaint.
 
         Args:
@@ -95,7 +95,7 @@ class Notices:
         if not mine:
             return None
         now, told, *complaints = rest
-        return Turn(now, told, tuple(_read_complaint(each) for each in complaints))
+        return Leadership(now, told, tuple(_read_complaint(each) for each in complaints))
 
     async def keep(self, told: bytes) -> bool:
         """Remember what was told, for whichever process is next.
@@ -116,18 +116,18 @@ class Notices:
         """
         await self._queue.ask("notices_end", self._token)
 
-    async def buried(self, mark: int, most: int) -> Buried:
+    async def buried(self, mark: int, most: int) -> NewDeadLetters:
         """Tell of the dead letters since a mark.
 
         Args:
-            mark: `Buried.mark` of what was heard last; 0 for all.
+            mark: `NewDeadLetters.mark` of what was heard last; 0 for all.
             most: how many of them are shown.
 
         Raises:
             QueueUnavailable: Redis does not answer.
         """
         dead, newer, newest, *records = await self._queue.ask("buried", mark, most)
-        return Buried(dead, newer, newest, tuple(read_dead_letter(record) for record in records))
+        return NewDeadLetters(dead, newer, newest, tuple(read_dead_letter(record) for record in records))
 
 
 def _read_complaint(record: bytes) -> Complaint:

@@ -28,7 +28,7 @@ _MOST_CHARACTERS = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class InForce:
+class LoadedConfig:
     """Which configuration a process runs with: since when (seconds since 1970), and why not with the files' of now.
 
     ``problem`` is None when the files were taken over.
@@ -62,7 +62,9 @@ class ProcessInfo:
 
 
 @contextlib.asynccontextmanager
-async def announced(queue: Queue, command: str, version: str, in_force: Callable[[], InForce]) -> AsyncIterator[None]:
+async def announced(
+    queue: Queue, command: str, version: str, in_force: Callable[[], LoadedConfig]
+) -> AsyncIterator[None]:
     """Tell the others of this process for as long as the context lasts. Redis away is no error: they hear later.
 
     Args:

@@ -17,13 +17,13 @@ from replicator.queue.best_effort import listen
 from replicator.queue.client import BATCH, FAULTS, WORKER_ALIVE_MS, Queue
 from replicator.queue.job import JsonValue, Lane, RetryPolicy, dump_json
 from replicator.queue.lane import LaneWorker
-from replicator.queue.lease import Contact, LeaseKeeper
+from replicator.queue.lease import LeaseKeeper, RedisHealth
 from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from replicator.queue.attempt import TryObserver
+    from replicator.queue.attempt import AttemptObserver
     from replicator.queue.history import Describe
     from replicator.queue.lease import Running
 
@@ -61,7 +61,7 @@ class Worker:
         drain: float = 30.0,
         timeout: float = 3600.0,
         describe: Describe | None = None,
-        observer: TryObserver | None = None,
+        observer: AttemptObserver | None = None,
     ) -> None:
         self._queue = queue
         self._handler = handler
@@ -95,7 +95,7 @@ class Worker:
         Raises:
             ConfigError: the queue is on a Redis Cluster.
         """
-        contact = Contact(self._lease)
+        contact = RedisHealth(self._lease)
         keeper = LeaseKeeper(self._queue, self._lease, contact, self._observer)
         self._lanes = [
             LaneWorker(
@@ -174,7 +174,7 @@ class Worker:
         if late:
             await asyncio.wait(late, timeout=1.0)
 
-    async def _sweep(self, contact: Contact) -> None:
+    async def _sweep(self, contact: RedisHealth) -> None:
         """Put right, once, what a loss inside Redis left behind."""
         cursor, mended = 0, 0
         while True:

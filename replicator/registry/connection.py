@@ -50,7 +50,7 @@ class AddressRefused(OSError):
         super().__init__(errno.EACCES, "an address of this machine or of its cloud's metadata: refused")
 
 
-class Reach:
+class AddressGuard:
     """Where one registry may lead.
 
     Args:

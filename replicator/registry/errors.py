@@ -191,7 +191,7 @@ class UnsupportedManifest(RegistryError):
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ErrorBody:
     """What an error answer says of itself."""
 
     codes: tuple[str, ...]
@@ -200,15 +200,15 @@ class Said:
     MISSING: ClassVar[frozenset[str]] = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"})
 
 
-def said(body: bytes) -> Said:
+def said(body: bytes) -> ErrorBody:
     """Read an error body (specification, "Error Codes"); anything else is quoted, shortened, as text."""
     try:
         errors = json.loads(body)["errors"]
         codes = tuple(str(error.get("code", "")) for error in errors)
         words = "; ".join(filter(None, (_words(error) for error in errors)))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return Said((), _one_line(body.decode("utf-8", "replace"), _MAX_QUOTED))
-    return Said(codes, _one_line(words, _MAX_QUOTED))
+        return ErrorBody((), _one_line(body.decode("utf-8", "replace"), _MAX_QUOTED))
+    return ErrorBody(codes, _one_line(words, _MAX_QUOTED))
 
 
 def _words(error: Mapping[str, object]) -> str:
@@ -253,7 +253,7 @@ def from_answer(
         kind = NotYet
     elif status == 429 or "TOOMANYREQUESTS" in what.codes:
         kind = TooManyRequests
-    elif "MANIFEST_BLOB_UNKNOWN" in what.codes or (status == 400 and Said.MISSING.intersection(what.codes)):
+    elif "MANIFEST_BLOB_UNKNOWN" in what.codes or (status == 400 and ErrorBody.MISSING.intersection(what.codes)):
         kind = ManifestIncomplete
     elif status == 404:
         kind = NotFound

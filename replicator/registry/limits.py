@@ -63,13 +63,13 @@ class Budget:
         heapq.heappush(self._requests if waiter.short else self._bodies, waiter)
         self._admit()
         try:
-            await waiter.turn
+            await waiter.ready
             yield
         finally:
-            if waiter.turn.done() and not waiter.turn.cancelled():
+            if waiter.ready.done() and not waiter.ready.cancelled():
                 self._used -= places
                 self._short -= waiter.short
-            waiter.turn.cancel()
+            waiter.ready.cancel()
             self._admit()
 
     def resize(self, size: int) -> None:
@@ -82,7 +82,7 @@ class Budget:
             waiter = heapq.heappop(line)
             self._used += waiter.places
             self._short += waiter.short
-            waiter.turn.set_result(None)
+            waiter.ready.set_result(None)
 
     def _first_line(self) -> list[_Waiter] | None:
         """Return the line whose first goes next; None when nobody does."""
@@ -104,14 +104,14 @@ class _Waiter:
     arrival: int
     places: int = field(compare=False)
     short: bool = field(compare=False)
-    turn: asyncio.Future[None] = field(
+    ready: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future(), compare=False
     )
 
 
 def _first(line: list[_Waiter]) -> _Waiter | None:
     """Return the first of a line who did not give up waiting."""
-    while line and line[0].turn.done():
+    while line and line[0].ready.done():
         heapq.heappop(line)
     return line[0] if line else None
 

@@ -20,7 +20,7 @@ from yarl import URL
 from replicator.errors import ErrorClass
 from replicator.registry.auth import Authorizer, lacks_scope
 from replicator.registry.connection import (
-    Reach,
+    AddressGuard,
     Reply,
     connection_error,
     describe,
@@ -93,7 +93,7 @@ class Transport:
         self.abilities = Abilities()
         self.authorizer = Authorizer(registry, access, self)
         self._ssl = tls_of(access)
-        self._reach = Reach(registry)
+        self._reach = AddressGuard(registry)
         self._base = explicit_base(registry, access)
         self._base_lock = asyncio.Lock()
 

@@ -16,7 +16,7 @@ from replicator.copy import Outcome
 from replicator.queue import Lane, QueueError
 from replicator.replication.advice import explained
 from replicator.replication.compare import Checker, row_of, why
-from replicator.replication.enqueue import Agenda, Enqueuer
+from replicator.replication.enqueue import Enqueuer, RepositoryQueue
 from replicator.replication.job import job_for
 from replicator.replication.listing import Listing
 from replicator.replication.report import Report, Row, RowOutcome
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from replicator.copy import Comparison, Copier
-    from replicator.queue import Checks, Finished, Job, Queue
+    from replicator.queue import Finished, Job, Observations, Queue
     from replicator.registry import Registries
-    from replicator.replication.compare import Manner
+    from replicator.replication.compare import BackfillOptions
     from replicator.replication.listing import Batch, Found
     from replicator.rules import Rules
 
@@ -69,9 +69,9 @@ class Backfill:
         copier: Copier,
         queue: Queue | None,
         *,
-        manner: Manner,
+        manner: BackfillOptions,
         narrowing: Narrowing | None = None,
-        checks: Checks | None = None,
+        checks: Observations | None = None,
         on_row: Callable[[Row], None] | None = None,
     ) -> None:
         self._narrowing = narrowing or Narrowing(rules)
@@ -84,7 +84,7 @@ class Backfill:
         self._hears_ends = queue is not None and not manner.detach
         self._enqueuer = Enqueuer(queue, self._run_id if self._hears_ends else None) if queue is not None else None
         self._in_hand: deque[Found] = deque()
-        self._agenda = Agenda(_LISTED_AHEAD)
+        self._agenda = RepositoryQueue(_LISTED_AHEAD)
         self._comparing: set[Found] = set()
         self._waiting: dict[str, Found] = {}
         self._slots = asyncio.Semaphore(manner.fail_fast or _QUEUED_AT_ONCE)

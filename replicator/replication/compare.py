@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from replicator.console import short
-from replicator.copy import Result, SourceNotFound, wanted_key
+from replicator.copy import Result, SourceNotFound, selection_key
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.replication.advice import explained
 from replicator.replication.job import may_trust
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from replicator.copy import Comparison, Copier
-    from replicator.queue import Checks
+    from replicator.queue import Observations
     from replicator.registry import Registries
     from replicator.replication.listing import Found
 
@@ -40,7 +40,13 @@ class Checker:
     """
 
     def __init__(
-        self, registries: Registries, copier: Copier, checks: Checks | None, manner: Manner, *, dry_run: bool
+        self,
+        registries: Registries,
+        copier: Copier,
+        checks: Observations | None,
+        manner: BackfillOptions,
+        *,
+        dry_run: bool,
     ) -> None:
         self._registries = registries
         self._copier = copier
@@ -71,9 +77,10 @@ class Checker:
         if within is None or checks is None or self._manner.force or not found:
             return {}
         expected = [
-            (str(one.asked.request.destination), wanted_key(digest, one.asked.request.options)) for one, digest in found
+            (str(one.asked.request.destination), selection_key(digest, one.asked.request.options))
+            for one, digest in found
         ]
-        holds = await checks.holds(expected, within)
+        holds = await checks.confirmed(expected, within)
         return {
             one: replace(row_of(one, RowOutcome.UP_TO_DATE), note=TRUSTED)
             for (one, _), held in zip(found, holds, strict=True)
@@ -114,7 +121,7 @@ class Checker:
             return compared
         if compared.result is Result.UP_TO_DATE:
             if self._checks is not None and may_trust(request):
-                self._checks.saw(destination, wanted_key(compared.announced, request.options), at)
+                self._checks.record(destination, selection_key(compared.announced, request.options), at)
             # Whether all signatures are there, its job looks; of an image that is left out there are none.
             looks = not self._dry_run and request.options.signatures
             if (looks or self._manner.force) and not request.signature:
@@ -145,7 +152,7 @@ def why(compared: Comparison) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class BackfillOptions:
     """How a backfill goes about its work.
 
     Attributes:

@@ -83,7 +83,7 @@ class _Waiting:
     done: asyncio.Future[None]
 
 
-class Agenda:
+class RepositoryQueue:
     """A queue between who lists and who compares.
 
     Harbor lists a project in the order of pushes, which mixes its repositories. Tags of one repository share layers and

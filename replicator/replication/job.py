@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from replicator.copy import Outcome, Result, SourceNotFound, wanted_key
+from replicator.copy import Outcome, Result, SourceNotFound, selection_key
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Description, Job, Lane
 from replicator.replication.transfer import CopyFailed, copy_signature, transfer
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from replicator.copy import Copier
-    from replicator.queue import Checks, JsonValue, Running
+    from replicator.queue import JsonValue, Observations, Running
     from replicator.registry import Registries
 
 log = structlog.get_logger("replicator.copy")
@@ -70,7 +70,7 @@ def trace_of(payload: Mapping[str, Any]) -> str | None:
 
 
 def may_trust(request: CopyRequest) -> bool:
-    """Tell whether what was seen of a request's destination (`Checks`) says that there is nothing to do.
+    """Tell whether what was seen of a request's destination (`Observations`) says that there is nothing to do.
 
     Only for a tag: what a digest names does not change, and is not remembered. Not where signatures are wanted too:
     an observation says nothing of them.
@@ -113,7 +113,7 @@ class Handler:
             remembers it.
     """
 
-    def __init__(self, registries: Registries, copier: Copier, checks: Checks | None = None) -> None:
+    def __init__(self, registries: Registries, copier: Copier, checks: Observations | None = None) -> None:
         self._registries = registries
         self._copier = copier
         self._checks = checks
@@ -201,7 +201,7 @@ class Handler:
         if outcome.result in (Result.COPIED, Result.UP_TO_DATE):
             # Without signatures the tag is the last that is written.
             at = time.time() if outcome.result is Result.COPIED else began
-            self._checks.saw(str(request.destination), wanted_key(outcome.source_digest, request.options), at)
+            self._checks.record(str(request.destination), selection_key(outcome.source_digest, request.options), at)
 
 
 def _circumstances(request: CopyRequest, running: Running) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from replicator.errors import ReplicatorError
 from replicator.harbor import ROWS_A_PAGE
 from replicator.reference import Reference, Repository
 from replicator.registry.errors import NotFound
-from replicator.replication.repositories import Batch, Found, Names, Refused, Wanted
-from replicator.replication.tag_lists import NotListed, Part, TagLists
+from replicator.replication.repositories import Batch, Found, ListingRefused, RepositoryLister, WantedRepository
+from replicator.replication.tag_lists import NotListed, TagLister, TagPage
 from replicator.rules import CopyRequest, collisions
-from replicator.tasks import interleaved
+from replicator.tasks import merge_streams
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Iterable, Iterator
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from replicator.registry import Registries
     from replicator.rules import Collision, Narrowing, Route, Rules
 
-__all__ = ["Batch", "Found", "Listing", "Refused"]
+__all__ = ["Batch", "Found", "Listing", "ListingRefused"]
 
 _Origin = tuple[Reference | Repository, str]
 """A source, and the rule that sent it. The repository stands for the source with the destination's tag."""
@@ -51,7 +51,7 @@ def contested(routes: Iterable[Route]) -> frozenset[Repository]:
     return frozenset(found)
 
 
-class Clashes:
+class ListingCollisions:
     """Who is on its way where, for the destinations where others can be.
 
     Args:
@@ -111,7 +111,7 @@ class Listing:
         self._rules = rules
         self._narrowing = narrowing
         self._registries = registries
-        self._clashes = Clashes(())
+        self._clashes = ListingCollisions(())
         self._missing: set[Repository] = set()
 
     async def batches(self) -> AsyncGenerator[Batch, None]:
@@ -122,7 +122,7 @@ class Listing:
         pattern found and that is gone by now is left out.
         """
         self._missing.clear()
-        names = Names(self._narrowing, self._registries)
+        names = RepositoryLister(self._narrowing, self._registries)
         async with contextlib.aclosing(names.failures()) as failures:
             async for failure in failures:
                 yield failure
@@ -134,18 +134,18 @@ class Listing:
             async for failure in failures:
                 yield failure
         wanted = [each for each in wanted if each.repository not in self._missing]
-        lists = TagLists(self._registries, {registry for registry, _ in names.artifacts})
-        async with contextlib.aclosing(interleaved(self._units(wanted, names, lists), _AT_ONCE)) as parts:
+        lists = TagLister(self._registries, {registry for registry, _ in names.artifacts})
+        async with contextlib.aclosing(merge_streams(self._units(wanted, names, lists), _AT_ONCE)) as parts:
             async for part in parts:
                 batch = self._batch(part, lists)
                 if batch.found or batch.refused or batch.error is not None or batch.warnings:
                     yield batch
 
     def _units(
-        self, wanted: list[Wanted], names: Names, lists: TagLists
-    ) -> Iterator[AsyncGenerator[Part | NotListed, None]]:
+        self, wanted: list[WantedRepository], names: RepositoryLister, lists: TagLister
+    ) -> Iterator[AsyncGenerator[TagPage | NotListed, None]]:
         """Choose how the tags of each repository are listed; what is listed together is one unit."""
-        projects: dict[tuple[str, str], list[Wanted]] = {}
+        projects: dict[tuple[str, str], list[WantedRepository]] = {}
         for each in wanted:
             whole = self._rules.route(each.repository).whole
             project = each.repository.registry, each.repository.name.partition("/")[0]
@@ -161,7 +161,7 @@ class Listing:
             else:
                 yield from (lists.of_repository(each, whole=False) for each in members)
 
-    def _unfit(self, wanted: list[Wanted]) -> tuple[str, ...]:
+    def _unfit(self, wanted: list[WantedRepository]) -> tuple[str, ...]:
         """Say what can't be copied whatever its tags are, as no such name can be at the destination."""
         reasons = [
             f"{each.repository} is left out: {reason}"
@@ -171,18 +171,18 @@ class Listing:
         more = len(reasons) - _MAX_UNFIT
         return (*reasons[:_MAX_UNFIT], *([f"{more} more are left out for such reasons"] if more > 0 else []))
 
-    async def _look_ahead(self, wanted: list[Wanted]) -> AsyncGenerator[Batch, None]:
+    async def _look_ahead(self, wanted: list[WantedRepository]) -> AsyncGenerator[Batch, None]:
         """Look through everything that can meet others at its destination; give out what can't be listed of it."""
         where = contested(self._rules.route(each.repository) for each in wanted)
-        self._clashes = Clashes(where)
+        self._clashes = ListingCollisions(where)
         if not where:
             return
         crossing = [each for each in wanted if self._rules.route(each.repository).destinations & where]
-        async with contextlib.aclosing(interleaved(map(self._note, crossing), _AT_ONCE)) as failures:
+        async with contextlib.aclosing(merge_streams(map(self._note, crossing), _AT_ONCE)) as failures:
             async for failure in failures:
                 yield failure
 
-    async def _note(self, wanted: Wanted) -> AsyncGenerator[Batch, None]:
+    async def _note(self, wanted: WantedRepository) -> AsyncGenerator[Batch, None]:
         repository = wanted.repository
         whole = self._rules.route(repository).whole
         tags: list[str] = []
@@ -205,13 +205,13 @@ class Listing:
         for asked in self._rules.asked(repository, tags):
             self._clashes.add(asked.request)
 
-    def _batch(self, part: Part | NotListed, lists: TagLists) -> Batch:
+    def _batch(self, part: TagPage | NotListed, lists: TagLister) -> Batch:
         warnings = tuple(lists.warnings)
         lists.warnings.clear()
         if isinstance(part, NotListed):
             return Batch(part.what, error=part.error, warnings=warnings)
         found: list[Found] = []
-        refused: list[Refused] = []
+        refused: list[ListingRefused] = []
         for asked in self._rules.asked(part.repository, part.tags):
             request = asked.request
             # Once more: it may have been pushed since.
@@ -221,7 +221,7 @@ class Listing:
             collision = self._clashes.of(request)
             label = part.tags.get(request.source.tag) if request.source.tag is not None else None
             if collision is not None:
-                refused.append(Refused(asked, collision))
+                refused.append(ListingRefused(asked, collision))
             elif label is None:
                 found.append(Found(asked))
             else:
@@ -229,9 +229,9 @@ class Listing:
         return Batch(str(part.repository), tuple(found), tuple(refused), warnings=warnings)
 
 
-async def _unlisted(repository: Repository) -> AsyncGenerator[Part, None]:
+async def _unlisted(repository: Repository) -> AsyncGenerator[TagPage, None]:
     """Give out a repository of which the rules write out all that they want."""
-    yield Part(repository, {})
+    yield TagPage(repository, {})
 
 
 def _pages(artifacts: int) -> int:

@@ -21,7 +21,7 @@ from replicator.console import iso
 from replicator.errors import ReplicatorError
 from replicator.queue import Findings, Progress, QueueUnavailable, Reconciles, ReconcileState
 from replicator.replication.backfill import Backfill
-from replicator.replication.compare import Manner
+from replicator.replication.compare import BackfillOptions
 from replicator.replication.report import RowOutcome
 from replicator.tasks import beside, cancel_all
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from replicator.copy import Copier
     from replicator.harbor.registration import Registrar
-    from replicator.queue import Checks, Queue, ReconcileLease
+    from replicator.queue import Observations, Queue, ReconcileLease
     from replicator.registry import Registries
     from replicator.replication.report import Report
     from replicator.rules import Rules
@@ -115,7 +115,7 @@ class Reconciler:
         registries: Registries,
         copier: Copier,
         queue: Queue,
-        checks: Checks | None = None,
+        checks: Observations | None = None,
         *,
         registrar: Registrar | None = None,
         lease: float = 30.0,
@@ -213,7 +213,7 @@ class Reconciler:
     async def _run(self, lease: ReconcileLease) -> None:
         """Do one run, and note what became of it."""
         log.info("reconcile started")
-        manner = Manner(retries=None, detach=True)
+        manner = BackfillOptions(retries=None, detach=True)
         backfill = Backfill(
             self._rules, self._registries, self._copier, self._queue, manner=manner, checks=self._checks
         )

@@ -115,7 +115,7 @@ class Report:
 _CACHE_KIBIBYTES = 4096
 
 
-class Spool:
+class SortedRows:
     """A pile of texts, each under a source and a destination.
 
     It stands in a temporary file that SQLite keeps once it is larger than a few megabytes (``TMPDIR`` says where), and

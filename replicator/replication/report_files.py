@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 import yaml
 
 from replicator.errors import ConfigError, Problem, ReplicatorError
-from replicator.replication.report import Row, RowOutcome, Spool
+from replicator.replication.report import Row, RowOutcome, SortedRows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -185,7 +185,7 @@ class ImagesFile:
         self._sheet = _Sheet(option, file)
         self._outcomes = frozenset(outcomes)
         self._format = list_format
-        self._spool = Spool()
+        self._spool = SortedRows()
 
     def check(self) -> None:
         """See `Output`."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from replicator.errors import ReplicatorError
 from replicator.harbor import HarborApi
 from replicator.reference import Repository
-from replicator.tasks import interleaved
+from replicator.tasks import merge_streams
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -41,7 +41,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class ListingRefused:
     """A copy that is not made, as another source is on its way to the same destination.
 
     Attributes:
@@ -67,7 +67,7 @@ class Batch:
 
     what: str
     found: tuple[Found, ...] = ()
-    refused: tuple[Refused, ...] = ()
+    refused: tuple[ListingRefused, ...] = ()
     error: ReplicatorError | None = None
     warnings: tuple[str, ...] = ()
 
@@ -77,7 +77,7 @@ _AT_ONCE = 4
 
 
 @dataclass(slots=True)
-class Wanted:
+class WantedRepository:
     """A repository that is looked through.
 
     Attributes:
@@ -93,7 +93,7 @@ class Wanted:
     artifact_count: int | None = None
 
 
-class Names:
+class RepositoryLister:
     """The repositories that a narrowing's sources name.
 
     Args:
@@ -107,7 +107,7 @@ class Names:
     """
 
     def __init__(self, narrowing: Narrowing, registries: Registries) -> None:
-        self.wanted: dict[Repository, Wanted] = {}
+        self.wanted: dict[Repository, WantedRepository] = {}
         self.artifacts: Counter[tuple[str, str]] = Counter()
         self._narrowing = narrowing
         self._registries = registries
@@ -134,7 +134,7 @@ class Names:
             for name in names:
                 projects.setdefault((registry, name), []).extend(sources)
         listings = (self._list(*project, sources) for project, sources in projects.items())
-        async for failure in interleaved(listings, _AT_ONCE):
+        async for failure in merge_streams(listings, _AT_ONCE):
             yield failure
 
     async def _list(self, registry: str, project: str, sources: list[Source]) -> AsyncGenerator[Batch, None]:
@@ -156,7 +156,7 @@ class Names:
     def _want(self, repository: Repository, source: Source, listed: ListedRepository | None = None) -> None:
         if not self._narrowing.includes(repository):
             return
-        wanted = self.wanted.setdefault(repository, Wanted(repository))
+        wanted = self.wanted.setdefault(repository, WantedRepository(repository))
         wanted.needs_tags |= source.needs_tags
         if listed is not None:
             wanted.artifact_count = listed.artifact_count

@@ -17,7 +17,7 @@ from replicator.errors import ReplicatorError
 from replicator.harbor import Artifact, HarborApi
 from replicator.reference import Repository, is_signature_tag
 from replicator.registry.errors import Denied, NotFound, RegistryError, Unauthorized
-from replicator.tasks import interleaved
+from replicator.tasks import merge_streams
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Container, Iterable, Mapping
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from replicator.registry import Registries
     from replicator.registry.transport import Transport
-    from replicator.replication.repositories import Wanted
+    from replicator.replication.repositories import WantedRepository
 
 _AT_ONCE = 4
 """Repositories of one project that are listed at the same time where Harbor can't list the project."""
@@ -34,7 +34,7 @@ _CHUNK = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Label:
+class TagInfo:
     """What a list says of a tag.
 
     Attributes:
@@ -49,7 +49,7 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TagPage:
     """Some tags of a repository, or all.
 
     Attributes:
@@ -58,7 +58,7 @@ class Part:
     """
 
     repository: Repository
-    tags: Mapping[str, Label | None]
+    tags: Mapping[str, TagInfo | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class NotListed:
 
 
 _Pages = AsyncGenerator[list[Artifact], None]
-_Parts = AsyncGenerator[dict[str, Label | None], None]
+_Parts = AsyncGenerator[dict[str, TagInfo | None], None]
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ class _Host:
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-class TagLists:
+class TagLister:
     """Lists tags in the way that costs the fewest requests.
 
     Args:
@@ -107,8 +107,8 @@ class TagLists:
         self._refused: set[tuple[Transport, str]] = set()
 
     async def of_project(
-        self, registry: str, project: str, wanted: Collection[Wanted]
-    ) -> AsyncGenerator[Part | NotListed, None]:
+        self, registry: str, project: str, wanted: Collection[WantedRepository]
+    ) -> AsyncGenerator[TagPage | NotListed, None]:
         """List the tags of some repositories by the list of their project's artifacts, in parts.
 
         Where there is no such list, each repository is listed by itself.
@@ -124,7 +124,7 @@ class TagLists:
                 while page is not None:
                     for repository, artifacts in _by_repository(page, repositories).items():
                         unseen.discard(repository)
-                        yield Part(repository, _labels(artifacts))
+                        yield TagPage(repository, _labels(artifacts))
                         signatures.note(repository, artifacts)
                     page = await anext(pages, None)
         except ReplicatorError as error:
@@ -135,10 +135,12 @@ class TagLists:
         # What has artifacts and is not in the project's list, whyever, is listed by itself.
         parts = [self.of_repository(repositories[each], whole=False) for each in sorted(unseen)]
         parts += [self._told(repositories[each], self._signatures(each, known)) for each, known in signatures.hidden()]
-        async for part in interleaved(parts, _AT_ONCE):
+        async for part in merge_streams(parts, _AT_ONCE):
             yield part
 
-    async def of_repository(self, wanted: Wanted, *, whole: bool) -> AsyncGenerator[Part | NotListed, None]:
+    async def of_repository(
+        self, wanted: WantedRepository, *, whole: bool
+    ) -> AsyncGenerator[TagPage | NotListed, None]:
         """List the tags of a repository.
 
         Args:
@@ -150,23 +152,23 @@ class TagLists:
             async for part in told:
                 yield part
 
-    async def _told(self, wanted: Wanted, parts: _Parts) -> AsyncGenerator[Part | NotListed, None]:
+    async def _told(self, wanted: WantedRepository, parts: _Parts) -> AsyncGenerator[TagPage | NotListed, None]:
         try:
             async with contextlib.aclosing(parts):
                 async for tags in parts:
-                    yield Part(wanted.repository, tags)
+                    yield TagPage(wanted.repository, tags)
         except ReplicatorError as error:
             if wanted.named or not isinstance(error, NotFound):
                 yield NotListed(str(wanted.repository), error)
 
     async def _together(self, parts: _Parts) -> _Parts:
-        tags: dict[str, Label | None] = {}
+        tags: dict[str, TagInfo | None] = {}
         async with contextlib.aclosing(parts):
             async for some in parts:
                 tags |= some
         yield tags
 
-    async def _parts(self, wanted: Wanted) -> _Parts:
+    async def _parts(self, wanted: WantedRepository) -> _Parts:
         repository = wanted.repository
         listed = False
         signatures = _Signatures()
@@ -191,7 +193,7 @@ class TagLists:
 
     async def _names(self, repository: Repository) -> _Parts:
         """List the names of all tags (OCI distribution specification 1.1, "Listing Tags")."""
-        tags: dict[str, Label | None] = {}
+        tags: dict[str, TagInfo | None] = {}
         async for tag in self._registries.source(repository).tags():
             tags[tag] = None
             if len(tags) == _CHUNK:
@@ -269,9 +271,9 @@ class TagLists:
         return self._hosts.setdefault(place.registry, _Host())
 
 
-def _labels(artifacts: Iterable[Artifact]) -> dict[str, Label | None]:
+def _labels(artifacts: Iterable[Artifact]) -> dict[str, TagInfo | None]:
     return {
-        tag.name: Label(artifact.digest, artifact.size, tag.pushed) for artifact in artifacts for tag in artifact.tags
+        tag.name: TagInfo(artifact.digest, artifact.size, tag.pushed) for artifact in artifacts for tag in artifact.tags
     }
 
 

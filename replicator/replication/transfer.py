@@ -20,7 +20,7 @@ from replicator.replication.advice import explained, may_lack_repository
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from replicator.copy import Memory, Outcome, Sharing
+    from replicator.copy import BlobLocks, Outcome, SelectionStore
     from replicator.copy.options import CopyOptions
     from replicator.reference import Reference, Repository
     from replicator.registry import Access, RequestObserver
@@ -148,8 +148,8 @@ def _explaining(destination: Reference) -> Iterator[None]:
 async def open_registries(
     settings: Settings,
     access: Callable[[Repository], Access],
-    sharing: Sharing | None = None,
-    memory: Memory | None = None,
+    sharing: BlobLocks | None = None,
+    memory: SelectionStore | None = None,
     observer: RequestObserver | None = None,
 ) -> AsyncIterator[tuple[Registries, Copier]]:
     """Open the way to the registries, and a copier over it.

@@ -24,7 +24,7 @@ from replicator.rules.patterns import shorten
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from replicator.rules.node import Place
+    from replicator.rules.node import Node
 
 UNCOUNTED_AGENT = "harbor-registry-client"
 """The ``User-Agent`` of Harbor's own client, compared to the letter: such a GET makes no pull event at all."""
@@ -47,7 +47,7 @@ _FORMS = {
 }
 
 
-def read_account(place: Place, environ: Mapping[str, str]) -> Account | None:
+def read_account(place: Node, environ: Mapping[str, str]) -> Account | None:
     """Read the mapping; None if something is wrong, which is noted at its place.
 
     Args:
@@ -91,7 +91,7 @@ def read_account(place: Place, environ: Mapping[str, str]) -> Account | None:
     return Account(**values, creates=creates) if sound else None
 
 
-def _read_creates(place: Place) -> Creates | None:
+def _read_creates(place: Node) -> Creates | None:
     """Read what is created where a push needs it; None if something is wrong, which is noted at its place."""
     fields = place.mapping(CREATE)
     if fields is None:
@@ -189,7 +189,7 @@ class Credentials:
 
 
 def read_auth(
-    place: Place,
+    place: Node,
     environ: Mapping[str, str],
     folder: Path | None,
     warnings: list[Problem],
@@ -227,13 +227,13 @@ def read_auth(
     return Credentials(entries, broken, elsewhere, lent)
 
 
-def _borrowed(place: Place, key: str, way: Access, elsewhere: Elsewhere | None, lent: dict[str, str]) -> Access | None:
+def _borrowed(place: Node, key: str, way: Access, elsewhere: Elsewhere | None, lent: dict[str, str]) -> Access | None:
     """Return the way to a registry with the login that it has elsewhere; None if there is none, which is noted."""
     missing = "no login; give username and password, or say anonymous: true"
     try:
         found = elsewhere.find(key) if elsewhere is not None else None
     except ConfigError as error:
-        place.wrong(f"{missing}; {told(error)}")
+        place.wrong(f"{missing}; {describe_problem(error)}")
         return None
     if found is None:
         place.wrong(missing)
@@ -242,7 +242,7 @@ def _borrowed(place: Place, key: str, way: Access, elsewhere: Elsewhere | None, 
     return replace(way, username=login.username, password=login.password, logins=login.logins)
 
 
-def told(error: ConfigError) -> str:
+def describe_problem(error: ConfigError) -> str:
     """Return an error about logins elsewhere as a part of a problem here."""
     return f"what {error.source} has can't be used: {'; '.join(map(str, error.problems))}"
 
@@ -253,7 +253,7 @@ class _Entry:
     def __init__(
         self,
         registry: str,
-        place: Place,
+        place: Node,
         environ: Mapping[str, str],
         folder: Path | None,
         warnings: list[Problem],
@@ -263,7 +263,7 @@ class _Entry:
         self._environ = environ
         self._folder = folder
         self._warnings = warnings
-        self._fields: dict[str, Place] = {}
+        self._fields: dict[str, Node] = {}
         self.lacks_login = False
 
     def read(self) -> Access | None:

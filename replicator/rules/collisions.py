@@ -16,10 +16,10 @@ from replicator.reference import Reference, Repository, is_repository_name, is_s
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from replicator.rules.rule import Rule, Target
+    from replicator.rules.rule import DestinationTag, Rule
 
 
-class Overlaps:
+class CollisionSearch:
     """Looks through rules for overlaps; after `check` both lists are complete.
 
     Attributes:
@@ -33,8 +33,8 @@ class Overlaps:
 
     def check(self, rules: Iterable[Rule]) -> None:
         """Look through ``rules``; each is told of at most once."""
-        single: dict[Repository, list[tuple[Rule, Target, Repository]]] = {}
-        globs: dict[str, list[tuple[Rule, Target]]] = {}
+        single: dict[Repository, list[tuple[Rule, DestinationTag, Repository]]] = {}
+        globs: dict[str, list[tuple[Rule, DestinationTag]]] = {}
         for rule in rules:
             for target in rule.targets:
                 if rule.source.repository is None:
@@ -51,7 +51,11 @@ class Overlaps:
             self._check_single_with_globs(destination, targets, globs.get(destination.registry, []))
 
     def _check_single(
-        self, rule: Rule, target: Target, repository: Repository, others: list[tuple[Rule, Target, Repository]]
+        self,
+        rule: Rule,
+        target: DestinationTag,
+        repository: Repository,
+        others: list[tuple[Rule, DestinationTag, Repository]],
     ) -> None:
         ends = _ends(rule, target, repository)
         for tag, sources in (ends or {}).items():
@@ -84,7 +88,9 @@ class Overlaps:
         for doubt in doubts[:1]:
             self._warn(target, doubt)
 
-    def _check_glob(self, rule: Rule, target: Target, globs: dict[str, list[tuple[Rule, Target]]]) -> None:
+    def _check_glob(
+        self, rule: Rule, target: DestinationTag, globs: dict[str, list[tuple[Rule, DestinationTag]]]
+    ) -> None:
         others = globs.setdefault(target.template.registry, [])
         for other_rule, other in others:
             if _shown(rule, target) == _shown(other_rule, other) and _hidden(rule, target) != _hidden(
@@ -98,8 +104,8 @@ class Overlaps:
     def _check_single_with_globs(
         self,
         destination: Repository,
-        targets: list[tuple[Rule, Target, Repository]],
-        globs: list[tuple[Rule, Target]],
+        targets: list[tuple[Rule, DestinationTag, Repository]],
+        globs: list[tuple[Rule, DestinationTag]],
     ) -> None:
         for glob_rule, glob in globs:
             repository = _inverse(glob_rule, glob, destination)
@@ -111,14 +117,14 @@ class Overlaps:
                     self._warn(target, f"{message}; tell them apart in the destination")
                     return
 
-    def _wrong(self, target: Target, message: str) -> None:
+    def _wrong(self, target: DestinationTag, message: str) -> None:
         self.problems.append(Problem(target.path, f"two sources for one destination: {message}"))
 
-    def _warn(self, target: Target, message: str) -> None:
+    def _warn(self, target: DestinationTag, message: str) -> None:
         self.warnings.append(Problem(target.path, f"two sources for one destination: {message}"))
 
 
-def _ends(rule: Rule, target: Target, repository: Repository) -> dict[str, set[Reference]] | None:
+def _ends(rule: Rule, target: DestinationTag, repository: Repository) -> dict[str, set[Reference]] | None:
     """Return the sources by the tag they get, or None if the file does not write the tags out."""
     if rule.source.digest is not None:
         # Without a tag the destination is named by the same digest: equal names are equal content there.
@@ -134,11 +140,11 @@ def _ends(rule: Rule, target: Target, repository: Repository) -> dict[str, set[R
     return ends
 
 
-def _same(target: Target, other: Target) -> bool:
+def _same(target: DestinationTag, other: DestinationTag) -> bool:
     return replace(target.tags, signatures_apart=False) == replace(other.tags, signatures_apart=False)
 
 
-def _signatures_meet(*ways: tuple[Rule, Target, Iterable[str] | None]) -> bool:
+def _signatures_meet(*ways: tuple[Rule, DestinationTag, Iterable[str] | None]) -> bool:
     """Tell whether tags of signatures, which equal images share, can come all ``ways``, and one way as such.
 
     Each way is a rule, its target, and the tags that are written out there.
@@ -151,7 +157,12 @@ def _signatures_meet(*ways: tuple[Rule, Target, Iterable[str] | None]) -> bool:
 
 
 def _one_written_out(
-    rule: Rule, target: Target, repository: Repository, other_rule: Rule, other: Target, other_repository: Repository
+    rule: Rule,
+    target: DestinationTag,
+    repository: Repository,
+    other_rule: Rule,
+    other: DestinationTag,
+    other_repository: Repository,
 ) -> tuple[bool, bool]:
     """Compare tags that are written out with a filter, which keeps tags as they are: certain, possible."""
     ends, open_target, open_repository = _ends(rule, target, repository), other, other_repository
@@ -166,21 +177,21 @@ def _one_written_out(
     return clash and repository != other_repository and open_target.tags.latest is None, clash
 
 
-def _shown(rule: Rule, target: Target) -> str:
+def _shown(rule: Rule, target: DestinationTag) -> str:
     path = target.template.path
     if rule.source.project is not None:
         path = path.replace("{project}", rule.source.project).replace("{repository}", f"{rule.source.project}/{{name}}")
     return path
 
 
-def _hidden(rule: Rule, target: Target) -> tuple[str, ...]:
+def _hidden(rule: Rule, target: DestinationTag) -> tuple[str, ...]:
     source = rule.source
     if target.template.placeholders & {"repository", "flat", "project"} or source.project is None:
         return (source.registry,)
     return source.registry, source.project
 
 
-def _inverse(rule: Rule, target: Target, destination: Repository) -> Repository | None:
+def _inverse(rule: Rule, target: DestinationTag, destination: Repository) -> Repository | None:
     """Return the repository that the rule would send to ``destination``, where that can be told."""
     before, braces, after = _shown(rule, target).partition("{name}")
     name = destination.name

@@ -13,7 +13,7 @@ from replicator.copy.options import Attestations, CopyOptions
 from replicator.errors import Problem
 from replicator.reference import Platform, is_registry, is_repository_name
 from replicator.rules.mapping import Template
-from replicator.rules.node import Place, did_you_mean, expand_variables
+from replicator.rules.node import Node, did_you_mean, expand_variables
 from replicator.rules.patterns import shorten
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Content:
 NOTHING_SAID = Content()
 
 
-def read_content(fields: Mapping[str, Place], warnings: list[Problem]) -> Content:
+def read_content(fields: Mapping[str, Node], warnings: list[Problem]) -> Content:
     """Read the three keys where they are among ``fields``; what is wrong is noted at its place.
 
     Args:
@@ -91,7 +91,7 @@ def read_content(fields: Mapping[str, Place], warnings: list[Problem]) -> Conten
     )
 
 
-def _platforms(place: Place, warnings: list[Problem]) -> tuple[Platform, ...]:
+def _platforms(place: Node, warnings: list[Problem]) -> tuple[Platform, ...]:
     items = place.items()
     if not items:
         place.wrong('names no platform; leave it out, or write "*/*" for all')
@@ -158,7 +158,7 @@ class Defaults:
 
 
 def read_defaults(
-    place: Place | None,
+    place: Node | None,
     environ: Mapping[str, str],
     options: Mapping[str, str | None],
     problems: list[Problem],
@@ -173,7 +173,7 @@ def read_defaults(
         problems: gets what is wrong with the options.
         warnings: gets what is allowed but looks like a mistake.
     """
-    values: dict[str, Place] = {}
+    values: dict[str, Node] = {}
     fields = (place.mapping((*NAMES, *CONTENT_KEYS)) if place is not None else None) or {}
     for name in [name for name in fields if name in NAMES]:
         written = fields[name]
@@ -183,7 +183,7 @@ def read_defaults(
         values[name] = written
     for name, option in options.items():
         if option is not None:
-            values[name] = Place(option, f"--{name}", problems)
+            values[name] = Node(option, f"--{name}", problems)
     registry = _checked(values.get("registry"), is_registry, "is no registry's host, e.g. harbor.example.com")
     namespace = _checked(
         values.get("namespace"), is_repository_name, "is no namespace: lower-case letters, digits, - _ ."
@@ -192,7 +192,7 @@ def read_defaults(
     return Defaults(registry, namespace, missing, read_content(fields, warnings))
 
 
-def _checked(place: Place | None, is_valid: Callable[[str], bool], advice: str) -> str | None:
+def _checked(place: Node | None, is_valid: Callable[[str], bool], advice: str) -> str | None:
     if place is None or place.value is None:
         return None
     text = str(place.value)

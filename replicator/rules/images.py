@@ -11,14 +11,14 @@ from replicator.reference import is_registry, is_tag
 from replicator.rules.defaults import CONTENT_KEYS, NOTHING_SAID, Content, read_content
 from replicator.rules.mapping import SourcePattern, Template, parse_source
 from replicator.rules.patterns import check_tag_pattern, is_glob, shorten
-from replicator.rules.rule import Rule, Target
+from replicator.rules.rule import DestinationTag, Rule
 from replicator.rules.tags import TagFilter, specifiers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from replicator.rules.defaults import Defaults
-    from replicator.rules.node import Place
+    from replicator.rules.node import Node
 
 DESTINATION = ("to", "tags", *CONTENT_KEYS)
 """What a destination can have that is a mapping."""
@@ -27,7 +27,7 @@ TAGS = ("include", "exclude", "semver", "latest")
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedDestination:
     """Something at a registry that must be reached.
 
     Attributes:
@@ -41,7 +41,7 @@ class Named:
     key: str
 
 
-def read_images(place: Place, defaults: Defaults, warnings: list[Problem]) -> tuple[list[Rule], list[Named]]:
+def read_images(place: Node, defaults: Defaults, warnings: list[Problem]) -> tuple[list[Rule], list[NamedDestination]]:
     """Read the ``images`` mapping; what is wrong is noted at its place.
 
     Args:
@@ -56,16 +56,16 @@ def read_images(place: Place, defaults: Defaults, warnings: list[Problem]) -> tu
     if entries is not None and not entries:
         place.wrong("is empty: it says what is copied where")
     rules: list[Rule] = []
-    named: list[Named] = []
+    named: list[NamedDestination] = []
     for key, entry in (entries or {}).items():
         source = parse_source(key, entry.wrong)
         reader = _Reader(source, defaults, warnings)
         targets = reader.read(entry)
         if source is not None:
-            named.append(Named(source.fixed, source.repository is not None, key))
+            named.append(NamedDestination(source.fixed, source.repository is not None, key))
             if targets:
                 rules.append(Rule(key, source, tuple(targets)))
-        named += [Named(*template.fixed, key) for template in reader.templates]
+        named += [NamedDestination(*template.fixed, key) for template in reader.templates]
     return rules, named
 
 
@@ -78,14 +78,14 @@ class _Reader:
         self._warnings = warnings
         self.templates: list[Template] = []
 
-    def read(self, entry: Place) -> list[Target]:
+    def read(self, entry: Node) -> list[DestinationTag]:
         items = entry.items()
         if not items:
             entry.wrong('names no destination; "" means the default one')
         targets = [target for item in items for target in self._item(item)]
         return [target for target in targets if target is not None]
 
-    def _item(self, item: Place) -> list[Target | None]:
+    def _item(self, item: Node) -> list[DestinationTag | None]:
         if not isinstance(item.value, dict):
             if item.value is None:
                 item.wrong('names no destination; "" means the default one')
@@ -102,7 +102,7 @@ class _Reader:
             fields["to"].wrong('names no destination; "" means the default one')
         return [self._target(destination, tags, content) for destination in destinations]
 
-    def _filter(self, place: Place | None) -> TagFilter | None:
+    def _filter(self, place: Node | None) -> TagFilter | None:
         """Return the filter, or None if there is a mistake in it."""
         named = self._source.tags if self._source is not None else ()
         if place is None:
@@ -125,7 +125,7 @@ class _Reader:
             )
         return tags
 
-    def _target(self, place: Place, tags: TagFilter | None, own: Content) -> Target | None:
+    def _target(self, place: Node, tags: TagFilter | None, own: Content) -> DestinationTag | None:
         text = place.text()
         if text is None:
             return None
@@ -153,13 +153,13 @@ class _Reader:
             options = content.under_its_digest(template.registry)
         elif source.digest is None and options.signatures:
             tags = replace(tags, signatures_apart=True)
-        target = Target(template, tags, pairs, digest_tag, options, place.path)
+        target = DestinationTag(template, tags, pairs, digest_tag, options, place.path)
         if _is_onto_itself(source, target):
             place.wrong("the image would be copied onto itself")
             return None
         return target
 
-    def _template(self, place: Place, text: str) -> tuple[Template | None, tuple[str, ...]]:
+    def _template(self, place: Node, text: str) -> tuple[Template | None, tuple[str, ...]]:
         if text == "":
             if self._defaults.missing:
                 options = " and ".join(f"--{name}" for name in self._defaults.missing)
@@ -188,7 +188,7 @@ class _Reader:
             )
         return (None if wrong else Template(registry, path)), ends
 
-    def _fits(self, place: Place, source: SourcePattern, template: Template) -> bool:
+    def _fits(self, place: Node, source: SourcePattern, template: Template) -> bool:
         """Check that the destination can hold what the source names, as far as that is certain."""
         if source.repository is not None:
             try:
@@ -218,7 +218,7 @@ class _Reader:
         self._warnings.append(Problem(place.path, f"some repositories that match can't be copied to ACR: {advice}"))
         return True
 
-    def _pairs(self, place: Place, source: SourcePattern, ends: tuple[str, ...]) -> dict[str, tuple[str, ...]] | None:
+    def _pairs(self, place: Node, source: SourcePattern, ends: tuple[str, ...]) -> dict[str, tuple[str, ...]] | None:
         """Return the destination's tags by the source's, or None if they don't go together."""
         if not ends:
             return {}
@@ -241,7 +241,7 @@ class _Reader:
         return pairs
 
 
-def _is_onto_itself(source: SourcePattern, target: Target) -> bool:
+def _is_onto_itself(source: SourcePattern, target: DestinationTag) -> bool:
     if source.repository is None or target.template.expand(source.repository) != source.repository:
         return False
     if source.digest is not None:
@@ -263,7 +263,7 @@ def _missing_placeholders(source: SourcePattern, template: Template) -> str | No
     return None
 
 
-def _patterns(place: Place | None) -> tuple[str, ...] | None:
+def _patterns(place: Node | None) -> tuple[str, ...] | None:
     if place is None:
         return ()
     items = place.items()
@@ -272,7 +272,7 @@ def _patterns(place: Place | None) -> tuple[str, ...] | None:
     return _all_checked(items, check_tag_pattern)
 
 
-def _all_checked(items: list[Place], check: Callable[[str], object]) -> tuple[str, ...] | None:
+def _all_checked(items: list[Node], check: Callable[[str], object]) -> tuple[str, ...] | None:
     texts: list[str] = []
     for item in items:
         text = item.text()
@@ -287,7 +287,7 @@ def _all_checked(items: list[Place], check: Callable[[str], object]) -> tuple[st
     return tuple(texts) if len(texts) == len(items) > 0 else None
 
 
-def _semver(place: Place | None) -> str | None:
+def _semver(place: Node | None) -> str | None:
     if place is None:
         return None
     checked = _all_checked([place], specifiers)

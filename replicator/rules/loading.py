@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from replicator.errors import ConfigError, Problem
-from replicator.rules.auth import Credentials, read_auth, told
-from replicator.rules.collisions import Overlaps
+from replicator.rules.auth import Credentials, describe_problem, read_auth
+from replicator.rules.collisions import CollisionSearch
 from replicator.rules.defaults import Content, read_defaults
 from replicator.rules.document import MAX_BYTES, read_document
-from replicator.rules.images import Named, read_images
-from replicator.rules.node import Place, join
+from replicator.rules.images import NamedDestination, read_images
+from replicator.rules.node import Node, join
 from replicator.rules.ruleset import Rules
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def load_credentials(
         message = "give a rules file (--config), or a file with its auth part (--auth); not both"
         raise ConfigError("command line", [Problem("", message)])
     sections, problems = _sections({"" if config is not None else "auth": (_read(file), file)}, str(file))
-    place = Place(sections.get("auth", {}), "auth", problems)
+    place = Node(sections.get("auth", {}), "auth", problems)
     credentials = read_auth(place, os.environ if environ is None else environ, file.parent, [], elsewhere)
     if problems:
         raise ConfigError(str(file), problems)
@@ -192,7 +192,7 @@ def _sections(texts: Mapping[str, tuple[str, Path | None]], source: str) -> tupl
         if section:
             sections[section] = document.value
         elif document.readable:
-            places = Place(document.value, "", problems).mapping(SECTIONS)
+            places = Node(document.value, "", problems).mapping(SECTIONS)
             readable = places is not None
             sections = {name: place.value for name, place in (places or {}).items()}
     if not readable:
@@ -211,7 +211,7 @@ class _Reading:
 
     def read(self, sections: Mapping[str, Any], options: _Options) -> Rules:
         found: dict[str, list[Problem]] = {name: [] for name in (*sections, *SECTIONS, "")}
-        place = {name: Place(value, name, found[name]) for name, value in sections.items()}
+        place = {name: Node(value, name, found[name]) for name, value in sections.items()}
         registry, namespace, platforms, elsewhere = options
         names = {"registry": registry, "namespace": namespace}
         defaults = read_defaults(place.get("defaults"), self._environ, names, found[""], self.warnings)
@@ -221,12 +221,12 @@ class _Reading:
         if "auth" in place:
             credentials = read_auth(place["auth"], self._environ, self._folder, self.warnings, elsewhere)
         rules: list[Rule] = []
-        named: list[Named] = []
+        named: list[NamedDestination] = []
         if "images" in place:
             rules, named = read_images(place["images"], defaults, self.warnings)
         else:
             found["images"].append(Problem("images", "is missing: it says what is copied where; see docs/rules.md"))
-        overlaps = Overlaps()
+        overlaps = CollisionSearch()
         overlaps.check(rules)
         found["images"] += overlaps.problems
         self.warnings += overlaps.warnings
@@ -242,7 +242,7 @@ class _Reading:
         return Rules(rules, credentials, self.warnings, logins)
 
 
-def _in_order(problems: list[Problem], images: Place | None) -> list[Problem]:
+def _in_order(problems: list[Problem], images: Node | None) -> list[Problem]:
     """Sort problems by the rule they are about, in the order of the file."""
     keys = images.value if images is not None and isinstance(images.value, dict) else {}
     order = {join("images", key): number for number, key in enumerate(keys)}
@@ -254,7 +254,7 @@ def _in_order(problems: list[Problem], images: Place | None) -> list[Problem]:
     return sorted(problems, key=number)
 
 
-def _logins(named: Iterable[Named], credentials: Credentials) -> tuple[list[Problem], list[tuple[str, str]]]:
+def _logins(named: Iterable[NamedDestination], credentials: Credentials) -> tuple[list[Problem], list[tuple[str, str]]]:
     """Find the login of everything that is named; return what has none, and where the others are from, by registry."""
     missing: dict[str, str] = {}
     logins: dict[tuple[str, str], None] = {}
@@ -265,7 +265,7 @@ def _logins(named: Iterable[Named], credentials: Credentials) -> tuple[list[Prob
         try:
             found = credentials.search(certain)
         except ConfigError as error:
-            found, trouble = None, f"; {told(error)}"
+            found, trouble = None, f"; {describe_problem(error)}"
         if found is not None:
             logins[registry, found[1]] = None
         elif not credentials.fitting(name.beginning, whole=name.whole):
@@ -275,7 +275,7 @@ def _logins(named: Iterable[Named], credentials: Credentials) -> tuple[list[Prob
     return [Problem(join("auth", registry), message) for registry, message in missing.items()], list(logins)
 
 
-def _unused(named: Iterable[Named], credentials: Credentials) -> list[Problem]:
+def _unused(named: Iterable[NamedDestination], credentials: Credentials) -> list[Problem]:
     used = {name.beginning.partition("/")[0] for name in named}
     unused = [key for key in sorted(credentials.keys) if key.partition("/")[0] not in used]
     return [Problem(join("auth", key), "no rule names this registry") for key in unused]

@@ -37,7 +37,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"known here: {', '.join(names)}"
 
 
-class Place:
+class Node:
     """One value of the file.
 
     Args:
@@ -55,11 +55,11 @@ class Place:
         """Note that something is wrong here."""
         self._problems.append(Problem(self.path, message))
 
-    def child(self, key: str, value: Any) -> Place:
+    def child(self, key: str, value: Any) -> Node:
         """Return the place of ``value``, which stands under ``key``."""
-        return Place(value, join(self.path, key), self._problems)
+        return Node(value, join(self.path, key), self._problems)
 
-    def mapping(self, known: tuple[str, ...] | None = None) -> dict[str, Place] | None:
+    def mapping(self, known: tuple[str, ...] | None = None) -> dict[str, Node] | None:
         """Return the places of a mapping's values, or None if it is no mapping.
 
         Args:
@@ -74,11 +74,11 @@ class Place:
                 places.pop(key).wrong(f"unknown key; {did_you_mean(key, known)}")
         return places
 
-    def items(self) -> list[Place]:
+    def items(self) -> list[Node]:
         """Return the places of a list's values; of the value itself if it is no list."""
         if not isinstance(self.value, list):
             return [self]
-        return [Place(value, f"{self.path}[{index}]", self._problems) for index, value in enumerate(self.value)]
+        return [Node(value, f"{self.path}[{index}]", self._problems) for index, value in enumerate(self.value)]
 
     def text(self) -> str | None:
         """Return the value if it is a text, whatever it looks like; None if it is none."""
@@ -131,7 +131,7 @@ _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
-def expand_variables(place: Place, text: str, environ: Mapping[str, str]) -> str | None:
+def expand_variables(place: Node, text: str, environ: Mapping[str, str]) -> str | None:
     """Replace every ``${NAME}`` in ``text`` by the variable's value, once; a ``$`` elsewhere is left alone.
 
     Returns:

@@ -22,7 +22,7 @@ _ONTO_ITSELF = "it would be copied onto itself"
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class DestinationTag:
     """One destination of a rule.
 
     Attributes:
@@ -59,9 +59,9 @@ class Rule:
 
     key: str
     source: SourcePattern
-    targets: tuple[Target, ...]
+    targets: tuple[DestinationTag, ...]
 
-    def judge(self, target: Target, reference: Reference) -> list[CopyRequest] | str:
+    def judge(self, target: DestinationTag, reference: Reference) -> list[CopyRequest] | str:
         """Return the copies of ``reference`` to ``target``, or why there is none; the repository is known to fit."""
         try:
             destination = target.template.expand(reference.repository)
@@ -81,7 +81,7 @@ class Rule:
             return refusal
         return self._requests(Reference(reference.repository, reference.tag), target, destination)
 
-    def _requests(self, source: Reference, target: Target, destination: Repository) -> list[CopyRequest] | str:
+    def _requests(self, source: Reference, target: DestinationTag, destination: Repository) -> list[CopyRequest] | str:
         if source.tag is None:
             ends = [Reference(destination, target.digest_tag, None if target.digest_tag else source.digest)]
         else:
@@ -92,7 +92,9 @@ class Rule:
             return _ONTO_ITSELF
         return [CopyRequest(source, end, self.key, target.selection, target.options) for end in ends]
 
-    def _signature(self, reference: Reference, target: Target, destination: Repository) -> list[CopyRequest] | str:
+    def _signature(
+        self, reference: Reference, target: DestinationTag, destination: Repository
+    ) -> list[CopyRequest] | str:
         """Return the copy of what was pushed beside images, under the name that it has: others look for that name."""
         source = Reference(reference.repository, reference.tag, None if reference.tag is not None else reference.digest)
         end = Reference(destination, source.tag, source.digest)
@@ -100,7 +102,7 @@ class Rule:
             return _ONTO_ITSELF
         return [CopyRequest(source, end, self.key, options=target.options, signature=True)]
 
-    def listed(self, target: Target, repository: Repository, tags: Collection[str]) -> list[CopyRequest]:
+    def listed(self, target: DestinationTag, repository: Repository, tags: Collection[str]) -> list[CopyRequest]:
         """Return the copies to ``target`` when ``tags`` are all there are in ``repository``, which is known to fit.
 
         Those that ``latest`` leaves out come too, as the only ones with a ``selection``: another rule may want them.
@@ -119,7 +121,7 @@ class Rule:
             for request in self._judged(target, Reference(repository, tag))
         ]
 
-    def _judged(self, target: Target, reference: Reference) -> list[CopyRequest]:
+    def _judged(self, target: DestinationTag, reference: Reference) -> list[CopyRequest]:
         judged = self.judge(target, reference)
         return [] if isinstance(judged, str) else judged
 
@@ -170,7 +172,7 @@ def route(rules: Iterable[Rule], repository: Repository) -> Route:
     return Route(frozenset(destinations), frozenset(renaming), whole, tuple(unfit))
 
 
-def _is_whole(rule: Rule, target: Target) -> bool:
+def _is_whole(rule: Rule, target: DestinationTag) -> bool:
     """Tell whether a copy depends on more than its own tag.
 
     ``latest`` chooses among all tags. What is written out is asked for whether it is listed or not, and would be once

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from replicator.errors import Problem
     from replicator.registry.credentials import Access
     from replicator.rules.auth import Credentials
-    from replicator.rules.rule import Rule, Target
+    from replicator.rules.rule import DestinationTag, Rule
     from replicator.rules.tags import TagFilter
 
 
@@ -249,7 +249,7 @@ def _explain(rule: Rule, reference: Reference) -> Explanation:
     return Explanation(rule.key, bool(destinations), "; ".join(reasons), tuple(destinations))
 
 
-def _fitting(rule: Rule, target: Target, reference: Reference, *, signature: bool) -> str:
+def _fitting(rule: Rule, target: DestinationTag, reference: Reference, *, signature: bool) -> str:
     if signature:
         what = "a digest alone" if reference.tag is None else "such a tag"
         return f"the repository fits, and with signatures {what} is taken for one of them"

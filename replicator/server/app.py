@@ -30,7 +30,7 @@ from replicator.harbor.policy import PATH, canonical
 from replicator.queue import Lane, QueueError
 from replicator.reference import Reference, Repository
 from replicator.replication.job import job_for
-from replicator.server.requests import Named, read_body
+from replicator.server.requests import RequestIdMiddleware, read_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from replicator.queue import Queue
     from replicator.rules import CopyRequest, Rules
-    from replicator.server.auth import Entrance
+    from replicator.server.auth import WebhookAuth
 
 log = structlog.get_logger("replicator.webhook")
 
@@ -92,7 +92,7 @@ class Webhook:
         self,
         rules: Rules,
         queue: Queue,
-        entrance: Entrance,
+        entrance: WebhookAuth,
         observer: DeliveryObserver,
         trace: Callable[[], str | None] = lambda: None,
     ) -> None:
@@ -101,7 +101,7 @@ class Webhook:
         self._observer = observer
         self.renew(rules, entrance)
 
-    def renew(self, rules: Rules, entrance: Entrance) -> None:
+    def renew(self, rules: Rules, entrance: WebhookAuth) -> None:
         """Have other rules, and another entrance, from the next request on."""
         self._rules = rules
         self._entrance = entrance
@@ -109,11 +109,11 @@ class Webhook:
 
     async def __call__(self, request: Request) -> Response:
         """Answer one delivery."""
-        if not self._entrance.admits(_client(request)):
+        if not self._entrance.allows_address(_client(request)):
             log.warning("webhook refused", reason="address not in REPLICATOR_WEBHOOK_SOURCES", client=_client(request))
             self._observer.delivered(None, Fate.UNAUTHORIZED)
             return _refusal(403, "webhooks are not taken from this address")
-        token = self._entrance.knows(request.headers.get("Authorization", ""))
+        token = self._entrance.matching_token(request.headers.get("Authorization", ""))
         if token is None:
             log.warning("webhook refused", reason="wrong Authorization", client=_client(request))
             self._observer.delivered(None, Fate.UNAUTHORIZED)
@@ -269,7 +269,9 @@ def create_probes_app(
 
 
 def _named(routes: list[Route], *, access_log: bool) -> ASGIApp:
-    return Named(Starlette(routes=routes, exception_handlers={HTTPException: _http_error}), access_log=access_log)
+    return RequestIdMiddleware(
+        Starlette(routes=routes, exception_handlers={HTTPException: _http_error}), access_log=access_log
+    )
 
 
 def _probes(queue: Queue, parts: Iterable[Liveness], exposition: Exposition | None) -> list[Route]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Entrance:
+class WebhookAuth:
     """Decides on a request by its ``Authorization`` and its sender.
 
     Attributes:
@@ -61,11 +61,11 @@ class Entrance:
         """Whether no token is asked for."""
         return self.token is None
 
-    def admits(self, client: str | None) -> bool:
+    def allows_address(self, client: str | None) -> bool:
         """Tell whether a request may come from an address; None for one that is not known."""
         return self.sources is None or client in self.sources
 
-    def knows(self, authorization: str) -> str | None:
+    def matching_token(self, authorization: str) -> str | None:
         """Compare an ``Authorization`` header with every token.
 
         Args:
@@ -94,7 +94,7 @@ _PERIOD = 12 * 3600
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class PageAuth:
     """Decides on a request for the status page.
 
     Attributes:
@@ -109,7 +109,7 @@ class Door:
         token = settings.status_token
         return cls(token.get_secret_value() or None if token is not None else None)
 
-    def knows(self, authorization: str) -> bool:
+    def matches_password(self, authorization: str) -> bool:
         """Tell whether an ``Authorization`` header has the password, in a time that tells nothing of it.
 
         Args:

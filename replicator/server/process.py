@@ -20,15 +20,15 @@ import structlog
 
 from replicator import __version__
 from replicator.harbor.registration import needed_for_policies, open_registrar
-from replicator.queue import InForce, Lane, announced
+from replicator.queue import Lane, LoadedConfig, announced
 from replicator.replication.reconciler import Reconciler
 from replicator.replication.transfer import access_by
 from replicator.server.app import Webhook, create_app, create_probes_app
-from replicator.server.auth import Entrance
+from replicator.server.auth import WebhookAuth
 from replicator.server.http import Server, certificate_of, listen
 from replicator.server.metrics import Metrics
 from replicator.server.notify import open_notifier
-from replicator.server.page import Door, StatusPage
+from replicator.server.page import PageAuth, StatusPage
 from replicator.server.reload import Reloader
 from replicator.server.runtime import make_worker, open_checks, open_copier, open_queue
 from replicator.server.traces import open_traces
@@ -153,7 +153,7 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, with
     _nothing_to_load_anew_yet()
     settings, rules = first.settings, first.rules
     needed_for_policies(settings)
-    entrance, certificate = Entrance.of(settings), certificate_of(settings)
+    entrance, certificate = WebhookAuth.of(settings), certificate_of(settings)
     if entrance.is_open:
         log.warning("webhook open to everyone", reason="REPLICATOR_WEBHOOK_ANONYMOUS")
     log.info("starting", version=__version__, sources=len(rules.sources()), worker=with_worker)
@@ -166,11 +166,11 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, with
             worker = parts.worker if with_worker else None
             process = _Process(worker, parts.reconciler)
             webhook = Webhook(rules, parts.queue, entrance, parts.metrics.deliveries, parts.trace)
-            page = StatusPage(parts.queue, rules, Door.of(settings))
+            page = StatusPage(parts.queue, rules, PageAuth.of(settings))
 
             def apply(new: Configuration) -> None:
                 # What can fail comes first.
-                entrance, door = Entrance.of(new.settings), Door.of(new.settings)
+                entrance, door = WebhookAuth.of(new.settings), PageAuth.of(new.settings)
                 if certificate is not None:
                     certificate.renew()
                 parts.renew(new)
@@ -264,7 +264,7 @@ async def _probes(
 
 def _announced(queue: Queue, command: str, reloader: Reloader) -> contextlib.AbstractAsyncContextManager[None]:
     """Tell the other processes which configuration this one runs with."""
-    return announced(queue, command, __version__, lambda: InForce(reloader.loaded, reloader.problem))
+    return announced(queue, command, __version__, lambda: LoadedConfig(reloader.loaded, reloader.problem))
 
 
 async def _run(server: Server, listener: socket.socket, process: _Process, worker: Worker | None) -> None:

@@ -60,7 +60,7 @@ HEADER = "X-Request-ID"
 _MAX_PATH = 200
 
 
-class Named:
+class RequestIdMiddleware:
     """An ASGI application whose requests have names. A name that a client sends does not count: it may be anyone's.
 
     Args:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from replicator.queue import Checks, Queue, RedisMemory, RedisSharing, RetryPolicy, Worker, embedded_server
+from replicator.queue import (
+    Observations,
+    Queue,
+    RedisBlobLocks,
+    RedisSelectionStore,
+    RetryPolicy,
+    Worker,
+    embedded_server,
+)
 from replicator.replication.job import Handler, describe
 from replicator.replication.transfer import access_by, open_registries
 
@@ -13,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from replicator.copy import Copier
-    from replicator.queue import Lane, TryObserver
+    from replicator.queue import AttemptObserver, Lane
     from replicator.registry import Registries, RequestObserver
     from replicator.rules import Rules
     from replicator.server.traces import Traces
@@ -58,20 +66,20 @@ async def open_copier(
         observer: told of every request.
     """
     async with (
-        aclosing(RedisMemory(queue)) as memory,
-        open_registries(settings, access_by(rules.credentials), RedisSharing(queue), memory, observer) as opened,
+        aclosing(RedisSelectionStore(queue)) as memory,
+        open_registries(settings, access_by(rules.credentials), RedisBlobLocks(queue), memory, observer) as opened,
     ):
         yield opened
 
 
 @asynccontextmanager
-async def open_checks(queue: Queue) -> AsyncIterator[Checks]:
+async def open_checks(queue: Queue) -> AsyncIterator[Observations]:
     """Open what this installation has seen to be right at destinations, and tell the rest of it at the end.
 
     Args:
         queue: whose Redis the processes share.
     """
-    async with aclosing(Checks(queue)) as checks:
+    async with aclosing(Observations(queue)) as checks:
         yield checks
 
 
@@ -83,8 +91,8 @@ def make_worker(
     *,
     concurrency: Mapping[Lane, int],
     policy: RetryPolicy | None = None,
-    checks: Checks | None = None,
-    observer: TryObserver | None = None,
+    checks: Observations | None = None,
+    observer: AttemptObserver | None = None,
     traces: Traces | None = None,
 ) -> Worker:
     """Make a worker that copies; who makes it runs it.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from replicator.commands.check.findings import State
+from replicator.commands.check.findings import FindingState
 from replicator.commands.check.registries import try_push
 from replicator.copy import Copier, Result
 from replicator.errors import ErrorClass
@@ -128,9 +128,9 @@ async def test_a_refusal_of_the_source_creates_nothing(stage: Stage) -> None:
 async def test_a_check_of_the_push_creates_nothing_and_says_who_will(stage: Stage) -> None:
     async with stage.registries(stage.access()) as registries:
         (finding,) = await try_push(registries, to("manual/app"))
-    assert finding.state is State.NOT_TRIED
+    assert finding.state is FindingState.NOT_TRIED
     assert "the first copy creates it" in finding.message
     assert stage.openapi.repositories == {}
     async with stage.registries(replace(stage.access(), creator=None)) as registries:
         (finding,) = await try_push(registries, to("manual/app"))
-    assert finding.state is State.FAILED
+    assert finding.state is FindingState.FAILED

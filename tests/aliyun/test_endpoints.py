@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.aliyun.acr import Edition, Endpoint, Network, Service, endpoint_of, is_acr, service_of
+from replicator.aliyun.acr import AcrEndpoint, Edition, Network, Service, endpoint_of, is_acr, service_of
 
 REGION = st.from_regex(r"[a-z]{2}-[a-z]{3,12}(-[0-9])?", fullmatch=True)
 LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
@@ -17,24 +17,24 @@ PERSONAL, ENTERPRISE = Edition.PERSONAL, Edition.ENTERPRISE
 @pytest.mark.parametrize(
     ("host", "endpoint"),
     [
-        ("registry.cn-beijing.aliyuncs.com", Endpoint(PERSONAL, "cn-beijing")),
-        ("registry-vpc.cn-beijing.aliyuncs.com", Endpoint(PERSONAL, "cn-beijing", Network.VPC)),
-        ("registry-internal.cn-hangzhou.aliyuncs.com", Endpoint(PERSONAL, "cn-hangzhou", Network.INTERNAL)),
-        ("registry-intl.ap-southeast-1.aliyuncs.com", Endpoint(PERSONAL, "ap-southeast-1", Network.INTERNATIONAL)),
+        ("registry.cn-beijing.aliyuncs.com", AcrEndpoint(PERSONAL, "cn-beijing")),
+        ("registry-vpc.cn-beijing.aliyuncs.com", AcrEndpoint(PERSONAL, "cn-beijing", Network.VPC)),
+        ("registry-internal.cn-hangzhou.aliyuncs.com", AcrEndpoint(PERSONAL, "cn-hangzhou", Network.INTERNAL)),
+        ("registry-intl.ap-southeast-1.aliyuncs.com", AcrEndpoint(PERSONAL, "ap-southeast-1", Network.INTERNATIONAL)),
         (
             "crpi-a1b2c3.cn-beijing.personal.cr.aliyuncs.com",
-            Endpoint(PERSONAL, "cn-beijing", Network.PUBLIC, "crpi-a1b2c3"),
+            AcrEndpoint(PERSONAL, "cn-beijing", Network.PUBLIC, "crpi-a1b2c3"),
         ),
         (
             "crpi-a1b2c3-vpc.cn-beijing.personal.cr.aliyuncs.com",
-            Endpoint(PERSONAL, "cn-beijing", Network.VPC, "crpi-a1b2c3"),
+            AcrEndpoint(PERSONAL, "cn-beijing", Network.VPC, "crpi-a1b2c3"),
         ),
-        ("corp-registry.cn-shanghai.cr.aliyuncs.com", Endpoint(ENTERPRISE, "cn-shanghai", Network.PUBLIC, "corp")),
-        ("a-b-registry-vpc.cn-shanghai.cr.aliyuncs.com", Endpoint(ENTERPRISE, "cn-shanghai", Network.VPC, "a-b")),
-        ("Registry.CN-Beijing.aliyuncs.com:443", Endpoint(PERSONAL, "cn-beijing")),
+        ("corp-registry.cn-shanghai.cr.aliyuncs.com", AcrEndpoint(ENTERPRISE, "cn-shanghai", Network.PUBLIC, "corp")),
+        ("a-b-registry-vpc.cn-shanghai.cr.aliyuncs.com", AcrEndpoint(ENTERPRISE, "cn-shanghai", Network.VPC, "a-b")),
+        ("Registry.CN-Beijing.aliyuncs.com:443", AcrEndpoint(PERSONAL, "cn-beijing")),
     ],
 )
-def test_each_kind_of_host_tells_edition_region_and_network(host: str, endpoint: Endpoint) -> None:
+def test_each_kind_of_host_tells_edition_region_and_network(host: str, endpoint: AcrEndpoint) -> None:
     assert endpoint_of(host) == endpoint
     assert is_acr(host)
 
@@ -58,7 +58,7 @@ def test_other_hosts_tell_nothing(host: str) -> None:
 @given(LABEL, REGION, st.sampled_from(["", "-vpc"]), PORT)
 def test_an_enterprise_host_tells_the_name_it_was_made_of(name: str, region: str, network: str, port: str) -> None:
     found = endpoint_of(f"{name}-registry{network}.{region}.cr.aliyuncs.com{port}")
-    assert found == Endpoint(ENTERPRISE, region, Network.VPC if network else Network.PUBLIC, name)
+    assert found == AcrEndpoint(ENTERPRISE, region, Network.VPC if network else Network.PUBLIC, name)
 
 
 @given(REGION, st.from_regex(r"cri-[a-z0-9]{16}", fullmatch=True))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from replicator.aliyun import Account, Creates, MissingRepositories, TemporaryLogins, Visibility
-from replicator.aliyun.openapi import OPENAPI, Pace
+from replicator.aliyun.openapi import OPENAPI, RateLimiter
 from replicator.registry.errors import TooManyRequests
 from tests.aliyun.test_logins import PERSONAL, REGISTRY
 from tests.standins.openapi import OpenApiStandIn
@@ -33,7 +33,7 @@ class Clock:
 
 async def test_no_second_has_more_requests_than_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    pace = Pace(10, most=100)
+    pace = RateLimiter(10, most=100)
     for number in range(100):
         clock.now += 0.03 if number % 7 else 0.5
         assert await pace.turn() is None
@@ -45,7 +45,7 @@ async def test_no_second_has_more_requests_than_the_rate(monkeypatch: pytest.Mon
 
 async def test_who_would_wait_too_long_is_told_at_once_and_takes_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    pace = Pace(1, most=2)
+    pace = RateLimiter(1, most=2)
     assert [await pace.turn() for _ in range(3)] == [None, None, None]
     for _ in range(1000):
         assert await pace.turn() == pytest.approx(3)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from replicator.commands.backfill_display import Pace, Progress
+from replicator.commands.backfill_display import ProgressView, Throughput
 from replicator.queue import Lane
 from replicator.queue.snapshot import RunningJob
 from replicator.replication.report import Report, Row, RowOutcome
@@ -23,7 +23,7 @@ def running(*names: str, size: int = 0) -> list[RunningJob]:
     return [RunningJob(name, Lane.BACKFILL, "host:1:a", NOW, 1, size) for name in names]
 
 
-def drawn(progress: Progress) -> str:
+def drawn(progress: ProgressView) -> str:
     console = Console(file=io.StringIO(), width=120, color_system=None)
     with console.capture() as capture:
         console.print(progress)
@@ -31,7 +31,7 @@ def drawn(progress: Progress) -> str:
 
 
 def test_the_pace_is_that_of_the_last_half_minute() -> None:
-    pace = Pace()
+    pace = Throughput()
     assert (pace.tags, pace.seconds_for(5)) == (0.0, None)
     for second in range(61):
         # All in place for half a minute, and then copies.
@@ -42,7 +42,7 @@ def test_the_pace_is_that_of_the_last_half_minute() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.integers(0, 10**9), st.integers(0, 10**15)), max_size=50))
 def test_no_pace_is_below_nothing_and_none_needs_more_than_half_a_minute(marks: list[tuple[float, int, int]]) -> None:
-    pace = Pace()
+    pace = Throughput()
     for now, tags, size in sorted(marks):
         pace.mark(now, tags, size)
         assert pace.tags >= 0
@@ -51,7 +51,7 @@ def test_no_pace_is_below_nothing_and_none_needs_more_than_half_a_minute(marks: 
 
 def test_a_line_says_how_far_it_is_how_fast_and_what_is_under_way() -> None:
     report = Report(listed=120)
-    progress = Progress(report)
+    progress = ProgressView(report)
     progress.look(0.0, ())
     assert progress.line() == "0 of 120 tags done (still listing), 0 bytes copied"
     for number in range(40):
@@ -70,7 +70,7 @@ def test_the_line_in_the_documentation_is_one() -> None:
     page = ROOT / "docs" / "backfill.md"
     (example,) = [block.text for block in blocks("text") if block.page == page and "tags done" in block.text]
     report = Report(listed=10_000)
-    progress = Progress(report)
+    progress = ProgressView(report)
     report.add(Row("a", "b", RowOutcome.COPIED, bytes=3_400_000_000 - 24_100_000 * 30))
     for _ in range(886):
         report.add(Row("a", "b", RowOutcome.UP_TO_DATE))
@@ -83,7 +83,7 @@ def test_the_line_in_the_documentation_is_one() -> None:
 
 def test_what_is_in_place_has_a_pace_in_tags() -> None:
     report = Report(listed=1000, complete=True)
-    progress = Progress(report)
+    progress = ProgressView(report)
     progress.look(0.0, ())
     for number in range(500):
         report.add(Row(f"a:{number}", f"b:{number}", RowOutcome.UP_TO_DATE))
@@ -93,11 +93,11 @@ def test_what_is_in_place_has_a_pace_in_tags() -> None:
 
 def test_a_terminal_shows_some_of_what_is_under_way_and_no_markup_of_others() -> None:
     report = Report(listed=9, complete=True)
-    progress = Progress(report)
+    progress = ProgressView(report)
     progress.look(0.0, running(*(f"acr/[bold]{number}:\x1b[31mv1" for number in range(8))))
     text = drawn(progress)
     assert text.count("copying acr/[bold]") == 5
     assert "and 3 more" in text
     assert "\x1b" not in text
     assert "0 of 9" in text
-    assert drawn(Progress(Report())).strip().startswith("backfill")
+    assert drawn(ProgressView(Report())).strip().startswith("backfill")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.copy import Outcome, Result
-from replicator.copy.gathering import all_of, both
+from replicator.copy.gathering import gather2, gather_tolerant
 from replicator.copy.ledger import Ledger
 from replicator.registry.errors import Denied, RegistryError, ServerFailed, TooManyRequests
 
@@ -41,7 +41,7 @@ def transient() -> RegistryError:
 async def test_a_passing_fault_lets_the_others_finish() -> None:
     work = Work()
     with pytest.raises(ServerFailed):
-        await all_of([work.do("a", 0, transient()), work.do("b", 0.05), work.do("c")])
+        await gather_tolerant([work.do("a", 0, transient()), work.do("b", 0.05), work.do("c")])
     assert sorted(work.finished) == ["b", "c"]
 
 
@@ -56,25 +56,25 @@ async def test_a_passing_fault_lets_the_others_finish() -> None:
 async def test_a_fault_that_stays_ends_the_others(error: Exception) -> None:
     work = Work()
     with pytest.raises(type(error)):
-        await all_of([work.do("a", 0.01, error), work.do("b", 30), work.do("c", 0, transient())])
+        await gather_tolerant([work.do("a", 0.01, error), work.do("b", 30), work.do("c", 0, transient())])
     assert work.cancelled == ["b"]
 
 
 async def test_nothing_to_do_is_done() -> None:
-    await all_of([])
+    await gather_tolerant([])
 
 
 async def test_the_other_of_two_is_ended_when_one_fails() -> None:
     work = Work()
-    assert await both(work.do("a"), work.do("b")) == ("a", "b")
+    assert await gather2(work.do("a"), work.do("b")) == ("a", "b")
     with pytest.raises(ServerFailed):
-        await both(work.do("c", 0, transient()), work.do("d", 30))
+        await gather2(work.do("c", 0, transient()), work.do("d", 30))
     assert work.cancelled == ["d"]
 
 
 async def test_cancelling_ends_all() -> None:
     work = Work()
-    for pending in (all_of([work.do("a", 30), work.do("b", 30)]), both(work.do("c", 30), work.do("d", 30))):
+    for pending in (gather_tolerant([work.do("a", 30), work.do("b", 30)]), gather2(work.do("c", 30), work.do("d", 30))):
         task = asyncio.ensure_future(pending)
         await asyncio.sleep(0.01)
         task.cancel()

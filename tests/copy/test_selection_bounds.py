@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from replicator.copy.options import CopyOptions
 from replicator.copy.selection import MAX_DEPTH, Selection, select
-from replicator.copy.selection_cache import Form, Forms
+from replicator.copy.selection_cache import CachedSelection, SelectionCache
 from replicator.reference import Platform
 from replicator.registry.errors import UnsupportedManifest
 from replicator.registry.manifest import OCI_INDEX, Manifest, digest_of, parse_manifest
@@ -102,11 +102,11 @@ async def test_an_index_with_numbers_that_are_none_is_not_written_anew() -> None
 
 
 def test_what_is_remembered_of_images_is_bounded() -> None:
-    forms, options = Forms(entries=10), only("linux/amd64")
+    forms, options = SelectionCache(entries=10), only("linux/amd64")
     for number in range(100):
         forms.note(f"sha256:{number}", options, Selection(None, note="nothing"))
     assert len(forms._known) == 10
-    assert forms.known("sha256:99", options) == Form(None, "nothing")
+    assert forms.known("sha256:99", options) == CachedSelection(None, "nothing")
     assert forms.known("sha256:1", options) is None
     # What is used, or found again, is kept longest.
     forms.known("sha256:90", options)

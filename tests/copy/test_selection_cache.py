@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.copy import AttestationsFound, Result, SourceNotFound, wanted_key
+from replicator.copy import AttestationsFound, Result, SourceNotFound, selection_key
 from replicator.copy.options import VERBATIM, Attestations, CopyOptions
 from replicator.copy.selection import ALGORITHM, Selection
-from replicator.copy.selection_cache import Form, Forms, _read, _text
-from replicator.queue import Queue, RedisMemory
+from replicator.copy.selection_cache import CachedSelection, SelectionCache, _read, _text
+from replicator.queue import Queue, RedisSelectionStore
 from replicator.reference import Platform
 from tests.copy.conftest import Pair, a_copier
 from tests.queue.servers import RedisServer
@@ -53,7 +53,7 @@ async def queue() -> AsyncIterator[Queue]:
 @asynccontextmanager
 async def a_process(queue: Queue) -> AsyncIterator[Copier]:
     """A copier that knows nothing but what is in Redis, and tells at its end what it has found."""
-    async with aclosing(RedisMemory(queue)) as memory, a_copier(memory=memory) as copier:
+    async with aclosing(RedisSelectionStore(queue)) as memory, a_copier(memory=memory) as copier:
         yield copier
 
 
@@ -233,7 +233,7 @@ async def test_a_copy_uses_what_another_process_found(pair: Pair, queue: Queue) 
 
 
 async def test_a_batch_is_recalled_in_one_round_trip_and_nothing_is_asked_for_twice(pair: Pair) -> None:
-    memory = Dictionary({wanted_key(f"sha256:{number:064}", ONE_PLATFORM): f"{OTHER} less" for number in range(500)})
+    memory = Dictionary({selection_key(f"sha256:{number:064}", ONE_PLATFORM): f"{OTHER} less" for number in range(500)})
     images = [(f"sha256:{number:064}", ONE_PLATFORM) for number in range(500)]
     async with a_copier(memory=memory) as copier:
         await copier.forms.recall_many([*images, (DIGEST, VERBATIM), *images])
@@ -245,7 +245,7 @@ async def test_a_batch_is_recalled_in_one_round_trip_and_nothing_is_asked_for_tw
 
 
 async def test_redis_is_asked_for_500_in_one_script(queue: Queue) -> None:
-    async with aclosing(RedisMemory(queue)) as memory:
+    async with aclosing(RedisSelectionStore(queue)) as memory:
         for number in range(1200):
             memory.note(f"n{number}", f"= {number}")
     scripts: list[str] = []
@@ -256,7 +256,7 @@ async def test_redis_is_asked_for_500_in_one_script(queue: Queue) -> None:
         return await run_script(name, *arguments)
 
     queue.run_script = counted  # type: ignore[method-assign]  # to count, not to change what it does
-    async with aclosing(RedisMemory(queue)) as memory:
+    async with aclosing(RedisSelectionStore(queue)) as memory:
         names = [f"n{number}" for number in range(1200)]
         assert await memory.recall([*names, "unknown"]) == [*(f"= {number}" for number in range(1200)), None]
     assert scripts == ["recall"] * 3
@@ -275,12 +275,12 @@ async def test_what_is_wanted_whole_by_options_alone_is_neither_asked_for_nor_to
 @pytest.mark.parametrize("text", ["", "=", "x", "sha256:12 ", "latest less", "\ufffd\ufffd less", "=" * 5000])
 async def test_what_can_not_be_read_is_found_anew(pair: Pair, text: str) -> None:
     await pair.source.push("v1", BOTH)
-    memory = Dictionary({wanted_key(BOTH.digest, ONE_PLATFORM): text})
+    memory = Dictionary({selection_key(BOTH.digest, ONE_PLATFORM): text})
     async with a_copier(memory=memory) as copier:
         found = await compare(pair, copier, ONE_PLATFORM, BOTH.digest)
     assert found.selection is not None
     assert found.digest not in (None, BOTH.digest)
-    assert memory.known == {wanted_key(BOTH.digest, ONE_PLATFORM): f"{found.digest} {found.note}"}
+    assert memory.known == {selection_key(BOTH.digest, ONE_PLATFORM): f"{found.digest} {found.note}"}
 
 
 async def test_without_redis_it_is_found_anew(pair: Pair) -> None:
@@ -292,15 +292,15 @@ async def test_without_redis_it_is_found_anew(pair: Pair) -> None:
 
 def test_a_note_without_bound_is_not_told() -> None:
     memory = Dictionary()
-    forms = Forms(memory)
+    forms = SelectionCache(memory)
     forms.note(DIGEST, ONE_PLATFORM, Selection(None, note="x" * 5000))
     assert memory.known == {}
-    assert forms.known(DIGEST, ONE_PLATFORM) == Form(None, "x" * 5000)
+    assert forms.known(DIGEST, ONE_PLATFORM) == CachedSelection(None, "x" * 5000)
 
 
 @given(st.sampled_from([None, DIGEST, OTHER]), st.text(max_size=200))
 def test_what_is_told_is_understood(digest: str | None, note: str) -> None:
-    assert _read(DIGEST, _text(DIGEST, Form(digest, note))) == Form(digest, note)
+    assert _read(DIGEST, _text(DIGEST, CachedSelection(digest, note))) == CachedSelection(digest, note)
 
 
 @given(st.text(max_size=300))
@@ -311,10 +311,10 @@ def test_whatever_is_read_names_a_digest_or_nothing(text: str) -> None:
 
 def test_a_name_tells_images_wishes_and_ways_of_choosing_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     wishes = [VERBATIM, ONE_PLATFORM, STRIP, STRIP_REFUSED, FAIL]
-    names = {wanted_key(digest, wish) for digest in (DIGEST, OTHER) for wish in wishes}
+    names = {selection_key(digest, wish) for digest in (DIGEST, OTHER) for wish in wishes}
     assert len(names) == 2 * len(wishes)
     # What is chosen of the image is the same.
     signed = CopyOptions(ONE_PLATFORM.platforms, signatures=True)
-    assert wanted_key(DIGEST, signed) == wanted_key(DIGEST, ONE_PLATFORM)
+    assert selection_key(DIGEST, signed) == selection_key(DIGEST, ONE_PLATFORM)
     monkeypatch.setattr("replicator.copy.selection_cache.ALGORITHM", ALGORITHM + 1)
-    assert wanted_key(DIGEST, ONE_PLATFORM) not in names
+    assert selection_key(DIGEST, ONE_PLATFORM) not in names

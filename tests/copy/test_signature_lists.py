@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from replicator.copy import Copier, Result, signatures
-from replicator.copy.ledger import Alone, Turn
+from replicator.copy.ledger import BlobLock, NoBlobLocks
 from replicator.copy.options import Attestations, CopyOptions
 from replicator.copy.outcome import Tally
 from replicator.reference import Platform
@@ -216,14 +216,14 @@ async def test_a_list_that_is_never_found_complete_is_a_warning(plain: Ends) -> 
     assert plain.destination.faults.log.count("PUT", f"/manifests/{cosign_tag(ROOT, '')}") == 2
 
 
-class Turns(Alone):
+class Turns(NoBlobLocks):
     """Sharing that notes whose turns were waited for."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
 
     @asynccontextmanager
-    async def turn(self, registry: str, repository: str, digest: str) -> AsyncIterator[Turn]:
+    async def turn(self, registry: str, repository: str, digest: str) -> AsyncIterator[BlobLock]:
         self.names.append(digest)
         async with super().turn(registry, repository, digest) as turn:
             yield turn

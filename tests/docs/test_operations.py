@@ -7,12 +7,12 @@ import re
 from datetime import UTC, datetime
 
 from replicator import errors as exit_codes
-from replicator.commands.check.findings import State
+from replicator.commands.check.findings import FindingState
 from replicator.commands.check.queue import SETTINGS
 from replicator.copy import Outcome, Result
 from replicator.errors import ErrorClass
 from replicator.queue import Findings, Lane, ReconcileResult, history
-from replicator.queue.attempt import Claim, Verdict
+from replicator.queue.attempt import Claim, Ending
 from replicator.queue.job import MAX_ID_BYTES
 from replicator.reference import Reference, Repository
 from replicator.registry.errors import Denied
@@ -46,7 +46,7 @@ def test_every_line_of_a_check_is_explained() -> None:
     probes = [path.read_text() for path in (ROOT / "replicator" / "commands" / "check").glob("*.py")]
     printed = set(re.findall(r'(?:Finding|Probe)\(\s*"([a-z ]+)"', "\n".join(probes))) | {SETTINGS}
     assert printed == {cell.strip("`") for cell in first_cells(section("Before a start"))}
-    assert all(f"`{state}`" in section("Before a start") for state in State)
+    assert all(f"`{state}`" in section("Before a start") for state in FindingState)
 
 
 def test_the_webhooks_answers_are_those_of_the_program() -> None:
@@ -119,7 +119,7 @@ def test_the_bounds_of_the_history_are_those_of_the_program() -> None:
     longest = 0
     for text in ('"' * 10_000, "\0" * 10_000, "\N{PILE OF POO}" * 10_000):
         description = history.Description("source gone", text, text, text, 1 << 40)
-        entry = history.encode_entry(claim, Lane.BACKFILL, Verdict("done", lag=1e6), 3600.0, description)
+        entry = history.encode_entry(claim, Lane.BACKFILL, Ending("done", lag=1e6), 3600.0, description)
         longest = max(longest, len(entry))
     (most,) = re.findall(r"(\d+) MB at the most", row)
     assert len(Lane) * history.MOST_JOBS * longest < int(most) * 1_000_000

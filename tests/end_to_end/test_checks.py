@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from replicator.copy import wanted_key
+from replicator.copy import selection_key
 from replicator.copy.options import CopyOptions
-from replicator.queue import Checks, Queue
+from replicator.queue import Observations, Queue
 from replicator.reference import Platform
 from tests.queue.servers import RedisServer
 from tests.running import TOKEN, replicator, running
@@ -35,9 +35,9 @@ def redis() -> Iterator[str]:
 
 
 async def trusts(house: House, redis: str, root: Image | Index) -> bool:
-    async with await Queue.connect(redis) as queue, aclosing(Checks(queue)) as checks:
-        expected = [(f"{house.acr.host}/image-syncer/app:v1", wanted_key(root.digest, OPTIONS))]
-        return (await checks.holds(expected, 3600)) == [True]
+    async with await Queue.connect(redis) as queue, aclosing(Observations(queue)) as checks:
+        expected = [(f"{house.acr.host}/image-syncer/app:v1", selection_key(root.digest, OPTIONS))]
+        return (await checks.confirmed(expected, 3600)) == [True]
 
 
 @pytest.mark.parametrize("command", ["serve", "worker"])

@@ -14,7 +14,7 @@ from replicator.copy import Copier
 from replicator.queue import Lane, Queue, Worker
 from replicator.registry import Registries
 from replicator.replication.backfill import Backfill
-from replicator.replication.compare import Manner
+from replicator.replication.compare import BackfillOptions
 from replicator.replication.job import Handler
 from replicator.replication.transfer import access_by
 from replicator.rules import load
@@ -65,7 +65,7 @@ async def unattended(rules_file: Path) -> AsyncIterator[Unattended]:
         redis = stack.enter_context(RedisServer(Path(directory)))
         queue = await stack.enter_async_context(await Queue.connect(redis.url))
         registries = await stack.enter_async_context(Registries(access_by(rules.credentials)))
-        backfill = Backfill(rules, registries, Copier(registries), queue, manner=Manner(retries=0))
+        backfill = Backfill(rules, registries, Copier(registries), queue, manner=BackfillOptions(retries=0))
         running = asyncio.create_task(backfill.run())
         try:
             yield Unattended(queue, registries, backfill, running)

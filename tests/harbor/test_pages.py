@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from replicator.harbor import pages
-from replicator.harbor.pages import ROWS_A_PAGE, Page, each_page
+from replicator.harbor.pages import ROWS_A_PAGE, ListPage, each_page
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container
@@ -43,19 +43,19 @@ class Shelf:
         self._tells_total = tells_total
         self._hidden = hidden
 
-    async def fetch(self, number: int) -> Page:
+    async def fetch(self, number: int) -> ListPage:
         self.asked.append(number)
         change = self._changes.get(len(self.asked))
         if change is not None:
             change(self.ids)
         rows = self._shown(self.ids[(number - 1) * ROWS_A_PAGE : number * ROWS_A_PAGE])
-        return Page([{"id": each} for each in rows], len(self._shown(self.ids)) if self._tells_total else None)
+        return ListPage([{"id": each} for each in rows], len(self._shown(self.ids)) if self._tells_total else None)
 
     def _shown(self, ids: list[int]) -> list[int]:
         return [each for each in ids if each not in self._hidden]
 
 
-async def ids_of(fetch: Callable[[int], Awaitable[Page]]) -> list[int]:
+async def ids_of(fetch: Callable[[int], Awaitable[ListPage]]) -> list[int]:
     return [row["id"] async for page in each_page(fetch, Broken) for row in page]
 
 
@@ -71,8 +71,8 @@ async def test_every_page_is_asked_for_once(size: int, asked: int, *, tells_tota
 async def test_a_full_page_is_the_last_when_a_total_that_fits_says_so(total: int | None, asked: list[int]) -> None:
     shelf = Shelf(200)
 
-    async def fetch(number: int) -> Page:
-        return Page((await shelf.fetch(number)).rows, total)
+    async def fetch(number: int) -> ListPage:
+        return ListPage((await shelf.fetch(number)).rows, total)
 
     assert len(await ids_of(fetch)) == 200
     assert shelf.asked == asked
@@ -99,8 +99,8 @@ async def test_pages_with_few_rows_or_none_are_not_the_last_while_there_are_more
 async def test_a_total_that_is_never_reached_is_an_error() -> None:
     shelf = Shelf(50)
 
-    async def fetch(number: int) -> Page:
-        return Page((await shelf.fetch(number)).rows, 51)
+    async def fetch(number: int) -> ListPage:
+        return ListPage((await shelf.fetch(number)).rows, 51)
 
     with pytest.raises(Broken, match="never end"):
         await ids_of(fetch)
@@ -168,10 +168,10 @@ async def test_whatever_stays_is_found_and_nothing_comes_twice(
 async def test_a_list_that_shrinks_for_ever_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    async def shrinking(number: int) -> Page:
+    async def shrinking(number: int) -> ListPage:
         asked.append(number)
         # Never a row that is known, and always fewer in all.
-        return Page([{"id": len(asked) * 1000 + each} for each in range(100)], 10**9 - len(asked))
+        return ListPage([{"id": len(asked) * 1000 + each} for each in range(100)], 10**9 - len(asked))
 
     monkeypatch.setattr(pages, "_MAX_REQUESTS", 500)
     with pytest.raises(Broken, match="never end"):
@@ -180,9 +180,9 @@ async def test_a_list_that_shrinks_for_ever_ends(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_pages_that_bring_nothing_new_are_an_error() -> None:
-    async def turning(number: int) -> Page:
+    async def turning(number: int) -> ListPage:
         shift = number % 2
-        return Page([{"id": each + shift} for each in range(1, 101)], None)
+        return ListPage([{"id": each + shift} for each in range(1, 101)], None)
 
     with pytest.raises(Broken, match="never end"):
         await ids_of(turning)
@@ -190,9 +190,9 @@ async def test_pages_that_bring_nothing_new_are_an_error() -> None:
 
 @pytest.mark.parametrize("row", [{"id": 5}, {"name": "x"}])
 async def test_a_page_that_is_the_one_before_is_an_error(row: dict[str, Any]) -> None:
-    async def same(number: int) -> Page:
+    async def same(number: int) -> ListPage:
         rows = [{"id": each} for each in range(1, 101)] if "id" in row else [row] * 100
-        return Page(rows, None)
+        return ListPage(rows, None)
 
     with pytest.raises(Broken, match="page 2 is page 1 again"):
         async for _ in each_page(same, Broken):
@@ -200,7 +200,7 @@ async def test_a_page_that_is_the_one_before_is_an_error(row: dict[str, Any]) ->
 
 
 async def test_rows_in_another_order_are_all_taken() -> None:
-    async def descending(number: int) -> Page:
-        return Page([{"id": each} for each in range(250, 0, -1)][(number - 1) * 100 : number * 100], 250)
+    async def descending(number: int) -> ListPage:
+        return ListPage([{"id": each} for each in range(250, 0, -1)][(number - 1) * 100 : number * 100], 250)
 
     assert sorted(await ids_of(descending)) == list(range(1, 251))

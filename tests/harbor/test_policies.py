@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.harbor.policy import (
-    Target,
+    PolicyTarget,
     for_registry,
     named_registry,
     names_in_query,
@@ -72,15 +72,15 @@ def test_an_address_names_the_registry_it_was_made_for_and_stays_the_same_place(
     assert for_registry(made, first) == made
     if "/webhooks/harbor" in address:
         assert not names_in_query(made)
-        assert Target(made, "").is_at(address)
-        assert Target(address, "").is_at(made)
+        assert PolicyTarget(made, "").is_at(address)
+        assert PolicyTarget(address, "").is_at(made)
         assert ("key" in made) == ("key" in address)
 
 
 @given(st.text())
 def test_of_addresses_of_any_form_a_registry_is_told_or_none(text: str) -> None:
-    assert Target(text, "").registry == named_registry(text)
-    assert Target(text, "").is_at(text)
+    assert PolicyTarget(text, "").registry == named_registry(text)
+    assert PolicyTarget(text, "").is_at(text)
     names_in_query(text)
 
 
@@ -92,4 +92,4 @@ def test_addresses_of_any_form_are_shown(text: str) -> None:
 def test_what_is_shown_of_a_target_and_its_address_holds_no_secret() -> None:
     assert "hidden" not in shown_address("https://u:hidden@h.example.com/x?key=hidden")
     assert shown_address("https://h.example.com/x?registry=a") == "https://h.example.com/x?registry=a"
-    assert "hidden" not in repr(Target("https://h.example.com/", "Bearer hidden"))
+    assert "hidden" not in repr(PolicyTarget("https://h.example.com/", "Bearer hidden"))

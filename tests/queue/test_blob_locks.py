@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from replicator.queue import Queue
-from replicator.queue.blob_locks import RedisSharing
+from replicator.queue.blob_locks import RedisBlobLocks
 from tests.queue.conftest import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from replicator.copy.ledger import Sharing
+    from replicator.copy.ledger import BlobLocks
     from tests.queue.servers import RedisServer
 
 R, DIGEST = "r.example", "sha256:" + "1" * 64
@@ -47,13 +47,13 @@ async def held(queue: Queue) -> int:
 
 
 async def test_it_is_what_the_copy_engine_shares_by(queue: Queue) -> None:
-    sharing: Sharing = RedisSharing(queue)
+    sharing: BlobLocks = RedisBlobLocks(queue)
     async with sharing.turn(R, "a", DIGEST) as turn:
         assert (turn.here, turn.elsewhere) == (False, ())
 
 
 async def test_a_second_process_waits_and_finds_the_blob_here(queue: Queue, other: Queue) -> None:
-    first, second = RedisSharing(queue), RedisSharing(other)
+    first, second = RedisBlobLocks(queue), RedisBlobLocks(other)
     order: list[str] = []
 
     async def wait() -> None:
@@ -74,7 +74,7 @@ async def test_a_second_process_waits_and_finds_the_blob_here(queue: Queue, othe
 async def test_a_second_process_that_wants_it_in_another_repository_hears_where_it_is(
     queue: Queue, other: Queue
 ) -> None:
-    first, second = RedisSharing(queue), RedisSharing(other)
+    first, second = RedisBlobLocks(queue), RedisBlobLocks(other)
 
     async def wait() -> tuple[bool, tuple[str, ...]]:
         async with second.turn(R, "b", DIGEST) as turn:
@@ -88,7 +88,7 @@ async def test_a_second_process_that_wants_it_in_another_repository_hears_where_
 
 
 async def test_what_is_here_is_waited_for_by_nobody_and_held_by_nobody(queue: Queue, other: Queue) -> None:
-    first, second = RedisSharing(queue), RedisSharing(other)
+    first, second = RedisBlobLocks(queue), RedisBlobLocks(other)
     async with first.turn(R, "a", DIGEST) as turn:
         turn.brought()
     async with first.turn(R, "b", DIGEST), second.turn(R, "a", DIGEST) as known, second.turn(R, "a", DIGEST) as again:
@@ -102,7 +102,7 @@ async def test_the_next_one_hears_of_the_end_of_a_turn_and_need_not_poll(
 ) -> None:
     monkeypatch.setattr("replicator.queue.blob_locks._FIRST_PAUSE", 60)
     monkeypatch.setattr("replicator.queue.blob_locks._LONGEST_PAUSE", 60)
-    first, second = RedisSharing(queue), RedisSharing(other)
+    first, second = RedisBlobLocks(queue), RedisBlobLocks(other)
     begun: list[str] = []
 
     async def wait(repository: str) -> None:
@@ -121,7 +121,7 @@ async def test_the_next_one_hears_of_the_end_of_a_turn_and_need_not_poll(
 
 
 async def test_a_turn_that_is_over_leaves_nothing_behind_in_this_process(queue: Queue, other: Queue) -> None:
-    first, second = RedisSharing(queue), RedisSharing(other)
+    first, second = RedisBlobLocks(queue), RedisBlobLocks(other)
     before = asyncio.all_tasks()
 
     async def wait() -> None:
@@ -140,7 +140,7 @@ async def test_a_turn_that_is_over_leaves_nothing_behind_in_this_process(queue: 
 
 
 async def test_a_turn_that_brought_nothing_passes_on_to_the_next(queue: Queue, other: Queue) -> None:
-    first, second = RedisSharing(queue), RedisSharing(other)
+    first, second = RedisBlobLocks(queue), RedisBlobLocks(other)
     with pytest.raises(OSError, match="reset"):
         async with first.turn(R, "a", DIGEST):
             raise OSError("reset")
@@ -150,7 +150,7 @@ async def test_a_turn_that_brought_nothing_passes_on_to_the_next(queue: Queue, o
 
 
 async def test_what_a_failed_copy_had_brought_is_known(queue: Queue, other: Queue) -> None:
-    first, second = RedisSharing(queue), RedisSharing(other)
+    first, second = RedisBlobLocks(queue), RedisBlobLocks(other)
 
     async def fail() -> None:
         async with first.turn(R, "a", DIGEST) as turn:
@@ -164,7 +164,7 @@ async def test_what_a_failed_copy_had_brought_is_known(queue: Queue, other: Queu
 
 
 async def test_a_cancelled_copy_gives_its_turn_back(queue: Queue) -> None:
-    sharing, begun = RedisSharing(queue), asyncio.Event()
+    sharing, begun = RedisBlobLocks(queue), asyncio.Event()
 
     async def hold() -> None:
         async with sharing.turn(R, "a", DIGEST):
@@ -181,7 +181,7 @@ async def test_a_cancelled_copy_gives_its_turn_back(queue: Queue) -> None:
 
 @pytest.mark.parametrize("steps", range(8))
 async def test_a_copy_cancelled_while_it_takes_a_turn_leaves_none_taken(queue: Queue, steps: int) -> None:
-    sharing = RedisSharing(queue)
+    sharing = RedisBlobLocks(queue)
 
     async def hold() -> None:
         async with sharing.turn(R, "a", DIGEST):
@@ -201,7 +201,7 @@ async def test_a_copy_cancelled_while_it_takes_a_turn_leaves_none_taken(queue: Q
 
 
 async def test_one_who_waits_can_be_cancelled(queue: Queue, other: Queue) -> None:
-    first, second = RedisSharing(queue), RedisSharing(other)
+    first, second = RedisBlobLocks(queue), RedisBlobLocks(other)
 
     async def wait() -> None:
         async with second.turn(R, "a", DIGEST):
@@ -217,7 +217,7 @@ async def test_one_who_waits_can_be_cancelled(queue: Queue, other: Queue) -> Non
 
 
 async def test_a_turn_is_kept_for_longer_than_its_lease(queue: Queue, other: Queue) -> None:
-    first, second = RedisSharing(queue, lease=0.6), RedisSharing(other, lease=0.6)
+    first, second = RedisBlobLocks(queue, lease=0.6), RedisBlobLocks(other, lease=0.6)
     begun = asyncio.Event()
 
     async def wait() -> None:
@@ -242,12 +242,12 @@ async def test_the_turn_of_a_killed_process_is_anothers_when_its_lease_lapses(
         assert await holder.stdout.readline() == b"HOLDS\n"
     holder.kill()
     await holder.wait()
-    async with asyncio.timeout(10), RedisSharing(queue).turn(R, "a", DIGEST) as turn:
+    async with asyncio.timeout(10), RedisBlobLocks(queue).turn(R, "a", DIGEST) as turn:
         assert (turn.here, turn.elsewhere) == (False, ())
 
 
 async def test_a_lost_turn_goes_on_and_does_not_end_that_of_who_has_it_now(queue: Queue, other: Queue) -> None:
-    first, second = RedisSharing(queue, lease=0.3), RedisSharing(other)
+    first, second = RedisBlobLocks(queue, lease=0.3), RedisBlobLocks(other)
     async with AsyncExitStack() as stack:
         async with first.turn(R, "a", DIGEST) as turn:
             [key] = await queue.redis.keys(f"{queue.prefix}:turn:*")
@@ -262,7 +262,7 @@ async def test_a_lost_turn_goes_on_and_does_not_end_that_of_who_has_it_now(queue
 
 
 async def test_a_turn_is_not_waited_for_for_ever(queue: Queue, other: Queue) -> None:
-    first, second = RedisSharing(queue), RedisSharing(other, patience=0.3)
+    first, second = RedisBlobLocks(queue), RedisBlobLocks(other, patience=0.3)
     async with second.turn(R, "c", DIGEST) as turn:
         turn.brought()
     async with first.turn(R, "a", DIGEST):
@@ -272,14 +272,14 @@ async def test_a_turn_is_not_waited_for_for_ever(queue: Queue, other: Queue) -> 
 
 
 async def test_registries_digests_and_installations_keep_apart(queue: Queue, server: RedisServer) -> None:
-    sharing = RedisSharing(queue)
+    sharing = RedisBlobLocks(queue)
     async with await Queue.connect(server.url, prefix=f"{queue.prefix}-2") as stranger:
         async with sharing.turn(R, "a", DIGEST) as turn:
             turn.brought()
             async with (
                 sharing.turn("s.example", "b", DIGEST) as at_another_registry,
                 sharing.turn(R, "b", "sha256:" + "2" * 64) as another_digest,
-                RedisSharing(stranger).turn(R, "b", DIGEST) as of_another_installation,
+                RedisBlobLocks(stranger).turn(R, "b", DIGEST) as of_another_installation,
             ):
                 pass
         for apart in (at_another_registry, another_digest, of_another_installation):
@@ -294,7 +294,7 @@ async def test_two_hundred_copies_on_three_clients_never_have_one_turn_twice_and
     twice: list[str] = []
     brought: list[str] = []
 
-    async def copy(sharing: RedisSharing, repository: str, digest: str) -> None:
+    async def copy(sharing: RedisBlobLocks, repository: str, digest: str) -> None:
         async with sharing.turn(R, repository, digest) as turn:
             if turn.here:
                 return
@@ -308,7 +308,7 @@ async def test_two_hundred_copies_on_three_clients_never_have_one_turn_twice_and
 
     async with AsyncExitStack() as stack:
         clients = [
-            RedisSharing(await stack.enter_async_context(await Queue.connect(server.url, prefix=queue.prefix)))
+            RedisBlobLocks(await stack.enter_async_context(await Queue.connect(server.url, prefix=queue.prefix)))
             for _ in range(3)
         ]
         async with asyncio.timeout(60):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicator.queue import Queue
-from replicator.queue.blob_locks import RedisSharing
+from replicator.queue.blob_locks import RedisBlobLocks
 
 if TYPE_CHECKING:
     from tests.queue.servers import RedisServer
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 R, DIGEST = "r.example", "sha256:" + "1" * 64
 
 
-async def bring(sharing: RedisSharing, repository: str, digest: str = DIGEST) -> None:
+async def bring(sharing: RedisBlobLocks, repository: str, digest: str = DIGEST) -> None:
     async with sharing.turn(R, repository, digest) as turn:
         turn.brought()
 
 
-async def look(sharing: RedisSharing, repository: str, digest: str = DIGEST) -> tuple[bool, tuple[str, ...]]:
+async def look(sharing: RedisBlobLocks, repository: str, digest: str = DIGEST) -> tuple[bool, tuple[str, ...]]:
     async with sharing.turn(R, repository, digest) as turn:
         return turn.here, turn.elsewhere
 
@@ -45,24 +45,24 @@ async def generations(queue: Queue) -> tuple[int, int]:
 
 
 async def test_what_was_brought_long_ago_is_not_believed_to_be_here_but_may_be_mounted_from(queue: Queue) -> None:
-    sharing = RedisSharing(queue, trust=0.2)
+    sharing = RedisBlobLocks(queue, trust=0.2)
     await bring(sharing, "a")
     await asyncio.sleep(0.3)
     assert await look(sharing, "a") == (False, ())
     assert await look(sharing, "b") == (False, ("a",))
     await bring(sharing, "a")
-    assert await look(RedisSharing(queue, trust=60), "a") == (True, ())
+    assert await look(RedisBlobLocks(queue, trust=60), "a") == (True, ())
 
 
 async def test_what_was_brought_before_the_clock_was_set_back_is_not_believed_for_longer(queue: Queue) -> None:
-    sharing = RedisSharing(queue)
+    sharing = RedisBlobLocks(queue)
     await bring(sharing, "a")
     await overwrite(queue, b"9999999999999 a")
     assert await look(sharing, "a") == (False, ())
 
 
 async def test_places_are_told_the_latest_first_and_at_most_eight(queue: Queue) -> None:
-    sharing = RedisSharing(queue)
+    sharing = RedisBlobLocks(queue)
     for n in range(10):
         await bring(sharing, f"r{n}")
     assert await look(sharing, "other") == (False, ("r9", "r8", "r7", "r6", "r5", "r4", "r3", "r2"))
@@ -70,7 +70,7 @@ async def test_places_are_told_the_latest_first_and_at_most_eight(queue: Queue) 
 
 
 async def test_a_place_that_a_registry_contradicts_is_forgotten_and_the_others_are_not(queue: Queue) -> None:
-    sharing = RedisSharing(queue)
+    sharing = RedisBlobLocks(queue)
     for repository in ("a", "b", "c"):
         await bring(sharing, repository)
     await sharing.forget(R, "b", DIGEST)
@@ -83,19 +83,19 @@ async def test_a_place_that_a_registry_contradicts_is_forgotten_and_the_others_a
 
 
 async def test_memory_is_bounded_and_what_is_used_stays_known(queue: Queue) -> None:
-    sharing = RedisSharing(queue, items=10)
+    sharing = RedisBlobLocks(queue, items=10)
     await bring(sharing, "base")
     for n in range(200):
         await bring(sharing, "a", f"sha256:{n:064}")
         assert max(await generations(queue)) <= 10
         assert (await look(sharing, "b"))[1] == ("base",)
-    known = [await look(RedisSharing(queue), "b", f"sha256:{n:064}") for n in range(200)]
+    known = [await look(RedisBlobLocks(queue), "b", f"sha256:{n:064}") for n in range(200)]
     assert [places for _, places in known[195:]] == [("a",)] * 5
     assert [places for _, places in known[:180]] == [()] * 180
 
 
 async def test_what_is_known_expires_in_a_month(queue: Queue) -> None:
-    sharing = RedisSharing(queue, items=2)
+    sharing = RedisBlobLocks(queue, items=2)
     for n in range(3):
         await bring(sharing, "a", f"sha256:{n:064}")
     for generation in ("new", "old"):
@@ -103,13 +103,13 @@ async def test_what_is_known_expires_in_a_month(queue: Queue) -> None:
 
 
 async def test_anything_is_a_name(queue: Queue) -> None:
-    sharing = RedisSharing(queue)
+    sharing = RedisBlobLocks(queue)
     await bring(sharing, "größe/名 1")
     assert await look(sharing, "b") == (False, ("größe/名 1",))
 
 
 async def test_what_somebody_else_wrote_there_fails_nothing(queue: Queue) -> None:
-    sharing = RedisSharing(queue)
+    sharing = RedisBlobLocks(queue)
     for value in (b"", b"\xff\xfe", b"12", b"x y\n\n", b"5 \xff"):
         await bring(sharing, "a")
         await overwrite(queue, value)
@@ -169,7 +169,7 @@ def test_what_is_known_is_what_a_pair_of_dictionaries_would_know(
     async def run() -> None:
         model = Model(items)
         async with await Queue.connect(server.url, prefix=uuid4().hex) as queue:
-            sharing = RedisSharing(queue, items=items)
+            sharing = RedisBlobLocks(queue, items=items)
             for step, repository, digest in steps:
                 if step == "bring":
                     await bring(sharing, repository, digest)

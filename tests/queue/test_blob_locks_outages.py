@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from replicator.queue import Queue
-from replicator.queue.blob_locks import RedisSharing
+from replicator.queue.blob_locks import RedisBlobLocks
 from tests.queue.conftest import eventually
 from tests.queue.servers import CuttingProxy, RedisServer
 from tests.queue.test_blob_locks_known import DIGEST, R, bring, command, generations, look
@@ -37,7 +37,7 @@ def warnings(logs: list[Any]) -> list[str]:
 async def test_a_redis_that_stops_in_the_middle_fails_no_copy_and_is_used_again_when_it_is_back(
     own_server: RedisServer, own_queue: Queue
 ) -> None:
-    sharing = RedisSharing(own_queue, lease=0.3)
+    sharing = RedisBlobLocks(own_queue, lease=0.3)
     with structlog.testing.capture_logs() as logs:
         async with asyncio.timeout(20):
             async with sharing.turn(R, "a", DIGEST) as turn:
@@ -54,7 +54,7 @@ async def test_a_redis_that_stops_in_the_middle_fails_no_copy_and_is_used_again_
 
 
 async def test_one_who_waits_begins_when_redis_goes_away(own_server: RedisServer, own_queue: Queue) -> None:
-    first, second = RedisSharing(own_queue), RedisSharing(own_queue)
+    first, second = RedisBlobLocks(own_queue), RedisBlobLocks(own_queue)
     async with asyncio.timeout(20), first.turn(R, "a", DIGEST):
         waiting = asyncio.create_task(look(second, "a"))
         await asyncio.sleep(0.2)
@@ -66,7 +66,7 @@ async def test_one_who_waits_begins_when_redis_goes_away(own_server: RedisServer
 async def test_a_redis_that_hangs_is_waited_for_within_the_deadline_and_not_by_every_blob(
     own_server: RedisServer, own_queue: Queue
 ) -> None:
-    sharing = RedisSharing(own_queue, deadline=0.5, lease=2)
+    sharing = RedisBlobLocks(own_queue, deadline=0.5, lease=2)
     await bring(sharing, "a")
     asked = 0
     run_script = own_queue.run_script
@@ -96,7 +96,7 @@ async def test_a_redis_that_hangs_is_waited_for_within_the_deadline_and_not_by_e
 
 
 async def test_a_copy_cancelled_while_redis_hangs_ends_soon(own_server: RedisServer, own_queue: Queue) -> None:
-    sharing, begun = RedisSharing(own_queue, deadline=0.5), asyncio.Event()
+    sharing, begun = RedisBlobLocks(own_queue, deadline=0.5), asyncio.Event()
 
     async def hold() -> None:
         async with sharing.turn(R, "a", DIGEST):
@@ -127,7 +127,7 @@ async def test_a_turn_taken_without_the_answer_being_heard_is_given_back_at_its_
         CuttingProxy(short_dir / "turns.sock", own_server.socket) as proxy,
         await Queue.connect(proxy.url) as client,
     ):
-        sharing = RedisSharing(client)
+        sharing = RedisBlobLocks(client)
         await bring(sharing, "a")
         proxy.mute_answers = True
         beginning = sharing.turn(R, "b", DIGEST)
@@ -149,7 +149,7 @@ async def test_cut_connections_fail_no_copy(own_server: RedisServer, short_dir: 
         CuttingProxy(short_dir / "cut-turns.sock", own_server.socket) as proxy,
         await Queue.connect(proxy.url) as client,
     ):
-        sharing = RedisSharing(client)
+        sharing = RedisBlobLocks(client)
         for n in range(20):
             copies = [asyncio.create_task(bring(sharing, f"r{m}", f"sha256:{n}{m}")) for m in range(10)]
             await asyncio.sleep(0.002)
@@ -161,7 +161,7 @@ async def test_cut_connections_fail_no_copy(own_server: RedisServer, short_dir: 
 
 
 async def test_a_redis_out_of_memory_gives_what_it_knows_takes_no_more_and_holds_nobody_up(own_queue: Queue) -> None:
-    sharing = RedisSharing(own_queue)
+    sharing = RedisBlobLocks(own_queue)
     await bring(sharing, "a")
     with structlog.testing.capture_logs() as logs:
         async with sharing.turn(R, "b", DIGEST) as turn:
@@ -183,7 +183,7 @@ async def test_a_user_who_may_not_do_it_copies_without(own_server: RedisServer, 
     await command(own_queue, "ACL", "SETUSER", "jobs", "on", ">pw", "~replicator:queue:*", "~arq:*", "+@all")
     url = own_server.url.replace("unix://", "unix://jobs:pw@")
     async with await Queue.connect(url) as client:
-        sharing = RedisSharing(client)
+        sharing = RedisBlobLocks(client)
         with structlog.testing.capture_logs() as logs:
             for n in range(3):
                 await bring(sharing, f"r{n}")
@@ -196,7 +196,7 @@ async def test_the_documented_acl_user_may_do_all_of_it(own_server: RedisServer,
     rights = "~replicator:* ~arq:*:replicator:* &replicator:* +@all -@dangerous -@admin"
     await command(own_queue, "ACL", "SETUSER", "replicator", "on", ">pw", *rights.split())
     async with await Queue.connect(own_server.url.replace("unix://", "unix://replicator:pw@")) as client:
-        sharing = RedisSharing(client, items=2, lease=0.1)
+        sharing = RedisBlobLocks(client, items=2, lease=0.1)
         with structlog.testing.capture_logs() as logs:
             for n in range(5):
                 await bring(sharing, "a", f"sha256:{n:064}")
@@ -211,7 +211,7 @@ async def test_a_user_who_may_not_listen_waits_by_polling(own_server: RedisServe
     rights = "~replicator:* ~arq:*:replicator:* +@all -@dangerous -@admin resetchannels"
     await command(own_queue, "ACL", "SETUSER", "silent", "on", ">pw", *rights.split())
     async with await Queue.connect(own_server.url.replace("unix://", "unix://silent:pw@")) as client:
-        sharing = RedisSharing(client)
+        sharing = RedisBlobLocks(client)
         with structlog.testing.capture_logs() as logs:
             async with asyncio.timeout(20):
                 async with sharing.turn(R, "a", DIGEST) as turn:
@@ -224,7 +224,7 @@ async def test_a_user_who_may_not_listen_waits_by_polling(own_server: RedisServe
 
 
 async def test_data_that_is_lost_costs_work_alone(own_queue: Queue) -> None:
-    sharing = RedisSharing(own_queue)
+    sharing = RedisBlobLocks(own_queue)
     await bring(sharing, "a")
     async with sharing.turn(R, "b", DIGEST) as turn:
         await own_queue.redis.flushall()

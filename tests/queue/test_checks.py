@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replicator.queue import Checks, Job, Lane, LeaseLost, Queue, Running
-from replicator.queue.lease import Contact, Lease, LeaseKeeper
+from replicator.queue import Job, Lane, LeaseLost, Observations, Queue, Running
+from replicator.queue.lease import Lease, LeaseKeeper, RedisHealth
 from replicator.queue.memory import RedisClock
 from tests.queue.conftest import command, eventually, idle, working
 
@@ -25,9 +25,9 @@ PLACE = "r.example/team/app:v1"
 
 async def see(queue: Queue, *seen: tuple[str, str], ago: float = 0.0, **settings: Any) -> None:
     """Be a process that saw something some seconds ago, and has told it."""
-    async with aclosing(Checks(queue, **settings)) as checks:
+    async with aclosing(Observations(queue, **settings)) as checks:
         for destination, wanted in seen:
-            checks.saw(destination, wanted, time.time() - ago)
+            checks.record(destination, wanted, time.time() - ago)
 
 
 class Writer:
@@ -37,7 +37,7 @@ class Writer:
         self.key = f"arq:in-progress:{queue.prefix}:{destination}"
         self._queue = queue
         self._lease = Lease(destination, "mine", {"bytes": 0}, 0.0)
-        self._keeper = LeaseKeeper(queue, 30.0, Contact(30.0))
+        self._keeper = LeaseKeeper(queue, 30.0, RedisHealth(30.0))
         self._keeper.add(self._lease)
 
     async def take(self) -> Self:
@@ -55,8 +55,8 @@ async def void(queue: Queue, destination: str = PLACE) -> None:
 
 
 async def trusted(queue: Queue, wanted: str, destination: str = PLACE, within: float = 3600.0) -> bool:
-    async with aclosing(Checks(queue)) as checks:
-        [held] = await checks.holds([(destination, wanted)], within)
+    async with aclosing(Observations(queue)) as checks:
+        [held] = await checks.confirmed([(destination, wanted)], within)
         return held
 
 
@@ -111,8 +111,8 @@ async def test_the_newest_sight_counts_whichever_comes_in_first(queue: Queue) ->
 
 
 async def test_what_is_void_does_not_come_back_from_a_process_that_saw_it_before(queue: Queue) -> None:
-    async with aclosing(Checks(queue, pause=60)) as slow:
-        slow.saw(PLACE, "one", time.time())
+    async with aclosing(Observations(queue, pause=60)) as slow:
+        slow.record(PLACE, "one", time.time())
         await see(queue, (PLACE, "one"))
         assert await trusted(queue, "one")
         await void(queue)
@@ -158,11 +158,11 @@ async def test_a_lease_that_is_lost_makes_nothing_void(queue: Queue) -> None:
 
 
 async def test_what_is_seen_after_it_became_void_is_trusted(queue: Queue) -> None:
-    async with aclosing(Checks(queue)) as checks:
+    async with aclosing(Observations(queue)) as checks:
         await void(queue)
         # As long as the quickest registry takes to write a tag.
         await asyncio.sleep(0.05)
-        checks.saw(PLACE, "one", time.time())
+        checks.record(PLACE, "one", time.time())
     assert await trusted(queue, "one")
 
 
@@ -206,16 +206,16 @@ async def test_many_are_told_and_asked_500_at_a_time(queue: Queue) -> None:
     ]
     asked.scripts.clear()
     wrong = [("r.example/team/app:v7", "8"), ("r.example/team/other:v7", "7")]
-    async with aclosing(Checks(queue)) as checks:
-        assert await checks.holds([*seen, *wrong], 60) == [True] * 1200 + [False] * 2
-        assert await checks.holds([], 60) == []
+    async with aclosing(Observations(queue)) as checks:
+        assert await checks.confirmed([*seen, *wrong], 60) == [True] * 1200 + [False] * 2
+        assert await checks.confirmed([], 60) == []
     assert asked.scripts == [("check_held", 1 + 2 * 500), ("check_held", 1 + 2 * 500), ("check_held", 1 + 2 * 202)]
 
 
 async def test_it_is_told_without_waiting_for_the_end(queue: Queue) -> None:
-    async with aclosing(Checks(queue, pause=0.05)) as checks:
+    async with aclosing(Observations(queue, pause=0.05)) as checks:
         for wanted in ("one", "two"):
-            checks.saw(PLACE, wanted, time.time())
+            checks.record(PLACE, wanted, time.time())
 
             async def told(wanted: str = wanted) -> bool:
                 return await trusted(queue, wanted)
@@ -224,9 +224,9 @@ async def test_it_is_told_without_waiting_for_the_end(queue: Queue) -> None:
 
 
 async def test_500_do_not_wait_for_more(queue: Queue) -> None:
-    async with aclosing(Checks(queue, pause=3600)) as checks:
+    async with aclosing(Observations(queue, pause=3600)) as checks:
         for number in range(500):
-            checks.saw(f"r.example/team/app:v{number}", "one", time.time())
+            checks.record(f"r.example/team/app:v{number}", "one", time.time())
 
         async def told() -> bool:
             return await trusted(queue, "one", "r.example/team/app:v499")
@@ -235,12 +235,12 @@ async def test_500_do_not_wait_for_more(queue: Queue) -> None:
 
 
 async def test_what_waits_to_be_told_is_bounded(queue: Queue) -> None:
-    checks = Checks(queue, pause=3600)
+    checks = Observations(queue, pause=3600)
     for number in range(20_000):
-        checks.saw(f"r.example/team/app:v{number}", "one", time.time())
+        checks.record(f"r.example/team/app:v{number}", "one", time.time())
     assert len(checks._outbox._items) == 5000
     await checks.aclose()
-    checks.saw("r.example/late:v1", "one", time.time())
+    checks.record("r.example/late:v1", "one", time.time())
     assert not await trusted(queue, "one", "r.example/late:v1")
     assert await trusted(queue, "one", "r.example/team/app:v4999")
 

@@ -13,7 +13,7 @@ import pytest
 import structlog
 from redis.exceptions import RedisError
 
-from replicator.queue import Checks, Queue
+from replicator.queue import Observations, Queue
 from replicator.queue.memory import short_name
 from tests.queue.conftest import command
 from tests.queue.test_checks import PLACE, Writer, generations, see, trusted, void
@@ -38,9 +38,9 @@ async def test_without_redis_nothing_is_trusted_and_nothing_fails(own_server: Re
     await see(own_queue, (PLACE, "one"))
     own_server.kill()
     with structlog.testing.capture_logs() as logs:
-        async with asyncio.timeout(20), aclosing(Checks(own_queue)) as checks:
-            checks.saw(PLACE, "one", time.time())
-            assert await checks.holds([(PLACE, "one")] * 1200, 60) == [False] * 1200
+        async with asyncio.timeout(20), aclosing(Observations(own_queue)) as checks:
+            checks.record(PLACE, "one", time.time())
+            assert await checks.confirmed([(PLACE, "one")] * 1200, 60) == [False] * 1200
     assert len(warnings(logs)) == 1
     own_server.start()
     assert await trusted(own_queue, "one")
@@ -76,10 +76,10 @@ async def test_a_redis_that_hangs_is_waited_for_once(own_server: RedisServer, ow
     os.kill(own_server.pid, signal.SIGSTOP)
     try:
         with structlog.testing.capture_logs() as logs:
-            async with asyncio.timeout(20), aclosing(Checks(own_queue, deadline=0.3)) as checks:
+            async with asyncio.timeout(20), aclosing(Observations(own_queue, deadline=0.3)) as checks:
                 for _ in range(200):
-                    assert await checks.holds([(PLACE, "one")], 60) == [False]
-                checks.saw(PLACE, "one", time.time())
+                    assert await checks.confirmed([(PLACE, "one")], 60) == [False]
+                checks.record(PLACE, "one", time.time())
     finally:
         os.kill(own_server.pid, signal.SIGCONT)
     assert warnings(logs) == ["no answer within 0.3 s"]

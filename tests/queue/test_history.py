@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from replicator.errors import ErrorClass
-from replicator.queue import Description, Findings, History, Job, Lane, LetterPart, Queue, Reconciles, ReconcileState
-from replicator.queue.attempt import Claim, Verdict
+from replicator.queue import (
+    DeadLetterPage,
+    Description,
+    Findings,
+    History,
+    Job,
+    Lane,
+    Queue,
+    Reconciles,
+    ReconcileState,
+)
+from replicator.queue.attempt import Claim, Ending
 from replicator.queue.history import MOST_JOBS, MOST_RECONCILES, encode_entry, lag_ms
 from tests.queue.conftest import Recorder, command, eventually, idle, working
 from tests.queue.test_retrying import Fault
@@ -93,7 +103,7 @@ async def test_a_backfill_pushes_no_event_out_and_no_lane_grows_without_end(queu
         await queue.enqueue([Job(name, {}) for name in claims], Lane(lane))
         _, *claimed = await queue.run_script("claim", lane, number, lane, "w", 60_000, 0, 0)
         for claim in map(Claim.read, claimed):
-            entry = encode_entry(claim, Lane(lane), Verdict("done"), 0.1, DESCRIPTION)
+            entry = encode_entry(claim, Lane(lane), Ending("done"), 0.1, DESCRIPTION)
             token = claim.record["token"]
             await queue.run_script("finish", claim.id, token, claim.generation, lane, "done", 0, 0, "{}", "", entry)
     assert await command(queue, "LLEN", f"{queue.prefix}:history:events") == 4
@@ -129,17 +139,17 @@ def test_the_lag_is_that_of_the_push_and_without_one_the_time_of_the_try() -> No
     def lag(
         lane: Lane = Lane.EVENTS, how: str = "done", *, lag: float | None = None, arrived: bool = True
     ) -> str | int:
-        return lag_ms(lane, Verdict(how, lag=lag), 1.5, replace(DESCRIPTION, arrived=arrived))
+        return lag_ms(lane, Ending(how, lag=lag), 1.5, replace(DESCRIPTION, arrived=arrived))
 
     assert (lag(lag=20.0), lag()) == (20_000, 1500)
     assert [lag(Lane.BACKFILL, lag=1.0), lag(how="retry", lag=1.0), lag(arrived=False)] == ["", "", ""]
-    assert lag_ms(Lane.EVENTS, Verdict("done", lag=1.0), 1.0, None) == ""
+    assert lag_ms(Lane.EVENTS, Ending("done", lag=1.0), 1.0, None) == ""
 
 
 async def test_the_time_of_the_push_reaches_the_history(queue: Queue) -> None:
     claim = replace(CLAIM, record={"token": "t", "pushed": 1000})
     assert claim.pushed is not None
-    entry = encode_entry(claim, Lane.EVENTS, Verdict("done", lag=12.3456), 1.0, DESCRIPTION)
+    entry = encode_entry(claim, Lane.EVENTS, Ending("done", lag=12.3456), 1.0, DESCRIPTION)
     await finish(queue, "r.example/a:1", bytes(entry).decode() if isinstance(entry, bytes) else entry)
     assert (await History.read(queue)).ended[0].lag == 12.346
 
@@ -147,7 +157,7 @@ async def test_the_time_of_the_push_reaches_the_history(queue: Queue) -> None:
 async def test_a_name_or_an_error_of_any_length_takes_little_room() -> None:
     long = "x" * 100_000
     description = Description("given up", long, long, long)
-    entry = encode_entry(CLAIM, Lane.EVENTS, Verdict("done"), 1.0, description)
+    entry = encode_entry(CLAIM, Lane.EVENTS, Ending("done"), 1.0, description)
     assert len(entry) < 2200
 
 
@@ -206,7 +216,7 @@ async def test_dead_letters_are_read_in_parts_however_many_there_are(queue: Queu
     seen: set[str] = set()
     cursor, parts = 0, 0
     while parts == 0 or cursor:
-        part = await LetterPart.read(queue, cursor, size=200)
+        part = await DeadLetterPage.read(queue, cursor, size=200)
         assert part.total == number
         assert len(part.letters) < 600
         assert [letter.last for letter in part.letters] == sorted((one.last for one in part.letters), reverse=True)

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from replicator.queue import Queue, RedisMemory
+from replicator.queue import Queue, RedisSelectionStore
 from tests.queue.conftest import command
 
 if TYPE_CHECKING:
-    from replicator.copy import Memory
+    from replicator.copy import SelectionStore
     from tests.queue.servers import RedisServer
 
 
 async def note(queue: Queue, *notes: tuple[str, str], **settings: Any) -> None:
-    async with aclosing(RedisMemory(queue, **settings)) as memory:
+    async with aclosing(RedisSelectionStore(queue, **settings)) as memory:
         for name, text in notes:
             memory.note(name, text)
 
 
 async def recall(queue: Queue, *names: str, **settings: Any) -> list[str | None]:
-    async with aclosing(RedisMemory(queue, **settings)) as memory:
+    async with aclosing(RedisSelectionStore(queue, **settings)) as memory:
         return await memory.recall(names)
 
 
@@ -34,7 +34,7 @@ def warnings(logs: list[Any]) -> list[str]:
 
 
 async def test_it_is_what_the_copy_engine_remembers_by(queue: Queue) -> None:
-    memory: Memory = RedisMemory(queue)
+    memory: SelectionStore = RedisSelectionStore(queue)
     assert await memory.recall(["a"]) == [None]
     assert await memory.recall([]) == []
 
@@ -79,7 +79,7 @@ async def test_a_redis_that_hangs_or_is_gone_is_as_good_as_an_empty_one(own_serv
         os.kill(own_server.pid, signal.SIGSTOP)
         try:
             with structlog.testing.capture_logs() as logs:
-                async with aclosing(RedisMemory(queue, deadline=0.3)) as memory:
+                async with aclosing(RedisSelectionStore(queue, deadline=0.3)) as memory:
                     for _ in range(200):
                         assert await memory.recall(["a"]) == [None]
                     memory.note("b", "1")

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from replicator.errors import ErrorClass
-from replicator.queue import Job, Lane, Queue, RetryPolicy, Running, Try, TryEnd
+from replicator.queue import Attempt, AttemptEnd, Job, Lane, Queue, RetryPolicy, Running
 from tests.queue.conftest import Recorder, eventually, idle, working
 from tests.queue.servers import CuttingProxy
 from tests.queue.test_retrying import Fault
@@ -25,10 +25,10 @@ class Counter:
     """Notes what it is told."""
 
     def __init__(self) -> None:
-        self.tries: list[Try] = []
+        self.tries: list[Attempt] = []
         self.lost = 0
 
-    def tried(self, attempt: Try) -> None:
+    def tried(self, attempt: Attempt) -> None:
         self.tries.append(attempt)
 
     def lease_lost(self) -> None:
@@ -46,10 +46,10 @@ async def test_every_try_is_told_once_with_its_end(queue: Queue, handler: Record
         await handler.started(4)
         await idle(queue)
     assert [(a.end, a.error_class, a.lane, a.payload) for a in told.tries] == [
-        (TryEnd.RETRIED, ErrorClass.TRANSIENT, Lane.EVENTS, {"n": 1}),
-        (TryEnd.RETRIED, ErrorClass.NOT_YET, Lane.EVENTS, {"n": 1}),
-        (TryEnd.DEAD, ErrorClass.PERMANENT, Lane.EVENTS, {"n": 1}),
-        (TryEnd.DONE, None, Lane.BACKFILL, {"n": 2}),
+        (AttemptEnd.RETRIED, ErrorClass.TRANSIENT, Lane.EVENTS, {"n": 1}),
+        (AttemptEnd.RETRIED, ErrorClass.NOT_YET, Lane.EVENTS, {"n": 1}),
+        (AttemptEnd.DEAD, ErrorClass.PERMANENT, Lane.EVENTS, {"n": 1}),
+        (AttemptEnd.DONE, None, Lane.BACKFILL, {"n": 2}),
     ]
     assert [attempt.outcome for attempt in told.tries] == [None, None, None, {"copied": A}]
     assert told.lost == 0
@@ -88,7 +88,7 @@ async def test_what_is_given_up_while_more_is_asked_for_is_retried(queue: Queue,
         handler.gate.set()
         await handler.started(2)
         await idle(queue)
-    assert [attempt.end for attempt in told.tries] == [TryEnd.RETRIED, TryEnd.DONE]
+    assert [attempt.end for attempt in told.tries] == [AttemptEnd.RETRIED, AttemptEnd.DONE]
 
 
 async def test_what_is_handed_back_is_no_try(queue: Queue, handler: Recorder) -> None:
@@ -178,4 +178,4 @@ async def test_a_try_that_ends_while_redis_is_away_is_told_when_it_is_back(
                 return bool(told.tries)
 
             await eventually(heard)
-    assert [attempt.end for attempt in told.tries] == [TryEnd.DONE]
+    assert [attempt.end for attempt in told.tries] == [AttemptEnd.DONE]

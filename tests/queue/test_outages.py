@@ -12,7 +12,7 @@ import structlog
 
 from replicator.errors import ConfigError
 from replicator.queue import Job, Lane, Queue, QueueUnavailable, Running
-from replicator.queue.lease import Contact
+from replicator.queue.lease import RedisHealth
 from tests.queue.conftest import Recorder, eventually, idle, working
 from tests.queue.servers import CuttingProxy, RedisServer
 
@@ -279,7 +279,7 @@ async def test_a_cluster_is_refused_with_a_reason(short_dir: Path) -> None:
 
 
 async def test_after_an_outage_longer_than_a_third_of_a_lease_nothing_is_taken_over_for_half_a_lease() -> None:
-    contact = Contact(lease=0.6)
+    contact = RedisHealth(lease=0.6)
     assert not contact.takeover, "a worker that just started does not know what was before"
     await asyncio.sleep(0.35)
     assert contact.takeover

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from replicator.queue import InForce, Queue, announced, processes
+from replicator.queue import LoadedConfig, Queue, announced, processes
 from tests.queue.conftest import eventually
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 async def test_a_process_is_told_of_while_it_runs(queue: Queue) -> None:
-    state = InForce(1_700_000_000.5, "images: no such thing" * 1000)
+    state = LoadedConfig(1_700_000_000.5, "images: no such thing" * 1000)
     async with announced(queue, "serve", "1.2", lambda: state), announced(queue, "worker", "1.3", lambda: state):
         found = await eventually(lambda: _all(queue, 2))
         assert [one.command for one in found] == ["serve", "worker"] or found[0].started == found[1].started
@@ -27,7 +27,7 @@ async def test_a_process_is_told_of_while_it_runs(queue: Queue) -> None:
 
 
 async def test_one_without_a_problem_has_none(queue: Queue) -> None:
-    async with announced(queue, "serve", "1", lambda: InForce(1.0, None)):
+    async with announced(queue, "serve", "1", lambda: LoadedConfig(1.0, None)):
         (found,) = await eventually(lambda: _all(queue, 1))
         assert found.problem is None
 
@@ -35,7 +35,7 @@ async def test_one_without_a_problem_has_none(queue: Queue) -> None:
 async def test_one_whose_redis_is_away_goes_on(own_server: RedisServer, short_dir: Path) -> None:
     async with await Queue.connect(own_server.url) as queue:
         own_server.kill()
-        async with announced(queue, "serve", "1", lambda: InForce(1.0, None)):
+        async with announced(queue, "serve", "1", lambda: LoadedConfig(1.0, None)):
             pass
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from replicator.copy import Copier, wanted_key
+from replicator.copy import Copier, selection_key
 from replicator.copy.options import VERBATIM, Attestations, CopyOptions
-from replicator.queue import Checks, LeaseLost, Queue
+from replicator.queue import LeaseLost, Observations, Queue
 from replicator.reference import Reference
 from replicator.registry import Registries
 from replicator.replication.job import Handler, may_trust
@@ -80,7 +80,7 @@ class Shop:
     @asynccontextmanager
     async def handling(self) -> AsyncIterator[Handler]:
         """A process that tells at its end what it saw."""
-        async with aclosing(Checks(self.queue)) as checks:
+        async with aclosing(Observations(self.queue)) as checks:
             yield Handler(self.registries, Copier(self.registries), checks)
 
     async def do(self, asked: CopyRequest) -> str:
@@ -88,13 +88,13 @@ class Shop:
             return str((await run(handler, await self.work(asked)))["result"])
 
     async def saw(self, root: Image | Index, options: CopyOptions = VERBATIM) -> None:
-        async with aclosing(Checks(self.queue)) as checks:
-            checks.saw(str(self.wanted().destination), wanted_key(root.digest, options), time.time())
+        async with aclosing(Observations(self.queue)) as checks:
+            checks.record(str(self.wanted().destination), selection_key(root.digest, options), time.time())
 
     async def trusts(self, root: Image | Index, options: CopyOptions = VERBATIM) -> bool:
-        async with aclosing(Checks(self.queue)) as checks:
-            expected = [(str(self.wanted().destination), wanted_key(root.digest, options))]
-            return (await checks.holds(expected, 3600)) == [True]
+        async with aclosing(Observations(self.queue)) as checks:
+            expected = [(str(self.wanted().destination), selection_key(root.digest, options))]
+            return (await checks.confirmed(expected, 3600)) == [True]
 
 
 @pytest.fixture

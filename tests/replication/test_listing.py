@@ -27,7 +27,7 @@ def names(repository: str, count: int) -> list[str]:
 
 def own_tasks() -> list[str]:
     """Tasks of the listing; those of the servers run beside them."""
-    return [name for name in map(repr, asyncio.all_tasks()) if "interleaved" in name]
+    return [name for name in map(repr, asyncio.all_tasks()) if "merge_streams" in name]
 
 
 async def test_each_tag_comes_with_what_it_names_its_size_and_its_time(house: House) -> None:

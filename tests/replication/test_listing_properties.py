@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from replicator.reference import Reference, Repository
 from replicator.registry import Access, Registries
-from replicator.replication.listing import Clashes, Listing, contested
-from replicator.replication.tag_lists import Label, Part, TagLists
+from replicator.replication.listing import Listing, ListingCollisions, contested
+from replicator.replication.tag_lists import TagInfo, TagLister, TagPage
 from replicator.rules import Narrowing, Rules, collisions
 from tests.rules.building import HARBOR
 from tests.rules.test_properties import IMAGES, NAMES, SHA, TAGS, usable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from replicator.rules import CopyRequest
 
 PAGED = st.dictionaries(st.sampled_from(TAGS), st.integers(0, 3))
-LABEL = Label(SHA, 5, datetime(2026, 1, 1, tzinfo=UTC))
+LABEL = TagInfo(SHA, 5, datetime(2026, 1, 1, tzinfo=UTC))
 
 
 def text_of(request: CopyRequest) -> str:
@@ -34,12 +34,12 @@ def listed(rules: Rules, repository: Repository, paged: dict[str, int]) -> list[
     """What a listing makes of a repository's tags, some of which each page has."""
     registries = Registries(lambda _: Access())
     listing = Listing(rules, Narrowing(rules), registries)
-    pages: list[dict[str, Label | None]] = [
+    pages: list[dict[str, TagInfo | None]] = [
         {tag: LABEL for tag, number in paged.items() if number == page} for page in range(4)
     ]
     if rules.route(repository).whole:
         pages = [{tag: LABEL for page in pages for tag in page}]
-    return [listing._batch(Part(repository, page), TagLists(registries, ())) for page in pages]
+    return [listing._batch(TagPage(repository, page), TagLister(registries, ())) for page in pages]
 
 
 def wanted_after_pushes(rules: Rules, repository: Repository, tags: list[str]) -> set[str]:
@@ -82,7 +82,7 @@ def test_what_is_contested_holds_every_collision(images: dict[str, Any], tags: d
         return
     repositories = {Repository(HARBOR, name): found for name, found in tags.items()}
     requests = [request for each, found in repositories.items() for request in rules.requests(each, found)]
-    clashes = Clashes(contested(map(rules.route, repositories)))
+    clashes = ListingCollisions(contested(map(rules.route, repositories)))
     # Twice, as a listing does: before anything is given out, and as it is.
     for request in requests * 2:
         clashes.add(request)

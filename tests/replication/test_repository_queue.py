@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from replicator.reference import Reference
-from replicator.replication.enqueue import Agenda
+from replicator.replication.enqueue import RepositoryQueue
 from replicator.replication.listing import Found
 from replicator.rules import Asked, CopyRequest
 
@@ -22,7 +22,7 @@ def name(one: Found | None) -> str:
 
 
 async def test_the_tags_of_a_repository_that_was_begun_come_first() -> None:
-    agenda = Agenda(100)
+    agenda = RepositoryQueue(100)
     for tag in ("1", "2"):
         for repository in ("a/x", "a/y"):
             await agenda.put(found(repository, tag))
@@ -33,7 +33,7 @@ async def test_the_tags_of_a_repository_that_was_begun_come_first() -> None:
 
 
 async def test_who_lists_waits_for_room_and_who_compares_for_work() -> None:
-    agenda = Agenda(2)
+    agenda = RepositoryQueue(2)
     taking = asyncio.create_task(agenda.take())
     await asyncio.sleep(0)
     assert not taking.done()
@@ -51,7 +51,7 @@ async def test_who_lists_waits_for_room_and_who_compares_for_work() -> None:
 
 
 async def test_when_nothing_more_comes_everyone_hears_of_it_after_the_last_has_gone() -> None:
-    agenda = Agenda(10)
+    agenda = RepositoryQueue(10)
     takers = [asyncio.create_task(agenda.take()) for _ in range(5)]
     await agenda.put(found("a/x", "1"))
     await agenda.put(found("a/x", "2"))

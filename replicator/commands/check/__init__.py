@@ -15,7 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from replicator import __version__
-from replicator.commands.check.findings import Finding, State
+from replicator.commands.check.findings import Finding, FindingState
 from replicator.commands.check.probing import Check
 from replicator.commands.options import (
     Auth,
@@ -42,7 +42,7 @@ __all__ = ["run_checks"]
 _TIMING = Timing(connect=8, read=8, write=8, commit=8, tag=8, tries=1)
 _NARROW = 120
 """Columns."""
-_MARKS = {State.OK: "✓", State.FAILED: "✗", State.NOT_TRIED: "\N{EN DASH}"}
+_MARKS = {FindingState.OK: "✓", FindingState.FAILED: "✗", FindingState.NOT_TRIED: "\N{EN DASH}"}
 
 
 async def run_checks(settings: Settings, rules: Rules, narrowing: Narrowing, *, as_json: bool, out: Console) -> int:
@@ -70,7 +70,7 @@ async def run_checks(settings: Settings, rules: Rules, narrowing: Narrowing, *, 
         document([asdict(finding) for finding in found], out)
     else:
         show(found, out)
-    return FAILED if any(finding.state is State.FAILED for finding in found) else OK
+    return FAILED if any(finding.state is FindingState.FAILED for finding in found) else OK
 
 
 def show(found: Iterable[Finding], out: Console) -> None:

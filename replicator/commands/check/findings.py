@@ -22,7 +22,7 @@ PROBE_SECONDS = 10.0
 """What one probe may take."""
 
 
-class State(StrEnum):
+class FindingState(StrEnum):
     """How a probe ended."""
 
     OK = "ok"
@@ -43,7 +43,7 @@ class Finding:
 
     name: str
     subject: str
-    state: State
+    state: FindingState
     message: str
 
 
@@ -71,7 +71,7 @@ async def tried(probe: Probe, seconds: float = PROBE_SECONDS) -> list[Finding]:
         message = "; ".join([explained(error), *getattr(error, "__notes__", ())])
     except TimeoutError:
         message = f"not answered within {seconds:g} s: is it reachable from here, and not overloaded?"
-    return [Finding(probe.name, probe.subject, State.FAILED, message)]
+    return [Finding(probe.name, probe.subject, FindingState.FAILED, message)]
 
 
 _TOLERATED_SECONDS = 60.0

@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
-from replicator.commands.check.findings import Finding, Probe, State, tried
+from replicator.commands.check.findings import Finding, FindingState, Probe, tried
 from replicator.commands.check.queue import try_redis, try_state_directory
 from replicator.commands.check.registries import log_in, look_at_artifacts, look_at_certificate, look_for, try_push
 from replicator.commands.check.webhook import Expected, judge_webhook, look_at_policies, reach_receiver, try_address
@@ -110,14 +110,14 @@ class Check:
         subject = str(source.repository or f"{source.registry}/{source.glob}")
         found = await self._login(repository)
         if _is_closed(found):
-            return [*found, Finding("list", subject, State.NOT_TRIED, _CLOSED)]
+            return [*found, Finding("list", subject, FindingState.NOT_TRIED, _CLOSED)]
 
         async def look() -> list[Finding]:
             lines, requests = await look_for(self._registries, self._rules, self._narrowing, source)
             for request in requests:
                 self._destinations.setdefault(request.destination.repository, request.destination)
             if not requests:
-                lines.append(Finding("push", subject, State.NOT_TRIED, "there is nothing to push"))
+                lines.append(Finding("push", subject, FindingState.NOT_TRIED, "there is nothing to push"))
             elif source.needs_tags:
                 seen = requests[0].source.repository
                 project, slash, _ = seen.name.partition("/")
@@ -133,7 +133,7 @@ class Check:
         async def look() -> list[Finding]:
             if not await self._is_harbor(repository):
                 message = "no Harbor (/api/v2.0/ping): a backfill lists tags as any registry does, without digests"
-                return [Finding("artifacts", subject, State.NOT_TRIED, message)]
+                return [Finding("artifacts", subject, FindingState.NOT_TRIED, message)]
             return await look_at_artifacts(self._registries, repository, whole=whole)
 
         return await self._try(Probe("artifacts", subject, look))
@@ -147,7 +147,7 @@ class Check:
             login = await self._login(Repository(source.registry, f"{source.project or 'x'}/x"))
             if _is_closed(login):
                 subject = f"{source.registry}/{source.project or source.glob or source.repository}"
-                found.append(Finding("policy", subject, State.NOT_TRIED, _CLOSED))
+                found.append(Finding("policy", subject, FindingState.NOT_TRIED, _CLOSED))
             else:
                 open_sources.append(source)
 
@@ -155,7 +155,7 @@ class Check:
             named, failed = await named_projects(open_sources, self._registries)
             projects.extend(named)
             message = "its projects can't be listed"
-            return [Finding("policy", registry, State.NOT_TRIED, message) for registry in failed]
+            return [Finding("policy", registry, FindingState.NOT_TRIED, message) for registry in failed]
 
         found += await self._try(Probe("policy", "the projects that the rules name", name))
         expected = Expected.of(self._settings)
@@ -170,11 +170,11 @@ class Check:
         async def look() -> list[Finding]:
             if not await self._is_harbor(place):
                 message = "no Harbor (/api/v2.0/ping): nothing tells of its pushes, only a reconcile finds them"
-                return [Finding("policy", subject, State.NOT_TRIED, message)]
+                return [Finding("policy", subject, FindingState.NOT_TRIED, message)]
             return await look_at_policies(self._registries, registry, project, expected)
 
         if _is_closed(await self._login(place)):
-            return [Finding("policy", subject, State.NOT_TRIED, _CLOSED)]
+            return [Finding("policy", subject, FindingState.NOT_TRIED, _CLOSED)]
         return await self._try(Probe("policy", subject, look))
 
     async def _is_harbor(self, place: Repository) -> bool:
@@ -196,7 +196,7 @@ class Check:
         subject = str(destination.repository)
         found = await self._login(destination.repository)
         if _is_closed(found):
-            return [*found, Finding("push", subject, State.NOT_TRIED, _CLOSED)]
+            return [*found, Finding("push", subject, FindingState.NOT_TRIED, _CLOSED)]
         return [*found, *await self._try(Probe("push", subject, partial(try_push, self._registries, destination)))]
 
 
@@ -209,7 +209,7 @@ def merged(found: Iterable[Finding]) -> list[Finding]:
     alike: dict[tuple[str, str, str], list[Finding]] = {}
     lines: list[Finding] = []
     for finding in found:
-        if finding.state is not State.NOT_TRIED:
+        if finding.state is not FindingState.NOT_TRIED:
             lines.append(finding)
             continue
         registry = finding.subject.partition("/")[0]
@@ -221,9 +221,9 @@ def merged(found: Iterable[Finding]) -> list[Finding]:
         projects = [finding.subject.partition("/")[2] for finding in group]
         more = f" and {len(projects) - _MAX_NAMED} more" if len(projects) > _MAX_NAMED else ""
         named = f"{', '.join(projects[:_MAX_NAMED])}{more}"
-        lines.append(Finding(name, registry, State.NOT_TRIED, f"{message} (in {named})"))
+        lines.append(Finding(name, registry, FindingState.NOT_TRIED, f"{message} (in {named})"))
     return lines
 
 
 def _is_closed(found: list[Finding]) -> bool:
-    return any(finding.name == "login" and finding.state is State.FAILED for finding in found)
+    return any(finding.name == "login" and finding.state is FindingState.FAILED for finding in found)

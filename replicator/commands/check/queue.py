@@ -18,7 +18,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from replicator.commands.check.findings import Finding, State, clock_complaint
+from replicator.commands.check.findings import Finding, FindingState, clock_complaint
 from replicator.errors import ConfigError
 from replicator.queue.connection import open_redis
 from replicator.queue.embedded import Use, server_program, use_of
@@ -57,10 +57,10 @@ async def try_redis(url: str, prefix: str) -> list[Finding]:
     try:
         where, redis = handle.where, handle.redis
         await redis.register_script(_TRY)(keys=[key.format(prefix=prefix) for key in _KEYS])
-        found = [Finding("redis", where, State.OK, "answers, runs scripts, and can be written to")]
+        found = [Finding("redis", where, FindingState.OK, "answers, runs scripts, and can be written to")]
         return [*found, *await _kept(redis, where), await _time(redis, where)]
     except (RedisError, OSError) as error:
-        return [Finding("redis", handle.where, State.FAILED, redis_words(error))]
+        return [Finding("redis", handle.where, FindingState.FAILED, redis_words(error))]
     finally:
         await handle.close()
 
@@ -90,7 +90,9 @@ async def _kept(redis: ArqRedis, where: str) -> list[Finding]:
     except ResponseError as error:
         message = f"what it keeps is not known, as it may not be asked for that (INFO, {str(error)[:_MAX_QUOTED]})"
         return [
-            Finding(SETTINGS, where, State.NOT_TRIED, f"{message}: see for appendonly and maxmemory-policy yourself")
+            Finding(
+                SETTINGS, where, FindingState.NOT_TRIED, f"{message}: see for appendonly and maxmemory-policy yourself"
+            )
         ]
     asked = _Asked(redis, info)
     findings = [
@@ -99,7 +101,7 @@ async def _kept(redis: ArqRedis, where: str) -> list[Finding]:
     ]
     if info.get("cluster_enabled"):
         message = "is a Redis Cluster, which is not supported: give the URL of a single server"
-        findings.append((State.FAILED, message))
+        findings.append((FindingState.FAILED, message))
     return [Finding(SETTINGS, where, state, message) for state, message in findings]
 
 
@@ -121,7 +123,7 @@ class _Asked:
         return str(answer[name]) if name in answer else None
 
 
-def judge_file(appendonly: str | None, appendfsync: str | None, info: Mapping[str, Any]) -> tuple[State, str]:
+def judge_file(appendonly: str | None, appendfsync: str | None, info: Mapping[str, Any]) -> tuple[FindingState, str]:
     """Judge whether a Redis still has its jobs after it was restarted.
 
     Args:
@@ -130,18 +132,27 @@ def judge_file(appendonly: str | None, appendfsync: str | None, info: Mapping[st
         info: its answer to INFO.
     """
     if appendonly is None:
-        return State.NOT_TRIED, "does not say whether it keeps an append-only file (no CONFIG GET): see for appendonly"
+        return (
+            FindingState.NOT_TRIED,
+            "does not say whether it keeps an append-only file (no CONFIG GET): see for appendonly",
+        )
     if appendonly not in ("yes", "1"):
-        return State.FAILED, "forgets jobs when it restarts, as it keeps snapshots at the most: set appendonly yes"
+        return (
+            FindingState.FAILED,
+            "forgets jobs when it restarts, as it keeps snapshots at the most: set appendonly yes",
+        )
     if str(info.get("aof_last_write_status", "ok")) != "ok":
-        return State.FAILED, "can't write its append-only file: is its disk full? Its log says more"
+        return FindingState.FAILED, "can't write its append-only file: is its disk full? Its log says more"
     if appendfsync is None:
-        return State.OK, "keeps an append-only file; how often that is written to disk it does not say (no CONFIG GET)"
+        return (
+            FindingState.OK,
+            "keeps an append-only file; how often that is written to disk it does not say (no CONFIG GET)",
+        )
     late = "" if appendfsync == "always" else ": a power cut takes what came last; appendfsync always takes nothing"
-    return State.OK, f"keeps an append-only file (appendfsync {appendfsync[:_MAX_QUOTED]}){late}"
+    return FindingState.OK, f"keeps an append-only file (appendfsync {appendfsync[:_MAX_QUOTED]}){late}"
 
 
-def judge_memory(policy: str | None) -> tuple[State, str]:
+def judge_memory(policy: str | None) -> tuple[FindingState, str]:
     """Judge whether a Redis may throw jobs away when its memory is full.
 
     Args:
@@ -149,10 +160,10 @@ def judge_memory(policy: str | None) -> tuple[State, str]:
     """
     if policy is None:
         message = "does not say whether it evicts (no CONFIG GET): see for maxmemory-policy, which must be noeviction"
-        return State.NOT_TRIED, message
+        return FindingState.NOT_TRIED, message
     if policy != "noeviction":
-        return State.FAILED, f"may evict jobs: set maxmemory-policy noeviction (it is {policy[:_MAX_QUOTED]})"
-    return State.OK, "evicts nothing (maxmemory-policy noeviction)"
+        return FindingState.FAILED, f"may evict jobs: set maxmemory-policy noeviction (it is {policy[:_MAX_QUOTED]})"
+    return FindingState.OK, "evicts nothing (maxmemory-policy noeviction)"
 
 
 async def _time(redis: ArqRedis, where: str) -> Finding:
@@ -163,8 +174,8 @@ async def _time(redis: ArqRedis, where: str) -> Finding:
     hurts = "reconciles at an hour come at another one, and ages in replicator status are wrong"
     complaint = clock_complaint(theirs, datetime.now(UTC), "Redis", hurts)
     if complaint is None:
-        return Finding("clock", where, State.OK, "agrees with this machine's")
-    return Finding("clock", where, State.FAILED, complaint)
+        return Finding("clock", where, FindingState.OK, "agrees with this machine's")
+    return Finding("clock", where, FindingState.FAILED, complaint)
 
 
 async def try_state_directory(directory: Path) -> list[Finding]:
@@ -173,22 +184,22 @@ async def try_state_directory(directory: Path) -> list[Finding]:
     try:
         server_program()
     except ConfigError as error:
-        return [Finding("queue", subject, State.FAILED, "; ".join(map(str, error.problems)))]
+        return [Finding("queue", subject, FindingState.FAILED, "; ".join(map(str, error.problems)))]
     place = directory
     while not place.exists() and place != place.parent:
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         message = f"{place} is no directory that this user may write to: set REPLICATOR_STATE_DIR to one that is"
-        return [Finding("queue", subject, State.FAILED, message)]
+        return [Finding("queue", subject, FindingState.FAILED, message)]
     try:
         use = await use_of(directory)
     except OSError as error:
         message = f"its lock can't be read ({error.strerror}): run this as the user of the service"
-        return [Finding("queue", subject, State.FAILED, message)]
+        return [Finding("queue", subject, FindingState.FAILED, message)]
     if use is Use.SERVER:
-        return [Finding("queue", subject, State.OK, "in use by the running replicator")]
+        return [Finding("queue", subject, FindingState.OK, "in use by the running replicator")]
     if use is Use.LOCKED:
         message = "locked by another replicator whose queue does not answer: end that process, or set "
-        return [Finding("queue", subject, State.FAILED, f"{message}REPLICATOR_STATE_DIR to another directory")]
+        return [Finding("queue", subject, FindingState.FAILED, f"{message}REPLICATOR_STATE_DIR to another directory")]
     message = "can be used" if place == directory else "is made at the first start"
-    return [Finding("queue", subject, State.OK, message)]
+    return [Finding("queue", subject, FindingState.OK, message)]

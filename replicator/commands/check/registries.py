@@ -11,7 +11,7 @@ from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from replicator.commands.check.findings import Finding, State, clock_complaint, parse_date
+from replicator.commands.check.findings import Finding, FindingState, clock_complaint, parse_date
 from replicator.harbor import HarborApi
 from replicator.reference import Reference, Repository
 from replicator.registry.connection import explicit_base, tls_of
@@ -47,14 +47,16 @@ async def log_in(registries: Registries, repository: Repository, *, anonymous: b
     except Unauthorized:
         if not anonymous:
             raise
-        return [Finding("login", host, State.OK, "reached, without a login")]
-    found = [Finding("login", host, State.OK, "reached, without a login" if anonymous else "reached and logged in")]
+        return [Finding("login", host, FindingState.OK, "reached, without a login")]
+    found = [
+        Finding("login", host, FindingState.OK, "reached, without a login" if anonymous else "reached and logged in")
+    ]
     date = parse_date(reply.headers.get("Date"))
     complaint = (
         clock_complaint(date, datetime.now(UTC), host, "logins and TLS fail by that") if date is not None else None
     )
     if complaint is not None:
-        found.append(Finding("clock", host, State.FAILED, complaint))
+        found.append(Finding("clock", host, FindingState.FAILED, complaint))
     return found
 
 
@@ -88,11 +90,11 @@ async def look_for(
                 first = requests[0].source
                 found = [await _manifest(registries, first)]
                 return (
-                    [Finding("list", subject, State.OK, f"matches {first}"), *found],
+                    [Finding("list", subject, FindingState.OK, f"matches {first}"), *found],
                     [request for request in requests if request.source == first],
                 )
     message = "nothing matches: check the rule's names and tags, and whether the login sees the project"
-    return [Finding("list", subject, State.FAILED, message)], []
+    return [Finding("list", subject, FindingState.FAILED, message)], []
 
 
 async def _repositories(registries: Registries, source: Source) -> AsyncGenerator[Repository, None]:
@@ -127,10 +129,10 @@ async def _manifest(registries: Registries, image: Reference) -> Finding:
     try:
         await transport.call("HEAD", url, scopes=scopes, expect={200}, headers={"Accept": ACCEPT})
     except NotFound:
-        return Finding("pull", str(image), State.FAILED, "is not there: check the name in the rule")
+        return Finding("pull", str(image), FindingState.FAILED, "is not there: check the name in the rule")
     except RegistryError as error:
-        return Finding("pull", str(image), State.FAILED, explained(error))
-    return Finding("pull", str(image), State.OK, "may be read")
+        return Finding("pull", str(image), FindingState.FAILED, explained(error))
+    return Finding("pull", str(image), FindingState.OK, "may be read")
 
 
 async def try_push(registries: Registries, destination: Reference) -> list[Finding]:
@@ -141,8 +143,8 @@ async def try_push(registries: Registries, destination: Reference) -> list[Findi
     except RegistryError as error:
         if registries.creates(destination.repository) and may_lack_repository(error, destination.repository):
             message = f"{error}; if the repository is not there, the first copy creates it"
-            return [Finding("push", subject, State.NOT_TRIED, message)]
-        return [Finding("push", subject, State.FAILED, explained(error, destination))]
+            return [Finding("push", subject, FindingState.NOT_TRIED, message)]
+        return [Finding("push", subject, FindingState.FAILED, explained(error, destination))]
     message = "may be pushed to"
     if location is not None:
         scopes = frozenset({f"repository:{destination.repository.name}:pull,push"})
@@ -151,7 +153,7 @@ async def try_push(registries: Registries, destination: Reference) -> list[Findi
             await transport.call("DELETE", location, scopes=scopes, expect={200, 202, 204}, tries=1)
         except RegistryError:
             message += "; the upload that was opened for this could not be cancelled, and is left to the registry"
-    return [Finding("push", subject, State.OK, message)]
+    return [Finding("push", subject, FindingState.OK, message)]
 
 
 async def look_at_artifacts(registries: Registries, repository: Repository, *, whole: bool) -> list[Finding]:
@@ -175,16 +177,16 @@ async def look_at_artifacts(registries: Registries, repository: Repository, *, w
             except NotFound:
                 await _first(api.artifacts(repository))
                 message = "listed repository by repository, with digests; Harbor 2.12 and later lists a whole project"
-                return [Finding("artifacts", subject, State.OK, message)]
-            return [Finding("artifacts", subject, State.OK, "listed for the whole project, with digests")]
+                return [Finding("artifacts", subject, FindingState.OK, message)]
+            return [Finding("artifacts", subject, FindingState.OK, "listed for the whole project, with digests")]
         await _first(api.artifacts(repository))
     except (Denied, Unauthorized):
         message = (
             "the login lacks artifact:list (Artifact: List): a backfill lists the tags of each repository by "
             "themselves, and asks for the digest of each"
         )
-        return [Finding("artifacts", subject, State.NOT_TRIED, message)]
-    return [Finding("artifacts", subject, State.OK, "listed repository by repository, with digests")]
+        return [Finding("artifacts", subject, FindingState.NOT_TRIED, message)]
+    return [Finding("artifacts", subject, FindingState.OK, "listed repository by repository, with digests")]
 
 
 async def _first(pages: AsyncGenerator[Any, None]) -> None:
@@ -214,12 +216,12 @@ async def look_at_certificate(registry: str, access: Access) -> list[Finding]:
     try:
         _, writer = await asyncio.open_connection(base.host, base.port, ssl=context)
     except OSError:
-        return [Finding("certificate", registry, State.NOT_TRIED, "no second connection to look at it")]
+        return [Finding("certificate", registry, FindingState.NOT_TRIED, "no second connection to look at it")]
     try:
         certificate = writer.get_extra_info("peercert")
     finally:
         writer.transport.abort()
-    return [Finding("certificate", registry, State.OK, certificate_words(certificate, datetime.now(UTC)))]
+    return [Finding("certificate", registry, FindingState.OK, certificate_words(certificate, datetime.now(UTC)))]
 
 
 def certificate_words(certificate: Mapping[str, Any], now: datetime) -> str:

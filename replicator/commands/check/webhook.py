@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from yarl import URL
 
-from replicator.commands.check.findings import Finding, State
+from replicator.commands.check.findings import Finding, FindingState
 from replicator.errors import ConfigError
 from replicator.harbor.policy import EVENT_TYPES, NAME, PATH, canonical, is_webhook_path, names_in_query, shown_address
 from replicator.harbor.policy_api import WebhookApi
@@ -32,7 +32,7 @@ from replicator.settings import split_address
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from replicator.harbor.policy import Policy, Target
+    from replicator.harbor.policy import Policy, PolicyTarget
     from replicator.harbor.policy_api import Delivery
     from replicator.receivers import Receiver
     from replicator.registry import Registries
@@ -65,7 +65,7 @@ class Expected:
         """Take it from the settings."""
         return cls(settings.webhook_url, settings.token, settings.webhook_anonymous, settings.former_tokens)
 
-    def is_receiver(self, target: Target) -> bool:
+    def is_receiver(self, target: PolicyTarget) -> bool:
         """Tell whether a target is this webhook, as far as its address tells."""
         if self.url is not None:
             return target.is_at(self.url)
@@ -89,9 +89,9 @@ async def look_at_policies(registries: Registries, registry: str, project: str, 
     try:
         policies = await api.policies()
     except (Denied, Unauthorized):
-        return [Finding("policy", subject, State.NOT_TRIED, _lacking("list"))]
+        return [Finding("policy", subject, FindingState.NOT_TRIED, _lacking("list"))]
     except RegistryError as error:
-        return [Finding("policy", subject, State.FAILED, advised(error, project))]
+        return [Finding("policy", subject, FindingState.FAILED, advised(error, project))]
     state, message, policy = judge_policies(policies, replace(expected, registry=registry))
     found = [Finding("policy", subject, state, message)]
     if policy is None:
@@ -99,9 +99,9 @@ async def look_at_policies(registries: Registries, registry: str, project: str, 
     try:
         deliveries = await api.deliveries(policy)
     except (Denied, Unauthorized):
-        return [*found, Finding("deliveries", subject, State.NOT_TRIED, _lacking("read"))]
+        return [*found, Finding("deliveries", subject, FindingState.NOT_TRIED, _lacking("read"))]
     except RegistryError as error:
-        return [*found, Finding("deliveries", subject, State.FAILED, advised(error, project))]
+        return [*found, Finding("deliveries", subject, FindingState.FAILED, advised(error, project))]
     return [*found, Finding("deliveries", subject, *judge_deliveries(deliveries))]
 
 
@@ -112,7 +112,7 @@ def _lacking(action: str) -> str:
     )
 
 
-def judge_policies(policies: Sequence[Policy], expected: Expected) -> tuple[State, str, Policy | None]:
+def judge_policies(policies: Sequence[Policy], expected: Expected) -> tuple[FindingState, str, Policy | None]:
     """Judge a project's policies.
 
     Args:
@@ -124,21 +124,21 @@ def judge_policies(policies: Sequence[Policy], expected: Expected) -> tuple[Stat
     """
     ours = [policy for policy in policies if any(map(expected.is_receiver, policy.targets))]
     if not ours:
-        return State.FAILED, _missing(policies, expected), None
+        return FindingState.FAILED, _missing(policies, expected), None
     policy = min(ours, key=lambda each: len(_problems(each, expected)))
     named = f"policy {policy.name[:_MAX_NAME]!r}"
     problems = _problems(policy, expected)
     if problems:
         mend = "replicator webhook register corrects it"
-        return State.FAILED, f"the {named} {' and '.join(problems)}: {mend}", policy
+        return FindingState.FAILED, f"the {named} {' and '.join(problems)}: {mend}", policy
     if _sends_former(policy, expected):
         told = "tells of pushes with a former token: replicator webhook register gives it the new one"
-        return State.OK, f"the {named} {told}", policy
+        return FindingState.OK, f"the {named} {told}", policy
     if _names_in_query(policy, expected):
         told = "names its Harbor behind ?, which Harbor may leave out: replicator webhook register corrects it"
-        return State.OK, f"the {named} tells of pushes; its address {told}", policy
+        return FindingState.OK, f"the {named} tells of pushes; its address {told}", policy
     more = f"; {len(ours) - 1} more send here too, so events come several times" if len(ours) > 1 else ""
-    return State.OK, f"the {named} tells of pushes{more}", policy
+    return FindingState.OK, f"the {named} tells of pushes{more}", policy
 
 
 def _problems(policy: Policy, expected: Expected) -> list[str]:
@@ -161,7 +161,7 @@ def _names_in_query(policy: Policy, expected: Expected) -> bool:
     return any(expected.is_receiver(target) and names_in_query(target.address) for target in policy.targets)
 
 
-def _target_problem(target: Target, expected: Expected) -> str:
+def _target_problem(target: PolicyTarget, expected: Expected) -> str:
     if target.type != "http":
         return f"notifies by {target.type[:_MAX_NAME]!r} instead of http"
     named = target.registry
@@ -189,26 +189,26 @@ def _missing(policies: Sequence[Policy], expected: Expected) -> str:
     )
 
 
-def judge_deliveries(deliveries: Sequence[Delivery] | None) -> tuple[State, str]:
+def judge_deliveries(deliveries: Sequence[Delivery] | None) -> tuple[FindingState, str]:
     """Judge what was delivered lately.
 
     Args:
         deliveries: the newest first; None where Harbor does not tell.
     """
     if deliveries is None:
-        return State.NOT_TRIED, "this Harbor does not tell; 2.8 and later do"
+        return FindingState.NOT_TRIED, "this Harbor does not tell; 2.8 and later do"
     ended = [each for each in deliveries if each.status in ("Success", "Error", "Stopped")]
     if not ended:
-        return State.OK, "none yet" if not deliveries else "the first is under way"
+        return FindingState.OK, "none yet" if not deliveries else "the first is under way"
     failed = [each for each in ended if each.status != "Success"]
     if not failed:
-        return State.OK, f"the last {len(ended)} arrived" if len(ended) > 1 else "the last one arrived"
+        return FindingState.OK, f"the last {len(ended)} arrived" if len(ended) > 1 else "the last one arrived"
     told = f"{len(failed)} of the last {len(ended)} failed"
     if ended[0].status == "Success":
-        return State.OK, f"the last one arrived; {told}"
+        return FindingState.OK, f"the last one arrived; {told}"
     when = f" at {ended[0].started}" if ended[0].started else ""
     detail = next((each.detail for each in failed if each.detail), "")
-    return State.FAILED, f"the last one failed{when}{detail and f' ({detail})'}, {told}: {_MEND}"
+    return FindingState.FAILED, f"the last one failed{when}{detail and f' ({detail})'}, {told}: {_MEND}"
 
 
 _SECONDS = 5.0
@@ -224,13 +224,13 @@ async def judge_webhook(settings: Settings) -> list[Finding]:
     except ConfigError as error:
         problems += error.problems
     if problems:
-        return [Finding("webhook", settings.listen, State.FAILED, str(problem)) for problem in problems]
+        return [Finding("webhook", settings.listen, FindingState.FAILED, str(problem)) for problem in problems]
     if settings.token is not None:
-        return [Finding("webhook", settings.listen, State.OK, "has a token")]
+        return [Finding("webhook", settings.listen, FindingState.OK, "has a token")]
     if settings.webhook_anonymous:
-        return [Finding("webhook", settings.listen, State.OK, "takes events from anyone, as the settings say")]
+        return [Finding("webhook", settings.listen, FindingState.OK, "takes events from anyone, as the settings say")]
     message = "has no token, so serve does not start: set REPLICATOR_WEBHOOK_TOKEN (openssl rand -hex 32)"
-    return [Finding("webhook", settings.listen, State.FAILED, message)]
+    return [Finding("webhook", settings.listen, FindingState.FAILED, message)]
 
 
 async def try_address(address: str, variable: str) -> list[Finding]:
@@ -247,9 +247,9 @@ async def try_address(address: str, variable: str) -> list[Finding]:
         if error.errno == errno.EADDRINUSE:
             state, message = await _taken(address, variable)
         else:
-            state, message = State.FAILED, _refusal(error, split_address(address)[0], variable)
+            state, message = FindingState.FAILED, _refusal(error, split_address(address)[0], variable)
         return [Finding("listen", address, state, message)]
-    return [Finding("listen", address, State.OK, "can be listened on")]
+    return [Finding("listen", address, FindingState.OK, "can be listened on")]
 
 
 def _refusal(error: OSError, host: str, variable: str) -> str:
@@ -260,9 +260,9 @@ def _refusal(error: OSError, host: str, variable: str) -> str:
     return f"can't be listened on ({error.strerror or error}): set {variable} to another address"
 
 
-async def _taken(address: str, variable: str) -> tuple[State, str]:
+async def _taken(address: str, variable: str) -> tuple[FindingState, str]:
     """Ask who listens there already."""
-    another = (State.FAILED, f"another program listens there: end it, or set {variable} to another port")
+    another = (FindingState.FAILED, f"another program listens there: end it, or set {variable} to another port")
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_SECONDS):
             for tls in (False, True):
@@ -272,13 +272,13 @@ async def _taken(address: str, variable: str) -> tuple[State, str]:
     return another
 
 
-def _judged(ready: dict[str, Any]) -> tuple[State, str] | None:
+def _judged(ready: dict[str, Any]) -> tuple[FindingState, str] | None:
     if ready.get("status") == "ready":
-        return State.OK, "a replicator runs here already, and is ready"
+        return FindingState.OK, "a replicator runs here already, and is ready"
     if ready.get("status") == "not ready":
         problems = ready.get("problems")
         said = "; ".join(map(str, problems)) if isinstance(problems, list) else ""
-        return State.FAILED, f"a replicator runs here already, and is not ready: {said[:_MAX_PROBLEMS]}"
+        return FindingState.FAILED, f"a replicator runs here already, and is not ready: {said[:_MAX_PROBLEMS]}"
     return None
 
 
@@ -292,7 +292,7 @@ async def reach_receiver(receiver: Receiver) -> list[Finding]:
         receiver: who it is; no part of its address but the host is told.
     """
 
-    def found(state: State, message: str) -> list[Finding]:
+    def found(state: FindingState, message: str) -> list[Finding]:
         return [Finding("notify", receiver.host, state, message)]
 
     url = receiver.url
@@ -301,13 +301,15 @@ async def reach_receiver(receiver: Receiver) -> list[Finding]:
     try:
         _, writer = await asyncio.open_connection(url.host, url.port, ssl=url.scheme == "https" or None)
     except ssl.SSLCertVerificationError:
-        return found(State.FAILED, "its TLS certificate is not trusted here: SSL_CERT_FILE can name its authority")
+        return found(
+            FindingState.FAILED, "its TLS certificate is not trusted here: SSL_CERT_FILE can name its authority"
+        )
     except ssl.SSLError:
-        return found(State.FAILED, "no TLS there: is it plain http://?")
+        return found(FindingState.FAILED, "no TLS there: is it plain http://?")
     except OSError:
-        return found(State.FAILED, "can't connect: is its name right, and is it reachable from here?")
+        return found(FindingState.FAILED, "can't connect: is its name right, and is it reachable from here?")
     writer.transport.abort()
     signed = ""
     if receiver.format in _SIGNED:
         signed = ", signed" if receiver.secret is not None else ", not signed"
-    return found(State.OK, f"reached, as {receiver.format}{signed}; replicator notify test sends a sample")
+    return found(FindingState.OK, f"reached, as {receiver.format}{signed}; replicator notify test sends a sample")

@@ -19,7 +19,7 @@ from replicator.rules.node import join
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from replicator.rules.node import Place
+    from replicator.rules.node import Node
 
 UNKNOWN = "is no key known here; left out"
 """Told of a key that the program, as it is known here, would pass over."""
@@ -161,7 +161,7 @@ class Draft:
         return any(key.partition("/")[0].lower() == host for key in self.auth)
 
 
-def known_fields(place: Place | None, known: tuple[str, ...], tell: Callable[[str, str], None]) -> dict[str, Place]:
+def known_fields(place: Node | None, known: tuple[str, ...], tell: Callable[[str, str], None]) -> dict[str, Node]:
     """Return the places of a mapping's values; none if there is no mapping, which is noted if it is something else.
 
     Args:

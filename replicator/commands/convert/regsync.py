@@ -10,7 +10,7 @@ from replicator.commands.convert.patterns import NOT_PLAIN, PLAIN, of_regsync, t
 from replicator.commands.convert.regsync_logins import add_logins
 from replicator.commands.convert.templates import Name, filled_in, is_template, name_of, repositories
 from replicator.reference import Platform
-from replicator.rules.node import Place
+from replicator.rules.node import Node
 from replicator.schedule import parse_schedule
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def drafted(sections: Mapping[str, Any], options: Options) -> Draft:
         draft.wrong("version", "only version 1 is known here")
     # Keys with x- are for what YAML's aliases repeat elsewhere.
     spoken = {name: value for name, value in sections.items() if not name.startswith("x-")}
-    fields = known_fields(Place(spoken, "", draft.problems), ("version", "creds", "defaults", "sync"), draft.tell)
+    fields = known_fields(Node(spoken, "", draft.problems), ("version", "creds", "defaults", "sync"), draft.tell)
     defaults = known_fields(fields.get("defaults"), (*_ELSEWHERE, *_CONTENT, *_GENERAL), draft.tell)
     for name, place in defaults.items():
         if _says(place) and name in _ELSEWHERE | _GENERAL:
@@ -83,7 +83,7 @@ def drafted(sections: Mapping[str, Any], options: Options) -> Draft:
     return draft
 
 
-def _instead(name: str, place: Place) -> str:
+def _instead(name: str, place: Node) -> str:
     """Return what there is instead of a key, with the value it would have if that is certain."""
     message = (_ELSEWHERE | _GENERAL)[name]
     if message is not _RECONCILE or not isinstance(place.value, str):
@@ -95,14 +95,14 @@ def _instead(name: str, place: Place) -> str:
     return f"{message}={shlex.quote(place.value)}"
 
 
-def _says(place: Place | None) -> bool:
+def _says(place: Node | None) -> bool:
     return place is not None and place.value not in (None, False, "", [], {}, "0", "0s")
 
 
 class _Entry:
     """One entry of ``sync``."""
 
-    def __init__(self, place: Place, defaults: Mapping[str, Place], draft: Draft) -> None:
+    def __init__(self, place: Node, defaults: Mapping[str, Node], draft: Draft) -> None:
         self._place = place
         self._defaults = defaults
         self._draft = draft
@@ -160,7 +160,7 @@ class _Entry:
     def _note(self, path: str, message: str) -> None:
         self._told.append((path, message))
 
-    def _tell(self, place: Place, message: str, *, unfit: bool = False) -> None:
+    def _tell(self, place: Node, message: str, *, unfit: bool = False) -> None:
         self._note(place.path, message)
         self._unfit = self._unfit or unfit
 
@@ -169,7 +169,7 @@ class _Entry:
             if name in _ELSEWHERE and _says(place):
                 self._tell(place, _instead(name, place))
 
-    def _said(self, name: str) -> Place | None:
+    def _said(self, name: str) -> Node | None:
         return self._fields.get(name) or self._defaults.get(name)
 
     def _content(self) -> dict[str, Any]:
@@ -232,7 +232,7 @@ class _Entry:
         tag, end_tag = begin.tag or "latest", end.tag or "latest"
         return [(f"{begin.repository}:{tag}", end.repository if tag == end_tag else f"{end.repository}:{end_tag}")]
 
-    def _parsed(self, place: Place, text: str) -> Name | None:
+    def _parsed(self, place: Node, text: str) -> Name | None:
         try:
             return name_of(text)
         except ValueError as error:
@@ -257,7 +257,7 @@ class _Entry:
             found += [filter_ for filter_ in self._filter(self._fields["tags"]) if filter_]
         return found or [{}]
 
-    def _filter(self, place: Place) -> list[dict[str, Any]]:
+    def _filter(self, place: Node) -> list[dict[str, Any]]:
         fields = known_fields(place, ("allow", "deny", "semverRange"), self._note)
         tags: dict[str, Any] = {}
         if _says(fields.get("allow")):
@@ -272,7 +272,7 @@ class _Entry:
         plain = {"exclude": [*tags.get("exclude", []), NOT_PLAIN]} if "include" in tags else {"include": [PLAIN]}
         return [{**tags, **plain, "semver": range_} for range_ in ranges]
 
-    def _each(self, place: Place, convert: Callable[[str], str]) -> list[str]:
+    def _each(self, place: Node, convert: Callable[[str], str]) -> list[str]:
         found: dict[str, None] = {}
         for item in place.items():
             text = item.text()
@@ -289,5 +289,5 @@ def _anchored(text: str) -> str:
     return translated(text, anchored=True)
 
 
-def _is_true(place: Place | None) -> bool:
+def _is_true(place: Node | None) -> bool:
     return place is not None and place.value is not None and place.boolean()

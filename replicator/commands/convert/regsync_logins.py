@@ -14,7 +14,7 @@ from replicator.rules.node import join
 
 if TYPE_CHECKING:
     from replicator.commands.convert.draft import Draft
-    from replicator.rules.node import Place
+    from replicator.rules.node import Node
 
 HUB_ENDPOINT = "registry-1.docker.io"
 """Where the registry of Docker Hub answers."""
@@ -62,7 +62,7 @@ _UNSAID = (
 _KNOWN = ("registry", "user", "pass", "tls", "hostname", "regcert", *_LEFT_OUT, *_UNSAID)
 
 
-def add_logins(creds: Place | None, draft: Draft) -> None:
+def add_logins(creds: Node | None, draft: Draft) -> None:
     """Add ``creds`` to the draft, and what its rules name beyond it.
 
     Args:
@@ -77,7 +77,7 @@ def add_logins(creds: Place | None, draft: Draft) -> None:
 class _Login:
     """One entry of ``creds``."""
 
-    def __init__(self, place: Place, draft: Draft) -> None:
+    def __init__(self, place: Node, draft: Draft) -> None:
         self._place = place
         self._draft = draft
         self._entry = Entry({}, place.path)

@@ -9,7 +9,7 @@ from replicator.commands.convert.patterns import PLAIN_OF_THREE, of_skopeo, tran
 from replicator.commands.convert.regsync_logins import ANONYMOUS, HUB_ENDPOINT, add_missing
 from replicator.commands.convert.templates import HUB, name_of, registry_of
 from replicator.reference import is_digest, is_tag
-from replicator.rules.node import Place
+from replicator.rules.node import Node
 from replicator.rules.patterns import shorten
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def drafted(sections: Mapping[str, Any], options: Options) -> Draft:
         message = "a file of skopeo names no destination: say --to HOST/NAMESPACE, what skopeo sync has as DESTINATION"
         draft.wrong("--to", message)
     draft.tell("", "skopeo sync copies the image for its own platform alone, unless it has --all; here all are copied")
-    for registry, place in (Place(dict(sections), "", draft.problems).mapping() or {}).items():
+    for registry, place in (Node(dict(sections), "", draft.problems).mapping() or {}).items():
         _Registry(registry, place, draft).read()
     add_missing(draft, "")
     return draft
@@ -44,7 +44,7 @@ def drafted(sections: Mapping[str, Any], options: Options) -> Draft:
 class _Registry:
     """What stands under one registry."""
 
-    def __init__(self, registry: str, place: Place, draft: Draft) -> None:
+    def __init__(self, registry: str, place: Node, draft: Draft) -> None:
         self._registry = registry_of(registry)
         self._draft = draft
         self._login = Entry({}, place.path)
@@ -67,7 +67,7 @@ class _Registry:
                 self._rule(repository, place, read)
         self._way()
 
-    def _rule(self, repository: str, place: Place, read: Callable[[str, str, Place], None]) -> None:
+    def _rule(self, repository: str, place: Node, read: Callable[[str, str, Node], None]) -> None:
         try:
             name = name_of(f"{self._registry}/{repository}")
         except ValueError as error:
@@ -78,7 +78,7 @@ class _Registry:
             return
         read(name.repository, f"{self._end}/{name.repository.rpartition('/')[2]}", place)
 
-    def _listed(self, repository: str, end: str, place: Place) -> None:
+    def _listed(self, repository: str, end: str, place: Node) -> None:
         texts = [item.text() for item in place.items()] if place.value is not None else []
         names = [text for text in texts if text is not None]
         for text in names:
@@ -90,7 +90,7 @@ class _Registry:
         for digest in filter(is_digest, names):
             self._draft.add_destination(f"{repository}@{digest}", end, place.path)
 
-    def _by_tag(self, repository: str, end: str, place: Place) -> None:
+    def _by_tag(self, repository: str, end: str, place: Node) -> None:
         text = place.text()
         if text is None:
             return
@@ -101,7 +101,7 @@ class _Registry:
             return
         self._draft.add_destination(repository, item, place.path)
 
-    def _by_version(self, repository: str, end: str, place: Place) -> None:
+    def _by_version(self, repository: str, end: str, place: Node) -> None:
         text = place.text()
         if text is None:
             return
@@ -139,7 +139,7 @@ class _Registry:
             login["endpoint"] = HUB_ENDPOINT
         self._draft.auth[self._registry] = self._login
 
-    def _secret(self, fields: Mapping[str, Place], field: str, value: str) -> str:
+    def _secret(self, fields: Mapping[str, Node], field: str, value: str) -> str:
         if "${" in value:
             self._tell(fields[field].path, "has ${ in it, which would be a variable here, so it is put in one")
             return self._draft.variable(field.upper(), self._registry)

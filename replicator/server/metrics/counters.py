@@ -20,7 +20,7 @@ import structlog
 from replicator.copy import Result
 from replicator.errors import ErrorClass
 from replicator.harbor.events import TYPES
-from replicator.queue import Lane, TryEnd
+from replicator.queue import AttemptEnd, Lane
 from replicator.server.metrics import families
 from replicator.server.metrics.families import counter, histogram
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from replicator.harbor.events import Fate
-    from replicator.queue import Try
+    from replicator.queue import Attempt
 
 log = structlog.get_logger("replicator.metrics")
 
 _QUIET_SECONDS = 60.0
 
 
-class Guard:
+class SwallowErrors:
     """A context that keeps every exception to itself, and logs one a minute."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ MOST_VALUES = 500
 _MOST_CHARACTERS = 200
 
 
-class Known:
+class BoundedLabels:
     """The values that a label may have.
 
     Args:
@@ -107,7 +107,7 @@ _OUTCOMES = {
     Result.SKIPPED: "skipped",
     Result.SOURCE_GONE: "skipped",
 }
-_FAILURES = {TryEnd.RETRIED: "retried", TryEnd.DEAD: "failed"}
+_FAILURES = {AttemptEnd.RETRIED: "retried", AttemptEnd.DEAD: "failed"}
 _REASONS = {kind: kind.value.replace(" ", "_") for kind in ErrorClass}
 _RIGHT = frozenset({Result.COPIED, Result.UP_TO_DATE})
 _BLOBS = {"copied": "blobs_copied", "mounted": "blobs_mounted", "present": "blobs_present"}
@@ -121,8 +121,8 @@ class TryCounts:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._rules = Known()
-        self._guard = Guard()
+        self._rules = BoundedLabels()
+        self._guard = SwallowErrors()
         self._copies = counter(families.COPIES, registry)
         self._lag = histogram(families.COPY_LAG, registry)
         self._duration = histogram(families.COPY_DURATION, registry)
@@ -139,14 +139,14 @@ class TryCounts:
         """Tell the rules of these keys apart too from now on."""
         self._rules.add(rules)
 
-    def tried(self, attempt: Try) -> None:
+    def attempt_ended(self, attempt: Attempt) -> None:
         """Count a try by its outcome."""
         with self._guard:
-            if attempt.end is TryEnd.DONE:
+            if attempt.end is AttemptEnd.DONE:
                 outcome = self._went_well(attempt, attempt.outcome or {})
             else:
                 outcome = _FAILURES[attempt.end]
-            if attempt.end is TryEnd.RETRIED and attempt.error_class is not None:
+            if attempt.end is AttemptEnd.RETRIED and attempt.error_class is not None:
                 self._retries.labels(_REASONS[attempt.error_class]).inc()
             rule = (attempt.payload or {}).get("rule")
             known = self._rules.label(rule if isinstance(rule, str) else None)
@@ -158,7 +158,7 @@ class TryCounts:
         with self._guard:
             self._lost.inc()
 
-    def _went_well(self, attempt: Try, outcome: Any) -> str:
+    def _went_well(self, attempt: Attempt, outcome: Any) -> str:
         """Count the blobs and the lag of what went well; return how it is called."""
         result = Result(outcome["result"])
         for how, name in _BLOBS.items():
@@ -181,8 +181,8 @@ class RequestCounts:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._hosts = Known()
-        self._guard = Guard()
+        self._hosts = BoundedLabels()
+        self._guard = SwallowErrors()
         self._requests = counter(families.REQUESTS, registry)
         self._duration = histogram(families.REQUEST_DURATION, registry)
         self._received = counter(families.RECEIVED, registry)
@@ -235,8 +235,8 @@ class DeliveryCounts:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._types = Known(TYPES)
-        self._guard = Guard()
+        self._types = BoundedLabels(TYPES)
+        self._guard = SwallowErrors()
         self._events = counter(families.EVENTS, registry)
 
     def delivered(self, kind: str | None, fate: Fate) -> None:

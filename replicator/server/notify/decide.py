@@ -15,11 +15,20 @@ from uuid import uuid4
 
 from replicator.console import age
 from replicator.queue import Lane, ReconcileState
-from replicator.server.notify.message import Example, Message, Occasion, State, Told
+from replicator.server.notify.message import Example, Message, MessageState, Occasion, Told
 
 if TYPE_CHECKING:
-    from replicator.queue import Buried, Complaint, DeadLetter, Notices, Queue, ReconcileResult, Turn, WaitingJob
-    from replicator.server.notify.message import Memory
+    from replicator.queue import (
+        Complaint,
+        DeadLetter,
+        Leadership,
+        NewDeadLetters,
+        Notices,
+        Queue,
+        ReconcileResult,
+        WaitingJob,
+    )
+    from replicator.server.notify.message import NotifyState
 
 EXAMPLES = 5
 """How many examples a message has at the most."""
@@ -45,7 +54,7 @@ class Lateness:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Snapshot:
     """One moment.
 
     Attributes:
@@ -57,13 +66,13 @@ class Seen:
     """
 
     now: int
-    buried: Buried
+    buried: NewDeadLetters
     lateness: Lateness
     reconcile: ReconcileResult | None
     complaints: tuple[Complaint, ...]
 
 
-async def look(queue: Queue, notices: Notices, turn: Turn, mark: int) -> Seen:
+async def take_snapshot(queue: Queue, notices: Notices, turn: Leadership, mark: int) -> Snapshot:
     """Look at the queue; a few commands, whose number no backlog changes.
 
     Args:
@@ -75,7 +84,7 @@ async def look(queue: Queue, notices: Notices, turn: Turn, mark: int) -> Seen:
     Raises:
         QueueUnavailable: it does not answer.
     """
-    return Seen(
+    return Snapshot(
         now=turn.now,
         buried=await notices.buried(mark, EXAMPLES),
         lateness=await _lateness(queue, turn.now),
@@ -102,7 +111,7 @@ _CHECK = "replicator check tries every host, login and permission, and says what
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class NotifyTiming:
     """How fast people are told. All times in seconds.
 
     Attributes:
@@ -128,7 +137,7 @@ class _Trouble:
     advice: tuple[str, ...]
 
 
-def settle(memory: Memory, seen: Seen, pace: Pace) -> tuple[Memory, list[Message]]:
+def decide(memory: NotifyState, seen: Snapshot, pace: NotifyTiming) -> tuple[NotifyState, list[Message]]:
     """Say what is to be told now.
 
     Args:
@@ -159,8 +168,13 @@ _OVER = {
 
 
 def _state(
-    memory: Memory, seen: Seen, pace: Pace, occasion: Occasion, trouble: _Trouble | None, messages: list[Message]
-) -> Memory:
+    memory: NotifyState,
+    seen: Snapshot,
+    pace: NotifyTiming,
+    occasion: Occasion,
+    trouble: _Trouble | None,
+    messages: list[Message],
+) -> NotifyState:
     """Tell of something that lasts: once when it begins or becomes another, once when it is over."""
     told = memory.told.get(occasion)
     if trouble is None:
@@ -172,7 +186,7 @@ def _state(
         Message(
             uuid4().hex,
             occasion,
-            State.TROUBLE,
+            MessageState.TROUBLE,
             trouble.title,
             seen.now,
             since,
@@ -184,24 +198,24 @@ def _state(
     return _telling(memory, occasion, Told(trouble.mark, since, seen.now))
 
 
-def _over(memory: Memory, seen: Seen, occasion: Occasion, messages: list[Message]) -> Memory:
+def _over(memory: NotifyState, seen: Snapshot, occasion: Occasion, messages: list[Message]) -> NotifyState:
     told = memory.told.get(occasion)
     if told is None or told.mark is None:
         return memory
-    messages.append(Message(uuid4().hex, occasion, State.RECOVERED, _OVER[occasion], seen.now, told.since))
+    messages.append(Message(uuid4().hex, occasion, MessageState.RECOVERED, _OVER[occasion], seen.now, told.since))
     return _telling(memory, occasion, replace(told, mark=None))
 
 
-def _telling(memory: Memory, occasion: Occasion, told: Told) -> Memory:
+def _telling(memory: NotifyState, occasion: Occasion, told: Told) -> NotifyState:
     return replace(memory, told={**memory.told, occasion: told})
 
 
-def _lately(told: Told, seen: Seen, pace: Pace) -> bool:
+def _lately(told: Told, seen: Snapshot, pace: NotifyTiming) -> bool:
     # A clock that was set back does not silence us for longer than a pause.
     return 0 <= seen.now - told.at < pace.pause * 1000
 
 
-def _dead_letters(memory: Memory, seen: Seen, pace: Pace, messages: list[Message]) -> Memory:
+def _dead_letters(memory: NotifyState, seen: Snapshot, pace: NotifyTiming, messages: list[Message]) -> NotifyState:
     """Tell of copies that were given up, those of a minute together; and that none is left."""
     buried, told = seen.buried, memory.told.get(Occasion.DEAD_LETTERS)
     if not buried.dead:
@@ -219,7 +233,7 @@ def _dead_letters(memory: Memory, seen: Seen, pace: Pace, messages: list[Message
         Message(
             uuid4().hex,
             Occasion.DEAD_LETTERS,
-            State.TROUBLE,
+            MessageState.TROUBLE,
             f"replicator: {copies} given up{all_of_them}",
             seen.now,
             since,
@@ -242,7 +256,7 @@ def _letter(letter: DeadLetter) -> Example:
     return Example.of(subject, f"{letter.error_class}: {letter.message}")
 
 
-def _drift(memory: Memory, seen: Seen, pace: Pace, messages: list[Message]) -> Memory:
+def _drift(memory: NotifyState, seen: Snapshot, pace: NotifyTiming, messages: list[Message]) -> NotifyState:
     """Tell once of each reconcile that found something."""
     result, told = seen.reconcile, memory.told.get(Occasion.DRIFT)
     if result is None or not result.findings.drift:
@@ -256,7 +270,7 @@ def _drift(memory: Memory, seen: Seen, pace: Pace, messages: list[Message]) -> M
         Message(
             uuid4().hex,
             Occasion.DRIFT,
-            State.NEWS,
+            MessageState.NEWS,
             f"replicator: the reconcile found drift: {differed}, and no event had told of it",
             seen.now,
             ended,
@@ -271,7 +285,7 @@ def _drift(memory: Memory, seen: Seen, pace: Pace, messages: list[Message]) -> M
     return _telling(memory, Occasion.DRIFT, Told(mark, ended, seen.now))
 
 
-def _reconcile(seen: Seen) -> _Trouble | None:
+def _reconcile(seen: Snapshot) -> _Trouble | None:
     if seen.reconcile is None or seen.reconcile.findings.complete:
         return None
     found, ended = seen.reconcile.findings, int(seen.reconcile.ended.timestamp() * 1000)
@@ -283,7 +297,7 @@ def _reconcile(seen: Seen) -> _Trouble | None:
     return _Trouble("incomplete", ended, title, found.failed, (), advice)
 
 
-def _lag(memory: Memory, seen: Seen, pace: Pace) -> _Trouble | None:
+def _lag(memory: NotifyState, seen: Snapshot, pace: NotifyTiming) -> _Trouble | None:
     late, told = seen.lateness, memory.told.get(Occasion.LAG)
     # What swings around the threshold is told once.
     threshold = pace.late / 2 if told is not None and told.mark is not None else pace.late

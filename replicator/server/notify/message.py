@@ -34,7 +34,7 @@ class Occasion(StrEnum):
     """Someone tries whether messages arrive."""
 
 
-class State(StrEnum):
+class MessageState(StrEnum):
     """What a message says of its occasion."""
 
     TROUBLE = "trouble"
@@ -75,7 +75,7 @@ class Message:
 
     id: str
     occasion: Occasion
-    state: State
+    state: MessageState
     title: str
     at: int
     since: int | None = None
@@ -97,7 +97,7 @@ class Message:
         return cls(
             id=str(fields["id"]),
             occasion=Occasion(fields["occasion"]),
-            state=State(fields["state"]),
+            state=MessageState(fields["state"]),
             title=str(fields["title"]),
             at=int(fields["at"]),
             since=None if fields["since"] is None else int(fields["since"]),
@@ -136,7 +136,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class PendingMessage:
     """A message on its way to one receiver. Times are as above.
 
     Attributes:
@@ -155,7 +155,7 @@ class Parcel:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class NotifyState:
     """All of it.
 
     Attributes:
@@ -168,7 +168,7 @@ class Memory:
     mark: int = 0
     gathering: int | None = None
     told: Mapping[Occasion, Told] = field(default_factory=lambda: MappingProxyType({}))
-    parcels: tuple[Parcel, ...] = ()
+    parcels: tuple[PendingMessage, ...] = ()
 
     def dump(self) -> bytes:
         """Write it down."""
@@ -182,7 +182,7 @@ class Memory:
         ).encode()
 
     @classmethod
-    def load(cls, text: bytes) -> Memory:
+    def load(cls, text: bytes) -> NotifyState:
         """Read what was written down; what another version of this program wrote and is not understood is nothing."""
         try:
             fields = json.loads(text)
@@ -196,5 +196,5 @@ class Memory:
             return cls()
 
 
-def _parcel(fields: dict[str, Any]) -> Parcel:
-    return Parcel(**{**fields, "message": Message.from_json(fields["message"])})
+def _parcel(fields: dict[str, Any]) -> PendingMessage:
+    return PendingMessage(**{**fields, "message": Message.from_json(fields["message"])})

@@ -12,8 +12,8 @@ import structlog
 from yarl import URL
 
 from replicator.queue import Notices, QueueUnavailable
-from replicator.server.notify.decide import Pace, look, settle
-from replicator.server.notify.message import Memory, Origin
+from replicator.server.notify.decide import NotifyTiming, decide, take_snapshot
+from replicator.server.notify.message import NotifyState, Origin
 from replicator.server.notify.sending import Sending, open_poster
 from replicator.tasks import beside
 
@@ -57,7 +57,7 @@ class Notifier:
         sending: Sending,
         configuration: ConfigurationState,
         *,
-        pace: Pace,
+        pace: NotifyTiming,
         every: float = _EVERY,
         lease: float = 60.0,
     ) -> None:
@@ -110,9 +110,9 @@ class Notifier:
         turn = await self._notices.begin(self._configuration.problem)
         if turn is None:
             return
-        before = Memory.load(turn.told)
-        seen = await look(self._queue, self._notices, turn, before.mark)
-        memory, messages = settle(before, seen, self._pace)
+        before = NotifyState.load(turn.told)
+        seen = await take_snapshot(self._queue, self._notices, turn, before.mark)
+        memory, messages = decide(before, seen, self._pace)
         memory = replace(memory, parcels=self._sending.packed(memory.parcels, messages, turn.now))
         # Kept before it is sent: what is sent is known to all, and nobody sends it who has lost the turn.
         if memory != before and not await self._notices.keep(memory.dump()):
@@ -144,7 +144,9 @@ async def open_notifier(settings: Settings, queue: Queue, configuration: Configu
         yield
         return
     async with open_poster(origin_of(settings)) as poster:
-        notifier = Notifier(queue, Sending(receivers, poster), configuration, pace=Pace(late=settings.notify_lag))
+        notifier = Notifier(
+            queue, Sending(receivers, poster), configuration, pace=NotifyTiming(late=settings.notify_lag)
+        )
         async with notifier.beside():
             log.info("notifications on", receivers=[receiver.host for receiver in receivers])
             yield

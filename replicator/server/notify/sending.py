@@ -20,7 +20,7 @@ import structlog
 from replicator import __version__
 from replicator.receivers import Format
 from replicator.server.notify.formats import post_of
-from replicator.server.notify.message import Parcel
+from replicator.server.notify.message import PendingMessage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -56,7 +56,9 @@ class Sending:
         # What Redis was not told of yet.
         self._done: set[tuple[str, str]] = set()
 
-    def packed(self, waiting: Sequence[Parcel], messages: Iterable[Message], now: int) -> tuple[Parcel, ...]:
+    def packed(
+        self, waiting: Sequence[PendingMessage], messages: Iterable[Message], now: int
+    ) -> tuple[PendingMessage, ...]:
         """Return what is to be sent: what waits already, and new messages; what nobody waits for is left out.
 
         Args:
@@ -67,12 +69,12 @@ class Sending:
         known = {_name(parcel) for parcel in waiting}
         self._done &= known
         kept = [parcel for parcel in waiting if parcel.receiver in self._receivers and _name(parcel) not in self._done]
-        kept += [Parcel(key, message, now + self._patience) for message in messages for key in self._receivers]
+        kept += [PendingMessage(key, message, now + self._patience) for message in messages for key in self._receivers]
         for parcel in kept[: max(0, len(kept) - MOST)]:
             self._lost(parcel, "too many are waiting")
         return tuple(kept[-MOST:])
 
-    async def send(self, parcels: Sequence[Parcel], now: int) -> tuple[Parcel, ...]:
+    async def send(self, parcels: Sequence[PendingMessage], now: int) -> tuple[PendingMessage, ...]:
         """Send the oldest of each receiver, if it is due.
 
         Args:
@@ -82,7 +84,7 @@ class Sending:
         Returns:
             What still waits.
         """
-        oldest: dict[str, Parcel] = {}
+        oldest: dict[str, PendingMessage] = {}
         for parcel in parcels:
             oldest.setdefault(parcel.receiver, parcel)
         # A clock that was set back does not put a try off for longer than it would have been.
@@ -92,7 +94,7 @@ class Sending:
         left = (changed.get(_name(parcel), parcel) for parcel in parcels)
         return tuple(parcel for parcel in left if parcel is not None)
 
-    async def _try(self, parcel: Parcel, now: int) -> Parcel | None:
+    async def _try(self, parcel: PendingMessage, now: int) -> PendingMessage | None:
         """Send one; return it if it is to be tried again."""
         receiver = self._receivers[parcel.receiver]
         verdict = await self._poster.send(receiver, parcel.message)
@@ -109,18 +111,18 @@ class Sending:
         self._done.add(_name(parcel))
         return None
 
-    def _pause(self, parcel: Parcel, verdict: Verdict) -> int:
+    def _pause(self, parcel: PendingMessage, verdict: DeliveryResult) -> int:
         pause = min(_LONGEST_PAUSE, self._first * 2.0 ** min(parcel.tries, 32))
         return int(max(pause, min(verdict.retry_after or 0.0, 2 * _LONGEST_PAUSE)) * 1000)
 
-    def _lost(self, parcel: Parcel, reason: str) -> None:
+    def _lost(self, parcel: PendingMessage, reason: str) -> None:
         message = parcel.message
         receiver = self._receivers[parcel.receiver].host
         about: Mapping[str, object] = {"occasion": str(message.occasion), "title": message.title}
         log.error("notification dropped", receiver=receiver, reason=reason, tries=parcel.tries + 1, **about)
 
 
-def _name(parcel: Parcel) -> tuple[str, str]:
+def _name(parcel: PendingMessage) -> tuple[str, str]:
     return parcel.receiver, parcel.message.id
 
 
@@ -151,7 +153,7 @@ _REFUSED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class DeliveryResult:
     """What became of a message.
 
     Attributes:
@@ -167,7 +169,7 @@ class Verdict:
     retry_after: float | None = None
 
 
-def judge(form: Format, status: int, body: bytes, retry_after: float | None = None) -> Verdict:
+def judge(form: Format, status: int, body: bytes, retry_after: float | None = None) -> DeliveryResult:
     """Say what an answer means.
 
     Args:
@@ -177,21 +179,21 @@ def judge(form: Format, status: int, body: bytes, retry_after: float | None = No
         retry_after: what the answer says of it, in seconds.
     """
     if 300 <= status < 400:
-        return Verdict(False, f"{status}: it leads elsewhere, which is not followed: give the final address")
+        return DeliveryResult(False, f"{status}: it leads elsewhere, which is not followed: give the final address")
     if status == 429 or status >= 500:
-        return Verdict(False, f"{status}: it can't take it now", again=True, retry_after=retry_after)
+        return DeliveryResult(False, f"{status}: it can't take it now", again=True, retry_after=retry_after)
     if not 200 <= status < 300:
-        return Verdict(False, f"{status}: refused: {_SETUP}")
+        return DeliveryResult(False, f"{status}: refused: {_SETUP}")
     if form not in _CODES:
-        return Verdict(True, f"{status}: taken")
+        return DeliveryResult(True, f"{status}: taken")
     code = _code(body, _CODES[form])
     if code == 0:
-        return Verdict(True, f"{status}: taken")
+        return DeliveryResult(True, f"{status}: taken")
     if code is None:
-        return Verdict(False, f"{status}, but no answer of {form}: is it the robot's address?")
+        return DeliveryResult(False, f"{status}, but no answer of {form}: is it the robot's address?")
     if (words := _AGAIN[form].get(code)) is not None:
-        return Verdict(False, f"code {code}: {words}", again=True)
-    return Verdict(False, f"code {code}: {_REFUSED[form].get(code, _SETUP)}")
+        return DeliveryResult(False, f"code {code}: {words}", again=True)
+    return DeliveryResult(False, f"code {code}: {_REFUSED[form].get(code, _SETUP)}")
 
 
 def _code(body: bytes, name: str) -> int | None:
@@ -224,18 +226,18 @@ class Poster:
         self._origin = origin
         self._seconds = seconds
 
-    async def send(self, receiver: Receiver, message: Message) -> Verdict:
+    async def send(self, receiver: Receiver, message: Message) -> DeliveryResult:
         """Send a message once, and say what became of it. It raises nothing, and takes bounded time."""
         try:
             async with asyncio.timeout(self._seconds):
                 return await self._send(receiver, message)
         except TimeoutError:
-            return Verdict(False, f"no answer within {self._seconds:g} s", again=True)
+            return DeliveryResult(False, f"no answer within {self._seconds:g} s", again=True)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # The client library's own words may quote the address.
-            return Verdict(False, _failure(error), again=True)
+            return DeliveryResult(False, _failure(error), again=True)
 
-    async def _send(self, receiver: Receiver, message: Message) -> Verdict:
+    async def _send(self, receiver: Receiver, message: Message) -> DeliveryResult:
         post = post_of(receiver, message, self._origin, time.time())
         async with self._session.post(
             post.url, data=post.body, headers=post.headers, allow_redirects=False

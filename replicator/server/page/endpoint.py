@@ -19,10 +19,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from replicator.queue import LetterPart, QueueUnavailable
+from replicator.queue import DeadLetterPage, QueueUnavailable
 from replicator.server.auth import from_elsewhere
-from replicator.server.page.facts import Lookout
-from replicator.server.page.rendering import Page, Sight
+from replicator.server.page.facts import PageCache
+from replicator.server.page.rendering import PageData, PageRenderer
 from replicator.server.page.view import View
 from replicator.server.requests import read_body
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from replicator.queue import Queue
     from replicator.rules import Rules
-    from replicator.server.auth import Door
+    from replicator.server.auth import PageAuth
 
 log = structlog.get_logger("replicator.page")
 
@@ -47,13 +47,13 @@ class StatusPage:
         door: who may see it.
     """
 
-    def __init__(self, queue: Queue, rules: Rules, door: Door) -> None:
+    def __init__(self, queue: Queue, rules: Rules, door: PageAuth) -> None:
         self._queue = queue
-        self._lookout = Lookout(queue)
-        self._page = Page()
+        self._lookout = PageCache(queue)
+        self._page = PageRenderer()
         self.renew(rules, door)
 
-    def renew(self, rules: Rules, door: Door) -> None:
+    def renew(self, rules: Rules, door: PageAuth) -> None:
         """Have other rules, and another password, from the next request on."""
         self._rules = rules
         self._door = door
@@ -68,7 +68,7 @@ class StatusPage:
         view = View.of(request.query_params)
         fragment = "fragment" in request.query_params
         try:
-            sight = Sight(await self._lookout.look(), await LetterPart.read(self._queue, view.part))
+            sight = PageData(await self._lookout.look(), await DeadLetterPage.read(self._queue, view.part))
         except QueueUnavailable as error:
             return self._answer(self._page.render_outage(str(error), fragment=fragment), 503)
         form_token = self._door.form_token(time.time())
@@ -119,7 +119,7 @@ class StatusPage:
         if self._door.token is None:
             raise HTTPException(404)
         authorization = request.headers.get("Authorization", "")
-        if self._door.knows(authorization):
+        if self._door.matches_password(authorization):
             return
         if authorization:  # a browser sends none before it is asked to
             client = request.client.host if request.client is not None else None

@@ -46,7 +46,7 @@ class Facts:
             raise QueueUnavailable(f"{queue.where} did not tell all within {_DEADLINE:g} s") from None
 
 
-class Lookout:
+class PageCache:
     """Looks at the queue for all who ask at a time, so that many open pages cost what one costs.
 
     Args:

@@ -19,7 +19,7 @@ from replicator.server.page.view import HOURS, LETTERS, sheet
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from replicator.queue import LetterPart
+    from replicator.queue import DeadLetterPage
     from replicator.rules import Rules
     from replicator.server.page.facts import Facts
     from replicator.server.page.view import View
@@ -37,14 +37,14 @@ _TOLD = {
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class PageData:
     """What was seen of the installation: its facts, and the chosen part of its dead letters."""
 
     facts: Facts
-    letters: LetterPart
+    letters: DeadLetterPage
 
 
-class Page:
+class PageRenderer:
     """Renders the page."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class Page:
             )
         )
 
-    def render(self, sight: Sight, rules: Rules, view: View, form_token: str, *, fragment: bool) -> str:
+    def render(self, sight: PageData, rules: Rules, view: View, form_token: str, *, fragment: bool) -> str:
         """Return the page.
 
         Args:

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from rich.console import Console
 
 from replicator.commands.check import show
-from replicator.commands.check.findings import Finding, State
+from replicator.commands.check.findings import Finding, FindingState
 from tests.commands.check.asking import RULE, as_administrator, checked, failed
 from tests.queue.servers import RedisServer
 from tests.running import TOKEN, replicator
@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 TWO = {"HARBOR/library/**": "ACR/image-syncer/{name}", "HARBOR/team/**": "nowhere.invalid/x/{name}"}
 PATIENT = "registry-vpc.cn-hangzhou.aliyuncs.com/image-syncer/team-platform-services-payments-api"
 FOUND = [
-    Finding("login", "harbor.example.com", State.OK, "reached and logged in"),
-    Finding("list", "harbor.example.com/team/**", State.OK, "matches harbor.example.com/team/services/api:v1.2.3"),
-    Finding("policy", "harbor.example.com/team", State.NOT_TRIED, "the login lacks notification-policy:list"),
-    Finding("push", PATIENT, State.FAILED, "for a push this can mean: the login may not push here; " * 3),
+    Finding("login", "harbor.example.com", FindingState.OK, "reached and logged in"),
+    Finding(
+        "list", "harbor.example.com/team/**", FindingState.OK, "matches harbor.example.com/team/services/api:v1.2.3"
+    ),
+    Finding("policy", "harbor.example.com/team", FindingState.NOT_TRIED, "the login lacks notification-policy:list"),
+    Finding("push", PATIENT, FindingState.FAILED, "for a push this can mean: the login may not push here; " * 3),
 ]
 
 
@@ -149,7 +151,7 @@ async def test_where_there_is_no_terminal_each_finding_is_one_line(pushed: House
 def test_foreign_words_write_no_commands_to_a_terminal() -> None:
     for width in (80, 200):
         paper = io.StringIO()
-        hostile = Finding("list", "h/\x1b[2Ja", State.FAILED, "said \x1b]0;x\x07[red]no[/red]\nmore")
+        hostile = Finding("list", "h/\x1b[2Ja", FindingState.FAILED, "said \x1b]0;x\x07[red]no[/red]\nmore")
         show([hostile], Console(file=paper, width=width, force_terminal=True, color_system=None))
         assert "\x1b" not in paper.getvalue()
         assert "[red]no[/red]" in paper.getvalue()

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.commands.check.findings import Finding, State
+from replicator.commands.check.findings import Finding, FindingState
 from replicator.commands.check.probing import merged
 from replicator.commands.check.webhook import Expected, judge_deliveries, judge_policies
-from replicator.harbor.policy import Policy, Target
+from replicator.harbor.policy import Policy, PolicyTarget
 from replicator.harbor.policy_api import Delivery
 from tests.commands.check.asking import RULE, as_administrator, checked, failed, told
 from tests.running import TOKEN
@@ -131,10 +131,10 @@ async def test_what_many_projects_have_in_common_is_told_once(pushed: House) -> 
     assert line["message"].endswith("(in library, p0, p1, p2, p3 and 3 more)")
 
 
-@given(st.lists(st.builds(Finding, st.just("policy"), SUBJECTS, st.sampled_from(State), st.sampled_from("xy"))))
+@given(st.lists(st.builds(Finding, st.just("policy"), SUBJECTS, st.sampled_from(FindingState), st.sampled_from("xy"))))
 def test_what_is_told_once_leaves_out_nothing_that_failed_and_no_registry(found: list[Finding]) -> None:
     lines = merged(found)
-    untried = State.NOT_TRIED
+    untried = FindingState.NOT_TRIED
     assert [each for each in lines if each.state is not untried] == [
         each for each in found if each.state is not untried
     ]
@@ -174,35 +174,35 @@ async def test_a_login_that_may_not_list_artifacts_is_no_failure_and_the_permiss
 def policy(**changes: Any) -> Policy:
     target = {"address": URL, "auth_header": TOKEN, **changes.pop("target", {})}
     given: dict[str, Any] = {"enabled": True, "event_types": ("PUSH_ARTIFACT",), **changes}
-    return Policy(1, given.pop("name", "any"), "", targets=(Target(**target),), **given)
+    return Policy(1, given.pop("name", "any"), "", targets=(PolicyTarget(**target),), **given)
 
 
 def test_the_best_of_several_policies_counts_and_that_there_are_several_is_told() -> None:
     state, message, found = judge_policies([policy(enabled=False), policy(name="good")], Expected(URL, TOKEN))
-    assert (state, found) == (State.OK, policy(name="good"))
+    assert (state, found) == (FindingState.OK, policy(name="good"))
     assert "1 more" in message
 
 
 def test_a_policy_for_anyone_needs_no_auth_header() -> None:
     open_policy = policy(target={"auth_header": ""})
-    assert judge_policies([open_policy], Expected(URL, None, anonymous=True))[0] is State.OK
-    assert judge_policies([open_policy], Expected(URL, None))[0] is State.FAILED
+    assert judge_policies([open_policy], Expected(URL, None, anonymous=True))[0] is FindingState.OK
+    assert judge_policies([open_policy], Expected(URL, None))[0] is FindingState.FAILED
 
 
 @pytest.mark.parametrize("form", ["/", "?registry="])
 def test_a_policy_whose_address_names_another_harbor_is_told(form: str) -> None:
     expected = Expected(URL, TOKEN, registry="harbor.example.com")
     state, message, _ = judge_policies([policy(target={"address": f"{URL}{form}other.example.com"})], expected)
-    assert state is State.FAILED
+    assert state is FindingState.FAILED
     assert "names 'other.example.com' as the Harbor" in message
-    assert judge_policies([policy(target={"address": f"{URL}/HARBOR.example.com:443"})], expected)[0] is State.OK
+    assert judge_policies([policy(target={"address": f"{URL}/HARBOR.example.com:443"})], expected)[0] is FindingState.OK
 
 
 def test_a_policy_whose_address_names_its_harbor_in_the_older_form_works_and_is_told_to_be_corrected() -> None:
     expected = Expected(None, TOKEN, registry="harbor.example.com")
     for form, is_older in (("?registry=", True), ("/", False)):
         state, message, _ = judge_policies([policy(target={"address": f"{URL}{form}harbor.example.com"})], expected)
-        assert state is State.OK
+        assert state is FindingState.OK
         assert ("replicator webhook register corrects it" in message) == is_older
 
 
@@ -217,11 +217,11 @@ async def test_a_check_knows_the_harbor_that_an_address_must_name(pushed: House)
 
 def test_a_policy_that_notifies_in_another_way_is_told() -> None:
     state, message, _ = judge_policies([policy(target={"type": "slack"})], Expected(URL, TOKEN))
-    assert (state, "'slack' instead of http" in message) == (State.FAILED, True)
+    assert (state, "'slack' instead of http" in message) == (FindingState.FAILED, True)
 
 
 TARGETS = st.builds(
-    Target,
+    PolicyTarget,
     st.sampled_from([URL, "https://b.example.com/webhooks/harbor/", "http://[", "", "x"]) | st.text(),
     st.sampled_from(["", TOKEN, f"Bearer {TOKEN}", f"Bearer {SECRET}"]),
     type=st.sampled_from(["http", "slack"]),
@@ -244,7 +244,7 @@ def test_only_a_policy_that_gets_pushes_through_to_the_webhook_is_right(
     state, message, found = judge_policies(policies, Expected(url, token, anonymous))
     assert TOKEN not in message
     assert SECRET not in message
-    if state is State.OK:
+    if state is FindingState.OK:
         assert found is not None
         assert found.enabled
         assert "PUSH_ARTIFACT" in found.event_types
@@ -266,6 +266,6 @@ DELIVERIES = st.builds(
 def test_deliveries_fail_when_the_last_one_that_ended_did(deliveries: list[Delivery] | None) -> None:
     state, message = judge_deliveries(deliveries)
     ended = [each.status for each in deliveries or () if each.status in ("Success", "Error", "Stopped")]
-    assert (state is State.FAILED) == (bool(ended) and ended[0] != "Success")
-    assert (state is State.NOT_TRIED) == (deliveries is None)
+    assert (state is FindingState.FAILED) == (bool(ended) and ended[0] != "Success")
+    assert (state is FindingState.NOT_TRIED) == (deliveries is None)
     assert message

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from replicator.commands.check.findings import State
+from replicator.commands.check.findings import FindingState
 from replicator.commands.check.queue import judge_file, judge_memory, try_redis
 from tests.commands.check.clocks import WrongClock
 from tests.docs.pages import ROOT
@@ -29,7 +29,7 @@ def own(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-async def probed(url: str, state: State) -> dict[str, str]:
+async def probed(url: str, state: FindingState) -> dict[str, str]:
     """The messages of a state by name; several of one name are joined."""
     found: dict[str, str] = {}
     for finding in await try_redis(url, "replicator"):
@@ -51,10 +51,10 @@ async def test_one_that_is_as_it_should_be_is_told_to_be_so(own: RedisServer) ->
     own.start()
     found = await try_redis(own.url, "replicator")
     assert [(each.name, each.state) for each in found] == [
-        ("redis", State.OK),
-        ("redis settings", State.OK),
-        ("redis settings", State.OK),
-        ("clock", State.OK),
+        ("redis", FindingState.OK),
+        ("redis settings", FindingState.OK),
+        ("redis settings", FindingState.OK),
+        ("clock", FindingState.OK),
     ]
     assert "appendfsync always" in found[1].message
 
@@ -64,21 +64,21 @@ async def test_one_without_an_append_only_file_is_told(own: RedisServer, snapsho
     own.stop()
     own.options = ("--appendonly", "no", "--save", snapshots)
     own.start()
-    assert "set appendonly yes" in (await probed(own.url, State.FAILED))["redis settings"]
+    assert "set appendonly yes" in (await probed(own.url, FindingState.FAILED))["redis settings"]
 
 
 async def test_one_that_may_lose_the_last_second_is_told_what_helps(own: RedisServer) -> None:
     own.stop()
     own.options = ("--appendfsync", "everysec")
     own.start()
-    assert "appendfsync always" in (await probed(own.url, State.OK))["redis settings"]
+    assert "appendfsync always" in (await probed(own.url, FindingState.OK))["redis settings"]
 
 
 async def test_one_that_evicts_is_told(own: RedisServer) -> None:
     own.stop()
     own.options = ("--maxmemory-policy", "allkeys-lru")
     own.start()
-    assert "maxmemory-policy noeviction" in (await probed(own.url, State.FAILED))["redis settings"]
+    assert "maxmemory-policy noeviction" in (await probed(own.url, FindingState.FAILED))["redis settings"]
 
 
 async def test_one_whose_memory_is_full_is_told(own: RedisServer) -> None:
@@ -87,33 +87,33 @@ async def test_one_whose_memory_is_full_is_told(own: RedisServer) -> None:
     own.start()
     async with Redis(unix_socket_path=str(own.socket)) as redis:
         await redis.config_set("maxmemory", 1)
-    assert "raise its maxmemory" in (await probed(own.url, State.FAILED))["redis"]
+    assert "raise its maxmemory" in (await probed(own.url, FindingState.FAILED))["redis"]
 
 
 async def test_a_replica_is_told(own: RedisServer) -> None:
     async with Redis(unix_socket_path=str(own.socket)) as redis:
         await redis.execute_command("REPLICAOF", "127.0.0.1", "1")  # type: ignore[no-untyped-call]  # as above
-    assert "set REPLICATOR_REDIS_URL to its master" in (await probed(own.url, State.FAILED))["redis"]
+    assert "set REPLICATOR_REDIS_URL to its master" in (await probed(own.url, FindingState.FAILED))["redis"]
 
 
 @pytest.mark.parametrize("ahead", [3600, -90])
 async def test_a_clock_that_is_wrong_is_told(own: RedisServer, tmp_path: Path, ahead: float) -> None:
     async with WrongClock(tmp_path / "clock.sock", own.socket, ahead) as clock:
-        found = await probed(clock.url, State.FAILED)
+        found = await probed(clock.url, FindingState.FAILED)
     assert "set both by NTP" in found["clock"]
     assert ("ahead of" if ahead > 0 else "behind") in found["clock"]
 
 
 async def test_a_clock_that_is_right_within_a_minute_is_no_complaint(own: RedisServer, tmp_path: Path) -> None:
     async with WrongClock(tmp_path / "clock.sock", own.socket, 20) as clock:
-        assert "clock" in await probed(clock.url, State.OK)
+        assert "clock" in await probed(clock.url, FindingState.OK)
 
 
 async def test_a_wrong_password_is_told_and_not_repeated(own: RedisServer) -> None:
     await user(own, "~* &* +@all")
     for login in ("checker:mistyped", "nobody:mistyped", ":mistyped"):
         url = own.url.replace("unix://", f"unix://{login}@")
-        message = (await probed(url, State.FAILED))["redis"]
+        message = (await probed(url, FindingState.FAILED))["redis"]
         assert "check user and password" in message
         assert "mistyped" not in message
 
@@ -122,7 +122,7 @@ async def test_one_that_wants_a_password_is_told(own: RedisServer) -> None:
     own.stop()
     own.options = ("--requirepass", "hidden")
     own.start()
-    assert "check user and password" in (await probed(own.url, State.FAILED))["redis"]
+    assert "check user and password" in (await probed(own.url, FindingState.FAILED))["redis"]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ async def test_one_that_wants_a_password_is_told(own: RedisServer) -> None:
     ids=["other keys", "half of the keys", "no scripts", "no writes", "no time"],
 )
 async def test_a_user_with_too_few_rights_is_told_where_they_are_written(own: RedisServer, rights: str) -> None:
-    message = (await probed(await user(own, rights), State.FAILED))["redis"]
+    message = (await probed(await user(own, rights), FindingState.FAILED))["redis"]
     assert "docs/deployment.md" in message
     assert "hidden" not in message
 
@@ -145,19 +145,19 @@ async def test_a_user_with_too_few_rights_is_told_where_they_are_written(own: Re
 async def test_the_user_of_the_documentation_suffices_and_what_it_may_not_ask_is_told(own: RedisServer) -> None:
     assert DOCUMENTED is not None
     url = await user(own, DOCUMENTED[1])
-    assert await probed(url, State.FAILED) == {}
-    assert "INFO" in (await probed(url, State.NOT_TRIED))["redis settings"]
-    assert set(await probed(url, State.OK)) == {"redis", "clock"}
+    assert await probed(url, FindingState.FAILED) == {}
+    assert "INFO" in (await probed(url, FindingState.NOT_TRIED))["redis settings"]
+    assert set(await probed(url, FindingState.OK)) == {"redis", "clock"}
     url = await user(own, f"{DOCUMENTED[1]} +info")
-    assert await probed(url, State.NOT_TRIED) == {}
+    assert await probed(url, FindingState.NOT_TRIED) == {}
 
 
 async def test_one_that_refuses_to_tell_its_configuration_is_judged_by_what_it_tells(own: RedisServer) -> None:
     own.stop()
     own.options = ("--rename-command", "CONFIG", "")
     own.start()
-    assert "does not say (no CONFIG GET)" in (await probed(own.url, State.OK))["redis settings"]
-    assert await probed(own.url, State.NOT_TRIED) == {}
+    assert "does not say (no CONFIG GET)" in (await probed(own.url, FindingState.OK))["redis settings"]
+    assert await probed(own.url, FindingState.NOT_TRIED) == {}
 
 
 async def test_nothing_in_it_differs_afterwards(own: RedisServer) -> None:
@@ -165,7 +165,7 @@ async def test_nothing_in_it_differs_afterwards(own: RedisServer) -> None:
         await redis.set("replicator:seq", 7)
         await redis.set("other", "x", px=600_000)
         before = await content(redis)
-        assert all(each.state is State.OK for each in await try_redis(own.url, "replicator"))
+        assert all(each.state is FindingState.OK for each in await try_redis(own.url, "replicator"))
         assert await content(redis) == before
 
 
@@ -179,19 +179,19 @@ INFO: dict[str, Any] = {"aof_last_write_status": "ok"}
 @given(st.none() | st.text(), st.none() | st.text())
 def test_only_what_is_known_to_be_kept_counts_as_kept(appendonly: str | None, appendfsync: str | None) -> None:
     state, message = judge_file(appendonly, appendfsync, INFO)
-    assert (state is State.OK) == (appendonly in ("yes", "1"))
-    assert (state is State.NOT_TRIED) == (appendonly is None)
-    assert "appendonly" in message or state is State.OK
+    assert (state is FindingState.OK) == (appendonly in ("yes", "1"))
+    assert (state is FindingState.NOT_TRIED) == (appendonly is None)
+    assert "appendonly" in message or state is FindingState.OK
 
 
 def test_a_file_that_can_not_be_written_is_told() -> None:
     state, message = judge_file("1", "always", {"aof_last_write_status": "err"})
-    assert (state, "disk" in message) == (State.FAILED, True)
+    assert (state, "disk" in message) == (FindingState.FAILED, True)
 
 
 @given(st.none() | st.text())
 def test_only_a_policy_that_never_evicts_is_right(policy: str | None) -> None:
     state, message = judge_memory(policy)
-    assert (state is State.OK) == (policy == "noeviction")
-    assert (state is State.NOT_TRIED) == (policy is None)
+    assert (state is FindingState.OK) == (policy == "noeviction")
+    assert (state is FindingState.NOT_TRIED) == (policy is None)
     assert "noeviction" in message

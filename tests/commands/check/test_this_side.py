@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 
-from replicator.commands.check.findings import State
+from replicator.commands.check.findings import FindingState
 from replicator.commands.check.queue import try_state_directory
 from replicator.commands.check.webhook import try_address
 from replicator.queue.embedded import LOCK, embedded_server
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.end_to_end.conftest import House
 
 
-async def of_address(listen: str) -> tuple[State, str]:
+async def of_address(listen: str) -> tuple[FindingState, str]:
     (finding,) = await try_address(listen, "REPLICATOR_LISTEN")
     assert finding.name == "listen"
     return finding.state, finding.message
@@ -34,7 +34,7 @@ async def test_an_address_that_is_free_can_be_listened_on_and_is_free_afterwards
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     for _ in range(2):
-        assert (await of_address(f"{host}:{port}"))[0] is State.OK
+        assert (await of_address(f"{host}:{port}"))[0] is FindingState.OK
     socket.create_server(("127.0.0.1", port)).close()
 
 
@@ -56,20 +56,20 @@ async def test_an_address_that_another_program_has_is_told(host: str, answers: d
 
     async with serve(answer) as address:
         state, message = await of_address(f"{host}:{address.rpartition(':')[2]}")
-    assert (state, "set REPLICATOR_LISTEN" in message) == (State.FAILED, True)
+    assert (state, "set REPLICATOR_LISTEN" in message) == (FindingState.FAILED, True)
 
 
 async def test_a_program_that_says_nothing_is_not_waited_for_long() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         state, message = await of_address(f"127.0.0.1:{silent.getsockname()[1]}")
-    assert (state, "another program" in message) == (State.FAILED, True)
+    assert (state, "another program" in message) == (FindingState.FAILED, True)
 
 
 async def test_an_address_of_another_machine_is_told() -> None:
     state, message = await of_address("192.0.2.1:8080")
-    assert (state, "no address of this machine" in message) == (State.FAILED, True)
+    assert (state, "no address of this machine" in message) == (FindingState.FAILED, True)
     state, message = await of_address("absent.invalid:8080")
-    assert (state, "no address of this machine" in message) == (State.FAILED, True)
+    assert (state, "no address of this machine" in message) == (FindingState.FAILED, True)
 
 
 async def test_beside_a_running_replicator_its_address_and_its_queue_are_no_failures(pushed: House) -> None:
@@ -96,7 +96,7 @@ async def test_a_running_replicator_that_is_not_ready_is_told_with_its_reason(pu
     assert "does not answer" in found["redis"]
 
 
-async def of_directory(directory: Path) -> tuple[State, str]:
+async def of_directory(directory: Path) -> tuple[FindingState, str]:
     (finding,) = await try_state_directory(directory)
     return finding.state, finding.message
 
@@ -107,26 +107,26 @@ async def test_a_state_directory_is_told_to_be_absent_at_rest_or_in_use_and_is_l
     assert not directory.exists()
     async with embedded_server(directory):
         before = content(directory)
-        assert (await of_directory(directory)) == (State.OK, "in use by the running replicator")
+        assert (await of_directory(directory)) == (FindingState.OK, "in use by the running replicator")
         assert content(directory) == before
     before = content(directory)
-    assert (await of_directory(directory)) == (State.OK, "can be used")
+    assert (await of_directory(directory)) == (FindingState.OK, "can be used")
     assert content(directory) == before
 
 
 async def test_a_state_directory_with_a_long_path_is_found_in_use_too(tmp_path: Path) -> None:
     directory = tmp_path / ("long" * 30)
     async with embedded_server(directory):
-        assert (await of_directory(directory)) == (State.OK, "in use by the running replicator")
+        assert (await of_directory(directory)) == (FindingState.OK, "in use by the running replicator")
 
 
 async def test_a_state_directory_that_is_locked_by_who_does_not_answer_is_told(tmp_path: Path) -> None:
     async with embedded_server(tmp_path / "state"):
         (tmp_path / "state" / "valkey.sock").unlink()
         state, message = await of_directory(tmp_path / "state")
-        assert (state, "locked by another replicator" in message) == (State.FAILED, True)
+        assert (state, "locked by another replicator" in message) == (FindingState.FAILED, True)
         # A lock is told of, and never taken.
-        assert (await of_directory(tmp_path / "state"))[0] is State.FAILED
+        assert (await of_directory(tmp_path / "state"))[0] is FindingState.FAILED
 
 
 def content(directory: Path) -> dict[str, Any]:

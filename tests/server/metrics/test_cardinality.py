@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from replicator.harbor.events import Fate
-from replicator.queue import Lane, Queue, TryEnd
+from replicator.queue import AttemptEnd, Lane, Queue
 from replicator.rules import parse
 from replicator.server.metrics import Metrics
-from replicator.server.metrics.counters import MOST_VALUES, OTHER, Known
+from replicator.server.metrics.counters import MOST_VALUES, OTHER, BoundedLabels
 from tests.server.metrics.test_conventions import attempt, exposed, use
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ async def test_a_thousand_names_that_the_rules_do_not_have_make_no_series(metric
 def break_in(metrics: Metrics, name: str) -> None:
     """Use a name wherever one can come from outside."""
     metrics.deliveries.delivered(name, Fate.IGNORED)
-    metrics.tries.tried(attempt(TryEnd.DEAD, rule=name))
+    metrics.tries.attempt_ended(attempt(AttemptEnd.DEAD, rule=name))
     for count in (metrics.requests.received, metrics.requests.sent):
         count(name, 1)
     metrics.requests.throttled(name)
@@ -50,7 +50,7 @@ def break_in(metrics: Metrics, name: str) -> None:
 
 @pytest.mark.parametrize("rule", [None, 7, ["a"], {"a": 1}])
 async def test_a_stored_job_whose_rule_is_no_text_is_counted_as_other(metrics: Metrics, rule: object) -> None:
-    metrics.tries.tried(attempt(rule=rule))
+    metrics.tries.attempt_ended(attempt(rule=rule))
     assert (await exposed(metrics)).series("replicator_copies_total") == {("events", "copied", OTHER): 1}
 
 
@@ -66,7 +66,7 @@ async def test_a_rules_file_of_ten_thousand_rules_does_not_make_as_many_series(q
     rules = many_rules(10_000)
     metrics = Metrics(rules, queue, None)
     for key in rules.keys:
-        metrics.tries.tried(attempt(rule=key, lane=Lane.BACKFILL))
+        metrics.tries.attempt_ended(attempt(rule=key, lane=Lane.BACKFILL))
     found = await exposed(metrics)
     series = found.series("replicator_copies_total")
     assert len(series) == MOST_VALUES + 1
@@ -82,15 +82,15 @@ def many_rules(number: int) -> Rules:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_known_name_is_a_label_that_can_be_written(name: str) -> None:
-    label = Known([name]).label(name)
+    label = BoundedLabels([name]).label(name)
     label.encode()
     assert len(label) <= 200
 
 
 async def test_other_rules_are_told_apart_once_they_are_known(metrics: Metrics) -> None:
-    metrics.tries.tried(attempt(rule="harbor.example.com/team/a1"))
+    metrics.tries.attempt_ended(attempt(rule="harbor.example.com/team/a1"))
     metrics.know(many_rules(3))
-    metrics.tries.tried(attempt(rule="harbor.example.com/team/a1"))
+    metrics.tries.attempt_ended(attempt(rule="harbor.example.com/team/a1"))
     metrics.requests.throttled("registry.example.com")
     found = await exposed(metrics)
     assert found.value("replicator_copies_total", rule="harbor.example.com/team/a1") == 1

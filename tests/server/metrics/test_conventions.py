@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from replicator.copy import Outcome, Result
 from replicator.errors import ErrorClass
 from replicator.harbor.events import TYPES, Fate
-from replicator.queue import Lane, Try, TryEnd
+from replicator.queue import Attempt, AttemptEnd, Lane
 from replicator.server.metrics import FAMILIES, Family
 from tests.scraping import OPEN_METRICS, OWN, Scrape, parsed
 from tests.server.metrics.conftest import RULE
@@ -23,17 +23,17 @@ ACR = "registry.cn-beijing.aliyuncs.com"
 
 
 def attempt(
-    end: TryEnd = TryEnd.DONE,
+    end: AttemptEnd = AttemptEnd.DONE,
     result: Result = Result.COPIED,
     error_class: ErrorClass | None = None,
     *,
     rule: object = RULE,
     lane: Lane = Lane.EVENTS,
     lag: float | None = 1.0,
-) -> Try:
+) -> Attempt:
     outcome = Outcome(result, "a", "b", blobs_copied=1, blobs_mounted=2, blobs_present=3).to_json()
     payload = {"rule": rule}
-    return Try("b", lane, end, payload, outcome if end is TryEnd.DONE else None, error_class, 0.5, lag)
+    return Attempt("b", lane, end, payload, outcome if end is AttemptEnd.DONE else None, error_class, 0.5, lag)
 
 
 def use(metrics: Metrics) -> None:
@@ -42,11 +42,11 @@ def use(metrics: Metrics) -> None:
         for fate in Fate:
             metrics.deliveries.delivered(kind, fate)
     for result in Result:
-        metrics.tries.tried(attempt(result=result))
+        metrics.tries.attempt_ended(attempt(result=result))
     for error_class in ErrorClass:
-        metrics.tries.tried(attempt(TryEnd.DEAD, error_class=error_class))
+        metrics.tries.attempt_ended(attempt(AttemptEnd.DEAD, error_class=error_class))
     for error_class in (ErrorClass.TRANSIENT, ErrorClass.NOT_YET):
-        metrics.tries.tried(attempt(TryEnd.RETRIED, error_class=error_class))
+        metrics.tries.attempt_ended(attempt(AttemptEnd.RETRIED, error_class=error_class))
     metrics.tries.lease_lost()
     for status in (200, 404, None, 799):
         metrics.requests.answered(ACR, "GET", status, 0.1)
@@ -106,7 +106,7 @@ def test_names_follow_the_conventions_of_prometheus(family: Family) -> None:
 async def test_each_result_has_its_outcome_and_only_a_right_tag_has_a_lag(
     metrics: Metrics, result: Result, outcome: str, lagged: int
 ) -> None:
-    metrics.tries.tried(attempt(result=result))
+    metrics.tries.attempt_ended(attempt(result=result))
     found = await exposed(metrics)
     assert found.series("replicator_copies_total") == {("events", outcome, RULE): 1}
     assert found.series("replicator_copy_duration_seconds_sum") == {(outcome,): 0.5}
@@ -116,17 +116,17 @@ async def test_each_result_has_its_outcome_and_only_a_right_tag_has_a_lag(
 
 @pytest.mark.parametrize(("lane", "lag"), [(Lane.BACKFILL, 1.0), (Lane.EVENTS, None)])
 async def test_no_lag_is_made_up(metrics: Metrics, lane: Lane, lag: float | None) -> None:
-    metrics.tries.tried(attempt(lane=lane, lag=lag))
+    metrics.tries.attempt_ended(attempt(lane=lane, lag=lag))
     found = await exposed(metrics)
     assert found.value("replicator_copy_lag_seconds_count") == 0
     assert found.value("replicator_copies_total", lane=lane.value) == 1
 
 
 async def test_a_fault_in_counting_stays_there_and_is_logged_once_a_minute(metrics: Metrics) -> None:
-    broken = Try("b", Lane.EVENTS, TryEnd.DONE, {}, {"result": "no such result"}, None, 0.5, None)
+    broken = Attempt("b", Lane.EVENTS, AttemptEnd.DONE, {}, {"result": "no such result"}, None, 0.5, None)
     with capture_logs() as lines:
         for _ in range(5):
-            metrics.tries.tried(broken)
+            metrics.tries.attempt_ended(broken)
             metrics.requests.received(ACR, -1)
     assert [line["event"] for line in lines] == ["metrics broken"] * 2, "one each for tries and for requests"
     assert (await exposed(metrics)).value("replicator_copies_total") == 0

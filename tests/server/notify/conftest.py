@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from replicator.server.notify.message import Example, Message, Occasion, Origin, State
+from replicator.server.notify.message import Example, Message, MessageState, Occasion, Origin
 from tests.queue.conftest import own_server, prefix, queue, server, short_dir
 from tests.standins.chats import Chats, chats
 
@@ -23,7 +23,7 @@ def message(*examples: tuple[str, str], count: int | None = None) -> Message:
     return Message(
         "0123",
         Occasion.DEAD_LETTERS,
-        State.TROUBLE,
+        MessageState.TROUBLE,
         f"replicator: {count} copies were given up",
         NOW,
         NOW - 300_000,

@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.errors import ErrorClass
-from replicator.queue import Buried, Complaint, DeadLetter, Findings, Lane, ReconcileResult
-from replicator.server.notify.decide import Lateness, Pace, Seen, settle
-from replicator.server.notify.message import Example, Memory, Message, Occasion, Parcel, State
+from replicator.queue import Complaint, DeadLetter, Findings, Lane, NewDeadLetters, ReconcileResult
+from replicator.server.notify.decide import Lateness, NotifyTiming, Snapshot, decide
+from replicator.server.notify.message import Example, Message, MessageState, NotifyState, Occasion, PendingMessage
 from tests.server.notify.conftest import NOW
 
-PACE = Pace(late=900, gather=60, pause=600)
-FINE = Seen(NOW, Buried(0, 0, 0, ()), Lateness(0.0), None, ())
+PACE = NotifyTiming(late=900, gather=60, pause=600)
+FINE = Snapshot(NOW, NewDeadLetters(0, 0, 0, ()), Lateness(0.0), None, ())
 
 
-def at(seconds: float, **changes: Any) -> Seen:
+def at(seconds: float, **changes: Any) -> Snapshot:
     return replace(FINE, now=NOW + int(seconds * 1000), **changes)
 
 
@@ -30,9 +30,9 @@ def letters(number: int) -> tuple[DeadLetter, ...]:
     return tuple(DeadLetter(f"acr/a:v{n}", Lane.EVENTS, {"source": f"h/a:v{n}"}, *why) for n in range(number))
 
 
-def dead(number: int, newer: int | None = None, mark: int = 0) -> Buried:
+def dead(number: int, newer: int | None = None, mark: int = 0) -> NewDeadLetters:
     newer = number if newer is None else newer
-    return Buried(number, newer, mark or number, letters(min(newer, 5)))
+    return NewDeadLetters(number, newer, mark or number, letters(min(newer, 5)))
 
 
 def reconciled(findings: Findings, hours: float = 0) -> ReconcileResult:
@@ -44,13 +44,13 @@ class Told:
     """Goes from moment to moment, as the processes of an installation do."""
 
     def __init__(self) -> None:
-        self.memory = Memory()
+        self.memory = NotifyState()
         self.messages: list[Message] = []
 
-    def __call__(self, seen: Seen) -> list[Message]:
-        memory, messages = settle(self.memory, seen, PACE)
+    def __call__(self, seen: Snapshot) -> list[Message]:
+        memory, messages = decide(self.memory, seen, PACE)
         # Whoever is next knows only what was written down.
-        self.memory = Memory.load(memory.dump())
+        self.memory = NotifyState.load(memory.dump())
         assert self.memory == memory
         self.messages += messages
         return messages
@@ -68,7 +68,7 @@ def test_ten_dead_letters_within_a_minute_are_one_message_with_the_first_few() -
         assert told(at(second, buried=dead(min(10, 1 + second)))) == []
     (message,) = told(at(60, buried=dead(10)))
     assert message.title == "replicator: 10 copies were given up"
-    assert (message.state, message.count, message.since) == (State.TROUBLE, 10, NOW)
+    assert (message.state, message.count, message.since) == (MessageState.TROUBLE, 10, NOW)
     assert len(message.examples) == 5
     assert message.examples[0] == Example("h/a:v0 -> acr/a:v0", "permanent: denied")
     assert any("replicator failures retry" in each for each in message.advice)
@@ -91,7 +91,7 @@ def test_that_no_copy_is_given_up_any_more_is_told_once_with_how_long_it_was() -
     told(at(0, buried=dead(1)))
     told(at(60, buried=dead(1)))
     (message,) = told(at(90))
-    assert (message.occasion, message.state) == (Occasion.DEAD_LETTERS, State.RECOVERED)
+    assert (message.occasion, message.state) == (Occasion.DEAD_LETTERS, MessageState.RECOVERED)
     assert (message.since, message.at) == (NOW, NOW + 90_000)
     assert told(at(95)) == []
 
@@ -115,7 +115,7 @@ def test_copies_that_wait_too_long_are_told_once_and_that_they_are_in_time_again
     # It swings around the threshold.
     assert [told(at(t, lateness=Lateness(950 - t % 200, 3, examples, 2))) for t in range(10, 3000, 5)] == [[]] * 598
     (message,) = told(at(3000, lateness=Lateness(100)))
-    assert message.state is State.RECOVERED
+    assert message.state is MessageState.RECOVERED
 
 
 def test_without_a_worker_the_advice_is_to_start_one() -> None:
@@ -128,7 +128,7 @@ def test_each_reconcile_that_finds_drift_is_told_once() -> None:
     drift = reconciled(Findings(listed=9, drift=3))
     (message,) = told(at(0, reconcile=drift))
     assert message.title == "replicator: the reconcile found drift: 3 images differed, and no event had told of it"
-    assert (message.state, message.count) == (State.NEWS, 3)
+    assert (message.state, message.count) == (MessageState.NEWS, 3)
     assert told(at(86_000, reconcile=drift)) == []
     assert told(at(86_400, reconcile=reconciled(Findings(listed=9), hours=24))) == []
     (message,) = told(at(172_800, reconcile=reconciled(Findings(listed=9, drift=1), hours=48)))
@@ -144,7 +144,7 @@ def test_a_reconcile_that_failed_is_told_once_and_again_when_one_went_well() -> 
     # One that was begun anew and of which nothing is known yet.
     assert told(at(7205)) == []
     (message,) = told(at(9000, reconcile=reconciled(Findings(listed=9, up_to_date=9), hours=2)))
-    assert (message.occasion, message.state, message.since) == (Occasion.RECONCILE, State.RECOVERED, NOW)
+    assert (message.occasion, message.state, message.since) == (Occasion.RECONCILE, MessageState.RECOVERED, NOW)
 
 
 def test_a_reconcile_that_could_not_compare_everything_is_told() -> None:
@@ -165,19 +165,19 @@ def test_a_refused_configuration_is_told_once_for_all_processes_and_anew_for_ano
     (message,) = told(at(600, complaints=another))
     assert message.examples == (Example("on box-0", "rules.yaml: no such host"),)
     (message,) = told(at(605))
-    assert (message.state, message.since) == (State.RECOVERED, NOW)
+    assert (message.state, message.since) == (MessageState.RECOVERED, NOW)
 
 
 def test_what_was_written_by_another_version_is_nothing() -> None:
     strange = b'{"mark": 1, "gathering": null, "told": {"x": {}}, "parcels": []}'
     for text in (b"", b"{", b"[]", b"null", b'{"mark": 1}', strange):
-        assert Memory.load(text) == Memory()
+        assert NotifyState.load(text) == NotifyState()
 
 
 def test_what_is_to_be_sent_is_remembered_too() -> None:
     (message,) = Told()(at(0, lateness=Lateness(1000, 1, (Example("a", "b"),), 1)))
-    memory = Memory(parcels=(Parcel("key", message, NOW + 1, NOW, 2),))
-    assert Memory.load(memory.dump()) == memory
+    memory = NotifyState(parcels=(PendingMessage("key", message, NOW + 1, NOW, 2),))
+    assert NotifyState.load(memory.dump()) == memory
 
 
 moments = st.builds(
@@ -191,14 +191,14 @@ moments = st.builds(
 
 
 @given(st.lists(moments, max_size=60).map(lambda seen: sorted(seen, key=lambda each: each.now)))
-def test_whatever_happens_it_is_told_in_turns_and_at_the_pace(seen: list[Seen]) -> None:
+def test_whatever_happens_it_is_told_in_turns_and_at_the_pace(seen: list[Snapshot]) -> None:
     told = Told()
     for each in seen:
         told(each)
     for occasion in Occasion:
         messages = [message for message in told.messages if message.occasion is occasion]
-        troubles = [message for message in messages if message.state is not State.RECOVERED]
+        troubles = [message for message in messages if message.state is not MessageState.RECOVERED]
         assert all(later.at - sooner.at >= 600_000 for sooner, later in pairwise(troubles))
         states = [message.state for message in messages]
-        assert states[:1] != [State.RECOVERED]
-        assert (State.RECOVERED, State.RECOVERED) not in set(pairwise(states))
+        assert states[:1] != [MessageState.RECOVERED]
+        assert (MessageState.RECOVERED, MessageState.RECOVERED) not in set(pairwise(states))

@@ -6,9 +6,9 @@ import json
 import re
 
 from replicator.receivers import parse_receivers
-from replicator.server.notify import Pace
+from replicator.server.notify import NotifyTiming
 from replicator.server.notify.formats import document, lines_of
-from replicator.server.notify.message import Example, Message, Occasion, State
+from replicator.server.notify.message import Example, Message, MessageState, Occasion
 from replicator.server.notify.sending import MOST, SECONDS
 from replicator.settings import Settings
 from tests.docs.pages import ROOT, blocks
@@ -19,7 +19,7 @@ TEXT = PAGE.read_text()
 SHOWN = Message(
     "5f0c6a1e9d3b4c7f8a2e1d0c9b8a7f6e",
     Occasion.DEAD_LETTERS,
-    State.TROUBLE,
+    MessageState.TROUBLE,
     "replicator: 3 copies were given up",
     NOW + 360_000,
     NOW + 300_000,
@@ -56,7 +56,7 @@ def test_the_document_that_is_shown_is_what_is_sent() -> None:
 
 def test_every_occasion_and_state_is_explained() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", TEXT, re.MULTILINE)) - {"occasion"} == set(Occasion)
-    assert all(f"`{state}`" in TEXT for state in State)
+    assert all(f"`{state}`" in TEXT for state in MessageState)
 
 
 def test_the_addresses_that_are_shown_are_read_as_they_are_said_to_be() -> None:
@@ -66,6 +66,6 @@ def test_the_addresses_that_are_shown_are_read_as_they_are_said_to_be() -> None:
 
 
 def test_the_numbers_are_those_of_the_program() -> None:
-    pace = Pace(late=Settings.model_fields["notify_lag"].default)
+    pace = NotifyTiming(late=Settings.model_fields["notify_lag"].default)
     assert (pace.late, pace.gather, pace.pause) == (15 * 60, 60, 10 * 60)
     assert (MOST, SECONDS) == (50, 10)

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from replicator.queue import Findings, Job, Lane, Queue, QueueUnavailable, Reconciles, ReconcileState
 from replicator.receivers import parse_receivers
-from replicator.server.notify import Notifier, Pace
+from replicator.server.notify import Notifier, NotifyTiming
 from replicator.server.notify.sending import MOST, Sending, open_poster
 from tests.queue.servers import CuttingProxy
 from tests.queue.test_notices import bury
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.queue.servers import RedisServer
     from tests.standins.chats import Chats
 
-QUICK = Pace(gather=0, pause=0)
+QUICK = NotifyTiming(gather=0, pause=0)
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Process:
 
 @asynccontextmanager
 async def process(
-    queue: Queue, addresses: str, pace: Pace = QUICK, *, lease: float = 60, seconds: float = 10, **sending: Any
+    queue: Queue, addresses: str, pace: NotifyTiming = QUICK, *, lease: float = 60, seconds: float = 10, **sending: Any
 ) -> AsyncIterator[Process]:
     configuration = Configuration()
     async with open_poster(ORIGIN, seconds) as poster:
@@ -219,7 +219,7 @@ async def test_a_refused_configuration_of_any_process_is_told_by_the_one_that_te
 
 async def test_copies_that_nobody_begins_are_told(queue: Queue, robots: Chats) -> None:
     await queue.enqueue([Job("a", {})], Lane.BACKFILL)
-    async with process(queue, robots.plain, Pace(late=0.001, gather=0, pause=0)) as one:
+    async with process(queue, robots.plain, NotifyTiming(late=0.001, gather=0, pause=0)) as one:
         await asyncio.sleep(0.01)
         await one.look()
         assert robots.taken == [], "a backfill may take its time"

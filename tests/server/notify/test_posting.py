@@ -19,13 +19,13 @@ from tests.standins.server import serve
 
 if TYPE_CHECKING:
     from replicator.server.notify.message import Message
-    from replicator.server.notify.sending import Verdict
+    from replicator.server.notify.sending import DeliveryResult
     from tests.standins.chats import Chats
 
 EVIL = message(('h/<!channel>:v1 <at user_id="all">', "`<@U1>`\n" + "镜" * 5000), count=7)
 
 
-async def post(address: str, what: Message = EVIL, seconds: float = 10) -> Verdict:
+async def post(address: str, what: Message = EVIL, seconds: float = 10) -> DeliveryResult:
     async with open_poster(ORIGIN, seconds) as poster:
         with capture_logs() as lines:
             verdict = await poster.send(parse_receivers(address)[0], what)

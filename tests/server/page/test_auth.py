@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
-from replicator.server.auth import Door, from_elsewhere
+from replicator.server.auth import PageAuth, from_elsewhere
 from replicator.settings import Settings
 
 PASSWORD = "päss:word"
 DAY = 86_400
 
 
-def door(**given: Any) -> Door:
-    return Door.of(Settings(_env_file=None, _secrets_dir=None, **given))
+def door(**given: Any) -> PageAuth:
+    return PageAuth.of(Settings(_env_file=None, _secrets_dir=None, **given))
 
 
 def basic(user: str, password: str) -> str:
@@ -28,9 +28,9 @@ def basic(user: str, password: str) -> str:
 def test_any_user_name_goes_with_the_password() -> None:
     found = door(status_token=PASSWORD)
     for user in ("", "admin", "ä"):
-        assert found.knows(f"Basic {basic(user, PASSWORD)}")
-        assert found.knows(f"basic  {basic(user, PASSWORD)}")
-    assert not found.knows(f"Basic {basic('a:b', PASSWORD)}")
+        assert found.matches_password(f"Basic {basic(user, PASSWORD)}")
+        assert found.matches_password(f"basic  {basic(user, PASSWORD)}")
+    assert not found.matches_password(f"Basic {basic('a:b', PASSWORD)}")
 
 
 @pytest.mark.parametrize(
@@ -40,18 +40,18 @@ def test_any_user_name_goes_with_the_password() -> None:
      f"Basic {base64.b64encode(PASSWORD.encode()).decode()}"],
 )  # fmt: skip
 def test_nothing_else_does(header: str) -> None:
-    assert not door(status_token=PASSWORD).knows(header)
+    assert not door(status_token=PASSWORD).matches_password(header)
 
 
 @given(st.text(max_size=50))
 def test_a_header_of_any_kind_is_no_fault(header: str) -> None:
-    assert not door(status_token=PASSWORD).knows(header)
+    assert not door(status_token=PASSWORD).matches_password(header)
 
 
 @pytest.mark.parametrize("given", [{}, {"status_token": ""}, {"status_token": " \n"}])
 def test_without_a_token_nobody_comes_in(given: dict[str, str]) -> None:
     assert door(**given).token is None
-    assert not door(**given).knows(f"Basic {basic('u', '')}")
+    assert not door(**given).matches_password(f"Basic {basic('u', '')}")
 
 
 @given(st.integers(0, 10_000 * DAY), st.integers(0, 3 * DAY))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from replicator.queue import Job, Lane, Queue
-from replicator.server.auth import Door
+from replicator.server.auth import PageAuth
 from tests.queue.conftest import command, eventually
 from tests.running import TOKEN, running
 from tests.server.page.conftest import PASSWORD, Site, ask, served
@@ -55,7 +55,7 @@ async def test_a_token_that_is_set_or_changed_later_is_taken_over(tmp_path: Path
 async def test_nobody_sees_or_does_anything_without_the_password(site: Site, password: str | None) -> None:
     await remember(site.queue, ended(1))
     await bury(site.queue, letter(1))
-    form = {"do": "retry all", "token": Door(PASSWORD).form_token(time.time())}
+    form = {"do": "retry all", "token": PageAuth(PASSWORD).form_token(time.time())}
     for sent in (None, form):
         answer = await ask(site.url, password=password, form=sent)
         assert answer.status == 401
@@ -195,7 +195,7 @@ async def test_a_form_that_is_not_the_pages_own_does_nothing(site: Site) -> None
     for headers, change in (
         ({}, {"token": ""}),
         ({}, {"token": "0" * 64}),
-        ({}, {"token": Door(TOKEN).form_token(time.time())}),
+        ({}, {"token": PageAuth(TOKEN).form_token(time.time())}),
         ({"Origin": "https://evil.example"}, {}),
         ({"Origin": "null"}, {}),
         ({"Sec-Fetch-Site": "cross-site"}, {}),
