@@ -1,4 +1,4 @@
-"""A try of a job from its start to its end, as values: what ``claim.lua`` gives, and what ``finish.lua`` takes.
+"""A try of a job from its start to its end, as values: what ``claim`` gives, and what ``finish`` takes.
 
 What a worker tells of its tries to whoever counts them.
 """
@@ -79,7 +79,7 @@ class Unobserved:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job that was started, as ``claim.lua`` gives it."""
+    """A job that was started, as ``claim`` gives it."""
 
     id: str
     job: bytes | None
@@ -114,7 +114,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a try ended: the arguments of ``finish.lua``, and what is told of it."""
+    """How a try ended: the arguments of ``finish``, and what is told of it."""
 
     how: str
     delay: float = 0.0
@@ -132,7 +132,7 @@ class Ending:
         Args:
             claim: what was tried.
             lane: whose slot it took.
-            ended: what ``finish.lua`` made of it.
+            ended: what ``finish`` made of it.
             seconds: how long it took.
 
         Returns:

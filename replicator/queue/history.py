@@ -1,6 +1,6 @@
 """What ended lately, kept in the queue's Redis for a person to look at: bounded, and never the reason of a failure.
 
-The step that ends a job notes it (``finish.lua``), so it costs no request of its own, and one that was not taken is
+The step that ends a job notes it (``finish``), so it costs no request of its own, and one that was not taken is
 not in it. Events and backfills have their own part, so that a large backfill does not push the events out.
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("replicator.queue")
 
 MOST_JOBS = 1000
-"""Jobs that are kept, a lane (``chronicle.lua``); one takes 0.3 to 6 KB."""
+"""Jobs that are kept, a lane (``chronicle``); one takes 0.3 to 6 KB."""
 MOST_RECONCILES = 30
 """Reconciles that are kept."""
 LAG_SPAN = timedelta(minutes=15)

@@ -38,7 +38,7 @@ class Lease:
     Attributes:
         id: the job's.
         token: unique to this start of it.
-        record: what others see of it (``claim.lua``).
+        record: what others see of it (``claim``).
         renewed: when it was last known to be ours, on the event loop's clock.
         bytes_done: the handler's progress.
         lost: it is another's now.

@@ -22,7 +22,7 @@ destination was seen to hold just that, lately enough, without asking the destin
 What keeps it true:
 
 - A job of the queue has its destination for its id, and writes the tag only after Redis has confirmed its lease. The
-  step that confirms it also makes void what was seen of the destination until then (``confirm.lua``): no tag is written
+  step that confirms it also makes void what was seen of the destination until then (``confirm``): no tag is written
   without it. A copy that dies between the tag's write and its observation leaves nothing to be trusted.
 - What another process sees between that step and the write is let in. The observation that follows the write is newer;
   if the copy dies before it, its job is still in the queue. Only if the job gets done and Redis does not hear of that
@@ -125,7 +125,7 @@ class RedisClock:
 
 
 MOST_DESTINATIONS = 200_000
-"""How many destinations are remembered in each of two generations (``generations.lua``); one takes 70 to 90 bytes."""
+"""How many destinations are remembered in each of two generations (``generations``); one takes 70 to 90 bytes."""
 
 
 def short_name(destination: str) -> str:
@@ -136,7 +136,7 @@ def short_name(destination: str) -> str:
 _CLOCK_ANSWERS = 5
 """Answers from which the time of Redis is learnt before anything is noted by it."""
 _LONGEST_TRUST = 30 * 86400.0
-"""Seconds after which everything that is remembered has expired (``generations.lua``)."""
+"""Seconds after which everything that is remembered has expired (``generations``)."""
 
 
 class Observations:

@@ -275,7 +275,7 @@ def _ms(seconds: float) -> int:
 
 
 def read_result(text: bytes) -> ReconcileResult | None:
-    """Read what ``reconcile_end.lua`` wrote; None where it is nothing, or of another version."""
+    """Read what ``reconcile_end`` in ``lua/`` wrote; None where it is nothing, or of another version."""
     try:
         fields = load_json(text)
         counts = {name: int(fields[name]) for name in _COUNTS}
@@ -287,7 +287,7 @@ def read_result(text: bytes) -> ReconcileResult | None:
 
 
 def _read_running(text: bytes) -> RunningReconcile | None:
-    """Read what ``reconcile_begin.lua`` or ``reconcile_renew.lua`` wrote; None where it is nothing."""
+    """Read what ``reconcile_begin`` in ``lua/`` or ``reconcile_renew`` in ``lua/`` wrote; None where it is nothing."""
     if not text:
         return None
     fields = load_json(text)

@@ -1,40 +1,31 @@
-"""The Lua scripts, ready to call: each is one atomic step on the queue, described in ``lua/``."""
+"""The Lua scripts, ready to call: each is one atomic step on the queue, a named section of a file in ``lua/``."""
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from arq.connections import ArqRedis
 
-_NAMES = (
-    "alive",
-    "buried",
-    "claim",
-    "counts",
-    "drop_dead",
-    "enqueue",
-    "heartbeat",
-    "letters",
-    "notices_begin",
-    "notices_end",
-    "notices_keep",
-    "oldest",
-    "ping",
-    "reconcile_begin",
-    "reconcile_renew",
-    "reconcile_show",
-    "renew",
-    "retry_dead",
-    "running",
-    "sweep",
-    "waiting",
-)
-_MEMORY_NAMES = ("recall", "remember")
-_CHECK_NAMES = ("check_held", "check_note", "confirm")
-_CHRONICLE_NAMES = ("finish", "history", "reconcile_end")
-_TURN_NAMES = ("turn_begin", "turn_end", "turn_forget", "turn_renew")
+_FILES = ("jobs", "dead_letters", "looks", "processes", "leaders", "blob_locks", "memory")
+_SECTION = re.compile(r"^-- (\w+)(?: with ([\w ]+))? --\n", re.MULTILINE)
+"""The head of a section, ``-- name --`` or ``-- name with others --``: sections that are put in front of it."""
+
+
+def sections() -> dict[str, str]:
+    """Return every section by name, complete: ``keys.lua``, then the sections it names, then itself."""
+    folder = files(__package__) / "lua"
+    keys = (folder / "keys.lua").read_text()
+    texts: dict[str, str] = {}
+    needed: dict[str, list[str]] = {}
+    for name in _FILES:
+        _, *parts = _SECTION.split((folder / f"{name}.lua").read_text())
+        for section, others, text in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+            texts[section] = text
+            needed[section] = (others or "").split()
+    return {name: "".join([keys, *(texts[other] for other in needed[name]), text]) for name, text in texts.items()}
 
 
 class Scripts:
@@ -47,19 +38,10 @@ class Scripts:
 
     def __init__(self, redis: ArqRedis, prefix: str) -> None:
         self._prefix = prefix
-        folder = files(__package__) / "lua"
-
-        def script(*names: str) -> Any:
-            return redis.register_script("".join((folder / f"{name}.lua").read_text() for name in names))
-
-        self._scripts = {name: script("prelude", name) for name in _NAMES}
-        self._scripts |= {name: script("prelude", "chronicle", name) for name in _CHRONICLE_NAMES}
-        self._scripts |= {name: script("prelude", "generations", name) for name in _MEMORY_NAMES}
-        self._scripts |= {name: script("prelude", "generations", "checks", name) for name in _CHECK_NAMES}
-        self._scripts |= {name: script("prelude", "generations", "known", name) for name in _TURN_NAMES}
+        self._scripts: dict[str, Any] = {name: redis.register_script(text) for name, text in sections().items()}
 
     async def run(self, name: str, *arguments: str | bytes | float) -> Any:
-        """Run the script ``name``; what it takes and gives stands in its file.
+        """Run ``name``; what it takes and gives stands in its section.
 
         Raises:
             redis.exceptions.RedisError: Redis is away or refuses.

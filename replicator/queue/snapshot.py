@@ -112,7 +112,7 @@ class WorkerInfo:
 
 
 def read_running(job_id: str, record: bytes) -> RunningJob:
-    """Read a running record as ``claim.lua`` writes it."""
+    """Read a running record as ``claim`` writes it."""
     fields = load_json(record)
     return RunningJob(
         id=job_id,

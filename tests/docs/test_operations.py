@@ -110,7 +110,7 @@ def test_the_bounds_of_the_history_are_those_of_the_program() -> None:
     assert f"the last {history.MOST_JOBS:,} copies of each lane" in row
     assert f"the last {history.MOST_RECONCILES} reconciles" in row
     assert f"{history.LAG_KEPT // history.LAG_SPAN} quarters of an hour" in row
-    script = (ROOT / "replicator/queue/lua/chronicle.lua").read_text()
+    script = (ROOT / "replicator/queue/lua/looks.lua").read_text()
     assert f"HISTORY_JOBS, HISTORY_RECONCILES = {history.MOST_JOBS}, {history.MOST_RECONCILES}\n" in script
     spans = f"{history.LAG_SPAN.seconds * 1000}, {history.LAG_KEPT // history.LAG_SPAN}"
     assert f"LAG_SPAN, LAG_SPANS = {spans}\n" in script

@@ -28,7 +28,7 @@
 --   <prefix>:notices:lease     who tells it now: a token, with an expiry
 --   <prefix>:notices:complaints  hash token -> JSON: what a process has to complain of (host, text, since), and until when
 --                              that counts
--- and those of generations.lua, known.lua and chronicle.lua.
+-- and those of memory.lua, blob_locks.lua and looks.lua.
 local prefix = ARGV[1]
 local GEN, SEQ, RUNNING, WAITING = prefix .. ':gen', prefix .. ':seq', prefix .. ':running', prefix .. ':waiting'
 local BOUND, DEAD, DEAD_JOBS = prefix .. ':bound', prefix .. ':dead', prefix .. ':dead-jobs'

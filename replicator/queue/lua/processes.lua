@@ -1,3 +1,6 @@
+-- The signs of life of workers and other processes.
+
+-- heartbeat --
 -- A sign of life. ARGV: prefix, of what ('workers' or 'processes'), its id, its record (JSON) or '' when it has ended,
 -- most ms between two signs.
 local known, id = prefix .. ':' .. ARGV[2], ARGV[3]
@@ -11,3 +14,11 @@ for i = 1, #all, 2 do
   if cjson.decode(all[i + 1]).seen < NOW - tonumber(ARGV[5]) then redis.call('HDEL', known, all[i]) end
 end
 return 1
+
+-- alive --
+-- ARGV: prefix, what of ('workers' or 'processes'), most ms since a sign of life. Returns the records of the living.
+local alive = {}
+for _, record in ipairs(redis.call('HVALS', prefix .. ':' .. ARGV[2])) do
+  if cjson.decode(record).seen >= NOW - tonumber(ARGV[3]) then alive[#alive + 1] = record end
+end
+return alive

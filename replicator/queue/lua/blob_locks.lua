@@ -1,0 +1,89 @@
+-- One copy of a blob at a time over all processes, and the repositories that hold it.
+
+-- known with generations --
+-- What is known of items: the places each was brought to. Put in front of the turn_ scripts.
+--
+--   <prefix>:known:new, :old   item -> a line "time place" for each place, the latest first
+--   <prefix>:turn:<item>       who has the turn to bring it: a token, with an expiry
+--
+-- What is asked for in the old generation is moved to the new.
+local KNOWN = generations('known')
+local MOST_PLACES = 8
+
+local function turn_key(item) return prefix .. ':turn:' .. item end
+
+-- Returns the places of an item except one, and the time of that one or nil.
+local function places(item, except)
+  local text = KNOWN.get(item) or ''
+  local others, excepted = {}, nil
+  for time, place in string.gmatch(text, '(%d+) ([^\n]+)') do
+    if place == except then excepted = tonumber(time) else others[#others + 1] = {time = time, place = place} end
+  end
+  return others, excepted
+end
+
+local function lines(noted)
+  local written = {}
+  for i = 1, math.min(#noted, MOST_PLACES) do written[i] = noted[i].time .. ' ' .. noted[i].place end
+  return table.concat(written, '\n')
+end
+
+-- turn_begin with generations known --
+-- Take the turn to bring an item to a place, if there is need and nobody has it.
+-- ARGV: prefix, item, place, token, lease in ms, ms for which a note is believed, most items of a generation.
+-- Returns 'here' (it was brought to the place lately), 'taken' or 'held' (by another), then other places that have it.
+local item, place, token, lease_ms, trust_ms = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
+local aged = redis.call('HGET', KNOWN.old, item)
+if aged then KNOWN.keep(item, aged, tonumber(ARGV[7])) end
+local others, brought = places(item, place)
+local holder = redis.call('GET', turn_key(item))
+local reply = {'held'}
+-- A note from the future was made before the clock was set back.
+if brought and math.abs(NOW - brought) < trust_ms then
+  reply[1] = 'here'
+elseif not holder or holder == token then
+  redis.call('SET', turn_key(item), token, 'PX', lease_ms)
+  reply[1] = 'taken'
+end
+for _, noted in ipairs(others) do reply[#reply + 1] = noted.place end
+return reply
+
+-- turn_renew with generations known --
+-- Prolong a turn. ARGV: prefix, item, token, lease in ms. Returns 0 when it is not the token's any more.
+if redis.call('GET', turn_key(ARGV[2])) ~= ARGV[3] then return 0 end
+return redis.call('PEXPIRE', turn_key(ARGV[2]), ARGV[4])
+
+-- turn_end with generations known --
+-- End a turn. ARGV: prefix, item, the place that it was brought to or '', token or '', most items of a generation.
+local item, place, token = ARGV[2], ARGV[3], ARGV[4]
+-- pcall: when memory is full it can't be noted, but the turn is over all the same.
+local noted, refusal = true, nil
+if place ~= '' then
+  noted, refusal = pcall(function()
+    local all = places(item, place)
+    table.insert(all, 1, {time = string.format('%.0f', NOW), place = place})
+    KNOWN.keep(item, lines(all), tonumber(ARGV[5]))
+  end)
+end
+if token ~= '' and redis.call('GET', turn_key(item)) == token then
+  redis.call('DEL', turn_key(item))
+  redis.pcall('PUBLISH', prefix .. ':turns', item)
+end
+-- What a pcall catches is a table in Redis and a text in Valkey.
+return noted and 1 or redis.error_reply(type(refusal) == 'table' and refusal.err or refusal)
+
+-- turn_forget with generations known --
+-- Forget that an item is at a place. ARGV: prefix, item, place.
+local item = ARGV[2]
+local others, noted = places(item, ARGV[3])
+if not noted then return 0 end
+for _, generation in ipairs({KNOWN.new, KNOWN.old}) do
+  if redis.call('HEXISTS', generation, item) == 1 then
+    if #others == 0 then
+      redis.call('HDEL', generation, item)
+    else
+      redis.call('HSET', generation, item, lines(others))
+    end
+  end
+end
+return 1
