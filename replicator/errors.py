@@ -1,13 +1,11 @@
-"""What can go wrong, by what to do about it.
+"""The errors of this package, by what to do about them, and the exit codes of the program.
 
-    ReplicatorError                 everything this package raises on purpose
-    ├── ConfigError                 rules, settings or command line are wrong; holds every problem at once
-    ├── replicator.registry.errors.RegistryError      a registry refused, failed or lied
-    └── replicator.queue.errors.QueueError            the queue can't take or give work
+    ReplicatorError                     base: what happened, why, and what to do
+    ├── ConfigError                     rules, settings or command line are invalid; holds every problem  permanent
+    ├── replicator.registry.errors.RegistryError    a registry refused, failed or broke the protocol
+    └── replicator.queue.job.QueueError             the queue can't take or hand out work
 
-An error's class decides whether, and how patiently, its work is tried again.
-
-What the program's exit codes mean.
+The class of an error decides whether, and how patiently, its work is retried.
 """
 
 from __future__ import annotations
@@ -21,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class ErrorClass(StrEnum):
-    """What a failure means for the next try."""
+    """What a failure means for the next attempt."""
 
     TRANSIENT = "transient"
-    """A fault of the moment (network, 5xx, 429): try again with exponential back-off."""
+    """A passing fault (network, 5xx, 429): retry with exponential back-off."""
     NOT_YET = "not yet"
-    """A gate that opens later (a scan that has not passed, a tag that does not resolve yet): try slowly."""
+    """A gate that opens later (a scan that has not passed, a tag that does not resolve yet): retry slowly."""
     CREDENTIALS = "credentials"
-    """The login is refused: no try succeeds until a person changes it."""
+    """The login is refused: no attempt succeeds until a person changes it."""
     PERMANENT = "permanent"
     """The request itself can't succeed, however often it is repeated."""
 
@@ -37,12 +35,26 @@ class ReplicatorError(Exception):
     """Base of every error this package raises on purpose.
 
     Attributes:
-        error_class: what the failure means for the next try.
-        retry_after: seconds the other side asked to wait before the next try, if it did.
+        what: what happened and where.
+        why: the cause, as far as it is known, e.g. in the other side's own words; may be empty.
+        do: advice for a person; may be empty.
+        error_class: what the failure means for the next attempt.
+        retry_after: seconds the other side asked to wait before the next attempt, if it did.
     """
 
     error_class: ErrorClass = ErrorClass.PERMANENT
     retry_after: float | None = None
+
+    def __init__(self, what: str, why: str = "", do: str = "") -> None:
+        super().__init__(*filter(None, (what, why, do)))
+        self.what = what
+        self.why = why
+        self.do = do
+
+    def __str__(self) -> str:
+        # Built when it is asked for: where an error happened, and what to do, may be filled in on its way up.
+        message = ": ".join(filter(None, (self.what, self.why)))
+        return "; ".join(filter(None, (message, self.do)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +62,8 @@ class Problem:
     """One mistake in a configuration.
 
     Attributes:
-        path: where it stands, as keys joined by a dot or in brackets, e.g. ``images["h/r"].tags.semver``;
-            empty when it concerns the whole.
+        path: its place, as keys joined by a dot or in brackets, e.g. ``images["h/r"].tags.semver``; empty if it
+            concerns the whole.
         message: what is wrong and what to do.
     """
 
@@ -63,10 +75,10 @@ class Problem:
 
 
 class ConfigError(ReplicatorError):
-    """The rules file, the settings or the command line can't be used; nothing was started.
+    """The rules file, the settings or the command line are invalid; nothing was started.
 
     Attributes:
-        source: the file or place the problems are in, e.g. ``rules.yaml``.
+        source: the file or place of the problems, e.g. ``rules.yaml``.
         problems: every problem found, in the order of the file.
     """
 
@@ -78,10 +90,10 @@ class ConfigError(ReplicatorError):
 
 
 OK = 0
-"""Everything is in place."""
+"""Exit code: everything is in place."""
 FAILED = 1
-"""A copy failed."""
+"""Exit code: a copy failed."""
 USAGE = 2
-"""The command line, the settings or the rules can't be used; nothing was started."""
+"""Exit code: the command line, the settings or the rules are invalid; nothing was started."""
 INTERRUPTED = 130
-"""Ended by Ctrl-C or SIGTERM before it was done."""
+"""Exit code: Ctrl-C or SIGTERM ended the command before it was done."""

@@ -67,7 +67,7 @@ class RegistryError(ReplicatorError):
         self.status = status
         self.codes = codes
         self.retry_after = retry_after
-        super().__init__(f"{registry}: {self.request}: {self.detail}")
+        super().__init__(f"{registry}: {self.request}", self.detail)
 
     def again(self, also: str = "") -> Self:
         """Return the same error, for one more who meets it.
