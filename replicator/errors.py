@@ -45,7 +45,7 @@ class ReplicatorError(Exception):
     error_class: ErrorClass = ErrorClass.PERMANENT
     retry_after: float | None = None
 
-    def __init__(self, what: str, why: str = "", do: str = "") -> None:
+    def __init__(self, what: str = "", why: str = "", do: str = "") -> None:
         super().__init__(*filter(None, (what, why, do)))
         self.what = what
         self.why = why

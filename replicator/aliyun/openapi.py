@@ -22,7 +22,7 @@ from replicator.aliyun.errors import AccountRefused, from_openapi, refusal
 from replicator.aliyun.operations import INSTALL
 from replicator.errors import ErrorClass
 from replicator.registry.errors import ConnectionFailed, RegistryError, ServerFailed, TooManyRequests
-from replicator.registry.limits import backoff
+from replicator.retry import backoff
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -20,7 +20,8 @@ from replicator.registry.errors import (
     RegistryError,
     Unauthorized,
 )
-from replicator.registry.limits import MAX_PAUSE, Budget, backoff, transfer
+from replicator.registry.limits import Budget, transfer
+from replicator.retry import MAX_PAUSE, backoff
 from replicator.tasks import KeyedLock
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from replicator.errors import ErrorClass, ReplicatorError
-from replicator.registry.limits import MAX_PAUSE
+from replicator.retry import MAX_PAUSE
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable

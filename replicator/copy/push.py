@@ -9,7 +9,7 @@ from replicator.copy.gathering import gather_tolerant
 from replicator.copy.selection import MAX_DEPTH, MAX_NESTED_BYTES
 from replicator.errors import ErrorClass
 from replicator.registry.errors import ManifestIncomplete, RegistryError, UnsupportedManifest
-from replicator.registry.limits import MAX_PAUSE, backoff
+from replicator.retry import MAX_PAUSE, backoff
 from replicator.tasks import KeyedLock
 
 if TYPE_CHECKING:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import aiohttp
 
 from replicator.registry.errors import ConnectionFailed, DigestMismatch, ProtocolViolated, RegistryError
-from replicator.registry.limits import backoff
 from replicator.registry.manifest import hasher_for
+from replicator.retry import is_transient, retrying
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from yarl import URL
 
     from replicator.registry.manifest import Descriptor
     from replicator.registry.transport import Transport
+
+T = TypeVar("T")
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)\Z")
 _HASH_INLINE = 64 * 1024
@@ -58,7 +60,6 @@ class BlobStream:
         self._held = b""
         self._offset = 0
         self._skip = 0
-        self._stalls = 0
         self._response: aiohttp.ClientResponse | None = None
         self._exchange = AsyncExitStack()
         self._closed = False
@@ -79,8 +80,7 @@ class BlobStream:
         Raises:
             RegistryError: the source has no such blob, or can't be reached.
         """
-        while self._response is None:
-            await self._guarded(self._connect)
+        await self._retrying(self._connect)
 
     async def aclose(self) -> None:
         """Give the connection back; a read under way ends."""
@@ -117,43 +117,56 @@ class BlobStream:
 
     async def _read(self) -> bytes:
         """Return the next bytes; none when all ``size`` of them were read."""
-        while self._offset < self.blob.size and not self._closed:
+        if self._offset == self.blob.size or self._closed:
+            return b""
+        chunk = await self._retrying(self._receive)
+        self._offset += len(chunk)
+        if self._offset > self.blob.size:
+            raise self._mismatch("longer")
+        if chunk and self._on_bytes is not None:
+            self._on_bytes(len(chunk))
+        return chunk
+
+    async def _retrying(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Run a step, again after a passing fault; every byte of progress allows for as many faults as before."""
+
+        async def attempt() -> T:
+            try:
+                return await step()
+            except RegistryError:
+                self._response = None
+                raise
+
+        return await retrying(
+            attempt,
+            attempts=_MAX_STALLS + 1,
+            retryable=lambda error: is_transient(error) and not self._closed,
+            base=0.1,
+        )
+
+    async def _receive(self) -> bytes:
+        """Return the next bytes that are new: after a restart from the first byte, the known ones are skipped."""
+        while not self._closed:
             if self._response is None:
-                await self._guarded(self._connect)
+                await self._connect()
                 continue
-            chunk = await self._guarded(self._receive)
-            if self._skip:
-                dropped = min(self._skip, len(chunk))
-                self._skip -= dropped
-                chunk = chunk[dropped:]
-            if chunk:
-                self._stalls = 0
-                self._offset += len(chunk)
-                if self._offset > self.blob.size:
-                    raise self._mismatch("longer")
-                if self._on_bytes is not None:
-                    self._on_bytes(len(chunk))
+            try:
+                chunk = await self._response.content.readany()
+            except (aiohttp.ClientError, OSError) as error:
+                raise self._broken(f"the transfer broke at byte {self._offset}: {error}") from error
+            if not chunk:
+                raise self._broken(f"the transfer ended at byte {self._offset} of {self.blob.size}")
+            self._transport.observer.received(self._transport.registry, len(chunk))
+            dropped = min(self._skip, len(chunk))
+            self._skip -= dropped
+            if chunk := chunk[dropped:]:
                 return chunk
         return b""
 
-    async def _receive(self) -> bytes:
-        assert self._response is not None  # noqa: S101 - only called with one open
-        try:
-            chunk = await self._response.content.readany()
-        except (aiohttp.ClientError, OSError) as error:
-            raise ConnectionFailed(
-                self._transport.registry, f"GET {self._url.path}", f"the transfer broke at byte {self._offset}: {error}"
-            ) from error
-        if not chunk:
-            raise ConnectionFailed(
-                self._transport.registry,
-                f"GET {self._url.path}",
-                f"the transfer ended at byte {self._offset} of {self.blob.size}",
-            )
-        self._transport.observer.received(self._transport.registry, len(chunk))
-        return chunk
+    def _broken(self, detail: str) -> ConnectionFailed:
+        return ConnectionFailed(self._transport.registry, f"GET {self._url.path}", detail)
 
-    async def _connect(self) -> bytes:
+    async def _connect(self) -> None:
         headers = {"Range": f"bytes={self._offset}-"} if self._offset else None
         await self._exchange.aclose()
         await self._transport.pause()
@@ -171,19 +184,6 @@ class BlobStream:
         else:
             raise await self._transport.failure("GET", response)
         self._response = response
-        return b""
-
-    async def _guarded(self, step: Callable[[], object]) -> bytes:
-        """Run a step; a passing fault drops the connection, to be taken up again, unless nothing ever moves."""
-        try:
-            return await step()  # type: ignore[misc,no-any-return]  # both steps are coroutine functions
-        except RegistryError as error:
-            self._response = None
-            self._stalls += 1
-            if not _passing(error) or self._stalls > _MAX_STALLS or self._closed:
-                raise
-            await asyncio.sleep(max(backoff(self._stalls, base=0.1), min(error.retry_after or 0.0, 30.0)))
-            return b""
 
     def _check_range(self, value: str, request: str) -> None:
         match = _CONTENT_RANGE.match(value)
@@ -201,7 +201,3 @@ class BlobStream:
             f"GET {self._url.path}",
             f"the blob served is {how} than the {self.blob.size} bytes its manifest says",
         )
-
-
-def _passing(error: RegistryError) -> bool:
-    return error.error_class == "transient"

@@ -15,15 +15,12 @@ import random
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Protocol
+
+from replicator.retry import MAX_PAUSE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-MAX_PAUSE = 60.0
-"""Seconds a request waits for its host at the most; a longer Retry-After goes to the queue instead."""
 
 _SHORT = 64
 """Waiters that a short request overtakes at the most."""
@@ -178,32 +175,6 @@ async def transfer(source: HostLimits, destination: HostLimits, size: int) -> As
     first, second = sorted((source, destination), key=id)
     async with first.slot(size), second.slot(size):
         yield
-
-
-def backoff(attempt: int, *, base: float = 0.2, cap: float = 10.0) -> float:
-    """Return the seconds to wait after the failed ``attempt`` (from 1): exponential, half of it jitter."""
-    ceiling = min(cap, base * 2.0 ** min(attempt - 1, 30))
-    return ceiling / 2 + random.uniform(0, ceiling / 2)  # noqa: S311 - no secret
-
-
-def parse_retry_after(value: str | None, now: datetime | None = None) -> float | None:
-    """Read a Retry-After (RFC 9110, section 10.2.3) in seconds, from seconds or from a date.
-
-    Returns:
-        Seconds, never negative; None if there is none or it can't be read.
-    """
-    if value is None:
-        return None
-    text = value.strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    try:
-        when = parsedate_to_datetime(text)
-    except (ValueError, IndexError, TypeError, OverflowError):
-        return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return max(0.0, (when - (now or datetime.now(UTC))).total_seconds())
 
 
 @dataclass(frozen=True, slots=True)

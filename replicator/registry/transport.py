@@ -17,7 +17,6 @@ import aiohttp
 import structlog
 from yarl import URL
 
-from replicator.errors import ErrorClass
 from replicator.registry.auth import Authorizer, lacks_scope
 from replicator.registry.connection import (
     AddressGuard,
@@ -44,7 +43,8 @@ from replicator.registry.errors import (
     UploadLost,
     from_answer,
 )
-from replicator.registry.limits import MAX_PAUSE, Abilities, backoff, parse_retry_after
+from replicator.registry.limits import Abilities
+from replicator.retry import is_transient, parse_retry_after, retrying
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
@@ -142,24 +142,14 @@ class Transport:
             RegistryError: what the answer meant, or that there was none.
         """
         wanted = frozenset(expect)
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                async with self.limits.slot():
-                    return await self._call_once(method, url, scopes, wanted, headers, data, max_body, basic=basic)
-            except RegistryError as error:
-                wait = max(backoff(attempt), error.retry_after or 0.0)
-                if (
-                    error.error_class is not ErrorClass.TRANSIENT
-                    # What is missing must be brought first.
-                    or isinstance(error, ManifestIncomplete)
-                    or attempt >= (tries or self.timing.tries)
-                    or wait > MAX_PAUSE
-                ):
-                    raise
-                _log.debug("request repeated", error=str(error), attempt=attempt, wait=round(wait, 2))
-                await asyncio.sleep(wait)
+
+        async def attempt() -> Reply:
+            async with self.limits.slot():
+                return await self._call_once(method, url, scopes, wanted, headers, data, max_body, basic=basic)
+
+        return await retrying(
+            attempt, attempts=tries or self.timing.tries, retryable=_worth_another, on_retry=_log_retry
+        )
 
     async def _call_once(
         self,
@@ -316,26 +306,23 @@ class Transport:
         url = realm.extend_query(list(query))
         headers = {"Authorization": authorization} if authorization is not None else {}
         headers |= {"Content-Type": "application/x-www-form-urlencoded"} if form is not None else {}
-        for attempt in range(1, self.timing.tries + 1):
+
+        async def attempt() -> bytes:
+            response = await self._send(method, url, headers, form)
             try:
-                response = await self._send(method, url, headers, form)
-                try:
-                    if response.status == 200:
-                        # All who need a token of this scope wait for it; a byte now and then is no progress.
-                        return await self._read(response, _MAX_TOKEN_ANSWER, request, within=self.timing.read)
-                    error = await self.failure(method, response)
-                finally:
-                    response.release()
-                # An endpoint that knows no refresh tokens, such as Harbor's, has no POST.
-                if response.status in (400, 401, 403) or (form and response.status in (404, 405)):
-                    detail = f"the {'identity token' if form else 'login'} was refused: {error.detail}"
-                    raise LoginRefused(self.registry, request, detail, status=response.status)
-                raise error
-            except RegistryError as error:
-                if error.error_class is not ErrorClass.TRANSIENT or attempt == self.timing.tries:
-                    raise
-                await asyncio.sleep(min(max(backoff(attempt), error.retry_after or 0.0), MAX_PAUSE))
-        raise AssertionError("unreachable")  # pragma: no cover - the loop returns or raises
+                if response.status == 200:
+                    # All who need a token of this scope wait for it; a byte now and then is no progress.
+                    return await self._read(response, _MAX_TOKEN_ANSWER, request, within=self.timing.read)
+                error = await self.failure(method, response)
+            finally:
+                response.release()
+            # An endpoint that knows no refresh tokens, such as Harbor's, has no POST.
+            if response.status in (400, 401, 403) or (form and response.status in (404, 405)):
+                detail = f"the {'identity token' if form else 'login'} was refused: {error.detail}"
+                raise LoginRefused(self.registry, request, detail, status=response.status)
+            raise error
+
+        return await retrying(attempt, attempts=self.timing.tries, on_retry=_log_retry)
 
     async def _send(
         self, method: str, url: URL, headers: Mapping[str, str], data: bytes | AsyncIterator[bytes] | None
@@ -395,3 +382,12 @@ class Transport:
             return base
         # That it speaks no TLS is no reason any more once plain HTTP has failed in its own way, perhaps for a moment.
         raise next((failure for failure in failures if not isinstance(failure, NoTls)), failures[0])
+
+
+def _worth_another(error: Exception) -> bool:
+    # What a manifest misses must be pushed first: the same PUT can't succeed.
+    return is_transient(error) and not isinstance(error, ManifestIncomplete)
+
+
+def _log_retry(error: Exception, attempt: int, pause: float) -> None:
+    _log.debug("request repeated", error=str(error), attempt=attempt, wait=round(pause, 2))

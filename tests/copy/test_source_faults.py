@@ -105,7 +105,7 @@ async def test_a_range_that_is_refused_ends_the_copy(loaded: Pair) -> None:
 async def test_a_source_that_is_down_is_asked_a_few_times_and_left_to_the_queue(
     loaded: Pair, method: str, path: str, at_the_most: int, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.registry.blob_stream.backoff", lambda *_, **__: 0.0)
+    monkeypatch.setattr("replicator.retry.backoff", lambda *_, **__: 0.0)
     fault = loaded.source.faults.add(Fault(Answer(status), method, path, times=None))
     error = await fails(loaded, ServerFailed, str(status))
     assert isinstance(error, ServerFailed)
@@ -195,7 +195,7 @@ async def test_a_child_that_is_another_manifest_is_refused(pair: Pair) -> None:
 async def test_a_source_that_ends_after_its_headers_is_left_to_the_queue(
     loaded: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.registry.blob_stream.backoff", lambda *_, **__: 0.0)
+    monkeypatch.setattr("replicator.retry.backoff", lambda *_, **__: 0.0)
     loaded.source.faults.add(Fault(Cut(0), "GET", BLOB, times=None))
     error = await fails(loaded, ConnectionFailed)
     assert isinstance(error, ConnectionFailed)

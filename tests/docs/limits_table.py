@@ -74,7 +74,7 @@ LIMITS = {
         Limit("a token's life that is believed", "registry.auth._MAX_LIFE", "s", "asked for anew"),
         Limit("tokens held for a login", "registry.auth._MAX_CACHED", "", "all are forgotten"),
         Limit("redirects of a request", "registry.transport._MAX_REDIRECTS", "", "refused"),
-        Limit("`Retry-After` that a request waits for", "registry.limits.MAX_PAUSE", "s", "the job waits in the queue"),
+        Limit("`Retry-After` that a request waits for", "retry.MAX_PAUSE", "s", "the job waits in the queue"),
         Limit("breaks of a blob without a byte between them", "registry.blob_stream._MAX_STALLS", "", "the copy fails"),
     ),
     "Time for a registry": (

@@ -21,9 +21,9 @@ from replicator.registry.auth import lacks_scope, parse_challenges
 from replicator.registry.connection import Reply, resolve
 from replicator.registry.docker_config import parse_config
 from replicator.registry.errors import ProtocolViolated, from_answer
-from replicator.registry.limits import parse_retry_after
 from replicator.registry.manifest import MAX_MANIFEST_BYTES, parse_manifest, refuse_foreign_type
 from replicator.registry.requests import next_page
+from replicator.retry import parse_retry_after
 from replicator.rules import CopyRequest, TagFilter, parse
 from replicator.schedule import parse_duration, parse_schedule
 from tests.fuzz import corpus

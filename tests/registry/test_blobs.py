@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -94,7 +95,7 @@ async def test_a_part_that_does_not_fit_is_refused(value: str) -> None:
 
 
 async def test_a_source_that_never_gets_on_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.registry.blob_stream.backoff", lambda *_, **__: 0.0)
+    monkeypatch.setattr("replicator.retry.backoff", lambda *_, **__: 0.0)
     async with repository(with_ranges) as (remote, faults):
         faults.add(Fault(Cut(0), times=None))
         with pytest.raises(ConnectionFailed, match=r"(ended|broke) at byte 0") as caught:
@@ -162,6 +163,16 @@ async def test_a_passing_fault_at_the_start_is_met_by_asking_again(action: Answe
         assert await read(remote) == CONTENT
 
 
+async def test_a_blob_whose_registry_asks_for_a_long_pause_leaves_it_to_the_queue() -> None:
+    async with repository(with_ranges) as (remote, faults):
+        fault = faults.add(Fault(Answer(429, headers={"Retry-After": "300"}), times=None))
+        async with asyncio.timeout(5):
+            with pytest.raises(TooManyRequests) as caught:
+                await read(remote)
+        assert caught.value.retry_after == 300
+        assert fault.hits == 1
+
+
 class Pair:
     """A source that serves the blob, and a real destination."""
 
@@ -215,7 +226,7 @@ async def test_wrong_bytes_never_complete_an_upload(pair: Pair) -> None:
 async def test_the_sources_error_is_told_when_the_source_is_at_fault(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.registry.blob_stream.backoff", lambda *_, **__: 0.0)
+    monkeypatch.setattr("replicator.retry.backoff", lambda *_, **__: 0.0)
     pair.sending.add(Fault(Cut(100)))
     pair.sending.add(Fault(Answer(404, "BLOB_UNKNOWN"), times=None))
     with pytest.raises(NotFound) as caught:

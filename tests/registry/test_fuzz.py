@@ -19,9 +19,9 @@ from replicator.registry.auth import Authorizer, Token, lacks_scope, parse_chall
 from replicator.registry.blob_stream import BlobStream
 from replicator.registry.connection import Reply
 from replicator.registry.errors import ConnectionFailed, ProtocolViolated, RegistryError, from_answer
-from replicator.registry.limits import parse_retry_after
 from replicator.registry.manifest import OCI_INDEX, OCI_MANIFEST, parse_manifest, refuse_foreign_type
 from replicator.registry.requests import next_page
+from replicator.retry import parse_retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

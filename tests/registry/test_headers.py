@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import string
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 
 import pytest
 from hypothesis import given
@@ -14,12 +12,10 @@ from yarl import URL
 
 from replicator.registry.auth import Challenge, parse_challenges
 from replicator.registry.connection import Reply
-from replicator.registry.limits import backoff, parse_retry_after
 from replicator.registry.requests import next_page
 
 NAMES = st.text(string.ascii_letters + string.digits + "-_", min_size=1, max_size=12)
 VALUES = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30)
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def test_a_bearer_challenge_is_read() -> None:
@@ -79,48 +75,6 @@ def test_no_challenge_breaks_the_parser(headers: list[str]) -> None:
 def test_no_challenge_keeps_the_parser_busy() -> None:
     for header in (", " * 4000, "a=" * 4000, 'B a="' + '\\"' * 4000, "B " + "a , " * 2000 + "=", " " * 8000 + "("):
         parse_challenges([header])
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        ("0", 0.0),
-        ("120", 120.0),
-        (" 7 ", 7.0),
-        ("9" * 400, 999_999_999.0),
-        ("Thu, 01 Jan 2026 00:00:30 GMT", 30.0),
-        ("Thu, 01 Jan 2026 00:00:30 -0000", 30.0),
-        ("Thursday, 01-Jan-26 00:00:30 GMT", 30.0),
-        ("Wed, 31 Dec 2025 23:59:00 GMT", 0.0),
-        ("-1", None),
-        ("1.5", None),
-        ("²", None),
-        ("soon", None),
-        ("", None),
-        ("Thu, 01 Jan 2026 99999999999999999999:00:00 GMT", None),
-        ("Thu, 01 Jan 99999999999999999999 00:00:00 GMT", None),
-        (None, None),
-    ],
-)
-def test_retry_after_is_read(value: str | None, seconds: float | None) -> None:
-    assert parse_retry_after(value, NOW) == seconds
-
-
-@given(st.text(max_size=60) | st.from_regex(r"[A-Z][a-z]{2}, [0-9]{1,9} Jan [0-9]{1,9} [0-9:]{1,30} [-+A-Z0-9]{1,9}"))
-def test_no_retry_after_breaks_anything(value: str) -> None:
-    seconds = parse_retry_after(value, NOW)
-    assert seconds is None or seconds >= 0
-
-
-@given(st.integers(0, 10**6))
-def test_a_date_says_the_same_as_seconds(seconds: int) -> None:
-    date = format_datetime(NOW + timedelta(seconds=seconds), usegmt=True)
-    assert parse_retry_after(date, NOW) == parse_retry_after(str(seconds), NOW) == seconds
-
-
-@given(st.integers(1, 10_000))
-def test_waits_grow_to_a_bound(attempt: int) -> None:
-    assert 0.1 <= backoff(attempt) <= 10.0
 
 
 def _next(*headers: str) -> str | None:

@@ -42,7 +42,7 @@ IMPATIENT = Timing(connect=2, read=0.3, write=0.3, commit=0.5, tag=0.5, tries=2)
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.registry.blob_stream.backoff", lambda *_, **__: 0.0)
+    monkeypatch.setattr("replicator.retry.backoff", lambda *_, **__: 0.0)
     monkeypatch.setattr("replicator.registry.blob_stream._MAX_STALLS", 1)
 
 

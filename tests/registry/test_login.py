@@ -21,6 +21,7 @@ from replicator.registry.errors import (
     ProtocolViolated,
     RegistryError,
     StorageRefused,
+    TooManyRequests,
     Unauthorized,
     UploadLost,
 )
@@ -181,6 +182,15 @@ async def test_a_token_endpoint_out_of_order_is_asked_again(guarded: Guarded, ac
     fault = guarded.tokens.faults.add(Fault(action, times=2))
     assert await guarded.repository.head_manifest("v1") is None
     assert fault.hits == 2
+
+
+async def test_a_token_endpoint_that_asks_for_a_long_pause_leaves_it_to_the_queue(guarded: Guarded) -> None:
+    fault = guarded.tokens.faults.add(Fault(Answer(429, headers={"Retry-After": "300"}), times=None))
+    async with asyncio.timeout(5):
+        with pytest.raises(TooManyRequests) as caught:
+            await guarded.repository.head_manifest("v1")
+    assert caught.value.retry_after == 300
+    assert fault.hits == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,96 @@
+"""Retries: exponential back-off with jitter, ``Retry-After``, and a bound on waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, TypeVar
+
+from replicator.errors import ErrorClass, ReplicatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+T = TypeVar("T")
+
+MAX_PAUSE = 60.0
+"""Seconds that `retrying` waits between two attempts at most.
+
+An error that asks for more is raised at once: its ``retry_after`` hands the job back to the queue, which can wait for
+hours without holding a slot, a lock or an open upload.
+"""
+
+
+def is_transient(error: Exception) -> bool:
+    """Tell whether an error is a passing fault."""
+    return isinstance(error, ReplicatorError) and error.error_class is ErrorClass.TRANSIENT
+
+
+async def retrying(
+    operation: Callable[[], Awaitable[T]],
+    *,
+    attempts: int | None,
+    retryable: Callable[[Exception], bool] = is_transient,
+    on_retry: Callable[[Exception, int, float], None] | None = None,
+    base: float = 0.2,
+    cap: float = 10.0,
+) -> T:
+    """Call ``operation`` until it succeeds, backing off after every failure.
+
+    The pause is that of `backoff`, or the error's ``retry_after`` if that is longer. For a deadline over all attempts
+    use ``asyncio.timeout`` around the call, or a ``retryable`` that looks at the clock.
+
+    Args:
+        operation: makes one attempt.
+        attempts: how many there are in all; None for no limit.
+        retryable: whether a failure is worth another attempt; asked after every one.
+        on_retry: called before each pause with the error, the number of the failed attempt (from 1) and the pause in
+            seconds, e.g. to log them.
+        base: seconds after the first failure; doubled with each further one.
+        cap: seconds that back-off reaches at most.
+
+    Raises:
+        Exception: the last failure: it is not retryable, there are no attempts left, or it asks for a pause of more
+            than ``MAX_PAUSE``.
+    """
+    number = 0
+    while True:
+        number += 1
+        try:
+            return await operation()
+        except Exception as error:
+            pause = max(backoff(number, base=base, cap=cap), getattr(error, "retry_after", None) or 0.0)
+            if not retryable(error) or number == attempts or pause > MAX_PAUSE:
+                raise
+            if on_retry is not None:
+                on_retry(error, number, pause)
+        # Outside of the handler: a traceback held while waiting keeps the attempt's frames, and their buffers, alive.
+        await asyncio.sleep(pause)
+
+
+def backoff(attempt: int, *, base: float = 0.2, cap: float = 10.0) -> float:
+    """Return the seconds to wait after the failed ``attempt`` (from 1): exponential, half of it jitter."""
+    ceiling = min(cap, base * 2.0 ** min(attempt - 1, 30))
+    return ceiling / 2 + random.uniform(0, ceiling / 2)  # noqa: S311 - no secret
+
+
+def parse_retry_after(value: str | None, now: datetime | None = None) -> float | None:
+    """Read a ``Retry-After`` (RFC 9110, section 10.2.3), which is a number of seconds or a date.
+
+    Returns:
+        Seconds, never negative; None if there is none or it can't be read.
+    """
+    if value is None:
+        return None
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        when = parsedate_to_datetime(text)
+    except (ValueError, IndexError, TypeError, OverflowError):
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return max(0.0, (when - (now or datetime.now(UTC))).total_seconds())
