@@ -1,9 +1,12 @@
 """The errors of this package, by what to do about them, and the exit codes of the program.
 
-    ReplicatorError                     base: what happened, why, and what to do
-    ├── ConfigError                     rules, settings or command line are invalid; holds every problem  permanent
-    ├── replicator.registry.errors.RegistryError    a registry refused, failed or broke the protocol
-    └── replicator.queue.job.QueueError             the queue can't take or hand out work
+    ReplicatorError                               base: what happened, why, and what to do                  permanent
+    ├── ConfigError                               rules, settings or command line are invalid               permanent
+    ├── replicator.queue.job.QueueError           the queue can't take or hand out work                     transient
+    ├── replicator.registry.errors.RegistryError  a registry refused, failed or broke the protocol          permanent
+    ├── replicator.copy.outcome.SourceNotFound    the source has no such tag or digest                      not yet
+    ├── replicator.copy.outcome.AttestationsFound the image has attestations, and its rule allows none      permanent
+    └── replicator.replication.transfer.CopyFailed  a copy failed                                           by cause
 
 The class of an error decides whether, and how patiently, its work is retried.
 """

@@ -1,4 +1,13 @@
-"""What the OpenAPI's refusals mean."""
+"""The errors of Alibaba Cloud's OpenAPI, by what its refusals mean.
+
+    replicator.registry.errors.LoginRefused
+    └── AccountRefused              the account may not do this, or there is none               credentials
+    replicator.registry.errors.Refused
+    ├── AlreadyThere                the repository or namespace exists already                  permanent
+    └── NamespaceMissing            the namespace does not exist and may not be created         permanent
+
+All other refusals are errors of `replicator.registry.errors`.
+"""
 
 from __future__ import annotations
 
@@ -56,8 +65,8 @@ def from_openapi(registry: str, action: str, error: Exception, secrets: tuple[st
     if isinstance(status, int) or code.startswith("Throttling"):
         return refusal(registry, action, code, words, status=status, retry_after=wait)
     if type(error).__name__ == "CredentialException":
-        return AccountRefused(registry, action, f"no account at Alibaba Cloud was found: {words}")
-    return ConnectionFailed(registry, action, f"no answer from the OpenAPI: {words}")
+        return AccountRefused(f"no account at Alibaba Cloud was found: {words}").at(registry, action)
+    return ConnectionFailed(f"no answer from the OpenAPI: {words}").at(registry, action)
 
 
 def refusal(
@@ -81,13 +90,13 @@ def refusal(
     """
     detail = f"the OpenAPI says: {code}: {words}" if code and words else f"the OpenAPI says: {code or words}"
     if code.startswith("Throttling") or status == 429:
-        return TooManyRequests(registry, action, detail, retry_after=retry_after)
+        return TooManyRequests(detail, retry_after=retry_after).at(registry, action)
     if status is not None and status >= 500:
-        return ServerFailed(registry, action, detail)
+        return ServerFailed(detail).at(registry, action)
     if action == GET_AUTHORIZATION_TOKEN or _OF_ACCOUNT.search(code):
-        return AccountRefused(registry, action, detail)
+        return AccountRefused(detail).at(registry, action)
     if _THERE.search(code) or status == 409:
-        return AlreadyThere(registry, action, detail)
+        return AlreadyThere(detail).at(registry, action)
     if is_of_quantity(detail):
-        return Denied(registry, action, detail)
-    return (AccountRefused if status in (401, 403) else Refused)(registry, action, detail)
+        return Denied(detail).at(registry, action)
+    return (AccountRefused if status in (401, 403) else Refused)(detail).at(registry, action)

@@ -13,7 +13,7 @@ from replicator.aliyun.errors import AccountRefused
 from replicator.aliyun.openapi import DEADLINE, OpenApi, find_region_and_instance, with_retries
 from replicator.aliyun.operations import GET_AUTHORIZATION_TOKEN, get_authorization_token
 from replicator.registry.credentials import Login
-from replicator.registry.errors import RegistryError, ServerFailed
+from replicator.registry.errors import RegistryError, ServerFailed, request_context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -107,7 +107,8 @@ class TemporaryLogins:
         answer = await with_retries(
             lambda: self._openapi.ask(operation, region), self._registry, operation.action, self._deadline
         )
-        login, expires = self._read(answer, personal=not instance_id)
+        with request_context(self._registry, operation.action):
+            login, expires = self._read(answer, personal=not instance_id)
         now = time.monotonic()
         life = max(expires - time.time(), _LEAST_LIFE)
         return _Held(login, now, now + life - min(life / 4, _EARLY), now + life)
@@ -121,9 +122,9 @@ class TemporaryLogins:
         username, token, expires = (body.get(name) if isinstance(body, dict) else None for name in names)
         if not (isinstance(username, str) and isinstance(token, str) and username and token):
             if code := answer.get("Code"):
-                raise AccountRefused(self._registry, GET_AUTHORIZATION_TOKEN, f"the OpenAPI says: {code}")
-            raise ServerFailed(self._registry, GET_AUTHORIZATION_TOKEN, "the OpenAPI's answer holds no login")
+                raise AccountRefused(f"the OpenAPI says: {code}")
+            raise ServerFailed("the OpenAPI's answer holds no login")
         if not isinstance(expires, int) or not 0 < expires < 10**15:
             missing = "the OpenAPI's answer does not say when the login ends"
-            raise ServerFailed(self._registry, GET_AUTHORIZATION_TOKEN, missing)
+            raise ServerFailed(missing)
         return Login(username, token), expires / 1000

@@ -97,14 +97,14 @@ class OpenApi:
             await self._turn(action)
             answer = await self._call(operation, region)
         except ImportError as error:
-            raise AccountRefused(self._registry, action, f"aliyun under auth needs: {INSTALL}") from error
+            raise AccountRefused(f"aliyun under auth needs: {INSTALL}").at(self._registry, action) from error
         except RegistryError:
             raise
         except Exception as error:  # noqa: BLE001 - the libraries raise what they like, bare Exception among it
             # Without its cause: that holds the request with its signature.
             raise from_openapi(self._registry, action, error, secrets) from None
         if not isinstance(answer, dict):
-            raise ServerFailed(self._registry, action, "the OpenAPI's answer makes no sense")
+            raise ServerFailed("the OpenAPI's answer makes no sense").at(self._registry, action)
         if answer.get("IsSuccess") is False:
             raise refusal(self._registry, action, str(answer.get("Code") or ""), str(answer.get("Message") or ""))
         return answer
@@ -112,7 +112,7 @@ class OpenApi:
     async def _turn(self, action: str) -> None:
         if (wait := await OPENAPI.turn()) is not None:
             busy = "too many requests to the OpenAPI wait here already"
-            raise TooManyRequests(self._registry, action, busy, retry_after=wait)
+            raise TooManyRequests(busy, retry_after=wait).at(self._registry, action)
 
     def _find_credential(self) -> Any:
         account = self._account
@@ -212,7 +212,7 @@ async def with_retries(once: Callable[[], Awaitable[T]], registry: str, action: 
                         raise
                     await asyncio.sleep(wait)
     except TimeoutError as error:
-        raise ConnectionFailed(registry, action, f"the OpenAPI did not answer in {deadline:g} s") from error
+        raise ConnectionFailed(f"the OpenAPI did not answer in {deadline:g} s").at(registry, action) from error
 
 
 def find_region_and_instance(registry: str, account: Account, service: str | None, action: str) -> tuple[str, str]:
@@ -230,9 +230,10 @@ def find_region_and_instance(registry: str, account: Account, service: str | Non
     said, host = service_of(service or ""), endpoint_of(registry)
     region = account.region or (said.region if said else "") or (host.region if host else "")
     if not region:
-        raise AccountRefused(registry, action, "the registry does not tell its region: name it under aliyun")
+        unknown = "the registry does not tell its region: name it under aliyun"
+        raise AccountRefused(unknown).at(registry, action)
     instance_id = account.instance_id or (said.instance_id if said else "")
     if not instance_id and said is None and host is not None and host.edition == "Enterprise":
         missing = "the registry does not tell its instance id: name instance_id (cri-…) under aliyun"
-        raise AccountRefused(registry, action, missing)
+        raise AccountRefused(missing).at(registry, action)
     return region, instance_id

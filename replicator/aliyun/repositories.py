@@ -133,7 +133,7 @@ class MissingRepositories:
     async def _create_both(self, repository: Operation, namespace: str, region: str, missing: RegistryError) -> None:
         """Create a namespace where that is allowed, and then the repository in it."""
         if not self.creates.namespaces:
-            raise NamespaceMissing(missing.registry, missing.request, missing.detail) from missing
+            raise missing.recast(NamespaceMissing) from missing
         operation = create_namespace(repository.instance_id, namespace, self.creates.repositories)
         created = False
         async with self._turns.turn("namespace", namespace):
@@ -148,8 +148,7 @@ class MissingRepositories:
             if not _lacks_namespace(error):
                 raise
             if created:
-                words = "; the namespace was created a moment ago"
-                raise ServerFailed(error.registry, error.request, error.detail + words) from error
+                raise error.recast(ServerFailed, "; the namespace was created a moment ago") from error
             # Names of the Personal Edition's namespaces are one account's in all of a region.
             raise error.again("; the namespace is there, so it may be another account's") from error
 
@@ -170,4 +169,4 @@ class MissingRepositories:
 
 
 def _lacks_namespace(error: RegistryError) -> bool:
-    return isinstance(error, Refused) and "NAMESPACE_NOT_EXIST" in error.detail
+    return isinstance(error, Refused) and "NAMESPACE_NOT_EXIST" in error.why

@@ -149,7 +149,7 @@ class SourceNotFound(ReplicatorError):
 
     def __init__(self, source: Reference, cause: RegistryError) -> None:
         self.source = source
-        super().__init__(f"{source} is not there ({cause.detail}): is the tag right, and may this login pull it?")
+        super().__init__(f"{source} is not there ({cause.why}): is the tag right, and may this login pull it?")
 
 
 class AttestationsFound(ReplicatorError):

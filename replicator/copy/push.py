@@ -68,9 +68,8 @@ class Push:
             return
         if manifest.is_index:
             if depth >= MAX_DEPTH:
-                raise UnsupportedManifest(
-                    self._source.repository.registry, manifest.digest, f"indexes nested more than {MAX_DEPTH} deep"
-                )
+                too_deep = f"indexes nested more than {MAX_DEPTH} deep"
+                raise UnsupportedManifest(too_deep).at(self._source.repository.registry, manifest.digest)
             await gather_tolerant(
                 self._bring_child(child.digest, manifest.digest, depth + 1) for child in manifest.manifests
             )
@@ -115,7 +114,7 @@ class Push:
             except RegistryError as error:
                 attempt += 1
                 wait = max(backoff(attempt), error.retry_after or 0.0)
-                if error.error_class is not ErrorClass.TRANSIENT or attempt >= timing.tries or wait > MAX_PAUSE:
+                if error.error_class is not ErrorClass.TRANSIENT or attempt >= timing.attempts or wait > MAX_PAUSE:
                     raise
                 await asyncio.sleep(wait)
         self._wrote(manifest, incomplete)
@@ -155,8 +154,7 @@ class Push:
                     return
             self._nested[digest] = len(manifest.content)
             if sum(self._nested.values()) > MAX_NESTED_BYTES:
-                raise UnsupportedManifest(
-                    self._source.repository.registry, index, f"indexes within it of more than {MAX_NESTED_BYTES} bytes"
-                )
+                too_large = f"indexes within it of more than {MAX_NESTED_BYTES} bytes"
+                raise UnsupportedManifest(too_large).at(self._source.repository.registry, index)
             await self.bring_parts(manifest, depth)
             await self.put(manifest, digest)

@@ -64,13 +64,9 @@ class SourceReader:
             try:
                 manifest = await self._source.get_manifest(digest)
             except NotFound as error:
-                raise NotFound(
-                    error.registry,
-                    error.request,
-                    f"the index {index} names the child {digest}, which the source does not have",
-                    status=error.status,
-                    codes=error.codes,
-                ) from error
+                missing = f"the index {index} names the child {digest}, which the source does not have"
+                missing_child = NotFound(missing, status=error.status, codes=error.codes)
+                raise missing_child.at(error.registry, error.request) from error
         if len(manifest.content) <= self._room:
             self._room -= len(manifest.content)
             self._kept[digest] = manifest
@@ -143,7 +139,8 @@ async def select(root: Manifest, options: CopyOptions, reader: SourceReader, reg
         return await _Selecting(options, reader, registry).select(root)
     except RecursionError as error:
         # What could just be read where the stack was not as deep as here.
-        raise UnsupportedManifest(registry, root.digest, "its JSON is nested too deep to be written anew") from error
+        too_deep = "its JSON is nested too deep to be written anew"
+        raise UnsupportedManifest(too_deep).at(registry, root.digest) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +196,8 @@ class _Selecting:
     async def _index(self, index: Manifest, depth: int) -> _Chosen:
         """Choose what is wanted of an index."""
         if depth > MAX_DEPTH:
-            raise UnsupportedManifest(
-                self._registry, index.digest, f"indexes nested more than {MAX_DEPTH} deep can't be copied"
-            )
+            too_deep = f"indexes nested more than {MAX_DEPTH} deep can't be copied"
+            raise UnsupportedManifest(too_deep).at(self._registry, index.digest)
         children = entries(index)
         # One nested index after the other: each is held while its children are looked at.
         nested = {child.digest: await self._nest(child, index.digest, depth) for child in children if _nests(child)}
@@ -225,11 +221,8 @@ class _Selecting:
             nested = await self._reader.child(child.digest, index)
             self._nested_bytes += len(nested.content)
             if self._nested_bytes > MAX_NESTED_BYTES:
-                raise UnsupportedManifest(
-                    self._registry,
-                    index,
-                    f"indexes within it of more than {MAX_NESTED_BYTES} bytes can't be copied",
-                )
+                too_large = f"indexes within it of more than {MAX_NESTED_BYTES} bytes can't be copied"
+                raise UnsupportedManifest(too_large).at(self._registry, index)
             self._nested[child.digest] = await self._index(nested, depth + 1)
         return self._nested[child.digest]
 
@@ -287,9 +280,8 @@ class _Selecting:
             content = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
             manifest = parse_manifest(content, index.media_type, digest_of(content, index.digest))
         except ValueError as error:
-            raise UnsupportedManifest(
-                self._registry, index.digest, f"the index can't be written anew: {error}"
-            ) from error
+            failed = f"the index can't be written anew: {error}"
+            raise UnsupportedManifest(failed).at(self._registry, index.digest) from error
         self._rewritten[manifest.digest] = manifest
         return manifest
 

@@ -151,7 +151,7 @@ class Signing:
             if suffix:
                 digest = await self._tag(f"{fallback_tag(subject)}{suffix}")
                 if digest is None:
-                    raise SourceNotFound(source, NotFound(source.registry, "HEAD", "there is no such tag"))
+                    raise SourceNotFound(source, NotFound("there is no such tag").at(source.registry, "HEAD"))
             else:
                 await self._referrers(subject, 0, extra)
         except ReplicatorError as error:
@@ -268,11 +268,8 @@ class Signing:
         """Bring one referrer; tell whether the registry lists it, or leaves that to its clients."""
         named = manifest.subject.digest if manifest.subject is not None else "nothing"
         if named != subject:
-            raise UnsupportedManifest(
-                self._origin.repository.registry,
-                manifest.digest,
-                f"it is listed as referring to {subject}, and refers to {named}",
-            )
+            wrong = f"it is listed as referring to {subject}, and refers to {named}"
+            raise UnsupportedManifest(wrong).at(self._origin.repository.registry, manifest.digest)
         await self._run.bring_parts(manifest)
         listed = await self._run.put(manifest, manifest.digest)
         self._tally.signatures += 1
@@ -323,7 +320,7 @@ class Signing:
                 await self._put_list(subject, rows)
             except ManifestIncomplete as error:
                 # No patience of the queue would help: all it names is there.
-                raise self._unlistable(subject, error.detail) from error
+                raise self._unlistable(subject, error.why) from error
 
     async def _put_list(self, subject: str, rows: list[dict[str, Any]]) -> None:
         document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": rows}
@@ -338,7 +335,8 @@ class Signing:
 
     def _unlistable(self, subject: str, why: str) -> UnsupportedManifest:
         registry = self._target.repository.registry
-        return UnsupportedManifest(registry, fallback_tag(subject), f"what refers to {subject} can't be listed: {why}")
+        what = f"what refers to {subject} can't be listed: {why}"
+        return UnsupportedManifest(what).at(registry, fallback_tag(subject))
 
     def _warn(self, what: str, error: ReplicatorError) -> None:
         """Take a refusal for a warning.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from replicator.errors import ErrorClass
 from replicator.harbor.pages import ROWS_A_PAGE, ListPage, each_page
 from replicator.reference import Repository, is_digest, is_repository_name, is_tag
+from replicator.registry.connection import Request
 from replicator.registry.errors import NotFound, ProtocolViolated, RegistryError
 
 if TYPE_CHECKING:
@@ -179,9 +180,8 @@ class HarborApi:
         """
         try:
             url = await self._transport.url("/api/v2.0/ping")
-            reply = await self._transport.call(
-                "GET", url, scopes=frozenset(), expect={200}, max_body=_MAX_PONG_BYTES, basic=True
-            )
+            request = Request("GET", url, basic=True)
+            reply = await self._transport.call(request, expect={200}, max_body=_MAX_PONG_BYTES)
         except RegistryError as error:
             if error.error_class is ErrorClass.TRANSIENT:
                 raise
@@ -268,19 +268,13 @@ class HarborApi:
         """
 
         def wrong(what: str) -> ProtocolViolated:
-            return ProtocolViolated(self._registry, f"GET /api/v2.0{path}", what)
+            return ProtocolViolated(what).at(self._registry, f"GET /api/v2.0{path}")
 
         async def fetch(number: int) -> ListPage:
             url = await self._transport.url(f"/api/v2.0{path}?page={number}&page_size={ROWS_A_PAGE}&sort={sort}{query}")
-            reply = await self._transport.call(
-                "GET",
-                url,
-                scopes=frozenset(),
-                expect={200},
-                headers={"Accept": "application/json", "X-Is-Resource-Name": "true"},
-                max_body=_MAX_PAGE_BYTES,
-                basic=True,
-            )
+            headers = {"Accept": "application/json", "X-Is-Resource-Name": "true"}
+            request = Request("GET", url, headers=headers, basic=True)
+            reply = await self._transport.call(request, expect={200}, max_body=_MAX_PAGE_BYTES)
             try:
                 rows = json.loads(reply.body)
             except (ValueError, RecursionError):

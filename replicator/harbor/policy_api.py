@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from replicator.harbor.api import HarborApi
 from replicator.harbor.policy import policy_of
+from replicator.registry.connection import Request
 from replicator.registry.errors import NotFound, ProtocolViolated, RegistryError
 
 if TYPE_CHECKING:
@@ -71,9 +72,9 @@ class WebhookApi:
         except RegistryError as error:
             if error.status is None or error.status >= 429:
                 raise
-            raise NoHarbor(self._registry, error.request, error.detail, status=error.status) from error
+            raise error.recast(NoHarbor) from error
         if not isinstance(found, dict) or "auth_mode" not in found:
-            raise NoHarbor(self._registry, "GET /api/v2.0/systeminfo", "the answer is not Harbor's")
+            raise NoHarbor("the answer is not Harbor's").at(self._registry, "GET /api/v2.0/systeminfo")
         version = found.get("harbor_version")
         return version if isinstance(version, str) else None
 
@@ -148,9 +149,8 @@ class WebhookApi:
             if not tasks:
                 return ""
             url = await self._transport.url(f"/api/v2.0{execution}/tasks/{tasks[0].get('id')}/log")
-            reply = await self._transport.call(
-                "GET", url, scopes=frozenset(), expect={200}, headers=_HEADERS, max_body=_MAX_BODY, basic=True
-            )
+            request = Request("GET", url, headers=_HEADERS, basic=True)
+            reply = await self._transport.call(request, expect={200}, max_body=_MAX_BODY)
         except RegistryError:
             return ""
         lines = [line for line in reply.body.decode("utf-8", "replace").splitlines() if line.strip()]
@@ -161,27 +161,24 @@ class WebhookApi:
         return _line(words)
 
     async def _json(self, path: str) -> Any:
-        url = await self._transport.url(f"/api/v2.0{path}")
-        reply = await self._transport.call(
-            "GET", url, scopes=frozenset(), expect={200}, headers=_HEADERS, max_body=_MAX_BODY, basic=True
-        )
-        try:
-            return json.loads(reply.body)
-        except (ValueError, RecursionError):
-            what = "the answer is not JSON"
-            raise ProtocolViolated(self._registry, f"GET {url.path}", what, status=reply.status) from None
+        request = Request("GET", await self._transport.url(f"/api/v2.0{path}"), headers=_HEADERS, basic=True)
+        with self._transport.context(request):
+            reply = await self._transport.call(request, expect={200}, max_body=_MAX_BODY)
+            try:
+                return json.loads(reply.body)
+            except (ValueError, RecursionError):
+                raise ProtocolViolated("the answer is not JSON", status=reply.status) from None
 
     async def _send(self, method: str, path: str, expect: set[int], body: dict[str, Any] | None) -> None:
         url = await self._transport.url(f"/api/v2.0{path}")
-        await self._transport.call(
+        request = Request(
             method,
             url,
-            scopes=frozenset(),
-            expect=expect,
             headers={**_HEADERS, "Content-Type": "application/json"},
-            data=None if body is None else json.dumps(body).encode(),
+            body=None if body is None else json.dumps(body).encode(),
             basic=True,
         )
+        await self._transport.call(request, expect=expect)
 
 
 def _rows(value: Any) -> list[dict[str, Any]]:

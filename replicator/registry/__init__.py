@@ -1,6 +1,7 @@
-"""A client of OCI registries on aiohttp: it knows neither Harbor, nor ACR, nor rules, nor queues."""
+"""A client for OCI registries on aiohttp, usable without Harbor, ACR, rules and queue."""
 
 from replicator.registry.client import Registries, RemoteRepository
+from replicator.registry.connection import Request
 from replicator.registry.credentials import Access
 from replicator.registry.errors import RegistryError
 from replicator.registry.limits import RequestObserver, Timing
@@ -13,6 +14,7 @@ __all__ = [
     "Registries",
     "RegistryError",
     "RemoteRepository",
+    "Request",
     "RequestObserver",
     "Timing",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import aiohttp
@@ -16,8 +17,7 @@ from replicator.retry import is_transient, retrying
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from yarl import URL
-
+    from replicator.registry.connection import Request
     from replicator.registry.manifest import Descriptor
     from replicator.registry.transport import Transport
 
@@ -25,40 +25,46 @@ T = TypeVar("T")
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)\Z")
 _HASH_INLINE = 64 * 1024
-"""Bytes below which a hop into a thread costs more than hashing where we are."""
+"""Bytes below which a hop into a thread costs more than hashing in the event loop."""
 _MAX_STALLS = 5
-"""Broken reads in a row, without one byte of progress, after which a blob is given up."""
+"""Broken reads in a row, without one byte of progress, that are resumed."""
 
 
 class BlobStream:
     """The bytes of one blob, as an asynchronous iterator of chunks.
 
-    The last chunk is given out only after all bytes have hashed to the blob's digest: whoever sends them on with a
-    Content-Length can't complete a wrong body. A connection that breaks is taken up again where it broke by a Range
-    request (RFC 9110, section 14), or from the start where the server does not do ranges; ``size`` bounds it all.
+    The last chunk is given out only after all bytes have hashed to the blob's digest, so an upload with a
+    Content-Length can't complete a corrupt body. A broken connection is resumed where it broke by a Range request
+    (RFC 9110, section 14), or from the start if the server does not support ranges; ``size`` bounds it all.
+
+    Args:
+        transport: the way to the registry.
+        request: a GET of the blob.
+        blob: its digest and size.
+        on_bytes: called with the number of bytes as they arrive.
 
     Attributes:
-        error: what ended the stream early, if anything did.
+        error: the error that ended the stream early, if there was one.
     """
 
     def __init__(
         self,
         transport: Transport,
-        url: URL,
-        scopes: frozenset[str],
+        request: Request,
         blob: Descriptor,
         on_bytes: Callable[[int], None] | None = None,
     ) -> None:
         self.blob = blob
         self.error: RegistryError | None = None
         self._transport = transport
-        self._url = url
-        self._scopes = scopes
+        self._request = request
         self._on_bytes = on_bytes
         self._hasher = hasher_for(blob.digest)
         self._hashing: asyncio.Future[None] | None = None
+        # The last chunk that was read; given out when the next one has arrived, or the digest is verified.
         self._held = b""
         self._offset = 0
+        # Bytes to drop after a restart from the first byte.
         self._skip = 0
         self._response: aiohttp.ClientResponse | None = None
         self._exchange = AsyncExitStack()
@@ -69,21 +75,23 @@ class BlobStream:
 
     async def __anext__(self) -> bytes:
         try:
-            return await self._next_verified()
+            with self._transport.context(self._request):
+                return await self._next_verified()
         except RegistryError as error:
             self.error = error
             raise
 
     async def open(self) -> None:
-        """Ask for the first byte, so that a source that refuses does so before anything is sent.
+        """Send the first request, so that a source that refuses does so before an upload has begun.
 
         Raises:
             RegistryError: the source has no such blob, or can't be reached.
         """
-        await self._retrying(self._connect)
+        with self._transport.context(self._request):
+            await self._retrying(self._connect)
 
     async def aclose(self) -> None:
-        """Give the connection back; a read under way ends."""
+        """Give the connection back; a read in progress ends."""
         self._closed = True
         self._response = None
         await self._exchange.aclose()
@@ -98,15 +106,14 @@ class BlobStream:
             await self._hashing
             self._hashing = None
         if f"{self.blob.digest.partition(':')[0]}:{self._hasher.hexdigest()}" != self.blob.digest:
-            raise DigestMismatch(
-                self._transport.registry, f"GET {self._url.path}", "the bytes served do not hash to the blob's digest"
-            )
+            raise DigestMismatch("the bytes served do not hash to the blob's digest")
         ready, self._held = self._held, b""
         if not ready:
             raise StopAsyncIteration
         return ready
 
     async def _hash(self, chunk: bytes) -> None:
+        # One chunk is hashed in a thread while the next is read; hashlib releases the interpreter's lock.
         if self._hashing is not None:
             await self._hashing
             self._hashing = None
@@ -122,13 +129,17 @@ class BlobStream:
         chunk = await self._retrying(self._receive)
         self._offset += len(chunk)
         if self._offset > self.blob.size:
-            raise self._mismatch("longer")
+            raise self._wrong_size("longer")
         if chunk and self._on_bytes is not None:
             self._on_bytes(len(chunk))
         return chunk
 
     async def _retrying(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Run a step, again after a passing fault; every byte of progress allows for as many faults as before."""
+        """Run a step, again on a new connection after a transient fault.
+
+        Each call has all its attempts, so the limit is one on standstill: a large blob may break any number of times
+        as long as bytes arrive in between.
+        """
 
         async def attempt() -> T:
             try:
@@ -145,7 +156,7 @@ class BlobStream:
         )
 
     async def _receive(self) -> bytes:
-        """Return the next bytes that are new: after a restart from the first byte, the known ones are skipped."""
+        """Return the next new bytes, on a new connection if there is none; empty only once the stream is closed."""
         while not self._closed:
             if self._response is None:
                 await self._connect()
@@ -153,9 +164,9 @@ class BlobStream:
             try:
                 chunk = await self._response.content.readany()
             except (aiohttp.ClientError, OSError) as error:
-                raise self._broken(f"the transfer broke at byte {self._offset}: {error}") from error
+                raise ConnectionFailed(f"the transfer broke at byte {self._offset}: {error}") from error
             if not chunk:
-                raise self._broken(f"the transfer ended at byte {self._offset} of {self.blob.size}")
+                raise ConnectionFailed(f"the transfer ended at byte {self._offset} of {self.blob.size}")
             self._transport.observer.received(self._transport.registry, len(chunk))
             dropped = min(self._skip, len(chunk))
             self._skip -= dropped
@@ -163,41 +174,30 @@ class BlobStream:
                 return chunk
         return b""
 
-    def _broken(self, detail: str) -> ConnectionFailed:
-        return ConnectionFailed(self._transport.registry, f"GET {self._url.path}", detail)
-
     async def _connect(self) -> None:
-        headers = {"Range": f"bytes={self._offset}-"} if self._offset else None
+        headers = {"Range": f"bytes={self._offset}-"} if self._offset else {}
         await self._exchange.aclose()
         await self._transport.pause()
         response = await self._exchange.enter_async_context(
-            self._transport.exchange("GET", self._url, scopes=self._scopes, headers=headers)
+            self._transport.exchange(replace(self._request, headers=headers))
         )
-        request = f"GET {self._url.path}"
         if response.status == 206:
-            self._check_range(response.headers.get("Content-Range", ""), request)
+            self._check_range(response.headers.get("Content-Range", ""))
             self._skip = 0
         elif response.status == 200:
             self._skip = self._offset
             if response.content_length not in (None, self.blob.size):
-                raise self._mismatch("longer" if (response.content_length or 0) > self.blob.size else "shorter")
+                raise self._wrong_size("longer" if (response.content_length or 0) > self.blob.size else "shorter")
         else:
-            raise await self._transport.failure("GET", response)
+            raise await self._transport.failure(response)
         self._response = response
 
-    def _check_range(self, value: str, request: str) -> None:
+    def _check_range(self, value: str) -> None:
         match = _CONTENT_RANGE.match(value)
         total = match and match[3]
         if match is None or int(match[1]) != self._offset or total not in ("*", str(self.blob.size)):
-            raise ProtocolViolated(
-                self._transport.registry,
-                request,
-                f"asked from byte {self._offset} of {self.blob.size}, answered Content-Range {value[:80]!r}",
-            )
+            requested = f"requested from byte {self._offset} of {self.blob.size}"
+            raise ProtocolViolated(f"{requested}, answered Content-Range {value[:80]!r}")
 
-    def _mismatch(self, how: str) -> DigestMismatch:
-        return DigestMismatch(
-            self._transport.registry,
-            f"GET {self._url.path}",
-            f"the blob served is {how} than the {self.blob.size} bytes its manifest says",
-        )
+    def _wrong_size(self, how: str) -> DigestMismatch:
+        return DigestMismatch(f"the blob served is {how} than the {self.blob.size} bytes its manifest says")

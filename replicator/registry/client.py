@@ -1,7 +1,4 @@
-"""The registries of one process: one connection pool, one set of limits a host, one login a registry and user.
-
-One repository of a registry, whole: manifests, blobs, tags, referrers (OCI distribution specification 1.1).
-"""
+"""The registries of one process: one connection pool, limits by host, a login and its tokens by registry and user."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import aiohttp
 
 from replicator.registry.blobs import Blobs
 from replicator.registry.connection import open_socket
-from replicator.registry.limits import HostLimits, Timing, Unobserved
+from replicator.registry.limits import HostLimits, RequestObserver, Timing
 from replicator.registry.manifests import Manifests
 from replicator.registry.requests import Referrers, Tags
 from replicator.registry.transport import Transport
@@ -22,29 +19,28 @@ if TYPE_CHECKING:
 
     from replicator.reference import Repository
     from replicator.registry.credentials import Access
-    from replicator.registry.limits import RequestObserver
 
 
 class RemoteRepository(Manifests, Blobs, Tags, Referrers):
-    """Requests about one repository."""
+    """One repository of a registry: manifests, blobs, tags and referrers (OCI distribution specification 1.1)."""
 
 
 _READ_BUFFER = 256 * 1024
-"""Bytes of an answer that aiohttp buffers before it stops reading (three times that at the most): the chunks of a copy.
+"""Bytes of an answer that aiohttp buffers before it stops reading (at most three times as many): a copy's chunk size.
 
-Twice as many make a copy no faster, and each blob under way takes 2 MB more.
+Twice as many make a copy no faster, and cost 2 MB more for each blob in flight.
 """
 
 
 class Registries:
-    """Gives out repositories, and shares all that can be shared between them. Use it as a context manager.
+    """Repositories that share connections, limits and logins; an asynchronous context manager.
 
     Args:
-        access: says how to reach a repository's registry, and as whom.
-        user_agent: what is sent as ``User-Agent``.
-        timing: deadlines and tries.
-        in_flight: requests and transfers under way at once, a host; fewer while it complains.
-        observer: told of every request.
+        access: returns the address and the login for a repository.
+        user_agent: ``User-Agent`` of all requests.
+        timing: deadlines and attempts.
+        in_flight: requests and transfers in flight by host; fewer while it asks for that.
+        observer: sees every request.
     """
 
     def __init__(
@@ -60,16 +56,18 @@ class Registries:
         self._user_agent = user_agent
         self._timing = timing or Timing()
         self._in_flight = in_flight
-        self._observer = observer or Unobserved()
+        self._observer = observer or RequestObserver()
         self._session: aiohttp.ClientSession | None = None
         self._limits: dict[str, HostLimits] = {}
         self._transports: dict[tuple[str, Access], Transport] = {}
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            # The limits are ours, a host; and a Location must go out as it came in.
+            # `HostLimits` bounds what is in flight at each host, so the pool needs no limit.
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=30, socket_factory=open_socket),
+            # A presigned Location breaks if it is quoted again.
             requote_redirect_url=False,
+            # The bytes that count are those that were hashed: never decompressed ones.
             auto_decompress=False,
             read_bufsize=_READ_BUFFER,
             headers={"User-Agent": self._user_agent},
@@ -84,9 +82,9 @@ class Registries:
             await self._session.close()
 
     def renew(self, access: Callable[[Repository], Access]) -> None:
-        """Reach registries in another way from now on, and log in anew; what was given out goes on as it began.
+        """Use other addresses and logins from now on; repositories that were given out keep theirs.
 
-        Also where the way is the same: what its files and helpers hold may be another.
+        All tokens are dropped, even if an access is unchanged: its CA file or helper may hold something else by now.
         """
         self._access = access
         self._transports.clear()
@@ -101,10 +99,10 @@ class Registries:
         return RemoteRepository(repository, self.transport(repository), "pull,push")
 
     async def create(self, repository: Repository) -> bool:
-        """Have a repository created that a push was refused for, where its access says by whom.
+        """Create a repository that a push was refused for, if its access has a creator.
 
         Returns:
-            Whether the push is worth another try; tokens from before are then forgotten.
+            Whether the push is worth another attempt; earlier tokens are then dropped.
 
         Raises:
             RegistryError: it could not be created.
@@ -119,11 +117,11 @@ class Registries:
         return helps
 
     def creates(self, repository: Repository) -> bool:
-        """Tell whether somebody creates a repository that a push is refused for."""
+        """Tell whether the access of a repository has a creator."""
         return self._access(repository).creator is not None
 
     def transport(self, repository: Repository) -> Transport:
-        """Return the way to a repository's registry under the login for that repository, e.g. for its REST API."""
+        """Return the transport to a repository's registry under the login for that repository, e.g. for REST APIs."""
         assert self._session is not None, "used outside of its context"  # noqa: S101 - a programming error
         access = self._access(repository)
         key = (repository.registry, access)

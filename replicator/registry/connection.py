@@ -1,16 +1,9 @@
-"""What it takes to connect to a registry: its address, its TLS, and words for what went wrong.
+"""Connections to one registry: its address, its TLS, requests and replies, and words for what went wrong.
 
-Which addresses a registry may lead to: not this machine's own, unless it is there itself.
-
-A registry names further hosts, in redirects and for tokens. One that is hostile could name services that trust
-whoever is near: a database on this machine, or a cloud's metadata service. What counts is the address that a name
-stands for at the moment of connecting, so a name that changes its address meanwhile gains nothing.
-
-Where an answer points to: the Location of a redirect or of an upload, the target of a Link.
-
-The body of a short answer, read into memory within its bounds.
-
-A short answer of a registry, as a value.
+A registry names further hosts, in redirects and for tokens. A hostile one could name services that trust their
+neighbours: a database on this machine, or a cloud's metadata service. So a registry may not lead to an address of this
+machine, unless it is at such an address itself. The check is made on the address at the moment of connecting, so a
+name that changes its address between two look-ups (DNS rebinding) gains nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +15,7 @@ import socket
 import ssl
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -32,7 +25,7 @@ from replicator.networks import is_internal
 from replicator.registry.errors import CertificateRefused, ConnectionFailed, NoTls, ProtocolViolated
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from aiohttp import AddrInfoType
     from multidict import CIMultiDictProxy
@@ -40,7 +33,48 @@ if TYPE_CHECKING:
     from replicator.registry.credentials import Access
     from replicator.registry.errors import RegistryError
 
-_keeping_out: ContextVar[bool] = ContextVar("keeping_out", default=False)
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request. As text it is method and path, without the query, which may hold a signature.
+
+    Attributes:
+        method: GET, HEAD, POST, PUT or DELETE.
+        url: from `Transport.url`, or from a Location.
+        scopes: what the token must allow, ``repository:<name>:<actions>`` each.
+        headers: further headers.
+        body: bytes, which every attempt sends again, or a stream, which can be sent only once.
+        basic: send HTTP Basic without a challenge, as the REST APIs beside the registry expect it.
+    """
+
+    method: str
+    url: URL
+    scopes: frozenset[str] = frozenset()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | AsyncIterator[bytes] | None = None
+    basic: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.url.path}"
+
+    @property
+    def streams(self) -> bool:
+        """Whether the body is a stream."""
+        return self.body is not None and not isinstance(self.body, bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A short answer, read whole; ``url`` is its origin, the base of a relative Location."""
+
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+    url: URL
+
+
+_refuse_internal: ContextVar[bool] = ContextVar("refuse_internal", default=False)
+"""Set while a request to a foreign host is sent: aiohttp's socket factory is told nothing about the request."""
 
 
 class AddressRefused(OSError):
@@ -51,7 +85,7 @@ class AddressRefused(OSError):
 
 
 class AddressGuard:
-    """Where one registry may lead.
+    """The hosts that one registry may lead to.
 
     Args:
         registry: the host the rules name.
@@ -62,18 +96,18 @@ class AddressGuard:
         self._is_internal: bool | None = None
 
     def is_own(self, url: URL, base: URL) -> bool:
-        """Tell whether a URL is at the registry itself: where it is reached, or at its public name."""
+        """Tell whether a URL is at the registry itself: at its address, or at its public name."""
         return url.host in (base.host, self._name)
 
     def tls_at(self, url: URL, tls: ssl.SSLContext | bool, base: URL | None) -> ssl.SSLContext | bool:
         """Return what aiohttp takes as ``ssl`` for one request.
 
-        Verification is off for the registry itself only; a storage host it redirects to is verified.
+        Verification is off for the registry itself only; a storage host that it redirects to is verified.
 
         Args:
-            url: where the request goes.
-            tls: what is taken for the registry: False for no verification.
-            base: where the registry is reached; None while that is found out.
+            url: the target of the request.
+            tls: the setting for the registry: False for no verification.
+            base: the registry's address; None while that is being found out.
         """
         if tls is not False or base is None or self.is_own(url, base):
             return tls
@@ -81,18 +115,18 @@ class AddressGuard:
 
     @asynccontextmanager
     async def towards(self, url: URL, base: URL | None) -> AsyncIterator[None]:
-        """Send a request to a URL in here: `open_socket` then refuses internal addresses to foreign hosts.
+        """Make `open_socket` refuse internal addresses while a request to a foreign host is sent in this block.
 
         Args:
-            url: what is asked for.
-            base: where the registry is reached; None while that is found out.
+            url: the target of the request.
+            base: the registry's address; None while that is being found out.
         """
         foreign = base is not None and not self.is_own(url, base)
-        before = _keeping_out.set(foreign and not await self._internal(base))
+        before = _refuse_internal.set(foreign and not await self._internal(base))
         try:
             yield
         finally:
-            _keeping_out.reset(before)
+            _refuse_internal.reset(before)
 
     async def _internal(self, base: URL | None) -> bool:
         if self._is_internal is None and base is not None:
@@ -100,40 +134,40 @@ class AddressGuard:
                 found = await asyncio.get_running_loop().getaddrinfo(base.host, base.port, type=socket.SOCK_STREAM)
             except OSError:
                 return False
-            self._is_internal = any(is_internal(str(where[0])) for *_, where in found)
+            self._is_internal = any(is_internal(str(address[0])) for *_, address in found)
         return self._is_internal or False
 
 
 def open_socket(address: AddrInfoType) -> socket.socket:
-    """Make the socket for a connection, as aiohttp's connector asks for it.
+    """Make the socket for a connection; aiohttp's ``socket_factory``.
 
     Args:
-        address: what ``getaddrinfo`` gave.
+        address: a result of ``getaddrinfo``.
 
     Raises:
         AddressRefused: the request is `towards` a foreign host, and the address is an internal one.
     """
-    family, kind, protocol, _, where = address
-    if _keeping_out.get() and is_internal(str(where[0])):
+    family, kind, protocol, _, (host, *_) = address
+    if _refuse_internal.get() and is_internal(str(host)):
         raise AddressRefused
     return socket.socket(family, kind, protocol)
 
 
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"})
-"""What OpenSSL says of an answer that is none of TLS, such as one of plain HTTP."""
+"""OpenSSL's reasons for an answer that is not TLS, such as one of plain HTTP."""
 
-_WRONG_NAME = "name the registry as its certificate does, or have one issued for this name"
+_WRONG_NAME = "use the name that is in the certificate, or have one issued for this name"
 _CERTIFICATE_ADVICE = {
-    9: "it is too early for it: is this machine's clock behind, or was it put in place too soon",
+    9: "it is not valid yet: is this machine's clock behind, or was it installed too soon",
     10: "it has to be renewed there, unless this machine's clock is ahead",
     62: _WRONG_NAME,
     64: _WRONG_NAME,
 }
-"""What to do about a certificate, by OpenSSL's ``X509_V_ERR_…``; an authority that is unknown has many numbers."""
+"""Advice about a certificate, by OpenSSL's ``X509_V_ERR_…``; an unknown authority has many numbers."""
 
 
 def explicit_base(registry: str, access: Access) -> URL | None:
-    """Return the address to connect to, ``http(s)://host[:port]``; None when the scheme must be found out."""
+    """Return the address to connect to, ``http(s)://host[:port]``; None if the scheme must be found out."""
     address = access.endpoint or registry
     if "://" in address:
         return URL(address).origin()
@@ -141,15 +175,10 @@ def explicit_base(registry: str, access: Access) -> URL | None:
 
 
 def names_registry(url: URL, registry: str) -> bool:
-    """Tell whether a URL is at the registry's public name: the same host, and its port, which may go unsaid."""
+    """Tell whether a URL is at the registry's public name: the same host and port; a default port may be left out."""
     public = URL(f"//{registry}")
     port = public.explicit_port
     return url.host == public.host and (url.is_default_port() if port is None else url.port == port)
-
-
-def describe(method: str, url: URL) -> str:
-    """Name a request in an error: method and path, without the query, which may hold a signature."""
-    return f"{method} {url.path}"
 
 
 def tls_of(access: Access) -> ssl.SSLContext | bool:
@@ -163,25 +192,27 @@ def tls_of(access: Access) -> ssl.SSLContext | bool:
     return context
 
 
-def connection_error(registry: str, request: str, url: URL, error: Exception) -> RegistryError:
-    """Return what it means that there was no answer, or only half of one.
+def connection_error(url: URL, error: Exception) -> RegistryError:
+    """Return the error for a missing answer, or for half of one.
 
     Args:
-        registry: the host the rules name.
-        request: method and path.
-        url: what was asked for.
-        error: what the client library raised.
+        url: the target of the request.
+        error: the exception of the client library.
     """
     if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, AddressRefused):
-        return ProtocolViolated(registry, request, f"led to {url.host}:{url.port}, {error.os_error.strerror}")
+        return ProtocolViolated(f"led to {url.host}:{url.port}, {error.os_error.strerror}")
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return CertificateRefused(registry, request, certificate_words(url, error))
-    no_tls = isinstance(error, aiohttp.ClientConnectorSSLError) and getattr(error.os_error, "reason", "") in _NO_TLS
-    return (NoTls if no_tls else ConnectionFailed)(registry, request, connection_words(url, error))
+        return CertificateRefused(*certificate_words(url, error))
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        reason = getattr(error.os_error, "reason", None) or error.os_error
+        kind = NoTls if reason in _NO_TLS else ConnectionFailed
+        advice = "if the registry speaks plain HTTP, set insecure: true"
+        return kind(f"no TLS with {url.host}:{url.port} ({reason})", advice)
+    return ConnectionFailed(connection_words(url, error))
 
 
 def connection_words(url: URL, error: Exception) -> str:
-    """Say what became of a connection, for a person."""
+    """Say why a connection failed, for a person."""
     where = f"{url.host}:{url.port}"
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return f"no connection to {where} in time: is it reachable from here?"
@@ -189,39 +220,34 @@ def connection_words(url: URL, error: Exception) -> str:
         return f"{where} stopped answering"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return f"the name {url.host} can't be resolved"
-    if isinstance(error, aiohttp.ClientConnectorSSLError):
-        reason = getattr(error.os_error, "reason", None) or error.os_error
-        return f"no TLS with {where} ({reason}): if it speaks plain HTTP, that needs insecure: true"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"can't connect to {where}: {error.os_error.strerror or error.os_error}"
     if isinstance(error, aiohttp.ClientResponseError):
-        return f"what {where} answered is not HTTP"
+        return f"the answer of {where} is not HTTP"
     # The client library's own words may quote the whole URL, and its query can hold a signature.
     words = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
     return f"the connection to {where} broke: {words if words and '?' not in words else type(error).__name__}"
 
 
-def certificate_words(url: URL, error: aiohttp.ClientConnectorCertificateError) -> str:
-    """Say why a certificate is not trusted, and what to do."""
+def certificate_words(url: URL, error: aiohttp.ClientConnectorCertificateError) -> tuple[str, str]:
+    """Return why a certificate is not trusted, and what to do."""
     reason = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
     code = getattr(error.certificate_error, "verify_code", 0)
     advice = _CERTIFICATE_ADVICE.get(
         code, "name its authority with ca_file, or turn verification off with insecure: true"
     )
-    return f"the TLS certificate of {url.host}:{url.port} is not trusted ({reason}): {advice}"
+    return f"the TLS certificate of {url.host}:{url.port} is not trusted ({reason})", advice
 
 
-def resolve(base: URL, location: str, *, registry: str, request: str) -> URL:
-    """Resolve a Location, as it is, since a presigned URL breaks when it is quoted anew.
+def resolve(base: URL, location: str) -> URL:
+    """Resolve a Location without quoting it again, which would break a presigned URL.
 
     Args:
-        base: what was asked.
+        base: the URL of the request.
         location: absolute or relative.
-        registry: the host the rules name, for the error.
-        request: method and path, for the error.
 
     Raises:
-        ProtocolViolated: it is no HTTP URL.
+        ProtocolViolated: it is not an HTTP URL.
     """
     try:
         target = base.join(URL(location, encoded=True))
@@ -229,31 +255,30 @@ def resolve(base: URL, location: str, *, registry: str, request: str) -> URL:
     except ValueError:
         usable = False
     if not usable:
-        raise ProtocolViolated(registry, request, "the Location in the answer is not an HTTP URL")
+        raise ProtocolViolated("the Location in the answer is not an HTTP URL")
     return target
 
 
-def follow(reply: Reply, target: str, *, registry: str, access: Access, request: str) -> URL:
+def follow(reply: Reply, target: str, *, registry: str, access: Access) -> URL:
     """Return the URL that an answer points to for the next request at the same registry, its query kept.
 
     Args:
         reply: the answer.
         target: its Location, or the target of its Link; absolute or relative.
         registry: the host the rules name.
-        access: how it is reached.
-        request: method and path, for the error.
+        access: its address.
 
     Raises:
         ProtocolViolated: it is not at this registry.
     """
-    url = resolve(reply.url, target, registry=registry, request=request)
+    url = resolve(reply.url, target)
     if url.origin() == reply.url.origin():
         return url
-    # Behind a proxy, or reached at another address, a registry names itself by its public name and scheme; the
-    # request still goes where this registry is reached.
+    # Behind a proxy, or under another address, a registry calls itself by its public name and scheme; the request
+    # still goes to the address that answered.
     own_names = {reply.url.host, URL(f"//{registry}").host}
     if url.host not in own_names and access.endpoint is None:
-        raise ProtocolViolated(registry, request, f"the answer leads to another host, {url.host}: refused")
+        raise ProtocolViolated(f"the answer leads to another host, {url.host}: refused")
     return URL(f"{reply.url.origin()}{url.raw_path_qs}", encoded=True)
 
 
@@ -262,22 +287,20 @@ async def read_body(
     limit: int,
     on_bytes: Callable[[int], None],
     *,
-    registry: str,
-    request: str | None,
-    within: float | None,
+    within: float | None = None,
+    partial: bool = False,
 ) -> bytes:
     """Read at most ``limit`` bytes.
 
     Args:
-        response: whose body.
-        limit: bytes at the most.
-        on_bytes: told the number of bytes as they arrive.
-        registry: the host the rules name, for the error.
-        request: what was asked, for the error; None leaves out what fails.
-        within: seconds that it may take in all; None for as long as each read's own limit allows.
+        response: the answer.
+        limit: in bytes.
+        on_bytes: called with the number of bytes as they arrive.
+        within: seconds for all of it; None leaves the limit of each single read.
+        partial: return what arrived if the rest does not.
 
     Raises:
-        ConnectionFailed: it broke off or took too long, and a request is named.
+        ConnectionFailed: it broke off or took too long, and ``partial`` is False.
     """
     chunks = bytearray()
     try:
@@ -286,23 +309,6 @@ async def read_body(
                 on_bytes(len(chunk))
                 chunks += chunk
     except (aiohttp.ClientError, OSError) as error:
-        if request is not None:
-            raise connection_error(registry, request, response.url, error) from error
+        if not partial:
+            raise connection_error(response.url, error) from error
     return bytes(chunks)
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A short answer, read whole.
-
-    Attributes:
-        status: the HTTP status.
-        headers: its headers.
-        body: its bytes, bounded by what was asked for.
-        url: where it came from; what a relative Location is relative to.
-    """
-
-    status: int
-    headers: CIMultiDictProxy[str]
-    body: bytes
-    url: URL

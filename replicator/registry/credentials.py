@@ -1,7 +1,4 @@
-"""How a registry is reached, and as whom.
-
-Name and password of one registry: as they were given, or asked for when they are needed.
-"""
+"""The address of a registry and the login there: fixed, or requested on demand."""
 
 from __future__ import annotations
 
@@ -15,24 +12,19 @@ from typing import Protocol
 from replicator.registry.errors import RegistryError
 
 IDENTITY_TOKEN = "<token>"  # noqa: S105 - a username
-"""The username that says of a password that it is an OAuth2 refresh token, as Docker's credential helpers do."""
+"""Username that marks the password as an OAuth2 refresh token, as in the protocol of Docker's credential helpers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A name and a password.
-
-    Attributes:
-        username: the name, or `IDENTITY_TOKEN`.
-        password: the password, or the refresh token; never shown.
-    """
+    """A name and a password; for `IDENTITY_TOKEN` the password is a refresh token. It is in no representation."""
 
     username: str
     password: str = field(repr=False)
 
     @property
     def basic(self) -> str | None:
-        """The header of HTTP Basic; None for a refresh token, which is no password."""
+        """The header of HTTP Basic; None for a refresh token, which is not a password."""
         if self.refresh_token is not None:
             return None
         pair = f"{self.username}:{self.password}".encode()
@@ -40,39 +32,39 @@ class Login:
 
     @property
     def refresh_token(self) -> str | None:
-        """What the token endpoint takes instead of a password, if that is what this is."""
+        """The refresh token, which the token endpoint takes instead of a password; None if this is a password."""
         return self.password if self.username == IDENTITY_TOKEN else None
 
 
 class Logins(Protocol):
-    """Gives the login of a registry when it is needed, and another when that has ended. It must be hashable."""
+    """A source of logins for one registry that are requested on demand, e.g. because they expire. It is hashable."""
 
     async def login(self, service: str | None) -> Login:
-        """Return a login that holds now.
+        """Return a login that is valid now.
 
         Args:
             service: the ``service`` of the registry's token challenge, if it named one.
 
         Raises:
-            RegistryError: there is none to be had.
+            RegistryError: there is none.
         """
 
     def refused(self, login: Login) -> bool:
-        """Note that the registry refused ``login``, and tell whether the next is known to be another."""
+        """Note that the registry refused ``login``; return whether the next one is certain to be another."""
 
 
 class Creator(Protocol):
-    """Creates repositories at a registry that does not, or not always, do so at the first push. It must be hashable."""
+    """A way to create repositories at a registry that does not always do so at the first push. It is hashable."""
 
     async def create(self, name: str, service: str | None) -> bool:
-        """Create the repository ``name``, which a push was refused for; that it is there already is no error.
+        """Create the repository ``name`` after a refused push; no error if it exists already.
 
         Args:
             name: of the repository, without its registry.
             service: the ``service`` of the registry's token challenge, if it named one.
 
         Returns:
-            Whether the push is worth another try.
+            Whether the push is worth another attempt.
 
         Raises:
             RegistryError: it could not be created.
@@ -81,19 +73,19 @@ class Creator(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How to reach one registry, and as whom.
+    """The address of one registry and the login there.
 
     Attributes:
-        username: the login's name; None for anonymous.
-        password: the login's secret; never shown.
+        username: None for anonymous.
+        password: in no representation.
         insecure: do not verify the TLS certificate, and fall back to plain HTTP.
         ca_file: PEM file of further authorities to trust for this registry.
         endpoint: ``host[:port]`` or ``http(s)://host[:port]`` to connect to instead of the registry's own name.
-        logins: asked for the login when it is needed, in place of username and password; again when that is a minute
-            old, and when it was refused.
-        manifest_agent: sent as ``User-Agent`` with each GET of a manifest at a source, instead of the usual one; with
-            nothing else, and never at a destination.
-        creator: asked to create a repository that a push was refused for; None where nobody does.
+        logins: source of the login, in place of username and password; asked again when the login is a minute old or
+            was refused.
+        manifest_agent: ``User-Agent`` of each GET of a manifest at a source, instead of the usual one; of nothing
+            else, and never at a destination.
+        creator: creates a repository after a refused push.
     """
 
     username: str | None = None
@@ -107,75 +99,75 @@ class Access:
 
     @property
     def is_anonymous(self) -> bool:
-        """Whether there is no login, neither a given one nor one to be asked for."""
+        """Whether there is no login, neither a fixed one nor a source of logins."""
         return self.username is None and self.logins is None
 
 
 _LIFE = 60.0
-"""Seconds after which a login is asked for again."""
+"""Seconds after which a login is requested again."""
 _FRESH = 5.0
-"""Age of a login up to which it is no use to ask for another, if it was refused."""
+"""Age in seconds up to which a refused login is no reason to request another."""
 _FAILED = 30.0
-"""Seconds for which a login is not asked for again after that failed."""
+"""Seconds for which no login is requested after a failure."""
 
 
 class LoginSource:
-    """Gives the login of an access, and asks for one at a time, however many requests wait for it.
+    """The login of an access, requested once however many requests wait for it.
 
     Attributes:
         exists: whether there is a login at all.
-        asks: whether it is asked for when it is needed.
+        asks: whether it is requested on demand.
     """
 
     def __init__(self, access: Access) -> None:
         self._logins = access.logins
-        self._given = Login(access.username, access.password or "") if access.username is not None else None
-        self.exists = self._logins is not None or self._given is not None
+        self._fixed = Login(access.username, access.password or "") if access.username is not None else None
+        self.exists = self._logins is not None or self._fixed is not None
         self.asks = self._logins is not None
-        self._asked: tuple[float, Login] | None = None
+        self._current: tuple[float, Login] | None = None
         self._failure: tuple[float, RegistryError] | None = None
         self._lock = asyncio.Lock()
 
     async def get(self, service: str | None = None) -> Login | None:
-        """Return the login; None for nobody.
+        """Return the login; None for anonymous.
 
         Args:
             service: the ``service`` of the registry's token challenge, if it named one.
 
         Raises:
-            RegistryError: it was asked for, and there is none.
+            RegistryError: the source of logins has none.
         """
         if self._logins is None:
-            return self._given
+            return self._fixed
         async with self._lock:
             now = time.monotonic()
             if self._failure is not None and now - self._failure[0] < _FAILED:
-                # Raised anew: what was raised before carries the trace of another request.
+                # A copy: the first one carries the traceback of another request.
                 raise self._failure[1].again()
-            if self._asked is None or now - self._asked[0] >= _LIFE:
+            if self._current is None or now - self._current[0] >= _LIFE:
                 try:
                     login = await self._logins.login(service)
                 except RegistryError as error:
                     self._failure = (time.monotonic(), error)
                     raise
-                self._asked, self._failure = (time.monotonic(), login), None
-            return self._asked[1]
+                self._current, self._failure = (time.monotonic(), login), None
+            return self._current[1]
 
     def renew(self, refused: Login) -> bool:
-        """Note that a login was refused, and tell whether asking for another may help."""
+        """Note that a login was refused; return whether another attempt may get a different one."""
         if self._logins is None:
             return False
-        if self._asked is None or self._asked[1] != refused:
+        if self._current is None or self._current[1] != refused:
             return True
         another = self._logins.refused(refused)
-        if not another and time.monotonic() - self._asked[0] < _FRESH:
+        if not another and time.monotonic() - self._current[0] < _FRESH:
             return False
-        self._asked = None
+        self._current = None
         return True
 
     def renew_basic(self, refused: str) -> bool:
-        """Do the same as `renew`, for the header of HTTP Basic that was refused."""
-        current = self._asked[1] if self._asked is not None else None
+        """The same as `renew`, for a refused header of HTTP Basic."""
+        current = self._current[1] if self._current is not None else None
         if current is None or current.basic != refused:
             return self._logins is not None
         return self.renew(current)

@@ -1,7 +1,6 @@
-"""What Docker's ``config.json`` says of logins; podman's ``auth.json`` has the same form. Pure: text in, values out.
+"""The logins in Docker's ``config.json``; podman's ``auth.json`` has the same form. Pure: text in, values out.
 
-Docker documents the file under "docker login" and "Credential helpers", the keys with paths are those of
-containers-auth.json(5).
+Sources: Docker's documentation, "docker login" and "Credential helpers"; containers-auth.json(5) for keys with paths.
 """
 
 from __future__ import annotations
@@ -19,18 +18,13 @@ from replicator.registry.credentials import IDENTITY_TOKEN
 _HUB = "docker.io"
 _HUB_NAMES = frozenset({_HUB, "index.docker.io", "registry-1.docker.io"})
 _HUB_SERVER = "https://index.docker.io/v1/"
-"""What Docker asks its helpers for, for Docker Hub."""
+"""Docker Hub's name towards credential helpers."""
 _HELPER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class StoredLogin:
-    """A login that stands in the file.
-
-    Attributes:
-        username: the name; `IDENTITY_TOKEN` for a refresh token.
-        password: the password or token.
-    """
+    """A login in the file itself; the username is `IDENTITY_TOKEN` for a refresh token."""
 
     username: str
     password: str = field(repr=False)
@@ -38,11 +32,11 @@ class StoredLogin:
 
 @dataclass(frozen=True, slots=True)
 class HelperLogin:
-    """A login that a credential helper knows.
+    """A login in a credential helper.
 
     Attributes:
-        helper: its name behind ``docker-credential-``.
-        server: what it is asked for.
+        helper: the program's name without ``docker-credential-``.
+        server: the helper's name for the registry.
     """
 
     helper: str
@@ -54,16 +48,16 @@ _Login = StoredLogin | HelperLogin | Problem
 
 @dataclass(frozen=True, slots=True)
 class DockerConfig:
-    """What the file says.
+    """The content of the file.
 
     Attributes:
-        logins: by ``host`` or ``host/path``, hosts in lower case. A Problem is what is wrong with that login.
+        logins: by ``host`` or ``host/path``, hosts in lower case; a Problem for an invalid one.
     """
 
     logins: dict[str, _Login]
 
     def find(self, path: str) -> tuple[str, _Login] | None:
-        """Return the longest key that is all of ``path`` or ends at a slash of it, and its login; None if none fits.
+        """Return the longest key that is a prefix of ``path``, whole segments only, and its login; None if none is.
 
         Args:
             path: ``host`` or ``host/path``, the host in lower case.
@@ -80,11 +74,11 @@ class DockerConfig:
 def parse_config(text: str) -> DockerConfig:
     """Read the file.
 
-    For a host the helper of ``credHelpers`` counts, else that of ``credsStore`` if the host stands under ``auths`` (as
-    ``docker login`` leaves it), else what stands there.
+    For each host the helper under ``credHelpers`` wins, then that of ``credsStore`` if the host is under ``auths`` (as
+    ``docker login`` leaves it), then the entry itself.
 
     Raises:
-        ValueError: it is nothing that Docker could read; the message says why, and holds nothing of the file.
+        ValueError: Docker could not read it either; the message says why, and quotes nothing of the file.
     """
     try:
         document = json.loads(text)
@@ -97,13 +91,13 @@ def parse_config(text: str) -> DockerConfig:
     auths, helpers = _mapping(document, "auths"), _mapping(document, "credHelpers")
     store = document.get("credsStore")
     logins: dict[str, _Login] = {}
-    # A key without a scheme is the host as Docker writes it today: it wins over one with.
+    # Docker writes keys without a scheme today, so they win over those with one.
     for written in sorted(auths, key=lambda key: "://" in key):
         key = _key(written)
         if not _has_host(key):
             continue
         login: _Login | None
-        # An empty name among credHelpers switches the store off for this host.
+        # An empty name under credHelpers disables the store for this host.
         if store and "/" not in key and helpers.get(written) != "":
             login = _helper(store, key, written, "credsStore")
         else:
@@ -125,7 +119,7 @@ def _mapping(document: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _key(written: str) -> str:
-    """Return ``host`` or ``host/path``; of what has a scheme only the host counts, as for Docker and podman."""
+    """Return ``host`` or ``host/path``; with a scheme only the host counts, as for Docker and podman."""
     bare = re.sub(r"^https?://", "", written, flags=re.IGNORECASE)
     host, slash, path = bare.partition("/")
     if bare != written or path.rstrip("/") == "" or path in ("v1/", "v2/"):
@@ -134,7 +128,7 @@ def _key(written: str) -> str:
 
 
 def _has_host(key: str) -> bool:
-    """Whether it names a registry; what names none is passed over, as no registry asks for it."""
+    """Whether a key names a registry; other keys are ignored, since nothing can match them."""
     return not key.startswith("/") and key != ""
 
 
@@ -146,21 +140,21 @@ def _registry(host: str) -> str:
 def _helper(name: Any, key: str, written: str, path: str) -> HelperLogin | Problem:
     server = _HUB_SERVER if key == _HUB else written
     if not isinstance(name, str) or not _HELPER.match(name):
-        return Problem(path, "is no credential helper's name: it is what follows docker-credential-")
+        return Problem(path, "is not a credential helper's name (the part after docker-credential-)")
     if not _is_sendable(server):
-        return Problem(path, "its key is no registry's host")
+        return Problem(path, "its key is not a registry's host")
     return HelperLogin(name, server)
 
 
 def _stored(entry: Any, path: str) -> StoredLogin | Problem | None:
-    """Return what an entry holds; None if it is empty, as it is where a helper has the login."""
+    """Return the login of an entry; None if it is empty, as ``docker login`` leaves it if a helper has the login."""
     if not isinstance(entry, dict):
         return Problem(path, "is not a JSON object")
     names = ("auth", "username", "password", "identitytoken", "registrytoken")
     texts = {name: entry[name] for name in names if entry.get(name) not in (None, "")}
     for name, value in texts.items():
         if not isinstance(value, str):
-            return Problem(f"{path}.{name}", "is not a text")
+            return Problem(f"{path}.{name}", "is not a string")
     if texts.get("identitytoken"):
         return _login(IDENTITY_TOKEN, texts["identitytoken"], path)
     if "auth" in texts:
@@ -179,7 +173,7 @@ def _stored(entry: Any, path: str) -> StoredLogin | Problem | None:
 
 def _decoded(text: str) -> tuple[str, str] | None:
     try:
-        # Docker pads the password with NUL.
+        # Docker pads the password with NUL bytes.
         username, colon, password = base64.b64decode(text, validate=True).decode().partition(":")
     except (binascii.Error, ValueError):
         return None
@@ -193,7 +187,7 @@ def _login(username: str, password: str, path: str) -> StoredLogin | Problem:
 
 
 def login_problem(username: str, password: str) -> str | None:
-    """Tell why a login can't be sent, without a word of it; None if it can."""
+    """Return why a login can't be sent, quoting nothing of it; None if it can."""
     if not username or not password:
         return "holds no username, or no password"
     if ":" in username:
@@ -210,5 +204,5 @@ def _is_sendable(text: str) -> bool:
 
 
 def _shown(key: str) -> str:
-    """Return a key for a message: a login that stands in a URL's place, ``user:secret@``, is left out."""
+    """Return a key for a message, without a login in front of the host (``user:secret@``)."""
     return "".join(c if c.isprintable() else " " for c in key.rpartition("@")[2])[:100]

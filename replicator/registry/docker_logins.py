@@ -1,12 +1,9 @@
-"""Docker's logins as a source of credentials for registries that have none elsewhere.
+"""Docker's logins: its ``config.json``, and the credential helpers that it names.
 
-Docker's credential helpers: programs that are asked for a login.
-
-The protocol is that of docker-credential-helpers: ``docker-credential-NAME get``, the server on stdin, and JSON with
-``Username`` and ``Secret`` on stdout. Helpers are programs of the machine's owner and run with this process's
-environment; what they write on stderr, and what they write when they fail, is not shown, as it can hold anything.
-
-Docker's own logins: its ``config.json``, and the credential helpers that it names.
+A helper is a program that is asked for a login. The protocol is that of docker-credential-helpers:
+``docker-credential-NAME get``, the server on stdin, and JSON with ``Username`` and ``Secret`` on stdout. Helpers are
+programs of the machine's owner and run with this process's environment. Their stderr, and their output when they fail,
+is never shown: it can hold anything.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ from typing import TYPE_CHECKING
 from replicator.errors import ConfigError, Problem
 from replicator.registry.credentials import Access, Login
 from replicator.registry.docker_config import DockerConfig, HelperLogin, StoredLogin, login_problem, parse_config
-from replicator.registry.errors import LoginMissing, LoginUnavailable
+from replicator.registry.errors import LoginMissing, LoginUnavailable, request_context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,22 +29,22 @@ if TYPE_CHECKING:
 __all__ = ["OFF", "DockerLogins", "config_file", "docker_logins"]
 
 PROGRAM = "docker-credential-"
-"""What the name of every helper's program begins with."""
+"""Prefix of every helper's program."""
 SECONDS = 20.0
 """How long a helper may take."""
 _MAX_OUTPUT = 64 * 1024
 _NOT_FOUND = b"credentials not found in native keychain"
-"""What a helper says of a server that it does not know."""
+"""Output of a helper for a server that it does not know."""
 
 
 @dataclass(frozen=True, slots=True)
 class Helper:
-    """A helper, asked for one registry; a `replicator.registry.credentials.Logins`.
+    """A credential helper for one registry; a `replicator.registry.credentials.Logins`.
 
     Attributes:
-        registry: whom the login is for; in every error.
-        name: the program's, behind ``docker-credential-``.
-        server: what it is asked for.
+        registry: the host the rules name; in every error.
+        name: of the program, without its prefix.
+        server: the helper's name for the registry.
         seconds: how long it may take.
     """
 
@@ -57,60 +54,64 @@ class Helper:
     seconds: float = SECONDS
 
     async def login(self, service: str | None) -> Login:
-        """Run the helper and return what it says.
+        """Run the helper and return its login.
 
         Args:
             service: makes no difference to it.
 
         Raises:
-            LoginMissing: it does not have the login, is not there, or makes no sense.
-            LoginUnavailable: it failed, or took too long; it may work the next time.
+            LoginMissing: it does not have the login, does not exist, or its answer is invalid.
+            LoginUnavailable: it failed or took too long, and may work the next time.
         """
         del service
-        request = f"{PROGRAM}{self.name} get"
+        command = f"{PROGRAM}{self.name} get"
+        with request_context(self.registry, command):
+            by_hand = f"try it by hand: echo {self.server} | {command}"
+            try:
+                async with asyncio.timeout(self.seconds):
+                    output = await self._run(by_hand)
+            except TimeoutError:
+                raise LoginUnavailable(f"it has not answered in {self.seconds:g} s", by_hand) from None
+            if len(output) > _MAX_OUTPUT:
+                raise LoginMissing(f"its answer is larger than {_MAX_OUTPUT // 1024} KiB")
+            try:
+                answer = json.loads(output)
+                username, password = answer["Username"], answer["Secret"]
+            except (ValueError, KeyError, TypeError, RecursionError):
+                username = password = None
+            if not isinstance(username, str) or not isinstance(password, str):
+                raise LoginMissing("its answer is not JSON with Username and Secret", by_hand)
+            problem = login_problem(username, password)
+            if problem is not None:
+                raise LoginMissing(f"its answer {problem}")
+            return Login(username, password)
+
+    async def _run(self, by_hand: str) -> bytes:
+        """Return the helper's output, slightly more than the limit if it is too long."""
         program = shutil.which(f"{PROGRAM}{self.name}")
         if program is None:
-            raise LoginMissing(self.registry, request, "there is no such program on PATH")
-        by_hand = f"try it by hand: echo {self.server} | {request}"
+            raise LoginMissing("there is no such program on PATH")
         try:
-            async with asyncio.timeout(self.seconds):
-                output, code = await _output_of(program, self.server)
-        except TimeoutError:
-            detail = f"it has not answered in {self.seconds:g} s; {by_hand}"
-            raise LoginUnavailable(self.registry, request, detail) from None
+            output, code = await _output_of(program, self.server)
         except OSError as error:
-            detail = f"it can't be run: {error.strerror or 'not a program'}"
-            raise LoginMissing(self.registry, request, detail) from None
-        if code != 0:
-            if _NOT_FOUND in output:
-                raise LoginMissing(
-                    self.registry, request, f"it has no login for {self.server}: docker login leaves one"
-                )
-            raise LoginUnavailable(self.registry, request, f"it failed with exit code {code}; {by_hand}")
-        if len(output) > _MAX_OUTPUT:
-            raise LoginMissing(self.registry, request, f"it said more than {_MAX_OUTPUT // 1024} KiB")
-        try:
-            answer = json.loads(output)
-            username, password = answer["Username"], answer["Secret"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            username = password = None
-        if not isinstance(username, str) or not isinstance(password, str):
-            raise LoginMissing(self.registry, request, f"its answer is not JSON with Username and Secret; {by_hand}")
-        problem = login_problem(username, password)
-        if problem is not None:
-            raise LoginMissing(self.registry, request, f"its answer {problem}")
-        return Login(username, password)
+            raise LoginMissing(f"it can't be run: {error.strerror or 'not a program'}") from None
+        if code == 0:
+            return output
+        if _NOT_FOUND in output:
+            raise LoginMissing(f"it has no login for {self.server}", "docker login stores one")
+        raise LoginUnavailable(f"it failed with exit code {code}", by_hand)
 
     def refused(self, login: Login) -> bool:
-        """Tell that a helper keeps no login here, so that nothing is known of the next."""
+        """Return False: a helper caches nothing here, so the next login may be the same."""
         del login
         return False
 
 
 async def _output_of(program: str, text: str) -> tuple[bytes, int]:
-    """Run ``program get`` and return what it says, little more than the most that is allowed, and its exit code.
+    """Run ``program get`` with ``text`` on stdin and return its output and its exit code.
 
-    One that does not end by itself is killed, with all that it has started.
+    The output is read up to slightly more than the limit. A program that does not end by itself is killed, together
+    with its children.
     """
     process = await asyncio.create_subprocess_exec(
         program,
@@ -118,13 +119,14 @@ async def _output_of(program: str, text: str) -> tuple[bytes, int]:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
+        # A process group of its own: helpers are often shell scripts, whose children must end with them.
         start_new_session=True,
     )
     assert process.stdin is not None  # noqa: S101 - it is a pipe
     assert process.stdout is not None  # noqa: S101 - the same
     ended = False
     try:
-        # A helper may answer without having read; uvloop then says that its pipe is closed as a RuntimeError.
+        # A helper may answer without reading; uvloop then reports the closed pipe as a RuntimeError.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError, RuntimeError):
             process.stdin.write(text.encode())
             await process.stdin.drain()
@@ -145,19 +147,19 @@ async def _output_of(program: str, text: str) -> tuple[bytes, int]:
 
 
 OFF = "off"
-"""What stands in a file's place where Docker's logins are not wanted."""
+"""Value of the setting that disables Docker's logins."""
 _MAX_BYTES = 1024 * 1024
 
 
 class DockerLogins:
-    """The logins of one file. A file that can't be used is an error only for who needs it.
+    """The logins of one file; an invalid file is an error only once a login is looked up.
 
     Args:
         file: the file; None for no logins at all.
-        required: whether it is a mistake that the file is missing.
+        required: whether a missing file is a mistake.
 
     Attributes:
-        problem: what is wrong with the file as a whole.
+        problem: the mistake in the file as a whole, if there is one.
     """
 
     def __init__(self, file: Path | None, *, required: bool) -> None:
@@ -181,13 +183,13 @@ class DockerLogins:
             self.problem = Problem(str(file), str(error))
 
     def find(self, path: str) -> tuple[Access, str] | None:
-        """Return the login for a registry or a part of it, and where it is from, in words; None if there is none.
+        """Return the login for a registry or a part of it, and its origin in words; None if there is none.
 
         Args:
             path: ``host``, ``host/project`` or ``host/repository``, the host in lower case.
 
         Raises:
-            ConfigError: the file, or what it says of this login, can't be used.
+            ConfigError: the file, or this login in it, is invalid.
         """
         if self.problem is not None:
             raise ConfigError(self.problem.path, [Problem("", self.problem.message)])
@@ -197,10 +199,10 @@ class DockerLogins:
         key, login = found
         registry = path.partition("/")[0]
         if (registry, key) not in self._found:
-            self._found[registry, key] = self._opened(registry, key, login)
+            self._found[registry, key] = self._open(registry, key, login)
         return self._found[registry, key]
 
-    def _opened(self, registry: str, key: str, login: StoredLogin | HelperLogin | Problem) -> tuple[Access, str]:
+    def _open(self, registry: str, key: str, login: StoredLogin | HelperLogin | Problem) -> tuple[Access, str]:
         if isinstance(login, Problem):
             raise ConfigError(str(self._file), [login])
         if not isinstance(login, HelperLogin):
@@ -213,7 +215,7 @@ class DockerLogins:
 
 
 def docker_logins(setting: str | None, environ: Mapping[str, str] = os.environ) -> DockerLogins:
-    """Open the file that the setting names, else Docker's usual one.
+    """Open the file that the setting names, or else Docker's default file.
 
     Args:
         setting: a path; `OFF` for no logins; None for ``config.json`` in ``$DOCKER_CONFIG``, else in ``~/.docker``.
@@ -224,7 +226,7 @@ def docker_logins(setting: str | None, environ: Mapping[str, str] = os.environ) 
 
 
 def config_file(setting: str | None, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """Return the file that the setting names, else Docker's usual one, whether it exists or not; None for no logins.
+    """Return the file that the setting names, or else Docker's default file, existing or not; None for no logins.
 
     Args:
         setting: as for `docker_logins`.
@@ -238,7 +240,7 @@ def config_file(setting: str | None, environ: Mapping[str, str] = os.environ) ->
     try:
         home = Path(directory) if directory else Path.home() / ".docker"
     except RuntimeError:
-        # A user the machine has no name for, as containers have them.
+        # Containers often run under a user ID that has no entry in /etc/passwd, and so no home directory.
         return None
     return home / "config.json"
 

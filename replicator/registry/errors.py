@@ -1,24 +1,25 @@
-"""What a registry can answer instead of what was asked for.
+"""The errors of a registry client, by what was answered instead of what was asked for.
 
-    RegistryError                   base: which registry, which request, its own words
+    RegistryError                   base: registry, request, the registry's own words           permanent
     ├── ConnectionFailed            no answer: DNS, refused, reset, closed, too slow            transient
-    │   └── NoTls                   who answers does not speak TLS                              permanent
+    │   └── NoTls                   the server does not speak TLS                               permanent
     ├── CertificateRefused          the server's certificate is not trusted                     permanent
-    ├── ServerFailed                5xx                                                         transient
+    ├── ServerFailed                5xx, 408                                                    transient
+    ├── StorageRefused              401 or 403 of the storage that the registry redirects to    transient
     ├── TooManyRequests             429                                                         transient
-    ├── Unauthorized                401 although freshly logged in                              credentials
-    │   └── LoginRefused            the token endpoint refused name and password                credentials
-    │       └── AskedLoginRefused   the same, of a login that was asked for                     credentials
-    ├── LoginUnavailable            who was asked for the login does not answer                 transient
-    │   └── LoginMissing            who was asked for the login does not have it                credentials
+    ├── Unauthorized                401 with a fresh login                                      credentials
+    │   └── LoginRefused            the token endpoint refused the login                        credentials
+    │       └── AskedLoginRefused   the same, for a login from a credential helper or an API    credentials
+    ├── LoginUnavailable            the source of the login failed                              transient
+    │   └── LoginMissing            the source of the login does not have it                    credentials
     ├── Denied                      403                                                         permanent
     ├── NotFound                    404: repository, manifest or blob                           permanent
-    ├── NotYet                      412: a policy of the source does not let the image go yet   not yet
-    ├── ManifestIncomplete          a manifest was refused because something it names is missing  transient
+    ├── NotYet                      412: a policy of the source does not release the image yet  not yet
+    ├── ManifestIncomplete          the destination lacks something that a manifest names       transient
     ├── UploadLost                  the upload session is gone or out of step                   transient
     ├── Refused                     any other 4xx                                               permanent
     ├── ProtocolViolated            an answer that the specification does not allow             permanent
-    ├── DigestMismatch              bytes that do not hash to the digest they were asked by     permanent
+    ├── DigestMismatch              bytes that do not hash to the digest they were requested by permanent
     └── UnsupportedManifest         a manifest of a type that is not copied                     permanent
 
 Error codes are those of the OCI distribution specification 1.1, "Error Codes".
@@ -27,62 +28,86 @@ Error codes are those of the OCI distribution specification 1.1, "Error Codes".
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 
 from replicator.errors import ErrorClass, ReplicatorError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _MAX_QUOTED = 300
 _MAX_WORDS = 1000
 
 
 class RegistryError(ReplicatorError):
-    """A registry refused, failed or lied.
+    """A registry refused, failed or broke the protocol.
+
+    Where it happened is filled in by `request_context`, or by `at`.
 
     Attributes:
         registry: the host the rules name.
         request: method and path, e.g. ``HEAD /v2/library/nginx/manifests/1.27``; never with a query.
-        detail: what happened, with the registry's own words quoted.
         status: the HTTP status, if there was an answer.
         codes: the error codes in the answer, e.g. ``("MANIFEST_UNKNOWN",)``.
     """
 
     def __init__(
         self,
-        registry: str,
-        request: str,
-        detail: str,
+        why: str,
+        do: str = "",
         *,
         status: int | None = None,
         codes: tuple[str, ...] = (),
         retry_after: float | None = None,
     ) -> None:
-        self.registry = registry
-        # Both may hold what came in a header or a Location.
-        self.request = _one_line(request, _MAX_WORDS)
-        self.detail = _one_line(detail, _MAX_WORDS)
+        super().__init__(why=one_line(why, _MAX_WORDS), do=do)
+        self.registry = ""
+        self.request = ""
         self.status = status
         self.codes = codes
         self.retry_after = retry_after
-        super().__init__(f"{registry}: {self.request}", self.detail)
 
-    def again(self, also: str = "") -> Self:
-        """Return the same error, for one more who meets it.
+    def at(self, registry: str = "", request: str = "") -> Self:
+        """Fill in the registry and the request, unless they are known already, and return the error itself."""
+        self.registry = self.registry or registry
+        # A path may come from a Location, so it is no more trusted than a body.
+        self.request = self.request or one_line(request, _MAX_WORDS)
+        self.what = ": ".join(filter(None, (self.registry, self.request)))
+        return self
+
+    def recast(self, kind: type[_Kind], also: str = "") -> _Kind:
+        """Return an error of another class with the same facts.
 
         Args:
-            also: what is added to its detail.
+            kind: the other class.
+            also: is appended to ``why``.
         """
-        return type(self)(
-            self.registry,
-            self.request,
-            self.detail + also,
-            status=self.status,
-            codes=self.codes,
-            retry_after=self.retry_after,
-        )
+        error = kind(self.why + also, self.do, status=self.status, codes=self.codes, retry_after=self.retry_after)
+        return error.at(self.registry, self.request)
+
+    def again(self, also: str = "") -> Self:
+        """Return a copy to raise for another caller, whose traceback is not that of the first; see `recast`."""
+        return self.recast(type(self), also)
+
+
+_Kind = TypeVar("_Kind", bound=RegistryError)
+
+
+@contextmanager
+def request_context(registry: str, request: str) -> Iterator[None]:
+    """Fill in where a `RegistryError` that is raised in this block happened; the innermost block wins.
+
+    Args:
+        registry: the host the rules name.
+        request: method and path, without the query, which may hold a signature.
+    """
+    try:
+        yield
+    except RegistryError as error:
+        error.at(registry, request)
+        raise
 
 
 class ConnectionFailed(RegistryError):
@@ -92,7 +117,7 @@ class ConnectionFailed(RegistryError):
 
 
 class NoTls(ConnectionFailed):
-    """Who answers does not speak TLS, and plain HTTP is not allowed: it is the same the next time."""
+    """The server does not speak TLS, and plain HTTP is not allowed."""
 
     error_class: ErrorClass = ErrorClass.PERMANENT
 
@@ -102,28 +127,28 @@ class CertificateRefused(RegistryError):
 
 
 class ServerFailed(RegistryError):
-    """The registry answered 5xx."""
+    """The registry answered 5xx, or 408."""
 
     error_class: ErrorClass = ErrorClass.TRANSIENT
 
 
 class StorageRefused(RegistryError):
-    """Whoever the registry redirects to refused the link, 401 or 403: it has run out, or its clock is wrong.
+    """The storage that the registry redirects to refused the link, 401 or 403: it has expired, or a clock is wrong.
 
-    The login has no part in it, and each try gets a link of its own.
+    The login has no part in it, and each attempt gets a link of its own.
     """
 
     error_class: ErrorClass = ErrorClass.TRANSIENT
 
 
 class TooManyRequests(RegistryError):
-    """The registry answered 429; ``retry_after`` says how long it wants peace."""
+    """The registry answered 429; ``retry_after`` says how long to wait."""
 
     error_class: ErrorClass = ErrorClass.TRANSIENT
 
 
 class Unauthorized(RegistryError):
-    """A fresh login is not enough for what was asked."""
+    """A fresh login is not enough for the request."""
 
     error_class: ErrorClass = ErrorClass.CREDENTIALS
 
@@ -133,37 +158,37 @@ class LoginRefused(Unauthorized):
 
 
 class AskedLoginRefused(LoginRefused):
-    """The token endpoint refused a login that was asked for when it was needed (`Access.logins`)."""
+    """The token endpoint refused a login that came from `Access.logins` on demand."""
 
 
 class LoginUnavailable(RegistryError):
-    """Who was asked for name and password, e.g. a credential helper, failed or did not answer."""
+    """The source of the login, e.g. a credential helper, failed or did not answer."""
 
     error_class: ErrorClass = ErrorClass.TRANSIENT
 
 
 class LoginMissing(LoginUnavailable):
-    """Who was asked for name and password does not have them: it is the same the next time."""
+    """The source of the login does not have it, and will not have it at the next attempt either."""
 
     error_class: ErrorClass = ErrorClass.CREDENTIALS
 
 
 class Denied(RegistryError):
-    """The registry answered 403: it knows who asks and says no."""
+    """The registry answered 403: the login is known and not allowed to do this."""
 
 
 class NotFound(RegistryError):
-    """The registry answered 404: the repository, the manifest or the blob is not there."""
+    """The registry answered 404: there is no such repository, manifest or blob."""
 
 
 class NotYet(RegistryError):
-    """The registry answered 412: Harbor's scan or signature gate has not been passed yet."""
+    """The registry answered 412: Harbor's scan or signature gate is still closed."""
 
     error_class: ErrorClass = ErrorClass.NOT_YET
 
 
 class ManifestIncomplete(RegistryError):
-    """A manifest was not taken because a blob or manifest it names is missing in the repository."""
+    """The registry refused a manifest because the repository lacks a blob or manifest that it names."""
 
     error_class: ErrorClass = ErrorClass.TRANSIENT
 
@@ -183,7 +208,7 @@ class ProtocolViolated(RegistryError):
 
 
 class DigestMismatch(RegistryError):
-    """Bytes that do not hash to, or are not as long as, the descriptor they were asked by."""
+    """Bytes that do not have the digest or the size of their descriptor."""
 
 
 class UnsupportedManifest(RegistryError):
@@ -192,7 +217,7 @@ class UnsupportedManifest(RegistryError):
 
 @dataclass(frozen=True, slots=True)
 class ErrorBody:
-    """What an error answer says of itself."""
+    """The body of an error answer: its codes, and its words as one short line."""
 
     codes: tuple[str, ...]
     message: str
@@ -200,15 +225,15 @@ class ErrorBody:
     MISSING: ClassVar[frozenset[str]] = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"})
 
 
-def said(body: bytes) -> ErrorBody:
-    """Read an error body (specification, "Error Codes"); anything else is quoted, shortened, as text."""
+def read_error(body: bytes) -> ErrorBody:
+    """Read an error body (specification, "Error Codes"); any other text is quoted, shortened."""
     try:
         errors = json.loads(body)["errors"]
         codes = tuple(str(error.get("code", "")) for error in errors)
         words = "; ".join(filter(None, (_words(error) for error in errors)))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return ErrorBody((), _one_line(body.decode("utf-8", "replace"), _MAX_QUOTED))
-    return ErrorBody(codes, _one_line(words, _MAX_QUOTED))
+        return ErrorBody((), one_line(body.decode("utf-8", "replace"), _MAX_QUOTED))
+    return ErrorBody(codes, one_line(words, _MAX_QUOTED))
 
 
 def _words(error: Mapping[str, object]) -> str:
@@ -217,33 +242,25 @@ def _words(error: Mapping[str, object]) -> str:
     return f"{text} ({json.dumps(detail)})" if detail else text
 
 
-def _one_line(text: str, limit: int) -> str:
-    """One printable line of bounded length: an answer must not be able to write into a log or a terminal."""
+def one_line(text: str, limit: int) -> str:
+    """Return one printable line of bounded length: an answer must not be able to forge a log or drive a terminal."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def from_answer(
-    registry: str,
-    request: str,
-    status: int,
-    body: bytes,
-    *,
-    retry_after: float | None = None,
-) -> RegistryError:
-    """Build the error that an unwanted answer means.
+def from_answer(status: int, body: bytes, *, retry_after: float | None = None) -> RegistryError:
+    """Return the error that an unwanted answer means.
 
     Args:
-        registry: the host the rules name.
-        request: method and path.
         status: the HTTP status.
         body: the start of the answer's body.
         retry_after: seconds from the answer's Retry-After.
     """
-    what = said(body)
-    detail = f"{status}" + (f", the registry says: {what.message}" if what.message else "")
+    answer = read_error(body)
+    why = f"{status}" + (f", the registry says: {answer.message}" if answer.message else "")
+    do = ""
     if status == 413:
-        detail += ": larger than the registry, or a proxy in front of it, takes; only its limit can be raised"
+        do = "the body is larger than the registry, or a proxy in front of it, accepts: only its limit can be raised"
     kind: type[RegistryError]
     if status == 401:
         kind = Unauthorized
@@ -251,9 +268,11 @@ def from_answer(
         kind = Denied
     elif status == 412:
         kind = NotYet
-    elif status == 429 or "TOOMANYREQUESTS" in what.codes:
+    elif status == 429 or "TOOMANYREQUESTS" in answer.codes:
         kind = TooManyRequests
-    elif "MANIFEST_BLOB_UNKNOWN" in what.codes or (status == 400 and ErrorBody.MISSING.intersection(what.codes)):
+    elif "MANIFEST_BLOB_UNKNOWN" in answer.codes or (status == 400 and ErrorBody.MISSING.intersection(answer.codes)):
+        # Registries disagree on the code of a missing part: BLOB_UNKNOWN and MANIFEST_UNKNOWN count at a 400 only,
+        # since at a 404 they are about the request's own subject.
         kind = ManifestIncomplete
     elif status == 404:
         kind = NotFound
@@ -263,4 +282,4 @@ def from_answer(
         kind = ProtocolViolated
     else:
         kind = Refused
-    return kind(registry, request, detail, status=status, codes=what.codes, retry_after=retry_after)
+    return kind(why, do, status=status, codes=answer.codes, retry_after=retry_after)

@@ -1,11 +1,4 @@
-"""How hard a host is pressed: what is in flight there at once, and the peace it asked for.
-
-How long anything may take, and how often it is tried.
-
-What a registry was seen to do, so that it is not asked again.
-
-What a registry's requests tell to whoever counts them.
-"""
+"""Limits of one host: requests in flight, pauses it asks for, deadlines, and what it is known to support."""
 
 from __future__ import annotations
 
@@ -15,27 +8,27 @@ import random
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from replicator.retry import MAX_PAUSE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 _SHORT = 64
-"""Waiters that a short request overtakes at the most."""
+"""Waiters that a short request overtakes at most."""
 _SHRINK_SECONDS = 1.0
-"""How long one shrinking of the budget holds: what was in flight meets the same 429 all at once."""
+"""Seconds between two cuts of the budget: requests in flight together get the same 429 together."""
 
 
 class Budget:
-    """So many at once, and who waits goes in a fair order: large bodies before small ones, short requests first.
+    """A semaphore with a fair queue: short requests first, then large bodies before small ones.
 
-    A newcomer overtakes at most as many as its size has bits, a short request 64: nobody waits for ever. One short
-    request always goes, however many long bodies are under way.
+    A newcomer overtakes at most as many waiters as its size has bits, a short request 64, so nobody starves. One short
+    request always proceeds, however many long bodies are in flight.
 
     Args:
-        most: how many at once.
+        most: places in all.
     """
 
     def __init__(self, most: int) -> None:
@@ -51,8 +44,8 @@ class Budget:
         """Hold a place.
 
         Args:
-            size: bytes of the body that is to be sent or read; 0 for a short request.
-            places: how many places it takes; what needs more than there are goes alone.
+            size: bytes of the body to send or read; 0 for a short request.
+            places: how many it takes; if it needs more than there are, it goes alone.
         """
         self._arrivals += 1
         bonus = size.bit_length() if size else _SHORT
@@ -70,7 +63,7 @@ class Budget:
             self._admit()
 
     def resize(self, size: int) -> None:
-        """Change how many go at once; what is under way goes on."""
+        """Change the number of places; what is in flight goes on."""
         self.size = size
         self._admit()
 
@@ -82,7 +75,7 @@ class Budget:
             waiter.ready.set_result(None)
 
     def _first_line(self) -> list[_Waiter] | None:
-        """Return the line whose first goes next; None when nobody does."""
+        """Return the line whose first waiter goes next; None if there is no place for it."""
         lines = [line for line in (self._requests, self._bodies) if _first(line) is not None]
         line = min(lines, key=lambda line: line[0], default=None)
         if line is not None and not self._fits(line[0]):
@@ -95,7 +88,7 @@ class Budget:
 
 @dataclass(order=True, slots=True)
 class _Waiter:
-    """Who waits for places: the lowest rank first."""
+    """A request in line for its places; the lowest rank goes first."""
 
     rank: int
     arrival: int
@@ -107,20 +100,20 @@ class _Waiter:
 
 
 def _first(line: list[_Waiter]) -> _Waiter | None:
-    """Return the first of a line who did not give up waiting."""
+    """Return the first waiter of a line that was not cancelled."""
     while line and line[0].ready.done():
         heapq.heappop(line)
     return line[0] if line else None
 
 
 class HostLimits(Budget):
-    """What is in flight at a host, tags, manifests and blobs alike, and the peace it asked for; for all its clients.
+    """The budget of one host, shared by all its clients, for tags, manifests and blobs alike.
 
-    The budget halves when the host says that it is too much, and grows again by one for every budget's worth of
-    answers, as TCP does. A transfer holds a place at both its ends: see `transfer`.
+    It halves when the host answers that it is overloaded, and grows by one for every budget's worth of answers, as
+    TCP's congestion window does. A transfer holds a place at both its ends: see `transfer`.
 
     Args:
-        most: what is in flight at once at the most.
+        most: requests and transfers in flight at most.
     """
 
     def __init__(self, most: int = 32) -> None:
@@ -132,7 +125,7 @@ class HostLimits(Budget):
 
     @asynccontextmanager
     async def slot(self, size: int = 0, *, places: int = 1) -> AsyncIterator[None]:
-        """Hold a place, after any pause the host asked for."""
+        """Hold a place, after any pause that the host asked for."""
         async with super().slot(size, places=places):
             await self.pause()
             yield
@@ -140,11 +133,11 @@ class HostLimits(Budget):
     async def pause(self) -> None:
         """Wait until the host's pause, if any, is over."""
         while (left := self._quiet_until - time.monotonic()) > 0:
-            # Spread the restart, so that not everything comes back in one instant.
+            # Jitter spreads the restart, so that not everything comes back in one instant.
             await asyncio.sleep(left + random.uniform(0, min(left, 1.0) / 4))  # noqa: S311 - no secret
 
     def throttle(self, seconds: float) -> None:
-        """Slow the whole host down: nothing more is sent for ``seconds`` (at most ``MAX_PAUSE``), and then less."""
+        """Pause the whole host for ``seconds`` (at most ``MAX_PAUSE``), and cut its budget."""
         now = time.monotonic()
         self._quiet_until = max(self._quiet_until, now + min(seconds, MAX_PAUSE))
         if now >= self._shrunk + _SHRINK_SECONDS:
@@ -153,7 +146,7 @@ class HostLimits(Budget):
             self.resize(int(self._allowed))
 
     def answered(self) -> None:
-        """Note an answer that was no complaint."""
+        """Note an answer that did not ask for fewer requests."""
         if self._allowed < self._most:
             self._allowed = min(float(self._most), self._allowed + 1 / self._allowed)
             self.resize(int(self._allowed))
@@ -161,17 +154,18 @@ class HostLimits(Budget):
 
 @asynccontextmanager
 async def transfer(source: HostLimits, destination: HostLimits, size: int) -> AsyncIterator[None]:
-    """Hold a place at both ends of a blob's way.
+    """Hold a place at both ends of a blob's transfer.
 
     Args:
-        source: of the host that is read from.
-        destination: of the host that is written to; it may be the same.
+        source: the limits of the host to read from.
+        destination: the limits of the host to write to; it may be the same.
         size: the blob's bytes.
     """
     if source is destination:
         async with source.slot(size, places=2):
             yield
         return
+    # In one order everywhere: two transfers in opposite directions can't wait for each other.
     first, second = sorted((source, destination), key=id)
     async with first.slot(size), second.slot(size):
         yield
@@ -179,17 +173,17 @@ async def transfer(source: HostLimits, destination: HostLimits, size: int) -> As
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Deadlines and tries, in seconds.
+    """Deadlines in seconds, and the number of attempts.
 
     Attributes:
-        connect: until a connection stands, TLS included.
+        connect: to open a connection, TLS included.
         read: without a byte from the other side, and for the answer to a short request.
         write: without a byte taken by the other side while a body is sent.
         commit: for the answer once a body has been sent, since a registry may first move it to its object storage;
-            and for a short request in all, answer read.
-        tag: for one try to write a tag, login, sending and answer in all. Whoever guards a tag by a lease needs it
-            well below the lease's time.
-        tries: how often a request without a streamed body is sent in all.
+            and for a short request in all, its answer included.
+        tag: for one attempt to write a tag: login, request and answer. A caller that guards the tag by a lease needs
+            it well below the time of the lease.
+        attempts: how often a request without a streamed body is sent in all.
     """
 
     connect: float = 10.0
@@ -197,19 +191,19 @@ class Timing:
     write: float = 60.0
     commit: float = 300.0
     tag: float = 20.0
-    tries: int = 4
+    attempts: int = 4
 
 
 @dataclass(slots=True)
 class Abilities:
-    """What one registry can do for one login; None as long as it was not seen either way.
+    """What one registry supports for one login; None until it has been observed.
 
     Attributes:
-        heads: it answers HEAD for a manifest, and says the digest; if not, the manifest is read instead.
-        mounts: it takes a blob from another of its repositories (``POST ?mount=D&from=OTHER``).
-        mounts_in_place: ``POST ?mount=D&from=SAME`` says 201 for a blob that is there and opens an upload for one that
-            is not: a question and the beginning of an upload in one request.
-        mounts_hold: its 201 to a mount of either kind is believed; False once a manifest showed that it was untrue.
+        heads: it answers HEAD for a manifest with the digest; if not, the manifest is read instead.
+        mounts: it mounts a blob from another of its repositories (``POST ?mount=D&from=OTHER``).
+        mounts_in_place: ``POST ?mount=D&from=SAME`` answers 201 for a blob that is there and opens an upload for a
+            missing one: a HEAD and the start of an upload in one request.
+        mounts_hold: its 201 to a mount of either kind is trusted; False once a refused manifest has disproved one.
         referrers: it has the referrers API.
     """
 
@@ -220,44 +214,26 @@ class Abilities:
     referrers: bool | None = None
 
 
-class RequestObserver(Protocol):
-    """Is told of requests as they happen. It returns at once, and raises nothing.
+def _ignore(*_: object) -> None:
+    """The default of every callback."""
 
-    ``registry`` is always the host that the rules name: what is asked of its token server, and of the storage that it
-    redirects to, is asked in its service.
+
+@dataclass(frozen=True, slots=True)
+class RequestObserver:
+    """Callbacks for requests as they happen; they must not block and must not raise.
+
+    ``registry`` is always the host the rules name: a request to its token server, or to the storage that it redirects
+    to, counts as a request to the registry.
+
+    Attributes:
+        answered: the head of an answer arrived, or there was none: ``(registry, method, status, seconds)``; status is
+            None without an answer, and seconds include the sending of the request's body.
+        received: bytes of an answer's body arrived: ``(registry, size)``.
+        sent: bytes of a request's body were sent: ``(registry, size)``.
+        throttled: an answer asks for fewer requests, 429, or 503 with a ``Retry-After``: ``(registry)``.
     """
 
-    def answered(self, registry: str, method: str, status: int | None, seconds: float) -> None:
-        """Hear of a request whose answer began, or did not come.
-
-        Args:
-            registry: in whose service it was sent.
-            method: GET, HEAD, POST, PUT or DELETE.
-            status: the answer's; None when there was none.
-            seconds: from the request's start to the head of its answer, so the sending of a body is in it.
-        """
-
-    def received(self, registry: str, size: int) -> None:
-        """Hear of so many bytes of an answer's body."""
-
-    def sent(self, registry: str, size: int) -> None:
-        """Hear of so many bytes of a request's body."""
-
-    def throttled(self, registry: str) -> None:
-        """Hear of an answer that asks for fewer requests: 429, or 503 with a ``Retry-After``."""
-
-
-class Unobserved:
-    """The `RequestObserver` where nobody counts."""
-
-    def answered(self, registry: str, method: str, status: int | None, seconds: float) -> None:
-        """Pass over it."""
-
-    def received(self, registry: str, size: int) -> None:
-        """Pass over it."""
-
-    def sent(self, registry: str, size: int) -> None:
-        """Pass over it."""
-
-    def throttled(self, registry: str) -> None:
-        """Pass over it."""
+    answered: Callable[[str, str, int | None, float], None] = _ignore
+    received: Callable[[str, int], None] = _ignore
+    sent: Callable[[str, int], None] = _ignore
+    throttled: Callable[[str], None] = _ignore

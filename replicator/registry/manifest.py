@@ -1,9 +1,7 @@
-"""Manifests as values: what they are, what they name, and never a byte changed.
+"""Manifests, descriptors and digests as values; the bytes of a manifest are kept unchanged.
 
-Documents follow the OCI image specification 1.1 ("Image Manifest", "Image Index", "Content Descriptors") and Docker's
+Sources: OCI image specification 1.1, "Image Manifest", "Image Index", "Content Descriptors" and "Digests"; Docker's
 "Image Manifest Version 2, Schema 2".
-
-Digests of bytes (OCI image specification, "Digests").
 """
 
 from __future__ import annotations
@@ -28,23 +26,23 @@ OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 
 CONFIG_TYPES = frozenset({OCI_CONFIG, DOCKER_CONFIG})
-"""Configs of container images; what has another is an artifact."""
+"""Configs of container images; a manifest with another config is an artifact."""
 INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
 IMAGE_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 ACCEPT = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST))
-"""Accept header of every manifest request: a registry answers 404 for a type that is not named."""
+"""Accept header of every manifest request: a registry answers 404 for a type that is not in it."""
 
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
-"""What a registry must accept (distribution specification, "Pushing Manifests"); more is not read."""
+"""The size that every registry must accept (distribution specification, "Pushing Manifests"); no more is read."""
 
 ATTESTATION = "attestation-manifest"
-"""What BuildKit's attestations have as their annotation ``vnd.docker.reference.type``."""
+"""Value of the annotation ``vnd.docker.reference.type`` of BuildKit's attestations."""
 _REFERENCE_TYPE = "vnd.docker.reference.type"
 _REFERENCE_DIGEST = "vnd.docker.reference.digest"
 _FOREIGN = ("application/vnd.docker.image.rootfs.foreign.", "application/vnd.oci.image.layer.nondistributable.")
 _MAX_ENTRIES = 4096
 _PLATFORM_PART = re.compile(r"[!-~]{0,64}\Z")
-"""It is told to people and sent through the queue."""
+"""Printable and short: platforms are shown to people and sent through the queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +50,10 @@ class Descriptor:
     """A content descriptor.
 
     Attributes:
-        media_type: what the bytes are.
-        digest: ``algorithm:hex`` they hash to.
-        size: how many bytes.
-        platform: what it runs on, where an index says so.
-        artifact_type: what kind of artifact it is, where that is said.
-        annotations: what else is said of it.
+        digest: ``algorithm:hex``.
+        size: in bytes.
+        platform: only from an index.
+        artifact_type: empty if it is not given.
     """
 
     media_type: str
@@ -69,7 +65,7 @@ class Descriptor:
 
     @property
     def is_index(self) -> bool:
-        """Whether it names other manifests instead of blobs."""
+        """Whether it is an index, whose parts are manifests instead of blobs."""
         return self.media_type in INDEX_TYPES
 
     @property
@@ -79,7 +75,7 @@ class Descriptor:
 
     @property
     def attested(self) -> str | None:
-        """The digest of the image that an attestation is about."""
+        """The digest of the image that an attestation belongs to."""
         return self.annotations.get(_REFERENCE_DIGEST)
 
     @property
@@ -90,7 +86,7 @@ class Descriptor:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest's bytes and what they say.
+    """A manifest's bytes and the parts that they name.
 
     Attributes:
         media_type: goes into the Content-Type of its PUT.
@@ -99,8 +95,7 @@ class Manifest:
         manifests: the children of an index, in its order, each digest once; empty for an image.
         blobs: config and layers of an image, in its order, each digest once; empty for an index.
         subject: the manifest that it refers to, as a signature does.
-        artifact_type: what kind of artifact it is: what it says, else the media type of its config.
-        annotations: what else it says of itself.
+        artifact_type: its own, else the media type of its config.
     """
 
     media_type: str
@@ -114,7 +109,7 @@ class Manifest:
 
     @property
     def is_index(self) -> bool:
-        """Whether it names other manifests instead of blobs."""
+        """Whether it is an index, whose parts are manifests instead of blobs."""
         return self.media_type in INDEX_TYPES
 
     @property
@@ -128,8 +123,8 @@ def parse_manifest(content: bytes, content_type: str, digest: str) -> Manifest:
 
     Args:
         content: its bytes.
-        content_type: the answer's Content-Type; where it says nothing, the document's ``mediaType`` counts.
-        digest: what the bytes hash to.
+        content_type: of the answer; if that is no type of a manifest, the document's ``mediaType`` counts.
+        digest: of the bytes.
 
     Raises:
         ValueError: it is not a manifest, or of a type that is not copied; the message says which.
@@ -145,7 +140,7 @@ def parse_manifest(content: bytes, content_type: str, digest: str) -> Manifest:
         if "layers" in document:
             raise ValueError(f"{digest} is an index with layers: ambiguous, refused")
         children = _unique(_descriptors(document, "manifests"))
-        return Manifest(media_type, digest, content, children, **_said(document, ""))
+        return Manifest(media_type, digest, content, children, **_common_fields(document, ""))
     if media_type not in IMAGE_TYPES:
         name = ascii(media_type[:100]) if media_type else "unknown"
         raise ValueError(f"manifests of type {name} can't be copied{_advice(document, media_type)}")
@@ -153,16 +148,16 @@ def parse_manifest(content: bytes, content_type: str, digest: str) -> Manifest:
         raise ValueError(f"{digest} is an image with manifests: ambiguous, refused")
     config = _descriptor(document.get("config"), "config")
     blobs = _unique((config, *_descriptors(document, "layers")))
-    return Manifest(media_type, digest, content, blobs=blobs, **_said(document, config.media_type))
+    return Manifest(media_type, digest, content, blobs=blobs, **_common_fields(document, config.media_type))
 
 
 def entries(index: Manifest) -> tuple[Descriptor, ...]:
-    """Return the children of an index as they stand there, also where a digest stands twice."""
+    """Return the children of an index, repeated digests included."""
     return _descriptors(json.loads(index.content), "manifests")
 
 
-def _said(document: dict[str, Any], config_type: str) -> dict[str, Any]:
-    """What every kind of manifest may say of itself."""
+def _common_fields(document: dict[str, Any], config_type: str) -> dict[str, Any]:
+    """Return the fields that every kind of manifest may have."""
     subject, artifact_type = document.get("subject"), document.get("artifactType")
     return {
         "subject": None if subject is None else _descriptor(subject, "subject"),
@@ -179,7 +174,7 @@ def _media_type(document: dict[str, Any], content_type: str) -> str:
     declared = document.get("mediaType")
     announced = content_type.partition(";")[0].strip().lower()
     if announced in INDEX_TYPES | IMAGE_TYPES:
-        # A document that says otherwise could mean one thing to us and another to who pulls it (CVE-2021-41190).
+        # A document of two types could mean one image here and another to the client that pulls it (CVE-2021-41190).
         if declared not in (None, announced):
             raise ValueError(f"the manifest is served as {announced} but calls itself {ascii(declared)[:100]}: refused")
         return announced
@@ -187,9 +182,10 @@ def _media_type(document: dict[str, Any], content_type: str) -> str:
 
 
 def refuse_foreign_type(content_type: str) -> None:
-    """Refuse what is served as another kind of manifest, before its digest is looked at.
+    """Refuse a manifest of another type before its digest is verified.
 
-    The digest of a signed Docker schema 1 manifest is not that of its bytes, so nothing else could be said of it.
+    The digest of a signed Docker schema 1 manifest is not that of its bytes: without this check it would be reported
+    as corrupt.
 
     Raises:
         ValueError: manifests of this Content-Type are not copied.
@@ -233,31 +229,31 @@ def _descriptor(entry: object, where: str) -> Descriptor:
     )
 
 
-def platform_of(said: object) -> Platform | None:
-    """Read a platform from an index's entry or from an image's config; None where there is none that can be."""
-    if not isinstance(said, dict):
+def platform_of(value: object) -> Platform | None:
+    """Read a platform from an index's entry or from an image's config; None if there is no valid one."""
+    if not isinstance(value, dict):
         return None
-    os, architecture, variant = said.get("os"), said.get("architecture"), said.get("variant") or ""
+    os, architecture, variant = value.get("os"), value.get("architecture"), value.get("variant") or ""
     parts = [part for part in (os, architecture, variant) if isinstance(part, str)]
     if len(parts) < 3 or not (os and architecture) or not all(_PLATFORM_PART.match(part) for part in parts):
         return None
     return Platform(*parts)
 
 
-def _texts(said: object) -> Mapping[str, str]:
-    if not isinstance(said, dict):
+def _texts(mapping: object) -> Mapping[str, str]:
+    if not isinstance(mapping, dict):
         return {}
-    return {key: value for key, value in said.items() if isinstance(key, str) and isinstance(value, str)}
+    return {key: value for key, value in mapping.items() if isinstance(key, str) and isinstance(value, str)}
 
 
 class Hasher(Protocol):
-    """What hashlib gives."""
+    """A hash object of hashlib."""
 
     def update(self, data: bytes, /) -> None:
-        """Take in more bytes; releases the interpreter's lock for large ones."""
+        """Hash more bytes; releases the interpreter's lock for large ones."""
 
     def hexdigest(self) -> str:
-        """Return what has been taken in as lower-case hex."""
+        """Return the hash of all bytes as lower-case hex."""
 
 
 def hasher_for(digest: str) -> Hasher:
@@ -266,7 +262,7 @@ def hasher_for(digest: str) -> Hasher:
 
 
 def digest_of(content: bytes, like: str = "sha256:") -> str:
-    """Return the digest of ``content`` by the algorithm of ``like``."""
+    """Return the digest of ``content`` in the algorithm of ``like``."""
     hasher = hasher_for(like)
     hasher.update(content)
     return f"{like.partition(':')[0]}:{hasher.hexdigest()}"

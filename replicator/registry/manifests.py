@@ -27,19 +27,19 @@ from replicator.registry.manifest import (
 from replicator.registry.requests import Endpoint
 
 _NO_HEAD = frozenset({405, 501})
-"""Answers of a registry that does not do HEAD."""
+"""Answers of a registry that does not support HEAD."""
 
 
 class Manifests(Endpoint):
-    """What is asked about, read from and written to ``/manifests/``."""
+    """Requests to ``/manifests/``."""
 
     async def head_manifest(self, identifier: str) -> Descriptor | None:
-        """Ask what a tag or digest stands for, without reading it; at Harbor this does not count as a pull.
+        """Resolve a tag or digest without reading the manifest; Harbor does not count this as a pull.
 
-        A registry that takes no HEAD, or says no digest, is remembered, and the manifest is read instead.
+        If the registry does not support HEAD, or sends no digest, that is remembered, and the manifest is read instead.
 
         Returns:
-            Its descriptor; None when it is not there.
+            Its descriptor; None if there is no such manifest.
 
         Raises:
             UnsupportedManifest: it had to be read, and is of a type that is not copied.
@@ -48,10 +48,8 @@ class Manifests(Endpoint):
         abilities = self._transport.abilities
         try:
             if abilities.heads is not False:
-                url = await self._transport.url(f"{self._path}/manifests/{identifier}")
-                reply = await self._transport.call(
-                    "HEAD", url, scopes=self._scopes, expect={200, *_NO_HEAD}, headers={"Accept": ACCEPT}
-                )
+                request = await self._request("HEAD", f"/manifests/{identifier}", {"Accept": ACCEPT})
+                reply = await self._transport.call(request, expect={200, *_NO_HEAD})
                 digest = reply.headers.get("Docker-Content-Digest", "")
                 if reply.status == 200 and is_digest(digest):
                     length = reply.headers.get("Content-Length", "0")
@@ -61,14 +59,14 @@ class Manifests(Endpoint):
             manifest = await self.get_manifest(identifier)
         except NotFound:
             return None
-        # Of one that did answer before, this was a slip.
+        # Keep HEAD enabled if it has ever worked here.
         abilities.heads = abilities.heads or False
         return Descriptor(manifest.media_type, manifest.digest, len(manifest.content))
 
     async def head_destination(self, tag: str) -> Descriptor | None:
-        """Ask what a tag to be written stands for now; a refusal counts as absent, for the push to explain.
+        """Resolve a tag that is to be written; a refusal counts as absent, and is left to the push to explain.
 
-        Some registries, ACR among them, answer "denied" about a repository that the first push will create.
+        Some registries, ACR among them, answer "denied" for a repository that the first push will create.
 
         Raises:
             RegistryError: the login was refused, or there was no usable answer.
@@ -84,81 +82,62 @@ class Manifests(Endpoint):
         """Read a manifest and verify it.
 
         Args:
-            identifier: tag or digest.
+            identifier: a tag, or the digest that its bytes must have.
 
         Raises:
-            NotFound: there is none.
-            DigestMismatch: its bytes are not those of the digest asked for or announced.
-            UnsupportedManifest: it is of a type that is not copied.
+            NotFound: there is no such manifest.
+            DigestMismatch: its bytes do not have the digest that was requested, or that the registry announced.
+            UnsupportedManifest: it is not an image or index.
             RegistryError: any other answer, or none.
         """
-        url = await self._transport.url(f"{self._path}/manifests/{identifier}")
-        request = f"GET {url.path}"
-        headers = {"Accept": ACCEPT}
-        if self._manifest_agent is not None:
-            headers["User-Agent"] = self._manifest_agent
-        reply = await self._transport.call(
-            "GET", url, scopes=self._scopes, expect={200}, headers=headers, max_body=MAX_MANIFEST_BYTES
-        )
-        content_type = reply.headers.get("Content-Type", "")
-        try:
-            refuse_foreign_type(content_type)
-        except ValueError as error:
-            raise UnsupportedManifest(self._transport.registry, request, str(error)) from error
-        announced = reply.headers.get("Docker-Content-Digest")
-        expected = identifier if is_digest(identifier) else announced
-        digest = digest_of(reply.body, expected if expected is not None and is_digest(expected) else "sha256:")
-        if expected is not None and digest != expected:
-            raise DigestMismatch(
-                self._transport.registry, request, f"the manifest served hashes to {digest}, not to {expected}"
-            )
-        try:
-            return parse_manifest(reply.body, content_type, digest)
-        except ValueError as error:
-            raise UnsupportedManifest(self._transport.registry, request, str(error)) from error
+        agent = {"User-Agent": self._manifest_agent} if self._manifest_agent is not None else {}
+        request = await self._request("GET", f"/manifests/{identifier}", {"Accept": ACCEPT, **agent})
+        with self._transport.context(request):
+            reply = await self._transport.call(request, expect={200}, max_body=MAX_MANIFEST_BYTES)
+            content_type = reply.headers.get("Content-Type", "")
+            try:
+                # Before the digest: that of a signed Docker schema 1 manifest is not the digest of its bytes.
+                refuse_foreign_type(content_type)
+                announced = reply.headers.get("Docker-Content-Digest")
+                expected = identifier if is_digest(identifier) else announced
+                digest = digest_of(reply.body, expected if expected is not None and is_digest(expected) else "sha256:")
+                if expected is not None and digest != expected:
+                    raise DigestMismatch(f"the manifest served hashes to {digest}, not to {expected}")
+                return parse_manifest(reply.body, content_type, digest)
+            except ValueError as error:
+                raise UnsupportedManifest(str(error)) from error
 
     async def put_manifest(self, manifest: Manifest, identifier: str, *, within: float | None = None) -> bool:
-        """Write a manifest's bytes as they are, and compare the digest the registry made of them.
+        """Write a manifest's bytes as they are, and compare the digest under which the registry stored them.
 
         Args:
-            manifest: what to write.
+            manifest: the manifest.
             identifier: the tag, or the manifest's own digest.
-            within: seconds after which nothing more is sent; then it is tried once only, for the caller to repeat.
+            within: seconds after which nothing more is sent; there is one attempt then, for the caller to repeat.
 
         Returns:
             Whether the registry lists it among the referrers of its subject from now on (``OCI-Subject``); if it has
             a subject and this is False, the client must (specification, "Pushing Manifests with Subject").
 
         Raises:
-            ManifestIncomplete: something it names is missing here.
+            ManifestIncomplete: the repository lacks a part of it.
             ProtocolViolated: the registry stored something else.
             RegistryError: any other answer, or none.
         """
-        url = await self._transport.url(f"{self._path}/manifests/{identifier}")
-        try:
-            async with asyncio.timeout(within):
-                reply = await self._transport.call(
-                    "PUT",
-                    url,
-                    scopes=self._scopes,
-                    expect={200, 201, 202},
-                    headers={"Content-Type": manifest.media_type},
-                    data=manifest.content,
-                    tries=None if within is None else 1,
-                )
-        except TimeoutError as error:
-            raise ConnectionFailed(
-                self._transport.registry, f"PUT {url.path}", f"not answered in {within:g} s"
-            ) from error
-        stored = reply.headers.get("Docker-Content-Digest")
-        if stored is None:
-            stored = (await self.get_manifest(identifier)).digest
-        # A registry may name it by another algorithm; only one it shares with us can be compared.
-        comparable = not is_digest(stored) or stored.partition(":")[0] == manifest.digest.partition(":")[0]
-        if comparable and stored != manifest.digest:
-            raise ProtocolViolated(
-                self._transport.registry,
-                f"PUT {url.path}",
-                f"sent {manifest.digest}, the registry stored {stored[:80]!a}",
-            )
-        return "OCI-Subject" in reply.headers
+        headers = {"Content-Type": manifest.media_type}
+        request = await self._request("PUT", f"/manifests/{identifier}", headers, manifest.content)
+        with self._transport.context(request):
+            try:
+                async with asyncio.timeout(within):
+                    attempts = None if within is None else 1
+                    reply = await self._transport.call(request, expect={200, 201, 202}, attempts=attempts)
+            except TimeoutError as error:
+                raise ConnectionFailed(f"not answered in {within:g} s") from error
+            stored = reply.headers.get("Docker-Content-Digest")
+            if stored is None:
+                stored = (await self.get_manifest(identifier)).digest
+            # A registry may announce a digest of another algorithm, which can't be compared.
+            comparable = not is_digest(stored) or stored.partition(":")[0] == manifest.digest.partition(":")[0]
+            if comparable and stored != manifest.digest:
+                raise ProtocolViolated(f"sent {manifest.digest}, the registry stored {stored[:80]!a}")
+            return "OCI-Subject" in reply.headers

@@ -1,10 +1,6 @@
-"""One repository of a registry: where it is, and what its requests have in common.
+"""Requests about one repository: what all of them share, its tags, and the referrers of a manifest.
 
-``Link`` headers (RFC 8288) as registries page with them (distribution specification, "Listing Tags").
-
-The tags of one repository (OCI distribution specification 1.1, "Listing Tags").
-
-What refers to a manifest, such as a signature does (OCI distribution specification 1.1, "Listing Referrers").
+Sources: OCI distribution specification 1.1, "Listing Tags" and "Listing Referrers".
 """
 
 from __future__ import annotations
@@ -14,11 +10,12 @@ import re
 from typing import TYPE_CHECKING
 
 from replicator.reference import is_tag
+from replicator.registry.connection import Request
 from replicator.registry.errors import Denied, NotFound, ProtocolViolated, Refused
 from replicator.registry.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, Descriptor, digest_of, parse_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from replicator.reference import Repository
     from replicator.registry.connection import Reply
@@ -32,8 +29,8 @@ class Endpoint:
     Args:
         repository: its name and registry.
         transport: the way there.
-        actions: what tokens are asked for, ``pull`` or ``pull,push``; one token then serves all requests here.
-        manifest_agent: what is sent as ``User-Agent`` with each GET of a manifest; None for the usual one.
+        actions: ``pull`` or ``pull,push``; one token then serves all requests here.
+        manifest_agent: ``User-Agent`` of each GET of a manifest; None for the usual one.
     """
 
     def __init__(
@@ -42,28 +39,34 @@ class Endpoint:
         self.repository = repository
         self._transport = transport
         self._path = f"/v2/{repository.name}"
-        self._scope = f"repository:{repository.name}:{actions}"
-        self._scopes = frozenset({self._scope})
+        self._scopes = frozenset({f"repository:{repository.name}:{actions}"})
         self._manifest_agent = manifest_agent
 
     @property
     def abilities(self) -> Abilities:
-        """What the registry was seen to do."""
+        """The registry's abilities, as far as they are known."""
         return self._transport.abilities
 
     @property
     def limits(self) -> HostLimits:
-        """What may be in flight at the registry's host."""
+        """The limits of the registry's host."""
         return self._transport.limits
 
     @property
     def timing(self) -> Timing:
-        """The deadlines and tries that hold here."""
+        """The deadlines and attempts of requests to the registry."""
         return self._transport.timing
 
     async def pause(self) -> None:
-        """Wait while the registry wants peace, so that what comes next is sent without delay."""
+        """Wait while the registry asks for a pause, so that the next request is sent without delay."""
         await self._transport.pause()
+
+    async def _request(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
+    ) -> Request:
+        """Build a request to ``path`` below this repository."""
+        url = await self._transport.url(f"{self._path}{path}")
+        return Request(method, url, self._scopes, headers or {}, body)
 
 
 _LINK = re.compile(r"<(?P<target>[^<>]*)>(?P<parameters>(?:\s*;\s*[^\s=;,]+\s*=\s*(?:\"[^\"]*\"|[^\s\";,]+))*)")
@@ -71,7 +74,7 @@ _NEXT = re.compile(r";\s*rel\s*=\s*(?:\"(?:[^\"]*\s)?next(?:\s[^\"]*)?\"|next(?=
 
 
 def next_page(reply: Reply) -> str | None:
-    """Return the target of the answer's ``rel="next"`` link, as it stands there; None on the last page."""
+    """Return the target of the answer's ``rel="next"`` link (RFC 8288), as it is; None on the last page."""
     for header in reply.headers.getall("Link", []):
         for link in _LINK.finditer(header):
             if _NEXT.search(link["parameters"]):
@@ -83,108 +86,101 @@ _PAGE = 1000
 _MAX_PAGE_BYTES = 8 * 1024 * 1024
 _MAX_TAG_PAGES = 10_000
 MAX_TAGS = 1_000_000
-"""Tags of one repository that are listed: they are in memory together where a rule takes the newest of them."""
+"""Tags of one repository that are listed: a rule that takes the newest of them needs them all in memory."""
 
 
 class Tags(Endpoint):
-    """What is asked of ``/tags/``."""
+    """Requests to ``/tags/``."""
 
     async def tags(self) -> AsyncIterator[str]:
         """List the repository's tags, page by page, in the registry's order.
 
-        A tag that is pushed while the list is read may be missed or come twice.
+        A tag that is pushed while the list is read may be missing or come twice.
 
         Raises:
             NotFound: there is no such repository.
-            ProtocolViolated: pages that repeat themselves or are no list of tags, or more than ``MAX_TAGS``.
+            ProtocolViolated: pages repeat or are not a list of tags, or there are more than ``MAX_TAGS``.
             RegistryError: any other answer, or none.
         """
-        url = await self._transport.url(f"{self._path}/tags/list?n={_PAGE}")
-        seen_pages: set[str] = set()
-        count = 0
-        while str(url) not in seen_pages and len(seen_pages) < _MAX_TAG_PAGES:
-            seen_pages.add(str(url))
-            reply = await self._transport.call("GET", url, scopes=self._scopes, expect={200}, max_body=_MAX_PAGE_BYTES)
-            tags = _tags(reply, self._transport.registry, f"GET {url.path}")
-            count += len(tags)
-            if count > MAX_TAGS:
-                detail = f"the repository has more than {MAX_TAGS} tags, which are not listed"
-                raise ProtocolViolated(self._transport.registry, f"GET {url.path}", detail)
-            for tag in tags:
-                yield tag
-            following = next_page(reply)
-            if following is None:
-                return
-            url = self._transport.follow(reply, following, f"GET {url.path}")
-        raise ProtocolViolated(self._transport.registry, f"GET {url.path}", "the pages of the tag list never end")
+        request = await self._request("GET", f"/tags/list?n={_PAGE}")
+        with self._transport.context(request):
+            seen_pages: set[str] = set()
+            count = 0
+            while str(request.url) not in seen_pages and len(seen_pages) < _MAX_TAG_PAGES:
+                seen_pages.add(str(request.url))
+                reply = await self._transport.call(request, expect={200}, max_body=_MAX_PAGE_BYTES)
+                tags = _read_tags(reply)
+                count += len(tags)
+                if count > MAX_TAGS:
+                    raise ProtocolViolated(f"the repository has more than {MAX_TAGS} tags, which are not listed")
+                for tag in tags:
+                    yield tag
+                following = next_page(reply)
+                if following is None:
+                    return
+                request = Request("GET", self._transport.follow(reply, following), self._scopes)
+            raise ProtocolViolated("the pages of the tag list never end")
 
 
-def _tags(reply: Reply, registry: str, request: str) -> list[str]:
+def _read_tags(reply: Reply) -> list[str]:
     try:
+        # Registries answer null for a repository without tags.
         tags = json.loads(reply.body)["tags"] or []
         return [tag for tag in tags if isinstance(tag, str) and is_tag(tag)]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ProtocolViolated(registry, request, "the answer is not a list of tags") from error
+        raise ProtocolViolated("the answer is not a list of tags") from error
 
 
 MAX_REFERRERS = 1000
-"""Referrers of one manifest that are read; more is no image anyone signs."""
+"""Referrers of one manifest that are read; no image has more signatures than that."""
 _MAX_REFERRER_PAGES = 100
 _UNKNOWN = frozenset({"NAME_UNKNOWN", "MANIFEST_UNKNOWN"})
 
 
 def fallback_tag(digest: str) -> str:
-    """Return the tag whose index lists a manifest's referrers where there is no API for it ("Referrers Tag Schema")."""
+    """Return the tag whose index lists a manifest's referrers where there is no API ("Referrers Tag Schema")."""
     algorithm, _, encoded = digest.partition(":")
     return f"{algorithm[:32]}-{encoded[:64]}"
 
 
 class Referrers(Endpoint):
-    """The referrers API of one repository."""
+    """Requests to ``/referrers/``."""
 
     async def referrers(self, digest: str) -> tuple[Descriptor, ...] | None:
-        """List what refers to a manifest, ``MAX_REFERRERS`` at the most.
+        """List the manifests that refer to a manifest, as signatures do; at most ``MAX_REFERRERS``.
 
         Returns:
-            Their descriptors, each digest once; None when the registry has no referrers API, which is remembered, or
+            Their descriptors, each digest once; None if the registry has no referrers API, which is remembered, or
             does not answer for this repository.
 
         Raises:
-            ProtocolViolated: the answer is no index.
+            ProtocolViolated: the answer is not an index.
             RegistryError: any other answer, or none.
         """
         if self.abilities.referrers is False:
             return None
-        url = await self._transport.url(f"{self._path}/referrers/{digest}")
+        request = await self._request("GET", f"/referrers/{digest}", {"Accept": OCI_INDEX})
         found: dict[str, Descriptor] = {}
-        for _ in range(_MAX_REFERRER_PAGES):
-            request = f"GET {url.path}"
-            try:
-                reply = await self._transport.call(
-                    "GET",
-                    url,
-                    scopes=self._scopes,
-                    expect={200},
-                    headers={"Accept": OCI_INDEX},
-                    max_body=MAX_MANIFEST_BYTES,
-                )
-            except (NotFound, Refused, Denied) as error:
-                if self.abilities.referrers:
-                    raise
-                # That one repository is unknown, or closed to this login, says nothing of the registry.
-                if not isinstance(error, Denied) and not _UNKNOWN.intersection(error.codes):
-                    self.abilities.referrers = False
-                return None
-            try:
-                page = parse_manifest(reply.body, OCI_INDEX, digest_of(reply.body))
-            except ValueError as error:
-                raise ProtocolViolated(
-                    self._transport.registry, request, f"the answer is no list of referrers: {error}"
-                ) from error
-            self.abilities.referrers = True
-            found.update((descriptor.digest, descriptor) for descriptor in page.manifests)
-            following = next_page(reply)
-            if following is None or len(found) >= MAX_REFERRERS:
-                break
-            url = self._transport.follow(reply, following, request)
+        with self._transport.context(request):
+            for _ in range(_MAX_REFERRER_PAGES):
+                try:
+                    reply = await self._transport.call(request, expect={200}, max_body=MAX_MANIFEST_BYTES)
+                except (NotFound, Refused, Denied) as error:
+                    if self.abilities.referrers:
+                        raise
+                    # An unknown repository, or one that is closed to this login, says nothing about the API.
+                    if not isinstance(error, Denied) and not _UNKNOWN.intersection(error.codes):
+                        self.abilities.referrers = False
+                    return None
+                try:
+                    page = parse_manifest(reply.body, OCI_INDEX, digest_of(reply.body))
+                except ValueError as error:
+                    raise ProtocolViolated(f"the answer is not a list of referrers: {error}") from error
+                self.abilities.referrers = True
+                found.update((descriptor.digest, descriptor) for descriptor in page.manifests)
+                following = next_page(reply)
+                if following is None or len(found) >= MAX_REFERRERS:
+                    break
+                url = self._transport.follow(reply, following)
+                request = Request("GET", url, self._scopes, {"Accept": OCI_INDEX})
         return tuple(found.values())[:MAX_REFERRERS]

@@ -1,6 +1,6 @@
-"""One registry host over HTTP: which address and scheme, TLS, login, deadlines, redirects and repeated tries.
+"""HTTP requests to one registry under one login: address, TLS, login, redirects, deadlines and retries.
 
-Nothing here knows what a blob or a manifest is; `replicator.registry.repository` does.
+This module knows nothing of blobs and manifests; `replicator.registry.client.RemoteRepository` does.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 import ssl
 import time
 from contextlib import asynccontextmanager
-from functools import partial
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -21,8 +21,8 @@ from replicator.registry.auth import Authorizer, lacks_scope
 from replicator.registry.connection import (
     AddressGuard,
     Reply,
+    Request,
     connection_error,
-    describe,
     explicit_base,
     follow,
     names_registry,
@@ -36,20 +36,21 @@ from replicator.registry.errors import (
     ManifestIncomplete,
     NoTls,
     ProtocolViolated,
-    RegistryError,
     StorageRefused,
     TooManyRequests,
-    Unauthorized,
     UploadLost,
     from_answer,
+    request_context,
 )
 from replicator.registry.limits import Abilities
 from replicator.retry import is_transient, parse_retry_after, retrying
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncIterator, Collection, Iterable
+    from contextlib import AbstractContextManager
 
     from replicator.registry.credentials import Access
+    from replicator.registry.errors import RegistryError
     from replicator.registry.limits import HostLimits, RequestObserver, Timing
 
 _log = structlog.get_logger("replicator.registry")
@@ -58,8 +59,8 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
 _MAX_ERROR_BODY = 16 * 1024
 _MAX_TOKEN_ANSWER = 64 * 1024
-_THROTTLE_UNSAID = 1.0
-"""Seconds a host is left alone after a 429 that does not say how long."""
+_THROTTLE_DEFAULT = 1.0
+"""Seconds that a host is left alone after a 429 without a Retry-After."""
 
 
 class Transport:
@@ -70,8 +71,8 @@ class Transport:
         access: address, TLS and login.
         session: an open client session that neither decompresses nor follows redirects by itself.
         limits: shared by all transports of this host.
-        timing: deadlines and tries.
-        observer: told of every request.
+        timing: deadlines and attempts.
+        observer: sees every request.
     """
 
     def __init__(
@@ -84,16 +85,16 @@ class Transport:
         observer: RequestObserver,
     ) -> None:
         self.registry = registry
+        self.limits = limits
         self.timing = timing
         self.observer = observer
+        # Not shared with other logins: the registry may allow another what it refuses to this one.
+        self.abilities = Abilities()
+        self.authorizer = Authorizer(access, self)
         self._access = access
         self._session = session
-        self.limits = limits
-        # Not shared with other logins: what one of them may not do, the registry still can.
-        self.abilities = Abilities()
-        self.authorizer = Authorizer(registry, access, self)
         self._ssl = tls_of(access)
-        self._reach = AddressGuard(registry)
+        self._guard = AddressGuard(registry)
         self._base = explicit_base(registry, access)
         self._base_lock = asyncio.Lock()
 
@@ -108,89 +109,59 @@ class Transport:
                 self._base = self._base or await self._discover()
         return URL(f"{self._base}{path}", encoded=True)
 
+    def context(self, request: Request) -> AbstractContextManager[None]:
+        """Name this registry and ``request`` in every error that is raised in this block."""
+        return request_context(self.registry, str(request))
+
     async def pause(self) -> None:
-        """Wait while the host wants peace; for what is sent outside of `call`."""
+        """Wait while the host asks for a pause; needed before `exchange`, not before `call`."""
         await self.limits.pause()
 
     async def call(
         self,
-        method: str,
-        url: URL,
+        request: Request,
         *,
-        scopes: frozenset[str],
-        expect: Iterable[int],
-        headers: Mapping[str, str] | None = None,
-        data: bytes | None = None,
+        expect: Collection[int],
         max_body: int = _MAX_ERROR_BODY,
-        tries: int | None = None,
-        basic: bool = False,
+        attempts: int | None = None,
     ) -> Reply:
-        """Send a short request, again after passing faults, and return an expected answer.
+        """Send a short request, again after transient faults, and return an expected answer.
 
         Args:
-            method: GET, HEAD, POST, PUT or DELETE.
-            url: from `url`, or from a Location.
-            scopes: what a token must allow.
+            request: its body is not a stream.
             expect: the statuses that are answers; all others are errors.
-            headers: further headers.
-            data: a short body, sent anew with each try.
-            max_body: bytes of the answer that are read at the most.
-            tries: how often at the most, instead of the transport's own number.
-            basic: log in by HTTP Basic without being asked to, as REST APIs beside the registry want it.
+            max_body: bytes of the answer that are read.
+            attempts: how many there are in all, instead of ``timing.attempts``.
 
         Raises:
             RegistryError: what the answer meant, or that there was none.
         """
-        wanted = frozenset(expect)
 
         async def attempt() -> Reply:
             async with self.limits.slot():
-                return await self._call_once(method, url, scopes, wanted, headers, data, max_body, basic=basic)
+                with self.context(request):
+                    return await self._call_once(request, expect, max_body)
 
         return await retrying(
-            attempt, attempts=tries or self.timing.tries, retryable=_worth_another, on_retry=_log_retry
+            attempt, attempts=attempts or self.timing.attempts, retryable=_is_retryable, on_retry=_log_retry
         )
 
-    async def _call_once(
-        self,
-        method: str,
-        url: URL,
-        scopes: frozenset[str],
-        expect: frozenset[int],
-        headers: Mapping[str, str] | None,
-        data: bytes | None,
-        max_body: int,
-        *,
-        basic: bool,
-    ) -> Reply:
-        request = describe(method, url)
+    async def _call_once(self, request: Request, expect: Collection[int], max_body: int) -> Reply:
         try:
-            # A side that sends a byte now and then never meets the limit of a read.
-            async with (
-                asyncio.timeout(self.timing.commit),
-                self.exchange(method, url, scopes=scopes, headers=headers, data=data, basic=basic) as response,
-            ):
+            # For the whole of it: a server that sends a byte now and then never meets the limit of a single read.
+            async with asyncio.timeout(self.timing.commit), self.exchange(request) as response:
                 if response.status not in expect:
-                    raise await self.failure(method, response)
-                body = b"" if method == "HEAD" else await self._read(response, max_body + 1, request)
+                    raise await self.failure(response)
+                body = b"" if request.method == "HEAD" else await self._read(response, max_body + 1)
                 if len(body) > max_body:
-                    raise ProtocolViolated(self.registry, request, f"the answer is larger than {max_body} bytes")
+                    raise ProtocolViolated(f"the answer is larger than {max_body} bytes")
                 self.limits.answered()
                 return Reply(response.status, response.headers, body, response.url)
         except TimeoutError as error:
-            raise ConnectionFailed(self.registry, request, f"not answered in {self.timing.commit:g} s") from error
+            raise ConnectionFailed(f"not answered in {self.timing.commit:g} s") from error
 
     @asynccontextmanager
-    async def exchange(
-        self,
-        method: str,
-        url: URL,
-        *,
-        scopes: frozenset[str],
-        headers: Mapping[str, str] | None = None,
-        data: bytes | AsyncIterator[bytes] | None = None,
-        basic: bool = False,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def exchange(self, request: Request) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request once, logging in as the registry asks and following redirects; yield any final answer.
 
         Redirects are followed for GET and HEAD. The login stays with this registry: a redirect to another host
@@ -199,92 +170,92 @@ class Transport:
         Raises:
             ConnectionFailed, CertificateRefused: there was no answer.
             Unauthorized: the registry's challenge can't be met.
-            UploadLost: a streamed body was answered 401 for once; a fresh login is ready for the next upload.
+            UploadLost: a stream was answered 401 for the first time; the next upload gets a fresh login.
         """
-        streamed = data is not None and not isinstance(data, bytes)
+        scopes, streams = request.scopes, request.streams
         refusals = 0
-        while True:
-            authorization = await self.authorizer.header(scopes, long=streamed, basic=basic)
-            async with self._follow(method, url, headers, data, authorization) as response:
-                if response.status != 401:
-                    if authorization is not None:
-                        self.authorizer.accepted(scopes, upload=streamed, denied=response.status == 403)
-                    yield response
-                    return
-                error = await self.failure(method, response)
-                if response.url.origin() != (await self.url("/")).origin():
-                    # Where a redirect led to is not who the login is for: its challenge names no realm to trust.
-                    raise error
-                refusals += authorization is not None
-                challenges = response.headers.getall("WWW-Authenticate", [])
-                again = self.authorizer.challenged(challenges, scopes, authorization, basic=basic)
-                if streamed and not self.authorizer.upload_refused(scopes, authorization):
-                    raise UploadLost(self.registry, error.request, error.detail, status=401)
-                if streamed or not again or refusals > 1:
-                    if lacks_scope(challenges):
-                        allowed = f"{error.detail}: the login holds but does not allow {' '.join(sorted(scopes))}"
-                        raise Unauthorized(self.registry, error.request, allowed, status=401, codes=error.codes)
-                    raise error
+        with self.context(request):
+            while True:
+                authorization = await self.authorizer.header(scopes, long=streams, basic=request.basic)
+                async with self._follow(request, authorization) as response:
+                    if response.status != 401:
+                        if authorization is not None:
+                            self.authorizer.accepted(scopes, upload=streams, denied=response.status == 403)
+                        yield response
+                        return
+                    error = await self.failure(response)
+                    if isinstance(error, StorageRefused):
+                        # The login is not for the host of the redirect, so its challenge names no realm to trust.
+                        raise error
+                    refusals += authorization is not None
+                    challenges = response.headers.getall("WWW-Authenticate", [])
+                    again = self.authorizer.challenged(challenges, scopes, authorization, basic=request.basic)
+                    if streams and not self.authorizer.upload_refused(scopes, authorization):
+                        # The stream is consumed: only its owner can start it again.
+                        raise error.recast(UploadLost)
+                    if streams or not again or refusals > 1:
+                        if lacks_scope(challenges):
+                            raise error.again(f": the login does not allow {' '.join(sorted(scopes))}")
+                        raise error
 
     @asynccontextmanager
-    async def _follow(
-        self,
-        method: str,
-        url: URL,
-        headers: Mapping[str, str] | None,
-        data: bytes | AsyncIterator[bytes] | None,
-        authorization: str | None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        home = await self.url("/")
-        here = url
+    async def _follow(self, request: Request, authorization: str | None) -> AsyncIterator[aiohttp.ClientResponse]:
+        home = (await self.url("/")).origin()
+        here = request.url
         for _ in range(_MAX_REDIRECTS + 1):
-            sent = dict(headers or {})
-            if here.origin() != home.origin():
-                # The login and another name are for this registry, not for who it redirects to.
-                sent.pop("User-Agent", None)
+            headers = dict(request.headers)
+            if here.origin() != home:
+                # Login and agent name are for this registry, not for the storage that it redirects to.
+                headers.pop("User-Agent", None)
             elif authorization is not None:
-                sent["Authorization"] = authorization
-            response = await self._send(method, here, sent, data)
-            try:
-                location = response.headers.get("Location")
-                if response.status not in _REDIRECTS or method not in ("GET", "HEAD") or location is None:
-                    yield response
-                    return
-                target = resolve(here, location, registry=self.registry, request=describe(method, here))
-                if here.scheme == "https" and target.scheme == "http" and not self._access.insecure:
-                    refusal = f"redirected from HTTPS to plain HTTP at {target.host}: refused"
-                    raise ProtocolViolated(self.registry, describe(method, here), refusal)
-            finally:
-                response.release()
+                headers["Authorization"] = authorization
+            hop = replace(request, url=here, headers=headers)
+            with self.context(hop):
+                response = await self._send(hop)
+                try:
+                    location = response.headers.get("Location")
+                    redirects = response.status in _REDIRECTS and request.method in ("GET", "HEAD")
+                    if not redirects or location is None:
+                        yield response
+                        return
+                    target = resolve(here, location)
+                    if here.scheme == "https" and target.scheme == "http" and not self._access.insecure:
+                        raise ProtocolViolated(f"redirected from HTTPS to plain HTTP at {target.host}: refused")
+                finally:
+                    response.release()
             here = target
-        raise ProtocolViolated(self.registry, describe(method, url), f"more than {_MAX_REDIRECTS} redirects")
+        raise ProtocolViolated(f"more than {_MAX_REDIRECTS} redirects")
 
-    def follow(self, reply: Reply, target: str, request: str) -> URL:
-        """Return the URL that an answer points to for the next request, absolute or relative, its query kept.
+    def follow(self, reply: Reply, target: str) -> URL:
+        """Return the URL that an answer points to for the next request, its query kept.
 
         Args:
             reply: the answer.
-            target: its Location, or the target of its Link.
-            request: what was asked, for the error.
+            target: its Location, or the target of its Link; absolute or relative.
 
         Raises:
             ProtocolViolated: it is not at this registry.
         """
-        return follow(reply, target, registry=self.registry, access=self._access, request=request)
+        return follow(reply, target, registry=self.registry, access=self._access)
 
-    async def failure(self, method: str, response: aiohttp.ClientResponse) -> RegistryError:
-        """Read an unwanted answer and return what it means; a 429 or 503 that says so slows the whole host."""
-        request = describe(method, response.url)
-        # A 416 of distribution 2.8 announces a length it does not send: its body is never waited for.
-        body = b"" if method == "HEAD" or response.status == 416 else await self._read(response, _MAX_ERROR_BODY, None)
-        retry_after = parse_retry_after(response.headers.get("Retry-After"))
-        error = from_answer(self.registry, request, response.status, body, retry_after=retry_after)
+    async def failure(self, response: aiohttp.ClientResponse) -> RegistryError:
+        """Return the error that an unwanted answer means; a 429 or 503 that asks for it slows the whole host."""
+        error = await self._read_failure(response)
         if response.status in (401, 403) and response.url.origin() != (await self.url("/")).origin():
-            told = f"{error.detail}: so answered {response.url.host}, which the registry redirects to"
-            error = StorageRefused(self.registry, request, told, status=response.status, codes=error.codes)
+            return error.recast(StorageRefused, f" (answer of {response.url.host}, which the registry redirects to)")
+        return error
+
+    async def _read_failure(self, response: aiohttp.ClientResponse) -> RegistryError:
+        body = b""
+        # A 416 of distribution 2.8 announces a length that it does not send: waiting for its body would end in a
+        # timeout.
+        if response.method != "HEAD" and response.status != 416:
+            body = await self._read(response, _MAX_ERROR_BODY, within=self.timing.read, partial=True)
+        retry_after = parse_retry_after(response.headers.get("Retry-After"))
+        error = from_answer(response.status, body, retry_after=retry_after)
         if isinstance(error, TooManyRequests) or (response.status == 503 and retry_after is not None):
             self.observer.throttled(self.registry)
-            self.limits.throttle(retry_after if retry_after is not None else _THROTTLE_UNSAID)
+            self.limits.throttle(retry_after if retry_after is not None else _THROTTLE_DEFAULT)
         elif response.status < 500:
             self.limits.answered()
         return error
@@ -294,97 +265,106 @@ class Transport:
     ) -> bytes:
         """GET or POST a token endpoint and return its 200's body; see `replicator.registry.auth.TokenSource`."""
         method = "GET" if form is None else "POST"
-        request = f"{method} {realm.host}{realm.path} (token)"
+        headers = {"Authorization": authorization} if authorization is not None else {}
+        headers |= {"Content-Type": "application/x-www-form-urlencoded"} if form is not None else {}
+        # With the host: it is often another than the registry's.
+        label = f"{method} {realm.host}{realm.path} (token)"
+        with request_context(self.registry, label):
+            url = await self._token_url(realm, secret=bool(authorization or form))
+            request = Request(method, url.extend_query(list(query)), headers=headers, body=form)
+
+        async def attempt() -> bytes:
+            with request_context(self.registry, label):
+                return await self._fetch_token_once(request)
+
+        return await retrying(attempt, attempts=self.timing.attempts, on_retry=_log_retry)
+
+    async def _token_url(self, realm: URL, *, secret: bool) -> URL:
+        """Return where a realm is reached; a registry with an endpoint of its own names its public address."""
         if realm.scheme not in ("http", "https") or not realm.host:
-            raise ProtocolViolated(self.registry, request, f"the challenge's realm {str(realm)!r} is not an HTTP URL")
+            raise ProtocolViolated(f"the challenge's realm {str(realm)!r} is not an HTTP URL")
         home = await self.url("/")
         if self._access.endpoint is not None and names_registry(realm, self.registry):
             realm = realm.with_scheme(home.scheme).with_host(home.host or "").with_port(home.port)
-        if (authorization or form) and realm.scheme == "http" and home.scheme == "https":
-            detail = "the challenge asks for the password over plain HTTP: refused"
-            raise ProtocolViolated(self.registry, request, detail)
-        url = realm.extend_query(list(query))
-        headers = {"Authorization": authorization} if authorization is not None else {}
-        headers |= {"Content-Type": "application/x-www-form-urlencoded"} if form is not None else {}
+        if secret and realm.scheme == "http" and home.scheme == "https":
+            raise ProtocolViolated("the challenge asks for the password over plain HTTP: refused")
+        return realm
 
-        async def attempt() -> bytes:
-            response = await self._send(method, url, headers, form)
-            try:
-                if response.status == 200:
-                    # All who need a token of this scope wait for it; a byte now and then is no progress.
-                    return await self._read(response, _MAX_TOKEN_ANSWER, request, within=self.timing.read)
-                error = await self.failure(method, response)
-            finally:
-                response.release()
-            # An endpoint that knows no refresh tokens, such as Harbor's, has no POST.
-            if response.status in (400, 401, 403) or (form and response.status in (404, 405)):
-                detail = f"the {'identity token' if form else 'login'} was refused: {error.detail}"
-                raise LoginRefused(self.registry, request, detail, status=response.status)
-            raise error
+    async def _fetch_token_once(self, request: Request) -> bytes:
+        response = await self._send(request)
+        try:
+            if response.status == 200:
+                # Every request for this scope waits for the token, so a dripping answer has the time of one read.
+                return await self._read(response, _MAX_TOKEN_ANSWER, within=self.timing.read)
+            error = await self._read_failure(response)
+        finally:
+            response.release()
+        form = request.body is not None
+        # An endpoint without refresh tokens, such as Harbor's, has no POST.
+        if response.status in (400, 401, 403) or (form and response.status in (404, 405)):
+            secret = "identity token" if form else "login"
+            raise LoginRefused(f"the {secret} was refused: {error.why}", error.do, status=response.status)
+        raise error
 
-        return await retrying(attempt, attempts=self.timing.tries, on_retry=_log_retry)
-
-    async def _send(
-        self, method: str, url: URL, headers: Mapping[str, str], data: bytes | AsyncIterator[bytes] | None
-    ) -> aiohttp.ClientResponse:
-        timing = self.timing
-        sock_read = timing.commit if data is not None else timing.read
+    async def _send(self, request: Request) -> aiohttp.ClientResponse:
+        timing, url, body = self.timing, request.url, request.body
+        sock_read = timing.commit if body is not None else timing.read
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=timing.connect, sock_read=sock_read)
-        request = describe(method, url)
-        # Interim answers and headers that drip never meet the limit of a read. A streamed body has limits of its own.
-        within = timing.commit if data is None or isinstance(data, bytes) else None
+        # Interim answers and dripping headers never meet the limit of a read. A stream has limits of its own.
+        within = None if request.streams else timing.commit
         began, status = time.monotonic(), None
         try:
-            async with asyncio.timeout(within), self._reach.towards(url, self._base):
+            async with asyncio.timeout(within), self._guard.towards(url, self._base):
                 response = await self._session.request(
-                    method,
+                    request.method,
                     url,
-                    headers={"Accept-Encoding": "identity", **headers},
-                    # As a file: of large bytes aiohttp warns that they are copied in one go.
-                    data=io.BytesIO(data) if isinstance(data, bytes) else data,
+                    headers={"Accept-Encoding": "identity", **request.headers},
+                    # As a file: aiohttp warns about large bytes, which it writes in one go.
+                    data=io.BytesIO(body) if isinstance(body, bytes) else body,
                     allow_redirects=False,
                     timeout=timeout,
-                    ssl=self._reach.tls_at(url, self._ssl, self._base),
+                    ssl=self._guard.tls_at(url, self._ssl, self._base),
                 )
         except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
-            raise connection_error(self.registry, request, url, error) from error
+            raise connection_error(url, error) from error
         else:
             status = response.status
-            if isinstance(data, bytes):
-                self.observer.sent(self.registry, len(data))
+            if isinstance(body, bytes):
+                self.observer.sent(self.registry, len(body))
             return response
         finally:
-            self.observer.answered(self.registry, method, status, time.monotonic() - began)
+            self.observer.answered(self.registry, request.method, status, time.monotonic() - began)
 
     async def _read(
-        self, response: aiohttp.ClientResponse, limit: int, request: str | None, *, within: float | None = None
+        self, response: aiohttp.ClientResponse, limit: int, *, within: float | None = None, partial: bool = False
     ) -> bytes:
-        """Read at most ``limit`` bytes, in ``within`` seconds; with no ``request`` named, what fails is left out."""
-        count = partial(self.observer.received, self.registry)
-        # What is left out when it fails is not worth more than one read's time, however it drips.
-        within = self.timing.read if request is None else within
-        return await read_body(response, limit, count, registry=self.registry, request=request, within=within)
+        def count(size: int) -> None:
+            self.observer.received(self.registry, size)
+
+        return await read_body(response, limit, count, within=within, partial=partial)
 
     async def _discover(self) -> URL:
         """Find out whether a registry marked insecure speaks HTTPS or plain HTTP: HTTPS is tried first."""
         address = self._access.endpoint or self.registry
         failures = []
         for base in (URL(f"https://{address}"), URL(f"http://{address}")):
+            request = Request("GET", base / "v2/")
             try:
-                response = await self._send("GET", base / "v2/", {}, None)
+                with self.context(request):
+                    response = await self._send(request)
             except ConnectionFailed as error:
                 failures.append(error)
                 continue
             if response.status == 401:
-                # It says how to log in, too: the first request that matters need not be refused to learn that.
+                # The challenge saves the first real request a refusal.
                 self.authorizer.challenged(response.headers.getall("WWW-Authenticate", []), frozenset(), None)
             response.release()
             return base
-        # That it speaks no TLS is no reason any more once plain HTTP has failed in its own way, perhaps for a moment.
+        # Both failed. "No TLS" is permanent, but plain HTTP may have failed for a moment only: that error wins.
         raise next((failure for failure in failures if not isinstance(failure, NoTls)), failures[0])
 
 
-def _worth_another(error: Exception) -> bool:
+def _is_retryable(error: Exception) -> bool:
     # What a manifest misses must be pushed first: the same PUT can't succeed.
     return is_transient(error) and not isinstance(error, ManifestIncomplete)
 

@@ -45,7 +45,7 @@ def may_lack_repository(error: RegistryError, repository: Repository) -> bool:
     if isinstance(error, NotFound):
         return "NAME_UNKNOWN" in error.codes
     refused = isinstance(error, Denied | Unauthorized) and not isinstance(error, LoginRefused)
-    return refused and _NOT_AN_IMAGE not in error.detail and not acr.is_of_quantity(error.detail)
+    return refused and _NOT_AN_IMAGE not in error.why and not acr.is_of_quantity(error.why)
 
 
 def _advice(error: RegistryError, destination: Reference | None) -> str:
@@ -53,13 +53,13 @@ def _advice(error: RegistryError, destination: Reference | None) -> str:
         return _login_advice(error)
     if isinstance(error, NamespaceMissing):
         return "create the namespace at ACR, or allow it with namespaces: true beside repositories under create"
-    if isinstance(error, TooManyRequests) and "OpenAPI" in error.detail:
+    if isinstance(error, TooManyRequests) and "OpenAPI" in error.why:
         return "it takes about 15 requests a second; other programs with this account count too"
     if isinstance(error, TooManyRequests):
         return "fewer copies at once (REPLICATOR_CONCURRENCY, --proc) may help"
     if not isinstance(error, Denied | Unauthorized):
         return ""
-    if _NOT_AN_IMAGE in error.detail:
+    if _NOT_AN_IMAGE in error.why:
         return (
             "it takes only images: a manifest with any other config (an attestation, a signature, a chart) is refused "
             "for good; attestations: strip in the rule (--attestations strip) leaves attestations out"
@@ -74,12 +74,12 @@ def _advice(error: RegistryError, destination: Reference | None) -> str:
 
 def _login_advice(error: LoginRefused) -> str:
     asked = isinstance(error, AccountRefused | AskedLoginRefused)
-    if "USER_NOT_EXIST" in error.detail and asked:
+    if "USER_NOT_EXIST" in error.why and asked:
         return (
             "the RAM user or role of the account under aliyun has never set up Container Registry: open its console "
             "once as this user, in the registry's region; then check region and instance_id"
         )
-    if "USER_NOT_EXIST" in error.detail:
+    if "USER_NOT_EXIST" in error.why:
         return (
             "this RAM user has never set up Container Registry: open its console once as this user, in the registry's "
             "region, and set a password on the Access Credential page; then check that the username under auth is "
@@ -114,7 +114,7 @@ def _push_advice(error: RegistryError, destination: Reference) -> str:
     quota = "a quota is used up"
     if endpoint is not None and endpoint.edition is acr.Edition.PERSONAL:
         quota += " (the Personal Edition has 3 namespaces and 300 repositories)"
-    if acr.is_of_quantity(error.detail):
+    if acr.is_of_quantity(error.why):
         return f"{quota}: delete what is not needed, or have the quota raised"
     missing = (
         "the repository does not exist and the namespace does not create repositories by itself (Automatically Create "

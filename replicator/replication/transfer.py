@@ -59,7 +59,7 @@ async def _create(registries: Registries, destination: Repository, refusal: Regi
     try:
         return await registries.create(destination)
     except RegistryError as error:
-        raise error.again(f"; asked to create {destination.name}, as its push was refused: {refusal.detail}") from error
+        raise error.again(f"; asked to create {destination.name}, as its push was refused: {refusal.why}") from error
 
 
 class CopyFailed(ReplicatorError):

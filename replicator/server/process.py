@@ -115,7 +115,8 @@ async def _open(settings: Settings, rules: Rules) -> AsyncIterator[_Parts]:
     concurrency = {Lane.EVENTS: settings.concurrency, Lane.BACKFILL: settings.backfill_concurrency}
     async with open_traces() as traces, open_queue(settings) as queue:
         metrics = Metrics(rules, queue, settings.schedule)
-        requests = metrics.requests if traces is None else traces.around_observer(metrics.requests)
+        observer = metrics.requests.observer
+        requests = observer if traces is None else traces.around_observer(observer)
         async with (
             open_copier(settings, rules, queue, requests) as (registries, copier),
             open_checks(queue) as checks,

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import os
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -105,40 +106,29 @@ class Traces:
         return traced
 
     def around_observer(self, observer: RequestObserver) -> RequestObserver:
-        """Have a span for each request to a registry, too, under the copy that sends it."""
-        return _RequestSpans(self._tracer, observer)
+        """Add a span for each request to a registry, under the copy that sends it.
 
+        The requests themselves carry nothing of a trace: it is none of a registry's business.
+        """
 
-class _RequestSpans:
-    """A `replicator.registry.RequestObserver` before another.
+        def answered(registry: str, method: str, status: int | None, seconds: float) -> None:
+            observer.answered(registry, method, status, seconds)
+            if not trace.get_current_span().is_recording():
+                return
+            ended = time.time_ns()
+            span = self._tracer.start_span(
+                method,
+                kind=SpanKind.CLIENT,
+                attributes={"http.request.method": method, "server.address": registry},
+                start_time=ended - int(seconds * 1e9),
+            )
+            if status is None:
+                span.set_status(Status(StatusCode.ERROR, "no answer"))
+            else:
+                _note_status(span, status, failed_from=_CLIENT_ERROR)
+            span.end(ended)
 
-    The requests themselves carry nothing of a trace: it is none of a registry's business.
-    """
-
-    def __init__(self, tracer: Tracer, observer: RequestObserver) -> None:
-        self._tracer = tracer
-        self._observer = observer
-        self.received = observer.received
-        self.sent = observer.sent
-        self.throttled = observer.throttled
-
-    def answered(self, registry: str, method: str, status: int | None, seconds: float) -> None:
-        """Note a request under what it was sent for; what is sent for nothing in particular has no span."""
-        self._observer.answered(registry, method, status, seconds)
-        if not trace.get_current_span().is_recording():
-            return
-        ended = time.time_ns()
-        span = self._tracer.start_span(
-            method,
-            kind=SpanKind.CLIENT,
-            attributes={"http.request.method": method, "server.address": registry},
-            start_time=ended - int(seconds * 1e9),
-        )
-        if status is None:
-            span.set_status(Status(StatusCode.ERROR, "no answer"))
-        else:
-            _note_status(span, status, failed_from=_CLIENT_ERROR)
-        span.end(ended)
+        return replace(observer, answered=answered)
 
 
 def _note_status(span: Span, status: int, *, failed_from: int) -> None:

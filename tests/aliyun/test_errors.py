@@ -48,7 +48,7 @@ def test_a_refusal_is_told_apart_by_code_and_status(
 ) -> None:
     error = refusal(REGISTRY, action, code, "its words", status=status)
     assert type(error) is kind
-    assert "its words" in error.detail
+    assert "its words" in error.why
     assert error.request == action
 
 

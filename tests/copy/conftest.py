@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.standins.images import Image, Index
 
-QUICK = Timing(connect=2, read=1, write=1, commit=2, tag=1, tries=3)
+QUICK = Timing(connect=2, read=1, write=1, commit=2, tag=1, attempts=3)
 
 
 class Registry:

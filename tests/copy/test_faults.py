@@ -261,7 +261,7 @@ async def test_a_registry_that_never_answers_meets_a_deadline(loaded: Pair, end:
             continue
         registry.faults.faults.clear()
         registry.faults.add(Fault(CutUpload(10, "stall"), method, path, times=None))
-        quick = Timing(connect=0.5, read=0.1, write=0.1, commit=0.1, tag=0.1, tries=2)
+        quick = Timing(connect=0.5, read=0.1, write=0.1, commit=0.1, tag=0.1, attempts=2)
         async with a_copier(quick) as copier, asyncio.timeout(30):
             with pytest.raises(ConnectionFailed) as caught:
                 await copier.copy(loaded.source.reference("v1"), loaded.destination.reference("v1"))

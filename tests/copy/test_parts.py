@@ -35,7 +35,7 @@ class Work:
 
 
 def transient() -> RegistryError:
-    return ServerFailed("h.example.com", "GET /", "500")
+    return ServerFailed("500").at("h.example.com", "GET /")
 
 
 async def test_a_passing_fault_lets_the_others_finish() -> None:
@@ -48,8 +48,8 @@ async def test_a_passing_fault_lets_the_others_finish() -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        Denied("h.example.com", "PUT /", "403"),
-        TooManyRequests("h.example.com", "PUT /", "429", retry_after=600),
+        Denied("403").at("h.example.com", "PUT /"),
+        TooManyRequests("429", retry_after=600).at("h.example.com", "PUT /"),
         RuntimeError("a mistake of ours"),
     ],
 )

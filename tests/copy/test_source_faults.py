@@ -99,7 +99,7 @@ async def test_a_range_that_is_refused_ends_the_copy(loaded: Pair) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "at_the_most"),
-    [("HEAD", "/manifests/", QUICK.tries), ("GET", "/manifests/", QUICK.tries), ("GET", BLOB, 6)],
+    [("HEAD", "/manifests/", QUICK.attempts), ("GET", "/manifests/", QUICK.attempts), ("GET", BLOB, 6)],
 )
 @pytest.mark.parametrize("status", [500, 502, 503])
 async def test_a_source_that_is_down_is_asked_a_few_times_and_left_to_the_queue(

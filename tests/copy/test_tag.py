@@ -118,7 +118,7 @@ async def test_peace_that_the_destination_wants_is_over_before_it_is_confirmed(l
 
     loaded.destination.faults._handler = noting  # type: ignore[assignment]  # as above
     # Were the pause inside of the limit of one try, no try could succeed.
-    async with a_copier(Timing(tag=1.5, tries=2)) as copier:
+    async with a_copier(Timing(tag=1.5, attempts=2)) as copier:
         await copier.copy(loaded.source.reference("v1"), loaded.destination.reference("v1"), confirm=confirm)
     assert len(confirmed) == 2
     assert len(written) == 1
@@ -132,7 +132,7 @@ async def test_peace_that_another_request_was_asked_for_is_over_before_it_is_con
     plain = Access(endpoint=f"http://{loaded.source.host}")
     target = loaded.destination.reference("v1")
     async with Registries(
-        lambda repository: access if repository == target.repository else plain, timing=Timing(tag=0.5, tries=1)
+        lambda repository: access if repository == target.repository else plain, timing=Timing(tag=0.5, attempts=1)
     ) as registries:
 
         def progress(number: int) -> None:
@@ -153,7 +153,7 @@ async def test_a_try_to_write_it_ends_in_time(loaded: Pair, how: str) -> None:
     action = Delay(60) if how == "delay" else Cut(None, "stall")
     fault = loaded.destination.faults.add(Fault(action, "PUT", TAG, times=None))
     # The limits of a request are long: only that of the tag ends it.
-    async with a_copier(Timing(tag=0.2, tries=2)) as copier, asyncio.timeout(20):
+    async with a_copier(Timing(tag=0.2, attempts=2)) as copier, asyncio.timeout(20):
         with pytest.raises(ConnectionFailed, match=r"not answered in 0\.2 s") as caught:
             await copier.copy(loaded.source.reference("v1"), loaded.destination.reference("v1"))
     assert caught.value.error_class is ErrorClass.TRANSIENT

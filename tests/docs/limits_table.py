@@ -72,7 +72,7 @@ LIMITS = {
         Limit("answer of a token endpoint", "registry.transport._MAX_TOKEN_ANSWER", "bytes", "not read"),
         Limit("a token", "registry.auth._MAX_TOKEN", "characters", "refused"),
         Limit("a token's life that is believed", "registry.auth._MAX_LIFE", "s", "asked for anew"),
-        Limit("tokens held for a login", "registry.auth._MAX_CACHED", "", "all are forgotten"),
+        Limit("tokens held for a login", "registry.auth._MAX_CACHED", "", "the least recently used is forgotten"),
         Limit("redirects of a request", "registry.transport._MAX_REDIRECTS", "", "refused"),
         Limit("`Retry-After` that a request waits for", "retry.MAX_PAUSE", "s", "the job waits in the queue"),
         Limit("breaks of a blob without a byte between them", "registry.blob_stream._MAX_STALLS", "", "the copy fails"),
@@ -82,7 +82,7 @@ LIMITS = {
         Limit("without a byte (`REPLICATOR_READ_TIMEOUT`)", "registry.limits.Timing.read", "s", "tried again"),
         Limit("for a short request in all", "registry.limits.Timing.commit", "s", "tried again"),
         Limit("for one try to write a tag, at the most", "registry.limits.Timing.tag", "s", "tried again"),
-        Limit("tries of a request", "registry.limits.Timing.tries", "", "the copy fails, and is tried again"),
+        Limit("attempts of a request", "registry.limits.Timing.attempts", "", "the copy fails, and is tried again"),
     ),
     "Memory": (
         Limit("read ahead of a transfer, times three", "registry.client._READ_BUFFER", "bytes", "the sender waits"),

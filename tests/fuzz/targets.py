@@ -95,7 +95,7 @@ def _links(text: str) -> None:
     found = next_page(Reply(200, CIMultiDictProxy(CIMultiDict([("Link", one) for one in headers])), b"", BASE))
     if found is not None:
         with contextlib.suppress(ProtocolViolated):
-            target = resolve(BASE, found, registry=HOST, request="GET /")
+            target = resolve(BASE, found)
             assert target.scheme in ("http", "https")
             assert target.host
     seconds = parse_retry_after(text)
@@ -134,7 +134,7 @@ def _converts(program: Program) -> Callable[[str], None]:
 
 
 def _answers(text: str) -> None:
-    error = from_answer(HOST, "GET /", 400, encoded(text))
+    error = from_answer(400, encoded(text)).at(HOST, "GET /")
     assert str(error).isprintable()
     assert len(str(error)) < 600
 

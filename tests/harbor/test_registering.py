@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.standins.harbor import HarborStandIn
 
 URL = "https://replicator.example.com/webhooks/harbor"
-QUICK = Timing(connect=5, read=5, write=5, commit=5, tag=5, tries=1)
+QUICK = Timing(connect=5, read=5, write=5, commit=5, tag=5, attempts=1)
 PROJECTS = 27
 OTHERS = '{"auth": {"h.example.com": {"anonymous": true}}, "images": {"h.example.com/a/b": "h.example.com/c/d"}}'
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from tests.standins.server import Handler
 
-# How long an example takes says nothing on a machine that other tests share.
+# Hypothesis measures wall time, which means nothing on a machine that other tests share.
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 
-QUICK = Timing(connect=2, read=1, write=1, commit=2, tag=1, tries=3)
+QUICK = Timing(connect=2, read=1, write=1, commit=2, tag=1, attempts=3)
 
 
 @dataclass
@@ -50,7 +50,7 @@ async def served(handler: Handler, *, tls: ssl.SSLContext | None = None) -> Asyn
 
 @asynccontextmanager
 async def client(access: dict[str, Access] | Access | None = None, timing: Timing = QUICK) -> AsyncIterator[Registries]:
-    """Registries by host; all others are reached over plain HTTP, without a login."""
+    """Open registries with an access by host; all others are reached over plain HTTP, without a login."""
 
     def way(repository: Repository) -> Access:
         if isinstance(access, Access):
@@ -66,7 +66,7 @@ async def client(access: dict[str, Access] | Access | None = None, timing: Timin
 async def repository(
     handler: Handler, access: Access | None = None, timing: Timing = QUICK, name: str = "team/app"
 ) -> AsyncIterator[tuple[RemoteRepository, FaultLayer]]:
-    """Give a repository of a registry that ``handler`` is, to write to."""
+    """Serve ``handler`` as a registry, and open one of its repositories for writing."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(served(handler))
         access = access or Access(endpoint=f"http://{server.host}")

@@ -1,4 +1,4 @@
-"""Token and Basic authentication in front of a handler, as strict and as odd as a test wants it."""
+"""Token and Basic authentication in front of a handler, with the oddities of real registries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BASIC = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
 @dataclass
 class Guard:
-    """A handler that lets only its tokens pass.
+    """A handler that accepts only its own tokens.
 
     Attributes:
         handler: what is guarded.
@@ -44,7 +44,7 @@ class Guard:
         self.valid.clear()
 
     async def token(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Be the token endpoint."""
+        """Answer as the token endpoint."""
         if request.headers.get("Authorization") != BASIC and not self.anonymous:
             return web.json_response({"errors": [{"code": "UNAUTHORIZED", "message": "wrong password"}]}, status=401)
         value = f"token-{next(self._numbers)}"
@@ -72,7 +72,7 @@ class Guard:
 
 
 async def only_basic(request: web.BaseRequest, handler: Handler) -> web.StreamResponse:
-    """Let who logs in by HTTP Basic pass to ``handler``."""
+    """Pass requests with the right HTTP Basic login to ``handler``."""
     if request.headers.get("Authorization") == BASIC:
         return await handler(request)
     return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="registry"'})

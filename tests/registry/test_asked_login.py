@@ -1,4 +1,4 @@
-"""A login that is asked for when it is needed, and what replaces a password."""
+"""Logins that are requested on demand, and identity tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aiohttp import web
 
 from replicator.errors import ErrorClass
 from replicator.reference import Repository
-from replicator.registry import Access, RegistryError
+from replicator.registry import Access, RegistryError, Request
 from replicator.registry.credentials import IDENTITY_TOKEN, Login
 from replicator.registry.errors import LoginMissing, LoginRefused, LoginUnavailable, Unauthorized
 from tests.registry.conftest import Server, client, served
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Helper:
-    """Says one login after the other, the last one for ever; an error is raised."""
+    """A source of logins: returns or raises each of its answers in turn, the last one for good."""
 
     def __init__(self, *answers: tuple[str, str] | RegistryError) -> None:
         self.answers = list(answers)
@@ -47,7 +47,7 @@ class Helper:
 
 
 class Clock:
-    """The monotonic clock of `replicator.registry.credentials`, which stands still but for what a test adds."""
+    """The monotonic clock of `replicator.registry.credentials`, moved only by the test."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -146,17 +146,17 @@ async def test_a_rest_api_beside_the_registry_gets_a_renewed_login_too(registry:
         transport = registries.transport(place)
         url = await transport.url("/v2/")
         with pytest.raises(Unauthorized):
-            await transport.call("GET", url, scopes=frozenset(), expect=(200,), basic=True)
+            await transport.call(Request("GET", url, basic=True), expect=(200,))
         clock.now += 10
-        assert (await transport.call("GET", url, scopes=frozenset(), expect=(200,), basic=True)).status == 200
+        assert (await transport.call(Request("GET", url, basic=True), expect=(200,))).status == 200
     assert helper.asked == 2
 
 
 @pytest.mark.parametrize("kind", [LoginUnavailable, LoginMissing])
-async def test_who_does_not_say_the_login_is_left_alone_for_a_while(
+async def test_a_source_of_logins_that_fails_is_not_asked_for_a_while(
     registry: Server, clock: Clock, kind: type[LoginUnavailable]
 ) -> None:
-    helper = Helper(kind("h.example.com", "helper get", "it is broken"), (USER, PASSWORD))
+    helper = Helper(kind("it is broken").at("h.example.com", "helper get"), (USER, PASSWORD))
     async with guarded(registry, helper) as (repository, _, tokens):
         for _ in range(3):
             with pytest.raises(kind, match="it is broken") as caught:

@@ -1,4 +1,4 @@
-"""Blobs on their way: verified, resumed, bounded, and always with a deadline."""
+"""Blob transfers: verified, resumed, bounded, and always under a deadline."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DESCRIPTOR = Descriptor(BLOB.media_type, BLOB.digest, BLOB.size)
 
 
 async def with_ranges(request: web.BaseRequest) -> web.StreamResponse:
-    """Serve the blob, parts of it too."""
+    """Serve the blob with support for ranges."""
     wanted = request.headers.get("Range")
     if wanted is None:
         return web.Response(body=CONTENT)
@@ -47,7 +47,7 @@ async def with_ranges(request: web.BaseRequest) -> web.StreamResponse:
 
 
 async def without_ranges(_: web.BaseRequest) -> web.StreamResponse:
-    """Serve all of the blob, whatever is asked."""
+    """Serve the whole blob and ignore ranges."""
     return web.Response(body=CONTENT)
 
 
@@ -60,7 +60,7 @@ async def read(remote: RemoteRepository, blob: Descriptor = DESCRIPTOR) -> bytes
 
 
 @pytest.mark.parametrize("how", ["close", "reset", "stall"])
-async def test_a_broken_transfer_goes_on_where_it_broke(how: str) -> None:
+async def test_a_broken_transfer_is_resumed(how: str) -> None:
     async with repository(with_ranges, timing=Timing(read=0.3)) as (remote, faults):
         faults.add(Fault(Cut(100_000, how)))  # type: ignore[arg-type]  # one of the three
         faults.add(Fault(Cut(50_000, how)))  # type: ignore[arg-type]  # one of the three
@@ -94,7 +94,7 @@ async def test_a_part_that_does_not_fit_is_refused(value: str) -> None:
             await read(remote)
 
 
-async def test_a_source_that_never_gets_on_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_source_without_progress_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("replicator.retry.backoff", lambda *_, **__: 0.0)
     async with repository(with_ranges) as (remote, faults):
         faults.add(Fault(Cut(0), times=None))
@@ -146,7 +146,7 @@ async def test_a_blob_of_any_size_is_read(content: bytes) -> None:
         assert await read(remote, Descriptor("", sha512, len(content))) == content
 
 
-async def test_a_missing_blob_is_said_at_once() -> None:
+async def test_a_missing_blob_is_an_error_at_once() -> None:
     async def answer(_: web.BaseRequest) -> web.StreamResponse:
         return web.Response(status=404)
 
@@ -157,7 +157,7 @@ async def test_a_missing_blob_is_said_at_once() -> None:
 
 
 @pytest.mark.parametrize("action", [Answer(503), Answer(429, headers={"Retry-After": "0"}), Cut(None), CutUpload(0)])
-async def test_a_passing_fault_at_the_start_is_met_by_asking_again(action: Answer | Cut | CutUpload) -> None:
+async def test_a_transient_fault_at_the_start_is_retried(action: Answer | Cut | CutUpload) -> None:
     async with repository(with_ranges) as (remote, faults):
         faults.add(Fault(action, times=3))
         assert await read(remote) == CONTENT
@@ -251,7 +251,7 @@ async def test_the_sources_error_is_told_when_the_source_is_at_fault(
     ],
     ids=str,
 )
-async def test_a_destination_that_fails_is_given_up_in_time_and_can_be_tried_again(
+async def test_a_destination_that_fails_ends_in_time_with_an_error_that_can_be_retried(
     pair: Pair, action: CutUpload | Cut | Answer, kind: type[RegistryError]
 ) -> None:
     pair.taking.add(Fault(action, method="PUT", times=2 if isinstance(action, Cut) else 1))

@@ -1,4 +1,4 @@
-"""Reaching a registry: TLS, plain HTTP, redirects, deadlines, and peace where it is asked for."""
+"""Connections to a registry: TLS, plain HTTP, redirects, deadlines, and pauses that the host asks for."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def tls(authority: trustme.CA, name: str = "127.0.0.1") -> ssl.SSLContext:
 
 @pytest.fixture
 async def secure(registry: Server, authority: trustme.CA) -> AsyncIterator[Server]:
-    """The registry over TLS, unaware of it: its Locations say plain HTTP."""
+    """The registry behind a proxy with TLS, of which it is not aware: its Locations are plain HTTP."""
     async with Upstream(registry.host) as upstream:
 
         async def unaware(request: web.BaseRequest) -> web.StreamResponse:
@@ -113,7 +113,7 @@ async def test_plain_http_is_never_spoken_unless_insecure(registry: Server) -> N
     async with client(Access()) as registries:
         with pytest.raises(NoTls, match="insecure: true") as caught:
             await registries.source(Repository(registry.host, "team/app")).head_manifest("v1")
-    # It would be the same the next time: nobody is to wait for that.
+    # Another attempt would end the same way, so there is none.
     assert caught.value.error_class is ErrorClass.PERMANENT
     assert len(registry.faults.log) == 0
 
@@ -127,7 +127,7 @@ async def test_a_redirect_out_of_tls_is_refused(secure: Server, ca_file: Path) -
 
 
 async def test_insecure_does_not_reach_where_a_redirect_leads(secure: Server, authority: trustme.CA) -> None:
-    # By another name than the registry's, so that it is another host.
+    # Under another name than the registry's, so that it counts as another host.
     async with served(nothing, tls=tls(authority, "localhost")) as other, client(Access(insecure=True)) as registries:
         elsewhere = other.host.replace("127.0.0.1", "localhost")
         secure.faults.add(Fault(Redirect(f"https://{elsewhere}"), path="/manifests/", times=None))
@@ -170,9 +170,9 @@ async def test_a_presigned_location_is_asked_as_it_is() -> None:
         (412, "PROJECTPOLICYVIOLATION", NotYet, ErrorClass.NOT_YET, 1),
         (400, "NAME_INVALID", Refused, ErrorClass.PERMANENT, 1),
         (418, None, Refused, ErrorClass.PERMANENT, 1),
-        (429, "TOOMANYREQUESTS", TooManyRequests, ErrorClass.TRANSIENT, QUICK.tries),
-        (500, "UNKNOWN", ServerFailed, ErrorClass.TRANSIENT, QUICK.tries),
-        (503, None, ServerFailed, ErrorClass.TRANSIENT, QUICK.tries),
+        (429, "TOOMANYREQUESTS", TooManyRequests, ErrorClass.TRANSIENT, QUICK.attempts),
+        (500, "UNKNOWN", ServerFailed, ErrorClass.TRANSIENT, QUICK.attempts),
+        (503, None, ServerFailed, ErrorClass.TRANSIENT, QUICK.attempts),
     ],
 )
 async def test_an_answer_means_what_its_status_says(
@@ -198,7 +198,7 @@ async def test_words_of_a_registry_are_quoted_as_one_short_printable_line() -> N
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_peace_asked_for_by_one_answer_is_given_by_all_requests(
+async def test_a_pause_that_one_answer_asks_for_holds_for_all_requests(
     status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
@@ -221,7 +221,7 @@ async def test_peace_asked_for_by_one_answer_is_given_by_all_requests(
         task = asyncio.create_task(remote.get_manifest("v1"))
         await sleep(0.2)
         assert 20 < max(waits) <= 31
-        # Others of the same host wait too, and no request has been sent since.
+        # Other requests to the host wait as well, so none has been sent since.
         others = [asyncio.create_task(remote.get_manifest("v2")), asyncio.create_task(remote.has_blob(DIGEST))]
         await sleep(0.05)
         assert len(faults.log) == 5
@@ -230,7 +230,7 @@ async def test_peace_asked_for_by_one_answer_is_given_by_all_requests(
         await asyncio.gather(task, *others, return_exceptions=True)
 
 
-async def test_a_longer_peace_than_a_minute_is_left_to_the_caller() -> None:
+async def test_a_pause_of_more_than_a_minute_is_left_to_the_caller() -> None:
     async with repository(nothing) as (remote, faults):
         faults.add(Fault(Answer(429, headers={"Retry-After": "3600"}), times=None))
         with pytest.raises(TooManyRequests) as caught:
@@ -239,7 +239,7 @@ async def test_a_longer_peace_than_a_minute_is_left_to_the_caller() -> None:
         assert len(faults.log) == 1
 
 
-async def test_a_503_on_head_is_asked_again() -> None:
+async def test_a_503_on_head_is_retried() -> None:
     root = image(1)
 
     async def head(_: web.BaseRequest) -> web.StreamResponse:
@@ -259,7 +259,7 @@ async def test_a_registry_that_falls_silent_meets_a_deadline(fault: CutUpload | 
     async def words(_: web.BaseRequest) -> web.StreamResponse:
         return web.Response(text="some words")
 
-    async with repository(words, timing=Timing(read=0.2, commit=5, tries=2)) as (remote, faults):
+    async with repository(words, timing=Timing(read=0.2, commit=5, attempts=2)) as (remote, faults):
         faults.add(Fault(fault, times=None))
         with pytest.raises(ConnectionFailed, match="stopped answering") as caught:
             await remote.get_manifest("v1")
@@ -275,21 +275,21 @@ async def test_a_registry_that_drips_meets_a_deadline() -> None:
             await response.write(b" ")
             await asyncio.sleep(0.02)
 
-    async with repository(drip, timing=Timing(read=0.5, commit=0.5, tries=1)) as (remote, _):
+    async with repository(drip, timing=Timing(read=0.5, commit=0.5, attempts=1)) as (remote, _):
         with pytest.raises(ConnectionFailed, match="not answered in"):
             await remote.get_manifest("v1")
 
 
-async def test_an_address_where_nobody_listens_is_said_so() -> None:
+async def test_an_address_that_refuses_connections_is_named_in_the_error() -> None:
     async with served(nothing) as gone:
         pass
-    async with client(timing=Timing(tries=1)) as registries:
+    async with client(timing=Timing(attempts=1)) as registries:
         with pytest.raises(ConnectionFailed, match=r"can't connect to 127\.0\.0\.1"):
             await registries.source(Repository(gone.host, "a/b")).head_manifest("v1")
 
 
-async def test_a_name_that_does_not_resolve_is_said_so() -> None:
-    async with client(Access(), timing=Timing(tries=1)) as registries:
+async def test_a_name_that_does_not_resolve_is_named_in_the_error() -> None:
+    async with client(Access(), timing=Timing(attempts=1)) as registries:
         with pytest.raises(ConnectionFailed, match=r"registry\.invalid"):
             await registries.source(Repository("registry.invalid", "a/b")).head_manifest("v1")
 
@@ -328,12 +328,12 @@ async def test_a_token_endpoint_at_the_public_name_is_asked_at_the_endpoint(regi
     assert registry.faults.log.entries[1].path == "/service/token"
 
 
-async def test_plain_http_that_fails_for_a_moment_while_the_scheme_is_found_out_is_tried_again(
+async def test_plain_http_that_fails_while_the_scheme_is_found_out_is_retried(
     registry: Server,
 ) -> None:
     async with client(Access(insecure=True)) as registries:
         remote = registries.source(Repository(registry.host, "team/app"))
-        # The client library asks once more by itself.
+        # aiohttp retries once by itself.
         registry.faults.add(Fault(Cut(None, "reset"), times=None))
         with pytest.raises(ConnectionFailed) as caught:
             await remote.get_manifest("v1")

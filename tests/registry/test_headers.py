@@ -1,4 +1,4 @@
-"""What registries say in headers, however they say it."""
+"""Challenges and links in headers, in every form that the specifications allow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers that no honest registry gives: each ends in time, in an error of ours, with nothing believed."""
+"""Answers of a hostile registry: each ends in time with a documented error, and none is trusted."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BLOB = layer(1, 3_000_000)
 CONTENT = BLOB.read()
 DESCRIPTOR = Descriptor(BLOB.media_type, BLOB.digest, BLOB.size)
 IMAGE = image(1)
-IMPATIENT = Timing(connect=2, read=0.3, write=0.3, commit=0.5, tag=0.5, tries=2)
+IMPATIENT = Timing(connect=2, read=0.3, write=0.3, commit=0.5, tag=0.5, attempts=2)
 
 
 @pytest.fixture(autouse=True)
@@ -185,7 +185,7 @@ async def test_an_answer_to_head_may_announce_chunks() -> None:
         f"Docker-Content-Digest: {IMAGE.digest}\r\n\r\n"
     )
     async with repository(the_manifest) as (remote, faults):
-        # The second sends the chunks too, which no answer to HEAD may.
+        # The second one sends the chunks as well, which an answer to HEAD must not.
         for content in (head, head + "3\r\nabc\r\n0\r\n\r\n"):
             faults.add(Fault(Raw(content.encode(), then="stall"), "HEAD"))
             found = await remote.head_manifest("v1")
@@ -223,7 +223,7 @@ async def test_a_part_that_never_ends_is_not_read_past_the_blobs_size() -> None:
 
 
 async def test_bytes_are_what_counts_whatever_encoding_is_announced() -> None:
-    """Object storage keeps a wrong Content-Encoding as it was uploaded; and a proxy may compress unasked."""
+    """Object storage keeps a wrong Content-Encoding from the upload, and a proxy may add one."""
     packed = gzip.compress(IMAGE.content)
     encoded = {"Content-Encoding": "gzip", "Content-Type": IMAGE.media_type}
     async with repository(the_blob) as (remote, faults):
@@ -276,7 +276,7 @@ async def test_a_blob_that_is_mounted_without_having_been_asked_for_is_not_belie
 
 @pytest.mark.parametrize("status", [200, 204, 302, 307, 308])
 async def test_what_is_no_answer_to_a_write_breaks_the_protocol(upload: Upload, status: int) -> None:
-    """A redirect of a write is not followed: the specification knows none, and its body can't be sent twice."""
+    """A redirect of a write is not followed: the specification has none, and a stream can't be sent twice."""
     elsewhere = Redirect("http://127.0.0.1:1", status=status) if status > 300 else Answer(status)
     async with client() as registries:
         target = registries.destination(Repository(upload.target.repository.registry, "team/app"))
@@ -295,7 +295,7 @@ async def test_what_is_no_answer_to_a_write_breaks_the_protocol(upload: Upload, 
 async def test_a_blob_is_not_believed_stored_before_all_of_it_was_sent(upload: Upload, after: int) -> None:
     early = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\nDocker-Content-Digest: %s\r\n\r\n" % BLOB.digest.encode()
     upload.taking.add(Fault(CutUpload(after, Raw(early, then="stall")), "PUT"))
-    # So that the source is behind whatever the system's buffers take.
+    # The source is slow, so the early answer comes before the system's buffers have taken all of the blob.
     upload.sending.add(Fault(Trickle(1_000_000, 0.2), "GET"))
     with pytest.raises(ProtocolViolated, match="before") as caught:
         await upload()
@@ -357,10 +357,10 @@ async def test_an_upload_that_breaks_does_not_tell_what_its_session_is_named_by(
         assert "_state" not in str(caught.value)
 
 
-async def test_what_is_not_http_is_said_to_be_so() -> None:
+async def test_an_answer_that_is_not_http_is_named_in_the_error() -> None:
     async with repository(nothing, timing=IMPATIENT) as (remote, faults):
         faults.add(Fault(Raw(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), times=None))
-        with pytest.raises(ConnectionFailed, match=r"what 127\.0\.0\.1:\d+ answered is not HTTP$"):
+        with pytest.raises(ConnectionFailed, match=r"the answer of 127\.0\.0\.1:\d+ is not HTTP$"):
             await remote.get_manifest("v1")
 
 

@@ -1,4 +1,4 @@
-"""One budget a host: who goes first, what a complaint does to it, and that nobody waits for ever."""
+"""The budget of a host: its order, its size under load, and the absence of starvation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIB = 2**20
 
 
 class Crowd:
-    """Coroutines in a budget, and what they saw."""
+    """Coroutines that hold places of a budget, with a record of their order."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
@@ -76,7 +76,7 @@ async def test_large_bodies_go_before_small_ones_and_short_requests_before_both(
     assert crowd.order == ["first", "short", "large", "middle", "small"]
 
 
-async def test_one_short_request_goes_whatever_is_under_way() -> None:
+async def test_one_short_request_proceeds_beside_any_load() -> None:
     crowd = Crowd(Budget(1))
     crowd.enter("body", MIB)
     crowd.enter("waits", MIB)
@@ -90,7 +90,7 @@ async def test_one_short_request_goes_whatever_is_under_way() -> None:
 
 @given(st.lists(st.integers(0, 2**40), min_size=80, max_size=200))
 @settings(max_examples=30)
-async def test_nobody_is_overtaken_for_ever(sizes: list[int]) -> None:
+async def test_no_waiter_starves(sizes: list[int]) -> None:
     budget = Budget(1)
     order: list[int] = []
 
@@ -105,7 +105,7 @@ async def test_nobody_is_overtaken_for_ever(sizes: list[int]) -> None:
     assert max(overtaken) <= 64
 
 
-async def test_who_gives_up_waiting_leaves_the_place_to_others() -> None:
+async def test_a_cancelled_waiter_leaves_its_place_to_others() -> None:
     crowd = Crowd(Budget(1))
     crowd.enter("first", MIB)
     await crowd.settle()
@@ -117,7 +117,7 @@ async def test_who_gives_up_waiting_leaves_the_place_to_others() -> None:
     assert stays.done()
 
 
-async def test_who_is_cancelled_in_the_moment_of_being_let_in_leaves_no_trace() -> None:
+async def test_a_waiter_cancelled_at_the_moment_of_admission_leaves_no_trace() -> None:
     budget = Budget(1)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(budget.slot(MIB))
@@ -134,7 +134,7 @@ async def _pass(budget: Budget) -> None:
         pass
 
 
-async def test_what_needs_more_places_than_there_are_goes_alone() -> None:
+async def test_a_transfer_that_needs_more_places_than_there_are_goes_alone() -> None:
     limits = HostLimits(1)
     async with asyncio.timeout(5), transfer(limits, limits, MIB):
         crowd = Crowd(limits)
@@ -156,10 +156,10 @@ async def test_transfers_in_both_directions_never_wait_for_each_other() -> None:
         await asyncio.gather(*(run(*ends) for ends in [(one, other), (other, one), (one, one)] * 30))
 
 
-async def test_a_complaint_halves_the_budget_once_and_quiet_lets_it_grow_again() -> None:
+async def test_a_429_halves_the_budget_once_and_answers_let_it_grow_again() -> None:
     limits = HostLimits(16)
     for _ in range(10):
-        limits.throttle(0.0)  # what was in flight meets it all at once
+        limits.throttle(0.0)  # requests in flight together get the same 429 together
     assert limits.size == 8
     for _ in range(8):
         limits.answered()
@@ -169,7 +169,7 @@ async def test_a_complaint_halves_the_budget_once_and_quiet_lets_it_grow_again()
     assert limits.size == 16
 
 
-async def test_complaints_without_end_leave_one() -> None:
+async def test_any_number_of_429s_leaves_a_budget_of_one() -> None:
     limits = HostLimits(16)
     for _ in range(10):
         limits._shrunk = float("-inf")
@@ -178,7 +178,7 @@ async def test_complaints_without_end_leave_one() -> None:
 
 
 class Together:
-    """Notes how many requests a registry is at, at the beginning of each."""
+    """Records how many requests a registry handles at once, at the start of each."""
 
     def __init__(self, registry: Registry, seconds: float = 0.0) -> None:
         self.seen: list[int] = []
@@ -197,7 +197,7 @@ class Together:
         registry.faults._handler = counting
 
 
-async def test_a_host_that_complains_is_asked_less_at_once() -> None:
+async def test_a_throttled_host_gets_fewer_requests_at_once() -> None:
     roots = {f"v{number}": image(number, (100,)) for number in range(12)}
     async with a_registry() as source, a_registry() as destination, a_copier() as copier:
         for tag, root in roots.items():
@@ -209,7 +209,7 @@ async def test_a_host_that_complains_is_asked_less_at_once() -> None:
         await asyncio.gather(
             *(copier.copy(source.reference(tag), destination.reference(tag)) for tag in list(roots)[:6])
         )
-        # One more than the budget: a short request goes beside long bodies.
+        # One more than the budget: a short request proceeds beside long bodies.
         assert 4 < max(together.seen) <= 9
         limits.throttle(0.0)
         assert limits.size == 4
@@ -217,7 +217,7 @@ async def test_a_host_that_complains_is_asked_less_at_once() -> None:
         await asyncio.gather(
             *(copier.copy(source.reference(tag), destination.reference(tag)) for tag in list(roots)[6:])
         )
-        # It has grown by one, at the most, with the first four answers.
+        # The first four answers make it grow by one at most.
         assert max(together.seen[:8]) <= 4 + 1 + 1
         for tag, root in roots.items():
             await destination.holds(tag, root)
@@ -256,7 +256,7 @@ async def test_a_transfer_within_one_host_takes_a_place_for_each_of_its_ends() -
         assert limits._used == 2
 
 
-async def test_who_waits_goes_on_when_the_budget_grows() -> None:
+async def test_waiters_proceed_when_the_budget_grows() -> None:
     crowd = Crowd(Budget(1))
     crowd.enter("first", MIB)
     crowd.enter("second", MIB)
@@ -269,7 +269,7 @@ async def test_who_waits_goes_on_when_the_budget_grows() -> None:
 
 
 async def test_a_line_of_a_hundred_thousand_moves_on_at_once() -> None:
-    """If each looked at all the others this would take hours."""
+    """With quadratic cost this would take hours."""
     budget = Budget(2)
 
     async def one(number: int) -> None:
@@ -281,10 +281,10 @@ async def test_a_line_of_a_hundred_thousand_moves_on_at_once() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([0, 1, 1000, MIB]), st.integers(1, 3), st.integers(0, 6)), max_size=40))
-async def test_whoever_leaves_or_is_cancelled_at_any_moment_leaves_no_trace(
+async def test_a_visitor_that_leaves_or_is_cancelled_at_any_moment_leaves_no_trace(
     visits: list[tuple[int, int, int]],
 ) -> None:
-    """Each comes with a size and a number of places, and stays for some turns of the loop or is cancelled in one."""
+    """Each visit has a size and some places, and is cancelled after some turns of the loop or runs to its end."""
     budget = Budget(2)
 
     async def visit(size: int, places: int) -> None:

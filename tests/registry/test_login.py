@@ -1,4 +1,4 @@
-"""Logging in: which way, how often, and never anywhere else."""
+"""Logins: by token and by HTTP Basic, requested as rarely as possible, and sent to nobody else."""
 
 from __future__ import annotations
 
@@ -115,13 +115,13 @@ async def test_a_token_may_come_under_either_name_and_without_its_life(guarded: 
 
 def test_a_token_is_renewed_before_it_ends_and_earlier_for_a_long_body() -> None:
     token = Token("t", 0.0, 300.0)
-    assert token.serves(280.0, long=False)
-    assert not token.serves(290.0, long=False)
-    assert token.serves(140.0, long=True)
-    assert not token.serves(160.0, long=True)
+    assert token.outlasts(280.0, long=False)
+    assert not token.outlasts(290.0, long=False)
+    assert token.outlasts(140.0, long=True)
+    assert not token.outlasts(160.0, long=True)
     short = Token("t", 0.0, 10.0)
-    assert short.serves(7.0, long=False)
-    assert not short.serves(9.0, long=False)
+    assert short.outlasts(7.0, long=False)
+    assert not short.outlasts(9.0, long=False)
 
 
 async def test_a_short_lived_token_is_renewed_before_an_upload(
@@ -144,7 +144,7 @@ async def test_a_short_lived_token_is_renewed_before_an_upload(
     assert guarded.registry.faults.log.count("PUT", status=201) == 1
 
 
-async def test_a_login_refused_in_mid_upload_can_be_tried_again(guarded: Guarded) -> None:
+async def test_a_login_refused_in_mid_upload_can_be_retried(guarded: Guarded) -> None:
     content = b"x" * 300_000
     guarded.registry.faults.add(
         Fault(CutUpload(1000, Answer(401, headers={"WWW-Authenticate": 'Basic realm="harbor"'})), method="PUT")
@@ -167,7 +167,7 @@ async def test_a_login_refused_in_mid_upload_can_be_tried_again(guarded: Guarded
 
 
 @pytest.mark.parametrize("status", [400, 401, 403])
-async def test_a_refused_login_is_said_at_once(guarded: Guarded, status: int) -> None:
+async def test_a_refused_login_is_an_error_at_once(guarded: Guarded, status: int) -> None:
     guarded.tokens.faults.add(Fault(Answer(status, "USER_NOT_EXIST", "no such user"), times=None))
     with pytest.raises(LoginRefused, match="no such user") as caught:
         await guarded.repository.head_manifest("v1")
@@ -178,7 +178,7 @@ async def test_a_refused_login_is_said_at_once(guarded: Guarded, status: int) ->
 
 
 @pytest.mark.parametrize("action", [Answer(503), Answer(429, headers={"Retry-After": "0"}), Cut(None)])
-async def test_a_token_endpoint_out_of_order_is_asked_again(guarded: Guarded, action: Answer | Cut) -> None:
+async def test_a_token_endpoint_that_fails_is_retried(guarded: Guarded, action: Answer | Cut) -> None:
     fault = guarded.tokens.faults.add(Fault(action, times=2))
     assert await guarded.repository.head_manifest("v1") is None
     assert fault.hits == 2
@@ -266,7 +266,7 @@ async def test_http_basic_is_used_where_it_is_asked_for(registry: Server) -> Non
         assert len(front.faults.log) == 2
 
 
-async def test_who_has_no_login_gets_an_anonymous_token(registry: Server) -> None:
+async def test_without_a_login_an_anonymous_token_is_requested(registry: Server) -> None:
     async with _guarded(registry, Access()) as guarded:
         guarded.guard.anonymous = True
         assert await guarded.repository.head_manifest("v1") is None
@@ -303,15 +303,15 @@ async def test_a_token_endpoint_that_never_answers_meets_a_deadline(guarded: Gua
     guarded.tokens.faults.add(Fault(CutUpload(0, "stall"), times=None))
     with pytest.raises(ConnectionFailed, match="answer"):
         await guarded.repository.head_manifest("v1")
-    assert len(guarded.tokens.faults.log) <= QUICK.tries**2
+    assert len(guarded.tokens.faults.log) <= QUICK.attempts**2
 
 
 async def _push_behind(guarded: Guarded, root: object) -> str:
-    """Push past the guard; return the address behind it."""
+    """Push an image past the guard and return the address behind it."""
     handler = guarded.guard.handler
     upstream = getattr(handler, "__self__")  # noqa: B009 - a bound method's owner has no typed name
     assert isinstance(upstream, Upstream)
-    await push(upstream.host, "team/app", "v1", root)  # type: ignore[arg-type]  # an image, whichever
+    await push(upstream.host, "team/app", "v1", root)  # type: ignore[arg-type]  # any image
     return upstream.host
 
 

@@ -1,4 +1,4 @@
-"""A login that comes from a source: asked for when it is needed, told when it is refused, and shown to nobody."""
+"""Sources of logins: asked on demand, notified of refusals, and never shown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHALLENGE = ['Bearer realm="http://tokens.example.com/auth",service="a service"'
 
 
 class Logins:
-    """Gives the first of its logins until that is refused."""
+    """A source that returns its first login until that is refused, then the next."""
 
     def __init__(self, *logins: Login) -> None:
         self._logins = list(logins)
@@ -41,7 +41,7 @@ class Logins:
 
 
 class Tokens:
-    """A token endpoint that lets GOOD in."""
+    """A token endpoint that accepts GOOD only."""
 
     def __init__(self) -> None:
         self.asked: list[str | None] = []
@@ -51,27 +51,27 @@ class Tokens:
     ) -> bytes:
         self.asked.append(authorization)
         if authorization != GOOD.basic:
-            raise LoginRefused("h", f"GET {realm.path}", "401", status=401)
+            raise LoginRefused("401", status=401)
         return b'{"token": "t", "expires_in": 300}'
 
 
 async def test_a_source_is_told_the_service_and_its_login_is_used() -> None:
     logins, tokens = Logins(GOOD), Tokens()
-    authorizer = Authorizer("h", Access(logins=logins), tokens)
+    authorizer = Authorizer(Access(logins=logins), tokens)
     assert authorizer.challenged(CHALLENGE, SCOPES, None)
     assert await authorizer.header(SCOPES) == "Bearer t"
     assert logins.services == ["a service"]
 
 
-async def test_a_refused_login_is_followed_by_the_next_and_then_given_up() -> None:
+async def test_a_refused_login_is_followed_by_one_other() -> None:
     tokens = Tokens()
-    authorizer = Authorizer("h", Access(logins=Logins(BAD, GOOD)), tokens)
+    authorizer = Authorizer(Access(logins=Logins(BAD, GOOD)), tokens)
     authorizer.challenged(CHALLENGE, SCOPES, None)
     assert await authorizer.header(SCOPES) == "Bearer t"
     assert len(tokens.asked) == 2
 
     tokens = Tokens()
-    authorizer = Authorizer("h", Access(logins=Logins(BAD)), tokens)
+    authorizer = Authorizer(Access(logins=Logins(BAD)), tokens)
     authorizer.challenged(CHALLENGE, SCOPES, None)
     with pytest.raises(LoginRefused):
         await authorizer.header(SCOPES)
@@ -79,7 +79,7 @@ async def test_a_refused_login_is_followed_by_the_next_and_then_given_up() -> No
 
 
 async def test_basic_is_answered_with_the_source_s_login_once() -> None:
-    authorizer = Authorizer("h", Access(logins=Logins(GOOD)), Tokens())
+    authorizer = Authorizer(Access(logins=Logins(GOOD)), Tokens())
     assert authorizer.challenged(["Basic realm=x"], SCOPES, None)
     header = await authorizer.header(SCOPES)
     assert header is not None

@@ -1,4 +1,4 @@
-"""Manifests: what is read from them, and what is refused."""
+"""Manifests: their parts, and documents that are refused."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _manifest_or_value_error(content: bytes, content_type: str) -> None:
     + [{"os": "linux", "architecture": odd} for odd in ("x" * 65, "a\x1b[2J", "a b", "ä", "a\n")]
     + [{"os": "linux", "architecture": "a", "variant": ["v8"]}],
 )  # fmt: skip
-def test_what_can_be_no_platform_is_none(said: Any) -> None:
+def test_an_invalid_platform_is_none(said: Any) -> None:
     assert platform_of(said) is None
     assert platform_of({"os": "linux", "architecture": "arm", "variant": "v7"}) == Platform("linux", "arm", "v7")
     assert platform_of({"os": "linux", "architecture": "amd64", "variant": None}) == Platform("linux", "amd64")

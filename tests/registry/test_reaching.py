@@ -1,4 +1,4 @@
-"""Where a registry may lead a client: elsewhere, but not to what is near the client itself."""
+"""The addresses that a registry may lead to: other hosts, but not this machine (SSRF)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiohttp import web
 from replicator.errors import ErrorClass
 from replicator.networks import is_internal
 from replicator.reference import Repository
-from replicator.registry import Access, Timing
+from replicator.registry import Access, Request, Timing
 from replicator.registry.errors import ConnectionFailed, NotFound, ProtocolViolated, UnsupportedManifest
 from tests.registry.conftest import client, repository, served
 from tests.standins.faults import Fault, Redirect
@@ -30,7 +30,7 @@ async def nothing(_: web.BaseRequest) -> web.StreamResponse:
 
 
 class Inside:
-    """A service of this machine, which no registry has to know; `host` is where, `asked` what it was asked."""
+    """An internal service at ``host`` that no registry may reach; ``asked`` are the requests it got."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -43,7 +43,7 @@ class Inside:
 
 @pytest.fixture
 async def inside(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Inside]:
-    """Everything here is on this machine, so of its addresses one alone counts as internal."""
+    """Let a single address of this machine count as internal, since the registry is on it as well."""
     monkeypatch.setattr("replicator.registry.connection.is_internal", lambda address: address == INTERNAL)
     service = Inside()
     server = web.Server(service.answer)
@@ -69,7 +69,7 @@ async def test_a_redirect_does_not_lead_to_an_internal_address(inside: Inside) -
         with pytest.raises(ProtocolViolated, match="an address of this machine") as caught:
             await remote.get_manifest("v1")
         assert caught.value.error_class is ErrorClass.PERMANENT
-        # It is the same the next time.
+        # Another attempt would end the same way.
         assert len(faults.log) == 1
     assert inside.asked == []
 
@@ -109,12 +109,12 @@ async def test_a_token_endpoint_that_drips_its_answer_meets_the_deadline_of_a_re
             await asyncio.sleep(0.02)
 
     async with serve(drip) as endpoint, served(realm_at(endpoint)) as server:
-        timing = Timing(read=0.3, commit=60, tries=1)
+        timing = Timing(read=0.3, commit=60, attempts=1)
         async with client(Access(endpoint=f"http://{server.host}"), timing) as registries:
             transport = registries.transport(Repository(server.host, "team/app"))
-            # As a blob is read: no request but a stream, which has no deadline in all.
+            # As a blob is read: a stream has no deadline over all of it.
             with pytest.raises(ConnectionFailed, match="stopped answering"):
-                async with transport.exchange("GET", await transport.url("/v2/x"), scopes=frozenset({"s"})):
+                async with transport.exchange(Request("GET", await transport.url("/v2/x"), frozenset({"s"}))):
                     pass
 
 

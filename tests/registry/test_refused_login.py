@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sized
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,7 +30,7 @@ async def test_a_wrong_password_is_not_sent_again_for_every_repository(acr: AcrS
 
 
 async def test_a_right_password_is_not_held_up_by_a_wrong_one(acr: AcrStandIn) -> None:
-    """Two logins at one registry are apart."""
+    """A refusal counts for one login, not for the registry."""
     wrong = Access(username=ACR_USER[0], password="wrong", insecure=True)
     right = Access(username=ACR_USER[0], password=ACR_USER[1], insecure=True)
     async with Registries(lambda place: wrong if place.name == "cache/wrong" else right) as registries:
@@ -39,7 +40,7 @@ async def test_a_right_password_is_not_held_up_by_a_wrong_one(acr: AcrStandIn) -
 
 
 class Answers:
-    """A token endpoint that refuses everything, or gives one token to all."""
+    """A token endpoint with one answer: its token, or a refusal if that is None."""
 
     def __init__(self, token: bytes | None) -> None:
         self._token = token
@@ -48,14 +49,14 @@ class Answers:
         self, realm: URL, query: Iterable[tuple[str, str]], authorization: str | None, form: bytes | None = None
     ) -> bytes:
         if self._token is None:
-            raise LoginRefused("h", "GET /token", "no", status=403)
+            raise LoginRefused("no", status=403)
         return self._token
 
 
 @pytest.mark.parametrize("challenge", ['Basic realm="r"', 'Bearer realm="http://h/token"'])
 @pytest.mark.parametrize("token", [None, b'{"token": "t"}'])
 async def test_what_is_remembered_of_logins_is_bounded(challenge: str, token: bytes | None) -> None:
-    authorizer = Authorizer("h", Access("user", "password"), Answers(token))
+    authorizer = Authorizer(Access("user", "password"), Answers(token))
     for number in range(10_000):
         scopes = frozenset({f"repository:{number}:pull"})
         authorizer.challenged([challenge], scopes, None)
@@ -63,5 +64,5 @@ async def test_what_is_remembered_of_logins_is_bounded(challenge: str, token: by
             used = await authorizer.header(scopes)
             authorizer.upload_refused(scopes, used)
             authorizer.accepted(scopes, upload=False)
-    kept = [len(value) for value in vars(authorizer).values() if isinstance(value, dict | set)]
+    kept = [len(value) for value in vars(authorizer).values() if isinstance(value, Sized)]
     assert max(kept) <= 4097

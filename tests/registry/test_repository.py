@@ -1,4 +1,4 @@
-"""Manifests and tags of a repository: read, written, listed, and never believed without proof."""
+"""Manifests and tags of a repository: read, written, listed, and always verified."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def nothing(_: web.BaseRequest) -> web.StreamResponse:
 async def test_a_manifest_is_read_to_the_byte_by_tag_and_by_digest(
     registry: Server, registries: Registries, root: object
 ) -> None:
-    await push(registry.host, "team/app", "v1", root)  # type: ignore[arg-type]  # an image, whichever
+    await push(registry.host, "team/app", "v1", root)  # type: ignore[arg-type]  # any image
     remote = at(registries, registry)
     wanted = parsed(root)
     assert await remote.get_manifest("v1") == wanted
@@ -110,7 +110,7 @@ async def test_a_manifest_of_another_kind_is_refused() -> None:
             await remote.get_manifest("v1")
 
 
-async def test_a_broken_answer_is_asked_for_again(registry: Server, registries: Registries) -> None:
+async def test_a_broken_answer_is_retried(registry: Server, registries: Registries) -> None:
     root = multi_arch(1)
     await push(registry.host, "team/app", "v1", root)
     registry.faults.add(Fault(Cut(20), method="GET", path="/manifests/"))
@@ -162,10 +162,10 @@ async def test_a_manifest_whose_parts_are_missing_is_told_apart(registry: Server
             await remote.put_manifest(parsed(made), "v1")
 
 
-async def test_a_limited_write_is_tried_once_and_ends_in_time(registry: Server) -> None:
+async def test_a_limited_write_has_one_attempt_and_ends_in_time(registry: Server) -> None:
     root = image(1)
     await push(registry.host, "team/app", "v1", root)
-    async with client(timing=Timing(tries=4)) as registries:
+    async with client(timing=Timing(attempts=4)) as registries:
         remote = at(registries, registry)
         registry.faults.log.clear()
         registry.faults.add(Fault(Answer(503), method="PUT"))
@@ -239,7 +239,7 @@ async def test_a_page_at_another_host_is_not_asked_for() -> None:
         link = {"Link": '<http://other.example.com/v2/team/app/tags/list?last=a>; rel="next"'}
         faults.add(Fault(Answer(200, body=b'{"tags": ["a"]}', headers=link)))
         async with client() as registries:
-            # Reached by its own name over HTTPS there would be no endpoint to come back to.
+            # The access has an endpoint, which takes every link back to itself; the check is for accesses without.
             transport = registries.transport(remote.repository)
             transport._access = type(transport._access)()
             with pytest.raises(ProtocolViolated, match="another host"):
@@ -248,7 +248,7 @@ async def test_a_page_at_another_host_is_not_asked_for() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"tags": 3}', b'{"name": "x"}', b"\xff", b"[" * 50_000])
-async def test_what_is_no_list_of_tags_is_an_error(body: bytes) -> None:
+async def test_an_answer_that_is_not_a_list_of_tags_is_an_error(body: bytes) -> None:
     async with repository(nothing) as (remote, faults):
         faults.add(Fault(Answer(200, body=body)))
         with pytest.raises(ProtocolViolated):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.standins.harbor import HarborStandIn
 
 PLAIN = "registry.example.com"
-QUICK = Timing(connect=5, read=20, write=5, commit=30, tag=5, tries=2)
+QUICK = Timing(connect=5, read=20, write=5, commit=30, tag=5, attempts=2)
 
 
 def tiny(seed: object) -> Index:

@@ -39,7 +39,7 @@ from replicator.settings import Settings
 
 __all__ = ["run_checks"]
 
-_TIMING = Timing(connect=8, read=8, write=8, commit=8, tag=8, tries=1)
+_TIMING = Timing(connect=8, read=8, write=8, commit=8, tag=8, attempts=1)
 _NARROW = 120
 """Columns."""
 _MARKS = {FindingState.OK: "✓", FindingState.FAILED: "✗", FindingState.NOT_TRIED: "\N{EN DASH}"}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from replicator.commands.check.findings import Finding, FindingState, clock_complaint, parse_date
 from replicator.harbor import HarborApi
 from replicator.reference import Reference, Repository
-from replicator.registry.connection import explicit_base, tls_of
+from replicator.registry.connection import Request, explicit_base, tls_of
 from replicator.registry.errors import Denied, NotFound, RegistryError, Unauthorized
 from replicator.registry.manifest import ACCEPT
 from replicator.replication.advice import explained, may_lack_repository
@@ -43,7 +43,7 @@ async def log_in(registries: Registries, repository: Repository, *, anonymous: b
     host = repository.registry
     transport = registries.transport(repository)
     try:
-        reply = await transport.call("GET", await transport.url("/v2/"), scopes=frozenset(), expect={200})
+        reply = await transport.call(Request("GET", await transport.url("/v2/")), expect={200})
     except Unauthorized:
         if not anonymous:
             raise
@@ -127,7 +127,7 @@ async def _manifest(registries: Registries, image: Reference) -> Finding:
     url = await transport.url(f"/v2/{image.repository.name}/manifests/{image.identifier}")
     scopes = frozenset({f"repository:{image.repository.name}:pull"})
     try:
-        await transport.call("HEAD", url, scopes=scopes, expect={200}, headers={"Accept": ACCEPT})
+        await transport.call(Request("HEAD", url, scopes, {"Accept": ACCEPT}), expect={200})
     except NotFound:
         return Finding("pull", str(image), FindingState.FAILED, "is not there: check the name in the rule")
     except RegistryError as error:
@@ -150,7 +150,7 @@ async def try_push(registries: Registries, destination: Reference) -> list[Findi
         scopes = frozenset({f"repository:{destination.repository.name}:pull,push"})
         try:
             transport = registries.transport(destination.repository)
-            await transport.call("DELETE", location, scopes=scopes, expect={200, 202, 204}, tries=1)
+            await transport.call(Request("DELETE", location, scopes), expect={200, 202, 204}, attempts=1)
         except RegistryError:
             message += "; the upload that was opened for this could not be cancelled, and is left to the registry"
     return [Finding("push", subject, FindingState.OK, message)]

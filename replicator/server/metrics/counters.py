@@ -21,6 +21,7 @@ from replicator.copy import Result
 from replicator.errors import ErrorClass
 from replicator.harbor.events import TYPES
 from replicator.queue import AttemptEnd, Lane
+from replicator.registry import RequestObserver
 from replicator.server.metrics import families
 from replicator.server.metrics.families import counter, histogram
 
@@ -174,7 +175,7 @@ _NO_ANSWER = "error"
 
 
 class RequestCounts:
-    """A `replicator.registry.RequestObserver`.
+    """Counts of requests; ``observer`` is how the registries report them.
 
     Args:
         registry: where the metrics are.
@@ -188,6 +189,7 @@ class RequestCounts:
         self._received = counter(families.RECEIVED, registry)
         self._sent = counter(families.SENT, registry)
         self._throttled = counter(families.THROTTLED, registry)
+        self.observer = RequestObserver(self.answered, self.received, self.sent, self.throttled)
 
     def know(self, hosts: Iterable[str]) -> None:
         """Tell these hosts apart too from now on."""

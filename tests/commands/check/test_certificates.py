@@ -49,8 +49,8 @@ NOW = datetime.now(UTC)
     [
         ("127.0.0.1", {"not_before": NOW - timedelta(9), "not_after": NOW - timedelta(1)}, "has to be renewed"),
         ("127.0.0.1", {"not_before": NOW + timedelta(1), "not_after": NOW + timedelta(9)}, "too early"),
-        ("other.example.com", {}, "name the registry as its certificate does"),
-        ("127.0.0.2", {}, "name the registry as its certificate does"),
+        ("other.example.com", {}, "use the name that is in the certificate"),
+        ("127.0.0.2", {}, "use the name that is in the certificate"),
     ],
     ids=["expired", "not yet valid", "another name", "another address"],
 )

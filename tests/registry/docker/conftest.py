@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
-    """Puts credential helpers on PATH: name and Python code in, the program out."""
+    """Return a function that puts a credential helper on PATH, from its name and its Python code."""
     programs = tmp_path / "programs"
     programs.mkdir()
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")

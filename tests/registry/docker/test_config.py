@@ -65,7 +65,7 @@ def test_an_entry_holds_a_login_in_one_of_several_forms(entry: dict[str, Any], l
         ({"auth": base64.b64encode(b"\xff:\xff").decode()}, ".auth", "not username:password in base64"),
         ({"auth": "gar\u00e4bage"}, ".auth", "not username:password in base64"),
         ({"auth": base64.b64encode(b"alice:a\nb").decode()}, "", "control character"),
-        ({"auth": 7}, ".auth", "is not a text"),
+        ({"auth": 7}, ".auth", "is not a string"),
         ({"username": "alice"}, "", "not both"),
         ({"password": "s3cret"}, "", "not both"),
         ({"username": "a:b", "password": "s3cret"}, "", "with a colon"),
@@ -131,7 +131,7 @@ def test_the_helper_of_a_host_wins_over_the_store_and_that_over_what_is_written(
     assert found(logins, "c.example.com/x") == HelperLogin("ecr-login", "c.example.com")
     assert found(logins, "d.example.com/x") == HelperLogin("gcloud", "d.example.com")
     assert found(logins, f"{HOST}/team/app") == ALICE
-    # The store may have it, but nothing says so.
+    # The store may have it, but the file does not say so.
     assert found(logins, "e.example.com/x") is None
 
 
@@ -158,13 +158,13 @@ def test_a_helper_is_never_anything_but_a_name(name: Any) -> None:
         ('{"credHelpers": "pass"}', "credHelpers is not a JSON object"),
     ],
 )
-def test_what_is_no_config_is_said(text: str, words: str) -> None:
+def test_an_invalid_file_is_refused_with_a_reason(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         parse_config(text)
 
 
 @pytest.mark.parametrize("text", ["{}", '{"auths": null}', '{"auths": {}, "psFormat": "x", "HttpHeaders": {}}'])
-def test_a_config_without_logins_is_none_of_our_business(text: str) -> None:
+def test_a_config_without_logins_is_ignored(text: str) -> None:
     assert parse_config(text).logins == {}
 
 

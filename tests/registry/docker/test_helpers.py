@@ -1,4 +1,4 @@
-"""Credential helpers, as programs of their own."""
+"""Credential helpers, run as real programs."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def test_a_helper_may_give_an_identity_token(helper: Make) -> None:
         ("""print('{"Username": "a:b", "Secret": "s3cret"}')""", LoginMissing, "a colon"),
         ("""print('{"Username": "a", "Secret": "s3cret\\\\n"}')""", LoginMissing, "control character"),
         ("import sys; sys.stdout.buffer.write(b'\\xff\\xfe')", LoginMissing, "not JSON"),
-        ("while True: print('s3cret' * 1000)", LoginMissing, "said more than 64 KiB"),
+        ("while True: print('s3cret' * 1000)", LoginMissing, "larger than 64 KiB"),
     ],
 )
 async def test_what_a_helper_does_wrong_is_told_without_what_it_said(
@@ -107,7 +107,7 @@ async def test_what_a_helper_does_wrong_is_told_without_what_it_said(
 async def test_a_helper_that_hangs_is_ended_with_all_that_it_started(helper: Make, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    # Whoever of the two lives keeps the pipe open.
+    # The helper and its child hold the pipe open until both have ended.
     code = f"import os, time\nos.open({str(pipe)!r}, os.O_WRONLY)\nos.fork()\ntime.sleep(600)"
     helper("test", code)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -120,7 +120,7 @@ async def test_a_helper_that_hangs_is_ended_with_all_that_it_started(helper: Mak
         os.close(reader)
 
 
-async def test_a_helper_is_ended_with_who_waits_for_it(helper: Make, tmp_path: Path) -> None:
+async def test_a_helper_ends_when_its_caller_is_cancelled(helper: Make, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     helper("test", f"import os, time\nos.write(os.open({str(pipe)!r}, os.O_WRONLY), b'x')\ntime.sleep(600)")

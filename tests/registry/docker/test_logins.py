@@ -1,4 +1,4 @@
-"""Where Docker's logins are looked for, and for whom a broken file is an error."""
+"""The file of Docker's logins: its place, and the errors of a broken one."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_file_that_is_set_must_be_there(tmp_path: Path) -> None:
         (None, "can't be read: Is a directory"),
     ],
 )
-def test_a_file_that_can_not_be_used_is_an_error_for_who_needs_it(
+def test_an_invalid_file_is_an_error_only_when_a_login_is_looked_up(
     tmp_path: Path, content: bytes | None, words: str
 ) -> None:
     file = tmp_path / "config.json"
@@ -100,7 +100,7 @@ def test_a_helper_is_named_and_not_asked(
     found = logins.find(f"{HOST}/team/app")
     assert found == (Access(logins=Helper(HOST, "test", HOST)), f"docker-credential-test ({file})")
     assert not note.exists()
-    # One login a registry, however it is asked for: what is shared under a login hangs on that.
+    # One access for the registry: connections and tokens are shared by its hash.
     other = logins.find(f"{HOST}/other")
     assert other is not None
     assert hash(other[0]) == hash(found[0])
