@@ -72,6 +72,7 @@ def parse_challenges(headers: Iterable[str]) -> tuple[Challenge, ...]:
                 value = match["plain"]
                 if value is None:
                     value = re.sub(r"\\(.)", r"\1", match["quoted"])
+                # A parameter must not be repeated (RFC 9110); if it is, the first one counts.
                 parameters.setdefault(match["key"].lower(), value)
     return tuple(challenges)
 
@@ -252,6 +253,7 @@ class Authorizer:
 
     def forget(self, name: str) -> None:
         """Drop the tokens for a repository whose permissions have changed."""
+        # A scope is type:name:actions, and a name may hold colons itself, in front of a port.
         for scopes, grant in self._grants.items():
             if any(scope.split(":")[1:-1] == [name] for scope in scopes):
                 grant.token = None
@@ -286,6 +288,7 @@ class Authorizer:
     async def _request_token(self, realm: URL, scopes: frozenset[str]) -> Token:
         query = [("service", self.service)] if self.service is not None else []
         query += [("scope", scope) for scope in sorted(scopes)]
+        # Before the request, so that a slow answer does not extend the token's life.
         issued = time.monotonic()
         body = await self._fetch(realm, query)
         endpoint = f"the token endpoint {realm.host}{realm.path}"

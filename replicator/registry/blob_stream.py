@@ -129,6 +129,7 @@ class BlobStream:
         chunk = await self._retrying(self._receive)
         self._offset += len(chunk)
         if self._offset > self.blob.size:
+            # At once: a body without end would be read for ever.
             raise self._wrong_size("longer")
         if chunk and self._on_bytes is not None:
             self._on_bytes(len(chunk))
@@ -176,8 +177,9 @@ class BlobStream:
 
     async def _connect(self) -> None:
         headers = {"Range": f"bytes={self._offset}-"} if self._offset else {}
+        # Closed before the pause: a connection with unread bytes can't be reused and only holds a socket.
         await self._exchange.aclose()
-        await self._transport.pause()
+        await self._transport.limits.pause()
         response = await self._exchange.enter_async_context(
             self._transport.exchange(replace(self._request, headers=headers))
         )
@@ -185,6 +187,7 @@ class BlobStream:
             self._check_range(response.headers.get("Content-Range", ""))
             self._skip = 0
         elif response.status == 200:
+            # The server ignored the Range; ranges are optional.
             self._skip = self._offset
             if response.content_length not in (None, self.blob.size):
                 raise self._wrong_size("longer" if (response.content_length or 0) > self.blob.size else "shorter")

@@ -137,7 +137,7 @@ class Blobs(Endpoint):
         url = URL(f"{location}{separator}digest={quote(blob.digest, safe='')}", encoded=True)
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob.size)}
         request = Request("PUT", url, self._scopes, headers)
-        await self._transport.pause()
+        await self._transport.limits.pause()
         with self._transport.context(request):
             try:
                 async with asyncio.timeout(self._transport.timing.write) as deadline:

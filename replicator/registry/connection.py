@@ -122,6 +122,7 @@ class AddressGuard:
             base: the registry's address; None while that is being found out.
         """
         foreign = base is not None and not self.is_own(url, base)
+        # A registry at an internal address, as in a test or a single-host setup, may lead to its neighbours.
         before = _refuse_internal.set(foreign and not await self._internal(base))
         try:
             yield
@@ -133,6 +134,7 @@ class AddressGuard:
             try:
                 found = await asyncio.get_running_loop().getaddrinfo(base.host, base.port, type=socket.SOCK_STREAM)
             except OSError:
+                # Not remembered: the name may resolve next time. The request itself will say that it does not.
                 return False
             self._is_internal = any(is_internal(str(address[0])) for *_, address in found)
         return self._is_internal or False
@@ -158,7 +160,7 @@ _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"}
 
 _WRONG_NAME = "use the name that is in the certificate, or have one issued for this name"
 _CERTIFICATE_ADVICE = {
-    9: "it is not valid yet: is this machine's clock behind, or was it installed too soon",
+    9: "check this machine's clock; if it is right, the certificate was installed too early",
     10: "it has to be renewed there, unless this machine's clock is ahead",
     62: _WRONG_NAME,
     64: _WRONG_NAME,
@@ -168,6 +170,7 @@ _CERTIFICATE_ADVICE = {
 
 def explicit_base(registry: str, access: Access) -> URL | None:
     """Return the address to connect to, ``http(s)://host[:port]``; None if the scheme must be found out."""
+    # Only insecure registries have their scheme found out: others must never be downgraded to plain HTTP.
     address = access.endpoint or registry
     if "://" in address:
         return URL(address).origin()
@@ -305,6 +308,7 @@ async def read_body(
     chunks = bytearray()
     try:
         async with asyncio.timeout(within):
+            # Not response.read(): that has no limit.
             while len(chunks) < limit and (chunk := await response.content.read(limit - len(chunks))):
                 on_bytes(len(chunk))
                 chunks += chunk

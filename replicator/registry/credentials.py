@@ -141,6 +141,7 @@ class LoginSource:
             return self._fixed
         async with self._lock:
             now = time.monotonic()
+            # A helper that hangs for its 20 seconds must not be run once for every tag.
             if self._failure is not None and now - self._failure[0] < _FAILED:
                 # A copy: the first one carries the traceback of another request.
                 raise self._failure[1].again()
@@ -158,7 +159,9 @@ class LoginSource:
         if self._logins is None:
             return False
         if self._current is None or self._current[1] != refused:
+            # Another request has renewed it meanwhile.
             return True
+        # Not certain to be another, a login that has just been requested is not worth a second request.
         another = self._logins.refused(refused)
         if not another and time.monotonic() - self._current[0] < _FRESH:
             return False

@@ -48,6 +48,8 @@ class Budget:
             places: how many it takes; if it needs more than there are, it goes alone.
         """
         self._arrivals += 1
+        # The rank is a virtual time of arrival: a bonus lets a newcomer pass those that came shortly before it, and
+        # nobody who has waited for longer than that.
         bonus = size.bit_length() if size else _SHORT
         waiter = _Waiter(self._arrivals - bonus, self._arrivals, places, size == 0)
         heapq.heappush(self._requests if waiter.short else self._bodies, waiter)
@@ -56,6 +58,7 @@ class Budget:
             await waiter.ready
             yield
         finally:
+            # Also if it was cancelled in the turn of the loop in which it was admitted: it holds its places then.
             if waiter.ready.done() and not waiter.ready.cancelled():
                 self._used -= places
                 self._short -= waiter.short
@@ -79,10 +82,12 @@ class Budget:
         lines = [line for line in (self._requests, self._bodies) if _first(line) is not None]
         line = min(lines, key=lambda line: line[0], default=None)
         if line is not None and not self._fits(line[0]):
+            # One place beyond the budget: a HEAD must not wait until gigabytes have gone through.
             line = self._requests if self._requests and not self._short else None
         return line
 
     def _fits(self, waiter: _Waiter) -> bool:
+        # A waiter that needs more places than there are would otherwise never go.
         return self._used + waiter.places <= self.size or self._used == 0
 
 
@@ -101,6 +106,7 @@ class _Waiter:
 
 def _first(line: list[_Waiter]) -> _Waiter | None:
     """Return the first waiter of a line that was not cancelled."""
+    # Cancelled waiters are removed here and not when they leave: a heap has no cheap removal from its middle.
     while line and line[0].ready.done():
         heapq.heappop(line)
     return line[0] if line else None
@@ -127,6 +133,7 @@ class HostLimits(Budget):
     async def slot(self, size: int = 0, *, places: int = 1) -> AsyncIterator[None]:
         """Hold a place, after any pause that the host asked for."""
         async with super().slot(size, places=places):
+            # With the place held: after the pause no more than the budget starts at once.
             await self.pause()
             yield
 
@@ -141,6 +148,7 @@ class HostLimits(Budget):
         now = time.monotonic()
         self._quiet_until = max(self._quiet_until, now + min(seconds, MAX_PAUSE))
         if now >= self._shrunk + _SHRINK_SECONDS:
+            # From the end of the pause: what was in flight before it is no sign that the smaller budget is too large.
             self._shrunk = self._quiet_until
             self._allowed = max(1.0, self._allowed / 2)
             self.resize(int(self._allowed))

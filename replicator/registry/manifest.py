@@ -137,6 +137,7 @@ def parse_manifest(content: bytes, content_type: str, digest: str) -> Manifest:
         raise ValueError(f"the manifest {digest} is not a JSON object")
     media_type = _media_type(document, content_type)
     if media_type in INDEX_TYPES:
+        # The same ambiguity without a type (CVE-2021-41190): a client may take it for an image.
         if "layers" in document:
             raise ValueError(f"{digest} is an index with layers: ambiguous, refused")
         children = _unique(_descriptors(document, "manifests"))
@@ -167,6 +168,7 @@ def _common_fields(document: dict[str, Any], config_type: str) -> dict[str, Any]
 
 
 def _unique(descriptors: tuple[Descriptor, ...]) -> tuple[Descriptor, ...]:
+    # Images do repeat layers, e.g. empty ones: each is copied once.
     return tuple({descriptor.digest: descriptor for descriptor in descriptors}.values())
 
 
@@ -216,6 +218,7 @@ def _descriptor(entry: object, where: str) -> Descriptor:
     digest, size, media_type = entry.get("digest"), entry.get("size"), entry.get("mediaType", "")
     if not isinstance(digest, str) or not is_digest(digest):
         raise ValueError(f"{where!r} of the manifest has no digest that can be verified")
+    # JSON's true is an int in Python.
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise ValueError(f"{where!r} of the manifest has no size")
     artifact_type = entry.get("artifactType")

@@ -59,7 +59,7 @@ class Endpoint:
 
     async def pause(self) -> None:
         """Wait while the registry asks for a pause, so that the next request is sent without delay."""
-        await self._transport.pause()
+        await self._transport.limits.pause()
 
     async def _request(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
@@ -83,6 +83,7 @@ def next_page(reply: Reply) -> str | None:
 
 
 _PAGE = 1000
+"""Tags requested at once; a registry may answer with fewer."""
 _MAX_PAGE_BYTES = 8 * 1024 * 1024
 _MAX_TAG_PAGES = 10_000
 MAX_TAGS = 1_000_000

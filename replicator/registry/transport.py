@@ -113,10 +113,6 @@ class Transport:
         """Name this registry and ``request`` in every error that is raised in this block."""
         return request_context(self.registry, str(request))
 
-    async def pause(self) -> None:
-        """Wait while the host asks for a pause; needed before `exchange`, not before `call`."""
-        await self.limits.pause()
-
     async def call(
         self,
         request: Request,
