@@ -168,31 +168,37 @@ class Transport:
             Unauthorized: the registry's challenge can't be met.
             UploadLost: a stream was answered 401 for the first time; the next upload gets a fresh login.
         """
-        scopes, streams = request.scopes, request.streams
         refusals = 0
         with self.context(request):
             while True:
-                authorization = await self.authorizer.header(scopes, long=streams, basic=request.basic)
+                authorization = await self.authorizer.header(request.scopes, long=request.streams, basic=request.basic)
                 async with self._follow(request, authorization) as response:
                     if response.status != 401:
                         if authorization is not None:
-                            self.authorizer.accepted(scopes, upload=streams, denied=response.status == 403)
+                            denied = response.status == 403
+                            self.authorizer.accepted(request.scopes, upload=request.streams, denied=denied)
                         yield response
                         return
-                    error = await self.failure(response)
-                    if isinstance(error, StorageRefused):
-                        # The login is not for the host of the redirect, so its challenge names no realm to trust.
-                        raise error
                     refusals += authorization is not None
-                    challenges = response.headers.getall("WWW-Authenticate", [])
-                    again = self.authorizer.challenged(challenges, scopes, authorization, basic=request.basic)
-                    if streams and not self.authorizer.upload_refused(scopes, authorization):
-                        # The stream is consumed: only its owner can start it again.
-                        raise error.recast(UploadLost)
-                    if streams or not again or refusals > 1:
-                        if lacks_scope(challenges):
-                            raise error.again(f": the login does not allow {' '.join(sorted(scopes))}")
-                        raise error
+                    await self._meet_challenge(request, response, authorization, last=refusals > 1)
+
+    async def _meet_challenge(
+        self, request: Request, response: aiohttp.ClientResponse, authorization: str | None, *, last: bool
+    ) -> None:
+        """Learn from a 401; return if another attempt may succeed, and raise what the 401 means if not."""
+        error = await self.failure(response)
+        if isinstance(error, StorageRefused):
+            # The login is not for the host of the redirect, so its challenge names no realm to trust.
+            raise error
+        challenges = response.headers.getall("WWW-Authenticate", [])
+        again = self.authorizer.challenged(challenges, request.scopes, authorization, basic=request.basic)
+        if request.streams and not self.authorizer.upload_refused(request.scopes, authorization):
+            # The stream is consumed: only its owner can start it again.
+            raise error.recast(UploadLost)
+        if request.streams or last or not again:
+            if lacks_scope(challenges):
+                raise error.again(f": the login does not allow {' '.join(sorted(request.scopes))}")
+            raise error
 
     @asynccontextmanager
     async def _follow(self, request: Request, authorization: str | None) -> AsyncIterator[aiohttp.ClientResponse]:
