@@ -1,11 +1,11 @@
-"""Names of images and of their platforms: ``registry/repository:tag@digest``, parsed once and passed on as values.
+"""Image references and platforms as parsed values: ``registry/repository:tag@digest``, ``os/architecture/variant``.
 
-The grammar is that of the OCI distribution specification 1.1, "Pulling manifests" (``<name>`` and
-``<reference>``), and of the digest in the OCI image specification, "Digests". There is no implied registry and no
-implied tag: ``nginx`` alone is an error here, because a replicator must never guess a host.
+The grammar of references is that of the OCI distribution specification 1.1, "Pulling manifests" (``<name>`` and
+``<reference>``), and of the OCI image specification, "Digests". There is no default registry and no default tag:
+``nginx`` alone is an error, because a replicator must never guess a host.
 
-Platforms are those of the OCI image specification 1.1 ("Image Index", ``platform``), written ``os/architecture`` or
-``os/architecture/variant``, e.g. ``linux/amd64`` and ``linux/arm64/v8``.
+Platforms are those of the OCI image specification 1.1 ("Image Index", ``platform``), e.g. ``linux/amd64`` and
+``linux/arm64/v8``.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _DIGEST = re.compile(r"(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})\Z")
 _SIGNATURE = re.compile(r"(?P<algorithm>sha256|sha512)-(?P<hex>[0-9a-f]{64})(?P<suffix>\.sig|\.att|\.sbom|)\Z")
 
 MAX_NAME_LENGTH = 255
-"""Characters a repository name may have; what registries are known to accept, host included in some."""
+"""Characters in a repository name; some registries count the host too."""
 
 
 def is_registry(text: str) -> bool:
-    """Tell whether ``text`` is ``host`` or ``host:port`` with a dot, a port, brackets or ``localhost`` in it."""
+    """Tell whether ``text`` is ``host`` or ``host:port``, with a dot, a port, brackets or ``localhost``."""
     match = _HOST.match(text)
     if match is None or (match["port"] is not None and not 0 < int(match["port"]) < 65536):
         return False
@@ -38,7 +38,7 @@ def is_registry(text: str) -> bool:
 
 
 def is_repository_name(text: str) -> bool:
-    """Tell whether ``text`` is a repository's name, e.g. ``library/nginx``."""
+    """Tell whether ``text`` is a repository name, e.g. ``library/nginx``."""
     return len(text) <= MAX_NAME_LENGTH and _NAME.match(text) is not None
 
 
@@ -53,21 +53,21 @@ def is_digest(text: str) -> bool:
 
 
 def is_signature_tag(tag: str) -> bool:
-    """Tell whether ``tag`` is one that signatures and other referrers of an image stand under.
+    """Tell whether ``tag`` names signatures or other referrers of an image.
 
-    They are cosign's (``sha256-<hex>`` of the image with ``.sig``, ``.att`` or ``.sbom``), and that of the OCI
-    distribution specification 1.1, "Referrers Tag Schema", for registries without a referrers API: ``sha256-<hex>``
-    alone. It cuts the hex off after 64 characters, so those of sha512 are as long: a tag has at most 128.
+    Such tags are cosign's (``sha256-<hex>`` of the image with ``.sig``, ``.att`` or ``.sbom``), and the fallback tag of
+    the OCI distribution specification 1.1, "Referrers Tag Schema", for registries without a referrers API:
+    ``sha256-<hex>`` alone. The schema cuts the hex after 64 characters, since a tag has at most 128.
     """
     return _SIGNATURE.match(tag) is not None
 
 
-def signed_by(tag: str) -> tuple[str, str] | None:
-    """Tell what a tag of `is_signature_tag`'s is about.
+def parse_signature_tag(tag: str) -> tuple[str, str] | None:
+    """Parse a tag that `is_signature_tag` accepts.
 
     Returns:
-        The digest, and ``.sig``, ``.att``, ``.sbom`` or nothing; None for any other tag, and where a digest by sha512
-        is cut off.
+        The digest of the subject, and ``.sig``, ``.att``, ``.sbom`` or nothing; None for any other tag, and for a
+        sha512 digest, which the tag truncates.
     """
     match = _SIGNATURE.match(tag)
     if match is None or match["algorithm"] != "sha256":
@@ -77,10 +77,10 @@ def signed_by(tag: str) -> tuple[str, str] | None:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Repository:
-    """A repository of a registry.
+    """Repository of a registry.
 
     Attributes:
-        registry: ``host`` or ``host:port`` as the user writes it.
+        registry: ``host`` or ``host:port``, as the user wrote it.
         name: the path below ``/v2/``, e.g. ``library/nginx``.
     """
 
@@ -94,8 +94,8 @@ class Repository:
             )
         if len(self.name) > MAX_NAME_LENGTH:
             raise ValueError(
-                f"'{self.name[:60]}…' is not a repository's name: it has {len(self.name)} characters, and "
-                f"{MAX_NAME_LENGTH} are the most"
+                f"'{self.name[:60]}…' is not a repository's name: it has {len(self.name)} characters, the maximum is "
+                f"{MAX_NAME_LENGTH}"
             )
         if not is_repository_name(self.name):
             raise ValueError(
@@ -110,7 +110,7 @@ class Repository:
         """Parse ``host[:port]/name``.
 
         Raises:
-            ValueError: the text is not of that form; the message says which part is wrong.
+            ValueError: the text has another form; the message names the wrong part.
         """
         registry, slash, name = text.partition("/")
         if not slash:
@@ -120,13 +120,7 @@ class Repository:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """An image in a repository, by tag, by digest, or by both (then the digest is what is meant).
-
-    Attributes:
-        repository: where it is.
-        tag: its tag, if it is named by one.
-        digest: its digest, ``algorithm:hex``, if it is named by one.
-    """
+    """Image in a repository, by tag, by digest (``algorithm:hex``), or by both: then the digest decides."""
 
     repository: Repository
     tag: str | None = None
@@ -147,12 +141,12 @@ class Reference:
 
     @property
     def registry(self) -> str:
-        """The registry's ``host`` or ``host:port``."""
+        """``host`` or ``host:port`` of the registry."""
         return self.repository.registry
 
     @property
     def identifier(self) -> str:
-        """What stands behind ``/manifests/``: the digest if there is one, else the tag."""
+        """The path segment after ``/manifests/``: the digest if there is one, else the tag."""
         identifier = self.digest or self.tag
         assert identifier is not None  # noqa: S101 - __post_init__ refuses a reference with neither
         return identifier
@@ -162,7 +156,7 @@ class Reference:
         """Parse ``host[:port]/name[:tag][@digest]``.
 
         Raises:
-            ValueError: the text is not of that form; the message says which part is wrong.
+            ValueError: the text has another form; the message names the wrong part.
         """
         rest, at, digest = text.partition("@")
         registry, slash, path = rest.partition("/")
@@ -183,20 +177,20 @@ _SPELLINGS = {
     "armhf": ("arm", "v7"),
     "armel": ("arm", "v6"),
 }
-"""Other names of an architecture, and of a variant with it, as container tools read them."""
+"""Aliases of architectures, some of which imply a variant, as container tools read them."""
 _VARIANTS = {("arm64", "v8"): "", ("arm", ""): "v7", ("amd64", "v1"): ""}
-"""Variants that say no more, or no less, than their absence, as container tools read them."""
-_SHOWN = 80
+"""Variants that mean the same as another spelling or as none, as container tools read them."""
+_MAX_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Platform:
-    """What a container runs on.
+    """Platform of an image, or a pattern that selects platforms.
 
     Attributes:
-        os: e.g. ``linux``; ``*`` in a wish for any.
-        architecture: e.g. ``arm64``; ``*`` in a wish for any.
-        variant: e.g. ``v7``; empty when none is said.
+        os: e.g. ``linux``; ``*`` in a pattern for any.
+        architecture: e.g. ``arm64``; ``*`` in a pattern for any.
+        variant: e.g. ``v7``; empty for none, which in a pattern means any.
     """
 
     os: str
@@ -208,20 +202,20 @@ class Platform:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``os/architecture`` or ``os/architecture/variant``.
+        """Parse ``os/architecture`` or ``os/architecture/variant``.
 
         Raises:
-            ValueError: the text is not of that form.
+            ValueError: the text has another form.
         """
         parts = text.strip().lower().split("/")
         if not 2 <= len(parts) <= 3 or not all(_PLATFORM_PART.match(part) for part in parts) or parts[2:] == ["*"]:
-            shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-            raise ValueError(f"{shown!r} is no platform: write os/architecture, e.g. linux/amd64 or linux/arm64/v8")
+            shown = text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+            raise ValueError(f"{shown!r} is not a platform: write os/architecture, e.g. linux/amd64 or linux/arm64/v8")
         architecture, variant = _SPELLINGS.get(parts[1], (parts[1], ""))
         return cls(parts[0], architecture, parts[2] if len(parts) > 2 else variant)
 
-    def takes(self, platform: Platform) -> bool:
-        """Tell whether ``platform``, of an image, is one that this wish names; without a variant any is."""
+    def matches(self, platform: Platform) -> bool:
+        """Tell whether this pattern selects an image for ``platform``."""
         architecture, implied = _SPELLINGS.get(platform.architecture.lower(), (platform.architecture.lower(), ""))
         variant = platform.variant or implied
         return (

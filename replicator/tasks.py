@@ -1,11 +1,4 @@
-"""Ending tasks for certain.
-
-What SIGTERM and Ctrl-C do.
-
-Several asynchronous iterators read at once, a few at a time.
-
-One at a time, by name, inside of one process.
-"""
+"""Asyncio building blocks: cancellation, background work, signals, merged streams and keyed locks."""
 
 from __future__ import annotations
 
@@ -19,31 +12,37 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 
-_PATIENCE = 0.5
+T = TypeVar("T")
+
+_CANCEL_INTERVAL = 0.5
+"""Seconds after which a cancellation is repeated."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel tasks and wait until they have ended.
 
-    A cancellation that a library swallows, as redis-py's connecting does at times on Python 3.11, is repeated.
+    A cancellation is repeated if a library swallows it, as redis-py's connect sometimes does on Python 3.11.
     """
     pending = set(tasks)
     while pending:
         for task in pending:
             task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=_PATIENCE)
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_INTERVAL)
 
 
 @asynccontextmanager
-async def beside(work: Coroutine[Any, Any, None], stop: Callable[[], None], *, within: float) -> AsyncIterator[None]:
-    """Have something run for as long as the context lasts.
+async def background(
+    coroutine: Coroutine[Any, Any, None], stop: Callable[[], None], *, within: float
+) -> AsyncIterator[None]:
+    """Run a coroutine in the background for as long as the context lasts.
 
     Args:
-        work: what runs.
+        coroutine: the work.
         stop: asks it to end.
-        within: seconds after which it is cancelled, if it has not.
+        within: seconds until it is cancelled if it has not ended by then.
     """
-    task = asyncio.create_task(work)
+    task = asyncio.create_task(coroutine)
     try:
         yield
     finally:
@@ -54,57 +53,53 @@ async def beside(work: Coroutine[Any, Any, None], stop: Callable[[], None], *, w
             await cancel_all({task})
 
 
-T = TypeVar("T")
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-class Ending:
-    """What SIGTERM and Ctrl-C do to a command: cancel its task while it starts, and then what it asks for.
-
-    Args:
-        task: the command's.
+class Shutdown:
+    """Response of a command to SIGTERM and Ctrl-C: its task is cancelled while it starts, then a callback is called.
 
     Attributes:
-        asked: a signal came.
+        requested: a signal arrived.
     """
 
     def __init__(self, task: asyncio.Task[Any]) -> None:
-        self.asked = False
+        self.requested = False
         self._task = task
-        self._action: Callable[[], None] | None = None
+        self._callback: Callable[[], None] | None = None
 
-    def started(self, action: Callable[[], None]) -> None:
-        """Have ``action`` called at each signal from now on, and now if one came and its cancellation was swallowed."""
-        self._action = action
-        if self.asked:
-            action()
+    def on_signal(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` at each signal from now on.
 
-    def signalled(self) -> None:
-        """Take a signal."""
-        self.asked = True
-        if self._action is None:
+        It is also called now if a signal arrived before and a library swallowed the cancellation.
+        """
+        self._callback = callback
+        if self.requested:
+            callback()
+
+    def request(self) -> None:
+        """Handle a signal."""
+        self.requested = True
+        if self._callback is None:
             self._task.cancel()
         else:
-            self._action()
+            self._callback()
 
 
 @contextmanager
-def ending_at_signals() -> Iterator[Ending]:
-    """Have SIGTERM and Ctrl-C end what the context does, instead of dying of them; for the whole of a command.
+def graceful_shutdown() -> Iterator[Shutdown]:
+    """Handle SIGTERM and Ctrl-C for as long as the context, the whole of a command, lasts.
 
-    The cancellation that a signal causes ends with the context.
+    A cancellation that a signal caused ends at the end of the context.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None  # noqa: S101 - coroutines alone have a running loop
-    ending = Ending(task)
+    assert task is not None  # noqa: S101 - only coroutines have a running loop
+    shutdown = Shutdown(task)
     for number in _SIGNALS:
-        loop.add_signal_handler(number, ending.signalled)
+        loop.add_signal_handler(number, shutdown.request)
     try:
-        yield ending
+        yield shutdown
     except asyncio.CancelledError:
-        if not ending.asked:
+        if not shutdown.requested:
             raise
+        # Several signals may have cancelled the task several times.
         while task.uncancel():
             pass
     finally:
@@ -112,93 +107,94 @@ def ending_at_signals() -> Iterator[Ending]:
             loop.remove_signal_handler(number)
 
 
-async def stoppable(work: Coroutine[Any, Any, T]) -> T | None:
-    """Return what ``work`` does, or None when a signal ended it."""
-    running = asyncio.create_task(work)
+async def stoppable(coroutine: Coroutine[Any, Any, T]) -> T | None:
+    """Return the result of ``coroutine``, or None if a signal ended it."""
+    task = asyncio.create_task(coroutine)
 
     def stop() -> None:
-        running.cancel()
+        task.cancel()
 
     try:
-        with ending_at_signals() as ending:
-            ending.started(stop)
-            await asyncio.wait({running})
+        with graceful_shutdown() as shutdown:
+            shutdown.on_signal(stop)
+            await asyncio.wait({task})
     finally:
-        await cancel_all({running})
-    return None if running.cancelled() else running.result()
+        await cancel_all({task})
+    return None if task.cancelled() else task.result()
 
 
 async def merge_streams(streams: Iterable[AsyncGenerator[T, None]], at_once: int) -> AsyncGenerator[T, None]:
-    """Give out what ``streams`` give, each in its own order.
+    """Yield the items of several streams; each stream keeps its order.
 
-    A stream is read on only when what it gave before was taken; so hardly more than ``at_once`` items wait. However
-    the reading ends, all tasks and streams have ended with it.
+    A stream is read on only after its previous item was consumed, so hardly more than ``at_once`` items are buffered.
+    All tasks and streams are closed at the end, also after an error or a cancellation.
 
     Args:
-        streams: opened one after the other, as others end.
-        at_once: how many are read at the same time.
+        streams: opened one after the other, as earlier ones end.
+        at_once: streams that are read concurrently.
 
     Raises:
-        Exception: the first that a stream raises.
+        Exception: the first failure of a stream.
     """
-    ready: deque[T] = deque()
+    buffer: deque[T] = deque()
     room = asyncio.Semaphore(at_once)
-    news = asyncio.Event()
-    waiting = iter(streams)
+    changed = asyncio.Event()
+    remaining = iter(streams)
 
     async def read() -> None:
-        for stream in waiting:
+        for stream in remaining:
             async with contextlib.aclosing(stream):
                 async for item in stream:
                     await room.acquire()
-                    ready.append(item)
-                    news.set()
+                    buffer.append(item)
+                    changed.set()
 
     tasks = [asyncio.create_task(read()) for _ in range(at_once)]
     for task in tasks:
-        task.add_done_callback(lambda _: news.set())
+        task.add_done_callback(lambda _: changed.set())
     try:
         while True:
-            news.clear()
-            while ready:
+            # Cleared before the buffer is emptied, so that no item arrives unnoticed in between.
+            changed.clear()
+            while buffer:
                 room.release()
-                yield ready.popleft()
+                yield buffer.popleft()
             ended = [task for task in tasks if task.done()]
             for task in ended:
                 task.result()
             if len(ended) == len(tasks):
                 return
-            await news.wait()
+            await changed.wait()
     finally:
         await cancel_all(tasks)
         for task in tasks:
-            # The first failure is the one that is told.
+            # Only the first failure is raised; asyncio must not log the others as never retrieved.
             _ = task.cancelled() or task.exception()
 
 
 class KeyedLock:
-    """Locks by name; who fails or is cancelled passes the turn on, and nothing is kept of names that nobody wants."""
+    """Locks by key within one process; a key that nobody uses takes no memory."""
 
     def __init__(self) -> None:
-        self._wanted: dict[tuple[str, ...], _Turn] = {}
+        self._locks: dict[tuple[str, ...], _CountedLock] = {}
 
     @asynccontextmanager
-    async def turn(self, *name: str) -> AsyncIterator[None]:
-        """Wait for the turn, and have it for as long as the context lasts."""
-        turn = self._wanted.setdefault(name, _Turn())
-        turn.wanted += 1
+    async def hold(self, *key: str) -> AsyncIterator[None]:
+        """Hold the lock of a key for as long as the context lasts."""
+        counted = self._locks.setdefault(key, _CountedLock())
+        counted.users += 1
         try:
-            async with turn.lock:
+            async with counted.lock:
                 yield
         finally:
-            turn.wanted -= 1
-            if not turn.wanted:
-                del self._wanted[name]
+            counted.users -= 1
+            if not counted.users:
+                del self._locks[key]
 
 
-class _Turn:
-    """A lock and how many want it, so that it can be dropped with the last."""
+class _CountedLock:
+    """Lock with the number of its holder and waiters; the last of them removes it."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
-        self.wanted = 0
+        self.users = 0

@@ -1,4 +1,4 @@
-"""Several streams read at once."""
+"""Merged streams."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Streams:
-    """Streams of pairs, their own number first; what they do is noted.
+    """Streams of pairs that start with the stream's number; they count their items.
 
     Attributes:
         given: how many pairs were given out.
@@ -37,12 +37,12 @@ class Streams:
                 self.given += 1
                 yield number, each
         finally:
-            # Ending may take a while, too.
+            # Closing may take a while, too.
             await asyncio.sleep(0)
             self.open -= 1
 
 
-async def test_everything_comes_each_stream_in_its_own_order_and_so_many_at_once() -> None:
+async def test_all_items_arrive_in_the_order_of_their_stream_from_few_streams_at_once() -> None:
     streams = Streams()
     found = [item async for item in merge_streams((streams.stream(number, number) for number in range(9)), 3)]
     assert sorted(found) == [(number, each) for number in range(9) for each in range(number)]
@@ -51,19 +51,19 @@ async def test_everything_comes_each_stream_in_its_own_order_and_so_many_at_once
     assert (streams.most, streams.open) == (3, 0)
 
 
-async def test_nothing_is_read_far_ahead_of_who_takes_it() -> None:
+async def test_streams_are_not_read_far_ahead_of_the_consumer() -> None:
     streams = Streams()
     async with contextlib.aclosing(merge_streams((streams.stream(number, 1000) for number in range(9)), 4)) as items:
         for taken in range(1, 20):
             await anext(items)
             for _ in range(200):
                 await asyncio.sleep(0)
-            # So many wait, and so many are in the hands of their readers.
+            # As many are buffered, and as many are held by the readers.
             assert streams.given <= taken + 2 * 4
     assert streams.open == 0
 
 
-async def test_a_stream_that_fails_ends_the_others_and_is_told() -> None:
+async def test_a_stream_that_fails_closes_the_others_and_raises() -> None:
     streams = Streams()
 
     async def failing() -> AsyncGenerator[tuple[int, int], None]:
@@ -79,7 +79,7 @@ async def test_a_stream_that_fails_ends_the_others_and_is_told() -> None:
     assert streams.open == 0
 
 
-async def test_who_is_cancelled_while_nothing_comes_leaves_nothing_behind() -> None:
+async def test_a_consumer_cancelled_while_waiting_leaves_nothing_behind() -> None:
     closed = asyncio.Event()
 
     async def silent() -> AsyncGenerator[int, None]:

@@ -1,4 +1,4 @@
-"""References: what is one, and that parsing loses nothing."""
+"""References: the grammar, and lossless parsing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_reference_is_parsed_back_from_its_text(reference: Reference) -> None:
 
 
 @given(st.text() | st.text(alphabet="aA0.:/@-_[]\n", max_size=40))
-def test_any_text_is_a_reference_that_says_the_same_or_a_value_error(text: str) -> None:
+def test_any_text_is_a_reference_that_round_trips_or_a_value_error(text: str) -> None:
     with contextlib.suppress(ValueError):
         assert str(Reference.parse(text)) == text
 
@@ -48,19 +48,19 @@ def test_a_host_has_a_dot_a_port_or_is_localhost(host: str) -> None:
     "host",
     ["", "registry", "a.example.com:0", "a.example.com:65536", "a..b", "-a.b", "a.b-", "a.b\n", "a.b:5\n", "*.a.b"],
 )
-def test_what_is_no_host_is_refused(host: str) -> None:
+def test_a_text_that_is_not_a_host_is_refused(host: str) -> None:
     assert not is_registry(host)
 
 
 @pytest.mark.parametrize("name", ["a", "a/b/c", "a__b", "a---b", "a.b", "0", "a" * 255])
-def test_a_repository_has_a_name_of_the_specification(name: str) -> None:
+def test_a_repository_name_of_the_specification_is_accepted(name: str) -> None:
     assert is_repository_name(name)
 
 
 @pytest.mark.parametrize(
     "name", ["", "A", "a//b", "/a", "a/", "a..b", "a___b", "-a", "a-", "a\n", "a:b", "a" * 256, "ä"]
 )
-def test_what_is_no_name_is_refused(name: str) -> None:
+def test_a_text_that_is_not_a_repository_name_is_refused(name: str) -> None:
     assert not is_repository_name(name)
 
 
@@ -94,11 +94,11 @@ def test_digests_are_sha256_or_sha512_in_lower_case() -> None:
         ("h.example.com/:1", "'' is not a repository's name"),
     ],
 )
-def test_the_message_names_the_part_that_is_wrong(text: str, wrong: str) -> None:
+def test_the_message_names_the_wrong_part(text: str, wrong: str) -> None:
     with pytest.raises(ValueError, match="^" + wrong.replace("'", ".") + "|" + wrong):
         Reference.parse(text)
 
 
-def test_the_digest_is_what_is_meant_when_both_are_given() -> None:
+def test_the_digest_decides_when_both_are_given() -> None:
     assert Reference.parse(f"h.example.com/a:v1@{SHA}").identifier == SHA
     assert Reference.parse("h.example.com/a:v1").identifier == "v1"

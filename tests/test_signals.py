@@ -7,34 +7,34 @@ import signal
 
 import pytest
 
-from replicator.tasks import ending_at_signals, stoppable
+from replicator.tasks import graceful_shutdown, stoppable
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_ends_a_start_and_what_follows_is_not_cancelled(number: signal.Signals) -> None:
-    with ending_at_signals() as ending:
+async def test_a_signal_cancels_a_start_and_nothing_after_it(number: signal.Signals) -> None:
+    with graceful_shutdown() as shutdown:
         os.kill(os.getpid(), number)
         await asyncio.sleep(60)
-    assert ending.asked
+    assert shutdown.requested
     async with asyncio.timeout(10):
         await asyncio.sleep(0)
 
 
 async def test_a_signal_whose_cancellation_was_swallowed_is_not_forgotten() -> None:
     stopped = asyncio.Event()
-    with ending_at_signals() as ending:
+    with graceful_shutdown() as shutdown:
         os.kill(os.getpid(), signal.SIGTERM)
         with contextlib.suppress(asyncio.CancelledError):  # as redis-py does at times
             await asyncio.sleep(60)
-        ending.started(stopped.set)
+        shutdown.on_signal(stopped.set)
         async with asyncio.timeout(10):
             await stopped.wait()
 
 
-async def test_after_the_start_each_signal_is_told() -> None:
+async def test_after_the_start_each_signal_calls_the_callback() -> None:
     told = asyncio.Queue[None]()
-    with ending_at_signals() as ending:
-        ending.started(lambda: told.put_nowait(None))
+    with graceful_shutdown() as shutdown:
+        shutdown.on_signal(lambda: told.put_nowait(None))
         async with asyncio.timeout(10):
             for number in (signal.SIGTERM, signal.SIGINT):
                 os.kill(os.getpid(), number)
@@ -43,7 +43,7 @@ async def test_after_the_start_each_signal_is_told() -> None:
 
 async def test_another_cancellation_is_passed_on() -> None:
     async def held() -> None:
-        with ending_at_signals():
+        with graceful_shutdown():
             await asyncio.sleep(60)
 
     task = asyncio.create_task(held())

@@ -6,7 +6,7 @@ import contextlib
 from replicator.tasks import cancel_all
 
 
-async def test_a_task_that_swallows_cancellations_ends_all_the_same() -> None:
+async def test_a_task_that_swallows_cancellations_is_ended() -> None:
     swallowed = 0
 
     async def stubborn() -> None:
@@ -24,5 +24,5 @@ async def test_a_task_that_swallows_cancellations_ends_all_the_same() -> None:
     assert all(task.cancelled() for task in tasks)
 
 
-async def test_nothing_to_cancel_is_no_error() -> None:
+async def test_cancelling_nothing_succeeds() -> None:
     await cancel_all([])

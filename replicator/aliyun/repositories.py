@@ -63,7 +63,7 @@ class MissingRepositories:
         self._deadline = deadline
         self._holds = holds
         self._openapi = OpenApi(registry, account)
-        self._turns = KeyedLock()
+        self._locks = KeyedLock()
         self._answers: dict[str, _Answer] = {}
         self._away: tuple[float, RegistryError] | None = None
 
@@ -81,7 +81,7 @@ class MissingRepositories:
         """
         if name.count("/") + 1 != NAME_SEGMENTS:
             return False
-        async with self._turns.turn("repository", name):
+        async with self._locks.hold("repository", name):
             now = time.monotonic()
             before = self._answers.get(name)
             if before is not None and now - before.when < self._holds:
@@ -136,7 +136,7 @@ class MissingRepositories:
             raise missing.recast(NamespaceMissing) from missing
         operation = create_namespace(repository.instance_id, namespace, self.creates.repositories)
         created = False
-        async with self._turns.turn("namespace", namespace):
+        async with self._locks.hold("namespace", namespace):
             with suppress(AlreadyThere):
                 await self._ask(operation, region)
                 created = True

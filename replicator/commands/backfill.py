@@ -47,7 +47,7 @@ from replicator.rules import Narrowing, Rules
 from replicator.schedule import parse_duration, parse_moment
 from replicator.server.runtime import make_worker, open_checks, open_copier, open_queue, retry_policy
 from replicator.settings import Settings
-from replicator.tasks import Ending, cancel_all, ending_at_signals
+from replicator.tasks import Shutdown, cancel_all, graceful_shutdown
 
 _WITHIN = "7d"
 
@@ -251,7 +251,7 @@ async def run_backfill(
         for output in outputs:
             output.row(row)
 
-    with ending_at_signals() as ending:
+    with graceful_shutdown() as shutdown:
         async with contextlib.AsyncExitStack() as stack:
             queue = None if dry_run else await stack.enter_async_context(open_queue(settings))
             registries, copier = await stack.enter_async_context(
@@ -277,7 +277,7 @@ async def run_backfill(
                         await task.run()
                     else:
                         worker = _worker(settings, queue, registries, copier, checks)
-                        await _with_worker(worker, task, ending)
+                        await _with_worker(worker, task, shutdown)
                     if queue is not None and manner.detach:
                         task.report.warnings += await _nobody_works(queue, task.report)
             finally:
@@ -313,7 +313,7 @@ def _worker(
     return make_worker(settings, queue, registries, copier, concurrency=concurrency, policy=policy, checks=checks)
 
 
-async def _with_worker(worker: Worker, task: Backfill, ending: Ending) -> None:
+async def _with_worker(worker: Worker, task: Backfill, shutdown: Shutdown) -> None:
     """Run a backfill beside a worker for its copies.
 
     A signal stops both, the running copies within their time; so does a failure that ends the run.
@@ -327,9 +327,9 @@ async def _with_worker(worker: Worker, task: Backfill, ending: Ending) -> None:
         worker.stop()
 
     try:
-        ending.started(stop)
+        shutdown.on_signal(stop)
         await asyncio.wait({listing, working, failing}, return_when=asyncio.FIRST_COMPLETED)
-        if failing.done() and not ending.asked:
+        if failing.done() and not shutdown.requested:
             worker.stop()
         await asyncio.wait({listing, working}, return_when=asyncio.FIRST_COMPLETED)
         if not listing.done():

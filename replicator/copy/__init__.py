@@ -1,4 +1,4 @@
-"""Copying one image between two registries; usable without Harbor, ACR, rules or queue."""
+"""Copies of one image between two registries; usable as a library without Harbor, ACR, rules or queue."""
 
 from replicator.copy.compare import Comparison
 from replicator.copy.engine import Copier

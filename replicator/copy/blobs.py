@@ -1,8 +1,7 @@
-"""Bringing blobs to a destination, each once however many images ask for it at the same time."""
+"""Blob transfer to a destination: each blob once, however many images need it at the same time."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,6 @@ import structlog
 
 from replicator.copy.gathering import gather_tolerant
 from replicator.copy.ledger import NoBlobLocks
-from replicator.errors import ErrorClass
 from replicator.registry.errors import (
     Denied,
     DigestMismatch,
@@ -21,241 +19,221 @@ from replicator.registry.errors import (
     Unauthorized,
 )
 from replicator.registry.limits import Budget, transfer
-from replicator.retry import MAX_PAUSE, backoff
+from replicator.retry import is_transient, retrying
 from replicator.tasks import KeyedLock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from yarl import URL
 
+    from replicator.copy.context import CopyContext
     from replicator.copy.ledger import BlobLocks, Ledger
-    from replicator.copy.outcome import Tally
     from replicator.registry import Descriptor, RemoteRepository
 
 _log = structlog.get_logger("replicator.copy")
 
-_TRIES = 4
-"""Times a blob is sent before the copy as a whole is left to the queue's patience."""
-_CORRUPT_TRIES = 2
-"""Times a blob is read whose bytes are wrong: a second look, then the source's storage needs a person."""
+_MAX_ATTEMPTS = 4
+"""Attempts per blob; after that the queue retries the whole copy."""
+_MAX_CORRUPT_ATTEMPTS = 2
+"""Attempts for a blob with a wrong digest: if it is wrong twice, somebody has to repair the source's storage."""
 _SMALL = 64 * 1024
-"""Bytes that are sent rather than asked about, at a registry or among processes."""
+"""Bytes up to which a blob is sent without a lookup: asking, a registry or other processes, costs more."""
 _LARGE = 1024 * 1024
-"""Bytes worth a question to a registry that was not yet seen to answer a mount in place."""
+"""Bytes from which a lookup pays off at a registry whose answer to a mount in place is unknown."""
 _MAX_MOUNT_SOURCES = 8
-"""Repositories that one token is asked for."""
+"""Repositories in the scope of one token."""
 
 
 class BlobCopier:
-    """Copies blobs between registries, sharing what is known and what is under way over all copies of a process.
+    """Copies blobs; all copies of a process share its ledger, its locks and its transfer slots.
 
     Args:
-        transfers: blob bodies in flight at once; each holds a few MiB at the most.
-        ledger: what is known to be at which registry.
-        sharing: what other processes know and have under way.
+        transfers: concurrent blob bodies; each takes a few MiB at most.
+        ledger: what registries are known to have.
+        locks: locks shared with other processes.
     """
 
-    def __init__(self, transfers: int, ledger: Ledger, sharing: BlobLocks | None = None) -> None:
+    def __init__(self, transfers: int, ledger: Ledger, locks: BlobLocks | None = None) -> None:
         self.ledger = ledger
-        self._transfers = Budget(transfers)
-        self.sharing = sharing or NoBlobLocks()
-        self._turns = KeyedLock()
+        self.locks = locks or NoBlobLocks()
+        self.transfers = Budget(transfers)
+        self._process_locks = KeyedLock()
         self._images = 0
 
-    async def ensure(
-        self,
-        blobs: Iterable[Descriptor],
-        source: RemoteRepository,
-        destination: RemoteRepository,
-        tally: Tally,
-        on_bytes: Callable[[int], None],
-        *,
-        doubting: bool = False,
-    ) -> None:
-        """Make sure that ``destination`` has all ``blobs`` of an image: each is known, mounted, or copied.
+    async def ensure(self, blobs: Iterable[Descriptor], context: CopyContext, *, distrust: bool = False) -> None:
+        """Make sure that the target repository has all ``blobs`` of an image.
 
-        With ``doubting``, what is known and what is said to be mounted is not believed.
+        With ``distrust``, neither the ledger nor a mount is trusted: each blob is looked up or sent.
 
         Raises:
-            RegistryError: of the source or of the destination, whichever failed.
+            RegistryError: the source or the destination failed.
         """
         self._images += 1
-        # Who copies one image and ends has no use for what the registry would do with the next.
-        learns = self._images > 1
-        bringing = _Bringing(
-            self.ledger, self.sharing, self._transfers, source, destination, tally, on_bytes, learns, doubting
-        )
-        # The largest first: the rest fits in beside it.
+        # Probing only pays off from the second image on.
+        upload = _ImageUpload(self, context, probe=self._images > 1, distrust=distrust)
+        # The largest first: the others fit in beside it.
         ordered = sorted(blobs, key=lambda blob: -blob.size)
-        bringing.plan(ordered)
-        await gather_tolerant(self._ensure(blob, bringing) for blob in ordered)
+        upload.plan_mounts(ordered)
+        await gather_tolerant(self._ensure(blob, upload) for blob in ordered)
 
-    async def _ensure(self, blob: Descriptor, bringing: _Bringing) -> None:
-        place = bringing.destination.repository
-        async with self._turns.turn(place.registry, blob.digest):
-            # Whoever had the turn before may have brought it, here or to where it can be mounted from.
-            if bringing.doubting:
-                await bringing.bring(blob)
-            elif self.ledger.has(place.registry, place.name, blob.digest):
-                bringing.tally.blobs_present += 1
+    async def _ensure(self, blob: Descriptor, upload: _ImageUpload) -> None:
+        async with self._process_locks.hold(upload.registry, blob.digest):
+            # The previous holder may have copied the blob, here or to a repository it can be mounted from.
+            if upload.distrust:
+                await upload.copy(blob)
+            elif self.ledger.has(upload.registry, upload.name, blob.digest):
+                upload.tally.blobs_present += 1
             elif blob.size <= _SMALL:
-                await bringing.bring(blob)
+                await upload.copy(blob)
             else:
-                await bringing.bring_shared(blob)
+                await upload.copy_locked(blob)
 
-    def distrust_mounts(self, destination: RemoteRepository) -> None:
-        """Believe no mount of a registry any more, because it did not have what it had said to have mounted."""
-        if destination.abilities.mounts_hold:
-            destination.abilities.mounts_hold = False
-            _log.warning("mounts do not hold", registry=destination.repository.registry)
+    def distrust_mounts(self, target: RemoteRepository) -> None:
+        """Stop trusting the mounts of a registry, because a blob it claimed to have mounted was missing."""
+        if target.abilities.mounts_hold:
+            target.abilities.mounts_hold = False
+            _log.warning("mounts do not hold", registry=target.repository.registry)
 
-    async def forget(self, destination: RemoteRepository, digests: Iterable[str]) -> None:
-        """Forget that blobs are at a destination, because it contradicted that."""
-        place = destination.repository
+    async def forget(self, target: RemoteRepository, digests: Iterable[str]) -> None:
+        """Forget that a repository has these blobs, because its registry contradicted it."""
+        repository = target.repository
         for digest in digests:
-            self.ledger.forget(place.registry, place.name, digest)
-            await self.sharing.forget(place.registry, place.name, digest)
+            self.ledger.forget(repository.registry, repository.name, digest)
+            await self.locks.forget(repository.registry, repository.name, digest)
 
 
-class _Bringing:
-    """The blobs of one image on their way."""
+class _ImageUpload:
+    """Upload of the blobs of one image."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        sharing: BlobLocks,
-        transfers: Budget,
-        source: RemoteRepository,
-        destination: RemoteRepository,
-        tally: Tally,
-        on_bytes: Callable[[int], None],
-        learns: bool,
-        doubting: bool,
-    ) -> None:
-        self.destination = destination
-        self.doubting = doubting
-        self.tally = tally
-        self._ledger = ledger
-        self._sharing = sharing
-        self._transfers = transfers
-        self._source = source
-        self._on_bytes = on_bytes
-        self._learns = learns
-        self._registry, self._name = destination.repository.registry, destination.repository.name
+    def __init__(self, copier: BlobCopier, context: CopyContext, *, probe: bool, distrust: bool) -> None:
+        self.registry, self.name = context.target.repository.registry, context.target.repository.name
+        self.distrust = distrust
+        self.tally = context.tally
+        self._probe = probe
+        self._context = context
+        self._source, self._target = context.origin, context.target
+        self._ledger, self._locks, self._transfers = copier.ledger, copier.locks, copier.transfers
         self._mount_sources: list[str] = []
 
-    def plan(self, blobs: Iterable[Descriptor]) -> None:
-        """Find the repositories to mount from, as few as will do: one token is asked for all of them."""
+    def plan_mounts(self, blobs: Iterable[Descriptor]) -> None:
+        """Choose the repositories to mount from, as few as possible: one token has to cover all of them."""
         source = self._source.repository
         for blob in blobs:
-            if source.registry == self._registry and source.name != self._name:
-                self._ledger.add(self._registry, source.name, blob.digest, seen=False)
-            place = self._ledger.elsewhere(self._registry, self._name, blob.digest, self._mount_sources)
-            if place is not None and place not in self._mount_sources:
-                self._mount_sources.append(place)
+            if source.registry == self.registry and source.name != self.name:
+                self._ledger.add(self.registry, source.name, blob.digest, confirmed=False)
+            found = self._mount_source(blob)
+            if found is not None and found not in self._mount_sources:
+                self._mount_sources.append(found)
         del self._mount_sources[_MAX_MOUNT_SOURCES:]
 
-    async def bring_shared(self, blob: Descriptor) -> None:
-        """Bring a blob when no other process is at it, or hear that one has brought it."""
-        async with self._sharing.turn(self._registry, self._name, blob.digest) as turn:
-            if turn.here:
-                self._ledger.add(self._registry, self._name, blob.digest)
+    async def copy_locked(self, blob: Descriptor) -> None:
+        """Copy a blob under the lock that all processes share, unless another process has just copied it."""
+        async with self._locks.hold(self.registry, self.name, blob.digest) as lock:
+            if lock.present:
+                self._ledger.add(self.registry, self.name, blob.digest)
                 self.tally.blobs_present += 1
                 return
-            for place in reversed(turn.elsewhere):
-                self._ledger.add(self._registry, place, blob.digest, seen=False)
-            await self.bring(blob)
-            turn.brought()
+            for name in reversed(lock.mount_sources):
+                self._ledger.add(self.registry, name, blob.digest, confirmed=False)
+            await self.copy(blob)
+            lock.mark_present()
 
-    async def bring(self, blob: Descriptor) -> None:
-        """Find, mount or send a blob, again after passing faults."""
-        for attempt in range(1, _TRIES + 1):
-            try:
-                await self._try(blob)
-            except RegistryError as error:
-                wait = max(backoff(attempt), error.retry_after or 0.0)
-                if not self._worth_another(error, attempt) or wait > MAX_PAUSE:
-                    raise
-                _log.info("blob repeated", digest=blob.digest, attempt=attempt, error=str(error))
-                await asyncio.sleep(wait)
-            else:
-                self._ledger.add(self._registry, self._name, blob.digest)
-                return
+    async def copy(self, blob: Descriptor) -> None:
+        """Find, mount or send a blob, with retries after transient errors."""
+        corrupt = 0
 
-    async def _try(self, blob: Descriptor) -> None:
-        location, where = await self._begin(blob)
+        def is_retryable(error: Exception) -> bool:
+            nonlocal corrupt
+            if isinstance(error, DigestMismatch):
+                corrupt += 1
+                return corrupt < _MAX_CORRUPT_ATTEMPTS
+            source = self._source.repository.registry
+            if isinstance(error, RegistryError) and error.registry == source != self.registry:
+                # The stream has already resumed for as long as anything moved, so the source is down.
+                return False
+            return is_transient(error)
+
+        def log(error: Exception, attempt: int, _: float) -> None:
+            _log.info("blob repeated", digest=blob.digest, attempt=attempt, error=str(error))
+
+        await retrying(lambda: self._attempt(blob), attempts=_MAX_ATTEMPTS, retryable=is_retryable, on_retry=log)
+        self._ledger.add(self.registry, self.name, blob.digest)
+
+    async def _attempt(self, blob: Descriptor) -> None:
+        location, found_in = await self._open_upload(blob)
         if location is None:
-            if where == self._name:
+            if found_in == self.name:
                 self.tally.blobs_present += 1
             else:
                 self.tally.blobs_mounted += 1
             return
         try:
-            # What is small takes no memory worth counting: the budgets of the hosts are enough.
+            # A small blob takes no memory worth counting: the budgets of the hosts are enough.
             small = blob.size <= _SMALL
             async with (
                 contextlib.nullcontext() if small else self._transfers.slot(blob.size),
-                transfer(self._source.limits, self.destination.limits, blob.size),
+                transfer(self._source.limits, self._target.limits, blob.size),
             ):
-                stream = await self._source.open_blob(blob, self._on_bytes)
+                stream = await self._source.open_blob(blob, self._context.on_bytes)
                 try:
-                    await self.destination.finish_upload(location, stream)
+                    await self._target.finish_upload(location, stream)
                 finally:
                     await stream.aclose()
         except BaseException as error:
-            # A cancelled copy leaves its session to the registry's own clean-up: there may be no time to ask.
+            # A cancelled copy leaves its upload session to the registry's clean-up: there may be no time for a request.
             if isinstance(error, Exception):
-                await self.destination.cancel_upload(location)
+                await self._target.cancel_upload(location)
             raise
         self.tally.blobs_copied += 1
         self.tally.bytes += blob.size
-        unknown = self.destination.abilities.mounts_in_place is None
-        if unknown and self._learns and blob.size >= _LARGE and self._may_mount(blob):
-            await self._learn_from(blob)
+        unknown = self._target.abilities.mounts_in_place is None
+        if unknown and self._probe and blob.size >= _LARGE and self._may_mount(blob):
+            await self._probe_mount_in_place(blob)
 
-    async def _begin(self, blob: Descriptor) -> tuple[URL | None, str]:
-        """Find the blob at the destination's registry, or open an upload for it.
+    async def _open_upload(self, blob: Descriptor) -> tuple[URL | None, str]:
+        """Find the blob at the destination's registry, or open an upload session for it.
 
         Returns:
-            Where to send it, or None and the repository it was found in.
+            The session's location and the target's name; or None and the repository that has the blob.
         """
-        abilities = self.destination.abilities
-        elsewhere = self._ledger.elsewhere(self._registry, self._name, blob.digest, self._mount_sources)
-        if elsewhere is None or abilities.mounts is False or not self._may_mount(blob):
-            return await self._begin_here(blob), self._name
-        location, found = await self._mount(blob, elsewhere)
-        if location is None and not found:
-            location = await self._begin_here(blob)
-            # Now it is certain that it was the mount that was refused, and not the push. A registry that mounted before
-            # has refused this place alone.
+        abilities = self._target.abilities
+        other = self._mount_source(blob)
+        if other is None or abilities.mounts is False or not self._may_mount(blob):
+            return await self._open_upload_in_place(blob), self.name
+        location, mounted = await self._mount(blob, other)
+        if mounted:
+            return None, other
+        if location is None:
+            location = await self._open_upload_in_place(blob)
+            # Since the upload was accepted, the refusal meant the mount and not the push. A registry that mounted
+            # before refused this repository only.
             abilities.mounts = abilities.mounts or False
-            self._ledger.forget(self._registry, elsewhere, blob.digest)
-            elsewhere = self._name
-        return location, elsewhere
+            self._ledger.forget(self.registry, other, blob.digest)
+        return location, self.name
 
-    async def _begin_here(self, blob: Descriptor) -> URL | None:
-        """Open an upload; None if the blob turns out to be in the repository."""
-        abilities = self.destination.abilities
+    async def _open_upload_in_place(self, blob: Descriptor) -> URL | None:
+        """Open an upload session; None if the target repository turns out to have the blob."""
+        abilities = self._target.abilities
         if abilities.mounts_in_place is False or not self._may_mount(blob):
-            if blob.size > _SMALL and await self.destination.has_blob(blob.digest):
+            if blob.size > _SMALL and await self._target.has_blob(blob.digest):
                 return None
-            return await self.destination.start_upload()
-        location, found = await self._mount_in_place(blob)
-        if location is None and not found:
-            location = await self.destination.start_upload()
-            abilities.mounts_in_place = False  # certain for the same reason
+            return await self._target.start_upload()
+        location, present = await self._mount_in_place(blob)
+        if location is None and not present:
+            location = await self._target.start_upload()
+            abilities.mounts_in_place = False  # the upload was accepted, so the refusal meant the mount
         return location
 
     async def _mount_in_place(self, blob: Descriptor) -> tuple[URL | None, bool]:
-        """Ask for a mount from the repository itself: it says that the blob is there, or opens an upload.
+        """Ask for a mount from the target repository itself: a lookup and an upload session in one request.
 
         Returns:
-            Where to send it, and whether it was found; neither when the registry does not take the question.
+            The session's location, and whether the blob is present; neither if the registry refuses such a mount.
         """
-        abilities = self.destination.abilities
+        abilities = self._target.abilities
         try:
-            location = await self.destination.start_upload(blob.digest, self._name)
+            location = await self._target.start_upload(blob.digest, self.name)
         except (Denied, Unauthorized, NotFound, Refused) as error:
             if abilities.mounts_in_place or isinstance(error, LoginRefused):
                 raise
@@ -263,56 +241,53 @@ class _Bringing:
         if location is None:
             abilities.mounts_in_place = True
             return None, True
+        # A registry that ignores mounts opens a session even for a blob it has: a HEAD tells, and may save an upload.
         if not abilities.mounts_in_place and blob.size >= _LARGE:
             try:
-                found = await self.destination.has_blob(blob.digest)
+                present = await self._target.has_blob(blob.digest)
             except RegistryError:
-                await self.destination.cancel_upload(location)
+                await self._target.cancel_upload(location)
                 raise
-            if found:
+            if present:
                 abilities.mounts_in_place = False
-                await self.destination.cancel_upload(location)
+                await self._target.cancel_upload(location)
                 return None, True
         return location, False
 
-    async def _mount(self, blob: Descriptor, elsewhere: str) -> tuple[URL | None, bool]:
+    async def _mount(self, blob: Descriptor, other: str) -> tuple[URL | None, bool]:
         """Ask for a mount from another repository; returns the same as `_mount_in_place`."""
-        abilities = self.destination.abilities
+        abilities = self._target.abilities
         try:
-            location = await self.destination.start_upload(blob.digest, elsewhere, may_mount_from=self._mount_sources)
+            location = await self._target.start_upload(blob.digest, other, may_mount_from=self._mount_sources)
         except (Denied, Unauthorized, NotFound, Refused):
             return None, False
         if location is None:
             abilities.mounts = True
             return None, True
-        # It may just have lost the blob there; a registry that never mounted before is not asked again.
+        # The other repository may just have lost the blob; a registry that never mounted before is not asked again.
         abilities.mounts = abilities.mounts or False
-        self._ledger.forget(self._registry, elsewhere, blob.digest)
-        await self._sharing.forget(self._registry, elsewhere, blob.digest)
+        self._ledger.forget(self.registry, other, blob.digest)
+        await self._locks.forget(self.registry, other, blob.digest)
         return location, False
 
-    async def _learn_from(self, blob: Descriptor) -> None:
-        """With a large blob that was sent, try once whether the registry answers a mount in place."""
-        abilities = self.destination.abilities
+    async def _probe_mount_in_place(self, blob: Descriptor) -> None:
+        """Learn, once per registry and with a large blob just sent, whether a mount in place finds a blob."""
+        abilities = self._target.abilities
+        # Other copies must not probe as well while the answer is awaited.
         abilities.mounts_in_place = False
         try:
-            location = await self.destination.start_upload(blob.digest, self._name)
+            location = await self._target.start_upload(blob.digest, self.name)
         except RegistryError:
             return
         if location is None:
             abilities.mounts_in_place = True
         else:
-            await self.destination.cancel_upload(location)
+            await self._target.cancel_upload(location)
 
-    def _worth_another(self, error: RegistryError, attempt: int) -> bool:
-        if isinstance(error, DigestMismatch):
-            return attempt < _CORRUPT_TRIES
-        if error.registry == self._source.repository.registry != self._registry:
-            # Reading goes on where it broke for as long as anything moves; when it gives up, the source is down.
-            return False
-        return error.error_class is ErrorClass.TRANSIENT and attempt < _TRIES
+    def _mount_source(self, blob: Descriptor) -> str | None:
+        return self._ledger.mount_source(self.registry, self.name, blob.digest, self._mount_sources)
 
     def _may_mount(self, blob: Descriptor) -> bool:
-        # Asked to mount another digest, distribution 2.8 says 201, and from then on knows the blob by its sha256 alone.
-        believed = self.destination.abilities.mounts_hold and not self.doubting
-        return believed and blob.digest.startswith("sha256:")
+        # Asked to mount a sha512 digest, distribution 2.8 answers 201 and from then on knows the blob only by sha256.
+        trusted = self._target.abilities.mounts_hold and not self.distrust
+        return trusted and blob.digest.startswith("sha256:")

@@ -1,4 +1,4 @@
-"""Whether a destination holds what is wanted of an image, found out with as few requests as will do."""
+"""Comparison of an image with its destination, with as few requests as possible."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from replicator.copy.selection import Selection, select
 from replicator.registry.errors import DigestMismatch, NotFound
 
 if TYPE_CHECKING:
+    from replicator.copy.context import CopyContext
     from replicator.copy.options import CopyOptions
-    from replicator.copy.selection import SourceReader
     from replicator.copy.selection_cache import CachedSelection, SelectionCache
-    from replicator.reference import Reference
-    from replicator.registry import Descriptor, Manifest, RemoteRepository
+    from replicator.registry import Manifest
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What an image is at its source, held against its destination.
+    """Result of comparing an image with its destination.
 
     Attributes:
-        result: up to date, or skipped as nothing of it is wanted; None when it has to be copied.
-        announced: what the source's tag names.
-        digest: what the destination's tag is to name; None when the image is skipped, or was not read to find it out.
-        note: what is left out of it, or why it is skipped.
-        selection: what is wanted of it; None where that did not have to be looked at.
-        present: what the destination's tag was seen to name where the image has to be copied; None for nothing.
+        result: up to date or skipped; None when the image has to be copied.
+        announced: the digest of the source's tag.
+        digest: what the destination's tag should name; None when the image is skipped or was not read.
+        note: what is left out, or why the image is skipped.
+        selection: what is selected of the image; None where the image was not read.
+        present: what the destination's tag named where the image has to be copied; None for nothing.
     """
 
     result: Result | None
@@ -41,154 +40,121 @@ class Comparison:
 
 
 async def compare(
-    source: Reference,
-    destination: Reference,
-    options: CopyOptions,
-    *,
-    origin: RemoteRepository,
-    reader: SourceReader,
-    target: RemoteRepository,
-    forms: SelectionCache,
-    announced: str | None = None,
-    force: bool = False,
+    context: CopyContext, cache: SelectionCache, *, announced: str | None = None, force: bool = False
 ) -> Comparison:
-    """Find out what is wanted of an image, and whether the destination holds it.
+    """Compare an image with its destination, asking both.
 
     Args:
-        source: the image.
-        destination: the tag or digest that is to name it.
-        options: what is wanted of it.
-        origin: the source's repository.
-        reader: reads manifests there.
-        target: the destination's repository.
-        forms: what is known, and learns what is found.
-        announced: what the source's tag is said to name; the source is asked only if the destination differs.
-        force: up to date is no answer: it is copied whatever the destination holds.
+        context: the copy this belongs to.
+        cache: known selections; new ones are added.
+        announced: the digest that an event gave for the source's tag. If the destination holds that image, the source
+            is not asked.
+        force: ignore what the destination holds, so that the image is copied in any case.
 
     Returns:
-        What was found, with a selection where the image has to be copied.
+        The comparison, with a selection where the image has to be copied.
 
     Raises:
         SourceNotFound: the source has no such tag or digest.
-        AttestationsFound: it has attestations, and the options say that there must be none.
+        AttestationsFound: the image has attestations, and the options forbid them.
         RegistryError: either registry refused or failed.
     """
+    root = None
     if announced is None:
-        wanted, present = await gather2(
-            origin.head_manifest(source.identifier), target.head_destination(destination.identifier)
+        head, target_head = await gather2(
+            context.origin.head_manifest(context.source.identifier),
+            context.target.head_destination(context.destination.identifier),
         )
-        announced = wanted.digest if wanted is not None else None
-        root = None
+        digest = head.digest if head is not None else None
     else:
-        present = None if force else await target.head_destination(destination.identifier)
-        if present is not None and (known := await _settled(present.digest, announced, options, forms)) is not None:
-            return known
-        announced, root = await _moved(origin, source, announced)
-    name = present.digest if present is not None and not force else None
-    if announced is not None and not force:
-        # What was just read need not be recalled.
-        known = await _settled(name, announced, options, forms, recalling=root is None)
+        target_head = None if force else await context.target.head_destination(context.destination.identifier)
+        if target_head is not None:
+            known = await _compare_known(target_head.digest, announced, context.options, cache)
+            if known is not None:
+                return known
+        digest, root = await _read_announced(context, announced)
+    present = target_head.digest if target_head is not None and not force else None
+    if digest is not None and not force:
+        # A root that has just been read costs no request, so the shared cache is not asked.
+        known = await _compare_known(present, digest, context.options, cache, fetch=root is None)
         if known is not None:
             return known
     if root is None:
-        # By digest, so that a push in between can't mix two images.
-        root = await read_root(origin, source, announced or source.identifier)
-        if announced is None:
-            known = await _settled(name, root.digest, options, forms, recalling=False)
+        # By digest, so that a push between the two requests can't mix two images.
+        root = await read_root(context, digest or context.source.identifier)
+        if digest is None:
+            known = await _compare_known(present, root.digest, context.options, cache, fetch=False)
             if known is not None:
                 return known
-    return await _looked_at(root, name, source, options, reader, forms)
+    return await _compare_read(root, present, context, cache)
 
 
 async def compare_listed(
-    source: Reference,
-    destination: Reference,
-    options: CopyOptions,
-    *,
-    origin: RemoteRepository,
-    reader: SourceReader,
-    target: RemoteRepository,
-    forms: SelectionCache,
-    announced: str,
-    reading: bool = True,
+    context: CopyContext, cache: SelectionCache, *, announced: str, read: bool = True
 ) -> Comparison:
-    """Find out whether a destination holds what is wanted of an image whose digest the caller has just listed.
+    """Compare an image whose digest the caller has just listed.
 
-    The destination is asked, and nobody else where it is known what is wanted: where everything is, or where it was
-    found before. Where it is not, the image is read by its digest.
+    Only the destination is asked where the selection is known: with verbatim options, or from the cache. Otherwise the
+    image is read by its digest. The source's tag is never asked for.
 
     Args:
-        source: the image; its tag is not asked for.
-        destination: the tag or digest that is to name it.
-        options: what is wanted of it.
-        origin: the source's repository.
-        reader: reads manifests there.
-        target: the destination's repository.
-        forms: what is known, and learns what is found.
-        announced: what the source's tag names.
-        reading: read the image also where the destination holds nothing; if not, what is wanted of it may stay open.
+        context: the copy this belongs to.
+        cache: known selections; new ones are added.
+        announced: the listed digest.
+        read: read the image even where the destination holds nothing; if not, the selection may stay unknown.
 
     Returns:
-        What was found; without a selection where the image was not read.
+        The comparison, without a selection where the image was not read.
 
     Raises:
-        SourceNotFound: the source does not have the digest any more.
-        AttestationsFound: it has attestations, and the options say that there must be none.
+        SourceNotFound: the source no longer has the digest.
+        AttestationsFound: the image has attestations, and the options forbid them.
         RegistryError: either registry refused or failed.
     """
-    present = await target.head_destination(destination.identifier)
-    name = present.digest if present is not None else None
-    if _is_whole(name, announced, options):
+    head = await context.target.head_destination(context.destination.identifier)
+    present = head.digest if head is not None else None
+    if _is_unchanged(present, announced, context.options):
         return Comparison(Result.UP_TO_DATE, announced, announced)
-    form = forms.known(announced, options) or await forms.recall(announced, options)
-    if form is not None:
-        return _held_against(name, announced, form)
-    if name is None and not reading:
+    cached = cache.get(announced, context.options) or await cache.fetch(announced, context.options)
+    if cached is not None:
+        return _compare_cached(present, announced, cached)
+    if present is None and not read:
         return Comparison(None, announced, None)
-    root = await read_root(origin, source, announced)
-    return await _looked_at(root, name, source, options, reader, forms)
+    return await _compare_read(await read_root(context, announced), present, context, cache)
 
 
-async def read_root(origin: RemoteRepository, source: Reference, identifier: str) -> Manifest:
-    """Read what a tag or digest names.
+async def read_root(context: CopyContext, identifier: str) -> Manifest:
+    """Read the manifest of a tag or digest at the source.
 
     Raises:
         SourceNotFound: there is no such tag or digest.
-        RegistryError: the source refused, failed or lied.
+        RegistryError: the source refused, failed or sent other bytes.
     """
     try:
-        return await origin.get_manifest(identifier)
+        return await context.origin.get_manifest(identifier)
     except NotFound as error:
-        raise SourceNotFound(source, error) from error
+        raise SourceNotFound(context.source, error) from error
 
 
-async def _moved(origin: RemoteRepository, source: Reference, announced: str) -> tuple[str | None, Manifest | None]:
-    """Read the source's tag, which most likely names what was announced; if it does, its bytes are verified by that.
+async def _read_announced(context: CopyContext, announced: str) -> tuple[str | None, Manifest | None]:
+    """Read the source's tag, which most likely names the announced digest.
 
     Returns:
-        What it names now, and the manifest if it is verified.
+        The digest of the tag; and the manifest if it is the announced one, whose digest verifies its bytes.
     """
     try:
-        root = await read_root(origin, source, source.identifier)
+        root = await read_root(context, context.source.identifier)
         if root.digest == announced:
             return announced, root
     except DigestMismatch:
-        pass  # read again, by digest
-    wanted: Descriptor | None = await origin.head_manifest(source.identifier)
-    return (wanted.digest if wanted is not None else None), None
+        pass  # The caller reads it again, by digest.
+    head = await context.origin.head_manifest(context.source.identifier)
+    return (head.digest if head is not None else None), None
 
 
-async def _looked_at(
-    root: Manifest,
-    present: str | None,
-    source: Reference,
-    options: CopyOptions,
-    reader: SourceReader,
-    forms: SelectionCache,
-) -> Comparison:
-    """Find out from an image itself what is wanted of it, and hold it against what the destination names."""
-    selection = await select(root, options, reader, source.registry)
-    forms.note(root.digest, options, selection)
+async def _compare_read(root: Manifest, present: str | None, context: CopyContext, cache: SelectionCache) -> Comparison:
+    selection = await select(root, context)
+    cache.add(root.digest, context.options, selection)
     if selection.manifest is None:
         return Comparison(Result.SKIPPED, root.digest, None, selection.note, selection)
     digest = selection.manifest.digest
@@ -196,39 +162,36 @@ async def _looked_at(
     return Comparison(result, root.digest, digest, selection.note, selection, present)
 
 
-async def _settled(
-    present: str | None, digest: str, options: CopyOptions, forms: SelectionCache, *, recalling: bool = True
+async def _compare_known(
+    present: str | None, digest: str, options: CopyOptions, cache: SelectionCache, *, fetch: bool = True
 ) -> Comparison | None:
-    """Return that nothing is to be copied, where that is known without reading the image ``digest``.
+    """Compare without reading the image ``digest``; None where it has to be read or copied.
 
     Args:
         present: what the destination names.
         digest: the image.
-        options: what is wanted of it.
-        forms: what is known.
-        recalling: ask other processes too.
+        options: what is copied of it.
+        cache: known selections.
+        fetch: ask other processes too.
     """
-    if _is_whole(present, digest, options):
+    if _is_unchanged(present, digest, options):
         return Comparison(Result.UP_TO_DATE, digest, digest)
-    form = forms.known(digest, options)
-    if form is None and recalling:
-        form = await forms.recall(digest, options)
-    found = _held_against(present, digest, form) if form is not None else None
-    return found if found is not None and found.result is not None else None
+    cached = cache.get(digest, options)
+    if cached is None and fetch:
+        cached = await cache.fetch(digest, options)
+    comparison = _compare_cached(present, digest, cached) if cached is not None else None
+    return comparison if comparison is not None and comparison.result is not None else None
 
 
-def _is_whole(present: str | None, digest: str, options: CopyOptions) -> bool:
-    """Tell whether the destination holds an image as it is, where that is right.
-
-    Also where something was to be stripped, had the registry refused it: it has not.
-    """
+def _is_unchanged(present: str | None, digest: str, options: CopyOptions) -> bool:
+    """Tell whether the destination holds the image byte for byte, and the options allow that."""
+    # With 'strip refused' an identical digest is fine too: the registry evidently accepted the attestations.
     keeps = options.attestations in (Attestations.KEEP, Attestations.STRIP_REFUSED)
     return present == digest and not options.platforms and keeps
 
 
-def _held_against(present: str | None, digest: str, form: CachedSelection) -> Comparison:
-    """Hold what is wanted of the image ``digest`` against what the destination names."""
-    if form.digest is None:
-        return Comparison(Result.SKIPPED, digest, None, form.note)
-    result = Result.UP_TO_DATE if form.digest == present else None
-    return Comparison(result, digest, form.digest, form.note, present=None if result is not None else present)
+def _compare_cached(present: str | None, digest: str, cached: CachedSelection) -> Comparison:
+    if cached.digest is None:
+        return Comparison(Result.SKIPPED, digest, None, cached.note)
+    result = Result.UP_TO_DATE if cached.digest == present else None
+    return Comparison(result, digest, cached.digest, cached.note, present=None if result is not None else present)

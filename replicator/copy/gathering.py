@@ -1,12 +1,12 @@
-"""Doing several things at once, and failing well."""
+"""Concurrent work with three ways to fail."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from replicator.errors import ErrorClass, ReplicatorError
-from replicator.retry import MAX_PAUSE
+from replicator.errors import ReplicatorError
+from replicator.retry import MAX_PAUSE, is_transient
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
@@ -16,10 +16,10 @@ Second = TypeVar("Second")
 
 
 async def gather2(one: Coroutine[Any, Any, First], other: Coroutine[Any, Any, Second]) -> tuple[First, Second]:
-    """Run two things at once and return both results; when one fails, the other is ended.
+    """Run two coroutines concurrently; when one fails, cancel the other.
 
     Raises:
-        Exception: the failure, of whichever failed first.
+        Exception: the first failure.
     """
     first, second = asyncio.create_task(one), asyncio.create_task(other)
     try:
@@ -31,13 +31,13 @@ async def gather2(one: Coroutine[Any, Any, First], other: Coroutine[Any, Any, Se
         await asyncio.gather(first, second, return_exceptions=True)
 
 
-async def gather_all(work: Iterable[Coroutine[Any, Any, First]]) -> list[First]:
-    """Run everything at once and return the results in order; when one fails, the others are ended.
+async def gather_all(coroutines: Iterable[Coroutine[Any, Any, First]]) -> list[First]:
+    """Run coroutines concurrently and return their results in order; when one fails, cancel the others.
 
     Raises:
-        Exception: the failure, of whichever failed first.
+        Exception: the first failure.
     """
-    tasks = [asyncio.create_task(one) for one in work]
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         return list(await asyncio.gather(*tasks))
     finally:
@@ -46,36 +46,32 @@ async def gather_all(work: Iterable[Coroutine[Any, Any, First]]) -> list[First]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def gather_tolerant(work: Iterable[Coroutine[Any, Any, object]]) -> None:
-    """Run everything at once and raise the most telling failure.
+async def gather_tolerant(coroutines: Iterable[Coroutine[Any, Any, object]]) -> None:
+    """Run coroutines concurrently and raise the failure that matters most.
 
-    A passing fault in one lets the others finish, since what they bring over need not be sent again at the next try;
-    any other failure means that no try will succeed as things are, and ends the others at once.
+    After a transient failure the others finish: what they copy need not be sent again by the next attempt. After any
+    other failure no attempt can succeed, so the others are cancelled at once.
 
     Raises:
-        Exception: the failure; one that is not transient wins over one that is.
+        Exception: the first failure that is not transient, else the first one.
     """
-    tasks = [asyncio.create_task(one) for one in work]
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     failures: list[BaseException] = []
-    waiting: set[asyncio.Task[object]] = set(tasks)
+    pending: set[asyncio.Task[object]] = set(tasks)
     try:
-        while waiting:
-            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_EXCEPTION)
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_EXCEPTION)
             failures += [error for task in done if not task.cancelled() and (error := task.exception()) is not None]
-            if any(not _passing(error) for error in failures):
+            if any(not _passes(error) for error in failures):
                 break
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     if failures:
-        raise next((error for error in failures if not _passing(error)), failures[0])
+        raise next((error for error in failures if not _passes(error)), failures[0])
 
 
-def _passing(error: BaseException) -> bool:
-    """A registry that wants peace for longer than any request waits does not pass while the others run."""
-    return (
-        isinstance(error, ReplicatorError)
-        and error.error_class is ErrorClass.TRANSIENT
-        and (error.retry_after or 0.0) <= MAX_PAUSE
-    )
+def _passes(error: BaseException) -> bool:
+    # A Retry-After longer than MAX_PAUSE is not transient for this copy.
+    return isinstance(error, ReplicatorError) and is_transient(error) and (error.retry_after or 0.0) <= MAX_PAUSE

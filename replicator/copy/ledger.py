@@ -1,127 +1,122 @@
-"""What is known to be at a registry, so that nothing is asked or sent twice.
+"""Record of which blobs a registry has, and the blob locks that the processes of one installation share.
 
-What the processes of one installation tell each other of blobs, as the copy engine wants it told.
-
-It only ever spares work: an implementation that can't reach the others lets every turn begin at once, knowing nothing.
+Both only save work: without them a blob is looked up, or sent, a second time.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
+
+from cachetools import LRUCache
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection
     from contextlib import AbstractAsyncContextManager
 
 TRUSTED_SECONDS = 3600.0
-"""How long a registry is believed to hold in a repository what it was seen to hold there, without being asked."""
+"""How long an entry is trusted without asking the registry."""
 _MAX_REPOSITORIES = 16
-"""Repositories remembered for one blob: any one of them serves to mount from."""
+"""Repositories remembered per blob: any one of them serves as a mount source."""
 
 
 class Ledger:
-    """Blobs and manifests known to be in repositories of a registry; bounded, the least used forgotten first.
+    """Blobs and manifests known to be in repositories of a registry: an LRU cache.
 
-    It only ever spares requests. What it knows is forgotten when a registry contradicts it; and since not every
-    registry checks that all parts of a manifest are there, nothing is taken for granted that was seen too long ago. A
-    repository to mount from may be known for longer: the registry answers for that itself.
+    An entry is forgotten when the registry contradicts it. Entries also expire, since not every registry checks that
+    all parts of a manifest exist. As a mount source an entry never expires: the registry answers for the mount itself.
 
     Args:
-        entries: blobs and manifests that are remembered.
-        clock: seconds that only grow.
+        entries: blobs and manifests kept.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(self, entries: int = 100_000, clock: Callable[[], float] = time.monotonic) -> None:
-        self._entries = entries
         self._clock = clock
-        self._known: OrderedDict[tuple[str, str], dict[str, float]] = OrderedDict()
+        # The time of the last sighting by repository, the latest entry last.
+        self._entries: LRUCache[tuple[str, str], dict[str, float]] = LRUCache(entries)
 
-    def add(self, registry: str, repository: str, digest: str, *, seen: bool = True) -> None:
-        """Note that ``digest`` is in ``repository``.
+    def add(self, registry: str, repository: str, digest: str, *, confirmed: bool = True) -> None:
+        """Record that ``digest`` is in ``repository``.
 
         Args:
             registry: the host.
             repository: the repository's name.
-            digest: the blob's or manifest's.
-            seen: the registry has just said so; if not, it is only worth a try to mount from there.
+            digest: of the blob or manifest.
+            confirmed: the registry has just said so; if not, the entry only serves as a mount source.
         """
-        places = self._known.setdefault((registry, digest), {})
-        before = places.pop(repository, float("-inf"))
-        places[repository] = self._clock() if seen else before
-        if len(places) > _MAX_REPOSITORIES:
-            del places[next(iter(places))]
-        self._known.move_to_end((registry, digest))
-        if len(self._known) > self._entries:
-            self._known.popitem(last=False)
+        seen = self._entries.get((registry, digest), {})
+        before = seen.pop(repository, float("-inf"))
+        seen[repository] = self._clock() if confirmed else before
+        if len(seen) > _MAX_REPOSITORIES:
+            del seen[next(iter(seen))]
+        self._entries[registry, digest] = seen
 
     def has(self, registry: str, repository: str, digest: str) -> bool:
-        """Tell whether ``digest`` is in ``repository``, seen lately enough to be believed."""
-        seen = self._known.get((registry, digest), {}).get(repository)
-        if seen is None:
-            return False
-        self._known.move_to_end((registry, digest))
-        return self._clock() - seen < TRUSTED_SECONDS
+        """Tell whether ``digest`` is in ``repository``, by an entry that has not expired."""
+        seen = self._entries.get((registry, digest), {}).get(repository)
+        return seen is not None and self._clock() - seen < TRUSTED_SECONDS
 
-    def elsewhere(self, registry: str, repository: str, digest: str, preferred: Collection[str] = ()) -> str | None:
-        """Return another repository of the registry that has ``digest``: a preferred one, else the latest known."""
-        places = [place for place in reversed(self._known.get((registry, digest), {})) if place != repository]
-        return next((place for place in places if place in preferred), places[0] if places else None)
+    def mount_source(self, registry: str, repository: str, digest: str, preferred: Collection[str] = ()) -> str | None:
+        """Return another repository of the registry that has ``digest``: a preferred one, else the latest."""
+        others = [name for name in reversed(self._entries.get((registry, digest), {})) if name != repository]
+        return next((name for name in others if name in preferred), others[0] if others else None)
 
     def forget(self, registry: str, repository: str, digest: str) -> None:
-        """Forget one entry, because the registry contradicted it."""
-        places = self._known.get((registry, digest))
-        if places is not None:
-            places.pop(repository, None)
-            if not places:
-                del self._known[(registry, digest)]
+        """Remove an entry that the registry contradicted."""
+        seen = self._entries.get((registry, digest), {})
+        seen.pop(repository, None)
+        if not seen:
+            self._entries.pop((registry, digest), None)
 
 
 class BlobLock(Protocol):
-    """The right to bring one blob to one registry, while no other process does."""
+    """Lock on one blob at one registry, with what other processes know of the blob."""
 
     @property
-    def here(self) -> bool:
-        """Whether another process brought the blob to this very repository lately enough to be believed."""
+    def present(self) -> bool:
+        """Whether another process copied the blob to this repository recently enough to trust it."""
 
     @property
-    def elsewhere(self) -> tuple[str, ...]:
-        """Other repositories of the registry that a process brought the blob to, the latest first."""
+    def mount_sources(self) -> tuple[str, ...]:
+        """Other repositories of the registry that received the blob, the latest first."""
 
-    def brought(self) -> None:
-        """Tell that the blob is in the repository now; the others hear of it when the turn ends."""
+    def mark_present(self) -> None:
+        """Record that the repository has the blob; the other processes learn it when the lock is released."""
 
 
 class BlobLocks(Protocol):
-    """Turns over all processes."""
+    """Blob locks across all processes.
 
-    def turn(self, registry: str, repository: str, digest: str) -> AbstractAsyncContextManager[BlobLock]:
-        """Wait for the turn to bring a blob to a repository, and have it for as long as the context lasts.
+    An implementation must not fail: while it can't reach the others, it grants every lock at once.
+    """
 
-        The turn is over a registry and a digest: whoever has it may bring the blob to any repository there. Who has it
-        and dies loses it after a short while. It is never waited for by who could help another to end theirs.
+    def hold(self, registry: str, repository: str, digest: str) -> AbstractAsyncContextManager[BlobLock]:
+        """Hold the lock on a blob, waiting for it where another process has it.
+
+        The lock covers the digest in all repositories of the registry. It expires if its holder dies. It is only taken
+        where waiting cannot deadlock.
         """
 
     async def forget(self, registry: str, repository: str, digest: str) -> None:
-        """Forget that a blob is in a repository, because the registry contradicted it."""
+        """Forget that a repository has a blob, because the registry contradicted it."""
 
 
 class NoBlobLocks:
-    """Sharing with nobody: for a process without a queue."""
+    """The `BlobLocks` of a single process: it has nobody to wait for."""
 
-    here = False
-    elsewhere: tuple[str, ...] = ()
+    present = False
+    mount_sources: tuple[str, ...] = ()
 
     @asynccontextmanager
-    async def turn(self, registry: str, repository: str, digest: str) -> AsyncIterator[BlobLock]:
-        """Begin at once."""
+    async def hold(self, registry: str, repository: str, digest: str) -> AsyncIterator[BlobLock]:
+        """Grant the lock at once."""
         del registry, repository, digest
         yield self
 
-    def brought(self) -> None:
-        """Tell nobody."""
+    def mark_present(self) -> None:
+        """Do nothing."""
 
     async def forget(self, registry: str, repository: str, digest: str) -> None:
-        """Know nothing to forget."""
+        """Do nothing."""

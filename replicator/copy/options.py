@@ -1,4 +1,4 @@
-"""What of an image is copied: which platforms, which attestations, and whether its signatures too. Plain values."""
+"""Options of a copy: which platforms, which attestations, and whether signatures are copied too."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 
 class Attestations(StrEnum):
-    """What becomes of BuildKit's attestations: manifests inside an index that describe its images."""
+    """Treatment of BuildKit's attestations: manifests inside an index that describe its images."""
 
     KEEP = "keep"
-    """They are copied like all else."""
+    """They are copied like any other manifest."""
     STRIP = "strip"
-    """They are left out; the index is written anew without them."""
+    """They are left out; the index is rewritten without them."""
     FAIL = "fail"
-    """An image that has any is not copied: a permanent error."""
+    """An image that has any fails with a permanent error."""
     STRIP_REFUSED = "strip refused"
-    """Those are left out that a registry which takes only images refuses for good, the rest is copied."""
+    """Only those that a registry of images refuses are left out."""
 
 
-_EVERYTHING = Platform("*", "*")
-_STRENGTH = (Attestations.STRIP, Attestations.STRIP_REFUSED, Attestations.KEEP, Attestations.FAIL)
-"""Of several wishes for one copy the last of these wins: what was asked to be kept, or to be told, is not lost."""
+_ANY = Platform("*", "*")
+_PRECEDENCE = (Attestations.STRIP, Attestations.STRIP_REFUSED, Attestations.KEEP, Attestations.FAIL)
+"""The last one wins when several rules ask for the same copy, so that nothing one of them wants is lost."""
 _IN_WORDS = {
     Attestations.STRIP: "attestations are left out",
     Attestations.STRIP_REFUSED: "attestations that the registry refuses are left out",
@@ -37,12 +37,12 @@ _IN_WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class CopyOptions:
-    """What of an image is copied.
+    """What is copied of an image.
 
     Attributes:
-        platforms: only images for these, sorted, each once; empty for all, which ``*/*`` among them means too.
-        attestations: what becomes of BuildKit's attestations.
-        signatures: whether signatures and whatever else refers to the image are copied too.
+        platforms: patterns of the platforms to copy, sorted and unique; empty for all, which ``*/*`` means too.
+        attestations: the treatment of BuildKit's attestations.
+        signatures: copy signatures and other referrers of the image too.
     """
 
     platforms: tuple[Platform, ...] = ()
@@ -50,8 +50,8 @@ class CopyOptions:
     signatures: bool = False
 
     def __post_init__(self) -> None:
-        # One spelling of one wish: equal wishes are equal values, and give equal bytes.
-        platforms = () if _EVERYTHING in self.platforms else tuple(sorted(set(self.platforms)))
+        # Normalized, so that equal selections are equal values: they are cache keys, and give equal bytes.
+        platforms = () if _ANY in self.platforms else tuple(sorted(set(self.platforms)))
         object.__setattr__(self, "platforms", platforms)
 
     def __str__(self) -> str:
@@ -62,23 +62,23 @@ class CopyOptions:
 
     @property
     def is_verbatim(self) -> bool:
-        """Whether every image is copied as it is, byte for byte."""
+        """Whether every image is copied byte for byte."""
         return not self.platforms and self.attestations is Attestations.KEEP
 
     def merged_with(self, other: CopyOptions) -> CopyOptions:
-        """Return what is copied when both are asked for one copy: what either of them wants.
+        """Return the options of one copy that two rules ask for: whatever either of them wants.
 
-        Every platform of both; of what becomes of attestations the stronger: `Attestations.FAIL`, then
-        ``KEEP``, ``STRIP_REFUSED``, ``STRIP``. The order of the two, and of several, makes no difference.
+        Platforms are united; for attestations the first of `Attestations.FAIL`, ``KEEP``, ``STRIP_REFUSED`` and
+        ``STRIP`` wins. The order does not matter.
         """
         return CopyOptions(
             (*self.platforms, *other.platforms) if self.platforms and other.platforms else (),
-            max(self.attestations, other.attestations, key=_STRENGTH.index),
+            max(self.attestations, other.attestations, key=_PRECEDENCE.index),
             self.signatures or other.signatures,
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values; what is as it is by default is left out."""
+        """Return JSON values, without defaults."""
         values: dict[str, Any] = {}
         if self.platforms:
             values["platforms"] = [str(platform) for platform in self.platforms]
@@ -90,10 +90,10 @@ class CopyOptions:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Rebuild it from `to_json`'s values.
+        """Parse the values of `to_json`.
 
         Raises:
-            ValueError, TypeError, AttributeError: they are not of that form.
+            ValueError, TypeError, AttributeError: the values have another form.
         """
         return cls(
             tuple(Platform.parse(text) for text in values.get("platforms", ())),
@@ -103,4 +103,4 @@ class CopyOptions:
 
 
 VERBATIM = CopyOptions()
-"""Everything, byte for byte, without signatures: what is copied where nothing else is asked for."""
+"""The default: everything, byte for byte, without signatures."""

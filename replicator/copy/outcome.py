@@ -1,7 +1,4 @@
-"""What became of a copy, as a value that can be logged, reported and sent through a queue.
-
-What only a copy as a whole can find wrong.
-"""
+"""Results of a copy: a value that can be logged, reported and queued, the counts behind it, and two errors."""
 
 from __future__ import annotations
 
@@ -16,42 +13,42 @@ if TYPE_CHECKING:
     from replicator.registry import RegistryError
 
 _MAX_WARNINGS = 20
-"""Warnings that are told in full: an outcome goes through the queue and into logs."""
+"""Warnings kept in full: an outcome goes through the queue and into logs."""
 
 
 class Result(StrEnum):
-    """How a copy ended that did not fail."""
+    """How a successful copy ended."""
 
     COPIED = "copied"
     """The destination's tag was written."""
     UP_TO_DATE = "up to date"
-    """The destination's tag already named the same digest; nothing was sent."""
+    """The destination's tag already had the right digest; nothing was sent."""
     SOURCE_GONE = "source gone"
     """The source's tag was deleted before the copy ran; the destination was left alone."""
     SKIPPED = "skipped"
-    """Nothing of it is wanted, or can be: it is not among the latest, for no platform that is asked for, or refused."""
+    """Nothing to copy: the tag is not among the latest, no selected platform matches, or the registry refuses it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a copy.
+    """Outcome of a copy.
 
     Attributes:
         result: how it ended.
-        source: where from, as a reference.
-        destination: where to, as a reference.
-        digest: what the destination's tag names now, where that is known.
-        bytes: blob bytes that were sent to the destination.
-        blobs_copied: blobs that were sent.
-        blobs_mounted: blobs the destination took from another of its repositories.
-        blobs_present: blobs that were in the destination's repository already.
-        manifests: manifests that were written, children included.
-        seconds: how long it took.
-        note: why, where the result alone does not say it; what was left out.
-        signatures: signatures and other referrers that were written, of ``manifests``.
-        warnings: what was refused, or does not hold, without making the copy fail.
-        source_digest: what the source's tag named when it was copied or found up to date; for the process that did
-            it, and not in `to_json`.
+        source: the reference that was read.
+        destination: the reference that was written.
+        digest: the digest of the destination's tag, where it is known.
+        bytes: blob bytes sent to the destination.
+        blobs_copied: blobs sent.
+        blobs_mounted: blobs mounted from another repository of the destination's registry.
+        blobs_present: blobs that the destination's repository already had.
+        manifests: manifests written, children included.
+        seconds: duration of the copy.
+        note: the reason, where the result alone does not give it, or what was left out.
+        signatures: signatures and other referrers written; ``manifests`` includes them.
+        warnings: refusals that did not make the copy fail.
+        source_digest: the digest of the source's tag when it was copied or compared. Only for the process that made
+            the copy: it is not in `to_json`.
     """
 
     result: Result
@@ -70,17 +67,17 @@ class Outcome:
     source_digest: str | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values, a key an attribute; ``signatures`` and ``warnings`` only if there are any."""
+        """Return JSON values, one key per attribute; ``signatures`` and ``warnings`` only where there are any."""
         values = asdict(self) | {"warnings": list(self.warnings)}
         del values["source_digest"]
         return {key: value for key, value in values.items() if value or key not in ("signatures", "warnings")}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Outcome:
-        """Rebuild it from `to_json`'s values.
+        """Parse the values of `to_json`.
 
         Raises:
-            TypeError, ValueError: they are not of that form.
+            TypeError, ValueError: the values have another form.
         """
         warnings = tuple(values.get("warnings", ()))
         return cls(**{**values, "result": Result(values["result"]), "warnings": warnings})
@@ -88,7 +85,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of a copy under way."""
+    """Running counts of a copy; `Outcome` explains them."""
 
     bytes: int = 0
     blobs_copied: int = 0
@@ -99,64 +96,38 @@ class Tally:
     warned: int = 0
     _warnings: list[str] = field(default_factory=list)
 
-    def warn(self, words: str) -> None:
-        """Note what was refused, or does not hold; after the first twenty they are only counted."""
+    def warn(self, message: str) -> None:
+        """Add a warning; after the first twenty, warnings are only counted."""
         self.warned += 1
         if self.warned <= _MAX_WARNINGS:
-            self._warnings.append(words)
+            self._warnings.append(message)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was noted."""
+        """The warnings so far."""
         more = self.warned - len(self._warnings)
         return (*self._warnings, *([f"and {more} more"] if more else []))
 
-    def outcome(
-        self,
-        result: Result,
-        source: Reference,
-        destination: Reference,
-        digest: str | None,
-        note: str,
-        seconds: float,
-    ) -> Outcome:
-        """Return what became of the copy, with these counts."""
-        return Outcome(
-            result,
-            str(source),
-            str(destination),
-            digest,
-            self.bytes,
-            self.blobs_copied,
-            self.blobs_mounted,
-            self.blobs_present,
-            self.manifests,
-            round(seconds, 3),
-            note,
-            self.signatures,
-            self.warnings,
-        )
-
 
 class SourceNotFound(ReplicatorError):
-    """The source has no such tag or digest: not yet, or not any more.
+    """The source has no such tag or digest: not yet, or no longer.
 
     Attributes:
-        source: what was asked for.
+        source: the missing reference.
     """
 
     error_class: ErrorClass = ErrorClass.NOT_YET
 
     def __init__(self, source: Reference, cause: RegistryError) -> None:
         self.source = source
-        super().__init__(f"{source} is not there ({cause.why}): is the tag right, and may this login pull it?")
+        super().__init__(f"{source} not found ({cause.why}): check the tag, and that this login may pull it")
 
 
 class AttestationsFound(ReplicatorError):
-    """The image has attestations, and its rule says that there must be none."""
+    """The image has attestations, and its rule forbids them."""
 
     def __init__(self, registry: str, digest: str) -> None:
         super().__init__(
-            f"{registry}: the image has attestations, {digest} among them, and its rule says attestations: fail; build "
-            "it without them (--provenance=false --sbom=false), or let the rule strip or keep them"
+            f"{registry}: the image has attestations ({digest} is one), and its rule says attestations: fail; build it "
+            "without them (--provenance=false --sbom=false), or set attestations to strip or keep"
         )

@@ -1,8 +1,6 @@
-"""What is wanted of images, remembered: it depends on bytes and options alone, so it is never out of date.
+"""Cache of selections, in this process and shared with others.
 
-What the processes of one installation remember for each other, as the copy engine wants it remembered.
-
-It only ever spares work: an implementation that can't reach the others knows nothing.
+A selection depends only on an image's bytes and on the options, so a cached one never goes stale.
 """
 
 from __future__ import annotations
@@ -10,9 +8,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
+
+from cachetools import LRUCache
 
 from replicator.copy.selection import ALGORITHM
 from replicator.reference import is_digest
@@ -23,19 +22,32 @@ if TYPE_CHECKING:
     from replicator.copy.options import CopyOptions
     from replicator.copy.selection import Selection
 
-_MAX_FORMS = 10_000
+_MAX_ENTRIES = 10_000
 _MAX_SHARED = 1000
-"""Characters of what is told to other processes; a note that names very many platforms is not."""
+"""Characters of a shared entry; a note that names very many platforms is not shared."""
 _SAME, _NOTHING = "=", "-"
+
+
+class SelectionStore(Protocol):
+    """Key-value store that the processes of one installation share; the value of a key never changes.
+
+    An implementation must not fail: while it can't reach the others, it knows no key.
+    """
+
+    async def recall(self, names: Sequence[str]) -> list[str | None]:
+        """Return the value of each key; None for one that is unknown, or not known in time."""
+
+    def note(self, name: str, text: str) -> None:
+        """Store a value; the other processes see it soon, or never."""
 
 
 @dataclass(frozen=True, slots=True)
 class CachedSelection:
-    """What is wanted of an image.
+    """Selection of an image, without its manifests.
 
     Attributes:
-        digest: what the destination's tag is to name; None when nothing of the image is wanted.
-        note: what is left out of it, or why all of it.
+        digest: what the destination's tag will name; None when nothing of the image is selected.
+        note: what is left out, or why everything is.
     """
 
     digest: str | None
@@ -43,85 +55,68 @@ class CachedSelection:
 
 
 class SelectionCache:
-    """What was found to be wanted of images; bounded, the least used forgotten first.
+    """Selections by image and options: an LRU cache in front of an optional shared store."""
 
-    Args:
-        memory: what other processes found; None for a process alone.
-        entries: images that are remembered in this process.
-    """
+    def __init__(self, store: SelectionStore | None = None) -> None:
+        self._store = store
+        self._entries: LRUCache[tuple[str, CopyOptions], CachedSelection] = LRUCache(_MAX_ENTRIES)
 
-    def __init__(self, memory: SelectionStore | None = None, *, entries: int = _MAX_FORMS) -> None:
-        self._memory = memory
-        self._entries = entries
-        self._known: OrderedDict[tuple[str, CopyOptions], CachedSelection] = OrderedDict()
-
-    def note(self, digest: str, options: CopyOptions, selection: Selection) -> None:
-        """Remember what is wanted of the image ``digest``."""
+    def add(self, digest: str, options: CopyOptions, selection: Selection) -> None:
+        """Remember the selection of the image ``digest``."""
         if options.is_verbatim:
             return
-        form = CachedSelection(selection.manifest.digest if selection.manifest is not None else None, selection.note)
-        self._keep((digest, options), form)
-        text = _text(digest, form)
-        if self._memory is not None and len(text) <= _MAX_SHARED:
-            self._memory.note(selection_key(digest, options), text)
+        entry = CachedSelection(selection.manifest.digest if selection.manifest is not None else None, selection.note)
+        self._entries[digest, options] = entry
+        text = _serialize(digest, entry)
+        if self._store is not None and len(text) <= _MAX_SHARED:
+            self._store.note(selection_key(digest, options), text)
 
-    def known(self, digest: str, options: CopyOptions) -> CachedSelection | None:
-        """Return what is wanted of the image ``digest``, if that is known in this process."""
-        if options.is_verbatim:
-            return CachedSelection(digest)
-        form = self._known.get((digest, options))
-        if form is not None:
-            self._known.move_to_end((digest, options))
-        return form
+    def get(self, digest: str, options: CopyOptions) -> CachedSelection | None:
+        """Return the selection of the image ``digest``, if this process knows it."""
+        return CachedSelection(digest) if options.is_verbatim else self._entries.get((digest, options))
 
-    async def recall(self, digest: str, options: CopyOptions) -> CachedSelection | None:
-        """Return what is wanted of the image ``digest``, if any process knows."""
-        await self.recall_many([(digest, options)])
-        return self.known(digest, options)
+    async def fetch(self, digest: str, options: CopyOptions) -> CachedSelection | None:
+        """Return the selection of the image ``digest``, if any process knows it."""
+        await self.prefetch([(digest, options)])
+        return self.get(digest, options)
 
-    async def recall_many(self, images: Sequence[tuple[str, CopyOptions]]) -> None:
-        """Learn what other processes know of many images, a round trip for 500 of them.
+    async def prefetch(self, images: Sequence[tuple[str, CopyOptions]]) -> None:
+        """Learn what other processes know of many images, with one round trip per 500.
 
         Args:
-            images: digests of what tags name, each with the options it is to be copied with.
+            images: the digests of images, each with the options of its copy.
         """
-        if self._memory is None:
+        if self._store is None:
             return
-        asked = [image for image in dict.fromkeys(images) if self.known(*image) is None]
-        if not asked:
+        unknown = [image for image in dict.fromkeys(images) if self.get(*image) is None]
+        if not unknown:
             return
-        texts = await self._memory.recall([selection_key(*image) for image in asked])
-        for image, text in zip(asked, texts, strict=True):
-            if text is not None and (form := _read(image[0], text)) is not None:
-                self._keep(image, form)
-
-    def _keep(self, image: tuple[str, CopyOptions], form: CachedSelection) -> None:
-        self._known[image] = form
-        self._known.move_to_end(image)
-        if len(self._known) > self._entries:
-            self._known.popitem(last=False)
+        texts = await self._store.recall([selection_key(*image) for image in unknown])
+        for image, text in zip(unknown, texts, strict=True):
+            if text is not None and (entry := _parse(image[0], text)) is not None:
+                self._entries[image] = entry
 
 
 def selection_key(digest: str, options: CopyOptions) -> str:
-    """Return a short name for what is wanted of an image, the same in every process of one version of the program.
+    """Return a short key for the selection of an image, the same in all processes of one version of the program.
 
     Args:
-        digest: what the source's tag names.
-        options: what of it is copied; whether its signatures are too makes no difference.
+        digest: the digest of the source's tag.
+        options: what is copied of it; whether signatures are copied makes no difference.
     """
-    wishes = json.dumps(replace(options, signatures=False).to_json(), sort_keys=True)
-    name = f"{ALGORITHM} {digest} {wishes}".encode()
+    selected = json.dumps(replace(options, signatures=False).to_json(), sort_keys=True)
+    name = f"{ALGORITHM} {digest} {selected}".encode()
     return base64.urlsafe_b64encode(hashlib.sha256(name).digest()[:12]).decode()
 
 
-def _text(digest: str, form: CachedSelection) -> str:
-    """Write what is wanted of the image ``digest`` for other processes; mostly that is the image itself."""
-    word = _NOTHING if form.digest is None else _SAME if form.digest == digest else form.digest
-    return f"{word} {form.note}"
+def _serialize(digest: str, entry: CachedSelection) -> str:
+    """Return the shared form of an entry; mostly the selection is the image ``digest`` itself."""
+    word = _NOTHING if entry.digest is None else _SAME if entry.digest == digest else entry.digest
+    return f"{word} {entry.note}"
 
 
-def _read(digest: str, text: str) -> CachedSelection | None:
-    """Read `_text`'s words again; None for what is none."""
+def _parse(digest: str, text: str) -> CachedSelection | None:
+    """Parse the text of `_serialize`; None where it has another form."""
     word, gap, note = text.partition(" ")
     if not gap or len(text) > _MAX_SHARED:
         return None
@@ -130,13 +125,3 @@ def _read(digest: str, text: str) -> CachedSelection | None:
     if word == _SAME:
         return CachedSelection(digest, note)
     return CachedSelection(word, note) if is_digest(word) else None
-
-
-class SelectionStore(Protocol):
-    """Texts under names; what a name stands for never changes, so what is remembered is never out of date."""
-
-    async def recall(self, names: Sequence[str]) -> list[str | None]:
-        """Return what is remembered under each name; None for what is not, or not known in time. It raises nothing."""
-
-    def note(self, name: str, text: str) -> None:
-        """Remember a text under a name; others hear of it soon, or never."""

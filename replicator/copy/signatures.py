@@ -1,9 +1,9 @@
-"""Signatures and whatever else refers to an image: cosign's tags, and OCI referrers by the API or by the fallback tag.
+"""Copies of signatures and other referrers of an image: cosign's tags, the referrers API, and its fallback tag.
 
 Specifications: OCI distribution 1.1, "Listing Referrers", "Referrers Tag Schema" and "Pushing Manifests with Subject";
 cosign's "Signature Specification" for the tags ``sha256-<hex>.sig``, ``.att`` and ``.sbom``.
 
-They are copied as they are, after what they refer to. One that is refused is told of, and ends nothing.
+Referrers are copied byte for byte, after the image. A registry's refusal of one is a warning and never fails the copy.
 """
 
 from __future__ import annotations
@@ -18,142 +18,122 @@ from replicator.copy.outcome import Result, SourceNotFound
 from replicator.copy.push import Push
 from replicator.copy.selection import MAX_DEPTH
 from replicator.errors import ErrorClass, ReplicatorError
-from replicator.reference import Reference, signed_by
+from replicator.reference import parse_signature_tag
 from replicator.registry.errors import ManifestIncomplete, NotFound, UnsupportedManifest
 from replicator.registry.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, digest_of, parse_manifest
 from replicator.registry.requests import fallback_tag
 from replicator.tasks import KeyedLock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Iterable
 
     from replicator.copy.blobs import BlobCopier
-    from replicator.copy.outcome import Tally
-    from replicator.copy.selection import Selection, SourceReader
+    from replicator.copy.context import CopyContext
+    from replicator.copy.ledger import BlobLocks
+    from replicator.copy.selection import Selection
+    from replicator.reference import Repository
     from replicator.registry import Descriptor, Manifest, RemoteRepository
 
-_COSIGN = (".sig", ".att", ".sbom")
-_MAX_DEPTH = 3
-"""What refers to a referrer, and so on: a signature of an SBOM of an image has two."""
-_LISTED_AFTER = 1024 * 1024
-"""Bytes of referrers that wait to be listed, all at once, where the registry leaves that to its clients."""
-_AT_ONCE = 4
-"""Images whose signatures are looked for at once."""
+_COSIGN_SUFFIXES = (".sig", ".att", ".sbom")
+_MAX_REFERRER_DEPTH = 3
+"""Referrers of referrers: a signature of an SBOM of an image has depth two."""
+_LIST_BATCH_BYTES = 1024 * 1024
+"""Bytes of referrers that are copied before they are listed, all in one write of the fallback tag."""
+_MAX_IMAGES = 4
+"""Images whose signatures are looked up at once."""
 
 
-class Signatures:
-    """Copies signatures; one process, and as far as the processes share, one of all, is at one image's at a time.
+class TagLocks:
+    """Locks on tags that several copies may write: read, change and write of one tag is atomic among all processes."""
 
-    Args:
-        blobs: brings their blobs.
-    """
-
-    def __init__(self, blobs: BlobCopier) -> None:
-        self._blobs = blobs
-        self._turns = KeyedLock()
-
-    def between(
-        self,
-        origin: RemoteRepository,
-        reader: SourceReader,
-        target: RemoteRepository,
-        tally: Tally,
-        on_bytes: Callable[[int], None],
-    ) -> Signing:
-        """Return what copies signatures from one repository to another."""
-        run = Push(origin, reader, target, self._blobs, tally, on_bytes, {})
-        return Signing(origin, reader, target, run, tally, self)
+    def __init__(self, locks: BlobLocks) -> None:
+        self._process_locks = KeyedLock()
+        self._locks = locks
 
     @asynccontextmanager
-    async def turn(self, target: RemoteRepository, name: str) -> AsyncIterator[None]:
-        """Wait for the turn to write a tag, or to change a list of referrers."""
-        place = target.repository
-        async with (
-            self._turns.turn(place.registry, place.name, name),
-            self._blobs.sharing.turn(place.registry, place.name, f"{place.name}:{name}"),
-        ):
+    async def hold(self, repository: Repository, tag: str) -> AsyncIterator[None]:
+        """Hold the lock on a tag.
+
+        Blob locks may be taken while it is held, never the other way round, so the two can't deadlock.
+        """
+        registry, name = repository.registry, repository.name
+        # The name in front keeps the item apart from any digest.
+        async with self._process_locks.hold(registry, name, tag), self._locks.hold(registry, name, f"{name}:{tag}"):
             yield
 
 
-class Signing:
-    """The signatures of one image, or one signature; made by `Signatures.between`."""
+class SignatureCopier:
+    """Copies the signatures of one image, or one signature."""
 
-    def __init__(
-        self,
-        origin: RemoteRepository,
-        reader: SourceReader,
-        target: RemoteRepository,
-        run: Push,
-        tally: Tally,
-        signatures: Signatures,
-    ) -> None:
-        self._origin = origin
-        self._reader = reader
-        self._target = target
-        self._run = run
-        self._tally = tally
-        self._signatures = signatures
-        self._looking = asyncio.Semaphore(_AT_ONCE)
-        self._seen: set[str] = set()
+    def __init__(self, context: CopyContext, blobs: BlobCopier, tag_locks: TagLocks) -> None:
+        self._context = context
+        self._origin = context.origin
+        self._target = context.target
+        self._tally = context.tally
+        self._push = Push(context, blobs)
+        self._tag_locks = tag_locks
+        self._lookups = asyncio.Semaphore(_MAX_IMAGES)
+        self._visited: set[str] = set()
 
     async def copy_all(self, announced: str, selection: Selection) -> None:
-        """Copy what refers to an image and to its children, as far as they were copied.
+        """Copy the referrers of an image and of those of its children that were copied.
 
         Args:
             announced: the digest of the image at the source.
             selection: what was copied of it.
 
         Raises:
-            ReplicatorError: a fault that passes; what is refused for good is a warning of the tally.
+            ReplicatorError: a failure that a retry may mend; a permanent one is only a warning.
         """
         if selection.manifest is None:
             return
         digests: dict[str, None] = {}
-        await self._find(selection.manifest, selection, digests)
+        await self._find_signable(selection.manifest, selection, digests)
         if selection.manifest.digest != announced:
-            # A signature is of bytes, and these were written anew.
+            # A signature is over bytes, and the index was rewritten.
             del digests[selection.manifest.digest]
-            await self._warn_of_lost(announced, selection.manifest.digest)
-        await gather_all(self._all_of(digest) for digest in digests)
+            await self._warn_of_lost_signatures(announced, selection.manifest.digest)
+        await gather_all(self._copy_referrers_of(digest) for digest in digests)
 
-    async def copy_one(self, source: Reference) -> tuple[Result, str | None, str]:
-        """Copy one signature, if what it refers to is at the destination.
+    async def copy_one(self) -> tuple[Result, str | None, str]:
+        """Copy the signature that is the source of this copy, if the destination has its subject.
 
         Returns:
-            How it ended, the digest that was copied, and why it was skipped.
+            The result, the digest that was copied, and why it was skipped.
 
         Raises:
             SourceNotFound: the source does not have it.
-            ReplicatorError: a fault that passes.
+            ReplicatorError: a failure that a retry may mend.
         """
-        extra: Manifest | None = None
+        source = self._context.source
+        pushed: Manifest | None = None
         if source.tag is not None:
-            signed = signed_by(source.tag)
-            if signed is None:
-                return Result.SKIPPED, None, "it has no signature's tag"
-            subject, suffix = signed
+            parsed = parse_signature_tag(source.tag)
+            if parsed is None:
+                return Result.SKIPPED, None, "its tag is not a signature's"
+            subject, suffix = parsed
         else:
             try:
-                extra = await self._origin.get_manifest(source.identifier)
+                pushed = await self._origin.get_manifest(source.identifier)
             except NotFound as error:
                 raise SourceNotFound(source, error) from error
             except UnsupportedManifest as error:
-                # Whatever it is, no rule names it: a push by digest alone asks for nothing but signatures.
+                # No rule asked for it: a push by digest alone is only looked at for signatures.
                 return Result.SKIPPED, None, str(error)
-            if extra.subject is None:
+            if pushed.subject is None:
                 return Result.SKIPPED, None, "it refers to no image"
-            subject, suffix = extra.subject.digest, ""
+            subject, suffix = pushed.subject.digest, ""
         if await self._target.head_destination(subject) is None:
-            return Result.SKIPPED, None, f"what it refers to, {subject}, is not at the destination"
+            return Result.SKIPPED, None, f"its subject {subject} is not at the destination"
         before = self._tally.manifests
         digest: str | None = source.digest
         try:
             if suffix:
-                digest = await self._tag(f"{fallback_tag(subject)}{suffix}")
+                digest = await self._copy_tag(f"{fallback_tag(subject)}{suffix}")
                 if digest is None:
                     raise SourceNotFound(source, NotFound("there is no such tag").at(source.registry, "HEAD"))
             else:
-                await self._referrers(subject, 0, extra)
+                await self._copy_referrers(subject, 0, pushed)
         except ReplicatorError as error:
             self._warn(source.identifier, error)
         if self._tally.manifests > before:
@@ -162,8 +142,10 @@ class Signing:
             return Result.SKIPPED, None, "; ".join(self._tally.warnings)
         return Result.UP_TO_DATE, digest, ""
 
-    async def _find(self, manifest: Manifest, selection: Selection, digests: dict[str, None], depth: int = 0) -> None:
-        """Find the digests that may be signed: of the index, of its images and of the indexes in it."""
+    async def _find_signable(
+        self, manifest: Manifest, selection: Selection, digests: dict[str, None], depth: int = 0
+    ) -> None:
+        """Collect the digests that may be signed: the index, its images and its nested indexes."""
         if manifest.digest not in selection.rewritten:
             digests[manifest.digest] = None
         for child in manifest.manifests:
@@ -173,153 +155,158 @@ class Signing:
                 digests[child.digest] = None
             elif depth < MAX_DEPTH:
                 nested = selection.rewritten.get(child.digest)
-                nested = nested or await self._reader.child(child.digest, manifest.digest)
-                await self._find(nested, selection, digests, depth + 1)
+                nested = nested or await self._context.reader.child(child.digest, manifest.digest)
+                await self._find_signable(nested, selection, digests, depth + 1)
 
-    async def _warn_of_lost(self, announced: str, digest: str) -> None:
+    async def _warn_of_lost_signatures(self, announced: str, digest: str) -> None:
         try:
             signed = await self._is_signed(announced)
         except ReplicatorError as error:
-            self._warn(f"what refers to {announced}", error)
+            self._warn(f"referrers of {announced}", error)
         else:
             if signed:
                 self._tally.warn(
-                    f"the signatures of {announced} are not copied: they do not hold for the index written anew, "
-                    f"{digest}"
+                    f"the signatures of {announced} are not copied: they are not valid for the rewritten index {digest}"
                 )
 
-    async def _all_of(self, digest: str) -> None:
-        async with self._looking:
-            for suffix in _COSIGN:
+    async def _copy_referrers_of(self, digest: str) -> None:
+        async with self._lookups:
+            for suffix in _COSIGN_SUFFIXES:
                 tag = f"{fallback_tag(digest)}{suffix}"
                 try:
-                    await self._tag(tag)
+                    await self._copy_tag(tag)
                 except ReplicatorError as error:
                     self._warn(tag, error)
             try:
-                await self._referrers(digest, 0)
+                await self._copy_referrers(digest, 0)
             except ReplicatorError as error:
-                self._warn(f"what refers to {digest}", error)
+                self._warn(f"referrers of {digest}", error)
 
     async def _is_signed(self, digest: str) -> bool:
-        tags = [f"{fallback_tag(digest)}{suffix}" for suffix in _COSIGN]
+        tags = [f"{fallback_tag(digest)}{suffix}" for suffix in _COSIGN_SUFFIXES]
         if any(await gather_all(self._origin.head_manifest(tag) for tag in tags)):
             return True
-        return bool(await self._listed_at_origin(digest))
+        return bool(await self._list_origin(digest))
 
-    async def _tag(self, tag: str) -> str | None:
-        """Bring a tag of cosign's up to date; return what it names, or None if the source does not have it."""
+    async def _copy_tag(self, tag: str) -> str | None:
+        """Bring one of cosign's tags up to date; return its digest, or None if the source does not have it."""
         if await self._origin.head_manifest(tag) is None:
             return None
-        async with self._signatures.turn(self._target, tag):
-            # What it names is seen inside of the turn: who writes last has looked last.
+        async with self._tag_locks.hold(self._target.repository, tag):
+            # The source is read under the lock, so the last writer is also the last reader.
             wanted = await self._origin.head_manifest(tag)
             present = await self._target.head_destination(tag)
             if wanted is None or (present is not None and present.digest == wanted.digest):
                 return wanted.digest if wanted is not None else None
             manifest = await self._origin.get_manifest(wanted.digest)
-            await self._run.bring_parts(manifest)
-            await self._run.put(manifest, tag)
+            await self._push.copy_parts(manifest)
+            await self._push.put(manifest, tag)
             self._tally.signatures += 1
             return manifest.digest
 
-    async def _referrers(self, subject: str, depth: int, extra: Manifest | None = None) -> None:
-        """Bring what refers to ``subject``, and what refers to that."""
-        # A list may lie: what it names is looked at once, whoever names it.
-        if subject in self._seen:
+    async def _copy_referrers(self, subject: str, depth: int, pushed: Manifest | None = None) -> None:
+        """Copy the referrers of ``subject``, and theirs.
+
+        Args:
+            subject: a digest.
+            depth: subjects above it.
+            pushed: a referrer that the source may not list yet.
+        """
+        # Lists may be wrong, even circular: every subject is visited once.
+        if subject in self._visited:
             return
-        self._seen.add(subject)
-        digests = sorted(await self._listed_at_origin(subject))
-        if extra is not None and extra.digest not in digests:
-            digests.append(extra.digest)
+        self._visited.add(subject)
+        digests = sorted(await self._list_origin(subject))
+        if pushed is not None and pushed.digest not in digests:
+            digests.append(pushed.digest)
         if not digests:
             return
-        async with self._signatures.turn(self._target, fallback_tag(subject)):
-            brought = await self._bring_referrers(subject, digests, extra)
-        if depth < _MAX_DEPTH:
-            for digest in brought:
-                await self._referrers(digest, depth + 1)
+        async with self._tag_locks.hold(self._target.repository, fallback_tag(subject)):
+            present = await self._copy_missing(subject, digests, pushed)
+        if depth < _MAX_REFERRER_DEPTH:
+            for digest in present:
+                await self._copy_referrers(digest, depth + 1)
 
-    async def _bring_referrers(self, subject: str, digests: list[str], extra: Manifest | None) -> list[str]:
-        """Bring those that are missing; return those that are there now."""
-        present = await self._listed(self._target, subject)
-        brought, unlisted, waiting = [], [], 0
+    async def _copy_missing(self, subject: str, digests: list[str], pushed: Manifest | None) -> list[str]:
+        """Copy the referrers that are missing; return those that the destination has now."""
+        listed = await self._list(self._target, subject)
+        present, unlisted, unlisted_bytes = [], [], 0
         for digest in digests:
-            if digest not in present:
+            if digest not in listed:
                 try:
-                    known = extra if extra is not None and extra.digest == digest else None
+                    known = pushed if pushed is not None and pushed.digest == digest else None
                     manifest = known or await self._origin.get_manifest(digest)
-                    listed = await self._referrer(manifest, subject)
+                    by_registry = await self._copy_referrer(manifest, subject)
                 except ReplicatorError as error:
                     self._warn(digest, error)
                     continue
-                if not listed:
+                if not by_registry:
                     unlisted.append(_row(manifest))
-                    waiting += len(manifest.content)
-                if waiting > _LISTED_AFTER:
-                    await self._list(subject, unlisted)
-                    unlisted, waiting = [], 0
-            brought.append(digest)
+                    unlisted_bytes += len(manifest.content)
+                if unlisted_bytes > _LIST_BATCH_BYTES:
+                    await self._extend_list(subject, unlisted)
+                    unlisted, unlisted_bytes = [], 0
+            present.append(digest)
         if unlisted:
-            await self._list(subject, unlisted)
-        return brought
+            await self._extend_list(subject, unlisted)
+        return present
 
-    async def _referrer(self, manifest: Manifest, subject: str) -> bool:
-        """Bring one referrer; tell whether the registry lists it, or leaves that to its clients."""
+    async def _copy_referrer(self, manifest: Manifest, subject: str) -> bool:
+        """Copy one referrer; return whether the registry lists it, or leaves that to its clients."""
         named = manifest.subject.digest if manifest.subject is not None else "nothing"
         if named != subject:
-            wrong = f"it is listed as referring to {subject}, and refers to {named}"
-            raise UnsupportedManifest(wrong).at(self._origin.repository.registry, manifest.digest)
-        await self._run.bring_parts(manifest)
-        listed = await self._run.put(manifest, manifest.digest)
+            raise UnsupportedManifest(f"it is listed as a referrer of {subject}, but refers to {named}").at(
+                self._context.source.registry, manifest.digest
+            )
+        await self._push.copy_parts(manifest)
+        listed = await self._push.put(manifest, manifest.digest)
         self._tally.signatures += 1
         return listed
 
-    async def _listed_at_origin(self, subject: str) -> set[str]:
-        """Find what refers to ``subject``, in the fallback tag too: it may be older than the registry's API."""
-        found = await self._origin.referrers(subject)
-        listed = {descriptor.digest for descriptor in found or ()}
+    async def _list_origin(self, subject: str) -> set[str]:
+        """List the referrers of ``subject`` by the API and by the fallback tag, which may be older than the API."""
+        listed = {descriptor.digest for descriptor in await self._origin.referrers(subject) or ()}
         try:
-            index = await self._fallback(self._origin, subject)
+            index = await self._read_fallback(self._origin, subject)
         except ReplicatorError as error:
             self._warn(fallback_tag(subject), error)
         else:
             listed |= {descriptor.digest for descriptor in index.manifests} if index is not None else set()
         return listed
 
-    async def _listed(self, repository: RemoteRepository, subject: str) -> set[str]:
+    async def _list(self, repository: RemoteRepository, subject: str) -> set[str]:
         found: Iterable[Descriptor] | None = await repository.referrers(subject)
         if found is None:
-            index = await self._fallback(repository, subject)
+            index = await self._read_fallback(repository, subject)
             found = index.manifests if index is not None else ()
         return {descriptor.digest for descriptor in found}
 
-    async def _fallback(self, repository: RemoteRepository, subject: str) -> Manifest | None:
+    async def _read_fallback(self, repository: RemoteRepository, subject: str) -> Manifest | None:
         try:
             return await repository.get_manifest(fallback_tag(subject))
         except NotFound:
             return None
 
-    async def _list(self, subject: str, added: list[dict[str, Any]]) -> None:
-        """Add to the index that lists referrers where the registry has no API for them."""
-        before = await self._fallback(self._target, subject)
+    async def _extend_list(self, subject: str, rows: list[dict[str, Any]]) -> None:
+        """Add rows to the index under the fallback tag, which lists referrers where the registry has no API."""
+        before = await self._read_fallback(self._target, subject)
         if before is not None and not before.is_index:
-            # Somebody's image, and no list: it is left alone.
-            raise self._unlistable(subject, "the tag that is to list them names an image")
+            # Somebody else's image: it is left alone.
+            raise self._unlistable(subject, "the fallback tag names an image")
         try:
-            rows = [*(json.loads(before.content)["manifests"] if before is not None else ()), *added]
+            rows = [*(json.loads(before.content)["manifests"] if before is not None else ()), *rows]
         except RecursionError as error:
-            raise self._unlistable(subject, "the list is nested too deep") from error
+            raise self._unlistable(subject, "the list is nested too deeply") from error
         try:
             await self._put_list(subject, rows)
         except ManifestIncomplete:
-            # The registry has lost, or someone has deleted, what was listed before.
-            there = await gather_all(self._target.head_manifest(row["digest"]) for row in rows)
-            rows = [row for row, found in zip(rows, there, strict=True) if found is not None]
+            # Referrers that were listed before are gone from the registry.
+            heads = await gather_all(self._target.head_manifest(row["digest"]) for row in rows)
+            rows = [row for row, head in zip(rows, heads, strict=True) if head is not None]
             try:
                 await self._put_list(subject, rows)
             except ManifestIncomplete as error:
-                # No patience of the queue would help: all it names is there.
+                # Every row exists, so a retry by the queue would not help.
                 raise self._unlistable(subject, error.why) from error
 
     async def _put_list(self, subject: str, rows: list[dict[str, Any]]) -> None:
@@ -333,16 +320,16 @@ class Signing:
             raise self._unlistable(subject, f"the list would be larger than {MAX_MANIFEST_BYTES} bytes")
         await self._target.put_manifest(index, fallback_tag(subject))
 
-    def _unlistable(self, subject: str, why: str) -> UnsupportedManifest:
-        registry = self._target.repository.registry
-        what = f"what refers to {subject} can't be listed: {why}"
-        return UnsupportedManifest(what).at(registry, fallback_tag(subject))
+    def _unlistable(self, subject: str, reason: str) -> UnsupportedManifest:
+        return UnsupportedManifest(f"the referrers of {subject} can't be listed: {reason}").at(
+            self._context.destination.registry, fallback_tag(subject)
+        )
 
     def _warn(self, what: str, error: ReplicatorError) -> None:
-        """Take a refusal for a warning.
+        """Turn a permanent error into a warning.
 
         Raises:
-            ReplicatorError: it is a fault that passes: trying again may help.
+            ReplicatorError: any other error, which a retry may mend.
         """
         if error.error_class is not ErrorClass.PERMANENT:
             raise error

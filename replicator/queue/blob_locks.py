@@ -1,6 +1,6 @@
 """Turns to bring an item to a place, and what is known of where items are, over all processes of an installation.
 
-It fits ``replicator.copy.sharing.Sharing``: the item is a digest at a registry, the place a repository; here they are
+It fits `replicator.copy.BlobLocks`: the item is a digest at a registry, the place a repository; here they are
 just texts. All of it only spares work. So nothing here fails or waits for Redis: when Redis is away, slow or refuses,
 a turn begins at once, knowing nothing, and the worst is that something is brought twice.
 """
@@ -36,20 +36,20 @@ class RedisBlobLock:
     Attributes:
         item: which one, as its name in Redis.
         place: where it is wanted.
-        here: whether it was brought to that place lately enough to be believed.
-        elsewhere: other places it was brought to, the latest first.
+        present: whether it was brought to that place lately enough to be believed.
+        mount_sources: other places it was brought to, the latest first.
         token: what the turn is held by in Redis; empty when it is not.
-        ready: whether :meth:`brought` was called.
+        ready: whether :meth:`mark_present` was called.
     """
 
     item: str
     place: str
-    here: bool = False
-    elsewhere: tuple[str, ...] = ()
+    present: bool = False
+    mount_sources: tuple[str, ...] = ()
     token: str = ""
     ready: bool = False
 
-    def brought(self) -> None:
+    def mark_present(self) -> None:
         """Tell that the item is at the place now; the others hear of it when the turn ends."""
         self.ready = True
 
@@ -84,7 +84,7 @@ class RedisBlobLocks:
         self._questions = BestEffortRedis(queue, deadline=deadline, trouble="turns unavailable")
 
     @contextlib.asynccontextmanager
-    async def turn(self, registry: str, repository: str, digest: str) -> AsyncIterator[RedisBlobLock]:
+    async def hold(self, registry: str, repository: str, digest: str) -> AsyncIterator[RedisBlobLock]:
         """Wait for the turn to bring a digest to a repository, and have it for as long as the context lasts.
 
         The turn is over the registry and the digest: whoever has it may bring the digest to any repository there.
@@ -138,8 +138,8 @@ class RedisBlobLocks:
             # The token stays: the turn may have been taken without the answer being heard.
             return turn, False
         state, *places = [part.decode(errors="replace") for part in reply]
-        turn.here = state == "here"
-        turn.elsewhere = tuple(places)
+        turn.present = state == "here"
+        turn.mount_sources = tuple(places)
         if state != "taken":
             turn.token = ""
         return turn, state == "held"

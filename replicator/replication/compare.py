@@ -70,7 +70,7 @@ class Checker:
     async def recall(self, found: Sequence[Found]) -> None:
         """Learn at once what is known to be wanted of images that `check` will be asked about."""
         images = [(one.digest, one.asked.request.options) for one in found if one.digest is not None]
-        await self._copier.forms.recall_many(images)
+        await self._copier.selections.prefetch(images)
 
     async def _hold(self, found: Sequence[tuple[Found, str]]) -> dict[Found, Row]:
         within, checks = self._manner.trust, self._checks
@@ -108,7 +108,7 @@ class Checker:
                 if digest is not None and (row := (await self._hold([(found, digest)])).get(found)) is not None:
                     return row
             compared = await self._copier.compare(
-                request.source, request.destination, request.options, announced=digest, reading=self._dry_run
+                request.source, request.destination, request.options, announced=digest, read=self._dry_run
             )
         except SourceNotFound as error:
             # A rule names it, or it was there a moment ago: whoever runs this should know.

@@ -23,7 +23,7 @@ from replicator.queue import Findings, Progress, QueueUnavailable, Reconciles, R
 from replicator.replication.backfill import Backfill
 from replicator.replication.compare import BackfillOptions
 from replicator.replication.report import RowOutcome
-from replicator.tasks import beside, cancel_all
+from replicator.tasks import background, cancel_all
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -154,7 +154,7 @@ class Reconciler:
 
     def beside(self) -> contextlib.AbstractAsyncContextManager[None]:
         """Run for as long as the context lasts, or until :meth:`stop`."""
-        return beside(self.run(), self.stop, within=_STOP_SECONDS)
+        return background(self.run(), self.stop, within=_STOP_SECONDS)
 
     async def run(self) -> None:
         """Run what is due until :meth:`stop`. Redis away is waited for. It raises nothing of its own."""

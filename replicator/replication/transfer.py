@@ -172,4 +172,4 @@ async def open_registries(
     async with Registries(
         access, user_agent=agent, timing=timing, in_flight=settings.in_flight, observer=observer
     ) as registries:
-        yield registries, Copier(registries, transfers=settings.transfers, sharing=sharing, memory=memory)
+        yield registries, Copier(registries, transfers=settings.transfers, blob_locks=sharing, selection_store=memory)

@@ -122,8 +122,8 @@ def _doubts(platform: Platform, others: list[Platform]) -> list[str]:
         known = did_you_mean(platform.architecture, _ARCHITECTURES)
         doubts.append(f"{platform.architecture} is no architecture known here; {known}")
     for other in others:
-        if other.takes(platform) or platform.takes(other):
-            wide, narrow = (platform, other) if platform.takes(other) else (other, platform)
+        if other.matches(platform) or platform.matches(other):
+            wide, narrow = (platform, other) if platform.matches(other) else (other, platform)
             doubts.append(f"{wide} takes {narrow} too; one of them is enough")
             break
     return doubts

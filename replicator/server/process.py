@@ -32,7 +32,7 @@ from replicator.server.page import PageAuth, StatusPage
 from replicator.server.reload import Reloader
 from replicator.server.runtime import make_worker, open_checks, open_copier, open_queue
 from replicator.server.traces import open_traces
-from replicator.tasks import ending_at_signals
+from replicator.tasks import graceful_shutdown
 
 if TYPE_CHECKING:
     import socket
@@ -161,7 +161,7 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, with
     with (
         contextlib.closing(listen(settings.listen, "REPLICATOR_LISTEN")) as listener,
         _probes_listener(settings) as own,
-        ending_at_signals() as ending,
+        graceful_shutdown() as shutdown,
     ):
         async with _open(settings, rules) as parts:
             worker = parts.worker if with_worker else None
@@ -192,7 +192,7 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, with
                 app = parts.traces.around_app(app)
             server = Server(app, _tell_webhook, certificate=certificate, proxies=settings.trusted_proxies)
             async with _beside(settings, own, process, parts, reloader, "serve"):
-                ending.started(process.stop)
+                shutdown.on_signal(process.stop)
                 await _run(server, listener, process, worker)
     log.info("stopped")
 
@@ -213,13 +213,13 @@ async def work(first: Configuration, load: Callable[[], Configuration]) -> None:
     settings = first.settings
     needed_for_policies(settings)
     log.info("starting", version=__version__)
-    with _probes_listener(settings) as own, ending_at_signals() as ending:
+    with _probes_listener(settings) as own, graceful_shutdown() as shutdown:
         async with _open(settings, first.rules) as parts:
             process = _Process(parts.worker, parts.reconciler)
             reloader = Reloader(first, load, parts.renew)
             parts.metrics.follow(reloader)
             async with _beside(settings, own, process, parts, reloader, "worker"):
-                ending.started(process.stop)
+                shutdown.on_signal(process.stop)
                 await parts.worker.run()
     log.info("stopped")
 

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from replicator.copy import Copier, Outcome
+from replicator.copy import BlobLock, Copier, Outcome
+from replicator.copy.ledger import NoBlobLocks
 from replicator.reference import Reference, Repository
 from replicator.registry import Access, Registries, Timing
-from tests.standins.distribution import distribution
+from tests.copy.registries import an_empty_distribution
 from tests.standins.faults import FaultLayer
 from tests.standins.images import blobs_of, fetch_raw, manifests_of, push, verify_tree
 from tests.standins.proxy import Upstream
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
 
     from tests.standins.images import Image, Index
 
-QUICK = Timing(connect=2, read=1, write=1, commit=2, tag=1, attempts=3)
+PATIENT = Timing(connect=30, read=30, write=30, commit=60, tag=20, attempts=3)
+"""The default: on a loaded machine any request may take seconds."""
+QUICK = Timing(connect=5, read=2, write=2, commit=3, tag=2, attempts=3)
+"""Deadlines for a registry that stalls; see `Pair.hurry`."""
 
 
 class Registry:
-    """A real registry behind faults.
+    """A real registry behind a layer of faults.
 
     Attributes:
         host: the address with the faults.
@@ -49,7 +53,7 @@ class Registry:
         return await self._upstream.forward(request)
 
     async def _missing(self, path: str, root: Image | Index) -> list[str]:
-        """Return what is missing of an image whose tag is about to be written."""
+        """Return the missing parts of an image whose tag is about to be written."""
         parts = [f"{path}/blobs/{blob.digest}" for blob in blobs_of(root)]
         parts += [f"{path}/manifests/{one.digest}" for one in manifests_of(root) if one is not root]
         missing = []
@@ -63,11 +67,11 @@ class Registry:
         return missing
 
     async def push(self, tag: str, root: Image | Index, name: str = "team/app") -> None:
-        """Put an image there, past faults and log."""
+        """Push an image, bypassing the faults and the log."""
         await push(self.plain, name, tag, root)
 
     async def holds(self, tag: str, root: Image | Index, name: str = "team/app") -> None:
-        """Assert that every byte of an image is there."""
+        """Assert that the registry has every byte of an image."""
         await verify_tree(self.plain, name, tag, root)
 
     async def has_tag(self, tag: str, name: str = "team/app") -> bool:
@@ -88,9 +92,9 @@ class Registry:
 
 @asynccontextmanager
 async def a_registry(*, images_only: bool = False) -> AsyncIterator[Registry]:
-    """Start one; ``images_only`` refuses artifacts, as ACR does."""
+    """Provide an empty registry; with ``images_only`` it refuses artifacts, as ACR does."""
     async with AsyncExitStack() as stack:
-        plain = await stack.enter_async_context(distribution(images_only=images_only))
+        plain = await stack.enter_async_context(an_empty_distribution(images_only=images_only))
         upstream = await stack.enter_async_context(Upstream(plain))
         registry = Registry(plain, upstream)
         registry.host = await stack.enter_async_context(serve(registry.faults))
@@ -98,10 +102,27 @@ async def a_registry(*, images_only: bool = False) -> AsyncIterator[Registry]:
 
 
 @asynccontextmanager
-async def a_copier(timing: Timing = QUICK, **settings: Any) -> AsyncIterator[Copier]:
-    """Give a copier that reaches everything over plain HTTP."""
+async def a_copier(timing: Timing = PATIENT, **settings: Any) -> AsyncIterator[Copier]:
+    """Provide a copier that uses plain HTTP."""
     async with Registries(lambda r: Access(endpoint=f"http://{r.registry}"), timing=timing) as registries:
         yield Copier(registries, **settings)
+
+
+class RecordingLocks(NoBlobLocks):
+    """Blob locks that record the digests that were locked, and the places that were forgotten."""
+
+    def __init__(self) -> None:
+        self.held: list[str] = []
+        self.forgotten: list[tuple[str, str, str]] = []
+
+    @asynccontextmanager
+    async def hold(self, registry: str, repository: str, digest: str) -> AsyncIterator[BlobLock]:
+        self.held.append(digest)
+        async with super().hold(registry, repository, digest) as lock:
+            yield lock
+
+    async def forget(self, registry: str, repository: str, digest: str) -> None:
+        self.forgotten.append((registry, repository, digest))
 
 
 class Pair:
@@ -118,8 +139,12 @@ class Pair:
         )
 
     def expect(self, tag: str, root: Image | Index) -> None:
-        """Have the destination watched: its tag must not be written before all parts are there."""
+        """Watch the destination: its tag must not be written before all parts."""
         self.destination.images[tag] = root
+
+    def hurry(self, registry: Registry, timing: Timing = QUICK) -> None:
+        """Give the copier short deadlines for one registry; those for the other stay long."""
+        self.copier.registries.transport(Repository(registry.host, "team/app")).timing = timing
 
     def clear(self) -> None:
         self.source.faults.log.clear()

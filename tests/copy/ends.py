@@ -11,8 +11,8 @@ from replicator.copy import Copier, Outcome
 from replicator.copy.options import CopyOptions
 from replicator.reference import Reference, Repository
 from replicator.registry import Access, Registries
-from tests.copy.conftest import QUICK
-from tests.standins.distribution import distribution
+from tests.copy.conftest import PATIENT
+from tests.copy.registries import an_empty_distribution
 from tests.standins.faults import FaultLayer
 from tests.standins.harbor import HarborStandIn
 from tests.standins.images import (
@@ -69,7 +69,7 @@ class End:
                 await put_manifest(self.host, NAME, tag, Index(fallback.media_type, content, (one,)), self.auth)
 
     async def listed(self, subject: Image | Index) -> list[dict[str, Any]]:
-        """Return what a client finds that asks what refers to ``subject``."""
+        """Return the referrers of ``subject`` that a client finds."""
         if self.auth is None:
             content, _ = await fetch_raw(self.host, NAME, cosign_tag(subject, ""))
             return list(json.loads(content)["manifests"])
@@ -90,7 +90,7 @@ class End:
 
 @dataclass
 class Ends:
-    """Where signatures are copied from and to."""
+    """A source and a destination of signatures."""
 
     source: End
     destination: End
@@ -109,7 +109,7 @@ class Ends:
 
 
 async def an_end(stack: AsyncExitStack, kind: str) -> End:
-    plain = await stack.enter_async_context(distribution(images_only=kind == "strict"))
+    plain = await stack.enter_async_context(an_empty_distribution(images_only=kind == "strict"))
     if kind == "harbor":
         harbor = HarborStandIn(plain, users=dict([HARBOR_ADMIN]), projects={"team": False})
         await stack.enter_async_context(harbor)
@@ -128,7 +128,7 @@ class some_ends:  # noqa: N801 - used like a function
         source, destination = [await an_end(self._stack, kind) for kind in self._kinds]
         access = {end.host: end.access for end in (source, destination)}
         registries = await self._stack.enter_async_context(
-            Registries(lambda repository: access[repository.registry], timing=QUICK)
+            Registries(lambda repository: access[repository.registry], timing=PATIENT)
         )
         return Ends(source, destination, Copier(registries))
 

@@ -1,4 +1,4 @@
-"""A real registry that wants a token for everything, as an end of a copy."""
+"""A real registry that requires a token, as an end of a copy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from replicator.copy import Copier
 from replicator.registry import Access, Registries, Timing
-from tests.copy.conftest import QUICK, Registry, a_registry
+from tests.copy.conftest import PATIENT, Registry, a_registry
 from tests.registry.guard import PASSWORD, USER, Guard
 from tests.standins.faults import FaultLayer
 from tests.standins.server import serve
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Guarded:
-    """A registry and who guards it.
+    """A registry and its guard.
 
     Attributes:
         registry: with its faults and log in front of the guard.
@@ -36,7 +36,7 @@ class Guarded:
 
 @asynccontextmanager
 async def a_guarded_registry() -> AsyncIterator[Guarded]:
-    """Start one."""
+    """Provide an empty one."""
     async with AsyncExitStack() as stack:
         registry = await stack.enter_async_context(a_registry())
         guard = Guard(registry.faults._handler)
@@ -47,8 +47,8 @@ async def a_guarded_registry() -> AsyncIterator[Guarded]:
 
 
 @asynccontextmanager
-async def a_copier_with_login(*guarded: Guarded, timing: Timing = QUICK) -> AsyncIterator[Copier]:
-    """Give a copier that has a login for these registries, and none for any other."""
+async def a_copier_with_login(*guarded: Guarded, timing: Timing = PATIENT) -> AsyncIterator[Copier]:
+    """Provide a copier with a login for these registries only."""
     hosts = {one.registry.host for one in guarded}
 
     def access(repository: Repository) -> Access:

@@ -20,7 +20,7 @@ async def main(source: str, destination: str) -> None:
 
 
 def peak() -> int:
-    """The most bytes this program held (proc(5)); ``ru_maxrss`` would count what its parent held, too."""
+    """Return the peak memory of this program in bytes (proc(5)); ``ru_maxrss`` includes the parent's."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) * 1024
 

@@ -1,4 +1,4 @@
-"""A registry in a dictionary that names by any digest, as Debian's docker-registry does not."""
+"""An in-memory registry that accepts any digest algorithm, unlike Debian's docker-registry."""
 
 from __future__ import annotations
 

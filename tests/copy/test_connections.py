@@ -1,4 +1,4 @@
-"""Connections are used again, also by registries that answer faster than anything else happens."""
+"""Connections are reused, even with registries that answer instantly."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 import uvloop
 
 from replicator.copy.blobs import BlobCopier
+from replicator.copy.context import CopyContext
 from replicator.copy.ledger import Ledger
-from replicator.copy.outcome import Tally
-from replicator.reference import Repository
+from replicator.reference import Reference
 from replicator.registry import Access, Descriptor, Registries
 from replicator.registry.manifest import digest_of
 
@@ -30,7 +30,7 @@ ANSWERS = {
 
 
 class Instant(asyncio.Protocol):
-    """A registry that answers in the moment it has the last byte."""
+    """A registry that answers as soon as it has the last byte."""
 
     connections = 0
 
@@ -57,7 +57,7 @@ class Instant(asyncio.Protocol):
 
 @contextmanager
 def instant(blob: bytes) -> Iterator[str]:
-    """Have one run in a thread of its own: it answers while the client is still busy."""
+    """Run one in its own thread: it answers while the client is still busy."""
     Instant.connections = 0
     loop = uvloop.new_event_loop()
     listener = socket.create_server(("127.0.0.1", 0))
@@ -84,10 +84,9 @@ def test_one_blob_after_the_other_needs_no_new_connection(size: int) -> None:
 
 async def _send(host: str, blob: bytes, times: int) -> None:
     descriptor = Descriptor("application/octet-stream", digest_of(blob), len(blob))
+    source, destination = (Reference.parse(f"{end}.example.com/a:v1") for end in ("source", "destination"))
     async with Registries(lambda _: Access(endpoint=f"http://{host}")) as registries:
-        source = registries.source(Repository("source.example.com", "a"))
-        destination = registries.destination(Repository("destination.example.com", "a"))
         for _ in range(times):
-            tally = Tally()
-            await BlobCopier(8, Ledger()).ensure([descriptor], source, destination, tally, lambda _: None)
-            assert tally.blobs_copied == 1
+            context = CopyContext.open(registries, source, destination)
+            await BlobCopier(8, Ledger()).ensure([descriptor], context)
+            assert context.tally.blobs_copied == 1

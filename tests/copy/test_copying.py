@@ -1,4 +1,4 @@
-"""A copy: equal to the byte, with as few requests as can be, the tag last."""
+"""Copies: byte for byte, with as few requests as possible, the tag last."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from replicator.copy import Result, SourceNotFound
 from replicator.errors import ErrorClass
 from replicator.registry.errors import NotFound
-from tests.copy.conftest import Pair, a_copier
+from tests.copy.conftest import Pair, RecordingLocks, a_copier
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import (
     Blob,
@@ -69,7 +69,7 @@ async def test_a_copy_is_equal_to_the_byte_and_a_second_one_sends_nothing(pair: 
 
 
 @pytest.mark.parametrize("announced", [False, True])
-async def test_forced_it_is_written_again_and_no_blob_is_sent(pair: Pair, announced: bool) -> None:
+async def test_a_forced_copy_writes_the_tag_again_and_sends_no_blob(pair: Pair, announced: bool) -> None:
     root = multi_arch(5)
     await pair.source.push("v1", root)
     await pair.copy()
@@ -83,7 +83,7 @@ async def test_forced_it_is_written_again_and_no_blob_is_sent(pair: Pair, announ
     assert log.count("PUT", "/blobs/") == 0
 
 
-async def test_forced_it_mends_an_image_that_lost_a_child(pair: Pair) -> None:
+async def test_a_forced_copy_repairs_an_image_that_lost_a_child(pair: Pair) -> None:
     root = multi_arch(5)
     await pair.source.push("v1", root)
     await pair.copy()
@@ -129,7 +129,7 @@ def _floor(root: Image | Index, source: bool) -> int:
     return 1 + len(manifests_of(root)) + len(blobs_of(root)) * (1 if source else 2)
 
 
-async def test_requests_are_at_the_floor(pair: Pair) -> None:
+async def test_a_copy_takes_the_minimum_of_requests(pair: Pair) -> None:
     warm, root = image(1), multi_arch(2, size=100_000)
     await pair.source.push("warm", warm)
     await pair.source.push("v1", root)
@@ -139,23 +139,23 @@ async def test_requests_are_at_the_floor(pair: Pair) -> None:
     assert pair.counts() == (_floor(root, source=True), _floor(root, source=False))
 
 
-async def test_requests_of_the_first_copy_of_all_are_few(pair: Pair) -> None:
+async def test_the_very_first_copy_takes_few_requests_more(pair: Pair) -> None:
     root = multi_arch(2, size=100_000)
     await pair.source.push("v1", root)
     await pair.copy()
     large = sum(blob.size > 65536 for blob in blobs_of(root))
     source, destination = pair.counts()
     assert source == _floor(root, source=True)
-    # One question whether large blobs are there, and one what a mount in place answers.
+    # A lookup per large blob, and one probe of a mount in place.
     assert destination <= _floor(root, source=False) + large + 1
 
 
-async def test_a_blob_that_is_there_costs_one_request_at_the_most(pair: Pair) -> None:
+async def test_a_blob_that_is_present_costs_at_most_one_request(pair: Pair) -> None:
     base = [layer(number, 100_000) for number in range(5)]
     old, new, warm = image(1, (100,), base=base), image(2, (100,), base=base), image(3)
     await pair.source.push("warm", warm)
     await pair.source.push("v2", new)
-    # Another process brought the base; this one knows nothing of it.
+    # Another process copied the base; this one knows nothing of it.
     await pair.destination.push("v1", old)
     await pair.copy("warm")
     pair.clear()
@@ -210,7 +210,7 @@ async def test_a_refused_mount_is_not_asked_for_again(pair: Pair, status: int) -
     assert again.hits == 0
 
 
-async def test_one_repository_that_may_not_be_mounted_from_does_not_end_all_mounts(pair: Pair) -> None:
+async def test_one_repository_that_refuses_mounts_does_not_end_all_mounts(pair: Pair) -> None:
     roots = [image(number, (300_000,)) for number in (1, 2, 3)]
     for number, root in enumerate(roots):
         await pair.source.push(f"v{number}", root)
@@ -235,7 +235,34 @@ async def test_a_mount_that_opens_an_upload_instead_is_used(pair: Pair) -> None:
     assert pair.counts()[1] == _floor(root, source=False)
 
 
-async def test_what_the_destination_lost_is_brought_again(pair: Pair) -> None:
+@pytest.mark.parametrize("why", ["lost", "refused"])
+async def test_a_repository_that_does_not_give_its_blob_is_asked_once_to_mount_it(pair: Pair, why: str) -> None:
+    """Where it has lost the blob, the other processes forget it too."""
+    warm, lost = image(1, (100_000,)), image(2, (300_000,))
+    blob = max(blobs_of(lost), key=lambda blob: blob.size)
+    locks = RecordingLocks()
+    async with a_copier(blob_locks=locks) as copier:
+        fresh = Pair(pair.source, pair.destination, copier)
+        for tag, root in (("warm", warm), ("v1", lost)):
+            await pair.source.push(tag, root)
+            await fresh.copy(tag, name="one/app")
+        # Only a registry that has mounted a blob is asked again after it did not.
+        assert (await fresh.copy("warm", name="two/app")).blobs_mounted == 2
+        if why == "lost":
+            await pair.destination.delete(f"blobs/{blob.digest}", "one/app")
+        else:
+            pair.destination.faults.add(Fault(Answer(403, "DENIED"), "POST", query="from=one", times=None))
+        pair.destination.faults.add(Fault(Answer(500), "PUT", query=blob.digest.replace(":", "%3A")))
+        pair.clear()
+        await fresh.copy("v1", name="two/app")
+    log = pair.destination.faults.log
+    assert [entry.status for entry in log.select("PUT", query=blob.digest[7:])] == [500, 201]
+    assert log.count("POST", query=f"mount=.*{blob.digest[7:]}.*from=one") == 1
+    assert ((pair.destination.host, "one/app", blob.digest) in locks.forgotten) == (why == "lost")
+    await pair.destination.holds("v1", lost, "two/app")
+
+
+async def test_parts_that_the_destination_lost_are_copied_again(pair: Pair) -> None:
     root = index([multi_arch(1), image(2)])
     await pair.source.push("v1", root)
     await pair.copy()
@@ -244,7 +271,7 @@ async def test_what_the_destination_lost_is_brought_again(pair: Pair) -> None:
     for manifest in reversed(manifests_of(root)):
         await pair.destination.delete(f"manifests/{manifest.digest}")
     pair.expect("v1", root)
-    # Believed to be there, so the tag's manifest itself meets what is missing; the watch counts that one only.
+    # The ledger trusts the old entries, so the first write of the tag fails; the watch must count only that one.
     outcome = await pair.copy()
     pair.destination.early.clear()
     assert outcome.result is Result.COPIED
@@ -262,7 +289,7 @@ async def test_twenty_tags_at_once_send_a_shared_layer_once(pair: Pair) -> None:
     assert pair.destination.faults.log.count("PUT", query=base[0].digest.replace(":", "%3A")) == 1
     blobs = {blob.digest for root in roots.values() for blob in blobs_of(root)}
     assert pair.destination.faults.log.count("PUT", "/blobs/uploads/") == len(blobs)
-    # A HEAD and a PUT a tag, POST and PUT a blob, one question about the large one, one to learn.
+    # HEAD and PUT per tag, POST and PUT per blob, one lookup of the large one, one probe.
     assert pair.counts()[1] <= 20 * 2 + 2 * len(blobs) + 2
     for tag, root in roots.items():
         await pair.destination.holds(tag, root)

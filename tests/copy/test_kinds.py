@@ -1,4 +1,4 @@
-"""Kinds of manifests: which are copied, and what is said of those that are not."""
+"""Kinds of manifests: which are copied, and the errors for the others."""
 
 from __future__ import annotations
 
@@ -35,15 +35,13 @@ def _document(media_type: str) -> bytes:
 
 @pytest.mark.parametrize("media_type", [SCHEMA_1, SIGNED, THING, ARTIFACT, f"{SIGNED}; charset=utf-8"])
 @pytest.mark.parametrize("part", ["root", "child"])
-async def test_another_kind_of_manifest_is_named_and_what_to_do_about_it(
-    pair: Pair, media_type: str, part: str
-) -> None:
+async def test_an_unsupported_kind_of_manifest_is_named_with_advice(pair: Pair, media_type: str, part: str) -> None:
     root = multi_arch(1)
     await pair.source.push("v1", root)
     plain = media_type.partition(";")[0]
     content = _document(plain)
     digest = root.digest if part == "root" else root.children[1].digest
-    # That of a signed manifest is over its payload: it never is that of the bytes.
+    # The digest of a signed manifest is over its payload, never over its bytes.
     said = digest if plain == SIGNED else f"sha256:{hashlib.sha256(content).hexdigest()}"
     headers = {"Content-Type": media_type, "Docker-Content-Digest": said}
     pair.source.faults.add(Fault(Answer(200, headers=headers, body=content), "GET", digest, times=None))
@@ -126,7 +124,7 @@ async def test_a_missing_child_leaves_no_tag(pair: Pair) -> None:
 
 
 async def test_an_index_that_names_itself_is_refused() -> None:
-    """Only a digest that nobody checks can close the circle."""
+    """Only an unverified digest can close the circle."""
     shelf = Shelf()
     name = "sha256:" + "a" * 64
     entry = {"mediaType": OCI_INDEX, "digest": name, "size": 1}
@@ -169,7 +167,7 @@ async def test_an_image_named_by_sha512_is_copied_where_it_is_taken() -> None:
         assert (outcome.result, outcome.digest) == (Result.COPIED, digest)
         again = await copier.copy(_at(source), _at(destination))
         assert again.result is Result.UP_TO_DATE
-        # Wrong bytes are found out by this algorithm too.
+        # Wrong bytes are detected with this algorithm too.
         shelf.blobs = dict.fromkeys(blobs, b"")
         taking.manifests.clear()
         with pytest.raises(DigestMismatch):
@@ -179,21 +177,21 @@ async def test_an_image_named_by_sha512_is_copied_where_it_is_taken() -> None:
 
 
 async def test_docker_registry_takes_an_image_that_names_its_blobs_by_sha512_and_keeps_it() -> None:
-    """Version 2.8 loses such a blob when it is mounted where it is."""
+    """Version 2.8 loses such a blob when it is mounted in place."""
     content, blobs = _renamed(image(1, (300_000,)))
     shelf = Shelf()
     shelf.blobs = blobs
     shelf.put(content, image(1).media_type, "v1", "sha512:")
     async with serve(shelf) as source, a_registry() as destination:
         for tag in ("v1", "v2"):
-            # Each knows nothing of what the other brought.
+            # Neither copier knows what the other copied.
             async with a_copier() as copier:
                 await copier.copy(_at(source), destination.reference(tag))
             assert (await fetch_raw(destination.plain, "team/app", tag))[0] == content
             for digest, expected in blobs.items():
                 async with destination._upstream.request("GET", f"/v2/team/app/blobs/{digest}") as answer:
                     assert (answer.status, await answer.read()) == (200, expected)
-        # Nothing was lost on the way and found out by the manifest.
+        # No blob was lost, or the manifest would have been written again.
         assert destination.faults.log.count("PUT", "/manifests/") == 2
         assert destination.faults.log.count("POST", query="mount=sha512") == 0
 
@@ -214,7 +212,7 @@ async def test_docker_registry_takes_no_child_that_is_named_by_sha512() -> None:
         assert not await destination.has_tag("v1")
 
 
-async def test_indexes_in_an_index_are_not_held_without_bound(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nested_indexes_in_memory_are_bounded(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "MAX_NESTED_BYTES", 100_000)
     large = []
     for number in range(6):
@@ -224,6 +222,6 @@ async def test_indexes_in_an_index_are_not_held_without_bound(pair: Pair, monkey
     await pair.copy()
     await pair.source.push("v2", index(large))
     async with a_copier() as copier:
-        with pytest.raises(UnsupportedManifest, match="indexes within it"):
+        with pytest.raises(UnsupportedManifest, match="nested indexes are larger"):
             await copier.copy(pair.source.reference("v2"), pair.destination.reference("v2"))
     assert not await pair.destination.has_tag("v2")

@@ -1,4 +1,4 @@
-"""Logins in the course of a copy: asked for once, renewed when they end, and told to nobody else."""
+"""Logins during a copy: requested once, renewed when they expire, and never sent to another host."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def test_fifty_copies_at_once_ask_for_one_token(source: Registry, guarded:
 async def test_a_token_that_ends_in_the_middle_of_an_upload_is_renewed(
     source: Registry, guarded: Guarded, harbor: bool, after: int
 ) -> None:
-    """Harbor answers a token it does not take any more with a challenge for Basic."""
+    """Harbor answers an expired token with a challenge for Basic."""
     guarded.guard.basic_after_bearer = harbor
     ended = 0
     original = guarded.guard.__call__
@@ -94,7 +94,7 @@ async def test_a_token_that_ends_in_the_middle_of_an_upload_is_renewed(
     assert all(entry.headers.get("Authorization") != BASIC for entry in log)
 
 
-async def test_an_upload_that_no_token_is_good_for_ends(source: Registry, guarded: Guarded) -> None:
+async def test_an_upload_that_no_token_allows_ends(source: Registry, guarded: Guarded) -> None:
     challenge = {"WWW-Authenticate": f'Bearer realm="{guarded.guard.realm}"'}
     fault = guarded.registry.faults.add(
         Fault(CutUpload(1000, Answer(401, headers=challenge)), "PUT", query=SENT, times=None)
@@ -102,15 +102,13 @@ async def test_an_upload_that_no_token_is_good_for_ends(source: Registry, guarde
     with pytest.raises(Unauthorized, match="401") as caught:
         await copy(source, guarded)
     assert caught.value.error_class is ErrorClass.CREDENTIALS
-    # The config, let in meanwhile, may have spoken for the second token.
+    # If the config was accepted meanwhile, that was reason for a second token.
     assert 2 <= fault.hits <= 3
     assert not await guarded.registry.has_tag("v1")
 
 
 @pytest.mark.parametrize("place", ["everything", "POST", "PUT"])
-async def test_a_login_that_does_not_allow_enough_is_told_what_it_lacks(
-    source: Registry, guarded: Guarded, place: str
-) -> None:
+async def test_an_error_about_a_login_names_the_missing_scope(source: Registry, guarded: Guarded, place: str) -> None:
     challenge = (
         f'Bearer realm="{guarded.guard.realm}",service="registry",scope="repository:team/app:pull,push",'
         'error="insufficient_scope"'
@@ -124,7 +122,7 @@ async def test_a_login_that_does_not_allow_enough_is_told_what_it_lacks(
             await copy(source, guarded)
     assert caught.value.error_class is ErrorClass.CREDENTIALS
     assert caught.value.registry == guarded.registry.host
-    # A fresh token for each that was refused, and then no more.
+    # A fresh token for each refused one, and then no more.
     assert len(guarded.guard.issued) <= 8
     assert guarded.registry.faults.log.count(method, path) <= 16
     assert not await guarded.registry.has_tag("v1")
@@ -139,7 +137,7 @@ async def test_a_wrong_password_is_sent_once_and_nothing_of_the_image(source: Re
 
 
 @pytest.mark.parametrize("challenges", ["one header", "several headers", "several challenges"])
-async def test_the_way_in_is_found_among_others(source: Registry, guarded: Guarded, challenges: str) -> None:
+async def test_the_token_challenge_is_found_among_others(source: Registry, guarded: Guarded, challenges: str) -> None:
     bearer = f'Bearer realm="{guarded.guard.realm}",service="a, b",scope="repository:x:pull,push"'
     others = 'Negotiate, Basic realm="x, Bearer realm=\\"y\\""'
     original = guarded.registry.faults._handler
@@ -164,7 +162,7 @@ async def test_the_way_in_is_found_among_others(source: Registry, guarded: Guard
 
 
 def lead_to(guarded: Guarded, host: str) -> None:
-    """Have the registry redirect whoever asks for a blob."""
+    """Have the registry redirect requests for blobs."""
     original = guarded.guard.handler
 
     async def leading(request: web.BaseRequest) -> web.StreamResponse:
@@ -175,7 +173,7 @@ def lead_to(guarded: Guarded, host: str) -> None:
     guarded.guard.handler = leading
 
 
-async def test_storage_that_a_redirect_leads_to_is_told_no_login_not_even_for_the_rest(guarded: Guarded) -> None:
+async def test_redirected_storage_never_gets_a_login(guarded: Guarded) -> None:
     root = multi_arch(1, size=400_000)
     shared = max(blobs_of(root), key=lambda blob: blob.size)
     await guarded.registry.push("v1", root)
@@ -196,7 +194,7 @@ async def test_storage_that_a_redirect_leads_to_is_told_no_login_not_even_for_th
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_link_that_storage_refuses_is_asked_for_anew(guarded: Guarded, status: int) -> None:
+async def test_a_link_that_storage_refuses_is_requested_again(guarded: Guarded, status: int) -> None:
     root = multi_arch(1, size=400_000)
     await guarded.registry.push("v1", root)
     async with Upstream(guarded.registry.plain) as upstream, a_registry() as destination:
@@ -208,7 +206,7 @@ async def test_a_link_that_storage_refuses_is_asked_for_anew(guarded: Guarded, s
         await destination.holds("v1", root)
 
 
-async def test_storage_that_refuses_every_link_is_named_and_no_fault_of_the_login(guarded: Guarded) -> None:
+async def test_storage_that_refuses_every_link_is_named_and_not_blamed_on_the_login(guarded: Guarded) -> None:
     await guarded.registry.push("v1", multi_arch(1))
     async with a_registry() as destination:
 

@@ -1,4 +1,4 @@
-"""What of an image is copied, as values: platforms, how wishes are merged, and what is on the queue of them."""
+"""Copy options: platforms, how options are merged, and how they are queued."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def platform(text: str) -> Platform:
         ("*/arm64/v8", Platform("*", "arm64", "v8")),
     ],
 )
-def test_a_platform_is_read_by_any_of_its_names(text: str, means: Platform) -> None:
+def test_a_platform_is_parsed_by_any_of_its_names(text: str, means: Platform) -> None:
     assert platform(text) == means
 
 
@@ -53,14 +53,14 @@ def test_a_platform_is_read_by_any_of_its_names(text: str, means: Platform) -> N
     "text",
     ["", "amd64", "linux/", "/amd64", "linux/amd64/v1/x", "linux/amd64/*", "linux/a b", "lin*/amd64", "a" * 10_000],
 )
-def test_what_is_no_platform_is_refused_with_an_example(text: str) -> None:
+def test_a_text_that_is_not_a_platform_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match=r"write os/architecture, e\.g\. linux/amd64") as caught:
         platform(text)
     assert len(str(caught.value)) < 250
 
 
 @given(PLATFORMS)
-def test_a_platform_can_be_written_and_read_back(value: Platform) -> None:
+def test_a_platform_survives_a_round_trip_through_text(value: Platform) -> None:
     assert platform(str(value)) == value
 
 
@@ -87,29 +87,27 @@ def test_any_text_is_a_platform_or_refused(text: str) -> None:
         ("*/*", ["linux/amd64", "windows/arm64/v8"], []),
     ],
 )
-def test_a_wish_takes_what_it_names_and_any_variant_where_it_names_none(
-    wish: str, taken: list[str], left: list[str]
-) -> None:
-    assert [text for text in [*taken, *left] if platform(wish).takes(platform(text))] == taken
+def test_a_pattern_without_a_variant_matches_any_variant(wish: str, taken: list[str], left: list[str]) -> None:
+    assert [text for text in [*taken, *left] if platform(wish).matches(platform(text))] == taken
 
 
-def test_an_image_may_write_its_platform_as_it_likes() -> None:
-    assert platform("linux/arm64/v8").takes(Platform("Linux", "AARCH64", "V8"))
-    assert platform("linux/arm/v7").takes(Platform("linux", "armhf"))
+def test_the_spelling_of_an_image_s_platform_does_not_matter() -> None:
+    assert platform("linux/arm64/v8").matches(Platform("Linux", "AARCH64", "V8"))
+    assert platform("linux/arm/v7").matches(Platform("linux", "armhf"))
 
 
 @given(IMAGES)
-def test_every_platform_takes_itself_and_so_do_wider_ones(value: Platform) -> None:
+def test_every_platform_matches_itself_and_wider_patterns(value: Platform) -> None:
     wider = [value, Platform(value.os, value.architecture), Platform("*", value.architecture), Platform("*", "*")]
-    assert all(wish.takes(value) for wish in wider)
+    assert all(wish.matches(value) for wish in wider)
 
 
 @given(PLATFORMS, IMAGES)
-def test_a_wish_without_a_variant_takes_at_least_what_one_with_it_does(wish: Platform, value: Platform) -> None:
-    assert not wish.takes(value) or Platform(wish.os, wish.architecture).takes(value)
+def test_a_pattern_without_a_variant_is_wider_than_one_with_it(wish: Platform, value: Platform) -> None:
+    assert not wish.matches(value) or Platform(wish.os, wish.architecture).matches(value)
 
 
-def test_equal_wishes_are_equal_values_in_whatever_order() -> None:
+def test_equal_options_are_equal_values_in_any_order() -> None:
     one, other = platform("linux/amd64"), platform("linux/arm64")
     assert CopyOptions((one, other, one)) == CopyOptions((other, one))
     assert CopyOptions((one, platform("*/*"))) == VERBATIM
@@ -125,7 +123,7 @@ def test_equal_wishes_are_equal_values_in_whatever_order() -> None:
         ("", "", ""),
     ],
 )
-def test_merged_platforms_are_those_of_both_and_all_if_one_wants_all(one: str, other: str, both: str) -> None:
+def test_merging_unites_platforms(one: str, other: str, both: str) -> None:
     options = [CopyOptions(tuple(map(platform, text.split()))) for text in (one, other, both)]
     assert options[0].merged_with(options[1]) == options[1].merged_with(options[0]) == options[2]
 
@@ -138,7 +136,7 @@ def test_merged_platforms_are_those_of_both_and_all_if_one_wants_all(one: str, o
         (Attestations.KEEP, Attestations.FAIL),
     ],
 )
-def test_of_two_words_on_attestations_the_stronger_wins(weaker: Attestations, stronger: Attestations) -> None:
+def test_merging_keeps_the_attestations_that_either_wants(weaker: Attestations, stronger: Attestations) -> None:
     one, other = CopyOptions(attestations=weaker), CopyOptions(attestations=stronger)
     assert one.merged_with(other) == other.merged_with(one) == other
 
@@ -162,7 +160,7 @@ def test_options_survive_the_queue(options: CopyOptions) -> None:
     assert CopyOptions.from_json(json.loads(json.dumps(options.to_json()))) == options
 
 
-def test_what_is_as_by_default_takes_no_room_on_the_queue() -> None:
+def test_defaults_take_no_room_on_the_queue() -> None:
     assert VERBATIM.to_json() == {}
     assert CopyOptions.from_json({}) == VERBATIM
 
@@ -170,7 +168,7 @@ def test_what_is_as_by_default_takes_no_room_on_the_queue() -> None:
 @pytest.mark.parametrize(
     "values", [None, [], {"platforms": 5}, {"platforms": ["amd64"]}, {"platforms": [5]}, {"attestations": "auto"}]
 )
-def test_stored_options_that_mean_nothing_are_an_error(values: Any) -> None:
+def test_invalid_stored_options_are_an_error(values: Any) -> None:
     with pytest.raises((ValueError, TypeError, AttributeError)):
         CopyOptions.from_json(values)
 
@@ -210,7 +208,7 @@ def test_options_say_in_words_what_is_copied(options: CopyOptions, words: str) -
         ("latest", False),
     ],
 )
-def test_tags_of_signatures_are_known_by_their_form(tag: str, is_one: bool) -> None:
+def test_signature_tags_are_recognized_by_their_form(tag: str, is_one: bool) -> None:
     assert is_signature_tag(tag) == is_one
     assert is_tag(tag) or not is_one
 

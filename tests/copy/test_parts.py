@@ -16,7 +16,7 @@ from replicator.registry.errors import Denied, RegistryError, ServerFailed, TooM
 
 
 class Work:
-    """Coroutines that note whether they finished."""
+    """Coroutines that record whether they finished."""
 
     def __init__(self) -> None:
         self.finished: list[str] = []
@@ -38,7 +38,7 @@ def transient() -> RegistryError:
     return ServerFailed("500").at("h.example.com", "GET /")
 
 
-async def test_a_passing_fault_lets_the_others_finish() -> None:
+async def test_a_transient_fault_lets_the_others_finish() -> None:
     work = Work()
     with pytest.raises(ServerFailed):
         await gather_tolerant([work.do("a", 0, transient()), work.do("b", 0.05), work.do("c")])
@@ -53,18 +53,18 @@ async def test_a_passing_fault_lets_the_others_finish() -> None:
         RuntimeError("a mistake of ours"),
     ],
 )
-async def test_a_fault_that_stays_ends_the_others(error: Exception) -> None:
+async def test_any_other_fault_cancels_the_others(error: Exception) -> None:
     work = Work()
     with pytest.raises(type(error)):
         await gather_tolerant([work.do("a", 0.01, error), work.do("b", 30), work.do("c", 0, transient())])
     assert work.cancelled == ["b"]
 
 
-async def test_nothing_to_do_is_done() -> None:
+async def test_gathering_nothing_succeeds() -> None:
     await gather_tolerant([])
 
 
-async def test_the_other_of_two_is_ended_when_one_fails() -> None:
+async def test_the_other_of_two_is_cancelled_when_one_fails() -> None:
     work = Work()
     assert await gather2(work.do("a"), work.do("b")) == ("a", "b")
     with pytest.raises(ServerFailed):
@@ -72,7 +72,7 @@ async def test_the_other_of_two_is_ended_when_one_fails() -> None:
     assert work.cancelled == ["d"]
 
 
-async def test_cancelling_ends_all() -> None:
+async def test_cancelling_cancels_all() -> None:
     work = Work()
     for pending in (gather_tolerant([work.do("a", 30), work.do("b", 30)]), gather2(work.do("c", 30), work.do("d", 30))):
         task = asyncio.ensure_future(pending)
@@ -89,8 +89,8 @@ def test_the_ledger_knows_what_is_where_and_forgets_it() -> None:
     assert ledger.has("h", "one", "d")
     assert not ledger.has("h", "two", "d")
     assert not ledger.has("other", "one", "d")
-    assert ledger.elsewhere("h", "two", "d") == "one"
-    assert ledger.elsewhere("h", "one", "d") is None
+    assert ledger.mount_source("h", "two", "d") == "one"
+    assert ledger.mount_source("h", "one", "d") is None
     ledger.forget("h", "one", "d")
     ledger.forget("h", "one", "d")
     assert not ledger.has("h", "one", "d")
@@ -102,8 +102,8 @@ def test_the_ledger_is_bounded(notes: list[tuple[str, int, str]]) -> None:
     for registry, repository, digest in notes:
         ledger.add(registry, str(repository), digest)
         assert ledger.has(registry, str(repository), digest)
-    assert len(ledger._known) <= 4
-    assert all(0 < len(places) <= 16 for places in ledger._known.values())
+    assert len(ledger._entries) <= 4
+    assert all(0 < len(places) <= 16 for places in ledger._entries.values())
 
 
 def test_the_ledger_keeps_what_is_used() -> None:
@@ -115,8 +115,8 @@ def test_the_ledger_keeps_what_is_used() -> None:
     assert (ledger.has("h", "one", "a"), ledger.has("h", "one", "b")) == (True, False)
 
 
-def test_what_the_source_named_stays_in_the_process_that_saw_it() -> None:
-    """A backfill of an older version reads what a newer worker tells of the end of a copy."""
+def test_the_source_digest_is_not_serialized() -> None:
+    """A backfill of an older version reads the outcomes of newer workers."""
     outcome = Outcome(Result.COPIED, "h.example.com/a:b", "i.example.com/c:d", source_digest="sha256:x")
     assert outcome.to_json() == Outcome(Result.COPIED, "h.example.com/a:b", "i.example.com/c:d").to_json()
     assert Outcome.from_json(outcome.to_json()).source_digest is None

@@ -1,4 +1,4 @@
-"""Never asking twice: what is known is used, what a registry can not do is remembered, its denials are believed."""
+"""Requests that are saved: by the ledger, by announced digests, and by what a registry was seen to support."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ async def test_an_event_whose_digest_is_at_the_destination_costs_one_request(pai
     assert pair.counts() == (0, 1)
 
 
-async def test_an_event_s_digest_is_not_believed_where_the_destination_differs(pair: Pair) -> None:
+async def test_an_event_s_digest_is_not_trusted_where_the_destination_differs(pair: Pair) -> None:
     old, new = image(1), image(2)
     await pair.source.push("v1", new)
-    # The source is what it is when it is looked at, whatever was announced.
+    # The source counts as it is at the time of the copy, whatever was announced.
     outcome = await pair.copy(announced=old.digest)
     assert (outcome.result, outcome.digest) == (Result.COPIED, new.digest)
     await pair.destination.holds("v1", new)
@@ -79,7 +79,7 @@ async def test_an_event_s_digest_is_not_believed_where_the_destination_differs(p
     assert pair.destination.faults.log.count("PUT") == 0
 
 
-async def test_what_was_announced_spares_the_question_what_it_is(pair: Pair) -> None:
+async def test_an_announced_digest_saves_the_head_request(pair: Pair) -> None:
     root = image(1)
     await pair.source.push("v1", root)
     await pair.copy(announced=root.digest)
@@ -88,7 +88,7 @@ async def test_what_was_announced_spares_the_question_what_it_is(pair: Pair) -> 
 
 
 @pytest.mark.parametrize("action", [Answer(405), Answer(501), Headers({"Docker-Content-Digest": None})], ids=str)
-async def test_a_registry_that_answers_no_head_is_read_instead_and_not_asked_again(
+async def test_a_registry_without_head_is_read_instead_and_not_asked_again(
     pair: Pair, action: Answer | Headers
 ) -> None:
     root = image(1)
@@ -106,8 +106,8 @@ async def test_a_registry_that_answers_no_head_is_read_instead_and_not_asked_aga
             assert pair.counts() == ((2, 2) if expected else (1, 1))
 
 
-async def test_a_registry_that_answered_a_head_is_asked_again_after_a_slip(pair: Pair) -> None:
-    """A HEAD is no pull at Harbor; reading is, and one odd answer of a proxy must not lead to it for ever."""
+async def test_a_registry_that_answered_head_before_is_asked_again_after_a_slip(pair: Pair) -> None:
+    """Harbor counts a GET as a pull, but not a HEAD; one odd answer of a proxy must not make every check a pull."""
     await pair.source.push("v1", image(1))
     await pair.copy()
     pair.source.faults.add(Fault(Answer(405), "HEAD", "/manifests/"))
@@ -117,7 +117,7 @@ async def test_a_registry_that_answered_a_head_is_asked_again_after_a_slip(pair:
         assert (pair.source.faults.log.count("HEAD"), pair.source.faults.log.count("GET")) == (1, reads)
 
 
-async def test_the_first_image_into_an_empty_repository_asks_nothing_more_than_it_sends(pair: Pair) -> None:
+async def test_the_first_image_into_an_empty_repository_takes_no_lookups(pair: Pair) -> None:
     root = multi_arch(2, size=100_000)
     await pair.source.push("v1", root)
     await pair.copy()
@@ -133,7 +133,7 @@ async def test_a_two_platform_image_of_seven_blobs_costs_twenty_requests_with_th
     assert len(to_acr.acr.faults.log) + len(to_acr.acr.token_faults.log) == 1 + 1 + 1 + 2 * 7 + 3
 
 
-async def test_a_large_blob_that_is_there_is_not_sent_to_a_registry_that_mounts_nothing_in_place(pair: Pair) -> None:
+async def test_a_large_blob_is_not_sent_again_to_a_registry_without_mounts_in_place(pair: Pair) -> None:
     """Every mount is answered as an ordinary upload: 202, whether the blob is there or not."""
     base = [layer(number, 2 * MIB) for number in range(3)]
     old, new = image(1, (100,), base=base), image(2, (100,), base=base)
@@ -151,7 +151,7 @@ async def test_a_large_blob_that_is_there_is_not_sent_to_a_registry_that_mounts_
     assert (outcome.blobs_present, outcome.blobs_copied) == (3, 2)
     assert pair.source.faults.log.count("GET", f"/blobs/{base[0].digest}") == 0
     await pair.destination.holds("v2", new)
-    # Now it is known: a question, and no session that has to be cancelled.
+    # From now on it is a HEAD, without a session that has to be cancelled.
     pair.clear()
     third = image(3, (100,), base=[layer(7, 2 * MIB)])
     await pair.source.push("v3", third)
@@ -171,11 +171,11 @@ async def test_one_token_serves_all_repositories_that_blobs_are_mounted_from(to_
     to_acr.acr.token_faults.log.clear()
     outcome = await to_acr.copy("all", "cache/whole")
     assert (outcome.blobs_mounted, outcome.blobs_copied) == (3, 1)
-    # One for the repository itself, one with all it mounts from.
+    # One token for the repository itself, one for all it mounts from.
     assert len(to_acr.acr.token_faults.log) == 2
 
 
-async def test_many_copies_at_once_learn_what_a_registry_can_do_together(pair: Pair) -> None:
+async def test_concurrent_copies_probe_a_registry_once(pair: Pair) -> None:
     roots = {f"v{number}": image(number, (2 * MIB,)) for number in range(4)}
     for tag, root in roots.items():
         await pair.source.push(tag, root)
@@ -188,8 +188,8 @@ async def test_many_copies_at_once_learn_what_a_registry_can_do_together(pair: P
     assert pair.destination.faults.log.count("HEAD", "/blobs/") == 0
 
 
-async def test_a_registry_that_says_yes_to_any_mount_is_found_out_and_sent_the_blobs(pair: Pair) -> None:
-    """It answers 201 although it has no such blob, here or elsewhere; only the manifest's refusal tells."""
+async def test_a_registry_that_falsely_confirms_mounts_is_found_out_and_sent_the_blobs(pair: Pair) -> None:
+    """It answers 201 without having the blob anywhere; only the refused manifest tells."""
     original = pair.destination.faults._handler
 
     async def lying(request: web.BaseRequest) -> web.StreamResponse:
@@ -212,7 +212,7 @@ async def test_a_registry_that_says_yes_to_any_mount_is_found_out_and_sent_the_b
     await pair.destination.holds("v3", image(8, (2 * MIB,)), "team/other")
 
 
-def test_what_was_seen_too_long_ago_is_only_worth_a_mount() -> None:
+def test_an_expired_entry_is_only_a_mount_source() -> None:
     now = 0.0
     ledger = Ledger(clock=lambda: now)
     ledger.add("h", "one", "d")
@@ -221,25 +221,25 @@ def test_what_was_seen_too_long_ago_is_only_worth_a_mount() -> None:
     assert ledger.has("h", "one", "d")
     now = TRUSTED_SECONDS
     assert not ledger.has("h", "one", "d")
-    assert ledger.elsewhere("h", "two", "d") == "one"
+    assert ledger.mount_source("h", "two", "d") == "one"
     ledger.add("h", "one", "d")
     assert ledger.has("h", "one", "d")
 
 
-def test_hearsay_is_only_worth_a_mount() -> None:
+def test_an_unconfirmed_entry_is_only_a_mount_source() -> None:
     ledger = Ledger()
-    ledger.add("h", "one", "d", seen=False)
+    ledger.add("h", "one", "d", confirmed=False)
     assert not ledger.has("h", "one", "d")
-    assert ledger.elsewhere("h", "two", "d") == "one"
+    assert ledger.mount_source("h", "two", "d") == "one"
     ledger.add("h", "one", "d")
-    ledger.add("h", "one", "d", seen=False)
+    ledger.add("h", "one", "d", confirmed=False)
     assert ledger.has("h", "one", "d")
 
 
-def test_the_repository_to_mount_from_is_one_that_serves_others_too() -> None:
+def test_a_preferred_repository_is_the_mount_source() -> None:
     ledger = Ledger()
     for place in ("one", "two", "three"):
         ledger.add("h", place, "d")
-    assert ledger.elsewhere("h", "x", "d") == "three"
-    assert ledger.elsewhere("h", "x", "d", ["one"]) == "one"
-    assert ledger.elsewhere("h", "x", "d", ["elsewhere"]) == "three"
+    assert ledger.mount_source("h", "x", "d") == "three"
+    assert ledger.mount_source("h", "x", "d", ["one"]) == "one"
+    assert ledger.mount_source("h", "x", "d", ["elsewhere"]) == "three"

@@ -1,4 +1,4 @@
-"""Choosing platforms and attestations: what arrives, under which digest, and that nothing is sent twice."""
+"""Selection of platforms and attestations: what arrives, under which digest, and that nothing is sent twice."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ FAIL = CopyOptions(attestations=Attestations.FAIL)
 
 
 async def children(pair: Pair, tag: str = "v1") -> list[str]:
-    """Return the digests in the destination's index, after making sure that all it names is there."""
+    """Return the digests in the destination's index, after checking that it has all of them."""
     content, media_type = await fetch_raw(pair.destination.plain, "team/app", tag)
     digests = [entry["digest"] for entry in json.loads(content)["manifests"]]
     assert media_type.endswith(("index.v1+json", "list.v2+json"))
@@ -75,14 +75,14 @@ async def children(pair: Pair, tag: str = "v1") -> list[str]:
         (STRIP, [AMD64, ARM64, ARM7, S390X]),
         (STRIP_REFUSED, [AMD64, ARM64, ARM7, S390X, PLAIN]),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, CopyOptions) else "",
 )
-async def test_an_index_arrives_with_what_is_wanted_of_it(pair: Pair, options: CopyOptions, kept: list[Image]) -> None:
+async def test_an_index_arrives_with_the_selected_children(pair: Pair, options: CopyOptions, kept: list[Image]) -> None:
     root = index([AMD64, ARM64, ARM7, S390X, PLAIN, REFUSED])
     await pair.source.push("v1", root)
     outcome = await pair.copy(options=options)
     assert await children(pair) == [one.digest for one in kept]
-    # Only what was left out is missing; the rest of the index is word for word the same.
+    # Only the rows left out are missing; the rest of the index is the same.
     content, _ = await fetch_raw(pair.destination.plain, "team/app", "v1")
     original, written = json.loads(root.content), json.loads(content)
     entries = {entry["digest"]: entry for entry in original["manifests"]}
@@ -92,7 +92,7 @@ async def test_an_index_arrives_with_what_is_wanted_of_it(pair: Pair, options: C
     assert outcome.digest == digest_of(content)
     assert (outcome.digest == root.digest) == (len(kept) == 6)
     assert bool(outcome.note) == (len(kept) < 6)
-    # Nothing of what is not wanted was read or sent.
+    # Nothing that was left out was read or sent.
     unwanted = {blob.digest for blob in blobs_of(root)} - {blob.digest for one in kept for blob in blobs_of(one)}
     assert not [entry for entry in pair.source.faults.log if entry.path.rpartition("/")[2] in unwanted]
 
@@ -106,7 +106,7 @@ async def test_a_second_run_sends_nothing(pair: Pair, options: CopyOptions) -> N
     second = await pair.copy(options=options)
     assert (second.result, second.digest, second.note) == (Result.UP_TO_DATE, first.digest, first.note)
     assert pair.counts() == (1, 1)
-    # Another process has to look at the index once, and sends nothing either.
+    # Another process has to read the index once, and sends nothing either.
     pair.clear()
     async with a_copier() as other:
         third = await other.copy(pair.source.reference("v1"), pair.destination.reference("v1"), options=options)
@@ -157,11 +157,11 @@ async def test_an_image_for_one_platform_is_copied_or_skipped(pair: Pair, option
 async def test_an_index_without_any_wanted_platform_is_skipped(pair: Pair) -> None:
     await pair.source.push("v1", index([AMD64, PLAIN, index([ARM64])]))
     outcome = await pair.copy(options=only("linux/s390x", "windows/amd64"))
-    assert (outcome.result, outcome.note) == (Result.SKIPPED, "nothing of it is for linux/s390x, windows/amd64")
+    assert (outcome.result, outcome.note) == (Result.SKIPPED, "none of its images is for linux/s390x, windows/amd64")
     assert not await pair.destination.has_tag("v1")
 
 
-async def test_an_index_in_an_index_is_written_anew_too(pair: Pair) -> None:
+async def test_a_nested_index_is_rewritten_too(pair: Pair) -> None:
     inner, untouched = index([AMD64, S390X]), index([ARM64])
     root = index([inner, ARM7, untouched])
     await pair.source.push("v1", root)
@@ -178,16 +178,16 @@ async def test_an_index_in_an_index_is_written_anew_too(pair: Pair) -> None:
     assert (await pair.copy(options=only("linux/amd64", "linux/arm64"))).result is Result.UP_TO_DATE
 
 
-async def test_children_that_name_no_platform_are_looked_into(pair: Pair) -> None:
+async def test_children_without_a_platform_are_inspected(pair: Pair) -> None:
     nameless = [Image(one.media_type, one.content, one.blobs) for one in (AMD64, S390X)]
     artifact = referrer(AMD64)
     await pair.source.push("v1", index([*nameless, Image(artifact.media_type, artifact.content, artifact.blobs)]))
     await pair.copy(options=only("linux/s390x"))
-    # An artifact runs nowhere: platforms are not about it.
+    # An artifact has no platform, so the selection does not apply.
     assert await children(pair) == [S390X.digest, artifact.digest]
 
 
-async def test_a_docker_list_stays_one(pair: Pair) -> None:
+async def test_a_docker_list_keeps_its_type(pair: Pair) -> None:
     await pair.source.push("v1", multi_arch(5, docker=True))
     await pair.copy(options=only("linux/arm64"))
     _, media_type = await fetch_raw(pair.destination.plain, "team/app", "v1")
@@ -206,12 +206,12 @@ async def test_attestations_can_be_forbidden(pair: Pair) -> None:
 
 @pytest.fixture
 async def strict() -> AsyncIterator[Pair]:
-    """A pair whose destination refuses whatever is no image, for good."""
+    """A pair whose destination accepts only images."""
     async with a_registry() as source, a_registry(images_only=True) as destination, a_copier() as copier:
         yield Pair(source, destination, copier)
 
 
-async def test_what_the_registry_would_refuse_is_left_out_and_nothing_else(strict: Pair) -> None:
+async def test_only_attestations_that_the_registry_refuses_are_left_out(strict: Pair) -> None:
     root = index([AMD64, ARM64, PLAIN, REFUSED])
     await strict.source.push("v1", root)
     with pytest.raises(Denied, match="unknown manifest class"):
@@ -225,13 +225,13 @@ async def test_what_the_registry_would_refuse_is_left_out_and_nothing_else(stric
     await strict.destination.holds("v2", plain)
 
 
-async def test_what_the_registry_took_whole_is_not_taken_away(pair: Pair) -> None:
-    """Stripping is for what is refused; a destination that has all of it needs none."""
+async def test_attestations_that_the_registry_accepted_stay(pair: Pair) -> None:
+    """Only refused attestations are stripped; a destination that has all of them refused none."""
     await pair.source.push("v1", index([ARM64, REFUSED]))
     whole = await pair.copy()
     outcome = await pair.copy(options=STRIP_REFUSED)
     assert (outcome.result, outcome.digest) == (Result.UP_TO_DATE, whole.digest)
-    # A choice of platforms, on the other hand, is a choice.
+    # A selection of platforms applies in any case.
     await pair.source.push("v2", index([AMD64, S390X]))
     await pair.copy("v2")
     for attestations in (Attestations.KEEP, Attestations.STRIP_REFUSED):
@@ -244,10 +244,10 @@ async def test_what_the_registry_took_whole_is_not_taken_away(pair: Pair) -> Non
 async def test_an_index_of_attestations_alone_is_skipped(pair: Pair) -> None:
     await pair.source.push("v1", index([PLAIN]))
     outcome = await pair.copy(options=STRIP)
-    assert (outcome.result, outcome.note) == (Result.SKIPPED, "it holds attestations alone")
+    assert (outcome.result, outcome.note) == (Result.SKIPPED, "it has only attestations")
 
 
-async def test_an_attestation_stays_with_an_image_that_stands_in_an_index_beside_it(pair: Pair) -> None:
+async def test_an_attestation_stays_with_an_image_in_a_nested_index_beside_it(pair: Pair) -> None:
     nested = index([AMD64, S390X])
     about_nested = attestation(AMD64, 5)
     for_whole = replace(about_nested, annotations={**about_nested.annotations, REFERENCE: nested.digest})
@@ -256,7 +256,7 @@ async def test_an_attestation_stays_with_an_image_that_stands_in_an_index_beside
     await pair.source.push("v1", root)
     await pair.copy(options=only("linux/amd64"))
     assert (await children(pair))[1:] == [about_nested.digest]
-    # What is said of an index does not hold for the one that is written anew.
+    # An attestation of an index does not apply to the rewritten one.
     await pair.source.push("v2", index([nested, for_whole]))
     await pair.copy("v2", options=only("linux/amd64"))
     assert len(await children(pair, "v2")) == 1
@@ -265,7 +265,7 @@ async def test_an_attestation_stays_with_an_image_that_stands_in_an_index_beside
 
 
 async def test_an_artifact_is_copied_whatever_platforms_are_chosen(pair: Pair) -> None:
-    """It runs nowhere, and says so by its config: as a tag of its own, or in an index that names no platform for it."""
+    """Its config says that it has no platform: under its own tag, or in an index that names no platform for it."""
     artifact = replace(referrer(AMD64), platform={})
     await pair.source.push("v1", artifact)
     assert (await pair.copy(options=only("linux/amd64"))).result is Result.COPIED
@@ -274,7 +274,7 @@ async def test_an_artifact_is_copied_whatever_platforms_are_chosen(pair: Pair) -
     assert await children(pair, "v2") == [AMD64.digest, artifact.digest]
 
 
-async def test_what_attests_something_else_is_left_out_only_by_a_choice_of_platforms(pair: Pair) -> None:
+async def test_an_attestation_of_another_image_is_left_out_only_by_a_selection_of_platforms(pair: Pair) -> None:
     of_nothing = replace(attestation(AMD64, 7), annotations={"vnd.docker.reference.type": "attestation-manifest"})
     of_another = attestation(ARM7, 8)
     root = index([AMD64, of_nothing, of_another])
@@ -284,7 +284,7 @@ async def test_what_attests_something_else_is_left_out_only_by_a_choice_of_platf
     assert await children(pair, "v2") == [AMD64.digest, of_nothing.digest]
 
 
-async def test_an_index_that_attests_something_is_judged_as_an_attestation(pair: Pair) -> None:
+async def test_an_index_that_is_an_attestation_is_treated_as_one(pair: Pair) -> None:
     attesting = index([S390X])
     entry = json.loads(index([attesting]).content)["manifests"][0]
     entry["annotations"] = PLAIN.annotations
@@ -296,8 +296,8 @@ async def test_an_index_that_attests_something_is_judged_as_an_attestation(pair:
     assert outcome.note == "1 attestation left out"
 
 
-async def test_what_is_found_whole_in_the_end_is_left_whole(pair: Pair) -> None:
-    """The tag was moved, and then moved again between two looks at it."""
+async def test_an_image_that_is_unchanged_after_all_is_left_alone(pair: Pair) -> None:
+    """The tag moved, and moved back between two requests."""
     root = index([ARM64, REFUSED])
     await pair.source.push("v1", root)
     await pair.copy()

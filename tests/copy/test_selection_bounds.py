@@ -1,4 +1,4 @@
-"""Choosing from indexes that are made up: the same bytes give the same bytes, and nothing is without bound."""
+"""Selection from synthetic indexes: it is deterministic and bounded."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from replicator.copy.context import CopyContext
 from replicator.copy.options import CopyOptions
 from replicator.copy.selection import MAX_DEPTH, Selection, select
 from replicator.copy.selection_cache import CachedSelection, SelectionCache
-from replicator.reference import Platform
+from replicator.reference import Platform, Reference
 from replicator.registry.errors import UnsupportedManifest
 from replicator.registry.manifest import OCI_INDEX, Manifest, digest_of, parse_manifest
 from tests.standins.images import image, index
@@ -27,7 +28,7 @@ def only(*platforms: str) -> CopyOptions:
 
 
 class Unread:
-    """A reader for indexes that say all there is to know."""
+    """A reader for indexes whose children need no inspection."""
 
     async def child(self, digest: str, index: str) -> Manifest:
         raise AssertionError(digest)
@@ -59,14 +60,17 @@ def _index(document: dict[str, object], indent: int | None = None) -> Manifest:
     return parse_manifest(content, OCI_INDEX, digest_of(content))
 
 
-async def _select(root: Manifest, options: CopyOptions) -> Selection:
-    return await select(root, options, Unread(), "h.example.com")  # type: ignore[arg-type]  # all that is used of it
+async def _select(root: Manifest, options: CopyOptions, reader: Unread | Shelf | None = None) -> Selection:
+    reference = Reference.parse("h.example.com/team/app:v1")
+    # Nothing else of a reader is used, and nothing of the repositories.
+    context = CopyContext(reference, reference, None, None, options, reader or Unread(), print)  # type: ignore[arg-type]
+    return await select(root, context)
 
 
 @given(
     ENTRIES, st.lists(st.sampled_from(ARCHITECTURES), min_size=1, unique=True), st.text(), st.sampled_from([None, 3])
 )
-async def test_choosing_is_a_pure_function_that_only_leaves_out(
+async def test_selection_is_a_pure_function_that_only_leaves_out(
     entries: list[dict[str, object]], wanted: list[str], word: str, indent: int | None
 ) -> None:
     document = {"schemaVersion": 2, "annotations": {"word": word}, "manifests": entries}
@@ -81,12 +85,12 @@ async def test_choosing_is_a_pure_function_that_only_leaves_out(
     assert first.manifest is not None
     assert json.loads(first.manifest.content) == {**document, "manifests": kept}
     assert (first.manifest is root) == (len(kept) == len(entries))
-    # What is chosen is left alone by the same choice.
+    # Selecting again changes nothing.
     again = await _select(first.manifest, options)
     assert again.manifest is first.manifest
 
 
-async def test_an_index_with_numbers_that_are_none_is_not_written_anew() -> None:
+async def test_an_index_with_nan_is_not_rewritten() -> None:
     content = json.dumps(
         {
             "x": float("nan"),
@@ -97,27 +101,28 @@ async def test_an_index_with_numbers_that_are_none_is_not_written_anew() -> None
         }
     ).encode()
     root = parse_manifest(content, OCI_INDEX, digest_of(content))
-    with pytest.raises(UnsupportedManifest, match="can't be written anew"):
+    with pytest.raises(UnsupportedManifest, match="can't be rewritten"):
         await _select(root, only("linux/amd64"))
 
 
-def test_what_is_remembered_of_images_is_bounded() -> None:
-    forms, options = SelectionCache(entries=10), only("linux/amd64")
+def test_cached_selections_are_bounded_and_the_most_recently_used_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replicator.copy.selection_cache._MAX_ENTRIES", 10)
+    cache, options = SelectionCache(), only("linux/amd64")
     for number in range(100):
-        forms.note(f"sha256:{number}", options, Selection(None, note="nothing"))
-    assert len(forms._known) == 10
-    assert forms.known("sha256:99", options) == CachedSelection(None, "nothing")
-    assert forms.known("sha256:1", options) is None
-    # What is used, or found again, is kept longest.
-    forms.known("sha256:90", options)
-    forms.note("sha256:91", options, Selection(None, note="nothing"))
+        cache.add(f"sha256:{number}", options, Selection(None, note="nothing"))
+    assert len(cache._entries) == 10
+    assert cache.get("sha256:99", options) == CachedSelection(None, "nothing")
+    assert cache.get("sha256:1", options) is None
+    # What is used, or added again, stays longest.
+    cache.get("sha256:90", options)
+    cache.add("sha256:91", options, Selection(None, note="nothing"))
     for number in range(8):
-        forms.note(f"sha512:{number}", options, Selection(None, note="nothing"))
-    assert [key for key, _ in forms._known][:2] == ["sha256:90", "sha256:91"]
+        cache.add(f"sha512:{number}", options, Selection(None, note="nothing"))
+    assert {key for key, _ in cache._entries if key.startswith("sha256")} == {"sha256:90", "sha256:91"}
 
 
 class Shelf:
-    """A reader of manifests that are made up; it counts how often each is read, and how many are held."""
+    """A reader of synthetic manifests; it counts how often each is read, and how many are in memory."""
 
     def __init__(self, *manifests: Manifest) -> None:
         self.read: list[str] = []
@@ -141,35 +146,35 @@ def _nested(*children: Manifest, times: int = 1, word: str = "") -> Manifest:
     return _index({"schemaVersion": 2, "manifests": rows * times, "word": word})
 
 
-async def test_an_index_that_stands_a_thousand_times_in_each_of_others_is_looked_at_once() -> None:
-    """Else four of them in each other would be looked at 10^12 times."""
+async def test_an_index_listed_a_thousand_times_at_each_level_is_inspected_once() -> None:
+    """Otherwise four levels would take 10^12 inspections."""
     inner = levels = _index({"schemaVersion": 2, "manifests": []})
     shelf = [inner]
     for _ in range(3):
         levels = _nested(levels, times=1000)
         shelf.append(levels)
     reader = Shelf(*shelf)
-    chosen = await select(_nested(levels), only("linux/amd64"), reader, "h")  # type: ignore[arg-type]  # all that is used
+    chosen = await _select(_nested(levels), only("linux/amd64"), reader)
     assert chosen.manifest is not None
     assert sorted(reader.read) == sorted(one.digest for one in shelf)
 
 
-async def test_indexes_in_an_index_are_bounded() -> None:
+async def test_nested_indexes_are_bounded() -> None:
     large = [_index({"schemaVersion": 2, "manifests": [], "word": f"{number}" * 3_000_000}) for number in range(6)]
-    with pytest.raises(UnsupportedManifest, match="indexes within it"):
-        await select(_nested(*large), only("linux/amd64"), Shelf(*large), "h")  # type: ignore[arg-type]  # as above
-    await select(_nested(*large[:5]), only("linux/amd64"), Shelf(*large), "h")  # type: ignore[arg-type]  # as above
+    with pytest.raises(UnsupportedManifest, match="nested indexes are larger"):
+        await _select(_nested(*large), only("linux/amd64"), Shelf(*large))
+    await _select(_nested(*large[:5]), only("linux/amd64"), Shelf(*large))
 
 
-async def test_few_children_are_held_at_once_while_their_configs_are_read() -> None:
+async def test_few_children_are_in_memory_at_once_while_their_configs_are_read() -> None:
     made = [parse_manifest(one.content, one.media_type, one.digest) for one in (image(seed) for seed in range(50))]
     reader = Shelf(*made)
-    await select(_nested(*made), only("linux/amd64"), reader, "h")  # type: ignore[arg-type]  # as above
+    await _select(_nested(*made), only("linux/amd64"), reader)
     assert len(reader.read) == 50
     assert reader.most <= 8
 
 
-async def test_an_index_nested_as_deep_as_can_just_be_read_is_refused_and_not_stumbled_over() -> None:
+async def test_an_index_nested_as_deep_as_can_be_read_is_refused_without_a_crash() -> None:
     rows = index([AMD64, S390X])
     for depth in range(900, 1000):
         content = rows.content[:-1] + b', "deep": ' + b"[" * depth + b"]" * depth + b"}"
@@ -183,7 +188,7 @@ async def test_an_index_nested_as_deep_as_can_just_be_read_is_refused_and_not_st
         raise AssertionError("the limit was not met")
 
 
-async def test_an_index_named_by_sha512_is_so_when_written_anew() -> None:
+async def test_a_rewritten_index_keeps_the_algorithm_of_its_digest() -> None:
     content = index([AMD64, S390X]).content
     chosen = await _select(parse_manifest(content, OCI_INDEX, digest_of(content, "sha512:")), only("linux/amd64"))
     assert chosen.manifest is not None
@@ -194,7 +199,7 @@ async def test_indexes_nested_too_deep_are_refused() -> None:
     levels = [_index({"schemaVersion": 2, "manifests": []})]
     for depth in range(7):
         levels.append(_nested(levels[-1]))
-        chosen = select(levels[-1], only("linux/amd64"), Shelf(*levels), "h")  # type: ignore[arg-type]  # as above
+        chosen = _select(levels[-1], only("linux/amd64"), Shelf(*levels))
         if depth < MAX_DEPTH:
             assert (await chosen).manifest is levels[-1]
         else:

@@ -1,4 +1,4 @@
-"""What is wanted of an image is found out once, by whichever process; a list spares asking what a tag names."""
+"""Selections are computed once for all processes, and a listed digest saves the request for the tag."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from replicator.copy import AttestationsFound, Result, SourceNotFound, selection_key
 from replicator.copy.options import VERBATIM, Attestations, CopyOptions
 from replicator.copy.selection import ALGORITHM, Selection
-from replicator.copy.selection_cache import CachedSelection, SelectionCache, _read, _text
+from replicator.copy.selection_cache import CachedSelection, SelectionCache, _parse, _serialize
 from replicator.queue import Queue, RedisSelectionStore
 from replicator.reference import Platform
 from tests.copy.conftest import Pair, a_copier
@@ -44,7 +44,7 @@ OTHER = "sha256:" + "2" * 64
 
 @pytest.fixture
 async def queue() -> AsyncIterator[Queue]:
-    # A Unix socket's path is short.
+    # The path of a Unix socket must be short.
     with tempfile.TemporaryDirectory(prefix="rq-", dir="/tmp") as directory, RedisServer(Path(directory)) as server:
         async with await Queue.connect(server.url) as queue:
             yield queue
@@ -52,22 +52,22 @@ async def queue() -> AsyncIterator[Queue]:
 
 @asynccontextmanager
 async def a_process(queue: Queue) -> AsyncIterator[Copier]:
-    """A copier that knows nothing but what is in Redis, and tells at its end what it has found."""
-    async with aclosing(RedisSelectionStore(queue)) as memory, a_copier(memory=memory) as copier:
+    """A copier with an empty cache and the store in Redis, which it has written to at the end."""
+    async with aclosing(RedisSelectionStore(queue)) as memory, a_copier(selection_store=memory) as copier:
         yield copier
 
 
 async def compare(
-    pair: Pair, copier: Copier, options: CopyOptions, announced: str | None = None, *, reading: bool = True
+    pair: Pair, copier: Copier, options: CopyOptions, announced: str | None = None, *, read: bool = True
 ) -> Comparison:
-    """Compare, with what was asked before out of the logs."""
+    """Compare, with empty request logs."""
     pair.clear()
     source, destination = pair.source.reference("v1"), pair.destination.reference("v1")
-    return await copier.compare(source, destination, options, announced=announced, reading=reading)
+    return await copier.compare(source, destination, options, announced=announced, read=read)
 
 
 def asked(pair: Pair) -> tuple[list[str], list[str]]:
-    """What source and destination were asked: method, and tag or digest."""
+    """Return the requests to source and destination: method, and tag or digest."""
     source, destination = [
         [f"{entry.method} {entry.path.rpartition('/')[2]}" for entry in end.faults.log]
         for end in (pair.source, pair.destination)
@@ -76,7 +76,7 @@ def asked(pair: Pair) -> tuple[list[str], list[str]]:
 
 
 class Dictionary:
-    """A memory that counts the times it is asked."""
+    """A store that counts its requests."""
 
     def __init__(self, known: dict[str, str] | None = None) -> None:
         self.known = known if known is not None else {}
@@ -90,7 +90,7 @@ class Dictionary:
         self.known[name] = text
 
 
-async def test_a_listed_image_that_is_wanted_whole_costs_one_request_whether_it_is_there_or_not(pair: Pair) -> None:
+async def test_a_listed_image_costs_one_request_whether_it_is_present_or_not(pair: Pair) -> None:
     root = multi_arch(1)
     await pair.source.push("v1", root)
     one_request: tuple[list[str], list[str]] = ([], ["HEAD v1"])
@@ -107,7 +107,7 @@ async def test_a_listed_image_that_is_wanted_whole_costs_one_request_whether_it_
     assert (found.result, found.announced, found.digest) == (Result.UP_TO_DATE, root.digest, root.digest)
 
 
-async def test_a_listed_image_of_which_less_is_wanted_is_read_once_and_by_its_digest(pair: Pair) -> None:
+async def test_a_listed_image_with_a_selection_is_read_once_and_by_its_digest(pair: Pair) -> None:
     await pair.source.push("v1", BOTH)
     found = await compare(pair, pair.copier, ONE_PLATFORM, BOTH.digest)
     source, destination = asked(pair)
@@ -136,18 +136,18 @@ async def test_a_listed_image_of_which_less_is_wanted_is_read_once_and_by_its_di
 
 async def test_a_listed_image_that_will_be_copied_anyway_is_left_to_the_copy(pair: Pair) -> None:
     await pair.source.push("v1", BOTH)
-    found = await compare(pair, pair.copier, ONE_PLATFORM, BOTH.digest, reading=False)
+    found = await compare(pair, pair.copier, ONE_PLATFORM, BOTH.digest, read=False)
     assert asked(pair) == ([], ["HEAD v1"])
     assert (found.result, found.announced, found.digest, found.present) == (None, BOTH.digest, None, None)
-    # Something is there: it may be just what is wanted.
+    # The destination has something, which may be just the selection.
     await pair.copy(options=ONE_PLATFORM)
     async with a_copier() as another:
-        found = await compare(pair, another, ONE_PLATFORM, BOTH.digest, reading=False)
+        found = await compare(pair, another, ONE_PLATFORM, BOTH.digest, read=False)
     assert asked(pair)[1] == ["HEAD v1"]
     assert found.result is Result.UP_TO_DATE
 
 
-async def test_a_listed_image_that_the_destination_has_whole_is_up_to_date_where_that_was_not_refused(
+async def test_a_listed_image_that_is_present_unchanged_is_up_to_date_with_strip_refused(
     pair: Pair,
 ) -> None:
     await pair.source.push("v1", SIGNED_OFF)
@@ -155,27 +155,27 @@ async def test_a_listed_image_that_the_destination_has_whole_is_up_to_date_where
     found = await compare(pair, pair.copier, STRIP_REFUSED, SIGNED_OFF.digest)
     assert asked(pair) == ([], ["HEAD v1"])
     assert (found.result, found.digest) == (Result.UP_TO_DATE, SIGNED_OFF.digest)
-    # Where all attestations are unwanted, it is not.
+    # With `strip` it is not.
     found = await compare(pair, pair.copier, STRIP, SIGNED_OFF.digest)
     assert (found.result, found.present) == (None, SIGNED_OFF.digest)
     assert found.digest not in (None, SIGNED_OFF.digest)
 
 
 @pytest.mark.parametrize("options", [ONE_PLATFORM, STRIP, STRIP_REFUSED, FAIL], ids=str)
-async def test_a_listed_image_that_is_gone_meanwhile_is_not_found(pair: Pair, options: CopyOptions) -> None:
+async def test_a_listed_image_that_was_deleted_meanwhile_is_not_found(pair: Pair, options: CopyOptions) -> None:
     await pair.source.push("v1", AMD64)
     with pytest.raises(SourceNotFound):
         await compare(pair, pair.copier, options, OTHER)
 
 
-async def test_a_listed_image_with_attestations_where_there_must_be_none_is_told_each_time(pair: Pair) -> None:
+async def test_forbidden_attestations_of_a_listed_image_are_an_error_each_time(pair: Pair) -> None:
     await pair.source.push("v1", SIGNED_OFF)
     for _ in range(2):
         with pytest.raises(AttestationsFound):
             await compare(pair, pair.copier, FAIL, SIGNED_OFF.digest)
 
 
-async def test_a_tag_that_moved_since_it_was_listed_is_copied_as_it_is(pair: Pair) -> None:
+async def test_a_tag_that_moved_since_it_was_listed_is_copied_as_it_is_now(pair: Pair) -> None:
     await pair.source.push("v1", AMD64)
     await pair.destination.push("v1", AMD64)
     assert (await compare(pair, pair.copier, VERBATIM, AMD64.digest)).result is Result.UP_TO_DATE
@@ -212,7 +212,7 @@ async def test_a_second_process_reads_no_manifest(
     )
 
 
-async def test_a_copy_uses_what_another_process_found(pair: Pair, queue: Queue) -> None:
+async def test_a_copy_uses_the_selection_of_another_process(pair: Pair, queue: Queue) -> None:
     await pair.source.push("v1", BOTH)
     async with a_process(queue) as first:
         await first.copy(pair.source.reference("v1"), pair.destination.reference("v1"), options=ONE_PLATFORM)
@@ -232,13 +232,13 @@ async def test_a_copy_uses_what_another_process_found(pair: Pair, queue: Queue) 
     assert len(json.loads(content)["manifests"]) == 1
 
 
-async def test_a_batch_is_recalled_in_one_round_trip_and_nothing_is_asked_for_twice(pair: Pair) -> None:
+async def test_a_batch_is_prefetched_in_one_round_trip_and_nothing_twice(pair: Pair) -> None:
     memory = Dictionary({selection_key(f"sha256:{number:064}", ONE_PLATFORM): f"{OTHER} less" for number in range(500)})
     images = [(f"sha256:{number:064}", ONE_PLATFORM) for number in range(500)]
-    async with a_copier(memory=memory) as copier:
-        await copier.forms.recall_many([*images, (DIGEST, VERBATIM), *images])
+    async with a_copier(selection_store=memory) as copier:
+        await copier.selections.prefetch([*images, (DIGEST, VERBATIM), *images])
         assert memory.asked == [500]
-        await copier.forms.recall_many(images)
+        await copier.selections.prefetch(images)
         found = await compare(pair, copier, ONE_PLATFORM, images[7][0])
         assert (found.result, found.digest, found.note) == (None, OTHER, "less")
     assert memory.asked == [500]
@@ -262,10 +262,10 @@ async def test_redis_is_asked_for_500_in_one_script(queue: Queue) -> None:
     assert scripts == ["recall"] * 3
 
 
-async def test_what_is_wanted_whole_by_options_alone_is_neither_asked_for_nor_told(pair: Pair) -> None:
+async def test_verbatim_options_never_use_the_shared_store(pair: Pair) -> None:
     memory = Dictionary()
     await pair.source.push("v1", BOTH)
-    async with a_copier(memory=memory) as copier:
+    async with a_copier(selection_store=memory) as copier:
         await copier.copy(pair.source.reference("v1"), pair.destination.reference("v1"))
         await compare(pair, copier, VERBATIM, DIGEST)
         await compare(pair, copier, VERBATIM)
@@ -273,47 +273,47 @@ async def test_what_is_wanted_whole_by_options_alone_is_neither_asked_for_nor_to
 
 
 @pytest.mark.parametrize("text", ["", "=", "x", "sha256:12 ", "latest less", "\ufffd\ufffd less", "=" * 5000])
-async def test_what_can_not_be_read_is_found_anew(pair: Pair, text: str) -> None:
+async def test_an_invalid_shared_entry_is_replaced(pair: Pair, text: str) -> None:
     await pair.source.push("v1", BOTH)
     memory = Dictionary({selection_key(BOTH.digest, ONE_PLATFORM): text})
-    async with a_copier(memory=memory) as copier:
+    async with a_copier(selection_store=memory) as copier:
         found = await compare(pair, copier, ONE_PLATFORM, BOTH.digest)
     assert found.selection is not None
     assert found.digest not in (None, BOTH.digest)
     assert memory.known == {selection_key(BOTH.digest, ONE_PLATFORM): f"{found.digest} {found.note}"}
 
 
-async def test_without_redis_it_is_found_anew(pair: Pair) -> None:
+async def test_without_redis_the_image_is_read(pair: Pair) -> None:
     await pair.source.push("v1", BOTH)
     async with await Queue.connect("unix:///nowhere/redis.sock") as queue, a_process(queue) as process:
         found = await compare(pair, process, ONE_PLATFORM, BOTH.digest)
     assert found.digest not in (None, BOTH.digest)
 
 
-def test_a_note_without_bound_is_not_told() -> None:
+def test_a_very_long_note_is_not_shared() -> None:
     memory = Dictionary()
-    forms = SelectionCache(memory)
-    forms.note(DIGEST, ONE_PLATFORM, Selection(None, note="x" * 5000))
+    cache = SelectionCache(memory)
+    cache.add(DIGEST, ONE_PLATFORM, Selection(None, note="x" * 5000))
     assert memory.known == {}
-    assert forms.known(DIGEST, ONE_PLATFORM) == CachedSelection(None, "x" * 5000)
+    assert cache.get(DIGEST, ONE_PLATFORM) == CachedSelection(None, "x" * 5000)
 
 
 @given(st.sampled_from([None, DIGEST, OTHER]), st.text(max_size=200))
-def test_what_is_told_is_understood(digest: str | None, note: str) -> None:
-    assert _read(DIGEST, _text(DIGEST, CachedSelection(digest, note))) == CachedSelection(digest, note)
+def test_a_shared_entry_survives_a_round_trip(digest: str | None, note: str) -> None:
+    assert _parse(DIGEST, _serialize(DIGEST, CachedSelection(digest, note))) == CachedSelection(digest, note)
 
 
 @given(st.text(max_size=300))
-def test_whatever_is_read_names_a_digest_or_nothing(text: str) -> None:
-    form = _read(DIGEST, text)
-    assert form is None or form.digest is None or form.digest == DIGEST or form.digest.startswith("sha")
+def test_any_parsed_entry_has_a_digest_or_none(text: str) -> None:
+    entry = _parse(DIGEST, text)
+    assert entry is None or entry.digest is None or entry.digest == DIGEST or entry.digest.startswith("sha")
 
 
-def test_a_name_tells_images_wishes_and_ways_of_choosing_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_differs_by_image_options_and_algorithm(monkeypatch: pytest.MonkeyPatch) -> None:
     wishes = [VERBATIM, ONE_PLATFORM, STRIP, STRIP_REFUSED, FAIL]
     names = {selection_key(digest, wish) for digest in (DIGEST, OTHER) for wish in wishes}
     assert len(names) == 2 * len(wishes)
-    # What is chosen of the image is the same.
+    # Signatures do not change the selection.
     signed = CopyOptions(ONE_PLATFORM.platforms, signatures=True)
     assert selection_key(DIGEST, signed) == selection_key(DIGEST, ONE_PLATFORM)
     monkeypatch.setattr("replicator.copy.selection_cache.ALGORITHM", ALGORITHM + 1)

@@ -1,9 +1,8 @@
-"""Lists of what refers to an image: what they say in vain, and what becomes of those of others."""
+"""Lists of referrers: wrong ones, those of other clients, and their limits."""
 
 from __future__ import annotations
 
 import json
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,12 +10,12 @@ import pytest
 from aiohttp import web
 
 from replicator.copy import Copier, Result, signatures
-from replicator.copy.ledger import BlobLock, NoBlobLocks
 from replicator.copy.options import Attestations, CopyOptions
 from replicator.copy.outcome import Tally
 from replicator.reference import Platform
 from replicator.registry import Registries
 from replicator.registry.manifest import OCI_INDEX, Manifest
+from tests.copy.conftest import RecordingLocks
 from tests.copy.ends import NAME, ROOT, Ends, some_ends
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import Image, Index, attestation, cosign_tag, image, index, put_manifest, referrer
@@ -33,12 +32,12 @@ async def plain() -> AsyncIterator[Ends]:
 
 @pytest.fixture
 async def strict() -> AsyncIterator[Ends]:
-    """The destination takes images alone, as ACR does."""
+    """The destination accepts only images, as ACR does."""
     async with some_ends("plain-strict") as ends:
         yield ends
 
 
-async def test_what_the_registry_took_whole_keeps_its_signatures_where_the_rest_is_stripped(plain: Ends) -> None:
+async def test_an_image_present_unchanged_keeps_its_signatures_with_strip_refused(plain: Ends) -> None:
     root = index([image(1), attestation(image(1), empty_config=True)])
     await plain.source.push("v1", root)
     await plain.copy(options=CopyOptions())
@@ -48,8 +47,8 @@ async def test_what_the_registry_took_whole_keeps_its_signatures_where_the_rest_
     await plain.destination.holds(cosign_tag(root), image(50))
 
 
-async def test_a_list_that_names_what_does_not_refer_to_the_image_is_not_believed(plain: Ends) -> None:
-    """Neither the image itself, nor what refers to another, nor what is no referrer at all."""
+async def test_a_list_of_manifests_that_do_not_refer_to_the_image_is_not_trusted(plain: Ends) -> None:
+    """The image itself, a referrer of another image, and a manifest without a subject."""
     other, true = image(9), referrer(ROOT, 1)
     foreign = referrer(other, 2)
     await plain.source.push("v1", ROOT)
@@ -71,8 +70,8 @@ async def test_a_list_that_names_what_does_not_refer_to_the_image_is_not_believe
     assert not await plain.destination.has(foreign.digest)
 
 
-async def test_what_is_listed_in_the_tag_alone_is_found_beside_the_api() -> None:
-    """As after an upgrade: the registry has the API now, and its list begins empty."""
+async def test_a_referrer_listed_only_in_the_fallback_tag_is_found() -> None:
+    """As after an upgrade: the registry has the API now, with an empty list."""
     one = referrer(ROOT, 1)
     async with some_ends("plain-plain") as ends:
         await ends.source.push("v1", ROOT)
@@ -89,7 +88,7 @@ async def test_what_is_listed_in_the_tag_alone_is_found_beside_the_api() -> None
         assert {row["digest"] for row in await ends.destination.listed(ROOT)} == {one.digest}
 
 
-async def test_an_image_under_the_tag_that_is_to_list_referrers_is_left_alone(plain: Ends) -> None:
+async def test_an_image_under_the_fallback_tag_is_left_alone(plain: Ends) -> None:
     theirs = image(77)
     await plain.source.push("v1", ROOT)
     await plain.source.attach((referrer(ROOT, 1), ROOT))
@@ -99,7 +98,7 @@ async def test_an_image_under_the_tag_that_is_to_list_referrers_is_left_alone(pl
     await plain.destination.holds(cosign_tag(ROOT, ""), theirs)
 
 
-async def test_a_list_that_is_full_is_told_and_left_alone(plain: Ends) -> None:
+async def test_a_full_list_is_a_warning_and_left_alone(plain: Ends) -> None:
     row = json.loads(index([referrer(ROOT, 1)]).content)["manifests"][0]
     full = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [row] * 4096}
     await plain.source.push("v1", ROOT)
@@ -116,7 +115,7 @@ async def test_a_list_that_is_full_is_told_and_left_alone(plain: Ends) -> None:
     assert "4097" in outcome.warnings[-1]
 
 
-async def test_what_is_written_in_part_is_copied_and_the_rest_a_warning(strict: Ends) -> None:
+async def test_some_referrers_are_copied_and_the_rest_is_a_warning(strict: Ends) -> None:
     await strict.source.push("v1", ROOT)
     await strict.copy(options=CopyOptions())
     taken, refused = signature_like(ROOT, 1), referrer(ROOT, 2)
@@ -126,13 +125,13 @@ async def test_what_is_written_in_part_is_copied_and_the_rest_a_warning(strict: 
 
 
 def signature_like(subject: Image | Index, seed: int) -> Image:
-    """A referrer that is an image, as one pushed by an older client: a registry that takes only images takes it."""
+    """A referrer that is an image, as pushed by older clients: a registry of images accepts it."""
     made = image(seed)
     named = {"mediaType": subject.media_type, "digest": subject.digest, "size": len(subject.content)}
     return replace(made, content=json.dumps({**json.loads(made.content), "subject": named}).encode())
 
 
-async def test_a_repository_that_is_closed_or_unknown_says_nothing_of_the_registry() -> None:
+async def test_a_denied_or_unknown_repository_does_not_rule_out_the_referrers_api() -> None:
     one = referrer(ROOT, 1)
     for answer in (Answer(403, "DENIED"), Answer(404, "NAME_UNKNOWN")):
         async with some_ends("harbor-plain") as ends:
@@ -144,7 +143,7 @@ async def test_a_repository_that_is_closed_or_unknown_says_nothing_of_the_regist
             assert (await ends.copy()).signatures == 1
 
 
-async def test_a_source_that_fails_for_good_to_tell_what_is_signed_ends_nothing(plain: Ends) -> None:
+async def test_a_permanent_error_while_looking_for_signatures_is_a_warning(plain: Ends) -> None:
     await plain.source.push("v1", index([image(1), image(2, architecture="arm64")]))
     plain.source.faults.add(Fault(Answer(418), "HEAD", r"\.sig$", times=None))
     outcome = await plain.copy(options=CopyOptions((Platform("linux", "amd64"),), signatures=True))
@@ -152,8 +151,8 @@ async def test_a_source_that_fails_for_good_to_tell_what_is_signed_ends_nothing(
     assert len(outcome.warnings) == 2
 
 
-async def test_lists_that_lead_in_a_circle_are_read_once(plain: Ends) -> None:
-    """By their digests two manifests can't refer to each other; the lists that name them can say so."""
+async def test_circular_lists_are_read_once(plain: Ends) -> None:
+    """By digest two manifests can't refer to each other, but lists can say so."""
     one = referrer(ROOT, 1)
     await plain.source.push("v1", ROOT)
     await plain.source.attach((one, ROOT))
@@ -171,7 +170,7 @@ async def test_lists_that_lead_in_a_circle_are_read_once(plain: Ends) -> None:
         assert plain.source.faults.log.count("GET", f"/manifests/{cosign_tag(subject, '')}") == 1
 
 
-def test_a_list_says_no_kind_of_what_says_none() -> None:
+def test_a_row_without_an_artifact_type_has_none() -> None:
     one = Manifest(OCI_INDEX, "sha256:0", b"{}")
     assert signatures._row(one) == {"mediaType": OCI_INDEX, "digest": "sha256:0", "size": 2}
 
@@ -183,8 +182,8 @@ def test_warnings_are_bounded() -> None:
     assert (len(tally.warnings), tally.warnings[0], tally.warnings[-1]) == (21, "warning 0", "and 980 more")
 
 
-async def test_what_is_listed_is_listed_in_parts_where_it_is_much(plain: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signatures, "_LISTED_AFTER", 1)
+async def test_many_referrers_are_listed_in_batches(plain: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signatures, "_LIST_BATCH_BYTES", 1)
     all_of_them = [referrer(ROOT, seed) for seed in range(3)]
     await plain.source.push("v1", ROOT)
     await plain.source.attach(*((one, ROOT) for one in all_of_them))
@@ -192,7 +191,7 @@ async def test_what_is_listed_is_listed_in_parts_where_it_is_much(plain: Ends, m
     rows = await plain.destination.listed(ROOT)
     assert {row["digest"] for row in rows} == {one.digest for one in all_of_them}
     assert plain.destination.faults.log.count("PUT", f"/manifests/{cosign_tag(ROOT, '')}") == 3
-    # They say what the referrers say of themselves ("Pushing Manifests with Subject").
+    # The rows repeat the referrers' annotations ("Pushing Manifests with Subject").
     assert {row["annotations"]["org.example.seed"] for row in rows} == {"0", "1", "2"}
 
 
@@ -216,26 +215,13 @@ async def test_a_list_that_is_never_found_complete_is_a_warning(plain: Ends) -> 
     assert plain.destination.faults.log.count("PUT", f"/manifests/{cosign_tag(ROOT, '')}") == 2
 
 
-class Turns(NoBlobLocks):
-    """Sharing that notes whose turns were waited for."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-
-    @asynccontextmanager
-    async def turn(self, registry: str, repository: str, digest: str) -> AsyncIterator[BlobLock]:
-        self.names.append(digest)
-        async with super().turn(registry, repository, digest) as turn:
-            yield turn
-
-
-async def test_a_list_and_a_tag_are_changed_in_a_turn_over_all_processes(plain: Ends) -> None:
+async def test_a_list_and_a_tag_are_changed_under_a_lock_of_all_processes(plain: Ends) -> None:
     await plain.source.push("v1", ROOT)
     await plain.source.attach((referrer(ROOT, 1), ROOT))
     await plain.source.push(cosign_tag(ROOT), image(50))
-    turns = Turns()
+    locks = RecordingLocks()
     access = {end.host: end.access for end in (plain.source, plain.destination)}
     async with Registries(lambda repository: access[repository.registry]) as registries:
-        ends = Ends(plain.source, plain.destination, Copier(registries, sharing=turns))
+        ends = Ends(plain.source, plain.destination, Copier(registries, blob_locks=locks))
         assert (await ends.copy()).signatures == 2
-    assert {f"{NAME}:{cosign_tag(ROOT)}", f"{NAME}:{cosign_tag(ROOT, '')}"} <= set(turns.names)
+    assert {f"{NAME}:{cosign_tag(ROOT)}", f"{NAME}:{cosign_tag(ROOT, '')}"} <= set(locks.held)

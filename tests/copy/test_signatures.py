@@ -1,4 +1,4 @@
-"""Signatures, SBOMs and whatever else refers to an image go with it, wherever they are kept."""
+"""Signatures, SBOMs and other referrers are copied with their image, wherever they are kept."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def plain() -> AsyncIterator[Ends]:
 
 @pytest.fixture
 async def strict() -> AsyncIterator[Ends]:
-    """The destination takes images alone, as ACR does."""
+    """The destination accepts only images, as ACR does."""
     async with some_ends("plain-strict") as ends:
         yield ends
 
@@ -65,7 +65,7 @@ async def test_everything_that_refers_to_an_image_or_its_children_is_copied(ends
     assert (again.result, again.signatures, ends.writes()) == (Result.UP_TO_DATE, 0, [])
 
 
-async def test_a_signature_pushed_after_its_image_is_brought_by_the_next_copy(ends: Ends) -> None:
+async def test_a_signature_pushed_after_its_image_is_copied_by_the_next_copy(ends: Ends) -> None:
     await ends.source.push("v1", ROOT)
     assert (await ends.copy()).signatures == 0
     first, second = referrer(ROOT, 1), referrer(ROOT, 2)
@@ -85,7 +85,7 @@ async def test_a_signature_is_copied_by_itself_when_its_image_is_there(ends: End
     for identifier in (sbom.digest, cosign_tag(ROOT)):
         outcome = await ends.copy_signature(identifier)
         assert outcome.result is Result.SKIPPED
-        assert outcome.note == f"what it refers to, {ROOT.digest}, is not at the destination"
+        assert outcome.note == f"its subject {ROOT.digest} is not at the destination"
     assert ends.writes() == []
     await ends.copy(options=CopyOptions())
     for identifier, one in ((sbom.digest, sbom), (cosign_tag(ROOT), signature)):
@@ -97,7 +97,7 @@ async def test_a_signature_is_copied_by_itself_when_its_image_is_there(ends: End
 
 
 async def test_a_referrer_that_no_list_names_yet_is_copied(plain: Ends) -> None:
-    """Its event may come before the client that pushed it has written the fallback tag."""
+    """Its event may arrive before its client has written the fallback tag."""
     await plain.source.push("v1", ROOT)
     await plain.copy(options=CopyOptions())
     sbom = referrer(ROOT)
@@ -106,7 +106,7 @@ async def test_a_referrer_that_no_list_names_yet_is_copied(plain: Ends) -> None:
     assert [row["digest"] for row in await plain.destination.listed(ROOT)] == [sbom.digest]
 
 
-async def test_the_fallback_tag_s_own_event_brings_what_it_lists(plain: Ends) -> None:
+async def test_the_event_of_the_fallback_tag_copies_what_it_lists(plain: Ends) -> None:
     sbom = referrer(ROOT)
     await plain.source.push("v1", ROOT)
     await plain.copy(options=CopyOptions())
@@ -115,20 +115,20 @@ async def test_the_fallback_tag_s_own_event_brings_what_it_lists(plain: Ends) ->
     assert [row["digest"] for row in await plain.destination.listed(ROOT)] == [sbom.digest]
 
 
-async def test_what_is_no_signature_is_left_to_what_needs_it(plain: Ends) -> None:
+async def test_a_push_that_is_not_a_signature_is_skipped(plain: Ends) -> None:
     await plain.source.push("v1", ROOT)
     outcome = await plain.copy_signature(ROOT.children[0].digest)
     assert (outcome.result, outcome.note) == (Result.SKIPPED, "it refers to no image")
     outcome = await plain.copy_signature("v1")
-    assert (outcome.result, outcome.note) == (Result.SKIPPED, "it has no signature's tag")
+    assert (outcome.result, outcome.note) == (Result.SKIPPED, "its tag is not a signature's")
     await plain.copy(options=CopyOptions())
     for absent in (referrer(ROOT).digest, cosign_tag(ROOT)):
         with pytest.raises(SourceNotFound):
             await plain.copy_signature(absent)
 
 
-async def test_what_is_no_manifest_that_is_copied_is_left_alone(plain: Ends) -> None:
-    """Whatever was pushed by its digest, no rule names it: it must not become a failure that somebody looks after."""
+async def test_an_unsupported_manifest_is_skipped(plain: Ends) -> None:
+    """No rule names a push by digest alone, so it must not become a dead letter."""
     thing = Answer(200, body=b"{}", headers={"Content-Type": "application/vnd.example.thing+json"})
     plain.source.faults.add(Fault(thing, "GET", "/manifests/sha256:"))
     outcome = await plain.copy_signature(ROOT.digest)
@@ -154,7 +154,7 @@ async def test_what_the_registry_refuses_is_a_warning_and_the_rest_arrives(stric
     assert "unknown manifest class" in alone.note
 
 
-async def test_a_fault_that_passes_is_no_refusal(plain: Ends) -> None:
+async def test_a_transient_fault_is_not_a_warning(plain: Ends) -> None:
     await plain.source.push("v1", ROOT)
     await plain.source.push(cosign_tag(ROOT), image(50))
     plain.destination.faults.add(Fault(Answer(503), "PUT", f"/manifests/{cosign_tag(ROOT)}", times=None))
@@ -165,7 +165,7 @@ async def test_a_fault_that_passes_is_no_refusal(plain: Ends) -> None:
     assert (await plain.copy()).signatures == 1
 
 
-async def test_signatures_of_an_index_written_anew_do_not_hold_and_that_is_said_once(plain: Ends) -> None:
+async def test_lost_signatures_of_a_rewritten_index_are_one_warning(plain: Ends) -> None:
     kept, left_out = image(1), image(2, architecture="arm64")
     root = index([kept, left_out])
     await plain.source.push("v1", root)
@@ -183,13 +183,13 @@ async def test_signatures_of_an_index_written_anew_do_not_hold_and_that_is_said_
         assert not await plain.destination.has(cosign_tag(subject, ""))
 
 
-async def test_an_image_without_signatures_is_not_warned_of(plain: Ends) -> None:
+async def test_an_image_without_signatures_causes_no_warning(plain: Ends) -> None:
     await plain.source.push("v1", ROOT)
     options = CopyOptions((Platform("linux", "amd64"),), signatures=True)
     assert (await plain.copy(options=options)).warnings == ()
 
 
-async def test_without_being_asked_for_no_signature_is_looked_for(plain: Ends) -> None:
+async def test_without_the_option_no_signature_is_looked_up(plain: Ends) -> None:
     await plain.source.push("v1", ROOT)
     await plain.source.push(cosign_tag(ROOT), image(50))
     plain.source.faults.log.clear()
@@ -198,7 +198,7 @@ async def test_without_being_asked_for_no_signature_is_looked_for(plain: Ends) -
 
 
 async def test_many_signatures_at_once_are_all_listed(plain: Ends) -> None:
-    """The fallback tag is read, changed and written: nobody may lose what another adds."""
+    """The fallback tag is read, changed and written: no update may be lost."""
     await plain.source.push("v1", ROOT)
     await plain.copy(options=CopyOptions())
     all_of_them = [referrer(ROOT, seed) for seed in range(8)]
@@ -208,7 +208,7 @@ async def test_many_signatures_at_once_are_all_listed(plain: Ends) -> None:
     assert {row["digest"] for row in await plain.destination.listed(ROOT)} == {one.digest for one in all_of_them}
 
 
-async def test_a_list_that_names_what_was_deleted_is_mended(plain: Ends) -> None:
+async def test_a_list_that_names_a_deleted_referrer_is_repaired(plain: Ends) -> None:
     old, new = referrer(ROOT, 1), referrer(ROOT, 2)
     await plain.source.push("v1", ROOT)
     await plain.source.attach((old, ROOT))
@@ -228,14 +228,13 @@ async def test_a_registry_without_the_referrers_api_is_asked_for_it_once(plain: 
     await plain.source.push("v1", ROOT)
     await plain.copy()
     asked = plain.source.faults.log.count("GET", "/referrers/")
-    assert asked <= 3  # one a manifest that was looked at meanwhile
+    assert asked <= 3  # one per manifest that was looked up meanwhile
     plain.source.faults.log.clear()
     await plain.copy()
     assert plain.source.faults.log.count("GET", "/referrers/") == 0
 
 
-async def test_no_signature_is_looked_for_of_what_nobody_signs(plain: Ends) -> None:
-    """Neither of attestations, nor of an index in an index that was just written anew."""
+async def test_no_signature_is_looked_up_for_attestations_and_rewritten_indexes(plain: Ends) -> None:
     kept, nested = image(1), index([image(1), image(2, architecture="arm64")])
     attesting = attestation(kept)
     await plain.source.push("v1", index([nested, attesting]))

@@ -129,7 +129,7 @@ async def test_a_tag_that_a_rule_names_and_nobody_pushed_is_a_failure_and_not_wa
     for options in (["--retries=10"], ["--dry-run"]):
         ended = await replicator("backfill", "--config", rules, *options, cwd=house.directory, timeout=10)
         assert ended.code == 1, ended.said
-        assert "library/app:absent is not there" in ended.out
+        assert "library/app:absent not found" in ended.out
     assert house.acr.faults.log.count("PUT") == 0
 
 
@@ -159,7 +159,7 @@ async def test_each_failure_is_told_with_its_reason_and_the_rest_is_copied(house
     assert (rows["good"]["outcome"], rows["bad"]["outcome"], rows["v9"]["outcome"]) == ("copied", "failed", "failed")
     assert "requested access to the resource is denied" in rows["bad"]["error"]
     assert "Automatically Create Repository" in rows["bad"]["error"]
-    assert "library/missing:v9 is not there" in rows["v9"]["error"]
+    assert "library/missing:v9 not found" in rows["v9"]["error"]
     assert rows["bad"]["error"] in ended.out
     assert "Traceback" not in ended.said
 

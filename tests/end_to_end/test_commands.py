@@ -240,7 +240,7 @@ async def test_an_unknown_tag_is_told(house: House) -> None:
         cwd=house.directory,
     )  # fmt: skip
     assert ended.code == 1
-    assert f"{house.harbor.host}/library/app:absent is not there" in ended.err
+    assert f"{house.harbor.host}/library/app:absent not found" in ended.err
     assert "Traceback" not in ended.said
 
 

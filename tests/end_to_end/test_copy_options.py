@@ -113,7 +113,7 @@ async def test_signatures_of_an_index_that_is_written_anew_are_told_not_to_hold(
     assert ended.code == 0, ended.said
     sentence, warning = ended.out.splitlines()
     assert sentence.endswith(f"; signatures: 1; {LESS}")
-    assert warning.startswith(f"Warning: the signatures of {root.digest} are not copied: they do not hold")
+    assert warning.startswith(f"Warning: the signatures of {root.digest} are not copied: they are not valid")
     await verify_tree(house.behind_acr, "cache/app", cosign_tag(AMD64), of_child)
     with pytest.raises(LookupError):
         await fetch_raw(house.behind_acr, "cache/app", cosign_tag(root))
@@ -122,8 +122,12 @@ async def test_signatures_of_an_index_that_is_written_anew_are_told_not_to_hold(
 @pytest.mark.parametrize(
     ("arguments", "to", "says"),
     [
-        (["--platform", "amd64"], ":v1", "--platform: 'amd64' is no platform: write os/architecture, e.g. linux/amd64"),
-        (["--platform", ""], ":v1", "--platform: '' is no platform: write os/architecture"),
+        (
+            ["--platform", "amd64"],
+            ":v1",
+            "--platform: 'amd64' is not a platform: write os/architecture, e.g. linux/amd64",
+        ),
+        (["--platform", ""], ":v1", "--platform: '' is not a platform: write os/architecture"),
         (["--platform", "linux/amd64,linux/arm64"], ":v1", "write os/architecture"),
         (["--platform", "linux/arm64/v8/x"], ":v1", "write os/architecture"),
         (["--attestations", "auto"], ":v1", "'keep', 'strip', 'fail'"),

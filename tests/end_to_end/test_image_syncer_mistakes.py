@@ -148,7 +148,7 @@ class Trouble:
 
 TROUBLES = {
     "a tag that is not there": Trouble(
-        "library/a:1.0,9", "image-syncer/a", {"library/a:9"}, "is not there", {"image-syncer/a:1.0"}
+        "library/a:1.0,9", "image-syncer/a", {"library/a:9"}, "not found", {"image-syncer/a:1.0"}
     ),
     "a repository that is not there": Trouble(
         "library/absent", "image-syncer/b", {"library/absent"}, "can't be listed", set()

@@ -25,10 +25,10 @@ R, DIGEST = "r.example", "sha256:" + "1" * 64
 HOLD = """
 import asyncio, sys
 from replicator.queue import Queue
-from replicator.queue.blob_locks import RedisSharing
+from replicator.queue.blob_locks import RedisBlobLocks
 async def main():
     async with await Queue.connect(sys.argv[1], prefix=sys.argv[2]) as queue:
-        async with RedisSharing(queue, lease=float(sys.argv[3])).turn(*sys.argv[4:7]):
+        async with RedisBlobLocks(queue, lease=float(sys.argv[3])).hold(*sys.argv[4:7]):
             print("HOLDS", flush=True)
             await asyncio.sleep(60)
 asyncio.run(main())
@@ -48,8 +48,8 @@ async def held(queue: Queue) -> int:
 
 async def test_it_is_what_the_copy_engine_shares_by(queue: Queue) -> None:
     sharing: BlobLocks = RedisBlobLocks(queue)
-    async with sharing.turn(R, "a", DIGEST) as turn:
-        assert (turn.here, turn.elsewhere) == (False, ())
+    async with sharing.hold(R, "a", DIGEST) as turn:
+        assert (turn.present, turn.mount_sources) == (False, ())
 
 
 async def test_a_second_process_waits_and_finds_the_blob_here(queue: Queue, other: Queue) -> None:
@@ -57,14 +57,14 @@ async def test_a_second_process_waits_and_finds_the_blob_here(queue: Queue, othe
     order: list[str] = []
 
     async def wait() -> None:
-        async with second.turn(R, "a", DIGEST) as turn:
+        async with second.hold(R, "a", DIGEST) as turn:
             order.append("second begins")
-            assert (turn.here, turn.elsewhere) == (True, ())
+            assert (turn.present, turn.mount_sources) == (True, ())
 
-    async with first.turn(R, "a", DIGEST) as turn:
+    async with first.hold(R, "a", DIGEST) as turn:
         waiting = asyncio.create_task(wait())
         await asyncio.sleep(0.2)
-        turn.brought()
+        turn.mark_present()
         order.append("first ends")
     await waiting
     assert order == ["first ends", "second begins"]
@@ -77,23 +77,23 @@ async def test_a_second_process_that_wants_it_in_another_repository_hears_where_
     first, second = RedisBlobLocks(queue), RedisBlobLocks(other)
 
     async def wait() -> tuple[bool, tuple[str, ...]]:
-        async with second.turn(R, "b", DIGEST) as turn:
-            return turn.here, turn.elsewhere
+        async with second.hold(R, "b", DIGEST) as turn:
+            return turn.present, turn.mount_sources
 
-    async with first.turn(R, "a", DIGEST) as turn:
+    async with first.hold(R, "a", DIGEST) as turn:
         waiting = asyncio.create_task(wait())
         await asyncio.sleep(0.1)
-        turn.brought()
+        turn.mark_present()
     assert await waiting == (False, ("a",))
 
 
 async def test_what_is_here_is_waited_for_by_nobody_and_held_by_nobody(queue: Queue, other: Queue) -> None:
     first, second = RedisBlobLocks(queue), RedisBlobLocks(other)
-    async with first.turn(R, "a", DIGEST) as turn:
-        turn.brought()
-    async with first.turn(R, "b", DIGEST), second.turn(R, "a", DIGEST) as known, second.turn(R, "a", DIGEST) as again:
-        assert known.here
-        assert again.here
+    async with first.hold(R, "a", DIGEST) as turn:
+        turn.mark_present()
+    async with first.hold(R, "b", DIGEST), second.hold(R, "a", DIGEST) as known, second.hold(R, "a", DIGEST) as again:
+        assert known.present
+        assert again.present
         assert await held(queue) == 1
 
 
@@ -106,15 +106,15 @@ async def test_the_next_one_hears_of_the_end_of_a_turn_and_need_not_poll(
     begun: list[str] = []
 
     async def wait(repository: str) -> None:
-        async with second.turn(R, repository, DIGEST) as turn:
+        async with second.hold(R, repository, DIGEST) as turn:
             begun.append(repository)
-            turn.brought()
+            turn.mark_present()
 
-    async with first.turn(R, "a", DIGEST) as turn:
+    async with first.hold(R, "a", DIGEST) as turn:
         waiting = [asyncio.create_task(wait(repository)) for repository in ("a", "b", "c")]
         await asyncio.sleep(0.3)
         assert begun == []
-        turn.brought()
+        turn.mark_present()
     async with asyncio.timeout(20):
         await asyncio.gather(*waiting)
     assert sorted(begun) == ["a", "b", "c"]
@@ -125,10 +125,10 @@ async def test_a_turn_that_is_over_leaves_nothing_behind_in_this_process(queue: 
     before = asyncio.all_tasks()
 
     async def wait() -> None:
-        async with second.turn(R, "b", DIGEST):
+        async with second.hold(R, "b", DIGEST):
             pass
 
-    async with first.turn(R, "a", DIGEST):
+    async with first.hold(R, "a", DIGEST):
         waiting = asyncio.create_task(wait())
         await asyncio.sleep(0.1)
     await waiting
@@ -142,32 +142,32 @@ async def test_a_turn_that_is_over_leaves_nothing_behind_in_this_process(queue: 
 async def test_a_turn_that_brought_nothing_passes_on_to_the_next(queue: Queue, other: Queue) -> None:
     first, second = RedisBlobLocks(queue), RedisBlobLocks(other)
     with pytest.raises(OSError, match="reset"):
-        async with first.turn(R, "a", DIGEST):
+        async with first.hold(R, "a", DIGEST):
             raise OSError("reset")
     assert await held(queue) == 0
-    async with second.turn(R, "a", DIGEST) as turn:
-        assert (turn.here, turn.elsewhere) == (False, ())
+    async with second.hold(R, "a", DIGEST) as turn:
+        assert (turn.present, turn.mount_sources) == (False, ())
 
 
 async def test_what_a_failed_copy_had_brought_is_known(queue: Queue, other: Queue) -> None:
     first, second = RedisBlobLocks(queue), RedisBlobLocks(other)
 
     async def fail() -> None:
-        async with first.turn(R, "a", DIGEST) as turn:
-            turn.brought()
+        async with first.hold(R, "a", DIGEST) as turn:
+            turn.mark_present()
             raise OSError("reset")
 
     with pytest.raises(OSError, match="reset"):
         await fail()
-    async with second.turn(R, "a", DIGEST) as turn:
-        assert turn.here
+    async with second.hold(R, "a", DIGEST) as turn:
+        assert turn.present
 
 
 async def test_a_cancelled_copy_gives_its_turn_back(queue: Queue) -> None:
     sharing, begun = RedisBlobLocks(queue), asyncio.Event()
 
     async def hold() -> None:
-        async with sharing.turn(R, "a", DIGEST):
+        async with sharing.hold(R, "a", DIGEST):
             begun.set()
             await asyncio.sleep(60)
 
@@ -184,7 +184,7 @@ async def test_a_copy_cancelled_while_it_takes_a_turn_leaves_none_taken(queue: Q
     sharing = RedisBlobLocks(queue)
 
     async def hold() -> None:
-        async with sharing.turn(R, "a", DIGEST):
+        async with sharing.hold(R, "a", DIGEST):
             await asyncio.sleep(60)
 
     task = asyncio.create_task(hold())
@@ -204,10 +204,10 @@ async def test_one_who_waits_can_be_cancelled(queue: Queue, other: Queue) -> Non
     first, second = RedisBlobLocks(queue), RedisBlobLocks(other)
 
     async def wait() -> None:
-        async with second.turn(R, "a", DIGEST):
+        async with second.hold(R, "a", DIGEST):
             raise AssertionError("it is another's turn")
 
-    async with first.turn(R, "a", DIGEST):
+    async with first.hold(R, "a", DIGEST):
         task = asyncio.create_task(wait())
         await asyncio.sleep(0.1)
         task.cancel()
@@ -221,10 +221,10 @@ async def test_a_turn_is_kept_for_longer_than_its_lease(queue: Queue, other: Que
     begun = asyncio.Event()
 
     async def wait() -> None:
-        async with second.turn(R, "a", DIGEST):
+        async with second.hold(R, "a", DIGEST):
             begun.set()
 
-    async with first.turn(R, "a", DIGEST):
+    async with first.hold(R, "a", DIGEST):
         waiting = asyncio.create_task(wait())
         await asyncio.sleep(2)
         assert not begun.is_set()
@@ -242,48 +242,48 @@ async def test_the_turn_of_a_killed_process_is_anothers_when_its_lease_lapses(
         assert await holder.stdout.readline() == b"HOLDS\n"
     holder.kill()
     await holder.wait()
-    async with asyncio.timeout(10), RedisBlobLocks(queue).turn(R, "a", DIGEST) as turn:
-        assert (turn.here, turn.elsewhere) == (False, ())
+    async with asyncio.timeout(10), RedisBlobLocks(queue).hold(R, "a", DIGEST) as turn:
+        assert (turn.present, turn.mount_sources) == (False, ())
 
 
 async def test_a_lost_turn_goes_on_and_does_not_end_that_of_who_has_it_now(queue: Queue, other: Queue) -> None:
     first, second = RedisBlobLocks(queue, lease=0.3), RedisBlobLocks(other)
     async with AsyncExitStack() as stack:
-        async with first.turn(R, "a", DIGEST) as turn:
+        async with first.hold(R, "a", DIGEST) as turn:
             [key] = await queue.redis.keys(f"{queue.prefix}:turn:*")
             await queue.redis.delete(key)
-            await stack.enter_async_context(second.turn(R, "b", DIGEST))
+            await stack.enter_async_context(second.hold(R, "b", DIGEST))
             await asyncio.sleep(0.5)
-            turn.brought()
+            turn.mark_present()
         assert await held(queue) == 1
         assert await queue.redis.pttl(key) > 1000, "nor did it shorten it"
-    async with second.turn(R, "a", DIGEST) as known:
-        assert known.here
+    async with second.hold(R, "a", DIGEST) as known:
+        assert known.present
 
 
 async def test_a_turn_is_not_waited_for_for_ever(queue: Queue, other: Queue) -> None:
     first, second = RedisBlobLocks(queue), RedisBlobLocks(other, patience=0.3)
-    async with second.turn(R, "c", DIGEST) as turn:
-        turn.brought()
-    async with first.turn(R, "a", DIGEST):
-        async with asyncio.timeout(10), second.turn(R, "b", DIGEST) as turn:
-            assert (turn.here, turn.elsewhere) == (False, ("c",))
+    async with second.hold(R, "c", DIGEST) as turn:
+        turn.mark_present()
+    async with first.hold(R, "a", DIGEST):
+        async with asyncio.timeout(10), second.hold(R, "b", DIGEST) as turn:
+            assert (turn.present, turn.mount_sources) == (False, ("c",))
         assert await held(queue) == 1, "what was not its own it did not end"
 
 
 async def test_registries_digests_and_installations_keep_apart(queue: Queue, server: RedisServer) -> None:
     sharing = RedisBlobLocks(queue)
     async with await Queue.connect(server.url, prefix=f"{queue.prefix}-2") as stranger:
-        async with sharing.turn(R, "a", DIGEST) as turn:
-            turn.brought()
+        async with sharing.hold(R, "a", DIGEST) as turn:
+            turn.mark_present()
             async with (
-                sharing.turn("s.example", "b", DIGEST) as at_another_registry,
-                sharing.turn(R, "b", "sha256:" + "2" * 64) as another_digest,
-                RedisBlobLocks(stranger).turn(R, "b", DIGEST) as of_another_installation,
+                sharing.hold("s.example", "b", DIGEST) as at_another_registry,
+                sharing.hold(R, "b", "sha256:" + "2" * 64) as another_digest,
+                RedisBlobLocks(stranger).hold(R, "b", DIGEST) as of_another_installation,
             ):
                 pass
         for apart in (at_another_registry, another_digest, of_another_installation):
-            assert (apart.here, apart.elsewhere) == (False, ())
+            assert (apart.present, apart.mount_sources) == (False, ())
 
 
 async def test_two_hundred_copies_on_three_clients_never_have_one_turn_twice_and_all_end(
@@ -295,15 +295,15 @@ async def test_two_hundred_copies_on_three_clients_never_have_one_turn_twice_and
     brought: list[str] = []
 
     async def copy(sharing: RedisBlobLocks, repository: str, digest: str) -> None:
-        async with sharing.turn(R, repository, digest) as turn:
-            if turn.here:
+        async with sharing.hold(R, repository, digest) as turn:
+            if turn.present:
                 return
             holders[digest] = holders.get(digest, 0) + 1
             if holders[digest] > 1:
                 twice.append(digest)
             await asyncio.sleep(0.01)
             brought.append(f"{repository} {digest}")
-            turn.brought()
+            turn.mark_present()
             holders[digest] -= 1
 
     async with AsyncExitStack() as stack:

@@ -19,13 +19,13 @@ R, DIGEST = "r.example", "sha256:" + "1" * 64
 
 
 async def bring(sharing: RedisBlobLocks, repository: str, digest: str = DIGEST) -> None:
-    async with sharing.turn(R, repository, digest) as turn:
-        turn.brought()
+    async with sharing.hold(R, repository, digest) as turn:
+        turn.mark_present()
 
 
 async def look(sharing: RedisBlobLocks, repository: str, digest: str = DIGEST) -> tuple[bool, tuple[str, ...]]:
-    async with sharing.turn(R, repository, digest) as turn:
-        return turn.here, turn.elsewhere
+    async with sharing.hold(R, repository, digest) as turn:
+        return turn.present, turn.mount_sources
 
 
 async def command(queue: Queue, *words: str | bytes) -> Any:

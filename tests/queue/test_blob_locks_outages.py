@@ -40,10 +40,10 @@ async def test_a_redis_that_stops_in_the_middle_fails_no_copy_and_is_used_again_
     sharing = RedisBlobLocks(own_queue, lease=0.3)
     with structlog.testing.capture_logs() as logs:
         async with asyncio.timeout(20):
-            async with sharing.turn(R, "a", DIGEST) as turn:
+            async with sharing.hold(R, "a", DIGEST) as turn:
                 own_server.kill()
                 await asyncio.sleep(0.5)  # it fails to renew
-                turn.brought()
+                turn.mark_present()
             await asyncio.gather(*(bring(sharing, f"r{n}") for n in range(50)))
             assert await look(sharing, "a") == NOTHING
             await sharing.forget(R, "a", DIGEST)
@@ -55,7 +55,7 @@ async def test_a_redis_that_stops_in_the_middle_fails_no_copy_and_is_used_again_
 
 async def test_one_who_waits_begins_when_redis_goes_away(own_server: RedisServer, own_queue: Queue) -> None:
     first, second = RedisBlobLocks(own_queue), RedisBlobLocks(own_queue)
-    async with asyncio.timeout(20), first.turn(R, "a", DIGEST):
+    async with asyncio.timeout(20), first.hold(R, "a", DIGEST):
         waiting = asyncio.create_task(look(second, "a"))
         await asyncio.sleep(0.2)
         assert not waiting.done()
@@ -99,7 +99,7 @@ async def test_a_copy_cancelled_while_redis_hangs_ends_soon(own_server: RedisSer
     sharing, begun = RedisBlobLocks(own_queue, deadline=0.5), asyncio.Event()
 
     async def hold() -> None:
-        async with sharing.turn(R, "a", DIGEST):
+        async with sharing.hold(R, "a", DIGEST):
             begun.set()
             await asyncio.sleep(60)
 
@@ -130,7 +130,7 @@ async def test_a_turn_taken_without_the_answer_being_heard_is_given_back_at_its_
         sharing = RedisBlobLocks(client)
         await bring(sharing, "a")
         proxy.mute_answers = True
-        beginning = sharing.turn(R, "b", DIGEST)
+        beginning = sharing.hold(R, "b", DIGEST)
         begin = asyncio.create_task(beginning.__aenter__())
 
         async def taken() -> bool:
@@ -139,7 +139,7 @@ async def test_a_turn_taken_without_the_answer_being_heard_is_given_back_at_its_
         await eventually(taken)
         proxy.mute_answers = False
         proxy.cut()
-        assert ((await begin).here, (await begin).elsewhere) == NOTHING
+        assert ((await begin).present, (await begin).mount_sources) == NOTHING
         await beginning.__aexit__(None, None, None)
         assert not await taken()
 
@@ -164,9 +164,9 @@ async def test_a_redis_out_of_memory_gives_what_it_knows_takes_no_more_and_holds
     sharing = RedisBlobLocks(own_queue)
     await bring(sharing, "a")
     with structlog.testing.capture_logs() as logs:
-        async with sharing.turn(R, "b", DIGEST) as turn:
+        async with sharing.hold(R, "b", DIGEST) as turn:
             await own_queue.redis.config_set("maxmemory", "1")
-            turn.brought()
+            turn.mark_present()
         assert await own_queue.redis.keys("replicator:turn:*") == [], "the turn is over all the same"
         async with asyncio.timeout(20):
             assert await look(sharing, "a") == (True, ())
@@ -201,7 +201,7 @@ async def test_the_documented_acl_user_may_do_all_of_it(own_server: RedisServer,
             for n in range(5):
                 await bring(sharing, "a", f"sha256:{n:064}")
             await look(sharing, "b", f"sha256:{3:064}")
-            async with sharing.turn(R, "b", DIGEST):
+            async with sharing.hold(R, "b", DIGEST):
                 await asyncio.sleep(0.2)
             await sharing.forget(R, "a", f"sha256:{3:064}")
     assert warnings(logs) == []
@@ -214,11 +214,11 @@ async def test_a_user_who_may_not_listen_waits_by_polling(own_server: RedisServe
         sharing = RedisBlobLocks(client)
         with structlog.testing.capture_logs() as logs:
             async with asyncio.timeout(20):
-                async with sharing.turn(R, "a", DIGEST) as turn:
+                async with sharing.hold(R, "a", DIGEST) as turn:
                     waiting = asyncio.create_task(look(sharing, "a"))
                     await asyncio.sleep(0.3)
                     assert not waiting.done()
-                    turn.brought()
+                    turn.mark_present()
                 assert await waiting == (True, ())
     assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == []
 
@@ -226,7 +226,7 @@ async def test_a_user_who_may_not_listen_waits_by_polling(own_server: RedisServe
 async def test_data_that_is_lost_costs_work_alone(own_queue: Queue) -> None:
     sharing = RedisBlobLocks(own_queue)
     await bring(sharing, "a")
-    async with sharing.turn(R, "b", DIGEST) as turn:
+    async with sharing.hold(R, "b", DIGEST) as turn:
         await own_queue.redis.flushall()
-        turn.brought()
+        turn.mark_present()
     assert await look(sharing, "c") == (False, ("b",))

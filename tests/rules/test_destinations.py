@@ -212,7 +212,7 @@ def test_a_name_that_flat_makes_too_long_is_refused_with_its_length() -> None:
     assert goes_to(rules, f"{HARBOR}/{longest}:1")
     (explanation,) = rules.explain(pushed(f"{longest}a:1"))
     assert not explanation.matches
-    assert explanation.reason.endswith("is not a repository's name: it has 256 characters, and 255 are the most")
+    assert explanation.reason.endswith("is not a repository's name: it has 256 characters, the maximum is 255")
 
 
 def test_sources_say_what_to_list() -> None:

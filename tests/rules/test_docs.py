@@ -82,7 +82,7 @@ def test_the_table_of_patterns_is_true() -> None:
 def test_what_is_said_about_platforms_is_true(wish: str, taken: list[str], left: list[str]) -> None:
     assert f"`{wish}`" in TEXT or f'`"{wish}"`' in TEXT
     platform = Platform.parse(wish)
-    assert [text for text in [*taken, *left] if platform.takes(Platform.parse(text))] == taken
+    assert [text for text in [*taken, *left] if platform.matches(Platform.parse(text))] == taken
 
 
 def test_what_is_said_about_versions_is_true() -> None:

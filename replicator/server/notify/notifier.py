@@ -15,7 +15,7 @@ from replicator.queue import Notices, QueueUnavailable
 from replicator.server.notify.decide import NotifyTiming, decide, take_snapshot
 from replicator.server.notify.message import NotifyState, Origin
 from replicator.server.notify.sending import Sending, open_poster
-from replicator.tasks import beside
+from replicator.tasks import background
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -73,7 +73,7 @@ class Notifier:
     def beside(self) -> contextlib.AbstractAsyncContextManager[None]:
         """Run for as long as the context lasts."""
         # A message under way is let through: who does not hear of its answer sends it again.
-        return beside(self.run(), self.stop, within=_STOP_SECONDS)
+        return background(self.run(), self.stop, within=_STOP_SECONDS)
 
     def stop(self) -> None:
         """End within moments. What is to be sent is kept for whichever process is next."""
