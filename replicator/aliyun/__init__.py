@@ -1,8 +1,6 @@
-"""What Alibaba Cloud's OpenAPI does for ACR: temporary logins, and repositories that are created.
+"""Alibaba Cloud's OpenAPI for ACR: temporary logins, and repositories created on demand.
 
-Its libraries are imported when it is asked.
-
-They come with ``pip install 'replicator[aliyun]'``.
+Its libraries are optional (``pip install 'replicator[aliyun]'``) and are imported at the first request.
 """
 
 from replicator.aliyun.logins import TemporaryLogins

@@ -1,8 +1,9 @@
-"""What only Alibaba Cloud Container Registry (ACR) has: its endpoints and editions, and the names it takes.
+"""Alibaba Cloud Container Registry (ACR) as a registry: its endpoints, its editions and the names it takes.
 
-Endpoints: ``registry[-vpc|-internal|-intl].<region>.aliyuncs.com`` (Personal), since 2024-09-09
+Hosts: ``registry[-vpc|-internal|-intl].<region>.aliyuncs.com`` (Personal), since 2024-09-09
 ``crpi-<id>[-vpc].<region>.personal.cr.aliyuncs.com``, and ``<name>-registry[-vpc].<region>.cr.aliyuncs.com``
-(Enterprise). The ``service`` of its token challenge tells the edition too, whatever name the registry is reached by.
+(Enterprise). An Enterprise instance can have a domain of its own as well; the ``service`` of the token challenge names
+the edition whatever the host is.
 """
 
 from __future__ import annotations
@@ -16,12 +17,6 @@ from replicator.copy.options import Attestations
 NAME_SEGMENTS = 2
 """Segments of a repository's name at ACR, in both editions: namespace and repository, never more."""
 
-LOGIN_HINT = (
-    "; for ACR they are those of the Access Credential page, a RAM user's name has the form user@account-id, and the "
-    "RAM user must have set a password there"
-)
-"""What an operator should know about ACR's logins."""
-
 _QUANTITY = re.compile(r"quota|exceed|limit", re.IGNORECASE)
 _LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
 _REGION = rf"(?P<region>{_LABEL})"
@@ -31,6 +26,7 @@ _HOSTS = (
     rf"(?P<enterprise>{_LABEL})-registry(?:-(?P<network>vpc))?\.{_REGION}\.cr\.aliyuncs\.com",
 )
 _ENDPOINTS = tuple(re.compile(host) for host in _HOSTS)
+# The region becomes part of the OpenAPI's host name, so nothing but one label of a name may match.
 _SERVICE = re.compile(
     rf"registry\.aliyuncs\.com:{_REGION}:(?:[0-9]+|[a-z0-9-]+:(?P<instance>cri-[a-z0-9]+))", re.IGNORECASE | re.ASCII
 )
@@ -38,16 +34,16 @@ _MAX_HOST = 253
 
 
 class Edition(StrEnum):
-    """What is sold: they differ in quotas and in the version of the OpenAPI."""
+    """An edition of ACR; editions differ in quotas and in the version of the OpenAPI."""
 
     PERSONAL = "Personal"
     """3 namespaces, 300 repositories, no service level."""
     ENTERPRISE = "Enterprise"
-    """An instance of one's own, with an id ``cri-…``."""
+    """A dedicated instance, with an id ``cri-…``."""
 
 
 class Network(StrEnum):
-    """From where an endpoint can be reached."""
+    """The network from which an endpoint can be reached."""
 
     PUBLIC = "public"
     VPC = "vpc"
@@ -57,14 +53,11 @@ class Network(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AcrEndpoint:
-    """What a host's name says of a registry.
+    """What the host name of a registry tells about it.
 
     Attributes:
-        edition: of the registry.
         region: e.g. ``cn-beijing``.
-        network: from where the host can be reached.
-        instance: the instance's name in the host, ``crpi-…`` or the one that was chosen for an Enterprise instance;
-            empty for the hosts that a whole region shares.
+        instance: ``crpi-…``, or the name chosen for an Enterprise instance; empty for a host shared by a whole region.
     """
 
     edition: Edition
@@ -75,12 +68,11 @@ class AcrEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What the ``service`` of a token challenge says of a registry.
+    """What the ``service`` of a token challenge tells about a registry.
 
     Attributes:
-        edition: of the registry.
         region: e.g. ``cn-beijing``.
-        instance_id: ``cri-…`` of an Enterprise instance, as the OpenAPI wants it; empty for the Personal Edition.
+        instance_id: ``cri-…`` of an Enterprise instance, as the OpenAPI takes it; empty for the Personal Edition.
     """
 
     edition: Edition
@@ -89,7 +81,7 @@ class Service:
 
 
 def endpoint_of(registry: str) -> AcrEndpoint | None:
-    """Return what the name ``host[:port]`` says; None if it has none of the known forms."""
+    """Read the host name of a registry (``host[:port]``); None for a name in none of the known forms."""
     host = _host(registry)
     if len(host) > _MAX_HOST:
         return None
@@ -103,7 +95,7 @@ def endpoint_of(registry: str) -> AcrEndpoint | None:
 
 
 def service_of(service: str) -> Service | None:
-    """Return what a token challenge's ``service`` says; None if it is not ACR's.
+    """Read the ``service`` of a token challenge; None if it is not one of ACR.
 
     ``registry.aliyuncs.com:<region>:26842`` is Personal, ``registry.aliyuncs.com:<region>:china:cri-…`` Enterprise.
     """
@@ -115,22 +107,22 @@ def service_of(service: str) -> Service | None:
 
 
 def is_acr(registry: str) -> bool:
-    """Tell whether ``host[:port]`` is an ACR endpoint, be its form known to `endpoint_of` or newer."""
+    """Tell whether ``host[:port]`` is an ACR endpoint, in a form that `endpoint_of` knows or a newer one."""
     return _host(registry).endswith(".aliyuncs.com")
 
 
 def is_of_quantity(words: str) -> bool:
-    """Tell whether the words of a refusal are about a quota."""
+    """Tell whether the text of a refusal is about a quota."""
     return _QUANTITY.search(words) is not None
+
+
+def automatic_attestations(registry: str) -> Attestations:
+    """Return what ``attestations: auto`` means at ``registry``.
+
+    ACR refuses some attestations for good, and an image must not fail because of them; elsewhere everything is copied.
+    """
+    return Attestations.STRIP_REFUSED if is_acr(registry) else Attestations.KEEP
 
 
 def _host(registry: str) -> str:
     return (registry.rpartition(":")[0] if ":" in registry else registry).lower()
-
-
-def automatic_attestations(registry: str) -> Attestations:
-    """Return what becomes of attestations at ``registry`` where nobody says more than ``auto``.
-
-    ACR refuses some for good, and an image must not be held up by them; elsewhere all is copied as it is.
-    """
-    return Attestations.STRIP_REFUSED if is_acr(registry) else Attestations.KEEP

@@ -1,12 +1,21 @@
-"""The errors of Alibaba Cloud's OpenAPI, by what its refusals mean.
+"""Refusals of Alibaba Cloud's OpenAPI.
 
-    replicator.registry.errors.LoginRefused
-    └── AccountRefused              the account may not do this, or there is none               credentials
-    replicator.registry.errors.Refused
-    ├── AlreadyThere                the repository or namespace exists already                  permanent
-    └── NamespaceMissing            the namespace does not exist and may not be created         permanent
+    RegistryError                       base, see replicator.registry.errors
+    ├── Unauthorized
+    │   └── LoginRefused
+    │       └── AccountRefused          there is no account, it is wrong or lacks a permission   credentials
+    │           └── AccountIncomplete   libraries, region or instance id are missing here        credentials
+    ├── Refused                         any other refusal, e.g. of a name                        permanent
+    │   ├── AlreadyThere                the repository or namespace to create exists             permanent
+    │   └── NamespaceMissing            the namespace does not exist and may not be created      permanent
+    ├── Denied                          a quota is used up                                       permanent
+    ├── TooManyRequests                 throttled, or too many requests wait in this process     transient
+    ├── ServerFailed                    5xx, or an answer that makes no sense                    transient
+    └── ConnectionFailed                no answer                                                transient
 
-All other refusals are errors of `replicator.registry.errors`.
+AccountRefused, AccountIncomplete, AlreadyThere and NamespaceMissing are defined here; callers treat the others like
+those of a registry. The codes of the OpenAPI are documented only in part. So `refusal` recognises them by pattern, and
+falls back to the HTTP status.
 """
 
 from __future__ import annotations
@@ -25,45 +34,51 @@ from replicator.registry.errors import (
     TooManyRequests,
 )
 
-_OF_ACCOUNT = re.compile(
+_ABOUT_ACCOUNT = re.compile(
     r"NoPermission|NoPrivilege|Forbidden|Unauthorized|AccessKey|Signature|SecurityToken|USER_NOT_EXIST", re.IGNORECASE
 )
-"""Codes that are about who asks, whatever the status; RAM's and those of signing."""
-_THERE = re.compile(r"(?<!NOT_)(?<!NOT)EXIST", re.IGNORECASE)
-"""Codes that say that something is there already; which they are is not documented."""
+"""Codes about the account, whatever the status: those of RAM and of the signature."""
+_EXISTS = re.compile(r"(?<!NOT_)(?<!NOT)EXIST", re.IGNORECASE)
+"""Codes for something that exists already; which ones there are is not documented."""
 
 
 class AccountRefused(LoginRefused):
-    """The OpenAPI refuses this account, or there is no account to ask on behalf of."""
+    """The OpenAPI refuses the account, or no account was found."""
+
+
+class AccountIncomplete(AccountRefused):
+    """Without the libraries, a region and, for an Enterprise instance, its id there can be no request.
+
+    The message says what to add.
+    """
 
 
 class AlreadyThere(Refused):
-    """What was to be created is there."""
+    """The repository or namespace to create exists."""
 
 
 class NamespaceMissing(Refused):
-    """The namespace is not there, and nobody said that it may be created."""
+    """The namespace does not exist, and the rules do not allow creating it."""
 
 
 def from_openapi(registry: str, action: str, error: Exception, secrets: tuple[str, ...]) -> RegistryError:
-    """Return what an exception of Alibaba Cloud's libraries means.
+    """Translate an exception of Alibaba Cloud's libraries.
 
     Args:
         registry: the host the rules name.
-        action: the operation that was asked for.
-        error: what was raised; its ``code``, ``message`` and ``status_code`` count.
-        secrets: what must not be quoted: a refused signature is answered with all that was signed.
+        action: the operation, e.g. ``CreateRepo``.
+        error: anything the libraries raise; its ``code``, ``message``, ``status_code`` and ``retry_after`` are read.
+        secrets: values to blank out: the answer to a wrong signature quotes everything that was signed.
     """
     code = str(getattr(error, "code", None) or "")
     status = getattr(error, "status_code", None) or getattr(error, "statusCode", None)
     words = str(getattr(error, "message", None) or error)
     for secret in filter(None, secrets):
         words = words.replace(secret, "…")
-    retry_after = getattr(error, "retry_after", None)
-    # Of x-acs-retry-after, in milliseconds.
-    wait = retry_after / 1000 if isinstance(retry_after, int) else None
+    milliseconds = getattr(error, "retry_after", None)  # the header x-acs-retry-after
+    retry_after = milliseconds / 1000 if isinstance(milliseconds, int) else None
     if isinstance(status, int) or code.startswith("Throttling"):
-        return refusal(registry, action, code, words, status=status, retry_after=wait)
+        return refusal(registry, action, code, words, status=status, retry_after=retry_after)
     if type(error).__name__ == "CredentialException":
         return AccountRefused(f"no account at Alibaba Cloud was found: {words}").at(registry, action)
     return ConnectionFailed(f"no answer from the OpenAPI: {words}").at(registry, action)
@@ -78,24 +93,25 @@ def refusal(
     status: int | None = None,
     retry_after: float | None = None,
 ) -> RegistryError:
-    """Return what a refusal means.
+    """Build the error for a refusal.
 
     Args:
         registry: the host the rules name.
-        action: the operation that was asked for.
-        code: what the OpenAPI calls it.
-        words: what it says of it.
-        status: the HTTP status; None for a refusal under 200.
-        retry_after: seconds that it wants peace for.
+        action: the operation, e.g. ``CreateRepo``.
+        code: the OpenAPI's code, e.g. ``NAMESPACE_NOT_EXIST``; may be empty.
+        words: its message.
+        status: the HTTP status; None for a refusal in an answer of status 200.
+        retry_after: seconds.
     """
     detail = f"the OpenAPI says: {code}: {words}" if code and words else f"the OpenAPI says: {code or words}"
     if code.startswith("Throttling") or status == 429:
         return TooManyRequests(detail, retry_after=retry_after).at(registry, action)
     if status is not None and status >= 500:
         return ServerFailed(detail).at(registry, action)
-    if action == GET_AUTHORIZATION_TOKEN or _OF_ACCOUNT.search(code):
+    # Nothing but the account can be wrong about a request for a login: it has no other parameter of ours.
+    if action == GET_AUTHORIZATION_TOKEN or _ABOUT_ACCOUNT.search(code):
         return AccountRefused(detail).at(registry, action)
-    if _THERE.search(code) or status == 409:
+    if _EXISTS.search(code) or status == 409:
         return AlreadyThere(detail).at(registry, action)
     if is_of_quantity(detail):
         return Denied(detail).at(registry, action)

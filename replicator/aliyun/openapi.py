@@ -1,13 +1,7 @@
-"""One request to the OpenAPI, in either version, signed and sent.
+"""Requests to Alibaba Cloud's OpenAPI: signed, paced and retried, in either version.
 
-The generated clients are not used: that of version 2016-06-07 throws the answer's body away. What they are made of
-signs and sends.
-
-How fast the OpenAPI is asked: it takes about 15 requests a second.
-
-How patiently the OpenAPI is asked.
-
-Which region and which instance the OpenAPI is asked about.
+The generated clients are not used, because the one of version 2016-06-07 drops the body of the answer. The libraries
+they are built on sign and send.
 """
 
 from __future__ import annotations
@@ -17,8 +11,8 @@ from functools import cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from replicator.aliyun.acr import endpoint_of, service_of
-from replicator.aliyun.errors import AccountRefused, from_openapi, refusal
+from replicator.aliyun.acr import Edition, endpoint_of, service_of
+from replicator.aliyun.errors import AccountIncomplete, from_openapi, refusal
 from replicator.aliyun.operations import INSTALL
 from replicator.errors import ErrorClass
 from replicator.registry.errors import ConnectionFailed, RegistryError, ServerFailed, TooManyRequests
@@ -30,45 +24,55 @@ if TYPE_CHECKING:
     from replicator.aliyun.operations import Account, Operation
 
 
-class RateLimiter:
-    """Lets one request after the other go, evenly spaced, in the order they come.
+_T = TypeVar("_T")
 
-    It belongs to no event loop, so that all of a process can share one.
+DEADLINE = 30.0
+"""Seconds for all attempts of one request."""
+_ATTEMPTS = 3
+_THROTTLED_BASE = 1.0
+"""Seconds the back-off starts with after a throttled request: the OpenAPI counts requests by the second."""
+_READ_MILLISECONDS = 10_000
+_CONNECT_MILLISECONDS = 5_000
+
+
+class RateLimiter:
+    """Spaces requests evenly, first come, first served, and tells a caller at once that the queue is too long.
+
+    aiolimiter does neither: it lets a burst through, and its waiters can't learn how long they will wait. It is bound
+    to an event loop as well, while this one is shared by a whole process.
 
     Args:
         rate: requests a second.
-        most: seconds that a request waits at the most.
+        max_wait: the most seconds that a request waits.
     """
 
-    def __init__(self, rate: float, most: float) -> None:
+    def __init__(self, rate: float, max_wait: float) -> None:
         self._interval = 1 / rate
-        self._most = most
+        self._max_wait = max_wait
         self._next = 0.0
 
-    async def turn(self) -> float | None:
-        """Wait for the turn of one request.
+    async def acquire(self) -> float | None:
+        """Wait until one request may be sent.
 
         Returns:
-            None when it may go; else, without a wait, after how many seconds it is worth asking again.
+            None when it may be sent; otherwise, without waiting, the seconds after which to ask again.
         """
         now = monotonic()
         wait = max(self._next - now, 0.0)
-        if wait > self._most:
+        if wait > self._max_wait:
             return wait
+        # Reserved before the wait, so that nobody who comes meanwhile gets the same slot.
         self._next = now + wait + self._interval
         await asyncio.sleep(wait)
         return None
 
 
 OPENAPI = RateLimiter(12.0, 20.0)
-"""Shared by all of a process. Below the limit: requests may bunch up on their way, and others use the account too."""
-
-_READ_MILLISECONDS = 10_000
-_CONNECT_MILLISECONDS = 5_000
+"""Shared by the process. Below the documented 15 a second: requests bunch up in the network, others use the account."""
 
 
 class OpenApi:
-    """Asks on behalf of one account; the account's own credentials are kept and renewed by the library."""
+    """A client for one account; the libraries hold the account's credentials and renew them."""
 
     def __init__(self, registry: str, account: Account) -> None:
         self._registry = registry
@@ -76,42 +80,37 @@ class OpenApi:
         self._credential: Any = None
 
     async def ask(self, operation: Operation, region: str) -> dict[str, Any]:
-        """Ask once, when it is this request's turn.
-
-        Args:
-            operation: what for.
-            region: e.g. ``cn-beijing``.
-
-        Returns:
-            The answer's JSON.
+        """Send one request to a region (e.g. ``cn-beijing``) as soon as the rate limit permits; return its JSON.
 
         Raises:
-            AccountRefused: the libraries, the account or a permission is missing.
-            RegistryError: the OpenAPI refuses, can't be reached, is busy, or makes no sense.
+            AccountIncomplete: the libraries are missing.
+            AccountRefused: there is no account, it is wrong or it lacks a permission.
+            RegistryError: the OpenAPI refuses, is unreachable or busy, or its answer makes no sense.
         """
         action = operation.action
         secrets: tuple[str, ...] = (self._account.access_key_secret, self._account.security_token)
         try:
             model = await self._find_credential().get_credential_async()
             secrets += (model.access_key_secret, model.security_token)
-            await self._turn(action)
+            await self._pace(action)
             answer = await self._call(operation, region)
         except ImportError as error:
-            raise AccountRefused(f"aliyun under auth needs: {INSTALL}").at(self._registry, action) from error
+            raise AccountIncomplete(f"aliyun under auth needs: {INSTALL}").at(self._registry, action) from error
         except RegistryError:
             raise
         except Exception as error:  # noqa: BLE001 - the libraries raise what they like, bare Exception among it
-            # Without its cause: that holds the request with its signature.
+            # Not chained: the original holds the request with its signature.
             raise from_openapi(self._registry, action, error, secrets) from None
         if not isinstance(answer, dict):
             raise ServerFailed("the OpenAPI's answer makes no sense").at(self._registry, action)
+        # Some refusals come with status 200.
         if answer.get("IsSuccess") is False:
             raise refusal(self._registry, action, str(answer.get("Code") or ""), str(answer.get("Message") or ""))
         return answer
 
-    async def _turn(self, action: str) -> None:
-        if (wait := await OPENAPI.turn()) is not None:
-            busy = "too many requests to the OpenAPI wait here already"
+    async def _pace(self, action: str) -> None:
+        if (wait := await OPENAPI.acquire()) is not None:
+            busy = "too many requests to the OpenAPI are waiting in this process"
             raise TooManyRequests(busy, retry_after=wait).at(self._registry, action)
 
     def _find_credential(self) -> Any:
@@ -119,7 +118,7 @@ class OpenApi:
         if not account.access_key_id:
             self._credential = _default_chain()
         elif self._credential is None:
-            # Optional, and half a second of work: imported only where it is used.
+            # Imported late: the library is optional, and takes half a second to import.
             from alibabacloud_credentials.client import Client
             from alibabacloud_credentials.models import Config
 
@@ -143,7 +142,7 @@ class OpenApi:
         config = Config(
             credential=self._credential,
             protocol=scheme.upper(),
-            # The region may come from a challenge: it is one label of a name, so this host is Alibaba Cloud's.
+            # Even a region from a challenge is a single label (see `service_of`), so the host is Alibaba Cloud's.
             endpoint=address or f"cr.{region}.aliyuncs.com",
             region_id=region,
             connect_timeout=_CONNECT_MILLISECONDS,
@@ -167,32 +166,23 @@ class OpenApi:
 
 @cache
 def _default_chain() -> Any:
-    """The account of the process itself; one for all, as each keeps a thread until the process ends."""
+    """The default chain of credentials; one for the process, as each keeps a thread until the process ends."""
     from alibabacloud_credentials.client import Client
 
     return Client()
 
 
-T = TypeVar("T")
-
-DEADLINE = 30.0
-"""Seconds that all tries of one request have."""
-_TRIES = 3
-_THROTTLED = 1.0
-"""Seconds to begin with after a request that was one too many: its limit is one a second."""
-
-
-async def with_retries(once: Callable[[], Awaitable[T]], registry: str, action: str, deadline: float) -> T:
-    """Ask until there is an answer: three times at the most, and while it is throttled, for as long as there is time.
+async def with_retries(request: Callable[[], Awaitable[_T]], registry: str, action: str, deadline: float) -> _T:
+    """Send a request, with up to three attempts, and as many as the deadline permits while it is throttled.
 
     Args:
-        once: asks.
+        request: one attempt.
         registry: the host the rules name, for the error.
         action: the operation, for the error.
-        deadline: seconds that all of it has.
+        deadline: seconds for all attempts.
 
     Raises:
-        RegistryError: what ``once`` raised last; or there was no answer in time.
+        RegistryError: the error of the last attempt; or there was no answer before the deadline.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + deadline
@@ -202,38 +192,42 @@ async def with_retries(once: Callable[[], Awaitable[T]], registry: str, action: 
             while True:
                 attempt += 1
                 try:
-                    return await once()
+                    return await request()
                 except RegistryError as error:
                     throttled = isinstance(error, TooManyRequests)
-                    wait = max(backoff(attempt, base=_THROTTLED if throttled else 0.2), error.retry_after or 0.0)
-                    tried = attempt >= _TRIES and not throttled
-                    # Who has no time left for another try says why, rather than that there was no answer.
-                    if error.error_class is not ErrorClass.TRANSIENT or tried or loop.time() + wait >= end:
+                    pause = backoff(attempt, base=_THROTTLED_BASE if throttled else 0.2)
+                    pause = max(pause, error.retry_after or 0.0)
+                    exhausted = attempt >= _ATTEMPTS and not throttled
+                    # Without time for another attempt, the last refusal says more than "no answer in time".
+                    if error.error_class is not ErrorClass.TRANSIENT or exhausted or loop.time() + pause >= end:
                         raise
-                    await asyncio.sleep(wait)
+                    await asyncio.sleep(pause)
     except TimeoutError as error:
         raise ConnectionFailed(f"the OpenAPI did not answer in {deadline:g} s").at(registry, action) from error
 
 
 def find_region_and_instance(registry: str, account: Account, service: str | None, action: str) -> tuple[str, str]:
-    """Return region and instance id: what the rules say, else the challenge, else the host.
+    """Return region and instance id, from the rules, else from the token challenge, else from the host.
 
     Args:
         registry: the host the rules name.
-        account: what the rules say.
-        service: the ``service`` of the registry's token challenge, if it named one.
+        account: what the rules say about it.
+        service: the ``service`` of the registry's token challenge, if it sent one.
         action: the operation, for the error.
 
+    Returns:
+        The region, and ``cri-…`` or an empty string for the Personal Edition.
+
     Raises:
-        AccountRefused: one of them is needed and nobody says it.
+        AccountIncomplete: a value that is needed is nowhere to be found.
     """
-    said, host = service_of(service or ""), endpoint_of(registry)
-    region = account.region or (said.region if said else "") or (host.region if host else "")
+    challenge, host = service_of(service or ""), endpoint_of(registry)
+    region = account.region or (challenge.region if challenge else "") or (host.region if host else "")
     if not region:
-        unknown = "the registry does not tell its region: name it under aliyun"
-        raise AccountRefused(unknown).at(registry, action)
-    instance_id = account.instance_id or (said.instance_id if said else "")
-    if not instance_id and said is None and host is not None and host.edition == "Enterprise":
-        missing = "the registry does not tell its instance id: name instance_id (cri-…) under aliyun"
-        raise AccountRefused(missing).at(registry, action)
+        raise AccountIncomplete("the region of the registry is not known: set region under aliyun").at(registry, action)
+    instance_id = account.instance_id or (challenge.instance_id if challenge else "")
+    # A challenge without an instance id is one of the Personal Edition; a host name alone can't tell the id.
+    if not instance_id and challenge is None and host is not None and host.edition is Edition.ENTERPRISE:
+        missing = "the instance id of the registry is not known: set instance_id (cri-…) under aliyun"
+        raise AccountIncomplete(missing).at(registry, action)
     return region, instance_id

@@ -1,4 +1,4 @@
-"""Repositories that are created at ACR where a push needs them."""
+"""Repositories created at ACR when a push needs them."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("replicator.aliyun")
 
-_HOLDS = 60.0
-"""Seconds for which an answer about one repository is not asked for again, a refusal included."""
+_TTL = 60.0
+"""Seconds for which the answer about one repository is cached, a refusal included."""
 _PAUSE = 15.0
-"""Seconds without another request after the OpenAPI was away or busy."""
-_MOST_KEPT = 4096
+"""Seconds without a request after the OpenAPI was unreachable or busy."""
+_MAX_CACHED = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What became of one repository; `helps` is whether a push that was refused is worth another try."""
+    """The cached answer about one repository; `helps` tells whether the refused push is worth another attempt."""
 
     when: float
     helps: bool
@@ -41,50 +41,48 @@ class _Answer:
 class MissingRepositories:
     """Creates repositories, and namespaces where that is allowed; a `replicator.registry.credentials.Creator`.
 
-    What is there already is never changed.
+    Whatever exists is left unchanged.
 
     Args:
         registry: the host the rules name.
-        account: on whose behalf the OpenAPI is asked.
+        account: the account that creates them.
         creates: what may be created, and how.
-        deadline: seconds that all tries of one request have.
-        holds: seconds for which an answer about one repository is not asked for again.
-
-    Attributes:
-        creates: what may be created, and how.
+        deadline: seconds for all attempts of one request.
+        ttl: seconds for which the answer about one repository is cached.
     """
 
     def __init__(
-        self, registry: str, account: Account, creates: Creates, *, deadline: float = DEADLINE, holds: float = _HOLDS
+        self, registry: str, account: Account, creates: Creates, *, deadline: float = DEADLINE, ttl: float = _TTL
     ) -> None:
         self._registry = registry
         self._account = account
         self.creates = creates
         self._deadline = deadline
-        self._holds = holds
+        self._ttl = ttl
         self._openapi = OpenApi(registry, account)
         self._locks = KeyedLock()
         self._answers: dict[str, _Answer] = {}
         self._away: tuple[float, RegistryError] | None = None
 
     async def create(self, name: str, service: str | None) -> bool:
-        """Create a repository that a push was refused for; one request, however many wait for it.
+        """Create the repository of a refused push; concurrent callers share the request.
 
         Returns:
-            Whether the push is worth another try: False for a name that ACR can't hold, and for a repository that has
-            been there for longer than this, which the push was refused for another reason.
+            Whether the push is worth another attempt. It is not for a name that ACR can't hold, nor for a repository
+            that has existed for a while: the push was refused for another reason.
 
         Raises:
-            AccountRefused: the account may not, and a person must change that.
-            NamespaceMissing: nor is the namespace there, and that is not to be created.
-            RegistryError: the OpenAPI refuses for another reason, can't be reached or is busy.
+            AccountRefused: the account lacks the permission; a person has to change that.
+            NamespaceMissing: the namespace does not exist either, and may not be created.
+            RegistryError: the OpenAPI refuses for another reason, or is unreachable or busy.
         """
         if name.count("/") + 1 != NAME_SEGMENTS:
             return False
         async with self._locks.hold("repository", name):
             now = time.monotonic()
+            # All tags of a missing repository are refused at about the same time, and one answer serves them.
             before = self._answers.get(name)
-            if before is not None and now - before.when < self._holds:
+            if before is not None and now - before.when < self._ttl:
                 if before.error is not None:
                     raise before.error.again()
                 return before.helps
@@ -98,18 +96,18 @@ class MissingRepositories:
                 else:
                     self._keep(name, _Answer(time.monotonic(), helps=False, error=error))
                 raise
-            # Seen to be there for the first time, another process may just have created it.
+            # A repository that is found to exist for the first time may have been created by another process just now.
             helps = created or before is None or before.error is not None
             self._keep(name, _Answer(time.monotonic(), helps))
             return helps
 
     def _keep(self, name: str, answer: _Answer) -> None:
-        if len(self._answers) >= _MOST_KEPT:
+        if len(self._answers) >= _MAX_CACHED:
             self._answers.clear()
         self._answers[name] = answer
 
     async def _create(self, path: str, service: str | None) -> bool:
-        """Create a repository; return whether it was not there before."""
+        """Create a repository; tell whether it was missing before."""
         namespace, _, name = path.partition("/")
         region, instance_id = find_region_and_instance(self._registry, self._account, service, "CreateRepository")
         operation = create_repository(instance_id, namespace, name, self.creates.repositories)
@@ -131,7 +129,7 @@ class MissingRepositories:
         return True
 
     async def _create_both(self, repository: Operation, namespace: str, region: str, missing: RegistryError) -> None:
-        """Create a namespace where that is allowed, and then the repository in it."""
+        """Create a missing namespace if that is allowed, and then the repository in it."""
         if not self.creates.namespaces:
             raise missing.recast(NamespaceMissing) from missing
         operation = create_namespace(repository.instance_id, namespace, self.creates.repositories)
@@ -148,12 +146,14 @@ class MissingRepositories:
             if not _lacks_namespace(error):
                 raise
             if created:
-                raise error.recast(ServerFailed, "; the namespace was created a moment ago") from error
-            # Names of the Personal Edition's namespaces are one account's in all of a region.
-            raise error.again("; the namespace is there, so it may be another account's") from error
+                # Not visible yet: the next attempt of the copy finds it.
+                words = "; the namespace was created a moment ago"
+                raise ServerFailed(error.why + words).at(error.registry, error.request) from error
+            # In the Personal Edition, a namespace belongs to one account in the whole region.
+            raise error.again("; the namespace exists, so it may be another account's") from error
 
     async def _is_there(self, operation: Operation, region: str) -> bool:
-        """Tell whether a repository is there that could not be created: not all codes that say so are known."""
+        """Tell whether a repository exists that could not be created; not all codes that say so are known."""
         try:
             await self._ask(operation, region)
         except RegistryError as error:

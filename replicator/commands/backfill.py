@@ -37,9 +37,8 @@ from replicator.commands.options import (
 from replicator.copy import Copier
 from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem
 from replicator.queue import Lane, Observations, Queue, QueueError, Worker
-from replicator.registry import Registries
-from replicator.replication.backfill import Backfill
-from replicator.replication.compare import BackfillOptions
+from replicator.replication.backfill import Backfill, BackfillOptions
+from replicator.replication.listing import Listing
 from replicator.replication.report import Report, Row, RowOutcome
 from replicator.replication.report_files import IN_PLACE, ImagesFile, ListFormat, Output, RowFormat, RowsFile, end_all
 from replicator.replication.transfer import access_by, open_registries
@@ -132,7 +131,7 @@ def backfill(
         log_format=log_format,
     )
     rules = given_rules(settings, registry, namespace, platforms=wished(os, arch))
-    manner = BackfillOptions(
+    options = BackfillOptions(
         retries=retries,
         force=force,
         fail_fast=settings.backfill_concurrency if fail_fast else 0,
@@ -156,7 +155,7 @@ def backfill(
         run_backfill(
             settings,
             rules,
-            manner=manner,
+            options=options,
             narrowing=Narrowing(rules, only or (), rule or ()),
             dry_run=dry_run,
             outputs=outputs,
@@ -213,7 +212,7 @@ async def run_backfill(
     settings: Settings,
     rules: Rules,
     *,
-    manner: BackfillOptions,
+    options: BackfillOptions,
     narrowing: Narrowing | None = None,
     dry_run: bool,
     outputs: Sequence[Output] = (),
@@ -225,7 +224,7 @@ async def run_backfill(
     Args:
         settings: the queue, time limits and numbers at once.
         rules: say what is copied where.
-        manner: how to go about it.
+        options: how it is done.
         narrowing: what is meant, of all that the rules name; None for everything.
         dry_run: only say what would be copied.
         outputs: the files that are written meanwhile, and complete at the end.
@@ -260,25 +259,17 @@ async def run_backfill(
                 else open_copier(settings, rules, queue)
             )
             checks = None if queue is None else await stack.enter_async_context(open_checks(queue))
-            task = Backfill(
-                rules,
-                registries,
-                copier,
-                queue,
-                manner=manner,
-                narrowing=narrowing,
-                checks=checks,
-                on_row=tell,
-            )
+            listing = Listing(rules, registries, narrowing)
+            task = Backfill(listing, copier, queue, options=options, checks=checks, on_row=tell)
             task.report.warnings += [str(warning) for warning in rules.warnings]
             try:
                 async with display.follow(task.report, queue):
-                    if queue is None or manner.detach:
+                    if queue is None or options.detach:
                         await task.run()
                     else:
-                        worker = _worker(settings, queue, registries, copier, checks)
+                        worker = _worker(settings, queue, copier, checks)
                         await _with_worker(worker, task, shutdown)
-                    if queue is not None and manner.detach:
+                    if queue is not None and options.detach:
                         task.report.warnings += await _nobody_works(queue, task.report)
             finally:
                 # The files first: who reads the summary may be gone (`replicator backfill | head`).
@@ -304,13 +295,11 @@ async def _nobody_works(queue: Queue, report: Report) -> list[str]:
     return []
 
 
-def _worker(
-    settings: Settings, queue: Queue, registries: Registries, copier: Copier, checks: Observations | None
-) -> Worker:
+def _worker(settings: Settings, queue: Queue, copier: Copier, checks: Observations | None) -> Worker:
     # A person waits for the end: a gate at the source is asked more often, and given up after the retries.
     policy = dataclasses.replace(retry_policy(settings), not_yet_cap=_NOT_YET_CAP)
     concurrency = {Lane.EVENTS: _EVENT_COPIES, Lane.BACKFILL: settings.backfill_concurrency}
-    return make_worker(settings, queue, registries, copier, concurrency=concurrency, policy=policy, checks=checks)
+    return make_worker(settings, queue, copier, concurrency=concurrency, policy=policy, checks=checks)
 
 
 async def _with_worker(worker: Worker, task: Backfill, shutdown: Shutdown) -> None:

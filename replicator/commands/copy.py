@@ -79,8 +79,11 @@ async def copy_one(
         found = known(repository)
         return dataclasses.replace(found, insecure=True) if repository.registry in insecure else found
 
+    from replicator.rules import CopyRequest
+
+    request = CopyRequest(source, destination, rule="", options=options)
     async with open_registries(settings, access) as (_, copier):
-        outcome = await stoppable(transfer(copier, source, destination, options=options))
+        outcome = await stoppable(transfer(copier, request))
     if outcome is None:
         return INTERRUPTED
     out.print(_sentence(outcome), soft_wrap=True, highlight=False, emoji=False)

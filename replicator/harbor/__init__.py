@@ -1,7 +1,4 @@
-"""Harbor's REST API, ``/api/v2.0``: what the registry protocol can't tell, such as a project's repositories.
-
-The webhook policies that Harbors need to tell the replicator of pushes: made, shown, tried out and removed.
-"""
+"""Harbor: its webhook events, its REST API (``/api/v2.0``) and the webhook policies of its projects."""
 
 from replicator.harbor.api import Artifact, ArtifactTag, HarborApi, ListedRepository
 from replicator.harbor.pages import ROWS_A_PAGE

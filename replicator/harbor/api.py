@@ -1,8 +1,6 @@
-"""Questions to one Harbor, and its lists page by page.
+"""A client of Harbor's REST API, and the rows of its lists as values.
 
-The rows of Harbor's lists (``/api/v2.0``, "Repository" and "Artifact") as values.
-
-Rows come from outside: what is no name, no tag or no digest is left out, and nothing here raises.
+Rows come from outside: names, tags and digests that are not valid ones are dropped, and reading a row raises nothing.
 """
 
 from __future__ import annotations
@@ -15,16 +13,23 @@ from typing import TYPE_CHECKING, Any
 from replicator.errors import ErrorClass
 from replicator.harbor.pages import ROWS_A_PAGE, ListPage, each_page
 from replicator.reference import Repository, is_digest, is_repository_name, is_tag
-from replicator.registry.connection import Request
+from replicator.registry import Request
 from replicator.registry.errors import NotFound, ProtocolViolated, RegistryError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
 
+    from replicator.registry.connection import Reply
     from replicator.registry.transport import Transport
 
+_MAX_PAGE_BYTES = 8 * 1024 * 1024
+_MAX_BODY = 1024 * 1024
+_MAX_PONG_BYTES = 1024
 _MAX_NUMBER = 2**63 - 1
-"""What Harbor counts with."""
+"""Harbor's integers have 64 bits."""
+# Without X-Is-Resource-Name, Harbor takes a project whose name is a number for the project with that id.
+_HEADERS = {"Accept": "application/json", "X-Is-Resource-Name": "true"}
+_ARTIFACTS = "&with_tag=true&with_accessory=true"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +37,7 @@ class ListedRepository:
     """A row of a project's repositories.
 
     Attributes:
-        repository: its name.
-        artifact_count: how many artifacts it has, those without a tag too; 0 where Harbor does not say.
+        artifact_count: including artifacts without a tag; 0 if Harbor does not say.
     """
 
     repository: Repository
@@ -45,8 +49,7 @@ class ArtifactTag:
     """A tag of an artifact.
 
     Attributes:
-        name: the tag.
-        pushed: when it was last set to an artifact, UTC; None where Harbor does not say.
+        pushed: when the tag was last set, UTC; None if Harbor does not say.
     """
 
     name: str
@@ -55,13 +58,12 @@ class ArtifactTag:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A row of a list of artifacts: an image, an index, or what else has a manifest.
+    """A row of a list of artifacts: an image, an index, or anything else with a manifest.
 
     Attributes:
-        repository: where it is.
-        digest: of its manifest.
-        size: bytes with all that it names; None where Harbor does not say.
-        tags: its tags; none for one that was pushed by digest, or lost its tag to another.
+        digest: of the manifest.
+        size: bytes, with everything that the manifest names; None if Harbor does not say.
+        tags: none if it was pushed by digest, or if its tag has moved to another artifact.
         has_accessories: whether signatures or the like are attached to it.
     """
 
@@ -72,24 +74,171 @@ class Artifact:
     has_accessories: bool
 
 
+class HarborApi:
+    """A client of one Harbor.
+
+    Args:
+        registry: the Harbor's host, as the rules name it.
+        transport: sends the requests, with a login of the Harbor.
+    """
+
+    def __init__(self, registry: str, transport: Transport) -> None:
+        self._registry = registry
+        self._transport = transport
+
+    async def is_harbor(self) -> bool:
+        """Tell whether the host is a Harbor: its ``GET /ping`` answers ``Pong`` without a login.
+
+        Raises:
+            RegistryError: a transient error. Any other answer just means that it is not a Harbor.
+        """
+        try:
+            url = await self._transport.url("/api/v2.0/ping")
+            request = Request("GET", url, basic=True)
+            reply = await self._transport.call(request, expect={200}, max_body=_MAX_PONG_BYTES)
+        except RegistryError as error:
+            if error.error_class is ErrorClass.TRANSIENT:
+                raise
+            return False
+        # A redirect to another host proves nothing about this one.
+        answered_itself = (reply.url.host, reply.url.path) == (url.host, url.path)
+        return answered_itself and reply.body.strip(b'"\r\n ') == b"Pong"
+
+    async def projects(self) -> AsyncGenerator[str, None]:
+        """List the names of all projects that the login can see (``GET /projects``).
+
+        Raises:
+            RegistryError: any other answer, or none; also from a registry that is not a Harbor.
+        """
+        async for page in self._named_pages("/projects", sort="project_id", key="project_id"):
+            for row in page:
+                name = project_of(row)
+                if name is not None:
+                    yield name
+
+    async def repositories(self, project: str) -> AsyncGenerator[ListedRepository, None]:
+        """List the repositories of a project (``GET /projects/{project}/repositories``).
+
+        Raises:
+            NotFound: the project does not exist, or the login can't see it.
+            RegistryError: any other answer, or none; also from a registry that is not a Harbor.
+        """
+        async for page in self._named_pages(f"/projects/{project}/repositories", sort="repository_id", key="id"):
+            for row in page:
+                repository = repository_of(row, self._registry, project)
+                if repository is not None:
+                    yield repository
+
+    async def artifacts_of_project(self, project: str) -> AsyncGenerator[list[Artifact], None]:
+        """List the artifacts of all repositories of a project, page by page (``GET /projects/{project}/artifacts``).
+
+        Raises:
+            NotFound: Harbor is older than 2.12, where this list was added; or the project does not exist.
+            RegistryError: any other answer, or none.
+        """
+        async for page in self.pages(f"/projects/{project}/artifacts", _ARTIFACTS):
+            found = (artifact_of(row, self._registry, project) for row in page)
+            yield [artifact for artifact in found if artifact is not None]
+
+    async def artifacts(self, repository: Repository) -> AsyncGenerator[list[Artifact], None]:
+        """List a repository's artifacts, page by page (``GET /projects/{project}/repositories/{name}/artifacts``).
+
+        Raises:
+            NotFound: the repository does not exist.
+            RegistryError: any other answer, or none.
+        """
+        project, _, name = repository.name.partition("/")
+        # Harbor decodes the path before it splits it, so a slash in the name is encoded twice.
+        path = f"/projects/{project}/repositories/{name.replace('/', '%252F')}/artifacts"
+        async for page in self.pages(path, _ARTIFACTS):
+            found = (artifact_of(row, self._registry, project, repository) for row in page)
+            yield [artifact for artifact in found if artifact is not None]
+
+    async def _named_pages(self, path: str, *, sort: str, key: str) -> AsyncGenerator[list[dict[str, Any]], None]:
+        try:
+            async for page in self.pages(path, sort=sort, key=key):
+                yield page
+        except NotFound as error:
+            error.add_note("a pattern of repositories needs a Harbor, and a login that may list its repositories")
+            raise
+
+    def pages(
+        self, path: str, query: str = "", *, sort: str = "id", key: str = "id"
+    ) -> AsyncGenerator[list[dict[str, Any]], None]:
+        """Read all pages of a list, sorted by the ids of its rows.
+
+        Args:
+            path: below ``/api/v2.0``, percent-encoded.
+            query: further parameters, each after an ``&``; may be empty.
+            sort: the column of the ids in Harbor's database. It differs by list, and Harbor ignores an unknown one.
+            key: the id's key in a row.
+
+        Raises:
+            RegistryError: the answer is not such a list, or there is none.
+        """
+
+        def wrong(what: str) -> ProtocolViolated:
+            return ProtocolViolated(what).at(self._registry, f"GET /api/v2.0{path}")
+
+        async def fetch(number: int) -> ListPage:
+            page = f"{path}?page={number}&page_size={ROWS_A_PAGE}&sort={sort}{query}"
+            reply = await self.call("GET", page, max_body=_MAX_PAGE_BYTES)
+            try:
+                rows = json.loads(reply.body)
+            except (ValueError, RecursionError):
+                rows = None
+            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+                raise wrong("the answer is not one of Harbor's lists")
+            total = reply.headers.get("X-Total-Count", "")
+            return ListPage(rows, int(total) if total.isascii() and total.isdigit() and len(total) < 20 else None)
+
+        return each_page(fetch, wrong, key)
+
+    async def json(self, path: str) -> Any:
+        """Read a JSON document.
+
+        Raises:
+            RegistryError: the answer is not JSON, or there is none.
+        """
+        reply = await self.call("GET", path)
+        try:
+            return json.loads(reply.body)
+        except (ValueError, RecursionError):
+            what = "the answer is not JSON"
+            request = f"GET {reply.url.path}"
+            raise ProtocolViolated(what, status=reply.status).at(self._registry, request) from None
+
+    async def call(
+        self, method: str, path: str, *, expect: Collection[int] = (200,), body: Any = None, max_body: int = _MAX_BODY
+    ) -> Reply:
+        """Send a request.
+
+        Args:
+            method: GET, POST, PUT or DELETE.
+            path: below ``/api/v2.0``, percent-encoded.
+            expect: the statuses of a good answer.
+            body: sent as JSON; None for no body.
+            max_body: bytes of the answer that are read at the most.
+
+        Raises:
+            RegistryError: any other answer, or none.
+        """
+        url = await self._transport.url(f"/api/v2.0{path}")
+        headers = _HEADERS if body is None else {**_HEADERS, "Content-Type": "application/json"}
+        content = None if body is None else json.dumps(body).encode()
+        request = Request(method, url, headers=headers, body=content, basic=True)
+        return await self._transport.call(request, expect=expect, max_body=max_body)
+
+
 def project_of(row: Mapping[str, Any]) -> str | None:
-    """Return the name in a row of ``GET /projects``; None for what can't be one."""
+    """Return the name in a row of ``GET /projects``; None if it is not a valid one."""
     name = row.get("name")
-    # It becomes a part of a path.
+    # Strict, because the name becomes part of a path.
     return name if isinstance(name, str) and is_repository_name(name) and "/" not in name else None
 
 
 def repository_of(row: Mapping[str, Any], registry: str, project: str) -> ListedRepository | None:
-    """Read a row of ``GET /projects/{project}/repositories``.
-
-    Args:
-        row: the row.
-        registry: the Harbor's host, as the rules name it.
-        project: whose list it is.
-
-    Returns:
-        What it says; None if it names no repository of this project.
-    """
+    """Read a row of ``GET /projects/{project}/repositories``; None if it names no repository of this project."""
     repository = _repository(row.get("name"), registry, project)
     if repository is None:
         return None
@@ -97,24 +246,18 @@ def repository_of(row: Mapping[str, Any], registry: str, project: str) -> Listed
 
 
 def artifact_of(
-    row: Mapping[str, Any], registry: str, project: str, asked: Repository | None = None
+    row: Mapping[str, Any], registry: str, project: str, listed: Repository | None = None
 ) -> Artifact | None:
-    """Read a row of a list of artifacts.
-
-    Args:
-        row: the row.
-        registry: the Harbor's host, as the rules name it.
-        project: whose list it is.
-        asked: the repository whose list it is; None for that of a whole project.
+    """Read a row of a list of artifacts, of the repository ``listed`` or, if that is None, of a whole project.
 
     Returns:
-        What it says, without what is no tag; None if it has no digest, or is not of what was asked for.
+        The artifact with its valid tags; None if it has no digest, or is not of what was listed.
     """
-    # Before 2.12 a row does not name its repository.
+    # Before 2.12, a row does not name its repository.
     name = row.get("repository_name")
-    repository = asked if name is None else _repository(name, registry, project)
+    repository = listed if name is None else _repository(name, registry, project)
     digest = row.get("digest")
-    if repository is None or asked not in (None, repository) or not isinstance(digest, str) or not is_digest(digest):
+    if repository is None or listed not in (None, repository) or not isinstance(digest, str) or not is_digest(digest):
         return None
     accessories = row.get("accessories")
     return Artifact(
@@ -136,152 +279,20 @@ def _tags(rows: Any) -> Iterator[ArtifactTag]:
     for row in rows if isinstance(rows, list) else ():
         name = row.get("name") if isinstance(row, dict) else None
         if isinstance(name, str) and is_tag(name):
-            yield ArtifactTag(name, _moment(row.get("push_time")))
+            yield ArtifactTag(name, _time(row.get("push_time")))
 
 
 def _number(value: Any) -> int | None:
     return value if type(value) is int and 0 <= value <= _MAX_NUMBER else None
 
 
-def _moment(value: Any) -> datetime | None:
-    """Read RFC 3339; the year 1 is how Go writes that a time was never set."""
+def _time(value: Any) -> datetime | None:
+    """Read RFC 3339; Go writes a time that was never set as one in the year 1."""
     if not isinstance(value, str):
         return None
     try:
-        moment = datetime.fromisoformat(value)
-        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        time = datetime.fromisoformat(value)
+        time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
-    return moment if moment.year > 1 else None
-
-
-_MAX_PAGE_BYTES = 8 * 1024 * 1024
-_MAX_PONG_BYTES = 1024
-_ARTIFACTS = "&with_tag=true&with_accessory=true"
-
-
-class HarborApi:
-    """Questions to one Harbor.
-
-    Args:
-        registry: the Harbor's host, as the rules name it.
-        transport: the way there, with a login that may list.
-    """
-
-    def __init__(self, registry: str, transport: Transport) -> None:
-        self._registry = registry
-        self._transport = transport
-
-    async def is_harbor(self) -> bool:
-        """Tell whether this host is a Harbor: ``GET /ping`` answers ``Pong``, whoever asks.
-
-        Raises:
-            RegistryError: a fault of the moment; what any other registry answers is no error.
-        """
-        try:
-            url = await self._transport.url("/api/v2.0/ping")
-            request = Request("GET", url, basic=True)
-            reply = await self._transport.call(request, expect={200}, max_body=_MAX_PONG_BYTES)
-        except RegistryError as error:
-            if error.error_class is ErrorClass.TRANSIENT:
-                raise
-            return False
-        at_home = (reply.url.host, reply.url.path) == (url.host, url.path)
-        return at_home and reply.body.strip(b'"\r\n ') == b"Pong"
-
-    async def projects(self) -> AsyncGenerator[str, None]:
-        """List the names of all projects the login sees (``GET /projects``).
-
-        Raises:
-            RegistryError: any other answer, or none; for a registry that is no Harbor too.
-        """
-        async for page in self._named_pages("/projects", sort="project_id", key="project_id"):
-            for row in page:
-                name = project_of(row)
-                if name is not None:
-                    yield name
-
-    async def repositories(self, project: str) -> AsyncGenerator[ListedRepository, None]:
-        """List the repositories of a project (``GET /projects/{project}/repositories``).
-
-        Raises:
-            NotFound: there is no such project, or the login does not see it.
-            RegistryError: any other answer, or none; for a registry that is no Harbor too.
-        """
-        async for page in self._named_pages(f"/projects/{project}/repositories", sort="repository_id", key="id"):
-            for row in page:
-                repository = repository_of(row, self._registry, project)
-                if repository is not None:
-                    yield repository
-
-    async def artifacts_of_project(self, project: str) -> AsyncGenerator[list[Artifact], None]:
-        """List the artifacts of all repositories of a project, page by page (``GET /projects/{project}/artifacts``).
-
-        Raises:
-            NotFound: Harbor is older than 2.12, which brought this list; or there is no such project.
-            RegistryError: any other answer, or none.
-        """
-        async for page in self.pages(f"/projects/{project}/artifacts", _ARTIFACTS):
-            found = (artifact_of(row, self._registry, project) for row in page)
-            yield [artifact for artifact in found if artifact is not None]
-
-    async def artifacts(self, repository: Repository) -> AsyncGenerator[list[Artifact], None]:
-        """List a repository's artifacts, page by page (``GET /projects/{project}/repositories/{name}/artifacts``).
-
-        Args:
-            repository: one in a project.
-
-        Raises:
-            NotFound: there is no such repository.
-            RegistryError: any other answer, or none.
-        """
-        project, _, name = repository.name.partition("/")
-        # Harbor decodes the path before it splits it: a slash in a name is encoded twice.
-        path = f"/projects/{project}/repositories/{name.replace('/', '%252F')}/artifacts"
-        async for page in self.pages(path, _ARTIFACTS):
-            found = (artifact_of(row, self._registry, project, repository) for row in page)
-            yield [artifact for artifact in found if artifact is not None]
-
-    async def _named_pages(self, path: str, *, sort: str, key: str) -> AsyncGenerator[list[dict[str, Any]], None]:
-        try:
-            async for page in self.pages(path, sort=sort, key=key):
-                yield page
-        except NotFound as error:
-            error.add_note("a pattern of repositories needs a Harbor that lists them, and a login that may")
-            raise
-
-    def pages(
-        self, path: str, query: str = "", *, sort: str = "id", key: str = "id"
-    ) -> AsyncGenerator[list[dict[str, Any]], None]:
-        """Read all pages of one of Harbor's lists, in the order its rows were made.
-
-        Harbor passes over a ``sort`` by what is not a column of that list's table, so that has its own name for each.
-
-        Args:
-            path: below ``/api/v2.0``, percent-encoded.
-            query: further parameters, each behind an ``&``; may be empty.
-            sort: the column of the rows' ids.
-            key: where a row's id stands.
-
-        Raises:
-            RegistryError: any other answer than such a list, or none.
-        """
-
-        def wrong(what: str) -> ProtocolViolated:
-            return ProtocolViolated(what).at(self._registry, f"GET /api/v2.0{path}")
-
-        async def fetch(number: int) -> ListPage:
-            url = await self._transport.url(f"/api/v2.0{path}?page={number}&page_size={ROWS_A_PAGE}&sort={sort}{query}")
-            headers = {"Accept": "application/json", "X-Is-Resource-Name": "true"}
-            request = Request("GET", url, headers=headers, basic=True)
-            reply = await self._transport.call(request, expect={200}, max_body=_MAX_PAGE_BYTES)
-            try:
-                rows = json.loads(reply.body)
-            except (ValueError, RecursionError):
-                rows = None
-            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-                raise wrong("the answer is not one of Harbor's lists")
-            total = reply.headers.get("X-Total-Count", "")
-            return ListPage(rows, int(total) if total.isascii() and total.isdigit() and len(total) < 20 else None)
-
-        return each_page(fetch, wrong, key)
+    return time if time.year > 1 else None

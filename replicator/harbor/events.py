@@ -1,7 +1,7 @@
-"""Harbor's webhook payloads, in both formats, read into what a replicator needs to know. No HTTP, no queue.
+"""A parser of Harbor's webhook payloads, without HTTP or queue.
 
-Formats: "Default" (``{"type", "occur_at", "operator", "event_data"}``) and, from Harbor 2.8, "CloudEvents"
-(CloudEvents 1.0, structured mode). Both are read from what they hold, whatever the Content-Type says.
+Formats: "Default" (``{"type", "occur_at", "operator", "event_data"}``) and, since Harbor 2.8, "CloudEvents"
+(CloudEvents 1.0, structured mode). They are told apart by their content, whatever the Content-Type says.
 """
 
 from __future__ import annotations
@@ -29,41 +29,41 @@ _CLOUD_TYPES = {
     "harbor.tag_retention.finished": "TAG_RETENTION",
 }
 TYPES = frozenset(_CLOUD_TYPES.values())
-"""The types of Harbor's events that are known, as the Default format names them."""
+"""The known types of events, as the Default format names them."""
 
 _MAX_RESOURCES = 1000
-"""Harbor sends one; a list this long is no event of Harbor's."""
+"""Harbor sends one; a longer list is not one of Harbor's events."""
 _MAX_NAME = 100
 
 
 class Fate(StrEnum):
-    """What became of a delivery."""
+    """The result of a delivery."""
 
     QUEUED = "queued"
-    """Copies were queued for it."""
+    """Copies were queued."""
     IGNORED = "ignored"
-    """It asks for nothing that the rules name."""
+    """The rules ask for no copy."""
     MALFORMED = "malformed"
-    """It was no event of Harbor's, or did not arrive whole."""
+    """The body was not one of Harbor's events, or was cut off."""
     UNAUTHORIZED = "unauthorized"
-    """It had not the webhook's token."""
+    """The webhook's token was missing or wrong."""
     UNAVAILABLE = "unavailable"
-    """The queue could not take it."""
+    """The queue could not take the copies."""
 
 
 class MalformedEvent(ValueError):
-    """The body is not an event of Harbor's; the message says what is wrong with it."""
+    """The body is not one of Harbor's events; the message says what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """Something was pushed.
+    """One pushed artifact.
 
     Attributes:
-        repository: its full name at Harbor, project included, e.g. ``team/app/api``.
-        tag: the tag, or None where it was pushed by digest.
-        digest: the manifest's digest, where the event names it.
-        host: Harbor's name for itself, as ``host`` or ``host:port``, where the event names it.
+        repository: its full name at Harbor, with the project, e.g. ``team/app/api``.
+        tag: None if it was pushed by digest.
+        digest: of the manifest; None if the event does not say.
+        host: Harbor's own name, as ``host`` or ``host:port``; None if the event does not say.
     """
 
     repository: str
@@ -77,10 +77,10 @@ class Event:
     """One event.
 
     Attributes:
-        type: Harbor's name of it in the Default format, e.g. ``PUSH_ARTIFACT``.
-        pushes: what was pushed; empty for any other type.
-        id: the same over all attempts to deliver it, where the format has one (CloudEvents).
-        occurred: when, where the event tells.
+        type: as the Default format names it, e.g. ``PUSH_ARTIFACT``.
+        pushes: empty for any other type.
+        id: the same in all attempts to deliver the event; None in the Default format.
+        occurred: when it happened; None if the event does not say.
     """
 
     type: str
@@ -90,16 +90,14 @@ class Event:
 
 
 def parse_event(body: bytes) -> Event:
-    """Read an event.
-
-    Args:
-        body: the request's body, JSON.
+    """Parse the body of a delivery.
 
     Raises:
-        MalformedEvent: it is no event of Harbor's, or a push of something that can't be.
+        MalformedEvent: it is not one of Harbor's events, or the push names an impossible repository, tag or digest.
     """
     try:
         content = json.loads(body)
+    # A body of nothing but opening brackets makes the parser recurse too deeply.
     except (ValueError, RecursionError):
         raise MalformedEvent("the body is not JSON") from None
     if not isinstance(content, dict):
@@ -107,7 +105,7 @@ def parse_event(body: bytes) -> Event:
     if "specversion" in content:
         return _cloud_event(content)
     if not isinstance(content.get("type"), str):
-        raise MalformedEvent("the body has no type: neither of Harbor's formats, Default or CloudEvents")
+        raise MalformedEvent("the body has no type: it is in neither of Harbor's formats, Default and CloudEvents")
     occurred = content.get("occur_at")
     return Event(
         _shown(content["type"]),
@@ -148,7 +146,7 @@ def _repository_name(repository: dict[str, Any]) -> str:
     if not full and repository.get("namespace") and repository.get("name"):
         full = f"{repository['namespace']}/{repository['name']}"
     if not isinstance(full, str) or not is_repository_name(full):
-        raise MalformedEvent("the push has no repository.repo_full_name that is a repository's name")
+        raise MalformedEvent("the push has no repository.repo_full_name, or it is not the name of a repository")
     return full
 
 
@@ -156,7 +154,7 @@ def _push(name: str, resource: Any, where: str) -> Push:
     if not isinstance(resource, dict):
         raise MalformedEvent(f"{where} is not an object")
     tag, digest = resource.get("tag") or None, resource.get("digest") or None
-    # A push by digest has the digest where the tag would be.
+    # Harbor puts the digest into "tag" when an artifact is pushed by digest.
     if isinstance(tag, str) and is_digest(tag):
         tag, digest = None, tag
     if tag is not None and not (isinstance(tag, str) and is_tag(tag)):
@@ -165,17 +163,19 @@ def _push(name: str, resource: Any, where: str) -> Push:
         raise MalformedEvent(f"{where}.digest is not a digest")
     if tag is None and digest is None:
         raise MalformedEvent(f"{where} has neither tag nor digest")
+    # Harbor's name for itself is in the image's address alone, e.g. "harbor.example.com/team/app:v1".
     url = resource.get("resource_url")
     host = url.partition("/")[0].lower() if isinstance(url, str) and "/" in url else None
     return Push(name, tag, digest, _shown(host) if host else None)
 
 
 def _shown(text: str) -> str:
-    """A text from outside as it may stand in a log or an answer."""
+    """Return a text from outside in a form that is safe in a log or an answer."""
     return "".join(character if character.isprintable() else "?" for character in text[:_MAX_NAME])
 
 
 def _from_seconds(value: Any) -> datetime | None:
+    # To Python, a bool is an int.
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -186,7 +186,7 @@ def _from_seconds(value: Any) -> datetime | None:
 
 def _from_text(value: Any) -> datetime | None:
     try:
-        moment = datetime.fromisoformat(value)
+        time = datetime.fromisoformat(value)
     except (ValueError, TypeError):
         return None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)

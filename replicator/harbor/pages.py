@@ -1,12 +1,12 @@
-"""Harbor's numbered pages, read so that no row is missed and none comes twice while others push and delete.
+"""A reader of Harbor's numbered pages that misses no row and repeats none while others push and delete.
 
-Sorted by id, what is pushed comes on the last page and shifts none. What is deleted shifts all that follows towards
-the front: the rows between the page read before and the next one would be missed. Harbor says on each page how many
-rows there are in all; when that falls, pages are read again from where the last row seen before must be by then.
-What is deleted and pushed in equal numbers between two pages can't be noticed.
+Pages are sorted by id, so a new row is on the last page and shifts nothing. A deleted row shifts all that follow it
+towards the front: the first rows of the next page move to the page that was read already, and would be missed. Each
+page comes with the total number of rows; if that has fallen, the reader steps back to a page with a row that it knows.
+Equal numbers of rows deleted and added between two pages go unnoticed.
 
-Older Harbors cut the list into pages first and leave out accessories then: a page with few rows, or none, need not be
-the last. A list ends when as many rows came as there are.
+Older Harbors cut the list into pages before they drop accessories, so a short or empty page need not be the last. A
+list ends when as many rows were read as there are.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
 ROWS_A_PAGE = 100
-"""Rows a page; Harbor refuses more."""
+"""Harbor refuses a larger page."""
 _MAX_REQUESTS = 100_000
 _MAX_STALLS = 100
-"""Requests that lead no further, in a row, before a list counts as one that never ends."""
+"""Requests in a row without a new row, after which a list counts as endless."""
 _ENOUGH_EMPTY = 10
-"""Pages without a row, one after the other, behind which nothing is looked for in a list that has shrunk."""
+"""Empty pages in a row that end a list which has shrunk, so that its length is not known any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListPage:
-    """One page as it was answered.
+    """One page.
 
     Attributes:
-        rows: what stands on it.
-        total: how many rows all pages have at that moment; None where Harbor did not say.
+        total: the number of rows of all pages at that moment; None if Harbor did not say.
     """
 
     rows: list[dict[str, Any]]
@@ -45,20 +44,20 @@ async def each_page(
     """Read all pages of a list that is sorted by its rows' ids.
 
     Args:
-        fetch: reads the page of a number, from 1.
-        wrong: makes the error for pages that can't be right, of what is wrong with them.
-        key: where a row's id stands. Rows without one, or out of order, are taken as they come.
+        fetch: reads a page by its number, from 1.
+        wrong: makes the error for pages that can't be right, from a description.
+        key: the id's key in a row. If ids are missing or out of order, rows are taken as they come.
 
     Yields:
-        The rows of a page that were not on an earlier one; no page without any.
+        The new rows of a page, if there are any.
 
     Raises:
-        Exception: what ``fetch`` raises; what ``wrong`` makes when pages repeat themselves or never end.
+        Exception: an error of ``fetch``; one of ``wrong``, if pages repeat themselves or never end.
     """
     reading = _Reading(key)
     while not reading.ended:
         if reading.requests >= _MAX_REQUESTS or reading.stalls > _MAX_STALLS:
-            raise wrong("the pages of the list never end; it may have changed too much while it was read")
+            raise wrong("the pages of the list never end; it may have changed too often while it was read")
         page = await reading.next_page(fetch)
         if reading.misses_rows_before(page):
             reading.step_back(page)
@@ -71,13 +70,13 @@ async def each_page(
 
 
 class _Reading:
-    """How far a list has been read.
+    """The position in a list.
 
     Attributes:
-        number: of the page that comes next.
-        ended: whether all was read.
-        requests: pages that were asked for.
-        stalls: those of them, since there was a new row, that led back or no further.
+        number: of the next page.
+        ended: whether everything was read.
+        requests: pages that were fetched.
+        stalls: steps back, and pages without a new row, since the last new row.
     """
 
     def __init__(self, key: str) -> None:
@@ -93,8 +92,8 @@ class _Reading:
         self._has_shrunk = False
         self._empty = 0
         self._before: list[dict[str, Any]] = []
-        # A page that was read before it was noticed that rows in front of it are missing; and whether the next page
-        # is one that must hold a row that is known.
+        # The page that showed that rows before it are missing, kept until the reader is there again; and whether the
+        # reader is stepping back, so that the next page must have a known row.
         self._ahead: tuple[int, ListPage] | None = None
         self._rejoining = False
 
@@ -108,10 +107,10 @@ class _Reading:
         return page
 
     def misses_rows_before(self, page: ListPage) -> bool:
-        """Tell whether rows may be missing between what was taken and ``page``.
+        """Tell whether rows may be missing between the last row taken and ``page``.
 
-        There are none if it begins with a row that is known. A page kept ahead follows one that was read later, whose
-        rows had moved to the front at the most: nothing is between the two.
+        None are missing if the page begins with a known row. The kept page follows a page that was read later. In the
+        meantime rows can only have moved to the front, so none are missing between these two.
         """
         self._has_shrunk = self._has_shrunk or (not self._is_ahead and self._fallen(page) > 0)
         if self.number == 1 or not self._ascending or self._is_ahead:
@@ -123,7 +122,8 @@ class _Reading:
     def step_back(self, page: ListPage) -> None:
         if self._ahead is None:
             self._ahead = self.number, page
-        # What was deleted may stand behind the last row that was taken: then one page is enough.
+        # At first one page, because the deleted rows may all be behind the last row taken. If that was not enough, as
+        # many pages as the fallen total explains.
         pages = max(1, -(-self._fallen(page) // ROWS_A_PAGE)) if self._rejoining else 1
         self.number = max(1, self.number - pages)
         self._rejoining = True
@@ -131,12 +131,12 @@ class _Reading:
         self.stalls += 1
 
     def repeats(self, page: ListPage) -> bool:
-        # Where rows moved to the front, the last of them may well be on two pages.
+        # After rows have moved to the front, the last ones may well be on two pages.
         moved = self._rejoining or (self._has_shrunk and self._ascending)
         return bool(page.rows) and page.rows == self._before and not moved
 
     def take(self, page: ListPage) -> list[dict[str, Any]]:
-        """Take a page in; return its rows that are new."""
+        """Take a page, and return its new rows."""
         fresh = page.rows
         if self._ascending:
             fresh = [row for row in page.rows if row[self._key] > self._last_id]
@@ -163,7 +163,7 @@ class _Reading:
         if page.total is None:
             return len(page.rows) < ROWS_A_PAGE
         if self._has_shrunk:
-            # What came may be gone by now, so how much is to come is not known.
+            # Rows that were taken may be deleted by now, so the total does not tell how many are left.
             return self._empty >= _ENOUGH_EMPTY
         return self._seen == page.total or (not page.rows and self._seen > page.total)
 

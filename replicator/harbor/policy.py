@@ -1,7 +1,7 @@
-"""Webhook policies of Harbor's projects, as values ("WebhookPolicy" of the API). No network.
+"""Webhook policies of Harbor's projects as values ("WebhookPolicy" of the API), without network.
 
-Harbor shows what it sends as ``Authorization`` (``auth_header``) to everyone who may list policies: it is compared
-here, and stands in no text.
+Harbor shows the ``Authorization`` header that it sends (``auth_header``) to everyone who may list policies. Here it is
+only compared, and is never part of a text.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PATH = "/webhooks/harbor"
-"""Where the webhook is; a registry's name behind it says whose events come."""
+"""The path of the webhook; it may be followed by the name of the Harbor that sends the events."""
 NAME = "replicator"
-"""What our policies are called."""
+"""The name of our policies."""
 EVENT_TYPES = ("PUSH_ARTIFACT",)
-"""What our policies are told of."""
+"""The events that our policies send."""
 DEFAULT = "Default"
 CLOUD_EVENTS = "CloudEvents"
 
@@ -34,14 +34,14 @@ _NAMING = re.compile(rf"(?P<bare>.*{PATH})/(?P<registry>[^/]+)/?")
 
 @dataclass(frozen=True, slots=True)
 class PolicyTarget:
-    """Where a policy's events go.
+    """A receiver of a policy's events.
 
     Attributes:
         address: the URL.
-        auth_header: what is sent as ``Authorization``; empty for nothing. Never shown.
+        auth_header: sent as ``Authorization``; empty for none. Never shown.
         payload_format: ``Default`` or ``CloudEvents``.
-        skip_cert_verify: whether Harbor takes any certificate.
-        type: ``http``, or ``slack``.
+        skip_cert_verify: whether Harbor accepts any certificate.
+        type: ``http`` or ``slack``.
     """
 
     address: str
@@ -51,7 +51,7 @@ class PolicyTarget:
     type: str = "http"
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as the API takes it; a Harbor before 2.8 knows no ``payload_format``."""
+        """Return the JSON of the API; a Harbor before 2.8 has no ``payload_format``, so the default is left out."""
         return {
             "type": self.type,
             "address": self.address,
@@ -62,15 +62,15 @@ class PolicyTarget:
 
     @property
     def registry(self) -> str | None:
-        """The registry that its address names; None if it names none."""
+        """The registry that the address names; None if it names none."""
         return named_registry(self.address)
 
     def is_at(self, address: str) -> bool:
-        """Tell whether it is ``address``, whatever registry either names."""
+        """Tell whether it goes to ``address``, whichever registry either of them names."""
         return _bare(self.address) == _bare(address)
 
     def sends(self, token: str) -> bool:
-        """Tell whether it sends ``token``, alone or behind ``Bearer``: the webhook takes both."""
+        """Tell whether it sends ``token``, with or without ``Bearer``: the webhook accepts both."""
         return _token(self.auth_header) == token
 
 
@@ -79,12 +79,9 @@ class Policy:
     """A webhook policy of a project.
 
     Attributes:
-        id: its number at Harbor; None for one that is not there yet.
+        id: None for one that does not exist yet.
         name: unique in its project.
-        description: for people.
-        enabled: whether it is told anything.
-        event_types: Harbor's names of events.
-        targets: where they go.
+        event_types: in the Default format's names.
     """
 
     id: int | None
@@ -95,7 +92,7 @@ class Policy:
     targets: tuple[PolicyTarget, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as the API takes it."""
+        """Return the JSON of the API."""
         return {
             "name": self.name,
             "description": self.description,
@@ -105,36 +102,35 @@ class Policy:
         }
 
     def is_ours(self, address: str | None) -> bool:
-        """Tell whether it is one of ours: by its name, or because it does nothing but send to ``address``."""
+        """Tell whether it is one of ours: it has our name, or sends to ``address`` and nowhere else."""
+        # A policy with other receivers is a person's: correcting or removing it would cut those off.
         return self.name == NAME or (len(self.targets) == 1 and self.sends_to(address))
 
     def sends_to(self, address: str | None) -> bool:
-        """Tell whether one of its targets is ``address``, whatever registry either names."""
+        """Tell whether one of its targets is ``address``, whichever registry either of them names."""
         return address is not None and any(target.is_at(address) for target in self.targets)
 
     def corrected(self, target: PolicyTarget) -> Policy:
-        """Return it as it must be to send pushes to ``target``; its name and description stay."""
+        """Return the policy changed to send pushes to ``target``; its name and description stay."""
         return replace(self, enabled=True, event_types=EVENT_TYPES, targets=(target,))
 
     def differs(self, target: PolicyTarget) -> bool:
-        """Tell whether it must be changed to send pushes to ``target``.
-
-        A token alone is as good as one behind ``Bearer``: the webhook takes both.
-        """
+        """Tell whether it must be changed to send pushes to ``target``."""
+        # A token without Bearer is no difference: the webhook accepts both, and a person may have typed it.
         have = tuple(replace(each, auth_header=_token(each.auth_header)) for each in self.targets)
         want = (replace(target, auth_header=_token(target.auth_header)),)
         return not self.enabled or self.event_types != EVENT_TYPES or have != want
 
 
 def new_policy(target: PolicyTarget) -> Policy:
-    """Return the policy that sends pushes to ``target``, not yet at any Harbor."""
+    """Return a policy to create, which sends pushes to ``target``."""
     return Policy(
-        None, NAME, "tells the replicator what was pushed", enabled=True, event_types=EVENT_TYPES, targets=(target,)
+        None, NAME, "sends pushes to the replicator", enabled=True, event_types=EVENT_TYPES, targets=(target,)
     )
 
 
 def policy_of(row: Mapping[str, Any]) -> Policy | None:
-    """Read a row of ``GET /projects/{project}/webhook/policies``; None for what has no number or name."""
+    """Read a row of ``GET /projects/{project}/webhook/policies``; None if it has no id or no name."""
     number, name = row.get("id"), row.get("name")
     if type(number) is not int or number < 0 or not isinstance(name, str):
         return None
@@ -150,13 +146,14 @@ def policy_of(row: Mapping[str, Any]) -> Policy | None:
 
 
 def payload_format(version: str | None) -> str:
-    """Return the best format that a Harbor has, by its ``harbor_version``; ``Default`` where that is not known."""
+    """Return the best payload format of a Harbor by its ``harbor_version``; ``Default`` if that is not known."""
+    # CloudEvents is the better one: its events have an id, which is the same in all attempts to deliver them.
     match = _VERSION.match(version or "")
     return CLOUD_EVENTS if match and (int(match[1]), int(match[2])) >= _CLOUD_EVENTS_SINCE else DEFAULT
 
 
 def shown_address(address: str) -> str:
-    """Write an address without what can be a secret in it: a user, and what the query says of other than a registry."""
+    """Return an address without its possible secrets: a user, and any parameter of the query but ``registry``."""
     try:
         url = URL(address)
         bare = url.with_user(None) if url.absolute else url
@@ -167,10 +164,10 @@ def shown_address(address: str) -> str:
 
 
 def for_registry(address: str, registry: str) -> str:
-    """Return the webhook's address with the registry it is told from in it, in place of any other that it names.
+    """Return the webhook's address with the name of the sending registry in it, in place of any other.
 
-    It stands in the path, as Harbor means to leave the query out. A path of another name is a proxy's, which may know
-    nothing behind it: there the query has to do (``?registry=``).
+    The name is added to the path, because Harbor intends to drop the query of addresses. A path that is not
+    ``/webhooks/harbor`` is a proxy's, which may not forward longer ones: there the query has it (``?registry=``).
     """
     url = URL(address)
     bare, _ = _split(url.path)
@@ -181,7 +178,7 @@ def for_registry(address: str, registry: str) -> str:
 
 
 def named_registry(address: str) -> str | None:
-    """Return the registry that an address of the webhook names, in its path or its query; None if it names none."""
+    """Return the registry that an address of the webhook names, in its path or query; None if it names none."""
     try:
         url = URL(address)
         return _split(url.path)[1] or url.query.get("registry")
@@ -190,7 +187,7 @@ def named_registry(address: str) -> str | None:
 
 
 def names_in_query(address: str) -> bool:
-    """Tell whether an address names a registry in its query though its path could."""
+    """Tell whether an address names a registry in its query although its path could."""
     try:
         url = URL(address)
         return is_webhook_path(url.path) and "registry" in url.query
@@ -199,12 +196,12 @@ def names_in_query(address: str) -> bool:
 
 
 def is_webhook_path(path: str) -> bool:
-    """Tell whether a path is that of a webhook, whatever stands before it and whichever registry it names."""
+    """Tell whether a path is the webhook's, with any prefix and any registry."""
     return _split(path)[0].endswith(PATH)
 
 
 def canonical(registry: str) -> str:
-    """Return one spelling for one host: lower case, without a port that its scheme has anyway."""
+    """Return the canonical spelling of a host: lower case, without a default port."""
     return registry.lower().removesuffix(":443").removesuffix(":80")
 
 
@@ -219,17 +216,19 @@ def _target(row: Mapping[str, Any]) -> PolicyTarget:
 
 
 def _bare(address: str) -> str:
-    """An address without what tells whom it is told from: one spelling for one receiver."""
+    """Return an address without the registry that it names: one spelling for one receiver."""
     try:
         url = URL(address)
+        # This drops the query as well, where the registry is if a proxy's path can't have it.
         return str(url.with_path(_split(url.path)[0]))
     except ValueError:
         return address
 
 
 def _split(path: str) -> tuple[str, str | None]:
-    """A path without the registry that it names, and that."""
+    """Split a path into the part before the registry that it names, and that registry."""
     found = _NAMING.fullmatch(path)
+    # Behind a proxy, /webhooks/harbor may be followed by a part of the proxy's own.
     if found is None or not is_registry(found["registry"]):
         return path.rstrip("/"), None
     return found["bare"], found["registry"]

@@ -1,7 +1,7 @@
-"""A sample event to the webhook itself, as Harbor would send it, and what the answer means.
+"""A sample event for the webhook, sent the way Harbor sends events, and the meaning of the answer.
 
-The sample is of a type that is none of Harbor's, and is not a push: whatever the rules say, no copy comes of it. The
-type is another one each time, and the webhook's answer repeats it: so it is known that a replicator read it.
+The type of the sample is not one of Harbor's, so it causes no copy whatever the rules are. It is random, and the
+webhook's answer repeats it, which proves that a replicator read the sample.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import aiohttp
 from replicator.harbor.policy import CLOUD_EVENTS, DEFAULT, shown_address
 
 _SECONDS = 3.0
-"""What Harbor waits for an answer."""
+"""Harbor's own timeout."""
 _MAX_ANSWER = 16 * 1024
 _CONTENT_TYPES = {DEFAULT: "application/json", CLOUD_EVENTS: "application/cloudevents+json"}
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of a sample.
+    """The result of a sample.
 
     Attributes:
         format: ``Default`` or ``CloudEvents``.
         status: of the answer; None if there was none.
-        ok: whether a replicator took it.
-        meaning: what that means, and what to do.
+        ok: whether a replicator accepted it.
+        meaning: for a person, with what to do.
     """
 
     format: str
@@ -44,8 +44,8 @@ async def send_samples(url: str, token: str | None, *, verify: bool = True) -> l
 
     Args:
         url: the webhook's address.
-        token: what it wants as ``Authorization``, behind ``Bearer``; None sends nothing.
-        verify: check its TLS certificate.
+        token: sent as ``Authorization: Bearer``; None to send none.
+        verify: whether to verify the TLS certificate.
     """
     timeout = aiohttp.ClientTimeout(total=_SECONDS)
     async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session:
@@ -62,19 +62,14 @@ async def _send(session: aiohttp.ClientSession, url: str, token: str | None, for
             body = await response.content.read(_MAX_ANSWER)
             while len(body) < _MAX_ANSWER and (more := await response.content.read(_MAX_ANSWER - len(body))):
                 body += more
-            taken = response.status == 200 and _ignored(body).startswith(f"{kind} ")
-            return Answer(form, response.status, taken, _meaning(response, taken=taken))
+            accepted = response.status == 200 and _ignored(body).startswith(f"{kind} ")
+            return Answer(form, response.status, accepted, _meaning(response, accepted=accepted))
     except (aiohttp.ClientError, OSError, ValueError) as error:
         return Answer(form, None, ok=False, meaning=_failure(error))
 
 
 def sample(form: str, kind: str) -> dict[str, Any]:
-    """Build an event as Harbor does, of a type that is none of Harbor's.
-
-    Args:
-        form: ``Default`` or ``CloudEvents``.
-        kind: the type.
-    """
+    """Build an event of the type ``kind`` in a format of Harbor's (``Default`` or ``CloudEvents``)."""
     now = datetime.now(UTC)
     if form == DEFAULT:
         return {"type": kind, "occur_at": int(now.timestamp()), "operator": "replicator", "event_data": {}}
@@ -90,6 +85,7 @@ def sample(form: str, kind: str) -> dict[str, Any]:
 
 
 def _ignored(body: bytes) -> str:
+    """Return the webhook's reason for ignoring an event, which begins with the event's type."""
     try:
         said = json.loads(body)["ignored"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -97,36 +93,39 @@ def _ignored(body: bytes) -> str:
     return said if isinstance(said, str) else ""
 
 
-def _meaning(response: aiohttp.ClientResponse, *, taken: bool) -> str:
+def _meaning(response: aiohttp.ClientResponse, *, accepted: bool) -> str:
     status = response.status
-    if taken:
-        return "a replicator took it, and copies nothing for it: address and token are right"
+    if accepted:
+        return "address and token are right: a replicator accepted the sample, and copies nothing for it"
     if 200 <= status < 300:
-        return "who answers is no replicator's webhook: is the path /webhooks/harbor, and does a proxy pass it on?"
+        return "the answer is not a replicator's: check that the path is /webhooks/harbor, and that a proxy forwards it"
     if 300 <= status < 400:
         where = shown_address(response.headers.get("Location", "nowhere"))
-        return f"redirected to {where}: Harbor does not deliver through every redirect; use the final address"
+        return f"use the final address: this one redirects to {where}, and Harbor does not follow every redirect"
     if status in (401, 403):
-        return "the token is not the one the replicator was started with (REPLICATOR_WEBHOOK_TOKEN), or a proxy refuses"
+        return (
+            "use the token that the replicator was started with (REPLICATOR_WEBHOOK_TOKEN); if it is the same, a proxy "
+            "refuses the request"
+        )
     if status in (404, 405):
-        return "there is no webhook at this path: it is /webhooks/harbor, unless a proxy changes it"
+        return "there is no webhook at this path: use /webhooks/harbor, unless a proxy changes it"
     if status in (502, 503, 504):
-        return "a proxy answers in the replicator's place, or its queue is away: is replicator serve running?"
-    return "an answer that no replicator gives: what stands in front of it?"
+        return "check that replicator serve is running: a proxy answers in its place, or its queue is unavailable"
+    return "no replicator answers like this: check which proxy or server is at this address"
 
 
 def _failure(error: Exception) -> str:
     if isinstance(error, TimeoutError):
-        return f"no answer within {_SECONDS:g} s, which is all that Harbor waits: is a firewall in between?"
+        return f"no answer within {_SECONDS:g} s, Harbor's own timeout: check for a firewall in between"
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return (
-            "its TLS certificate is not trusted here: Harbor needs its authority among those it trusts, or a policy "
-            "with --skip-cert-verify"
+            "the TLS certificate is not trusted here: add its authority to those that Harbor trusts, or register the "
+            "policy with --skip-cert-verify"
         )
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "the host's name can't be resolved"
+        return "the name of the host can't be resolved"
     if isinstance(error, aiohttp.ClientConnectorSSLError):
-        return "no TLS there: is it plain http://?"
+        return "the server does not speak TLS: use http:// if that is intended"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return "can't connect: is replicator serve running, and its port published?"
+        return "can't connect: check that replicator serve is running and its port is published"
     return f"the connection broke: {type(error).__name__}"

@@ -1,1 +1,1 @@
-"""The rules applied to a Harbor: one push (`job`), everything (`backfill`), and on a schedule (`reconciler`)."""
+"""The rules applied to a Harbor: to one push (`job`), to everything (`backfill`) and on a schedule (`reconciler`)."""

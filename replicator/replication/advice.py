@@ -1,11 +1,11 @@
-"""What a registry's refusal most likely means, and what to do about it, in words for an operator."""
+"""Advice for operators: what the refusal of a registry most likely means, and what to do first."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from replicator.aliyun import acr
-from replicator.aliyun.errors import AccountRefused, NamespaceMissing
+from replicator.aliyun.errors import AccountIncomplete, AccountRefused, NamespaceMissing
 from replicator.aliyun.operations import ram_action
 from replicator.registry.errors import (
     AskedLoginRefused,
@@ -22,15 +22,19 @@ if TYPE_CHECKING:
     from replicator.reference import Reference, Repository
 
 _NOT_AN_IMAGE = "unknown manifest class"
-"""What ACR, and a distribution registry that takes images only, says of a manifest that is none of an image."""
+"""How ACR, and a distribution registry that takes only images, refuses the manifest of anything else."""
+_ACR_LOGIN = (
+    "; for ACR they are those of the Access Credential page, not the console's: a RAM user is user@account-id there, "
+    "and sets a password of its own"
+)
 
 
 def explained(error: ReplicatorError, destination: Reference | None = None) -> str:
-    """Return an error's own words, followed by advice where there is any.
+    """Return the text of an error, followed by advice where there is any.
 
     Args:
         error: what went wrong.
-        destination: where the copy was to go, if it was one; a refusal there is one of a push.
+        destination: the destination of the copy that failed; a refusal by its registry is one of a push.
     """
     if not isinstance(error, RegistryError):
         return str(error)
@@ -39,7 +43,11 @@ def explained(error: ReplicatorError, destination: Reference | None = None) -> s
 
 
 def may_lack_repository(error: RegistryError, repository: Repository) -> bool:
-    """Tell whether a refusal may mean that ``repository`` is not there to be pushed to; it can mean much else."""
+    """Tell whether a refused push may mean that ``repository`` does not exist.
+
+    ACR answers "denied" to a push into a missing repository, and to many other pushes. So True is only a hint that
+    creating the repository is worth an attempt.
+    """
     if error.registry != repository.registry or f"/v2/{repository.name}/" not in error.request:
         return False
     if isinstance(error, NotFound):
@@ -52,53 +60,56 @@ def _advice(error: RegistryError, destination: Reference | None) -> str:
     if isinstance(error, LoginRefused):
         return _login_advice(error)
     if isinstance(error, NamespaceMissing):
-        return "create the namespace at ACR, or allow it with namespaces: true beside repositories under create"
+        return "create the namespace in ACR's console, or set namespaces: true next to repositories under create"
     if isinstance(error, TooManyRequests) and "OpenAPI" in error.why:
-        return "it takes about 15 requests a second; other programs with this account count too"
+        return "the OpenAPI allows about 15 requests a second for an account, shared by all programs that use it"
     if isinstance(error, TooManyRequests):
-        return "fewer copies at once (REPLICATOR_CONCURRENCY, --proc) may help"
+        return "if this happens often, run fewer copies at once (REPLICATOR_CONCURRENCY, --proc)"
     if not isinstance(error, Denied | Unauthorized):
         return ""
     if _NOT_AN_IMAGE in error.why:
         return (
-            "it takes only images: a manifest with any other config (an attestation, a signature, a chart) is refused "
-            "for good; attestations: strip in the rule (--attestations strip) leaves attestations out"
+            "it takes only images, and never a manifest with another config (an attestation, a signature, a chart); "
+            "to copy an image without its attestations, set attestations: strip in the rule (--attestations strip)"
         )
     if destination is not None and error.registry == destination.registry:
         return _push_advice(error, destination)
     return (
-        f"check username and password of {error.registry} under auth, whether its robot account has expired, and "
-        "whether it may pull and list here"
+        f"check the username and password of {error.registry} under auth, that its robot account has not expired, and "
+        "that it may pull and list here"
     )
 
 
 def _login_advice(error: LoginRefused) -> str:
-    asked = isinstance(error, AccountRefused | AskedLoginRefused)
-    if "USER_NOT_EXIST" in error.why and asked:
+    if isinstance(error, AccountIncomplete):
+        return ""  # it says itself what to add
+    # An account or a credential helper supplied this login: there is no password under auth that could be wrong.
+    supplied = isinstance(error, AccountRefused | AskedLoginRefused)
+    if "USER_NOT_EXIST" in error.why and supplied:
         return (
-            "the RAM user or role of the account under aliyun has never set up Container Registry: open its console "
-            "once as this user, in the registry's region; then check region and instance_id"
+            "open the Container Registry console once as the RAM user or role of the account under aliyun, in the "
+            "registry's region: it has never set up Container Registry; then check region and instance_id"
         )
     if "USER_NOT_EXIST" in error.why:
         return (
-            "this RAM user has never set up Container Registry: open its console once as this user, in the registry's "
-            "region, and set a password on the Access Credential page; then check that the username under auth is "
-            "user@account-id"
+            "open the Container Registry console once as this RAM user, in the registry's region, and set a password "
+            "on the Access Credential page: it has never set up Container Registry; then check that the username "
+            "under auth is user@account-id"
         )
     if isinstance(error, AccountRefused):
         return (
-            "check the account under aliyun: its access key or role, whether its RAM policy allows "
+            "check the account under aliyun: its access key or role, that its RAM policy allows "
             f"{ram_action(error.request)}, and region and instance_id"
         )
     if isinstance(error, AskedLoginRefused):
         if not acr.is_acr(error.registry):
-            return f"check the login of {error.registry} where it is asked for: in Docker's helper or file"
+            return f"check the login of {error.registry} in Docker's credential helper or config file"
         return (
-            "the login was asked for and is refused all the same: check that the account under aliyun is the one that "
-            "the registry belongs to, and region and instance_id; or the login in Docker's helper, if it is from there"
+            "check that the registry belongs to the account under aliyun, and check region and instance_id; if the "
+            "login comes from Docker's credential helper, check it there"
         )
-    hint = acr.LOGIN_HINT if acr.is_acr(error.registry) else ""
-    return f"check username and password of {error.registry} under auth{hint}"
+    hint = _ACR_LOGIN if acr.is_acr(error.registry) else ""
+    return f"check the username and password of {error.registry} under auth{hint}"
 
 
 def _push_advice(error: RegistryError, destination: Reference) -> str:
@@ -106,25 +117,23 @@ def _push_advice(error: RegistryError, destination: Reference) -> str:
     segments = destination.repository.name.count("/") + 1
     at_acr = acr.is_acr(error.registry)
     if at_acr and segments != acr.NAME_SEGMENTS:
-        return (
-            f"a repository at ACR is exactly namespace/name, not {segments} segment{'s' if segments > 1 else ''}; "
-            "{flat} in the rule's destination makes one segment of a nested name"
-        )
+        wrong = f"a repository at ACR is exactly namespace/name, not {segments} segment{'s' if segments > 1 else ''}"
+        if segments < acr.NAME_SEGMENTS:
+            return f"{wrong}: put a namespace in front of the name in the rule's destination"
+        return f"{wrong}: use {{flat}} in the rule's destination, which makes one segment of a nested name"
     endpoint = acr.endpoint_of(error.registry) if at_acr else None
-    quota = "a quota is used up"
+    quota = "quota is used up"
     if endpoint is not None and endpoint.edition is acr.Edition.PERSONAL:
         quota += " (the Personal Edition has 3 namespaces and 300 repositories)"
     if acr.is_of_quantity(error.why):
-        return f"{quota}: delete what is not needed, or have the quota raised"
-    missing = (
-        "the repository does not exist and the namespace does not create repositories by itself (Automatically Create "
-        f"Repository{'; or create under aliyun in the rules' if at_acr else ''})"
-    )
-    causes = [
-        "the login may not push here",
-        f"the namespace {namespace!r} does not exist",
-        missing,
-        *([] if at_acr else ["the name has more segments than namespace/repository"]),
-        quota,
+        return f"a {quota}: delete repositories or namespaces that are not needed, or have the quota raised"
+    creating = f"Automatically Create Repository{', or create under aliyun in the rules' if at_acr else ''}"
+    # ACR says "denied" for all of these. The order is that of docs/operations.md, the most frequent cause first.
+    checks = [
+        "the login may push here",
+        f"the namespace {namespace!r} exists",
+        f"the repository exists, or its namespace creates it ({creating})",
+        *([f"the registry takes names of {segments} segments"] if segments > acr.NAME_SEGMENTS else []),
+        f"no {quota}",
     ]
-    return f"for a push this can mean: {'; '.join(causes)}"
+    return f"check in this order: {'; '.join(checks)}"

@@ -1,12 +1,9 @@
-"""One tag at its source held against its destination, and whether that can be spared.
-
-How a backfill goes about its work, as its caller wishes.
-"""
+"""The comparison of one tag at its source with its destination, and what may spare it."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from replicator.console import short
@@ -18,157 +15,127 @@ from replicator.replication.report import Row, RowOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from replicator.copy import Comparison, Copier
     from replicator.queue import Observations
-    from replicator.registry import Registries
     from replicator.replication.listing import Found
+    from replicator.rules import CopyRequest
 
-TRUSTED = "not asked, as it was seen to be right lately"
+TRUSTED = "not compared, as it was seen to be up to date lately"
 
 
 class Checker:
     """Compares tags with their destinations.
 
     Args:
-        registries: to ask a source what a tag names where no list said so.
-        copier: compares.
-        checks: what this installation saw at destinations; None where there is no queue to keep that.
-        manner: how the backfill goes about its work.
+        copier: makes the comparisons; its registries resolve a tag whose digest no list named.
+        checks: what this installation saw at destinations; None without a queue to keep that.
+        trust: seconds for which a destination that was up to date is trusted; None to compare each.
+        force: copy also what is up to date.
         dry_run: nothing is queued, so no job will look again.
     """
 
     def __init__(
-        self,
-        registries: Registries,
-        copier: Copier,
-        checks: Observations | None,
-        manner: BackfillOptions,
-        *,
-        dry_run: bool,
+        self, copier: Copier, checks: Observations | None, *, trust: float | None, force: bool, dry_run: bool
     ) -> None:
-        self._registries = registries
         self._copier = copier
         self._checks = checks
-        self._manner = manner
+        self._trust = trust
+        self._force = force
         self._dry_run = dry_run
 
     async def trusted(self, found: Sequence[Found]) -> list[Row | None]:
-        """Tell which destinations need not be asked, as they were seen to be right within the time of trust.
+        """Find the destinations that need no comparison, because they were up to date within the time of trust.
 
-        What is held against the memory is the digest that the source's tag names now, as it was just listed. So no
-        change at the source is hidden, only one that others made at the destination since.
+        The digest that is looked up is the one the source's tag has in the list that was just read. So no change at
+        the source is missed, only one that somebody else made at the destination since.
 
         Returns:
-            For each copy its row; None where the destination has to be asked.
+            The row of each copy; None if its destination has to be compared.
         """
-        digests = [one.digest if may_trust(one.asked.request) else None for one in found]
-        held = await self._hold([(one, digest) for one, digest in zip(found, digests, strict=True) if digest])
-        return [held.get(one) for one in found]
+        digests = [each.digest if may_trust(each.request) else None for each in found]
+        rows = await self._confirmed([(each, digest) for each, digest in zip(found, digests, strict=True) if digest])
+        return [rows.get(each) for each in found]
 
     async def recall(self, found: Sequence[Found]) -> None:
-        """Learn at once what is known to be wanted of images that `check` will be asked about."""
-        images = [(one.digest, one.asked.request.options) for one in found if one.digest is not None]
+        """Load at once what other processes know of the images that `check` is about to compare."""
+        images = [(each.digest, each.request.options) for each in found if each.digest is not None]
         await self._copier.selections.prefetch(images)
-
-    async def _hold(self, found: Sequence[tuple[Found, str]]) -> dict[Found, Row]:
-        within, checks = self._manner.trust, self._checks
-        if within is None or checks is None or self._manner.force or not found:
-            return {}
-        expected = [
-            (str(one.asked.request.destination), selection_key(digest, one.asked.request.options))
-            for one, digest in found
-        ]
-        holds = await checks.confirmed(expected, within)
-        return {
-            one: replace(row_of(one, RowOutcome.UP_TO_DATE), note=TRUSTED)
-            for (one, _), held in zip(found, holds, strict=True)
-            if held
-        }
 
     async def check(self, found: Found) -> Row | Comparison | None:
         """Compare a tag with its destination.
 
         Returns:
-            Its row, where nothing is to be copied or never can be; else what is known of what has to be copied, None
-            where a fault of the moment hid it.
+            The row, if nothing is to be copied or nothing can be; the comparison, if something is to be copied; None,
+            if a transient error hid the answer, so that the job has to find out.
         """
-        request = found.asked.request
-        destination = str(request.destination)
-        started, at = time.monotonic(), time.time()
+        request = found.request
+        started, compared_at = time.monotonic(), time.time()
         digest = None if request.signature else found.digest
         try:
-            if digest is None and self._manner.trust is not None and may_trust(request):
-                # No list said it: one question to the source may spare one to the destination.
-                named = await self._registries.source(request.source.repository).head_manifest(
-                    request.source.identifier
-                )
-                digest = named.digest if named is not None else None
-                if digest is not None and (row := (await self._hold([(found, digest)])).get(found)) is not None:
+            if digest is None and self._trust is not None and may_trust(request):
+                # No list named the digest. One request to the source may save one to the destination.
+                digest = await self._resolve(request)
+                if digest is not None and (row := (await self._confirmed([(found, digest)])).get(found)) is not None:
                     return row
-            compared = await self._copier.compare(
+            comparison = await self._copier.compare(
                 request.source, request.destination, request.options, announced=digest, read=self._dry_run
             )
         except SourceNotFound as error:
-            # A rule names it, or it was there a moment ago: whoever runs this should know.
+            # Not passed over: a rule names this tag, or a list did a moment ago.
             return replace(row_of(found, RowOutcome.FAILED), error=str(error))
         except ReplicatorError as error:
             if error.error_class in (ErrorClass.CREDENTIALS, ErrorClass.PERMANENT) or self._dry_run:
                 return replace(row_of(found, RowOutcome.FAILED), error=explained(error, request.destination))
             return None
-        if compared.result is None:
-            return compared
-        if compared.result is Result.UP_TO_DATE:
+        if comparison.result is None:
+            return comparison
+        if comparison.result is Result.UP_TO_DATE:
             if self._checks is not None and may_trust(request):
-                self._checks.record(destination, selection_key(compared.announced, request.options), at)
-            # Whether all signatures are there, its job looks; of an image that is left out there are none.
-            looks = not self._dry_run and request.options.signatures
-            if (looks or self._manner.force) and not request.signature:
-                return compared
+                key = selection_key(comparison.announced, request.options)
+                self._checks.record(str(request.destination), key, compared_at)
+            # Whether all signatures are at the destination is for the job to see; a comparison does not cover them.
+            wants_signatures = not self._dry_run and request.options.signatures
+            if (wants_signatures or self._force) and not request.signature:
+                return comparison
         return replace(
-            row_of(found, RowOutcome(compared.result.value)),
-            digest=compared.digest,
+            row_of(found, RowOutcome(comparison.result.value)),
+            digest=comparison.digest,
             seconds=round(time.monotonic() - started, 3),
-            note=compared.note,
+            note=comparison.note,
         )
+
+    async def _resolve(self, request: CopyRequest) -> str | None:
+        source = self._copier.registries.source(request.source.repository)
+        manifest = await source.head_manifest(request.source.identifier)
+        return manifest.digest if manifest is not None else None
+
+    async def _confirmed(self, found: Sequence[tuple[Found, str]]) -> dict[Found, Row]:
+        """Return the rows of those copies whose destination was seen to hold this digest within the time of trust."""
+        if self._trust is None or self._checks is None or self._force or not found:
+            return {}
+        expected = [
+            (str(each.request.destination), selection_key(digest, each.request.options)) for each, digest in found
+        ]
+        confirmed = await self._checks.confirmed(expected, self._trust)
+        return {
+            each: replace(row_of(each, RowOutcome.UP_TO_DATE), note=TRUSTED)
+            for (each, _), holds in zip(found, confirmed, strict=True)
+            if holds
+        }
 
 
 def row_of(found: Found, outcome: RowOutcome) -> Row:
-    """Return the row of a copy, with what its listing told."""
-    request = found.asked.request
-    return Row(str(request.source), str(request.destination), outcome, size=found.size)
+    """Return the row of a copy, with the size from the list."""
+    return Row(str(found.request.source), str(found.request.destination), outcome, size=found.size)
 
 
-def why(compared: Comparison) -> str:
-    """Say why an image would be copied, and what would be left out of it."""
-    if compared.result is Result.UP_TO_DATE:
+def why(comparison: Comparison) -> str:
+    """Say why an image would be copied, and what of it would be left out."""
+    if comparison.result is Result.UP_TO_DATE:
         reason = "it is forced"
-    elif compared.present is None:
+    elif comparison.present is None:
         reason = "it is not there yet"
     else:
-        reason = f"{short(compared.present)} is there"
-    return f"{reason}; {compared.note}" if compared.note else reason
-
-
-@dataclass(frozen=True, slots=True)
-class BackfillOptions:
-    """How a backfill goes about its work.
-
-    Attributes:
-        retries: how often a copy that fails is tried again; None for the worker's own patience.
-        force: copy also what is at its destination.
-        fail_fast: how many copies are queued at once in a run that ends at the first failure, so that little is under
-            way then; 0 for one that goes on.
-        detach: queue what differs and leave the copying to others.
-        since: look only at tags that were set then or later, where Harbor tells; None for all.
-        trust: seconds for which a destination that this installation saw to be right is not asked again; None for
-            asking each.
-    """
-
-    retries: int | None = 2
-    force: bool = False
-    fail_fast: int = 0
-    detach: bool = False
-    since: datetime | None = None
-    trust: float | None = None
+        reason = f"{short(comparison.present)} is there"
+    return f"{reason}; {comparison.note}" if comparison.note else reason

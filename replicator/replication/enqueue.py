@@ -1,7 +1,4 @@
-"""Queueing many copies that are found one by one: what comes while Redis is busy goes there in one step.
-
-What is listed and not compared yet: bounded, and the tags of one repository together.
-"""
+"""The two buffers of a backfill: tags that wait for their comparison, and jobs on their way into the queue."""
 
 from __future__ import annotations
 
@@ -20,110 +17,111 @@ if TYPE_CHECKING:
     from replicator.replication.listing import Found
 
 
-class Enqueuer:
-    """Puts jobs into the backfill lane; `run` has to run beside `put`.
+class RepositoryQueue:
+    """A bounded queue that keeps the tags of a repository together.
+
+    Harbor lists a project in the order of pushes, which mixes its repositories. Tags of one repository share layers
+    and a token, so they leave this queue one after the other.
 
     Args:
-        queue: takes them.
-        run_id: under which their ends are told; None when nobody listens.
+        size: copies that wait here before `put` blocks.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._waiting: dict[Repository, deque[Found]] = {}
+        self._room = asyncio.Semaphore(size)
+        # One permit for each copy that waits, and one for good once the queue is closed.
+        self._ready = asyncio.Semaphore(0)
+
+    def __iter__(self) -> Iterator[Found]:
+        """Iterate over the copies that wait, in the order in which they would leave."""
+        for copies in self._waiting.values():
+            yield from copies
+
+    async def put(self, found: Found) -> None:
+        """Add a copy as soon as there is room."""
+        await self._room.acquire()
+        self._waiting.setdefault(found.request.source.repository, deque()).append(found)
+        self._ready.release()
+
+    def close(self) -> None:
+        """Let every `take` return None once the queue is empty."""
+        self._ready.release()
+
+    async def take(self) -> Found | None:
+        """Remove the next copy as soon as there is one; None if the queue is closed and empty."""
+        await self._ready.acquire()
+        if not self._waiting:
+            # Woken by `close`: pass the permit on to the next taker.
+            self._ready.release()
+            return None
+        # The repository that came first goes on as long as it has more.
+        repository, copies = next(iter(self._waiting.items()))
+        found = copies.popleft()
+        if not copies:
+            del self._waiting[repository]
+        self._room.release()
+        return found
+
+
+class Enqueuer:
+    """Puts jobs into the backfill lane; what arrives while Redis is busy goes there in one batch.
+
+    `run` has to run beside `put`.
+
+    Args:
+        run_id: the run that waits for the jobs' ends; None if none does.
     """
 
     def __init__(self, queue: Queue, run_id: str | None) -> None:
         self._queue = queue
         self._run_id = run_id
-        self._pending: list[_Waiting] = []
-        self._news = asyncio.Event()
+        self._pending: list[_Pending] = []
+        self._arrived = asyncio.Event()
         self.drift = 0
-        """How many that differed were not in the queue already."""
+        """How many jobs that differ from their destination were not in the queue already."""
 
     async def put(self, job: Job, *, differs: bool = True) -> None:
-        """Queue a job, durably.
+        """Queue a job; it is durable when this returns.
 
-        Args:
-            job: it.
-            differs: it was seen to differ from its destination; not only to be worth a look.
+        ``differs`` tells that source and destination were seen to differ, rather than that the job is worth a look.
 
         Raises:
             QueueError: the queue takes nothing.
         """
-        waiting = _Waiting(job, differs, asyncio.get_running_loop().create_future())
-        self._pending.append(waiting)
-        self._news.set()
-        await waiting.done
+        pending = _Pending(job, differs, asyncio.get_running_loop().create_future())
+        self._pending.append(pending)
+        self._arrived.set()
+        await pending.done
 
     async def run(self) -> None:
-        """Send what comes, until cancelled."""
+        """Send what arrives, until cancelled."""
         while True:
-            await self._news.wait()
-            self._news.clear()
+            await self._arrived.wait()
+            self._arrived.clear()
             pending, self._pending = self._pending, []
             for differs in (True, False):
-                batch = [one for one in pending if one.differs is differs]
+                batch = [each for each in pending if each.differs is differs]
                 if batch:
                     await self._send(batch, differs=differs)
 
-    async def _send(self, batch: list[_Waiting], *, differs: bool) -> None:
+    async def _send(self, batch: list[_Pending], *, differs: bool) -> None:
         try:
-            fresh = await self._queue.enqueue([one.job for one in batch], Lane.BACKFILL, run=self._run_id)
-        except Exception as error:  # noqa: BLE001 - told to each who waits, whatever it is
-            for one in batch:
-                if not one.done.done():
-                    one.done.set_exception(error)
+            added = await self._queue.enqueue([each.job for each in batch], Lane.BACKFILL, run=self._run_id)
+        except Exception as error:  # noqa: BLE001 - raised by each `put` that waits, whatever it is
+            for each in batch:
+                if not each.done.done():
+                    each.done.set_exception(error)
             return
-        self.drift += fresh if differs else 0
-        for one in batch:
-            if not one.done.done():
-                one.done.set_result(None)
+        self.drift += added if differs else 0
+        for each in batch:
+            # A `put` that was cancelled has cancelled its future as well.
+            if not each.done.done():
+                each.done.set_result(None)
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Pending:
     job: Job
     differs: bool
     done: asyncio.Future[None]
-
-
-class RepositoryQueue:
-    """A queue between who lists and who compares.
-
-    Harbor lists a project in the order of pushes, which mixes its repositories. Tags of one repository share layers and
-    a login, so they leave here one after the other, as far as they are known.
-
-    Args:
-        most: copies that wait here before whoever lists has to wait.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._waiting: dict[Repository, deque[Found]] = {}
-        self._room = asyncio.Semaphore(most)
-        self._ready = asyncio.Semaphore(0)
-
-    def __iter__(self) -> Iterator[Found]:
-        """Give what waits, in the order in which it would leave."""
-        for line in self._waiting.values():
-            yield from line
-
-    async def put(self, found: Found) -> None:
-        """Add a copy, once there is room."""
-        await self._room.acquire()
-        self._waiting.setdefault(found.asked.request.source.repository, deque()).append(found)
-        self._ready.release()
-
-    def close(self) -> None:
-        """Say that nothing more comes."""
-        self._ready.release()
-
-    async def take(self) -> Found | None:
-        """Remove the next copy, once there is one; None when nothing more comes."""
-        await self._ready.acquire()
-        if not self._waiting:
-            # Only closing lets anyone come here: whoever else waits is to know it too.
-            self._ready.release()
-            return None
-        # The repository that was begun first: it goes on as long as there is more of it.
-        repository, line = next(iter(self._waiting.items()))
-        found = line.popleft()
-        if not line:
-            del self._waiting[repository]
-        self._room.release()
-        return found

@@ -1,10 +1,9 @@
-"""From rules to every copy they ask for now, given out while the rest is still being listed.
+"""All copies that the rules ask for now, yielded while the rest is still being listed, without any that collide.
 
-Names come first: repositories through Harbor's API, a hundred a request. They tell which destination repositories can
-get copies from several sources; only what goes there is looked through before anything is given out, so that who
-would overwrite whom is known before the first copy.
-
-Copies of different sources to one destination, found as they are listed, with little kept of each.
+A collision is two sources on their way to one destination tag; which copy won would be chance. It has to be known
+before the first of the two is queued, though tags are listed in a stream. So repositories are listed first, a hundred
+a request. Their names tell which destination repositories can get tags from several sources, and only what goes there
+has its tags read ahead (`ListingCollisions`). The rest, which is nearly always all of it, is listed once.
 """
 
 from __future__ import annotations
@@ -12,157 +11,207 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from replicator.errors import ReplicatorError
 from replicator.harbor import ROWS_A_PAGE
 from replicator.reference import Reference, Repository
 from replicator.registry.errors import NotFound
-from replicator.replication.repositories import Batch, Found, ListingRefused, RepositoryLister, WantedRepository
-from replicator.replication.tag_lists import NotListed, TagLister, TagPage
-from replicator.rules import CopyRequest, collisions
+from replicator.replication.repositories import LISTED_AT_ONCE, NotListed, RepositoryLister, WantedRepository
+from replicator.replication.tag_lists import TAGS_A_PAGE, TagLister, TagPage
+from replicator.rules import CopyRequest, Narrowing, collisions
 from replicator.tasks import merge_streams
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Iterable, Iterator
+    from datetime import datetime
 
     from replicator.registry import Registries
-    from replicator.rules import Collision, Narrowing, Route, Rules
+    from replicator.rules import Asked, Collision, Route, Rules
 
-__all__ = ["Batch", "Found", "Listing", "ListingRefused"]
-
-_Origin = tuple[Reference | Repository, str]
-"""A source, and the rule that sent it. The repository stands for the source with the destination's tag."""
+_MAX_UNFIT = 20
+"""Repositories without a possible destination that are named in warnings; further ones are counted."""
 
 
-def contested(routes: Iterable[Route]) -> frozenset[Repository]:
-    """Return the destination repositories where copies can meet others on their way to the same tag.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One copy that the rules ask for.
 
-    Only there: tags of one repository that keep their names never meet.
+    Attributes:
+        asked: the copy, and the rules that ask for it.
+        digest: of the source's tag; None if the list had only names.
+        size: bytes of the image with all its parts; None if it is not known.
+        pushed: when the tag was set, UTC; None if it is not known.
+    """
+
+    asked: Asked
+    digest: str | None = None
+    size: int | None = None
+    pushed: datetime | None = None
+
+    @property
+    def request(self) -> CopyRequest:
+        """The copy."""
+        return self.asked.request
+
+
+@dataclass(frozen=True, slots=True)
+class ListingRefused:
+    """A copy that is not made because of a collision.
+
+    Attributes:
+        asked: the copy, and the rules that ask for it.
+        collision: its destination, and every source known to be on its way there.
+    """
+
+    asked: Asked
+    collision: Collision
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A part of a listing: some tags of one repository, or what could not be listed.
+
+    Attributes:
+        what: the repository; if there is an error, the repository, project or pattern that could not be listed.
+        found: the copies to make.
+        refused: the copies that collide.
+        error: why it could not be listed.
+        warnings: fall-backs that were taken while it was listed, and why.
+    """
+
+    what: str
+    found: tuple[Found, ...] = ()
+    refused: tuple[ListingRefused, ...] = ()
+    error: ReplicatorError | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def collision_candidates(routes: Iterable[Route]) -> frozenset[Repository]:
+    """Return the destination repositories where two copies can meet at one tag.
+
+    Tags of one repository that keep their names never meet, so these are the destinations of several repositories and
+    those where tags are renamed.
 
     Args:
-        routes: one a source repository.
+        routes: one for each source repository.
     """
     reached: set[Repository] = set()
-    found: set[Repository] = set()
+    candidates: set[Repository] = set()
     for route in routes:
-        found |= route.renaming | (route.destinations & reached)
+        candidates |= route.renaming | (route.destinations & reached)
         reached |= route.destinations
-    return frozenset(found)
+    return frozenset(candidates)
+
+
+_Origin = tuple[Reference | Repository, str]
+"""A source, and the rule that sends it. A repository stands for its tag of the same name as the destination's."""
 
 
 class ListingCollisions:
-    """Who is on its way where, for the destinations where others can be.
+    """Collects the copies into some destination repositories, and finds those that collide.
 
     Args:
-        where: the destination repositories that are watched.
+        candidates: the destination repositories to watch, see `collision_candidates`.
     """
 
-    def __init__(self, where: Collection[Repository]) -> None:
-        self._where = frozenset(where)
-        # By a digest of the destination: there may be a million of them, and hardly any clash.
+    def __init__(self, candidates: Collection[Repository]) -> None:
+        self._candidates = frozenset(candidates)
+        # There may be a million destinations and hardly a collision. So of each destination only a short digest is
+        # kept, with an origin that most tags of a repository share; whole requests are kept for collisions alone.
         self._first: dict[bytes, _Origin] = {}
         self._origins: dict[_Origin, _Origin] = {}
-        self._clashing: dict[Reference, dict[CopyRequest, None]] = {}
+        self._colliding: dict[Reference, dict[CopyRequest, None]] = {}
 
     def add(self, request: CopyRequest) -> None:
-        """Note a copy; the same one again makes no difference."""
-        end = request.destination
-        # What goes by digest is the same content, wherever it comes from.
-        if end.tag is None or end.repository not in self._where:
+        """Add a copy; adding it twice makes no difference."""
+        source, destination = request.source, request.destination
+        # The same digest is the same content, wherever it comes from.
+        if destination.tag is None or destination.repository not in self._candidates:
             return
-        source = request.source
-        keeps_its_name = source.digest is None and source.tag == end.tag
-        origin: _Origin = (source.repository if keeps_its_name else source, request.rule)
+        keeps_name = source.digest is None and source.tag == destination.tag
+        origin: _Origin = (source.repository if keeps_name else source, request.rule)
         origin = self._origins.setdefault(origin, origin)
-        key = hashlib.blake2b(str(end).encode(), digest_size=16).digest()
-        first = self._first.setdefault(key, origin)
-        if first[0] == origin[0]:
+        key = hashlib.blake2b(str(destination).encode(), digest_size=16).digest()
+        first, rule = self._first.setdefault(key, origin)
+        if first == origin[0]:
             return
-        there, rule = first
-        first_source = Reference(there, end.tag) if isinstance(there, Repository) else there
-        clashing = self._clashing.setdefault(end, {CopyRequest(first_source, end, rule): None})
-        clashing[CopyRequest(source, end, request.rule)] = None
+        first_source = Reference(first, destination.tag) if isinstance(first, Repository) else first
+        first_request = CopyRequest(first_source, destination, rule)
+        colliding = self._colliding.setdefault(destination, {first_request: None})
+        colliding[CopyRequest(source, destination, request.rule)] = None
 
     def of(self, request: CopyRequest) -> Collision | None:
-        """Return the collision that ``request`` is a part of, as far as it has been seen; None if it is of none."""
-        clashing = self._clashing.get(request.destination)
-        return collisions(clashing)[0] if clashing is not None else None
-
-
-_AT_ONCE = 4
-"""Projects or repositories that are listed at the same time, the pages of each one after the other."""
-_CHUNK = 1000
-"""Tags that are looked through together where they need not be seen whole."""
-_MAX_UNFIT = 20
-"""Repositories that no destination can hold, each named; further ones are counted."""
+        """Return the collision at the destination of ``request``, as far as it has been seen; None if there is none."""
+        colliding = self._colliding.get(request.destination)
+        return collisions(colliding)[0] if colliding is not None else None
 
 
 class Listing:
-    """Lists all copies that rules ask for, each once.
+    """Lists all copies that the rules ask for, each once.
 
     Args:
-        rules: say what is copied where.
-        narrowing: what is meant, of all that the rules name.
-        registries: to list.
+        narrowing: the part of the rules to list; None for all of them.
     """
 
-    def __init__(self, rules: Rules, narrowing: Narrowing, registries: Registries) -> None:
+    def __init__(self, rules: Rules, registries: Registries, narrowing: Narrowing | None = None) -> None:
+        self.narrowing = narrowing or Narrowing(rules)
         self._rules = rules
-        self._narrowing = narrowing
         self._registries = registries
-        self._clashes = ListingCollisions(())
+        self._collisions = ListingCollisions(())
         self._missing: set[Repository] = set()
 
     async def batches(self) -> AsyncGenerator[Batch, None]:
-        """Give out what is found, part by part; the next parts are listed only as those before are taken.
+        """Yield what is found, batch by batch; the next is listed only as the one before is consumed.
 
-        What can't be listed is told, and the rest goes on. Repositories of which nothing is meant are left out. Of
-        the others every copy counts for who would overwrite whom, whether it is meant or not. A repository that a
-        pattern found and that is gone by now is left out.
+        What can't be listed is reported, and the rest goes on. A collision counts even if the narrowing leaves out one
+        of its sources. A repository that a pattern found and that was deleted since is passed over.
         """
         self._missing.clear()
-        names = RepositoryLister(self._narrowing, self._registries)
-        async with contextlib.aclosing(names.failures()) as failures:
+        repositories = RepositoryLister(self.narrowing, self._registries)
+        async with contextlib.aclosing(repositories.failures()) as failures:
             async for failure in failures:
-                yield failure
-        wanted = [names.wanted[repository] for repository in sorted(names.wanted)]
+                yield Batch(failure.what, error=failure.error)
+        wanted = [repositories.wanted[repository] for repository in sorted(repositories.wanted)]
         unfit = self._unfit(wanted)
         if unfit:
             yield Batch("", warnings=unfit)
-        async with contextlib.aclosing(self._look_ahead(wanted)) as failures:
+        async with contextlib.aclosing(self._read_ahead(wanted)) as failures:
             async for failure in failures:
-                yield failure
+                yield Batch(failure.what, error=failure.error)
         wanted = [each for each in wanted if each.repository not in self._missing]
-        lists = TagLister(self._registries, {registry for registry, _ in names.artifacts})
-        async with contextlib.aclosing(merge_streams(self._units(wanted, names, lists), _AT_ONCE)) as parts:
-            async for part in parts:
-                batch = self._batch(part, lists)
+        tags = TagLister(self._registries, {registry for registry, _ in repositories.artifacts})
+        streams = self._streams(wanted, repositories, tags)
+        async with contextlib.aclosing(merge_streams(streams, LISTED_AT_ONCE)) as pages:
+            async for page in pages:
+                batch = self._batch(page, tags)
                 if batch.found or batch.refused or batch.error is not None or batch.warnings:
                     yield batch
 
-    def _units(
-        self, wanted: list[WantedRepository], names: RepositoryLister, lists: TagLister
+    def _streams(
+        self, wanted: list[WantedRepository], repositories: RepositoryLister, tags: TagLister
     ) -> Iterator[AsyncGenerator[TagPage | NotListed, None]]:
-        """Choose how the tags of each repository are listed; what is listed together is one unit."""
+        """Choose how the tags of each repository are listed; a project that is listed as a whole is one stream."""
         projects: dict[tuple[str, str], list[WantedRepository]] = {}
         for each in wanted:
             whole = self._rules.route(each.repository).whole
             project = each.repository.registry, each.repository.name.partition("/")[0]
             if not each.needs_tags:
-                yield _unlisted(each.repository)
-            elif whole or each.artifact_count is None or project not in names.artifacts:
-                yield lists.of_repository(each, whole=whole)
+                yield _without_tags(each.repository)
+            elif whole or each.artifact_count is None or project not in repositories.artifacts:
+                yield tags.of_repository(each, whole=whole)
             else:
                 projects.setdefault(project, []).append(each)
         for project, members in projects.items():
-            if _pages(names.artifacts[project]) <= sum(_pages(each.artifact_count or 0) for each in members):
-                yield lists.of_project(*project, members)
+            # A project's list has the pages of all its repositories, wanted or not: it pays off if it has fewer.
+            if _pages(repositories.artifacts[project]) <= sum(_pages(each.artifact_count or 0) for each in members):
+                yield tags.of_project(*project, members)
             else:
-                yield from (lists.of_repository(each, whole=False) for each in members)
+                yield from (tags.of_repository(each, whole=False) for each in members)
 
     def _unfit(self, wanted: list[WantedRepository]) -> tuple[str, ...]:
-        """Say what can't be copied whatever its tags are, as no such name can be at the destination."""
+        """Return a warning for each repository that has no possible name at its destination, whatever its tags."""
         reasons = [
             f"{each.repository} is left out: {reason}"
             for each in wanted
@@ -171,66 +220,66 @@ class Listing:
         more = len(reasons) - _MAX_UNFIT
         return (*reasons[:_MAX_UNFIT], *([f"{more} more are left out for such reasons"] if more > 0 else []))
 
-    async def _look_ahead(self, wanted: list[WantedRepository]) -> AsyncGenerator[Batch, None]:
-        """Look through everything that can meet others at its destination; give out what can't be listed of it."""
-        where = contested(self._rules.route(each.repository) for each in wanted)
-        self._clashes = ListingCollisions(where)
-        if not where:
+    async def _read_ahead(self, wanted: list[WantedRepository]) -> AsyncGenerator[NotListed, None]:
+        """Read the tags of all that may collide; yield what can't be listed of it."""
+        candidates = collision_candidates(self._rules.route(each.repository) for each in wanted)
+        self._collisions = ListingCollisions(candidates)
+        if not candidates:
             return
-        crossing = [each for each in wanted if self._rules.route(each.repository).destinations & where]
-        async with contextlib.aclosing(merge_streams(map(self._note, crossing), _AT_ONCE)) as failures:
+        crossing = [each for each in wanted if self._rules.route(each.repository).destinations & candidates]
+        async with contextlib.aclosing(merge_streams(map(self._read, crossing), LISTED_AT_ONCE)) as failures:
             async for failure in failures:
                 yield failure
 
-    async def _note(self, wanted: WantedRepository) -> AsyncGenerator[Batch, None]:
+    async def _read(self, wanted: WantedRepository) -> AsyncGenerator[NotListed, None]:
         repository = wanted.repository
         whole = self._rules.route(repository).whole
         tags: list[str] = []
         try:
             if wanted.needs_tags:
-                # Of all lists the one with the fewest requests: only names count here.
+                # Only names are needed, and this list has the most of them in a request.
                 async for tag in self._registries.source(repository).tags():
                     tags.append(tag)
-                    if len(tags) == _CHUNK and not whole:
-                        self._note_tags(repository, tags)
+                    if len(tags) == TAGS_A_PAGE and not whole:
+                        self._note(repository, tags)
                         tags = []
-            self._note_tags(repository, tags)
+            self._note(repository, tags)
         except ReplicatorError as error:
-            # What it would overwrite is not known: nothing of it is copied.
+            # Which of its tags collide is not known, so none is copied.
             self._missing.add(repository)
             if wanted.named or not isinstance(error, NotFound):
-                yield Batch(str(repository), error=error)
+                yield NotListed(str(repository), error)
 
-    def _note_tags(self, repository: Repository, tags: Iterable[str]) -> None:
+    def _note(self, repository: Repository, tags: Iterable[str]) -> None:
         for asked in self._rules.asked(repository, tags):
-            self._clashes.add(asked.request)
+            self._collisions.add(asked.request)
 
-    def _batch(self, part: TagPage | NotListed, lists: TagLister) -> Batch:
-        warnings = tuple(lists.warnings)
-        lists.warnings.clear()
-        if isinstance(part, NotListed):
-            return Batch(part.what, error=part.error, warnings=warnings)
+    def _batch(self, page: TagPage | NotListed, tags: TagLister) -> Batch:
+        warnings = tuple(tags.warnings)
+        tags.warnings.clear()
+        if isinstance(page, NotListed):
+            return Batch(page.what, error=page.error, warnings=warnings)
         found: list[Found] = []
         refused: list[ListingRefused] = []
-        for asked in self._rules.asked(part.repository, part.tags):
+        for asked in self._rules.asked(page.repository, page.tags):
             request = asked.request
-            # Once more: it may have been pushed since.
-            self._clashes.add(request)
-            if not self._narrowing.takes(asked):
+            # Added again: the tag may have been pushed since it was read ahead.
+            self._collisions.add(request)
+            if not self.narrowing.takes(asked):
                 continue
-            collision = self._clashes.of(request)
-            label = part.tags.get(request.source.tag) if request.source.tag is not None else None
+            collision = self._collisions.of(request)
+            info = page.tags.get(request.source.tag) if request.source.tag is not None else None
             if collision is not None:
                 refused.append(ListingRefused(asked, collision))
-            elif label is None:
+            elif info is None:
                 found.append(Found(asked))
             else:
-                found.append(Found(asked, label.digest, label.size, label.pushed))
-        return Batch(str(part.repository), tuple(found), tuple(refused), warnings=warnings)
+                found.append(Found(asked, info.digest, info.size, info.pushed))
+        return Batch(str(page.repository), tuple(found), tuple(refused), warnings=warnings)
 
 
-async def _unlisted(repository: Repository) -> AsyncGenerator[TagPage, None]:
-    """Give out a repository of which the rules write out all that they want."""
+async def _without_tags(repository: Repository) -> AsyncGenerator[TagPage, None]:
+    """Yield a repository whose tags need no list, because the rules name all that they want."""
     yield TagPage(repository, {})
 
 

@@ -1,8 +1,8 @@
-"""The scheduled reconcile beside a webhook or a worker: events get lost, and this finds what they should have told of.
+"""The scheduled reconcile: it finds what lost events should have announced, in every ``serve`` and ``worker`` process.
 
-Each due run is done by one of the processes on a queue. It lists and compares all that the rules name, queues what
-differs in the backfill lane, and does not wait for the copies. Where the settings want it, it first makes sure of
-Harbor's webhook policies: what is pushed from then on is told of, and what was pushed before is listed.
+One of the processes on a queue does each due run. It lists and compares all that the rules name and queues what differs
+in the backfill lane, without waiting for the copies. If the settings say so, it first registers Harbor's webhook
+policies: what is pushed from then on is announced, and what was pushed before is in the list.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import structlog
 from replicator.console import iso
 from replicator.errors import ReplicatorError
 from replicator.queue import Findings, Progress, QueueUnavailable, Reconciles, ReconcileState
-from replicator.replication.backfill import Backfill
-from replicator.replication.compare import BackfillOptions
+from replicator.replication.backfill import Backfill, BackfillOptions
+from replicator.replication.listing import Listing
 from replicator.replication.report import RowOutcome
 from replicator.tasks import background, cancel_all
 
@@ -31,44 +31,44 @@ if TYPE_CHECKING:
     from replicator.copy import Copier
     from replicator.harbor.registration import Registrar
     from replicator.queue import Observations, Queue, ReconcileLease
-    from replicator.registry import Registries
     from replicator.replication.report import Report
     from replicator.rules import Rules
     from replicator.schedule import Schedule
 
 log = structlog.get_logger("replicator.reconcile")
 
-_AGAIN = timedelta(minutes=10)
-"""After which a run that failed as a whole is tried again, at the latest."""
+_RETRY_AFTER = timedelta(minutes=10)
+"""The longest pause before a run that failed as a whole is retried."""
 _SPREAD_AT_START = 30.0
+"""Seconds over which processes that start together spread a run that is due already."""
 _POLL_SECONDS = 60.0
 _HELD_POLL_SECONDS = 5.0
-_AWAY_PAUSE = 1.0
+"""Seconds between two looks while another process runs it: its lease may expire."""
+_OFFLINE_PAUSE = 1.0
 _BROKEN_PAUSE = 60.0
 _STOP_SECONDS = 5.0
-_LAST_WORDS_SECONDS = 1.0
+_RECORD_SECONDS = 1.0
+"""Seconds for recording a result while this process ends."""
 _DEADLINE = 24 * 3600.0
 _SHOWN_FAILURES = 20
 
 
 def next_run(schedule: Schedule, state: ReconcileState) -> datetime:
-    """Say when the next run is due, by what all processes know; the present when one is.
+    """Return when the next run is due, from the state that all processes share; ``state.now`` if it is overdue.
 
-    A run that failed as a whole is not tried again at once, but some minutes after its end.
+    A run that failed as a whole is retried some minutes after its end, not at once.
     """
     last = state.last
     if last is None or last.findings.error is None:
         return schedule.due(state.last_started, state.now)
-    again = min(schedule.due(last.ended, state.now), last.ended + _AGAIN)
-    return max(state.now, again)
+    retry = min(schedule.due(last.ended, state.now), last.ended + _RETRY_AFTER)
+    return max(state.now, retry)
 
 
 def overdue(schedule: Schedule | None, state: ReconcileState) -> float:
-    """Say for how many seconds a run has been due that nobody has begun; 0 when none is due, or one runs.
+    """Return for how many seconds a run has been due that no process has begun; 0 if none is due, or one is running.
 
-    Args:
-        schedule: when runs are due; None for never.
-        state: what all processes know. Before the first run has ended there is nothing to count from: 0.
+    It is 0 as well without a schedule, and before the first run has ended: there is nothing to count from.
     """
     if schedule is None or state.running is not None or state.last_started is None:
         return 0.0
@@ -77,7 +77,7 @@ def overdue(schedule: Schedule | None, state: ReconcileState) -> float:
 
 
 def findings(report: Report) -> Findings:
-    """Sum up the report of a run that came to its end."""
+    """Summarise the report of a run that came to its end."""
     counts, failures = report.counts, report.failures
     error = None
     if failures and not report.listed:
@@ -97,22 +97,20 @@ class Reconciler:
     """Runs a reconcile whenever one is due and no other process runs it.
 
     Args:
-        schedule: when one is due; None for never.
-        rules: what is copied where.
-        registries: to list.
-        copier: to compare.
-        queue: takes what differs, and says which process has the turn.
-        checks: learns what is seen at destinations.
-        registrar: makes Harbor's webhook policies; None where that is not wanted.
-        lease: seconds after which the run of a process that died is begun anew by another.
+        schedule: when runs are due; None for never.
+        copier: makes the comparisons; its registries are the ones that are listed.
+        queue: takes what differs, and has the lease that one process at a time can hold.
+        checks: records what is seen at destinations.
+        registrar: registers Harbor's webhook policies; None if the settings do not say so.
+        lease: seconds after which another process may start again the run of one that died.
         deadline: seconds after which a run counts as failed.
     """
 
+    # More than six parameters: it is made in one place, from the parts of a process, and tests shorten the last two.
     def __init__(
         self,
         schedule: Schedule | None,
         rules: Rules,
-        registries: Registries,
         copier: Copier,
         queue: Queue,
         checks: Observations | None = None,
@@ -123,7 +121,6 @@ class Reconciler:
     ) -> None:
         self._schedule = schedule
         self._rules = rules
-        self._registries = registries
         self._copier = copier
         self._queue = queue
         self._checks = checks
@@ -132,120 +129,122 @@ class Reconciler:
         self._reconciles = Reconciles(queue, lease=lease)
         self._deadline = deadline
         self._stopping = asyncio.Event()
-        self._news = asyncio.Event()
-        self._soon = False
-        self._planned: tuple[datetime | None, datetime] | None = None
-        self._seen: datetime | None = None
-        self._away = False
+        self._wake = asyncio.Event()
+        self._rules_changed = False
+        # The last run that the plan follows, and when this process begins the next one.
+        self._plan: tuple[datetime | None, datetime] | None = None
+        self._last_now: datetime | None = None
+        self._offline = False
 
     def renew(self, rules: Rules) -> None:
-        """Go on under other rules; a run under way goes on as it began.
+        """Use other rules from the next run on; one that is running keeps its own.
 
-        Where they ask for other copies a run is due now: what is there already and no rule named has no event to come.
+        If they ask for other copies a run is due now: images that they name for the first time were pushed long ago,
+        and no event will announce them.
         """
-        self._soon = self._soon or not rules.asks_for_the_same_as(self._rules)
+        self._rules_changed = self._rules_changed or not rules.asks_for_the_same_as(self._rules)
         self._rules = rules
-        self._news.set()
+        self._wake.set()
 
     def stop(self) -> None:
-        """End within moments; a run under way does not count, and is begun anew by whoever is next."""
+        """End within seconds; a run under way does not count, and the next process starts it again."""
         self._stopping.set()
-        self._news.set()
+        self._wake.set()
 
     def beside(self) -> contextlib.AbstractAsyncContextManager[None]:
         """Run for as long as the context lasts, or until :meth:`stop`."""
         return background(self.run(), self.stop, within=_STOP_SECONDS)
 
     async def run(self) -> None:
-        """Run what is due until :meth:`stop`. Redis away is waited for. It raises nothing of its own."""
+        """Run what is due until :meth:`stop`. While Redis is offline it waits; it raises no error of its own."""
         if self._schedule is None:
             return
         while not self._stopping.is_set():
             try:
                 pause = await self._step(self._schedule)
-                self._away = False
+                self._offline = False
             except QueueUnavailable as error:
-                if not self._away:
+                if not self._offline:
                     log.warning("queue unavailable", error=str(error), waiting_for="reconcile")
-                self._away = True
-                pause = _AWAY_PAUSE
+                self._offline = True
+                pause = _OFFLINE_PAUSE
             except Exception:
-                # A fault in this must not end the copying beside it.
-                log.exception("reconcile broken")
+                # This runs beside the webhook and the copies, and a fault in it must not end them.
+                log.exception("reconcile planning broken")
                 pause = _BROKEN_PAUSE
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
-                    await self._news.wait()
-            self._news.clear()
+                    await self._wake.wait()
+            self._wake.clear()
 
     async def _step(self, schedule: Schedule) -> float:
-        """Run what is due.
-
-        Returns:
-            The seconds after which to look again.
-        """
+        """Run what is due; return the seconds after which to look again."""
         state = await ReconcileState.read(self._queue)
-        left = (self._plan(schedule, state) - state.now).total_seconds()
+        left = (self._planned(schedule, state) - state.now).total_seconds()
         if state.running is not None:
             return max(min(left, _POLL_SECONDS), _HELD_POLL_SECONDS)
         if left > 0:
             return min(left, _POLL_SECONDS)
+        # Several processes may come here for one due run. The first gets the lease, and none gets it once a run has
+        # ended that is not in the state yet: so each due run is done once.
         lease = await self._reconciles.begin(state.last_started)
         if lease is not None:
             await self._run(lease)
         return 0.0
 
-    def _plan(self, schedule: Schedule, state: ReconcileState) -> datetime:
-        """Say when this process begins the next run, if no other does: the same until one has ended."""
-        set_back = self._seen is not None and state.now < self._seen
-        if self._soon or self._planned is None or self._planned[0] != state.last_started or set_back:
-            due = state.now if self._soon else next_run(schedule, state)
+    def _planned(self, schedule: Schedule, state: ReconcileState) -> datetime:
+        """Return when this process begins the next run unless another does; the same until a run has ended."""
+        # A clock that was set back would put off the plan by as much.
+        set_back = self._last_now is not None and state.now < self._last_now
+        if self._rules_changed or self._plan is None or self._plan[0] != state.last_started or set_back:
+            due = state.now if self._rules_changed else next_run(schedule, state)
             spread = schedule.spread
-            if due <= state.now and (self._soon or self._planned is None):
+            if due <= state.now and (self._rules_changed or self._plan is None):
                 spread = min(spread, _SPREAD_AT_START)
-            self._soon = False
+            self._rules_changed = False
             begins = due + timedelta(seconds=random.uniform(0, spread))  # noqa: S311 - no secret
-            self._planned = (state.last_started, begins)
+            self._plan = (state.last_started, begins)
             log.info("reconcile scheduled", next=iso(begins), schedule=str(schedule))
-        self._seen = state.now
-        return self._planned[1]
+        self._last_now = state.now
+        return self._plan[1]
 
     async def _run(self, lease: ReconcileLease) -> None:
-        """Do one run, and note what became of it."""
+        """Do one run, and record its result."""
         log.info("reconcile started")
-        manner = BackfillOptions(retries=None, detach=True)
-        backfill = Backfill(
-            self._rules, self._registries, self._copier, self._queue, manner=manner, checks=self._checks
-        )
+        listing = Listing(self._rules, self._copier.registries)
+        options = BackfillOptions(retries=None, detach=True)
+        backfill = Backfill(listing, self._copier, self._queue, options=options, checks=self._checks)
 
         def progress() -> Progress:
-            return Progress(backfill.report.listed, backfill.report.counts.total())
+            return Progress(backfill.report.listed, backfill.report.ended)
 
-        running = asyncio.create_task(self._register_and(backfill))
-        keeping = asyncio.create_task(lease.keep(progress))
-        await self._unless_stopped(running, keeping, timeout=self._deadline)
-        lost = keeping.done()
-        await cancel_all({running, keeping})
+        running = asyncio.create_task(self._register_and_compare(backfill))
+        renewing = asyncio.create_task(lease.keep(progress))
+        await self._wait(running, renewing, timeout=self._deadline)
+        # Renewing ends by itself only if the lease is lost. Another process may hold it by now, so this run must end.
+        # If it has just ended by itself, Redis decides whether its result still counts.
+        lost = renewing.done()
+        await cancel_all({running, renewing})
         if not running.cancelled() and running.exception() is None:
-            await self._note(lease, self._findings(running.result()), backfill.report)
+            await self._record(lease, self._findings(running.result()), backfill.report)
         elif self._stopping.is_set():
             log.info("reconcile stopped")
             with contextlib.suppress(QueueUnavailable):
                 await lease.give_back()
         elif lost:
-            log.warning("reconcile lost", reason="its lease could not be renewed, so that another may run it")
+            log.warning("reconcile lost", reason="its lease could not be renewed, so another process may run it")
         else:
             error = self._why(running)
-            await self._note(lease, replace(self._findings(backfill.report), error=error), backfill.report)
+            await self._record(lease, replace(self._findings(backfill.report), error=error), backfill.report)
 
-    async def _register_and(self, backfill: Backfill) -> Report:
-        """Make sure of the webhook policies, then compare, whatever became of those."""
+    async def _register_and_compare(self, backfill: Backfill) -> Report:
+        """Register the webhook policies, then compare even if that failed."""
         self._unregistered = None
         if self._registrar is not None:
             try:
                 self._unregistered = await self._registrar.run()
             except Exception:
-                # A fault in this must not keep lost events from being found.
+                # Lost events have to be found all the same, and more so without a webhook.
                 log.exception("webhook registration broken")
         return await backfill.run()
 
@@ -253,7 +252,7 @@ class Reconciler:
         return replace(findings(report), unregistered=self._unregistered)
 
     def _why(self, running: asyncio.Task[Report]) -> str:
-        """Say why a run failed."""
+        """Return the reason why a run failed."""
         if running.cancelled():
             return f"it did not end within {self._deadline:g} s"
         error = running.exception()
@@ -262,25 +261,25 @@ class Reconciler:
         log.error("reconcile broken", exc_info=error)
         return f"a fault in the program, see the log: {type(error).__name__}"
 
-    async def _note(self, lease: ReconcileLease, found: Findings, report: Report) -> None:
-        """Tell all processes and the log how a run ended."""
+    async def _record(self, lease: ReconcileLease, found: Findings, report: Report) -> None:
+        """Record the result of a run in Redis, for all processes, and in the log."""
         for row in report.failures[:_SHOWN_FAILURES]:
             log.warning("reconcile failure", source=row.source, destination=row.destination, error=row.error)
-        noting = asyncio.create_task(lease.end(found))
-        await self._unless_stopped(noting)
-        await asyncio.wait({noting}, timeout=_LAST_WORDS_SECONDS)
-        await cancel_all({noting})
-        result = None if noting.cancelled() or noting.exception() is not None else noting.result()
+        recording = asyncio.create_task(lease.end(found))
+        await self._wait(recording)
+        await asyncio.wait({recording}, timeout=_RECORD_SECONDS)
+        await cancel_all({recording})
+        result = None if recording.cancelled() or recording.exception() is not None else recording.result()
         if result is None:
-            log.warning("reconcile lost", reason="its end could not be noted, so that it is run again")
+            log.warning("reconcile lost", reason="its result could not be recorded, so it is run again")
         elif result.findings.error is not None:
             log.warning("reconcile failed", **result.to_json())
         else:
             level = logging.WARNING if result.findings.failed else logging.INFO
             log.log(level, "reconcile done", **result.to_json())
 
-    async def _unless_stopped(self, *tasks: asyncio.Task[Any], timeout: float | None = None) -> None:
-        """Wait for the first of some tasks, until the timeout or until this is to end."""
+    async def _wait(self, *tasks: asyncio.Task[Any], timeout: float | None = None) -> None:
+        """Wait until one of the tasks is done, the timeout is over, or this process ends."""
         stopped = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait({*tasks, stopped}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)

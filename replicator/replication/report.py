@@ -1,7 +1,4 @@
-"""What became of every tag, as rows and counts.
-
-Rows put aside until the end of a run, and then read in order, in little memory.
-"""
+"""The report of a backfill: a row for each tag, counts, and rows kept on disk until they can be sorted."""
 
 from __future__ import annotations
 
@@ -17,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_FAILURES = 1000
-"""Failures that are kept to be told at the end; all the others are in the counts, and in a report that is asked for."""
+"""Failed rows that a report keeps; further ones are in the counts, and in the report file if one is asked for."""
+_CACHE_KIBIBYTES = 4096
 
 
 class RowOutcome(StrEnum):
@@ -29,28 +27,27 @@ class RowOutcome(StrEnum):
     SOURCE_GONE = "source gone"
     FAILED = "failed"
     WOULD_COPY = "would copy"
-    """A dry run: it differs or is missing at the destination."""
+    """In a dry run: it differs, or is missing at the destination."""
     QUEUED = "queued"
-    """It is in the queue, and the run has ended: whichever worker is there next copies it."""
+    """The run has ended, and the copy is in the queue for the next worker."""
     NOT_BEGUN = "not begun"
-    """The run ended before it was compared."""
+    """The run ended before the tag was compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One tag's fate.
+    """The result for one tag.
 
     Attributes:
-        source: where from; of something that could not be listed, that.
-        destination: where to; empty where it is not known.
-        outcome: what became of it.
-        digest: what the destination's tag names now, where that is known.
+        source: the tag; or the repository, project or pattern that could not be listed.
+        destination: empty if it is not known.
+        digest: of the destination's tag, if it is known.
         error: why it failed.
-        size: bytes of the whole image at the source, where Harbor's list told.
-        bytes: blob bytes that were sent.
-        seconds: how long the copy took.
-        note: what was left out of the image, why it was skipped, or why it was not asked for.
-        warnings: what was refused, or does not hold, without making the copy fail.
+        size: bytes of the whole image at the source, if Harbor's list has it.
+        bytes: blob bytes sent.
+        seconds: duration of the copy.
+        note: what was left out of the image, why it was skipped, or why it was not compared.
+        warnings: problems that did not make the copy fail, such as a refused signature.
     """
 
     source: str
@@ -67,22 +64,21 @@ class Row:
 
 @dataclass(slots=True)
 class Report:
-    """What is known of a run: counts, and what a person must hear of. It does not grow with the number of tags.
+    """Counts, warnings and the first failures of a run; its size does not grow with the number of tags.
 
     Attributes:
-        warnings: what is allowed but most likely not meant.
-        listed: how many tags the rules name so far.
-        complete: whether everything that was meant has been listed to its end.
-        older: how many of the tags were set before the time that was asked for; they are not among ``listed``.
-        trusted: how many were up to date without asking their destination.
-        drift: how many tags were seen to differ from their destination, and were not in the queue already.
-        seconds: how long the run took.
-        interrupted: it was ended before its time.
-        failed_fast: a failed copy ended it before its time.
-        broken_off: an error of its own did, such as a queue that takes nothing.
-        counts: tags by what became of them.
-        bytes: blob bytes that were sent.
-        failures: the first rows that failed.
+        warnings: what is allowed but most likely not intended.
+        listed: tags that the rules name so far.
+        complete: whether the listing came to its end.
+        older: tags that ``since`` skipped; not counted as listed.
+        trusted: tags that were taken as up to date without a comparison.
+        drift: tags that were seen to differ from their destination, and were not in the queue already.
+        seconds: duration of the run.
+        interrupted: the run was cancelled.
+        failed_fast: a failed copy ended the run.
+        broken_off: an error of the run itself ended it, such as a queue that takes nothing.
+        bytes: blob bytes sent.
+        failures: the first rows that failed, `MAX_FAILURES` at the most.
     """
 
     warnings: list[str] = field(default_factory=list)
@@ -100,7 +96,7 @@ class Report:
     failures: list[Row] = field(default_factory=list)
 
     def add(self, row: Row) -> None:
-        """Take in a row."""
+        """Count a row."""
         self.counts[row.outcome] += 1
         self.bytes += row.bytes
         if row.outcome is RowOutcome.FAILED and len(self.failures) < MAX_FAILURES:
@@ -108,57 +104,55 @@ class Report:
 
     @property
     def ended(self) -> int:
-        """How many tags something became of."""
+        """How many tags have a row."""
         return self.counts.total()
 
 
-_CACHE_KIBIBYTES = 4096
-
-
 class SortedRows:
-    """A pile of texts, each under a source and a destination.
+    """Rows of text, each with a source and a destination, that are read back in order.
 
-    It stands in a temporary file that SQLite keeps once it is larger than a few megabytes (``TMPDIR`` says where), and
-    that is gone with it, however the process ends.
+    They are in a temporary database, which SQLite moves to a file once it is larger than a few megabytes (``TMPDIR``
+    says where). The file has no name, so it is gone with the process however that ends.
     """
 
     def __init__(self) -> None:
-        # No name: a temporary database (https://www.sqlite.org/inmemorydb.html, "Temporary Databases").
         self._error: sqlite3.Error | None = None
+        # An empty name makes a temporary database (https://www.sqlite.org/inmemorydb.html, "Temporary Databases").
+        # It is never opened again, so it needs no journal and no sync.
         self._database = sqlite3.connect("", isolation_level=None)
         for statement in (
             f"PRAGMA cache_size=-{_CACHE_KIBIBYTES}",
             "PRAGMA journal_mode=OFF",
             "PRAGMA synchronous=OFF",
-            "CREATE TABLE pile (source TEXT, destination TEXT, content TEXT)",
+            "CREATE TABLE rows (source TEXT, destination TEXT, content TEXT)",
             "BEGIN",
         ):
             self._database.execute(statement)
 
     def add(self, source: str, destination: str, content: str = "") -> None:
-        """Put a text aside. What goes wrong is told by `read`."""
+        """Add a row. An error is raised later, by `read`, so that a full disk does not end the copies."""
         if self._error is None:
             try:
-                self._database.execute("INSERT INTO pile VALUES (?, ?, ?)", (source, destination, content))
+                self._database.execute("INSERT INTO rows VALUES (?, ?, ?)", (source, destination, content))
             except sqlite3.Error as error:
                 self._error = error
 
     def read(self) -> Iterator[tuple[str, str, str]]:
-        """Give source, destination and text of everything, sorted, what is wholly the same once.
+        """Yield source, destination and content of all rows, sorted, equal rows once.
 
         Raises:
-            ReplicatorError: there was no room for all of it, or is none for sorting it.
+            ReplicatorError: there was no room for the rows, or there is none to sort them.
         """
         try:
             if self._error is not None:
                 raise self._error
             yield from self._database.execute(
-                "SELECT DISTINCT source, destination, content FROM pile ORDER BY source, destination, content"
+                "SELECT DISTINCT source, destination, content FROM rows ORDER BY source, destination, content"
             )
         except sqlite3.Error as error:
             message = f"no room for rows in the directory of temporary files (TMPDIR): {error}"
             raise ReplicatorError(message) from None
 
     def close(self) -> None:
-        """Forget everything."""
+        """Delete all rows."""
         self._database.close()

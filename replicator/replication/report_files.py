@@ -1,6 +1,6 @@
-"""The files that a backfill leaves behind: its rows in several formats, and lists of images like image-syncer's.
+"""The files that a backfill writes: its rows in several formats, and lists of images in image-syncer's format.
 
-Rows are written as they come, so that a report of any length takes no memory and can be followed while it grows.
+Rows are written as they arrive, so a report of any length takes no memory and can be followed while it grows.
 """
 
 from __future__ import annotations
@@ -24,59 +24,59 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 IN_PLACE = frozenset({RowOutcome.COPIED, RowOutcome.UP_TO_DATE})
-"""What became of an image whose destination is as it should be."""
+"""The outcomes that leave the destination as it should be."""
 
-_SOURCES_A_TIME = 500
-"""Sources that are put into YAML at once."""
+_SOURCES_A_CHUNK = 500
+"""Sources that are serialised to YAML at once."""
 
 
 class RowFormat(StrEnum):
-    """How rows are written."""
+    """The format of a file of rows."""
 
     JSON = "json"
-    """A list with an object a row."""
+    """A list with one object for each row."""
     JSON_LINES = "jsonl"
-    """An object a line."""
+    """One object for each line."""
     CSV = "csv"
-    """A line with the names of the columns, then a line a row (RFC 4180)."""
+    """A line with the names of the columns, then one line for each row (RFC 4180)."""
 
     @classmethod
     def of(cls, file: Path) -> RowFormat:
-        """Return the format that a file's ending names; `JSON` for any other."""
-        ending = file.suffix.lower().removeprefix(".")
-        return cls(ending) if ending in list(cls) else cls.JSON
+        """Return the format that the suffix of a file names; `JSON` for any other suffix."""
+        suffix = file.suffix.lower().removeprefix(".")
+        return cls(suffix) if suffix in list(cls) else cls.JSON
 
 
 class ListFormat(StrEnum):
-    """How lists of images are written."""
+    """The format of a list of images."""
 
     JSON = "json"
     YAML = "yaml"
 
 
 class Output(Protocol):
-    """Something that is made of the rows of a run."""
+    """A file, or a text on the terminal, that is made from the rows of a run."""
 
     def check(self) -> None:
-        """Make sure, before anything is started, that it can be made.
+        """Check that it can be written, before the run starts.
 
         Raises:
-            ConfigError: it can't.
+            ConfigError: it can't be written.
         """
 
     def row(self, row: Row) -> None:
-        """Take a row. What goes wrong is told by `end`."""
+        """Take a row. An error is raised later, by `end`."""
 
     def end(self) -> None:
         """Complete it.
 
         Raises:
-            ReplicatorError: it is lost.
+            ReplicatorError: it could not be written.
         """
 
 
-class _Sheet:
-    """A text file that is written piece by piece; what goes wrong is told once, at its end."""
+class _TextFile:
+    """A text file that is written piece by piece; an error is kept until `close`, so that it does not end the run."""
 
     def __init__(self, option: str, file: Path) -> None:
         self._option = option
@@ -98,7 +98,7 @@ class _Sheet:
             return
         try:
             if self._open is None:
-                # As it is: in CSV the line ends are part of the format.
+                # newline="" keeps the line ends of CSV, which are part of the format.
                 self._open = self._file.open("w", encoding="utf-8", errors="backslashreplace", newline="")
             self._open.write(text)
         except OSError as error:
@@ -120,43 +120,42 @@ class RowsFile:
     """A file with every row.
 
     Args:
-        file: where.
-        row_format: how; None for what the file's ending says.
+        row_format: None for the format that the file's suffix names.
     """
 
     def __init__(self, file: Path, row_format: RowFormat | None = None) -> None:
         self._format = row_format or RowFormat.of(file)
-        self._sheet = _Sheet("--report", file)
+        self._text = _TextFile("--report", file)
         self._rows = 0
 
     def check(self) -> None:
         """See `Output`."""
-        self._sheet.check()
+        self._text.check()
 
     def row(self, row: Row) -> None:
         """See `Output`."""
-        self._begin()
+        self._start()
         if self._format is RowFormat.CSV:
             values: dict[str, Any] = {name: getattr(row, name) for name in _COLUMNS}
-            self._sheet.write(_csv_line((values | {"warnings": "; ".join(row.warnings)}).values()))
+            self._text.write(_csv_line((values | {"warnings": "; ".join(row.warnings)}).values()))
         else:
             text = json.dumps(asdict(row), ensure_ascii=False)
-            before = ",\n " if self._rows else "\n "
-            self._sheet.write(f"{text}\n" if self._format is RowFormat.JSON_LINES else f"{before}{text}")
+            separator = ",\n " if self._rows else "\n "
+            self._text.write(f"{text}\n" if self._format is RowFormat.JSON_LINES else f"{separator}{text}")
         self._rows += 1
 
     def end(self) -> None:
         """See `Output`."""
-        self._begin()
+        self._start()
         if self._format is RowFormat.JSON:
-            self._sheet.write("\n]\n" if self._rows else "]\n")
-        self._sheet.close()
+            self._text.write("\n]\n" if self._rows else "]\n")
+        self._text.close()
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         if not self._rows and self._format is RowFormat.CSV:
-            self._sheet.write(_csv_line(_COLUMNS))
+            self._text.write(_csv_line(_COLUMNS))
         elif not self._rows and self._format is RowFormat.JSON:
-            self._sheet.write("[")
+            self._text.write("[")
 
 
 _COLUMNS = tuple(field.name for field in fields(Row))
@@ -169,71 +168,69 @@ def _csv_line(values: Iterable[Any]) -> str:
 
 
 class ImagesFile:
-    """A file that says where each source went, as image-syncer writes it: a mapping from a source to its destinations.
+    """A file that maps each source to its destinations, as image-syncer writes it.
 
-    It can be given to ``--images``. So a destination by digest is written without: there it follows from the source.
-    What could not be listed has no destination, and is left out.
+    It can be given to ``--images``, where the digest of a destination follows from the source; so it is left out here.
+    What could not be listed has no destination and is left out as well.
 
     Args:
-        option: the option that asks for it.
-        file: where.
-        outcomes: of which images.
-        list_format: how.
+        option: the option that asks for the file, for errors.
+        outcomes: the rows to write.
     """
 
     def __init__(self, option: str, file: Path, outcomes: Iterable[RowOutcome], list_format: ListFormat) -> None:
-        self._sheet = _Sheet(option, file)
+        self._text = _TextFile(option, file)
         self._outcomes = frozenset(outcomes)
         self._format = list_format
-        self._spool = SortedRows()
+        self._sorted = SortedRows()
 
     def check(self) -> None:
         """See `Output`."""
-        self._sheet.check()
+        self._text.check()
 
     def row(self, row: Row) -> None:
         """See `Output`."""
         if row.outcome in self._outcomes and row.destination:
-            self._spool.add(row.source, row.destination.partition("@")[0])
+            self._sorted.add(row.source, row.destination.partition("@")[0])
 
     def end(self) -> None:
         """See `Output`."""
         try:
             for text in _json_list(self._images()) if self._format is ListFormat.JSON else _yaml_list(self._images()):
-                self._sheet.write(text)
+                self._text.write(text)
         finally:
-            self._spool.close()
-        self._sheet.close()
+            self._sorted.close()
+        self._text.close()
 
     def _images(self) -> Iterator[tuple[str, list[str]]]:
-        for source, rows in groupby(self._spool.read(), key=itemgetter(0)):
+        for source, rows in groupby(self._sorted.read(), key=itemgetter(0)):
             yield source, [destination for _, destination, _ in rows]
 
 
 def _json_list(images: Iterator[tuple[str, list[str]]]) -> Iterator[str]:
-    before = "{"
+    start = "{"
     for source, destinations in images:
-        # What stands between the braces of an object of one.
-        yield before + json.dumps({source: destinations}, indent=1, ensure_ascii=False)[1:-2]
-        before = ","
-    yield "{}\n" if before == "{" else "\n}\n"
+        # The part between the braces of an object with one member.
+        yield start + json.dumps({source: destinations}, indent=1, ensure_ascii=False)[1:-2]
+        start = ","
+    yield "{}\n" if start == "{" else "\n}\n"
 
 
 def _yaml_list(images: Iterator[tuple[str, list[str]]]) -> Iterator[str]:
-    part = dict(islice(images, _SOURCES_A_TIME))
-    if not part:
+    chunk = dict(islice(images, _SOURCES_A_CHUNK))
+    if not chunk:
         yield "{}\n"
-    while part:
-        # Mappings one after the other are one mapping.
-        yield yaml.safe_dump(part, allow_unicode=True, width=10_000)
-        part = dict(islice(images, _SOURCES_A_TIME))
+    while chunk:
+        # Block mappings that follow each other are one mapping.
+        yield yaml.safe_dump(chunk, allow_unicode=True, width=10_000)
+        chunk = dict(islice(images, _SOURCES_A_CHUNK))
 
 
 def end_all(outputs: Iterable[Output]) -> None:
-    """Complete files, each whatever becomes of the others.
+    """Complete all files, even if one of them fails.
 
     Raises:
-        ReplicatorError: one is lost.
+        ReplicatorError: one of them could not be written; with all reasons.
     """
     lost: list[str] = []
     for output in outputs:

@@ -1,7 +1,4 @@
-"""Which repositories a backfill looks through: those that sources name, and those that Harbor lists for patterns.
-
-What a listing gives out, a part at a time. Plain values.
-"""
+"""The repositories of a backfill: those that sources name, and those that Harbor lists for patterns."""
 
 from __future__ import annotations
 
@@ -16,75 +13,36 @@ from replicator.tasks import merge_streams
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
-    from datetime import datetime
 
     from replicator.harbor import ListedRepository
     from replicator.registry import Registries
-    from replicator.rules import Asked, Collision, Narrowing, Source
+    from replicator.rules import Narrowing, Source
+
+LISTED_AT_ONCE = 4
+"""Projects, or repositories, that are listed at the same time; the pages of each one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """One copy the rules ask for.
+class NotListed:
+    """Something that could not be listed, or not to its end.
 
     Attributes:
-        asked: the copy, and who asks for it.
-        digest: what the source's tag names according to the list; None where no list said so.
-        size: bytes of the image with all its parts; None where it is not known.
-        pushed: when the tag was set, UTC; None where it is not known.
-    """
-
-    asked: Asked
-    digest: str | None = None
-    size: int | None = None
-    pushed: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ListingRefused:
-    """A copy that is not made, as another source is on its way to the same destination.
-
-    Attributes:
-        asked: the copy, and who asks for it.
-        collision: its destination, and every source that is known to be on its way there.
-    """
-
-    asked: Asked
-    collision: Collision
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """A part of what a listing finds: some tags of one repository, or what could not be listed.
-
-    Attributes:
-        what: the repository; of what could not be listed, that, its project or the pattern that names it.
-        found: the copies that are meant.
-        refused: copies that are meant and would overwrite each other.
-        error: why it could not be listed; None when it could.
-        warnings: what was listed in another way than it could have been, and why.
+        what: a repository, a project or the pattern that names it.
+        error: the reason.
     """
 
     what: str
-    found: tuple[Found, ...] = ()
-    refused: tuple[ListingRefused, ...] = ()
-    error: ReplicatorError | None = None
-    warnings: tuple[str, ...] = ()
-
-
-_AT_ONCE = 4
-"""Projects whose repositories are listed at the same time."""
+    error: ReplicatorError
 
 
 @dataclass(slots=True)
 class WantedRepository:
-    """A repository that is looked through.
+    """A repository to list.
 
     Attributes:
-        repository: it.
         needs_tags: whether its tags must be listed.
-        named: whether a source names it without wildcards: then it is a mistake if it is not there.
-        artifact_count: how many artifacts it has; None where no list said so.
+        named: whether a source names it without wildcards, so that it is a mistake if it does not exist.
+        artifact_count: how many artifacts it has; None if no list says so.
     """
 
     repository: Repository
@@ -94,16 +52,12 @@ class WantedRepository:
 
 
 class RepositoryLister:
-    """The repositories that a narrowing's sources name.
-
-    Args:
-        narrowing: what is meant.
-        registries: to list.
+    """Finds the repositories that the sources of a narrowing name.
 
     Attributes:
-        wanted: the repositories, once `failures` has ended.
-        artifacts: how many artifacts all repositories of a project have, by registry and project; of those projects
-            alone whose repositories were listed. So their registry is a Harbor.
+        wanted: the repositories, complete once `failures` has ended.
+        artifacts: the artifacts of all repositories together, by registry and project; only for projects whose
+            repositories were listed, so that their registry is a Harbor.
     """
 
     def __init__(self, narrowing: Narrowing, registries: Registries) -> None:
@@ -112,8 +66,8 @@ class RepositoryLister:
         self._narrowing = narrowing
         self._registries = registries
 
-    async def failures(self) -> AsyncGenerator[Batch, None]:
-        """List all names, each project's once; give out what can't be listed, and go on with the rest."""
+    async def failures(self) -> AsyncGenerator[NotListed, None]:
+        """List every project once; yield what can't be listed, and go on with the rest."""
         projects: dict[tuple[str, str], list[Source]] = {}
         anywhere: dict[str, list[Source]] = {}
         for source in self._narrowing.sources():
@@ -129,17 +83,17 @@ class RepositoryLister:
                 names = [name async for name in api.projects()]
             except ReplicatorError as error:
                 for source in sources:
-                    yield Batch(f"{registry}/{source.glob}", error=error)
+                    yield NotListed(f"{registry}/{source.glob}", error)
                 continue
             for name in names:
                 projects.setdefault((registry, name), []).extend(sources)
         listings = (self._list(*project, sources) for project, sources in projects.items())
-        async for failure in merge_streams(listings, _AT_ONCE):
+        async for failure in merge_streams(listings, LISTED_AT_ONCE):
             yield failure
 
-    async def _list(self, registry: str, project: str, sources: list[Source]) -> AsyncGenerator[Batch, None]:
+    async def _list(self, registry: str, project: str, sources: list[Source]) -> AsyncGenerator[NotListed, None]:
         try:
-            # The login of the project, where the rules give one, else that of the host.
+            # Any repository of the project stands for it: the rules may have a login of its own for a project.
             api = HarborApi(registry, self._registries.transport(Repository(registry, f"{project}/x")))
             self.artifacts[registry, project] = 0
             async for listed in api.repositories(project):
@@ -151,7 +105,7 @@ class RepositoryLister:
             del self.artifacts[registry, project]
             places = (source.glob if source.project is not None else f"{project}/" for source in sources)
             for place in dict.fromkeys(places):
-                yield Batch(f"{registry}/{place}", error=error)
+                yield NotListed(f"{registry}/{place}", error)
 
     def _want(self, repository: Repository, source: Source, listed: ListedRepository | None = None) -> None:
         if not self._narrowing.includes(repository):

@@ -1,8 +1,9 @@
-"""The tags of repositories, with what each names where a Harbor tells, and from the registry's own list elsewhere.
+"""The tags of repositories, from the list that takes the fewest requests and tells the most.
 
-Harbor lists artifacts with their tags a hundred a page, of a repository or, from 2.12 on, of a whole project. Only a
-login that may list artifacts gets them. Tags of signatures that Harbor counts as accessories are not among them; the
-registry's ``tags/list`` has those too, and is asked for them where an artifact has any.
+Harbor lists artifacts with their tags, digests and times, a hundred a page: of one repository or, since 2.12, of a
+whole project. That takes a login with ``artifact:list``. The registry's own ``tags/list`` has only names, and is what
+remains for other registries and logins. Harbor hides the tags of signatures that it counts as accessories;
+``tags/list`` shows them, so it is read as well where an artifact has accessories.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from replicator.errors import ReplicatorError
 from replicator.harbor import Artifact, HarborApi
 from replicator.reference import Repository, is_signature_tag
 from replicator.registry.errors import Denied, NotFound, RegistryError, Unauthorized
+from replicator.replication.repositories import LISTED_AT_ONCE, NotListed
 from replicator.tasks import merge_streams
 
 if TYPE_CHECKING:
@@ -27,20 +29,18 @@ if TYPE_CHECKING:
     from replicator.registry.transport import Transport
     from replicator.replication.repositories import WantedRepository
 
-_AT_ONCE = 4
-"""Repositories of one project that are listed at the same time where Harbor can't list the project."""
-_CHUNK = 1000
-"""Tags of ``tags/list`` that are given out together."""
+TAGS_A_PAGE = 1000
+"""Tags of ``tags/list`` that are passed on together."""
 
 
 @dataclass(frozen=True, slots=True)
 class TagInfo:
-    """What a list says of a tag.
+    """What a list says about a tag.
 
     Attributes:
-        digest: what it names.
-        size: bytes of that with all its parts; None where it is not known.
-        pushed: when the tag was set, UTC; None where it is not known.
+        digest: of the artifact that it names.
+        size: bytes of the artifact with all its parts; None if it is not known.
+        pushed: when the tag was set, UTC; None if it is not known.
     """
 
     digest: str
@@ -50,68 +50,48 @@ class TagInfo:
 
 @dataclass(frozen=True, slots=True)
 class TagPage:
-    """Some tags of a repository, or all.
-
-    Attributes:
-        repository: where they are.
-        tags: what the list says of each; None where it is a list of names alone.
-    """
+    """Some or all tags of a repository; None for a tag from a list of names alone."""
 
     repository: Repository
     tags: Mapping[str, TagInfo | None]
 
 
-@dataclass(frozen=True, slots=True)
-class NotListed:
-    """A repository or project whose tags could not be listed, or not to their end.
-
-    Attributes:
-        what: it.
-        error: why.
-    """
-
-    what: str
-    error: ReplicatorError
-
-
-_Pages = AsyncGenerator[list[Artifact], None]
-_Parts = AsyncGenerator[dict[str, TagInfo | None], None]
+_ArtifactPages = AsyncGenerator[list[Artifact], None]
+_TagPages = AsyncGenerator[dict[str, TagInfo | None], None]
+_Listed = AsyncGenerator[TagPage | NotListed, None]
 
 
 @dataclass(slots=True)
 class _Host:
-    """What is known of a registry for the time of one listing."""
+    """What is known about a registry during one listing."""
 
     is_harbor: bool | None = None
     lists_projects: bool = True
     has_warned: bool = False
-    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    detecting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class TagLister:
-    """Lists tags in the way that costs the fewest requests.
+    """Lists tags in the way that takes the fewest requests.
 
     Args:
-        registries: to list.
-        harbors: hosts that are known to be Harbors; others are asked once whether they are.
+        harbors: hosts that are known to be Harbors; of others it is found out once.
 
     Attributes:
-        warnings: what was listed in another way than it could have been, and why; who tells of them takes them out.
+        warnings: fall-backs that were taken, and why; whoever reports them removes them.
     """
 
     def __init__(self, registries: Registries, harbors: Iterable[str]) -> None:
         self.warnings: list[str] = []
         self._registries = registries
         self._hosts = {registry: _Host(is_harbor=True) for registry in harbors}
-        # The logins that may not list artifacts, each with the project where it may not.
+        # Logins without artifact:list, each with the project that refused them: a robot may have it in others.
         self._refused: set[tuple[Transport, str]] = set()
 
-    async def of_project(
-        self, registry: str, project: str, wanted: Collection[WantedRepository]
-    ) -> AsyncGenerator[TagPage | NotListed, None]:
-        """List the tags of some repositories by the list of their project's artifacts, in parts.
+    async def of_project(self, registry: str, project: str, wanted: Collection[WantedRepository]) -> _Listed:
+        """List the tags of some repositories from their project's list of artifacts, page by page.
 
-        Where there is no such list, each repository is listed by itself.
+        Falls back to the list of each repository where Harbor has no list of the project.
         """
         place = Repository(registry, f"{project}/x")
         repositories = {each.repository: each for each in wanted}
@@ -120,122 +100,116 @@ class TagLister:
         try:
             async with contextlib.aclosing(self._api(place).artifacts_of_project(project)) as pages:
                 page = await self._first_of_project(pages, place)
-                listed = page is not None
+                is_listed = page is not None
                 while page is not None:
                     for repository, artifacts in _by_repository(page, repositories).items():
                         unseen.discard(repository)
-                        yield TagPage(repository, _labels(artifacts))
+                        yield TagPage(repository, _tags(artifacts))
                         signatures.note(repository, artifacts)
                     page = await anext(pages, None)
         except ReplicatorError as error:
             yield NotListed(f"{registry}/{project}/", error)
             return
-        if not listed:
+        if not is_listed:
             unseen = set(repositories)
-        # What has artifacts and is not in the project's list, whyever, is listed by itself.
-        parts = [self.of_repository(repositories[each], whole=False) for each in sorted(unseen)]
-        parts += [self._told(repositories[each], self._signatures(each, known)) for each, known in signatures.hidden()]
-        async for part in merge_streams(parts, _AT_ONCE):
-            yield part
+        # A repository that has artifacts and is missing in the project's list is listed alone, so that none is lost.
+        rest = [self.of_repository(repositories[each], whole=False) for each in sorted(unseen)]
+        rest += [
+            self._guarded(repositories[each], self._signature_tags(each, shown)) for each, shown in signatures.hidden()
+        ]
+        async for listed in merge_streams(rest, LISTED_AT_ONCE):
+            yield listed
 
-    async def of_repository(
-        self, wanted: WantedRepository, *, whole: bool
-    ) -> AsyncGenerator[TagPage | NotListed, None]:
-        """List the tags of a repository.
+    async def of_repository(self, wanted: WantedRepository, *, whole: bool) -> _Listed:
+        """List the tags of a repository; that it does not exist is reported only for one that a source names.
 
-        Args:
-            wanted: the repository. If it is not there, that is told only of one that is named.
-            whole: give out all tags together, even if there are none; otherwise in parts.
+        With ``whole``, all tags come in one page, even if there are none; otherwise page by page.
         """
-        parts = self._parts(wanted)
-        async with contextlib.aclosing(self._told(wanted, self._together(parts) if whole else parts)) as told:
-            async for part in told:
-                yield part
+        pages = self._pages(wanted)
+        async with contextlib.aclosing(self._guarded(wanted, _joined(pages) if whole else pages)) as listed:
+            async for each in listed:
+                yield each
 
-    async def _told(self, wanted: WantedRepository, parts: _Parts) -> AsyncGenerator[TagPage | NotListed, None]:
+    async def _guarded(self, wanted: WantedRepository, pages: _TagPages) -> _Listed:
+        """Yield an error instead of raising it: one repository does not end the listing."""
         try:
-            async with contextlib.aclosing(parts):
-                async for tags in parts:
+            async with contextlib.aclosing(pages):
+                async for tags in pages:
                     yield TagPage(wanted.repository, tags)
         except ReplicatorError as error:
             if wanted.named or not isinstance(error, NotFound):
                 yield NotListed(str(wanted.repository), error)
 
-    async def _together(self, parts: _Parts) -> _Parts:
-        tags: dict[str, TagInfo | None] = {}
-        async with contextlib.aclosing(parts):
-            async for some in parts:
-                tags |= some
-        yield tags
-
-    async def _parts(self, wanted: WantedRepository) -> _Parts:
+    async def _pages(self, wanted: WantedRepository) -> _TagPages:
         repository = wanted.repository
-        listed = False
+        is_listed = False
         signatures = _Signatures()
         if await self._is_harbor(repository):
             async with contextlib.aclosing(self._api(repository).artifacts(repository)) as pages:
                 page = await self._first_of_repository(pages, repository)
-                # Of a repository that is not there, or whose name a proxy mangled, Harbor shows an empty list.
-                listed = page is not None and wanted.artifact_count == 0 and not wanted.named
+                # An empty list proves nothing: Harbor shows one for a repository that does not exist, or whose name a
+                # proxy has mangled. Only if the project's list said 0 artifacts as well is it taken as it is.
+                is_listed = page is not None and wanted.artifact_count == 0 and not wanted.named
                 while page is not None:
-                    listed = listed or bool(page)
-                    yield _labels(page)
+                    is_listed = is_listed or bool(page)
+                    yield _tags(page)
                     signatures.note(repository, page)
                     page = await anext(pages, None)
-        if listed:
-            for _, known in signatures.hidden():
-                async for tags in self._signatures(repository, known):
+        if is_listed:
+            for _, shown in signatures.hidden():
+                async for tags in self._signature_tags(repository, shown):
                     yield tags
             return
         async for tags in self._names(repository):
             self._warn_if_refused(repository)
             yield tags
 
-    async def _names(self, repository: Repository) -> _Parts:
+    async def _names(self, repository: Repository) -> _TagPages:
         """List the names of all tags (OCI distribution specification 1.1, "Listing Tags")."""
         tags: dict[str, TagInfo | None] = {}
         async for tag in self._registries.source(repository).tags():
             tags[tag] = None
-            if len(tags) == _CHUNK:
+            if len(tags) == TAGS_A_PAGE:
                 yield tags
                 tags = {}
         if tags:
             yield tags
 
-    async def _signatures(self, repository: Repository, known: Collection[str]) -> _Parts:
-        """List the tags of signatures that are not ``known``."""
+    async def _signature_tags(self, repository: Repository, shown: Collection[str]) -> _TagPages:
+        """List the tags of signatures that the list of artifacts has not ``shown``."""
         async for names in self._names(repository):
-            tags = {tag: label for tag, label in names.items() if is_signature_tag(tag) and tag not in known}
+            tags = {tag: info for tag, info in names.items() if is_signature_tag(tag) and tag not in shown}
             if tags:
                 yield tags
 
-    async def _first_of_project(self, pages: _Pages, place: Repository) -> list[Artifact] | None:
-        """Read the first page; None where this list is not to be had."""
+    async def _first_of_project(self, pages: _ArtifactPages, place: Repository) -> list[Artifact] | None:
+        """Read the first page of a project's list; None if there is no such list."""
         host = self._host(place)
         if not host.lists_projects:
             return None
         try:
             return await self._first(pages, place)
         except NotFound:
+            # A Harbor before 2.12. The other projects are not tried.
             host.lists_projects = False
             return None
 
-    async def _first_of_repository(self, pages: _Pages, repository: Repository) -> list[Artifact] | None:
-        """Read the first page; None where this list is not to be had."""
+    async def _first_of_repository(self, pages: _ArtifactPages, repository: Repository) -> list[Artifact] | None:
+        """Read the first page of a repository's list; None if there is no such list."""
         try:
             return await self._first(pages, repository)
         except NotFound:
-            # The registry has the last word.
+            # Whether the repository exists is decided by tags/list.
             return None
 
-    async def _first(self, pages: _Pages, place: Repository) -> list[Artifact] | None:
+    async def _first(self, pages: _ArtifactPages, place: Repository) -> list[Artifact] | None:
         login = self._login(place)
         if login in self._refused:
             return None
         try:
             return await anext(pages, [])
         except (Denied, Unauthorized):
-            # Harbor says the same of a project that is not there: the registry's list will tell.
+            # The login lacks artifact:list, or the project does not exist: Harbor answers the same. tags/list decides.
             self._refused.add(login)
             return None
 
@@ -243,12 +217,12 @@ class TagLister:
         if "/" not in repository.name:
             return False  # at a Harbor, every repository is in a project
         host = self._host(repository)
-        async with host.asking:
+        async with host.detecting:
             if host.is_harbor is None:
                 try:
                     host.is_harbor = await self._api(repository).is_harbor()
                 except RegistryError:
-                    # The registry's own list needs none, and is asked with a patience of its own.
+                    # A failure is no reason to end: tags/list works without the API, and has retries of its own.
                     host.is_harbor = False
         return host.is_harbor
 
@@ -258,7 +232,7 @@ class TagLister:
             host.has_warned = True
             self.warnings.append(
                 f"{place.registry}: the login may not list artifacts (artifact:list, with tag:list and "
-                "accessory:list), so each repository's tags are listed by themselves, without their digests"
+                "accessory:list), so each repository's tags are listed alone, without their digests"
             )
 
     def _login(self, place: Repository) -> tuple[Transport, str]:
@@ -271,7 +245,15 @@ class TagLister:
         return self._hosts.setdefault(place.registry, _Host())
 
 
-def _labels(artifacts: Iterable[Artifact]) -> dict[str, TagInfo | None]:
+async def _joined(pages: _TagPages) -> _TagPages:
+    tags: dict[str, TagInfo | None] = {}
+    async with contextlib.aclosing(pages):
+        async for page in pages:
+            tags |= page
+    yield tags
+
+
+def _tags(artifacts: Iterable[Artifact]) -> dict[str, TagInfo | None]:
     return {
         tag.name: TagInfo(artifact.digest, artifact.size, tag.pushed) for artifact in artifacts for tag in artifact.tags
     }
@@ -286,7 +268,7 @@ def _by_repository(artifacts: Iterable[Artifact], wanted: Container[Repository])
 
 
 class _Signatures:
-    """Which repositories have tags of signatures that the list of artifacts does not show."""
+    """Finds repositories with tags of signatures that the list of artifacts hides."""
 
     def __init__(self) -> None:
         self._shown: dict[Repository, set[str]] = {}
@@ -301,5 +283,5 @@ class _Signatures:
                 self._shown.setdefault(repository, set()).update(shown)
 
     def hidden(self) -> list[tuple[Repository, Collection[str]]]:
-        """Return these repositories, each with what is shown all the same."""
+        """Return these repositories, each with the signature tags that the list did show."""
         return [(repository, self._shown.get(repository, ())) for repository in self._signed]

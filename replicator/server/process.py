@@ -124,7 +124,6 @@ async def _open(settings: Settings, rules: Rules) -> AsyncIterator[_Parts]:
             worker = make_worker(
                 settings,
                 queue,
-                registries,
                 copier,
                 concurrency=concurrency,
                 checks=checks,
@@ -133,7 +132,7 @@ async def _open(settings: Settings, rules: Rules) -> AsyncIterator[_Parts]:
             )
             registrar = open_registrar(settings, rules, registries)
             reconciler = Reconciler(
-                settings.schedule, rules, registries, copier, queue, checks, registrar=registrar, lease=settings.lease
+                settings.schedule, rules, copier, queue, checks, registrar=registrar, lease=settings.lease
             )
             yield _Parts(queue, metrics, traces, registries, worker, reconciler, registrar)
 

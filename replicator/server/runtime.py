@@ -86,7 +86,6 @@ async def open_checks(queue: Queue) -> AsyncIterator[Observations]:
 def make_worker(
     settings: Settings,
     queue: Queue,
-    registries: Registries,
     copier: Copier,
     *,
     concurrency: Mapping[Lane, int],
@@ -100,7 +99,6 @@ def make_worker(
     Args:
         settings: time limits.
         queue: where its work is.
-        registries: for the questions a rule asks when its job runs.
         copier: does the copies.
         concurrency: copies at once, by lane.
         policy: when a failed copy is tried again.
@@ -109,7 +107,7 @@ def make_worker(
         observer: told how tries end.
         traces: have a span for each copy; None without traces.
     """
-    handler = Handler(registries, copier, checks)
+    handler = Handler(copier, checks)
     return Worker(
         queue,
         handler if traces is None else traces.around_handler(handler),

@@ -11,6 +11,7 @@ from replicator.copy import Copier, Result
 from replicator.reference import Reference, Repository
 from replicator.registry import Access, Registries
 from replicator.replication.transfer import transfer
+from replicator.rules import CopyRequest
 from tests.copy.conftest import QUICK, Registry, a_registry
 from tests.standins.images import image
 from tests.standins.openapi import OpenApiStandIn
@@ -27,7 +28,7 @@ PRIVATE = Creates(Visibility.PRIVATE)
 
 @dataclass
 class Stage:
-    """A source, an ACR whose namespace ``manual`` creates nothing by itself, and its OpenAPI."""
+    """A source, an ACR whose namespace ``manual`` creates no repositories on push, and its OpenAPI."""
 
     source: Registry
     acr: AcrStandIn
@@ -35,7 +36,7 @@ class Stage:
     account: Account
 
     def access(self, creates: Creates | None = PRIVATE) -> Access:
-        """Give what the rules make of ``aliyun`` with ``create``."""
+        """The access that the rules build from ``aliyun`` with ``create``."""
         missing = MissingRepositories(ACR, self.account, creates) if creates is not None else None
         return Access(endpoint=self.acr.url, logins=TemporaryLogins(ACR, self.account), creator=missing)
 
@@ -45,10 +46,14 @@ class Stage:
 
         return Registries(access, timing=QUICK)
 
+    def request(self, name: str, tag: str = "v1", *, source: str = "v1") -> CopyRequest:
+        """A request to copy the tag ``source`` to a tag at ACR."""
+        return CopyRequest(self.source.reference(source), to(name, tag), "a rule")
+
     async def copy(self, acr: Access, *names: str) -> list[Result]:
         async with self.registries(acr) as registries:
             copier = Copier(registries)
-            copies = (transfer(copier, self.source.reference("v1"), to(name)) for name in names)
+            copies = (transfer(copier, self.request(name)) for name in names)
             return [outcome.result for outcome in await asyncio.gather(*copies)]
 
 

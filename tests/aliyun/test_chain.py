@@ -1,4 +1,4 @@
-"""Whom the OpenAPI is asked on behalf of where the rules name nobody: the default chain of the library, each of it.
+"""The account where the rules name none: each source of the library's default chain of credentials.
 
 The library reads the environment once, when it is imported, so each case is a process of its own.
 """
@@ -38,7 +38,7 @@ _ASKING_AGAIN = """
 import asyncio, sys, threading
 from replicator.aliyun import Account, TemporaryLogins
 async def main():
-    # As after every change of the rules: the values are new, the account is the same.
+    # As after each reload of the rules: a new value for the same account.
     for number in range(4):
         account = Account(region="cn-beijing", openapi_endpoint=sys.argv[1])
         await TemporaryLogins("registry.cn-beijing.aliyuncs.com", account).login(None)
@@ -101,9 +101,7 @@ async def test_the_role_of_an_ecs_is_used(openapi: OpenApiStandIn, tmp_path: Pat
     assert openapi.tokens == ["token-of-ecs-key"]
 
 
-async def test_rules_that_are_read_again_and_again_leave_no_threads_behind(
-    openapi: OpenApiStandIn, tmp_path: Path
-) -> None:
+async def test_reloading_the_rules_leaks_no_threads(openapi: OpenApiStandIn, tmp_path: Path) -> None:
     async with serve(Metadata(openapi.faults)) as host:
         assert await asked(host, tmp_path, _ASKING_AGAIN, HTTP_PROXY=f"http://{host}") == "1"
 
@@ -126,12 +124,12 @@ async def test_the_role_of_a_pod_is_used(openapi: OpenApiStandIn, tmp_path: Path
     assert openapi.tokens == ["token-of-oidc-key"]
 
 
-async def test_that_there_is_nobody_to_ask_on_behalf_of_is_told(openapi: OpenApiStandIn, tmp_path: Path) -> None:
+async def test_a_missing_account_is_reported(openapi: OpenApiStandIn, tmp_path: Path) -> None:
     async with serve(openapi.faults) as host:
         assert "no account at Alibaba Cloud was found" in await asked(host, tmp_path, **NOBODY)
 
 
-async def test_libraries_that_are_missing_are_told_before_anything_starts(tmp_path: Path) -> None:
+async def test_missing_libraries_are_reported_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['alibabacloud_credentials'] = None\n")
     acr = "registry.cn-beijing.aliyuncs.com"
     auth = {"harbor.example.com": {"anonymous": True}, acr: {"aliyun": {}}}
@@ -144,7 +142,7 @@ async def test_libraries_that_are_missing_are_told_before_anything_starts(tmp_pa
     assert "Traceback" not in ended.said
 
 
-async def test_libraries_that_are_missing_later_are_told_too(
+async def test_libraries_that_are_removed_later_are_reported_too(
     openapi: OpenApiStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "alibabacloud_tea_openapi.client", None)

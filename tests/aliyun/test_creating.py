@@ -1,4 +1,4 @@
-"""A push that is refused for want of a repository has it created, and is made; all else is as it was."""
+"""A push that is refused because its repository is missing creates it and is repeated; no other push creates any."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_a_push_that_finds_the_name_unknown_creates_it_too(stage: Stage, a
     await verify_tree(acr_upstream, "manual/app", "v1", image(1))
 
 
-async def test_without_being_told_to_nothing_is_created(stage: Stage) -> None:
+async def test_nothing_is_created_unless_the_rules_say_so(stage: Stage) -> None:
     with pytest.raises(CopyFailed, match="Automatically Create Repository"):
         await stage.copy(stage.access(None), "manual/app")
     assert stage.openapi.actions == ["GetAuthorizationToken"]
@@ -54,12 +54,12 @@ async def test_without_being_told_to_nothing_is_created(stage: Stage) -> None:
 async def test_copies_to_one_repository_create_it_once(stage: Stage) -> None:
     async with stage.registries(stage.access()) as registries:
         copier = Copier(registries)
-        tags = [transfer(copier, stage.source.reference("v1"), to("manual/app", f"t{number}")) for number in range(8)]
+        tags = [transfer(copier, stage.request("manual/app", f"t{number}")) for number in range(8)]
         assert {outcome.result for outcome in await asyncio.gather(*tags)} == {Result.COPIED}
     assert stage.openapi.actions.count("CreateRepo") == 1
 
 
-async def test_as_long_as_pushes_work_nobody_is_asked_to_create(stage: Stage) -> None:
+async def test_nothing_is_created_while_pushes_work(stage: Stage) -> None:
     login = stage.access()
     async with stage.registries(login) as registries:
         await registries.destination(Repository(ACR, "cache/app")).head_destination("v1")
@@ -67,12 +67,12 @@ async def test_as_long_as_pushes_work_nobody_is_asked_to_create(stage: Stage) ->
     assert await stage.copy(login, "cache/app", "image-syncer/app") == [Result.COPIED, Result.COPIED]
 
 
-async def test_an_openapi_that_is_away_makes_it_a_fault_of_the_moment_that_quotes_both(stage: Stage) -> None:
+async def test_an_unreachable_openapi_is_a_transient_error_that_quotes_both_refusals(stage: Stage) -> None:
     stage.openapi.faults.add(Fault(Answer(503), path="/repos$", times=None))
     with pytest.raises(CopyFailed) as caught:
         await stage.copy(stage.access(), "manual/app")
     assert caught.value.error_class is ErrorClass.TRANSIENT
-    for part in ("CreateRepo", "asked to create manual/app", "requested access to the resource is denied"):
+    for part in ("CreateRepo", "creating manual/app", "requested access to the resource is denied"):
         assert part in str(caught.value)
 
 
@@ -85,7 +85,7 @@ async def test_a_permission_that_is_missing_is_named_and_no_secret_is(stage: Sta
     assert "key-secret" not in str(caught.value)
 
 
-async def test_a_registry_that_learns_of_it_a_moment_later_is_waited_for(
+async def test_a_registry_that_sees_the_new_repository_late_is_retried(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("replicator.replication.transfer._PAUSES", (0.0, 0.0, 0.0))
@@ -95,7 +95,7 @@ async def test_a_registry_that_learns_of_it_a_moment_later_is_waited_for(
     assert stage.openapi.actions.count("CreateRepo") == 1
 
 
-async def test_a_login_that_may_only_pull_is_refused_as_ever(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_login_that_may_only_pull_is_still_refused(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("replicator.replication.transfer._PAUSES", (0.0, 0.0))
     login = stage.access()
     async with stage.registries(login) as registries:
@@ -103,8 +103,8 @@ async def test_a_login_that_may_only_pull_is_refused_as_ever(stage: Stage, monke
         user = stage.acr.accounts["cr_temp_user"]
         stage.acr.accounts["cr_temp_user"] = User(user.secret, READ)
         stage.openapi.repositories["cache/app"] = "PUBLIC"
-        with pytest.raises(CopyFailed, match="the login may not push here"):
-            await transfer(Copier(registries), stage.source.reference("v1"), to("cache/app"))
+        with pytest.raises(CopyFailed, match="the login may push here"):
+            await transfer(Copier(registries), stage.request("cache/app"))
     assert stage.openapi.repositories == {"cache/app": "PUBLIC"}
 
 

@@ -1,4 +1,4 @@
-"""ACR's editions and regions are read from its hosts and from its challenges, and nothing else is taken for them."""
+"""ACR's editions and regions, read from its hosts and challenges and from nothing else."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PERSONAL, ENTERPRISE = Edition.PERSONAL, Edition.ENTERPRISE
         ("Registry.CN-Beijing.aliyuncs.com:443", AcrEndpoint(PERSONAL, "cn-beijing")),
     ],
 )
-def test_each_kind_of_host_tells_edition_region_and_network(host: str, endpoint: AcrEndpoint) -> None:
+def test_each_kind_of_host_has_an_edition_a_region_and_a_network(host: str, endpoint: AcrEndpoint) -> None:
     assert endpoint_of(host) == endpoint
     assert is_acr(host)
 
@@ -51,18 +51,20 @@ def test_each_kind_of_host_tells_edition_region_and_network(host: str, endpoint:
         "",
     ],
 )
-def test_other_hosts_tell_nothing(host: str) -> None:
+def test_other_hosts_are_not_read(host: str) -> None:
     assert endpoint_of(host) is None
 
 
 @given(LABEL, REGION, st.sampled_from(["", "-vpc"]), PORT)
-def test_an_enterprise_host_tells_the_name_it_was_made_of(name: str, region: str, network: str, port: str) -> None:
+def test_the_name_of_an_enterprise_instance_is_read_from_its_host(
+    name: str, region: str, network: str, port: str
+) -> None:
     found = endpoint_of(f"{name}-registry{network}.{region}.cr.aliyuncs.com{port}")
     assert found == AcrEndpoint(ENTERPRISE, region, Network.VPC if network else Network.PUBLIC, name)
 
 
 @given(REGION, st.from_regex(r"cri-[a-z0-9]{16}", fullmatch=True))
-def test_a_challenge_tells_region_and_instance(region: str, instance_id: str) -> None:
+def test_region_and_instance_are_read_from_a_challenge(region: str, instance_id: str) -> None:
     assert service_of(f"registry.aliyuncs.com:{region}:china:{instance_id}") == Service(ENTERPRISE, region, instance_id)
     assert service_of(f"registry.aliyuncs.com:{region}:26842") == Service(PERSONAL, region)
 
@@ -78,7 +80,7 @@ def test_a_challenge_tells_region_and_instance(region: str, instance_id: str) ->
         "x" * 100_000,
     ],
 )
-def test_a_challenge_of_others_tells_nothing(service: str) -> None:
+def test_a_challenge_of_another_registry_is_not_read(service: str) -> None:
     assert service_of(service) is None
 
 

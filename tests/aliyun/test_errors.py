@@ -1,4 +1,4 @@
-"""What a refusal of the OpenAPI means is read from its code and its status, and no secret is quoted with it."""
+"""Refusals of the OpenAPI are classified by code and status, and quote no secret."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from replicator.aliyun.errors import AccountRefused, AlreadyThere, from_openapi, refusal
+from replicator.aliyun.errors import AccountIncomplete, AccountRefused, AlreadyThere, from_openapi, refusal
 from replicator.aliyun.logins import TemporaryLogins
+from replicator.aliyun.openapi import find_region_and_instance
 from replicator.aliyun.operations import Account
 from replicator.errors import ErrorClass
 from replicator.registry.errors import Denied, Refused, RegistryError, ServerFailed, TooManyRequests
+from replicator.replication.advice import explained
 from tests.aliyun.test_logins import PERSONAL, REGISTRY
 from tests.standins.faults import Answer, Fault
 from tests.standins.openapi import OpenApiStandIn
@@ -43,7 +45,7 @@ CREATES = ("CreateRepo", "CreateRepository", "CreateNamespace")
         (503, "ServiceUnavailable", ServerFailed),
     ],
 )
-def test_a_refusal_is_told_apart_by_code_and_status(
+def test_a_refusal_is_classified_by_code_and_status(
     action: str, status: int, code: str, kind: type[RegistryError]
 ) -> None:
     error = refusal(REGISTRY, action, code, "its words", status=status)
@@ -52,8 +54,21 @@ def test_a_refusal_is_told_apart_by_code_and_status(
     assert error.request == action
 
 
+@pytest.mark.parametrize(
+    ("registry", "missing"),
+    [
+        ("acr.example.com", "set region under aliyun"),
+        ("corp-registry.cn-beijing.cr.aliyuncs.com", "set instance_id (cri-…) under aliyun"),
+    ],
+)
+def test_a_missing_value_is_named_without_any_other_advice(registry: str, missing: str) -> None:
+    with pytest.raises(AccountIncomplete) as caught:
+        find_region_and_instance(registry, Account(), None, "GetAuthorizationToken")
+    assert explained(caught.value).endswith(missing)
+
+
 class Raised(Exception):
-    """What Alibaba Cloud's libraries raise, as far as it is looked at."""
+    """An exception of Alibaba Cloud's libraries, with the attributes that are read."""
 
     def __init__(self, message: str, code: str, status: int | None) -> None:
         super().__init__(message)
@@ -72,7 +87,7 @@ def test_no_refusal_quotes_a_secret(secret: str, before: str, after: str, status
     assert isinstance(error.error_class, ErrorClass)
 
 
-async def test_the_peace_that_the_openapi_wants_is_obeyed_or_told() -> None:
+async def test_a_pause_that_the_openapi_asks_for_is_honoured_or_reported() -> None:
     stand_in = OpenApiStandIn()
     busy = Answer(400, headers={"x-acs-retry-after": "90000"}, body=b'{"Code": "Throttling.Api", "Message": "slow"}')
     throttled = stand_in.faults.add(Fault(busy, times=None))

@@ -1,4 +1,4 @@
-"""Temporary logins through the real library: of both editions, kept, renewed, shared, and explained when refused."""
+"""Temporary logins through the real library: both editions, caching, renewal, sharing and refusals."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def refusal(status: int, code: str) -> Answer:
     [(PERSONAL, ("2016-06-07", "")), (ENTERPRISE, ("2018-12-01", "cri-0123456789abcdef"))],
     ids=["personal", "enterprise"],
 )
-async def test_the_challenge_decides_which_version_is_asked(
+async def test_the_challenge_selects_the_version_of_the_api(
     openapi: tuple[OpenApiStandIn, Account], service: str, asked: tuple[str, str]
 ) -> None:
     stand_in, account = openapi
@@ -52,14 +52,14 @@ async def test_the_challenge_decides_which_version_is_asked(
     assert "key-secret" not in repr(account)
 
 
-async def test_all_who_wait_share_one_login_while_it_lasts(openapi: tuple[OpenApiStandIn, Account]) -> None:
+async def test_concurrent_callers_share_one_login_while_it_is_valid(openapi: tuple[OpenApiStandIn, Account]) -> None:
     stand_in, account = openapi
     logins = TemporaryLogins(REGISTRY, account)
     assert len(set(await asyncio.gather(*(logins.login(PERSONAL) for _ in range(20))))) == 1
     assert stand_in.given == 1
 
 
-async def test_a_transient_failure_is_tried_again(openapi: tuple[OpenApiStandIn, Account]) -> None:
+async def test_a_transient_failure_is_retried(openapi: tuple[OpenApiStandIn, Account]) -> None:
     stand_in, account = openapi
     stand_in.faults.add(Fault(refusal(503, "ServiceUnavailable")))
     assert (await TemporaryLogins(REGISTRY, account).login(PERSONAL)).password == "temporary-1"
@@ -91,7 +91,7 @@ async def test_a_slow_answer_ends_at_the_deadline(openapi: tuple[OpenApiStandIn,
         await TemporaryLogins(REGISTRY, account, deadline=0.3).login(PERSONAL)
 
 
-async def test_a_login_is_renewed_ahead_of_its_end_and_kept_if_that_fails(
+async def test_a_login_is_renewed_before_it_expires_and_kept_if_that_fails(
     openapi: tuple[OpenApiStandIn, Account], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in, account = openapi
@@ -105,7 +105,7 @@ async def test_a_login_is_renewed_ahead_of_its_end_and_kept_if_that_fails(
     assert (await logins.login(PERSONAL)).password == "temporary-2"
 
 
-async def test_a_login_that_has_ended_is_not_used_again(
+async def test_an_expired_login_is_not_used(
     openapi: tuple[OpenApiStandIn, Account], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in, account = openapi
@@ -118,7 +118,7 @@ async def test_a_login_that_has_ended_is_not_used_again(
         await logins.login(PERSONAL)
 
 
-async def test_a_login_lasts_no_longer_than_the_key_that_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_login_expires_with_the_key_that_requested_it(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = OpenApiStandIn(seconds=900)
     async with serve(stand_in.faults) as host:
         logins = TemporaryLogins(REGISTRY, Account("key-id", "key-secret", "sts", openapi_endpoint=f"http://{host}"))

@@ -1,4 +1,4 @@
-"""What ACR does in its own way and takes all the same: the way to an image there, request by request."""
+"""Pushes to ACR, request by request: its peculiarities that a copy copes with."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def at(name: str) -> Reference:
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_denied_before_the_first_push_means_that_it_is_not_there_yet(
+async def test_denied_before_the_first_push_means_that_the_repository_is_missing(
     source: Registry, acr: AcrStandIn, acr_upstream: str, status: Literal[401, 403]
 ) -> None:
     acr.denied_status = status
@@ -54,7 +54,7 @@ async def test_denied_before_the_first_push_means_that_it_is_not_there_yet(
     await verify_tree(acr_upstream, "cache/app", "v1", ROOT)
 
 
-async def test_a_blob_goes_in_one_put_and_nobody_asks_for_a_catalog(source: Registry, acr: AcrStandIn) -> None:
+async def test_a_blob_goes_in_one_put_and_no_catalog_is_requested(source: Registry, acr: AcrStandIn) -> None:
     async with registries(acr) as opened:
         await Copier(opened).copy(source.reference("v1"), at("cache/app"))
     log = acr.faults.log

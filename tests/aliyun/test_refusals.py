@@ -1,4 +1,4 @@
-"""Every refusal of ACR gets its class, keeps ACR's own words, and says what to do."""
+"""Every refusal of ACR is classified, quotes ACR's own words, and says what to do."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ WRONG = replace(LOGIN, password="mistaken-secret")
 
 
 class Given:
-    """Gives out a login as Alibaba Cloud's OpenAPI does, which the registry takes or not."""
+    """A source of logins like Alibaba Cloud's OpenAPI; the registry accepts its login or not."""
 
     def __init__(self, password: str) -> None:
         self._password = password
@@ -56,7 +56,7 @@ class Given:
 
 
 def artifact(config: str) -> Image:
-    """Make a manifest whose config is of this media type, as charts, caches and most artifacts have one."""
+    """Make a manifest whose config has this media type, as those of charts, caches and most artifacts do."""
     made = image(5)
     content = made.content.replace(made.blobs[0].media_type.encode(), config.encode())
     return Image(made.media_type, content, (replace(made.blobs[0], media_type=config), *made.blobs[1:]))
@@ -64,25 +64,22 @@ def artifact(config: str) -> Image:
 
 def not_an_image(config: str) -> Row:
     says = (f"unknown manifest class for {config}", "it takes only images", "attestations: strip")
-    return Row(Denied, ErrorClass.PERMANENT, says, ("can mean",), pushed=artifact(config))
+    return Row(Denied, ErrorClass.PERMANENT, says, ("in this order",), pushed=artifact(config))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of what ACR refuses.
+    """One refusal of ACR.
 
     Attributes:
-        kind: the error that it is.
-        error_class: what that means for the next try.
-        says: parts of the message, in this order: ACR's words first, causes in the order of how likely they are.
-        hides: what the message must not say.
-        name: the repository that is pushed to.
-        acr: how the ACR is.
-        login: who pushes.
-        fault: what goes wrong at the registry.
-        token_fault: what goes wrong at the token service.
+        says: parts of the message, in this order: ACR's words first, then the causes from the most likely on.
+        hides: parts that the message must not have.
+        name: the repository of the push.
+        acr: settings of the stand-in.
+        fault: a fault of the registry.
+        token_fault: a fault of the token service.
         pushed: the image.
-        host: under which name the ACR is reached.
+        host: the name of the ACR.
     """
 
     kind: type[RegistryError]
@@ -99,7 +96,7 @@ class Row:
 
 
 DENIED = "requested access to the resource is denied"
-CAUSES = ("may not push", "does not exist", "Automatically Create Repository", "quota is used up", "300 repositories")
+CAUSES = ("may push", "namespace", "Automatically Create Repository", "quota is used up", "300 repositories")
 ROWS = {
     "wrong password": Row(
         LoginRefused, ErrorClass.CREDENTIALS, ("USERNAME_OR_PASSWORD_ERROR", "Access Credential"), login=WRONG
@@ -122,11 +119,12 @@ ROWS = {
         AskedLoginRefused,
         ErrorClass.CREDENTIALS,
         ("USERNAME_OR_PASSWORD_ERROR", "account under aliyun", "region and instance_id"),
-        ("check username and password",),
+        ("check the username and password",),
         login=Access(logins=Given("mistaken-secret")),
     ),
     "no login": Row(
-        LoginRefused, ErrorClass.CREDENTIALS, ("authentication required", "check username and password"), login=Access()
+        LoginRefused, ErrorClass.CREDENTIALS, ("authentication required", "check the username and password"),
+        login=Access(),
     ),
     "dropped by the token host": Row(
         ConnectionFailed, ErrorClass.TRANSIENT, ("connection",), ("denied",), token_fault=Fault(Cut(), times=None)
@@ -135,7 +133,7 @@ ROWS = {
         RegistryError,
         ErrorClass.TRANSIENT,
         ("502", "denied"),
-        ("can mean",),
+        ("in this order",),
         token_fault=Fault(Answer(502, "DENIED", "denied"), times=None),
     ),
     "no namespace": Row(Unauthorized, ErrorClass.CREDENTIALS, CAUSES, name="absent/app"),
@@ -151,7 +149,7 @@ ROWS = {
         Denied, ErrorClass.PERMANENT, CAUSES, name="absent/app", acr={"denied_status": 403}
     ),
     "a nested name": Row(
-        Unauthorized, ErrorClass.CREDENTIALS, ("exactly namespace/name, not 3 segments", "{flat}"), ("can mean",),
+        Unauthorized, ErrorClass.CREDENTIALS, ("exactly namespace/name, not 3 segments", "{flat}"), ("in this order",),
         name="cache/team/app",
     ),
     "Enterprise": Row(
@@ -159,11 +157,11 @@ ROWS = {
         acr={"personal": False}, host=ENTERPRISE,
     ),
     "a quota": Row(
-        Denied, ErrorClass.PERMANENT, ("REPO_EXCEED_QUOTA", "300 repositories", "delete"), ("can mean",),
+        Denied, ErrorClass.PERMANENT, ("REPO_EXCEED_QUOTA", "300 repositories", "delete"), ("in this order",),
         fault=Fault(Answer(403, "DENIED", "REPO_EXCEED_QUOTA"), "POST", times=None),
     ),
     "an attestation": Row(
-        Denied, ErrorClass.PERMANENT, ("unknown manifest class for", "attestations: strip"), ("can mean",),
+        Denied, ErrorClass.PERMANENT, ("unknown manifest class for", "attestations: strip"), ("in this order",),
         pushed=attestation(image(4), empty_config=True),
     ),
     "a chart": not_an_image("application/vnd.cncf.helm.config.v1+json"),
@@ -210,7 +208,7 @@ async def test_a_refusal_is_classified_and_explained(row: Row, source: Registry,
     assert not any(part in message for part in (*row.hides, "mistaken-secret", ACR_USER[1])), message
 
 
-async def test_a_repository_that_is_not_there_has_no_tags_and_says_so(acr: AcrStandIn) -> None:
+async def test_a_missing_repository_is_reported_as_one(acr: AcrStandIn) -> None:
     access = replace(Access(*ACR_USER), endpoint=acr.url)
     async with Registries(lambda _: access, timing=QUICK) as registries:
         with pytest.raises(RegistryError, match="NAME_UNKNOWN") as caught:
@@ -219,10 +217,10 @@ async def test_a_repository_that_is_not_there_has_no_tags_and_says_so(acr: AcrSt
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_what_a_person_put_right_is_seen_by_the_next_try(
+async def test_a_permission_that_was_granted_is_seen_by_the_next_attempt(
     source: Registry, acr: AcrStandIn, monkeypatch: pytest.MonkeyPatch, status: Literal[401, 403]
 ) -> None:
-    """A token says what was allowed when it was issued, and lives for minutes."""
+    """A cached token has the permissions of when it was issued, and lives for minutes."""
     acr.denied_status = status
     await source.push("v1", image(1))
     access = replace(LOGIN, endpoint=acr.url)

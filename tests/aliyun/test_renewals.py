@@ -1,4 +1,4 @@
-"""Copies that run for longer than a temporary login lasts."""
+"""Copies that outlast a temporary login."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 
 from replicator.copy import Copier, Result
 from replicator.replication.transfer import transfer
-from tests.aliyun.conftest import to
 from tests.standins.faults import Answer, Fault, Hold
 from tests.standins.images import image, put_manifest, verify_tree
 from tests.standins.openapi import TEMPORARY
@@ -23,7 +22,7 @@ LARGE = image(7, (3_000_000, 500))
 
 
 class Clock:
-    """The monotonic clock of logins and tokens, which a test puts forward; at all others time goes on as ever."""
+    """The monotonic clock of logins and tokens, which a test can put forward; no other clock changes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ahead = 0.0
@@ -42,7 +41,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-async def test_an_upload_under_way_when_login_and_token_end_is_brought_to_its_end(
+async def test_an_upload_during_which_login_and_token_expire_ends_well(
     stage: Stage, clock: Clock, acr_upstream: str
 ) -> None:
     await stage.source.push("large", LARGE)
@@ -60,22 +59,20 @@ async def test_an_upload_under_way_when_login_and_token_end_is_brought_to_its_en
     async with stage.registries(stage.access()) as registries, asyncio.TaskGroup() as tasks:
         tasks.create_task(end_all())
         outcome = await transfer(
-            Copier(registries), stage.source.reference("large"), to("cache/app"), progress=lambda _: under_way.set()
+            Copier(registries), stage.request("cache/app", source="large"), progress=lambda _: under_way.set()
         )
     assert (held.hits, outcome.result, stage.openapi.given) == (1, Result.COPIED, 2)
     await verify_tree(acr_upstream, "cache/app", "v1", LARGE)
 
 
-async def test_tags_copied_over_hours_never_meet_a_login_that_has_ended(
-    stage: Stage, clock: Clock, acr_upstream: str
-) -> None:
+async def test_tags_copied_over_hours_never_use_an_expired_login(stage: Stage, clock: Clock, acr_upstream: str) -> None:
     root = image(1)
     for number in range(12):
         await put_manifest(stage.source.plain, "team/app", f"t{number}", root)
     async with stage.registries(stage.access()) as registries:
         copier = Copier(registries)
         for number in range(12):
-            outcome = await transfer(copier, stage.source.reference(f"t{number}"), to("cache/app", f"t{number}"))
+            outcome = await transfer(copier, stage.request("cache/app", f"t{number}", source=f"t{number}"))
             assert outcome.result is Result.COPIED
             clock.ahead += 600
     assert stage.openapi.given == 3
@@ -83,22 +80,22 @@ async def test_tags_copied_over_hours_never_meet_a_login_that_has_ended(
     await verify_tree(acr_upstream, "cache/app", "t11", root)
 
 
-async def test_a_login_that_is_ended_early_is_replaced(stage: Stage, clock: Clock) -> None:
+async def test_a_login_that_is_revoked_early_is_replaced(stage: Stage, clock: Clock) -> None:
     async with stage.registries(stage.access()) as registries:
         copier = Copier(registries)
-        await transfer(copier, stage.source.reference("v1"), to("cache/app"))
+        await transfer(copier, stage.request("cache/app"))
         clock.ahead += 400
         stage.acr.accounts[TEMPORARY] = Account("ended")
-        outcome = await transfer(copier, stage.source.reference("v1"), to("cache/app", "v2"))
+        outcome = await transfer(copier, stage.request("cache/app", "v2"))
     assert (outcome.result, stage.openapi.given) == (Result.COPIED, 2)
 
 
-async def test_copies_go_on_under_the_login_there_is_while_the_openapi_is_away(stage: Stage, clock: Clock) -> None:
+async def test_copies_go_on_with_the_cached_login_while_the_openapi_is_unreachable(stage: Stage, clock: Clock) -> None:
     async with stage.registries(stage.access()) as registries:
         copier = Copier(registries)
-        await transfer(copier, stage.source.reference("v1"), to("cache/app"))
+        await transfer(copier, stage.request("cache/app"))
         away = stage.openapi.faults.add(Fault(Answer(503), times=None))
         clock.ahead += 3300
-        outcome = await transfer(copier, stage.source.reference("v1"), to("cache/app", "v2"))
+        outcome = await transfer(copier, stage.request("cache/app", "v2"))
     assert outcome.result is Result.COPIED
     assert away.hits > 0

@@ -1,4 +1,4 @@
-"""Repositories that are created through the real library: in both editions, once, and never changed."""
+"""Repositories created through the real library: in both editions, once, and never changed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EDITIONS = pytest.mark.parametrize("service", [PERSONAL, ENTERPRISE], ids=["pers
 
 
 class Place:
-    """An OpenAPI with the namespace ``cache``, and who creates there."""
+    """An OpenAPI with the namespace ``cache``, and an account that creates repositories there."""
 
     def __init__(self, stand_in: OpenApiStandIn, account: Account) -> None:
         self.stand_in = stand_in
@@ -54,21 +54,21 @@ async def test_a_repository_gets_the_visibility_that_the_rules_say(
 
 
 @EDITIONS
-async def test_one_that_is_there_already_is_no_error_and_stays_as_it_is(place: Place, service: str) -> None:
+async def test_a_repository_that_exists_is_no_error_and_left_unchanged(place: Place, service: str) -> None:
     place.stand_in.repositories["cache/app"] = "PUBLIC"
     assert await place.missing().create("cache/app", service)
     assert place.stand_in.repositories == {"cache/app": "PUBLIC"}
 
 
 @EDITIONS
-async def test_one_that_is_there_is_found_whatever_the_refusal_is_called(place: Place, service: str) -> None:
+async def test_a_repository_that_exists_is_found_whatever_the_code_of_the_refusal(place: Place, service: str) -> None:
     place.stand_in.repositories["cache/app"] = "PUBLIC"
     place.stand_in.faults.add(Fault(refusal(400, "NAME_OCCUPIED")))
     assert await place.missing().create("cache/app", service)
 
 
 @EDITIONS
-async def test_whether_it_is_there_stays_open_while_nobody_can_say(place: Place, service: str) -> None:
+async def test_a_transient_error_of_the_lookup_decides_nothing(place: Place, service: str) -> None:
     place.stand_in.faults.add(Fault(refusal(400, "NAME_OCCUPIED")))
     place.stand_in.faults.add(Fault(refusal(503, "ServiceUnavailable"), times=None))
     with pytest.raises(ServerFailed) as caught:
@@ -76,14 +76,14 @@ async def test_whether_it_is_there_stays_open_while_nobody_can_say(place: Place,
     assert caught.value.error_class is ErrorClass.TRANSIENT
 
 
-async def test_a_refusal_under_200_is_one(place: Place) -> None:
+async def test_a_refusal_with_status_200_is_a_refusal(place: Place) -> None:
     answer = Answer(200, body=b'{"IsSuccess": false, "Code": "WRONG"}')
     place.stand_in.faults.add(Fault(answer, times=None))
     with pytest.raises(Refused, match="WRONG"):
         await place.missing().create("cache/app", ENTERPRISE)
 
 
-async def test_all_who_wait_for_a_repository_share_one_request(place: Place) -> None:
+async def test_concurrent_copies_to_a_repository_share_one_request(place: Place) -> None:
     missing = place.missing()
     assert all(await asyncio.gather(*(missing.create("cache/app", PERSONAL) for _ in range(20))))
     assert place.stand_in.actions == ["CreateRepo"]
@@ -108,20 +108,20 @@ async def test_a_namespace_is_created_only_where_the_rules_allow_it(place: Place
     assert place.stand_in.repositories == {"new/app": "PRIVATE"}
 
 
-async def test_a_namespace_of_another_account_is_told_as_that(place: Place) -> None:
+async def test_a_namespace_of_another_account_is_reported_as_one(place: Place) -> None:
     place.stand_in.others = {"new"}
     with pytest.raises(Refused, match="may be another account's") as caught:
         await place.missing(Creates(Visibility.PRIVATE, namespaces=True)).create("new/app", PERSONAL)
     assert caught.value.error_class is ErrorClass.PERMANENT
 
 
-async def test_a_new_namespace_that_is_not_known_at_once_is_a_fault_of_the_moment(place: Place) -> None:
+async def test_a_new_namespace_that_is_not_visible_yet_is_a_transient_error(place: Place) -> None:
     place.stand_in.faults.add(Fault(refusal(404, "NAMESPACE_NOT_EXIST"), path="/repos", times=2))
     with pytest.raises(ServerFailed, match="created a moment ago"):
         await place.missing(Creates(Visibility.PRIVATE, namespaces=True)).create("new/app", PERSONAL)
 
 
-async def test_what_a_push_creates_in_a_new_enterprise_namespace_is_as_visible(place: Place) -> None:
+async def test_repositories_pushed_into_a_new_enterprise_namespace_have_the_same_visibility(place: Place) -> None:
     await place.missing(Creates(Visibility.PUBLIC, namespaces=True)).create("new/app", ENTERPRISE)
     assert place.stand_in.namespaces["new"] == "PUBLIC"
 
@@ -137,7 +137,7 @@ async def test_what_a_push_creates_in_a_new_enterprise_namespace_is_as_visible(p
         (400, "REPO_NAME_INVALID", Refused, ErrorClass.PERMANENT, "REPO_NAME_INVALID"),
     ],
 )
-async def test_a_refusal_is_told_with_what_to_do_and_without_a_secret(
+async def test_a_refusal_comes_with_advice_and_without_a_secret(
     place: Place, service: str, status: int, code: str, kind: type[RegistryError], error_class: ErrorClass, advice: str
 ) -> None:
     place.stand_in.faults.add(Fault(refusal(status, code), times=None))
@@ -156,7 +156,7 @@ async def test_the_permission_that_is_missing_for_a_namespace_is_named(place: Pl
     assert "cr:CreateNamespace" in explained(caught.value)
 
 
-async def test_a_refusal_is_not_asked_for_again_for_each_tag(place: Place) -> None:
+async def test_a_refusal_is_cached_for_all_tags(place: Place) -> None:
     refused = place.stand_in.faults.add(Fault(refusal(403, "NoPermission"), "PUT", times=None))
     missing = place.missing()
     for _ in range(3):
@@ -165,7 +165,7 @@ async def test_a_refusal_is_not_asked_for_again_for_each_tag(place: Place) -> No
     assert refused.hits == 1
 
 
-async def test_an_openapi_that_is_away_is_left_alone_and_holds_nobody_up(place: Place) -> None:
+async def test_an_unreachable_openapi_is_left_alone_for_a_while(place: Place) -> None:
     held = place.stand_in.faults.add(Fault(Hold(), times=None))
     missing = place.missing(deadline=0.3)
     with pytest.raises(ConnectionFailed, match="did not answer") as caught:
@@ -176,7 +176,7 @@ async def test_an_openapi_that_is_away_is_left_alone_and_holds_nobody_up(place: 
     assert held.hits == 1
 
 
-async def test_throttling_is_waited_out_for_longer_than_a_fault(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_throttling_is_retried_for_longer_than_a_fault(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
 
     def brief(attempt: int, *, base: float) -> float:
@@ -189,15 +189,15 @@ async def test_throttling_is_waited_out_for_longer_than_a_fault(place: Place, mo
     assert waits == [1, 2, 4, 8, 16]
 
 
-async def test_throttling_without_end_is_told_before_the_deadline(place: Place) -> None:
+async def test_endless_throttling_is_reported_before_the_deadline(place: Place) -> None:
     place.stand_in.faults.add(Fault(refusal(400, "Throttling.User"), times=None))
     with pytest.raises(TooManyRequests, match="Throttling"):
         await place.missing(deadline=2).create("cache/app", PERSONAL)
 
 
-async def test_a_repository_that_has_long_been_there_is_no_reason_to_push_again(place: Place) -> None:
+async def test_a_repository_that_has_existed_for_long_is_no_reason_to_push_again(place: Place) -> None:
     place.stand_in.repositories["cache/app"] = "PRIVATE"
-    missing = place.missing(holds=0)
+    missing = place.missing(ttl=0)
     assert await missing.create("cache/app", PERSONAL), "another process may just have created it"
     assert not await missing.create("cache/app", PERSONAL)
     del place.stand_in.repositories["cache/app"]
@@ -205,6 +205,6 @@ async def test_a_repository_that_has_long_been_there_is_no_reason_to_push_again(
 
 
 @pytest.mark.parametrize("name", ["app", "cache/team/app"])
-async def test_a_name_that_acr_cannot_hold_is_not_asked_for(place: Place, name: str) -> None:
+async def test_a_name_that_acr_can_not_hold_is_not_requested(place: Place, name: str) -> None:
     assert not await place.missing().create(name, PERSONAL)
     assert place.stand_in.actions == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from rich.console import Console
@@ -15,6 +15,9 @@ from replicator.errors import OK
 from replicator.reference import Reference
 from replicator.settings import load_settings
 
+if TYPE_CHECKING:
+    from replicator.rules import CopyRequest
+
 SOURCE, DESTINATION = Reference.parse("h.example.com/a/b:1"), Reference.parse("r.example.com/c/d:1")
 SHA = "sha256:" + "a" * 64
 
@@ -23,8 +26,8 @@ async def said(outcome: Outcome, monkeypatch: pytest.MonkeyPatch, **options: Any
     """The lines that are printed when a copy ends so, and what of the image was asked for."""
     asked: list[CopyOptions] = []
 
-    async def transfer(*_: Any, options: CopyOptions) -> Outcome:
-        asked.append(options)
+    async def transfer(_: Any, request: CopyRequest) -> Outcome:
+        asked.append(request.options)
         return outcome
 
     monkeypatch.setattr(command, "transfer", transfer)

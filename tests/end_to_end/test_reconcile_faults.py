@@ -7,6 +7,7 @@ import contextlib
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -60,7 +61,7 @@ async def reconcilers(house: House, queue: Queue) -> AsyncIterator[Callable[...,
     async with Registries(access_by(rules.credentials)) as registries:
 
         def make(every: int = 1, **settings: Any) -> Reconciler:
-            return Reconciler(Every(every), rules, registries, Copier(registries), queue, **settings)
+            return Reconciler(Every(every), rules, Copier(registries), queue, **settings)
 
         yield make
 
@@ -145,9 +146,9 @@ async def test_a_fault_in_the_program_fails_the_run_and_nothing_else(
 ) -> None:
     rules = load(house.rules({"HARBOR/library/app": "ACR/image-syncer/app"}), environ={})
     registries = Registries(access_by(rules.credentials))  # not opened
-    nothing: Any = None
+    incomplete: Any = SimpleNamespace(registries=registries)
     await push(house.behind_harbor, "library/app", "v1", image(1))
-    async with registries, Reconciler(Every(1), rules, registries, nothing, queue).beside():
+    async with registries, Reconciler(Every(1), rules, incomplete, queue).beside():
         (failed, *_) = await said(logs, "reconcile failed")
         assert failed["error"] == "a fault in the program, see the log: AttributeError"
         (broken, *_) = await said(logs, "reconcile broken")
@@ -220,25 +221,25 @@ def test_a_run_that_was_overdue_at_the_start_begins_within_half_a_minute_and_lat
     nothing: Any = None
     first, later = set(), set()
     for _ in range(200):
-        reconciler = Reconciler(Every(86_400), nothing, nothing, nothing, nothing)
-        first.add(reconciler._plan(Every(86_400), state(NOON)) - NOON)
+        reconciler = Reconciler(Every(86_400), nothing, nothing, nothing)
+        first.add(reconciler._planned(Every(86_400), state(NOON)) - NOON)
         then = state(NOON + timedelta(minutes=2), ended=NOON + timedelta(minutes=2))
-        later.add(reconciler._plan(Every(86_400), then) - NOON - timedelta(days=1, minutes=1))
+        later.add(reconciler._planned(Every(86_400), then) - NOON - timedelta(days=1, minutes=1))
     assert timedelta(0) <= min(first) < max(first) <= timedelta(seconds=30)
     assert timedelta(0) <= min(later) < timedelta(seconds=30) < max(later) <= timedelta(minutes=5)
 
 
 def test_a_run_is_planned_once_and_again_when_one_has_ended_or_the_clock_was_set_back() -> None:
     nothing: Any = None
-    reconciler = Reconciler(Every(3600), nothing, nothing, nothing, nothing)
-    planned = reconciler._plan(Every(3600), state(NOON, ended=NOON))
+    reconciler = Reconciler(Every(3600), nothing, nothing, nothing)
+    planned = reconciler._planned(Every(3600), state(NOON, ended=NOON))
     for minutes in (0, 1, 2, 70):
-        assert reconciler._plan(Every(3600), state(NOON + timedelta(minutes=minutes), ended=NOON)) == planned
+        assert reconciler._planned(Every(3600), state(NOON + timedelta(minutes=minutes), ended=NOON)) == planned
     ended = NOON + timedelta(minutes=71)
-    assert reconciler._plan(Every(3600), state(ended, ended=ended)) >= planned + timedelta(minutes=50)
+    assert reconciler._planned(Every(3600), state(ended, ended=ended)) >= planned + timedelta(minutes=50)
     # A year back.
     now = NOON - timedelta(days=365)
-    assert reconciler._plan(Every(3600), state(now, ended=ended)) <= now + timedelta(minutes=70)
+    assert reconciler._planned(Every(3600), state(now, ended=ended)) <= now + timedelta(minutes=70)
 
 
 @pytest.mark.parametrize(

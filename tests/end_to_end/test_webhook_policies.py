@@ -162,7 +162,7 @@ async def test_a_registry_that_is_no_harbor_is_told_and_the_others_are_done(hous
     images = {"ACR/cache/app": "ACR/image-syncer/app", "HARBOR/team/app": "ACR/image-syncer/other"}
     ended = await webhook(house, "register", images=images)
     assert ended.code == 1
-    assert "no Harbor" in ended.out
+    assert "not a Harbor" in ended.out
     (policy,) = house.harbor.webhooks.of("team")
     assert policy.body["targets"][0]["address"].startswith(f"{URL}/127.0.0.1:")
 
@@ -198,7 +198,7 @@ async def test_a_sample_shows_that_the_webhook_is_there_and_causes_no_copy(house
 
 @pytest.mark.parametrize(
     ("status", "says"),
-    [(200, "no replicator"), (307, "redirected"), (503, "replicator serve"), (418, "no replicator gives")],
+    [(200, "not a replicator's"), (307, "redirects to"), (503, "replicator serve"), (418, "no replicator answers")],
 )
 async def test_what_answers_in_the_webhooks_place_is_told(house: House, status: int, says: str) -> None:
     async with receiver([status] * 2) as taker:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from replicator.copy import Copier
 from replicator.queue import Lane, Queue, Worker
 from replicator.registry import Registries
-from replicator.replication.backfill import Backfill
-from replicator.replication.compare import BackfillOptions
+from replicator.replication.backfill import Backfill, BackfillOptions
 from replicator.replication.job import Handler
+from replicator.replication.listing import Listing
 from replicator.replication.transfer import access_by
 from replicator.rules import load
 from replicator.tasks import cancel_all
@@ -46,7 +46,7 @@ class Unattended:
 
     async def finish(self) -> Report:
         """Have its copies made, and return what became of them."""
-        handler = Handler(self.registries, Copier(self.registries))
+        handler = Handler(Copier(self.registries))
         worker = Worker(self.queue, handler, concurrency={Lane.BACKFILL: 2})
         working = asyncio.create_task(worker.run())
         async with asyncio.timeout(30):
@@ -65,7 +65,7 @@ async def unattended(rules_file: Path) -> AsyncIterator[Unattended]:
         redis = stack.enter_context(RedisServer(Path(directory)))
         queue = await stack.enter_async_context(await Queue.connect(redis.url))
         registries = await stack.enter_async_context(Registries(access_by(rules.credentials)))
-        backfill = Backfill(rules, registries, Copier(registries), queue, manner=BackfillOptions(retries=0))
+        backfill = Backfill(Listing(rules, registries), Copier(registries), queue, options=BackfillOptions(retries=0))
         running = asyncio.create_task(backfill.run())
         try:
             yield Unattended(queue, registries, backfill, running)

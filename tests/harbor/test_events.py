@@ -16,7 +16,7 @@ DIGEST = "sha256:" + "a" * 64
 
 
 def default(**changes: Any) -> dict[str, Any]:
-    """Harbor's Default format, as it is documented."""
+    """An event in Harbor's Default format, as documented."""
     resource = {"digest": DIGEST, "tag": "v1.2.3", "resource_url": "harbor.example.com/team/app/api:v1.2.3"}
     repository = {
         "date_created": 1767220000,
@@ -69,7 +69,7 @@ def test_a_push_by_digest_has_no_tag(form: Any) -> None:
 
 
 @pytest.mark.parametrize("missing", ["digest", "resource_url"])
-def test_what_may_be_missing_is_not_needed(missing: str) -> None:
+def test_optional_fields_may_be_missing(missing: str) -> None:
     event = default()
     del event["event_data"]["resources"][0][missing]
     del event["event_data"]["repository"]["date_created"]
@@ -133,7 +133,7 @@ def test_other_cloud_events_have_the_same_names() -> None:
         (b"[" * 100_000, "not JSON"),
     ],
 )
-def test_what_is_no_event_is_refused_with_a_reason(body: bytes, says: str) -> None:
+def test_a_body_that_is_no_event_is_refused_with_a_reason(body: bytes, says: str) -> None:
     with pytest.raises(MalformedEvent, match=says):
         parse_event(body)
 
@@ -155,7 +155,7 @@ KEYS = ("type", "event_data", "data", "specversion", "repository", "resources", 
 
 
 def checked(body: bytes) -> None:
-    """Whatever comes in: an event whose parts are what they say, or the one documented error."""
+    """Any body gives an event with valid parts, or the one documented error."""
     try:
         event = parse_event(body)
     except MalformedEvent:

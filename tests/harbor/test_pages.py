@@ -1,4 +1,4 @@
-"""Numbered pages of a list that others change meanwhile."""
+"""Numbered pages of a list that changes while it is read."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Broken(Exception):
     pass
 
 
-class Shelf:
-    """A list sorted by id; before the answer to each request, the changes planned for it happen.
+class ChangingList:
+    """A list sorted by id that changes before it answers some requests.
 
     Args:
         size: rows at the start, with the ids 1, 2, ….
-        changes: by the number of the request, from 1: what happens to the ids before it is answered.
-        tells_total: whether it says how many rows there are.
-        hidden: ids that are left out of every page, and of the total.
+        changes: applied to the ids before the answer, by the number of the request, from 1.
+        tells_total: whether pages have the total number of rows.
+        hidden: ids that are left out of every page and of the total.
     """
 
     def __init__(
@@ -61,64 +61,64 @@ async def ids_of(fetch: Callable[[int], Awaitable[ListPage]]) -> list[int]:
 
 @pytest.mark.parametrize("tells_total", [True, False])
 @pytest.mark.parametrize(("size", "asked"), [(0, 1), (1, 1), (99, 1), (101, 2), (250, 3)])
-async def test_every_page_is_asked_for_once(size: int, asked: int, *, tells_total: bool) -> None:
-    shelf = Shelf(size, tells_total=tells_total)
-    assert await ids_of(shelf.fetch) == list(range(1, size + 1))
-    assert shelf.asked == list(range(1, asked + 1))
+async def test_every_page_is_requested_once(size: int, asked: int, *, tells_total: bool) -> None:
+    changing = ChangingList(size, tells_total=tells_total)
+    assert await ids_of(changing.fetch) == list(range(1, size + 1))
+    assert changing.asked == list(range(1, asked + 1))
 
 
 @pytest.mark.parametrize(("total", "asked"), [(200, [1, 2]), (None, [1, 2, 3]), (0, [1, 2, 3])])
 async def test_a_full_page_is_the_last_when_a_total_that_fits_says_so(total: int | None, asked: list[int]) -> None:
-    shelf = Shelf(200)
+    changing = ChangingList(200)
 
     async def fetch(number: int) -> ListPage:
-        return ListPage((await shelf.fetch(number)).rows, total)
+        return ListPage((await changing.fetch(number)).rows, total)
 
     assert len(await ids_of(fetch)) == 200
-    assert shelf.asked == asked
+    assert changing.asked == asked
 
 
-async def test_what_is_deleted_between_two_pages_hides_no_row() -> None:
+async def test_a_deletion_between_two_pages_hides_no_row() -> None:
     def delete(ids: list[int]) -> None:
         del ids[10:13]
 
-    shelf = Shelf(350, {3: delete})
-    assert await ids_of(shelf.fetch) == list(range(1, 351))
-    # The page before is looked at again, and the one that was read already is not.
-    assert shelf.asked[:5] == [1, 2, 3, 2, 4]
-    # A few more, in case some that are left out stand between.
-    assert len(shelf.asked) <= 15
+    changing = ChangingList(350, {3: delete})
+    assert await ids_of(changing.fetch) == list(range(1, 351))
+    # The page before is read again, and the one that was kept is not.
+    assert changing.asked[:5] == [1, 2, 3, 2, 4]
+    # A few more, in case hidden rows are in between.
+    assert len(changing.asked) <= 15
 
 
-async def test_pages_with_few_rows_or_none_are_not_the_last_while_there_are_more() -> None:
-    shelf = Shelf(700, hidden=range(50, 480))
-    assert await ids_of(shelf.fetch) == [*range(1, 50), *range(480, 701)]
-    assert shelf.asked == [1, 2, 3, 4, 5, 6, 7]
+async def test_pages_with_few_changingor_none_are_not_the_last_while_there_are_more() -> None:
+    changing = ChangingList(700, hidden=range(50, 480))
+    assert await ids_of(changing.fetch) == [*range(1, 50), *range(480, 701)]
+    assert changing.asked == [1, 2, 3, 4, 5, 6, 7]
 
 
 async def test_a_total_that_is_never_reached_is_an_error() -> None:
-    shelf = Shelf(50)
+    changing = ChangingList(50)
 
     async def fetch(number: int) -> ListPage:
-        return ListPage((await shelf.fetch(number)).rows, 51)
+        return ListPage((await changing.fetch(number)).rows, 51)
 
     with pytest.raises(Broken, match="never end"):
         await ids_of(fetch)
-    assert len(shelf.asked) < 110
+    assert len(changing.asked) < 110
 
 
-async def test_after_many_deletions_it_goes_back_as_far_as_needed() -> None:
+async def test_after_many_deletions_the_reader_steps_back_as_far_as_needed() -> None:
     def delete(ids: list[int]) -> None:
         del ids[:320]
 
-    shelf = Shelf(1000, {6: delete})
-    assert await ids_of(shelf.fetch) == list(range(1, 1001))
-    assert len(shelf.asked) < 30
+    changing = ChangingList(1000, {6: delete})
+    assert await ids_of(changing.fetch) == list(range(1, 1001))
+    assert len(changing.asked) < 30
 
 
-async def test_what_is_pushed_meanwhile_comes_at_the_end() -> None:
-    shelf = Shelf(150, {2: lambda ids: ids.append(1000)})
-    assert await ids_of(shelf.fetch) == [*range(1, 151), 1000]
+async def test_changingpushed_meanwhile_come_at_the_end() -> None:
+    changing = ChangingList(150, {2: lambda ids: ids.append(1000)})
+    assert await ids_of(changing.fetch) == [*range(1, 151), 1000]
 
 
 @given(
@@ -135,7 +135,7 @@ async def test_what_is_pushed_meanwhile_comes_at_the_end() -> None:
 )
 @example(size=704, plan={2: ("delete", 0.0, 1), 3: ("delete", 0.0, 1), 7: ("delete", 0.0, 1)}, hidden=range(4, 704))
 @settings(deadline=None, max_examples=300)
-async def test_whatever_stays_is_found_and_nothing_comes_twice(
+async def test_every_row_that_stays_is_found_and_none_comes_twice(
     size: int, plan: dict[int, tuple[str, float, int]], hidden: Container[int]
 ) -> None:
     gone: set[int] = set()
@@ -148,7 +148,7 @@ async def test_whatever_stays_is_found_and_nothing_comes_twice(
                 return
             start = int(where * len(ids))
             victims = ids[start : start + count]
-            # What is left out goes with something that is shown, as a signature goes with its image.
+            # A hidden row is deleted with one that is shown, as a signature is with its image.
             if any(each not in hidden for each in victims):
                 gone.update(victims)
                 del ids[start : start + count]
@@ -157,10 +157,10 @@ async def test_whatever_stays_is_found_and_nothing_comes_twice(
 
     kinds = {what for what, _, _ in plan.values()}
     if len(kinds) > 1:
-        # Deletions that pushes make up for can't be seen.
+        # Equal numbers of deletions and pushes go unnoticed.
         plan = {when: each for when, each in plan.items() if each[0] == "delete"}
-    shelf = Shelf(size, {when: change(*each) for when, each in plan.items()}, hidden=hidden)
-    found = await ids_of(shelf.fetch)
+    changing = ChangingList(size, {when: change(*each) for when, each in plan.items()}, hidden=hidden)
+    found = await ids_of(changing.fetch)
     assert len(found) == len(set(found))
     assert {each for each in range(1, size + 1) if each not in gone and each not in hidden} <= set(found)
 
@@ -170,7 +170,7 @@ async def test_a_list_that_shrinks_for_ever_ends(monkeypatch: pytest.MonkeyPatch
 
     async def shrinking(number: int) -> ListPage:
         asked.append(number)
-        # Never a row that is known, and always fewer in all.
+        # Never a known row, and always a smaller total.
         return ListPage([{"id": len(asked) * 1000 + each} for each in range(100)], 10**9 - len(asked))
 
     monkeypatch.setattr(pages, "_MAX_REQUESTS", 500)
@@ -179,7 +179,7 @@ async def test_a_list_that_shrinks_for_ever_ends(monkeypatch: pytest.MonkeyPatch
     assert len(asked) == 500
 
 
-async def test_pages_that_bring_nothing_new_are_an_error() -> None:
+async def test_endless_pages_without_a_new_row_are_an_error() -> None:
     async def turning(number: int) -> ListPage:
         shift = number % 2
         return ListPage([{"id": each + shift} for each in range(1, 101)], None)
@@ -189,7 +189,7 @@ async def test_pages_that_bring_nothing_new_are_an_error() -> None:
 
 
 @pytest.mark.parametrize("row", [{"id": 5}, {"name": "x"}])
-async def test_a_page_that_is_the_one_before_is_an_error(row: dict[str, Any]) -> None:
+async def test_a_repeated_page_is_an_error(row: dict[str, Any]) -> None:
     async def same(number: int) -> ListPage:
         rows = [{"id": each} for each in range(1, 101)] if "id" in row else [row] * 100
         return ListPage(rows, None)
@@ -199,7 +199,7 @@ async def test_a_page_that_is_the_one_before_is_an_error(row: dict[str, Any]) ->
             pass
 
 
-async def test_rows_in_another_order_are_all_taken() -> None:
+async def test_changingin_another_order_are_all_taken() -> None:
     async def descending(number: int) -> ListPage:
         return ListPage([{"id": each} for each in range(250, 0, -1)][(number - 1) * 100 : number * 100], 250)
 

@@ -1,4 +1,4 @@
-"""What policies say, and what of them may be shown."""
+"""Webhook policies as values, and the parts of them that may be shown."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GLOBS = st.from_regex(r"[ab*?]{1,4}(/[ab*?]{1,4}){0,2}", fullmatch=True)
 
 
 @given(GLOBS, NAMES)
-def test_a_project_with_a_repository_that_is_meant_is_never_left_out(glob: str, name: str) -> None:
+def test_a_project_with_a_matching_repository_is_never_left_out(glob: str, name: str) -> None:
     source = Source("harbor.example.com", None, glob, None, needs_tags=True, rules=())
     if source.includes(name):
         assert source.may_be_in(name.partition("/")[0])
@@ -78,14 +78,14 @@ def test_an_address_names_the_registry_it_was_made_for_and_stays_the_same_place(
 
 
 @given(st.text())
-def test_of_addresses_of_any_form_a_registry_is_told_or_none(text: str) -> None:
+def test_any_text_as_an_address_names_a_registry_or_none(text: str) -> None:
     assert PolicyTarget(text, "").registry == named_registry(text)
     assert PolicyTarget(text, "").is_at(text)
     names_in_query(text)
 
 
 @given(st.text())
-def test_addresses_of_any_form_are_shown(text: str) -> None:
+def test_any_text_as_an_address_can_be_shown(text: str) -> None:
     assert len(shown_address(text)) <= 500
 
 

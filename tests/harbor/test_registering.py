@@ -1,4 +1,4 @@
-"""Policies made unattended: what is told, and how little is asked of a Harbor that does not answer."""
+"""Policies registered at reconciles: what is logged, and how little is requested of a Harbor that does not answer."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def many(harbor: HarborStandIn) -> HarborStandIn:
 
 
 async def told(registrar: Registrar, failures: int) -> list[Any]:
-    """Run it; return what it logged."""
+    """Run it; return its log lines."""
     with capture_logs() as lines:
         assert await registrar.run() == failures
     assert "secret-token" not in str(lines)
     return lines
 
 
-async def test_many_failures_are_told_with_their_number_and_none_of_them_again(many: HarborStandIn) -> None:
+async def test_many_failures_are_logged_with_their_number_and_not_repeated(many: HarborStandIn) -> None:
     async with registrar(many, HARBOR_ROBOT) as one:
         *lines, last = await told(one, PROJECTS)
         assert [line["event"] for line in lines] == ["webhook not registered"] * 20
@@ -85,14 +85,14 @@ async def test_settings_that_have_lost_the_token_are_refused_and_the_old_one_sta
     assert policy.body["targets"][0]["auth_header"] == "Bearer secret-token"
 
 
-async def test_one_project_that_fails_again_and_again_keeps_none_from_theirs(many: HarborStandIn) -> None:
+async def test_a_project_that_always_fails_does_not_stop_the_others(many: HarborStandIn) -> None:
     many.faults.add(Fault(Answer(500), None, "/many-03/webhook/policies", times=None))
     async with registrar(many) as one:
         lines = await told(one, 1)
     assert len([line for line in lines if line["event"] == "webhook registered"]) == PROJECTS - 1
 
 
-async def test_a_failure_that_is_over_is_told_and_another_like_it_is_news(many: HarborStandIn) -> None:
+async def test_a_recovery_is_logged_and_so_is_the_next_failure(many: HarborStandIn) -> None:
     path = "/many-03/webhook/policies"
     async with registrar(many) as one:
         await told(one, 0)

@@ -1,4 +1,4 @@
-"""What Harbor's REST API is asked, and what its answers are taken for."""
+"""Requests to Harbor's REST API, and how its answers are read."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def way(
 
 @asynccontextmanager
 async def policies_of(harbor: HarborStandIn, pattern: str) -> AsyncIterator[Policies]:
-    """The policies of what a rule names, under an administrator's login."""
+    """The policies of a rule's projects, with an administrator's login."""
     login = {"username": HARBOR_ADMIN[0], "password": HARBOR_ADMIN[1], "insecure": True}
     content = {
         "auth": {harbor.host: login, "registry.example.com": {"anonymous": True}},
@@ -97,7 +97,7 @@ async def test_a_project_named_like_the_number_of_another_gets_its_own_policy(ha
     assert not harbor.webhooks.policies
 
 
-async def test_a_harbor_that_tells_of_no_deliveries_is_no_failure(harbor: HarborStandIn) -> None:
+async def test_a_harbor_without_a_list_of_deliveries_is_no_failure(harbor: HarborStandIn) -> None:
     harbor.add_policy("team", URL, name="replicator")
     harbor.faults.add(Fault(Answer(404, "NOT_FOUND"), "GET", "/executions", times=None))
     async with policies_of(harbor, "team/**") as policies:
@@ -106,7 +106,7 @@ async def test_a_harbor_that_tells_of_no_deliveries_is_no_failure(harbor: Harbor
     assert failed == []
 
 
-async def test_of_deliveries_a_few_are_asked_for_the_newest_first(harbor: HarborStandIn) -> None:
+async def test_a_few_deliveries_are_requested_the_newest_first(harbor: HarborStandIn) -> None:
     async with receiver([202] * 11 + [500] * 3) as taker, way(harbor) as transport:
         harbor.add_policy("team", taker.url, name="replicator")
         for number in range(12):
@@ -121,7 +121,7 @@ async def test_of_deliveries_a_few_are_asked_for_the_newest_first(harbor: Harbor
     assert "500" in found[0].detail
 
 
-async def test_a_version_is_told_to_who_is_logged_in_and_its_absence_is_no_failure(harbor: HarborStandIn) -> None:
+async def test_a_login_can_see_the_version_and_its_absence_is_no_failure(harbor: HarborStandIn) -> None:
     async with way(harbor) as transport:
         assert await WebhookApi(harbor.host, "team", transport).version() == harbor.api.version
     async with way(harbor, NOBODY) as transport:

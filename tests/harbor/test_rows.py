@@ -1,4 +1,4 @@
-"""What a Harbor says of its artifacts, right or wrong."""
+"""Rows of Harbor's lists, valid and invalid."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROW: dict[str, Any] = {
 }
 
 
-def test_a_row_says_where_what_and_since_when() -> None:
+def test_a_row_has_repository_digest_and_times() -> None:
     pushed = datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)
     expected = Artifact(APP, DIGEST, 1234, (ArtifactTag("v1", pushed), ArtifactTag("latest", None)), False)
     assert artifact_of(ROW, HOST, "team") == expected
@@ -56,19 +56,19 @@ def test_the_list_of_one_repository_need_not_name_it() -> None:
         {"digest": None},
     ],
 )
-def test_what_is_not_of_the_project_or_has_no_digest_is_left_out(change: dict[str, Any]) -> None:
+def test_a_row_of_another_project_or_without_a_digest_is_dropped(change: dict[str, Any]) -> None:
     assert artifact_of(ROW | change, HOST, "team") is None
     assert artifact_of(ROW | change, HOST, "team", APP) is None
 
 
 @pytest.mark.parametrize("value", ["0001-01-01T00:00:00.000Z", "0001-01-01T00:00:00+05:00", "yesterday", "", 5, None])
-def test_a_time_that_says_nothing_is_none(value: Any) -> None:
+def test_a_meaningless_time_is_none(value: Any) -> None:
     found = artifact_of(ROW | {"tags": [{"name": "v1", "push_time": value}]}, HOST, "team")
     assert found is not None
     assert found.tags == (ArtifactTag("v1", None),)
 
 
-def test_a_count_that_says_nothing_is_none_at_all() -> None:
+def test_a_meaningless_count_is_dropped() -> None:
     for count in (None, -1, True, "5", 1.5, 2**70):
         assert repository_of({"name": "team/app", "artifact_count": count}, HOST, "team") == ListedRepository(APP, 0)
     assert repository_of({"name": "team/app", "artifact_count": 5}, HOST, "team") == ListedRepository(APP, 5)

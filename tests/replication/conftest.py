@@ -31,14 +31,14 @@ QUICK = Timing(connect=5, read=20, write=5, commit=30, tag=5, attempts=2)
 
 
 def tiny(seed: object) -> Index:
-    """A manifest that names nothing, so that a hundred of them are pushed in a moment."""
+    """A manifest that names nothing, so that a hundred of them are pushed in no time."""
     document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [], "annotations": {"seed": str(seed)}}
     return Index(OCI_INDEX, json.dumps(document).encode(), ())
 
 
 @dataclass
 class House:
-    """A Harbor, what is behind it, and a way to list it.
+    """A Harbor, the registry behind it, and a way to list it.
 
     ``HARBOR`` in rules and patterns stands for its host, ``BEHIND`` for the registry behind it, ``PLAIN`` for a
     destination that nobody asks.
@@ -65,13 +65,13 @@ class House:
     async def listing(
         self, images: dict[str, Any], only: Iterable[str] = (), keys: Iterable[str] = ()
     ) -> AsyncIterator[AsyncGenerator[Batch, None]]:
-        """The batches, one by one; what the Harbor is asked is counted from here on."""
+        """The batches, one by one; requests to the Harbor are counted from here on."""
         rules = self.rules(images)
         narrowing = Narrowing(rules, list(map(self._named, only)), list(map(self._named, keys)))
         self.harbor.faults.log.clear()
         async with (
             Registries(access_by(rules.credentials), timing=QUICK) as registries,
-            contextlib.aclosing(Listing(rules, narrowing, registries).batches()) as batches,
+            contextlib.aclosing(Listing(rules, registries, narrowing).batches()) as batches,
         ):
             yield batches
 
@@ -80,12 +80,12 @@ class House:
             return [batch async for batch in batches]
 
     def asked(self, path: str = "") -> list[str]:
-        """What was asked for in Harbor's API and of tag lists, in order; ``path`` is a regular expression."""
+        """Requests to Harbor's API and for tag lists, in order; ``path`` is a regular expression."""
         entries = self.harbor.faults.log.select("GET", "^/api/v2.0/|/tags/list$")
         return [entry.path.removeprefix("/api/v2.0") for entry in entries if re.search(path, entry.path)]
 
     async def put(self, names: Iterable[str]) -> dict[str, str]:
-        """Push an own tiny manifest under each ``repository:tag``, a few at a time; return their digests by name."""
+        """Push a tiny manifest of its own under each ``repository:tag``; return their digests by name."""
         names = list(names)
         for repository in {name.rpartition(":")[0] for name in names}:
             await self._put_blob(repository)
@@ -107,7 +107,7 @@ class House:
         return digests
 
     async def _put_blob(self, repository: str) -> None:
-        """Without any blob, a repository is not in the registry's catalog."""
+        """Push a blob: a repository without one is not in the registry's catalog."""
         content = b"x"
         async with aiohttp.ClientSession(requote_redirect_url=False) as session:
             async with session.post(f"http://{self.behind}/v2/{repository}/blobs/uploads/") as answer:

@@ -1,4 +1,4 @@
-"""What the history keeps of a copy."""
+"""Descriptions of finished jobs for the history."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def outcome(result: Result, *, note: str = "", warnings: tuple[str, ...] = ()) -
     return Outcome(result, "h.example/a:1", "r.example/a:1", bytes=7, note=note, warnings=warnings).to_json()
 
 
-def test_a_copy_is_kept_with_its_names_bytes_and_reasons() -> None:
+def test_the_history_has_the_names_bytes_and_notes_of_a_copy() -> None:
     told = describe(Lane.EVENTS, PAYLOAD, outcome(Result.COPIED, note="left out", warnings=("refused",)))
     assert told == Description("copied", "h.example/a:1", "a rule", "left out; refused", 7, arrived=True)
 
 
-def test_what_a_backfill_found_right_is_not_kept_unless_there_is_a_warning() -> None:
+def test_an_up_to_date_tag_of_a_backfill_is_not_in_the_history_unless_it_has_a_warning() -> None:
     same = outcome(Result.UP_TO_DATE)
     assert describe(Lane.BACKFILL, PAYLOAD, same) is None
     assert describe(Lane.EVENTS, PAYLOAD, same) is not None
@@ -26,12 +26,12 @@ def test_what_a_backfill_found_right_is_not_kept_unless_there_is_a_warning() -> 
     assert describe(Lane.BACKFILL, PAYLOAD, warned) is not None
 
 
-def test_nobody_waited_for_what_did_not_arrive() -> None:
+def test_a_copy_that_was_skipped_or_is_gone_has_not_arrived() -> None:
     for result in (Result.SKIPPED, Result.SOURCE_GONE):
         told = describe(Lane.EVENTS, PAYLOAD, outcome(result))
         assert told is not None
         assert not told.arrived
 
 
-def test_one_whose_job_is_lost_is_kept_without_names() -> None:
+def test_a_job_without_a_payload_is_in_the_history_without_names() -> None:
     assert describe(Lane.EVENTS, {}, None) == Description("given up", arrived=False)

@@ -1,4 +1,4 @@
-"""What is found one by one goes into the queue together, and whoever waits for that hears how it went."""
+"""Jobs that are found one by one go into the queue in batches, and each `put` learns the result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def enqueuer(queue: Queue) -> AsyncIterator[Enqueuer]:
-    """One at work."""
+    """One that is running."""
     made = Enqueuer(queue, None)
     task = asyncio.create_task(made.run())
     try:
@@ -48,7 +48,7 @@ async def test_when_put_returns_the_job_is_in_the_queue_and_new_ones_are_counted
         assert made.drift == 1207
 
 
-async def test_a_queue_that_takes_nothing_is_told_to_each_who_waits_and_the_next_may_go_well(
+async def test_an_error_of_the_queue_is_raised_by_every_pending_put_and_the_next_put_may_succeed(
     server: RedisServer,
 ) -> None:
     async with await Queue.connect(server.url, deadline=0.5) as queue, enqueuer(queue) as made:

@@ -1,4 +1,4 @@
-"""What a queue's job does, against a Harbor and an ACR."""
+"""Jobs of the queue, run against a Harbor and an ACR."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def rules_of(harbor: HarborStandIn, acr: AcrStandIn, more: str = "") -> Rules:
 @asynccontextmanager
 async def handling(rules: Rules) -> AsyncIterator[Handler]:
     async with Registries(access_by(rules.credentials)) as registries:
-        yield Handler(registries, Copier(registries))
+        yield Handler(Copier(registries))
 
 
 def request(rules: Rules, harbor: HarborStandIn, tag: str) -> CopyRequest:
@@ -86,7 +86,7 @@ def test_a_job_is_named_by_its_destination_and_carries_no_digest() -> None:
     assert CopyRequest.from_json(made.payload).source == source
 
 
-async def test_it_copies_and_confirms_before_the_tag(harbor: HarborStandIn, acr: AcrStandIn) -> None:
+async def test_a_copy_is_confirmed_before_its_tag_is_written(harbor: HarborStandIn, acr: AcrStandIn) -> None:
     root = image(1, (50_000,))
     await push(harbor.host, "team/app", "v1", root, HARBOR_ROBOT)
     rules = rules_of(harbor, acr)
@@ -112,7 +112,7 @@ async def test_a_forced_request_is_copied_again(harbor: HarborStandIn, acr: AcrS
 
 
 async def test_a_host_that_the_rules_do_not_name_is_not_contacted(harbor: HarborStandIn, acr: AcrStandIn) -> None:
-    """Whoever can write to the queue can't make a worker go anywhere else, or take a password there."""
+    """Write access to the queue is not enough to make a worker contact another host, or send a password there."""
     rules = rules_of(harbor, acr)
     foreign = Reference.parse("127.0.0.1:9/team/app:v1")
     known = request(rules, harbor, "v1")
@@ -125,7 +125,7 @@ async def test_a_host_that_the_rules_do_not_name_is_not_contacted(harbor: Harbor
 
 
 @pytest.mark.parametrize("payload", [{}, {"source": 1}, {"source": "x", "destination": "y", "rule": "z"}, {"rule": []}])
-async def test_what_is_no_copy_request_is_given_up_at_once(
+async def test_a_payload_that_is_not_a_copy_request_fails_permanently(
     harbor: HarborStandIn, acr: AcrStandIn, payload: dict[str, Any]
 ) -> None:
     async with handling(rules_of(harbor, acr)) as handler:
@@ -134,9 +134,7 @@ async def test_what_is_no_copy_request_is_given_up_at_once(
     assert caught.value.error_class is ErrorClass.PERMANENT
 
 
-async def test_a_source_that_is_not_there_is_looked_for_again_and_then_gone(
-    harbor: HarborStandIn, acr: AcrStandIn
-) -> None:
+async def test_a_missing_source_is_retried_and_then_counts_as_gone(harbor: HarborStandIn, acr: AcrStandIn) -> None:
     rules = rules_of(harbor, acr)
     payload = request(rules, harbor, "deleted").to_json()
     async with handling(rules) as handler:
@@ -149,7 +147,7 @@ async def test_a_source_that_is_not_there_is_looked_for_again_and_then_gone(
     assert acr.faults.log.count("PUT") == 0
 
 
-async def test_harbors_gate_is_waited_for(harbor: HarborStandIn, acr: AcrStandIn) -> None:
+async def test_a_gate_of_harbor_is_retried_slowly(harbor: HarborStandIn, acr: AcrStandIn) -> None:
     await push(harbor.host, "team/app", "v1", image(), HARBOR_ROBOT)
     rules = rules_of(harbor, acr)
     payload = request(rules, harbor, "v1").to_json()
@@ -176,7 +174,7 @@ async def test_a_tag_that_is_not_among_the_latest_when_its_job_runs_is_skipped(
     assert outcomes == {"v1": "skipped", "v2": "copied", "v3": "copied"}
 
 
-async def test_a_refused_push_says_what_it_can_mean(harbor: HarborStandIn, acr: AcrStandIn) -> None:
+async def test_a_refused_push_says_what_to_check(harbor: HarborStandIn, acr: AcrStandIn) -> None:
     await push(harbor.host, "team/app", "v1", image(), HARBOR_ROBOT)
     rules = rules_of(harbor, acr)
     acr.namespaces["cache"] = False
@@ -191,10 +189,10 @@ async def test_a_refused_push_says_what_it_can_mean(harbor: HarborStandIn, acr: 
 @pytest.mark.parametrize(
     ("tries", "merged", "believed"), [(1, False, True), (2, False, False), (1, True, False), (2, True, False)]
 )
-async def test_what_an_event_said_of_a_tag_is_believed_on_the_first_try_if_nobody_asked_since(
+async def test_an_announced_digest_is_trusted_on_the_first_attempt_if_no_other_push_was_merged(
     harbor: HarborStandIn, acr: AcrStandIn, acr_upstream: str, tries: int, merged: bool, believed: bool
 ) -> None:
-    """The event is an old one, and the destination holds what it said."""
+    """The event is stale, and the destination has the digest that it announced."""
     old, new = image(1), image(2)
     await push(harbor.host, "team/app", "v1", new, HARBOR_ROBOT)
     await push(acr_upstream, "cache/app", "v1", old)
@@ -233,7 +231,7 @@ async def test_a_signature_is_copied_as_one_whether_named_by_tag_or_by_digest(
     await verify_tree(acr_upstream, "cache/app", attached.digest, attached)
 
 
-async def test_a_signature_that_is_gone_is_looked_for_as_long_as_a_tag_is(
+async def test_a_missing_signature_is_retried_as_often_as_a_missing_tag(
     harbor: HarborStandIn, acr: AcrStandIn, acr_upstream: str
 ) -> None:
     root = image(1)
@@ -248,10 +246,10 @@ async def test_a_signature_that_is_gone_is_looked_for_as_long_as_a_tag_is(
 
 
 @pytest.mark.parametrize(("selection", "result"), [(False, "copied"), (True, "skipped")])
-async def test_jobs_that_an_older_version_has_queued_are_done(
+async def test_jobs_queued_by_an_older_version_are_run(
     harbor: HarborStandIn, acr: AcrStandIn, selection: bool, result: str
 ) -> None:
-    """They say no word of options, signatures or digests: everything is copied, byte for byte."""
+    """Without options, signatures and digests in the payload, everything is copied byte for byte."""
     root = multi_arch(1, attested=True)
     for tag in ("v1", "v2"):
         await push(harbor.host, "team/app", tag, root, HARBOR_ROBOT)
@@ -270,7 +268,7 @@ async def test_jobs_that_an_older_version_has_queued_are_done(
 
 
 @pytest.mark.parametrize("word", [{"announced": "v1"}, {"options": {"platforms": ["amd64"]}}])
-async def test_a_job_whose_words_make_no_sense_is_given_up_at_once(
+async def test_a_job_with_invalid_values_fails_permanently(
     harbor: HarborStandIn, acr: AcrStandIn, word: dict[str, Any]
 ) -> None:
     rules = rules_of(harbor, acr)

@@ -1,4 +1,4 @@
-"""What a job tells of its destination: nothing that may not be so, and what was seen is void once it writes."""
+"""Observations that a job records of its destination: none that may be wrong, and none that outlives a write."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Leased(Job):
     """A job whose lease is in Redis.
 
     Attributes:
-        writer: who holds it.
-        confirming: somebody asked for its confirmation.
+        writer: the holder.
+        confirming: set when the lease is being confirmed.
     """
 
     writer: Writer
@@ -58,7 +58,7 @@ class Leased(Job):
 
 @dataclass
 class Shop:
-    """A Harbor, an ACR, a Redis, and what handles a job between them."""
+    """A Harbor, an ACR, a Redis, and a handler of jobs between them."""
 
     harbor: HarborStandIn
     acr: AcrStandIn
@@ -79,9 +79,9 @@ class Shop:
 
     @asynccontextmanager
     async def handling(self) -> AsyncIterator[Handler]:
-        """A process that tells at its end what it saw."""
+        """A process that saves its observations at its end."""
         async with aclosing(Observations(self.queue)) as checks:
-            yield Handler(self.registries, Copier(self.registries), checks)
+            yield Handler(Copier(self.registries), checks)
 
     async def do(self, asked: CopyRequest) -> str:
         async with self.handling() as handler:
@@ -100,7 +100,7 @@ class Shop:
 @pytest.fixture
 async def shop(harbor: HarborStandIn, acr: AcrStandIn) -> AsyncIterator[Shop]:
     async with AsyncExitStack() as stack:
-        # A Unix socket's path is short.
+        # The path of a Unix socket must be short.
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="rq-", dir="/tmp"))
         server = stack.enter_context(RedisServer(Path(directory)))
         queue = await stack.enter_async_context(await Queue.connect(server.url))
@@ -115,7 +115,7 @@ async def struck(fault: Fault) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_what_was_copied_is_trusted_and_what_was_there_before_is_not(shop: Shop) -> None:
+async def test_a_copied_digest_is_trusted_and_the_one_before_it_is_not(shop: Shop) -> None:
     for root, other in ((OLD, NEW), (NEW, OLD), (OLD, NEW)):
         await shop.push(root)
         assert await shop.do(shop.wanted()) == "copied"
@@ -125,7 +125,7 @@ async def test_what_was_copied_is_trusted_and_what_was_there_before_is_not(shop:
     assert not await shop.trusts(OLD, STRIP)
 
 
-async def test_what_was_found_up_to_date_is_trusted(shop: Shop) -> None:
+async def test_an_up_to_date_destination_is_trusted(shop: Shop) -> None:
     await shop.push(OLD)
     await shop.do(shop.wanted())
     await shop.queue.redis.flushall()
@@ -137,7 +137,7 @@ async def test_what_was_found_up_to_date_is_trusted(shop: Shop) -> None:
     assert await shop.trusts(OLD)
 
 
-async def test_what_is_trusted_is_what_the_source_named_not_what_is_left_of_it(shop: Shop) -> None:
+async def test_the_trusted_digest_is_the_sources_not_that_of_the_stripped_image(shop: Shop) -> None:
     whole = index([OLD, attestation(OLD, 3)])
     await shop.push(whole)
     asked = shop.wanted(options=STRIP)
@@ -146,7 +146,7 @@ async def test_what_is_trusted_is_what_the_source_named_not_what_is_left_of_it(s
     assert not await shop.trusts(whole)
 
 
-async def test_an_announcement_that_is_old_is_not_what_is_trusted(shop: Shop) -> None:
+async def test_a_stale_announced_digest_is_not_trusted(shop: Shop) -> None:
     await shop.push(NEW)
     assert await shop.do(shop.wanted(announced=OLD.digest)) == "copied"
     assert await shop.trusts(NEW)
@@ -182,8 +182,8 @@ async def test_a_copy_that_fails_leaves_nothing_to_trust(shop: Shop) -> None:
     assert not await shop.trusts(NEW)
 
 
-async def test_what_another_is_about_to_write_while_a_destination_is_asked_is_not_trusted(shop: Shop) -> None:
-    """The answer may be of before or after."""
+async def test_an_answer_that_another_writer_overtakes_is_not_trusted(shop: Shop) -> None:
+    """The answer may be from before or after the other write."""
     await shop.push(OLD)
     await shop.do(shop.wanted())
     hold = Hold()
@@ -197,7 +197,7 @@ async def test_what_another_is_about_to_write_while_a_destination_is_asked_is_no
     assert not await shop.trusts(OLD)
 
 
-async def test_where_signatures_are_wanted_nothing_is_trusted_and_all_is_void(shop: Shop) -> None:
+async def test_with_signatures_nothing_is_trusted_and_earlier_observations_are_void(shop: Shop) -> None:
     await shop.push(OLD)
     await shop.saw(OLD)
     await shop.push(NEW)
@@ -208,7 +208,7 @@ async def test_where_signatures_are_wanted_nothing_is_trusted_and_all_is_void(sh
         assert not await shop.trusts(NEW, SIGNED)
 
 
-async def test_a_source_that_is_gone_says_nothing_of_its_destination(shop: Shop) -> None:
+async def test_a_missing_source_records_nothing_about_its_destination(shop: Shop) -> None:
     async with shop.handling() as handler:
         outcome = await run(handler, Job(shop.wanted().to_json(), tries=3))
     assert outcome["result"] == "source gone"
@@ -223,7 +223,9 @@ async def test_a_copy_whose_lease_was_confirmed_is_made_without_redis(shop: Shop
         assert (await run(handler, Job(shop.wanted().to_json())))["result"] == "copied"
 
 
-async def test_a_copy_that_waits_for_redis_before_its_tag_is_made_and_leaves_no_old_trust(shop: Shop) -> None:
+async def test_a_copy_that_waited_for_redis_before_its_tag_ends_well_and_leaves_no_stale_observation(
+    shop: Shop,
+) -> None:
     await shop.push(NEW)
     await shop.saw(OLD)
     work = await shop.work(shop.wanted())
@@ -250,7 +252,7 @@ async def test_one_step_on_redis_precedes_the_tag(shop: Shop) -> None:
         assert [name for name, _ in asked.scripts] == ["confirm"]
 
 
-async def test_a_lease_that_is_lost_ends_the_copy_before_the_tag_and_makes_nothing_void(shop: Shop) -> None:
+async def test_a_lost_lease_ends_the_copy_before_the_tag_and_voids_nothing(shop: Shop) -> None:
     await shop.push(NEW)
     await shop.saw(OLD)
     work = await shop.work(shop.wanted())

@@ -1,4 +1,4 @@
-"""What a listing finds, and how few requests it takes."""
+"""Listings: what they find, and how few requests they take."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def names(repository: str, count: int) -> list[str]:
 
 
 def own_tasks() -> list[str]:
-    """Tasks of the listing; those of the servers run beside them."""
+    """The tasks of the listing, without those of the servers."""
     return [name for name in map(repr, asyncio.all_tasks()) if "merge_streams" in name]
 
 
-async def test_each_tag_comes_with_what_it_names_its_size_and_its_time(house: House) -> None:
+async def test_each_tag_comes_with_its_digest_size_and_time(house: House) -> None:
     before = datetime.now(UTC) - timedelta(seconds=1)
     root = image(1)
     await push(house.harbor.host, "team/app", "v1", root, HARBOR_ROBOT)
@@ -51,7 +51,7 @@ async def test_the_parts_of_an_index_and_what_lost_its_tag_are_not_listed(house:
     assert tags_of(await house.listed(images)) == {"team/app:v1": root.digest}
 
 
-async def test_a_tag_that_an_older_artifact_got_has_its_own_time(house: House) -> None:
+async def test_a_tag_set_on_an_older_artifact_has_its_own_time(house: House) -> None:
     await push(house.harbor.host, "team/app", "v1", image(1), HARBOR_ROBOT)
     await house.harbor.retag("team/app", "v1", "latest")
     times = {str(each.asked.request.source.tag): each.pushed for each in found_in(await house.listed(TEAM))}
@@ -68,7 +68,7 @@ async def test_a_project_is_listed_a_hundred_tags_a_request(house: House) -> Non
     assert house.asked() == ["/projects/team/repositories", *["/projects/team/artifacts"] * 3]
 
 
-async def test_every_list_is_asked_for_in_the_order_its_rows_were_made(house: House) -> None:
+async def test_every_list_is_requested_sorted_by_id(house: House) -> None:
     await house.put(["team/a:1"])
     await house.listed(ALL)
     for path, column in ("/projects$", "project_id"), ("/repositories$", "repository_id"), ("/artifacts$", "id"):
@@ -77,7 +77,7 @@ async def test_every_list_is_asked_for_in_the_order_its_rows_were_made(house: Ho
         assert all(f"sort={column}" in query.split("&") for query in queries)
 
 
-async def test_a_few_repositories_of_a_large_project_are_listed_by_themselves(house: House, small_pages: int) -> None:
+async def test_a_few_repositories_of_a_large_project_are_listed_one_by_one(house: House, small_pages: int) -> None:
     put = await house.put([*names("team/large", 3 * small_pages), *names("team/x/y", 2), *names("team/x/z", 2)])
     batches = await house.listed({"HARBOR/team/x/*": "PLAIN/copy/{repository}"})
     assert tags_of(batches) == {name: digest for name, digest in put.items() if "/x/" in name}
@@ -101,7 +101,7 @@ async def test_repositories_of_several_patterns_are_listed_once(house: House) ->
     ]
 
 
-async def test_a_single_repository_costs_one_request_a_page_and_one_to_know_a_harbor(
+async def test_a_single_repository_takes_one_request_a_page_and_one_to_detect_harbor(
     house: House, small_pages: int
 ) -> None:
     put = await house.put([*names("team/app/api", small_pages + 1), "team/b:1"])
@@ -114,7 +114,7 @@ async def test_a_single_repository_costs_one_request_a_page_and_one_to_know_a_ha
     ]
 
 
-async def test_what_the_rules_write_out_is_not_listed(house: House) -> None:
+async def test_tags_that_the_rules_name_are_not_listed(house: House) -> None:
     batches = await house.listed({"HARBOR/team/app:v1,v2": "PLAIN/app"})
     assert tags_of(batches) == {"team/app:v1": None, "team/app:v2": None}
     assert house.asked() == []
@@ -140,7 +140,7 @@ async def test_the_latest_are_chosen_among_the_tags_of_all_pages(house: House, s
     assert tags_of(batches) == put
 
 
-async def test_the_first_tags_come_before_the_second_page_is_there(house: House, small_pages: int) -> None:
+async def test_the_first_tags_are_yielded_before_the_second_page_is_read(house: House, small_pages: int) -> None:
     put = await house.put(names("team/app", 3 * small_pages))
     second = Hold()
     house.harbor.faults.add(Fault(second, "GET", "/artifacts", query="page=2&"))
@@ -151,7 +151,7 @@ async def test_the_first_tags_come_before_the_second_page_is_there(house: House,
         assert len(found_in([first, *[batch async for batch in batches]])) == len(put)
 
 
-async def test_stopping_in_the_middle_ends_everything(house: House, small_pages: int) -> None:
+async def test_closing_a_listing_in_the_middle_ends_all_its_tasks(house: House, small_pages: int) -> None:
     await house.put(name for number in range(6) for name in names(f"team/app{number}", 2 * small_pages))
     async with house.listing({"HARBOR/team/app*": {"to": "PLAIN/{name}", "tags": {"latest": 99}}}) as batches:
         await anext(batches)
@@ -161,7 +161,7 @@ async def test_stopping_in_the_middle_ends_everything(house: House, small_pages:
 
 
 @pytest.mark.parametrize("images", [TEAM, {"HARBOR/team/app": "PLAIN/app"}])
-async def test_what_is_deleted_while_it_lists_hides_no_other(
+async def test_a_deletion_during_the_listing_hides_no_other_tag(
     house: House, small_pages: int, images: dict[str, str]
 ) -> None:
     put = await house.put(names("team/app", 5 * small_pages))
@@ -193,9 +193,7 @@ async def test_repositories_that_no_destination_can_hold_are_named(house: House)
 
 
 @pytest.mark.parametrize("shown", [False, True])
-async def test_a_repository_that_is_missing_in_its_project_s_list_is_listed_by_itself(
-    house: House, *, shown: bool
-) -> None:
+async def test_a_repository_missing_in_its_projects_list_is_listed_alone(house: House, *, shown: bool) -> None:
     put = await house.put(["team/a:v1", "team/b:v1", "team/b:v2"])
     row = {"id": 1, "repository_name": "team/a", "digest": put["team/a:v1"], "tags": [{"name": "v1"}]}
     rows = [row] if shown else []

@@ -1,4 +1,4 @@
-"""Different sources on their way to one destination, known before the first copy is."""
+"""Collisions: sources on their way to one destination, found before the first of them is copied."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def refused_in(batches: Iterable[Batch]) -> dict[str, list[str]]:
     }
 
 
-async def test_neither_of_two_sources_is_given_out_and_both_are_told(house: House) -> None:
+async def test_neither_of_two_colliding_sources_is_copied_and_both_are_reported(house: House) -> None:
     put = await house.put(["team/a/b-c:v1", "team/a-b/c:v1", "team/a-b/c:v2", "team/other:v1"])
     batches = await house.listed({"HARBOR/team/**": "PLAIN/copy/{flat}"})
     both = ["team/a-b/c:v1", "team/a/b-c:v1"]
@@ -36,7 +36,7 @@ async def test_neither_of_two_sources_is_given_out_and_both_are_told(house: Hous
     assert text == f"registry.example.com/copy/team-a-b-c:v1 would come from {first} and from {second}"
 
 
-async def test_sources_of_different_projects_and_registries_meet(house: House) -> None:
+async def test_sources_of_different_projects_and_registries_collide(house: House) -> None:
     await house.put(["team/app:v1", "library/app:v1", "library/app:v2", "x:v1"])
     images = {"HARBOR/*/app:v*": "PLAIN/copy/{project}-{name}"}
     assert refused_in(await house.listed(images)) == {}
@@ -53,7 +53,7 @@ async def test_sources_of_different_projects_and_registries_meet(house: House) -
     assert set(tags_of(batches)) == {"library/app:v2"}
 
 
-async def test_only_what_can_meet_is_looked_through_before_the_first_copy(house: House) -> None:
+async def test_only_what_may_collide_is_read_ahead(house: House) -> None:
     await house.put(["team/a/b-c:v1", "team/a-b/c:v1", *(f"team/x{number}:v1" for number in range(5))])
     async with house.listing({"HARBOR/team/**": "PLAIN/copy/{flat}"}) as batches:
         await anext(batches)
@@ -63,7 +63,7 @@ async def test_only_what_can_meet_is_looked_through_before_the_first_copy(house:
     assert before[3:] == ["/projects/team/artifacts"]
 
 
-async def test_a_tag_that_gets_another_name_can_meet_one_of_its_own_repository(house: House) -> None:
+async def test_a_renamed_tag_can_collide_with_one_of_its_own_repository(house: House) -> None:
     put = await house.put(["team/app:v1", "team/app:v2", "team/app:v3"])
     images = {"HARBOR/team/app:v1": "PLAIN/app:v2", "HARBOR/team/app:v*": "PLAIN/app"}
     batches = await house.listed(images)
@@ -73,7 +73,7 @@ async def test_a_tag_that_gets_another_name_can_meet_one_of_its_own_repository(h
     assert tags_of(batches) == {name: put[name] for name in ("team/app:v1", "team/app:v3")}
 
 
-async def test_copies_by_digest_never_meet(house: House) -> None:
+async def test_copies_by_digest_never_collide(house: House) -> None:
     digest = (await house.put(["team/a:v1", "team/b:v1"]))["team/a:v1"]
     images = {f"HARBOR/team/{name}@{digest}": "PLAIN/copy" for name in "ab"}
     batches = await house.listed(images)
@@ -82,7 +82,7 @@ async def test_copies_by_digest_never_meet(house: House) -> None:
     assert house.asked() == []
 
 
-async def test_a_copy_that_is_not_meant_counts_too(house: House) -> None:
+async def test_a_source_outside_the_narrowing_can_collide_too(house: House) -> None:
     await house.put(["team/a:v1", "team/b:v1"])
     images: dict[str, Any] = {"HARBOR/team/*:v1": "PLAIN/copy/{name}", "HARBOR/team/b": {"to": "PLAIN/copy/a"}}
     batches = await house.listed(images, only=["team/*:v1"], keys=["HARBOR/team/*:v1"])
@@ -90,7 +90,7 @@ async def test_a_copy_that_is_not_meant_counts_too(house: House) -> None:
     assert set(tags_of(batches)) == {"team/b:v1"}
 
 
-async def test_a_repository_that_can_not_be_looked_through_is_not_copied(house: House) -> None:
+async def test_a_repository_that_can_not_be_read_ahead_is_not_copied(house: House) -> None:
     await house.put(["team/a/b-c:v1", "team/a-b/c:v1", "team/x:v1"])
     house.harbor.faults.add(Fault(Answer(403, "DENIED"), "GET", "/team/a/b-c/tags/list", times=None))
     batches = await house.listed({"HARBOR/team/**": "PLAIN/copy/{flat}"})

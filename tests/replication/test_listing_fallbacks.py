@@ -1,4 +1,4 @@
-"""Listing where Harbor is older, says no, or is none; and what only the registry's own list shows."""
+"""Listings of an old Harbor, of one that refuses, and of other registries; and tags that only ``tags/list`` shows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_a_harbor_that_lists_no_projects_artifacts_is_listed_repository_by
 
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.parametrize("images", [TEAM, {"HARBOR/team/a": "PLAIN/a", "HARBOR/team/b": "PLAIN/b"}])
-async def test_a_login_that_may_not_list_artifacts_lists_tags_and_is_told_of_once(
+async def test_a_login_without_artifact_list_lists_tags_and_is_warned_about_once(
     house: House, images: dict[str, str], status: int
 ) -> None:
     put = await house.put(["team/a:1", "team/a:2", "team/b:1"])
@@ -49,14 +49,14 @@ async def test_a_login_that_may_not_list_artifacts_lists_tags_and_is_told_of_onc
     assert len(house.asked("tags/list")) == 2
 
 
-async def test_a_project_that_is_not_there_is_an_error_and_no_warning(house: House) -> None:
+async def test_a_missing_project_is_an_error_and_no_warning(house: House) -> None:
     (batch,) = await house.listed({"HARBOR/nowhere/app": "PLAIN/app"})
     assert batch.what == f"{house.harbor.host}/nowhere/app"
     assert isinstance(batch.error, RegistryError)
     assert batch.warnings == ()
 
 
-async def test_any_registry_is_listed_and_asked_once_whether_it_is_a_harbor(house: House) -> None:
+async def test_any_registry_is_listed_and_harbor_is_detected_once(house: House) -> None:
     put = await house.put(["team/a:1", "team/b:1", "plain:1"])
     house.harbor.faults.add(Fault(Answer(404), "GET", "/api/", times=None))
     images = {f"HARBOR/{name}": "PLAIN/" + name for name in ("team/a", "team/b")} | {"BEHIND/plain": "PLAIN/plain"}
@@ -77,12 +77,12 @@ async def test_any_registry_is_listed_and_asked_once_whether_it_is_a_harbor(hous
         Redirect(location="/v2/"),
     ],
 )
-async def test_what_answers_otherwise_is_no_harbor(house: House, answer: Answer | Redirect) -> None:
+async def test_any_other_answer_to_ping_is_not_a_harbor(house: House, answer: Answer | Redirect) -> None:
     house.harbor.faults.add(Fault(answer, "GET", "/ping", times=None))
     assert await is_harbor(house) is False
 
 
-async def test_a_harbor_is_known_without_a_login_and_a_fault_of_the_moment_is_no_answer(house: House) -> None:
+async def test_a_harbor_is_detected_without_a_login_and_a_transient_error_decides_nothing(house: House) -> None:
     assert await is_harbor(house)
     assert await is_harbor(house, Access(username="no", password="body", insecure=True))
     house.harbor.faults.add(Fault(Cut(None, "reset"), "GET", "/ping", times=None))
@@ -106,7 +106,7 @@ async def is_harbor(house: House, access: Access | None = None) -> bool:
         {"HARBOR/team/*": {"to": "PLAIN/{name}", "tags": {"latest": 9}, "signatures": True}},
     ],
 )
-async def test_tags_of_signatures_are_found_where_there_are_any(house: House, images: dict[str, str]) -> None:
+async def test_tags_of_signatures_are_found_for_signed_artifacts(house: House, images: dict[str, str]) -> None:
     root = image(1)
     await push(house.harbor.host, "team/signed", "v1", root, HARBOR_ROBOT)
     await push(house.harbor.host, "team/signed", cosign_tag(root), image(2), HARBOR_ROBOT)
@@ -146,7 +146,7 @@ async def test_an_empty_repository_of_a_pattern_costs_one_request(house: House, 
 
 
 @pytest.mark.parametrize("answer", [Answer(404, "NOT_FOUND"), Answer(200, body=b"[]")])
-async def test_what_only_the_registry_still_knows_is_found_there(house: House, answer: Answer) -> None:
+async def test_tags_that_only_the_registry_has_are_found(house: House, answer: Answer) -> None:
     put = await house.put(["team/a/b:1"])
     house.harbor.api.lists_projects_artifacts = False
     # As behind a proxy that decodes the path.
@@ -157,9 +157,7 @@ async def test_what_only_the_registry_still_knows_is_found_there(house: House, a
 
 
 @pytest.mark.parametrize("images", [TEAM, {"HARBOR/team/app": "PLAIN/app"}])
-async def test_a_page_that_says_nothing_does_not_end_the_list(
-    house: House, small_pages: int, images: dict[str, str]
-) -> None:
+async def test_an_empty_page_does_not_end_the_list(house: House, small_pages: int, images: dict[str, str]) -> None:
     put = await house.put(f"team/app:v{number}" for number in range(2 * small_pages))
     foreign = json.dumps([{"id": number, "repository_name": "library/x", "digest": 5} for number in range(5)])
     junk = house.harbor.faults.add(Fault(Answer(200, body=foreign.encode()), "GET", "/artifacts", query="page=1&"))
@@ -169,7 +167,7 @@ async def test_a_page_that_says_nothing_does_not_end_the_list(
     assert found.items() <= put.items()
 
 
-async def test_what_can_not_be_listed_hides_nothing_else(house: House) -> None:
+async def test_a_repository_that_can_not_be_listed_hides_no_other(house: House) -> None:
     put = await house.put(["team/a:1", "library/a:1"])
     house.harbor.faults.add(Fault(Answer(403, "FORBIDDEN"), "GET", "/projects/library/repositories", times=None))
     images = {
@@ -183,7 +181,7 @@ async def test_what_can_not_be_listed_hides_nothing_else(house: House) -> None:
     assert tags_of(batches) == {"team/a:1": put["team/a:1"]}
 
 
-async def test_a_project_that_fails_in_the_middle_is_told_and_keeps_what_was_found(
+async def test_a_project_that_fails_in_the_middle_is_reported_and_its_first_tags_are_kept(
     house: House, small_pages: int
 ) -> None:
     await house.put(f"team/app:{number}" for number in range(3 * small_pages))

@@ -1,4 +1,4 @@
-"""A listing asks for what events would have asked for, however the tags are paged, and finds every collision."""
+"""A listing asks for the copies that events would ask for, however tags are paged, and finds every collision."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from replicator.reference import Reference, Repository
 from replicator.registry import Access, Registries
-from replicator.replication.listing import Listing, ListingCollisions, contested
+from replicator.replication.listing import Listing, ListingCollisions, collision_candidates
 from replicator.replication.tag_lists import TagInfo, TagLister, TagPage
-from replicator.rules import Narrowing, Rules, collisions
+from replicator.rules import Rules, collisions
 from tests.rules.building import HARBOR
 from tests.rules.test_properties import IMAGES, NAMES, SHA, TAGS, usable
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from replicator.rules import CopyRequest
 
 PAGED = st.dictionaries(st.sampled_from(TAGS), st.integers(0, 3))
-LABEL = TagInfo(SHA, 5, datetime(2026, 1, 1, tzinfo=UTC))
+INFO = TagInfo(SHA, 5, datetime(2026, 1, 1, tzinfo=UTC))
 
 
 def text_of(request: CopyRequest) -> str:
@@ -31,25 +31,25 @@ def text_of(request: CopyRequest) -> str:
 
 
 def listed(rules: Rules, repository: Repository, paged: dict[str, int]) -> list[Batch]:
-    """What a listing makes of a repository's tags, some of which each page has."""
+    """The batches for a repository's tags, of which each page has some."""
     registries = Registries(lambda _: Access())
-    listing = Listing(rules, Narrowing(rules), registries)
+    listing = Listing(rules, registries)
     pages: list[dict[str, TagInfo | None]] = [
-        {tag: LABEL for tag, number in paged.items() if number == page} for page in range(4)
+        {tag: INFO for tag, number in paged.items() if number == page} for page in range(4)
     ]
     if rules.route(repository).whole:
-        pages = [{tag: LABEL for page in pages for tag in page}]
+        pages = [{tag: INFO for page in pages for tag in page}]
     return [listing._batch(TagPage(repository, page), TagLister(registries, ())) for page in pages]
 
 
 def wanted_after_pushes(rules: Rules, repository: Repository, tags: list[str]) -> set[str]:
-    """The copies that an event for each tag leads to, with what is decided only when they run."""
+    """The copies that an event for each tag leads to, with the decisions made when they run."""
     pushes = [Reference(repository, digest=SHA), *(Reference(repository, tag) for tag in tags)]
     return {
         text_of(replace(request, selection=None))
         for push in pushes
         for request in rules.destinations(push)
-        # Signatures that are pushed by digest stand in no list of tags.
+        # Signatures pushed by digest are in no list of tags.
         if (request.source.tag is not None or not request.signature)
         and (request.selection is None or request.source.tag in request.selection.select(tags))
     }
@@ -65,28 +65,28 @@ def test_a_listing_asks_for_what_events_for_the_same_tags_ask(images: dict[str, 
         found = [each for batch in listed(rules, repository, paged) for each in batch.found]
         asked = [text_of(each.asked.request) for each in found]
         assert len(asked) == len(set(asked))
-        # What is written out is asked for whether it is there or not.
+        # Tags that the rules name are asked for whether they exist or not.
         there = {text_of(each.asked.request) for each in found if each.asked.request.source.tag in (None, *paged)}
         assert there == wanted_after_pushes(rules, repository, list(paged))
         assert {each.asked.request.source.tag for each in found} - {None, *paged} <= {"1", "2"}
         for each in found:
-            label = LABEL if each.asked.request.source.tag in paged else None
+            label = INFO if each.asked.request.source.tag in paged else None
             said = (label.digest, label.size, label.pushed) if label is not None else (None, None, None)
             assert (each.digest, each.size, each.pushed) == said
 
 
 @given(IMAGES, st.dictionaries(st.sampled_from(NAMES), st.lists(st.sampled_from(TAGS), unique=True)))
-def test_what_is_contested_holds_every_collision(images: dict[str, Any], tags: dict[str, list[str]]) -> None:
+def test_the_candidates_hold_every_collision(images: dict[str, Any], tags: dict[str, list[str]]) -> None:
     rules = usable(images)
     if rules is None:
         return
     repositories = {Repository(HARBOR, name): found for name, found in tags.items()}
     requests = [request for each, found in repositories.items() for request in rules.requests(each, found)]
-    clashes = ListingCollisions(contested(map(rules.route, repositories)))
-    # Twice, as a listing does: before anything is given out, and as it is.
+    seen = ListingCollisions(collision_candidates(map(rules.route, repositories)))
+    # Twice, as a listing does: when it reads ahead, and when it yields.
     for request in requests * 2:
-        clashes.add(request)
+        seen.add(request)
     expected = {collision.destination: collision for collision in collisions(requests)}
     assert {
-        request.destination: collision for request in requests if (collision := clashes.of(request)) is not None
+        request.destination: collision for request in requests if (collision := seen.of(request)) is not None
     } == expected

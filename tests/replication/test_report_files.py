@@ -1,4 +1,4 @@
-"""The files a backfill leaves behind can be read by what they are for."""
+"""The files of a backfill are valid, and complete even after an error."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def made(output: Output, file: Path, rows: Sequence[Row] = ROWS) -> str:
-    """What a file holds when it has been given these rows."""
+    """The content of a file with these rows."""
     output.check()
     for row in rows:
         output.row(row)
@@ -70,7 +70,7 @@ def images_in(
         ("r.csv.gz", RowFormat.JSON),
     ],
 )
-def test_the_ending_of_a_file_says_its_format(name: str, row_format: RowFormat) -> None:
+def test_the_suffix_of_a_file_selects_its_format(name: str, row_format: RowFormat) -> None:
     assert RowFormat.of(Path("x.csv") / name) is row_format
 
 
@@ -92,7 +92,7 @@ def test_csv_is_that_of_rfc_4180_on_the_disk_too(file: Path) -> None:
     assert "\r\r\n" not in content
 
 
-def test_without_a_row_a_file_is_still_whole(file: Path) -> None:
+def test_a_file_without_rows_is_valid(file: Path) -> None:
     assert json.loads(rows_in(file, RowFormat.JSON, [])) == []
     assert rows_in(file, RowFormat.JSON_LINES, []) == ""
     assert len(rows_in(file, RowFormat.CSV, []).splitlines()) == 1
@@ -108,7 +108,7 @@ def test_lists_of_images_have_each_source_once_with_its_destinations(list_format
 
 
 @pytest.mark.parametrize("list_format", list(ListFormat))
-def test_what_failed_can_be_given_back_as_images(list_format: ListFormat, tmp_path: Path) -> None:
+def test_the_list_of_failed_images_can_be_given_to_images(list_format: ListFormat, tmp_path: Path) -> None:
     images_in(tmp_path / "failed", list_format, outcomes=[RowOutcome.FAILED])
     (tmp_path / "auth").write_text(json.dumps(AUTH))
     rules = load(None, auth=tmp_path / "auth", images=tmp_path / "failed", environ={})
@@ -118,7 +118,7 @@ def test_what_failed_can_be_given_back_as_images(list_format: ListFormat, tmp_pa
     assert len(rules.sources()) == 1
 
 
-def test_one_file_that_is_lost_does_not_lose_the_others(tmp_path: Path) -> None:
+def test_a_file_that_can_not_be_written_does_not_lose_the_others(tmp_path: Path) -> None:
     outputs = [RowsFile(tmp_path / name) for name in ("absent/r.json", "r.json")]
     for row in ROWS:
         for output in outputs:

@@ -1,4 +1,4 @@
-"""The agenda is bounded, keeps the tags of a repository together, and ends for everyone."""
+"""The queue of tags is bounded, keeps those of a repository together, and closes for every taker."""
 
 from __future__ import annotations
 
@@ -17,47 +17,47 @@ def found(repository: str, tag: str) -> Found:
 
 def name(one: Found | None) -> str:
     assert one is not None
-    source = one.asked.request.source
+    source = one.request.source
     return f"{source.repository.name}:{source.tag}"
 
 
-async def test_the_tags_of_a_repository_that_was_begun_come_first() -> None:
-    agenda = RepositoryQueue(100)
+async def test_a_started_repository_goes_on_before_the_next() -> None:
+    queue = RepositoryQueue(100)
     for tag in ("1", "2"):
         for repository in ("a/x", "a/y"):
-            await agenda.put(found(repository, tag))
-    assert name(await agenda.take()) == "a/x:1"
-    await agenda.put(found("a/x", "3"))
-    assert [name(one) for one in agenda] == ["a/x:2", "a/x:3", "a/y:1", "a/y:2"]
-    assert [name(await agenda.take()) for _ in range(4)] == ["a/x:2", "a/x:3", "a/y:1", "a/y:2"]
+            await queue.put(found(repository, tag))
+    assert name(await queue.take()) == "a/x:1"
+    await queue.put(found("a/x", "3"))
+    assert [name(one) for one in queue] == ["a/x:2", "a/x:3", "a/y:1", "a/y:2"]
+    assert [name(await queue.take()) for _ in range(4)] == ["a/x:2", "a/x:3", "a/y:1", "a/y:2"]
 
 
-async def test_who_lists_waits_for_room_and_who_compares_for_work() -> None:
-    agenda = RepositoryQueue(2)
-    taking = asyncio.create_task(agenda.take())
+async def test_put_waits_for_room_and_take_for_a_copy() -> None:
+    queue = RepositoryQueue(2)
+    taking = asyncio.create_task(queue.take())
     await asyncio.sleep(0)
     assert not taking.done()
-    await agenda.put(found("a/x", "1"))
+    await queue.put(found("a/x", "1"))
     assert name(await taking) == "a/x:1"
-    await agenda.put(found("a/x", "2"))
-    await agenda.put(found("a/x", "3"))
-    putting = asyncio.create_task(agenda.put(found("a/x", "4")))
+    await queue.put(found("a/x", "2"))
+    await queue.put(found("a/x", "3"))
+    putting = asyncio.create_task(queue.put(found("a/x", "4")))
     for _ in range(5):
         await asyncio.sleep(0)
     assert not putting.done()
-    assert name(await agenda.take()) == "a/x:2"
+    assert name(await queue.take()) == "a/x:2"
     await putting
-    assert [name(one) for one in agenda] == ["a/x:3", "a/x:4"]
+    assert [name(one) for one in queue] == ["a/x:3", "a/x:4"]
 
 
-async def test_when_nothing_more_comes_everyone_hears_of_it_after_the_last_has_gone() -> None:
-    agenda = RepositoryQueue(10)
-    takers = [asyncio.create_task(agenda.take()) for _ in range(5)]
-    await agenda.put(found("a/x", "1"))
-    await agenda.put(found("a/x", "2"))
-    agenda.close()
-    agenda.close()
+async def test_every_taker_learns_that_the_queue_is_closed_once_it_is_empty() -> None:
+    queue = RepositoryQueue(10)
+    takers = [asyncio.create_task(queue.take()) for _ in range(5)]
+    await queue.put(found("a/x", "1"))
+    await queue.put(found("a/x", "2"))
+    queue.close()
+    queue.close()
     taken = await asyncio.gather(*takers)
     assert sorted(name(one) for one in taken if one is not None) == ["a/x:1", "a/x:2"]
     assert taken.count(None) == 3
-    assert await agenda.take() is None
+    assert await queue.take() is None

@@ -38,7 +38,7 @@ async def test_where_all_is_well_nothing_fails_and_nothing_is_left_behind(pushed
 async def test_a_wrong_password_is_told_at_each_end(pushed: House, secret: str) -> None:
     rules = pushed.rules(RULE)
     rules.write_text(rules.read_text().replace(secret, "wrong"))
-    assert "check username and password" in failed(await checked(pushed, rules, 1))["login"]
+    assert "check the username and password" in failed(await checked(pushed, rules, 1))["login"]
 
 
 async def test_a_push_that_would_be_denied_is_told_with_what_it_can_mean(pushed: House) -> None:

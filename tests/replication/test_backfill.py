@@ -1,0 +1,38 @@
+"""The tags that a backfill leaves out."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from replicator.copy import Copier
+from replicator.registry import Registries
+from replicator.replication.backfill import Backfill, BackfillOptions
+from replicator.replication.listing import Listing
+from replicator.replication.report import RowOutcome
+from replicator.replication.transfer import access_by
+from tests.replication.conftest import QUICK
+
+if TYPE_CHECKING:
+    from replicator.replication.report import Row
+    from tests.replication.conftest import House
+
+
+async def dry_run(house: House, images: dict[str, str], options: BackfillOptions) -> tuple[Backfill, list[Row]]:
+    rules = house.rules(images)
+    rows: list[Row] = []
+    async with Registries(access_by(rules.credentials), timing=QUICK) as registries:
+        listing = Listing(rules, registries)
+        backfill = Backfill(listing, Copier(registries), None, options=options, on_row=rows.append)
+        await backfill.run()
+    return backfill, rows
+
+
+async def test_since_leaves_out_older_tags_and_no_tag_without_a_time(house: House) -> None:
+    # A plain registry lists names alone: whether a tag is older is not known, so it may be a new one.
+    await house.put(["team/app:v1", "plain/app:v1"])
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    images = {"HARBOR/team/app": "BEHIND/copies/team", "BEHIND/plain/app": "BEHIND/copies/plain"}
+    backfill, rows = await dry_run(house, images, BackfillOptions(since=tomorrow))
+    assert [(row.source, row.outcome) for row in rows] == [(f"{house.behind}/plain/app:v1", RowOutcome.WOULD_COPY)]
+    assert (backfill.report.listed, backfill.report.older) == (1, 1)
