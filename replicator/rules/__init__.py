@@ -1,6 +1,7 @@
-"""The rules: which images go where, and as whom. Read once from a file, then pure functions of references.
+"""Rules: which images are copied where, and with which login.
 
-`load` and `parse` read the file and tell everything that is wrong with it; `Rules` answers. See ``docs/rules.md``.
+`load` and `parse` read a rules file and report all its mistakes at once. `Rules` answers questions about references,
+without network, disk or clock. The format is documented in ``docs/rules.md``.
 """
 
 from replicator.rules.auth import Credentials

@@ -1,8 +1,8 @@
-"""The ``auth`` section: who we are at which registry, and how it is reached.
+"""Reader of the ``auth`` section: the login for each registry, and how the registry is reached.
 
-What Harbor counts as a pull: a GET of a manifest, from anyone but itself (``src/server/registry/manifest.go``).
-
-``aliyun`` in an entry of ``auth``: temporary logins on behalf of an account, and what it creates.
+An entry has a username and a password, or ``aliyun`` for temporary logins of Alibaba Cloud, or says that it is
+anonymous. The longest key that is a prefix of ``registry/repository`` wins. Where the file has no login, one from
+Docker's configuration may be used, see `Elsewhere`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from replicator.rules.node import Node
 
 UNCOUNTED_AGENT = "harbor-registry-client"
-"""The ``User-Agent`` of Harbor's own client, compared to the letter: such a GET makes no pull event at all."""
+"""The ``User-Agent`` of Harbor's own client.
+
+Harbor counts each GET of a manifest as a pull, except those with exactly this header
+(``src/server/registry/manifest.go``).
+"""
 
 ALIYUN_KEYS = (
     "access_key_id",
@@ -38,32 +42,34 @@ ALIYUN_KEYS = (
     "openapi_endpoint",
     "create",
 )
-"""What ``aliyun`` can have."""
+"""Keys of ``aliyun``."""
 CREATE = ("repositories", "namespaces")
-"""What ``create`` in it can have."""
+"""Keys of ``create`` in it."""
 _FORMS = {
     "region": (re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z"), "must be a region's id, e.g. cn-beijing"),
     "instance_id": (re.compile(r"cri-[a-z0-9]+\Z"), "must be the id of an Enterprise instance: cri-…"),
 }
 
+_ENDPOINT_ADVICE = "must be host, host:port, http://host:port or https://host:port, without a path"
 
-def read_account(place: Node, environ: Mapping[str, str]) -> Account | None:
-    """Read the mapping; None if something is wrong, which is noted at its place.
+
+def read_account(node: Node, environ: Mapping[str, str]) -> Account | None:
+    """Read ``aliyun``; return None after a mistake, which is noted at its node.
 
     Args:
-        place: the mapping; empty for the default chain of credentials.
-        environ: what ``${NAME}`` is taken from.
+        node: the mapping; an empty one means the default chain of credentials.
+        environ: the values of ``${NAME}``.
     """
-    fields = place.mapping(ALIYUN_KEYS)
+    fields = node.mapping(ALIYUN_KEYS)
     if fields is None:
         return None
-    sound = len(fields) == len(place.value)
+    sound = len(fields) == len(node.value)
     creates = None
     if (wanted := fields.pop("create", None)) is not None:
         creates = _read_creates(wanted)
         sound = sound and creates is not None
     if not is_installed():
-        place.wrong(f"needs more libraries: {INSTALL}")
+        node.wrong(f"needs additional libraries: {INSTALL}")
         sound = False
     values: dict[str, str] = {}
     for name, field in fields.items():
@@ -74,66 +80,66 @@ def read_account(place: Node, environ: Mapping[str, str]) -> Account | None:
             continue
         values[name] = value
         if not value or not value.isprintable():
-            field.wrong("is empty; leave it out" if not value else "holds a control character, which can't be sent")
+            field.wrong("contains a control character, which can't be sent" if value else "is empty; remove it")
             sound = False
         elif name in _FORMS and not _FORMS[name][0].match(value):
             field.wrong(_FORMS[name][1])
             sound = False
         elif name == "openapi_endpoint" and not is_endpoint(value):
-            field.wrong("must be host, host:port, http://host:port or https://host:port, no more")
+            field.wrong(_ENDPOINT_ADVICE)
             sound = False
     if ("access_key_id" in fields) != ("access_key_secret" in fields):
-        place.wrong("access_key_id and access_key_secret go together")
+        node.wrong("access_key_id and access_key_secret must be set together")
         sound = False
     elif "security_token" in fields and "access_key_id" not in fields:
-        place.wrong("a security_token without the access key it belongs to")
+        node.wrong("a security_token needs its access_key_id and access_key_secret")
         sound = False
     return Account(**values, creates=creates) if sound else None
 
 
-def _read_creates(place: Node) -> Creates | None:
-    """Read what is created where a push needs it; None if something is wrong, which is noted at its place."""
-    fields = place.mapping(CREATE)
+def _read_creates(node: Node) -> Creates | None:
+    """Read ``create``; return None after a mistake, which is noted at its node."""
+    fields = node.mapping(CREATE)
     if fields is None:
         return None
     if "repositories" not in fields:
         words = " or ".join(Visibility)
-        place.wrong(f"says nothing of repositories: {words}, what is created is to be")
+        node.wrong(f'"repositories" is missing: {words}, the visibility of new ones')
         return None
     visibility = fields["repositories"].choice(Visibility)
     namespaces = fields["namespaces"].boolean() if "namespaces" in fields else False
-    # A mistake about namespaces is noted, and then nothing starts.
+    # A mistake in namespaces is noted already, so the value used here does not matter.
     return Creates(Visibility(visibility), namespaces) if visibility is not None else None
 
 
 AUTH_KEYS = ("username", "password", "aliyun", "insecure", "ca_file", "endpoint", "anonymous", "quiet_pulls")
-"""What an entry can have."""
+"""Keys of an entry of ``auth``."""
 _FORGOTTEN_BRACES = re.compile(r"\$[A-Z_][A-Z0-9_]*\Z")
 
 
 class Elsewhere(Protocol):
-    """Logins that stand elsewhere, for what the file has none for; `docker_logins.DockerLogins` is one."""
+    """A source of logins outside the rules file, e.g. `docker_logins.DockerLogins`."""
 
     @property
     def problem(self) -> Problem | None:
-        """What is wrong with all of them."""
+        """A mistake that makes all of them unusable."""
 
     def find(self, path: str) -> tuple[Access, str] | None:
-        """Return the login for ``registry`` or ``registry/…``, and where it is from, in words.
+        """Return the login for ``registry`` or ``registry/…``, and its origin in words.
 
         Raises:
-            ConfigError: there is one, perhaps, that can't be used.
+            ConfigError: there may be a login, but it can't be read.
         """
 
 
 class Credentials:
-    """Logins by registry, project or repository: the longest key that fits wins.
+    """Logins by registry, project or repository; the longest matching key wins.
 
     Args:
         entries: by ``registry``, ``registry/project`` or a longer path.
-        broken: further keys that stand in the file with mistakes of their own.
-        elsewhere: asked where no key fits.
-        lent: where the logins of entries are from that have none of their own, by key.
+        broken: further keys of the file whose entries have mistakes.
+        elsewhere: asked if no key matches.
+        lent: the origins of logins that entries take from elsewhere, by key.
     """
 
     def __init__(
@@ -154,68 +160,68 @@ class Credentials:
         return frozenset(self._entries)
 
     def find(self, repository: Repository, *, elsewhere: bool = True) -> Access | None:
-        """Return how ``repository`` is reached, or None if no key fits, here and elsewhere.
+        """Return the access to ``repository``, or None if no key matches here or elsewhere.
 
         Args:
-            repository: what is to be reached.
-            elsewhere: whether logins that stand elsewhere may be used.
+            repository: the repository to reach.
+            elsewhere: whether logins from outside the file may be used.
 
         Raises:
-            ConfigError: no key fits here, and what is elsewhere can't be used.
+            ConfigError: no key matches here, and the logins elsewhere can't be read.
         """
         found = self.search(f"{repository.registry.lower()}/{repository.name}", elsewhere=elsewhere)
         return found[0] if found is not None else None
 
     def search(self, path: str, *, elsewhere: bool = True) -> tuple[Access, str] | None:
-        """Return the login for ``registry/…``, the host in lower case, and where it is from; see `find`."""
+        """Return the access to ``registry/…``, with the host in lower case, and its origin; see `find`."""
         key, slash = path, "/"
         while slash:
             access = self._entries.get(key)
             if access is not None:
-                said = "anonymous in the rules" if access.is_anonymous else "the rules"
-                return access, self._lent.get(key, said)
+                origin = "anonymous in the rules" if access.is_anonymous else "the rules"
+                return access, self._lent.get(key, origin)
             key, slash, _ = key.rpartition("/")
         return self._elsewhere.find(path) if self._elsewhere is not None and elsewhere else None
 
-    def fitting(self, beginning: str, *, whole: bool) -> frozenset[str]:
-        """Return the keys that fit everything that begins like this.
+    def covering(self, beginning: str, *, whole: bool) -> frozenset[str]:
+        """Return the keys that match every repository with this beginning, those with mistakes too.
 
         Args:
-            beginning: ``registry/…``, the repository's name or as much of it as is certain.
+            beginning: ``registry/…``: a repository's name, or the beginning that all names share.
             whole: whether ``beginning`` is a whole repository.
         """
-        fitting = {key for key in self._declared if beginning.startswith(f"{key}/")}
-        return frozenset(fitting | ({beginning} & self._declared if whole else set()))
+        covering = {key for key in self._declared if beginning.startswith(f"{key}/")}
+        return frozenset(covering | ({beginning} & self._declared if whole else set()))
 
 
 def read_auth(
-    place: Node,
+    node: Node,
     environ: Mapping[str, str],
     folder: Path | None,
     warnings: list[Problem],
     elsewhere: Elsewhere | None = None,
 ) -> Credentials:
-    """Read the ``auth`` mapping; what is wrong is noted at its place.
+    """Read the ``auth`` mapping; mistakes are noted at its nodes.
 
     Args:
-        place: the mapping.
-        environ: what ``${NAME}`` is taken from.
-        folder: what a relative ``ca_file`` is relative to; None for the working directory.
-        warnings: gets what is allowed but looks like a mistake.
-        elsewhere: has logins for what has none here.
+        node: the mapping.
+        environ: the values of ``${NAME}``.
+        folder: the base of a relative ``ca_file``; None for the working directory.
+        warnings: collects what is allowed but looks like a mistake.
+        elsewhere: logins for registries that have none in the file.
     """
     entries: dict[str, Access] = {}
     lent: dict[str, str] = {}
     broken: set[str] = set()
-    for written, entry in (place.mapping() or {}).items():
+    for written, entry in (node.mapping() or {}).items():
         registry, slash, path = written.partition("/")
         key = f"{registry.lower()}{slash}{path}"
         if not is_registry(registry):
-            entry.wrong(f"{shorten(registry)} is no registry's host: write it with a dot or a port, without http://")
+            entry.wrong(f"{shorten(registry)} is not a registry host: it needs a dot or a port, and no http://")
         elif slash and not is_repository_name(path):
-            entry.wrong(f"{shorten(path)} is no project or repository; wildcards and tags have no place here")
+            entry.wrong(f"{shorten(path)} is not a project or repository; wildcards and tags are not allowed here")
         elif key in entries or key in broken:
-            entry.wrong("the same registry stands here twice; capitals make no difference in a host")
+            entry.wrong("duplicate key: hosts are not case-sensitive; remove one")
         reader = _Entry(registry.lower(), entry, environ, folder, warnings)
         access = reader.read()
         if access is not None and reader.lacks_login:
@@ -227,39 +233,39 @@ def read_auth(
     return Credentials(entries, broken, elsewhere, lent)
 
 
-def _borrowed(place: Node, key: str, way: Access, elsewhere: Elsewhere | None, lent: dict[str, str]) -> Access | None:
-    """Return the way to a registry with the login that it has elsewhere; None if there is none, which is noted."""
-    missing = "no login; give username and password, or say anonymous: true"
+def _borrowed(node: Node, key: str, access: Access, elsewhere: Elsewhere | None, lent: dict[str, str]) -> Access | None:
+    """Return ``access`` with the login from elsewhere; None if there is none, which is noted."""
+    missing = "no login; set username and password, or anonymous: true"
     try:
         found = elsewhere.find(key) if elsewhere is not None else None
     except ConfigError as error:
-        place.wrong(f"{missing}; {describe_problem(error)}")
+        node.wrong(f"{missing}; {describe_problem(error)}")
         return None
     if found is None:
-        place.wrong(missing)
+        node.wrong(missing)
         return None
     login, lent[key] = found
-    return replace(way, username=login.username, password=login.password, logins=login.logins)
+    return replace(access, username=login.username, password=login.password, logins=login.logins)
 
 
 def describe_problem(error: ConfigError) -> str:
-    """Return an error about logins elsewhere as a part of a problem here."""
-    return f"what {error.source} has can't be used: {'; '.join(map(str, error.problems))}"
+    """Return an error in logins elsewhere as a part of a message."""
+    return f"the logins of {error.source} can't be used: {'; '.join(map(str, error.problems))}"
 
 
 class _Entry:
-    """One login, as it is read."""
+    """Reads one entry."""
 
     def __init__(
         self,
         registry: str,
-        place: Node,
+        node: Node,
         environ: Mapping[str, str],
         folder: Path | None,
         warnings: list[Problem],
     ) -> None:
         self._registry = registry
-        self._place = place
+        self._node = node
         self._environ = environ
         self._folder = folder
         self._warnings = warnings
@@ -267,27 +273,27 @@ class _Entry:
         self.lacks_login = False
 
     def read(self) -> Access | None:
-        fields = self._place.mapping(AUTH_KEYS)
+        fields = self._node.mapping(AUTH_KEYS)
         if fields is None:
             return None
         self._fields = fields
         username, password = self._text("username"), self._text("password")
         insecure, anonymous = self._boolean("insecure"), self._boolean("anonymous")
         ca_file, endpoint = self._ca_file(), self._endpoint()
-        way = Access(None, None, insecure, ca_file, endpoint, manifest_agent=self._manifest_agent())
+        access = Access(None, None, insecure, ca_file, endpoint, manifest_agent=self._manifest_agent())
         if "aliyun" in fields:
-            return self._temporary(way, anonymous=anonymous)
+            return self._temporary(access, anonymous=anonymous)
         if not self._login_is_complete(username, password, anonymous=anonymous):
             return None
-        return replace(way, username=username or None, password=password or None)
+        return replace(access, username=username or None, password=password or None)
 
     def _temporary(self, access: Access, *, anonymous: bool) -> Access | None:
-        place = self._fields["aliyun"]
+        node = self._fields["aliyun"]
         if anonymous or "username" in self._fields or "password" in self._fields:
-            place.wrong("stands in place of username, password and anonymous: remove one of them")
-            read_account(place, self._environ)
+            node.wrong("replaces username, password and anonymous; remove these or aliyun")
+            read_account(node, self._environ)
             return None
-        account = read_account(place, self._environ)
+        account = read_account(node, self._environ)
         if account is None:
             return None
         creates = account.creates
@@ -298,51 +304,51 @@ class _Entry:
         named = "username" in self._fields, "password" in self._fields
         if anonymous:
             if any(named):
-                self._place.wrong("anonymous: true and a login exclude each other; remove one")
+                self._node.wrong("anonymous: true and a login are exclusive; remove one")
             return not any(named)
         if named == (True, False):
-            self._place.wrong("a username without a password")
+            self._node.wrong("a username without a password; set both")
         elif named == (False, True):
-            self._place.wrong("a password without a username")
+            self._node.wrong("a password without a username; set both")
         elif named == (False, False):
-            # Said to be wrong only when nobody else has one.
+            # A mistake only if there is no login elsewhere, which the caller finds out.
             self.lacks_login = True
             return True
         elif username == "" and password == "":
-            self._place.wrong("no login; give username and password, or say anonymous: true")
+            self._node.wrong("no login; set username and password, or anonymous: true")
         elif username == "" or password == "":
-            self._place.child("username" if username == "" else "password", None).wrong("is empty")
+            self._node.child("username" if username == "" else "password", None).wrong("is empty")
         elif username is not None and ":" in username:
-            self._fields["username"].wrong("a colon can't be sent in a username (RFC 7617, section 2)")
+            self._fields["username"].wrong("a username can't contain a colon (RFC 7617, section 2)")
         else:
             return username is not None and password is not None
         return False
 
     def _text(self, name: str) -> str | None:
-        place = self._fields.get(name)
-        if place is None:
+        node = self._fields.get(name)
+        if node is None:
             return None
-        text = place.text()
+        text = node.text()
         if text is None:
             return None
         if name == "password" and _FORGOTTEN_BRACES.match(text):
-            message = "looks like a variable, but is taken as it stands; a variable is written ${NAME}"
-            self._warnings.append(Problem(place.path, message))
-        expanded = expand_variables(place, text, self._environ)
+            message = "looks like a variable but is used as it is; write a variable as ${NAME}"
+            self._warnings.append(Problem(node.path, message))
+        expanded = expand_variables(node, text, self._environ)
         if expanded is not None and any(ord(character) < 32 or ord(character) == 127 for character in expanded):
-            place.wrong("holds a line break or another control character, which can't be sent")
+            node.wrong("contains a line break or control character, which can't be sent")
             return None
         return expanded
 
     def _boolean(self, name: str) -> bool:
-        place = self._fields.get(name)
-        return place.boolean() if place is not None else False
+        node = self._fields.get(name)
+        return node.boolean() if node is not None else False
 
     def _manifest_agent(self) -> str | None:
         if not self._boolean("quiet_pulls"):
             return None
         if endpoint_of(self._registry) is not None:
-            self._fields["quiet_pulls"].wrong("is for a Harbor: no other registry goes by who pulls; remove it")
+            self._fields["quiet_pulls"].wrong("has an effect at a Harbor only; remove it")
             return None
         return UNCOUNTED_AGENT
 
@@ -360,7 +366,7 @@ class _Entry:
         try:
             ssl.create_default_context().load_verify_locations(cafile=path)
         except (OSError, ValueError):
-            self._fields["ca_file"].wrong(f"{path} holds no certificates in PEM form")
+            self._fields["ca_file"].wrong(f"{path} contains no PEM certificates")
             return None
         return path
 
@@ -369,12 +375,12 @@ class _Entry:
         if text is None:
             return None
         if not is_endpoint(text):
-            self._fields["endpoint"].wrong("must be host, host:port, http://host:port or https://host:port, no more")
+            self._fields["endpoint"].wrong(_ENDPOINT_ADVICE)
             return None
         return text
 
     def _unless_empty(self, name: str) -> str | None:
         text = self._text(name)
         if text == "":
-            self._fields[name].wrong("is empty; leave it out")
+            self._fields[name].wrong("is empty; remove it")
         return text or None

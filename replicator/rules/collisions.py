@@ -1,13 +1,13 @@
-"""Different sources that one destination would get: what the rules alone can tell.
+"""Search for collisions: different sources that go to one destination, as far as the rules alone tell.
 
-What is certain is a problem. That a single rule sends all that matches to one place is seen in
-`replicator.rules.images`. What depends on which repositories and tags there are is a warning, and
-`replicator.rules.collisions` finds it once they are listed.
+A certain collision is a problem. One that depends on which repositories and tags exist is a warning; a backfill, which
+lists them, finds out (`replicator.rules.request.collisions`). A single rule that sends all its matches to one
+destination is found in `replicator.rules.images`.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from replicator.errors import Problem
@@ -19,12 +19,26 @@ if TYPE_CHECKING:
     from replicator.rules.rule import DestinationTag, Rule
 
 
-class CollisionSearch:
-    """Looks through rules for overlaps; after `check` both lists are complete.
+@dataclass(frozen=True, slots=True)
+class _Flow:
+    """The copies from one repository to one destination by one rule.
 
     Attributes:
-        problems: overlaps that are certain.
-        warnings: overlaps that are possible.
+        tags: the sources by the tag they get; None if the file does not write the tags out.
+    """
+
+    rule: Rule
+    target: DestinationTag
+    repository: Repository
+    tags: dict[str, set[Reference]] | None
+
+
+class CollisionSearch:
+    """Searches rules for collisions; after `check` both lists are complete.
+
+    Attributes:
+        problems: certain collisions.
+        warnings: possible collisions.
     """
 
     def __init__(self) -> None:
@@ -32,61 +46,47 @@ class CollisionSearch:
         self.warnings: list[Problem] = []
 
     def check(self, rules: Iterable[Rule]) -> None:
-        """Look through ``rules``; each is told of at most once."""
-        single: dict[Repository, list[tuple[Rule, DestinationTag, Repository]]] = {}
+        """Search ``rules``; each destination of a rule is reported at most once."""
+        flows: dict[Repository, list[_Flow]] = {}
         globs: dict[str, list[tuple[Rule, DestinationTag]]] = {}
         for rule in rules:
             for target in rule.targets:
-                if rule.source.repository is None:
+                repository = rule.source.repository
+                if repository is None:
                     self._check_glob(rule, target, globs)
                     continue
                 try:
-                    destination = target.template.expand(rule.source.repository)
+                    destination = target.template.expand(repository)
                 except ValueError:
-                    continue  # a problem of its own, noted where it was read
-                others = single.setdefault(destination, [])
-                self._check_single(rule, target, rule.source.repository, others)
-                others.append((rule, target, rule.source.repository))
-        for destination, targets in single.items():
-            self._check_single_with_globs(destination, targets, globs.get(destination.registry, []))
+                    continue  # noted already where the rule was read
+                flow = _Flow(rule, target, repository, _destination_tags(rule, target, repository))
+                others = flows.setdefault(destination, [])
+                self._check_flow(flow, others)
+                others.append(flow)
+        for destination, found in flows.items():
+            self._check_flows_with_globs(destination, found, globs.get(destination.registry, []))
 
-    def _check_single(
-        self,
-        rule: Rule,
-        target: DestinationTag,
-        repository: Repository,
-        others: list[tuple[Rule, DestinationTag, Repository]],
-    ) -> None:
-        ends = _ends(rule, target, repository)
-        for tag, sources in (ends or {}).items():
+    def _check_flow(self, flow: _Flow, others: list[_Flow]) -> None:
+        for tag, sources in (flow.tags or {}).items():
             if len(sources) > 1:
-                self._wrong(target, f"its tag {tag} would come from {_and(sources)}; give each a tag of its own")
+                self._wrong(flow.target, f"the tag {tag} would come from {_and(sources)}; give each a tag of its own")
                 return
         doubts: list[str] = []
-        for other_rule, other, other_repository in others:
-            other_ends = _ends(other_rule, other, other_repository)
-            if ends is not None and other_ends is not None:
-                shared = [tag for tag in ends if tag in other_ends and ends[tag] != other_ends[tag]]
-                certain, possible = bool(shared), False
-            elif ends is not None or other_ends is not None:
-                certain, possible = _one_written_out(rule, target, repository, other_rule, other, other_repository)
-            elif repository == other_repository:
-                continue
-            else:
-                certain = target.tags.is_everything or other.tags.is_everything or _same(target, other)
-                possible = not certain
-            message = f"it would get different images from this rule and from {other_rule.key}"
+        for other in others:
+            certain, possible = _collide(flow, other)
+            message = f"it would get different images from this rule and from {other.rule.key}"
             if certain:
-                self._wrong(target, f"{message}; send each to a repository or tag of its own")
+                self._wrong(flow.target, f"{message}; send each to a repository or tag of its own")
                 return
-            ways = (rule, target, ends), (other_rule, other, other_ends)
             if possible:
-                doubts.append(f"{message} where both tag filters let the same tag through")
-            elif repository != other_repository and _signatures_meet(*ways):
-                doubts.append(f"signatures of an image that stands in {other_repository} too would come from both")
-        # What is certain may come behind what is possible.
+                doubts.append(f"{message} if both tag filters let the same tag pass")
+            elif flow.repository != other.repository and _signatures_collide(
+                (flow.rule, flow.target, flow.tags), (other.rule, other.target, other.tags)
+            ):
+                doubts.append(f"signatures of an image that is in {other.repository} too would come from both")
+        # A certain collision may follow a possible one and is worth more, so warnings wait for the end.
         for doubt in doubts[:1]:
-            self._warn(target, doubt)
+            self._warn(flow.target, doubt)
 
     def _check_glob(
         self, rule: Rule, target: DestinationTag, globs: dict[str, list[tuple[Rule, DestinationTag]]]
@@ -97,37 +97,35 @@ class CollisionSearch:
                 other_rule, other
             ):
                 message = f"equal names matched by this rule and by {other_rule.key} would go to one destination"
-                self._warn(target, f"{message}; tell them apart in the destination")
+                self._warn(target, f"{message}; make the destinations differ")
                 break
         others.append((rule, target))
 
-    def _check_single_with_globs(
-        self,
-        destination: Repository,
-        targets: list[tuple[Rule, DestinationTag, Repository]],
-        globs: list[tuple[Rule, DestinationTag]],
+    def _check_flows_with_globs(
+        self, destination: Repository, flows: list[_Flow], globs: list[tuple[Rule, DestinationTag]]
     ) -> None:
         for glob_rule, glob in globs:
             repository = _inverse(glob_rule, glob, destination)
-            for rule, target, own in targets if repository is not None else ():
-                ends = _ends(rule, target, own)
-                meet = ends is None or any(glob.tags.matches(tag) for tag in ends)
-                if repository != own and (meet or _signatures_meet((rule, target, ends), (glob_rule, glob, None))):
+            for flow in flows if repository is not None else ():
+                shared = flow.tags is None or any(map(glob.tags.matches, flow.tags))
+                if repository != flow.repository and (
+                    shared or _signatures_collide((flow.rule, flow.target, flow.tags), (glob_rule, glob, None))
+                ):
                     message = f"if {repository} exists, {glob_rule.key} sends it here too"
-                    self._warn(target, f"{message}; tell them apart in the destination")
+                    self._warn(flow.target, f"{message}; make the destinations differ")
                     return
 
     def _wrong(self, target: DestinationTag, message: str) -> None:
-        self.problems.append(Problem(target.path, f"two sources for one destination: {message}"))
+        self.problems.append(Problem(target.path, f"collision: {message}"))
 
     def _warn(self, target: DestinationTag, message: str) -> None:
-        self.warnings.append(Problem(target.path, f"two sources for one destination: {message}"))
+        self.warnings.append(Problem(target.path, f"collision: {message}"))
 
 
-def _ends(rule: Rule, target: DestinationTag, repository: Repository) -> dict[str, set[Reference]] | None:
-    """Return the sources by the tag they get, or None if the file does not write the tags out."""
+def _destination_tags(rule: Rule, target: DestinationTag, repository: Repository) -> dict[str, set[Reference]] | None:
+    """Return the sources by the tag they get; None if the file does not write the tags out."""
     if rule.source.digest is not None:
-        # Without a tag the destination is named by the same digest: equal names are equal content there.
+        # Without a tag the destination is the same digest, and equal digests are equal content.
         tag = target.digest_tag
         return {} if tag is None else {tag: {Reference(repository, digest=rule.source.digest)}}
     if target.tags.exact is None:
@@ -140,14 +138,40 @@ def _ends(rule: Rule, target: DestinationTag, repository: Repository) -> dict[st
     return ends
 
 
+def _collide(flow: _Flow, other: _Flow) -> tuple[bool, bool]:
+    """Return whether a collision of two flows to one destination is certain, and whether it is possible."""
+    if flow.tags is not None and other.tags is not None:
+        mine, theirs = flow.tags, other.tags
+        return any(tag in theirs and mine[tag] != theirs[tag] for tag in mine), False
+    if flow.tags is not None or other.tags is not None:
+        return _collide_with_filter(*((flow, other) if flow.tags is not None else (other, flow)))
+    if flow.repository == other.repository:
+        return False, False
+    certain = flow.target.tags.is_everything or other.target.tags.is_everything or _same(flow.target, other.target)
+    return certain, not certain
+
+
+def _collide_with_filter(written: _Flow, filtered: _Flow) -> tuple[bool, bool]:
+    """Compare tags that are written out with a filter, which keeps the names of tags."""
+    possible = any(
+        filtered.target.tags.matches(tag) and sources != {Reference(filtered.repository, tag)}
+        for tag, sources in (written.tags or {}).items()
+    )
+    # An additional tag for the same repository is most likely intended: the warning is for the day the source gets a
+    # tag of that name. And which tags are the latest of another repository can't be known here.
+    certain = possible and written.repository != filtered.repository and filtered.target.tags.latest is None
+    return certain, possible
+
+
 def _same(target: DestinationTag, other: DestinationTag) -> bool:
     return replace(target.tags, signatures_apart=False) == replace(other.tags, signatures_apart=False)
 
 
-def _signatures_meet(*ways: tuple[Rule, DestinationTag, Iterable[str] | None]) -> bool:
-    """Tell whether tags of signatures, which equal images share, can come all ``ways``, and one way as such.
+def _signatures_collide(*ways: tuple[Rule, DestinationTag, Iterable[str] | None]) -> bool:
+    """Tell whether a tag of signatures, which equal images share, can come by every one of ``ways``.
 
-    Each way is a rule, its target, and the tags that are written out there.
+    Each way is a rule, its target, and the tags written out there, if they are. One of them at least must copy such
+    tags as signatures.
     """
     apart = [target.options.signatures and rule.source.digest is None for rule, target, _ in ways]
     return any(apart) and all(
@@ -156,28 +180,8 @@ def _signatures_meet(*ways: tuple[Rule, DestinationTag, Iterable[str] | None]) -
     )
 
 
-def _one_written_out(
-    rule: Rule,
-    target: DestinationTag,
-    repository: Repository,
-    other_rule: Rule,
-    other: DestinationTag,
-    other_repository: Repository,
-) -> tuple[bool, bool]:
-    """Compare tags that are written out with a filter, which keeps tags as they are: certain, possible."""
-    ends, open_target, open_repository = _ends(rule, target, repository), other, other_repository
-    if ends is None:
-        ends, open_target, open_repository = _ends(other_rule, other, other_repository), target, repository
-    clash = any(
-        open_target.tags.matches(tag) and sources != {Reference(open_repository, tag)}
-        for tag, sources in (ends or {}).items()
-    )
-    # A further tag of the same repository is most likely meant; the warning is for the day it gets that name itself.
-    # Of another repository's latest so many, nobody knows which they are.
-    return clash and repository != other_repository and open_target.tags.latest is None, clash
-
-
 def _shown(rule: Rule, target: DestinationTag) -> str:
+    """Return the destination's path with the project filled in, as far as the rule fixes it."""
     path = target.template.path
     if rule.source.project is not None:
         path = path.replace("{project}", rule.source.project).replace("{repository}", f"{rule.source.project}/{{name}}")
@@ -185,6 +189,7 @@ def _shown(rule: Rule, target: DestinationTag) -> str:
 
 
 def _hidden(rule: Rule, target: DestinationTag) -> tuple[str, ...]:
+    """Return the parts of the source that the destination does not show."""
     source = rule.source
     if target.template.placeholders & {"repository", "flat", "project"} or source.project is None:
         return (source.registry,)
@@ -192,7 +197,7 @@ def _hidden(rule: Rule, target: DestinationTag) -> tuple[str, ...]:
 
 
 def _inverse(rule: Rule, target: DestinationTag, destination: Repository) -> Repository | None:
-    """Return the repository that the rule would send to ``destination``, where that can be told."""
+    """Return the repository that the rule would send to ``destination``, or None if that can't be told."""
     before, braces, after = _shown(rule, target).partition("{name}")
     name = destination.name
     if not braces or "{" in before + after or rule.source.project is None:
@@ -200,7 +205,7 @@ def _inverse(rule: Rule, target: DestinationTag, destination: Repository) -> Rep
     if not (name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after)):
         return None
     path = f"{rule.source.project}/{name[len(before) : len(name) - len(after)]}"
-    # A project's name that no repository can have makes one that there can't be.
+    # The project may be a name that no repository can have.
     return Repository(rule.source.registry, path) if is_repository_name(path) and rule.source.includes(path) else None
 
 

@@ -1,6 +1,7 @@
-"""The ``defaults`` section, and the command line's word in it: where ``""`` goes, and what of an image is copied.
+"""Reader of the ``defaults`` section, and of the keys that select parts of an image.
 
-What of an image is copied, as a rules file says it: ``platforms``, ``attestations`` and ``signatures``.
+The defaults give a meaning to ``""`` as a destination, where the command line wins over the file. ``platforms``,
+``attestations`` and ``signatures`` stand in ``defaults`` for all rules, or in a rule.
 """
 
 from __future__ import annotations
@@ -20,27 +21,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 CONTENT_KEYS = ("platforms", "attestations", "signatures")
-"""The keys that say it."""
+"""Keys that select parts of an image."""
 
 _AUTO = "auto"
 ATTESTATIONS = (_AUTO, *(str(choice) for choice in (Attestations.KEEP, Attestations.STRIP, Attestations.FAIL)))
-"""The words of ``attestations``."""
+"""Values of ``attestations``."""
 _SYSTEMS = ("linux", "windows", "darwin", "freebsd", "android", "wasip1")
 _ARCHITECTURES = (
     *("amd64", "arm64", "arm", "386", "ppc64le", "s390x", "riscv64", "loong64"),
     *("mips", "mipsle", "mips64", "mips64le", "ppc64", "wasm"),
 )
-"""Go's names, which the OCI image specification 1.1 ("Image Index", ``platform``) takes over; those of images."""
+"""Go's names, which the OCI image specification 1.1 adopts ("Image Index", ``platform``), as far as images use them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What one place of the file says; None for what it does not.
+    """The parts of an image to copy, as one mapping of the file gives them; None for a key it does not have.
 
     Attributes:
-        platforms: the platforms that are copied.
-        attestations: a word of `Attestations`, or ``auto``.
-        signatures: whether signatures are copied too.
+        attestations: a value of `Attestations`, or ``auto``.
     """
 
     platforms: tuple[Platform, ...] | None = None
@@ -48,7 +47,7 @@ class Content:
     signatures: bool | None = None
 
     def over(self, other: Content) -> Content:
-        """Return what both say, this one's word first."""
+        """Return this content, with missing keys taken from ``other``."""
         return Content(
             other.platforms if self.platforms is None else self.platforms,
             other.attestations if self.attestations is None else self.attestations,
@@ -56,20 +55,20 @@ class Content:
         )
 
     def options(self, registry: str) -> CopyOptions:
-        """Return what it means for a destination at ``registry``."""
+        """Return the options for a copy to ``registry``."""
         automatically = self.attestations in (None, _AUTO)
         attestations = automatic_attestations(registry) if automatically else Attestations(str(self.attestations))
         return CopyOptions(self.platforms or (), attestations, bool(self.signatures))
 
     def under_its_digest(self, registry: str) -> CopyOptions:
-        """Return what it means for a destination that is named by the source's digest: no byte may change."""
+        """Return the options for a destination that is the source's digest: no byte may change."""
         options = self.options(registry)
         fails = options.attestations is Attestations.FAIL
         return CopyOptions((), Attestations.FAIL if fails else Attestations.KEEP, options.signatures)
 
     @property
     def changes_bytes(self) -> bool:
-        """Whether it asks outright for an index with less in it than at the source."""
+        """Whether it asks explicitly for a part of the source's index."""
         return bool(CopyOptions(self.platforms or ()).platforms) or self.attestations == Attestations.STRIP
 
 
@@ -77,11 +76,11 @@ NOTHING_SAID = Content()
 
 
 def read_content(fields: Mapping[str, Node], warnings: list[Problem]) -> Content:
-    """Read the three keys where they are among ``fields``; what is wrong is noted at its place.
+    """Read the three keys if they are among ``fields``; mistakes are noted at their nodes.
 
     Args:
-        fields: the places by key; others than the three are passed over.
-        warnings: gets what is allowed but looks like a mistake.
+        fields: nodes by key; other keys are ignored.
+        warnings: collects what is allowed but looks like a mistake.
     """
     platforms, attestations, signatures = (fields.get(key) for key in CONTENT_KEYS)
     return Content(
@@ -91,10 +90,10 @@ def read_content(fields: Mapping[str, Node], warnings: list[Problem]) -> Content
     )
 
 
-def _platforms(place: Node, warnings: list[Problem]) -> tuple[Platform, ...]:
-    items = place.items()
+def _platforms(node: Node, warnings: list[Problem]) -> tuple[Platform, ...]:
+    items = node.items()
     if not items:
-        place.wrong('names no platform; leave it out, or write "*/*" for all')
+        node.wrong('is empty; remove it, or write "*/*" for all platforms')
     found: list[Platform] = []
     for item in items:
         text = item.text()
@@ -106,7 +105,7 @@ def _platforms(place: Node, warnings: list[Problem]) -> tuple[Platform, ...]:
             item.wrong(str(error))
             continue
         if platform in found:
-            item.wrong(f"the platform {platform} stands here twice; remove one")
+            item.wrong(f"duplicate platform {platform}; remove one")
             continue
         warnings += [Problem(item.path, message) for message in _doubts(platform, found)]
         found.append(platform)
@@ -114,34 +113,34 @@ def _platforms(place: Node, warnings: list[Problem]) -> tuple[Platform, ...]:
 
 
 def _doubts(platform: Platform, others: list[Platform]) -> list[str]:
-    """Return what is most likely not meant by ``platform`` behind ``others``."""
+    """Return why ``platform``, after ``others``, looks like a mistake."""
     doubts = []
     if platform.os not in ("*", *_SYSTEMS):
-        doubts.append(f"{platform.os} is no operating system known here; {did_you_mean(platform.os, _SYSTEMS)}")
+        doubts.append(f"{platform.os} is an unknown operating system; {did_you_mean(platform.os, _SYSTEMS)}")
     if platform.architecture not in ("*", *_ARCHITECTURES):
         known = did_you_mean(platform.architecture, _ARCHITECTURES)
-        doubts.append(f"{platform.architecture} is no architecture known here; {known}")
+        doubts.append(f"{platform.architecture} is an unknown architecture; {known}")
     for other in others:
         if other.matches(platform) or platform.matches(other):
             wide, narrow = (platform, other) if platform.matches(other) else (other, platform)
-            doubts.append(f"{wide} takes {narrow} too; one of them is enough")
+            doubts.append(f"{wide} includes {narrow}; remove one of them")
             break
     return doubts
 
 
 NAMES = ("registry", "namespace")
-"""What ``""`` is made of."""
+"""Keys that give ``""`` its meaning."""
 
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What ``""`` stands for, and what rules mean that don't say it themselves.
+    """The defaults of all rules.
 
     Attributes:
-        registry: the host, in lower case; None if none is given, or a wrong one.
-        namespace: what comes in front of the repository's name; None likewise.
-        missing: which of the two nobody gave.
-        content: what of an image is copied.
+        registry: the host, in lower case; None if it is missing or a mistake.
+        namespace: the part in front of the repository's name; None likewise.
+        missing: those of the two that are missing.
+        content: the parts of an image to copy.
     """
 
     registry: str | None = None
@@ -151,30 +150,30 @@ class Defaults:
 
     @property
     def template(self) -> Template | None:
-        """The destination that ``""`` means; None if it can't be told."""
+        """The destination that ``""`` means; None without a registry or a namespace."""
         if self.registry is None or self.namespace is None:
             return None
         return Template(self.registry, f"{self.namespace}/{{name}}", is_default=True)
 
 
 def read_defaults(
-    place: Node | None,
+    node: Node | None,
     environ: Mapping[str, str],
     options: Mapping[str, str | None],
     problems: list[Problem],
     warnings: list[Problem],
 ) -> Defaults:
-    """Read the ``defaults`` mapping; what is wrong is noted.
+    """Read the ``defaults`` mapping and the options; mistakes are noted.
 
     Args:
-        place: the mapping; None if the file has none.
-        environ: what ``${NAME}`` in the file is taken from.
-        options: what the command line gives, by name; it wins.
-        problems: gets what is wrong with the options.
-        warnings: gets what is allowed but looks like a mistake.
+        node: the mapping; None if the file has none.
+        environ: the values of ``${NAME}`` in the file.
+        options: the command line's values by key, which win over the file's.
+        problems: collects mistakes in the options.
+        warnings: collects what is allowed but looks like a mistake.
     """
     values: dict[str, Node] = {}
-    fields = (place.mapping((*NAMES, *CONTENT_KEYS)) if place is not None else None) or {}
+    fields = (node.mapping((*NAMES, *CONTENT_KEYS)) if node is not None else None) or {}
     for name in [name for name in fields if name in NAMES]:
         written = fields[name]
         text = written.text()
@@ -184,21 +183,21 @@ def read_defaults(
     for name, option in options.items():
         if option is not None:
             values[name] = Node(option, f"--{name}", problems)
-    registry = _checked(values.get("registry"), is_registry, "is no registry's host, e.g. harbor.example.com")
+    registry = _checked(values.get("registry"), is_registry, "is not a registry host, e.g. harbor.example.com")
     namespace = _checked(
-        values.get("namespace"), is_repository_name, "is no namespace: lower-case letters, digits, - _ ."
+        values.get("namespace"), is_repository_name, "is not a namespace: use lower-case letters, digits, - _ ."
     )
     missing = tuple(name for name in NAMES if name not in values)
     return Defaults(registry, namespace, missing, read_content(fields, warnings))
 
 
-def _checked(place: Node | None, is_valid: Callable[[str], bool], advice: str) -> str | None:
-    if place is None or place.value is None:
+def _checked(node: Node | None, is_valid: Callable[[str], bool], advice: str) -> str | None:
+    if node is None or node.value is None:
         return None
-    text = str(place.value)
-    if place.path.endswith("registry"):
+    text = str(node.value)
+    if node.path.endswith("registry"):
         text = text.lower()
     if not is_valid(text):
-        place.wrong(f"{shorten(text)} {advice}")
+        node.wrong(f"{shorten(text)} {advice}")
         return None
     return text

@@ -1,8 +1,8 @@
-"""Text of a rules file, JSON or YAML, to plain values.
+"""Reader of JSON and YAML: the text of a rules file becomes plain values.
 
-YAML is read as its version 1.2 has it, and more careful still: no scalar turns into a number or a date, because
-``1.10``, ``0123`` and ``on`` are tags here. A scalar without quotes is a `Plain`; who wants a number asks for one.
-Nothing in the text can make the reader build an object, and aliases can't multiply without bound.
+YAML is read by version 1.2, except that no scalar turns into a number or a date: ``1.10``, ``0123`` and ``on`` are
+tags here. A scalar without quotes is a `Plain`, which code that wants a number can convert. No text makes the reader
+build an object, and repeated aliases are bounded.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 MAX_BYTES = 1024 * 1024
 """Size of a rules file, in bytes of UTF-8."""
 MAX_VALUES = 100_000
-"""Values in a file, those an alias repeats counted each time."""
+"""Values in a file; each repetition by an alias counts."""
 MAX_DEPTH = 32
-"""Levels of nesting in a file; the rules need six."""
+"""Levels of nesting in a file. Rules need six."""
 
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -34,19 +34,19 @@ _QUOTED = re.compile(r"""'(?!<)[^']{2,}'|"(?!<)[^"]{2,}\"""")
 
 
 class Plain(str):
-    """A scalar written without quotes that is neither null nor true or false."""
+    """A scalar without quotes that is neither null nor a boolean."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a text holds.
+    """The content of a file.
 
     Attributes:
-        value: dictionaries, lists, strings, `Plain`, booleans and None; None also when the text can't be read.
-        problems: what is wrong with the text itself.
-        readable: whether `value` is what the text says, duplicate keys aside.
+        value: dictionaries, lists, strings, `Plain`, booleans and None; None also if the text can't be read.
+        problems: mistakes in the text itself.
+        readable: whether `value` is usable: there may be duplicate keys, of which the first counts.
     """
 
     value: Any
@@ -55,22 +55,22 @@ class Document:
 
 
 def read_document(text: str, path: str = "") -> Document:
-    """Read JSON or YAML, whichever ``text`` is.
+    """Read JSON or YAML; the content decides which.
 
     Args:
         text: the content of a file.
-        path: where its top level stands, for the paths of problems.
+        path: the path of its top level, a prefix for the paths of problems.
     """
     text = text.removeprefix("\ufeff")
     if len(text.encode(errors="replace")) > MAX_BYTES:
-        return _unreadable(path, f"the file is larger than {MAX_BYTES // 1024} KiB, which no rules file needs")
+        return _unreadable(path, f"the file is larger than {MAX_BYTES // 1024} KiB, the limit for a rules file")
     opening = text.lstrip()[:1]
     failure = None
     if opening in {"{", "["}:
         try:
             return _read_json(text, path)
         except _Duplicates as duplicate:
-            failure = f"the key {duplicate} stands twice in one object"
+            failure = f"duplicate key {duplicate} in one object"
         except json.JSONDecodeError as error:
             failure = f"not valid JSON: {error.msg} (line {error.lineno}, column {error.colno})"
         except RecursionError:
@@ -86,11 +86,11 @@ def _unreadable(path: str, message: str) -> Document:
 
 
 class _Duplicates(Exception):
-    """A JSON object has a key twice; where, only the YAML reader can say."""
+    """A JSON object has a duplicate key. Only the YAML reader can tell the line."""
 
 
 class _Refused(Exception):
-    """The text is well-formed, but nothing to build values from."""
+    """The text is valid YAML of a kind that rules don't allow."""
 
 
 def _read_json(text: str, path: str) -> Document:
@@ -106,9 +106,9 @@ def _read_json(text: str, path: str) -> Document:
         if depth > MAX_DEPTH:
             return _unreadable(path, f"nested more than {MAX_DEPTH} levels deep")
         if count > MAX_VALUES:
-            return _unreadable(path, f"more than {MAX_VALUES} values, which no rules file needs")
+            return _unreadable(path, f"more than {MAX_VALUES} values, the limit for a rules file")
         if isinstance(scalar, str) and not _is_unicode(scalar):
-            return _unreadable(path, "a text holds half a surrogate pair (\\ud800 to \\udfff), which is no character")
+            return _unreadable(path, "a string contains an unpaired surrogate (\\ud800 to \\udfff)")
     return Document(value)
 
 
@@ -133,24 +133,15 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-class _Loader(yaml.SafeLoader):
-    """Composes nodes only, leaves every scalar a string, and stops at `MAX_DEPTH`."""
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Leaves every scalar a string. It is libyaml's loader, six times as fast, if PyYAML was built with it."""
 
-    yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML's own way to switch scalar types off, on the class
-    depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.depth > MAX_DEPTH:
-            raise _Refused(f"nested more than {MAX_DEPTH} levels deep")
-        self.depth += 1
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self.depth -= 1
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # PyYAML's way to switch scalar types off
 
 
 def _read_yaml(text: str, path: str) -> Document:
     try:
+        _check_depth(text)
         node = yaml.compose(text, Loader=_Loader)
         if node is None:
             return _unreadable(path, "the file is empty")
@@ -159,28 +150,37 @@ def _read_yaml(text: str, path: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        return _unreadable(path, f"not valid YAML: {_without_values(error.problem or 'it breaks off')}{where}")
+        return _unreadable(path, f"not valid YAML: {_without_values(error.problem or 'unexpected end')}{where}")
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         column = error.position - text.rfind("\n", 0, error.position)
-        return _unreadable(path, f"a control character stands in the text (line {line}, column {column})")
+        return _unreadable(path, f"the file contains a control character (line {line}, column {column})")
     except _Refused as error:
         return _unreadable(path, str(error))
     except (ValueError, OverflowError):
-        # PyYAML lets these out for escapes such as "\UFFFFFFFF" and for version numbers that are none.
-        return _unreadable(path, "not valid YAML: an escape or a %YAML line that means nothing")
+        # PyYAML does not catch these itself, e.g. for the escape "\UFFFFFFFF" without libyaml.
+        return _unreadable(path, "not valid YAML: an invalid escape or %YAML directive")
     return Document(value, tuple(builder.problems))
 
 
+def _check_depth(text: str) -> None:
+    """Check the nesting before nodes are composed, which recurses in C, where no limit stops it."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise _Refused(f"nested more than {MAX_DEPTH} levels deep")
+
+
 def _without_values(message: str) -> str:
-    # PyYAML quotes what it stumbles over, and a password that starts with * or & would be quoted too.
+    # PyYAML quotes the offending text, which may be a password that begins with * or &.
     if "alias" in message or "anchor" in message:
-        return "an alias (*) without its anchor (&); a text that begins with one of them needs quotes"
-    return _QUOTED.sub("a text", message)
+        return "an alias (*) without an anchor (&); quote a string that begins with * or &"
+    return _QUOTED.sub("a string", message)
 
 
 class _Builder:
-    """Values from nodes, with every duplicate key noted."""
+    """Builds values from YAML nodes, and notes every duplicate key."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
@@ -192,15 +192,15 @@ class _Builder:
         """Return the value of ``node``."""
         self._values += 1
         if self._values > MAX_VALUES:
-            raise _Refused(f"more than {MAX_VALUES} values, which no rules file needs")
+            raise _Refused(f"more than {MAX_VALUES} values, the limit for a rules file")
         if len(self._open) > MAX_DEPTH:
             raise _Refused(f"nested more than {MAX_DEPTH} levels deep")
         if node.tag not in _TAGS:
-            raise _Refused(f"a tag (!) is not understood here; a text that begins with ! needs quotes{_where(node)}")
+            raise _Refused(f"YAML tags (!) are not supported; quote a string that begins with !{_where(node)}")
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
         if id(node) in self._open:
-            raise _Refused(f"an alias (*) stands inside of what it repeats{_where(node)}")
+            raise _Refused(f"an alias (*) is nested in its own anchor{_where(node)}")
         self._open.add(id(node))
         try:
             if isinstance(node, yaml.MappingNode):
@@ -213,8 +213,8 @@ class _Builder:
     def _scalar(self, node: yaml.ScalarNode) -> Any:
         text = node.value
         if not _is_unicode(text):
-            raise _Refused(f"a text holds half a surrogate pair, which is no character{_where(node)}")
-        if node.style is not None:
+            raise _Refused(f"a string contains an unpaired surrogate{_where(node)}")
+        if node.style:
             return text
         if text in _NULLS:
             return None
@@ -225,16 +225,17 @@ class _Builder:
         merged: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                raise _Refused(f"a key must be a text{_where(key_node)}")
+                raise _Refused(f"a key must be a string{_where(key_node)}")
             key = str(key_node.value)
             if not _is_unicode(key):
-                raise _Refused(f"a key holds half a surrogate pair, which is no character{_where(key_node)}")
-            if key == "<<" and key_node.style is None:
+                raise _Refused(f"a key contains an unpaired surrogate{_where(key_node)}")
+            if key == "<<" and not key_node.style:
                 merged = {**self._merged(value_node, path), **merged}
                 continue
             value = self.build(value_node, join(path, key))
+            # A mapping is built again for each alias; its duplicate keys are reported once.
             if key in own and id(node) not in self._seen:
-                message = f"the key stands a second time{_where(key_node)}; remove one"
+                message = f"duplicate key{_where(key_node)}; remove one"
                 self.problems.append(Problem(join(path, key), message))
             own.setdefault(key, value)
         return {**merged, **own}

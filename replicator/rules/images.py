@@ -1,4 +1,4 @@
-"""The ``images`` section: what is copied where."""
+"""Reader of the ``images`` section, which maps sources to destinations."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from replicator.errors import Problem
 from replicator.reference import is_registry, is_tag
 from replicator.rules.defaults import CONTENT_KEYS, NOTHING_SAID, Content, read_content
 from replicator.rules.mapping import SourcePattern, Template, parse_source
-from replicator.rules.patterns import check_tag_pattern, is_glob, shorten
+from replicator.rules.patterns import compile_tag_pattern, is_glob, shorten
 from replicator.rules.rule import DestinationTag, Rule
-from replicator.rules.tags import TagFilter, specifiers
+from replicator.rules.tags import TagFilter
+from replicator.rules.versions import version_range
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from replicator.rules.defaults import Defaults
     from replicator.rules.node import Node
 
 DESTINATION = ("to", "tags", *CONTENT_KEYS)
-"""What a destination can have that is a mapping."""
+"""Keys of a destination that is a mapping."""
 TAGS = ("include", "exclude", "semver", "latest")
-"""What ``tags`` in it can have."""
+"""Keys of its ``tags``."""
 
 
 @dataclass(frozen=True, slots=True)
 class NamedDestination:
-    """Something at a registry that must be reached.
+    """A repository, or a pattern of them, that needs a login.
 
     Attributes:
-        beginning: ``registry/…``, the repository's name or as much of it as is certain.
+        beginning: ``registry/…``: the repository's name, or the beginning that all matching names share.
         whole: whether that is the whole name.
         key: the rule that names it.
     """
@@ -41,20 +42,20 @@ class NamedDestination:
     key: str
 
 
-def read_images(place: Node, defaults: Defaults, warnings: list[Problem]) -> tuple[list[Rule], list[NamedDestination]]:
-    """Read the ``images`` mapping; what is wrong is noted at its place.
+def read_images(node: Node, defaults: Defaults, warnings: list[Problem]) -> tuple[list[Rule], list[NamedDestination]]:
+    """Read the ``images`` mapping; mistakes are noted at its nodes.
 
     Args:
-        place: the mapping.
-        defaults: what ``""`` stands for.
-        warnings: gets what is allowed but looks like a mistake.
+        node: the mapping.
+        defaults: the meaning of ``""``.
+        warnings: collects what is allowed but looks like a mistake.
 
     Returns:
-        The rules without mistakes, and what all rules name, those with mistakes too.
+        The rules without mistakes, and everything that needs a login, even for rules with mistakes.
     """
-    entries = place.mapping()
+    entries = node.mapping()
     if entries is not None and not entries:
-        place.wrong("is empty: it says what is copied where")
+        node.wrong("is empty; add a source and its destination")
     rules: list[Rule] = []
     named: list[NamedDestination] = []
     for key, entry in (entries or {}).items():
@@ -62,6 +63,7 @@ def read_images(place: Node, defaults: Defaults, warnings: list[Problem]) -> tup
         reader = _Reader(source, defaults, warnings)
         targets = reader.read(entry)
         if source is not None:
+            warnings += _slow_expressions((entry.path, tag) for tag in source.tags)
             named.append(NamedDestination(source.fixed, source.repository is not None, key))
             if targets:
                 rules.append(Rule(key, source, tuple(targets)))
@@ -70,7 +72,7 @@ def read_images(place: Node, defaults: Defaults, warnings: list[Problem]) -> tup
 
 
 class _Reader:
-    """Reads the value of one key; without a source, only to find what else is wrong."""
+    """Reads the value of one key. Without a source it only finds further mistakes."""
 
     def __init__(self, source: SourcePattern | None, defaults: Defaults, warnings: list[Problem]) -> None:
         self._source = source
@@ -81,38 +83,38 @@ class _Reader:
     def read(self, entry: Node) -> list[DestinationTag]:
         items = entry.items()
         if not items:
-            entry.wrong('names no destination; "" means the default one')
+            entry.wrong('no destination; write "" for the default one')
         targets = [target for item in items for target in self._item(item)]
         return [target for target in targets if target is not None]
 
     def _item(self, item: Node) -> list[DestinationTag | None]:
         if not isinstance(item.value, dict):
             if item.value is None:
-                item.wrong('names no destination; "" means the default one')
+                item.wrong('no destination; write "" for the default one')
                 return []
             return [self._target(item, self._filter(None), NOTHING_SAID)]
         fields = item.mapping(DESTINATION) or {}
         tags = self._filter(fields.get("tags"))
         content = read_content(fields, self._warnings)
         if "to" not in fields:
-            item.wrong('"to" is missing; to: "" means the default destination')
+            item.wrong('"to" is missing; write to: "" for the default destination')
             return []
         destinations = fields["to"].items()
         if not destinations:
-            fields["to"].wrong('names no destination; "" means the default one')
+            fields["to"].wrong('no destination; write "" for the default one')
         return [self._target(destination, tags, content) for destination in destinations]
 
-    def _filter(self, place: Node | None) -> TagFilter | None:
+    def _filter(self, node: Node | None) -> TagFilter | None:
         """Return the filter, or None if there is a mistake in it."""
         named = self._source.tags if self._source is not None else ()
-        if place is None:
+        if node is None:
             return TagFilter(named)
         if self._source is not None and self._source.digest is not None:
-            place.wrong("a digest has no tags to choose from")
-        fields = place.mapping(TAGS)
+            node.wrong("a digest has no tags to filter; remove this")
+        fields = node.mapping(TAGS)
         if fields is None:
             return None
-        include, exclude = _patterns(fields.get("include")), _patterns(fields.get("exclude"))
+        include, exclude = self._patterns(fields.get("include")), self._patterns(fields.get("exclude"))
         semver, latest = _semver(fields.get("semver")), None
         if "latest" in fields:
             latest = fields["latest"].positive()
@@ -120,28 +122,37 @@ class _Reader:
             return None
         tags = TagFilter(named, include, exclude, semver, latest)
         if tags.exact is not None and not any(map(tags.matches, tags.exact)):
-            self._warnings.append(
-                Problem(place.path, f"no tag of {', '.join(named)} passes, so nothing is ever copied")
-            )
+            message = f"none of the tags {', '.join(named)} passes, so nothing is ever copied"
+            self._warnings.append(Problem(node.path, message))
         return tags
 
-    def _target(self, place: Node, tags: TagFilter | None, own: Content) -> DestinationTag | None:
-        text = place.text()
+    def _patterns(self, node: Node | None) -> tuple[str, ...] | None:
+        if node is None:
+            return ()
+        items = node.items()
+        if not items:
+            node.wrong("is empty; remove it")
+        patterns = _all_checked(items, compile_tag_pattern)
+        self._warnings += _slow_expressions(zip((item.path for item in items), patterns or (), strict=False))
+        return patterns
+
+    def _target(self, node: Node, tags: TagFilter | None, own: Content) -> DestinationTag | None:
+        text = node.text()
         if text is None:
             return None
-        template, ends = self._template(place, text)
+        template, ends = self._template(node, text)
         if template is None:
             return None
         try:
             template.check()
         except ValueError as error:
-            place.wrong(str(error))
+            node.wrong(str(error))
             return None
         self.templates.append(template)
         source = self._source
-        if source is None or not self._fits(place, source, template):
+        if source is None or not self._fits(node, source, template):
             return None
-        pairs = self._pairs(place, source, ends)
+        pairs = self._pairs(node, source, ends)
         if pairs is None or tags is None:
             return None
         digest_tag = ends[0] if source.digest is not None and ends else None
@@ -149,22 +160,22 @@ class _Reader:
         options = content.options(template.registry)
         if source.digest is not None and digest_tag is None:
             if own.changes_bytes:
-                place.wrong("less than the whole image has another digest: write a tag behind the destination")
+                node.wrong("a part of the image has another digest; append a tag to the destination")
             options = content.under_its_digest(template.registry)
         elif source.digest is None and options.signatures:
             tags = replace(tags, signatures_apart=True)
-        target = DestinationTag(template, tags, pairs, digest_tag, options, place.path)
+        target = DestinationTag(template, tags, pairs, digest_tag, options, node.path)
         if _is_onto_itself(source, target):
-            place.wrong("the image would be copied onto itself")
+            node.wrong("the image would be copied onto itself")
             return None
         return target
 
-    def _template(self, place: Node, text: str) -> tuple[Template | None, tuple[str, ...]]:
+    def _template(self, node: Node, text: str) -> tuple[Template | None, tuple[str, ...]]:
         if text == "":
             if self._defaults.missing:
                 options = " and ".join(f"--{name}" for name in self._defaults.missing)
                 keys = " and ".join(f"defaults.{name}" for name in self._defaults.missing)
-                place.wrong(f'"" needs a default registry and namespace: give {keys}, or {options}')
+                node.wrong(f'"" needs a default registry and namespace: set {keys}, or pass {options}')
             return self._defaults.template, ()
         registry, slash, rest = text.partition("/")
         registry = registry.lower()
@@ -172,40 +183,41 @@ class _Reader:
         problem = None
         if not is_registry(registry):
             advice = f"e.g. {self._defaults.registry or 'registry.cn-beijing.aliyuncs.com'}/namespace/repository"
-            problem = f"{shorten(text)} must begin with a registry's host that is written out, {advice}"
+            problem = f"{shorten(text)} must begin with a registry host, {advice}"
         elif not slash or not path:
-            problem = f"{shorten(text)} names no repository"
+            problem = f"{shorten(text)} has no repository after the registry"
         elif "@" in rest:
-            problem = "a destination has no digest: it follows from what is copied"
+            problem = "a destination can't have a digest; it results from what is copied"
         if problem is not None:
-            place.wrong(problem)
+            node.wrong(problem)
             return None, ()
         ends = tuple(tags.split(",")) if colon else ()
         wrong = [end for end in ends if not is_tag(end)]
         for end in wrong:
-            place.wrong(
-                f"{shorten(end)} is no tag: letters, digits, . _ -, at most 128 characters, commas between tags"
+            node.wrong(
+                f"{shorten(end)} is not a tag: use letters, digits, . _ -, at most 128 characters; "
+                "separate tags by commas"
             )
         return (None if wrong else Template(registry, path)), ends
 
-    def _fits(self, place: Node, source: SourcePattern, template: Template) -> bool:
-        """Check that the destination can hold what the source names, as far as that is certain."""
+    def _fits(self, node: Node, source: SourcePattern, template: Template) -> bool:
+        """Check that every match can be held at a destination of its own, as far as the rule alone tells."""
         if source.repository is not None:
             try:
                 template.expand(source.repository)
             except ValueError as error:
-                place.wrong(str(error))
+                node.wrong(str(error))
                 return False
             return True
         if source.segments[1] == 1 and "project" in template.placeholders:
-            place.wrong("{project} asks for a repository in a project, and none that matches stands in one")
+            node.wrong("{project} needs a repository in a project, and no match is in one")
             return False
         need = _missing_placeholders(source, template)
         if need is not None:
             namespace = template.path.partition("/")[0].partition("{")[0] or "namespace"
-            place.wrong(
-                "two sources for one destination: all repositories that match would go into one; "
-                f"put {need} into the destination, e.g. {template.registry}/{namespace}/{{flat}}"
+            node.wrong(
+                "collision: all matching repositories would go to one destination; "
+                f"add {need} to it, e.g. {template.registry}/{namespace}/{{flat}}"
             )
             return False
         lowest, highest = template.segments(*source.segments)
@@ -213,27 +225,25 @@ class _Reader:
             return True
         advice = template.advice(highest if highest > NAME_SEGMENTS else lowest)
         if lowest > NAME_SEGMENTS or highest < NAME_SEGMENTS:
-            place.wrong(f"ACR can't hold what this becomes: {advice}")
+            node.wrong(f"ACR can't hold the resulting name: {advice}")
             return False
-        self._warnings.append(Problem(place.path, f"some repositories that match can't be copied to ACR: {advice}"))
+        self._warnings.append(Problem(node.path, f"some matching repositories can't be copied to ACR: {advice}"))
         return True
 
-    def _pairs(self, place: Node, source: SourcePattern, ends: tuple[str, ...]) -> dict[str, tuple[str, ...]] | None:
-        """Return the destination's tags by the source's, or None if they don't go together."""
+    def _pairs(self, node: Node, source: SourcePattern, ends: tuple[str, ...]) -> dict[str, tuple[str, ...]] | None:
+        """Return the destination's tags by the source's, or None if they can't be paired."""
         if not ends:
             return {}
         if source.digest is not None:
             if len(ends) > 1:
-                place.wrong("a digest gets one tag; for more, write more destinations")
+                node.wrong("a digest gets one tag; for another tag, add another destination")
                 return None
             return {}
         if TagFilter(source.tags).exact is None:
-            place.wrong("tags here need as many tags written out behind the source; without, tags stay the same")
+            node.wrong("tags here need as many tags, without wildcards, after the source; remove them to keep the tags")
             return None
         if len(ends) != len(source.tags):
-            place.wrong(
-                f"{len(ends)} tag(s) here for {len(source.tags)} of the source; they go in pairs, left to right"
-            )
+            node.wrong(f"{len(ends)} tag(s) here for {len(source.tags)} of the source; they are paired left to right")
             return None
         pairs: dict[str, tuple[str, ...]] = {}
         for tag, end in zip(source.tags, ends, strict=True):
@@ -250,7 +260,7 @@ def _is_onto_itself(source: SourcePattern, target: DestinationTag) -> bool:
 
 
 def _missing_placeholders(source: SourcePattern, template: Template) -> str | None:
-    """Return what the destination needs so that two repositories that match stay two; None if it needs nothing."""
+    """Return the placeholders that keep two matching repositories apart; None if nothing is missing."""
     used = template.placeholders
     if used & {"repository", "flat"}:
         return None
@@ -263,13 +273,11 @@ def _missing_placeholders(source: SourcePattern, template: Template) -> str | No
     return None
 
 
-def _patterns(place: Node | None) -> tuple[str, ...] | None:
-    if place is None:
-        return ()
-    items = place.items()
-    if not items:
-        place.wrong("names no tags; leave it out")
-    return _all_checked(items, check_tag_pattern)
+def _slow_expressions(patterns: Iterable[tuple[str, str]]) -> Iterator[Problem]:
+    """Return a warning for each pattern, given with its path, that RE2 does not run."""
+    for path, pattern in patterns:
+        if warning := compile_tag_pattern(pattern).warning:
+            yield Problem(path, warning)
 
 
 def _all_checked(items: list[Node], check: Callable[[str], object]) -> tuple[str, ...] | None:
@@ -287,8 +295,8 @@ def _all_checked(items: list[Node], check: Callable[[str], object]) -> tuple[str
     return tuple(texts) if len(texts) == len(items) > 0 else None
 
 
-def _semver(place: Node | None) -> str | None:
-    if place is None:
+def _semver(node: Node | None) -> str | None:
+    if node is None:
         return None
-    checked = _all_checked([place], specifiers)
+    checked = _all_checked([node], version_range)
     return checked[0] if checked else None

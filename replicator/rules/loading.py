@@ -1,4 +1,4 @@
-"""From a rules file to `Rules`, or to everything that is wrong with it."""
+"""Loader of rules files: a file becomes `Rules`, or an error with every mistake in it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from replicator.rules.rule import Rule
 
 _Options = tuple[str | None, str | None, "tuple[Platform, ...]", "Elsewhere | None"]
-"""What is given beside the files: registry, namespace, platforms, further logins."""
+"""Options beside the files: registry, namespace, platforms, further logins."""
 _RULE_PATH = re.compile(r'images(?:\["(?:[^"\\]|\\.)*"\]|\.[\w-]+)')
 SECTIONS = ("auth", "defaults", "images")
-"""The top level of a rules file."""
+"""Keys at the top level of a rules file."""
 
 
 def load(
@@ -44,24 +44,24 @@ def load(
 ) -> Rules:
     """Read the rules from one file, or from one for ``auth`` and one for ``images``.
 
-    A relative ``ca_file`` is relative to the folder of the file it is named in. See ``docs/rules.md``.
+    A relative ``ca_file`` is relative to the folder of its file. See ``docs/rules.md``.
 
     Args:
         config: a file with ``auth``, ``defaults`` and ``images``, JSON or YAML.
-        auth: a file that is the ``auth`` mapping itself; with ``images``, instead of ``config``.
-        images: a file that is the ``images`` mapping itself.
-        environ: what ``${NAME}`` in the file is taken from; by default the environment.
+        auth: a file with only the ``auth`` mapping; goes with ``images`` instead of ``config``.
+        images: a file with only the ``images`` mapping.
+        environ: the values of ``${NAME}``; by default the environment.
         registry: the default registry; wins over the file's.
         namespace: the default namespace; wins over the file's.
-        platforms: the default platforms; none for the file's.
-        elsewhere: logins for what the files have none for.
+        platforms: the default platforms; empty for the file's.
+        elsewhere: logins for registries that have none in the files.
 
     Raises:
-        ConfigError: a file can't be read, or is wrong; with every problem at once.
+        ConfigError: a file can't be read or has mistakes; with every problem at once.
     """
     if config is not None:
         if auth is not None or images is not None:
-            message = "one rules file (--config), or two files (--auth and --images); not both"
+            message = "give one rules file (--config) or two files (--auth and --images), not both"
             raise ConfigError("command line", [Problem("", message)])
         text = _read(config)
         return _parse({"": (text, config)}, str(config), environ, (registry, namespace, platforms, elsewhere))
@@ -85,24 +85,24 @@ def load_credentials(
     environ: Mapping[str, str] | None = None,
     elsewhere: Elsewhere | None = None,
 ) -> Credentials:
-    """Read only who we are at which registry; the rest of a rules file may be missing or wrong.
+    """Read the logins only; the rest of a rules file may be missing or have mistakes.
 
     Args:
         config: a rules file.
-        auth: instead of it a file that is the ``auth`` mapping itself.
-        environ: what ``${NAME}`` in the file is taken from; by default the environment.
-        elsewhere: logins for what the file has none for.
+        auth: a file with only the ``auth`` mapping, instead of ``config``.
+        environ: the values of ``${NAME}``; by default the environment.
+        elsewhere: logins for registries that have none in the file.
 
     Raises:
-        ConfigError: the file can't be read, or is wrong; with every problem at once.
+        ConfigError: the file can't be read or has mistakes; with every problem at once.
     """
     file = config if config is not None else auth
     if file is None or (config is not None and auth is not None):
         message = "give a rules file (--config), or a file with its auth part (--auth); not both"
         raise ConfigError("command line", [Problem("", message)])
     sections, problems = _sections({"" if config is not None else "auth": (_read(file), file)}, str(file))
-    place = Node(sections.get("auth", {}), "auth", problems)
-    credentials = read_auth(place, os.environ if environ is None else environ, file.parent, [], elsewhere)
+    node = Node(sections.get("auth", {}), "auth", problems)
+    credentials = read_auth(node, os.environ if environ is None else environ, file.parent, [], elsewhere)
     if problems:
         raise ConfigError(str(file), problems)
     return credentials
@@ -122,15 +122,15 @@ def parse(
 
     Args:
         text: JSON or YAML.
-        source: what the problems are said to be in.
-        environ: what ``${NAME}`` is taken from; by default the environment.
+        source: the name of the text, for errors.
+        environ: the values of ``${NAME}``; by default the environment.
         registry: the default registry; wins over the text's.
         namespace: the default namespace; wins over the text's.
-        platforms: the default platforms; none for the text's.
-        elsewhere: logins for what the text has none for.
+        platforms: the default platforms; empty for the text's.
+        elsewhere: logins for registries that have none in the text.
 
     Raises:
-        ConfigError: the text is wrong; with every problem at once.
+        ConfigError: the text has mistakes; with every problem at once.
     """
     return _parse({"": (text, None)}, source, environ, (registry, namespace, platforms, elsewhere))
 
@@ -140,23 +140,23 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        problem = "there is no such file; see --config, or REPLICATOR_CONFIG"
+        problem = "there is no such file; see --config or REPLICATOR_CONFIG"
     except IsADirectoryError:
-        problem = "this is a directory; name the file in it"
+        problem = "this is a directory; give a file in it"
     except PermissionError:
-        problem = "this user may not read it; see its owner and mode"
+        problem = "permission denied; check its owner and mode"
     except (OSError, ValueError) as error:
         problem = f"it can't be read: {error}"
     else:
         if len(data) > MAX_BYTES:
             raise ConfigError(
-                str(path), [Problem("", f"larger than {MAX_BYTES // 1024} KiB, which no rules file needs")]
+                str(path), [Problem("", f"larger than {MAX_BYTES // 1024} KiB, the limit for a rules file")]
             )
         try:
             return data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
-            problem = f"it is not UTF-8 text (line {line}); save it as UTF-8"
+            problem = f"it is not UTF-8 (line {line}); save it as UTF-8"
     raise ConfigError(str(path), [Problem("", problem)])
 
 
@@ -177,10 +177,10 @@ def _parse(
 
 
 def _sections(texts: Mapping[str, tuple[str, Path | None]], source: str) -> tuple[dict[str, Any], list[Problem]]:
-    """Read the sections of all files; return them, and what is wrong so far.
+    """Return the sections of all files, and the mistakes so far.
 
     Raises:
-        ConfigError: so much is wrong that there are none.
+        ConfigError: a file can't be read at all.
     """
     problems: list[Problem] = []
     sections: dict[str, Any] = {}
@@ -192,16 +192,16 @@ def _sections(texts: Mapping[str, tuple[str, Path | None]], source: str) -> tupl
         if section:
             sections[section] = document.value
         elif document.readable:
-            places = Node(document.value, "", problems).mapping(SECTIONS)
-            readable = places is not None
-            sections = {name: place.value for name, place in (places or {}).items()}
+            nodes = Node(document.value, "", problems).mapping(SECTIONS)
+            readable = nodes is not None
+            sections = {name: node.value for name, node in (nodes or {}).items()}
     if not readable:
         raise ConfigError(source, problems)
     return sections, problems
 
 
 class _Reading:
-    """Reads the sections, and collects what is wrong in the order of the file."""
+    """Reads the sections, and collects mistakes in the order of the file."""
 
     def __init__(self, environ: Mapping[str, str], folder: Path | None) -> None:
         self._environ = environ
@@ -211,39 +211,39 @@ class _Reading:
 
     def read(self, sections: Mapping[str, Any], options: _Options) -> Rules:
         found: dict[str, list[Problem]] = {name: [] for name in (*sections, *SECTIONS, "")}
-        place = {name: Node(value, name, found[name]) for name, value in sections.items()}
+        nodes = {name: Node(value, name, found[name]) for name, value in sections.items()}
         registry, namespace, platforms, elsewhere = options
         names = {"registry": registry, "namespace": namespace}
-        defaults = read_defaults(place.get("defaults"), self._environ, names, found[""], self.warnings)
+        defaults = read_defaults(nodes.get("defaults"), self._environ, names, found[""], self.warnings)
         if platforms:
             defaults = replace(defaults, content=Content(platforms).over(defaults.content))
         credentials = Credentials({}, elsewhere=elsewhere)
-        if "auth" in place:
-            credentials = read_auth(place["auth"], self._environ, self._folder, self.warnings, elsewhere)
+        if "auth" in nodes:
+            credentials = read_auth(nodes["auth"], self._environ, self._folder, self.warnings, elsewhere)
         rules: list[Rule] = []
         named: list[NamedDestination] = []
-        if "images" in place:
-            rules, named = read_images(place["images"], defaults, self.warnings)
+        if "images" in nodes:
+            rules, named = read_images(nodes["images"], defaults, self.warnings)
         else:
-            found["images"].append(Problem("images", "is missing: it says what is copied where; see docs/rules.md"))
-        overlaps = CollisionSearch()
-        overlaps.check(rules)
-        found["images"] += overlaps.problems
-        self.warnings += overlaps.warnings
+            found["images"].append(Problem("images", "is missing; it maps sources to destinations, see docs/rules.md"))
+        collisions = CollisionSearch()
+        collisions.check(rules)
+        found["images"] += collisions.problems
+        self.warnings += collisions.warnings
         missing, logins = _logins(named, credentials)
         found["auth"] += missing
         self.warnings += _unused(named, credentials)
         if elsewhere is not None and elsewhere.problem is not None:
-            # For who needs it, it is an error besides.
+            # A registry that needs a login from there is reported as an error above.
             self.warnings.append(elsewhere.problem)
-        found["images"] = _in_order(found["images"], place.get("images"))
+        found["images"] = _in_order(found["images"], nodes.get("images"))
         for name in found:
             self.problems += found[name]
         return Rules(rules, credentials, self.warnings, logins)
 
 
 def _in_order(problems: list[Problem], images: Node | None) -> list[Problem]:
-    """Sort problems by the rule they are about, in the order of the file."""
+    """Sort problems by their rule, in the order of the file."""
     keys = images.value if images is not None and isinstance(images.value, dict) else {}
     order = {join("images", key): number for number, key in enumerate(keys)}
 
@@ -255,7 +255,7 @@ def _in_order(problems: list[Problem], images: Node | None) -> list[Problem]:
 
 
 def _logins(named: Iterable[NamedDestination], credentials: Credentials) -> tuple[list[Problem], list[tuple[str, str]]]:
-    """Find the login of everything that is named; return what has none, and where the others are from, by registry."""
+    """Return a problem for each registry without a login, and the origin of the login of every other one."""
     missing: dict[str, str] = {}
     logins: dict[tuple[str, str], None] = {}
     for name in named:
@@ -268,9 +268,9 @@ def _logins(named: Iterable[NamedDestination], credentials: Credentials) -> tupl
             found, trouble = None, f"; {describe_problem(error)}"
         if found is not None:
             logins[registry, found[1]] = None
-        elif not credentials.fitting(name.beginning, whole=name.whole):
-            needs = "give username and password, or anonymous: true"
-            message = f"is missing, or not for all that {name.key} names there; {needs}{trouble}"
+        elif not credentials.covering(name.beginning, whole=name.whole):
+            advice = "set username and password, or anonymous: true"
+            message = f"is missing or does not cover all of {name.key}; {advice}{trouble}"
             missing.setdefault(registry, message)
     return [Problem(join("auth", registry), message) for registry, message in missing.items()], list(logins)
 

@@ -1,6 +1,7 @@
-"""The key of a rule: which repositories, and which tags of them.
+"""The two sides of a rule: the source pattern that is its key, and the destination template.
 
-Where a rule sends to: a repository's name with placeholders in it, and what ACR can hold.
+A template is a repository's name with placeholders for parts of the source's name. ACR holds only names of exactly two
+segments, which is checked here as far as the rule alone tells.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from replicator.aliyun.acr import NAME_SEGMENTS, is_acr
 from replicator.reference import Repository, is_digest, is_registry, is_repository_name
 from replicator.rules.patterns import (
     check_name_glob,
-    check_tag_pattern,
     compile_glob,
+    compile_tag_pattern,
     is_expression,
     is_glob,
     literal_prefix,
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SourcePattern:
-    """What a rule copies from.
+    """The source of a rule.
 
     Attributes:
         registry: the host, in lower case.
         path: a repository's name, or a glob for names.
-        tags: what stands behind the colon: tags, globs or one regular expression; empty for every tag.
-        digest: what stands behind the @, if the rule is about a digest.
+        tags: the part after the colon: tags, globs or one regular expression; empty for every tag.
+        digest: the part after the @, if the rule is for a single digest.
     """
 
     registry: str
@@ -44,34 +45,34 @@ class SourcePattern:
 
     @property
     def repository(self) -> Repository | None:
-        """The repository, if it is a single one."""
+        """The repository, or None if the path is a glob."""
         return None if is_glob(self.path) else Repository(self.registry, self.path)
 
     @property
     def project(self) -> str | None:
-        """The first segment, if there is a second one and no wildcard in the first."""
+        """The first segment of the path if another one follows and it has no wildcard; else None."""
         first, slash, _ = self.path.partition("/")
         return first if slash and not is_glob(first) else None
 
     @property
     def segments(self) -> tuple[int, float]:
-        """How many segments a matching name has at least and at most."""
+        """The lowest and the highest number of segments in a matching name."""
         lowest = self.path.count("/") + 1
         return lowest, math.inf if "**" in self.path else lowest
 
     @property
     def fixed(self) -> str:
-        """What every matching ``registry/repository`` begins with; all of it if there is no wildcard."""
+        """The common beginning of every matching ``registry/repository``; all of it if there is no wildcard."""
         return f"{self.registry}/{literal_prefix(self.path)}"
 
     def includes(self, name: str) -> bool:
-        """Tell whether the repository ``name`` of this registry is meant."""
+        """Tell whether the path matches the repository ``name`` of this registry."""
         if not is_glob(self.path):
             return name == self.path
         return compile_glob(self.path).match(name) is not None
 
     def refusal(self, repository: Repository) -> str | None:
-        """Return why ``repository`` is not meant, in words; None if it is."""
+        """Return why ``repository`` does not match, in words; None if it does."""
         if repository.registry != self.registry:
             return f"the registry is {repository.registry}, not {self.registry}"
         if not self.includes(repository.name):
@@ -82,14 +83,14 @@ class SourcePattern:
 
 
 def parse_source(key: str, wrong: Callable[[str], None]) -> SourcePattern | None:
-    """Parse ``host/repository``, perhaps with ``:tags``, ``:/expression/`` or ``@digest``.
+    """Parse ``host/repository``, optionally with ``:tags``, ``:/expression/`` or ``@digest``.
 
     Args:
-        key: as it stands in the file.
-        wrong: told of every mistake.
+        key: as in the file.
+        wrong: called with the message of every mistake.
 
     Returns:
-        What it means, or None if there was a mistake.
+        The pattern, or None if there was a mistake.
     """
     registry, slash, rest = key.partition("/")
     registry = registry.lower()
@@ -98,9 +99,9 @@ def parse_source(key: str, wrong: Callable[[str], None]) -> SourcePattern | None
         if not slash or "://" in key:
             return None
     if not slash or not rest:
-        wrong("no repository is named; /** behind the host means all of them")
+        wrong("no repository; append /** to the host to mean all of them")
         return None
-    path, mark, behind = _split(rest)
+    path, mark, suffix = _split(rest)
     mistakes = 0
 
     def note(message: str) -> None:
@@ -112,13 +113,13 @@ def parse_source(key: str, wrong: Callable[[str], None]) -> SourcePattern | None
     tags: tuple[str, ...] = ()
     digest = None
     if mark == ":":
-        tags = _parse_tags(behind, note)
+        tags = _parse_tags(suffix, note)
     elif mark == "@":
-        digest = behind
-        if not is_digest(behind):
-            note(f"{shorten(behind)} is no digest: sha256: and 64, or sha512: and 128 hex characters")
+        digest = suffix
+        if not is_digest(suffix):
+            note(f"{shorten(suffix)} is not a digest: write sha256: and 64 hex characters, or sha512: and 128")
         elif is_glob(path):
-            note("a digest needs one repository, without wildcards")
+            note("a digest needs a single repository, without wildcards")
     if mistakes or not is_registry(registry):
         return None
     return SourcePattern(registry, path, tags, digest)
@@ -126,17 +127,16 @@ def parse_source(key: str, wrong: Callable[[str], None]) -> SourcePattern | None
 
 def _no_registry(key: str, registry: str) -> str:
     if "://" in key:
-        return "begins with the registry's host, without http:// or https://"
+        return "a source begins with the registry's host; remove http:// or https://"
     if is_glob(registry):
-        return "the registry can't have wildcards: only hosts that are named are ever contacted"
-    return f"{shorten(registry)} is no registry's host: write it with a dot or a port, e.g. harbor.example.com/..."
+        return "the registry can't have wildcards; write a rule for each host"
+    return f"{shorten(registry)} is not a registry host: it needs a dot or a port, e.g. harbor.example.com/..."
 
 
 def _split(rest: str) -> tuple[str, str, str]:
-    places = [place for place in (rest.find(":"), rest.find("@")) if place >= 0]
-    if not places:
-        return rest, "", ""
-    return rest[: min(places)], rest[min(places)], rest[min(places) + 1 :]
+    """Split at the first ``:`` or ``@``: the path, that mark, the rest."""
+    mark = re.search("[:@]", rest)
+    return (rest[: mark.start()], mark[0], rest[mark.end() :]) if mark else (rest, "", "")
 
 
 def _check_path(path: str, wrong: Callable[[str], None]) -> None:
@@ -144,43 +144,43 @@ def _check_path(path: str, wrong: Callable[[str], None]) -> None:
         if is_glob(path):
             check_name_glob(path)
         elif not is_repository_name(path):
-            wrong(f"{shorten(path)} is no repository's name: lower-case letters and digits, between them . _ - or /")
+            wrong(f"{shorten(path)} is not a repository name: use lower-case letters, digits, and . _ - / between them")
     except ValueError as error:
         wrong(str(error))
 
 
 def _parse_tags(text: str, wrong: Callable[[str], None]) -> tuple[str, ...]:
     if not text:
-        wrong("no tag stands behind the colon; leave the colon out to mean every tag")
+        wrong("no tag after the colon; remove the colon to mean every tag")
         return ()
     if "@" in text and not is_expression(text):
-        wrong("a tag or a digest, not both; to give a digest a tag, write it behind the destination")
+        wrong("a source has a tag or a digest, not both; to tag a digest, append the tag to the destination")
         return ()
     tags = (text,) if is_expression(text) else tuple(text.split(","))
     for tag in tags:
         try:
-            check_tag_pattern(tag)
+            compile_tag_pattern(tag)
         except ValueError as error:
             wrong(str(error))
     return tags
 
 
 PLACEHOLDERS = ("project", "repository", "name", "flat")
-"""What may stand in braces in a destination."""
+"""The names allowed in braces in a destination."""
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A destination repository, perhaps depending on the source's.
+    """A destination repository that may depend on the source's.
 
     Attributes:
         registry: its host.
         path: its name, with ``{project}`` (the source's first segment), ``{repository}`` (its whole name), ``{name}``
-            (what follows the project; all of it if there is no project) or ``{flat}`` (its whole name with ``-`` for
-            every ``/``).
-        is_default: whether it came from ``""`` and the defaults.
+            (the name without the project; the whole name if there is no project) or ``{flat}`` (the whole name with
+            ``-`` for every ``/``).
+        is_default: whether it comes from ``""`` and the defaults.
     """
 
     registry: str
@@ -197,25 +197,25 @@ class Template:
 
     @property
     def fixed(self) -> tuple[str, bool]:
-        """What every ``registry/repository`` made of it begins with, and whether that is all of it."""
+        """The common beginning of every ``registry/repository`` made of it, and whether that is all of it."""
         beginning, brace, _ = f"{self.registry}/{self.path}".partition("{")
         return beginning, not brace
 
     def check(self) -> None:
-        """Check all that can be known without a source.
+        """Check the parts that don't depend on a source.
 
         Raises:
             ValueError: it can't become a repository; the message says why.
         """
         if not is_registry(self.registry):
-            raise ValueError(f"{self.registry!r} is no registry's host, which a destination begins with")
+            raise ValueError(f"{self.registry!r} is not a registry host, and a destination begins with one")
         for name in self.placeholders - set(PLACEHOLDERS):
             known = " ".join(f"{{{known}}}" for known in PLACEHOLDERS)
-            raise ValueError(f"{{{name}}} is no placeholder; there are {known}")
+            raise ValueError(f"{{{name}}} is not a placeholder; expected one of {known}")
         Repository(self.registry, _BRACES.sub("x", self.path))
 
     def segments(self, source_minimum: int, source_maximum: float) -> tuple[int, float]:
-        """Return how many segments the name has at least and at most, given the same of the source's name."""
+        """Return the lowest and the highest number of segments, given those of the source's name."""
         lowest, highest = 0, 0.0
         for segment in self.path.split("/"):
             inside = set(_BRACES.findall(segment))
@@ -228,14 +228,14 @@ class Template:
         return lowest, highest
 
     def expand(self, source: Repository) -> Repository:
-        """Return the repository that ``source`` goes to.
+        """Return the destination of ``source``.
 
         Raises:
-            ValueError: there is none, e.g. a nested name at ACR; the message says why.
+            ValueError: there is none, e.g. for a nested name at ACR; the message says why.
         """
         project, slash, name = source.name.partition("/")
         if not slash and "{project}" in self.path:
-            raise ValueError(f"{source.name} stands in no project, which {{project}} asks for")
+            raise ValueError(f"{source.name} is in no project, and {{project}} needs one")
         path = self.path
         if "{" in path:
             values = {
@@ -252,9 +252,9 @@ class Template:
         return repository
 
     def advice(self, segments: float) -> str:
-        """Return what to do about a name of ``segments`` segments at ACR."""
+        """Return how to avoid a name of ``segments`` segments at ACR."""
         count = "many segments" if math.isinf(segments) else f"{segments:g} segment{'s' if segments > 1 else ''}"
-        rule = f"a repository there is exactly namespace/name, not {count}"
+        rule = f"a repository there is namespace/name, not {count}"
         if segments < NAME_SEGMENTS:
             return f"{rule}; put a namespace in front"
         if self.is_default:
@@ -262,4 +262,4 @@ class Template:
             if namespace.count("/") > 1:
                 return f"{rule}; the default namespace must be one segment"
             return f'{rule}; instead of "" write {self.registry}/{namespace}{{flat}}'
-        return f"{rule}; {{flat}} makes one segment of a nested name"
+        return f"{rule}; use {{flat}} to make one segment of a nested name"

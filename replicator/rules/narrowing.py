@@ -1,4 +1,4 @@
-"""A part of what the rules name: some of the rules, some of their sources."""
+"""Selection of a part of the rules, for ``--only`` and ``--rule``."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 class Narrowing:
-    """Which copies are meant, of all that the rules ask for. What of an image is copied stays as all rules say.
+    """A subset of the copies that the rules ask for. The options of a copy still come from all rules.
 
     Args:
-        rules: the whole.
-        only: sources, written as the keys of rules are, with the host or without; empty for all.
-        keys: keys of the rules that are meant; empty for all.
+        rules: all rules.
+        only: sources, written like the keys of rules, with or without the host; empty for all.
+        keys: keys of the selected rules; empty for all.
 
     Raises:
-        ConfigError: one of ``only`` can't be read, or no rule copies from there; a key is none. With every problem.
+        ConfigError: a source can't be parsed or matches no rule, or a key is unknown; with every problem at once.
     """
 
     def __init__(self, rules: Rules, only: Collection[str] = (), keys: Collection[str] = ()) -> None:
@@ -38,7 +38,7 @@ class Narrowing:
         self._rules = tuple(dict.fromkeys(key for source in self._all for key in source.rules))
         for key in dict.fromkeys(keys):
             if key not in self._rules:
-                message = f"{shorten(key)} is no key under images; {did_you_mean(key, self._rules)}"
+                message = f"{shorten(key)} is not a key under images; {did_you_mean(key, self._rules)}"
                 problems.append(Problem("--rule", message))
         self._patterns = {text: self._parse(text, problems) for text in only}
         if problems:
@@ -48,29 +48,29 @@ class Narrowing:
             raise ConfigError("command line", problems)
 
     def sources(self) -> tuple[Source, ...]:
-        """Return what must be looked through, as `Rules.sources` does."""
+        """Return the selected sources, in the order of `Rules.sources`."""
         return self._sources
 
     def includes(self, repository: Repository) -> bool:
-        """Tell whether anything of ``repository`` can be meant."""
+        """Tell whether any copy from ``repository`` can be selected."""
         return not self._patterns or any(pattern.refusal(repository) is None for pattern in self._each())
 
     def takes(self, asked: Asked) -> bool:
-        """Tell whether a copy is meant."""
+        """Tell whether a copy is selected."""
         if self._keys and not self._keys & asked.rules:
             return False
         return not self._patterns or any(_names(pattern, asked.request.source) for pattern in self._each())
 
     def matcher(self) -> Matched:
-        """Return what notes, copy by copy, which of all that is meant finds something."""
-        meant = [key for key in self._rules if not self._keys or key in self._keys]
-        return Matched(self._patterns, meant)
+        """Return a record of the selected sources and rules that match at least one copy."""
+        keys = [key for key in self._rules if not self._keys or key in self._keys]
+        return Matched(self._patterns, keys)
 
     def _each(self) -> Iterable[SourcePattern]:
         return (pattern for patterns in self._patterns.values() for pattern in patterns)
 
     def _parse(self, text: str, problems: list[Problem]) -> list[SourcePattern]:
-        """Read a pattern; without a host it means every host that the rules copy from."""
+        """Parse a source; without a host it stands for every host that the rules copy from."""
         hosts = dict.fromkeys(source.registry for source in self._all)
         first, slash, _ = text.partition("/")
         if slash and ":" in first and first.lower() not in hosts:
@@ -83,15 +83,15 @@ class Narrowing:
         return [pattern for pattern in parsed if pattern is not None]
 
     def _narrowed(self, problems: list[Problem]) -> Iterable[Source]:
-        meant = [source for source in self._all if not self._keys or self._keys & frozenset(source.rules)]
+        sources = [source for source in self._all if not self._keys or self._keys & frozenset(source.rules)]
         if self._keys:
-            # A rule that is not meant may need the tags, and says as well what of an image is copied.
-            meant = [replace(source, needs_tags=source.needs_tags or source.repository is None) for source in meant]
+            # A rule that is not selected contributes options, and to merge them it may need the tags.
+            sources = [replace(source, needs_tags=source.needs_tags or source.repository is None) for source in sources]
         if not self._patterns:
-            return meant
+            return sources
         found: dict[Source, None] = {}
         hit: set[str] = set()
-        for source in meant:
+        for source in sources:
             for text, patterns in self._patterns.items():
                 for pattern in patterns:
                     narrowed = _narrower(source, pattern)
@@ -104,11 +104,11 @@ class Narrowing:
 
 
 class Matched:
-    """Notes what was meant and found something; of the copies themselves it keeps nothing.
+    """Records which sources or rules match a copy. It does not keep the copies.
 
     Args:
-        patterns: what ``--only`` names, by its text.
-        keys: the rules that are meant; told of only where there are no patterns.
+        patterns: the patterns of ``--only``, by its text.
+        keys: keys of the selected rules, which count only if there are no patterns.
     """
 
     def __init__(self, patterns: Mapping[str, Iterable[SourcePattern]], keys: Iterable[str]) -> None:
@@ -117,7 +117,7 @@ class Matched:
         self._narrowed = bool(self._patterns)
 
     def add(self, asked: Asked) -> None:
-        """Note a copy that `Narrowing.takes` took."""
+        """Record a copy that `Narrowing.takes` has accepted."""
         if not self._narrowed:
             for key in asked.rules:
                 self._keys.pop(key, None)
@@ -128,14 +128,14 @@ class Matched:
             del self._patterns[text]
 
     def unmatched(self) -> list[str]:
-        """Return in words what found nothing, once everything was looked through."""
+        """Return, in words, what has matched nothing."""
         if self._narrowed:
             return [f"--only {text} matches nothing" for text in self._patterns]
         return [f"the rule {key} matches nothing" for key in self._keys]
 
 
 def _narrower(source: Source, pattern: SourcePattern) -> Source | None:
-    """Return what must be looked through of ``source``; None if nothing of it can be meant."""
+    """Return the part of ``source`` that ``pattern`` covers; None if there is none."""
     if source.registry != pattern.registry:
         return None
     if source.repository is not None:

@@ -1,6 +1,7 @@
-"""A place in a rules file: its value, its path, and where to note what is wrong with it.
+"""Nodes of a rules file: typed access to a value, with every mistake noted under the value's path.
 
-``${NAME}`` in a value, and addresses to connect to.
+A node never raises. A method returns None or an empty value for a mistake and adds a problem to the shared list, so
+that reading goes on and all mistakes of a file are reported together.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ def join(path: str, key: str) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``, did you mean 'x'?`` for the nearest of ``known``, or all of them when none is near."""
+    """Return ``did you mean x?`` for the most similar of ``known``, or all of them if none is similar."""
     names = list(known)
     near = get_close_matches(word, names, n=1, cutoff=0.6)
-    return f"did you mean {near[0]}?" if near else f"known here: {', '.join(names)}"
+    return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names)}"
 
 
 class Node:
     """One value of the file.
 
     Args:
-        value: what stands there.
-        path: how to get there, as in `replicator.errors.Problem`.
+        value: as `replicator.rules.document.read_document` returns it.
+        path: see `replicator.errors.Problem`.
         problems: the list that every mistake is added to.
     """
 
@@ -52,40 +53,40 @@ class Node:
         self._problems = problems
 
     def wrong(self, message: str) -> None:
-        """Note that something is wrong here."""
+        """Note a mistake."""
         self._problems.append(Problem(self.path, message))
 
     def child(self, key: str, value: Any) -> Node:
-        """Return the place of ``value``, which stands under ``key``."""
+        """Return a node for ``value`` under ``key``."""
         return Node(value, join(self.path, key), self._problems)
 
     def mapping(self, known: tuple[str, ...] | None = None) -> dict[str, Node] | None:
-        """Return the places of a mapping's values, or None if it is no mapping.
+        """Return the nodes of a mapping's values, or None if the value is no mapping.
 
         Args:
-            known: the keys it may have; others are noted and left out. None: any.
+            known: the allowed keys; others are noted and left out. None allows any key.
         """
         if not isinstance(self.value, dict):
             self.wrong(f"must be a mapping (key: value), not {_kind(self.value)}")
             return None
-        places = {key: self.child(key, value) for key, value in self.value.items()}
+        nodes = {key: self.child(key, value) for key, value in self.value.items()}
         if known is not None:
-            for key in [key for key in places if key not in known]:
-                places.pop(key).wrong(f"unknown key; {did_you_mean(key, known)}")
-        return places
+            for key in [key for key in nodes if key not in known]:
+                nodes.pop(key).wrong(f"unknown key; {did_you_mean(key, known)}")
+        return nodes
 
     def items(self) -> list[Node]:
-        """Return the places of a list's values; of the value itself if it is no list."""
+        """Return the nodes of a list's values; a value that is no list counts as a list of one."""
         if not isinstance(self.value, list):
             return [self]
         return [Node(value, f"{self.path}[{index}]", self._problems) for index, value in enumerate(self.value)]
 
     def text(self) -> str | None:
-        """Return the value if it is a text, whatever it looks like; None if it is none."""
+        """Return the value if it is a string, with quotes or without; else None."""
         if isinstance(self.value, str):
             return str(self.value)
-        hint = "; put it in quotes if you mean the word" if isinstance(self.value, bool) else ""
-        self.wrong(f"must be a text, not {_kind(self.value)}{hint}")
+        hint = "; quote it if you mean the word" if isinstance(self.value, bool) else ""
+        self.wrong(f"must be a string, not {_kind(self.value)}{hint}")
         return None
 
     def boolean(self) -> bool:
@@ -96,24 +97,24 @@ class Node:
         return False
 
     def choice(self, known: Iterable[str]) -> str | None:
-        """Return the value if it is one of the words ``known``; None if it is none."""
+        """Return the value if it is one of the words ``known``; else None."""
         words = list(known)
         if not isinstance(self.value, str):
             self.wrong(f"must be one of {', '.join(words)}, not {_kind(self.value)}")
         elif self.value in words:
             return str(self.value)
         else:
-            self.wrong(f"{shorten(self.value)} has no meaning here; {did_you_mean(self.value, words)}")
+            self.wrong(f"{shorten(self.value)} is unknown; {did_you_mean(self.value, words)}")
         return None
 
     def positive(self) -> int | None:
-        """Return the value if it is a whole number from 1 on; None if it is none."""
-        # Only a number without quotes comes in a class of its own; comparing types tells it from a text.
+        """Return the value if it is a positive integer; else None."""
+        # A scalar without quotes comes as a subclass of str, so a type that is exactly str had quotes.
         if type(self.value) is not str and isinstance(self.value, str) and _INTEGER.match(self.value):
             number = int(self.value)
             if number > 0:
                 return number
-        self.wrong("must be a whole number from 1 on, without quotes")
+        self.wrong("must be a positive integer, without quotes")
         return None
 
 
@@ -124,42 +125,43 @@ def _kind(value: Any) -> str:
         return "true or false"
     if isinstance(value, dict):
         return "a mapping"
-    return "a list" if isinstance(value, list) else "a text"
+    return "a list" if isinstance(value, list) else "a string"
 
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
-def expand_variables(place: Node, text: str, environ: Mapping[str, str]) -> str | None:
-    """Replace every ``${NAME}`` in ``text`` by the variable's value, once; a ``$`` elsewhere is left alone.
+def expand_variables(node: Node, text: str, environ: Mapping[str, str]) -> str | None:
+    """Replace every ``${NAME}`` in ``text`` by the variable's value; a value is not expanded again.
 
     Returns:
-        The text, or None if a variable is not set; that is noted at ``place`` without what else stands there.
+        The text, or None if a variable is not set or empty. The problem noted names the variable and never the text,
+        which may be part of a password.
     """
     names = _VARIABLE.findall(text)
     failed = False
     for name in dict.fromkeys(names):
         if not _VARIABLE_NAME.match(name):
-            place.wrong(
-                "between ${ and } stands the name of an environment variable: letters, digits and _; "
-                "a text that really has ${ in it can be put in a variable of its own"
+            node.wrong(
+                "${…} must contain the name of an environment variable: letters, digits and _; "
+                "to use ${ literally, put the whole string in a variable"
             )
             failed = True
         elif not environ.get(name):
-            place.wrong(f"the environment variable {name} is {'empty' if name in environ else 'not set'}")
+            node.wrong(f"the environment variable {name} is {'empty' if name in environ else 'not set'}")
             failed = True
     return None if failed else _VARIABLE.sub(lambda match: environ[match[1]], text)
 
 
 def is_endpoint(text: str) -> bool:
-    """Tell whether ``text`` is ``host[:port]``, with or without ``http(s)://``, and no more."""
+    """Tell whether ``text`` is exactly ``host[:port]``, with or without ``http(s)://``."""
     try:
         url = URL(text if "://" in text else f"https://{text}")
     except ValueError:
         return False
     if url.scheme not in {"http", "https"} or not url.host:
         return False
-    # Nothing but scheme, host and port: a login here would end up in logs, a path would be dropped unnoticed.
+    # A login in the URL would end up in logs, and a path would be dropped silently.
     bare = url == url.origin().with_path(url.path[:1])
     return bare and is_registry(f"{url.host_subcomponent}:{url.port}")

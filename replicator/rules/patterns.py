@@ -1,42 +1,212 @@
-"""Globs and regular expressions for names and tags.
+"""Globs and regular expressions for the names of repositories and tags.
 
-A glob: ``*`` is any run of characters without a slash, also none; ``**`` any run, slashes too; ``?`` one character
-that is no slash; everything else is itself. Between slashes regular expressions are meant: ``/^v[0-9]+$/`` is found
-anywhere in the tag unless it is anchored.
+In a glob ``*`` stands for any run of characters without a slash, ``**`` for any run at all and ``?`` for one character
+other than a slash. A regular expression for tags is written between slashes, ``/^v[0-9]+$/``, and is found anywhere
+in the tag unless it is anchored.
 
-Regular expressions that could keep the matcher busy for ever, told by their form.
-
-Python's matcher goes back and tries again. A repetition within a repetition, with nothing between two rounds that
-must be there, splits one run of characters in twice as many ways for each character more: a tag of 40 is enough.
-This finds the usual forms, ``(a+)+`` and ``(a+b?)*`` and ``(a+a+)+``, not all there are.
+RE2 runs the expressions (https://github.com/google/re2/wiki/Syntax): its time is linear in the tag, whatever the
+expression. An expression that only Python's ``re`` understands, such as one with a lookahead, stays on ``re``, with a
+warning, and is refused where it could backtrack without end.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from replicator.reference import is_tag
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-_parser: Any = re._parser  # type: ignore[attr-defined]  # noqa: SLF001 - no public way to see an expression's form
+_WILDCARD = re.compile(r"[*?]")
+_NAME_GLOB = re.compile(r"[a-z0-9._*?-]+(?:/[a-z0-9._*?-]+)*\Z")
+_TAG_GLOB = re.compile(r"[A-Za-z0-9._*?-]{1,256}\Z")
+MAX_PATTERN_LENGTH = 1024
+"""Characters in a pattern."""
+MAX_MEMORY = 256 * 1024
+"""Bytes that RE2 may take for one expression and its states."""
+
+_READ_DIFFERENTLY = re.compile(r"\\[0-9]|\{,[0-9]*\}|\{[0-9,]*[0-9]{5,}|[^\x00-\x7f]")
+"""What RE2 accepts with another meaning: ``a{,2}`` is plain text there, and other scripts fold to ASCII letters."""
+_ESCAPED = re.compile(r"\\[\x00-/:-\x7f]")
+_EXCLUDE = "list what must match under include, and what must not under exclude"
+_ADVICE = {
+    "(?!": _EXCLUDE,
+    "(?<!": _EXCLUDE,
+    "++": "a plain + is enough",
+    "*+": "a plain * is enough",
+    "?+": "a plain ? is enough",
+    "(?>": "a plain group is enough",
+    "{,": "write {0,",
+}
+_OTHER_ADVICE = "write it without"
+
+
+@dataclass(frozen=True, slots=True)
+class TagPattern:
+    """A compiled tag, glob or regular expression.
+
+    Attributes:
+        search: returns None for a tag that the pattern does not match.
+        warning: why the expression is not run by RE2, and what to write instead; None if all is well.
+    """
+
+    search: Callable[[str], object]
+    warning: str | None = None
+
+
+def is_glob(text: str) -> bool:
+    """Tell whether ``text`` has a wildcard."""
+    return _WILDCARD.search(text) is not None
+
+
+def is_expression(text: str) -> bool:
+    """Tell whether ``text`` is a regular expression between slashes."""
+    return len(text) >= 2 and text[0] == text[-1] == "/"
+
+
+def literal_prefix(glob: str) -> str:
+    """Return the part of ``glob`` before its first wildcard; all of it if it has none."""
+    match = _WILDCARD.search(glob)
+    return glob[: match.start()] if match else glob
+
+
+def check_name_glob(text: str) -> None:
+    """Check a glob for repositories.
+
+    Raises:
+        ValueError: no repository's name can match; the message lists what is allowed.
+    """
+    if not _NAME_GLOB.match(text) or len(text) > MAX_PATTERN_LENGTH:
+        raise ValueError(
+            f"{shorten(text)} is not a repository pattern: use lower-case letters, digits, . _ - / and the wildcards "
+            "* (stops at a slash), ** (crosses slashes), ? (one character)"
+        )
+
+
+@lru_cache(maxsize=1024)
+def compile_tag_pattern(text: str) -> TagPattern:
+    """Compile a tag, a glob for tags or a regular expression for tags.
+
+    Raises:
+        ValueError: ``text`` is none of these; the message says what is wrong.
+    """
+    if is_expression(text):
+        return _compile_expression(text[1:-1])
+    # A text without wildcards that is no tag matches nothing, and must not be mistaken for a tag later on.
+    if not _TAG_GLOB.match(text) or not (is_glob(text) or is_tag(text)):
+        raise ValueError(
+            f"{shorten(text)} is not a tag or tag pattern: use letters, digits, . _ - and the wildcards * and ?; "
+            "write a regular expression between slashes, e.g. /^v[0-9]+$/"
+        )
+    return TagPattern(compile_glob(text).search)
+
+
+def _compile_expression(expression: str) -> TagPattern:
+    if not expression:
+        raise ValueError("// is an empty regular expression; remove it to mean every tag")
+    if len(expression) > MAX_PATTERN_LENGTH:
+        raise ValueError(f"a regular expression has at most {MAX_PATTERN_LENGTH} characters")
+    different = _READ_DIFFERENTLY.search(_ESCAPED.sub(" ", expression))
+    if different is not None:
+        construct = different[0]
+    else:
+        compiled, construct = _compile_re2(expression)
+        if compiled is not None:
+            return TagPattern(compiled)
+    written = shorten(f"/{expression}/")
+    try:
+        backtracking = _compile_backtracking(expression)
+    except ValueError as error:
+        raise ValueError(f"{written} is not a regular expression: {error}") from None
+    advice = next((words for start, words in _ADVICE.items() if construct.startswith(start)), _OTHER_ADVICE)
+    if explodes(expression):
+        # Anyone who may push a tag could block the whole process with one.
+        raise ValueError(
+            f"{written} could take exponential time on a long tag: it repeats a repetition, and RE2, which is never "
+            f"slow, has no {construct}; {advice}"
+        )
+    return TagPattern(
+        backtracking.search, f"{written} can be slow on long tags, because RE2 has no {construct}; {advice}"
+    )
+
+
+def _compile_re2(expression: str) -> tuple[Callable[[str], object] | None, str]:
+    """Return what searches a tag for the expression, or None and the part that RE2 lacks."""
+    import re2  # only rules with regular expressions pay for loading it
+
+    options = re2.Options()
+    options.max_mem = MAX_MEMORY
+    options.never_capture = True
+    # RE2 would write to stderr, and the errors come back as exceptions anyway.
+    options.log_errors = False
+    try:
+        # Only the end of the text is spelt differently; whatever else both accept means the same for tags.
+        compiled = re2.compile(re.sub(r"\\(?s:.)", lambda match: match[0].replace("Z", "z"), expression), options)
+    except re2.error as error:
+        _, colon, construct = error.args[0].decode(errors="replace").partition(": ")
+        return None, construct if colon else "room for an expression this large"
+    # Bytes spare RE2's wrapper a table of offsets for each search.
+    return lambda tag: compiled.search(tag.encode(errors="replace")), ""
+
+
+def _compile_backtracking(expression: str) -> re.Pattern[str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            return re.compile(expression, re.ASCII)
+    except (re.error, OverflowError, RecursionError, Warning) as error:
+        raise ValueError(str(error)) from None
+
+
+@lru_cache(maxsize=4096)
+def compile_glob(glob: str) -> re.Pattern[str]:
+    """Return an expression that matches exactly what ``glob`` means, in time linear in the text for each wildcard.
+
+    A wildcard followed by one at least as wide never has to give characters back: its nearest end leaves the most to
+    the next one. So all but the last of a kind are atomic groups, and no glob backtracks without end.
+    """
+    spans = [_literals(part) for part in re.split(r"\*{2,}", glob)]
+    *head, last = spans
+    expression = ""
+    for index, span in enumerate(head):
+        inner = span[0] + "".join(f"(?>[^/]*?{literal})" for literal in span[1:])
+        expression += inner if index == 0 else f"(?>.*?{inner})"
+    if head:
+        expression += ".*"
+    expression += last[0] + "".join(f"(?>[^/]*?{literal})" for literal in last[1:-1])
+    if len(last) > 1:
+        expression += f"[^/]*{last[-1]}"
+    return re.compile(rf"\A{expression}\Z", re.DOTALL)
+
+
+def _literals(part: str) -> list[str]:
+    return ["".join("[^/]" if char == "?" else re.escape(char) for char in text) for text in part.split("*")]
+
+
+def shorten(text: str) -> str:
+    """Return ``text`` in quotes, cut to 120 characters for a message."""
+    return repr(text if len(text) <= 120 else f"{text[:117]}...")
+
+
+# The guard for expressions that stay on ``re``. Python's matcher backtracks: a repetition inside a repetition, with
+# nothing fixed between two rounds, can split a run of characters in twice as many ways for each character more, and
+# a tag of 40 is enough to hang. The guard finds the usual forms, (a+)+ and (a+b?)* and (a+a+)+, not all of them.
+
+_parser: Any = re._parser  # type: ignore[attr-defined]  # noqa: SLF001 - no public API shows an expression's structure
 _GREEDY = (_parser.MAX_REPEAT, _parser.MIN_REPEAT)
 _MANY = 16
-"""Rounds from which on a repetition counts as one without end."""
+"""Rounds from which on a repetition counts as endless."""
 
 _Items = list[tuple[Any, Any]]
 
 
 def explodes(expression: str) -> bool:
-    """Tell whether an expression has the form of one that takes exponential time.
-
-    Args:
-        expression: one that `re.compile` takes.
-    """
+    """Tell whether the structure of ``expression``, which `re.compile` accepts, shows exponential time."""
     return _explodes(list(_parser.parse(expression)))
 
 
@@ -53,8 +223,8 @@ def _is_endless(item: tuple[Any, Any]) -> bool:
 
 
 def _is_ambiguous(sequence: _Items) -> bool:
-    """Tell whether a round can be nothing but one run of a repetition, or has the same run twice in a row."""
-    endless = [place for place, item in enumerate(sequence) if _is_endless(item)]
+    """Tell whether a round can be a single repetition and nothing else, or has the same repetition twice in a row."""
+    endless = [index for index, item in enumerate(sequence) if _is_endless(item)]
     alone = any(all(_may_be_empty(item) for item in sequence[:at] + sequence[at + 1 :]) for at in endless)
     twice = any(
         later == earlier + 1 and str(sequence[earlier][1][2]) == str(sequence[later][1][2])
@@ -76,7 +246,7 @@ def _may_be_empty(item: tuple[Any, Any]) -> bool:
 
 
 def _sequences(items: _Items) -> Iterator[_Items]:
-    """Return what a round can be: groups opened, and each choice of an item that is nothing but choices."""
+    """Return the possible forms of a round: groups inlined, and each branch of an item that is only branches."""
     flat = _opened(items)
     if len(flat) == 1 and flat[0][0] is _parser.BRANCH:
         for choice in flat[0][1][1]:
@@ -93,7 +263,7 @@ def _opened(items: _Items) -> _Items:
 
 
 def _within(item: tuple[Any, Any]) -> Iterator[_Items]:
-    """Return the parts of an item that are gone through again when it fails; an atomic group is not."""
+    """Return the parts of an item in which the matcher backtracks."""
     kind, value = item
     if kind in (*_GREEDY, _parser.POSSESSIVE_REPEAT):
         yield list(value[2])
@@ -105,117 +275,3 @@ def _within(item: tuple[Any, Any]) -> Iterator[_Items]:
         yield list(value)
     elif kind in (_parser.ASSERT, _parser.ASSERT_NOT):
         yield list(value[1])
-
-
-_WILDCARD = re.compile(r"[*?]")
-_NAME_GLOB = re.compile(r"[a-z0-9._*?-]+(?:/[a-z0-9._*?-]+)*\Z")
-_TAG_GLOB = re.compile(r"[A-Za-z0-9._*?-]{1,256}\Z")
-MAX_PATTERN_LENGTH = 1024
-"""Characters in a pattern."""
-
-
-def is_glob(text: str) -> bool:
-    """Tell whether ``text`` has a wildcard."""
-    return _WILDCARD.search(text) is not None
-
-
-def is_expression(text: str) -> bool:
-    """Tell whether ``text`` is a regular expression between slashes."""
-    return len(text) >= 2 and text[0] == text[-1] == "/"
-
-
-def literal_prefix(glob: str) -> str:
-    """Return what stands before the first wildcard of ``glob``; all of it if there is none."""
-    match = _WILDCARD.search(glob)
-    return glob[: match.start()] if match else glob
-
-
-def check_name_glob(text: str) -> None:
-    """Check a glob for repositories.
-
-    Raises:
-        ValueError: no repository's name could match; the message says what is allowed.
-    """
-    if not _NAME_GLOB.match(text) or len(text) > MAX_PATTERN_LENGTH:
-        raise ValueError(
-            f"{shorten(text)} is no pattern of repositories: lower-case letters, digits, . _ - / and the wildcards "
-            "* (stops at a slash), ** (does not), ? (one character)"
-        )
-
-
-def check_tag_pattern(text: str) -> None:
-    """Check a tag, a glob for tags, or a regular expression for them.
-
-    Raises:
-        ValueError: it is none of these; the message says what is wrong.
-    """
-    compile_tag_pattern(text)
-
-
-@lru_cache(maxsize=4096)
-def compile_tag_pattern(text: str) -> re.Pattern[str]:
-    """Return an expression that ``search`` finds in the tags ``text`` means.
-
-    Raises:
-        ValueError: ``text`` is neither a tag, a glob nor a regular expression.
-    """
-    if is_expression(text):
-        return _compile_expression(text[1:-1])
-    # What has no wildcard and is no tag either would never match, and must not get far enough to be taken for a tag.
-    if not _TAG_GLOB.match(text) or not (is_glob(text) or is_tag(text)):
-        raise ValueError(
-            f"{shorten(text)} is no tag or pattern of tags: letters, digits, . _ - and the wildcards * and ?; "
-            "a regular expression stands between slashes, e.g. /^v[0-9]+$/"
-        )
-    return compile_glob(text)
-
-
-def _compile_expression(expression: str) -> re.Pattern[str]:
-    if not expression:
-        raise ValueError("// is an empty regular expression; leave it out to mean every tag")
-    if len(expression) > MAX_PATTERN_LENGTH:
-        raise ValueError(f"a regular expression has at most {MAX_PATTERN_LENGTH} characters")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            compiled = re.compile(expression, re.ASCII)
-            endless = explodes(expression)
-    except (re.error, OverflowError, RecursionError, ValueError, Warning) as error:
-        raise ValueError(f"{shorten(f'/{expression}/')} is no regular expression: {error}") from None
-    if endless:
-        # Whoever may push a tag could stop the whole process with one.
-        raise ValueError(
-            f"{shorten(f'/{expression}/')} could take for ever on a long tag: a repetition within a repetition. Write "
-            "the inner one so that it gives nothing back, ++ for + or *+ for *"
-        )
-    return compiled
-
-
-@lru_cache(maxsize=4096)
-def compile_glob(glob: str) -> re.Pattern[str]:
-    """Return an expression that matches exactly what ``glob`` means, in a time linear in the text for each wildcard.
-
-    A wildcard followed by one at least as wide never needs to give back what it took: its nearest end leaves most
-    to the next. So all but the last of a kind are atomic groups, and no pattern can make matching explode.
-    """
-    spans = [_literals(part) for part in re.split(r"\*{2,}", glob)]
-    *head, last = spans
-    expression = ""
-    for index, span in enumerate(head):
-        inner = span[0] + "".join(f"(?>[^/]*?{literal})" for literal in span[1:])
-        expression += inner if index == 0 else f"(?>.*?{inner})"
-    if head:
-        expression += ".*"
-    expression += last[0] + "".join(f"(?>[^/]*?{literal})" for literal in last[1:-1])
-    if len(last) > 1:
-        expression += f"[^/]*{last[-1]}"
-    return re.compile(rf"\A{expression}\Z", re.DOTALL)
-
-
-def _literals(part: str) -> list[str]:
-    return ["".join("[^/]" if char == "?" else re.escape(char) for char in text) for text in part.split("*")]
-
-
-def shorten(text: str) -> str:
-    """Return ``text`` as a person wrote it, bounded for a message."""
-    return repr(text if len(text) <= 120 else f"{text[:117]}...")

@@ -1,4 +1,4 @@
-"""What the rules give: copies to make, reasons, and what a backfill must list. Plain values."""
+"""Answers of the rules, as plain values: copies to make, explanations, and the sources of a backfill."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class CopyRequest:
     """One copy to make.
 
     Attributes:
-        source: where from: by tag alone, so that what the tag names then is copied; or by digest alone.
-        destination: where to, by tag; by digest when the source is named by digest and gets no tag.
+        source: by tag alone, so that the copy takes the image that the tag names then; or by digest alone.
+        destination: by tag; by digest if the source is a digest and gets no tag.
         rule: the key of the rule in the file.
-        selection: set when the rule has ``latest``: copy only if the tag is in what this selects from all tags of
-            the source repository at that time.
-        options: what of the image is copied.
-        signature: it is a signature, an attestation or whatever else refers to an image: copied only if what it is
-            about is at the destination already.
-        announced: the digest that the tag was said or seen to name by who asked for the copy.
-        force: copy it even where the destination names the right digest.
+        selection: set if the rule has ``latest``: the copy is made only if this selects the tag among all tags of the
+            source repository at that time.
+        options: the parts of the image to copy.
+        signature: whether it is a signature, an attestation or anything else that refers to an image, and is copied
+            only if that image is at the destination already.
+        announced: the digest that the tag named when the copy was requested.
+        force: whether to copy even if the destination names the right digest.
     """
 
     source: Reference
@@ -41,7 +41,7 @@ class CopyRequest:
     force: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values; what is as it is by default is left out."""
+        """Return it as JSON values, without those that equal the default."""
         values: dict[str, Any] = {
             "source": str(self.source),
             "destination": str(self.destination),
@@ -61,15 +61,15 @@ class CopyRequest:
 
     @classmethod
     def from_json(cls, values: Any) -> CopyRequest:
-        """Rebuild it from `to_json`'s values, those of an older version too.
+        """Rebuild it from the values of `to_json`, of earlier versions too.
 
         Raises:
-            ValueError: they are not of that form.
+            ValueError: the values have another form.
         """
         try:
             selection, announced = values.get("selection"), values.get("announced")
             if announced is not None and not is_digest(announced):
-                raise ValueError("not a stored copy request: what was announced is no digest")
+                raise ValueError("not a stored copy request: announced is not a digest")
             return cls(
                 Reference.parse(values["source"]),
                 Reference.parse(values["destination"]),
@@ -86,11 +86,11 @@ class CopyRequest:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A copy, and who asks for it.
+    """A copy together with the rules that ask for it.
 
     Attributes:
-        request: the copy, as all of them together want it.
-        rules: keys of all rules that ask for it.
+        request: the copy, with the options of all these rules merged.
+        rules: their keys.
     """
 
     request: CopyRequest
@@ -99,13 +99,12 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What one rule says about a reference.
+    """The decision of one rule about a reference.
 
     Attributes:
         rule: the key of the rule in the file.
-        matches: whether it copies the reference anywhere.
-        reason: why, or why not, in words; several are joined by ``; ``.
-        destinations: where it goes.
+        matches: whether the rule copies the reference.
+        reason: why, or why not, in words; several reasons are joined by ``; ``.
     """
 
     rule: str
@@ -116,17 +115,16 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Something a backfill must look through: a repository, or all repositories of a registry that match a glob.
+    """A source of a backfill: a repository, or all repositories of a registry that match a glob.
 
     Attributes:
         registry: the host.
-        repository: the repository; None when there is a glob instead.
-        glob: the glob for repository names; None when there is a single repository.
-        project: the Harbor project that every matching repository is in; None when it can be any, or for a
-            repository without one.
-        needs_tags: whether the repository's tags must be listed. If not, the rules name all they want and
+        repository: the repository; None for a glob.
+        glob: the glob for repository names; None for a single repository.
+        project: the Harbor project of every matching repository; None if there is no project or no single one.
+        needs_tags: whether the tags must be listed. If not, the rules write out all tags, and
             ``Rules.requests(repository, [])`` is complete.
-        rules: keys of the rules that led here.
+        rules: keys of the rules with this source.
     """
 
     registry: str
@@ -137,15 +135,15 @@ class Source:
     rules: tuple[str, ...]
 
     def includes(self, name: str) -> bool:
-        """Tell whether the repository ``name`` of this registry is meant."""
+        """Tell whether the source covers the repository ``name`` of this registry."""
         if self.repository is not None:
             return name == self.repository.name
         return self.glob is not None and compile_glob(self.glob).match(name) is not None
 
     def may_be_in(self, project: str) -> bool:
-        """Tell whether a repository that is meant can be in the Harbor project ``project``."""
+        """Tell whether a repository of this source can be in the Harbor project ``project``."""
         first, slash, _ = (self.glob or (self.repository.name if self.repository is not None else "")).partition("/")
-        # What runs over slashes can end anywhere behind the project.
+        # A ** in the first segment crosses slashes, so the project may end anywhere after it.
         start, runs_on, _ = first.partition("**")
         glob = f"{start}**" if runs_on else first
         return bool(slash or runs_on) and compile_glob(glob).match(project) is not None
@@ -153,12 +151,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Collision:
-    """Different sources on their way to one destination: whoever comes last would win.
+    """Different sources that go to one destination, where the last copy would win.
 
     Attributes:
-        destination: what they would all be.
         sources: the sources, sorted.
-        rules: keys of the rules that sent them, sorted.
+        rules: keys of their rules, sorted.
     """
 
     destination: Reference
@@ -170,9 +167,9 @@ class Collision:
 
 
 def collisions(requests: Iterable[CopyRequest]) -> list[Collision]:
-    """Return every destination that ``requests`` fill from more than one source, sorted by destination.
+    """Return the collisions among ``requests``, sorted by destination.
 
-    Destinations by digest are left out: the same digest is the same content, wherever it comes from.
+    Destinations by digest never collide: equal digests are equal content.
     """
     found: dict[Reference, dict[Reference, set[str]]] = {}
     for request in requests:

@@ -1,6 +1,6 @@
-"""One rule: a source, and where each of its tags goes.
+"""A rule: a source and its destinations, and the decision about one reference.
 
-What the rules say of a repository before its tags are known.
+A `Route` sums up the destinations of a repository before its tags are known.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class DestinationTag:
 
     Attributes:
         template: the repository.
-        tags: which tags of the source go there.
-        pairs: the tags there by the source's tag, if they differ; empty: the same tags.
-        digest_tag: the tag that a source named by digest gets, if any.
-        options: what of an image is copied.
-        path: where it stands in the file.
+        tags: the filter for the source's tags.
+        pairs: the destination's tags by the source's; empty if the tags keep their names.
+        digest_tag: the tag for a source that is a digest, if it gets one.
+        options: the parts of an image to copy.
+        path: its path in the file.
     """
 
     template: Template
@@ -43,7 +43,7 @@ class DestinationTag:
 
     @property
     def selection(self) -> TagFilter | None:
-        """What decides when the copy runs, if the rule has ``latest``."""
+        """The filter to apply again when the copy runs; None without ``latest``."""
         return self.tags if self.tags.latest is not None else None
 
 
@@ -52,9 +52,7 @@ class Rule:
     """A key of ``images`` and its value.
 
     Attributes:
-        key: as it stands in the file.
-        source: what it means.
-        targets: where that goes.
+        key: as in the file.
     """
 
     key: str
@@ -62,7 +60,7 @@ class Rule:
     targets: tuple[DestinationTag, ...]
 
     def judge(self, target: DestinationTag, reference: Reference) -> list[CopyRequest] | str:
-        """Return the copies of ``reference`` to ``target``, or why there is none; the repository is known to fit."""
+        """Return the copies of ``reference``, whose repository matches, to ``target``; or the reason for none."""
         try:
             destination = target.template.expand(reference.repository)
         except ValueError as error:
@@ -75,7 +73,7 @@ class Rule:
         if target.options.signatures and _is_signature(reference):
             return self._signature(reference, target, destination)
         if reference.tag is None:
-            return "no tag is named, and the rule is about tags"
+            return "no tag is given, and the rule is for tags"
         refusal = target.tags.refusal(reference.tag)
         if refusal is not None:
             return refusal
@@ -95,7 +93,7 @@ class Rule:
     def _signature(
         self, reference: Reference, target: DestinationTag, destination: Repository
     ) -> list[CopyRequest] | str:
-        """Return the copy of what was pushed beside images, under the name that it has: others look for that name."""
+        """Return the copy of a signature. It keeps its name, by which clients look for it."""
         source = Reference(reference.repository, reference.tag, None if reference.tag is not None else reference.digest)
         end = Reference(destination, source.tag, source.digest)
         if source == end:
@@ -103,9 +101,10 @@ class Rule:
         return [CopyRequest(source, end, self.key, options=target.options, signature=True)]
 
     def listed(self, target: DestinationTag, repository: Repository, tags: Collection[str]) -> list[CopyRequest]:
-        """Return the copies to ``target`` when ``tags`` are all there are in ``repository``, which is known to fit.
+        """Return the copies to ``target``, given all ``tags`` of a matching ``repository``.
 
-        Those that ``latest`` leaves out come too, as the only ones with a ``selection``: another rule may want them.
+        Tags that ``latest`` leaves out are included, as the only requests with a ``selection``: another rule may ask
+        for the same copy.
         """
         if self.source.digest is not None:
             return self._judged(target, Reference(repository, digest=self.source.digest))
@@ -132,15 +131,15 @@ def _is_signature(reference: Reference) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where the copies of one repository can go, whatever its tags are.
+    """The destinations of one repository, independent of its tags.
 
     Attributes:
-        destinations: the repositories that get a tag of any of its copies. Where copies go by digest alone is not
-            among them: the same digest is the same content, wherever it comes from.
-        renaming: those of them where a tag can have another name than at the source.
-        whole: whether all tags must be seen together. If not, ``Rules.asked`` of one part of the tags after the other
-            asks for the same as of all of them at once.
-        unfit: why copies that rules ask for can't be made, whatever the tag: no such name can be at the destination.
+        destinations: the repositories that get tags. A destination by digest alone is not among them: equal digests
+            are equal content.
+        renaming: those of them where a tag may have another name than at the source.
+        whole: whether the rules must see all tags together. If not, ``Rules.asked`` for one page of tags after
+            another gives the same copies as for all tags at once.
+        unfit: why some copies can't be made, whatever the tag: the destination can't hold the name.
     """
 
     destinations: frozenset[Repository]
@@ -150,7 +149,7 @@ class Route:
 
 
 def route(rules: Iterable[Rule], repository: Repository) -> Route:
-    """Return the route of ``repository`` under ``rules``, all of which are about it."""
+    """Return the route of ``repository`` under ``rules``, which all match it."""
     destinations: set[Repository] = set()
     renaming: set[Repository] = set()
     whole = False
@@ -161,7 +160,7 @@ def route(rules: Iterable[Rule], repository: Repository) -> Route:
             try:
                 destination = target.template.expand(repository)
             except ValueError as error:
-                # There is no such copy, see `Rule.judge`.
+                # `Rule.judge` makes no such copy either.
                 unfit[f"rule {rule.key}: {error}"] = None
                 continue
             if rule.source.digest is not None and target.digest_tag is None:
@@ -175,7 +174,7 @@ def route(rules: Iterable[Rule], repository: Repository) -> Route:
 def _is_whole(rule: Rule, target: DestinationTag) -> bool:
     """Tell whether a copy depends on more than its own tag.
 
-    ``latest`` chooses among all tags. What is written out is asked for whether it is listed or not, and would be once
-    for every part.
+    ``latest`` compares all tags. Tags that are written out are requested even if they are not listed, so each page of
+    tags would request them again.
     """
     return rule.source.digest is not None or target.tags.latest is not None or target.tags.exact is not None

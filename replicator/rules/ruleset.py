@@ -1,4 +1,4 @@
-"""All rules of a file: from a reference to its copies, without asking anyone."""
+"""The rules of a file as a whole: from a reference to its copies."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 
 class Rules:
-    """What a rules file says. Pure: no method asks the network, the disk or the clock, and none changes anything.
+    """The content of a rules file. Pure: no method uses network, disk or clock, and none changes anything.
 
-    Hosts are compared in lower case, and appear so in what is returned.
+    Hosts are compared and returned in lower case.
 
     Args:
         rules: in the order of the file.
         credentials: from the file's ``auth``.
-        warnings: what is allowed, but looks like a mistake.
-        logins: each registry, and where a login for it is from, in words.
+        warnings: what is allowed but looks like a mistake.
+        logins: pairs of a registry and the origin of its login, in words.
     """
 
     def __init__(
@@ -59,15 +59,15 @@ class Rules:
                 self._by_registry.setdefault(source.registry, []).append(number)
 
     def asks_for_the_same_as(self, other: Rules) -> bool:
-        """Tell whether these are the same rules, whatever the logins are."""
+        """Tell whether these are the same rules, logins aside."""
         return self._rules == other._rules
 
     def destinations(self, reference: Reference) -> tuple[CopyRequest, ...]:
-        """Return every copy that the rules ask for when ``reference`` was pushed; none if no rule is about it.
+        """Return every copy that the rules ask for after a push of ``reference``.
 
-        A rule about tags looks at the tag and copies by tag, whatever digest is given with it; a rule about a digest
-        looks at the digest. Under a rule about tags that has ``signatures``, a digest alone and a tag of signatures
-        are ones of signatures, whatever its tags. The same copy asked for by several rules comes once.
+        A rule for tags decides by the tag and copies by tag, whatever digest is given with it; a rule for a digest
+        decides by the digest. If a rule for tags has ``signatures``, a digest alone and a tag of signatures count as
+        signatures, whatever its filter. A copy that several rules ask for is returned once.
         """
         reference = Reference(_lowered(reference.repository), reference.tag, reference.digest)
         found: list[CopyRequest] = []
@@ -81,51 +81,51 @@ class Rules:
     def requests(self, repository: Repository, tags: Iterable[str]) -> list[CopyRequest]:
         """Return every copy that the rules ask for in a repository, the newest tags of each rule first.
 
-        Tags that a rule writes out, and digests, come whether they are in ``tags`` or not; with ``latest`` only if
-        they are.
+        Digests, and tags that a rule writes out, are requested even if they are not among ``tags``; with ``latest``
+        only if they are.
 
         Args:
-            repository: where the tags are.
-            tags: all its tags; ``latest`` counts among them. What is no tag is left out.
+            repository: the source.
+            tags: all its tags, among which ``latest`` counts. Strings that are no valid tags are ignored.
 
         Returns:
-            The copies, each once, none with a ``selection``: that has been decided here. Each is what a push of its
-            tag would have asked for.
+            Each copy once, as a push of its tag would have requested it, but without a ``selection``: that is decided
+            here.
         """
         return [asked.request for asked in self.asked(repository, tags)]
 
     def asked(self, repository: Repository, tags: Iterable[str]) -> list[Asked]:
-        """Return what `requests` does, and with each copy every rule that asks for it."""
+        """Return the same copies as `requests`, each with the rules that ask for it."""
         repository = _lowered(repository)
         known = [tag for tag in tags if is_tag(tag)]
         found: list[CopyRequest] = []
         for rule in self._candidates(repository):
             for target in rule.targets:
                 found += rule.listed(target, repository, known)
-        # Most copies have the same few askers: one set of them serves all.
+        # Most copies share the same few rules, so equal sets are kept once.
         sets: dict[frozenset[str], frozenset[str]] = {}
         asked: list[Asked] = []
         for request, group in _merged_groups(found):
             if request.selection is None:
-                askers = frozenset(asking.rule for asking in group if asking.selection is None)
-                asked.append(Asked(request, sets.setdefault(askers, askers)))
+                keys = frozenset(other.rule for other in group if other.selection is None)
+                asked.append(Asked(request, sets.setdefault(keys, keys)))
         return asked
 
     def route(self, repository: Repository) -> Route:
-        """Return where the copies of ``repository`` can go, without knowing its tags."""
+        """Return the possible destinations of ``repository``, independent of its tags."""
         repository = _lowered(repository)
         return route(self._candidates(repository), repository)
 
     def explain(self, reference: Reference) -> tuple[Explanation, ...]:
-        """Return what every rule says about ``reference``, in the order of the file."""
+        """Return the decision of every rule about ``reference``, in the order of the file."""
         reference = Reference(_lowered(reference.repository), reference.tag, reference.digest)
         return tuple(_explain(rule, reference) for rule in self._rules)
 
     def sources(self) -> tuple[Source, ...]:
-        """Return what a backfill must look through, each repository and each glob once.
+        """Return the sources of a backfill, each repository and each glob once.
 
-        What needs its tags listed comes first. So whoever takes a repository the first time it turns up, and skips
-        it later, knows then whether any rule needs its tags.
+        Sources whose tags must be listed come first, so that a backfill can skip a repository that it has seen
+        before.
         """
         found: dict[tuple[str, str], Source] = {}
         for rule in self._rules:
@@ -146,24 +146,20 @@ class Rules:
         return tuple(sorted(found.values(), key=lambda source: not source.needs_tags))
 
     def hosts_of(self, keys: Collection[str]) -> frozenset[str]:
-        """Return the hosts that some rules copy from and to.
-
-        Args:
-            keys: of these rules.
-        """
+        """Return the hosts that the rules with these ``keys`` copy from and to."""
         return frozenset(_hosts(rule for rule in self._rules if rule.key in keys))
 
     def credentials(self, repository: Repository) -> Access | None:
-        """Return how ``repository`` is reached and as whom, by the longest key of ``auth`` that fits.
+        """Return the access to ``repository`` by the longest matching key of ``auth``.
 
-        Logins that stand elsewhere are only for hosts that the rules name: a person may have many more, and who can
-        write to the queue must not be able to use them.
+        Logins from outside the file are used only for hosts that the rules name. Docker's configuration may hold
+        many more, and a job forged in the queue must not be able to use them.
 
         Returns:
-            The access, without a login where the file says ``anonymous``; None if no key fits, here and elsewhere.
+            The access, without a login for ``anonymous``; None if no key matches here or elsewhere.
 
         Raises:
-            ConfigError: no key fits here, and what is elsewhere can't be used.
+            ConfigError: no key matches here, and the logins elsewhere can't be read.
         """
         return self._credentials.find(repository, elsewhere=repository.registry.lower() in self.hosts)
 
@@ -204,7 +200,7 @@ def _needs_tags(rule: Rule) -> bool:
 
 
 def _once(requests: list[CopyRequest]) -> list[CopyRequest]:
-    """Make one of all requests for the same copy; which one does not depend on the order they come in."""
+    """Merge the requests for the same copy. The result does not depend on their order."""
     return [request for request, _ in _merged_groups(requests)]
 
 
@@ -219,7 +215,7 @@ def _merged(group: list[CopyRequest]) -> CopyRequest:
     first = replace(
         min(group, key=lambda request: request.rule),
         options=reduce(CopyOptions.merged_with, (request.options for request in group)),
-        # One that does not wait for what it is about does more.
+        # A copy as an image needs no subject at the destination, so it wins over one as a signature.
         signature=all(request.signature for request in group),
     )
     selections: dict[TagFilter, None] = {}
@@ -227,7 +223,7 @@ def _merged(group: list[CopyRequest]) -> CopyRequest:
         if request.selection is None:
             return replace(first, selection=None)
         selections[request.selection] = None
-    # The tag is wanted if it is among the latest of one of them.
+    # The tag passes if it is among the latest of one of them.
     selection, *others = selections
     return replace(first, selection=replace(selection, others=(*selection.others, *others)))
 
@@ -245,16 +241,16 @@ def _explain(rule: Rule, reference: Reference) -> Explanation:
             continue
         destinations.update((request.destination, None) for request in judged)
         signature = any(request.signature for request in judged)
-        reasons[_fitting(rule, target, reference, signature=signature)] = None
+        reasons[_match_reason(rule, target, reference, signature=signature)] = None
     return Explanation(rule.key, bool(destinations), "; ".join(reasons), tuple(destinations))
 
 
-def _fitting(rule: Rule, target: DestinationTag, reference: Reference, *, signature: bool) -> str:
+def _match_reason(rule: Rule, target: DestinationTag, reference: Reference, *, signature: bool) -> str:
     if signature:
         what = "a digest alone" if reference.tag is None else "such a tag"
-        return f"the repository fits, and with signatures {what} is taken for one of them"
-    reason = "the repository and the digest fit" if rule.source.digest else "the repository and the tag fit"
+        return f"the repository matches, and with signatures {what} counts as a signature"
+    reason = "the repository and the digest match" if rule.source.digest else "the repository and the tag match"
     latest = target.tags.latest
     if latest is not None:
-        reason = f"{reason}, if the tag is among the latest {latest} of the source, which is seen when it is copied"
+        reason = f"{reason}, if the tag is among the latest {latest} of the source, which is checked when it is copied"
     return reason

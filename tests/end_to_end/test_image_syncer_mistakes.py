@@ -56,8 +56,8 @@ MISTAKES = {
         f'"HARBOR": {LOGIN.replace("password", "pasword")}, "ACR": {ACR_LOGIN}', NGINX, ("pasword: unknown key",)
     ),
     "a misspelt section": Mistake(BOTH, NGINX, ("image: unknown key; did you mean images?",), ', "image": {}'),
-    "a source twice": Mistake(BOTH, f'{NGINX}, "HARBOR/library/nginx": "ACR/cache/nginx"', ("second time",)),
-    "a login twice": Mistake(f'{BOTH}, "HARBOR": {LOGIN}', NGINX, ("second time",)),
+    "a source twice": Mistake(BOTH, f'{NGINX}, "HARBOR/library/nginx": "ACR/cache/nginx"', ("duplicate key",)),
+    "a login twice": Mistake(f'{BOTH}, "HARBOR": {LOGIN}', NGINX, ("duplicate key",)),
     "a variable that is not set": Mistake(
         f'"HARBOR": {LOGIN.replace(HARBOR_ADMIN[1], "${NOBODY_SET_IT}")}, "ACR": {ACR_LOGIN}',
         NGINX,
@@ -67,7 +67,7 @@ MISTAKES = {
         BOTH, '"HARBOR/library/nginx:1,2": "ACR/cache/nginx:1"', ("1 tag(s) here for 2 of the source",)
     ),
     "an expression that is none": Mistake(
-        BOTH, '"HARBOR/library/nginx:/(/": "ACR/cache/nginx"', ("is no regular expression",)
+        BOTH, '"HARBOR/library/nginx:/(/": "ACR/cache/nginx"', ("is not a regular expression",)
     ),
     "no default registry": Mistake(BOTH, NGINX, ("--registry",), without="--registry=ACR"),
 }

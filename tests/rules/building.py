@@ -1,4 +1,4 @@
-"""Rules for tests, with the least that must be written."""
+"""Builders of rules for tests, with short defaults."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def problems_in(text: str, **options: Any) -> tuple[Problem, ...]:
 
 
 def message_of(images: Any, **sections: Any) -> str:
-    """The one problem there is."""
+    """The only problem."""
     (problem,) = problems_of(images, **sections)
     return str(problem)
 
@@ -47,7 +47,7 @@ def goes_to(rules: Rules, reference: str) -> set[str]:
 
 
 def error_in(text: str, **options: Any) -> ConfigError | None:
-    """What is wrong with the text, if anything is."""
+    """The error of the text, or None if it is valid."""
     try:
         parse(text, "rules.json", **({"environ": {}} | options))
     except ConfigError as error:

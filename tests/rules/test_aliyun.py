@@ -1,4 +1,4 @@
-"""``aliyun`` in place of a login: taken in whole, and every mistake told at once without a secret."""
+"""``aliyun`` instead of a login: accepted in full, with all mistakes reported at once and no secret shown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def auth(**fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "account", [{}, {"access_key_id": "id", "access_key_secret": "hunter2", "region": "cn-beijing"}]
 )
-def test_an_account_stands_in_for_a_login(account: dict[str, str]) -> None:
+def test_an_account_replaces_a_login(account: dict[str, str]) -> None:
     access = rules_of(IMAGES, auth=auth(aliyun=account)).credentials(Repository(ACR, "mirror/nginx"))
     assert access is not None
     assert isinstance(access.logins, TemporaryLogins)
@@ -28,7 +28,7 @@ def test_an_account_stands_in_for_a_login(account: dict[str, str]) -> None:
     assert "hunter2" not in repr(access)
 
 
-def test_every_mistake_is_told_at_once_and_without_a_secret() -> None:
+def test_every_mistake_is_reported_at_once_and_without_a_secret() -> None:
     wrong = {
         "access_key_secret": "hunter2",
         "region": "Beijing!",
@@ -38,7 +38,7 @@ def test_every_mistake_is_told_at_once_and_without_a_secret() -> None:
     }
     problems = problems_of(IMAGES, auth=auth(aliyun=wrong, username="someone"))
     told = "\n".join(str(problem) for problem in problems)
-    for part in ("unknown key", "region's id", "cri-…", "host:port", "go together", "stands in place of username"):
+    for part in ("unknown key", "region's id", "cri-…", "host:port", "must be set together", "replaces username"):
         assert part in told
     assert "hunter2" not in told
 
@@ -74,8 +74,8 @@ def test_nothing_is_created_unless_the_rules_say_so() -> None:
 @pytest.mark.parametrize(
     ("create", "told"),
     [
-        ({"namespaces": True}, "says nothing of repositories: private or public"),
-        ({}, "says nothing of repositories"),
+        ({"namespaces": True}, '"repositories" is missing: private or public'),
+        ({}, '"repositories" is missing'),
         ({"repositories": "privat"}, "did you mean private?"),
         ({"repositories": True}, "must be one of private, public"),
         ({"repositories": "private", "namespaces": "yes"}, "must be true or false"),
@@ -83,7 +83,7 @@ def test_nothing_is_created_unless_the_rules_say_so() -> None:
         (True, "must be a mapping"),
     ],
 )
-def test_a_mistake_in_what_is_created_is_told_at_its_place(create: Any, told: str) -> None:
+def test_a_mistake_under_create_is_reported_at_its_path(create: Any, told: str) -> None:
     (problem,) = problems_of(IMAGES, auth=auth(aliyun={"create": create}))
     assert problem.path.startswith(f'auth["{ACR}"].aliyun.create')
     assert told in problem.message

@@ -1,4 +1,4 @@
-"""Two sources for one destination: what is certain, what is possible, and what is neither."""
+"""Collisions: certain ones, possible ones, and rules without one."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def filtered(**tags: Any) -> dict[str, Any]:
         {"a/x": X, "b/x": {"to": X, "signatures": True}},
     ],
 )
-def test_what_is_certain_is_a_problem(entries: dict[str, Any]) -> None:
+def test_a_certain_collision_is_a_problem(entries: dict[str, Any]) -> None:
     problems = problems_of(images(entries))
-    assert any("two sources for one destination" in problem.message for problem in problems), problems
+    assert any("collision" in problem.message for problem in problems), problems
     assert all(problem.path.startswith(f'images["{HARBOR}/') for problem in problems)
 
 
@@ -79,10 +79,10 @@ def test_what_is_certain_is_a_problem(entries: dict[str, Any]) -> None:
         {"b/x:1": {"to": f"{ACR}/ns/x", "signatures": True}, "a/*:2": f"{ACR}/ns/{{name}}"},
     ],
 )
-def test_what_is_possible_is_a_warning(entries: dict[str, Any]) -> None:
+def test_a_possible_collision_is_a_warning(entries: dict[str, Any]) -> None:
     warnings = [str(warning) for warning in rules_of(images(entries)).warnings if warning.path.startswith("images")]
     assert len(warnings) == 1
-    assert "two sources for one destination" in warnings[0]
+    assert "collision" in warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_what_is_possible_is_a_warning(entries: dict[str, Any]) -> None:
         {"*": f"{ACR}/ns/{{name}}"},
     ],
 )
-def test_what_is_neither_is_let_through_silently(entries: dict[str, Any]) -> None:
+def test_rules_without_a_collision_pass_silently(entries: dict[str, Any]) -> None:
     assert not [warning for warning in rules_of(images(entries)).warnings if warning.path.startswith("images")]
 
 

@@ -1,4 +1,4 @@
-"""What of an image the rules say is copied: platforms, attestations, signatures; by itself, by default, merged."""
+"""Options for parts of an image: platforms, attestations and signatures, in rules, as defaults and merged."""
 
 from __future__ import annotations
 
@@ -108,25 +108,25 @@ def test_auto_leaves_out_what_is_refused_at_acr_and_keeps_all_elsewhere(
     ("keys", "wrong"),
     [
         ({"platform": "linux/amd64"}, ".platform: unknown key; did you mean platforms?"),
-        ({"platforms": []}, '.platforms: names no platform; leave it out, or write "*/*" for all'),
-        ({"platforms": ["linux/amd64", "arm64"]}, ".platforms[1]: 'arm64' is not a platform: write os/architecture"),
-        ({"platforms": "linux/amd64,linux/arm64"}, ".platforms: 'linux/amd64,linux/arm64' is not a platform"),
-        ({"platforms": {"linux": "amd64"}}, ".platforms: must be a text, not a mapping"),
-        ({"platforms": None}, ".platforms: must be a text, not nothing"),
+        ({"platforms": []}, '.platforms: is empty; remove it, or write "*/*" for all'),
+        ({"platforms": ["linux/amd64", "arm64"]}, ".platforms[1]: 'arm64' is no platform: write os/architecture"),
+        ({"platforms": "linux/amd64,linux/arm64"}, ".platforms: 'linux/amd64,linux/arm64' is no platform"),
+        ({"platforms": {"linux": "amd64"}}, ".platforms: must be a string, not a mapping"),
+        ({"platforms": None}, ".platforms: must be a string, not nothing"),
         (
             {"platforms": ["linux/amd64", "linux/x86_64"]},
-            ".platforms[1]: the platform linux/amd64 stands here twice; remove one",
+            ".platforms[1]: duplicate platform linux/amd64; remove one",
         ),
-        ({"attestations": "stirp"}, ".attestations: 'stirp' has no meaning here; did you mean strip?"),
-        ({"attestations": "strip refused"}, ".attestations: 'strip refused' has no meaning here; known here: auto,"),
-        ({"attestations": "x"}, "known here: auto, keep, strip, fail"),
+        ({"attestations": "stirp"}, ".attestations: 'stirp' is unknown; did you mean strip?"),
+        ({"attestations": "strip refused"}, ".attestations: 'strip refused' is unknown; expected one of auto,"),
+        ({"attestations": "x"}, "expected one of auto, keep, strip, fail"),
         ({"attestations": False}, ".attestations: must be one of auto, keep, strip, fail, not true or false"),
         ({"attestations": ["keep"]}, ".attestations: must be one of auto, keep, strip, fail, not a list"),
         ({"signatures": "true"}, ".signatures: must be true or false, without quotes"),
         ({"signature": True}, ".signature: unknown key; did you mean signatures?"),
     ],
 )
-def test_what_means_nothing_is_told_with_its_place(keys: dict[str, Any], wrong: str) -> None:
+def test_an_invalid_value_is_reported_with_its_path(keys: dict[str, Any], wrong: str) -> None:
     message = message_of({f"{HARBOR}/a/b": item(**keys)})
     assert message.startswith(f'images["{HARBOR}/a/b"]')
     assert wrong in message
@@ -136,7 +136,7 @@ def test_what_means_nothing_is_told_with_its_place(keys: dict[str, Any], wrong: 
         assert wrong in message
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     keys = {"platforms": ["x", "y"], "attestations": "no", "signatures": "no", "tags": {"latest": 0}}
     problems = problems_of({f"{HARBOR}/a/b": item("nowhere", **keys)}, defaults=DEFAULTS | {"platforms": "z"})
     assert [problem.path.removeprefix(f'images["{HARBOR}/a/b"]') for problem in problems] == [
@@ -153,20 +153,20 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("platforms", "doubt"),
     [
-        (["linux/s390"], "[0]: s390 is no architecture known here; did you mean s390x?"),
-        (["linus/amd64"], "[0]: linus is no operating system known here; did you mean linux?"),
-        (["linux/arm64/v8", "linux/arm64"], "[1]: linux/arm64 takes linux/arm64/v8 too; one of them is enough"),
-        (["linux/arm", "linux/arm/v6"], "[1]: linux/arm takes linux/arm/v6 too; one of them is enough"),
-        (["linux/*", "linux/arm64"], "[1]: linux/* takes linux/arm64 too; one of them is enough"),
+        (["linux/s390"], "[0]: s390 is an unknown architecture; did you mean s390x?"),
+        (["linus/amd64"], "[0]: linus is an unknown operating system; did you mean linux?"),
+        (["linux/arm64/v8", "linux/arm64"], "[1]: linux/arm64 includes linux/arm64/v8; remove one of them"),
+        (["linux/arm", "linux/arm/v6"], "[1]: linux/arm includes linux/arm/v6; remove one of them"),
+        (["linux/*", "linux/arm64"], "[1]: linux/* includes linux/arm64; remove one of them"),
     ],
 )
-def test_a_platform_that_is_most_likely_not_meant_is_a_warning(platforms: list[str], doubt: str) -> None:
+def test_a_dubious_platform_is_a_warning(platforms: list[str], doubt: str) -> None:
     (warning,) = rules_of({f"{HARBOR}/a/b": item(platforms=platforms)}).warnings[:-1]
     assert str(warning) == f'images["{HARBOR}/a/b"].platforms{doubt}'
 
 
 @pytest.mark.parametrize("platforms", [["linux/amd64", "linux/arm64"], ["linux/arm/v6", "linux/arm/v7"], ["*/amd64"]])
-def test_platforms_that_are_meant_are_no_warning(platforms: list[str]) -> None:
+def test_sensible_platforms_are_no_warning(platforms: list[str]) -> None:
     assert len(rules_of({f"{HARBOR}/a/b": item(platforms=platforms)}).warnings) == 1
 
 
@@ -184,7 +184,7 @@ def test_the_command_line_wins_over_default_platforms_and_not_over_those_of_a_ru
 @pytest.mark.parametrize("keys", [{"platforms": "linux/amd64"}, {"attestations": "strip"}])
 def test_less_than_the_whole_can_not_go_by_the_digest_of_the_whole(keys: dict[str, str]) -> None:
     pinned = f"{HARBOR}/a/b@{SHA}"
-    assert "write a tag behind the destination" in message_of({pinned: item(**keys)})
+    assert "append a tag to the destination" in message_of({pinned: item(**keys)})
     assert options_of(item(f"{PLAIN}/x:1", **keys), f"a/b@{SHA}", f"a/b@{SHA}") != VERBATIM
     assert options_of(f"{PLAIN}/x", f"a/b@{SHA}", f"a/b@{SHA}", **keys) == VERBATIM
     assert options_of(f"{PLAIN}/x:1", f"a/b@{SHA}", f"a/b@{SHA}", **keys) != VERBATIM

@@ -1,4 +1,4 @@
-"""What rules answer: copies, reasons, sources, requests; and how equal copies of several rules become one."""
+"""Answers of rules: copies, explanations, sources, requests, and merged copies of several rules."""
 
 from __future__ import annotations
 
@@ -104,11 +104,11 @@ def test_a_request_survives_the_queue(selection: TagFilter | None) -> None:
         ({"force": True}, {"force": True}),
     ],
 )
-def test_on_the_queue_stands_only_what_is_not_as_by_default(fields: dict[str, Any], stored: dict[str, Any]) -> None:
+def test_a_stored_request_has_no_default_values(fields: dict[str, Any], stored: dict[str, Any]) -> None:
     request = CopyRequest(pushed("a/b:1"), Reference.parse(f"{ACR}/a/b:1"), "the rule", **fields)
     plain = {"source": f"{HARBOR}/a/b:1", "destination": f"{ACR}/a/b:1", "rule": "the rule"}
     assert request.to_json() == plain | stored
-    # Without the rest it is what an older version has queued.
+    # An earlier version queued only these keys.
     assert CopyRequest.from_json(json.loads(json.dumps(plain | stored))) == request
 
 
@@ -130,7 +130,7 @@ STORED = {"source": f"{HARBOR}/a/b:1", "destination": f"{ACR}/a/b:1", "rule": "z
         STORED | {"announced": 5},
     ],
 )
-def test_a_stored_request_that_means_nothing_is_a_value_error(values: Any) -> None:
+def test_an_invalid_stored_request_is_a_value_error(values: Any) -> None:
     with pytest.raises(ValueError, match=r"."):
         CopyRequest.from_json(values)
 
@@ -140,7 +140,7 @@ def test_a_stored_request_that_means_nothing_is_a_value_error(values: Any) -> No
     [
         (
             "team/api:v1",
-            ["the repository and the tag fit", "the repository team/api is not lib/x", "the digest is not given"],
+            ["the repository and the tag match", "the repository team/api is not lib/x", "the digest is not given"],
         ),
         (
             "team/api:w1",
@@ -148,7 +148,7 @@ def test_a_stored_request_that_means_nothing_is_a_value_error(values: Any) -> No
         ),
         (
             f"team/api@{SHA}",
-            ["no tag is named", "the repository team/api is not lib/x", "the repository and the digest fit"],
+            ["no tag is given", "the repository team/api is not lib/x", "the repository and the digest match"],
         ),
         ("team/a/b:v1", ["ACR can't hold a/a/b", "the repository team/a/b is not lib/x", "is not team/api"]),
         ("x/y:v1", ["the repository x/y does not match team/**", "is not lib/x", "is not team/api"]),
@@ -170,7 +170,7 @@ def test_every_rule_explains_itself(reference: str, reasons: list[str]) -> None:
     ]
     for explanation, reason in zip(explanations, reasons, strict=True):
         assert reason in explanation.reason
-        assert explanation.matches == (" fit" in reason) == bool(explanation.destinations)
+        assert explanation.matches == reason.endswith(" match") == bool(explanation.destinations)
 
 
 def test_another_registry_is_a_reason_too() -> None:

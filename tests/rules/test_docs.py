@@ -9,9 +9,9 @@ import pytest
 
 from replicator.errors import ConfigError
 from replicator.reference import Platform, Reference, Repository
-from replicator.rules import Rules, parse
+from replicator.rules import Rules, TagFilter, parse
 from replicator.rules.patterns import compile_glob
-from replicator.rules.tags import newest_first, version_of
+from replicator.rules.versions import newest_first, version_of
 
 TEXT = (Path(__file__).parents[2] / "docs" / "rules.md").read_text()
 EXAMPLES = re.findall(r"```yaml rules\n(.*?)```\n```(\w+)\n(.*?)```", TEXT, re.DOTALL)
@@ -68,6 +68,15 @@ def test_the_table_of_patterns_is_true() -> None:
             assert not compile_glob(glob).match(name), (glob, name)
 
 
+def test_the_table_of_ranges_is_true() -> None:
+    table = TEXT[TEXT.index("| range | takes | leaves out |") :].partition("\n\n")[0]
+    rows = [re.findall(r"`([^`]+)`", cells) for row in table.splitlines()[2:] for cells in row.strip("|").split(" | ")]
+    assert len(rows) == 3 * 9
+    for (range_,), taken, left in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
+        tags = TagFilter(semver=range_)
+        assert [tag for tag in [*taken, *left] if tags.matches(tag)] == taken, range_
+
+
 @pytest.mark.parametrize(
     ("wish", "taken", "left"),
     [
@@ -79,13 +88,13 @@ def test_the_table_of_patterns_is_true() -> None:
         ("*/*", ["linux/amd64", "windows/amd64"], []),
     ],
 )
-def test_what_is_said_about_platforms_is_true(wish: str, taken: list[str], left: list[str]) -> None:
+def test_the_table_of_platforms_is_true(wish: str, taken: list[str], left: list[str]) -> None:
     assert f"`{wish}`" in TEXT or f'`"{wish}"`' in TEXT
     platform = Platform.parse(wish)
     assert [text for text in [*taken, *left] if platform.matches(Platform.parse(text))] == taken
 
 
-def test_what_is_said_about_versions_is_true() -> None:
+def test_the_examples_of_versions_are_true() -> None:
     yes, no = re.findall(r"missing parts are zero\. (.+?) are versions; (.+?) are none", TEXT)[0]
     assert all(version_of(tag) for tag in re.findall(r"`([^`]+)`", yes))
     assert not any(version_of(tag) for tag in re.findall(r"`([^`]+)`", no))

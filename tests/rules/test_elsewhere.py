@@ -1,4 +1,4 @@
-"""Logins that stand elsewhere than in the rules file."""
+"""Logins from outside the rules file."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def who(rules: Rules, place: str) -> str | None:
     return access.username
 
 
-def test_what_the_rules_have_no_login_for_is_taken_from_docker(file: Path) -> None:
+def test_a_registry_without_a_login_in_the_rules_uses_dockers(file: Path) -> None:
     made = rules(file, {HARBOR: OURS}, {PLAIN: DOCKER, HARBOR: DOCKER, ACR: DOCKER})
     assert who(made, f"{PLAIN}/team/app") == "docker"
     assert who(made, f"{HARBOR}/team/app") == "ours"
     assert made.logins == ((HARBOR, "the rules"), (PLAIN, str(file)))
-    # Another registry's login in Docker's file is none of ours to warn of.
+    # Logins in Docker's file for other registries cause no warning.
     assert made.warnings == ()
 
 
@@ -82,13 +82,13 @@ def test_the_rules_file_needs_no_auth_at_all(file: Path) -> None:
 
 def test_a_login_for_a_part_of_a_rule_is_not_enough(file: Path) -> None:
     (problem,) = problems(file, {PLAIN: OURS}, {f"{HARBOR}/team/app": DOCKER})
-    assert f"is missing, or not for all that {HARBOR}/team/** names there" in problem
+    assert f"is missing or does not cover all of {HARBOR}/team/**" in problem
     assert who(rules(file, {PLAIN: OURS}, {f"{HARBOR}/team": DOCKER}), f"{HARBOR}/team/app") == "docker"
 
 
-def test_who_has_a_login_nowhere_is_told_as_before(file: Path) -> None:
+def test_a_registry_without_any_login_is_reported(file: Path) -> None:
     assert problems(file, {HARBOR: OURS, PLAIN: {"insecure": True}}, {}) == [
-        f'auth["{PLAIN}"]: no login; give username and password, or say anonymous: true'
+        f'auth["{PLAIN}"]: no login; set username and password, or anonymous: true'
     ]
 
 
@@ -96,7 +96,7 @@ def test_a_broken_login_is_an_error_only_where_it_is_needed(file: Path) -> None:
     broken = {"auth": "s3cret"}
     for entry in ({}, {PLAIN: {"insecure": True}}):
         (problem,) = problems(file, {HARBOR: OURS, **entry}, {PLAIN: broken})
-        assert f"what {file} has can't be used: auths[" in problem
+        assert f"the logins of {file} can't be used: auths[" in problem
         assert "is not username:password in base64" in problem
         assert "s3cret" not in problem
     assert rules(file, {HARBOR: OURS, PLAIN: OURS}, {PLAIN: broken}).warnings == ()

@@ -1,4 +1,4 @@
-"""What may stand in ``images``, and what is told when it is wrong."""
+"""The ``images`` section: valid values, and messages for invalid ones."""
 
 from __future__ import annotations
 
@@ -54,26 +54,26 @@ def test_every_form_of_source_and_destination(images: dict[str, Any], pushed: st
 @pytest.mark.parametrize(
     ("key", "wrong"),
     [
-        ("nginx", "'nginx' is no registry's host"),
-        ("library/nginx", "'library' is no registry's host"),
-        ("https://h.example.com/a", "without http:// or https://"),
+        ("nginx", "'nginx' is not a registry host"),
+        ("library/nginx", "'library' is not a registry host"),
+        ("https://h.example.com/a", "remove http:// or https://"),
         ("*.example.com/a", "the registry can't have wildcards"),
-        (HARBOR, "no repository is named; /** behind the host"),
-        (f"{HARBOR}/", "no repository is named"),
-        (f"{HARBOR}/Nginx", "'Nginx' is no repository's name"),
-        (f"{HARBOR}/a//b", "is no repository's name"),
-        (f"{HARBOR}/a/[bc]*", "is no pattern of repositories"),
-        (f"{HARBOR}/a:", "no tag stands behind the colon"),
-        (f"{HARBOR}/a:1,,2", "'' is no tag"),
-        (f"{HARBOR}/a:1, 2", "' 2' is no tag"),
-        (f"{HARBOR}/a:/(/", "is no regular expression"),
-        (f"{HARBOR}/a:/(", "'/(' is no tag"),
-        (f"{HARBOR}/a@sha256:abc", "'sha256:abc' is no digest"),
+        (HARBOR, "no repository; append /** to the host"),
+        (f"{HARBOR}/", "no repository; append /**"),
+        (f"{HARBOR}/Nginx", "'Nginx' is not a repository name"),
+        (f"{HARBOR}/a//b", "is not a repository name"),
+        (f"{HARBOR}/a/[bc]*", "is not a repository pattern"),
+        (f"{HARBOR}/a:", "no tag after the colon"),
+        (f"{HARBOR}/a:1,,2", "'' is not a tag"),
+        (f"{HARBOR}/a:1, 2", "' 2' is not a tag"),
+        (f"{HARBOR}/a:/(/", "is not a regular expression"),
+        (f"{HARBOR}/a:/(", "'/(' is not a tag"),
+        (f"{HARBOR}/a@sha256:abc", "'sha256:abc' is not a digest"),
         (f"{HARBOR}/a:v1@{SHA}", "a tag or a digest, not both"),
-        (f"{HARBOR}/a/*@{SHA}", "a digest needs one repository"),
+        (f"{HARBOR}/a/*@{SHA}", "a digest needs a single repository"),
     ],
 )
-def test_a_source_that_means_nothing_is_told(key: str, wrong: str) -> None:
+def test_an_invalid_source_is_reported(key: str, wrong: str) -> None:
     message = message_of({key: f"{PLAIN}/{{flat}}"})
     assert message.startswith("images")
     assert wrong in message
@@ -88,50 +88,58 @@ def test_a_source_with_several_mistakes_tells_each() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "wrong"),
     [
-        ("a/b", None, 'names no destination; "" means the default one'),
-        ("a/b", [], "names no destination"),
-        ("a/b", {"to": []}, ".to: names no destination"),
+        ("a/b", None, 'no destination; write "" for the default one'),
+        ("a/b", [], "no destination"),
+        ("a/b", {"to": []}, ".to: no destination"),
         ("a/b", {"tags": {}}, '"to" is missing'),
-        ("a/b", 5, "must begin with a registry's host"),
-        ("a/b", True, "must be a text, not true or false"),
-        ("a/b", [[TO]], "[0]: must be a text, not a list"),
+        ("a/b", 5, "must begin with a registry host"),
+        ("a/b", True, "must be a string, not true or false"),
+        ("a/b", [[TO]], "[0]: must be a string, not a list"),
         ("a/b", {"to": TO, "tag": {}}, ".tag: unknown key; did you mean tags?"),
         ("a/b", {"to": TO, "tags": ["v*"]}, ".tags: must be a mapping (key: value), not a list"),
-        ("a/b", {"to": TO, "tags": {"latest": "5"}}, ".tags.latest: must be a whole number from 1 on, without quotes"),
-        ("a/b", {"to": TO, "tags": {"latest": 0}}, ".tags.latest: must be a whole number"),
-        ("a/b", {"to": TO, "tags": {"latest": 1.5}}, ".tags.latest: must be a whole number"),
-        ("a/b", {"to": TO, "tags": {"latest": True}}, ".tags.latest: must be a whole number"),
-        ("a/b", {"to": TO, "tags": {"semver": 1.4}}, ".tags.semver: '1.4' is no range of versions"),
-        ("a/b", {"to": TO, "tags": {"semver": "^1.4"}}, ".tags.semver: '^1.4' is no range"),
-        ("a/b", {"to": TO, "tags": {"include": []}}, ".tags.include: names no tags"),
-        ("a/b", {"to": TO, "tags": {"include": ["v*", "a b"]}}, ".tags.include[1]: 'a b' is no tag"),
-        ("a/b", {"to": TO, "tags": {"exclude": "/(/"}}, ".tags.exclude: '/(/' is no regular expression"),
+        ("a/b", {"to": TO, "tags": {"latest": "5"}}, ".tags.latest: must be a positive integer, without quotes"),
+        ("a/b", {"to": TO, "tags": {"latest": 0}}, ".tags.latest: must be a positive integer"),
+        ("a/b", {"to": TO, "tags": {"latest": 1.5}}, ".tags.latest: must be a positive integer"),
+        ("a/b", {"to": TO, "tags": {"latest": True}}, ".tags.latest: must be a positive integer"),
+        (
+            "a/b",
+            {"to": TO, "tags": {"semver": "stable"}},
+            ".tags.semver: 'stable' is not a version range: write e.g. ^1.4",
+        ),
+        (
+            "a/b",
+            {"to": TO, "tags": {"semver": "^1.4, <2"}},
+            ".tags.semver: '^1.4, <2' is not a version range: here a space means and",
+        ),
+        ("a/b", {"to": TO, "tags": {"include": []}}, ".tags.include: is empty; remove it"),
+        ("a/b", {"to": TO, "tags": {"include": ["v*", "a b"]}}, ".tags.include[1]: 'a b' is not a tag"),
+        ("a/b", {"to": TO, "tags": {"exclude": "/(/"}}, ".tags.exclude: '/(/' is not a regular expression"),
         (f"a/b@{SHA}", {"to": TO, "tags": {}}, ".tags: a digest has no tags"),
-        ("a/b", "ns/x", "must begin with a registry's host that is written out, e.g. registry.cn-beijing"),
-        ("a/b", "{project}.example.com/x", "must begin with a registry's host"),
-        ("a/b", f"https://{TO}", "must begin with a registry's host"),
-        ("a/b", ACR, "names no repository"),
-        ("a/b", f"{ACR}/", "names no repository"),
-        ("a/b", f"{TO}@{SHA}", "a destination has no digest"),
+        ("a/b", "ns/x", "must begin with a registry host, e.g. registry.cn-beijing"),
+        ("a/b", "{project}.example.com/x", "must begin with a registry host"),
+        ("a/b", f"https://{TO}", "must begin with a registry host"),
+        ("a/b", ACR, "has no repository"),
+        ("a/b", f"{ACR}/", "has no repository"),
+        ("a/b", f"{TO}@{SHA}", "a destination can't have a digest"),
         ("a/b", f"{PLAIN}/X", "'X' is not a repository's name"),
         ("a/b", f"{PLAIN}/x/", "is not a repository's name"),
-        ("a/b", f"{PLAIN}/x/{{nam}}", "{nam} is no placeholder; there are {project} {repository} {name} {flat}"),
+        ("a/b", f"{PLAIN}/x/{{nam}}", "{nam} is not a placeholder; expected one of {project} {repository}"),
         ("a/b", f"{PLAIN}/x/{{name", "is not a repository's name"),
-        ("a/b", f"{TO}:v1", "tags here need as many tags written out behind the source"),
-        ("a/b:v*", f"{TO}:v1", "tags here need as many tags written out"),
-        ("a/b:/v/", f"{TO}:v1", "tags here need as many tags written out"),
+        ("a/b", f"{TO}:v1", "tags here need as many tags, without wildcards, after the source"),
+        ("a/b:v*", f"{TO}:v1", "tags here need as many tags, without wildcards"),
+        ("a/b:/v/", f"{TO}:v1", "tags here need as many tags, without wildcards"),
         ("a/b:1,2", f"{TO}:v1", "1 tag(s) here for 2 of the source"),
-        ("a/b:1", f"{TO}:a b", "'a b' is no tag"),
-        ("a/b:1", f"{TO}:", "'' is no tag"),
+        ("a/b:1", f"{TO}:a b", "'a b' is not a tag"),
+        ("a/b:1", f"{TO}:", "'' is not a tag"),
         (f"a/b@{SHA}", f"{TO}:v1,v2", "a digest gets one tag"),
         ("a/b", f"{HARBOR}/a/b", "copied onto itself"),
         ("a/b:1,2", f"{HARBOR}/a/b:3,2", "copied onto itself"),
         (f"a/b@{SHA}", f"{HARBOR}/a/b", "copied onto itself"),
-        ("b", f"{PLAIN}/{{project}}/x", "b stands in no project, which {project} asks for"),
-        ("b*", f"{PLAIN}/{{project}}/{{name}}", "{project} asks for a repository in a project"),
+        ("b", f"{PLAIN}/{{project}}/x", "b is in no project, and {project} needs one"),
+        ("b*", f"{PLAIN}/{{project}}/{{name}}", "{project} needs a repository in a project"),
     ],
 )
-def test_a_destination_that_means_nothing_is_told(key: str, value: Any, wrong: str) -> None:
+def test_an_invalid_destination_is_reported(key: str, value: Any, wrong: str) -> None:
     message = message_of({f"{HARBOR}/{key}": value})
     assert message.startswith(f'images["{HARBOR}/{key}"]')
     assert wrong in message
@@ -140,17 +148,17 @@ def test_a_destination_that_means_nothing_is_told(key: str, value: Any, wrong: s
 @pytest.mark.parametrize(
     ("key", "to", "wrong"),
     [
-        ("a/b", f"{ACR}/x", "exactly namespace/name, not 1 segment; put a namespace in front"),
-        ("a/b", f"{ACR}/x/y/z", "not 3 segments; {flat} makes one segment"),
+        ("a/b", f"{ACR}/x", "namespace/name, not 1 segment; put a namespace in front"),
+        ("a/b", f"{ACR}/x/y/z", "not 3 segments; use {flat} to make one segment"),
         ("team/app/api", "", f'not 3 segments; instead of "" write {ACR}/mirror/{{flat}}'),
         ("a/b/c", f"{ACR}/ns/{{name}}", "ACR can't hold ns/b/c"),
-        ("a/b/*", f"{ACR}/ns/{{name}}", "ACR can't hold what this becomes"),
-        ("a/**", f"{ACR}/ns/x/{{flat}}", "ACR can't hold what this becomes"),
+        ("a/b/*", f"{ACR}/ns/{{name}}", "ACR can't hold the resulting name"),
+        ("a/**", f"{ACR}/ns/x/{{flat}}", "ACR can't hold the resulting name"),
         ("a/**", f"{ACR}/{{flat}}", "not 1 segment; put a namespace in front"),
         ("a/b/**", "", "not many segments"),
     ],
 )
-def test_what_acr_can_never_hold_is_told_with_the_way_out(key: str, to: str, wrong: str) -> None:
+def test_a_name_that_acr_can_never_hold_is_reported_with_advice(key: str, to: str, wrong: str) -> None:
     assert wrong in message_of({f"{HARBOR}/{key}": to})
 
 
@@ -169,7 +177,7 @@ def test_other_registries_hold_any_name() -> None:
 def test_what_acr_can_hold_only_in_part_is_a_warning_and_an_explained_refusal() -> None:
     rules = rules_of({f"{HARBOR}/team/**": ""})
     (warning,) = [warning for warning in rules.warnings if warning.path.startswith("images")]
-    assert "some repositories that match can't be copied to ACR" in warning.message
+    assert "some matching repositories can't be copied to ACR" in warning.message
     assert f"{ACR}/mirror/{{flat}}" in warning.message
     assert goes_to(rules, f"{HARBOR}/team/api:1") == {f"{ACR}/mirror/api:1"}
     assert goes_to(rules, f"{HARBOR}/team/app/api:1") == set()
@@ -178,9 +186,9 @@ def test_what_acr_can_hold_only_in_part_is_a_warning_and_an_explained_refusal() 
 @pytest.mark.parametrize(
     ("defaults", "missing"),
     [
-        (None, "give defaults.registry and defaults.namespace, or --registry and --namespace"),
-        ({"registry": ACR}, "give defaults.namespace, or --namespace"),
-        ({"namespace": "n"}, "give defaults.registry, or --registry"),
+        (None, "set defaults.registry and defaults.namespace, or pass --registry and --namespace"),
+        ({"registry": ACR}, "set defaults.namespace, or pass --namespace"),
+        ({"namespace": "n"}, "set defaults.registry, or pass --registry"),
     ],
 )
 def test_an_empty_destination_needs_defaults(defaults: dict[str, str] | None, missing: str) -> None:
@@ -191,29 +199,29 @@ def test_an_empty_destination_needs_defaults(defaults: dict[str, str] | None, mi
     ("defaults", "wrong"),
     [
         ({"registry": "https://x.example.com", "namespace": "n"}, "defaults.registry: 'https://x.example.com' is no"),
-        ({"registry": ACR, "namespace": "N"}, "defaults.namespace: 'N' is no namespace"),
+        ({"registry": ACR, "namespace": "N"}, "defaults.namespace: 'N' is not a namespace"),
         ({"registry": ACR, "namespace": "${NOT_SET}"}, "defaults.namespace: the environment variable NOT_SET"),
         ({"registry": ACR, "namespace": "n", "project": "x"}, "defaults.project: unknown key"),
-        ({"registry": ACR, "namespace": ["n"]}, "defaults.namespace: must be a text"),
+        ({"registry": ACR, "namespace": ["n"]}, "defaults.namespace: must be a string"),
         ({"registry": ACR, "namespace": "n/m"}, "the default namespace must be one segment"),
         ([], "defaults: must be a mapping"),
     ],
 )
-def test_wrong_defaults_are_told_once(defaults: Any, wrong: str) -> None:
+def test_invalid_defaults_are_reported_once(defaults: Any, wrong: str) -> None:
     problems = problems_of({f"{HARBOR}/a/b": ""}, defaults=defaults)
     assert wrong in str(problems[0])
 
 
 def test_no_tag_that_can_pass_is_a_warning() -> None:
     rules = rules_of({f"{HARBOR}/a/b:1,2": {"to": TO, "tags": {"semver": ">3"}}})
-    assert any("no tag of 1, 2 passes" in warning.message for warning in rules.warnings)
+    assert any("none of the tags 1, 2 passes" in warning.message for warning in rules.warnings)
 
 
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [
         ("[]", "must be a mapping (key: value), not a list"),
-        ("rules", "must be a mapping (key: value), not a text"),
+        ("rules", "must be a mapping (key: value), not a string"),
         ("{}", "images: is missing"),
         ("images: {}", "images: is empty"),
         ("images: [a]", "images: must be a mapping"),
@@ -222,11 +230,11 @@ def test_no_tag_that_can_pass_is_a_warning() -> None:
         (text_of({f"{HARBOR}/a/b": ""}, auth=[]), "auth: must be a mapping"),
     ],
 )
-def test_a_text_that_is_no_rules_file_is_told(text: str, wrong: str) -> None:
+def test_a_text_that_is_no_rules_file_is_refused(text: str, wrong: str) -> None:
     assert wrong in "\n".join(map(str, problems_in(text)))
 
 
-def test_everything_that_is_wrong_is_told_at_once() -> None:
+def test_all_mistakes_of_a_file_are_reported_at_once() -> None:
     problems = problems_in(
         """
         auth:
@@ -238,20 +246,20 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
           nohost/x: registry.cn-beijing.aliyuncs.com/a/b/c
           other.example.com/a/*:
             to: registry.cn-beijing.aliyuncs.com/a/b
-            tags: {semver: "^1", latest: none, includ: x}
+            tags: {semver: "^one", latest: none, includ: x}
         """
     )
     text = "\n".join(map(str, problems))
     for wrong in [
-        "second time (line 7, column 11)",
+        "duplicate key (line 7, column 11)",
         "pasword: unknown key",
         "username without a password",
         "NOT_SET is not set",
         '"" needs a default registry',
-        "'nohost' is no registry's host",
-        "all repositories that match would go into one",
-        "'^1' is no range",
-        "latest: must be a whole number",
+        "'nohost' is not a registry host",
+        "all matching repositories would go to one destination",
+        "'^one' is not a version range",
+        "latest: must be a positive integer",
         "includ: unknown key; did you mean include?",
         'auth["other.example.com"]: is missing',
     ]:

@@ -1,8 +1,10 @@
-"""From files to rules: one file or two, what can't be read, and what the command line adds."""
+"""Loading of rules: one file or two, unreadable files, and options of the command line."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,7 +63,7 @@ def test_two_files_are_the_mappings_themselves(tmp_path: Path) -> None:
     assert goes_to(rules, f"{HARBOR}/a/b:1") == {f"{ACR}/a/b:1"}
 
 
-def test_what_is_wrong_in_two_files_is_told_together(tmp_path: Path) -> None:
+def test_mistakes_in_two_files_are_reported_together(tmp_path: Path) -> None:
     auth, images = tmp_path / "auth.yaml", tmp_path / "images.yaml"
     auth.write_text(f"{HARBOR}: {{username: u}}\n{HARBOR}: {{anonymous: true}}\n")
     images.write_text("nohost: ''\n")
@@ -81,7 +83,7 @@ def test_a_file_of_images_alone_lacks_credentials(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("given", ["nothing", "auth alone", "all"])
-def test_which_files_go_together_is_told(tmp_path: Path, given: str) -> None:
+def test_the_two_files_of_image_syncer_are_told_apart(tmp_path: Path, given: str) -> None:
     path = tmp_path / "x"
     files = {"nothing": (None, None, None), "auth alone": (None, path, None), "all": (path, path, path)}
     config, auth, images = files[given]
@@ -89,9 +91,9 @@ def test_which_files_go_together_is_told(tmp_path: Path, given: str) -> None:
         load(config, auth=auth, images=images)
 
 
-def test_what_cannot_be_read_names_the_file_and_the_way_out(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported_with_advice(tmp_path: Path) -> None:
     for name, content, wrong in [
-        ("binary", b"images: \xff", "not UTF-8 text"),
+        ("binary", b"images: \xff", "it is not UTF-8"),
         ("large", b"#" * (1024 * 1024 + 1), "larger than 1024 KiB"),
         ("typo", b"images:\n  a: [\n", "not valid YAML"),
     ]:
@@ -115,7 +117,7 @@ def test_the_command_line_wins_over_the_defaults() -> None:
     assert goes_to(rules, f"{HARBOR}/library/nginx:1") == {f"{ACR}/mine/nginx:1"}
 
 
-def test_a_wrong_option_is_told_by_its_name() -> None:
+def test_an_invalid_option_is_reported_by_its_name() -> None:
     with pytest.raises(ConfigError) as caught:
         parse(text_of(IMAGES), "x", environ={}, registry=f"https://{ACR}", namespace="")
     assert [problem.path for problem in caught.value.problems] == ["--registry", "--namespace"]
@@ -142,3 +144,15 @@ def test_problems_come_in_the_order_of_the_sections() -> None:
         parse(text, "x", environ={})
     sections = [problem.path.partition(".")[0].partition("[")[0] for problem in caught.value.problems]
     assert list(dict.fromkeys(sections)) == ["images", "defaults", "auth"]
+
+
+def test_libraries_for_expressions_and_ranges_are_loaded_on_first_use_only() -> None:
+    program = (
+        "import sys; from replicator.rules import TagFilter; "
+        "late = ('re2', 'nodesemver', 'packaging.specifiers'); "
+        "print([name for name in late if name in sys.modules]); "
+        "TagFilter(include=('/a/',), semver='^1').matches('1'); "
+        "print([name for name in late if name in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines() == ["[]", "['re2', 'nodesemver', 'packaging.specifiers']"]

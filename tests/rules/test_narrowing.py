@@ -1,4 +1,4 @@
-"""A part of the rules: which sources are looked through, and which copies are meant."""
+"""Selection of a part of the rules: its sources and its copies."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def looked_through(narrowing: Narrowing) -> set[str]:
 
 
 def taken(narrowing: Narrowing, rules: Rules, name: str = "team/app", host: str = HARBOR) -> set[tuple[str, str]]:
-    """The copies that are meant, by the source's tag and the destination's path."""
+    """The selected copies, by the source's tag and the destination's path."""
     return {
         (str(asked.request.source.tag), asked.request.destination.repository.name)
         for asked in rules.asked(Repository(host, name), TAGS)
@@ -59,7 +59,7 @@ def taken(narrowing: Narrowing, rules: Rules, name: str = "team/app", host: str 
     }
 
 
-def test_without_a_word_everything_is_meant(rules: Rules) -> None:
+def test_without_options_everything_is_selected(rules: Rules) -> None:
     narrowing = Narrowing(rules)
     assert narrowing.sources() == rules.sources()
     assert len(taken(narrowing, rules)) == 4 + 3 + 2
@@ -80,7 +80,7 @@ def test_without_a_word_everything_is_meant(rules: Rules) -> None:
         (["*/app"], {f"{HARBOR}/** in None", f"{HARBOR}/team/** in team", f"{HARBOR}/team/app"}),
     ],
 )
-def test_only_what_can_match_is_looked_through(rules: Rules, only: list[str], places: set[str]) -> None:
+def test_only_sources_that_can_match_are_listed(rules: Rules, only: list[str], places: set[str]) -> None:
     assert looked_through(Narrowing(rules, only)) == places
 
 
@@ -98,18 +98,18 @@ def test_only_what_can_match_is_looked_through(rules: Rules, only: list[str], pl
         ([f"{OTHER}/x"], set()),
     ],
 )
-def test_only_the_tags_that_match_are_meant(rules: Rules, only: list[str], tags: set[str]) -> None:
+def test_only_matching_tags_are_selected(rules: Rules, only: list[str], tags: set[str]) -> None:
     assert {tag for tag, _ in taken(Narrowing(rules, only), rules)} == tags
 
 
-def test_only_the_copies_of_the_rules_that_are_named_are_meant(rules: Rules) -> None:
+def test_only_copies_of_the_named_rules_are_selected(rules: Rules) -> None:
     assert taken(Narrowing(rules, keys=[APP]), rules) == {("v1", "app"), ("v2", "app")}
     assert taken(Narrowing(rules, ["team/*:v1*"], [TEAM, APP]), rules) == {
         ("v1", "app"), ("v1", "team/app"), ("v10", "team/app"),
     }  # fmt: skip
 
 
-def test_what_of_an_image_is_copied_stays_as_all_rules_together_say() -> None:
+def test_a_selected_copy_keeps_the_options_of_all_rules() -> None:
     rules = rules_of(
         {
             f"{HARBOR}/a/b": {"to": f"{PLAIN}/b", "platforms": "linux/amd64"},
@@ -132,7 +132,7 @@ def test_a_rule_whose_copies_another_asks_for_too_has_matched() -> None:
     assert unmatched(Narrowing(rules), listed) == []
 
 
-def test_what_found_nothing_is_told_and_what_was_left_out_is_not(rules: Rules) -> None:
+def test_selected_sources_without_a_match_are_reported(rules: Rules) -> None:
     listed = rules.asked(Repository(HARBOR, "other/app"), TAGS)
     assert unmatched(Narrowing(rules), listed) == [f"the rule {key} matches nothing" for key in (TEAM, APP, FOREIGN)]
     assert unmatched(Narrowing(rules, keys=[APP, EVERYTHING]), listed) == [f"the rule {APP} matches nothing"]
@@ -146,19 +146,19 @@ def test_what_found_nothing_is_told_and_what_was_left_out_is_not(rules: Rules) -
         (
             [],
             ["harbor.example.com/teams/**"],
-            ["--rule: 'harbor.example.com/teams/**' is no key under images; did"],
+            ["--rule: 'harbor.example.com/teams/**' is not a key under images; did"],
         ),
-        ([], ["z"], ["--rule: 'z' is no key under images; known here: "]),
-        (["team/APP"], [], ["--only: 'team/APP': 'team/APP' is no repository's name"]),
-        (["team/app:"], [], ["--only: 'team/app:': no tag stands behind the colon"]),
-        ([HARBOR], [], [f"--only: '{HARBOR}': no repository is named"]),
+        ([], ["z"], ["--rule: 'z' is not a key under images; expected one of "]),
+        (["team/APP"], [], ["--only: 'team/APP': 'team/APP' is not a repository name"]),
+        (["team/app:"], [], ["--only: 'team/app:': no tag after the colon"]),
+        ([HARBOR], [], [f"--only: '{HARBOR}': no repository; append /**"]),
         (["elsewhere.example.com:1/a"], [], ["--only: no rule copies from elsewhere.example.com:1; "]),
-        (["", "*"], ["z"], ["--rule: 'z'", "--only: '': no repository is named"]),
+        (["", "*"], ["z"], ["--rule: 'z'", "--only: '': no repository; append /**"]),
         (["x", "team/app"], [TEAM], ["--only: none of these rules copies from x"]),
         ([f"{OTHER}/y"], [], [f"--only: no rule copies from {OTHER}/y"]),
     ],
 )
-def test_what_can_not_be_meant_is_told_with_its_option(
+def test_an_invalid_selection_is_reported_with_its_option(
     rules: Rules, only: list[str], keys: list[str], problems: list[str]
 ) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -1,4 +1,4 @@
-"""What holds for every rules file and every reference."""
+"""Properties of every rules file and every reference."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ REFERENCES = st.builds(
 
 
 def usable(images: dict[str, Any]) -> Rules | None:
-    """Rules of those keys that have no problem on their own, as long as they have none together."""
+    """Rules of the keys without a problem, alone and together."""
     good: dict[str, Any] = {}
     rules = None
     for key, value in images.items():
@@ -158,7 +158,7 @@ def test_a_backfill_looks_through_every_repository_a_push_could_name(images: dic
 
 
 def asks(rules: Rules, repository: Repository, tags: list[str]) -> list[tuple[str, list[str]]]:
-    """What is asked for, each copy with its askers, in an order of its own."""
+    """The requested copies, each with its rules, sorted."""
     return sorted(
         (json.dumps(asked.request.to_json(), sort_keys=True), sorted(asked.rules))
         for asked in rules.asked(repository, tags)
@@ -166,7 +166,9 @@ def asks(rules: Rules, repository: Repository, tags: list[str]) -> list[tuple[st
 
 
 @given(IMAGES, st.dictionaries(st.sampled_from(TAGS), st.integers(0, 3)))
-def test_what_need_not_be_seen_whole_is_asked_for_in_any_parts(images: dict[str, Any], paged: dict[str, int]) -> None:
+def test_tags_can_come_in_pages_unless_they_must_be_seen_together(
+    images: dict[str, Any], paged: dict[str, int]
+) -> None:
     rules = usable(images)
     if rules is None:
         return

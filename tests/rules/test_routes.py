@@ -1,4 +1,4 @@
-"""What is known of a repository's copies before its tags are."""
+"""Routes: the destinations of a repository before its tags are known."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_route_leads_to_every_destination_of_every_rule_about_the_repository()
     assert places(rules.route(Repository(HARBOR, "c")).destinations) == set()
 
 
-def test_what_goes_by_digest_or_can_not_be_held_leads_nowhere() -> None:
+def test_a_digest_and_an_impossible_name_have_no_route() -> None:
     rules = rules_of({f"{HARBOR}/a/x@{SHA}": f"{PLAIN}/one", f"{HARBOR}/a/**": f"{ACR}/ns/{{name}}"})
     assert places(rules.route(Repository(HARBOR, "a/x")).destinations) == {f"{ACR}/ns/x"}
     unfit = rules.route(Repository(HARBOR, "a/x/y"))

@@ -1,4 +1,4 @@
-"""The JSON schema takes what the parser takes, and knows the same keys."""
+"""The JSON schema accepts what the parser accepts, and has the same keys."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def is_taken(file: Any) -> bool:
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The way to everything in a file."""
+    """The path of every value in a file."""
     yield path
     keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     for key in keys:
@@ -89,15 +89,13 @@ def at(value: Any, path: tuple[Any, ...]) -> Any:
 
 
 @given(FILES)
-def test_what_the_parser_takes_the_schema_takes(file: dict[str, Any]) -> None:
+def test_the_schema_accepts_what_the_parser_accepts(file: dict[str, Any]) -> None:
     assume(is_taken(file))
     VALIDATOR.validate(file)
 
 
 @given(FILES, st.data())
-def test_what_stands_at_a_wrong_place_the_schema_takes_only_too_often(
-    file: dict[str, Any], data: st.DataObject
-) -> None:
+def test_a_misplaced_value_is_never_refused_by_the_schema_alone(file: dict[str, Any], data: st.DataObject) -> None:
     *above, last = data.draw(st.sampled_from([path for path in places(file) if path]))
     at(file, tuple(above))[last] = data.draw(ANYTHING)
     if is_taken(file):
@@ -109,7 +107,7 @@ def test_a_key_that_the_parser_does_not_know_the_schema_does_not_know(
     file: dict[str, Any], data: st.DataObject
 ) -> None:
     assume(is_taken(file))
-    # Below auth and images stand names; everywhere else a key is a word.
+    # The keys under auth and images are names; all others are fixed words.
     words = [path for path in places(file) if isinstance(at(file, path), dict) and path not in [("auth",), ("images",)]]
     at(file, data.draw(st.sampled_from(words)))["unknown"] = data.draw(ANYTHING)
     assert not is_taken(file)
@@ -142,7 +140,7 @@ WRONG: list[Any] = [None, [], {}, True, "x", 0, [[]], [None], {"x": "y"}, [{"to"
 
 
 def refused_as_a_value(file: Any, path: tuple[Any, ...]) -> bool:
-    """Whether the parser has something against the type of what stands at ``path``, and not only its content."""
+    """Whether the parser refuses the type of the value at ``path``, and not only its content."""
     with pytest.raises(ConfigError) as caught:
         parse(json.dumps(file), "x", environ={})
     return any(
@@ -150,9 +148,9 @@ def refused_as_a_value(file: Any, path: tuple[Any, ...]) -> bool:
         for problem in caught.value.problems
         for marker in (
             "must be a mapping",
-            "must be a text",
+            "must be a string",
             "must be true or false",
-            "must be a whole number",
+            "must be a positive integer",
             "must be one of",
         )
     )

@@ -1,4 +1,4 @@
-"""Signatures in events and lists: what of them is asked for, that both agree, and that nothing else changes."""
+"""Signatures in pushes and in lists of tags: both request the same copies, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -58,9 +58,7 @@ def test_a_digest_alone_is_taken_for_a_signature() -> None:
         ("a/b:v1,v2", {"to": f"{PLAIN}/x:one,two"}),
     ],
 )
-def test_a_tag_of_signatures_goes_to_the_same_tag_whatever_the_rule_says_of_tags(
-    tag: str, key: str, keys: dict[str, Any]
-) -> None:
+def test_a_tag_of_signatures_keeps_its_name_whatever_the_filter(tag: str, key: str, keys: dict[str, Any]) -> None:
     rules = rules_for(signed(**keys), key)
     expected = signature(f":{tag}", key)
     assert rules.destinations(pushed(f"a/b:{tag}")) == (expected,)
@@ -120,11 +118,11 @@ def test_one_that_does_not_wait_for_its_image_wins() -> None:
         assert rules.destinations(pushed(f"a/b@{SHA}")) == (signature(f"@{SHA}"),)
 
 
-def test_two_images_with_one_signature_on_their_way_to_one_place_collide_as_others_do() -> None:
+def test_two_images_with_one_signature_collide_at_one_destination() -> None:
     rules = rules_of({f"{HARBOR}/a/b:1": signed(), f"{HARBOR}/a/c:2": signed()})
     warnings = [str(warning) for warning in rules.warnings if warning.path.startswith("images")]
-    message = f"signatures of an image that stands in {HARBOR}/a/b too would come from both"
-    assert warnings == [f'images["{HARBOR}/a/c:2"].to: two sources for one destination: {message}']
+    message = f"signatures of an image that is in {HARBOR}/a/b too would come from both"
+    assert warnings == [f'images["{HARBOR}/a/c:2"].to: collision: {message}']
     requests = [
         request for name in ("a/b", "a/c") for request in rules.requests(Repository(HARBOR, name), SIGNATURES[1:2])
     ]
@@ -134,16 +132,16 @@ def test_two_images_with_one_signature_on_their_way_to_one_place_collide_as_othe
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        (f"@{SHA}", "the repository fits, and with signatures a digest alone is taken for one of them"),
-        (f":{SIGNATURES[1]}", "the repository fits, and with signatures such a tag is taken for one of them"),
-        (":v1", "the repository and the tag fit"),
+        (f"@{SHA}", "the repository matches, and with signatures a digest alone counts as a signature"),
+        (f":{SIGNATURES[1]}", "the repository matches, and with signatures such a tag counts as a signature"),
+        (":v1", "the repository and the tag match"),
         (":w1", "tag w1 is not included by v*"),
     ],
 )
 def test_a_rule_with_signatures_explains_itself(name: str, reason: str) -> None:
     (explanation,) = rules_for(signed(tags={"include": "v*"})).explain(pushed(f"a/b{name}"))
     assert explanation.reason == reason
-    assert explanation.matches == ("fit" in reason)
+    assert explanation.matches == ("match" in reason)
 
 
 def test_a_rule_that_only_lets_signatures_through_is_a_rule_that_copies() -> None:
@@ -183,7 +181,7 @@ IMAGES = st.dictionaries(KEYS, st.lists(ITEMS, min_size=1, max_size=3), min_size
 
 
 def usable(images: dict[str, Any]) -> Rules | None:
-    """The rules of those items that have no problem, as long as they have none together."""
+    """Rules of the items without a problem, alone and together."""
     rules = None
     good: dict[str, Any] = {}
     for key, items in images.items():
@@ -213,7 +211,7 @@ def test_a_backfill_asks_for_exactly_what_a_push_of_each_tag_asks_for(
         and (request.selection is None or request.source.tag in request.selection.select(tags))
     }
     assert {request for request in listed if request.source.tag in tags} == wanted
-    # What a rule writes out is asked for whether it is there or not.
+    # Tags that a rule writes out are requested even if they don't exist.
     assert {(request.source, request.destination) for request in listed - wanted} <= {
         (request.source, request.destination) for request in pushes
     }

@@ -1,4 +1,4 @@
-"""Which tags pass a filter, and which are the latest."""
+"""Filters for tags, and the latest tags."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.rules import TagFilter
-from replicator.rules.tags import newest_first, version_of
+from replicator.rules.versions import newest_first, version_of
 
 if TYPE_CHECKING:
     import random
@@ -24,7 +24,8 @@ FILTERS = st.builds(
     named=st.lists(PATTERNS, max_size=2).map(tuple),
     include=st.lists(PATTERNS, max_size=2).map(tuple),
     exclude=st.lists(PATTERNS, max_size=1).map(tuple),
-    semver=st.none() | st.sampled_from([">=1.4", ">=1,<2", "~=1.4", "==1.*", ">=1.4rc1", "!=2"]),
+    semver=st.none()
+    | st.sampled_from([">=1.4", ">=1,<2", "~=1.4", "==1.*", ">=1.4rc1", "!=2", "^1.4", "1.x || ~3.1", ">=1.2.0-0 <2"]),
     latest=st.none() | st.integers(1, 5),
 )
 NESTED = st.builds(
@@ -46,11 +47,11 @@ def test_an_empty_filter_lets_everything_pass() -> None:
         ("v1.5-dev", "tag v1.5-dev is excluded by *-dev"),
         ("v1.3", "version v1.3 is not >=1.4"),
         ("v1.6.0-rc.1", "tag v1.6.0-rc.1 is a pre-release, and semver >=1.4 names none"),
-        ("vanilla", "tag vanilla is no version, and semver >=1.4 asks for one"),
+        ("vanilla", "tag vanilla is not a version, and semver >=1.4 needs one"),
         ("1.5", "tag 1.5 is not included by v*, /^release-/"),
     ],
 )
-def test_a_tag_must_pass_everything_and_the_first_obstacle_is_told(tag: str, why: str | None) -> None:
+def test_a_tag_must_pass_every_filter_and_the_first_refusal_is_the_reason(tag: str, why: str | None) -> None:
     tags = TagFilter(include=("v*", "/^release-/"), exclude=("*-dev",), semver=">=1.4", latest=20)
     assert tags.refusal(tag) == why
     assert tags.matches(tag) == (why is None)
@@ -133,13 +134,13 @@ def test_any_text_can_be_asked_about(text: str) -> None:
         {"include": 5},
         {"include": [5]},
         {"include": ["a b"]},
-        {"semver": "x"},
+        {"semver": "stable"},
         {"semver": 5},
         {"latest": 0},
         {"latest": "x"},
         {"others": [1]},
     ],
 )
-def test_a_stored_filter_that_means_nothing_is_a_value_error(values: object) -> None:
+def test_an_invalid_stored_filter_is_a_value_error(values: object) -> None:
     with pytest.raises(ValueError, match=r"."):
         TagFilter.from_json(values)

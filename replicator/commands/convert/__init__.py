@@ -1,8 +1,7 @@
-"""Whose file it is, by what stands in it.
+"""``replicator convert``: files of image-syncer, regsync and skopeo become a rules file.
 
-From other programs' files to a rules file; a module a format, without network.
-
-``replicator convert``: another program's files as a rules file.
+This module detects the program by the content of the files. Each format has a module of its own that adds rules and
+logins to a `Draft`; the draft is written and then parsed again like any rules file. Nothing contacts the network.
 """
 
 import os
@@ -23,25 +22,25 @@ from replicator.rules.document import MAX_BYTES, read_document
 __all__ = ["Converted", "File", "Options", "Program", "convert_files"]
 
 Program = Literal["image-syncer", "regsync", "skopeo"]
-"""A program whose files can be converted."""
+"""Programs whose files can be converted."""
 Part = Literal["whole", "auth", "images"]
-"""What of image-syncer's two sections a file is."""
+"""The content of a file: all of it, or one of image-syncer's two sections."""
 
 _LOGIN = frozenset({"username", "password", "insecure"})
 
 
 def read(files: Sequence[File], program: Program | None) -> tuple[Program, dict[str, Any]]:
-    """Read the files, and tell whose they are.
+    """Read the files, and detect their program.
 
     Args:
         files: one, or the two of image-syncer in any order.
-        program: whose they are said to be; None to find out.
+        program: the program, if it is known.
 
     Returns:
-        The program, and the top level of its file. Of two files it is ``auth`` and ``images``.
+        The program, and the top level of its file; for two files a mapping of ``auth`` and ``images``.
 
     Raises:
-        ConfigError: a file can't be read, they don't go together, or it can't be told whose they are.
+        ConfigError: a file can't be read, the files don't belong together, or the program can't be detected.
     """
     source = " and ".join(file.name for file in files)
     problems: list[Problem] = []
@@ -51,9 +50,11 @@ def read(files: Sequence[File], program: Program | None) -> tuple[Program, dict[
         problems += [_named(file.name, problem, alone=len(files) == 1) for problem in document.problems]
         values[file.name] = document.value
         if document.readable and not (isinstance(document.value, dict) and document.value):
-            problems.append(_named(file.name, Problem("", "is no mapping with something in it"), alone=len(files) == 1))
+            problems.append(
+                _named(file.name, Problem("", "must be a mapping with at least one key"), alone=len(files) == 1)
+            )
     if len(values) < len(files):
-        problems.append(Problem("", "the same file twice"))
+        problems.append(Problem("", "the same file is given twice"))
     if problems:
         raise ConfigError(source, problems)
     kinds = {name: _kinds(value, program) for name, value in values.items()}
@@ -71,7 +72,7 @@ def _named(name: str, problem: Problem, *, alone: bool) -> Problem:
 
 
 def _kinds(value: Mapping[str, Any], program: Program | None) -> list[tuple[Program, Part]]:
-    """Return all that a file can be."""
+    """Return every program and part that a file can be."""
     found: list[tuple[Program, Part]] = []
     entries = list(value.values())
     hosts = all(is_registry(key.partition("/")[0]) for key in value)
@@ -96,10 +97,10 @@ def _only(found: list[tuple[Program, Part]], source: str, value: Mapping[str, An
         return found[0]
     if found:
         names = " or ".join(f"{kind[0]} ({kind[1]})" if kind[1] != "whole" else kind[0] for kind in found)
-        raise ConfigError(source, [Problem("", f"can be a file of {names}: say which with --from")])
+        raise ConfigError(source, [Problem("", f"can be a file of {names}; choose one with --from")])
     keys = ", ".join(list(value)[:3])
     message = (
-        f"no file of image-syncer (auth, images), regsync (creds, sync) or skopeo sync (a registry a key), by its "
+        f"is not a file of image-syncer (auth, images), regsync (creds, sync) or skopeo sync (registries); its "
         f"keys: {keys}"
     )
     raise ConfigError(source, [Problem("", message)])
@@ -117,14 +118,14 @@ def _together(
             sections[parts[0]] = values[name]
             continue
         if len(parts) == 1:
-            what = f"a second file with {parts[0]}"
+            what = f"is a second file with {parts[0]}"
         elif found:
-            what = f"a file of {' or '.join(dict.fromkeys(kind[0] for kind in found))} by itself"
+            what = f"is a complete file of {' or '.join(dict.fromkeys(kind[0] for kind in found))}"
         else:
-            what = "neither logins by registry nor destinations by source"
-        problems.append(Problem(name, f"{what}; several files are one with auth and one with images of image-syncer"))
+            what = "has neither logins by registry nor destinations by source"
+        problems.append(Problem(name, f"{what}; two files must be the auth and the images of image-syncer"))
     if len(kinds) > 2 and not problems:
-        problems.append(Problem("", "at most two files go together: auth and images of image-syncer"))
+        problems.append(Problem("", "at most two files are allowed: the auth and the images of image-syncer"))
     if problems:
         raise ConfigError(source, problems)
     return sections
@@ -138,11 +139,11 @@ def convert_files(files: Sequence[File], options: Options, program: Program | No
 
     Args:
         files: one; or two of image-syncer, ``auth`` and ``images``, in any order.
-        options: what the files don't say.
-        program: whose they are; None to tell by what stands in them.
+        options: settings that the files don't have.
+        program: the program; None to detect it.
 
     Raises:
-        ConfigError: they can't be read, or their rules can't be used; with every problem at once.
+        ConfigError: the files can't be read, or their rules can't be used; with every problem at once.
     """
     found, sections = read(files, program)
     return finished(_FORMATS[found](sections, options), " and ".join(file.name for file in files))
@@ -152,36 +153,39 @@ def convert(
     files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FILE...", help="A file, JSON or YAML; of image-syncer also two: logins and images, in any order."
+            metavar="FILE...",
+            help="A JSON or YAML file; for image-syncer also two files, logins and images, in any order.",
         ),
     ],
     program: Annotated[
         Literal["auto", "image-syncer", "regsync", "skopeo"],
-        typer.Option("--from", help="Whose file it is; auto tells by its content."),
+        typer.Option("--from", help="The program of the file; auto detects it by the content."),
     ] = "auto",
     to: Annotated[
         str | None,
         typer.Option(
-            help="Where images go whose destination the file does not name, which is all of skopeo's.",
+            help="Destination of images for which the file names none, which is every image of skopeo's.",
             metavar="HOST[/NAMESPACE]",
         ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="The rules file to write; stdout without it.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The rules file to write; default: stdout.")] = None,
     registry: Registry = None,
     namespace: Namespace = None,
     keep_secrets: Annotated[
-        bool, typer.Option("--keep-secrets", help="Write passwords as they are, not as variables.")
+        bool, typer.Option("--keep-secrets", help="Write passwords literally instead of as variables.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the output, if it is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing output file.")] = False,
 ) -> None:
-    """Turn a file of image-syncer, regsync or skopeo sync into a rules file; what has no equivalent is told."""
+    """Convert a file of image-syncer, regsync or skopeo sync to a rules file, and report what has no equivalent."""
     if to is not None:
         if registry is not None or namespace is not None:
-            message = "says the same as --registry and --namespace together; give one of the two"
+            message = "replaces --registry and --namespace; remove it or these two"
             raise ConfigError("command line", [Problem("--to", message)])
         registry, _, namespace = to.rstrip("/").partition("/")
         if not is_registry(registry):
-            message = f"{registry!r} is no registry's host: write HOST or HOST/NAMESPACE, the host with a dot or a port"
+            message = (
+                f"{registry!r} is not a registry host: write HOST or HOST/NAMESPACE, the host with a dot or a port"
+            )
             raise ConfigError("command line", [Problem("--to", message)])
     options = Options(registry, namespace or None, keep_secrets, os.environ)
     read = [File(str(file), _text(file)) for file in files]
@@ -200,9 +204,9 @@ def convert(
 def _text(file: Path) -> str:
     try:
         with file.open("rb") as opened:
-            # One byte more, so that who parses it sees that it is too large.
+            # One byte more than allowed, so that the parser reports the file as too large.
             data = opened.read(MAX_BYTES + 1)
         return data.decode("utf-8-sig", errors="replace" if len(data) > MAX_BYTES else "strict")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(str(file), [Problem("", f"it can't be read: {reason}")]) from None

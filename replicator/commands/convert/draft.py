@@ -1,6 +1,7 @@
-"""A rules file in the making, with what a person must know about it.
+"""Draft of a rules file: logins, rules and remarks are collected, then written as YAML.
 
-A draft as the text of a rules file, which the rules' own parser has read.
+The written file is parsed before it is returned. A mistake or a warning of the parser is reported at its origin in the
+source file.
 """
 
 from __future__ import annotations
@@ -21,20 +22,15 @@ if TYPE_CHECKING:
 
     from replicator.rules.node import Node
 
-UNKNOWN = "is no key known here; left out"
-"""Told of a key that the program, as it is known here, would pass over."""
+UNKNOWN = "is an unknown key; left out"
+"""The remark on a key that the other program would ignore."""
 
 _VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of another program.
-
-    Attributes:
-        name: what people know it by.
-        text: its content.
-    """
+    """A file of another program; its name appears in messages."""
 
     name: str
     text: str
@@ -42,13 +38,13 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the files alone don't say.
+    """Settings that the files don't have.
 
     Attributes:
-        registry: where images go whose destination the file does not name.
-        namespace: likewise, in front of the name there; both are image-syncer's options of these names.
-        keep_secrets: write passwords as they are, instead of a variable for each.
-        environ: what a template of regsync's takes variables from, where rules can have none.
+        registry: the registry of images for which the file names no destination.
+        namespace: their namespace. Both are options of image-syncer.
+        keep_secrets: whether to write passwords literally instead of a variable for each.
+        environ: the variables of regsync's templates in places where rules can't have variables.
     """
 
     registry: str | None = None
@@ -59,16 +55,15 @@ class Options:
 
 @dataclass(slots=True)
 class Entry:
-    """One key of a section.
+    """The value of one key of a section.
 
     Attributes:
-        value: what stands under it.
-        place: where it comes from, in the source.
-        comments: what is told beside it.
+        origin: the path in the source that it comes from.
+        comments: lines to write above it.
     """
 
     value: Any
-    place: str
+    origin: str
     comments: list[str] = field(default_factory=list)
 
 
@@ -76,17 +71,16 @@ class Draft:
     """Collects logins and rules.
 
     Args:
-        program: whose file it is.
-        options: what the files don't say.
+        program: the name of the other program.
+        options: settings that the files don't have.
 
     Attributes:
         auth: logins by ``registry`` or ``registry/path``.
-        defaults: the section of that name.
         images: a list of destinations by source.
-        problems: what is wrong with the source.
+        problems: mistakes in the source.
         remarks: what has no equivalent, or was added.
-        comments: those of them that concern no entry.
-        variables: what newly asked-for environment variables hold, by name.
+        comments: the remarks that belong to no entry.
+        variables: descriptions of the environment variables that the file newly needs, by name.
     """
 
     def __init__(self, program: str, options: Options) -> None:
@@ -100,44 +94,44 @@ class Draft:
         self.comments: list[str] = []
         self.variables: dict[str, str] = {}
 
-    def wrong(self, place: str, message: str) -> None:
-        """Note a mistake: nothing comes of the file."""
-        self.problems.append(Problem(place, message))
+    def wrong(self, path: str, message: str) -> None:
+        """Note a mistake at ``path`` of the source, because of which no file is written."""
+        self.problems.append(Problem(path, message))
 
-    def tell(self, place: str, message: str, entry: Entry | None = None) -> None:
-        """Tell what a person must know, as a comment too.
+    def remark(self, path: str, message: str, entry: Entry | None = None) -> None:
+        """Add a remark, which is printed and also written as a comment.
 
         Args:
-            place: what it is about, in the source.
+            path: its path in the source.
             message: the remark; without secrets.
-            entry: what it concerns in the rules; None for all.
+            entry: the entry of the rules that it belongs to; None for the whole file.
         """
-        remark = Problem(place, message)
+        remark = Problem(path, message)
         if remark not in self.remarks:
             self.remarks.append(remark)
             (self.comments if entry is None else entry.comments).append(str(remark))
 
-    def add_destination(self, source: str, destination: Any, place: str) -> Entry:
-        """Add a rule, or one more destination to the rule of this ``source``."""
-        entry = self.images.setdefault(source, Entry([], place))
+    def add_destination(self, source: str, destination: Any, origin: str) -> Entry:
+        """Add a rule, or another destination to the rule of this ``source``."""
+        entry = self.images.setdefault(source, Entry([], origin))
         if destination not in entry.value:
             entry.value.append(destination)
         return entry
 
     def secret(self, value: str, name: str, of: str) -> str:
-        """Return what is written for a secret: itself, if that is wanted, else a variable.
+        """Return the text to write for a secret: a new variable, or the secret itself if that is wanted.
 
         Args:
             value: the secret.
             name: e.g. ``PASSWORD``.
-            of: the registry it is for.
+            of: its registry.
         """
         if self.options.keep_secrets or _VARIABLE.fullmatch(value):
             return value
         return self.variable(name, of)
 
     def variable(self, name: str, of: str) -> str:
-        """Return ``${NAME_REGISTRY}``, a variable that nothing else has."""
+        """Return a new variable, ``${NAME_REGISTRY}``."""
         base = f"{name}_{re.sub(r'[^A-Z0-9]', '_', of.upper())}"
         number, unique = 1, base
         while unique in self.variables:
@@ -147,7 +141,7 @@ class Draft:
         return f"${{{unique}}}"
 
     def hosts(self) -> Iterator[tuple[str, bool]]:
-        """Return every registry that the rules name, in lower case, and whether something goes there."""
+        """Return every registry that the rules name, in lower case, and whether it is a destination."""
         for source, entry in self.images.items():
             yield source.partition("/")[0].lower(), False
             for item in entry.value:
@@ -157,37 +151,37 @@ class Draft:
                         yield (name or self.defaults["registry"]).partition("/")[0].lower(), True
 
     def has_login(self, host: str) -> bool:
-        """Tell whether a key of ``auth`` is for ``host`` or a part of it."""
+        """Tell whether a key of ``auth`` begins with ``host``."""
         return any(key.partition("/")[0].lower() == host for key in self.auth)
 
 
-def known_fields(place: Node | None, known: tuple[str, ...], tell: Callable[[str, str], None]) -> dict[str, Node]:
-    """Return the places of a mapping's values; none if there is no mapping, which is noted if it is something else.
+def known_fields(node: Node | None, known: tuple[str, ...], remark: Callable[[str, str], None]) -> dict[str, Node]:
+    """Return the nodes of a mapping's values, without nulls; empty if there is no mapping.
 
     Args:
-        place: where the mapping stands.
-        known: the keys it can have.
-        tell: told of every other key: its place, and the message.
+        node: the mapping; a value of another type is noted as a mistake.
+        known: the keys to return.
+        remark: called with the path of every other key and a message.
     """
-    fields = (place.mapping() if place is not None and place.value is not None else None) or {}
+    fields = (node.mapping() if node is not None and node.value is not None else None) or {}
     for key in [key for key in fields if key not in known]:
-        tell(fields.pop(key).path, UNKNOWN)
+        remark(fields.pop(key).path, UNKNOWN)
     return {key: field for key, field in fields.items() if field.value is not None}
 
 
 _NAMED_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _WIDTH = 110
-"""Characters of a line, from which on lists and mappings are written a line an item."""
+"""Characters in a line beyond which each item of a list or mapping gets a line of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """A rules file, and what a person must know about it.
+    """A converted rules file.
 
     Attributes:
         text: the rules file, YAML.
-        variables: the environment variables that it newly asks for: those of the passwords taken out.
-        remarks: what has no equivalent or was added, each with its place in the source.
+        variables: the environment variables that it newly needs, in place of passwords.
+        remarks: what has no equivalent or was added, each with its path in the source.
     """
 
     text: str
@@ -199,16 +193,16 @@ def finished(draft: Draft, source: str) -> Converted:
     """Write the rules file.
 
     Args:
-        draft: what is in it.
-        source: the files it comes from, in words.
+        draft: its content.
+        source: the names of the source files, for messages.
 
     Raises:
-        ConfigError: there are problems with the source, or its rules can't be used; with every problem at once.
+        ConfigError: the source has mistakes, or its rules can't be used; with every problem at once.
     """
     if draft.problems:
         raise ConfigError(source, dict.fromkeys(draft.problems))
     text = _text(draft, source)
-    # Only whether a variable is set counts here, so any value will do.
+    # Parsing only needs the variables to be set; their values don't matter.
     environ = dict.fromkeys(_NAMED_VARIABLE.findall(text), "x")
     try:
         rules = parse(text, source, environ=environ)
@@ -216,14 +210,14 @@ def finished(draft: Draft, source: str) -> Converted:
         raise ConfigError(source, [_in_source(draft, problem) for problem in error.problems]) from None
     for warning in rules.warnings:
         _, entry = _entry(draft, warning.path)
-        draft.tell(_in_source(draft, warning).path, warning.message, entry)
+        draft.remark(_in_source(draft, warning).path, warning.message, entry)
     text = _text(draft, source)
     parse(text, source, environ=environ)
     return Converted(text, tuple(draft.variables), tuple(draft.remarks))
 
 
 def _entry(draft: Draft, path: str) -> tuple[str, Entry | None]:
-    """Return the key of the rules file that ``path`` is in, as a path, and its entry."""
+    """Return the path of the key that contains ``path`` in the rules file, and its entry."""
     for section, entries in (("auth", draft.auth), ("images", draft.images)):
         for key, entry in entries.items():
             own = join(section, key)
@@ -233,11 +227,11 @@ def _entry(draft: Draft, path: str) -> tuple[str, Entry | None]:
 
 
 def _in_source(draft: Draft, problem: Problem) -> Problem:
-    """Return a problem of the rules file with the place in the source that it comes from."""
+    """Return a problem of the rules file with the path in the source that it comes from."""
     own, entry = _entry(draft, problem.path)
-    if entry is None or entry.place == own:
+    if entry is None or entry.origin == own:
         return problem
-    return Problem(entry.place, f"{problem.message} (here as {problem.path})")
+    return Problem(entry.origin, f"{problem.message} (here as {problem.path})")
 
 
 def _text(draft: Draft, source: str) -> str:
@@ -260,18 +254,18 @@ def _section(entries: dict[str, Entry]) -> list[str]:
 
 
 def _comment(text: str) -> str:
-    """Return one line, whatever stands in ``text``: the names of files and keys are foreign."""
+    """Return a comment of one line. Names of files and keys may contain line breaks, which would end the comment."""
     return "# " + "".join(character if character.isprintable() else " " for character in text)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Repeats what stands twice: anchors are for machines."""
+    """Writes repeated values in full, without anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
-# What was written without quotes is a text here; it gets quotes where YAML would take it for something else.
+# A scalar without quotes is a string here; it gets quotes if YAML would take it for something else.
 _Dumper.add_representer(Plain, lambda dumper, data: dumper.represent_str(str(data)))
 
 

@@ -1,4 +1,4 @@
-"""Files of image-syncer: ``auth`` and ``images``, in one file or in two."""
+"""Converter for image-syncer: ``auth`` and ``images``, in one file or in two."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _FIELDS = ("username", "password", "insecure")
 
 
 def drafted(sections: Mapping[str, Any], options: Options) -> Draft:
-    """Return the rules that image-syncer's files mean.
+    """Return a draft from image-syncer's files.
 
     Args:
-        sections: ``auth`` and ``images``, and what else stands in a file with both.
-        options: what the files don't say.
+        sections: the top level of the file, or the contents of both files as ``auth`` and ``images``.
+        options: settings that the files don't have.
     """
     draft = Draft("image-syncer", options)
     for key in sections:
         if key not in ("auth", "images"):
-            draft.tell(key, "has no equivalent; left out")
+            draft.remark(key, "has no equivalent; left out")
     names = {"registry": options.registry, "namespace": options.namespace}
     draft.defaults = {name: given for name, given in names.items() if given is not None}
     images = sections.get("images")
@@ -34,33 +34,33 @@ def drafted(sections: Mapping[str, Any], options: Options) -> Draft:
             value = destinations if isinstance(destinations, list) else [destinations]
             draft.images[source] = Entry(value, join("images", source))
     elif images is None:
-        draft.wrong("images", "is missing: a mapping from sources to destinations, here or in a file of its own")
+        draft.wrong("images", "is missing; it maps sources to destinations, here or in a file of its own")
     else:
-        draft.wrong("images", "must be a mapping from sources to destinations")
+        draft.wrong("images", "must be a mapping of sources to destinations")
     _auth(sections.get("auth") or {}, draft)
     for host, _ in draft.hosts():
         if host and not draft.has_login(host):
-            place = join("auth", host)
-            draft.auth[host] = Entry({"anonymous": True}, place)
-            draft.tell(place, "is missing there; added without a login", draft.auth[host])
+            path = join("auth", host)
+            draft.auth[host] = Entry({"anonymous": True}, path)
+            draft.remark(path, "has no entry in the file; added without a login", draft.auth[host])
     return draft
 
 
 def _auth(entries: Any, draft: Draft) -> None:
     if not isinstance(entries, dict):
-        draft.wrong("auth", "must be a mapping of mappings")
+        draft.wrong("auth", "must be a mapping of registries to logins")
         return
     for key, given in entries.items():
-        place = join("auth", key)
+        path = join("auth", key)
         if not isinstance(given, dict):
-            draft.wrong(place, "must be a mapping with username and password")
+            draft.wrong(path, "must be a mapping with username and password")
             continue
         kept = {name: given[name] for name in _FIELDS if name in given}
         if not kept.get("username") and not kept.get("password"):
             kept = {"anonymous": True} | ({"insecure": kept["insecure"]} if "insecure" in kept else {})
         elif isinstance(kept.get("password"), str):
             kept["password"] = draft.secret(kept["password"], "PASSWORD", key)
-        draft.auth[key] = Entry(kept, place)
+        draft.auth[key] = Entry(kept, path)
         for name in given:
             if name not in _FIELDS:
-                draft.tell(join(place, name), "has no equivalent; left out", draft.auth[key])
+                draft.remark(join(path, name), "has no equivalent; left out", draft.auth[key])

@@ -1,7 +1,4 @@
-"""``creds`` in a file of regsync, and the logins of registries that it has none for.
-
-Logins that a file of another program doesn't have.
-"""
+"""Logins of a converted file: regsync's ``creds``, and placeholders for registries without a login in the source."""
 
 from __future__ import annotations
 
@@ -18,16 +15,16 @@ if TYPE_CHECKING:
 
 HUB_ENDPOINT = "registry-1.docker.io"
 """Where the registry of Docker Hub answers."""
-ANONYMOUS = "has no login there; remove anonymous: true to use the one of Docker's config.json"
-"""Told of a registry that is only read from."""
+ANONYMOUS = "has no login in the file; to use one of Docker's config.json, remove anonymous: true"
+"""The remark on a registry that is only a source."""
 
 
-def add_missing(draft: Draft, where: str) -> None:
-    """Add an entry for each registry that the rules name without a login.
+def add_missing(draft: Draft, origin: str) -> None:
+    """Add an entry for each registry of the rules that has no login.
 
     Args:
-        draft: has the rules already; gets what is missing.
-        where: the part of the source that could have had it.
+        draft: a draft with all rules.
+        origin: the path in the source where such entries belong.
     """
     pushed: dict[str, bool] = {}
     for host, is_destination in draft.hosts():
@@ -38,37 +35,34 @@ def add_missing(draft: Draft, where: str) -> None:
         login: dict[str, Any]
         if is_destination:
             login = {"username": draft.variable("USERNAME", host), "password": draft.variable("PASSWORD", host)}
-            message = "has no login there; set its variables, or remove username and password to use Docker's login"
+            message = (
+                "has no login in the file; set the variables, or remove username and password to use Docker's login"
+            )
         else:
             login = {"anonymous": True}
             message = ANONYMOUS
-        draft.auth[host] = Entry(login, where)
+        draft.auth[host] = Entry(login, origin)
         if host == HUB:
             draft.auth[host].value["endpoint"] = HUB_ENDPOINT
-        draft.tell(host, message, draft.auth[host])
+        draft.remark(host, message, draft.auth[host])
 
 
 _LEFT_OUT = {
-    "credHelper": "left out: name it under credHelpers in Docker's config.json, and remove username and password here",
+    "credHelper": "left out: add it to credHelpers in Docker's config.json, and remove username and password here",
     "mirrors": "has no equivalent; left out",
     "clientCert": "has no equivalent; left out",
     "clientKey": "has no equivalent; left out",
-    "token": "has no equivalent: a login is a user and a password; left out",
+    "token": "has no equivalent: a login has a username and a password; left out",
 }
-_UNSAID = (
+_WITHOUT_EQUIVALENT = (
     *("credExpire", "credHost", "pathPrefix", "priority", "repoAuth", "api", "apiOpts", "blobChunk", "blobMax"),
     *("reqPerSec", "reqConcurrent", "scheme"),
 )
-_KNOWN = ("registry", "user", "pass", "tls", "hostname", "regcert", *_LEFT_OUT, *_UNSAID)
+_KNOWN = ("registry", "user", "pass", "tls", "hostname", "regcert", *_LEFT_OUT, *_WITHOUT_EQUIVALENT)
 
 
 def add_logins(creds: Node | None, draft: Draft) -> None:
-    """Add ``creds`` to the draft, and what its rules name beyond it.
-
-    Args:
-        creds: the list; None if there is none.
-        draft: has the rules already.
-    """
+    """Add ``creds`` and all missing logins to a draft with all rules."""
     for item in creds.items() if creds is not None and creds.value is not None else ():
         _Login(item, draft).read()
     add_missing(draft, "creds")
@@ -77,16 +71,16 @@ def add_logins(creds: Node | None, draft: Draft) -> None:
 class _Login:
     """One entry of ``creds``."""
 
-    def __init__(self, place: Node, draft: Draft) -> None:
-        self._place = place
+    def __init__(self, node: Node, draft: Draft) -> None:
+        self._node = node
         self._draft = draft
-        self._entry = Entry({}, place.path)
-        self._fields = known_fields(place, _KNOWN, self._tell)
+        self._entry = Entry({}, node.path)
+        self._fields = known_fields(node, _KNOWN, self._remark)
 
     def read(self) -> None:
         registry = self._text("registry")
         if registry is None:
-            self._place.wrong('"registry" is missing')
+            self._node.wrong('"registry" is missing')
             return
         try:
             registry = filled_in(registry, self._draft.options.environ, {})
@@ -95,7 +89,7 @@ class _Login:
             return
         registry = registry_of(registry)
         if registry in self._draft.auth:
-            self._fields["registry"].wrong("stands there twice; remove one")
+            self._fields["registry"].wrong("duplicate registry; remove one")
         self._draft.auth[registry] = self._entry
         value = self._entry.value
         user, password = self._text("user"), self._text("pass")
@@ -107,42 +101,42 @@ class _Login:
             value["password"] = self._draft.variable("PASSWORD", registry)
         else:
             value["anonymous"] = True
-            self._tell(self._place.path, ANONYMOUS)
+            self._remark(self._node.path, ANONYMOUS)
         self._way(registry)
         for name, field in self._fields.items():
-            if name in _LEFT_OUT or name in _UNSAID:
-                self._tell(field.path, _LEFT_OUT.get(name, "has no equivalent; left out"))
+            if name in _LEFT_OUT or name in _WITHOUT_EQUIVALENT:
+                self._remark(field.path, _LEFT_OUT.get(name, "has no equivalent; left out"))
 
-    def _tell(self, path: str, message: str) -> None:
-        self._draft.tell(path, message, self._entry)
+    def _remark(self, path: str, message: str) -> None:
+        self._draft.remark(path, message, self._entry)
 
     def _text(self, name: str) -> str | None:
         return self._fields[name].text() if name in self._fields else None
 
     def _secret(self, field: str, value: str, name: str, registry: str) -> str:
-        """Return what is written for a user's name or password; templates become variables."""
-        path = join(self._place.path, field)
+        """Return the text to write for a user name or a password; templates become variables."""
+        path = join(self._node.path, field)
         if is_template(value):
             stored = file_of(value)
             if stored is not None:
                 variable = self._draft.variable(name, registry)
-                self._tell(path, f"a file is not read here: set {variable[2:-1]} to what {stored} holds")
+                self._remark(path, f"files are not read: set {variable[2:-1]} to the content of {stored}")
                 return variable
             try:
                 text = with_variables(value)
                 return text if name == "USERNAME" else self._draft.secret(text, name, registry)
             except ValueError:
-                # What stands in it may be the secret itself.
+                # The template may contain the secret itself, so it is not quoted.
                 variable = self._draft.variable(name, registry)
-                self._tell(path, f"the template is not understood here: set {variable[2:-1]}")
+                self._remark(path, f"the template is not supported: set {variable[2:-1]}")
                 return variable
         if "${" in value:
-            self._tell(path, "has ${ in it, which would be a variable here, so it is put in one")
+            self._remark(path, "contains ${, which would be a variable here, so the value moves to a variable")
             return self._draft.variable(name, registry)
         return value if name == "USERNAME" else self._draft.secret(value, name, registry)
 
     def _way(self, registry: str) -> None:
-        """Add how the registry is reached."""
+        """Add the way to reach the registry."""
         value = self._entry.value
         hostname = self._text("hostname") or (HUB_ENDPOINT if registry == HUB else "")
         tls = self._fields["tls"].choice(("enabled", "insecure", "disabled")) if "tls" in self._fields else None
@@ -158,5 +152,5 @@ class _Login:
             if stored and Path(stored).is_absolute() and Path(stored).is_file():
                 value["ca_file"] = stored
             else:
-                message = "left out: write the certificate to a file, and name that as ca_file"
-                self._tell(self._fields["regcert"].path, message)
+                message = "left out: write the certificate to a file, and name the file as ca_file"
+                self._remark(self._fields["regcert"].path, message)

@@ -1,4 +1,4 @@
-"""Files of ``skopeo sync --src yaml``, as skopeo-sync(1) documents them."""
+"""Converter for ``skopeo sync --src yaml``, whose format skopeo-sync(1) documents."""
 
 from __future__ import annotations
 
@@ -18,109 +18,111 @@ if TYPE_CHECKING:
     from replicator.commands.convert.draft import Options
 
 IMAGES = ("images", "images-by-tag-regex", "images-by-semver")
-"""What a registry's entry has; one at least, to be of use."""
+"""Keys of a registry's entry that select images; an entry needs at least one."""
 FIELDS = (*IMAGES, "credentials", "tls-verify", "cert-dir")
-"""All that it can have."""
+"""All keys of a registry's entry."""
 
 
 def drafted(sections: Mapping[str, Any], options: Options) -> Draft:
-    """Return the rules that a file of skopeo means.
+    """Return a draft from a file of skopeo.
 
     Args:
-        sections: its top level, a registry a key.
-        options: what the file does not say: where images go.
+        sections: its top level, whose keys are registries.
+        options: settings that the file does not have: the destination.
     """
     draft = Draft("skopeo sync", options)
     if not options.registry:
-        message = "a file of skopeo names no destination: say --to HOST/NAMESPACE, what skopeo sync has as DESTINATION"
+        message = "a file of skopeo names no destination; pass the DESTINATION of skopeo sync as --to HOST/NAMESPACE"
         draft.wrong("--to", message)
-    draft.tell("", "skopeo sync copies the image for its own platform alone, unless it has --all; here all are copied")
-    for registry, place in (Node(dict(sections), "", draft.problems).mapping() or {}).items():
-        _Registry(registry, place, draft).read()
+    draft.remark("", "skopeo sync without --all copies only its own platform; replicator copies all platforms")
+    for registry, node in (Node(dict(sections), "", draft.problems).mapping() or {}).items():
+        _Registry(registry, node, draft).read()
     add_missing(draft, "")
     return draft
 
 
 class _Registry:
-    """What stands under one registry."""
+    """One registry's entry."""
 
-    def __init__(self, registry: str, place: Node, draft: Draft) -> None:
+    def __init__(self, registry: str, node: Node, draft: Draft) -> None:
         self._registry = registry_of(registry)
         self._draft = draft
-        self._login = Entry({}, place.path)
-        self._fields = known_fields(place, FIELDS, self._tell)
+        self._login = Entry({}, node.path)
+        self._fields = known_fields(node, FIELDS, self._remark)
         self._end = "/".join(filter(None, (draft.options.registry, draft.options.namespace)))
 
-    def _tell(self, path: str, message: str) -> None:
-        self._draft.tell(path, message, self._login)
+    def _remark(self, path: str, message: str) -> None:
+        self._draft.remark(path, message, self._login)
 
     def read(self) -> None:
-        """Add what it means to the draft; what has no equivalent is told."""
+        """Add its rules and its login to the draft."""
         if not any(name in self._fields for name in IMAGES):
-            self._tell(self._login.place, "names no images")
+            self._remark(self._login.origin, "names no images")
         for name, read in (
             ("images", self._listed),
             ("images-by-tag-regex", self._by_tag),
             ("images-by-semver", self._by_version),
         ):
-            for repository, place in (self._fields[name].mapping() or {} if name in self._fields else {}).items():
-                self._rule(repository, place, read)
+            for repository, node in (self._fields[name].mapping() or {} if name in self._fields else {}).items():
+                self._rule(repository, node, read)
         self._way()
 
-    def _rule(self, repository: str, place: Node, read: Callable[[str, str, Node], None]) -> None:
+    def _rule(self, repository: str, node: Node, read: Callable[[str, str, Node], None]) -> None:
         try:
             name = name_of(f"{self._registry}/{repository}")
         except ValueError as error:
-            place.wrong(str(error))
+            node.wrong(str(error))
             return
         if name.tag or name.digest:
-            place.wrong("names a tag or a digest, and a repository is wanted")
+            node.wrong("must be a repository without tag and digest")
             return
-        read(name.repository, f"{self._end}/{name.repository.rpartition('/')[2]}", place)
+        read(name.repository, f"{self._end}/{name.repository.rpartition('/')[2]}", node)
 
-    def _listed(self, repository: str, end: str, place: Node) -> None:
-        texts = [item.text() for item in place.items()] if place.value is not None else []
+    def _listed(self, repository: str, end: str, node: Node) -> None:
+        texts = [item.text() for item in node.items()] if node.value is not None else []
         names = [text for text in texts if text is not None]
         for text in names:
             if not is_tag(text) and not is_digest(text):
-                place.wrong(f"{shorten(text)} is no tag and no digest")
+                node.wrong(f"{shorten(text)} is neither a tag nor a digest")
         tags = [text for text in names if not is_digest(text)]
         if tags or not texts:
-            self._draft.add_destination(f"{repository}:{','.join(tags)}" if tags else repository, end, place.path)
+            self._draft.add_destination(f"{repository}:{','.join(tags)}" if tags else repository, end, node.path)
         for digest in filter(is_digest, names):
-            self._draft.add_destination(f"{repository}@{digest}", end, place.path)
+            self._draft.add_destination(f"{repository}@{digest}", end, node.path)
 
-    def _by_tag(self, repository: str, end: str, place: Node) -> None:
-        text = place.text()
+    def _by_tag(self, repository: str, end: str, node: Node) -> None:
+        text = node.text()
         if text is None:
             return
         try:
             item = {"to": end, "tags": {"include": translated(text, anchored=False)}}
         except ValueError as error:
-            self._draft.tell(place.path, f"{shorten(text)} {error}; the rule is left out")
+            self._draft.remark(node.path, f"{shorten(text)} {error}; the rule is left out")
             return
-        self._draft.add_destination(repository, item, place.path)
+        self._draft.add_destination(repository, item, node.path)
 
-    def _by_version(self, repository: str, end: str, place: Node) -> None:
-        text = place.text()
+    def _by_version(self, repository: str, end: str, node: Node) -> None:
+        text = node.text()
         if text is None:
             return
         try:
             ranges = of_skopeo(text)
         except ValueError as error:
-            self._draft.tell(place.path, f"{shorten(text)} {error}; the rule is left out")
+            self._draft.remark(node.path, f"{shorten(text)} {error}; the rule is left out")
             return
         for range_ in ranges:
             item = {"to": end, "tags": {"include": PLAIN_OF_THREE, "semver": range_}}
-            self._draft.add_destination(repository, item, place.path)
+            self._draft.add_destination(repository, item, node.path)
 
     def _way(self) -> None:
-        """Add the login, and how the registry is reached."""
-        fields = known_fields(self._fields.get("credentials"), ("username", "password", "identitytoken"), self._tell)
+        """Add the login and the way to reach the registry."""
+        fields = known_fields(self._fields.get("credentials"), ("username", "password", "identitytoken"), self._remark)
         login = self._login.value
         username, password = (fields[name].text() if name in fields else None for name in ("username", "password"))
         if "identitytoken" in fields:
-            self._tell(fields["identitytoken"].path, "has no equivalent: a login is a user and a password; left out")
+            self._remark(
+                fields["identitytoken"].path, "has no equivalent: a login has a username and a password; left out"
+            )
         if username or password:
             login["username"] = self._secret(fields, "username", username or "")
             login["password"] = self._secret(fields, "password", password or "")
@@ -129,18 +131,20 @@ class _Registry:
             login["password"] = self._draft.variable("PASSWORD", self._registry)
         else:
             login["anonymous"] = True
-            self._tell(self._login.place, ANONYMOUS)
+            self._remark(self._login.origin, ANONYMOUS)
         if "tls-verify" in self._fields and not self._fields["tls-verify"].boolean():
             login["insecure"] = True
         if "cert-dir" in self._fields:
-            message = "has no equivalent: name one file with the certificates to trust as ca_file; left out"
-            self._tell(self._fields["cert-dir"].path, message)
+            message = "has no equivalent: name a file of trusted certificates as ca_file; left out"
+            self._remark(self._fields["cert-dir"].path, message)
         if self._registry == HUB:
             login["endpoint"] = HUB_ENDPOINT
         self._draft.auth[self._registry] = self._login
 
     def _secret(self, fields: Mapping[str, Node], field: str, value: str) -> str:
         if "${" in value:
-            self._tell(fields[field].path, "has ${ in it, which would be a variable here, so it is put in one")
+            self._remark(
+                fields[field].path, "contains ${, which would be a variable here, so the value moves to a variable"
+            )
             return self._draft.variable(field.upper(), self._registry)
         return value if field == "username" else self._draft.secret(value, "PASSWORD", self._registry)

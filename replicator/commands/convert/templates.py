@@ -1,6 +1,7 @@
-"""How regsync names images, and repositories by regular expressions.
+"""Names and templates in regsync's files.
 
-Templates in regsync's files: Go's ``text/template`` with regclient's functions, of which the usual ones are read.
+Names of images default to Docker Hub, repositories may be selected by regular expressions, and strings may be Go
+templates (``text/template``) with regclient's functions, of which the common ones are supported.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 HUB = "docker.io"
-"""Where a name without a registry is."""
+"""The registry of a name without one."""
 _HUB_NAMES = ("index.docker.io", "registry-1.docker.io")
 _NAME = re.compile(r"(?P<name>[^:@]+(?::[0-9]+/[^:@]+)?)(?::(?P<tag>[^@]+))?(?:@(?P<digest>.+))?\Z")
 _PARTS = re.compile(r"(?P<any>\.[*+])|(?P<segment>\[\^/\][*+])|(?P<itself>[a-z0-9_/-]|\\[._/-])|(?P<else>.)", re.DOTALL)
@@ -27,9 +28,9 @@ class Name:
     """An image as regsync names it.
 
     Attributes:
-        repository: ``registry/repository``, with the registry that is meant where none stands.
-        tag: what stands behind the colon, if anything.
-        digest: what stands behind the @, if anything.
+        repository: ``registry/repository``, with the default registry filled in.
+        tag: the part after the colon, if there is one.
+        digest: the part after the @, if there is one.
     """
 
     repository: str
@@ -41,13 +42,13 @@ def name_of(text: str) -> Name:
     """Read ``[registry/]repository[:tag][@digest]``.
 
     Raises:
-        ValueError: it is none; the message says what is wrong.
+        ValueError: it is not an image; the message says why.
     """
     if "://" in text:
-        raise ValueError(f"has no equivalent: {shorten(text)} is no registry's image")
+        raise ValueError(f"has no equivalent: {shorten(text)} is not in a registry")
     match = _NAME.match(text)
     if match is None:
-        raise ValueError(f"{shorten(text)} is no image")
+        raise ValueError(f"{shorten(text)} is not an image")
     registry, slash, path = match["name"].partition("/")
     if not slash or not is_registry(registry):
         registry, path = HUB, match["name"]
@@ -55,41 +56,41 @@ def name_of(text: str) -> Name:
     if registry == HUB and "/" not in path:
         path = f"library/{path}"
     if not is_repository_name(path):
-        raise ValueError(f"{shorten(path)} is no repository's name")
+        raise ValueError(f"{shorten(path)} is not a repository name")
     if match["tag"] and not is_tag(match["tag"]):
-        raise ValueError(f"{shorten(match['tag'])} is no tag")
+        raise ValueError(f"{shorten(match['tag'])} is not a tag")
     if match["digest"] and not is_digest(match["digest"]):
-        raise ValueError(f"{shorten(match['digest'])} is no digest")
+        raise ValueError(f"{shorten(match['digest'])} is not a digest")
     return Name(f"{registry}/{path}", match["tag"], match["digest"])
 
 
 def registry_of(text: str) -> str:
-    """Return a registry's host by the name it has among images: Docker Hub has three."""
+    """Return the host of a registry by its name in images; Docker Hub has three names."""
     return HUB if text.lower() in _HUB_NAMES else text.lower()
 
 
 def repositories(expression: str) -> str:
-    """Return the glob for the repositories that an anchored regular expression matches whole.
+    """Return the glob that matches the same repositories as an anchored regular expression.
 
     Raises:
-        ValueError: a glob can't say it.
+        ValueError: there is no such glob.
     """
     glob, end = "", len(expression)
     for part in _PARTS.finditer(expression):
         if part["else"]:
-            raise ValueError("has no equivalent: repositories are named by *, ** and ? here")
+            raise ValueError("has no equivalent: use the wildcards *, ** and ? for repositories")
         if part["itself"]:
             glob += part["itself"].removeprefix("\\")
             continue
-        # In a name something stands between two slashes, before the first and behind the last; so + asks no more.
+        # No segment of a name is empty, so a whole segment may be * for + as well.
         alone = (not glob or glob[-1] == "/") and (part.end() == end or expression[part.end()] == "/")
         if part[0].endswith("+") and not alone:
-            raise ValueError("has no equivalent: a * here can stand for nothing")
+            raise ValueError("has no equivalent: the wildcard * also matches nothing")
         if glob.endswith("*"):
-            raise ValueError("has no equivalent: repositories are named by *, ** and ? here")
+            raise ValueError("has no equivalent: use the wildcards *, ** and ? for repositories")
         glob += "**" if part["any"] else "*"
     if not glob:
-        raise ValueError("names no repository")
+        raise ValueError("matches no repository")
     return glob
 
 
@@ -100,7 +101,7 @@ _TRIMMED = re.compile(r"\{\{-|-\}\}")
 
 
 def is_template(text: str) -> bool:
-    """Tell whether something stands in double braces in ``text``."""
+    """Tell whether ``text`` contains a template."""
     return "{{" in text
 
 
@@ -115,34 +116,34 @@ def with_variables(text: str) -> str:
     """Return ``text`` with ``${NAME}`` for each ``{{env "NAME"}}``.
 
     Raises:
-        ValueError: something else stands in braces; the message says what is understood.
+        ValueError: there is another template, or a name that can't be a variable here.
     """
 
     def variable(name: str) -> str:
         if not _VARIABLE_NAME.match(name):
-            raise ValueError(f"has no equivalent: {name!r} is no name of a variable here")
+            raise ValueError(f"has no equivalent: {name!r} can't be the name of a variable here")
         return f"${{{name}}}"
 
     if "${" in text:
-        raise ValueError("has no equivalent: ${ beside a template would be a variable here")
+        raise ValueError("has no equivalent: ${ in the same string would be a variable here")
     return _replaced(text, variable, {})
 
 
 def filled_in(text: str, environ: Mapping[str, str], values: Mapping[str, str]) -> str:
-    """Return ``text`` with what its templates stand for.
+    """Return ``text`` with its templates replaced by their values.
 
     Args:
-        text: the text.
-        environ: where ``{{env "NAME"}}`` is taken from.
-        values: what a name such as ``.Sync.Source`` stands for.
+        text: a string of the file.
+        environ: the values of ``{{env "NAME"}}``.
+        values: the values of fields such as ``.Sync.Source``.
 
     Raises:
-        ValueError: a variable is not set, or something else stands in braces.
+        ValueError: a variable is not set, or there is another template.
     """
 
     def variable(name: str) -> str:
         if not environ.get(name):
-            raise ValueError(f"rules have no variables here, and {name} is not set: set it for the conversion")
+            raise ValueError(f"the environment variable {name} is not set; set it for the conversion")
         return environ[name]
 
     return _replaced(text, variable, values)
@@ -155,8 +156,8 @@ def _replaced(text: str, variable: Callable[[str], str], values: Mapping[str, st
             return variable(call[2] or call[3] or "")
         if match[1] in values:
             return values[match[1]]
-        raise ValueError(f"has no equivalent: {match[0]!r} is a template that is not understood here")
+        raise ValueError(f"has no equivalent: the template {match[0]!r} is not supported")
 
     if _TRIMMED.search(text):
-        raise ValueError("has no equivalent: a template with {{- or -}} is not understood here")
+        raise ValueError("has no equivalent: templates with {{- or -}} are not supported")
     return _ACTION.sub(action, text)

@@ -1,4 +1,4 @@
-"""What ``skopeo sync`` brings and what the converted rules ask for are the same, at real registries."""
+"""Converted rules ask for the same copies as ``skopeo sync`` makes, at real registries."""
 
 from __future__ import annotations
 

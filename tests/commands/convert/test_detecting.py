@@ -1,4 +1,4 @@
-"""Whose file it is, is told by its content."""
+"""Detection of a file's program by its content."""
 
 from __future__ import annotations
 
@@ -53,41 +53,41 @@ def problems_of(*contents: Any, program: Program | None = None, options: Options
         ([{HOST: {"credentials": {"username": "a", "password": "b"}, "images": {"a": None}}}], "skopeo sync", OPTIONS),
     ],
 )
-def test_a_file_is_known_by_what_stands_in_it(contents: list[Any], program: str, options: Options) -> None:
+def test_a_program_is_detected_by_the_content_of_its_file(contents: list[Any], program: str, options: Options) -> None:
     assert f"a file of {program}." in text_of(*contents, options=options).splitlines()[0]
 
 
-def test_what_can_be_several_is_asked_for() -> None:
+def test_an_ambiguous_file_needs_its_program_named() -> None:
     both = {**REGSYNC, "images": IMAGES}
     (problem,) = problems_of(both)
-    assert "can be a file of regsync or image-syncer: say which with --from" in problem
+    assert "can be a file of regsync or image-syncer; choose one with --from" in problem
     assert "a file of regsync" in text_of(both, program="regsync", options=Options())
 
 
 @pytest.mark.parametrize("content", [{"version": "1", "services": {}}, {HOST: 1, "other": {}}])
-def test_what_is_none_is_refused(content: Any) -> None:
+def test_a_file_of_no_known_program_is_refused(content: Any) -> None:
     (problem,) = problems_of(content)
-    assert problem.startswith("no file of image-syncer (auth, images), regsync (creds, sync) or skopeo sync")
+    assert problem.startswith("is not a file of image-syncer (auth, images), regsync (creds, sync) or skopeo sync")
 
 
 @pytest.mark.parametrize("content", [[], {}, "x", None])
-def test_what_has_nothing_in_it_is_refused(content: Any) -> None:
-    assert problems_of(content) == ["is no mapping with something in it"]
+def test_an_empty_file_is_refused(content: Any) -> None:
+    assert problems_of(content) == ["must be a mapping with at least one key"]
 
 
 @pytest.mark.parametrize(
     ("contents", "expected"),
     [
-        ([REGSYNC, IMAGES], ["0: a file of regsync by itself"]),
+        ([REGSYNC, IMAGES], ["0: is a complete file of regsync"]),
         (
             [SKOPEO, {"auth": LOGINS, "images": IMAGES}],
-            ["0: a file of skopeo by itself", "1: a file of image-syncer by"],
+            ["0: is a complete file of skopeo", "1: is a complete file of image-syncer"],
         ),
-        ([IMAGES, IMAGES], ["1: a second file with images"]),
-        ([LOGINS, IMAGES, {"x": "y"}], ["2: neither logins by registry nor destinations by source"]),
+        ([IMAGES, IMAGES], ["1: is a second file with images"]),
+        ([LOGINS, IMAGES, {"x": "y"}], ["2: has neither logins by registry nor destinations by source"]),
     ],
 )
-def test_files_that_dont_go_together_are_told_each(contents: list[Any], expected: list[str]) -> None:
+def test_every_file_that_does_not_fit_is_reported(contents: list[Any], expected: list[str]) -> None:
     problems = problems_of(*contents)
     assert len(problems) == len(expected)
     for problem, beginning in zip(problems, expected, strict=True):
@@ -95,9 +95,7 @@ def test_files_that_dont_go_together_are_told_each(contents: list[Any], expected
 
 
 def test_logins_alone_make_no_rules() -> None:
-    assert problems_of(LOGINS) == [
-        "images: is missing: a mapping from sources to destinations, here or in a file of its own"
-    ]
+    assert problems_of(LOGINS) == ["images: is missing; it maps sources to destinations, here or in a file of its own"]
 
 
 @pytest.mark.parametrize("program", ["image-syncer", "regsync", "skopeo"])
@@ -126,7 +124,7 @@ def test_logins_alone_make_no_rules() -> None:
         },
     ],
 )
-def test_a_file_of_wrong_types_is_told_of_and_nothing_else(content: Any, program: Program) -> None:
+def test_a_file_of_wrong_types_is_reported_and_nothing_else(content: Any, program: Program) -> None:
     assert problems_of(content, program=program, options=Options() if program == "regsync" else OPTIONS)
 
 
@@ -205,9 +203,7 @@ ANY_FILE = st.one_of(
 
 
 @given(ANY_FILE, st.sampled_from(["image-syncer", "regsync", "skopeo", None]))
-def test_whatever_stands_in_a_file_it_is_converted_or_refused_in_words_without_its_secrets(
-    content: Any, program: Program | None
-) -> None:
+def test_any_file_is_converted_or_refused_in_words_without_its_secrets(content: Any, program: Program | None) -> None:
     options = OPTIONS if program != "regsync" else Options()
     found, said = None, ""
     try:
@@ -221,14 +217,14 @@ def test_whatever_stands_in_a_file_it_is_converted_or_refused_in_words_without_i
     parse(found.text, "y", environ=dict.fromkeys([*found.variables, "A"], "x"))
 
 
-async def test_a_file_that_cant_be_read_is_told_of(tmp_path: Path) -> None:
+async def test_an_unreadable_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"sync: \xe4\n")
     (tmp_path / "large.yaml").write_bytes(b"#" * 2_000_000 + b"\xe4")
     (tmp_path / "twice.yaml").write_text("sync: []\nsync: []\n")
     for name, message in (
-        ("latin.yaml", "it is not UTF-8 text"),
+        ("latin.yaml", "it is not UTF-8"),
         ("large.yaml", "larger than"),
-        ("twice.yaml", "sync: the key stands a second time"),
+        ("twice.yaml", "sync: duplicate key"),
         ("none.yaml", "No such file"),
     ):
         ended = await replicator("convert", name, cwd=tmp_path)

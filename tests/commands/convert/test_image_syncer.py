@@ -30,7 +30,7 @@ IMAGES = st.dictionaries(SOURCES, ENDS | st.lists(ENDS, min_size=1, max_size=2),
 
 
 def without_head(text: str) -> str:
-    """All but the line that names the files."""
+    """The text without the line that names the files."""
     return text.partition("\n")[2]
 
 
@@ -57,7 +57,7 @@ def test_the_converted_rules_send_every_image_where_the_original_does(images: di
         assert converted.credentials(reference.repository) == original.credentials(reference.repository)
 
 
-async def test_the_command_writes_rules_and_tells_what_it_left_out(tmp_path: Path) -> None:
+async def test_the_command_writes_rules_and_reports_what_it_left_out(tmp_path: Path) -> None:
     content = {"auth": {HARBOR: AUTH[HARBOR]}, "images": {f"{HARBOR}/library/nginx": ""}, "proc": "3"}
     (tmp_path / "old.json").write_text(json.dumps(content))
     arguments = ("convert", "old.json", "--output=rules.yaml", f"--registry={ACR}", "--namespace=ns")
@@ -74,7 +74,7 @@ async def test_the_command_writes_rules_and_tells_what_it_left_out(tmp_path: Pat
     assert SECRET in (tmp_path / "rules.yaml").read_text()
 
 
-def test_what_stands_without_quotes_stays_the_text_that_it_is() -> None:
+def test_a_scalar_without_quotes_keeps_its_text() -> None:
     text = f"""
 auth:
   {HARBOR}: {{username: 0123, password: 1.10, insecure: true}}
@@ -103,10 +103,10 @@ async def test_two_files_go_in_any_order_and_to_says_where(tmp_path: Path) -> No
     assert ended.out.startswith("# From images.yaml and auth.json, a file of image-syncer")
     twice = await replicator("convert", "images.yaml", "auth.json", f"--to={ACR}/ns", "--registry=x.y", cwd=tmp_path)
     assert twice.code == 2
-    assert "--to: says the same" in twice.err
+    assert "--to: replaces --registry and --namespace" in twice.err
 
 
-async def test_rules_that_cant_be_used_are_told_with_their_place(tmp_path: Path) -> None:
+async def test_unusable_rules_are_reported_with_their_path(tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text(json.dumps({"auth": {HARBOR: "x"}, "images": {f"{HARBOR}/UPPER": f"{ACR}/a/b"}}))
     ended = await replicator("convert", "old.json", cwd=tmp_path)
     assert (ended.code, ended.out) == (2, "")
@@ -114,10 +114,10 @@ async def test_rules_that_cant_be_used_are_told_with_their_place(tmp_path: Path)
     (tmp_path / "old.json").write_text(json.dumps({"images": {f"{HARBOR}/UPPER": f"{ACR}/a/b"}}))
     ended = await replicator("convert", "old.json", cwd=tmp_path)
     assert (ended.code, ended.out) == (2, "")
-    assert f"images[\"{HARBOR}/UPPER\"]: 'UPPER' is no repository" in ended.err
+    assert f"images[\"{HARBOR}/UPPER\"]: 'UPPER' is not a repository" in ended.err
 
 
-def test_a_remark_stands_at_the_entry_that_it_is_about() -> None:
+def test_a_remark_is_written_at_its_entry() -> None:
     text = json.dumps(
         {"auth": {HARBOR: AUTH[HARBOR] | {"proxy\nx: y": "z"}}, "images": {f"{HARBOR}/a/b": f"{ACR}/a/b"}}
     )
