@@ -1,4 +1,4 @@
-"""One line an event on stderr or in a file, for people or for machines; other libraries' lines come out the same."""
+"""Logging setup: one line per event, to stderr or a file, for people or as JSON, including the lines of libraries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Format = Literal["auto", "console", "json"]
 
 
 class _File(logging.handlers.WatchedFileHandler):
-    """Appends to a file; one that can't be opened again after a rotation loses lines, but stops no work."""
+    """Appends to a file. If it can't be reopened after a rotation, lines are lost, but no work stops."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -30,7 +30,7 @@ class _File(logging.handlers.WatchedFileHandler):
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
-    """Writes to what ``sys.stderr`` is at that moment, so that a progress display can take the lines in."""
+    """Writes to whatever ``sys.stderr`` is at that moment: a progress display replaces it while it is shown."""
 
     @property
     def stream(self) -> TextIO:
@@ -45,9 +45,9 @@ def configure_logs(level: str = "info", form: Format = "auto", file: Path | None
     """Set up logging for this process.
 
     Args:
-        level: the least that is logged: debug, info, warning or error.
+        level: the minimum level: debug, info, warning or error.
         form: console, json, or auto: console on a terminal, json elsewhere.
-        file: where the lines go instead of stderr; it is appended to, and reopened when it was rotated.
+        file: appended to instead of stderr, and reopened after a rotation.
 
     Raises:
         ConfigError: the file can't be written.
@@ -91,17 +91,17 @@ def configure_logs(level: str = "info", form: Format = "auto", file: Path | None
         root.removeHandler(old)
         old.close()
     root.addHandler(handler)
-    # A line that can't be written, to a full disk or a closed terminal, is lost without a trace of its own.
+    # A line that can't be written, because the disk is full or the terminal closed, is dropped without a traceback.
     logging.raiseExceptions = False
     root.setLevel(level.upper())
-    # What they say below a warning is about themselves.
+    # Below a warning they only log their own internals.
     for noisy in ("arq", "asyncio", "uvicorn", "aiohttp", "redis"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def _rendering(console: bool, *, colors: bool) -> list[Any]:
     if console:
-        # The default formatter shows the variables of every frame, passwords among them.
+        # The default formatter prints the local variables of every frame, passwords among them.
         plain = structlog.dev.plain_traceback
         return [structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False, exception_formatter=plain)]
     return [

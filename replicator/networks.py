@@ -1,4 +1,4 @@
-"""Lists of addresses and networks, as people write them in a setting."""
+"""IP addresses and networks: lists of them in settings, and which addresses are internal."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_netw
 
 _SEPARATOR = re.compile(r"[\s,]+")
 _METADATA_SERVICES = frozenset({"100.100.100.200", "fd00:ec2::254"})
-"""Those of Alibaba Cloud and AWS that are at no link-local address; they hand out credentials."""
+"""Instance metadata of Alibaba Cloud and AWS outside of the link-local range; they hand out credentials."""
 _MAPPED_BITS = 96
-"""The length of ``::ffff:`` before an IPv4 address (RFC 4291, section 2.5.5.2)."""
+"""Length of the prefix ``::ffff:`` of an IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2)."""
 
 
 class Networks:
-    """Addresses and networks; tells whether an address is in one of them.
+    """A set of networks that addresses can be looked up in.
 
     Args:
         text: addresses (``192.0.2.7``) and networks (``10.0.0.0/8``, ``fd00::/8``), separated by commas or spaces.
 
     Raises:
-        ValueError: it names none, or something that is none.
+        ValueError: there is none, or one of them is invalid.
     """
 
     def __init__(self, text: str) -> None:
@@ -29,7 +29,7 @@ class Networks:
         self._networks = tuple(_network(item) for item in items)
 
     def __contains__(self, address: object) -> bool:
-        """Tell whether an address, as a socket tells it, is in one of the networks; what is no address never is."""
+        """Tell whether an address, as a socket reports it, is in one of the networks. Any other value is not."""
         try:
             found = ip_address(plain_address(str(address)))
         except ValueError:
@@ -41,7 +41,7 @@ class Networks:
 
 
 def plain_address(address: str) -> str:
-    """Return the IPv4 address that an IPv6 socket shows as ``::ffff:…``; any other as it is."""
+    """Return the IPv4 address that an IPv6 socket reports as ``::ffff:…``; any other text unchanged."""
     try:
         mapped = IPv6Address(address).ipv4_mapped
     except ValueError:
@@ -50,10 +50,12 @@ def plain_address(address: str) -> str:
 
 
 def is_internal(address: str) -> bool:
-    """Tell whether an address means this machine, its link, or a cloud's metadata service, which give to anyone near.
+    """Tell whether an address is this machine, its link, or a cloud's metadata service.
+
+    Services there often trust everyone who can reach them, so a registry must not redirect us to them.
 
     Args:
-        address: as a socket takes it; what is no address is none of these.
+        address: as a socket takes it, with or without a ``%zone``. Any other text is not internal.
     """
     try:
         found = ip_address(plain_address(address.partition("%")[0]))
@@ -76,12 +78,13 @@ def _network(item: str) -> IPv4Network | IPv6Network:
     try:
         near = ip_network(item, strict=False)
     except ValueError:
-        raise ValueError(f"{item[:60]!r} is no address and no network; write 192.0.2.7 or 10.0.0.0/8") from None
-    raise ValueError(f"{item} is an address within {near}; write {near}, or {item.partition('/')[0]} for it alone")
+        raise ValueError(f"{item[:60]!r} is not an address or a network; write 192.0.2.7 or 10.0.0.0/8") from None
+    # Writing 10.0.0.1/8 is ambiguous: the host, or the whole network?
+    raise ValueError(f"{item} is an address in {near}; write {near}, or {item.partition('/')[0]} for that address only")
 
 
 def _plain(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
-    """Return the IPv4 network that stands in one of ``::ffff:…``; any other as it is."""
+    """Return the IPv4 network of an IPv4-mapped one (``::ffff:…``); any other unchanged."""
     if isinstance(network, IPv6Network) and network.prefixlen >= _MAPPED_BITS:
         mapped = network.network_address.ipv4_mapped
         if mapped is not None:

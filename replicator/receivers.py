@@ -1,4 +1,4 @@
-"""Where notifications go: addresses as the settings name them, with the format that each wants."""
+"""Receivers of notifications: their addresses in the settings, and the format of each."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from enum import StrEnum
 
 from yarl import URL
 
-_MOST = 10
+_MAX_RECEIVERS = 10
 
 
 class Format(StrEnum):
-    """What a receiver understands."""
+    """The format of the messages that a receiver accepts."""
 
     JSON = "json"
     """Our own document, for programs."""
     DINGTALK = "dingtalk"
     FEISHU = "feishu"
-    """Of Lark, too, which is the same outside China."""
+    """Also Lark, its name outside of China."""
     WECOM = "wecom"
     SLACK = "slack"
-    """Of Mattermost and others, too, that take what Slack's incoming webhooks do."""
+    """Also Mattermost and others that are compatible with Slack's incoming webhooks."""
 
 
 _HOSTS = {
@@ -31,10 +31,11 @@ _HOSTS = {
     "qyapi.weixin.qq.com": Format.WECOM,
     "hooks.slack.com": Format.SLACK,
 }
-"""The services' own hosts, whose format need not be named."""
+"""The services' own hosts, for which the format need not be given."""
 _QUERIES = {Format.DINGTALK: "access_token", Format.WECOM: "key"}
-"""What the query must hold, where the address is known by it."""
+"""The query parameter that every address of a robot has; catches an address that was copied in part."""
 _WITHOUT_SECRET = frozenset({Format.WECOM, Format.SLACK})
+"""Formats without signatures: the address itself is all there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,9 @@ class Receiver:
     """One receiver.
 
     Attributes:
-        format: what it understands.
-        url: where requests go. It is a secret: who knows it can write there.
-        secret: what requests are signed with; for `Format.JSON` the bearer token they carry. None for neither.
+        format: the format of its messages.
+        url: where messages are posted. A secret: anyone who knows it can post there.
+        secret: the key of the signature, or for `Format.JSON` the bearer token; None if there is none.
     """
 
     format: Format
@@ -53,29 +54,29 @@ class Receiver:
 
     @property
     def host(self) -> str:
-        """The host, with a port that is not its scheme's: all of the address that may be shown."""
+        """The host, with its port if that is not the default: the only part of the address that may be shown."""
         return self.url.host_port_subcomponent or ""
 
     @property
     def key(self) -> str:
-        """A short name that tells it from others, over restarts, and from which the address can't be found."""
+        """A short identifier that is stable over restarts and does not reveal the address."""
         return hashlib.sha256(str(self.url).encode()).hexdigest()[:16]
 
 
 def parse_receivers(text: str) -> tuple[Receiver, ...]:
-    """Read addresses, separated by spaces or lines.
+    """Parse addresses, separated by spaces or newlines.
 
-    The format is that of the host, where it is one of the known services, else `Format.JSON`; ``FORMAT+`` in front of
-    an address names another. What stands behind ``#`` is the secret.
+    The format follows from the host if it is one of the known services, and is else `Format.JSON`; a prefix
+    ``FORMAT+`` overrides it. The fragment after ``#`` is the secret.
 
     Raises:
-        ValueError: one can't be used. The message says which by its number; no part of an address is in it.
+        ValueError: one is invalid. The message gives its number, and no part of an address.
     """
     words = text.split()
     if not words:
-        raise ValueError("it has no address")
-    if len(words) > _MOST:
-        raise ValueError(f"more than {_MOST} addresses")
+        raise ValueError("there is no address")
+    if len(words) > _MAX_RECEIVERS:
+        raise ValueError(f"more than {_MAX_RECEIVERS} addresses")
     found = []
     for number, word in enumerate(words, 1):
         try:
@@ -83,37 +84,37 @@ def parse_receivers(text: str) -> tuple[Receiver, ...]:
         except ValueError as error:
             raise ValueError(f"address {number}: {error}" if len(words) > 1 else str(error)) from None
     if len({receiver.key for receiver in found}) < len(found):
-        raise ValueError("an address stands there twice")
+        raise ValueError("an address is given twice")
     return tuple(found)
 
 
 def _parse(word: str) -> Receiver:
     prefix, plus, rest = word.partition("+")
-    named = plus != "" and "://" not in prefix
+    has_prefix = plus != "" and "://" not in prefix
     try:
-        form = Format(prefix.lower()) if named else None
+        form = Format(prefix.lower()) if has_prefix else None
     except ValueError:
-        raise ValueError(f"no such format; there are {', '.join(Format)}") from None
-    address = rest if named else word
+        raise ValueError(f"unknown format; use one of {', '.join(Format)}") from None
+    address = rest if has_prefix else word
     try:
         url = URL(address)
         host, port, scheme = url.host, url.port, url.scheme
     except ValueError:
         host = port = scheme = None
     if scheme not in ("http", "https") or not (host or "").strip(".") or not port or not address.isprintable():
-        raise ValueError("write it as https://host/path, with the format in front if need be, e.g. slack+https://…")
+        raise ValueError("write https://host/path, with the format in front if necessary, e.g. slack+https://…")
     known = _HOSTS.get(host or "")
     form = form or known or Format.JSON
     if known is not None and scheme != "https":
-        raise ValueError(f"{host} is reached by https")
+        raise ValueError(f"use https for {host}")
     query = _QUERIES.get(form)
     if query is not None and known is form and not url.query.get(query):
-        raise ValueError(f"the address of a {form} robot has ?{query}=…: copy all of it")
+        raise ValueError(f"the address of a {form} robot contains ?{query}=…: copy the whole address")
     secret = url.fragment or None
     if secret is not None and not (secret.isascii() and secret.isprintable() and " " not in secret):
-        raise ValueError("the secret behind # has characters that none has")
+        raise ValueError("the secret after # contains characters that no secret has")
     if secret is not None and url.user is not None:
-        raise ValueError("a user's name in front of the host, or a secret behind #, but not both")
+        raise ValueError("use either a user name before the host or a secret after #, not both")
     if secret is not None and form in _WITHOUT_SECRET:
-        raise ValueError(f"{form} knows no secret behind #")
+        raise ValueError(f"{form} does not support a secret after #")
     return Receiver(form, url.with_fragment(None), secret)

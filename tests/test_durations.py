@@ -1,4 +1,4 @@
-"""Lengths of time and moments are read as people mean them, or refused with an example."""
+"""Durations and moments are parsed as people mean them, or refused with an example."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=timezone(timedelta(hours=8)))
         ("0s", timedelta(0)),
     ],
 )
-def test_a_length_of_time_is_a_number_and_a_unit(text: str, duration: timedelta) -> None:
+def test_a_duration_is_a_number_and_a_unit(text: str, duration: timedelta) -> None:
     assert parse_duration(text) == duration
 
 
@@ -44,13 +44,13 @@ def test_anything_else_is_refused_with_an_example(text: str) -> None:
         ("2026-01-31T18:00Z", datetime(2026, 1, 31, 18, tzinfo=UTC)),
     ],
 )
-def test_a_moment_is_so_long_ago_or_a_date(text: str, moment: datetime) -> None:
+def test_a_moment_is_a_duration_ago_or_a_date(text: str, moment: datetime) -> None:
     assert parse_moment(text, NOW) == moment
     assert parse_moment(text, NOW).tzinfo is not None
 
 
 @given(st.text(max_size=30))
-def test_whatever_is_written_it_is_read_or_refused(text: str) -> None:
+def test_any_text_is_a_duration_and_moment_or_refused(text: str) -> None:
     for parse in (parse_duration, lambda words: parse_moment(words, NOW)):
         with contextlib.suppress(ValueError):
             parse(text)

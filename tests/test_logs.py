@@ -1,4 +1,4 @@
-"""Log lines, as they arrive on stderr and in files."""
+"""Log lines on stderr and in files."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_value_can_neither_begin_a_line_nor_colour_a_terminal(capsys: pytest.C
     assert "\x1b" not in written
 
 
-def test_a_log_file_that_is_lost_stops_no_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lost_log_file_stops_no_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = tmp_path / "logs"
     directory.mkdir()
     configure_logs("info", "json", directory / "log")
@@ -77,6 +77,6 @@ def test_a_full_disk_stops_no_work_and_prints_no_trace(tmp_path: Path, capsys: p
     assert capsys.readouterr().err == ""
 
 
-def test_a_file_that_can_not_be_written_is_told(tmp_path: Path) -> None:
+def test_a_file_that_can_not_be_written_is_an_error_of_the_option(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--log"):
         configure_logs("info", "json", tmp_path)

@@ -17,7 +17,7 @@ V4, V6 = st.ip_addresses(v=4), st.ip_addresses(v=6)
     st.sampled_from([",", " ", ", ", "\n", " ,, "]),
     st.one_of(V4, V6),
 )
-def test_an_address_alone_admits_itself_and_no_other(listed: list[object], between: str, other: object) -> None:
+def test_a_single_address_contains_itself_and_no_other(listed: list[object], between: str, other: object) -> None:
     networks = Networks(between.join(map(str, listed)))
     assert all(str(address) in networks for address in listed)
     plain = plain_address(str(other))
@@ -25,7 +25,7 @@ def test_an_address_alone_admits_itself_and_no_other(listed: list[object], betwe
 
 
 @given(V4, st.integers(0, 32), V4)
-def test_a_network_admits_what_is_in_it_also_as_an_ipv6_socket_shows_it(
+def test_a_network_contains_its_addresses_also_as_an_ipv6_socket_reports_them(
     base: ipaddress.IPv4Address, length: int, address: ipaddress.IPv4Address
 ) -> None:
     network = ipaddress.ip_network((base, length), strict=False)
@@ -38,19 +38,19 @@ def test_a_network_admits_what_is_in_it_also_as_an_ipv6_socket_shows_it(
     [
         ("", "at least one"),
         (" , ", "at least one"),
-        ("10.0.0.0/33", "no address and no network"),
-        ("harbor.example.com", "no address and no network"),
-        ("10.0.0.1/8", "write 10.0.0.0/8, or 10.0.0.1 for it alone"),
-        ("192.0.2.7 10.0.0", "'10.0.0' is no address"),
+        ("10.0.0.0/33", "is not an address or a network"),
+        ("harbor.example.com", "is not an address or a network"),
+        ("10.0.0.1/8", "write 10.0.0.0/8, or 10.0.0.1 for that address only"),
+        ("192.0.2.7 10.0.0", "'10.0.0' is not an address"),
     ],
 )
-def test_what_is_no_list_of_networks_is_refused_with_what_to_write(text: str, words: str) -> None:
+def test_an_invalid_list_of_networks_is_refused_with_what_to_write(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         Networks(text)
 
 
 @given(st.text(max_size=30))
-def test_no_text_gets_in_or_breaks_it(text: str) -> None:
+def test_any_other_text_is_in_no_network(text: str) -> None:
     assert text not in Networks("192.0.2.7")
 
 
@@ -70,12 +70,12 @@ def test_no_text_gets_in_or_breaks_it(text: str) -> None:
         "224.0.0.1",
     ],
 )
-def test_what_is_near_is_internal(address: str) -> None:
+def test_this_machine_its_link_and_metadata_services_are_internal(address: str) -> None:
     assert is_internal(address)
 
 
 @pytest.mark.parametrize(
     "address", ["10.0.0.1", "192.0.2.7", "100.100.100.201", "2001:db8::1", "fd00::1", "no address"]
 )
-def test_what_others_reach_too_is_not_internal(address: str) -> None:
+def test_all_other_addresses_are_not_internal(address: str) -> None:
     assert not is_internal(address)

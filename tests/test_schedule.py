@@ -74,7 +74,7 @@ def runs(schedule: Schedule, first: datetime, number: int) -> list[datetime]:
         ("  */30   8-18 * *  mon-fri ", Cron("*/30 8-18 * * mon-fri")),
     ],
 )
-def test_what_a_schedule_can_be(text: str, schedule: Schedule | None) -> None:
+def test_a_schedule_is_off_an_interval_or_a_cron_expression(text: str, schedule: Schedule | None) -> None:
     assert parse_schedule(text) == schedule
 
 
@@ -85,7 +85,7 @@ def test_what_a_schedule_can_be(text: str, schedule: Schedule | None) -> None:
         "* * * *", "* * * * * *", "61 * * * *", "x * * * *", "0 0 31 2 *", "0 0 30 2 *", "* * * * " + "1," * 200 + "1",
     ],
 )  # fmt: skip
-def test_what_it_can_not_be_is_refused_with_an_example(text: str) -> None:
+def test_any_other_schedule_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match=r"17 3 \* \* \*"):
         parse_schedule(text)
 
@@ -100,7 +100,7 @@ def test_any_text_is_a_schedule_or_a_value_error(text: str) -> None:
 
 
 @given(st.integers(1, 366 * 86_400))
-def test_an_interval_is_written_as_it_is_read(seconds: int) -> None:
+def test_an_interval_is_written_as_it_is_parsed(seconds: int) -> None:
     assert parse_schedule(str(Every(seconds))) == Every(seconds)
 
 
@@ -110,7 +110,7 @@ def test_without_an_earlier_run_one_is_due_now(schedule: Schedule, now: datetime
 
 
 @given(schedules, moments, moments)
-def test_a_run_is_due_never_before_the_present(schedule: Schedule, last: datetime, now: datetime) -> None:
+def test_a_run_is_never_due_in_the_past(schedule: Schedule, last: datetime, now: datetime) -> None:
     assert schedule.due(last, now) >= now
 
 
@@ -120,7 +120,7 @@ def test_a_run_is_due_after_the_one_before_it(schedule: Schedule, last: datetime
 
 
 @given(schedules, moments, moments, moments)
-def test_a_later_run_is_followed_by_none_that_is_earlier(
+def test_a_later_run_is_never_followed_by_an_earlier_one(
     schedule: Schedule, last: datetime, later: datetime, now: datetime
 ) -> None:
     last, later, now = sorted([last, later, now])
@@ -129,7 +129,7 @@ def test_a_later_run_is_followed_by_none_that_is_earlier(
 
 
 @given(schedules, moments, moments)
-def test_what_is_not_due_yet_does_not_move(schedule: Schedule, last: datetime, now: datetime) -> None:
+def test_a_run_that_is_not_due_yet_does_not_move(schedule: Schedule, last: datetime, now: datetime) -> None:
     last, now = sorted([last, now])
     due = schedule.due(last, last)
     assert schedule.due(last, now) == max(due, now)
@@ -149,7 +149,7 @@ def test_an_overdue_run_is_due_now_and_once() -> None:
 @pytest.mark.parametrize(
     ("schedule", "seconds"), [(Every(2), 0.2), (Every(60), 6), (Every(86_400), 300), (Cron(""), 60)]
 )
-def test_runs_are_spread_over_little_of_the_interval(schedule: Schedule, seconds: float) -> None:
+def test_runs_are_spread_over_a_small_part_of_the_interval(schedule: Schedule, seconds: float) -> None:
     assert schedule.spread == pytest.approx(seconds)
 
 
@@ -158,7 +158,7 @@ def test_a_cron_expression_means_local_time(new_york: str) -> None:
     assert due == datetime(2026, 1, 2, 3, 17, tzinfo=ZoneInfo(new_york))
 
 
-def test_a_run_in_the_hour_that_there_is_not_comes_after_it(new_york: str) -> None:
+def test_a_run_in_a_skipped_hour_comes_after_it(new_york: str) -> None:
     # In 2026 clocks there go from 2:00 to 3:00 on 8 March.
     starts = runs(Cron("30 2 * * *"), datetime(2026, 3, 7, 0, tzinfo=ZoneInfo(new_york)), 3)
     assert [start.astimezone(ZoneInfo(new_york)).strftime("%d %H:%M") for start in starts] == [
@@ -166,7 +166,7 @@ def test_a_run_in_the_hour_that_there_is_not_comes_after_it(new_york: str) -> No
     ]  # fmt: skip
 
 
-def test_a_run_in_the_hour_that_comes_twice_comes_once(new_york: str) -> None:
+def test_a_run_in_a_repeated_hour_comes_once(new_york: str) -> None:
     # In 2026 clocks there go from 2:00 back to 1:00 on 1 November.
     zone = ZoneInfo(new_york)
     starts = runs(Cron("30 1 * * *"), datetime(2026, 10, 31, 12, tzinfo=zone), 2)

@@ -38,6 +38,7 @@ from replicator.copy import Copier
 from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem
 from replicator.queue import Lane, Observations, Queue, QueueError, Worker
 from replicator.replication.backfill import Backfill, BackfillOptions
+from replicator.replication.job import Handler
 from replicator.replication.listing import Listing
 from replicator.replication.report import Report, Row, RowOutcome
 from replicator.replication.report_files import IN_PLACE, ImagesFile, ListFormat, Output, RowFormat, RowsFile, end_all
@@ -299,7 +300,8 @@ def _worker(settings: Settings, queue: Queue, copier: Copier, checks: Observatio
     # A person waits for the end: a gate at the source is asked more often, and given up after the retries.
     policy = dataclasses.replace(retry_policy(settings), not_yet_cap=_NOT_YET_CAP)
     concurrency = {Lane.EVENTS: _EVENT_COPIES, Lane.BACKFILL: settings.backfill_concurrency}
-    return make_worker(settings, queue, copier, concurrency=concurrency, policy=policy, checks=checks)
+    handler = Handler(copier, checks)
+    return make_worker(settings, queue, handler, concurrency=concurrency, policy=policy)
 
 
 async def _with_worker(worker: Worker, task: Backfill, shutdown: Shutdown) -> None:

@@ -1,23 +1,22 @@
-"""The HTTP side: Harbor's webhook and the probes.
+"""The HTTP application: Harbor's webhook, the probes and the metrics.
 
 | request | answers |
 |---|---|
 | ``POST /webhooks/harbor`` | 202 queued, 200 ignored, 400, 401, 403 sender's address, 408, 413, 503 not queued |
-| ``POST /webhooks/harbor/HOST[:PORT]`` | the same, for a push at the Harbor that the rules name so |
-| ``GET /healthz`` | 200 as long as the process serves |
-| ``GET /readyz`` | 200 when an event could be queued and, where this process has a worker, copied; else 503 and why |
+| ``POST /webhooks/harbor/HOST[:PORT]`` | the same, for a push to the Harbor that the rules call so |
+| ``GET /healthz`` | 200 while the process serves |
+| ``GET /readyz`` | 200 if events can be queued and, where this process has a worker, copied; else 503 and why |
 | ``GET /metrics`` | the metrics, for Prometheus |
 
-The probes and the metrics can be had at an address of their own, too: `create_probes_app`. They need no token.
-
-A 2xx to a webhook means: durably queued, or ignored for the reason given. Harbor waits 3 s for it in all.
+A 2xx from the webhook means: durably queued, or ignored for the reason given. Harbor waits 3 s in total for an answer.
+Probes and metrics need no token, and can have an address of their own: `create_probes_app`.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from starlette.applications import Starlette
@@ -30,10 +29,10 @@ from replicator.harbor.policy import PATH, canonical
 from replicator.queue import Lane, QueueError
 from replicator.reference import Reference, Repository
 from replicator.replication.job import job_for
-from replicator.server.requests import RequestIdMiddleware, read_body
+from replicator.server.requests import RequestIdMiddleware, client_of, read_body
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from starlette.requests import Request
     from starlette.types import ASGIApp
@@ -42,116 +41,96 @@ if TYPE_CHECKING:
     from replicator.rules import CopyRequest, Rules
     from replicator.server.auth import WebhookAuth
 
+    Problems = Callable[[], list[str]]
+    """Returns why this process is not ready, one sentence each; empty if it is."""
+    Expose = Callable[[str], Awaitable[tuple[bytes, str]]]
+    """Takes the ``Accept`` header, and returns the metrics and their content type. Raises nothing."""
+
 log = structlog.get_logger("replicator.webhook")
 
 MAX_BODY = 1024 * 1024
 """Bytes of a webhook's body; Harbor's events have about one thousand."""
 _RETRY_AFTER = "15"
-_CREDIBLE = timedelta(days=1)
-"""How far an event's time may be from ours. Harbor's attempts to deliver one are over within hours."""
-
-
-class Liveness(Protocol):
-    """Tells what of this process does not work."""
-
-    def problems(self) -> list[str]:
-        """Say what is wrong, a sentence each; nothing when all is well."""
-
-
-class DeliveryObserver(Protocol):
-    """Is told of deliveries to the webhook. It returns at once, and raises nothing."""
-
-    def delivered(self, kind: str | None, fate: Fate) -> None:
-        """Hear of a delivery.
-
-        Args:
-            kind: the event's type as Harbor names it; None where it was not read.
-            fate: what became of it.
-        """
-
-
-class Exposition(Protocol):
-    """Writes the metrics."""
-
-    async def expose(self, accept: str) -> tuple[bytes, str]:
-        """Return them and their content type, as the request's ``Accept`` wants them. It raises nothing."""
+_CLOCK_TOLERANCE = timedelta(days=1)
+"""Between an event's time and ours. Harbor's own delivery attempts are over within hours."""
 
 
 class Webhook:
-    """Takes events, and queues the copies that the rules name for them.
+    """Takes events and queues the copies that the rules want for them.
 
     Args:
-        rules: say what is copied where.
+        rules: map a pushed image to its destinations.
         queue: takes the copies.
-        entrance: whose events are taken.
-        observer: told of every delivery.
-        trace: returns the current trace, which is given on with the copies; None without traces.
+        auth: decides whose events are accepted.
+        delivered: called for every delivery, with the event's type (None if it was not read) and how it ended.
+        trace: returns the current ``traceparent`` for the queued jobs; None without traces.
     """
 
     def __init__(
         self,
         rules: Rules,
         queue: Queue,
-        entrance: WebhookAuth,
-        observer: DeliveryObserver,
+        auth: WebhookAuth,
+        delivered: Callable[[str | None, Fate], None],
         trace: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._queue = queue
         self._trace = trace
-        self._observer = observer
-        self.renew(rules, entrance)
+        self._delivered = delivered
+        self.renew(rules, auth)
 
-    def renew(self, rules: Rules, entrance: WebhookAuth) -> None:
-        """Have other rules, and another entrance, from the next request on."""
+    def renew(self, rules: Rules, auth: WebhookAuth) -> None:
+        """Use other rules and tokens from the next request on."""
         self._rules = rules
-        self._entrance = entrance
+        self._auth = auth
         self._sources = {canonical(source.registry): source.registry for source in rules.sources()}
 
-    async def __call__(self, request: Request) -> Response:
+    async def receive(self, request: Request) -> Response:
         """Answer one delivery."""
-        if not self._entrance.allows_address(_client(request)):
-            log.warning("webhook refused", reason="address not in REPLICATOR_WEBHOOK_SOURCES", client=_client(request))
-            self._observer.delivered(None, Fate.UNAUTHORIZED)
-            return _refusal(403, "webhooks are not taken from this address")
-        token = self._entrance.matching_token(request.headers.get("Authorization", ""))
+        client = client_of(request)
+        if not self._auth.allows_address(client):
+            log.warning("webhook refused", reason="address not in REPLICATOR_WEBHOOK_SOURCES", client=client)
+            self._delivered(None, Fate.UNAUTHORIZED)
+            return _error(403, "this address may not send webhooks")
+        token = self._auth.matching_token(request.headers.get("Authorization", ""))
         if token is None:
-            log.warning("webhook refused", reason="wrong Authorization", client=_client(request))
-            self._observer.delivered(None, Fate.UNAUTHORIZED)
-            return _refusal(401, "the Authorization header is not the configured webhook token")
+            log.warning("webhook refused", reason="wrong Authorization", client=client)
+            self._delivered(None, Fate.UNAUTHORIZED)
+            return _error(401, "the Authorization header is not the configured webhook token")
         kind = None
         try:
             event = parse_event(await read_body(request, MAX_BODY))
-            # Harbor's older format has no id: there the delivery's own stands for it.
+            # Harbor's older format has no event id; the request's takes its place in the logs.
             event, kind = replace(event, id=event.id or request.state.request_id), event.type
-            answer, queued = await self._take(event, _registry(request))
+            answer, queued = await self._enqueue(event, _registry(request))
         except HTTPException:
-            self._observer.delivered(kind, Fate.MALFORMED)
+            self._delivered(kind, Fate.MALFORMED)
             raise
         except MalformedEvent as error:
-            log.warning("webhook refused", reason=str(error), client=_client(request))
-            self._observer.delivered(kind, Fate.MALFORMED)
-            return _refusal(400, str(error))
+            log.warning("webhook refused", reason=str(error), client=client)
+            self._delivered(kind, Fate.MALFORMED)
+            return _error(400, str(error))
         except QueueError as error:
-            log.error("webhook not queued", error=str(error))  # noqa: TRY400 - Redis's absence, not a fault of ours
-            self._observer.delivered(kind, Fate.UNAVAILABLE)
-            return _refusal(503, "the queue can't take it now; deliver it again", {"Retry-After": _RETRY_AFTER})
-        # Whoever changes the token sees here who still has the old one.
-        former = {"token": "former", "client": _client(request)} if token == "former" else {}  # noqa: S105 - a word
+            log.error("webhook not queued", error=str(error))  # noqa: TRY400 - Redis is down; no traceback needed
+            self._delivered(kind, Fate.UNAVAILABLE)
+            return _error(503, "the queue is unavailable; deliver it again", {"Retry-After": _RETRY_AFTER})
+        # During a change of the token the log shows which Harbor still sends the old one.
+        former = {"token": "former", "client": client} if token == "former" else {}  # noqa: S105 - a word
         log.info("webhook taken", type=event.type, event_id=event.id, **answer, **former)
-        self._observer.delivered(kind, Fate.QUEUED if queued else Fate.IGNORED)
+        self._delivered(kind, Fate.QUEUED if queued else Fate.IGNORED)
         return JSONResponse(answer, 202 if queued else 200)
 
-    async def _take(self, event: Event, registry: str | None) -> tuple[dict[str, Any], bool]:
-        """Queue what an event asks for; return the answer, and whether anything was queued.
+    async def _enqueue(self, event: Event, registry: str | None) -> tuple[dict[str, Any], bool]:
+        """Queue the copies for an event; return the answer, and whether there were any.
 
         Raises:
-            MalformedEvent: the webhook's URL names a registry that no rule has as a source.
+            MalformedEvent: the webhook's URL names a registry that is not a source.
             QueueError: nothing is durably queued.
         """
         if event.type != PUSH:
-            return {"ignored": f"{event.type} is no push"}, False
+            return {"ignored": f"{event.type} is not a push"}, False
         if registry is not None and canonical(registry) not in self._sources:
-            raise MalformedEvent(f"the webhook's URL names {registry[:100]!r}, which no rule has as its source")
+            raise MalformedEvent(f"the webhook's URL names {registry[:100]!r}, which is not a source of any rule")
         requests: dict[CopyRequest, None] = {}
         ignored: list[str] = []
         for push in event.pushes:
@@ -160,36 +139,36 @@ class Webhook:
             ignored += [reason] if reason else []
         if not requests:
             return {"ignored": "; ".join(dict.fromkeys(ignored))}, False
-        pushed = _credible(event.occurred)
-        about: dict[str, Any] = {"event_id": event.id, "pushed": pushed, "trace": self._trace()}
-        jobs = [job_for(request, **about) for request in requests]
+        pushed, trace = _credible(event.occurred), self._trace()
+        jobs = [job_for(request, event_id=event.id, pushed=pushed, trace=trace) for request in requests]
         await self._queue.enqueue(jobs, Lane.EVENTS)
-        queued = [{"source": str(item.source), "destination": str(item.destination)} for item in requests]
+        queued = [{"source": str(request.source), "destination": str(request.destination)} for request in requests]
         return {"queued": queued, **({"ignored": "; ".join(ignored)} if ignored else {})}, True
 
     def _requests(self, push: Push, registry: str | None) -> tuple[Iterable[CopyRequest], str]:
         """Apply the rules to a push; return what to copy, or nothing and the reason."""
         host = self._source_host(push, registry)
-        what = f"{push.repository}:{push.tag}" if push.tag else f"{push.repository}@{push.digest}"
+        image = f"{push.repository}:{push.tag}" if push.tag else f"{push.repository}@{push.digest}"
         if host is None:
-            return (), f"{what} is at {push.host or 'a Harbor it does not name'}, which no rule has as its source"
+            where = push.host or "a Harbor that the event does not name"
+            return (), f"{image} is at {where}, which is not a source of any rule"
         reference = Reference(Repository(host, push.repository), push.tag, None if push.tag else push.digest)
         found = self._rules.destinations(reference)
         if found:
-            # Of a tag the job copies what it names when it runs; with what it named here it may spare a question.
+            # The job resolves the tag again; the announced digest only saves a request if it still matches.
             announced = push.digest if push.tag else None
             return tuple(replace(request, announced=announced) for request in found), ""
         unfit = self._rules.route(reference.repository).unfit
         if push.tag and unfit:
             return (), f"{reference}: {'; '.join(unfit)}"
-        # Children of an index, signatures, cached images: what needs them is copied with them.
-        return (), f"no rule names {reference}" if push.tag else f"{what} was pushed by digest only"
+        # Children of an index, signatures and cached images come by digest; each is copied with the tag that needs it.
+        return (), f"no rule matches {reference}" if push.tag else f"{image} was pushed by digest only"
 
     def _source_host(self, push: Push, registry: str | None) -> str | None:
-        """Find the rules' name for the Harbor a push came from.
+        """Return the rules' name of the Harbor that a push came from; None if no rule has it as its source.
 
-        It is what the webhook's URL says, else Harbor's own name where a rule has that; where the rules have but one
-        source registry it is that one, by whatever name Harbor knows itself.
+        The webhook's URL decides, then the name in the event. If the rules have only one source registry it must be
+        that one, whatever Harbor calls itself: behind a proxy its own name is often another.
         """
         if registry is not None:
             return self._sources[canonical(registry)]
@@ -198,116 +177,81 @@ class Webhook:
         return next(iter(self._sources.values())) if len(self._sources) == 1 else None
 
 
-class Probes:
-    """The answers to ``/healthz`` and ``/readyz``.
-
-    Args:
-        queue: must take writes.
-        parts: what else must work.
-    """
-
-    def __init__(self, queue: Queue, parts: Iterable[Liveness] = ()) -> None:
-        self._queue = queue
-        self._parts = tuple(parts)
-
-    async def health(self, _: Request) -> Response:
-        """Answer as long as there is someone to answer."""
-        return JSONResponse({"status": "ok"})
-
-    async def readiness(self, _: Request) -> Response:
-        """Say whether work would be done, and if not, why."""
-        problems = [problem for part in self._parts for problem in part.problems()]
-        try:
-            await self._queue.ping()
-        except QueueError as error:
-            problems.append(str(error))
-        if problems:
-            return JSONResponse({"status": "not ready", "problems": problems}, 503)
-        return JSONResponse({"status": "ready"})
-
-
 def create_app(
     webhook: Webhook,
     queue: Queue,
     *,
-    parts: Iterable[Liveness] = (),
-    exposition: Exposition | None = None,
+    problems: Problems,
+    metrics: Expose | None,
     access_log: bool = False,
     more: Iterable[Route] = (),
 ) -> ASGIApp:
-    """Build the ASGI application of the webhook.
+    """Build the ASGI application of ``serve``.
 
     Args:
         webhook: takes the events.
-        queue: must take writes.
-        parts: what ``/readyz`` asks besides the queue.
-        exposition: writes the metrics; None where they are at another address.
+        queue: must accept writes for ``/readyz``.
+        problems: what else makes ``/readyz`` fail.
+        metrics: exposes the metrics; None if they have an address of their own.
         access_log: log a line for every request.
-        more: what else is served.
+        more: further routes, such as the status page's.
     """
-
-    async def harbor(request: Request) -> Response:
-        return await webhook(request)
-
-    places = [Route(path, harbor, methods=["POST"]) for path in (PATH, PATH + "/{registry}")]
-    routes = [*places, *_probes(queue, parts, exposition), *more]
-    return _named(routes, access_log=access_log)
+    hooks = [Route(path, webhook.receive, methods=["POST"]) for path in (PATH, PATH + "/{registry}")]
+    return _application([*hooks, *_probes(queue, problems, metrics), *more], access_log=access_log)
 
 
-def create_probes_app(
-    queue: Queue, *, parts: Iterable[Liveness], exposition: Exposition, access_log: bool = False
-) -> ASGIApp:
-    """Build the ASGI application of the probes and the metrics, for an address of their own.
-
-    Args:
-        queue: what ``/readyz`` asks.
-        parts: what it asks besides.
-        exposition: writes the metrics.
-        access_log: log a line for every request.
-    """
-    return _named(_probes(queue, parts, exposition), access_log=access_log)
+def create_probes_app(queue: Queue, *, problems: Problems, metrics: Expose, access_log: bool = False) -> ASGIApp:
+    """Build the ASGI application of probes and metrics at an address of their own; the arguments are as above."""
+    return _application(_probes(queue, problems, metrics), access_log=access_log)
 
 
-def _named(routes: list[Route], *, access_log: bool) -> ASGIApp:
-    return RequestIdMiddleware(
-        Starlette(routes=routes, exception_handlers={HTTPException: _http_error}), access_log=access_log
-    )
+def _application(routes: list[Route], *, access_log: bool) -> ASGIApp:
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
+    return RequestIdMiddleware(app, access_log=access_log)
 
 
-def _probes(queue: Queue, parts: Iterable[Liveness], exposition: Exposition | None) -> list[Route]:
-    probes = Probes(queue, parts)
-    routes = [Route("/healthz", probes.health), Route("/readyz", probes.readiness)]
-    if exposition is None:
+def _probes(queue: Queue, problems: Problems, expose: Expose | None) -> list[Route]:
+    async def health(_: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def readiness(_: Request) -> Response:
+        found = problems()
+        try:
+            await queue.ping()
+        except QueueError as error:
+            found = [*found, str(error)]
+        if found:
+            return JSONResponse({"status": "not ready", "problems": found}, 503)
+        return JSONResponse({"status": "ready"})
+
+    routes = [Route("/healthz", health), Route("/readyz", readiness)]
+    if expose is None:
         return routes
 
     async def metrics(request: Request) -> Response:
-        text, content_type = await exposition.expose(request.headers.get("Accept", ""))
+        text, content_type = await expose(request.headers.get("Accept", ""))
         return Response(text, headers={"Content-Type": content_type})
 
     return [*routes, Route("/metrics", metrics)]
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
-    return _refusal(error.status_code, error.detail, error.headers)
+    assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for no other
+    return _error(error.status_code, error.detail, error.headers)
 
 
-def _refusal(status: int, reason: str, headers: Any = None) -> Response:
+def _error(status: int, reason: str, headers: Any = None) -> Response:
     return JSONResponse({"error": reason}, status, headers)
 
 
 def _credible(occurred: datetime | None) -> datetime | None:
-    """The time of an event; None where it tells none, or one so far off that its clock tells nothing."""
-    if occurred is None or abs(datetime.now(UTC) - occurred) > _CREDIBLE:
+    """Return an event's time; None if it has none, or one so far off that Harbor's clock must be wrong."""
+    if occurred is None or abs(datetime.now(UTC) - occurred) > _CLOCK_TOLERANCE:
         return None
     return occurred
 
 
 def _registry(request: Request) -> str | None:
-    """What the webhook's URL says of where an event comes from: behind its path, or in its query."""
+    """Return the registry that the webhook's URL names, at the end of its path or in its query."""
     named = request.path_params.get("registry") or request.query_params.get("registry")
     return None if named is None else str(named)
-
-
-def _client(request: Request) -> str | None:
-    return request.client.host if request.client is not None else None

@@ -1,11 +1,4 @@
-"""Who may come in: the tokens and addresses that the settings name.
-
-Who may see the status page, and whose forms are taken.
-
-HTTP Basic (RFC 7617) is what every browser can send. Browsers add it to requests that other sites cause, too: so a
-form must come from a page of ours, which it shows by a token that only such a page has, and the browser must not say
-otherwise.
-"""
+"""Authentication of requests: webhooks by token and address, the status page by password, its forms by a token."""
 
 from __future__ import annotations
 
@@ -28,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WebhookAuth:
-    """Decides on a request by its ``Authorization`` and its sender.
+    """Accepts or refuses webhooks by their ``Authorization`` header and their sender's address.
 
     Attributes:
-        token: what is to be sent, alone or behind ``Bearer``; None takes everyone.
-        former: what is still taken beside it.
-        sources: where requests may come from; None for everywhere.
+        token: the header's value, alone or after ``Bearer``; None accepts everyone.
+        former: older tokens that are still accepted.
+        sources: where webhooks may come from; None for everywhere.
     """
 
     token: str | None
@@ -45,24 +38,25 @@ class WebhookAuth:
         """Read it from the settings.
 
         Raises:
-            ConfigError: there is no token, and none is not wanted either.
+            ConfigError: there is no token, and anonymous webhooks are not allowed.
         """
         sources = Networks(settings.webhook_sources) if settings.webhook_sources is not None else None
         if settings.token is None and not settings.webhook_anonymous:
             message = (
-                "set it to a long random text, and give Harbor's webhook policy the same as its auth header; "
-                "or set REPLICATOR_WEBHOOK_ANONYMOUS=true to take events from anyone who can reach this address"
+                "no webhook token: set it to a long random text, and set the same as the auth header of Harbor's "
+                "webhook policy; or set REPLICATOR_WEBHOOK_ANONYMOUS=true to accept events from anyone who can reach "
+                "this address"
             )
             raise ConfigError("settings", [Problem("REPLICATOR_WEBHOOK_TOKEN", message)])
         return cls(settings.token, settings.former_tokens if settings.token is not None else (), sources)
 
     @property
     def is_open(self) -> bool:
-        """Whether no token is asked for."""
+        """Whether everyone is accepted without a token."""
         return self.token is None
 
     def allows_address(self, client: str | None) -> bool:
-        """Tell whether a request may come from an address; None for one that is not known."""
+        """Tell whether webhooks may come from an address; an unknown one (None) only if there is no restriction."""
         return self.sources is None or client in self.sources
 
     def matching_token(self, authorization: str) -> str | None:
@@ -72,33 +66,36 @@ class WebhookAuth:
             authorization: the header's value as ASGI's latin-1 text; empty without one.
 
         Returns:
-            ``current``, ``former`` or ``none needed``; None when it is none of them.
+            ``current``, ``former`` or ``none needed``; None if no token matches.
         """
         if self.token is None:
             return "none needed"
         given = authorization.encode("latin-1")
-        # All are compared, in constant time each: an answer's time must tell nothing.
-        fits = [_is(given, token) for token in (self.token, *self.former)]
-        if not any(fits):
+        # All of them, each in constant time: how long an answer takes must not tell which token is nearly right.
+        matches = [_matches(given, token) for token in (self.token, *self.former)]
+        if not any(matches):
             return None
-        return "current" if fits[0] else "former"
+        return "current" if matches[0] else "former"
 
 
-def _is(given: bytes, token: str) -> bool:
-    alone = hmac.compare_digest(given, token.encode())
-    return hmac.compare_digest(given, b"Bearer " + token.encode()) | alone
+def _matches(given: bytes, token: str) -> bool:
+    bare = hmac.compare_digest(given, token.encode())
+    return hmac.compare_digest(given, b"Bearer " + token.encode()) | bare
 
 
-_PERIOD = 12 * 3600
-"""Seconds that a form's token is given out; it is taken for as long again."""
+_FORM_PERIOD = 12 * 3600
+"""Seconds for which forms get the same token; it is accepted for one more period."""
 
 
 @dataclass(frozen=True, slots=True)
 class PageAuth:
-    """Decides on a request for the status page.
+    """Accepts or refuses requests for the status page, by HTTP Basic (RFC 7617), which every browser can send.
+
+    Browsers also add it to requests that other sites cause, so forms need a token that only our page contains, and
+    `is_cross_site` must not object.
 
     Attributes:
-        token: the password; None where there is no page.
+        token: the password; None if there is no page.
     """
 
     token: str | None
@@ -110,7 +107,7 @@ class PageAuth:
         return cls(token.get_secret_value() or None if token is not None else None)
 
     def matches_password(self, authorization: str) -> bool:
-        """Tell whether an ``Authorization`` header has the password, in a time that tells nothing of it.
+        """Tell in constant time whether an ``Authorization`` header has the password; the user name is ignored.
 
         Args:
             authorization: the header's value; empty without one.
@@ -123,33 +120,32 @@ class PageAuth:
         except (ValueError, binascii.Error):
             credentials = b""
         _, colon, password = credentials.partition(b":")
-        fits = hmac.compare_digest(password, self.token.encode())
-        return fits and bool(colon) and scheme.lower() == "basic"
+        matches = hmac.compare_digest(password, self.token.encode())
+        return matches and bool(colon) and scheme.lower() == "basic"
 
     def form_token(self, now: float) -> str:
-        """Return what a form that is made now has to bring back: the same at all processes of an installation.
+        """Return the token of a form that is rendered now (seconds since 1970).
 
-        Args:
-            now: seconds since 1970.
+        It depends on the password and the time alone, so that a form of one process is accepted by another.
         """
-        return self._form_token(int(now // _PERIOD))
+        return self._form_token(int(now // _FORM_PERIOD))
 
-    def takes(self, form_token: str, now: float) -> bool:
-        """Tell whether a form was made by a page of ours, and lately enough: 12 to 24 hours."""
-        given, period = form_token.encode(), int(now // _PERIOD)
-        made = [hmac.compare_digest(given, self._form_token(one).encode()) for one in (period, period - 1)]
-        return any(made)
+    def accepts_form(self, form_token: str, now: float) -> bool:
+        """Tell whether a form is one of our page, rendered in the last 12 to 24 hours."""
+        given, period = form_token.encode(), int(now // _FORM_PERIOD)
+        matches = [hmac.compare_digest(given, self._form_token(each).encode()) for each in (period, period - 1)]
+        return any(matches)
 
     def _form_token(self, period: int) -> str:
         key = (self.token or "").encode()
         return hmac.new(key, b"replicator status form %d" % period, hashlib.sha256).hexdigest()
 
 
-def from_elsewhere(headers: Mapping[str, str]) -> bool:
+def is_cross_site(headers: Mapping[str, str]) -> bool:
     """Tell whether the browser says that another site caused a request.
 
-    ``Sec-Fetch-Site`` is its own word on that (https://www.w3.org/TR/fetch-metadata/); it is missing over plain HTTP.
-    Then ``Origin`` must be the host that was asked for, by the name that a proxy in front passes on.
+    Browsers say so in ``Sec-Fetch-Site`` (https://www.w3.org/TR/fetch-metadata/), but not over plain HTTP. Then
+    ``Origin`` must be the host that was asked for, by the name that a proxy in front passes on.
     """
     site = headers.get("sec-fetch-site")
     if site is not None:
@@ -157,5 +153,7 @@ def from_elsewhere(headers: Mapping[str, str]) -> bool:
     origin = headers.get("origin")
     if origin is None:
         return False
-    asked = (headers.get("host", ""), headers.get("x-forwarded-host", ""))
-    return not urlsplit(origin).netloc or urlsplit(origin).netloc.lower() not in {host.lower() for host in asked}
+    hosts = {headers.get("host", "").lower(), headers.get("x-forwarded-host", "").lower()}
+    host = urlsplit(origin).netloc.lower()
+    # "null" has no host: the browser hides where the request comes from.
+    return not host or host not in hosts

@@ -1,9 +1,7 @@
-"""The address that is listened on: its socket, its certificate, and the HTTP server behind it.
+"""The HTTP server: its socket, its TLS certificate, and uvicorn with bounds on what a stranger can send.
 
-Connections to the webhook, bounded before anyone has shown who they are.
-
-uvicorn bounds neither the head of a request nor the time that one may take to arrive: whoever reaches the port could
-fill the memory with headers, or hold every connection by sending nothing.
+uvicorn limits neither the size of a request's head nor the time it may take to arrive: anyone who reaches the port
+could fill the memory with headers, or hold every connection open by sending nothing.
 """
 
 from __future__ import annotations
@@ -31,80 +29,79 @@ if TYPE_CHECKING:
     from replicator.settings import Settings
 
 MAX_HEAD = 64 * 1024
-"""Bytes of a request that are not its body: request line, headers, chunk sizes, trailers."""
+"""Bytes of a request beside its body: request line, headers, chunk sizes, trailers."""
 REQUEST_SECONDS = 15.0
-"""For a request to arrive, from a connection's start or the request's first byte; more than its body alone may take."""
+"""For a whole request to arrive, from the connection's start or the request's first byte."""
+_BACKLOG = 2048
+_CLOSE_SECONDS = 3
+"""For requests in progress when the server stops; more than the queue's own deadline."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's connection over httptools, closed when its request is too large beside the body, or too slow."""
+    """uvicorn's protocol over httptools, which closes a connection whose request is too large or too slow."""
 
     _deadline: asyncio.TimerHandle | None = None
-    _beside_body = 0
+    _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Begin to wait for a request."""
+        """Start the deadline of the first request."""
         super().connection_made(transport)
         if self.client is not None:
-            # Lists of addresses name an IPv4 sender as what it is, on a socket for both too.
+            # A socket for both families shows an IPv4 sender as ::ffff:…, but REPLICATOR_WEBHOOK_SOURCES names IPv4.
             self.client = (plain_address(self.client[0]), self.client[1])
-        self._wait()
+        self._start_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing more."""
-        self._wait_no_more()
+        """Cancel the deadline."""
+        self._cancel_deadline()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take in a piece of a request, unless it is too much."""
+        """Parse a part of a request, and refuse the request once its head is too large."""
         if self.transport.is_closing():
             return
         if self._deadline is None:
-            self._wait()
-        self._beside_body += len(data)
+            self._start_deadline()
+        # Everything counts as head until `on_body` subtracts what the parser found to be body.
+        self._head_bytes += len(data)
         super().data_received(data)
-        if self._beside_body > MAX_HEAD and not self.transport.is_closing():
+        if self._head_bytes > MAX_HEAD and not self.transport.is_closing():
             self.logger.warning("HTTP request refused: more than %d bytes beside its body", MAX_HEAD)
             self.send_400_response(f"more than {MAX_HEAD} bytes beside the body")
 
     def on_body(self, body: bytes) -> None:
-        """Leave the body to the application, which bounds it."""
-        self._beside_body -= len(body)
+        """Leave the body to the application, which bounds it itself."""
+        self._head_bytes -= len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Wait no more: the request is here."""
-        self._beside_body = 0
-        self._wait_no_more()
+        """Cancel the deadline: the request is complete."""
+        self._head_bytes = 0
+        self._cancel_deadline()
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse, and close; a request that is still being answered has no one left to answer to."""
+        """Refuse and close; a request still being answered is told that its client is gone."""
         if self.cycle is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         super().send_400_response(msg)
 
-    def _wait(self) -> None:
+    def _start_deadline(self) -> None:
         self._deadline = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
 
-    def _wait_no_more(self) -> None:
+    def _cancel_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
 
-_BACKLOG = 2048
-_CLOSE_SECONDS = 3
-"""What requests under way get to end once the listener closes; more than the queue's own deadline."""
-
-
 class Certificate:
-    """The certificate that connections are answered with. It can be renewed while the server runs.
+    """The server's TLS certificate, which can be renewed while the server runs.
 
     Args:
         certificate: PEM file with the certificate and its chain.
-        key: PEM file with the key, without a password; None when it is in the same file.
+        key: PEM file with the key, without a password; None if it is in the same file.
 
     Raises:
         ConfigError: the files can't be used.
@@ -117,7 +114,7 @@ class Certificate:
         self._load(self.context)
 
     def check(self) -> None:
-        """Try what the files hold now.
+        """Try what the files contain now, without using it.
 
         Raises:
             ConfigError: they can't be used.
@@ -125,23 +122,23 @@ class Certificate:
         self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
 
     def renew(self) -> None:
-        """Answer new connections with what the files hold now.
+        """Use what the files contain now for new connections.
 
         Raises:
-            ConfigError: they can't be used; what was in force stays.
+            ConfigError: they can't be used; the previous certificate stays in use.
         """
-        # A certificate without its key would take the place of one that works, so it is tried elsewhere first.
+        # Loading replaces the certificate before it checks the key, so a bad pair would break the context in use.
         self.check()
         self._load(self.context)
 
     def _load(self, context: ssl.SSLContext) -> None:
         certificate, key = self._files
         try:
-            # An empty password, as OpenSSL would ask the terminal for that of an encrypted key.
+            # Without a password given, OpenSSL would ask the terminal for that of an encrypted key.
             context.load_cert_chain(certificate, key, password="")
         except OSError as error:
             if isinstance(error, ssl.SSLError):
-                message = f"{certificate} and {key or 'its key'}: no certificate and key in PEM form that fit together"
+                message = f"{certificate} and {key or 'its key'} must be a matching PEM certificate and key"
                 message += f", the key without a password ({error.reason or error})"
             else:
                 missing = certificate if not certificate.exists() else key or certificate
@@ -150,10 +147,10 @@ class Certificate:
 
 
 def certificate_of(settings: Settings) -> Certificate | None:
-    """Read the certificate that the settings name; None when they name none.
+    """Load the certificate that the settings name; None if they name none.
 
     Raises:
-        ConfigError: it can't be used, or there is a key alone.
+        ConfigError: it can't be used, or there is only a key.
     """
     if settings.tls_certificate is not None:
         return Certificate(settings.tls_certificate, settings.tls_key)
@@ -164,11 +161,11 @@ def certificate_of(settings: Settings) -> Certificate | None:
 
 
 def listen(address: str, variable: str) -> socket.socket:
-    """Bind an address; done before anything else is started, so that a second instance fails at once.
+    """Listen on an address; the first thing to start, so that a second instance fails at once.
 
     Args:
         address: ``host:port``.
-        variable: the setting it is from.
+        variable: the setting that it comes from, for the error.
 
     Raises:
         ConfigError: it can't be listened on.
@@ -190,7 +187,7 @@ def bind(address: str) -> socket.socket:
     """Bind an address without listening on it.
 
     Args:
-        address: ``host:port``; an empty host means every address, of IPv4 and IPv6.
+        address: ``host:port``; an empty host means every IPv4 and IPv6 address.
 
     Raises:
         OSError: it can't be bound.
@@ -201,6 +198,7 @@ def bind(address: str) -> socket.socket:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
+            # Both families for an empty host, whatever the system's default is.
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(bool(host)))
         bound.bind((host, port))
     except OSError:
@@ -210,19 +208,19 @@ def bind(address: str) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """A uvicorn that leaves signals to the process, and says where it listens once it does.
+    """A uvicorn server that leaves signals to the process, and reports when and where it listens.
 
     Args:
-        app: what answers.
-        told: is given each address as a URL without a path.
-        certificate: what HTTPS is served with; None for plain HTTP.
-        proxies: addresses and networks whose ``X-Forwarded-For`` is believed.
+        app: the application.
+        on_listening: called with each address, as a URL without a path, once connections are accepted.
+        certificate: serves HTTPS; None for plain HTTP.
+        proxies: addresses and networks whose ``X-Forwarded-For`` is trusted.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        told: Callable[[URL], None],
+        on_listening: Callable[[URL], None],
         *,
         certificate: Certificate | None = None,
         proxies: str | None = None,
@@ -242,17 +240,17 @@ class Server(uvicorn.Server):
                 ssl_context_factory=None if certificate is None else lambda _, __: certificate.context,
             )
         )
-        self._told = told
+        self._on_listening = on_listening
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave them alone."""
+        """Do nothing: the process handles signals itself."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen."""
+        """Start to accept connections."""
         await super().startup(sockets)
         scheme = "https" if self.config.is_ssl else "http"
         for listener in sockets or ():
             host, port = listener.getsockname()[:2]
-            self._told(URL(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"))
+            self._on_listening(URL(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"))

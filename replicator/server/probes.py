@@ -1,4 +1,4 @@
-"""Asks the probes of a replicator on this machine, as health checks do."""
+"""A client for the probes of a replicator on this machine, for ``replicator health`` and ``replicator check``."""
 
 from __future__ import annotations
 
@@ -14,31 +14,23 @@ if TYPE_CHECKING:
     from replicator.settings import Settings
 
 _SECONDS = 4.0
-"""More than a replicator needs to say that its Redis does not answer."""
+"""More than a replicator needs to notice that its Redis does not answer."""
 _MAX_ANSWER = 16 * 1024
-_ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to ask; nothing is bound
+_LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to connect; nothing is bound
+"""Where to reach a server that listens on every address."""
 
 
 def probes_at(settings: Settings) -> URL:
-    """Return where the settings have the probes that a worker has, too: at an address of their own, else the webhook's.
-
-    Returns:
-        A URL without a path.
-    """
+    """Return the base URL of the probes: at an address of their own if they have one, else at the webhook's."""
     if settings.metrics_listen is not None:
         return asked_at(settings.metrics_listen, tls=False)
     return asked_at(settings.listen, tls=settings.tls_certificate is not None)
 
 
 def asked_at(address: str, *, tls: bool) -> URL:
-    """Return where what listens at ``host:port`` is asked on this machine: a URL without a path.
-
-    Args:
-        address: an empty host, as one of all zeros, means every address.
-        tls: whether HTTPS is served there.
-    """
+    """Return the base URL at which a server that listens on ``host:port`` is reached from this machine."""
     host, port = split_address(address)
-    return URL.build(scheme="https" if tls else "http", host=_ANYWHERE.get(host, host), port=port)
+    return URL.build(scheme="https" if tls else "http", host=_LOOPBACK.get(host, host), port=port)
 
 
 async def is_alive(base: URL) -> bool:
@@ -47,10 +39,10 @@ async def is_alive(base: URL) -> bool:
 
 
 async def ask(url: URL) -> dict[str, Any]:
-    """Return a probe's answer, a JSON object of any status; an empty one where there is none in time."""
+    """Return a probe's answer, a JSON object with any status; empty if there is none in time."""
     timeout = aiohttp.ClientTimeout(total=_SECONDS)
     try:
-        # Nothing secret is sent: whose certificate it is does not matter.
+        # The certificate is for the public name, not for the loopback address; nothing secret is sent.
         async with (
             aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session,
             session.get(url, ssl=False, allow_redirects=False) as response,

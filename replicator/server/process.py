@@ -1,11 +1,10 @@
-"""The long-running processes: ``serve``, the webhook with a worker beside it, and ``worker`` alone.
+"""The long-running processes: ``serve`` is the webhook with a worker beside it, ``worker`` is a worker alone.
 
-Each runs the scheduled reconcile too, when it is due and no other process on the queue does.
+Both expose probes and metrics, at the webhook's address or one of their own, and take part in electing the process
+that runs the scheduled reconcile.
 
-Both serve probes and metrics: at the webhook's address, or at one of their own.
-
-At SIGTERM or SIGINT the worker takes no new copies and gives the running ones the drain time; until then events are
-still taken, as they are durable in the queue whoever copies them. A second signal ends at once.
+At SIGTERM or SIGINT the worker starts no more copies and the running ones get the drain time; until then events are
+still accepted, because they are durable in the queue whoever copies them. A second signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -20,15 +19,16 @@ import structlog
 
 from replicator import __version__
 from replicator.harbor.registration import needed_for_policies, open_registrar
-from replicator.queue import Lane, LoadedConfig, announced
+from replicator.queue import Lane, announced
+from replicator.replication.job import Handler
 from replicator.replication.reconciler import Reconciler
 from replicator.replication.transfer import access_by
 from replicator.server.app import Webhook, create_app, create_probes_app
-from replicator.server.auth import WebhookAuth
+from replicator.server.auth import PageAuth, WebhookAuth
 from replicator.server.http import Server, certificate_of, listen
 from replicator.server.metrics import Metrics
 from replicator.server.notify import open_notifier
-from replicator.server.page import PageAuth, StatusPage
+from replicator.server.page import StatusPage
 from replicator.server.reload import Reloader
 from replicator.server.runtime import make_worker, open_checks, open_copier, open_queue
 from replicator.server.traces import open_traces
@@ -45,44 +45,120 @@ if TYPE_CHECKING:
     from replicator.registry import Registries
     from replicator.rules import Rules
     from replicator.server.reload import Configuration
-    from replicator.server.traces import Traces
+    from replicator.server.spans import Traces
     from replicator.settings import Settings
 
 log = structlog.get_logger("replicator")
 
 
-class _Process:
-    """What runs in this process, and whether it is about to end. A `replicator.server.app.Liveness`."""
+async def serve(first: Configuration, load: Callable[[], Configuration], *, with_worker: bool) -> None:
+    """Serve the webhook until a signal.
+
+    Args:
+        first: the configuration at the start.
+        load: reads it again.
+        with_worker: also copy in this process.
+
+    Raises:
+        ConfigError: there is no webhook token, webhook policies can't be registered with these settings, an address
+            can't be bound, or the queue's settings are wrong.
+        QueueError: the embedded queue does not start.
+    """
+    _ignore_sighup()
+    settings, rules = first.settings, first.rules
+    needed_for_policies(settings)
+    auth, certificate = WebhookAuth.of(settings), certificate_of(settings)
+    if auth.is_open:
+        log.warning("webhook open to everyone", reason="REPLICATOR_WEBHOOK_ANONYMOUS")
+    log.info("starting", version=__version__, sources=len(rules.sources()), worker=with_worker)
+    # The port first: a second instance fails here, before it opens the queue of the first.
+    with (
+        contextlib.closing(listen(settings.listen, "REPLICATOR_LISTEN")) as listener,
+        _probes_listener(settings) as probes_listener,
+        graceful_shutdown() as shutdown,
+    ):
+        async with _open(settings, rules) as parts:
+            worker = parts.worker if with_worker else None
+            stopping = _Stopping(worker, parts.reconciler)
+            webhook = Webhook(rules, parts.queue, auth, parts.metrics.deliveries.delivered, parts.trace)
+            page = StatusPage(parts.queue, rules, PageAuth.of(settings))
+
+            def apply(new: Configuration) -> None:
+                # Everything that can fail comes first: a configuration is applied as a whole or not at all.
+                webhook_auth, page_auth = WebhookAuth.of(new.settings), PageAuth.of(new.settings)
+                if certificate is not None:
+                    certificate.renew()
+                parts.renew(new)
+                page.renew(new.rules, page_auth)
+                webhook.renew(new.rules, webhook_auth)
+
+            reloader = Reloader(first, load, apply)
+            app = create_app(
+                webhook,
+                parts.queue,
+                problems=stopping.problems,
+                metrics=parts.metrics.expose if probes_listener is None else None,
+                access_log=settings.access_log,
+                more=page.routes(),
+            )
+            if parts.traces is not None:
+                app = parts.traces.around_app(app)
+            server = Server(app, _log_webhook, certificate=certificate, proxies=settings.trusted_proxies)
+            async with _beside("serve", settings, probes_listener, parts, stopping, reloader):
+                shutdown.on_signal(stopping.stop)
+                await _run(server, listener, stopping, worker)
+    log.info("stopped")
+
+
+async def work(first: Configuration, load: Callable[[], Configuration]) -> None:
+    """Copy what is queued until a signal.
+
+    Args:
+        first: the configuration at the start.
+        load: reads it again.
+
+    Raises:
+        ConfigError: the queue's settings are wrong, webhook policies can't be registered with these settings, or the
+            address of the probes can't be bound.
+        QueueError: the embedded queue does not start.
+    """
+    _ignore_sighup()
+    settings = first.settings
+    needed_for_policies(settings)
+    log.info("starting", version=__version__)
+    with _probes_listener(settings) as probes_listener, graceful_shutdown() as shutdown:
+        async with _open(settings, first.rules) as parts:
+            stopping = _Stopping(parts.worker, parts.reconciler)
+            reloader = Reloader(first, load, parts.renew)
+            async with _beside("worker", settings, probes_listener, parts, stopping, reloader):
+                shutdown.on_signal(stopping.stop)
+                await parts.worker.run()
+    log.info("stopped")
+
+
+class _Stopping:
+    """Stops the work of this process, and tells its readiness probe."""
 
     def __init__(self, worker: Worker | None, reconciler: Reconciler) -> None:
         self._worker = worker
         self._reconciler = reconciler
-        self.stopping = asyncio.Event()
+        self.event = asyncio.Event()
 
     def problems(self) -> list[str]:
-        """Tell a probe that no more work should come here."""
-        return ["this process is stopping"] if self.stopping.is_set() else []
+        return ["this process is stopping"] if self.event.is_set() else []
 
     def stop(self) -> None:
-        """Begin to end; called again, end at once."""
-        log.info("stopping", at_once=self.stopping.is_set())
-        self.stopping.set()
+        """Begin to stop; the second call stops at once."""
+        log.info("stopping", at_once=self.event.is_set())
+        self.event.set()
         self._reconciler.stop()
         if self._worker is not None:
             self._worker.stop()
 
 
-def _tell_webhook(url: URL) -> None:
-    log.info("listening", address=url.authority, webhook=f"{url.origin()}/webhooks/harbor")
-
-
-def _tell_metrics(url: URL) -> None:
-    log.info("listening for probes", address=url.authority, metrics=f"{url.origin()}/metrics")
-
-
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What both processes are made of."""
+    """What both processes consist of."""
 
     queue: Queue
     metrics: Metrics
@@ -93,25 +169,26 @@ class _Parts:
     registrar: Registrar | None
 
     def trace(self) -> str | None:
-        """Return the current trace, as it is given on to the queue's jobs; None without traces."""
+        """Return the current trace's ``traceparent``; None without traces."""
         return self.traces.carrier() if self.traces is not None else None
 
     def renew(self, new: Configuration) -> None:
-        """Go on under another configuration: what begins from now on, copies and reconciles.
+        """Use another configuration for copies and reconciles that start from now on.
 
         Raises:
-            ConfigError: it can't be used; nothing is changed.
+            ConfigError: it can't be used; nothing has changed.
         """
+        # The registrar goes first, as the only one that may refuse.
         if self.registrar is not None:
             self.registrar.renew(new.settings, new.rules)
         self.registries.renew(access_by(new.rules.credentials))
         self.reconciler.renew(new.rules)
-        self.metrics.know(new.rules)
+        self.metrics.add_labels(new.rules)
 
 
 @contextlib.asynccontextmanager
 async def _open(settings: Settings, rules: Rules) -> AsyncIterator[_Parts]:
-    """Open the parts, and close them in the right order. Who opens them runs them."""
+    """Open the parts and close them in the right order; nothing runs yet."""
     concurrency = {Lane.EVENTS: settings.concurrency, Lane.BACKFILL: settings.backfill_concurrency}
     async with open_traces() as traces, open_queue(settings) as queue:
         metrics = Metrics(rules, queue, settings.schedule)
@@ -121,14 +198,13 @@ async def _open(settings: Settings, rules: Rules) -> AsyncIterator[_Parts]:
             open_copier(settings, rules, queue, requests) as (registries, copier),
             open_checks(queue) as checks,
         ):
+            handler = Handler(copier, checks)
             worker = make_worker(
                 settings,
                 queue,
-                copier,
+                handler if traces is None else traces.around_handler(handler),
                 concurrency=concurrency,
-                checks=checks,
-                observer=metrics.tries,
-                traces=traces,
+                observer=metrics.attempts,
             )
             registrar = open_registrar(settings, rules, registries)
             reconciler = Reconciler(
@@ -137,163 +213,84 @@ async def _open(settings: Settings, rules: Rules) -> AsyncIterator[_Parts]:
             yield _Parts(queue, metrics, traces, registries, worker, reconciler, registrar)
 
 
-async def serve(first: Configuration, load: Callable[[], Configuration], *, with_worker: bool) -> None:
-    """Serve the webhook until a signal; with a worker in the same process or without.
-
-    Args:
-        first: what is in force from the start.
-        load: reads that anew.
-        with_worker: whether to copy, too.
-
-    Raises:
-        ConfigError: there is no token, policies are wanted and what they need is missing, an address can't be listened
-            on, or the queue's settings are wrong.
-        QueueError: the embedded queue does not start.
-    """
-    _nothing_to_load_anew_yet()
-    settings, rules = first.settings, first.rules
-    needed_for_policies(settings)
-    entrance, certificate = WebhookAuth.of(settings), certificate_of(settings)
-    if entrance.is_open:
-        log.warning("webhook open to everyone", reason="REPLICATOR_WEBHOOK_ANONYMOUS")
-    log.info("starting", version=__version__, sources=len(rules.sources()), worker=with_worker)
-    with (
-        contextlib.closing(listen(settings.listen, "REPLICATOR_LISTEN")) as listener,
-        _probes_listener(settings) as own,
-        graceful_shutdown() as shutdown,
-    ):
-        async with _open(settings, rules) as parts:
-            worker = parts.worker if with_worker else None
-            process = _Process(worker, parts.reconciler)
-            webhook = Webhook(rules, parts.queue, entrance, parts.metrics.deliveries, parts.trace)
-            page = StatusPage(parts.queue, rules, PageAuth.of(settings))
-
-            def apply(new: Configuration) -> None:
-                # What can fail comes first.
-                entrance, door = WebhookAuth.of(new.settings), PageAuth.of(new.settings)
-                if certificate is not None:
-                    certificate.renew()
-                parts.renew(new)
-                page.renew(new.rules, door)
-                webhook.renew(new.rules, entrance)
-
-            reloader = Reloader(first, load, apply)
-            parts.metrics.follow(reloader)
-            app = create_app(
-                webhook,
-                parts.queue,
-                parts=[process],
-                exposition=parts.metrics if own is None else None,
-                access_log=settings.access_log,
-                more=page.routes(),
-            )
-            if parts.traces is not None:
-                app = parts.traces.around_app(app)
-            server = Server(app, _tell_webhook, certificate=certificate, proxies=settings.trusted_proxies)
-            async with _beside(settings, own, process, parts, reloader, "serve"):
-                shutdown.on_signal(process.stop)
-                await _run(server, listener, process, worker)
-    log.info("stopped")
-
-
-async def work(first: Configuration, load: Callable[[], Configuration]) -> None:
-    """Copy what is queued until a signal.
-
-    Args:
-        first: what is in force from the start.
-        load: reads that anew.
-
-    Raises:
-        ConfigError: the queue's settings are wrong, policies are wanted and what they need is missing, or the probes'
-            address can't be listened on.
-        QueueError: the embedded queue does not start.
-    """
-    _nothing_to_load_anew_yet()
-    settings = first.settings
-    needed_for_policies(settings)
-    log.info("starting", version=__version__)
-    with _probes_listener(settings) as own, graceful_shutdown() as shutdown:
-        async with _open(settings, first.rules) as parts:
-            process = _Process(parts.worker, parts.reconciler)
-            reloader = Reloader(first, load, parts.renew)
-            parts.metrics.follow(reloader)
-            async with _beside(settings, own, process, parts, reloader, "worker"):
-                shutdown.on_signal(process.stop)
-                await parts.worker.run()
-    log.info("stopped")
-
-
 @contextlib.asynccontextmanager
 async def _beside(
-    settings: Settings,
-    listener: socket.socket | None,
-    process: _Process,
-    parts: _Parts,
-    reloader: Reloader,
     command: str,
+    settings: Settings,
+    probes_listener: socket.socket | None,
+    parts: _Parts,
+    stopping: _Stopping,
+    reloader: Reloader,
 ) -> AsyncIterator[None]:
-    """Have all run that stands beside the work, for as long as the context lasts."""
+    """Run everything beside the webhook and the worker while the context lasts."""
+    parts.metrics.watch_configuration(reloader.status)
     async with (
-        _probes(settings, listener, process, parts),
-        open_notifier(settings, parts.queue, reloader),
+        _probes(settings, probes_listener, parts, stopping),
+        open_notifier(settings, parts.queue, reloader.status),
         parts.reconciler.beside(),
         reloader.beside(),
-        _announced(parts.queue, command, reloader),
+        announced(parts.queue, command, __version__, reloader.status),
     ):
         yield
 
 
 @contextlib.asynccontextmanager
 async def _probes(
-    settings: Settings, listener: socket.socket | None, process: _Process, parts: _Parts
+    settings: Settings, listener: socket.socket | None, parts: _Parts, stopping: _Stopping
 ) -> AsyncIterator[None]:
-    """Serve probes and metrics at an address of their own, if there is one, for as long as the context lasts."""
+    """Serve probes and metrics on a listener of their own, if there is one, while the context lasts."""
     if listener is None:
         yield
         return
-    app = create_probes_app(parts.queue, parts=[process], exposition=parts.metrics, access_log=settings.access_log)
-    server = Server(app, _tell_metrics)
+    app = create_probes_app(
+        parts.queue, problems=stopping.problems, metrics=parts.metrics.expose, access_log=settings.access_log
+    )
+    server = Server(app, _log_probes)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         yield
     finally:
         server.should_exit = True
         await asyncio.wait({serving})
+    # Outside of the finally block: it must not replace an error of the context.
     serving.result()
 
 
-def _announced(queue: Queue, command: str, reloader: Reloader) -> contextlib.AbstractAsyncContextManager[None]:
-    """Tell the other processes which configuration this one runs with."""
-    return announced(queue, command, __version__, lambda: LoadedConfig(reloader.loaded, reloader.problem))
-
-
-async def _run(server: Server, listener: socket.socket, process: _Process, worker: Worker | None) -> None:
-    """Run server and worker; the end of one is the end of the other."""
+async def _run(server: Server, listener: socket.socket, stopping: _Stopping, worker: Worker | None) -> None:
+    """Run server and worker; when one ends, so does the other."""
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    # The listener stays open until the last copy has ended or was handed back.
-    busy = asyncio.create_task(worker.run() if worker is not None else _until(process.stopping))
+    # The listener stays open until the last copy has ended or was handed back: a push during the drain time is queued.
+    working = asyncio.create_task(worker.run() if worker is not None else _wait(stopping.event))
     try:
-        await asyncio.wait({serving, busy}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({serving, working}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        if worker is not None and not busy.done():
+        if worker is not None and not working.done():
             worker.stop()
         server.should_exit = True
-        await asyncio.wait({serving, busy})
-    busy.result()
+        await asyncio.wait({serving, working})
+    working.result()
     serving.result()
 
 
-def _nothing_to_load_anew_yet() -> None:
-    """Have a SIGHUP during the start do nothing, instead of ending the process."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-
-async def _until(event: asyncio.Event) -> None:
+async def _wait(event: asyncio.Event) -> None:
     await event.wait()
 
 
+def _ignore_sighup() -> None:
+    """Ignore SIGHUP until the reloader handles it: its default action would end a process that is still starting."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 def _probes_listener(settings: Settings) -> contextlib.AbstractContextManager[socket.socket | None]:
-    """Bind the address of the probes and metrics, where they have one of their own."""
+    """Bind the address of the probes and metrics, if they have one of their own."""
     if settings.metrics_listen is None:
         return contextlib.nullcontext()
     return contextlib.closing(listen(settings.metrics_listen, "REPLICATOR_METRICS_LISTEN"))
+
+
+def _log_webhook(url: URL) -> None:
+    log.info("listening", address=url.authority, webhook=f"{url.origin()}/webhooks/harbor")
+
+
+def _log_probes(url: URL) -> None:
+    log.info("listening for probes", address=url.authority, metrics=f"{url.origin()}/metrics")

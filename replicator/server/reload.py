@@ -1,7 +1,7 @@
-"""Taking changed rules, logins, tokens and certificates over while the program runs.
+"""Reloading changed rules, logins, tokens and certificates while the program runs.
 
-A change is taken over as a whole or not at all: what can't be used is reported with every problem, and what was in
-force stays so. Copies under way end as they began.
+A change is applied as a whole or not at all. If it can't be used, every problem is logged and the previous
+configuration stays in use. Copies in progress finish under the one they started with.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from replicator.errors import ConfigError
+from replicator.queue import LoadedConfig
 from replicator.registry.docker_logins import config_file
 from replicator.settings import secrets_directory
 from replicator.tasks import cancel_all
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger("replicator.reload")
 
 _POLL_SECONDS = 1.0
-"""Between two looks at the files. A change counts once two looks agree on it: editors write in several steps."""
 _RELOADABLE = frozenset(
     {
         "config",
@@ -44,39 +44,34 @@ _RELOADABLE = frozenset(
         "status_token",
     }
 )
-"""Settings that are taken over; all others need a restart."""
+"""Settings that a reload applies; all others need a restart."""
 
 Marks = tuple[tuple[str, tuple[int, ...]], ...]
-"""What `marks` tells files apart by."""
+"""Path and device, inode, size and mtime (ns) of each file; compares equal if no file was replaced or written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What is in force together.
+    """Settings and rules that were loaded together.
 
     Attributes:
-        settings: how the program is set up.
-        rules: what is copied where, and as whom.
-        seen: the `marks` of the `watched_files` from before they were read: what changed since is not in it.
+        settings: the settings.
+        rules: the rules.
+        marks: the `marks` of the `watched_files`, taken before they were read, so that a later change shows.
     """
 
     settings: Settings
     rules: Rules
-    seen: Marks
+    marks: Marks
 
 
 class Reloader:
-    """Holds the configuration in force, and replaces it by what the files say when they change.
+    """Holds the configuration in use, and replaces it when its files change.
 
     Args:
-        first: what is in force from the start.
-        load: reads everything anew; called in a thread. It raises `ConfigError` for what can't be used.
-        apply: puts a new configuration in force, all at once. It may raise `ConfigError` before it changes anything.
-
-    Attributes:
-        current: what is in force.
-        loaded: when that was read, in seconds since the epoch.
-        problem: why what the files say now is not in force; None when it is.
+        first: the configuration at the start.
+        load: reads everything again, in a thread; raises `ConfigError` for what can't be used.
+        apply: puts a new configuration into use, all at once; may raise `ConfigError` before it changes anything.
     """
 
     def __init__(
@@ -86,92 +81,98 @@ class Reloader:
         apply: Callable[[Configuration], None],
     ) -> None:
         self.current = first
-        self.loaded = time.time()
-        self.problem: str | None = None
+        self._loaded = time.time()
+        self._problem: str | None = None
         self._load = load
         self._apply = apply
-        self._asked = asyncio.Event()
-        # Not as they are now: the queue may have taken long to start.
-        self._seen = first.seen
+        self._requested = asyncio.Event()
+        # The marks of the first reading, not of now: an embedded queue may take long to start, and the files may
+        # have changed meanwhile.
+        self._marks = first.marks
 
-    def ask(self) -> None:
-        """Have everything read anew at once, whether a file changed or not."""
-        self._asked.set()
+    def status(self) -> LoadedConfig:
+        """Return when the configuration in use was loaded, and why a newer one is not in use."""
+        return LoadedConfig(self._loaded, self._problem)
+
+    def request(self) -> None:
+        """Reload as soon as possible, whether a file has changed or not."""
+        self._requested.set()
 
     @contextlib.asynccontextmanager
     async def beside(self) -> AsyncIterator[None]:
-        """Do so at SIGHUP, and watch the files if the settings want that, for as long as the context lasts."""
+        """Reload at SIGHUP, and when a watched file changes if the settings ask for that, while the context lasts."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, self.ask)
+        loop.add_signal_handler(signal.SIGHUP, self.request)
         task = asyncio.create_task(self._run())
         try:
             yield
         finally:
             loop.remove_signal_handler(signal.SIGHUP)
-            # That leaves it to end the process, which has its queue to close yet.
+            # Python restores the default action, which would kill the process before it has closed its queue.
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             await cancel_all({task})
 
     async def _run(self) -> None:
         watch = self.current.settings.watch
-        before = self._seen
+        previous = self._marks
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_POLL_SECONDS if watch else None):
-                    await self._asked.wait()
+                    await self._requested.wait()
             try:
                 now = await asyncio.to_thread(lambda: marks(watched_files(self.current.settings)))
-                if self._asked.is_set() or (now != self._seen and now == before):
-                    self._asked.clear()
-                    self._seen = now
+                # Two polls must agree: editors write a file in several steps.
+                if self._requested.is_set() or (now != self._marks and now == previous):
+                    self._requested.clear()
+                    self._marks = now
                     await self.reload()
-                    # What is read next may be other files.
-                    now = self._seen
-                before = now
+                    # The new settings may name other files.
+                    now = self._marks
+                previous = now
             except Exception:
-                # A fault in this must not end the copying beside it.
+                # A bug here must not stop the replication.
                 log.exception("reload broken")
-                self.problem = "a fault in the program, see the log"
+                self._problem = "internal error while reloading, see the log"
                 await asyncio.sleep(_POLL_SECONDS)
 
     async def reload(self) -> None:
-        """Read everything anew, and put it in force or say why not."""
+        """Load everything again, and apply it or log why not."""
         try:
             found = await asyncio.to_thread(self._load)
             self._apply(found)
         except ConfigError as error:
-            self.problem = str(error)
+            self._problem = str(error)
             problems = [str(problem) for problem in error.problems]
             log.error("configuration refused", source=error.source, problems=problems)  # noqa: TRY400 - the user's
             return
-        kept = [name for name in _changed(self.current.settings, found.settings) if name not in _RELOADABLE]
-        if kept:
-            variables = ", ".join(f"REPLICATOR_{name.upper()}" for name in kept)
-            log.warning("setting needs a restart", names=variables)
-        self.current, self.loaded, self.problem, self._seen = found, time.time(), None, found.seen
+        changed = _changed(self.current.settings, found.settings)
+        if ignored := [f"REPLICATOR_{name.upper()}" for name in changed if name not in _RELOADABLE]:
+            log.warning("setting needs a restart", names=", ".join(ignored))
+        self.current, self._marks = found, found.marks
+        self._loaded, self._problem = time.time(), None
         log.info("configuration loaded", sources=len(found.rules.sources()))
 
 
 def watched_files(settings: Settings) -> list[Path]:
-    """Name the files whose change can change the configuration; a directory stands for the files in it."""
+    """List the files that make up the configuration; a directory stands for the files in it."""
     rules = (settings.config, settings.auth, settings.images, config_file(settings.docker_config))
     named = (*rules, settings.tls_certificate, settings.tls_key)
     return [Path(".env"), secrets_directory(), *(file for file in named if file is not None)]
 
 
 def marks(files: Iterable[Path]) -> Marks:
-    """Tell files apart from what they were: by what they are, their size and their time; what is missing has no mark.
+    """Take the marks of files; a missing one has none.
 
-    Links are followed, as Kubernetes replaces mounted files by changing a link to their directory.
+    Symbolic links are followed: Kubernetes updates a mounted file by pointing a link at another directory.
     """
     found: list[tuple[str, tuple[int, ...]]] = []
-    for file in files:
+    for path in files:
         with contextlib.suppress(OSError):
-            inside = sorted(file.iterdir()) if file.is_dir() else [file]
-            for each in inside:
+            inside = sorted(path.iterdir()) if path.is_dir() else [path]
+            for file in inside:
                 with contextlib.suppress(OSError):
-                    about = each.stat()
-                    found.append((str(each), (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)))
+                    stat = file.stat()
+                    found.append((str(file), (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)))
     return tuple(found)
 
 

@@ -1,14 +1,11 @@
-"""Reading the body of a request, bounded in size and time.
-
-A name for every HTTP request: in the answer, and in every log line that is written for it.
-"""
+"""Incoming HTTP requests: an id for each in the answer and the logs, and bodies bounded in size and time."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 from starlette.datastructures import MutableHeaders
@@ -19,53 +16,55 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_DISCARDED = 8
-"""How many times the allowed size is read and thrown away: a sender cut off in mid body does not see the answer."""
-_SECONDS = 5.0
-_CLOSE = {"Connection": "close"}
-
-
-async def read_body(request: Request, most: int) -> bytes:
-    """Read the body of a request.
-
-    Args:
-        request: whose.
-        most: bytes that it may have.
-
-    Raises:
-        HTTPException: 413, 408, or 400 for one that broke off.
-    """
-    body, size = bytearray(), 0
-    try:
-        async with asyncio.timeout(_SECONDS):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size <= most:
-                    body += chunk
-                elif size > _DISCARDED * most:
-                    break
-    except TimeoutError:
-        raise HTTPException(408, f"the body did not arrive within {_SECONDS:g} s", _CLOSE) from None
-    except ClientDisconnect:
-        raise HTTPException(400, "the body broke off") from None
-    if size > most:
-        raise HTTPException(413, f"the body has more than {most} bytes", _CLOSE)
-    return bytes(body)
-
-
 log = structlog.get_logger("replicator.access")
 
 HEADER = "X-Request-ID"
-"""The header of the answer that holds the request's name."""
+"""The header of every answer with the request's id."""
 _MAX_PATH = 200
+_DISCARDED = 8
+"""An oversized body is read up to so many times its limit: a sender cut off in the middle never reads the answer."""
+_BODY_SECONDS = 5.0
+_CLOSE = {"Connection": "close"}
+"""After an unread body, a kept connection would parse the rest of it as the next request."""
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Read the body of a request, up to ``limit`` bytes.
+
+    Raises:
+        HTTPException: 413 if it is larger, 408 if it takes too long, 400 if the connection breaks.
+    """
+    body, size = bytearray(), 0
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size <= limit:
+                    body += chunk
+                elif size > _DISCARDED * limit:
+                    break
+    except TimeoutError:
+        raise HTTPException(408, f"the body did not arrive within {_BODY_SECONDS:g} s", _CLOSE) from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the connection broke before the body was complete") from None
+    if size > limit:
+        raise HTTPException(413, f"the body has more than {limit} bytes", _CLOSE)
+    return bytes(body)
+
+
+def client_of(request: Request) -> str | None:
+    """Return the address that a request came from, as far as the server knows it."""
+    return request.client.host if request.client is not None else None
 
 
 class RequestIdMiddleware:
-    """An ASGI application whose requests have names. A name that a client sends does not count: it may be anyone's.
+    """Gives every request an id, and optionally logs it.
+
+    The id is always our own: one that a client sends could be anyone's, and would mix up the logs.
 
     Args:
         app: the application.
-        access_log: log a line for every request. A query is never in it: it may hold what people put there.
+        access_log: log a line for every request, without its query, which may hold a password by mistake.
     """
 
     def __init__(self, app: ASGIApp, *, access_log: bool) -> None:
@@ -78,9 +77,10 @@ class RequestIdMiddleware:
             await self._app(scope, receive, send)
             return
         request_id, began, status = secrets.token_hex(8), time.monotonic(), 0
+        # Also for the application: the webhook falls back on it where an event has no id.
         scope.setdefault("state", {})["request_id"] = request_id
 
-        async def named(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -89,16 +89,18 @@ class RequestIdMiddleware:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                await self._app(scope, receive, named)
+                await self._app(scope, receive, send_with_id)
             finally:
                 if self._access_log:
-                    log.info("request", **_told(scope), status=status, seconds=round(time.monotonic() - began, 3))
+                    self._log(scope, status, time.monotonic() - began)
 
-
-def _told(scope: Scope) -> dict[str, Any]:
-    client = scope.get("client")
-    return {
-        "method": scope["method"],
-        "path": scope["path"][:_MAX_PATH],
-        "client": client[0] if client else None,
-    }
+    def _log(self, scope: Scope, status: int, seconds: float) -> None:
+        client = scope.get("client")
+        log.info(
+            "request",
+            method=scope["method"],
+            path=scope["path"][:_MAX_PATH],
+            client=client[0] if client else None,
+            status=status,
+            seconds=round(seconds, 3),
+        )

@@ -1,4 +1,4 @@
-"""The parts put together: what every command that copies needs, opened and closed in the right order."""
+"""The parts that every copying command needs, opened and closed in the right order."""
 
 from __future__ import annotations
 
@@ -14,28 +14,27 @@ from replicator.queue import (
     Worker,
     embedded_server,
 )
-from replicator.replication.job import Handler, describe
+from replicator.replication.job import describe
 from replicator.replication.transfer import access_by, open_registries
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from replicator.copy import Copier
-    from replicator.queue import AttemptObserver, Lane
+    from replicator.queue import AttemptObserver, JsonValue, Lane, Running
     from replicator.registry import Registries, RequestObserver
     from replicator.rules import Rules
-    from replicator.server.traces import Traces
     from replicator.settings import Settings
 
 
 def retry_policy(settings: Settings) -> RetryPolicy:
-    """Say when copies that failed are tried again."""
+    """Return when failed copies are retried."""
     return RetryPolicy(horizon=settings.retry_for, not_yet_horizon=settings.retry_for)
 
 
 @asynccontextmanager
 async def open_queue(settings: Settings) -> AsyncIterator[Queue]:
-    """Open the queue: at the Redis that the settings name, or in an embedded server.
+    """Open the queue: on the Redis that the settings name, or else in an embedded server.
 
     Raises:
         ConfigError: the settings can't be used.
@@ -57,12 +56,12 @@ async def open_queue(settings: Settings) -> AsyncIterator[Queue]:
 async def open_copier(
     settings: Settings, rules: Rules, queue: Queue, observer: RequestObserver | None = None
 ) -> AsyncIterator[tuple[Registries, Copier]]:
-    """Open the way to the registries that the rules name, and a copier that shares what it knows through the queue.
+    """Open the registries and a copier that shares locks and caches with all processes on the queue.
 
     Args:
-        settings: time limits and numbers at once.
-        rules: whose credentials are used, and beyond whose hosts nothing goes.
-        queue: whose Redis the processes share.
+        settings: timeouts and concurrency.
+        rules: whose credentials are used; no other host is contacted.
+        queue: whose Redis holds what is shared.
         observer: told of every request.
     """
     async with (
@@ -74,11 +73,7 @@ async def open_copier(
 
 @asynccontextmanager
 async def open_checks(queue: Queue) -> AsyncIterator[Observations]:
-    """Open what this installation has seen to be right at destinations, and tell the rest of it at the end.
-
-    Args:
-        queue: whose Redis the processes share.
-    """
+    """Open the shared observations of destinations; the last ones are written at the end."""
     async with aclosing(Observations(queue)) as checks:
         yield checks
 
@@ -86,31 +81,25 @@ async def open_checks(queue: Queue) -> AsyncIterator[Observations]:
 def make_worker(
     settings: Settings,
     queue: Queue,
-    copier: Copier,
+    handler: Callable[[Running], Awaitable[Mapping[str, JsonValue]]],
     *,
     concurrency: Mapping[Lane, int],
     policy: RetryPolicy | None = None,
-    checks: Observations | None = None,
     observer: AttemptObserver | None = None,
-    traces: Traces | None = None,
 ) -> Worker:
-    """Make a worker that copies; who makes it runs it.
+    """Make a worker; the caller runs it.
 
     Args:
-        settings: time limits.
-        queue: where its work is.
-        copier: does the copies.
-        concurrency: copies at once, by lane.
-        policy: when a failed copy is tried again.
-        checks: learns what is seen at destinations. Without it nothing is told; what others saw of a tag is void in any
-            case before the tag is written.
-        observer: told how tries end.
-        traces: have a span for each copy; None without traces.
+        settings: timeouts, and the retry policy unless ``policy`` is given.
+        queue: holds the jobs.
+        handler: does one job, see `replicator.replication.job.Handler`.
+        concurrency: copies at once in each lane.
+        policy: when a failed copy is retried.
+        observer: told of every finished attempt.
     """
-    handler = Handler(copier, checks)
     return Worker(
         queue,
-        handler if traces is None else traces.around_handler(handler),
+        handler,
         concurrency=concurrency,
         policy=policy or retry_policy(settings),
         lease=settings.lease,

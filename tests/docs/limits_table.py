@@ -33,9 +33,8 @@ class Limit:
 LIMITS = {
     "Webhook": (
         Limit("body of an event", "server.app.MAX_BODY", "bytes", "413"),
-        Limit("time for the body", "server.requests._SECONDS", "s", "408"),
-        Limit("of a larger body, read to be thrown away", "server.requests._DISCARDED", "times as much",
-              "it is closed"),
+        Limit("time for the body", "server.requests._BODY_SECONDS", "s", "408"),
+        Limit("of a larger body, read and discarded", "server.requests._DISCARDED", "times as much", "it is closed"),
         Limit("request line, headers and chunk sizes", "server.http.MAX_HEAD", "bytes", "400"),
         Limit("time for a request to arrive", "server.http.REQUEST_SECONDS", "s", "the connection is closed"),
         Limit("images in one event", "harbor.events._MAX_RESOURCES", "", "400"),

@@ -165,8 +165,8 @@ async def test_options_that_contradict_each_other_or_mean_nothing_are_all_told_a
         "--fast: needs what the queue keeps, and --dry-run does without the queue; not both",
         "--fast: leaves out what is right, and --force does not; not both",
         "--report-format: is about --report, which is missing",
-        "--since: 'soon' is no moment",
-        "--within: '1y' is no length of time",
+        "--since: 'soon' is not a moment",
+        "--within: '1y' is not a duration",
     ):
         assert words in ended.err, ended.err
     ended = await replicator("backfill", "--config", rules, "--within=1h", cwd=house.directory)

@@ -88,7 +88,7 @@ async def test_a_renewed_certificate_is_shown_without_a_restart_and_a_broken_one
         renewed = second.issue_cert("127.0.0.1")
         renewed.cert_chain_pems[0].write_to_path(tmp_path / "tls.crt")
         refused = await serving.until("configuration refused")
-        assert "fit together" in str(refused[0]["problems"])
+        assert "must be a matching PEM certificate and key" in str(refused[0]["problems"])
         assert (await post(serving.address, tls=trusting(first)))[0] == 202
         renewed.private_key_pem.write_to_path(tmp_path / "tls.key")
         await serving.until("configuration loaded")
@@ -101,8 +101,8 @@ async def test_a_renewed_certificate_is_shown_without_a_restart_and_a_broken_one
     ("certificate", "key", "words"),
     [
         ("missing.crt", None, "missing.crt can't be read: No such file"),
-        ("rules.yaml", None, "no certificate and key in PEM form that fit together"),
-        ("tls.crt", None, "no certificate and key in PEM form that fit together"),
+        ("rules.yaml", None, "must be a matching PEM certificate and key"),
+        ("tls.crt", None, "must be a matching PEM certificate and key"),
         ("tls.crt", "missing.key", "missing.key can't be read: No such file"),
         (None, "tls.key", "REPLICATOR_TLS_KEY: a key without a certificate"),
     ],
@@ -123,7 +123,7 @@ async def test_only_named_addresses_get_their_events_taken(rules: Path, tmp_path
     settings = {"REPLICATOR_WEBHOOK_SOURCES": "10.0.0.0/8, 192.0.2.7"}
     async with running("serve", "--no-worker", "--config", rules, cwd=tmp_path, settings=settings) as serving:
         status, answer = await post(serving.address)
-        assert (status, answer) == (403, {"error": "webhooks are not taken from this address"})
+        assert (status, answer) == (403, {"error": "this address may not send webhooks"})
         # Who is no proxy of ours can say what it wants.
         assert (await post(serving.address, X_Forwarded_For="10.0.0.1"))[0] == 403
         assert serving.said("webhook refused", client="127.0.0.1")

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from tests.end_to_end.conftest import House
 
-REFUSED = "replicator: a changed configuration was refused by"
-RECOVERED = "replicator: recovered: no process refuses its configuration any more"
+REFUSED = "replicator: the changed configuration has an error;"
+RECOVERED = "replicator: recovered: the current configuration is in use everywhere"
 WRONG = {"HARBOR/library/**": "ACR/image-syncer/{nonsense}"}
 
 
@@ -116,7 +116,7 @@ async def test_a_sample_that_is_not_taken_is_told_with_what_to_do(robots: Chats,
     assert ended.code == 1, ended.said
     lines = json.loads(ended.out)
     assert [line["ok"] for line in lines] == [False, False, True]
-    assert "secret behind #" in lines[0]["message"]
+    assert "secret after #" in lines[0]["message"]
     assert "can't connect" in lines[1]["message"]
     assert [line["format"] for line in lines] == ["dingtalk", "json", "slack"]
     assert no_secret(ended.said)

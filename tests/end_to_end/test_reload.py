@@ -43,7 +43,7 @@ async def pushed(house: House, serving: Serving, repository: str, tag: str, numb
 async def test_a_rule_is_added_without_a_restart(house: House) -> None:
     async with running("serve", "--config", house.rules(LIBRARY), cwd=house.directory) as serving:
         await pushed(house, serving, "team/app", "v1", 1)
-        assert "no rule names" in serving.said("webhook taken")[0]["ignored"]
+        assert "no rule matches" in serving.said("webhook taken")[0]["ignored"]
         house.rules(BOTH)
         await serving.until("configuration loaded")
         await pushed(house, serving, "team/app", "v2", 2)

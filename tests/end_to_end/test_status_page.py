@@ -52,8 +52,8 @@ async def test_a_push_is_seen_while_it_is_copied_and_when_it_has_arrived(house: 
         assert f"{names} copied 5" in page.texts["copies"]
         assert re.search(r"copied [\d.]+ kB [\d.]+ s \d+(\.\d)? (s|min) ", page.texts["copies"]), "its lag is told"
         assert f"{house.harbor.host}/library/** 1 0 0" in page.texts["rules"]
-        assert "1 push arrived in the last 24 hours" in page.texts["lag"]
-        assert "All is well: nothing is waiting." in page.texts["head"]
+        assert "1 push replicated in the last 24 hours" in page.texts["lag"]
+        assert "All is well: the queue is empty." in page.texts["head"]
 
 
 async def test_what_was_given_up_is_copied_by_its_button_once_the_cause_is_gone(house: House) -> None:
@@ -62,10 +62,10 @@ async def test_what_was_given_up_is_copied_by_its_button_once_the_cause_is_gone(
         await push(house.harbor.host, "library/app", "v1", image(1), HARBOR_ROBOT)
         await serving.until("job dead")
         page = await seen(serving, lambda page: bool(page.retries))
-        assert "1 copy was given up." in page.texts["head"]
+        assert "1 copy failed and is not retried automatically." in page.texts["head"]
         assert "Automatically Create Repository" in page.texts["failures"]
-        assert "given up, " in page.texts["copies"]
-        assert "No push arrived" in page.texts["lag"]
+        assert "failed, " in page.texts["copies"]
+        assert "No push was replicated" in page.texts["lag"]
         # Somebody creates the repository.
         await push(house.behind_acr, "manual/app", "other", image(2))
         told = await ask(f"{serving.url}/", password=PASSWORD, form=page.retries[0].pressed("retry"))
@@ -84,7 +84,7 @@ async def test_what_a_reconcile_finds_right_does_not_push_out_what_happened(hous
         await serving.until("reconcile done", drift=2)
         await serving.until("reconcile done", up_to_date=3)
         page = await seen(serving, lambda page: "2 of the last 2" in page.texts["copies"])
-        assert "up to date" not in page.texts["copies"].partition("not kept")[2]
+        assert "up to date" not in page.texts["copies"].partition("not listed")[2]
         assert "3 1 2 0 0" in page.texts["reconciles"]
         assert "3 3 0 0 0" in page.texts["reconciles"]
-        assert "No push arrived" in page.texts["lag"], "nobody waited for these"
+        assert "No push was replicated" in page.texts["lag"], "nobody waited for these"

@@ -73,8 +73,8 @@ async def test_a_push_is_queued_and_said_so(serving: Serving) -> None:
     ("event", "reason"),
     [
         (default(tag=DIGEST), "pushed by digest only"),
-        ({**default(), "type": "DELETE_ARTIFACT"}, "DELETE_ARTIFACT is no push"),
-        ({**cloud(), "type": "harbor.scan.completed"}, "SCANNING_COMPLETED is no push"),
+        ({**default(), "type": "DELETE_ARTIFACT"}, "DELETE_ARTIFACT is not a push"),
+        ({**cloud(), "type": "harbor.scan.completed"}, "SCANNING_COMPLETED is not a push"),
     ],
 )
 async def test_what_leads_to_no_copy_is_ignored_with_the_reason(
@@ -90,7 +90,7 @@ async def test_what_no_rule_names_is_ignored(serving: Serving) -> None:
     event["event_data"]["repository"]["repo_full_name"] = "elsewhere/app"
     status, answer = await post(serving, event)
     assert status == 200
-    assert answer["ignored"] == "no rule names harbor.example.com/elsewhere/app:v1.2.3"
+    assert answer["ignored"] == "no rule matches harbor.example.com/elsewhere/app:v1.2.3"
 
 
 async def test_what_a_rule_names_and_acr_can_not_hold_is_ignored_for_that_reason(serving: Serving) -> None:
@@ -108,7 +108,7 @@ async def test_a_harbor_that_no_rule_names_is_ignored_unless_the_url_says_which_
     event["event_data"]["repository"]["repo_full_name"] = "team/x"
     status, answer = await post(serving, event)
     assert status == 200
-    assert "harbor.public.example.com, which no rule has as its source" in answer["ignored"]
+    assert "harbor.public.example.com, which is not a source of any rule" in answer["ignored"]
     for named in ("/other.example.com:8443", "/OTHER.example.com%3A8443", "?registry=other.example.com:8443"):
         status, answer = await post(serving, event, query=named)
         assert status == 202
@@ -116,7 +116,7 @@ async def test_a_harbor_that_no_rule_names_is_ignored_unless_the_url_says_which_
     for named in ("/elsewhere.example.com", "?registry=elsewhere.example.com", "/elsewhere.example.com?registry=other"):
         status, answer = await post(serving, event, query=named)
         assert status == 400
-        assert "'elsewhere.example.com', which no rule has as its source" in answer["error"]
+        assert "'elsewhere.example.com', which is not a source of any rule" in answer["error"]
 
 
 async def test_whose_events_an_address_takes_is_no_matter_to_who_has_no_token(serving: Serving) -> None:
@@ -262,4 +262,4 @@ async def test_a_push_that_names_no_harbor_is_ignored_where_there_are_several(se
     del event["event_data"]["resources"][0]["resource_url"]
     status, answer = await post(serving, event)
     assert status == 200
-    assert "is at a Harbor it does not name" in answer["ignored"]
+    assert "is at a Harbor that the event does not name" in answer["ignored"]

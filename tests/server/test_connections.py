@@ -1,4 +1,4 @@
-"""What a stranger can do to the port of the webhook."""
+"""The HTTP server bounds what anyone who reaches the port can send."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ async def flood(address: tuple[str, int], head: bytes, more: bytes) -> tuple[int
     ],
     ids=["request line", "one header", "many headers", "trailers", "empty lines"],
 )
-async def test_what_is_not_the_body_has_a_bound(address: tuple[str, int], head: bytes, more: bytes) -> None:
+async def test_everything_but_the_body_has_a_bound(address: tuple[str, int], head: bytes, more: bytes) -> None:
     sent, _ = await flood(address, head, more)
     # The buffers of the sockets between come on top of what is read.
     assert sent < 32 * MIB
 
 
-async def test_a_large_body_is_no_large_head(address: tuple[str, int]) -> None:
+async def test_a_large_body_does_not_count_as_head(address: tuple[str, int]) -> None:
     reader, writer = await asyncio.open_connection(*address)
     for _ in range(3):
         writer.write(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (4 * MAX_HEAD) + b" " * 4 * MAX_HEAD)
@@ -91,7 +91,7 @@ async def test_a_large_body_is_no_large_head(address: tuple[str, int]) -> None:
 
 
 @pytest.mark.parametrize("head", [b"", b"GET / HT", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n"])
-async def test_a_request_that_never_comes_or_never_ends_is_not_waited_for(
+async def test_a_request_that_never_arrives_or_never_ends_times_out(
     address: tuple[str, int], monkeypatch: pytest.MonkeyPatch, head: bytes
 ) -> None:
     monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.2)

@@ -1,4 +1,4 @@
-"""The signal that reloads, before and after there is anything to reload."""
+"""Reloading by SIGHUP and by watching files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def handler() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("handler")
-async def test_a_sighup_while_the_rest_of_a_process_ends_does_not_end_it_at_once() -> None:
+async def test_a_sighup_while_a_process_stops_does_not_kill_it() -> None:
     rules = parse(RULES, "rules.json", environ={})
     configuration = Configuration(Settings(_env_file=None, watch=False), rules, ())
     async with Reloader(configuration, lambda: configuration, lambda _: None).beside():
@@ -38,16 +38,16 @@ async def test_a_sighup_while_the_rest_of_a_process_ends_does_not_end_it_at_once
 
 
 @pytest.mark.usefixtures("handler")
-async def test_what_changed_between_the_first_reading_and_the_watching_is_taken_over(tmp_path: Path) -> None:
+async def test_a_change_between_the_first_reading_and_the_watching_is_loaded(tmp_path: Path) -> None:
     file = tmp_path / "rules.json"
     file.write_text(RULES)
     settings, applied = Settings(_env_file=None, config=file), asyncio.Event()
     reads: list[str] = []
 
     def load() -> Configuration:
-        seen = marks(watched_files(settings))
+        found = marks(watched_files(settings))
         reads.append(file.read_text())
-        return Configuration(settings, parse(reads[-1], "rules.json", environ={}), seen)
+        return Configuration(settings, parse(reads[-1], "rules.json", environ={}), found)
 
     first = load()
     # As long as an embedded queue takes to load its data.
@@ -58,7 +58,7 @@ async def test_what_changed_between_the_first_reading_and_the_watching_is_taken_
 
 
 @pytest.mark.usefixtures("handler")
-async def test_a_fault_in_the_reading_is_shown_as_what_keeps_the_files_from_being_in_force() -> None:
+async def test_a_bug_while_loading_is_shown_as_the_problem_with_the_configuration() -> None:
     rules = parse(RULES, "rules.json", environ={})
     configuration = Configuration(Settings(_env_file=None, watch=False), rules, ())
 
@@ -67,13 +67,13 @@ async def test_a_fault_in_the_reading_is_shown_as_what_keeps_the_files_from_bein
 
     reloader = Reloader(configuration, load, lambda _: None)
     async with reloader.beside(), asyncio.timeout(30):
-        reloader.ask()
-        while reloader.problem is None:
+        reloader.request()
+        while reloader.status().problem is None:
             await asyncio.sleep(0.01)
     assert reloader.current is configuration
 
 
-def test_the_file_of_dockers_logins_is_watched_wherever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dockers_config_file_is_watched_wherever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "config.json"
     assert file not in watched_files(Settings(_env_file=None))
     assert file in watched_files(Settings(_env_file=None, docker_config=str(file)))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
-from replicator.server.traces import open_traces, wanted
+from replicator.server.traces import is_configured, open_traces
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,11 +27,11 @@ WHERE = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
         (WHERE | {"OTEL_SDK_DISABLED": "True"}, False),
     ],
 )
-def test_there_are_traces_only_where_the_environment_says_where_to(environ: Mapping[str, str], expected: bool) -> None:
-    assert wanted(environ) is expected
+def test_tracing_is_on_only_if_the_environment_names_a_collector(environ: Mapping[str, str], expected: bool) -> None:
+    assert is_configured(environ) is expected
 
 
-async def test_libraries_that_are_missing_are_told_and_no_reason_not_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_packages_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", WHERE["OTEL_EXPORTER_OTLP_ENDPOINT"])
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with structlog.testing.capture_logs() as logs:
@@ -40,7 +40,7 @@ async def test_libraries_that_are_missing_are_told_and_no_reason_not_to_run(monk
     assert "pip install 'replicator[otlp]'" in logs[0]["reason"]
 
 
-async def test_a_variable_that_can_not_be_used_is_told_and_no_reason_not_to_run(
+async def test_an_invalid_variable_is_a_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", WHERE["OTEL_EXPORTER_OTLP_ENDPOINT"])

@@ -1,7 +1,4 @@
-"""What the program counts of itself, for Prometheus.
-
-The parts that are counted know nothing of it: they tell observers, which are here.
-"""
+"""Prometheus metrics. Nothing outside of this package imports ``prometheus_client``."""
 
 from replicator.server.metrics.exposition import Metrics
 from replicator.server.metrics.families import FAMILIES, Family

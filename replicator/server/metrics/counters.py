@@ -1,12 +1,7 @@
-"""Counts tries of copies as the queue tells them.
+"""What this process counts: attempts of copies, registry requests and webhook deliveries.
 
-A fault in counting must not become one of what is counted.
-
-Values of labels, bounded: whatever names go by, there are never more series than an installation is made for.
-
-Counts requests to registries.
-
-Counts what comes to the webhook.
+Each class is handed to the part that it counts, which knows nothing of Prometheus. A bug in counting must not break
+the work that is counted, so no method raises.
 """
 
 from __future__ import annotations
@@ -37,10 +32,15 @@ if TYPE_CHECKING:
 log = structlog.get_logger("replicator.metrics")
 
 _QUIET_SECONDS = 60.0
+OTHER = "other"
+"""The label of every value that is not a known one."""
+MOST_VALUES = 500
+"""Values of one label (hosts, rules) with series of their own; later ones in the rules file count as `OTHER`."""
+_MOST_CHARACTERS = 200
 
 
 class SwallowErrors:
-    """A context that keeps every exception to itself, and logs one a minute."""
+    """A context manager that suppresses every exception and logs at most one a minute."""
 
     def __init__(self) -> None:
         self._quiet_until = float("-inf")
@@ -60,45 +60,36 @@ class SwallowErrors:
         return True
 
 
-OTHER = "other"
-"""What every value is that is not among the known ones."""
-
-MOST_VALUES = 500
-"""Values that one label tells apart, of hosts and of rules; what comes after them in the rules file is `OTHER`."""
-
-_MOST_CHARACTERS = 200
-
-
 class BoundedLabels:
-    """The values that a label may have.
+    """The known values of a label.
 
-    Args:
-        values: the values; those behind the first `MOST_VALUES` are left out.
+    Prometheus keeps a series for every value it ever saw, so anything that comes from outside (a queued job, a
+    webhook, an old rules file) is `OTHER` unless it was added here.
     """
 
     def __init__(self, values: Iterable[str] = ()) -> None:
-        self._shown: dict[str, str] = {}
+        self._labels: dict[str, str] = {}
         self.add(values)
 
     def add(self, values: Iterable[str]) -> None:
-        """Know these too, as long as there is room."""
+        """Add values until there are `MOST_VALUES`. None is ever removed: its series exists already."""
         for value in values:
-            if len(self._shown) >= MOST_VALUES:
+            if len(self._labels) >= MOST_VALUES:
                 return
-            self._shown.setdefault(value, _shown(value))
+            self._labels.setdefault(value, _printable(value))
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """How the known values are written."""
-        return tuple(self._shown.values())
+        """The labels of all known values."""
+        return tuple(self._labels.values())
 
     def label(self, value: str | None) -> str:
-        """Return how a value is written as a label; `OTHER` for None and for what is not known."""
-        return OTHER if value is None else self._shown.get(value, OTHER)
+        """Return the label of a value; `OTHER` for None and for an unknown one."""
+        return OTHER if value is None else self._labels.get(value, OTHER)
 
 
-def _shown(value: str) -> str:
-    """Short, and a text that can be encoded."""
+def _printable(value: str) -> str:
+    # A name in JSON may hold a lone surrogate, which would make every scrape fail to encode.
     return value[:_MOST_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
 
 
@@ -110,62 +101,59 @@ _OUTCOMES = {
 }
 _FAILURES = {AttemptEnd.RETRIED: "retried", AttemptEnd.DEAD: "failed"}
 _REASONS = {kind: kind.value.replace(" ", "_") for kind in ErrorClass}
-_RIGHT = frozenset({Result.COPIED, Result.UP_TO_DATE})
+_ARRIVED = frozenset({Result.COPIED, Result.UP_TO_DATE})
 _BLOBS = {"copied": "blobs_copied", "mounted": "blobs_mounted", "present": "blobs_present"}
 
 
-class TryCounts:
-    """A `replicator.queue.TryObserver`.
-
-    Args:
-        registry: where the metrics are.
-    """
+class AttemptCounts:
+    """Counts attempts of copies. A `replicator.queue.AttemptObserver`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._rules = BoundedLabels()
-        self._guard = SwallowErrors()
+        self._swallow_errors = SwallowErrors()
         self._copies = counter(families.COPIES, registry)
         self._lag = histogram(families.COPY_LAG, registry)
         self._duration = histogram(families.COPY_DURATION, registry)
         self._blobs = counter(families.BLOBS, registry)
         self._retries = counter(families.RETRIES, registry)
         self._lost = counter(families.LEASE_LOSSES, registry)
-        # From 0 on, so that the first one is a change too.
+        # Start at 0: increase() doesn't see the first event of a series that begins at 1.
         for how in _BLOBS:
             self._blobs.labels(how)
         for kind in (ErrorClass.TRANSIENT, ErrorClass.NOT_YET):
             self._retries.labels(_REASONS[kind])
 
-    def know(self, rules: Iterable[str]) -> None:
-        """Tell the rules of these keys apart too from now on."""
-        self._rules.add(rules)
+    def add_rules(self, keys: Iterable[str]) -> None:
+        """Give these rules series of their own from now on."""
+        self._rules.add(keys)
 
     def attempt_ended(self, attempt: Attempt) -> None:
-        """Count a try by its outcome."""
-        with self._guard:
+        """Count an attempt by its outcome."""
+        with self._swallow_errors:
             if attempt.end is AttemptEnd.DONE:
-                outcome = self._went_well(attempt, attempt.outcome or {})
+                outcome = self._succeeded(attempt, attempt.outcome or {})
             else:
                 outcome = _FAILURES[attempt.end]
             if attempt.end is AttemptEnd.RETRIED and attempt.error_class is not None:
                 self._retries.labels(_REASONS[attempt.error_class]).inc()
             rule = (attempt.payload or {}).get("rule")
-            known = self._rules.label(rule if isinstance(rule, str) else None)
-            self._copies.labels(outcome, known, attempt.lane.value).inc()
+            label = self._rules.label(rule if isinstance(rule, str) else None)
+            self._copies.labels(outcome, label, attempt.lane.value).inc()
             self._duration.labels(outcome).observe(attempt.seconds)
 
     def lease_lost(self) -> None:
         """Count a lost lease."""
-        with self._guard:
+        with self._swallow_errors:
             self._lost.inc()
 
-    def _went_well(self, attempt: Attempt, outcome: Any) -> str:
-        """Count the blobs and the lag of what went well; return how it is called."""
+    def _succeeded(self, attempt: Attempt, outcome: Any) -> str:
+        """Count the blobs and the lag of a successful attempt; return the label of its outcome."""
         result = Result(outcome["result"])
         for how, name in _BLOBS.items():
             if outcome[name]:
                 self._blobs.labels(how).inc(outcome[name])
-        if attempt.lag is not None and attempt.lane is Lane.EVENTS and result in _RIGHT:
+        # Nobody waits for a backfill's copies, so their age says nothing about lag.
+        if attempt.lag is not None and attempt.lane is Lane.EVENTS and result in _ARRIVED:
             self._lag.observe(attempt.lag)
         return _OUTCOMES[result]
 
@@ -175,15 +163,11 @@ _NO_ANSWER = "error"
 
 
 class RequestCounts:
-    """Counts of requests; ``observer`` is how the registries report them.
-
-    Args:
-        registry: where the metrics are.
-    """
+    """Counts requests to registries. A `replicator.registry.RequestObserver`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._hosts = BoundedLabels()
-        self._guard = SwallowErrors()
+        self._swallow_errors = SwallowErrors()
         self._requests = counter(families.REQUESTS, registry)
         self._duration = histogram(families.REQUEST_DURATION, registry)
         self._received = counter(families.RECEIVED, registry)
@@ -191,57 +175,58 @@ class RequestCounts:
         self._throttled = counter(families.THROTTLED, registry)
         self.observer = RequestObserver(self.answered, self.received, self.sent, self.throttled)
 
-    def know(self, hosts: Iterable[str]) -> None:
-        """Tell these hosts apart too from now on."""
+    def add_hosts(self, hosts: Iterable[str]) -> None:
+        """Give these hosts series of their own from now on."""
         self._hosts.add(hosts)
         for host in self._hosts.labels:
-            # From 0 on, so that the first one is a change too.
+            # Start at 0, as above.
             self._throttled.labels(host)
 
     def answered(self, registry: str, method: str, status: int | None, seconds: float) -> None:
-        """Count a request; one without an answer has no duration."""
-        with self._guard:
+        """Count a request, and its duration if there was an answer."""
+        with self._swallow_errors:
             host = self._hosts.label(registry)
-            self._requests.labels(host, method, _status(status)).inc()
+            self._requests.labels(host, method, _status_label(status)).inc()
             if status is not None:
                 self._duration.labels(host, method).observe(seconds)
 
     def received(self, registry: str, size: int) -> None:
-        """Count bytes of an answer's body."""
-        with self._guard:
+        """Count bytes of response bodies."""
+        with self._swallow_errors:
             self._received.labels(self._hosts.label(registry)).inc(size)
 
     def sent(self, registry: str, size: int) -> None:
-        """Count bytes of a request's body."""
-        with self._guard:
+        """Count bytes of request bodies."""
+        with self._swallow_errors:
             self._sent.labels(self._hosts.label(registry)).inc(size)
 
     def throttled(self, registry: str) -> None:
-        """Count an answer that asks for fewer requests."""
-        with self._guard:
+        """Count an answer that asks to slow down."""
+        with self._swallow_errors:
             self._throttled.labels(self._hosts.label(registry)).inc()
 
 
-def _status(status: int | None) -> str:
-    """Write a status; whoever answers 799 makes no series of its own."""
+def _status_label(status: int | None) -> str:
+    """Return a status as a label; made-up codes share one, so that a server can't create series."""
     if status is None:
         return _NO_ANSWER
     return str(status) if status in _STATUSES else OTHER
 
 
 class DeliveryCounts:
-    """A `replicator.server.app.DeliveryObserver`.
-
-    Args:
-        registry: where the metrics are.
-    """
+    """Counts webhook deliveries."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._types = BoundedLabels(TYPES)
-        self._guard = SwallowErrors()
+        self._swallow_errors = SwallowErrors()
         self._events = counter(families.EVENTS, registry)
 
     def delivered(self, kind: str | None, fate: Fate) -> None:
-        """Count a delivery; one whose type was not read is `other`."""
-        with self._guard:
+        """Count a delivery.
+
+        Args:
+            kind: the event's type; None where the body was not read, which counts as `OTHER`.
+            fate: how the delivery ended.
+        """
+        with self._swallow_errors:
             self._events.labels(self._types.label(kind), fate.value).inc()

@@ -1,21 +1,19 @@
-"""What people are told, given what is seen and what they were told before. Pure functions.
+"""What to report, given a snapshot of the installation and what was reported before.
 
-Each state is told once, when it begins and when it is over, however long it lasts. What happens soon after something of
-the same occasion was told waits, and is told together.
-
-What is seen of an installation at one moment, as far as people are told of it.
+Each problem is reported once when it begins and once when it is over, however long it lasts. What happens soon after a
+message about the same occasion waits, and is reported together.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from replicator.console import age
 from replicator.queue import Lane, ReconcileState
-from replicator.server.notify.message import Example, Message, MessageState, Occasion, Told
+from replicator.server.notify.message import Example, Message, MessageState, Occasion, Reported
 
 if TYPE_CHECKING:
     from replicator.queue import (
@@ -31,17 +29,39 @@ if TYPE_CHECKING:
     from replicator.server.notify.message import NotifyState
 
 EXAMPLES = 5
-"""How many examples a message has at the most."""
-_WAITING = 1000
-"""Copies that wait for a retry and are looked at; the queue may hold more."""
+"""Examples in a message at most."""
+_MAX_WAITING = 1000
+"""Copies waiting for a retry that are looked at; the queue may hold more."""
+_CHECK = "Run replicator check: it tests every host, login and permission, and says what to do."
+_RECOVERED = {
+    Occasion.DEAD_LETTERS: "replicator: recovered: no dead letters left",
+    Occasion.LAG: "replicator: recovered: copies are on time again",
+    Occasion.RECONCILE: "replicator: recovered: the last reconcile compared everything",
+    Occasion.CONFIGURATION: "replicator: recovered: the current configuration is in use everywhere",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NotifyTiming:
+    """When to report something, in seconds.
+
+    Attributes:
+        late: how long a copy waits, or keeps failing, before it is reported.
+        gather: how long dead letters are gathered, from the first one on.
+        pause: between two reports of problems with the same occasion. A recovery is reported at once.
+    """
+
+    late: float = 900.0
+    gather: float = 60.0
+    pause: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Lateness:
-    """How long copies of what was pushed have been waiting.
+    """How long copies of pushed images have been waiting.
 
     Attributes:
-        seconds: for how long the oldest has been due and not begun, or failing; 0 when none is.
+        seconds: since the oldest was due but did not start, or began to fail; 0 if none is late.
         failing: how many of them wait for a retry.
         examples: the oldest of those.
         workers: how many processes copy.
@@ -55,278 +75,259 @@ class Lateness:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One moment.
+    """The installation at one moment.
 
     Attributes:
         now: milliseconds since 1970 by Redis's clock.
-        buried: the dead letters, and which of them are new.
+        dead_letters: their number, and the unreported ones.
         lateness: of copies for events.
-        reconcile: how the last one ended; None where that is not known.
-        complaints: of processes whose configuration was refused.
+        reconcile: how the last one ended; None if that is unknown.
+        complaints: from processes that refused a changed configuration.
     """
 
     now: int
-    buried: NewDeadLetters
+    dead_letters: NewDeadLetters
     lateness: Lateness
     reconcile: ReconcileResult | None
     complaints: tuple[Complaint, ...]
 
 
-async def take_snapshot(queue: Queue, notices: Notices, turn: Leadership, mark: int) -> Snapshot:
-    """Look at the queue; a few commands, whose number no backlog changes.
+async def take_snapshot(queue: Queue, notices: Notices, leadership: Leadership, mark: int) -> Snapshot:
+    """Read the queue, in a few commands whose number does not depend on its length.
 
     Args:
-        queue: what is looked at.
+        queue: the queue.
         notices: of the same queue.
-        turn: this process's.
-        mark: of the dead letters that were told of.
+        leadership: of this process.
+        mark: of the newest dead letter that was reported.
 
     Raises:
-        QueueUnavailable: it does not answer.
+        QueueUnavailable: Redis does not answer.
     """
     return Snapshot(
-        now=turn.now,
-        buried=await notices.buried(mark, EXAMPLES),
-        lateness=await _lateness(queue, turn.now),
+        now=leadership.now,
+        dead_letters=await notices.buried(mark, EXAMPLES),
+        lateness=await _lateness(queue, leadership.now),
         reconcile=(await ReconcileState.read(queue)).last,
-        complaints=turn.complaints,
+        complaints=leadership.complaints,
     )
 
 
 async def _lateness(queue: Queue, now: int) -> Lateness:
-    not_begun = (await queue.oldest())[Lane.EVENTS]
-    waiting = [job for job in await queue.waiting(limit=_WAITING) if job.lane is Lane.EVENTS]
-    # By when they first failed, not by when they are tried next.
+    not_started = (await queue.oldest())[Lane.EVENTS]
+    waiting = [job for job in await queue.waiting(limit=_MAX_WAITING) if job.lane is Lane.EVENTS]
+    # Ordered by their first failure, not by their next attempt.
     oldest = sorted(waiting, key=lambda job: job.first)
     failing = now / 1000 - oldest[0].first.timestamp() if oldest else 0.0
-    examples = tuple(map(_example, oldest[:EXAMPLES]))
-    return Lateness(max(not_begun, failing), len(oldest), examples, len(await queue.workers()))
+    examples = tuple(map(_waiting_example, oldest[:EXAMPLES]))
+    return Lateness(max(not_started, failing), len(oldest), examples, len(await queue.workers()))
 
 
-def _example(job: WaitingJob) -> Example:
-    return Example.of(job.id, f"{job.error_class}, {job.tries} tries: {job.message}")
+def _waiting_example(job: WaitingJob) -> Example:
+    attempts = "1 attempt" if job.tries == 1 else f"{job.tries} attempts"
+    return Example.of(job.id, f"{job.error_class}, {attempts}: {job.message}")
 
 
-_CHECK = "replicator check tries every host, login and permission, and says what to do."
+def decide(state: NotifyState, snapshot: Snapshot, timing: NotifyTiming) -> tuple[NotifyState, list[Message]]:
+    """Decide what to report now. A pure function.
 
-
-@dataclass(frozen=True, slots=True)
-class NotifyTiming:
-    """How fast people are told. All times in seconds.
-
-    Attributes:
-        late: for how long a copy waits, or fails, before that is told.
-        gather: for how long dead letters are gathered from the first one on.
-        pause: between two tellings of trouble on the same occasion. That it is over is told at once.
+    Returns:
+        The new state and the messages; both have to be stored together.
     """
-
-    late: float = 900.0
-    gather: float = 60.0
-    pause: float = 600.0
+    decision = _Decision(state, snapshot, timing)
+    decision.dead_letters()
+    decision.drift()
+    decision.reconcile()
+    decision.lag()
+    decision.configuration()
+    return decision.state, decision.messages
 
 
 @dataclass(frozen=True, slots=True)
-class _Trouble:
-    """Something that lasts: what tells it from another, since when, and what is told of it."""
+class _Problem:
+    """A lasting problem: what distinguishes it from another one, since when it lasts, and its message."""
 
     mark: str
     since: int
     title: str
-    count: int | None
-    examples: tuple[Example, ...]
     advice: tuple[str, ...]
+    count: int | None = None
+    examples: tuple[Example, ...] = ()
 
 
-def decide(memory: NotifyState, seen: Snapshot, pace: NotifyTiming) -> tuple[NotifyState, list[Message]]:
-    """Say what is to be told now.
+class _Decision:
+    """One decision in the making: each method looks at one occasion, and updates the state and the messages."""
 
-    Args:
-        memory: what was told.
-        seen: how it is.
-        pace: how fast people are told.
+    def __init__(self, state: NotifyState, snapshot: Snapshot, timing: NotifyTiming) -> None:
+        self.state = state
+        self.messages: list[Message] = []
+        self._snapshot = snapshot
+        self._now = snapshot.now
+        self._timing = timing
 
-    Returns:
-        What is remembered from now on, and the messages; both are to be kept together.
-    """
-    messages: list[Message] = []
-    memory = _dead_letters(memory, seen, pace, messages)
-    memory = _drift(memory, seen, pace, messages)
-    # A reconcile of which nothing is known is neither trouble nor the end of one.
-    if seen.reconcile is not None:
-        memory = _state(memory, seen, pace, Occasion.RECONCILE, _reconcile(seen), messages)
-    memory = _state(memory, seen, pace, Occasion.LAG, _lag(memory, seen, pace), messages)
-    memory = _state(memory, seen, pace, Occasion.CONFIGURATION, _configuration(seen.complaints), messages)
-    return memory, messages
-
-
-_OVER = {
-    Occasion.DEAD_LETTERS: "replicator: recovered: no copy is given up any more",
-    Occasion.LAG: "replicator: recovered: copies are in time again",
-    Occasion.RECONCILE: "replicator: recovered: a reconcile compared everything",
-    Occasion.CONFIGURATION: "replicator: recovered: no process refuses its configuration any more",
-}
-
-
-def _state(
-    memory: NotifyState,
-    seen: Snapshot,
-    pace: NotifyTiming,
-    occasion: Occasion,
-    trouble: _Trouble | None,
-    messages: list[Message],
-) -> NotifyState:
-    """Tell of something that lasts: once when it begins or becomes another, once when it is over."""
-    told = memory.told.get(occasion)
-    if trouble is None:
-        return _over(memory, seen, occasion, messages)
-    if told is not None and (told.mark == trouble.mark or _lately(told, seen, pace)):
-        return memory
-    since = told.since if told is not None and told.mark is not None else trouble.since
-    messages.append(
-        Message(
-            uuid4().hex,
-            occasion,
-            MessageState.TROUBLE,
-            trouble.title,
-            seen.now,
-            since,
-            trouble.count,
-            trouble.examples,
-            trouble.advice,
-        )
-    )
-    return _telling(memory, occasion, Told(trouble.mark, since, seen.now))
-
-
-def _over(memory: NotifyState, seen: Snapshot, occasion: Occasion, messages: list[Message]) -> NotifyState:
-    told = memory.told.get(occasion)
-    if told is None or told.mark is None:
-        return memory
-    messages.append(Message(uuid4().hex, occasion, MessageState.RECOVERED, _OVER[occasion], seen.now, told.since))
-    return _telling(memory, occasion, replace(told, mark=None))
-
-
-def _telling(memory: NotifyState, occasion: Occasion, told: Told) -> NotifyState:
-    return replace(memory, told={**memory.told, occasion: told})
-
-
-def _lately(told: Told, seen: Snapshot, pace: NotifyTiming) -> bool:
-    # A clock that was set back does not silence us for longer than a pause.
-    return 0 <= seen.now - told.at < pace.pause * 1000
-
-
-def _dead_letters(memory: NotifyState, seen: Snapshot, pace: NotifyTiming, messages: list[Message]) -> NotifyState:
-    """Tell of copies that were given up, those of a minute together; and that none is left."""
-    buried, told = seen.buried, memory.told.get(Occasion.DEAD_LETTERS)
-    if not buried.dead:
-        return _over(replace(memory, mark=buried.mark, gathering=None), seen, Occasion.DEAD_LETTERS, messages)
-    if not buried.newer:
-        return replace(memory, gathering=None)
-    gathering = seen.now if memory.gathering is None else min(memory.gathering, seen.now)
-    memory = replace(memory, gathering=gathering)
-    if seen.now - gathering < pace.gather * 1000 or (told is not None and _lately(told, seen, pace)):
-        return memory
-    since = min((int(letter.last.timestamp() * 1000) for letter in buried.first), default=gathering)
-    copies = "1 copy was" if buried.newer == 1 else f"{buried.newer} copies were"
-    all_of_them = "" if buried.dead == buried.newer else f", {buried.dead} wait for you in all"
-    messages.append(
-        Message(
-            uuid4().hex,
+    def dead_letters(self) -> None:
+        """Report new dead letters, those of a minute together, and when none is left."""
+        letters = self._snapshot.dead_letters
+        if not letters.dead:
+            self.state = replace(self.state, mark=letters.mark, gathering=None)
+            self._recovered(Occasion.DEAD_LETTERS)
+            return
+        if not letters.newer:
+            self.state = replace(self.state, gathering=None)
+            return
+        # min(): a clock that was set back must not make the gathering longer.
+        gathering = self._now if self.state.gathering is None else min(self.state.gathering, self._now)
+        self.state = replace(self.state, gathering=gathering)
+        if self._now - gathering < self._timing.gather * 1000 or self._reported_lately(Occasion.DEAD_LETTERS):
+            return
+        since = min((int(letter.last.timestamp() * 1000) for letter in letters.first), default=gathering)
+        copies = "1 copy failed and is" if letters.newer == 1 else f"{letters.newer} copies failed and are"
+        total = "" if letters.dead == letters.newer else f" ({letters.dead} dead letters in total)"
+        self._send(
             Occasion.DEAD_LETTERS,
             MessageState.TROUBLE,
-            f"replicator: {copies} given up{all_of_them}",
-            seen.now,
-            since,
-            buried.newer,
-            tuple(_letter(letter) for letter in buried.first),
-            (
-                "replicator failures shows all of them. They are not tried again by themselves.",
-                "Once the cause is gone: replicator failures retry --all",
+            f"replicator: {copies} not retried automatically{total}",
+            since=since,
+            count=letters.newer,
+            examples=tuple(_dead_example(letter) for letter in letters.first),
+            advice=(
+                "Run replicator failures to see all of them, with their reasons.",
+                "Once the cause is fixed, run replicator failures retry --all",
             ),
         )
-    )
-    began = told.since if told is not None and told.mark is not None else since
-    memory = replace(memory, mark=buried.mark, gathering=None)
-    return _telling(memory, Occasion.DEAD_LETTERS, Told("dead", began, seen.now))
+        self.state = replace(self.state, mark=letters.mark, gathering=None)
+        self._remember(Occasion.DEAD_LETTERS, Reported("dead", self._began(Occasion.DEAD_LETTERS, since), self._now))
+
+    def drift(self) -> None:
+        """Report each reconcile that found drift, once."""
+        result, last = self._snapshot.reconcile, self.state.reported.get(Occasion.DRIFT)
+        if result is None or not result.findings.drift:
+            return
+        # One reconcile is one report: its start identifies it.
+        mark, drift = str(int(result.started.timestamp() * 1000)), result.findings.drift
+        if (last is not None and last.mark == mark) or self._reported_lately(Occasion.DRIFT):
+            return
+        ended = int(result.ended.timestamp() * 1000)
+        images = "1 image was" if drift == 1 else f"{drift} images were"
+        self._send(
+            Occasion.DRIFT,
+            MessageState.NEWS,
+            f"replicator: the reconcile found drift: {images} out of date without a webhook event",
+            since=ended,
+            count=drift,
+            advice=(
+                "They are queued now. This is normal after the first start or a change of the rules.",
+                "Otherwise webhook events get lost: replicator webhook list shows Harbor's last deliveries.",
+            ),
+        )
+        self._remember(Occasion.DRIFT, Reported(mark, ended, self._now))
+
+    def reconcile(self) -> None:
+        """Report a reconcile that failed or is incomplete, and the next one that is complete."""
+        result = self._snapshot.reconcile
+        # Without a result there is neither a problem nor a recovery to report.
+        if result is None:
+            return
+        if result.findings.complete:
+            self._recovered(Occasion.RECONCILE)
+            return
+        findings, ended = result.findings, int(result.ended.timestamp() * 1000)
+        advice = ("It is retried automatically. Until it succeeds, lost events are not detected.", _CHECK)
+        if findings.error is not None:
+            examples = (Example.of(f"on {result.host}", findings.error),)
+            self._report(
+                Occasion.RECONCILE,
+                _Problem("incomplete", ended, "replicator: the reconcile failed", advice, examples=examples),
+            )
+            return
+        title = f"replicator: the reconcile could not compare {findings.failed} of {findings.listed + findings.failed}"
+        self._report(Occasion.RECONCILE, _Problem("incomplete", ended, title, advice, findings.failed))
+
+    def lag(self) -> None:
+        """Report copies that are late, and when all are on time again."""
+        lateness, last = self._snapshot.lateness, self.state.reported.get(Occasion.LAG)
+        # Hysteresis: a lag that swings around the threshold is one problem, not many.
+        late = self._timing.late / 2 if last is not None and last.mark is not None else self._timing.late
+        if lateness.seconds < late:
+            self._recovered(Occasion.LAG)
+            return
+        advice = (
+            "Run replicator status to see what is being copied and what fails."
+            if lateness.workers
+            else "No worker is running: start replicator serve or replicator worker.",
+            _CHECK,
+        )
+        title = f"replicator: copies are late: the oldest has been waiting for {age(lateness.seconds)}"
+        since = self._now - int(lateness.seconds * 1000)
+        self._report(Occasion.LAG, _Problem("late", since, title, advice, lateness.failing or None, lateness.examples))
+
+    def configuration(self) -> None:
+        """Report a changed configuration that can't be used, and when every process has a good one."""
+        complaints = self._snapshot.complaints
+        if not complaints:
+            self._recovered(Occasion.CONFIGURATION)
+            return
+        errors = sorted({complaint.text for complaint in complaints})
+        # The set of errors identifies the problem, not the processes, which notice one after the other.
+        mark = hashlib.sha256("\0".join(errors).encode()).hexdigest()[:16]
+        use = "1 process still uses" if len(complaints) == 1 else f"{len(complaints)} processes still use"
+        title = f"replicator: the changed configuration has an error; {use} the previous one"
+        advice = (
+            "Copying goes on with the previous configuration, but a process that restarts now will not start.",
+            "Fix the file; it is reloaded automatically. replicator check shows what is wrong.",
+        )
+        examples = tuple(_configuration_example(error, complaints) for error in errors[:EXAMPLES])
+        since = min(complaint.since for complaint in complaints)
+        self._report(Occasion.CONFIGURATION, _Problem(mark, since, title, advice, examples=examples))
+
+    def _report(self, occasion: Occasion, problem: _Problem) -> None:
+        """Report a lasting problem, unless it is the one reported last or another was reported a moment ago."""
+        last = self.state.reported.get(occasion)
+        if (last is not None and last.mark == problem.mark) or self._reported_lately(occasion):
+            return
+        since = self._began(occasion, problem.since)
+        self._send(
+            occasion,
+            MessageState.TROUBLE,
+            problem.title,
+            since=since,
+            count=problem.count,
+            examples=problem.examples,
+            advice=problem.advice,
+        )
+        self._remember(occasion, Reported(problem.mark, since, self._now))
+
+    def _recovered(self, occasion: Occasion) -> None:
+        """Report that the problem is over, if there was one."""
+        last = self.state.reported.get(occasion)
+        if last is None or last.mark is None:
+            return
+        self._send(occasion, MessageState.RECOVERED, _RECOVERED[occasion], since=last.since)
+        self._remember(occasion, replace(last, mark=None))
+
+    def _began(self, occasion: Occasion, since: int) -> int:
+        """Return when the problem began: with the one reported before, if that is not over."""
+        last = self.state.reported.get(occasion)
+        return last.since if last is not None and last.mark is not None else since
+
+    def _reported_lately(self, occasion: Occasion) -> bool:
+        last = self.state.reported.get(occasion)
+        # A clock that was set back must not silence us for longer than one pause.
+        return last is not None and 0 <= self._now - last.at < self._timing.pause * 1000
+
+    def _remember(self, occasion: Occasion, reported: Reported) -> None:
+        self.state = replace(self.state, reported={**self.state.reported, occasion: reported})
+
+    def _send(self, occasion: Occasion, state: MessageState, title: str, **more: Any) -> None:
+        self.messages.append(Message(id=uuid4().hex, occasion=occasion, state=state, title=title, at=self._now, **more))
 
 
-def _letter(letter: DeadLetter) -> Example:
+def _dead_example(letter: DeadLetter) -> Example:
     source = (letter.payload or {}).get("source")
     subject = f"{source} -> {letter.id}" if isinstance(source, str) else letter.id
     return Example.of(subject, f"{letter.error_class}: {letter.message}")
 
 
-def _drift(memory: NotifyState, seen: Snapshot, pace: NotifyTiming, messages: list[Message]) -> NotifyState:
-    """Tell once of each reconcile that found something."""
-    result, told = seen.reconcile, memory.told.get(Occasion.DRIFT)
-    if result is None or not result.findings.drift:
-        return memory
-    mark, drift = str(int(result.started.timestamp() * 1000)), result.findings.drift
-    if told is not None and (told.mark == mark or _lately(told, seen, pace)):
-        return memory
-    ended = int(result.ended.timestamp() * 1000)
-    differed = "1 image differed" if drift == 1 else f"{drift} images differed"
-    messages.append(
-        Message(
-            uuid4().hex,
-            Occasion.DRIFT,
-            MessageState.NEWS,
-            f"replicator: the reconcile found drift: {differed}, and no event had told of it",
-            seen.now,
-            ended,
-            drift,
-            (),
-            (
-                "They are queued and being copied. After a first start or new rules this is as it should be.",
-                "Else events get lost: replicator webhook list shows how their deliveries went.",
-            ),
-        )
-    )
-    return _telling(memory, Occasion.DRIFT, Told(mark, ended, seen.now))
-
-
-def _reconcile(seen: Snapshot) -> _Trouble | None:
-    if seen.reconcile is None or seen.reconcile.findings.complete:
-        return None
-    found, ended = seen.reconcile.findings, int(seen.reconcile.ended.timestamp() * 1000)
-    advice = ("Until it succeeds, lost events are not found. It is tried again by itself.", _CHECK)
-    if found.error is not None:
-        examples = (Example.of(f"on {seen.reconcile.host}", found.error),)
-        return _Trouble("incomplete", ended, "replicator: the reconcile failed", None, examples, advice)
-    title = f"replicator: the reconcile could not compare everything: {found.failed} of {found.listed + found.failed}"
-    return _Trouble("incomplete", ended, title, found.failed, (), advice)
-
-
-def _lag(memory: NotifyState, seen: Snapshot, pace: NotifyTiming) -> _Trouble | None:
-    late, told = seen.lateness, memory.told.get(Occasion.LAG)
-    # What swings around the threshold is told once.
-    threshold = pace.late / 2 if told is not None and told.mark is not None else pace.late
-    if late.seconds < threshold:
-        return None
-    advice = (
-        "No worker runs: start replicator serve or replicator worker."
-        if not late.workers
-        else "replicator status shows what is copied and what fails.",
-        _CHECK,
-    )
-    title = f"replicator: copies are late: the oldest has waited for {age(late.seconds)}"
-    since = seen.now - int(late.seconds * 1000)
-    return _Trouble("late", since, title, late.failing or None, late.examples, advice)
-
-
-def _configuration(complaints: tuple[Complaint, ...]) -> _Trouble | None:
-    if not complaints:
-        return None
-    texts = sorted({complaint.text for complaint in complaints})
-    mark = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
-    processes = "1 process" if len(complaints) == 1 else f"{len(complaints)} processes"
-    examples = tuple(
-        Example.of("on " + ", ".join(sorted({each.host for each in complaints if each.text == text})), text)
-        for text in texts[:EXAMPLES]
-    )
-    advice = (
-        "What was in force stays in force; a process that is started now would not start.",
-        "Correct the file, and it is taken over. replicator check shows what is wrong with it.",
-    )
-    title = f"replicator: a changed configuration was refused by {processes}"
-    return _Trouble(mark, min(each.since for each in complaints), title, None, examples, advice)
+def _configuration_example(error: str, complaints: tuple[Complaint, ...]) -> Example:
+    hosts = sorted({complaint.host for complaint in complaints if complaint.text == error})
+    return Example.of(f"on {', '.join(hosts)}", error)

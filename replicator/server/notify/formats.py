@@ -1,10 +1,10 @@
-"""Messages in the form that each receiver understands. Pure functions.
+"""Messages in the format of each receiver. Pure functions.
 
-They are our own: libraries for this have the services' hosts built in, follow redirects, read answers of any size, and
-take a refusal that comes as 200 for success.
+These few are our own because libraries for it have the services' hosts built in, follow redirects, read answers of any
+size, and take a refusal with status 200 for success.
 
-None of the chat formats here knows markup, or foreign words stand where none is read: what an image is named, or a
-registry says, can mention nobody and form no link.
+Image names and registry errors are text from outside: they must not mention anyone or become a link. So each chat
+format is either plain text, or carries such text only where markup is not interpreted.
 
 | format | document |
 |---|---|
@@ -12,8 +12,6 @@ registry says, can mention nobody and form no link.
 | Feishu, Lark | https://open.feishu.cn/document/client-docs/bot-v3/add-custom-bot |
 | WeCom | https://developer.work.weixin.qq.com/document/path/91770 |
 | Slack | https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks |
-
-A message as lines of plain text, within a bound and with no foreign word that could do anything.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from replicator.console import age, iso
+from replicator.console import age, iso, printable
 from replicator.receivers import Format
 
 if TYPE_CHECKING:
@@ -37,86 +35,28 @@ if TYPE_CHECKING:
     from replicator.receivers import Receiver
     from replicator.server.notify.message import Message, Origin
 
-_EXAMPLE = 480
-"""Characters of one example."""
-
-
-def tame(text: str, most: int) -> str:
-    """Make foreign words one line of at most ``most`` characters, without anything that does not print."""
-    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-    return line if len(line) <= most else line[: most - 1] + "…"
-
-
-def moment_words(milliseconds: int) -> str:
-    """Write a time for a person, in UTC to the second."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def lines_of(message: Message, origin: Origin, limit: int, escape: Callable[[str], str] = str) -> list[str]:
-    """Write a message as lines: what happened, since when, examples, what to do, where to look.
-
-    Args:
-        message: what to tell.
-        origin: who tells it.
-        limit: bytes of UTF-8 that the escaped lines may have, a line end each included; at least 1,500. What is too
-            much is left out from the last example on, and counted.
-        escape: what the format does to foreign words.
-
-    Returns:
-        The escaped lines, the title first.
-    """
-    head = [message.title, _facts(message, origin)]
-    tail = [tame(each, _EXAMPLE) for each in message.advice]
-    if origin.status is not None:
-        tail.append(f"Status: {origin.status}")
-    tail = [escape(each) for each in tail]
-    shown = [escape(each) for each in head]
-    room = limit - _size([*shown, *tail]) - len("and 1000000 more") - 1
-    written = 0
-    for example in message.examples:
-        line = escape("- " + tame(f"{example.subject}: {example.reason}", _EXAMPLE))
-        if _size([line]) > room:
-            break
-        room -= _size([line])
-        shown.append(line)
-        written += 1
-    more = (message.count or 0) - written
-    if message.examples and more > 0:
-        shown.append(f"and {more} more" if written else f"{more} in all")
-    return [*shown, *tail]
-
-
-def _facts(message: Message, origin: Origin) -> str:
-    parts = [f"at {tame(origin.name, 100)}", moment_words(message.at)]
-    if message.since is not None:
-        since = moment_words(message.since)
-        parts.append(f"since {since} ({age((message.at - message.since) / 1000)})")
-    return ", ".join(parts)
-
-
-def _size(lines: list[str]) -> int:
-    return sum(len(line.encode()) + 1 for line in lines)
-
-
 _LIMITS = {
-    # A text has no bound of its own there, but the whole request one of 20,000 bytes.
+    # A text has no limit of its own, but the whole request has one of 20,000 bytes.
     Format.DINGTALK: 6000,
     # The whole request: 20 KiB.
     Format.FEISHU: 6000,
     # "text.content": 2,048 bytes.
     Format.WECOM: 2048,
-    # Longer ones are cut, or split: 4,000 characters.
+    # Longer ones are cut or split: 4,000 characters.
     Format.SLACK: 3500,
     Format.JSON: 6000,
 }
-"""Bytes of the text."""
-_FOREIGN = 1000
-_EXAMPLES = 10
+"""Bytes of a message's text."""
+_MAX_LINE = 480
+"""Characters of one example or advice in a text."""
+_MAX_FIELD = 1000
+"""Characters of one subject or reason in the JSON document."""
+_MAX_EXAMPLES = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """A request to be sent: where, and with what. All of it may hold secrets."""
+    """A request to send. Every part of it may contain a secret."""
 
     url: URL = field(repr=False)
     body: bytes = field(repr=False)
@@ -124,18 +64,18 @@ class Post:
 
 
 def post_of(receiver: Receiver, message: Message, origin: Origin, now: float) -> Post:
-    """Give a message the form that its receiver understands.
+    """Write a message as a request to a receiver, signed if the receiver has a secret.
 
     Args:
-        receiver: who gets it.
-        message: what it says.
-        origin: who says it.
-        now: seconds since 1970, for signatures.
+        receiver: the receiver.
+        message: the message.
+        origin: who sends it.
+        now: seconds since 1970, for the signature.
     """
     url, headers = receiver.url, {"Content-Type": "application/json; charset=utf-8"}
     limit = _LIMITS[receiver.format]
     if receiver.format is Format.DINGTALK:
-        # The keys of "at" are those who are mentioned: nobody.
+        # An empty "at" mentions nobody, whatever the text contains.
         content = {"content": "\n".join(lines_of(message, origin, limit))}
         body: dict[str, Any] = {"msgtype": "text", "text": content, "at": {"isAtAll": False}}
         if receiver.secret is not None:
@@ -150,9 +90,9 @@ def post_of(receiver: Receiver, message: Message, origin: Origin, now: float) ->
         body = {"msgtype": "text", "text": {"content": "\n".join(lines_of(message, origin, limit, _no_mention))}}
     elif receiver.format is Format.SLACK:
         title, *lines = lines_of(message, origin, limit, _slack_escaped)
-        # An address in a block of code could not be clicked on.
-        below = [lines.pop()] if origin.status is not None else []
-        body = {"text": "\n".join([title, "```", *lines, "```", *below])}
+        # The status page's address stays outside of the code block, where it is a link.
+        link = [lines.pop()] if origin.status is not None else []
+        body = {"text": "\n".join([title, "```", *lines, "```", *link])}
     else:
         body = document(message, origin, "\n".join(lines_of(message, origin, limit)))
         if receiver.secret is not None:
@@ -161,7 +101,7 @@ def post_of(receiver: Receiver, message: Message, origin: Origin, now: float) ->
 
 
 def document(message: Message, origin: Origin, text: str) -> dict[str, Any]:
-    """Give a message as the document of `Format.JSON`; docs/notifications.md says what its keys are."""
+    """Write a message as the document of `Format.JSON`, see docs/notifications.md."""
     return {
         "id": message.id,
         "occasion": str(message.occasion),
@@ -171,8 +111,8 @@ def document(message: Message, origin: Origin, text: str) -> dict[str, Any]:
         "since": None if message.since is None else _rfc3339(message.since),
         "count": message.count,
         "examples": [
-            {"subject": tame(each.subject, _FOREIGN), "reason": tame(each.reason, _FOREIGN)}
-            for each in message.examples[:_EXAMPLES]
+            {"subject": one_line(each.subject, _MAX_FIELD), "reason": one_line(each.reason, _MAX_FIELD)}
+            for each in message.examples[:_MAX_EXAMPLES]
         ],
         "advice": list(message.advice),
         "installation": origin.name,
@@ -182,7 +122,7 @@ def document(message: Message, origin: Origin, text: str) -> dict[str, Any]:
 
 
 def dingtalk_sign(timestamp: str, secret: str) -> str:
-    """Sign as DingTalk wants it: HMAC-SHA256 of timestamp, line end and secret, under the secret; in Base64.
+    r"""Sign as DingTalk does: Base64 of the HMAC-SHA256 of ``timestamp\nsecret``, with the secret as the key.
 
     Args:
         timestamp: milliseconds since 1970.
@@ -192,7 +132,7 @@ def dingtalk_sign(timestamp: str, secret: str) -> str:
 
 
 def feishu_sign(timestamp: str, secret: str) -> str:
-    """Sign as Feishu wants it: HMAC-SHA256 of nothing, under timestamp, line end and secret; in Base64.
+    r"""Sign as Feishu does: Base64 of the HMAC-SHA256 of nothing, with ``timestamp\nsecret`` as the key.
 
     Args:
         timestamp: seconds since 1970.
@@ -206,20 +146,73 @@ def _base64_hmac(key: str, text: str) -> str:
 
 
 def _feishu(message: Message, origin: Origin, limit: int) -> dict[str, Any]:
-    """A rich text whose parts are all plain text, in which tags are not read."""
+    """Write a rich text that consists of plain text elements, in which no tags are interpreted."""
     title, *lines = lines_of(message, origin, limit, _no_mention)
     return {"title": title, "content": [[{"tag": "text", "text": line}] for line in lines]}
 
 
 def _no_mention(text: str) -> str:
-    """Break what other types of messages of these services read as a mention."""
+    """Break what these services' other message types would interpret as a mention."""
     return text.replace("<at", "< at").replace("<@", "< @")
 
 
 def _slack_escaped(text: str) -> str:
-    """Escape what Slack reads in any text, and what would end a block of code; in that nothing else is read."""
+    """Escape what Slack interprets everywhere, and what would end a code block, in which it interprets nothing else."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("`", "'")
 
 
 def _rfc3339(milliseconds: int) -> str:
     return iso(datetime.fromtimestamp(milliseconds / 1000, UTC))
+
+
+def one_line(text: str, limit: int) -> str:
+    """Make text from outside one line of at most ``limit`` characters, without unprintable ones."""
+    line = " ".join(printable(text).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def _utc(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def lines_of(message: Message, origin: Origin, limit: int, escape: Callable[[str], str] = str) -> list[str]:
+    """Write a message as escaped lines: title, where and since when, examples, advice, link.
+
+    Args:
+        message: the message.
+        origin: who sends it.
+        limit: bytes of UTF-8 for all lines with their line ends, at least 1,500. Examples that do not fit are left
+            out and counted.
+        escape: makes text from outside harmless in the format.
+    """
+    head = [message.title, _facts(message, origin)]
+    tail = [one_line(each, _MAX_LINE) for each in message.advice]
+    if origin.status is not None:
+        tail.append(f"Status: {origin.status}")
+    tail = [escape(each) for each in tail]
+    lines = [escape(each) for each in head]
+    room = limit - _size([*lines, *tail]) - len("and 1000000 more") - 1
+    shown = 0
+    for example in message.examples:
+        line = escape("- " + one_line(f"{example.subject}: {example.reason}", _MAX_LINE))
+        if _size([line]) > room:
+            break
+        room -= _size([line])
+        lines.append(line)
+        shown += 1
+    more = (message.count or 0) - shown
+    if message.examples and more > 0:
+        lines.append(f"and {more} more" if shown else f"{more} in total")
+    return [*lines, *tail]
+
+
+def _facts(message: Message, origin: Origin) -> str:
+    parts = [f"at {one_line(origin.name, 100)}", _utc(message.at)]
+    if message.since is not None:
+        since = _utc(message.since)
+        parts.append(f"since {since} ({age((message.at - message.since) / 1000)})")
+    return ", ".join(parts)
+
+
+def _size(lines: list[str]) -> int:
+    return sum(len(line.encode()) + 1 for line in lines)

@@ -1,76 +1,80 @@
-"""What is told: one message, before it takes the form that a receiver understands.
+"""Notification messages, and what all processes remember about them in Redis.
 
-What the processes of an installation remember of what people were told, and of what is still to be sent.
+A `Message` says what happened; `replicator.server.notify.formats` writes it for each receiver. `NotifyState` is stored
+as JSON and may be read by an older or newer version of this program: unknown fields are ignored.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from enum import StrEnum
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from pydantic import TypeAdapter
 
-_MOST_CHARACTERS = 1000
+_MAX_CHARACTERS = 1000
 
 
 class Occasion(StrEnum):
     """What a message is about."""
 
     DEAD_LETTERS = "dead_letters"
-    """Copies were given up."""
+    """Copies failed and are not retried automatically."""
     LAG = "lag"
     """Copies wait for longer than the settings allow."""
     DRIFT = "drift"
-    """A reconcile found what no event had told of."""
+    """A reconcile found images that were out of date without a webhook event."""
     RECONCILE = "reconcile"
     """A reconcile failed, or could not compare everything."""
     CONFIGURATION = "configuration"
     """Changed files can't be used."""
     TEST = "test"
-    """Someone tries whether messages arrive."""
+    """``replicator notify test``."""
 
 
 class MessageState(StrEnum):
-    """What a message says of its occasion."""
+    """What a message says about its occasion."""
 
     TROUBLE = "trouble"
     RECOVERED = "recovered"
-    """What was told as trouble is over."""
+    """The reported problem is over."""
     NEWS = "news"
-    """Nothing that lasts."""
+    """Something that happened once and does not last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One of the things that a message is about: what it is, and what is wrong with it. Both are foreign words."""
+    """One of the things that a message is about, and what is wrong with it. Both may be text from outside."""
 
     subject: str
     reason: str
 
     @classmethod
     def of(cls, subject: str, reason: str) -> Example:
-        """Make one that takes bounded room."""
-        return cls(subject[:_MOST_CHARACTERS], reason[:_MOST_CHARACTERS])
+        """Make one of bounded size, from any text."""
+        return cls(_bounded(subject), _bounded(reason))
+
+
+def _bounded(text: str) -> str:
+    # A registry's JSON may hold lone surrogates, which can't be stored.
+    return text[:_MAX_CHARACTERS].encode(errors="replace").decode()
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message.
+    """One message. Times are milliseconds since 1970 by Redis's clock.
 
     Attributes:
-        id: tells it from all others.
-        occasion: what it is about.
-        state: what it says of that.
-        title: the sentence that says all; without foreign words.
-        at: when it was made, in milliseconds since 1970 by Redis's clock.
-        since: when what it tells of began, in the same way; None where that says nothing.
-        count: of how many things it tells; None where there is nothing to count.
-        examples: the first of them.
-        advice: what to do, a sentence each.
+        id: identifies it; the same if it is sent again.
+        title: one sentence that says everything important, without text from outside.
+        at: when it was made.
+        since: when what it reports began; None if that means nothing.
+        count: how many things it is about; None if there is nothing to count.
+        examples: the first few of them.
+        advice: what to do, one sentence each.
     """
 
     id: str
@@ -83,51 +87,23 @@ class Message:
     examples: tuple[Example, ...] = ()
     advice: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """Give it as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Message:
-        """Read what `to_json` gave.
-
-        Raises:
-            ValueError, KeyError, TypeError: it is something else.
-        """
-        return cls(
-            id=str(fields["id"]),
-            occasion=Occasion(fields["occasion"]),
-            state=MessageState(fields["state"]),
-            title=str(fields["title"]),
-            at=int(fields["at"]),
-            since=None if fields["since"] is None else int(fields["since"]),
-            count=None if fields["count"] is None else int(fields["count"]),
-            examples=tuple(Example(str(each["subject"]), str(each["reason"])) for each in fields["examples"]),
-            advice=tuple(str(each) for each in fields["advice"]),
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Who tells it.
-
-    Attributes:
-        name: of the installation.
-        status: address of its status page; None where that is not known.
-    """
+    """Who sends a message: the name of the installation, and the address of its status page if that is known."""
 
     name: str
     status: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What was last told of an occasion. Times are in milliseconds since 1970 by Redis's clock.
+class Reported:
+    """What was last reported about an occasion. Times are milliseconds since 1970 by Redis's clock.
 
     Attributes:
-        mark: tells the trouble from another; None when it is over.
+        mark: identifies the problem; None once it is over.
         since: when it began.
-        at: when people were told of it.
+        at: when it was reported.
     """
 
     mark: str | None
@@ -137,14 +113,14 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class PendingMessage:
-    """A message on its way to one receiver. Times are as above.
+    """A message that one receiver has not got yet. Times are milliseconds since 1970 by Redis's clock.
 
     Attributes:
         receiver: the receiver's key.
-        message: what it gets.
-        until: when it is given up.
-        due: when it is sent, or tried again.
-        tries: how often it was tried.
+        message: the message.
+        until: when it is dropped.
+        due: when it is sent, or retried.
+        tries: failed attempts so far.
     """
 
     receiver: str
@@ -156,45 +132,43 @@ class PendingMessage:
 
 @dataclass(frozen=True, slots=True)
 class NotifyState:
-    """All of it.
+    """What the next process has to know to go on.
 
     Attributes:
-        mark: of the newest dead letter that was told of.
-        gathering: since when there are dead letters that were not; None when there are none.
-        told: what was last told, by occasion.
-        parcels: what is still to be sent, the oldest first.
+        mark: of the newest dead letter that was reported.
+        gathering: since when there are unreported ones; None if there are none.
+        reported: the last report about each occasion.
+        pending: messages still to be sent, the oldest first.
     """
 
-    mark: int = 0
-    gathering: int | None = None
-    told: Mapping[Occasion, Told] = field(default_factory=lambda: MappingProxyType({}))
-    parcels: tuple[PendingMessage, ...] = ()
+    mark: int
+    gathering: int | None
+    reported: dict[Occasion, Reported]
+    pending: tuple[PendingMessage, ...]
 
     def dump(self) -> bytes:
-        """Write it down."""
-        return json.dumps(
-            {
-                "mark": self.mark,
-                "gathering": self.gathering,
-                "told": {str(occasion): asdict(told) for occasion, told in self.told.items()},
-                "parcels": [{**asdict(parcel), "message": parcel.message.to_json()} for parcel in self.parcels],
-            }
-        ).encode()
+        """Return it as JSON."""
+        return json.dumps({_KEYS[name]: value for name, value in asdict(self).items()}).encode()
 
     @classmethod
     def load(cls, text: bytes) -> NotifyState:
-        """Read what was written down; what another version of this program wrote and is not understood is nothing."""
+        """Read what `dump` wrote; an empty state if it can't be read, at the price of reporting something twice."""
         try:
-            fields = json.loads(text)
-            return cls(
-                mark=int(fields["mark"]),
-                gathering=None if fields["gathering"] is None else int(fields["gathering"]),
-                told={Occasion(name): Told(**told) for name, told in fields["told"].items()},
-                parcels=tuple(_parcel(each) for each in fields["parcels"]),
-            )
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return cls()
+            stored = json.loads(text)
+            return _adapter().validate_python({name: stored[key] for name, key in _KEYS.items()})
+        except (ValueError, KeyError, TypeError):
+            return EMPTY
 
 
-def _parcel(fields: dict[str, Any]) -> PendingMessage:
-    return PendingMessage(**{**fields, "message": Message.from_json(fields["message"])})
+EMPTY = NotifyState(mark=0, gathering=None, reported={}, pending=())
+"""Nothing reported, nothing to send."""
+_KEYS = {"mark": "mark", "gathering": "gathering", "reported": "told", "pending": "parcels"}
+"""The keys of the fields in JSON, where older versions of this program look for them."""
+
+
+@cache
+def _adapter() -> TypeAdapter[NotifyState]:
+    # Imported here: a process without receivers does not need pydantic for this.
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(NotifyState)

@@ -1,4 +1,8 @@
-"""Tells people what goes wrong, beside a webhook or a worker: one process of all does, and the others stand by."""
+"""The background task that notifies people. Every process of an installation runs it; a lease elects the one that acts.
+
+What was reported, and what is still to be sent, is kept in the queue's Redis, so that a restart neither repeats nor
+loses a message. No copy waits for any of this.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 from yarl import URL
@@ -14,116 +18,108 @@ from yarl import URL
 from replicator.queue import Notices, QueueUnavailable
 from replicator.server.notify.decide import NotifyTiming, decide, take_snapshot
 from replicator.server.notify.message import NotifyState, Origin
-from replicator.server.notify.sending import Sending, open_poster
+from replicator.server.notify.sending import Sender, open_poster
 from replicator.tasks import background
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
-    from replicator.queue import Queue
+    from replicator.queue import LoadedConfig, Queue
     from replicator.settings import Settings
 
 log = structlog.get_logger("replicator.notify")
 
-_EVERY = 5.0
+_INTERVAL = 5.0
 _STOP_SECONDS = 5.0
-_LAST_WORDS_SECONDS = 1.0
-_BROKEN_PAUSE = 60.0
-
-
-class ConfigurationState(Protocol):
-    """What is in force; `replicator.server.reload.Reloader` is one."""
-
-    @property
-    def problem(self) -> str | None:
-        """Why what the files say now is not in force; None when it is."""
+_RELEASE_SECONDS = 1.0
+_ERROR_PAUSE = 60.0
 
 
 class Notifier:
     """Looks at the queue every few seconds, and sends what is new.
 
     Args:
-        queue: what is looked at, and where all processes remember what was told.
-        sending: the way to the receivers.
-        configuration: what this process complains of.
-        pace: how fast people are told.
-        every: seconds between two looks.
-        lease: seconds after which another process takes the place of one that died.
+        queue: what is looked at; its Redis keeps what was reported.
+        sender: sends to the receivers.
+        configuration: returns the state of this process's configuration.
+        timing: when to report something.
+        interval: seconds between two looks.
+        lease: seconds after which another process takes over from one that died.
     """
 
     def __init__(
         self,
         queue: Queue,
-        sending: Sending,
-        configuration: ConfigurationState,
+        sender: Sender,
+        configuration: Callable[[], LoadedConfig],
         *,
-        pace: NotifyTiming,
-        every: float = _EVERY,
+        timing: NotifyTiming,
+        interval: float = _INTERVAL,
         lease: float = 60.0,
     ) -> None:
         self._queue = queue
-        self._sending = sending
+        self._sender = sender
         self._configuration = configuration
-        self._pace = pace
-        self._every = every
+        self._timing = timing
+        self._interval = interval
         self._notices = Notices(queue, lease=lease)
         self._stopping = asyncio.Event()
-        self._away = False
+        self._unavailable = False
 
     def beside(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """Run for as long as the context lasts."""
-        # A message under way is let through: who does not hear of its answer sends it again.
+        """Run while the context lasts."""
+        # A request in progress gets time to end: if its answer is lost, the next process sends the message again.
         return background(self.run(), self.stop, within=_STOP_SECONDS)
 
     def stop(self) -> None:
-        """End within moments. What is to be sent is kept for whichever process is next."""
+        """Stop within moments; unsent messages are left to the next process."""
         self._stopping.set()
 
     async def run(self) -> None:
-        """Run until :meth:`stop`. Redis away is waited for. It raises nothing of its own."""
+        """Run until :meth:`stop`, over outages of Redis. Raises nothing."""
         while not self._stopping.is_set():
-            pause = self._every
+            pause = self._interval
             try:
                 await self.step()
-                self._away = False
+                self._unavailable = False
             except QueueUnavailable as error:
-                if not self._away:
+                if not self._unavailable:
                     log.warning("queue unavailable", error=str(error), waiting_for="notifications")
-                self._away = True
+                self._unavailable = True
             except Exception:
-                # A fault in this must not end the copying beside it.
+                # A bug here must not stop the replication.
                 log.exception("notifications broken")
-                pause = _BROKEN_PAUSE
+                pause = _ERROR_PAUSE
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._stopping.wait()
         with contextlib.suppress(TimeoutError, QueueUnavailable):
-            async with asyncio.timeout(_LAST_WORDS_SECONDS):
+            async with asyncio.timeout(_RELEASE_SECONDS):
                 await self._notices.end()
 
     async def step(self) -> None:
-        """Look once, and send what is due, if no other process does.
+        """Look once and send what is due, unless another process is the leader.
 
         Raises:
-            QueueUnavailable: Redis is away or takes nothing. What was sent already is not sent again.
+            QueueUnavailable: Redis is down or refuses writes. What was sent already is not sent again.
         """
-        turn = await self._notices.begin(self._configuration.problem)
-        if turn is None:
+        leadership = await self._notices.begin(self._configuration().problem)
+        if leadership is None:
             return
-        before = NotifyState.load(turn.told)
-        seen = await take_snapshot(self._queue, self._notices, turn, before.mark)
-        memory, messages = decide(before, seen, self._pace)
-        memory = replace(memory, parcels=self._sending.packed(memory.parcels, messages, turn.now))
-        # Kept before it is sent: what is sent is known to all, and nobody sends it who has lost the turn.
-        if memory != before and not await self._notices.keep(memory.dump()):
+        before = NotifyState.load(leadership.told)
+        snapshot = await take_snapshot(self._queue, self._notices, leadership, before.mark)
+        state, messages = decide(before, snapshot, self._timing)
+        state = replace(state, pending=self._sender.with_new(state.pending, messages, snapshot.now))
+        # Stored before it is sent: a process that has lost its lease fails here, and sends nothing.
+        if state != before and not await self._notices.keep(state.dump()):
             return
-        left = await self._sending.send(memory.parcels, turn.now)
-        if left != memory.parcels:
-            await self._notices.keep(replace(memory, parcels=left).dump())
+        pending = await self._sender.send(state.pending, snapshot.now)
+        if pending != state.pending:
+            await self._notices.keep(replace(state, pending=pending).dump())
 
 
 def origin_of(settings: Settings) -> Origin:
-    """Say who tells: the host that Harbor knows, whose status page is at the root of the webhook's; else this one."""
+    """Return who sends the messages: the host of the webhook's URL with the status page at its root, or this host."""
     if settings.webhook_url is None:
         return Origin(socket.gethostname())
     url = URL(settings.webhook_url)
@@ -131,22 +127,23 @@ def origin_of(settings: Settings) -> Origin:
 
 
 @contextlib.asynccontextmanager
-async def open_notifier(settings: Settings, queue: Queue, configuration: ConfigurationState) -> AsyncIterator[None]:
-    """Tell the receivers that the settings name what goes wrong, for as long as the context lasts.
+async def open_notifier(
+    settings: Settings, queue: Queue, configuration: Callable[[], LoadedConfig]
+) -> AsyncIterator[None]:
+    """Notify the receivers that the settings name while the context lasts; do nothing if they name none.
 
     Args:
-        settings: who is told, and when copies are late. Without a receiver nothing is done.
+        settings: the receivers, and when copies are late.
         queue: what is looked at.
-        configuration: what this process complains of.
+        configuration: returns the state of this process's configuration.
     """
     receivers = settings.receivers
     if not receivers:
         yield
         return
     async with open_poster(origin_of(settings)) as poster:
-        notifier = Notifier(
-            queue, Sending(receivers, poster), configuration, pace=NotifyTiming(late=settings.notify_lag)
-        )
+        timing = NotifyTiming(late=settings.notify_lag)
+        notifier = Notifier(queue, Sender(receivers, poster), configuration, timing=timing)
         async with notifier.beside():
             log.info("notifications on", receivers=[receiver.host for receiver in receivers])
             yield

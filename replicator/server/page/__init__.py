@@ -1,6 +1,5 @@
-"""The status page that ``replicator serve`` has at ``/``: the queue, its past and its failures."""
+"""The status page that ``replicator serve`` has at ``/``: the queue, its history and its dead letters."""
 
-from replicator.server.auth import PageAuth
 from replicator.server.page.endpoint import StatusPage
 
-__all__ = ["PageAuth", "StatusPage"]
+__all__ = ["StatusPage"]

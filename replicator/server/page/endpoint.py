@@ -1,16 +1,17 @@
-"""The status page as an HTTP endpoint.
+"""The status page's HTTP endpoint.
 
 | request | answers |
 |---|---|
-| ``GET /`` | the page; 401 without the password, 404 where there is none, 503 when the queue does not answer |
-| ``POST /`` | 303 after a failure was queued again or dropped; 400, 403 not from a form of ours, 413, 503 |
+| ``GET /`` | the page; 401 without the password, 404 if no password is set, 503 if Redis does not answer |
+| ``POST /`` | 303 after a dead letter was retried or dropped; 400, 403 a form that is not ours, 413, 503 |
 
-All its links are relative and name no path, so that it works under any path that a proxy puts it at.
+All links are relative and name no path, so that the page works under any path that a proxy puts it at.
 """
 
 from __future__ import annotations
 
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
@@ -20,11 +21,10 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from replicator.queue import DeadLetterPage, QueueUnavailable
-from replicator.server.auth import from_elsewhere
-from replicator.server.page.facts import PageCache
-from replicator.server.page.rendering import PageData, PageRenderer
+from replicator.server.auth import is_cross_site
+from replicator.server.page.facts import PageCache, PageData
 from replicator.server.page.view import View
-from replicator.server.requests import read_body
+from replicator.server.requests import client_of, read_body
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -32,107 +32,117 @@ if TYPE_CHECKING:
     from replicator.queue import Queue
     from replicator.rules import Rules
     from replicator.server.auth import PageAuth
+    from replicator.server.page.rendering import PageRenderer
 
 log = structlog.get_logger("replicator.page")
 
-_MOST_FORM = 16 * 1024
+_MAX_FORM = 16 * 1024
 
 
 class StatusPage:
-    """Shows the installation, and takes what a person wants done about a failure.
+    """Shows the installation, and retries or drops dead letters.
 
     Args:
         queue: what is shown.
-        rules: those in force.
-        door: who may see it.
+        rules: the rules in use.
+        auth: decides who may see it.
     """
 
-    def __init__(self, queue: Queue, rules: Rules, door: PageAuth) -> None:
+    def __init__(self, queue: Queue, rules: Rules, auth: PageAuth) -> None:
         self._queue = queue
-        self._lookout = PageCache(queue)
-        self._page = PageRenderer()
-        self.renew(rules, door)
+        self._cache = PageCache(queue)
+        self.renew(rules, auth)
 
-    def renew(self, rules: Rules, door: PageAuth) -> None:
-        """Have other rules, and another password, from the next request on."""
+    def renew(self, rules: Rules, auth: PageAuth) -> None:
+        """Use other rules and another password from the next request on."""
         self._rules = rules
-        self._door = door
+        self._auth = auth
+        if auth.token is not None:
+            # Made now, not at the first request: importing Jinja there would hold up webhooks.
+            _ = self._renderer
+
+    @cached_property
+    def _renderer(self) -> PageRenderer:
+        # Imported here because Jinja costs time and memory, and an installation may have no page.
+        from replicator.server.page.rendering import PageRenderer
+
+        return PageRenderer()
 
     def routes(self) -> list[Route]:
-        """Return where it is."""
+        """Return the page's routes."""
         return [Route("/", self.show), Route("/", self.act, methods=["POST"])]
 
     async def show(self, request: Request) -> Response:
-        """Answer with the page."""
-        self._admit(request)
+        """Answer with the page, or with only the changing parts for a page that is already open."""
+        self._authenticate(request)
         view = View.of(request.query_params)
         fragment = "fragment" in request.query_params
         try:
-            sight = PageData(await self._lookout.look(), await DeadLetterPage.read(self._queue, view.part))
+            data = PageData(await self._cache.read(), await DeadLetterPage.read(self._queue, view.part))
         except QueueUnavailable as error:
-            return self._answer(self._page.render_outage(str(error), fragment=fragment), 503)
-        form_token = self._door.form_token(time.time())
-        return self._answer(self._page.render(sight, self._rules, view, form_token, fragment=fragment))
+            return self._answer(self._renderer.render_outage(str(error), fragment=fragment), 503)
+        form_token = self._auth.form_token(time.time())
+        return self._answer(self._renderer.render(data, self._rules, view, form_token, fragment=fragment))
 
     async def act(self, request: Request) -> Response:
-        """Do what a form asks for, and lead back to the page."""
-        self._admit(request)
-        if from_elsewhere(request.headers):
-            raise HTTPException(403, "the form comes from another site, or a proxy does not pass on the Host header")
-        form = _form(await read_body(request, _MOST_FORM))
-        if not self._door.takes(form.get("token", ""), time.time()):
-            raise HTTPException(403, "the form is not this page's, or is too old: load the page anew")
+        """Do what a form asks for, and redirect back to the page."""
+        self._authenticate(request)
+        if is_cross_site(request.headers):
+            raise HTTPException(403, "the form was sent by another site, or a proxy does not pass on the Host header")
+        form = _form(await read_body(request, _MAX_FORM))
+        if not self._auth.accepts_form(form.get("token", ""), time.time()):
+            raise HTTPException(403, "the form is not from this page, or is too old: reload the page")
         view = View.of(request.query_params)
         try:
-            told = await self._do(form, request.client.host if request.client is not None else None)
+            done = await self._do(form, client_of(request))
         except QueueUnavailable as error:
-            return self._answer(self._page.render_outage(str(error), fragment=False), 503)
-        self._lookout.forget()
+            return self._answer(self._renderer.render_outage(str(error), fragment=False), 503)
+        self._cache.invalidate()
         address = view.link()
-        return Response(status_code=303, headers={"Location": f"{address}{'&' if address != '?' else ''}told={told}"})
+        # A redirect, so that reloading the page does not send the form again.
+        return Response(status_code=303, headers={"Location": f"{address}{'&' if address != '?' else ''}done={done}"})
 
     async def _do(self, form: dict[str, str], client: str | None) -> str:
-        """Do what a form asks for; return the word for it.
+        """Do what a form asks for; return one word for the result, see `rendering`.
 
         Raises:
-            HTTPException: it asks for nothing that there is.
-            QueueUnavailable: Redis is away; it may be done in part.
+            HTTPException: the form asks for something else.
+            QueueUnavailable: Redis does not answer; part of it may be done.
         """
         match form.get("do"), form.get("id"):
-            case "retry", str(letter):
-                done, told = await self._queue.retry_dead([letter]), "retried"
-            case "drop", str(letter):
-                done, told = await self._queue.drop_dead([letter]), "dropped"
+            case "retry", str(job_id):
+                ids, done = await self._queue.retry_dead([job_id]), "retried"
+            case "drop", str(job_id):
+                ids, done = await self._queue.drop_dead([job_id]), "dropped"
             case "retry all", None:
-                done, told = await self._queue.retry_dead(), "retried"
+                ids, done = await self._queue.retry_dead(), "retried"
             case _:
-                raise HTTPException(400, "the form asks for nothing that can be done here")
-        log.info("failures dealt with", how=told, number=len(done), destinations=done[:10], client=client)
-        return told if done else "absent"
+                raise HTTPException(400, "the form asks for something that this page can't do")
+        log.info("failures dealt with", how=done, number=len(ids), destinations=ids[:10], client=client)
+        return done if ids else "absent"
 
-    def _admit(self, request: Request) -> None:
-        """Let a request in.
+    def _authenticate(self, request: Request) -> None:
+        """Check the password.
 
         Raises:
-            HTTPException: there is no page, or it has not the password.
+            HTTPException: it is missing or wrong, or no page is configured.
         """
-        if self._door.token is None:
+        if self._auth.token is None:
             raise HTTPException(404)
         authorization = request.headers.get("Authorization", "")
-        if self._door.matches_password(authorization):
+        if self._auth.matches_password(authorization):
             return
-        if authorization:  # a browser sends none before it is asked to
-            client = request.client.host if request.client is not None else None
-            log.warning("status page refused", reason="wrong Authorization", client=client)
+        if authorization:  # a browser sends none until it is asked to
+            log.warning("status page refused", reason="wrong Authorization", client=client_of(request))
         challenge = {"WWW-Authenticate": 'Basic realm="replicator", charset="UTF-8"'}
-        raise HTTPException(401, "any user name, and REPLICATOR_STATUS_TOKEN as the password", challenge)
+        raise HTTPException(401, "log in with any user name, and REPLICATOR_STATUS_TOKEN as the password", challenge)
 
     def _answer(self, html: str, status: int = 200) -> Response:
         return HTMLResponse(
             html,
             status,
             {
-                "Content-Security-Policy": self._page.policy,
+                "Content-Security-Policy": self._renderer.policy,
                 "X-Content-Type-Options": "nosniff",
                 "X-Frame-Options": "DENY",
                 "Referrer-Policy": "same-origin",
@@ -145,9 +155,9 @@ def _form(body: bytes) -> dict[str, str]:
     """Read a form as browsers send it.
 
     Raises:
-        HTTPException: it is none.
+        HTTPException: it is not a form.
     """
     try:
         return {name: values[0] for name, values in parse_qs(body.decode(), max_num_fields=10).items()}
     except ValueError:
-        raise HTTPException(400, "this is no form") from None
+        raise HTTPException(400, "the body is not a form") from None

@@ -1,9 +1,4 @@
-"""What the page shows, asked from the queue: the same at every process, and at most once a second.
-
-How the installation is, in one sentence.
-
-What each rule did lately.
-"""
+"""What the status page shows: one reading of the queue, the headline that sums it up, and the activity of each rule."""
 
 from __future__ import annotations
 
@@ -18,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from replicator.queue import Ended, Queue
+    from replicator.queue import DeadLetterPage, Ended, Queue
 
 _FRESH_SECONDS = 1.0
 _DEADLINE = 5.0
@@ -26,7 +21,7 @@ _DEADLINE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The installation at one moment: the queue as ``replicator status`` shows it, its past, and its processes."""
+    """The installation at one moment: the queue as ``replicator status`` shows it, its history and its processes."""
 
     status: Status
     history: History
@@ -34,96 +29,98 @@ class Facts:
 
     @classmethod
     async def read(cls, queue: Queue) -> Facts:
-        """Ask the queue.
+        """Read the queue.
 
         Raises:
-            QueueUnavailable: it does not answer, in a few seconds at the most.
+            QueueUnavailable: Redis does not answer within a few seconds.
         """
         try:
             async with asyncio.timeout(_DEADLINE):
                 return cls(await Status.read(queue), await History.read(queue), await processes(queue))
         except TimeoutError:
-            raise QueueUnavailable(f"{queue.where} did not tell all within {_DEADLINE:g} s") from None
+            raise QueueUnavailable(f"{queue.where} did not answer everything within {_DEADLINE:g} s") from None
+
+
+@dataclass(frozen=True, slots=True)
+class PageData:
+    """What one page is rendered from: the facts, and the requested part of the dead letters."""
+
+    facts: Facts
+    dead_letters: DeadLetterPage
 
 
 class PageCache:
-    """Looks at the queue for all who ask at a time, so that many open pages cost what one costs.
-
-    Args:
-        queue: what is looked at.
-    """
+    """Reads the queue at most once a second, so that many open pages cost Redis as much as one."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
-        self._turn = asyncio.Lock()
-        self._seen: Facts | QueueUnavailable | None = None
-        self._until = 0.0
+        self._lock = asyncio.Lock()
+        self._cached: Facts | QueueUnavailable | None = None
+        self._expires = 0.0
 
-    async def look(self) -> Facts:
-        """Return what was seen within the last second.
+    async def read(self) -> Facts:
+        """Return facts that are at most a second old.
 
         Raises:
-            QueueUnavailable: the queue does not answer.
+            QueueUnavailable: Redis does not answer.
         """
         clock = asyncio.get_running_loop().time
-        async with self._turn:
-            if self._seen is None or clock() >= self._until:
+        async with self._lock:
+            if self._cached is None or clock() >= self._expires:
                 try:
-                    self._seen = await Facts.read(self._queue)
+                    self._cached = await Facts.read(self._queue)
                 except QueueUnavailable as error:
-                    self._seen = error
-                self._until = clock() + _FRESH_SECONDS
-            seen = self._seen
-        if isinstance(seen, QueueUnavailable):
-            raise QueueUnavailable(str(seen))
-        return seen
+                    # The failure is cached too: while Redis is down, each page would wait for its own timeout.
+                    self._cached = error
+                self._expires = clock() + _FRESH_SECONDS
+            cached = self._cached
+        if isinstance(cached, QueueUnavailable):
+            raise QueueUnavailable(str(cached))
+        return cached
 
-    def forget(self) -> None:
-        """Look anew when next asked: something was changed."""
-        self._seen = None
+    def invalidate(self) -> None:
+        """Read again next time: something has changed."""
+        self._cached = None
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """A sentence, and how serious it is: ``good``, ``warning`` or ``bad``."""
+    """The headline: how serious it is (``good``, ``warning`` or ``bad``), one sentence, and the error behind it."""
 
     level: str
     sentence: str
+    detail: str = ""
 
 
 def health(facts: Facts) -> Health:
-    """Say the most important thing: what stands still, then what needs a person, then what goes on."""
+    """Return the most important fact: what has stopped, then what needs a person, then what is in progress."""
     status = facts.status
     lanes = status.counts.lanes.values()
     queued, running = sum(lane.queued for lane in lanes), sum(lane.running for lane in lanes)
-    waiting, last = sum(lane.waiting for lane in lanes), status.reconcile.last
-    refused = [process for process in facts.processes if process.problem is not None]
+    waiting, last, dead = sum(lane.waiting for lane in lanes), status.reconcile.last, status.counts.dead
+    refused = [process for process in facts.processes if process.problem]
     if not any(not worker.stopping for worker in status.workers):
-        return Health("bad", f"Nothing is copied: no worker runs{f', and {queued} wait' if queued else ''}.")
+        backlog = f" ({queued:,} queued)" if queued else ""
+        return Health("bad", f"Nothing is being copied: no worker is running{backlog}.")
     if refused:
-        return Health("warning", f"{_many(len(refused), 'process')} could not take over what the files say now.")
-    if status.counts.dead:
-        return Health("warning", f"{_many(status.counts.dead, 'copy', 'copies')} {_was(status.counts.dead)} given up.")
+        who = "" if len(refused) == 1 else f"{len(refused)} processes: "
+        sentence = "The changed configuration has an error. Still using the previous one."
+        return Health("warning", sentence, f"{who}{refused[0].problem}")
+    if dead:
+        are = "copy failed and is" if dead == 1 else "copies failed and are"
+        return Health("warning", f"{dead:,} {are} not retried automatically.")
     if last is not None and last.findings.error is not None:
-        return Health("warning", "The last reconcile failed.")
+        return Health("warning", "The last reconcile failed.", last.findings.error)
     if waiting:
-        return Health("warning", f"{_many(waiting, 'copy', 'copies')} failed, and will be tried again.")
+        return Health("warning", f"{waiting:,} cop{'y' if waiting == 1 else 'ies'} failed and will be retried.")
     if queued or running:
-        return Health("good", f"All goes well: {running} copying, {queued} queued.")
-    return Health("good", "All is well: nothing is waiting.")
-
-
-def _many(number: int, one: str, several: str = "") -> str:
-    return f"{number:,} {one if number == 1 else several or one + 'es'}"
-
-
-def _was(number: int) -> str:
-    return "was" if number == 1 else "were"
+        return Health("good", f"All is well: {running:,} copying, {queued:,} queued.")
+    return Health("good", "All is well: the queue is empty.")
 
 
 @dataclass(frozen=True, slots=True)
 class RuleActivity:
-    """A rule: its key, how many of the recent copies by it ended how, and when the last one did (UTC)."""
+    """A rule's key, the results of its recent copies with their numbers, and when the last one ended (UTC)."""
 
     key: str
     results: Mapping[str, int]
@@ -131,10 +128,10 @@ class RuleActivity:
 
 
 def activity(keys: Iterable[str], ended: Sequence[Ended]) -> list[RuleActivity]:
-    """Count for each rule, in the order of ``keys``.
+    """Count the recent copies of each rule, in the order of ``keys``.
 
     Args:
-        keys: the rules'.
+        keys: the keys of the rules.
         ended: recent copies, the newest first.
     """
     counts: dict[str, Counter[str]] = {}

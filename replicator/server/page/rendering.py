@@ -1,10 +1,9 @@
-"""The page as HTML. Its only style and script stand in it, and its policy lets a browser use no others."""
+"""The status page as HTML, with inline style and script whose hashes are the only ones its policy allows."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -12,40 +11,32 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.filesize import decimal
 
 from replicator.console import age, iso, printable
+from replicator.replication.job import GIVEN_UP
 from replicator.server.page.chart import chart, duration
 from replicator.server.page.facts import Health, activity, health
-from replicator.server.page.view import HOURS, LETTERS, sheet
+from replicator.server.page.view import DEAD_LETTERS, HOURS, sheet
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from replicator.queue import DeadLetterPage
     from replicator.rules import Rules
-    from replicator.server.page.facts import Facts
+    from replicator.server.page.facts import PageData
     from replicator.server.page.view import View
 
-_MOST_RUNNING = 50
-_MOST_WAITING = 25
-_MOST_RULES = 200
-_MOST_PROCESSES = 100
-_TOLD = {
+_MAX_RUNNING = 50
+_MAX_WAITING = 25
+_MAX_RULES = 200
+_MAX_PROCESSES = 100
+_DONE = {
     "retried": "Queued again.",
-    "dropped": "Dropped. What is at its destination stays.",
-    "absent": "Nothing was done: it is no failure any more, or its content is lost; then push its tag again.",
+    "dropped": "Dropped. The image at the destination stays as it is.",
+    "absent": "Nothing was done: it is no longer a dead letter, or its job was lost. If so, push the tag again.",
 }
-"""What the page may say was done. The address chooses among these, and can put in no words of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class PageData:
-    """What was seen of the installation: its facts, and the chosen part of its dead letters."""
-
-    facts: Facts
-    letters: DeadLetterPage
+"""What the page can say about a form. The address only chooses one of these, so a link can't put words in our mouth."""
 
 
 class PageRenderer:
-    """Renders the page."""
+    """Renders the page from its templates."""
 
     def __init__(self) -> None:
         folder = files(__package__) / "templates"
@@ -53,18 +44,21 @@ class PageRenderer:
         self._environment = Environment(
             loader=PackageLoader("replicator.server.page"),
             autoescape=True,
+            # A misspelled name is an error in the tests, not an empty cell on the page.
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
         )
         self._environment.filters |= {
             "plain": printable,
+            "result": lambda result: "failed" if result == GIVEN_UP else printable(result),
             "size": decimal,
             "duration": duration,
             "iso": iso,
             "clock": lambda moment: f"{moment:%Y-%m-%d %H:%M:%S} UTC",
+            "number": lambda number: f"{number:,}",
         }
-        self._environment.globals |= {"style": style, "script": script}
+        self._environment.globals |= {"style": style, "script": script, "given_up": GIVEN_UP}
         self.policy = "; ".join(
             (
                 "default-src 'none'",
@@ -78,55 +72,48 @@ class PageRenderer:
             )
         )
 
-    def render(self, sight: PageData, rules: Rules, view: View, form_token: str, *, fragment: bool) -> str:
+    def render(self, data: PageData, rules: Rules, view: View, form_token: str, *, fragment: bool) -> str:
         """Return the page.
 
         Args:
-            sight: what is shown.
-            rules: those in force.
-            view: what of it.
-            form_token: what its forms bring back.
-            fragment: only what changes, for a page that is open already.
+            data: what is shown.
+            rules: the rules in use.
+            view: the filters and pages chosen.
+            form_token: goes into every form.
+            fragment: only the parts that change, for a page that is already open.
         """
-        facts = sight.facts
-        now, chosen = facts.history.now, view.chosen(facts.history.ended)
-        keys = rules.keys
+        facts, history = data.facts, data.facts.history
+        now, keys = history.now, rules.keys
         return self._render(
             fragment=fragment,
             health=health(facts),
             view=view,
-            told=_TOLD.get(view.told, ""),
+            done=_DONE.get(view.done, ""),
             form_token=form_token,
             now=now,
             ago=lambda moment: _ago(now, moment),
             status=facts.status,
-            running=facts.status.running[:_MOST_RUNNING],
-            waiting=facts.status.waiting[:_MOST_WAITING],
-            total=sight.letters.total,
-            following=sight.letters.following,
-            letters=sheet(sight.letters.letters, view.letters, LETTERS),
-            copies=sheet(chosen, view.page),
-            kept=len(facts.history.ended),
-            results=sorted({entry.result for entry in facts.history.ended} | ({view.result} - {""})),
-            chart=chart(facts.history.lags, now, view.hours),
+            running=facts.status.running[:_MAX_RUNNING],
+            waiting=facts.status.waiting[:_MAX_WAITING],
+            dead_letters=sheet(data.dead_letters.letters, view.letters, DEAD_LETTERS),
+            total=data.dead_letters.total,
+            following=data.dead_letters.following,
+            copies=sheet(view.chosen(history.ended), view.page),
+            kept=len(history.ended),
+            results=sorted({entry.result for entry in history.ended} | ({view.result} - {""})),
+            chart=chart(history.lags, now, view.hours),
             hours=HOURS,
-            rules=activity(keys[:_MOST_RULES], facts.history.ended),
-            more_rules=max(0, len(keys) - _MOST_RULES),
-            keys=keys[:_MOST_RULES],
-            reconciles=facts.history.reconciles,
-            processes=facts.processes[:_MOST_PROCESSES],
+            rules=activity(keys[:_MAX_RULES], history.ended),
+            more_rules=max(0, len(keys) - _MAX_RULES),
+            keys=keys[:_MAX_RULES],
+            reconciles=history.reconciles,
+            processes=facts.processes[:_MAX_PROCESSES],
         )
 
     def render_outage(self, reason: str, *, fragment: bool) -> str:
-        """Return the page of an installation whose queue does not answer.
-
-        Args:
-            reason: why.
-            fragment: as for :meth:`render`.
-        """
-        return self._render(
-            fragment=fragment, health=Health("bad", "The queue does not answer."), reason=reason, status=None
-        )
+        """Return the page of an installation whose Redis does not answer."""
+        headline = Health("bad", "The queue does not respond.")
+        return self._render(fragment=fragment, health=headline, reason=reason, status=None)
 
     def _render(self, *, fragment: bool, **values: Any) -> str:
         return self._environment.get_template("parts.html.j2" if fragment else "page.html.j2").render(**values)

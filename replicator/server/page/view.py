@@ -1,4 +1,4 @@
-"""What of the page is asked for, as its address says: filters, pages, hours. Plain values."""
+"""The page's address: filters, page numbers and the length of the chart, read from a query and written into links."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ if TYPE_CHECKING:
     from replicator.queue import Ended
 
 HOURS = (6, 24, 48)
-"""Lengths of the chart."""
+"""Lengths of the chart to choose from."""
 ROWS = 25
 """Copies on a page."""
-LETTERS = 10
+DEAD_LETTERS = 10
 """Dead letters on a page."""
-_MOST_CHARACTERS = 600
-_LARGEST = 1 << 64
+_MAX_CHARACTERS = 600
+_CURSOR_LIMIT = 1 << 64
+"""Redis's scan cursors are unsigned 64-bit numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A choice of what to show; every mistake in an address counts as not said.
+    """What to show. An invalid value in an address counts as missing.
 
     Attributes:
-        result: only copies that ended so; empty for all.
-        text: only copies with this in a name or a note, in whatever case; empty for all.
+        result: only copies with this result; empty for all.
+        text: only copies with this in a name or a note, ignoring case; empty for all.
         rule: only copies by this rule; empty for all.
         page: of the copies, from 1.
-        part: the cursor of the part of the dead letters; 0 for the first.
-        letters: the page of that part, from 1.
+        part: the scan cursor of the part of the dead letters; 0 for the first.
+        letters: the page within that part, from 1.
         hours: the length of the chart.
-        told: what was just done, to be said.
+        done: what a form has just done, to be shown once.
     """
 
     result: str = ""
@@ -43,11 +44,11 @@ class View:
     part: int = 0
     letters: int = 1
     hours: int = 24
-    told: str = ""
+    done: str = ""
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Self:
-        """Read it from the parameters of an address."""
+        """Read it from the query of an address."""
         hours = _number(query, "hours", 24)
         return cls(
             result=_text(query, "result"),
@@ -57,17 +58,17 @@ class View:
             part=_number(query, "part", 0),
             letters=max(1, _number(query, "letters", 1)),
             hours=hours if hours in HOURS else 24,
-            told=_text(query, "told"),
+            done=_text(query, "done"),
         )
 
     def link(self, **changes: Any) -> str:
-        """Return a relative address of this page with other choices: it holds under any path."""
-        other, default = replace(self, told="", **changes), View()
-        said = {field.name: getattr(other, field.name) for field in fields(other)}
-        return "?" + urlencode({name: value for name, value in said.items() if value != getattr(default, name)})
+        """Return the address of this page with some values changed; only a query, so it works under any path."""
+        other, default = replace(self, done="", **changes), View()
+        values = {field.name: getattr(other, field.name) for field in fields(other)}
+        return "?" + urlencode({name: value for name, value in values.items() if value != getattr(default, name)})
 
     def chosen(self, ended: Iterable[Ended]) -> list[Ended]:
-        """Return the copies that pass the filters, in their order."""
+        """Return the copies that match the filters, in their order."""
         text = self.text.casefold()
         return [
             entry
@@ -80,13 +81,13 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """One page of many rows.
+    """One page of a list.
 
     Attributes:
-        rows: of this page.
-        number: which page it is, from 1.
-        pages: how many there are, 1 at the least.
-        total: how many rows there are on all.
+        rows: on this page.
+        number: of this page, from 1.
+        pages: their number, at least 1.
+        total: rows on all pages.
     """
 
     rows: Sequence[Any]
@@ -96,24 +97,18 @@ class Sheet:
 
 
 def sheet(rows: Sequence[Any], number: int, size: int = ROWS) -> Sheet:
-    """Cut out a page; the last one where there are fewer.
-
-    Args:
-        rows: all of them.
-        number: which page, from 1.
-        size: rows on a page.
-    """
+    """Return page ``number`` (from 1) of ``rows``; the last one if there are fewer."""
     pages = max(1, -(-len(rows) // size))
     number = min(number, pages)
     return Sheet(rows[(number - 1) * size : number * size], number, pages, len(rows))
 
 
 def _text(query: Mapping[str, str], name: str) -> str:
-    return query.get(name, "").strip()[:_MOST_CHARACTERS]
+    return query.get(name, "").strip()[:_MAX_CHARACTERS]
 
 
 def _number(query: Mapping[str, str], name: str, default: int) -> int:
     text = query.get(name, "")
-    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(_LARGEST))):
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(_CURSOR_LIMIT))):
         return default
-    return min(int(text), _LARGEST - 1)
+    return min(int(text), _CURSOR_LIMIT - 1)

@@ -1,4 +1,4 @@
-"""However many names go by, and whatever is in them, the number of series has a bound."""
+"""The number of series is bounded, however many names come from outside."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def names() -> list[str]:
     return [f"{HOSTILE[number % len(HOSTILE)]}{number}" for number in range(1000)] + HOSTILE
 
 
-async def test_a_thousand_names_that_the_rules_do_not_have_make_no_series(metrics: Metrics) -> None:
+async def test_a_thousand_unknown_names_make_no_series(metrics: Metrics) -> None:
     use(metrics)
     for name in names():
         break_in(metrics, name)
@@ -41,7 +41,7 @@ async def test_a_thousand_names_that_the_rules_do_not_have_make_no_series(metric
 def break_in(metrics: Metrics, name: str) -> None:
     """Use a name wherever one can come from outside."""
     metrics.deliveries.delivered(name, Fate.IGNORED)
-    metrics.tries.attempt_ended(attempt(AttemptEnd.DEAD, rule=name))
+    metrics.attempts.attempt_ended(attempt(AttemptEnd.DEAD, rule=name))
     for count in (metrics.requests.received, metrics.requests.sent):
         count(name, 1)
     metrics.requests.throttled(name)
@@ -49,12 +49,12 @@ def break_in(metrics: Metrics, name: str) -> None:
 
 
 @pytest.mark.parametrize("rule", [None, 7, ["a"], {"a": 1}])
-async def test_a_stored_job_whose_rule_is_no_text_is_counted_as_other(metrics: Metrics, rule: object) -> None:
-    metrics.tries.attempt_ended(attempt(rule=rule))
+async def test_a_stored_job_whose_rule_is_not_text_is_counted_as_other(metrics: Metrics, rule: object) -> None:
+    metrics.attempts.attempt_ended(attempt(rule=rule))
     assert (await exposed(metrics)).series("replicator_copies_total") == {("events", "copied", OTHER): 1}
 
 
-async def test_every_status_that_is_none_of_http_is_one_series(metrics: Metrics) -> None:
+async def test_every_status_that_http_does_not_define_is_one_series(metrics: Metrics) -> None:
     for status in range(100, 1000):
         metrics.requests.answered("harbor.example.com", "GET", status, 0.1)
     found = (await exposed(metrics)).series("replicator_registry_requests_total")
@@ -66,7 +66,7 @@ async def test_a_rules_file_of_ten_thousand_rules_does_not_make_as_many_series(q
     rules = many_rules(10_000)
     metrics = Metrics(rules, queue, None)
     for key in rules.keys:
-        metrics.tries.attempt_ended(attempt(rule=key, lane=Lane.BACKFILL))
+        metrics.attempts.attempt_ended(attempt(rule=key, lane=Lane.BACKFILL))
     found = await exposed(metrics)
     series = found.series("replicator_copies_total")
     assert len(series) == MOST_VALUES + 1
@@ -81,16 +81,16 @@ def many_rules(number: int) -> Rules:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_known_name_is_a_label_that_can_be_written(name: str) -> None:
+def test_a_known_name_is_a_label_that_can_be_encoded(name: str) -> None:
     label = BoundedLabels([name]).label(name)
     label.encode()
     assert len(label) <= 200
 
 
-async def test_other_rules_are_told_apart_once_they_are_known(metrics: Metrics) -> None:
-    metrics.tries.attempt_ended(attempt(rule="harbor.example.com/team/a1"))
-    metrics.know(many_rules(3))
-    metrics.tries.attempt_ended(attempt(rule="harbor.example.com/team/a1"))
+async def test_new_rules_get_series_of_their_own_after_a_reload(metrics: Metrics) -> None:
+    metrics.attempts.attempt_ended(attempt(rule="harbor.example.com/team/a1"))
+    metrics.add_labels(many_rules(3))
+    metrics.attempts.attempt_ended(attempt(rule="harbor.example.com/team/a1"))
     metrics.requests.throttled("registry.example.com")
     found = await exposed(metrics)
     assert found.value("replicator_copies_total", rule="harbor.example.com/team/a1") == 1

@@ -1,4 +1,4 @@
-"""Every exposition is one that Prometheus reads, and keeps to its conventions."""
+"""Every exposition can be parsed, and follows Prometheus's conventions."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def use(metrics: Metrics) -> None:
         for fate in Fate:
             metrics.deliveries.delivered(kind, fate)
     for result in Result:
-        metrics.tries.attempt_ended(attempt(result=result))
+        metrics.attempts.attempt_ended(attempt(result=result))
     for error_class in ErrorClass:
-        metrics.tries.attempt_ended(attempt(AttemptEnd.DEAD, error_class=error_class))
+        metrics.attempts.attempt_ended(attempt(AttemptEnd.DEAD, error_class=error_class))
     for error_class in (ErrorClass.TRANSIENT, ErrorClass.NOT_YET):
-        metrics.tries.attempt_ended(attempt(AttemptEnd.RETRIED, error_class=error_class))
-    metrics.tries.lease_lost()
+        metrics.attempts.attempt_ended(attempt(AttemptEnd.RETRIED, error_class=error_class))
+    metrics.attempts.lease_lost()
     for status in (200, 404, None, 799):
         metrics.requests.answered(ACR, "GET", status, 0.1)
     metrics.requests.received(ACR, 10)
@@ -75,7 +75,7 @@ async def test_what_is_exposed_is_what_is_documented(metrics: Metrics, accept: s
 
 
 @pytest.mark.parametrize("accept", ["", OPEN_METRICS], ids=["text", "openmetrics"])
-async def test_a_process_that_did_nothing_yet_can_be_scraped(metrics: Metrics, accept: str) -> None:
+async def test_a_process_that_has_done_nothing_can_be_scraped(metrics: Metrics, accept: str) -> None:
     found = await exposed(metrics, accept)
     for name in ("replicator_copy_retries_total", "replicator_blobs_total", "replicator_lease_losses_total"):
         assert set(found.series(name).values()) == {0}, "a first one must be a change"
@@ -106,7 +106,7 @@ def test_names_follow_the_conventions_of_prometheus(family: Family) -> None:
 async def test_each_result_has_its_outcome_and_only_a_right_tag_has_a_lag(
     metrics: Metrics, result: Result, outcome: str, lagged: int
 ) -> None:
-    metrics.tries.attempt_ended(attempt(result=result))
+    metrics.attempts.attempt_ended(attempt(result=result))
     found = await exposed(metrics)
     assert found.series("replicator_copies_total") == {("events", outcome, RULE): 1}
     assert found.series("replicator_copy_duration_seconds_sum") == {(outcome,): 0.5}
@@ -116,17 +116,17 @@ async def test_each_result_has_its_outcome_and_only_a_right_tag_has_a_lag(
 
 @pytest.mark.parametrize(("lane", "lag"), [(Lane.BACKFILL, 1.0), (Lane.EVENTS, None)])
 async def test_no_lag_is_made_up(metrics: Metrics, lane: Lane, lag: float | None) -> None:
-    metrics.tries.attempt_ended(attempt(lane=lane, lag=lag))
+    metrics.attempts.attempt_ended(attempt(lane=lane, lag=lag))
     found = await exposed(metrics)
     assert found.value("replicator_copy_lag_seconds_count") == 0
     assert found.value("replicator_copies_total", lane=lane.value) == 1
 
 
-async def test_a_fault_in_counting_stays_there_and_is_logged_once_a_minute(metrics: Metrics) -> None:
+async def test_a_bug_in_counting_is_contained_and_logged_once_a_minute(metrics: Metrics) -> None:
     broken = Attempt("b", Lane.EVENTS, AttemptEnd.DONE, {}, {"result": "no such result"}, None, 0.5, None)
     with capture_logs() as lines:
         for _ in range(5):
-            metrics.tries.attempt_ended(broken)
+            metrics.attempts.attempt_ended(broken)
             metrics.requests.received(ACR, -1)
-    assert [line["event"] for line in lines] == ["metrics broken"] * 2, "one each for tries and for requests"
+    assert [line["event"] for line in lines] == ["metrics broken"] * 2, "one each for attempts and for requests"
     assert (await exposed(metrics)).value("replicator_copies_total") == 0

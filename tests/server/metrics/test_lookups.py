@@ -1,4 +1,4 @@
-"""What is looked up in Redis at a scrape: right, bounded in time, and as cheap for a long queue as for a short one."""
+"""Gauges read from Redis at a scrape: right, bounded in time, and as cheap for a long queue as for a short one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def put_off(queue: Queue, lane: Lane, id_: str, milliseconds: int) -> None
     await queue.redis.zadd(queue.lane_queue(lane), {f"{queue.prefix}:{id_}": due})
 
 
-async def test_jobs_are_told_by_lane_and_state(metrics: Metrics, queue: Queue) -> None:
+async def test_jobs_are_counted_by_lane_and_state(metrics: Metrics, queue: Queue) -> None:
     handler = Recorder()
     handler.errors = [Fault(ErrorClass.TRANSIENT)]
     async with working(queue, handler, concurrency={Lane.EVENTS: 1}, policy=RetryPolicy(first=60, cap=60)):
@@ -59,7 +59,7 @@ async def test_jobs_are_told_by_lane_and_state(metrics: Metrics, queue: Queue) -
     assert found.value("replicator_queue_up") == 1
 
 
-async def test_the_oldest_is_the_longest_due_that_nobody_has_begun(metrics: Metrics, queue: Queue) -> None:
+async def test_the_oldest_is_the_longest_due_job_that_has_not_started(metrics: Metrics, queue: Queue) -> None:
     assert set((await exposed(metrics)).series("replicator_queue_oldest_seconds").values()) == {0}
     await put_off(queue, Lane.EVENTS, "r.example/later:1", -60_000)
     assert set((await exposed(metrics)).series("replicator_queue_oldest_seconds").values()) == {0}
@@ -103,7 +103,7 @@ async def test_a_scrape_costs_the_same_for_ten_jobs_and_for_a_hundred_thousand(m
     assert not {"cmdstat_scan", "cmdstat_hscan", "cmdstat_keys", "cmdstat_zrangebyscore"} & set(few)
 
 
-async def test_scrapes_that_come_together_look_once_or_twice(metrics: Metrics, queue: Queue) -> None:
+async def test_simultaneous_scrapes_read_redis_once_or_twice(metrics: Metrics, queue: Queue) -> None:
     await metrics.expose("")
     before = (await commands(queue)).get("cmdstat_evalsha", 0)
     await asyncio.gather(*(metrics.expose("") for _ in range(100)))
@@ -112,7 +112,7 @@ async def test_scrapes_that_come_together_look_once_or_twice(metrics: Metrics, q
 
 
 @pytest.mark.parametrize("fault", ["refusing", "mute"])
-async def test_a_redis_that_is_away_or_silent_is_told_and_all_else_too(
+async def test_a_redis_that_is_down_or_silent_is_shown_and_all_else_is_served(
     rules: Rules, queue: Queue, server: RedisServer, short_dir: Path, fault: str
 ) -> None:
     async with (
@@ -154,13 +154,13 @@ async def reconcile(queue: Queue, found: Findings) -> None:
     assert await lease.end(found) is not None
 
 
-async def test_before_any_reconcile_nothing_is_claimed_of_one(metrics: Metrics) -> None:
+async def test_before_the_first_reconcile_its_metrics_are_zero(metrics: Metrics) -> None:
     found = await exposed(metrics)
     for name in ("last_success_timestamp_seconds", "drift_images", "failed", "overdue_seconds"):
         assert found.series(f"replicator_reconcile_{name}") == {(): 0}
 
 
-async def test_a_reconcile_that_failed_keeps_the_time_of_the_last_that_did_not(metrics: Metrics, queue: Queue) -> None:
+async def test_a_failed_reconcile_keeps_the_time_of_the_last_success(metrics: Metrics, queue: Queue) -> None:
     began = datetime.now(UTC).timestamp()
     await reconcile(queue, Findings(listed=10, drift=3))
     good = await exposed(metrics)
@@ -176,14 +176,14 @@ async def test_a_reconcile_that_failed_keeps_the_time_of_the_last_that_did_not(m
     assert bad.value("replicator_reconcile_failed") == 1
 
 
-async def test_the_success_that_an_older_version_noted_counts(metrics: Metrics, queue: Queue) -> None:
+async def test_a_success_noted_by_an_older_version_counts(metrics: Metrics, queue: Queue) -> None:
     await reconcile(queue, Findings(drift=1))
     noted = (await exposed(metrics)).value("replicator_reconcile_last_success_timestamp_seconds")
     await queue.redis.execute_command("HDEL", f"{queue.prefix}:reconcile", "succeeded")  # type: ignore[no-untyped-call]  # redis-py leaves it without types
     assert (await exposed(metrics)).value("replicator_reconcile_last_success_timestamp_seconds") == noted
 
 
-async def test_a_reconcile_that_nobody_begins_is_overdue_until_one_does(rules: Rules, queue: Queue) -> None:
+async def test_a_reconcile_that_no_process_starts_is_overdue_until_one_does(rules: Rules, queue: Queue) -> None:
     metrics = Metrics(rules, queue, parse_schedule("1h"))
     await reconcile(queue, Findings())
     assert (await exposed(metrics)).value("replicator_reconcile_overdue_seconds") == 0

@@ -21,15 +21,15 @@ def message(*examples: tuple[str, str], count: int | None = None) -> Message:
     """A message of some dead letters."""
     count = len(examples) if count is None else count
     return Message(
-        "0123",
-        Occasion.DEAD_LETTERS,
-        MessageState.TROUBLE,
-        f"replicator: {count} copies were given up",
-        NOW,
-        NOW - 300_000,
-        count,
-        tuple(Example(*each) for each in examples),
-        ("Once the cause is gone: replicator failures retry --all",),
+        id="0123",
+        occasion=Occasion.DEAD_LETTERS,
+        state=MessageState.TROUBLE,
+        title=f"replicator: {count} copies failed",
+        at=NOW,
+        since=NOW - 300_000,
+        count=count,
+        examples=tuple(Example(*each) for each in examples),
+        advice=("Once the cause is fixed, run replicator failures retry --all",),
     )
 
 

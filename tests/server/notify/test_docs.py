@@ -1,4 +1,4 @@
-"""docs/notifications.md tells what is sent."""
+"""docs/notifications.md shows what is sent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from replicator.receivers import parse_receivers
 from replicator.server.notify import NotifyTiming
 from replicator.server.notify.formats import document, lines_of
 from replicator.server.notify.message import Example, Message, MessageState, Occasion
-from replicator.server.notify.sending import MOST, SECONDS
+from replicator.server.notify.sending import MAX_PENDING, SECONDS
 from replicator.settings import Settings
 from tests.docs.pages import ROOT, blocks
 from tests.server.notify.conftest import NOW, ORIGIN
@@ -17,22 +17,22 @@ from tests.server.notify.conftest import NOW, ORIGIN
 PAGE = ROOT / "docs" / "notifications.md"
 TEXT = PAGE.read_text()
 SHOWN = Message(
-    "5f0c6a1e9d3b4c7f8a2e1d0c9b8a7f6e",
-    Occasion.DEAD_LETTERS,
-    MessageState.TROUBLE,
-    "replicator: 3 copies were given up",
-    NOW + 360_000,
-    NOW + 300_000,
-    3,
-    (
+    id="5f0c6a1e9d3b4c7f8a2e1d0c9b8a7f6e",
+    occasion=Occasion.DEAD_LETTERS,
+    state=MessageState.TROUBLE,
+    title="replicator: 3 copies failed and are not retried automatically",
+    at=NOW + 360_000,
+    since=NOW + 300_000,
+    count=3,
+    examples=(
         Example(
             "harbor.example.com/team/app:v1 -> registry.cn-beijing.aliyuncs.com/team-mirror/app:v1",
             "permanent: denied",
         ),
     ),
-    (
-        "replicator failures shows all of them. They are not tried again by themselves.",
-        "Once the cause is gone: replicator failures retry --all",
+    advice=(
+        "Run replicator failures to see all of them, with their reasons.",
+        "Once the cause is fixed, run replicator failures retry --all",
     ),
 )
 
@@ -59,13 +59,13 @@ def test_every_occasion_and_state_is_explained() -> None:
     assert all(f"`{state}`" in TEXT for state in MessageState)
 
 
-def test_the_addresses_that_are_shown_are_read_as_they_are_said_to_be() -> None:
+def test_the_addresses_that_are_shown_have_the_formats_of_the_table() -> None:
     shown = re.findall(r"`((?:\w+\+)?https://[^`]+)`", TEXT)
     formats = [parse_receivers(address.replace("…", "x"))[0].format for address in shown]
     assert formats == ["dingtalk", "feishu", "wecom", "slack", "slack", "json", "dingtalk"]
 
 
 def test_the_numbers_are_those_of_the_program() -> None:
-    pace = NotifyTiming(late=Settings.model_fields["notify_lag"].default)
-    assert (pace.late, pace.gather, pace.pause) == (15 * 60, 60, 10 * 60)
-    assert (MOST, SECONDS) == (50, 10)
+    timing = NotifyTiming(late=Settings.model_fields["notify_lag"].default)
+    assert (timing.late, timing.gather, timing.pause) == (15 * 60, 60, 10 * 60)
+    assert (MAX_PENDING, SECONDS) == (50, 10)

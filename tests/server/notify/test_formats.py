@@ -1,4 +1,4 @@
-"""What each receiver is sent: complete, bounded, and with no foreign word that does anything."""
+"""Messages in each format: complete, bounded, and harmless whatever text from outside they contain."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def text_of(form: Format, fields: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("form", Format)
-def test_it_says_what_happened_since_when_how_many_why_what_to_do_and_where_to_look(form: Format) -> None:
+def test_every_format_has_title_start_count_reasons_advice_and_link(form: Format) -> None:
     text = text_of(form, sent(ALL[form], message(("h/a:v1", "denied"), ("h/b:v1", "no space"), count=12)))
     for part in (
-        "replicator: 12 copies were given up",
+        "replicator: 12 copies failed",
         "since 2025-12-31 23:55:00 UTC (5 min)",
         "- h/a:v1: denied\n- h/b:v1: no space\nand 10 more",
         "replicator failures retry --all",
@@ -57,12 +57,12 @@ def test_it_says_what_happened_since_when_how_many_why_what_to_do_and_where_to_l
         assert part in text
 
 
-def test_the_title_begins_with_the_keyword_that_robots_can_ask_for() -> None:
+def test_the_title_begins_with_the_keyword_that_robots_can_require() -> None:
     for form, receiver in ALL.items():
         assert text_of(form, sent(receiver, message(("a", "b")))).startswith("replicator")
 
 
-def test_slack_reads_no_mention_link_or_markup_in_foreign_words() -> None:
+def test_slack_interprets_no_mention_link_or_markup_from_outside() -> None:
     text = text_of(Format.SLACK, sent(ALL[Format.SLACK], message(EVIL)))
     assert "<" not in text
     assert ">" not in text
@@ -70,7 +70,7 @@ def test_slack_reads_no_mention_link_or_markup_in_foreign_words() -> None:
     assert "&amp;amp;" in text
     # All that is foreign stands in the one block of code, which it can't end.
     title, block, end = text.split("```")
-    assert title == "replicator: 1 copies were given up\n"
+    assert title == "replicator: 1 copies failed\n"
     assert end == "\nStatus: https://replicator.example.com/"
     assert "bold" in block
 
@@ -89,7 +89,7 @@ def test_dingtalk_mentions_nobody() -> None:
 
 
 @pytest.mark.parametrize("form", Format)
-def test_foreign_words_stay_on_their_line_and_control_nothing(form: Format) -> None:
+def test_text_from_outside_stays_on_its_line_and_has_no_control_characters(form: Format) -> None:
     text = text_of(form, sent(ALL[form], message(EVIL)))
     assert "\n@here" not in text
     assert not {"\u202e", "\x1b", "\r"} & set(text)
@@ -103,7 +103,7 @@ LIMITS = {Format.DINGTALK: 6000, Format.FEISHU: 6000, Format.WECOM: 2048, Format
     st.integers(0, 10**6),
     st.sampled_from(Format),
 )
-def test_whatever_it_tells_it_is_within_the_bound_of_its_format(
+def test_every_message_is_within_the_limit_of_its_format(
     examples: list[tuple[str, str]], more: int, form: Format
 ) -> None:
     what = message(*examples, count=len(examples) + more)
@@ -115,7 +115,7 @@ def test_whatever_it_tells_it_is_within_the_bound_of_its_format(
     assert "Status: https://replicator.example.com/" in text
 
 
-def test_what_has_no_room_is_counted() -> None:
+def test_examples_that_do_not_fit_are_counted() -> None:
     text = text_of(Format.WECOM, sent(ALL[Format.WECOM], message(*((f"h/{n}", "镜" * 300) for n in range(5)), count=9)))
     written = text.count("\n- ")
     assert 0 < written < 5
@@ -130,12 +130,12 @@ def test_the_document_for_programs_has_everything() -> None:
         "id": "0123",
         "occasion": "dead_letters",
         "state": "trouble",
-        "title": "replicator: 1 copies were given up",
+        "title": "replicator: 1 copies failed",
         "at": "2026-01-01T00:00:00.000Z",
         "since": "2025-12-31T23:55:00.000Z",
         "count": 1,
         "examples": [{"subject": "h/a:v1", "reason": "denied"}],
-        "advice": ["Once the cause is gone: replicator failures retry --all"],
+        "advice": ["Once the cause is fixed, run replicator failures retry --all"],
         "installation": "replicator.example.com",
         "status_page": "https://replicator.example.com/",
     }

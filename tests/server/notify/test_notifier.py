@@ -1,19 +1,18 @@
-"""The whole way: from what happens in the queue to what people get, over several processes, restarts and faults."""
+"""Notifications end to end: from the queue to the receivers, over several processes, restarts and faults."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from replicator.queue import Findings, Job, Lane, Queue, QueueUnavailable, Reconciles, ReconcileState
+from replicator.queue import Findings, Job, Lane, LoadedConfig, Queue, QueueUnavailable, Reconciles, ReconcileState
 from replicator.receivers import parse_receivers
 from replicator.server.notify import Notifier, NotifyTiming
-from replicator.server.notify.sending import MOST, Sending, open_poster
+from replicator.server.notify.sending import MAX_PENDING, Sender, open_poster
 from tests.queue.servers import CuttingProxy
 from tests.queue.test_notices import bury
 from tests.server.notify.conftest import ORIGIN, message
@@ -29,19 +28,19 @@ if TYPE_CHECKING:
     from tests.standins.chats import Chats
 
 QUICK = NotifyTiming(gather=0, pause=0)
+REFUSED = "replicator: the changed configuration has an error; 1 process still uses the previous one"
+RECOVERED = "replicator: recovered: no dead letters left"
+DEAD = "replicator: 1 copy failed and is not retried automatically"
 
 
-@dataclass
-class Configuration:
-    problem: str | None = None
-
-
-@dataclass
 class Process:
-    """One process's notifier, whose looks are taken by hand."""
+    """One process's notifier, which looks when it is told to, and the problem with its configuration."""
 
-    notifier: Notifier
-    configuration: Configuration = field(default_factory=Configuration)
+    def __init__(self, queue: Queue, sender: Sender, timing: NotifyTiming, lease: float) -> None:
+        self.problem: str | None = None
+        self.notifier = Notifier(
+            queue, sender, lambda: LoadedConfig(0.0, self.problem), timing=timing, interval=0.02, lease=lease
+        )
 
     async def look(self, times: int = 1) -> None:
         for _ in range(times):
@@ -50,12 +49,16 @@ class Process:
 
 @asynccontextmanager
 async def process(
-    queue: Queue, addresses: str, pace: NotifyTiming = QUICK, *, lease: float = 60, seconds: float = 10, **sending: Any
+    queue: Queue,
+    addresses: str,
+    timing: NotifyTiming = QUICK,
+    *,
+    lease: float = 60,
+    seconds: float = 10,
+    **more: Any,
 ) -> AsyncIterator[Process]:
-    configuration = Configuration()
     async with open_poster(ORIGIN, seconds) as poster:
-        way = Sending(parse_receivers(addresses), poster, **{"first": 0.0, **sending})
-        yield Process(Notifier(queue, way, configuration, pace=pace, every=0.02, lease=lease), configuration)
+        yield Process(queue, Sender(parse_receivers(addresses), poster, **{"first": 0.0, **more}), timing, lease)
 
 
 def titles(robots: Chats) -> list[str]:
@@ -63,31 +66,29 @@ def titles(robots: Chats) -> list[str]:
 
 
 async def lapsed(queue: Queue) -> None:
-    """The turn of a process that was killed, after its lease."""
+    """Let the lease of a process that was killed expire."""
     assert await queue.redis.delete(f"{queue.prefix}:notices:lease") == 1
 
 
-async def test_every_receiver_is_told_in_its_format_and_no_secret_comes_into_the_log(
-    queue: Queue, robots: Chats
-) -> None:
+async def test_every_receiver_is_notified_in_its_format_and_no_secret_is_logged(queue: Queue, robots: Chats) -> None:
     await bury(queue, "acr/<@U1>:v1")
     with capture_logs() as lines:
         async with process(queue, robots.all) as one:
             await one.look()
             await one.look()
-    assert titles(robots) == ["replicator: 1 copy was given up"] * 5
+    assert titles(robots) == [DEAD] * 5
     for text in robots.taken:
         assert "denied: acr/" in str(text)
     assert [line["event"] for line in lines] == ["notification sent"] * 5
     assert not [secret for secret in SECRETS if secret in str(lines)]
 
 
-async def test_of_several_processes_one_tells(queue: Queue, robots: Chats) -> None:
+async def test_one_of_several_processes_sends(queue: Queue, robots: Chats) -> None:
     await bury(queue, "a", "b", "c")
     async with AsyncExitStack() as stack:
         several = [await stack.enter_async_context(process(queue, robots.plain)) for _ in range(5)]
         await asyncio.gather(*(each.look(5) for each in several))
-    assert titles(robots) == ["replicator: 3 copies were given up"]
+    assert titles(robots) == ["replicator: 3 copies failed and are not retried automatically"]
 
 
 async def test_a_restart_does_not_repeat_and_does_not_forget(queue: Queue, robots: Chats) -> None:
@@ -96,14 +97,14 @@ async def test_a_restart_does_not_repeat_and_does_not_forget(queue: Queue, robot
         async with process(queue, robots.plain) as one:
             await one.look(2)
         await lapsed(queue)
-    assert titles(robots) == ["replicator: 1 copy was given up"]
+    assert titles(robots) == [DEAD]
     await queue.drop_dead()
     async with process(queue, robots.plain) as last:
         await last.look()
-    assert titles(robots)[1:] == ["replicator: recovered: no copy is given up any more"]
+    assert titles(robots)[1:] == [RECOVERED]
 
 
-async def test_a_process_that_ends_leaves_its_turn_to_the_next_at_once(queue: Queue, robots: Chats) -> None:
+async def test_a_process_that_stops_releases_its_lease_at_once(queue: Queue, robots: Chats) -> None:
     async with process(queue, robots.plain) as one, one.notifier.beside(), asyncio.timeout(10):
         while not await queue.redis.exists(f"{queue.prefix}:notices:lease"):
             await asyncio.sleep(0.01)
@@ -113,9 +114,7 @@ async def test_a_process_that_ends_leaves_its_turn_to_the_next_at_once(queue: Qu
     assert len(robots.taken) == 1
 
 
-async def test_a_receiver_that_is_away_is_tried_again_and_gets_what_happened_in_order(
-    queue: Queue, robots: Chats
-) -> None:
+async def test_an_unavailable_receiver_is_retried_and_gets_all_messages_in_order(queue: Queue, robots: Chats) -> None:
     await bury(queue, "a")
     async with process(queue, robots.plain) as one:
         robots.faults = [answering(503), answering(429), answering(500)]
@@ -127,10 +126,13 @@ async def test_a_receiver_that_is_away_is_tried_again_and_gets_what_happened_in_
     await lapsed(queue)
     async with process(queue, robots.plain) as two:
         await two.look(3)
-    assert titles(robots) == ["replicator: 1 copy was given up", "replicator: recovered: no copy is given up any more"]
+    assert titles(robots) == [
+        DEAD,
+        RECOVERED,
+    ]
 
 
-async def test_a_receiver_that_is_slow_does_not_hold_up_the_others(queue: Queue, robots: Chats) -> None:
+async def test_a_slow_receiver_does_not_delay_the_others(queue: Queue, robots: Chats) -> None:
     await bury(queue, "a")
     robots.faults = [stalling]
     async with process(queue, f"{robots.slack} {robots.plain}", seconds=0.5) as one:
@@ -140,7 +142,7 @@ async def test_a_receiver_that_is_slow_does_not_hold_up_the_others(queue: Queue,
     assert len(robots.taken) == 2
 
 
-async def test_what_nobody_takes_is_dropped_with_a_log_line(queue: Queue, robots: Chats) -> None:
+async def test_a_message_that_no_receiver_accepts_is_dropped_with_a_log_line(queue: Queue, robots: Chats) -> None:
     await bury(queue, "a")
     robots.faults = [answering(503)] * 100
     with capture_logs() as lines:
@@ -148,49 +150,52 @@ async def test_what_nobody_takes_is_dropped_with_a_log_line(queue: Queue, robots
             await one.look(3)
     (dropped,) = [line for line in lines if line["event"] == "notification dropped"]
     assert dropped["log_level"] == "error"
-    assert (dropped["receiver"], dropped["title"]) == (robots.host, "replicator: 1 copy was given up")
-    assert dropped["reason"] == "503: it can't take it now"
+    assert (dropped["receiver"], dropped["title"]) == (
+        robots.host,
+        DEAD,
+    )
+    assert dropped["reason"] == "503: temporarily unavailable"
     assert len(robots.requests) == 1
 
 
-async def test_what_is_refused_is_not_tried_again(queue: Queue, robots: Chats) -> None:
+async def test_a_refused_message_is_not_retried(queue: Queue, robots: Chats) -> None:
     await bury(queue, "a")
     with capture_logs() as lines:
         async with process(queue, f"{robots.dingtalk}x {robots.plain}") as one:
             await one.look(3)
     (dropped,) = [line for line in lines if line["event"] == "notification dropped"]
-    assert "secret behind #" in dropped["reason"]
+    assert "secret after #" in dropped["reason"]
     assert not [secret for secret in SECRETS if secret in str(lines)]
     assert len(robots.requests) == 2
 
 
-async def test_what_waits_is_bounded_and_the_oldest_goes_first(robots: Chats) -> None:
+async def test_pending_messages_are_bounded_and_the_oldest_are_dropped(robots: Chats) -> None:
     async with open_poster(ORIGIN) as poster:
-        sending = Sending(parse_receivers(robots.plain), poster)
+        sender = Sender(parse_receivers(robots.plain), poster)
         with capture_logs() as lines:
-            parcels = sending.packed((), [message(("a", str(number))) for number in range(MOST + 3)], 0)
-    assert len(parcels) == MOST
-    assert parcels[0].message.examples[0].reason == "3"
+            pending = sender.with_new((), [message(("a", str(number))) for number in range(MAX_PENDING + 3)], 0)
+    assert len(pending) == MAX_PENDING
+    assert pending[0].message.examples[0].reason == "3"
     assert [line["reason"] for line in lines] == ["too many are waiting"] * 3
 
 
-async def test_pauses_between_tries_double_up_to_a_bound(robots: Chats) -> None:
+async def test_pauses_between_attempts_double_up_to_a_maximum(robots: Chats) -> None:
     robots.faults = [answering(503)] * 30
     async with open_poster(ORIGIN) as poster:
-        sending = Sending(parse_receivers(robots.plain), poster, patience=3600, first=5.0)
+        sender = Sender(parse_receivers(robots.plain), poster, patience=3600, first=5.0)
         now, pauses = 1_000_000, []
-        parcels = sending.packed((), [message(("a", "b"))], now)
-        while parcels:
-            assert await sending.send(parcels, parcels[0].due - 1) == parcels
-            now = max(now, parcels[0].due)
-            parcels = await sending.send(parcels, now)
-            pauses += [(parcel.due - now) / 1000 for parcel in parcels]
+        pending = sender.with_new((), [message(("a", "b"))], now)
+        while pending:
+            assert await sender.send(pending, pending[0].due - 1) == pending
+            now = max(now, pending[0].due)
+            pending = await sender.send(pending, now)
+            pauses += [(each.due - now) / 1000 for each in pending]
     assert pauses[:7] == [5, 10, 20, 40, 80, 160, 300]
     assert set(pauses[6:]) == {300}
     assert sum(pauses) < 3600
 
 
-async def test_a_receiver_that_is_not_named_any_more_gets_nothing_of_what_waited(queue: Queue, robots: Chats) -> None:
+async def test_a_removed_receiver_gets_no_pending_messages(queue: Queue, robots: Chats) -> None:
     await bury(queue, "a")
     robots.faults = [answering(503)]
     async with process(queue, robots.plain) as one:
@@ -201,23 +206,21 @@ async def test_a_receiver_that_is_not_named_any_more_gets_nothing_of_what_waited
     assert robots.taken == []
 
 
-async def test_a_refused_configuration_of_any_process_is_told_by_the_one_that_tells(
-    queue: Queue, robots: Chats
-) -> None:
+async def test_a_refused_configuration_of_any_process_is_reported_by_the_leader(queue: Queue, robots: Chats) -> None:
     async with process(queue, robots.plain) as one, process(queue, robots.plain) as two:
         await one.look()
-        two.configuration.problem = "rules.yaml: 1 problem(s)\n  images: no such key"
+        two.problem = "rules.yaml: 1 problem(s)\n  images: no such key"
         await two.look()
         await one.look(2)
-        assert titles(robots) == ["replicator: a changed configuration was refused by 1 process"]
+        assert titles(robots) == [REFUSED]
         assert robots.taken[0]["examples"][0]["reason"] == "rules.yaml: 1 problem(s) images: no such key"
-        two.configuration.problem = None
+        two.problem = None
         await two.look()
         await one.look(2)
-    assert titles(robots)[1:] == ["replicator: recovered: no process refuses its configuration any more"]
+    assert titles(robots)[1:] == ["replicator: recovered: the current configuration is in use everywhere"]
 
 
-async def test_copies_that_nobody_begins_are_told(queue: Queue, robots: Chats) -> None:
+async def test_copies_that_no_worker_starts_are_reported(queue: Queue, robots: Chats) -> None:
     await queue.enqueue([Job("a", {})], Lane.BACKFILL)
     async with process(queue, robots.plain, NotifyTiming(late=0.001, gather=0, pause=0)) as one:
         await asyncio.sleep(0.01)
@@ -227,10 +230,10 @@ async def test_copies_that_nobody_begins_are_told(queue: Queue, robots: Chats) -
         await asyncio.sleep(0.01)
         await one.look()
     assert robots.taken[0]["occasion"] == "lag"
-    assert robots.taken[0]["advice"][0].startswith("No worker runs")
+    assert robots.taken[0]["advice"][0].startswith("No worker is running")
 
 
-async def test_a_reconciles_end_is_told(queue: Queue, robots: Chats) -> None:
+async def test_the_result_of_a_reconcile_is_reported(queue: Queue, robots: Chats) -> None:
     async def reconcile(findings: Findings) -> None:
         lease = await Reconciles(queue).begin((await ReconcileState.read(queue)).last_started)
         assert lease is not None
@@ -242,13 +245,13 @@ async def test_a_reconciles_end_is_told(queue: Queue, robots: Chats) -> None:
             await reconcile(findings)
             await one.look(2)
     assert titles(robots) == [
-        "replicator: the reconcile found drift: 3 images differed, and no event had told of it",
+        "replicator: the reconcile found drift: 3 images were out of date without a webhook event",
         "replicator: the reconcile failed",
-        "replicator: recovered: a reconcile compared everything",
+        "replicator: recovered: the last reconcile compared everything",
     ]
 
 
-async def test_redis_that_goes_away_while_it_is_sent_makes_no_second_message(
+async def test_an_outage_of_redis_during_a_request_causes_no_second_message(
     server: RedisServer, short_dir: Path, prefix: str, robots: Chats
 ) -> None:
     async with (
@@ -271,7 +274,7 @@ async def test_redis_that_goes_away_while_it_is_sent_makes_no_second_message(
     assert len(robots.requests) == 1
 
 
-async def test_redis_away_is_logged_once_and_waited_for(own_server: RedisServer, robots: Chats) -> None:
+async def test_an_outage_of_redis_is_logged_once_and_survived(own_server: RedisServer, robots: Chats) -> None:
     async with await Queue.connect(own_server.url, deadline=0.3) as queue:
         await bury(queue, "a")
         own_server.kill()
@@ -284,10 +287,10 @@ async def test_redis_away_is_logged_once_and_waited_for(own_server: RedisServer,
                 await robots.until(1)
     away = [line for line in lines if line["event"] == "queue unavailable"]
     assert [line["waiting_for"] for line in away] == ["notifications"]
-    assert titles(robots) == ["replicator: 1 copy was given up"]
+    assert titles(robots) == [DEAD]
 
 
-async def test_a_fault_in_it_ends_nothing_and_shows_no_secret(queue: Queue, robots: Chats) -> None:
+async def test_a_bug_in_it_stops_nothing_and_logs_no_secret(queue: Queue, robots: Chats) -> None:
     # Not what this program writes there.
     await queue.redis.set(f"{queue.prefix}:reconcile", "")
     with capture_logs() as lines:

@@ -1,4 +1,4 @@
-"""Requests to receivers: taken as their documents say, and harmless whatever the answer is."""
+"""Requests to receivers: accepted as their documents say, and harmless whatever the answer is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiohttp import encode_basic_auth
 from structlog.testing import capture_logs
 
 from replicator.receivers import Format, Receiver, parse_receivers
-from replicator.server.notify.sending import judge, open_poster
+from replicator.server.notify.sending import interpret, open_poster
 from tests.queue.servers import free_port
 from tests.server.notify.conftest import ORIGIN, message
 from tests.standins.chats import SECRETS, answering, dropping, endless, stalling
@@ -28,97 +28,97 @@ EVIL = message(('h/<!channel>:v1 <at user_id="all">', "`<@U1>`\n" + "镜" * 5000
 async def post(address: str, what: Message = EVIL, seconds: float = 10) -> DeliveryResult:
     async with open_poster(ORIGIN, seconds) as poster:
         with capture_logs() as lines:
-            verdict = await poster.send(parse_receivers(address)[0], what)
-    assert not [secret for secret in SECRETS if secret in verdict.words + str(lines)]
-    return verdict
+            result = await poster.send(parse_receivers(address)[0], what)
+    assert not [secret for secret in SECRETS if secret in result.words + str(lines)]
+    return result
 
 
 @pytest.mark.parametrize("form", ["dingtalk", "feishu", "wecom", "slack", "plain"])
-async def test_every_service_takes_a_message_signed_and_in_its_format(robots: Chats, form: str) -> None:
-    verdict = await post(getattr(robots, form))
-    assert verdict.taken, verdict
+async def test_every_service_accepts_a_signed_message_in_its_format(robots: Chats, form: str) -> None:
+    result = await post(getattr(robots, form))
+    assert result.taken, result
     (taken,) = robots.taken
-    assert "replicator: 7 copies were given up" in str(taken)
+    assert "replicator: 7 copies failed" in str(taken)
 
 
 @pytest.mark.parametrize(
     ("form", "part", "words"),
     [
-        ("dingtalk", "#SECof", "secret behind #"),
-        ("dingtalk", "access_token=d", "copy its address anew"),
-        ("feishu", "#feishu", "secret behind #"),
-        ("wecom", "key=w", "copy its address anew"),
+        ("dingtalk", "#SECof", "secret after #"),
+        ("dingtalk", "access_token=d", "copy its address again"),
+        ("feishu", "#feishu", "secret after #"),
+        ("wecom", "key=w", "copy its address again"),
         ("slack", "/B0/", "404: refused"),
         ("plain", "#bearer", "401: refused"),
     ],
 )
-async def test_a_wrong_address_or_secret_is_told_and_is_not_tried_again(
+async def test_a_wrong_address_or_secret_is_explained_and_not_retried(
     robots: Chats, form: str, part: str, words: str
 ) -> None:
-    verdict = await post(getattr(robots, form).replace(part, f"{part}x"))
-    assert not verdict.taken
-    assert not verdict.again
-    assert words in verdict.words
+    result = await post(getattr(robots, form).replace(part, f"{part}x"))
+    assert not result.taken
+    assert not result.retry
+    assert words in result.words
     assert robots.taken == []
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
-async def test_a_receiver_that_can_not_now_is_tried_again(robots: Chats, status: int) -> None:
+async def test_an_unavailable_receiver_is_retried(robots: Chats, status: int) -> None:
     robots.faults = [answering(status, headers={"Retry-After": "7"})]
-    verdict = await post(robots.plain)
-    assert (verdict.taken, verdict.again, verdict.retry_after) == (False, True, 7.0)
+    result = await post(robots.plain)
+    assert (result.taken, result.retry, result.retry_after) == (False, True, 7.0)
 
 
 @pytest.mark.parametrize(
     ("form", "body"),
     [("dingtalk", '{"errcode": 130101}'), ("wecom", '{"errcode": 45009}'), ("feishu", '{"code": 11232}')],
 )
-async def test_too_many_messages_are_tried_again(robots: Chats, form: str, body: str) -> None:
+async def test_a_rate_limited_message_is_retried(robots: Chats, form: str, body: str) -> None:
     robots.faults = [answering(200, body)]
-    verdict = await post(getattr(robots, form))
-    assert (verdict.taken, verdict.again) == (False, True)
+    result = await post(getattr(robots, form))
+    assert (result.taken, result.retry) == (False, True)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_no_redirect_is_followed(robots: Chats, status: int) -> None:
     robots.faults = [answering(status, headers={"Location": robots.slack.removeprefix("slack+")})]
-    verdict = await post(robots.plain)
-    assert (verdict.taken, verdict.again) == (False, False)
-    assert "not followed" in verdict.words
+    result = await post(robots.plain)
+    assert (result.taken, result.retry) == (False, False)
+    assert "not followed" in result.words
     assert len(robots.requests) == 1
 
 
-async def test_an_answer_without_an_end_is_not_read_to_its_end(robots: Chats) -> None:
+async def test_an_endless_answer_is_not_read_to_its_end(robots: Chats) -> None:
     robots.faults = [endless]
-    verdict = await post(robots.dingtalk)
-    assert "no answer of dingtalk" in verdict.words
+    result = await post(robots.dingtalk)
+    assert "not an answer of dingtalk" in result.words
 
 
-async def test_a_receiver_that_never_answers_is_given_up_at_the_deadline(robots: Chats) -> None:
+async def test_a_receiver_that_never_answers_times_out(robots: Chats) -> None:
     robots.faults = [stalling]
-    verdict = await post(robots.plain, seconds=0.2)
-    assert (verdict.again, verdict.words) == (True, "no answer within 0.2 s")
+    result = await post(robots.plain, seconds=0.2)
+    assert (result.retry, result.words) == (True, "no answer within 0.2 s")
 
 
-async def test_a_connection_that_breaks_or_is_refused_is_tried_again(robots: Chats) -> None:
+async def test_a_broken_or_refused_connection_is_retried(robots: Chats) -> None:
     robots.faults = [dropping]
     for address in (robots.plain, f"http://127.0.0.1:{free_port()}/{SECRETS[0]}"):
-        verdict = await post(address)
-        assert (verdict.taken, verdict.again) == (False, True)
-    verdict = await post(f"https://{robots.host}/{SECRETS[0]}")
-    assert "no TLS" in verdict.words
+        result = await post(address)
+        assert (result.taken, result.retry) == (False, True)
+    result = await post(f"https://{robots.host}/{SECRETS[0]}")
+    assert "does not speak TLS" in result.words
 
 
 async def test_a_certificate_that_is_not_trusted_is_refused(robots: Chats) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     async with serve(robots, tls=context) as host:
-        verdict = await post(f"https://{host}/{SECRETS[0]}")
-    assert "not trusted" in verdict.words
+        result = await post(f"https://{host}/{SECRETS[0]}")
+    assert "not trusted" in result.words
     assert robots.requests == []
 
 
-async def test_what_is_compressed_is_not_unpacked(robots: Chats) -> None:
+async def test_a_compressed_answer_is_not_decompressed(robots: Chats) -> None:
     robots.faults = [answering(200, "x", headers={"Content-Encoding": "gzip"})]
     assert not (await post(robots.dingtalk)).taken
     assert robots.requests[0][1]["Accept-Encoding"] == "identity"
@@ -127,20 +127,20 @@ async def test_what_is_compressed_is_not_unpacked(robots: Chats) -> None:
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"code": "0"}', b"null", b"[" * 100_000])
 @pytest.mark.parametrize("form", [Format.DINGTALK, Format.FEISHU, Format.WECOM])
 def test_an_answer_of_another_service_is_no_success(form: Format, body: bytes) -> None:
-    assert not judge(form, 200, body).taken
+    assert not interpret(form, 200, body).taken
 
 
 def test_feishus_older_answer_is_understood() -> None:
-    assert judge(Format.FEISHU, 200, b'{"StatusCode": 0, "StatusMessage": "success"}').taken
+    assert interpret(Format.FEISHU, 200, b'{"StatusCode": 0, "StatusMessage": "success"}').taken
 
 
-async def test_a_users_name_and_password_go_to_their_host(robots: Chats) -> None:
+async def test_a_user_name_and_password_go_to_their_host(robots: Chats) -> None:
     robots.faults = [answering(204)]
     assert (await post(f"http://user:{SECRETS[0]}@{robots.host}/")).taken
     assert robots.requests[0][1]["Authorization"] == encode_basic_auth("user", SECRETS[0])
 
 
-def test_a_receiver_shows_nothing_of_its_address() -> None:
+def test_a_receiver_shows_only_its_host() -> None:
     (receiver,) = parse_receivers(f"https://user:{SECRETS[0]}@alerts.example.com:8443/{SECRETS[1]}")
     assert isinstance(receiver, Receiver)
     assert receiver.host == "alerts.example.com:8443"

@@ -1,4 +1,4 @@
-"""The addresses of receivers, as people write them."""
+"""Parsing the addresses of receivers."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ DINGTALK = "https://oapi.dingtalk.com/robot/send?access_token=t0ken"
         ("https://alerts.example.com/a+b://t0ken", Format.JSON),
     ],
 )
-def test_the_format_is_that_of_the_known_host_or_the_one_that_is_named(address: str, form: Format) -> None:
+def test_the_format_follows_from_the_host_or_the_prefix(address: str, form: Format) -> None:
     (receiver,) = parse_receivers(address)
     assert receiver.format is form
     assert "t0ken" not in repr(receiver) + receiver.host + receiver.key
 
 
-def test_what_stands_behind_a_hash_is_the_secret_and_no_part_of_the_address() -> None:
+def test_the_fragment_is_the_secret_and_no_part_of_the_address() -> None:
     (receiver,) = parse_receivers(f"{DINGTALK}#SEC0123")
     assert (receiver.secret, str(receiver.url)) == ("SEC0123", DINGTALK)
     assert "SEC0123" not in repr(receiver)
 
 
-def test_several_are_separated_by_spaces_or_lines() -> None:
+def test_addresses_are_separated_by_spaces_or_newlines() -> None:
     found = parse_receivers(f" {DINGTALK}\n\nhttps://a.example.com/x  https://b.example.com:8443/y\n")
     assert [receiver.host for receiver in found] == ["oapi.dingtalk.com", "a.example.com", "b.example.com:8443"]
 
@@ -55,25 +55,25 @@ def test_several_are_separated_by_spaces_or_lines() -> None:
         ("https://[::1/t0ken", "https://host/path"),
         ("https://a.example.com:99999/t0ken", "https://host/path"),
         ("teams+https://alerts.example.com/t0ken", "json, dingtalk, feishu, wecom, slack"),
-        ("http://oapi.dingtalk.com/robot/send?access_token=t0ken", "by https"),
+        ("http://oapi.dingtalk.com/robot/send?access_token=t0ken", "use https"),
         ("https://oapi.dingtalk.com/robot/send?token=t0ken", "access_token"),
         ("https://qyapi.weixin.qq.com/cgi-bin/webhook/send?t0ken", "key"),
-        ("https://hooks.slack.com/services/t0ken#secret", "no secret"),
+        ("https://hooks.slack.com/services/t0ken#secret", "does not support a secret"),
         ("https://alerts.example.com/#t0ken%0Ax", "characters"),
         ("https://user:t0ken@alerts.example.com/#t0ken", "not both"),
-        (f"{DINGTALK} {DINGTALK}", "twice"),
+        (f"{DINGTALK} {DINGTALK}", "given twice"),
         (" ".join(f"https://a.example.com/t0ken{number}" for number in range(11)), "more than 10"),
         (f"{DINGTALK} x", "address 2"),
     ],
 )
-def test_a_mistake_is_named_without_the_address(address: str, words: str) -> None:
+def test_an_error_does_not_quote_the_address(address: str, words: str) -> None:
     with pytest.raises(ValueError, match=words) as refused:
         parse_receivers(address)
     assert "t0ken" not in str(refused.value)
 
 
 @given(st.text(max_size=80) | st.from_regex(r"(slack\+)?https?://[^ ]{0,40}", fullmatch=True))
-def test_any_text_is_read_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         found = parse_receivers(text)
     except ValueError:
@@ -81,14 +81,14 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     assert all(receiver.host and receiver.url.scheme in ("http", "https") for receiver in found)
 
 
-def test_a_wrong_setting_is_refused_without_being_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_setting_is_refused_without_being_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPLICATOR_NOTIFY_URL", "ftp://alerts.example.com/t0ken")
     with pytest.raises(ConfigError, match="REPLICATOR_NOTIFY_URL") as refused:
         load_settings()
     assert "t0ken" not in str(refused.value)
 
 
-def test_the_settings_show_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_do_not_show_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPLICATOR_NOTIFY_URL", f"{DINGTALK}#SEC0123")
     settings = load_settings()
     assert [receiver.secret for receiver in settings.receivers] == ["SEC0123"]

@@ -1,4 +1,4 @@
-"""Debian's Chromium without a window, driven by its DevTools protocol: it clicks and types as a person does."""
+"""A headless Chromium, driven by its DevTools protocol: it clicks and types like a person."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import asyncio
 import base64
 import contextlib
 import json
+import subprocess
 import tempfile
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 
@@ -125,53 +127,69 @@ class Tab:
         file.write_bytes(base64.b64decode(answer["data"]))
 
 
-@asynccontextmanager
-async def browsing(password: str, *, scripts: bool = True) -> AsyncIterator[Tab]:
-    """Have a browser run, with one tab.
+class Browser:
+    """A running browser; each test has a tab of its own."""
 
-    Args:
-        password: what the tab logs in with.
-        scripts: whether pages may run JavaScript of their own.
-    """
-    with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as directory:
-        process = await asyncio.create_subprocess_exec(
-            PROGRAM,
-            "--headless=new",
-            "--no-sandbox",  # as root it has none; it loads nothing but our page
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--disable-background-networking",
-            "--no-first-run",
-            "--remote-debugging-port=0",
-            f"--user-data-dir={directory}",
-            "about:blank",
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
+    def __enter__(self) -> Self:
+        self._directory = tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
+        self._process = subprocess.Popen(
+            [
+                PROGRAM,
+                "--headless=new",
+                "--no-sandbox",  # as root it has none; it loads nothing but our page
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                "--disable-background-networking",
+                "--no-first-run",
+                "--remote-debugging-port=0",
+                f"--user-data-dir={self._directory.name}",
+                "about:blank",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         try:
-            port = await _port(Path(directory) / "DevToolsActivePort")
-            async with aiohttp.ClientSession() as session:
-                async with session.put(f"http://127.0.0.1:{port}/json/new?about:blank") as answer:
-                    address = (await answer.json(content_type=None))["webSocketDebuggerUrl"]
-                async with session.ws_connect(address, max_msg_size=0) as socket:
-                    tab = Tab(socket, password)
-                    listening = asyncio.create_task(tab.listen())
-                    for domain in ("Page", "Runtime", "Log"):
-                        await tab.call(f"{domain}.enable")
-                    await tab.call("Fetch.enable", handleAuthRequests=True)
-                    await tab.call("Emulation.setScriptExecutionDisabled", value=not scripts)
-                    yield tab
-                    await socket.close()
-                    await asyncio.wait({listening})
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+            self._port = _port(Path(self._directory.name) / "DevToolsActivePort")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._directory.cleanup()
+
+    @asynccontextmanager
+    async def tab(self, password: str, *, scripts: bool = True) -> AsyncIterator[Tab]:
+        """Open a tab of its own.
+
+        Args:
+            password: what the tab logs in with.
+            scripts: whether pages may run JavaScript of their own.
+        """
+        base = f"http://127.0.0.1:{self._port}/json"
+        async with aiohttp.ClientSession() as session:
+            async with session.put(f"{base}/new?about:blank") as answer:
+                opened = await answer.json(content_type=None)
+            async with session.ws_connect(opened["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+                tab = Tab(socket, password)
+                listening = asyncio.create_task(tab.listen())
+                for domain in ("Page", "Runtime", "Log"):
+                    await tab.call(f"{domain}.enable")
+                await tab.call("Fetch.enable", handleAuthRequests=True)
+                await tab.call("Emulation.setScriptExecutionDisabled", value=not scripts)
+                yield tab
+                await socket.close()
+                await asyncio.wait({listening})
+            async with session.get(f"{base}/close/{opened['id']}"):
+                pass
 
 
-async def _port(file: Path) -> int:
-    async with asyncio.timeout(60):
-        while True:
-            with contextlib.suppress(FileNotFoundError, IndexError, ValueError):
-                return int(file.read_text().splitlines()[0])
-            await asyncio.sleep(0.05)
+def _port(file: Path) -> int:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(FileNotFoundError, IndexError, ValueError):
+            return int(file.read_text().splitlines()[0])
+        time.sleep(0.05)
+    raise TimeoutError("the browser did not start")

@@ -1,22 +1,36 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
-import tempfile
+import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 
-from replicator.queue import Queue
-from tests.queue.servers import RedisServer
-from tests.running import Serving, running
+from replicator.queue import LoadedConfig, Queue, announced
+from replicator.rules import parse
+from replicator.server.app import Webhook, create_app
+from replicator.server.auth import PageAuth, WebhookAuth
+from replicator.server.http import Server, listen
+from replicator.server.page import StatusPage
+from tests.queue.conftest import own_server, prefix, queue, server, short_dir
+from tests.running import TOKEN, Serving, running
+from tests.server.page.browser import Browser
 from tests.server.page.seeding import ACR, HARBOR
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from yarl import URL
+
+    from tests.queue.servers import RedisServer
+
+__all__ = ["own_server", "prefix", "queue", "server", "short_dir"]
 
 PASSWORD = "status-token-of-the-tests"
 RULES = {
@@ -39,16 +53,15 @@ class Answer:
 
 @dataclass
 class Site:
-    """A serve without a worker, its Redis, and the queue in it."""
+    """The page, served by the tests' own process, and the queue that it shows."""
 
-    directory: Path
-    redis: RedisServer
     queue: Queue
-    serving: Serving
+    address: str
+    server: Server
 
     @property
     def url(self) -> str:
-        return f"{self.serving.url}/"
+        return f"http://{self.address}/"
 
     async def get(self, query: str = "", *, password: str | None = PASSWORD, **headers: str) -> Answer:
         return await ask(self.url + query, password=password, headers=headers)
@@ -71,15 +84,39 @@ async def ask(
         return Answer(answer.status, answer.headers, await answer.text())
 
 
+@asynccontextmanager
+async def shown(queue: Queue) -> AsyncIterator[Site]:
+    """Serve the page of a queue as ``serve`` does."""
+    rules = parse(json.dumps(RULES), "rules.json", environ={})
+    webhook = Webhook(rules, queue, WebhookAuth(TOKEN), lambda *_: None)
+    page = StatusPage(queue, rules, PageAuth(PASSWORD))
+    app = create_app(webhook, queue, problems=list, metrics=None, more=page.routes())
+    listening: asyncio.Future[URL] = asyncio.get_running_loop().create_future()
+    server = Server(app, listening.set_result)
+    with contextlib.closing(listen("127.0.0.1:0", "REPLICATOR_LISTEN")) as listener:
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        async with announced(queue, "serve", "1.0", lambda: LoadedConfig(time.time(), None)):
+            yield Site(queue, (await listening).authority, server)
+        server.should_exit = True
+        await serving
+
+
 @pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    with tempfile.TemporaryDirectory(prefix="rq-", dir="/tmp") as directory, RedisServer(Path(directory)) as server:
-        yield server
+async def site(queue: Queue) -> AsyncIterator[Site]:
+    async with shown(queue) as site:
+        yield site
+
+
+@pytest.fixture
+async def own_site(own_server: RedisServer) -> AsyncIterator[Site]:
+    """One whose Redis the test may stop."""
+    async with await Queue.connect(own_server.url) as queue, shown(queue) as site:
+        yield site
 
 
 @asynccontextmanager
 async def served(directory: Path, redis: RedisServer, **settings: str) -> AsyncIterator[Serving]:
-    """Have serve run without a worker."""
+    """Have a real serve run, without a worker."""
     (directory / "rules.json").write_text(json.dumps(RULES))
     known = {"REPLICATOR_REDIS_URL": redis.url, "REPLICATOR_STATUS_TOKEN": PASSWORD, **settings}
     rules = directory / "rules.json"
@@ -87,7 +124,7 @@ async def served(directory: Path, redis: RedisServer, **settings: str) -> AsyncI
         yield serving
 
 
-@pytest.fixture
-async def site(tmp_path: Path, redis: RedisServer) -> AsyncIterator[Site]:
-    async with await Queue.connect(redis.url) as queue, served(tmp_path, redis) as serving:
-        yield Site(tmp_path, redis, queue, serving)
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with Browser() as browser:
+        yield browser

@@ -1,4 +1,4 @@
-"""A page as a person reads it: texts, links and forms, by an HTML parser."""
+"""The texts, links and forms of a page, by an HTML parser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A past for the page to show, written into Redis as the program's own scripts write it."""
+"""A history for the page to show, written into Redis as the program's own scripts write it."""
 
 from __future__ import annotations
 

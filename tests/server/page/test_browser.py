@@ -1,16 +1,16 @@
-"""The page in a browser: as a person with a mouse uses it, and without JavaScript."""
+"""The page in a browser: with a mouse, and without JavaScript."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from replicator.queue import Lane
-from tests.server.page.browser import browsing
 from tests.server.page.conftest import PASSWORD
 from tests.server.page.seeding import bury, ended, lag, letter, remember
 
 if TYPE_CHECKING:
-    from tests.server.page.browser import Tab
+    from tests.queue.servers import RedisServer
+    from tests.server.page.browser import Browser, Tab
     from tests.server.page.conftest import Site
 
 # Contrast as in WCAG 2.2, 1.4.3: every text that is seen, against the nearest background that is not transparent.
@@ -60,21 +60,21 @@ async def filled(site: Site) -> None:
     await lag(site.queue, *((back, 3, 2.0, 8.0) for back in range(0, 90, 3)))
 
 
-async def test_a_person_clicks_through_it(site: Site) -> None:
+async def test_a_person_clicks_through_it(browser: Browser, site: Site) -> None:
     await filled(site)
-    async with browsing(PASSWORD) as tab:
+    async with browser.tab(PASSWORD) as tab:
         await tab.look(1280)
         await tab.go(site.url)
         await tab.click("#failures nav a[rel=next]")
         await tab.until("document.getElementById('failures')?.innerText.includes('page 2 of 2')")
         assert "mirror/dead:11" in await text(tab, "failures")
         await tab.click('#failures button[aria-label="Retry registry.cn-beijing.aliyuncs.com/mirror/dead:11"]')
-        await tab.until("document.querySelector('.told')?.innerText === 'Queued again.'")
+        await tab.until("document.querySelector('.done')?.innerText === 'Queued again.'")
         await tab.click('#failures button[value="drop"]')
-        await tab.until("document.querySelector('.told')?.innerText.startsWith('Dropped.')")
+        await tab.until("document.querySelector('.done')?.innerText.startsWith('Dropped.')")
         counts = await site.queue.counts()
         assert (counts.dead, counts.lanes[Lane.EVENTS].queued) == (10, 1)
-        assert "told" not in await tab.value("location.search")
+        assert "done" not in await tab.value("location.search")
         await tab.click("input[name=text]")
         await tab.write("app:3")
         await tab.press("Enter", 13)
@@ -87,57 +87,60 @@ async def test_a_person_clicks_through_it(site: Site) -> None:
         assert tab.trouble == []
 
 
-async def test_it_refreshes_itself_and_leaves_alone_what_is_in_use(site: Site) -> None:
+async def test_it_refreshes_itself_but_not_what_is_in_use(
+    browser: Browser, own_site: Site, own_server: RedisServer
+) -> None:
+    site = own_site
     await filled(site)
-    async with browsing(PASSWORD) as tab:
+    async with browser.tab(PASSWORD) as tab:
         await tab.go(site.url)
         await tab.value("document.querySelector('#failures button[value=retry]').focus()")
         await tab.value("document.querySelector('input[name=text]').value = 'half a wo'")
         await bury(site.queue, letter(100))
         await remember(site.queue, ended(777))
         await tab.until("document.getElementById('copies').innerText.includes('app:777')")
-        await tab.until("document.getElementById('queue').innerText.includes('13 given up')")
+        await tab.until("document.getElementById('queue').innerText.includes('13 dead letters')")
         assert await tab.value("document.activeElement.value") == "retry"
         assert await tab.value("document.querySelector('input[name=text]').value") == "half a wo"
-        site.redis.kill()
-        await tab.until("document.getElementById('head').innerText.includes('The queue does not answer.')")
+        own_server.kill()
+        await tab.until("document.getElementById('head').innerText.includes('The queue does not respond.')")
         assert await tab.value("document.getElementById('copies').classList.contains('stale')")
         await tab.go(f"{site.url}?hours=6")
         await tab.until("document.querySelector('main') === null")
-        site.redis.start()
+        own_server.start()
         await tab.until("document.getElementById('copies')?.innerText.includes('app:777')")
         assert await tab.value("document.querySelectorAll('.stale').length") == 0
         # The browser itself says that an answer was 503; nothing else went wrong.
         assert [trouble for trouble in tab.trouble if "503" not in trouble] == []
 
 
-async def test_it_can_be_held_and_says_when_it_is_out_of_date(site: Site) -> None:
+async def test_it_can_be_paused_and_says_when_it_is_out_of_date(browser: Browser, site: Site) -> None:
     await filled(site)
-    async with browsing(PASSWORD) as tab:
+    async with browser.tab(PASSWORD) as tab:
         await tab.go(site.url)
         await tab.click("#pause")
         await tab.until("document.getElementById('refreshed').innerText === 'Paused.'")
         await tab.click("#pause")
-        await tab.until("document.getElementById('refreshed').innerText.startsWith('Looks again')")
-        assert await site.serving.stop() == 0
+        await tab.until("document.getElementById('refreshed').innerText.startsWith('Refreshes')")
+        site.server.should_exit = True
         await tab.until("document.getElementById('refreshed').innerText.startsWith('Out of date')")
         assert await tab.value("document.getElementById('copies').classList.contains('stale')")
 
 
-async def test_it_works_without_javascript(site: Site) -> None:
+async def test_it_works_without_javascript(browser: Browser, site: Site) -> None:
     await filled(site)
-    async with browsing(PASSWORD, scripts=False) as tab:
+    async with browser.tab(PASSWORD, scripts=False) as tab:
         await tab.go(site.url)
         assert await tab.value("document.getElementById('pause').hidden")
         await tab.click('#failures button[value="retry"]')
-        await tab.until("document.querySelector('.told')?.innerText === 'Queued again.'")
+        await tab.until("document.querySelector('.done')?.innerText === 'Queued again.'")
         assert (await site.queue.counts()).dead == 11
 
 
-async def test_it_fits_every_screen_can_be_read_and_everything_has_a_name(site: Site) -> None:
+async def test_it_fits_every_screen_can_be_read_and_everything_has_a_name(browser: Browser, site: Site) -> None:
     await filled(site)
     await remember(site.queue, ended(5, source="h.example/" + "a" * 500, error_class="permanent", result="given up"))
-    async with browsing(PASSWORD) as tab:
+    async with browser.tab(PASSWORD) as tab:
         for width in (320, 390, 768, 1280):
             for dark in (False, True):
                 await tab.look(width, dark=dark)

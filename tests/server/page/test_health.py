@@ -1,4 +1,4 @@
-"""The sentence at the top says the most important thing."""
+"""The headline of the status page says the most important thing."""
 
 from __future__ import annotations
 
@@ -23,26 +23,34 @@ def facts(
     return Facts(seen, History(NOON), [REFUSED] * refused)
 
 
-def test_what_is_worse_is_said_first() -> None:
+def test_the_worst_fact_is_the_headline() -> None:
     everything = {"queued": 3, "running": 2, "waiting": 1, "dead": 1200, "refused": 1, "failed": True}
     said = []
     for name in ("refused", "dead", "failed", "waiting", "queued", "running"):
         found = health(facts(**everything))  # type: ignore[arg-type]  # values of two kinds, each fitting its name
-        said.append((found.level, found.sentence))
+        said.append((found.level, found.sentence, found.detail))
         del everything[name]
     assert said == [
-        ("warning", "1 process could not take over what the files say now."),
-        ("warning", "1,200 copies were given up."),
-        ("warning", "The last reconcile failed."),
-        ("warning", "1 copy failed, and will be tried again."),
-        ("good", "All goes well: 2 copying, 3 queued."),
-        ("good", "All goes well: 2 copying, 0 queued."),
+        (
+            "warning",
+            "The changed configuration has an error. Still using the previous one.",
+            "images: no such thing",
+        ),
+        ("warning", "1,200 copies failed and are not retried automatically.", ""),
+        ("warning", "The last reconcile failed.", "nothing could be listed"),
+        ("warning", "1 copy failed and will be retried.", ""),
+        ("good", "All is well: 2 copying, 3 queued.", ""),
+        ("good", "All is well: 2 copying, 0 queued.", ""),
     ]
-    assert health(facts()).sentence == "All is well: nothing is waiting."
+    assert health(facts()).sentence == "All is well: the queue is empty."
+
+
+def test_an_error_in_several_processes_is_shown_with_their_number() -> None:
+    assert health(facts(refused=3)).detail == "3 processes: images: no such thing"
 
 
 def test_a_worker_that_is_stopping_copies_nothing_new() -> None:
     seen = facts(queued=3, dead=1)
     stopping = replace(seen, status=replace(seen.status, workers=[replace(seen.status.workers[0], stopping=True)]))
     assert health(stopping).level == "bad"
-    assert health(stopping).sentence == "Nothing is copied: no worker runs, and 3 wait."
+    assert health(stopping).sentence == "Nothing is being copied: no worker is running (3 queued)."

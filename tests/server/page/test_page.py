@@ -1,21 +1,23 @@
-"""The status page, from a real serve with a real Redis."""
+"""The status page over HTTP: its content, its forms and its protection, also in a real serve."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import hashlib
+import json
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+from structlog.testing import capture_logs
 
 from replicator.queue import Job, Lane, Queue
 from replicator.server.auth import PageAuth
 from tests.queue.conftest import command, eventually
 from tests.running import TOKEN, running
-from tests.server.page.conftest import PASSWORD, Site, ask, served
+from tests.server.page.conftest import PASSWORD, RULES, Site, ask, served
 from tests.server.page.reading import Document
 from tests.server.page.seeding import ACR, HARBOR, bury, ended, lag, letter, remember
 
@@ -33,8 +35,8 @@ async def page(site: Site, query: str = "") -> Document:
     return Document(answer.text)
 
 
-async def test_without_a_token_there_is_no_page(tmp_path: Path, redis: RedisServer) -> None:
-    async with served(tmp_path, redis, REPLICATOR_STATUS_TOKEN="") as serving:
+async def test_without_a_token_there_is_no_page(tmp_path: Path, server: RedisServer) -> None:
+    async with served(tmp_path, server, REPLICATOR_STATUS_TOKEN="") as serving:
         for form in (None, {"do": "retry all"}):
             for password in (None, "", TOKEN):
                 answer = await ask(f"{serving.url}/", password=password, form=form)
@@ -42,8 +44,8 @@ async def test_without_a_token_there_is_no_page(tmp_path: Path, redis: RedisServ
                 assert "WWW-Authenticate" not in answer.headers
 
 
-async def test_a_token_that_is_set_or_changed_later_is_taken_over(tmp_path: Path, redis: RedisServer) -> None:
-    async with served(tmp_path, redis, REPLICATOR_STATUS_TOKEN="") as serving:
+async def test_a_token_that_is_set_or_changed_later_takes_effect(tmp_path: Path, server: RedisServer) -> None:
+    async with served(tmp_path, server, REPLICATOR_STATUS_TOKEN="") as serving:
         for password in ("first", "second"):
             (tmp_path / ".env").write_text(f"REPLICATOR_STATUS_TOKEN={password}\n")
             await serving.until("configuration loaded", count=1 if password == "first" else 2)
@@ -64,19 +66,19 @@ async def test_nobody_sees_or_does_anything_without_the_password(site: Site, pas
     assert (await site.queue.counts()).dead == 1
 
 
-async def test_the_page_shows_what_there_is(site: Site) -> None:
+async def test_the_page_shows_the_whole_installation(site: Site) -> None:
     await site.queue.enqueue([Job(f"{ACR}/mirror/a:{n}", {}) for n in range(3)], Lane.BACKFILL)
     await remember(site.queue, ended(1), ended(2, result="given up", error_class="permanent", note="denied by ACR"))
     await bury(site.queue, letter(7))
     await lag(site.queue, (2, 4, 2.0, 30.0))
     seen = await page(site)
     assert seen.unclosed == []
-    assert "no worker runs, and 3 wait" in seen.texts["head"]
+    assert "no worker is running (3 queued)" in seen.texts["head"]
     assert "backfill 3 0 0" in seen.texts["queue"]
-    assert "1 given up" in seen.texts["queue"]
-    assert "4 pushes arrived in the last 24 hours: 2.0 s on average, 30 s at most" in seen.texts["lag"]
+    assert "1 dead letter" in seen.texts["queue"]
+    assert "4 pushes replicated in the last 24 hours: average 2.0 s, maximum 30 s" in seen.texts["lag"]
     assert f"{HARBOR}/team/app:1 to {ACR}/mirror/app:1 copied 1.5 MB 1.2 s 2.5 s" in seen.texts["copies"]
-    assert "denied by ACR given up, permanent" in seen.texts["copies"]
+    assert "denied by ACR failed, permanent" in seen.texts["copies"]
     assert seen.texts["copies"].index("app:2") < seen.texts["copies"].index("app:1"), "the newest first"
     assert "dead:7" in seen.texts["failures"]
     assert "requested access to the resource is denied" in seen.texts["failures"]
@@ -90,7 +92,7 @@ async def test_the_page_shows_what_there_is(site: Site) -> None:
     assert set(headings[1:]) == {"h2"}
 
 
-async def test_the_fragment_has_what_changes_and_nothing_around_it(site: Site) -> None:
+async def test_the_fragment_has_only_the_parts_that_change(site: Site) -> None:
     await remember(site.queue, ended(1))
     whole, part = await page(site), await page(site, "?fragment=1")
 
@@ -113,7 +115,7 @@ async def test_filters_and_pages_are_in_the_address(site: Site) -> None:
     chosen = await page(site, "?result=up+to+date&text=APP:9")
     assert "5 of the last 100" in chosen.texts["copies"]
     assert "app:91 " not in chosen.texts["copies"]
-    assert (await page(site, "?rule=nothing")).texts["copies"].startswith("None of the last 100 is like that.")
+    assert (await page(site, "?rule=nothing")).texts["copies"].startswith("None of the last 100 matches.")
     assert "page 4 of 4" in (await page(site, "?page=99999")).texts["copies"]
 
 
@@ -142,13 +144,13 @@ async def test_nothing_but_its_own_style_and_script_is_allowed(site: Site) -> No
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
-async def test_what_comes_from_outside_is_shown_as_text(site: Site) -> None:
+async def test_text_from_outside_is_never_markup(site: Site) -> None:
     await remember(
         site.queue,
         ended(1, source=HOSTILE, id=HOSTILE, rule=HOSTILE, note=HOSTILE, result=HOSTILE, error_class="permanent"),
     )
     await bury(site.queue, letter(1, id=HOSTILE, message=HOSTILE, payload={"source": HOSTILE}))
-    answer = await site.get("?text=alert&result=" + "%22%3E%3Cscript%3Ealert(1)%3C%2Fscript%3E&told=%3Cscript%3E")
+    answer = await site.get("?text=alert&result=" + "%22%3E%3Cscript%3Ealert(1)%3C%2Fscript%3E&done=%3Cscript%3E")
     seen = Document(answer.text)
     assert seen.unclosed == []
     assert [about for tag, about in seen.tags if tag == "script"] == [{}]
@@ -162,18 +164,20 @@ async def test_what_comes_from_outside_is_shown_as_text(site: Site) -> None:
     # What the button sends is the name itself, whatever is in it.
     assert seen.retries[0].fields["id"] == HOSTILE
     told = await site.post(seen.retries[0].pressed("drop"))
-    assert told.headers["Location"] == "?told=dropped"
+    assert told.headers["Location"] == "?done=dropped"
     assert (await site.queue.counts()).dead == 0
 
 
-async def test_a_failure_is_queued_again_or_dropped_by_its_button(site: Site) -> None:
+async def test_a_dead_letter_is_retried_or_dropped_by_its_button(site: Site) -> None:
     await bury(site.queue, *(letter(n) for n in range(1, 4)))
     seen = await page(site, "?letters=1&text=some")
     first, second, _ = seen.retries
     told = await site.post(first.pressed("retry"), first.attributes["action"])
-    assert (told.status, told.headers["Location"]) == (303, "?text=some&told=retried")
+    assert (told.status, told.headers["Location"]) == (303, "?text=some&done=retried")
     assert "Queued again." in (await page(site, told.headers["Location"])).texts[""]
-    told = await site.post(second.pressed("drop"), second.attributes["action"])
+    with capture_logs() as lines:
+        told = await site.post(second.pressed("drop"), second.attributes["action"])
+    assert [(line["event"], line["destinations"]) for line in lines] == [("failures dealt with", [second.fields["id"]])]
     assert "Dropped." in (await page(site, told.headers["Location"])).texts[""]
     counts = await site.queue.counts()
     assert (counts.dead, counts.lanes[Lane.EVENTS].queued) == (1, 1)
@@ -183,15 +187,13 @@ async def test_a_failure_is_queued_again_or_dropped_by_its_button(site: Site) ->
     await site.post(every.pressed("retry all"))
     counts = await site.queue.counts()
     assert (counts.dead, counts.lanes[Lane.EVENTS].queued) == (0, 2)
-    (line,) = site.serving.said("failures dealt with", how="dropped")
-    assert line["destinations"] == [second.fields["id"]]
 
 
-async def test_a_form_that_is_not_the_pages_own_does_nothing(site: Site) -> None:
+async def test_a_form_that_is_not_from_the_page_does_nothing(site: Site) -> None:
     await bury(site.queue, letter(1))
     (form,) = (await page(site)).retries
     sent = form.pressed("drop")
-    host = site.serving.address
+    host = site.address
     for headers, change in (
         ({}, {"token": ""}),
         ({}, {"token": "0" * 64}),
@@ -211,39 +213,40 @@ async def test_a_form_that_is_not_the_pages_own_does_nothing(site: Site) -> None
     assert (await site.queue.counts()).dead == 0
 
 
-async def test_a_hundred_thousand_failures_and_jobs_cost_no_more_than_a_part_of_them(site: Site) -> None:
+async def test_a_hundred_thousand_dead_letters_and_jobs_cost_no_more_than_a_part_of_them(site: Site) -> None:
     number = 100_000
     for start in range(0, number, 10_000):
         await bury(site.queue, *(letter(n) for n in range(start, start + 10_000)))
-        jobs = [Job(f"{ACR}/mirror/job:{n}", {}) for n in range(start, start + 10_000)]
-        await site.queue.enqueue(jobs, Lane.BACKFILL)
+        jobs = {f"{site.queue.prefix}:{ACR}/mirror/job:{n}": 0 for n in range(start, start + 10_000)}
+        await site.queue.redis.zadd(site.queue.lane_queue(Lane.BACKFILL), jobs)
     before = (await site.queue.redis.info("stats"))["total_commands_processed"]
     answer = await site.get()
     after = (await site.queue.redis.info("stats"))["total_commands_processed"]
     assert after - before < 100
     assert len(answer.text) < 100_000
-    assert "100,000 given up" in Document(answer.text).texts["queue"]
+    assert "100,000 dead letters" in Document(answer.text).texts["queue"]
     # All of them can be come to, part by part.
     seen, parts, query = 0, 0, "?fragment=1"
     while query and parts < 3:
         part = await page(site, query)
-        (size,) = re.findall(r"a part of about (\d+) of all 100,000", part.texts["failures"])
+        (size,) = re.findall(r"about (\d+) of all 100,000", part.texts["failures"])
         assert len(part.retries) == 10
         following = [link for link in part.links if "part=" in link and "letters=" not in link]
         query, seen, parts = following[-1].partition("#")[0], seen + int(size), parts + 1
     assert 1000 <= seen < 5000
 
 
-async def test_pages_of_a_part_hold_all_of_its_failures(site: Site) -> None:
+async def test_the_pages_of_a_part_hold_all_of_its_dead_letters(site: Site) -> None:
     await bury(site.queue, *(letter(n) for n in range(45)))
     found = [form.fields["id"] for n in range(1, 6) for form in (await page(site, f"?letters={n}")).retries]
     assert found == [letter(n)["id"] for n in range(45)], "the newest first"
 
 
-async def test_redis_away_is_said_at_once_and_all_comes_back_with_it(site: Site) -> None:
+async def test_an_outage_of_redis_is_shown_at_once_and_ends_with_it(own_site: Site, own_server: RedisServer) -> None:
+    site = own_site
     await bury(site.queue, letter(1))
     (form,) = (await page(site)).retries
-    site.redis.kill()
+    own_server.kill()
     async with asyncio.timeout(20):
         answers = [
             await site.get(),
@@ -254,10 +257,10 @@ async def test_redis_away_is_said_at_once_and_all_comes_back_with_it(site: Site)
         assert answer.status == 503
         seen = Document(answer.text)
         assert seen.unclosed == []
-        assert "The queue does not answer." in seen.texts["head"]
+        assert "The queue does not respond." in seen.texts["head"]
         assert "redis.sock" in seen.texts["head"]
         assert answer.headers["Content-Security-Policy"]
-    site.redis.start()
+    own_server.start()
     assert await eventually(lambda: _is_back(site), timeout=20)
     assert (await page(site)).retries[0].fields["id"] == form.fields["id"]
 
@@ -266,20 +269,20 @@ async def _is_back(site: Site) -> bool:
     return (await site.get()).status == 200
 
 
-async def test_a_silent_redis_holds_the_page_for_seconds_only(site: Site) -> None:
-    await command(site.queue, "CLIENT", "PAUSE", "60000", "ALL")
+async def test_a_silent_redis_holds_the_page_for_seconds_only(own_site: Site) -> None:
+    await command(own_site.queue, "CLIENT", "PAUSE", "60000", "ALL")
     async with asyncio.timeout(20):
-        answer = await site.get()
+        answer = await own_site.get()
     assert answer.status == 503
     assert "no answer within" in answer.text
 
 
-async def test_two_processes_show_the_same_and_take_each_others_forms(site: Site, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
+async def test_two_processes_show_the_same_and_accept_each_others_forms(
+    site: Site, server: RedisServer, prefix: str, tmp_path: Path
+) -> None:
     await remember(site.queue, ended(1))
     await bury(site.queue, letter(1))
-    async with served(other, site.redis) as second:
+    async with served(tmp_path, server, REPLICATOR_REDIS_PREFIX=prefix) as second:
         async with asyncio.timeout(30):
             while (await page(site)).texts["processes"].count("serve on") < 2:
                 await asyncio.sleep(0.05)
@@ -288,10 +291,10 @@ async def test_two_processes_show_the_same_and_take_each_others_forms(site: Site
         for part in ("copies", "failures", "queue", "rules"):
             assert _without_ages(there.texts[part]) == _without_ages(here.texts[part])
         # A file that can't be used is told of by all, though it is the other's alone.
-        (other / "rules.json").write_text('{"images": {"nonsense": 3}}')
+        (tmp_path / "rules.json").write_text('{"images": {"nonsense": 3}}')
         await second.until("configuration refused")
         async with asyncio.timeout(30):
-            while "was refused" not in (seen := await page(site)).texts["processes"]:
+            while "Configuration error" not in (seen := await page(site)).texts["processes"]:
                 await asyncio.sleep(0.05)
         assert "nonsense" in seen.texts["processes"]
         answer = await ask(f"{site.url}", password=PASSWORD, form=there.retries[0].pressed("retry"))
@@ -309,15 +312,18 @@ def _without_ages(text: str) -> str:
     return re.sub(r"\d+ (s|min) ago", "", text)
 
 
-async def test_a_worker_alone_is_among_the_processes(site: Site, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"REPLICATOR_REDIS_URL": site.redis.url}
+async def test_a_worker_without_a_webhook_is_among_the_processes(
+    site: Site, server: RedisServer, prefix: str, tmp_path: Path
+) -> None:
+    settings = {"REPLICATOR_REDIS_URL": server.url, "REPLICATOR_REDIS_PREFIX": prefix}
     rules = tmp_path / "rules.json"
+    rules.write_text(json.dumps(RULES))
     async with running("worker", "--config", rules, cwd=tmp_path, ready="worker started", settings=settings):
         async with asyncio.timeout(30):
             while "worker on" not in (seen := await page(site)).texts["processes"]:
                 await asyncio.sleep(0.05)
             # A worker gives its own sign of life, apart from its process's.
-            while "All is well: nothing is waiting." not in seen.texts["head"]:
+            while "All is well: the queue is empty." not in seen.texts["head"]:
                 await asyncio.sleep(0.05)
                 seen = await page(site)
     assert await eventually(lambda: _ended(site.queue))

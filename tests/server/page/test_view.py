@@ -36,19 +36,19 @@ def view(query: str) -> View:
 
 
 @given(VIEWS)
-def test_a_link_leads_to_what_it_was_made_of(chosen: View) -> None:
+def test_a_link_leads_back_to_the_view_it_was_made_from(chosen: View) -> None:
     assert view(chosen.link()) == chosen
     assert view(chosen.link(page=3)) == replace(chosen, page=3)
 
 
 @given(VIEWS, st.sampled_from(("/", "/replicator/", "/a/b")))
-def test_a_link_stays_at_the_path_that_the_page_has(chosen: View, path: str) -> None:
+def test_a_link_stays_on_the_path_of_the_page(chosen: View, path: str) -> None:
     leads = urljoin(f"https://h.example{path}?old=1", chosen.link())
     assert leads.partition("?")[0] == f"https://h.example{path}"
 
 
-@given(st.dictionaries(st.sampled_from(("page", "part", "letters", "hours", "text", "told")), st.text(max_size=30)))
-def test_an_address_of_any_kind_is_no_fault(query: dict[str, str]) -> None:
+@given(st.dictionaries(st.sampled_from(("page", "part", "letters", "hours", "text", "done")), st.text(max_size=30)))
+def test_no_address_raises_an_error(query: dict[str, str]) -> None:
     chosen = View.of(query)
     assert chosen.page >= 1
     assert chosen.letters >= 1
@@ -82,7 +82,7 @@ spans = st.builds(
 
 
 @given(st.lists(spans, max_size=50), st.sampled_from((6, 24, 48)))
-def test_everything_in_the_chart_lies_within_it(known: list[LagSpan], hours: int) -> None:
+def test_everything_in_the_chart_is_inside_its_bounds(known: list[LagSpan], hours: int) -> None:
     drawn = chart(known, NOON, hours)
     for bar in drawn.bars:
         assert 0 <= bar.left <= 100
@@ -92,21 +92,21 @@ def test_everything_in_the_chart_lies_within_it(known: list[LagSpan], hours: int
     assert len(drawn.bars) == sum(span.start >= NOON - timedelta(hours=hours) for span in known)
 
 
-def test_the_chart_is_told_in_words_too() -> None:
-    assert chart([], NOON, 24).summary == "No push arrived in the last 24 hours."
+def test_the_chart_has_a_summary_and_tooltips_in_words() -> None:
+    assert chart([], NOON, 24).summary == "No push was replicated in the last 24 hours."
     known = [LagSpan(NOON - timedelta(hours=1), 3, 2.0, 4.0), LagSpan(NOON - timedelta(hours=7), 1, 10.0, 600.0)]
     assert chart(known, NOON, 24).summary == (
-        "4 pushes arrived in the last 24 hours: 4.0 s on average, 10 min at most."
+        "4 pushes replicated in the last 24 hours: average 4.0 s, maximum 10 min."
     )
-    assert chart(known, NOON, 6).bars[0].words == "11:00 UTC: 3 copies, 2.0 s on average, 4.0 s at most"
+    assert chart(known, NOON, 6).bars[0].text == "11:00 UTC: 3 copies, average 2.0 s, maximum 4.0 s"
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0.04, "0.0 s"), (9.94, "9.9 s"), (10, "10 s"), (125, "2 min")])
-def test_short_times_have_a_digit_more(seconds: float, shown: str) -> None:
+def test_short_durations_have_one_decimal(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown
 
 
-def test_of_each_rule_it_is_told_what_it_did_and_when_last() -> None:
+def test_each_rule_shows_its_recent_results_and_the_last_time() -> None:
     first, second = activity(["a rule", "idle"], [FAILED, replace(ENTRY, at=NOON - timedelta(hours=1))])
     assert (first.results, first.last) == ({"given up": 1, "copied": 1}, NOON)
     assert (second.results, second.last) == ({}, None)

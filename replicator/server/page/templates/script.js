@@ -1,16 +1,18 @@
 "use strict";
-// Everything works without this; it only looks again every few seconds.
+// Everything works without this script; it only refreshes the page every few seconds.
 (() => {
   const every = 5000;
-  const said = document.getElementById("refreshed");
+  const note = document.getElementById("refreshed");
   const pause = document.getElementById("pause");
+  const refreshing = "Refreshes every 5 seconds.";
   let paused = false;
 
-  // A word on what was done is said once.
+  // The result of a form is shown once, not again when the page is reloaded.
   const here = new URL(location.pathname + location.search, location.origin);
-  here.searchParams.delete("told");
+  here.searchParams.delete("done");
   history.replaceState(null, "", here.pathname + here.search + location.hash);
 
+  // Replacing what has the focus or the selection would pull it from under the user.
   const inUse = (part) =>
     part.contains(document.activeElement) || (!getSelection().isCollapsed && getSelection().containsNode(part, true));
 
@@ -29,16 +31,16 @@
     address.searchParams.set("fragment", "1");
     try {
       const answer = await fetch(address, { cache: "no-store", signal: AbortSignal.timeout(2 * every) });
-      // 503 is the page of a queue that is away.
-      if (!answer.ok && answer.status !== 503) throw new Error(`it answers ${answer.status}`);
+      // 503 is still a page: it says that Redis is down.
+      if (!answer.ok && answer.status !== 503) throw new Error(`status ${answer.status}`);
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-      if (fresh.getElementById("head") === null) throw new Error("its answer is no page");
+      if (fresh.getElementById("head") === null) throw new Error("the answer is not the page");
       take(fresh);
       for (const part of document.querySelectorAll("main [data-live]")) part.classList.toggle("stale", !answer.ok);
-      said.textContent = "Looks again every 5 seconds.";
+      note.textContent = refreshing;
     } catch (error) {
       for (const part of document.querySelectorAll("[data-live]")) part.classList.add("stale");
-      said.textContent = `Out of date: the replicator can't be asked (${error.message}).`;
+      note.textContent = `Out of date: the replicator can't be reached (${error.message}).`;
     }
   }
 
@@ -53,9 +55,9 @@
   pause.addEventListener("click", () => {
     paused = !paused;
     pause.setAttribute("aria-pressed", String(paused));
-    said.textContent = paused ? "Paused." : "Looks again every 5 seconds.";
+    note.textContent = paused ? "Paused." : refreshing;
   });
   document.addEventListener("visibilitychange", refresh);
-  said.textContent = "Looks again every 5 seconds.";
+  note.textContent = refreshing;
   go();
 })();
