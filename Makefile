@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 FUZZ_ARGS ?=
 
-.PHONY: all help install servers system tools test lint format docs demo bench fuzz lock audit sbom licenses clean
+.PHONY: all help install servers system tools test matrix lint format docs demo bench fuzz lock audit sbom licenses clean
 all: lint test
 
 help: ## Show this list
@@ -34,6 +34,9 @@ tools: install ## Put the Helm and Kustomize that the tests render deploy/ with 
 
 test: install system tools ## Run the whole suite
 	$(BIN)/pytest --numprocesses=auto $(PYTEST_ARGS)
+
+matrix: ## Run the suite on Python 3.11 to 3.13 (PYTHONS=... for others) and the queue's tests on the newest redis-py
+	PYTHONS="$(PYTHONS)" ./.ci/matrix
 
 lint: install ## Check style and types
 	$(BIN)/ruff check .

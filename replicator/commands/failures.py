@@ -12,7 +12,7 @@ from replicator.commands.options import RedisUrl, StateDir, given_reference, pre
 from replicator.commands.status import Json, existing_queue
 from replicator.console import document, iso, local, page, plain
 from replicator.errors import FAILED, OK, ConfigError, Problem
-from replicator.queue import DeadLetter
+from replicator.queue import DeadLetter, DeadLetters
 from replicator.settings import Settings
 
 _NONE = "no failures: nothing was given up"
@@ -34,7 +34,7 @@ async def print_failures(settings: Settings, *, as_json: bool, out: Console) -> 
         QueueError: the queue does not answer.
     """
     async with existing_queue(settings) as queue:
-        letters = await queue.dead_letters()
+        letters = await DeadLetters(queue).all()
     if as_json:
         document([letter_json(letter) for letter in letters], out)
     elif letters:
@@ -61,12 +61,12 @@ async def retry_failures(settings: Settings, references: Sequence[str] | None, *
         QueueError: the queue does not answer.
     """
     async with existing_queue(settings) as queue:
-        queued = await queue.retry_dead(references)
+        queued = await DeadLetters(queue).retry(references)
         done = set(queued)
         named = references is not None
         missing = [reference for reference in dict.fromkeys(references or ()) if reference not in done]
         # Who asks for all is told of those that are lost, and not of those that were given up again meanwhile.
-        left = await queue.dead_letters() if missing or not named else []
+        left = await DeadLetters(queue).all() if missing or not named else []
         lost = [letter.id for letter in left if letter.id not in done and letter.payload is None]
         idle = bool(queued) and not await queue.workers()
     _tell("queued again", queued, out)
@@ -98,7 +98,7 @@ async def drop_failures(settings: Settings, references: Sequence[str] | None, *,
         QueueError: the queue does not answer.
     """
     async with existing_queue(settings) as queue:
-        dropped = await queue.drop_dead(references)
+        dropped = await DeadLetters(queue).drop(references)
     _tell("dropped", dropped, out)
     unknown = [reference for reference in dict.fromkeys(references or ()) if reference not in dropped]
     _tell("no failure of this destination", unknown, err)

@@ -1,17 +1,17 @@
 """A durable queue of jobs on Redis, with arq as its engine. It knows no registry and no HTTP.
 
 A job is an id, the destination reference, and a payload. Jobs with one id are merged, never run at the same time, and
-run again when they were enqueued while running; nothing that was taken is lost.
+run again when they were enqueued while running; nothing that was accepted is lost.
 
-On the same Redis the processes of an installation take turns at what only one of them should do (``RedisBlobLocks``,
-``Reconciles``, ``Notices``), and remember for each other what was found of images (``RedisSelectionStore``) and seen at
+On the same Redis the processes of an installation elect who does what only one of them should do (``RedisBlobLocks``,
+``Reconciles``, ``Notices``), and share what they learned of images (``RedisSelectionStore``) and observed at
 destinations (``Observations``).
 """
 
 from replicator.queue.attempt import Attempt, AttemptEnd, AttemptObserver
 from replicator.queue.blob_locks import RedisBlobLocks
 from replicator.queue.client import Queue
-from replicator.queue.dead_letters import DeadLetterPage
+from replicator.queue.dead_letters import DeadLetter, DeadLetterPage, DeadLetters
 from replicator.queue.embedded import embedded_server
 from replicator.queue.history import Description, Ended, History, LagSpan
 from replicator.queue.job import Finished, Job, JsonValue, Lane, LeaseLost, QueueError, QueueUnavailable, RetryPolicy
@@ -28,7 +28,7 @@ from replicator.queue.reconciles import (
     ReconcileState,
     RunningReconcile,
 )
-from replicator.queue.snapshot import Counts, DeadLetter, LaneCounts, RunningJob, WaitingJob, WorkerInfo
+from replicator.queue.snapshot import Counts, LaneCounts, RunningJob, WaitingJob, WorkerInfo
 from replicator.queue.status import Status
 from replicator.queue.worker import Worker
 
@@ -40,6 +40,7 @@ __all__ = [
     "Counts",
     "DeadLetter",
     "DeadLetterPage",
+    "DeadLetters",
     "Description",
     "Ended",
     "Findings",

@@ -1,50 +1,55 @@
-"""A try of a job from its start to its end, as values: what ``claim`` gives, and what ``finish`` takes.
-
-What a worker tells of its tries to whoever counts them.
-"""
+"""An attempt at a job, as values: how it starts, how it ends, and what an observer hears of it."""
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from replicator.queue.job import Lane, load_json
-from replicator.queue.snapshot import moment
+import structlog
+
+from replicator.errors import ErrorClass, ReplicatorError
+from replicator.queue.dead_letters import DeadLetter
+from replicator.queue.job import Failure, Finished, Lane, RunningRecord
+from replicator.queue.lease import LeaseObserver
+from replicator.queue.records import decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from replicator.errors import ErrorClass
-    from replicator.queue.job import JsonValue
+    from replicator.queue.job import JsonValue, RetryPolicy
+
+log = structlog.get_logger("replicator.queue")
+
+_MESSAGE_LENGTH = 2000
 
 
 class AttemptEnd(StrEnum):
-    """How a try ended that was not handed back."""
+    """How an attempt ended that was not handed back."""
 
     DONE = "done"
     """It went well."""
     RETRIED = "retried"
     """It failed, and there will be another."""
     DEAD = "dead"
-    """It failed, and is a dead letter now."""
+    """It failed, and the job is a dead letter now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try of a job, after Redis took how it ended.
+    """An attempt that has ended, as Redis took it.
 
     Attributes:
         id: the job's.
         lane: whose slot it took.
-        end: how it ended.
         payload: the job's; None where it could not be read.
         outcome: what the handler returned; None when it failed.
-        error_class: of the failure; None when it went well.
+        error_class: class of the failure; None when it went well.
         seconds: how long it took.
-        lag: seconds from the oldest push that it had to do with until it ended (`Job.pushed`); None where that is
-            not known.
+        lag: seconds from the oldest push that it served (`Job.pushed`) to its end; None where that is unknown.
     """
 
     id: str
@@ -57,41 +62,38 @@ class Attempt:
     lag: float | None
 
 
-class AttemptObserver(Protocol):
-    """Is told of tries as they end. It returns at once, and raises nothing."""
+class AttemptObserver(LeaseObserver, Protocol):
+    """Hears of attempts as they end, and of lost leases. It returns at once and raises nothing."""
 
     def attempt_ended(self, attempt: Attempt) -> None:
-        """Hear of a try that ended. One that was handed back, or whose lease was lost, is none."""
-
-    def lease_lost(self) -> None:
-        """Hear of a job that became another worker's while it ran here."""
-
-
-class Unobserved:
-    """The `AttemptObserver` where nobody counts."""
-
-    def attempt_ended(self, attempt: Attempt) -> None:
-        """Pass over it."""
-
-    def lease_lost(self) -> None:
-        """Pass over it."""
+        """Note an attempt that ended. One that was handed back, or whose lease was lost, is not reported."""
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """A job that was started, as ``claim`` gives it."""
+class StartedJob:
+    """A job whose lease was just taken, as the ``start`` script gives it.
+
+    Attributes:
+        job: arq's form of it; None when Redis has lost it.
+        generation: number of its newest enqueue: a later one asks for another attempt.
+        failures: failed attempts in a row before this one.
+        retries: bound on them; None without one.
+        first_failure: time of the first of them (UTC); None without one.
+        record: what Redis keeps of the running job.
+        merged: see `Running.merged`.
+    """
 
     id: str
     job: bytes | None
     generation: int
     failures: int
     retries: int | None
-    first_failure: float | None
-    record: dict[str, Any]
+    first_failure: datetime | None
+    record: RunningRecord
     merged: bool
 
     @classmethod
-    def read(cls, reply: list[Any]) -> Claim:
+    def read(cls, reply: list[Any]) -> StartedJob:
         """Read one entry of the script's answer."""
         job_id, job, generation, failures, retries, waiting, record, merged = reply
         return cls(
@@ -100,47 +102,106 @@ class Claim:
             generation=generation,
             failures=failures,
             retries=None if retries is None else int(retries),
-            first_failure=None if waiting is None else load_json(waiting)["first"],
-            record=load_json(record),
+            first_failure=None if waiting is None else decode(Failure, waiting).first,
+            record=decode(RunningRecord, record),
             merged=bool(merged),
         )
-
-    @property
-    def pushed(self) -> datetime | None:
-        """When the oldest push was that this try has to do with (UTC), where that is known."""
-        pushed = self.record.get("pushed")
-        return None if pushed is None else moment(pushed)
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a try ended: the arguments of ``finish``, and what is told of it."""
+    """How an attempt ended: what the ``finish`` script takes, and what is reported of it.
 
-    how: str
+    Attributes:
+        how: the attempt went well, failed with a retry to come, failed for good, or is handed back.
+        delay: seconds until the next attempt.
+        finished: JSON of a `Finished`, for the runs that wait for the job.
+        failure: why it failed; None when it did not.
+        payload: the job's, where it could be read.
+        outcome: what the handler returned; None when it failed.
+        lag: see `Attempt.lag`.
+    """
+
+    how: Literal["done", "retry", "dead", "release"]
     delay: float = 0.0
-    failures: int = 0
-    record: bytes = b""
-    note: bytes = b""
+    finished: bytes = b""
+    failure: Failure | DeadLetter | None = None
     payload: Mapping[str, Any] | None = None
     outcome: Mapping[str, JsonValue] | None = None
-    error_class: ErrorClass | None = None
     lag: float | None = None
 
-    def told(self, claim: Claim, lane: Lane, ended: str, seconds: float) -> Attempt | None:
-        """Return what an observer is told.
+    @property
+    def note(self) -> bytes:
+        """JSON of the failure; empty without one."""
+        return b"" if self.failure is None else encode(self.failure)
+
+    def report(self, job: StartedJob, lane: Lane, ended: str, seconds: float) -> Attempt | None:
+        """Return what an observer hears; None of an attempt that was handed back.
 
         Args:
-            claim: what was tried.
+            job: what was attempted.
             lane: whose slot it took.
             ended: what ``finish`` made of it.
             seconds: how long it took.
-
-        Returns:
-            The try; None for one that was handed back.
         """
         if self.how == "release":
             return None
-        # What would have been given up is tried again when more was asked for meanwhile.
+        # A job that failed for good is queued again all the same when it was enqueued meanwhile.
         failed = AttemptEnd.DEAD if ended == "dead" else AttemptEnd.RETRIED
         end = AttemptEnd.DONE if self.how == "done" else failed
-        return Attempt(claim.id, lane, end, self.payload, self.outcome, self.error_class, seconds, self.lag)
+        error_class = None if self.failure is None else self.failure.error_class
+        return Attempt(job.id, lane, end, self.payload, self.outcome, error_class, seconds, self.lag)
+
+
+def succeeded(
+    job: StartedJob, outcome: Mapping[str, JsonValue], payload: Mapping[str, Any], seconds: float, lag: float | None
+) -> Ending:
+    """Make the ending of an attempt that went well.
+
+    Raises:
+        TypeError: the outcome can't be expressed in JSON.
+        ValueError: the same.
+    """
+    finished = encode(Finished(job.id, dict(outcome), None, None, job.failures + 1, round(seconds, 3)))
+    return Ending("done", finished=finished, payload=payload, outcome=outcome, lag=lag)
+
+
+def failed(  # the facts of one failure
+    job: StartedJob,
+    error: BaseException,
+    *,
+    policy: RetryPolicy,
+    lane: Lane,
+    payload: Mapping[str, Any] | None,
+    seconds: float,
+) -> Ending:
+    """Decide by the error's class whether a failed attempt is followed by another."""
+    error_class, retry_after = ErrorClass.TRANSIENT, None
+    message = str(error) or type(error).__name__
+    if isinstance(error, ReplicatorError):
+        error_class, retry_after = error.error_class, error.retry_after
+    else:
+        message = f"unexpected {type(error).__name__}: {message}"
+        log.error("job raised unexpectedly", id=job.id, exc_info=error)
+    message = message[:_MESSAGE_LENGTH]
+    # By Redis's clock, which all workers share.
+    now = job.record.since + timedelta(seconds=seconds)
+    first = job.first_failure or now
+    failures = job.failures + 1
+    delay = policy.delay(
+        error_class,
+        failures=failures,
+        elapsed=(now - first).total_seconds(),
+        luck=random.random(),  # noqa: S311 - spreads retries, hides nothing
+        retries=job.retries,
+        retry_after=retry_after,
+        expected=isinstance(error, ReplicatorError),
+    )
+    finished = encode(
+        Finished(job.id, None, message, error_class, failures, round(seconds, 3), retrying=delay is not None)
+    )
+    if delay is None:
+        letter = DeadLetter(job.id, lane, payload, error_class, message, failures, first, now)
+        return Ending("dead", finished=finished, failure=letter, payload=payload)
+    failure = Failure(job.id, error_class, message, failures, first, now)
+    return Ending("retry", delay=delay, finished=finished, failure=failure, payload=payload)

@@ -1,8 +1,7 @@
-"""Questions to Redis whose answers only spare work: none fails, and none is waited for longer than a deadline.
+"""Requests to Redis that only save work: none fails, and none is waited for longer than a deadline.
 
-What Redis is told soon, many things in one step.
-
-Hearing of something at once, over pub/sub. A message that gets lost costs no more than the next poll does.
+Three forms of them: scripts within a deadline (`BestEffortRedis`), items sent in batches a moment later (`Batcher`),
+and announcements over pub/sub (`listen`, `Listener`), where a lost message costs no more than the next poll does.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ log = structlog.get_logger("replicator.queue")
 
 _WARNING_SECONDS = 60.0
 _SILENT_DEADLINES = 5
-"""Deadlines for which a Redis that did not answer is not asked again: each who asks would wait for it."""
+"""Deadlines for which a Redis that did not answer is not asked again: each caller would wait for it."""
 
 
 class BestEffortRedis:
-    """Runs scripts in tasks of their own, and warns once a minute when Redis does not do it.
+    """Runs scripts in tasks of their own, and warns at most once a minute when that fails.
 
     Args:
         queue: whose Redis.
@@ -53,40 +52,40 @@ class BestEffortRedis:
 
         Args:
             script: its name; see `Queue.run_script`.
-            arguments: what it takes after the prefix.
+            arguments: its arguments after the prefix.
 
         Returns:
-            The answer; None when Redis did not do it in time.
+            The answer; None when there was none in time.
         """
         return await self.answer(self.send(script, *arguments))
 
     def send(self, script: str, *arguments: str | int) -> asyncio.Task[Any]:
-        """Begin to run a script.
+        """Begin to run a script, in a task of its own.
 
-        In a task of its own it goes on when the copy that asked is cancelled, and redis-py, which swallows a
-        cancellation at times while it connects, can't swallow that of the copy.
+        So it goes on when the copy that asked is cancelled; and redis-py, which at times swallows a cancellation while
+        it connects, can't swallow that of the copy.
         """
         return self.start(self._run(script, *arguments))
 
-    async def answer(self, question: asyncio.Task[Any]) -> Any:
-        """Wait for the answer to what was sent, within the deadline; None when there is none."""
-        done, _ = await asyncio.wait({question}, timeout=self._deadline)
+    async def answer(self, request: asyncio.Task[Any]) -> Any:
+        """Wait for the answer to a request within the deadline; None when there is none."""
+        done, _ = await asyncio.wait({request}, timeout=self._deadline)
         if done:
-            return None if question.cancelled() else question.result()
-        question.cancel()
+            return None if request.cancelled() else request.result()
+        request.cancel()
         self._silent_until = asyncio.get_running_loop().time() + _SILENT_DEADLINES * self._deadline
         self._warn(f"no answer within {self._deadline:g} s")
         return None
 
     def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run something in the background, and keep it from being collected."""
+        """Run something in the background; the event loop alone would not keep its task alive."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def aclose(self) -> None:
-        """End what still runs."""
+        """Cancel what still runs."""
         await cancel_all(self._tasks)
 
     async def _run(self, script: str, *arguments: str | int) -> Any:
@@ -94,7 +93,7 @@ class BestEffortRedis:
             return None
         try:
             return await self._queue.run_script(script, *arguments)
-        except Exception as error:  # noqa: BLE001 - whatever it is, a copy must not fail for it
+        except Exception as error:  # noqa: BLE001 - a copy must not fail for it, whatever it is
             self._warn(str(error) or type(error).__name__)
             return None
 
@@ -111,11 +110,11 @@ _MOST = 10 * BATCH
 
 
 class Batcher(Generic[Item]):
-    """Collects items, and sends them a moment after the first one came, or once there are 500.
+    """Sends items in batches: a moment after the first one came, or once there are 500.
 
     Args:
-        send: sends up to 500; it must raise nothing and take no longer than a deadline of its own. What it does not
-            get through is lost.
+        send: sends up to 500; it must raise nothing and end within a deadline of its own. A batch that it can't send
+            is lost.
         pause: seconds that the first item waits for others.
     """
 
@@ -128,7 +127,7 @@ class Batcher(Generic[Item]):
         self._closed = False
 
     def put(self, item: Item) -> None:
-        """Send an item soon; one of more than 5000 that wait is dropped, as is one that comes after the end."""
+        """Send an item soon. It is dropped if 5000 are waiting, or after `aclose`."""
         if self._closed or len(self._items) >= _MOST:
             return
         self._items.append(item)
@@ -138,7 +137,7 @@ class Batcher(Generic[Item]):
             self._sending = asyncio.create_task(self._send_all())
 
     async def aclose(self) -> None:
-        """Send what waits, and take nothing more."""
+        """Send the rest, and accept nothing more."""
         self._closed = True
         self._hurry.set()
         if (sending := self._sending) is not None:
@@ -166,13 +165,13 @@ _FORBIDDEN_SECONDS = 60.0
 async def listen(
     queue: Queue, channel: str, events: Mapping[str, asyncio.Event], *, forbidden: int = logging.WARNING
 ) -> None:
-    """Set an event whenever its name is announced, until cancelled; and all of them when it begins to hear.
+    """Set an event whenever its name is announced, until cancelled; and all of them at each new subscription.
 
     Args:
         queue: whose Redis.
         channel: where the announcements are made.
         events: by name; the mapping may change meanwhile.
-        forbidden: the level of the log line that says that the channel may not be listened to.
+        forbidden: level of the log line for a channel that the Redis user may not subscribe to.
     """
     while True:
         subscription = queue.redis.pubsub()
@@ -184,7 +183,7 @@ async def listen(
             log.log(forbidden, "queue polled", reason=str(error), channel=channel)
             pause = _FORBIDDEN_SECONDS
         except FAULTS as error:
-            # No matter for a warning: who picks jobs notices an outage too, and a cut connection harms nothing.
+            # Not worth a warning: the lanes notice an outage themselves, and a cut connection harms nothing.
             log.debug("wake-up connection lost", error=str(error))
         finally:
             await subscription.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it without types
@@ -192,7 +191,7 @@ async def listen(
 
 
 class Listener:
-    """Listens to a channel for as long as somebody in this process waits for a name to be announced there.
+    """Subscribes to a channel for as long as somebody in this process waits for a name to be announced there.
 
     Args:
         queue: whose Redis.
@@ -209,7 +208,7 @@ class Listener:
 
     @contextmanager
     def subscribed(self, name: str) -> Iterator[asyncio.Event]:
-        """Give an event that is set when ``name`` is announced, and may be set without."""
+        """Yield an event that is set when ``name`` is announced, and may be set without."""
         event = self._events.setdefault(name, asyncio.Event())
         self._waiting[name] = self._waiting.get(name, 0) + 1
         if self._listening is None:
@@ -232,12 +231,12 @@ class Listener:
 
 
 async def _hear(subscription: PubSub, events: Mapping[str, asyncio.Event]) -> None:
-    """Read messages; return when the connection is silent although it was asked to answer."""
+    """Read messages; return when the connection does not answer a probe."""
     probed = False
     while True:
         message = await subscription.get_message(timeout=_PROBE_SECONDS)
         if message is None:
-            # A connection that a firewall has forgotten looks idle for ever.
+            # A connection that a firewall has dropped looks idle for ever.
             if probed:
                 return
             await subscription.ping()
@@ -245,7 +244,7 @@ async def _hear(subscription: PubSub, events: Mapping[str, asyncio.Event]) -> No
             continue
         probed = False
         if message["type"] == "subscribe":
-            # Whatever was announced before is not heard again.
+            # Announcements before the subscription are lost, so everybody looks once.
             for event in events.values():
                 event.set()
         elif message["type"] == "message" and (event_ := events.get(message["data"].decode())) is not None:

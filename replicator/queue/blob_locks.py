@@ -1,8 +1,8 @@
-"""Turns to bring an item to a place, and what is known of where items are, over all processes of an installation.
+"""Blob locks through Redis: over all processes one upload of a blob at a time, and the repositories that hold it.
 
-It fits `replicator.copy.BlobLocks`: the item is a digest at a registry, the place a repository; here they are
-just texts. All of it only spares work. So nothing here fails or waits for Redis: when Redis is away, slow or refuses,
-a turn begins at once, knowing nothing, and the worst is that something is brought twice.
+They fit ``replicator.copy.ledger.BlobLocks``. An item is a digest at a registry, a place one of its repositories; here
+both are just texts. A lock only saves work, so nothing here fails and nothing waits for Redis beyond a deadline: while
+Redis is away, slow or refuses, every lock is granted at once, and the worst is that a blob is uploaded twice.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _LONGEST_PAUSE = 1.0
 
 @dataclass(slots=True, eq=False)
 class RedisBlobLock:
-    """The right to bring one item to any place, while no other process does.
+    """A lock on one item, and what other processes know of the item.
 
     Attributes:
-        item: which one, as its name in Redis.
+        item: its name in Redis.
         place: where it is wanted.
-        present: whether it was brought to that place lately enough to be believed.
-        mount_sources: other places it was brought to, the latest first.
-        token: what the turn is held by in Redis; empty when it is not.
-        ready: whether :meth:`mark_present` was called.
+        present: whether another process uploaded it to that place recently enough to trust it.
+        mount_sources: other places it was uploaded to, the latest first.
+        token: the lock's value in Redis; empty when this process does not have it.
+        uploaded: whether :meth:`mark_present` was called.
     """
 
     item: str
@@ -47,26 +47,26 @@ class RedisBlobLock:
     present: bool = False
     mount_sources: tuple[str, ...] = ()
     token: str = ""
-    ready: bool = False
+    uploaded: bool = False
 
     def mark_present(self) -> None:
-        """Tell that the item is at the place now; the others hear of it when the turn ends."""
-        self.ready = True
+        """Record that the place has the item; the other processes learn it when the lock is released."""
+        self.uploaded = True
 
 
 class RedisBlobLocks:
-    """Turns through the Redis of a queue, which stays open.
+    """Blob locks in the Redis of a queue, which stays open.
 
     Args:
         queue: whose Redis, and whose prefix.
-        trust: seconds for which it is believed that an item is where it was brought to.
-        lease: seconds after which the turn of a process that died is another's.
-        patience: seconds that a turn is waited for; then it begins although another has it.
+        trust: seconds for which a note of an upload is believed.
+        lease: seconds after which the lock of a process that died expires.
+        patience: seconds that a lock is waited for; then the copy goes on without it.
         deadline: seconds that Redis gets for an answer.
         items: how many are remembered in each of two generations; one takes 100 to 500 bytes of Redis.
     """
 
-    def __init__(
+    def __init__(  # the bounds of a cache, each with a default
         self,
         queue: Queue,
         *,
@@ -81,83 +81,83 @@ class RedisBlobLocks:
         self._patience = patience
         self._items = items
         self._listener = Listener(queue, f"{queue.prefix}:turns")
-        self._questions = BestEffortRedis(queue, deadline=deadline, trouble="turns unavailable")
+        self._redis = BestEffortRedis(queue, deadline=deadline, trouble="turns unavailable")
 
     @contextlib.asynccontextmanager
     async def hold(self, registry: str, repository: str, digest: str) -> AsyncIterator[RedisBlobLock]:
-        """Wait for the turn to bring a digest to a repository, and have it for as long as the context lasts.
+        """Hold the lock on a blob, waiting for it where another process has it.
 
-        The turn is over the registry and the digest: whoever has it may bring the digest to any repository there.
-        Nothing is waited for when the digest is known to be in the repository. It raises nothing of its own.
+        The lock covers the digest in all repositories of the registry. It is not waited for when the digest is known
+        to be in the repository. It raises nothing of its own.
         """
-        turn = await self._begin(_item(registry, digest), repository)
-        keeper = self._questions.start(self._keep(turn))
+        lock = await self._acquire(_item(registry, digest), repository)
+        renewing = self._redis.start(self._renew(lock))
         try:
-            yield turn
+            yield lock
         finally:
-            keeper.cancel()
-            if turn.token or turn.ready:
-                await self._questions.ask(
-                    "turn_end", turn.item, turn.place if turn.ready else "", turn.token, self._items
-                )
+            renewing.cancel()
+            if lock.token or lock.uploaded:
+                place = lock.place if lock.uploaded else ""
+                await self._redis.ask("lock_release", lock.item, place, lock.token, self._items)
 
     async def forget(self, registry: str, repository: str, digest: str) -> None:
-        """Forget that a digest is in a repository, because the registry contradicted it. It raises nothing."""
-        await self._questions.ask("turn_forget", _item(registry, digest), repository)
+        """Forget that a repository has a blob, because the registry contradicted it. It raises nothing."""
+        await self._redis.ask("lock_forget", _item(registry, digest), repository)
 
-    async def _begin(self, item: str, place: str) -> RedisBlobLock:
-        """Take the turn when it is free, unless there is no need to; or begin without it."""
-        turn, held = await self._take(item, place)
-        if not held:
-            return turn
+    async def _acquire(self, item: str, place: str) -> RedisBlobLock:
+        """Take the lock once it is free; go on without it when the item is at the place, or patience ends."""
+        lock, held_elsewhere = await self._take(item, place)
+        if not held_elsewhere:
+            return lock
         clock, pause = asyncio.get_running_loop().time, _FIRST_PAUSE
         last = clock() + self._patience
-        with self._listener.subscribed(item) as ended:
-            while held and (left := last - clock()) > 0:
+        with self._listener.subscribed(item) as released:
+            while held_elsewhere and (left := last - clock()) > 0:
+                # Polled too: an announcement may get lost, and a lock that expires makes none.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(pause, left)):
-                        await ended.wait()
-                ended.clear()
+                        await released.wait()
+                released.clear()
                 pause = min(pause * 1.5, _LONGEST_PAUSE)
-                turn, held = await self._take(item, place)
-        if held:
-            log.info("turn not waited for", item=item, place=place, waited_seconds=round(self._patience))
-        return turn
+                lock, held_elsewhere = await self._take(item, place)
+        if held_elsewhere:
+            log.info("blob lock not waited for", item=item, place=place, waited_seconds=round(self._patience))
+        return lock
 
     async def _take(self, item: str, place: str) -> tuple[RedisBlobLock, bool]:
-        """Ask for the turn; tell whether another has it."""
-        turn = RedisBlobLock(item, place, token=uuid4().hex)
+        """Ask for the lock; return whether another process has it."""
+        lock = RedisBlobLock(item, place, token=uuid4().hex)
         times = (int(self._lease * 1000), int(self._trust * 1000))
-        question = self._questions.send("turn_begin", item, place, turn.token, *times, self._items)
+        request = self._redis.send("lock_take", item, place, lock.token, *times, self._items)
         try:
-            reply = await self._questions.answer(question)
+            reply = await self._redis.answer(request)
         except asyncio.CancelledError:
-            self._questions.start(self._give_back(question, turn))
+            self._redis.start(self._release_late(request, lock))
             raise
         if reply is None:
-            # The token stays: the turn may have been taken without the answer being heard.
-            return turn, False
+            # The token stays: the lock may have been taken with its answer lost, and is then released at the end.
+            return lock, False
         state, *places = [part.decode(errors="replace") for part in reply]
-        turn.present = state == "here"
-        turn.mount_sources = tuple(places)
+        lock.present = state == "here"
+        lock.mount_sources = tuple(places)
         if state != "taken":
-            turn.token = ""
-        return turn, state == "held"
+            lock.token = ""
+        return lock, state == "held"
 
-    async def _give_back(self, question: asyncio.Task[Any], turn: RedisBlobLock) -> None:
-        """End a turn that nobody wants any more, once it has been taken."""
-        await self._questions.answer(question)
-        await self._questions.ask("turn_end", turn.item, "", turn.token, self._items)
+    async def _release_late(self, request: asyncio.Task[Any], lock: RedisBlobLock) -> None:
+        """Release a lock whose copy was cancelled while it was taken; it would keep others out until it expires."""
+        await self._redis.answer(request)
+        await self._redis.ask("lock_release", lock.item, "", lock.token, self._items)
 
-    async def _keep(self, turn: RedisBlobLock) -> None:
-        """Renew the turn until cancelled, or until it is lost: then it goes on, and may be done twice."""
-        while turn.token:
+    async def _renew(self, lock: RedisBlobLock) -> None:
+        """Renew the lock until cancelled, or until it is lost: the copy then goes on, and may be done twice."""
+        while lock.token:
             await asyncio.sleep(self._lease / 3)
-            if await self._questions.ask("turn_renew", turn.item, turn.token, int(self._lease * 1000)) == 0:
-                log.debug("turn lost", item=turn.item, place=turn.place)
+            if await self._redis.ask("lock_renew", lock.item, lock.token, int(self._lease * 1000)) == 0:
+                log.debug("blob lock lost", item=lock.item, place=lock.place)
                 return
 
 
 def _item(registry: str, digest: str) -> str:
-    """Give a short name for a digest at a registry: names of images have no bound that suits a key."""
+    """Give a short name for a digest at a registry: names of images may be longer than suits a key."""
     return hashlib.sha256(f"{registry} {digest}".encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""The queue seen from outside: put work in, hear how it ended, look at it, revive what is dead."""
+"""The client of the queue: enqueue jobs, hear how they ended, look at the queue."""
 
 from __future__ import annotations
 
@@ -13,23 +13,13 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from replicator.errors import ConfigError, Problem
 from replicator.queue.connection import RedisHandle, open_redis
-from replicator.queue.job import Finished, Job, Lane, QueueUnavailable, decode_finished, encode_job
+from replicator.queue.job import Finished, Job, Lane, QueueUnavailable, encode_job
+from replicator.queue.records import decode, milliseconds
 from replicator.queue.scripts import Scripts
-from replicator.queue.snapshot import (
-    Counts,
-    DeadLetter,
-    LaneCounts,
-    RunningJob,
-    WaitingJob,
-    WorkerInfo,
-    read_dead_letter,
-    read_running,
-    read_waiting,
-    read_worker,
-)
+from replicator.queue.snapshot import Counts, LaneCounts, RunningJob, WaitingJob, WorkerInfo
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Iterable
     from datetime import datetime
     from types import TracebackType
 
@@ -40,8 +30,8 @@ log = structlog.get_logger("replicator.queue")
 BATCH = 500
 """Jobs that go to Redis in one step; a step of this size takes it a few milliseconds."""
 
-WORKER_ALIVE_MS = 20_000
-"""A worker whose last sign of life is older counts as gone."""
+ALIVE_MS = 20_000
+"""A process whose last sign of life is older counts as gone."""
 
 _BLOCK_MS = 2_000
 _CONNECTIONS = 32
@@ -77,7 +67,7 @@ class Queue:
     async def connect(cls, url: str, *, prefix: str = "replicator", deadline: float = 2.0) -> Self:
         """Make a client for the Redis at ``url`` (forms: :mod:`replicator.queue.connection`).
 
-        A Redis that is away is no error here: it is waited for, and every operation says when it is missing.
+        A Redis that is away is no error here: every operation says that it is missing, and goes on when it is back.
 
         Raises:
             ConfigError: the URL or the prefix is wrong, or it leads to a Redis Cluster.
@@ -111,7 +101,7 @@ class Queue:
 
     @property
     def where(self) -> str:
-        """Where Redis is, for messages."""
+        """The address of Redis, for messages."""
         return self._handle.where
 
     def lane_queue(self, lane: Lane) -> str:
@@ -124,23 +114,24 @@ class Queue:
         return f"{self.prefix}:wake"
 
     async def enqueue(self, jobs: Iterable[Job], lane: Lane, *, run: str | None = None) -> int:
-        """Queue ``jobs``, durably: up to 500 in one atomic step, more in several.
+        """Queue ``jobs`` durably: up to 500 in one atomic step, more in several.
 
-        A job that is queued already takes the new payload; one that waits for a retry, or is dead, starts anew and
-        now; one that runs is run again afterwards. An event moves a job out of the backfill lane, never the reverse.
+        A queued job takes the new payload; one that waits for a retry, or is a dead letter, starts again at once with
+        a fresh count of attempts; a running one runs again afterwards. An event moves a job out of the backfill lane,
+        never the reverse.
 
         Args:
             jobs: what to do; of several with one id the last counts.
             lane: which queue.
-            run: an id under which :meth:`finished` tells how they ended.
+            run: an id under which :meth:`finished` reports their ends.
 
         Returns:
             How many were not pending before: neither queued nor running nor waiting for a retry. A dead letter is not
-            pending. It may be too few when Redis went away meanwhile and was asked twice.
+            pending. It may be too few if Redis went away meanwhile and was asked twice.
 
         Raises:
-            QueueUnavailable: it was not confirmed in time; earlier batches of more than 500 may be queued. Doing it
-                again does no harm.
+            QueueUnavailable: it was not confirmed in time; earlier batches of more than 500 may be queued. Repeating
+                it does no harm.
             ValueError: a payload can't be expressed in JSON; nothing was queued.
         """
         last: dict[str, Job] = {}
@@ -152,15 +143,16 @@ class Queue:
             last[job.id] = job
             if job.pushed is not None:
                 pushed[job.id] = min(job.pushed, pushed.get(job.id, job.pushed))
+        # All are encoded before the first is sent: a bad payload must not leave a part of them queued.
         stored = [(job, encode_job(job)) for job in last.values()]
         added = 0
         for start in range(0, len(stored), BATCH):
             arguments: list[str | bytes | int] = [lane, run or ""]
             for job, data in stored[start : start + BATCH]:
                 retries = "" if job.retries is None else job.retries
-                since = int(pushed[job.id].timestamp() * 1000) if job.id in pushed else ""
+                since = milliseconds(pushed[job.id]) if job.id in pushed else ""
                 arguments += [job.id, data, retries, int(job.id in several), since]
-            added += await self._within_deadline("enqueue", *arguments)
+            added += await self.ask("enqueue", *arguments)
         return added
 
     async def ping(self) -> None:
@@ -170,32 +162,33 @@ class Queue:
             QueueUnavailable: it is away, refuses the login, is out of memory, can't write to its disk or is a replica.
             ConfigError: it is a Redis Cluster.
         """
-        await self._within_deadline("ping")
+        await self.ask("ping")
 
     async def finished(self, run: str) -> AsyncIterator[Finished]:
-        """Tell how the jobs enqueued as ``run`` end, each once, as they do, whichever process runs them.
+        """Yield the ends of the jobs enqueued as ``run``, each once, as they come, whichever process runs them.
 
-        It goes on for ever: the caller knows how many to wait for. An outcome is told of a try that began after the
-        job's (last) enqueue in this run. Outcomes are kept for a day after the last; an outage of Redis is waited for.
+        It never ends: the caller knows how many to wait for. Only an attempt that began after the job's last enqueue
+        in this run counts. The ends are kept for a day after the last one; an outage of Redis is waited out.
         """
         stream, failures = f"{self.prefix}:finished:{run}", 0
         told: set[bytes] = set()
         while True:
             try:
-                # From the beginning, as what was told is deleted: its ids go by Redis's clock, which may jump back.
+                # Always from the start of the stream, with the read entries deleted: entry ids go by Redis's clock,
+                # and after a clock set back a new one may be lower than the last that was read.
                 reply = await self.redis.xread({stream: "0"}, count=100, block=_BLOCK_MS)
                 for _, entries in reply:
                     for entry, fields in entries:
                         if entry not in told:
                             told.add(entry)
-                            yield decode_finished(fields[b"finished"])
+                            yield decode(Finished, fields[b"finished"])
                 if told:
                     await self.redis.xdel(stream, *told)
                     told.clear()
                 failures = 0
             except FAULTS as error:
                 failures += 1
-                if failures == 2:  # once an outage, and not for a connection that was cut and made anew
+                if failures == 2:  # once an outage, and not for a connection that was cut and made again
                     log.warning("queue unavailable", error=self._reason(error), waiting_for=run)
                 await asyncio.sleep(0.5)
 
@@ -205,26 +198,26 @@ class Queue:
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        *numbers, dead = await self._within_deadline("counts")
+        *numbers, dead = await self.ask("counts")
         lanes = {lane: LaneCounts(*numbers[3 * i : 3 * i + 3]) for i, lane in enumerate(Lane)}
         return Counts(lanes, dead)
 
     async def oldest(self) -> dict[Lane, float]:
-        """Tell for how many seconds the oldest entry of each lane has been due and not begun; 0 without one.
+        """Return for how many seconds the oldest entry of each lane has been due and not begun; 0 without one.
 
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        return {lane: age / 1000 for lane, age in zip(Lane, await self._within_deadline("oldest"), strict=True)}
+        return {lane: age / 1000 for lane, age in zip(Lane, await self.ask("oldest"), strict=True)}
 
     async def running(self) -> list[RunningJob]:
-        """List what runs now, the oldest first.
+        """List the running jobs, the oldest first.
 
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        reply = await self._within_deadline("running")
-        jobs = [read_running(reply[i].decode(), reply[i + 1]) for i in range(0, len(reply), 2)]
+        reply = await self.ask("running")
+        jobs = [RunningJob.read(reply[i].decode(), reply[i + 1]) for i in range(0, len(reply), 2)]
         return sorted(jobs, key=lambda job: job.since)
 
     async def waiting(self, *, limit: int = 1000) -> list[WaitingJob]:
@@ -234,84 +227,36 @@ class Queue:
             QueueUnavailable: Redis does not answer.
         """
         jobs: dict[str, WaitingJob] = {}
-        async for ids in self._hash_keys(f"{self.prefix}:waiting"):
-            reply = await self._within_deadline("waiting", *ids)
+        async for ids in self.scan_hash("waiting"):
+            reply = await self.ask("waiting", *ids)
             for i in range(0, len(reply), 4):
-                job_id = reply[i].decode()
-                lane = Lane(reply[i + 2].decode())
-                jobs[job_id] = read_waiting(job_id, reply[i + 1], lane, float(reply[i + 3]))
+                job_id, record, lane, due = reply[i : i + 4]
+                job = decode(WaitingJob, record, id=job_id.decode(), lane=lane.decode(), due=float(due))
+                jobs[job.id] = job
             if len(jobs) >= limit:
                 break
         return sorted(jobs.values(), key=lambda job: job.due)[:limit]
 
-    async def dead_letters(self, *, limit: int = 100_000) -> list[DeadLetter]:
-        """List up to ``limit`` dead letters, the oldest first.
-
-        Raises:
-            QueueUnavailable: Redis does not answer.
-        """
-        letters: dict[str, DeadLetter] = {}
-        cursor = 0
-        while True:
-            cursor, entries = await self._guard(self.redis.hscan(f"{self.prefix}:dead", cursor, count=BATCH))
-            letters |= {job_id.decode(): read_dead_letter(record) for job_id, record in entries.items()}
-            if cursor == 0 or len(letters) >= limit:
-                return sorted(letters.values(), key=lambda letter: letter.last)[:limit]
-
     async def workers(self) -> list[WorkerInfo]:
-        """List the worker processes that are alive.
+        """List the worker processes that are alive, the oldest first.
 
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        reply = await self._within_deadline("alive", "workers", WORKER_ALIVE_MS)
-        return sorted((read_worker(record) for record in reply), key=lambda worker: worker.started)
-
-    async def retry_dead(self, ids: Iterable[str] | None = None) -> list[str]:
-        """Queue dead letters anew, as they were.
-
-        Args:
-            ids: which; None for all.
-
-        Returns:
-            Those that were queued: an id that is no dead letter, or whose content can't be recovered, is left out.
-
-        Raises:
-            QueueUnavailable: Redis does not answer; some may be queued.
-        """
-        queued: list[str] = []
-        async for batch in self._dead_ids(ids):
-            queued += [job_id.decode() for job_id in await self._within_deadline("retry_dead", *batch)]
-        return queued
-
-    async def drop_dead(self, ids: Iterable[str] | None = None) -> list[str]:
-        """Forget dead letters.
-
-        Args:
-            ids: which; None for all.
-
-        Returns:
-            Those that were forgotten: an id that is no dead letter is left out.
-
-        Raises:
-            QueueUnavailable: Redis does not answer; some may be dropped.
-        """
-        dropped: list[str] = []
-        async for batch in self._dead_ids(ids):
-            dropped += [job_id.decode() for job_id in await self._within_deadline("drop_dead", *batch)]
-        return dropped
+        records = await self.ask("alive", "workers", ALIVE_MS)
+        return sorted((decode(WorkerInfo, record) for record in records), key=lambda worker: worker.started)
 
     async def ask(self, name: str, *arguments: str | bytes | float) -> Any:
-        """Run a script, again while Redis is away and the deadline allows it.
+        """Run a script within the deadline, repeatedly if Redis is away meanwhile.
 
         Raises:
             QueueUnavailable: Redis is away or refuses; it may have run all the same.
             ConfigError: it is a Redis Cluster.
         """
-        return await self._within_deadline(name, *arguments)
+        return await self._within_deadline(self._repeat(name, *arguments))
 
     async def run_script(self, name: str, *arguments: str | bytes | float) -> Any:
-        """Run a script once, for the worker, which has its own patience.
+        """Run a script once, for callers that wait for Redis in their own way.
 
         Raises:
             redis.exceptions.RedisError: Redis is away or refuses.
@@ -323,8 +268,23 @@ class Queue:
                 await self._inspect()
             return await self._scripts.run(name, *arguments)
 
+    async def scan_hash(self, name: str) -> AsyncIterator[list[str]]:
+        """Yield the fields of a hash of the queue in batches, some perhaps twice.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        cursor = 0
+        while True:
+            scan = self.redis.hscan(f"{self.prefix}:{name}", cursor, count=BATCH)
+            cursor, entries = await self._within_deadline(scan)
+            if entries:
+                yield [field.decode() for field in entries]
+            if cursor == 0:
+                return
+
     async def _inspect(self) -> None:
-        """Refuse a cluster; warn of a Redis that forgets."""
+        """Refuse a cluster; warn of a Redis that evicts."""
         try:
             info = await self.redis.info()
         except _AWAY:
@@ -339,27 +299,23 @@ class Queue:
         if policy != "noeviction":
             log.warning("queue may be evicted", redis=self.where, maxmemory_policy=policy, needed="noeviction")
 
-    async def _within_deadline(self, name: str, *arguments: str | bytes | float) -> Any:
-        """Run a script, again while Redis is away and the deadline allows it."""
-        return await self._guard(self._persist(name, *arguments))
-
-    async def _persist(self, name: str, *arguments: str | bytes | float) -> Any:
+    async def _repeat(self, name: str, *arguments: str | bytes | float) -> Any:
         pause, loop = 0.02, asyncio.get_running_loop()
         last_start = loop.time() + 0.75 * self._deadline
         while True:
             try:
-                # A connection that is dead without knowing it leaves time for another one.
+                # Half the deadline: a connection that is dead without knowing it leaves time for another one.
                 async with asyncio.timeout(self._deadline / 2):
                     return await self.run_script(name, *arguments)
             except AuthenticationError:
-                raise
+                raise  # a ConnectionError too, but one that repeating does not mend
             except _AWAY:
                 if loop.time() + pause > last_start:
                     raise
                 await asyncio.sleep(pause)
                 pause *= 2
 
-    async def _guard(self, operation: Any) -> Any:
+    async def _within_deadline(self, operation: Awaitable[Any]) -> Any:
         try:
             async with asyncio.timeout(self._deadline):
                 return await operation
@@ -370,21 +326,3 @@ class Queue:
         if isinstance(error, TimeoutError) and not str(error):
             return f"no answer within {self._deadline:g} s"
         return str(error) or type(error).__name__
-
-    async def _hash_keys(self, key: str) -> AsyncIterator[list[str]]:
-        cursor = 0
-        while True:
-            cursor, entries = await self._guard(self.redis.hscan(key, cursor, count=BATCH))
-            if entries:
-                yield [field.decode() for field in entries]
-            if cursor == 0:
-                return
-
-    async def _dead_ids(self, ids: Iterable[str] | None) -> AsyncIterator[list[str]]:
-        if ids is None:
-            async for batch in self._hash_keys(f"{self.prefix}:dead"):
-                yield batch
-            return
-        every = list(ids)
-        for start in range(0, len(every), BATCH):
-            yield every[start : start + BATCH]

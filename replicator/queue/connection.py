@@ -1,4 +1,4 @@
-"""From a URL to a Redis client, in all the ways people run Redis.
+"""The Redis client for a URL, in all the ways people run Redis.
 
     redis://[user[:password]@]host[:port][/db]
     rediss://…                                    TLS; the certificate must be valid for the host's name
@@ -19,10 +19,12 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from arq.connections import ArqRedis
 from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
 
 from replicator.errors import ConfigError, Problem
-from replicator.queue.job import dump_json, load_json
+from replicator.queue.records import dump_json, load_json
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
@@ -35,25 +37,28 @@ SOCKET_TIMEOUT = 5.0
 
 _KEEPALIVE: dict[str, Any] = {
     "socket_keepalive": True,
-    # An idle connection that a firewall has forgotten is found out within a minute (tcp(7)).
+    # An idle connection that a firewall has dropped is detected within a minute (tcp(7)).
     "socket_keepalive_options": {
         getattr(socket, name): value
         for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
         if hasattr(socket, name)
     },
 }
+_ONCE = Retry(NoBackoff(), 0)
+"""redis-py must not retry by itself, as it does from version 6 on: every caller has a deadline and a back-off of its
+own, and a sentinel that is away must leave time for the next one."""
 _TLS_OPTIONS = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
 _SENTINEL_OPTIONS = frozenset({"sentinel_username", "sentinel_password"})
 
 
 @dataclass(frozen=True, slots=True)
 class RedisHandle:
-    """A client and all that has to be closed with it.
+    """A client, and what must be closed with it.
 
     Attributes:
-        redis: the client, serialising jobs as JSON.
-        where: where it leads, for messages: without user, password and options.
-        sentinels: the clients of the sentinels, if it finds its server through them.
+        redis: the client; it serialises jobs as JSON.
+        where: its address for messages, without user, password and options.
+        sentinels: clients of the sentinels through which it finds its server.
     """
 
     redis: ArqRedis
@@ -129,6 +134,7 @@ def _open_sentinel(parts: SplitResult, options: dict[str, str], common: dict[str
             "password": options.get("sentinel_password"),
             "socket_timeout": CONNECT_TIMEOUT,
             "socket_connect_timeout": CONNECT_TIMEOUT,
+            "retry": _ONCE,
             **_KEEPALIVE,
             **ssl,
         },
@@ -153,6 +159,7 @@ def _common(parts: SplitResult, options: dict[str, str], *, tls: bool) -> dict[s
         "password": unquote(password) or None,
         "socket_timeout": SOCKET_TIMEOUT,
         "socket_connect_timeout": CONNECT_TIMEOUT,
+        "retry": _ONCE,
         "client_name": "replicator",
     }
     if at and not arguments["password"]:

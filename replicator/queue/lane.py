@@ -1,45 +1,38 @@
-"""One lane's worker: arq's, with what arq gets wrong for this job replaced.
+"""The worker of one lane: an ``arq.worker.Worker`` that picks, runs and ends jobs its own way.
 
-From arq come the form of jobs, the names of keys, the register of functions and the account of what runs. Replaced
-are: how jobs are picked (one script that takes the lease, woken by pub/sub), how they end (one script that minds
-newer enqueues, retries and dead letters), and what an outage of Redis does (nothing: it is waited for).
+From arq come the form of jobs, the names of keys, the register of functions, the context that a function is given and
+the tables of what runs (``tasks``, ``job_tasks``, ``job_counter``). Three of its methods are replaced, each because of
+what arq's own does to a job that must not get lost; all that differs from arq stands in this module.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import arq.worker
 import structlog
 
-from replicator.errors import ErrorClass, ReplicatorError
-from replicator.queue.attempt import Claim, Ending
+from replicator.errors import ErrorClass
+from replicator.queue.attempt import Ending, StartedJob, failed, succeeded
 from replicator.queue.client import FAULTS, Queue
 from replicator.queue.history import describe_end, encode_entry, lag_ms
-from replicator.queue.job import (
-    FUNCTION,
-    JsonValue,
-    Lane,
-    QueueError,
-    decode_job,
-    dump_json,
-    encode_finished,
-    load_json,
-)
-from replicator.queue.lease import Lease, LeaseKeeper, Running
+from replicator.queue.job import CONTENT_GONE, FUNCTION, JsonValue, Lane, QueueError, decode_job
+from replicator.queue.lease import Lease, LeaseKeeper, RedisHealth, Running
+from replicator.queue.records import dump_json, load_json
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from replicator.queue.attempt import AttemptObserver
     from replicator.queue.history import Describe
-    from replicator.queue.job import RetryPolicy
-    from replicator.queue.lease import RedisHealth
+    from replicator.queue.job import RetryPolicy, StoredJob
 
 log = structlog.get_logger("replicator.queue")
 
@@ -47,8 +40,8 @@ POLL_SECONDS = 2.0
 """The most that a lost announcement of work costs."""
 
 _LAPSES_ALLOWED = 3
-_MESSAGE_LENGTH = 2000
 _CANCELLED_PAUSE = 5.0
+"""Seconds before a job runs again whose handler cancelled itself: without a pause it would loop."""
 
 
 class JobTimedOut(QueueError):
@@ -60,49 +53,51 @@ class WorkerDied(QueueError):
 
 
 class Unreadable(QueueError):
-    """What is stored of a job can't be run."""
+    """The stored job can't be run."""
 
     error_class = ErrorClass.PERMANENT
 
 
-class LaneWorker(arq.worker.Worker):
-    """Picks and runs the jobs of one lane.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerContext:
+    """What the lanes of one worker process have in common.
 
-    Args:
-        queue: where they are.
-        lane: which of them.
-        handler: what runs a job.
-        concurrency: how many at a time.
-        policy: when failed ones are tried again.
-        lease: seconds of a lease.
-        timeout: seconds that a try may take.
+    Attributes:
+        worker: the process's id.
+        handler: runs a job.
+        policy: decides when a failed job is retried.
+        timeout: seconds that an attempt may take.
         keeper: renews the leases.
-        contact: told whether Redis answers.
-        worker: this process's name.
-        describe: says what the history keeps of a job that ended; None to keep none.
-        observer: told how tries end.
+        health: learns whether Redis answers.
+        describe: says what the history keeps of a job that ended; None to keep nothing.
+        observer: hears of attempts that end.
     """
 
-    def __init__(
-        self,
-        queue: Queue,
-        lane: Lane,
-        handler: Callable[[Running], Awaitable[Mapping[str, JsonValue]]],
-        *,
-        concurrency: int,
-        policy: RetryPolicy,
-        lease: float,
-        timeout: float,
-        keeper: LeaseKeeper,
-        contact: RedisHealth,
-        worker: str,
-        observer: AttemptObserver,
-        describe: Describe | None = None,
-    ) -> None:
+    queue: Queue
+    worker: str
+    handler: Callable[[Running], Awaitable[Mapping[str, JsonValue]]]
+    policy: RetryPolicy
+    timeout: float
+    keeper: LeaseKeeper
+    health: RedisHealth
+    describe: Describe | None
+    observer: AttemptObserver | None
+
+
+class LaneWorker(arq.worker.Worker):
+    """Runs the jobs of one lane.
+
+    Args:
+        lane: which one.
+        concurrency: number of jobs at a time.
+        context: what it shares with the other lanes.
+    """
+
+    def __init__(self, lane: Lane, concurrency: int, context: WorkerContext) -> None:
         super().__init__(
-            functions=[arq.worker.func(self._call_handler, name=FUNCTION, timeout=timeout)],
-            queue_name=queue.lane_queue(lane),
-            redis_pool=queue.redis,
+            functions=[arq.worker.func(self._handle, name=FUNCTION, timeout=context.timeout)],
+            queue_name=context.queue.lane_queue(lane),
+            redis_pool=context.queue.redis,
             handle_signals=False,
             max_jobs=concurrency,
             keep_result=0,
@@ -111,29 +106,94 @@ class LaneWorker(arq.worker.Worker):
         )
         self.lane = lane
         self.wake = asyncio.Event()
-        self._queue = queue
-        self._handler = handler
-        self._policy = policy
-        self._lease = lease
-        self._timeout = timeout
-        self._keeper = keeper
-        self._contact = contact
-        self._worker = worker
-        self._describe = describe
-        self._observer = observer
+        self._context = context
+        self._queue = context.queue
+        self._health = context.health
+        self._lease = context.keeper.seconds
+        self._started: dict[str, StartedJob] = {}
         self._unheard: str | None = None
         self._pause: float | None = 0.0
         self._stopping = False
 
     async def main(self) -> None:
-        """Pick jobs until :meth:`stop_picking`; those that run then go on."""
+        """Start jobs until :meth:`stop_picking`; jobs that run then go on.
+
+        arq's own looks twice a second, so that an event waits half of that on average, and a fault of Redis ends the
+        process. This one is woken by an announcement, by the end of a job and when the next job is due:
+        ``test_an_event_is_picked_up_when_it_is_announced_and_not_at_the_next_poll``,
+        ``test_a_worker_that_starts_before_redis_does_waits_for_it``.
+        """
         while self.allow_pick_jobs:
-            # Cleared before looking: what is announced while looking is not missed.
+            # Cleared before the look: an announcement during the look is not missed.
             self.wake.clear()
-            await self._poll_iteration()
+            await self.start_jobs()
+            # Not asyncio.wait_for, which can swallow a cancellation on Python 3.11.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pause):
                     await self.wake.wait()
+
+    async def start_jobs(self, job_ids: Sequence[bytes] = ()) -> None:
+        """Start what is due, as far as there are slots, and set the pause until the next look.
+
+        arq's own is given the first ids of the queue, at least a hundred: what runs elsewhere stays there, and hides
+        what is behind it. It takes leases one by one that last as long as a job may run, so a killed worker's jobs
+        wait for that long. Here one script picks and takes short leases:
+        ``test_entries_that_run_elsewhere_do_not_keep_an_idle_worker_from_what_is_behind_them``,
+        ``test_the_job_of_a_killed_worker_is_run_by_another_when_its_lease_expires_and_no_attempt_is_counted``.
+
+        Args:
+            job_ids: arq's parameter; the script picks for itself.
+        """
+        free = self.max_jobs - self.job_counter
+        if free <= 0:
+            self._pause = None  # the end of a job wakes
+            return
+        takeover = self._health.takeover
+        # A request whose answer got lost may have taken leases: sent again with its token it gives the same jobs.
+        again, token = self._unheard is not None, self._unheard or f"{self._context.worker}:{uuid4().hex}"
+        lease_ms = int(self._lease * 1000)
+        arguments = (self.lane, free, token, self._context.worker, lease_ms, int(takeover), int(again))
+        try:
+            due_ms, *replies = await self._queue.run_script("start", *arguments)
+        except FAULTS as error:
+            self._unheard = token
+            self._health.failed(error)
+            self._pause = random.uniform(0.1, 0.5)  # noqa: S311 - spreads workers, hides nothing
+            return
+        self._unheard = None
+        self._health.succeeded()
+        for reply in replies:
+            self._start(StartedJob.read(reply))
+        self._pause = POLL_SECONDS if due_ms < 0 else min(POLL_SECONDS, due_ms / 1000)
+        if not takeover:
+            # Jobs of workers that may be dead are due already and will not wake anybody.
+            self._pause = min(self._pause, self._lease / 4)
+
+    async def run_job(self, job_id: str, score: int) -> None:
+        """Run one attempt from its lease to its record.
+
+        arq's own deletes a job when it ends, although the tag was pushed again meanwhile; an exception is final and
+        leaves no dead letter; a shutdown counts as an attempt; a fault of Redis at the end leaks the slot. Here one
+        script ends the job and minds all of that, repeated until Redis has taken it:
+        ``test_a_push_during_a_copy_is_copied_again_after_it_and_not_beside_it``,
+        ``test_what_cannot_succeed_is_a_dead_letter_at_once``,
+        ``test_what_is_not_done_when_the_drain_time_is_over_is_handed_back_first_in_line_without_an_attempt``,
+        ``test_a_copy_goes_on_while_redis_is_away_and_its_result_is_recorded_when_it_is_back``.
+
+        Args:
+            job_id: the job's id for arq, with the prefix of the installation.
+            score: when it was due, in milliseconds since 1970.
+        """
+        job = self._started.pop(job_id)
+        began = self.loop.time()
+        lease = Lease(job.id, job.record, began)
+        self._context.keeper.add(lease)
+        try:
+            ending = await self._attempt(job, lease, job_id, score)
+            if ending is not None:
+                await self._end(job, lease, ending, self.loop.time() - began)
+        finally:
+            self._context.keeper.remove(lease)
 
     def stop_picking(self) -> None:
         """Start no more jobs."""
@@ -146,254 +206,157 @@ class LaneWorker(arq.worker.Worker):
         for task in self.job_tasks.values():
             task.cancel()
 
-    async def _poll_iteration(self) -> None:
-        """Start what is due, as far as there are slots, and decide how long to wait for more."""
-        free = self.max_jobs - self.job_counter
-        if free <= 0:
-            self._pause = None  # the end of a job wakes
-            return
-        # A claim whose answer was not heard may have been made: asking again with its token gives the same jobs.
-        takeover = self._contact.takeover
-        again, token = self._unheard is not None, self._unheard or f"{self._worker}:{uuid4().hex}"
-        try:
-            due_ms, *claimed = await self._queue.run_script(
-                "claim",
-                self.lane,
-                free,
-                token,
-                self._worker,
-                int(self._lease * 1000),
-                int(takeover),
-                int(again),
-            )
-        except FAULTS as error:
-            self._unheard = token
-            self._contact.failed(error)
-            self._pause = random.uniform(0.1, 0.5)  # noqa: S311 - spreads workers, hides nothing
-            return
-        self._unheard = None
-        self._contact.succeeded()
-        for reply in claimed:
-            self._start(Claim.read(reply))
-        self._pause = POLL_SECONDS if due_ms < 0 else min(POLL_SECONDS, due_ms / 1000)
-        if not takeover:
-            self._pause = min(self._pause, self._lease / 4)
-
-    def _start(self, claim: Claim) -> None:
+    def _start(self, job: StartedJob) -> None:
+        job_id = f"{self._queue.prefix}:{job.id}"
         self.job_counter += 1
-        task = self.loop.create_task(self._run(claim), name=f"job {claim.id}")
-        self.tasks[claim.id] = task
-        task.add_done_callback(lambda _: self._ended(claim, task))
+        self._started[job_id] = job
+        task = self.loop.create_task(self.run_job(job_id, int(job.record.due)), name=f"job {job.id}")
+        self.tasks[job_id] = task
+        task.add_done_callback(lambda _: self._ended(job, job_id, task))
 
-    def _ended(self, claim: Claim, task: asyncio.Task[None]) -> None:
+    def _ended(self, job: StartedJob, job_id: str, task: asyncio.Task[None]) -> None:
         self.job_counter -= 1
-        if self.tasks.get(claim.id) is task:
-            del self.tasks[claim.id]
+        # After a lost lease this worker may run the job again while the first attempt still ends.
+        if self.tasks.get(job_id) is task:
+            del self.tasks[job_id]
         self.wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("job not finished", id=claim.id, exc_info=error)
+            log.error("job not finished", id=job.id, exc_info=error)
 
-    async def _run(self, claim: Claim) -> None:
-        """Run one try from its start to its record."""
-        lease = Lease(claim.id, claim.record["token"], claim.record, self.loop.time())
-        self._keeper.add(lease)
-        began = self.loop.time()
-        try:
-            verdict = await self._try(claim, lease)
-            if verdict is not None:
-                await self._finish(claim, lease, verdict, self.loop.time() - began)
-        finally:
-            self._keeper.remove(lease)
-
-    async def _try(self, claim: Claim, lease: Lease) -> Ending | None:
-        """Run the handler. None: the job is another's now."""
+    async def _attempt(self, job: StartedJob, lease: Lease, job_id: str, score: int) -> Ending | None:
+        """Run the handler. None: another worker has the job now."""
         if self._stopping:
             return Ending("release")
         began = self.loop.time()
-        payload: Mapping[str, Any] | None = None
+        policy = self._context.policy
         try:
-            call, payload = self._prepare(claim, lease)
+            stored = self._read(job)
         except QueueError as unfit:
-            return self._failed(claim, unfit, 0.0, payload)
-        task = self.loop.create_task(call, name=f"handler {claim.id}")
-        lease.task = self.job_tasks[claim.id] = task
+            return failed(job, unfit, policy=policy, lane=self.lane, payload=None, seconds=0.0)
+        call = self._call(job, stored, lease, job_id, score)
+        task = self.loop.create_task(call, name=f"handler {job.id}")
+        lease.task = self.job_tasks[job_id] = task
         try:
             await asyncio.wait({task})
         except asyncio.CancelledError:
             task.cancel()
             raise
         finally:
-            if self.job_tasks.get(claim.id) is task:
-                del self.job_tasks[claim.id]
+            if self.job_tasks.get(job_id) is task:
+                del self.job_tasks[job_id]
         seconds = self.loop.time() - began
-        lag = None if claim.pushed is None else max(0.0, time.time() - claim.pushed.timestamp())
         error = None if task.cancelled() else task.exception()
         if lease.lost and (task.cancelled() or error is not None):
             return None
-        # An error while stopping may be no more than how the handler takes its cancellation.
+        # While stopping, an error may be no more than the handler's way of taking its cancellation.
         if task.cancelled() or (self._stopping and error is not None):
             return Ending("release", delay=0.0 if self._stopping else _CANCELLED_PAUSE)
         if error is None:
+            lag = None if job.record.pushed is None else max(0.0, time.time() - job.record.pushed.timestamp())
             try:
-                outcome = task.result()
-                record = encode_finished(claim.id, tries=claim.failures + 1, seconds=seconds, outcome=outcome)
-                return Ending("done", record=record, payload=payload, outcome=outcome, lag=lag)
+                return succeeded(job, task.result(), stored.payload, seconds, lag)
             except (TypeError, ValueError) as wrong_outcome:
                 error = wrong_outcome
-        return self._failed(claim, error, seconds, payload)
+        return failed(job, error, policy=policy, lane=self.lane, payload=stored.payload, seconds=seconds)
 
-    def _prepare(self, claim: Claim, lease: Lease) -> tuple[Any, Mapping[str, Any]]:
-        """Give the coroutine that runs the job, and its payload.
+    def _read(self, job: StartedJob) -> StoredJob:
+        """Read the stored job.
 
         Raises:
-            Unreadable: the stored job can't be run.
+            Unreadable: it can't be run.
             WorkerDied: it should wait instead of taking one more worker down.
         """
-        if claim.job is None:
-            raise Unreadable("its content is gone from Redis; push the tag again, and set maxmemory-policy noeviction")
+        if job.job is None:
+            raise Unreadable(CONTENT_GONE)
         try:
-            stored = decode_job(claim.job)
+            stored = decode_job(job.job)
         except ValueError as error:
             raise Unreadable(str(error)) from error
         if stored.function not in self.functions:
             raise Unreadable(f"the stored job asks for the function {stored.function!r}, which is unknown here")
-        if claim.record["lapses"] > _LAPSES_ALLOWED:
-            raise WorkerDied(f"its worker died or lost Redis {claim.record['lapses']} times in a row while running it")
+        if job.record.lapses > _LAPSES_ALLOWED:
+            raise WorkerDied(f"its worker died or lost Redis {job.record.lapses} times in a row while running it")
+        return stored
+
+    def _call(
+        self, job: StartedJob, stored: StoredJob, lease: Lease, job_id: str, score: int
+    ) -> Coroutine[Any, Any, Mapping[str, JsonValue]]:
+        """Call arq's function with the context that arq gives to one, and the running job beside it."""
         running = Running(
             lease,
-            self._keeper,
+            self._context.keeper,
             payload=stored.payload,
             lane=self.lane,
-            tries=claim.failures + 1,
+            tries=job.failures + 1,
             enqueued_at=stored.enqueued_at,
-            merged=claim.merged,
-            pushed=claim.pushed,
+            merged=job.merged,
+            pushed=job.record.pushed,
         )
-        context = {"job_id": claim.id, "job_try": running.tries, "running": running}
-        return self.functions[stored.function].coroutine(context, payload=stored.payload), stored.payload
+        context = {
+            **self.ctx,
+            "job_id": job_id,
+            "job_try": running.tries,
+            "enqueue_time": stored.enqueued_at,
+            "score": score,
+            "running": running,
+        }
+        return self.functions[stored.function].coroutine(context, payload=stored.payload)
 
-    async def _call_handler(self, ctx: dict[Any, Any], *_: Any, **__: Any) -> Mapping[str, JsonValue]:
-        """Be the function that arq knows: the handler, within its time."""
+    async def _handle(self, ctx: dict[Any, Any], *_: Any, **__: Any) -> Mapping[str, JsonValue]:
+        """Run the handler within its time: the one function in arq's register."""
         running: Running = ctx["running"]
+        timeout = self._context.timeout
         try:
-            async with asyncio.timeout(self._timeout) as limit:
-                return await self._handler(running)
+            async with asyncio.timeout(timeout) as limit:
+                return await self._context.handler(running)
         except TimeoutError:
             if limit.expired():
-                raise JobTimedOut(f"not done within {self._timeout:g} s, the time a job may take") from None
+                raise JobTimedOut(f"not done within {timeout:g} s, the time a job may take") from None
             raise
 
-    def _failed(self, claim: Claim, error: BaseException, seconds: float, payload: Mapping[str, Any] | None) -> Ending:
-        """Decide by the error's class what becomes of the job."""
-        expected = isinstance(error, ReplicatorError)
-        error_class, retry_after = ErrorClass.TRANSIENT, None
-        message = str(error) or type(error).__name__
-        if isinstance(error, ReplicatorError):
-            error_class, retry_after = error.error_class, error.retry_after
-        else:
-            message = f"unexpected {type(error).__name__}: {message}"
-            log.error("job raised unexpectedly", id=claim.id, exc_info=error)
-        now = claim.record["since"] + seconds * 1000
-        first = now if claim.first_failure is None else claim.first_failure
-        failures = claim.failures + 1
-        delay = self._policy.delay(
-            error_class,
-            failures=failures,
-            elapsed=(now - first) / 1000,
-            luck=random.random(),  # noqa: S311 - spreads tries, hides nothing
-            retries=claim.retries,
-            retry_after=retry_after,
-            expected=expected,
-        )
-        told = {"id": claim.id, "error_class": error_class, "message": message[:_MESSAGE_LENGTH], "tries": failures}
-        times = {"first": int(first), "last": int(now)}
-        record = encode_finished(
-            claim.id,
-            tries=failures,
-            seconds=seconds,
-            error=message[:_MESSAGE_LENGTH],
-            error_class=error_class,
-            retrying=delay is not None,
-        )
-        if delay is None:
-            note = dump_json({**told, **times, "lane": self.lane, "payload": payload})
-        else:
-            note = dump_json({**told, **times})
-        return Ending(
-            "retry" if delay is not None else "dead",
-            delay=delay or 0.0,
-            failures=failures,
-            record=record,
-            note=note,
-            payload=payload,
-            error_class=error_class,
-        )
-
-    async def _finish(self, claim: Claim, lease: Lease, verdict: Ending, seconds: float) -> None:
-        """Record how a try ended, again until Redis has taken it."""
-        description = describe_end(self._describe, self.lane, verdict)
-        entry = encode_entry(claim, self.lane, verdict, seconds, description)
-        lag = lag_ms(self.lane, verdict, seconds, description)
+    async def _end(self, job: StartedJob, lease: Lease, ending: Ending, seconds: float) -> None:
+        """Record how an attempt ended, repeatedly until Redis has taken it."""
+        description = describe_end(self._context.describe, self.lane, ending)
+        entry = encode_entry(job, self.lane, ending, seconds, description)
+        lag = lag_ms(self.lane, ending, seconds, description)
+        facts = (job.record.token, job.generation, self.lane, ending.how, int(ending.delay * 1000), job.failures + 1)
         pause, attempts = 0.05, 0
         while True:
             attempts += 1
             try:
-                answer = await self._queue.run_script(
-                    "finish",
-                    claim.id,
-                    claim.record["token"],
-                    claim.generation,
-                    self.lane,
-                    verdict.how,
-                    int(verdict.delay * 1000),
-                    verdict.failures,
-                    verdict.record,
-                    verdict.note,
-                    entry,
-                    lag,
-                )
+                arguments = (job.id, *facts, ending.finished, ending.note, entry, lag)
+                answer = await self._queue.run_script("finish", *arguments)
                 break
             except FAULTS as error:
-                self._contact.failed(error)
+                self._health.failed(error)
                 await asyncio.sleep(pause)
                 pause = min(1.0, pause * 2)
-        self._contact.succeeded()
+        self._health.succeeded()
         ended = answer.decode()
-        if ended != "lost":
-            self._tell(claim, verdict, ended, seconds)
-        elif attempts == 1 and not lease.lost:
-            self._observer.lease_lost()
-        self._account(claim, verdict, ended, seconds, attempts)
-
-    def _tell(self, claim: Claim, verdict: Ending, ended: str, seconds: float) -> None:
-        """Tell the observer of a try that ended."""
-        attempt = verdict.told(claim, self.lane, ended, seconds)
-        if attempt is not None:
-            self._observer.attempt_ended(attempt)
-
-    def _account(self, claim: Claim, verdict: Ending, ended: str, seconds: float, attempts: int) -> None:
-        """Count and log how a try ended."""
-        facts: dict[str, Any] = {"id": claim.id, "lane": self.lane.value, "seconds": round(seconds, 3)}
-        if ended == "lost":
-            # After a repetition it may be that the first time was heard and only its answer was not.
-            log.log(30 if attempts == 1 else 20, "job result not taken", how=verdict.how, attempts=attempts, **facts)
+        self._log_end(job, ending, ended, seconds, attempts)
+        if (observer := self._context.observer) is None:
             return
-        if verdict.how == "done":
-            self.jobs_complete += 1
-        elif verdict.how == "dead":
-            self.jobs_failed += 1
-        else:
-            self.jobs_retried += 1
-        if ended == "queued again":
-            log.info("job queued again", how=verdict.how, **facts)
+        if ended != "lost":
+            if (attempt := ending.report(job, self.lane, ended, seconds)) is not None:
+                observer.attempt_ended(attempt)
+        elif attempts == 1 and not lease.lost:
+            observer.lease_lost()
+
+    def _log_end(self, job: StartedJob, ending: Ending, ended: str, seconds: float, attempts: int) -> None:
+        facts: dict[str, Any] = {"id": job.id, "lane": self.lane.value, "seconds": round(seconds, 3)}
+        if ended == "lost":
+            # After a repetition the first request may have been carried out, with only its answer lost.
+            level = logging.WARNING if attempts == 1 else logging.INFO
+            log.log(level, "job result not taken", how=ending.how, attempts=attempts, **facts)
+        elif ended == "queued again":
+            log.info("job queued again", how=ending.how, **facts)
         elif ended == "done":
-            log.debug("job done", tries=claim.failures + 1, **facts)
+            log.debug("job done", tries=job.failures + 1, **facts)
         elif ended == "release":
             log.info("job handed back", **facts)
-        else:
-            told = load_json(verdict.note)
-            facts |= {"error_class": told["error_class"], "error": told["message"], "tries": told["tries"]}
+        elif (failure := ending.failure) is not None:
+            facts |= {"error_class": failure.error_class, "error": failure.message, "tries": failure.tries}
             if ended == "dead":
                 log.error("job dead", **facts)
             else:
-                log.warning("job failed", retry_in_seconds=round(verdict.delay, 1), **facts)
+                log.warning("job failed", retry_in_seconds=round(ending.delay, 1), **facts)

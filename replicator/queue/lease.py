@@ -1,53 +1,48 @@
-"""Leases: a running job is one worker's own as long as that worker keeps saying so.
+"""Leases: a running job belongs to one worker as long as that worker renews its lease.
 
-How a worker stands with Redis: whether it answers, and since when.
-
-What a handler is given: the job it runs, and its ties to the queue.
+Beside the lease itself: the health of Redis, by which lapsed leases are judged, and the view of a running job that a
+handler is given.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
-from replicator.queue.attempt import Unobserved
 from replicator.queue.client import FAULTS, Queue
-from replicator.queue.job import LeaseLost, dump_json
+from replicator.queue.job import LeaseLost, encode_running
 from replicator.queue.memory import MOST_DESTINATIONS, short_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from replicator.queue.attempt import AttemptObserver
-    from replicator.queue.job import Lane
+    from replicator.queue.job import Lane, RunningRecord
 
 log = structlog.get_logger("replicator.queue")
 
 _REPORT_SECONDS = 1.0
+_CONFIRM_PAUSE = 0.2
 
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """The hold on one running job.
+    """The lease of one running job, as its worker sees it.
 
     Attributes:
-        id: the job's.
-        token: unique to this start of it.
-        record: what others see of it (``claim``).
-        renewed: when it was last known to be ours, on the event loop's clock.
+        record: what Redis holds of the running job.
+        renewed: when it was last known to be ours, by the event loop's clock.
         bytes_done: the handler's progress.
-        lost: it is another's now.
+        lost: another worker has it now.
         task: the handler's task, cancelled when the lease is lost.
     """
 
     id: str
-    token: str
-    record: dict[str, Any]
+    record: RunningRecord
     renewed: float
     bytes_done: int = 0
     lost: bool = False
@@ -60,101 +55,109 @@ class Lease:
             self.task.cancel()
 
 
+class LeaseObserver(Protocol):
+    """Hears of leases that are lost. It returns at once and raises nothing."""
+
+    def lease_lost(self) -> None:
+        """Note that another worker took a job over while it ran here."""
+
+
 class LeaseKeeper:
-    """Renews the leases this process holds, at a third of their time, and publishes progress with them.
+    """Renews the leases of this process at a third of their time, and publishes progress with them.
 
     Args:
         queue: where the leases are.
         seconds: how long a lease lasts when it is not renewed.
-        contact: told whether Redis answers.
-        observer: told of leases that are lost.
+        health: learns whether Redis answers.
+        observer: hears of leases that are lost.
     """
 
     def __init__(
-        self, queue: Queue, seconds: float, contact: RedisHealth, observer: AttemptObserver | None = None
+        self, queue: Queue, seconds: float, health: RedisHealth, observer: LeaseObserver | None = None
     ) -> None:
         self._queue = queue
-        self._seconds = seconds
-        self._contact = contact
-        self._observer = observer or Unobserved()
+        self._health = health
+        self._observer = observer
         self._held: dict[str, Lease] = {}
         self._any_held = asyncio.Event()
+        self.seconds = seconds
 
     def add(self, lease: Lease) -> None:
-        """Keep ``lease`` from now on."""
-        self._held[lease.token] = lease
+        """Renew ``lease`` from now on."""
+        self._held[lease.record.token] = lease
         self._any_held.set()
 
     def remove(self, lease: Lease) -> None:
-        """Keep ``lease`` no longer: its job is finished."""
-        self._held.pop(lease.token, None)
+        """Stop renewing ``lease``: its attempt has ended."""
+        self._held.pop(lease.record.token, None)
         if not self._held:
             self._any_held.clear()
 
     async def run(self) -> None:
-        """Renew what is held, until cancelled. An outage of Redis is waited for: the copies go on meanwhile."""
-        tick = min(_REPORT_SECONDS, self._seconds / 6)
+        """Renew the leases until cancelled. An outage of Redis is waited out, and the copies go on meanwhile."""
+        tick = min(_REPORT_SECONDS, self.seconds / 6)
         while True:
             await self._any_held.wait()
             now = asyncio.get_running_loop().time()
             due = [
                 lease
                 for lease in self._held.values()
-                if now - lease.renewed >= self._seconds / 3 or lease.bytes_done != lease.record["bytes"]
+                if now - lease.renewed >= self.seconds / 3 or lease.bytes_done != lease.record.bytes
             ]
             if due:
                 try:
                     await self._renew(due)
-                    self._contact.succeeded()
+                    self._health.succeeded()
                 except FAULTS as error:
-                    self._contact.failed(error)
+                    self._health.failed(error)
             await asyncio.sleep(tick)
 
     async def confirm(self, lease: Lease) -> None:
-        """Make sure that ``lease`` is ours and stays so for its full time; wait for Redis if it is away.
+        """Make sure that ``lease`` is ours for its full time from now; wait for Redis if it is away.
 
-        In the same step what was seen of the job's destination until now is made void (`replicator.queue.memory`).
+        The same step voids what was observed of the job's destination before (`replicator.queue.memory`).
 
         Raises:
-            LeaseLost: it is not.
+            LeaseLost: it is another worker's.
         """
         while not lease.lost:
             try:
                 await self._renew([lease], "confirm", short_name(lease.id), MOST_DESTINATIONS)
                 break
             except FAULTS as error:
-                self._contact.failed(error)
-                await asyncio.sleep(0.2)
+                self._health.failed(error)
+                await asyncio.sleep(_CONFIRM_PAUSE)
         if lease.lost:
             raise LeaseLost(f"{lease.id} is another worker's by now; this copy writes nothing more")
 
     async def _renew(self, leases: list[Lease], script: str = "renew", *more: str | int) -> None:
+        # Taken before the request: Redis counts the lease from a moment after this one, never from an earlier one.
         now = asyncio.get_running_loop().time()
         arguments: list[str | bytes] = []
         for lease in leases:
             record = b""
-            if lease.bytes_done != lease.record["bytes"]:
-                lease.record["bytes"] = lease.bytes_done
-                record = dump_json(lease.record)
-            arguments += [lease.id, lease.token, record]
-        reply = await self._queue.run_script(script, int(self._seconds * 1000), *arguments, *more)
+            if lease.bytes_done != lease.record.bytes:
+                lease.record = replace(lease.record, bytes=lease.bytes_done)
+                record = encode_running(lease.record)
+            arguments += [lease.id, lease.record.token, record]
+        reply = await self._queue.run_script(script, int(self.seconds * 1000), *arguments, *more)
         lost = {token.decode() for token in reply}
         for lease in leases:
             lease.renewed = now
-            # A job that was finished while this answer was under way is not lost but done.
-            if lease.token in lost and lease.token in self._held:
+            # A job that ended while this request was under way has no lease any more: it is done, not lost.
+            if lease.record.token in lost and lease.record.token in self._held:
                 log.warning("lease lost", id=lease.id)
-                if not lease.lost:
+                if not lease.lost and self._observer is not None:
                     self._observer.lease_lost()
                 lease.lose()
 
 
 _BLIP_SECONDS = 0.5
-"""A connection that was cut and made anew is not worth a warning."""
+"""A connection that was cut and made again is not worth a warning."""
 
 
 class RedisHealth:
-    """Remembers outages of Redis, logs their beginning and end, and derives when jobs of the dead may be taken over.
+    """Tracks outages of Redis, logs their beginning and end, and tells when jobs of dead workers may be taken over.
 
     Args:
         lease: seconds of a lease.
@@ -164,15 +167,15 @@ class RedisHealth:
         self._lease = lease
         self._steady_since = time.monotonic()
         self._down_since: float | None = None
-        self._told = False
+        self._warned = False
 
     def failed(self, error: Exception) -> None:
         """Note that Redis did not answer, or refused."""
         now = time.monotonic()
         if self._down_since is None:
             self._down_since = now
-        elif not self._told and now - self._down_since > _BLIP_SECONDS:
-            self._told = True
+        elif not self._warned and now - self._down_since > _BLIP_SECONDS:
+            self._warned = True
             log.warning("queue unavailable", error=str(error) or type(error).__name__)
 
     def succeeded(self) -> None:
@@ -180,9 +183,10 @@ class RedisHealth:
         if self._down_since is None:
             return
         now = time.monotonic()
-        if self._told:
-            self._told = False
+        if self._warned:
+            self._warned = False
             log.info("queue available", after_seconds=round(now - self._down_since, 1))
+        # Leases are renewed at a third of their time: after a shorter outage none has lapsed.
         if now - self._down_since > self._lease / 3:
             self._steady_since = now
         self._down_since = None
@@ -191,30 +195,30 @@ class RedisHealth:
     def takeover(self) -> bool:
         """Whether a lapsed lease means that its worker is dead.
 
-        After an outage of Redis long enough for leases to lapse it does not: those who hold them are alive and about
-        to renew them. They get half a lease's time for it, as nobody else took the jobs meanwhile.
+        Not right after an outage of Redis that was long enough for leases to lapse: their workers are alive and about
+        to renew them. They get half a lease's time for it, as no other worker took the jobs meanwhile.
         """
         return self._down_since is None and time.monotonic() - self._steady_since > self._lease / 2
 
 
 class Running:
-    """A job while it runs.
+    """A running job, as its handler sees it.
 
     Attributes:
         id: the job's, a destination reference.
-        payload: that of its newest enqueue when it was started.
+        payload: payload of the newest enqueue when the attempt began.
         lane: whose slot it takes.
-        tries: which try this is, from 1. Restarts of workers do not count.
-        enqueued_at: when it was last enqueued (UTC, by the clock of who did).
-        merged: whether more was asked for under this id since it was last done than the payload says: it was enqueued
-            several times, is a dead letter revived, or was found without its place in the queue. Then the payload's
-            word on what there is to do is not the last one: enqueues come in no order.
-        pushed: when the oldest push was that this try has to do with (UTC); None where that is not known.
+        tries: number of this attempt, from 1. Restarts of workers do not count.
+        enqueued_at: when it was last enqueued (UTC, by the clock of the sender).
+        merged: whether the payload may not be the last word on what there is to do, because enqueues come in no order:
+            the job was enqueued several times since it was last done, was a dead letter, or was found without its
+            place in the queue.
+        pushed: time of the oldest push that this attempt serves (UTC); None where that is unknown.
     """
 
     __slots__ = ("_keeper", "_lease", "enqueued_at", "id", "lane", "merged", "payload", "pushed", "tries")
 
-    def __init__(
+    def __init__(  # a value with two ties to the queue; all but these are keywords
         self,
         lease: Lease,
         keeper: LeaseKeeper,
@@ -239,14 +243,14 @@ class Running:
     async def confirm(self) -> None:
         """Make sure that this job is still this worker's alone, for a full lease from now: the fence.
 
-        To be called right before the step that must not happen twice, the writing of the tag: what was seen of the
-        destination is void from then on. While Redis is away it waits, within the job's time limit.
+        Call it right before the step that must not happen twice, the write of the tag: earlier observations of the
+        destination are void from then on. While Redis is away it waits, within the job's time limit.
 
         Raises:
-            LeaseLost: it is not: write nothing more.
+            LeaseLost: another worker has the job: write nothing more.
         """
         await self._keeper.confirm(self._lease)
 
     def progress(self, bytes_done: int) -> None:
-        """Say how many bytes are done; others see it about a second later. Cheap: call it as often as you like."""
+        """Report how many bytes are done; others see it about a second later. Cheap: call it at every chunk."""
         self._lease.bytes_done = bytes_done

@@ -1,38 +1,33 @@
-"""Texts that the processes of an installation remember for each other: what never changes, and can be found anew.
+"""The memory that the processes of an installation share through the queue's Redis: selections and observations.
 
-It fits ``replicator.copy.memory.Memory``. All of it only spares work. So nothing here fails or waits for Redis: when
-Redis is away, slow or refuses, nothing is known, and what was to be remembered is lost.
+All of it only saves requests to registries. So nothing here fails or waits for Redis beyond a deadline: while Redis is
+away, slow or refuses, nothing is known, and what was to be remembered is lost.
 
-Redis's clock, as far as this process knows it: the one clock that all processes of an installation share.
+Two memories share the clock of Redis (`RedisClock`) and the bound of two generations (``memory.lua``):
 
-How the queue's Redis names the destinations of which it remembers what was seen.
+- **Selections** (`RedisSelectionStore`): what a selection leaves of an image. The value of a key never changes.
+- **Observations** (`Observations`): that a destination held what is wanted, and since when. A backfill that has just
+  listed the sources leaves out a destination that was observed to hold the same, lately enough, without asking it.
 
-What this installation itself has lately seen to be right at destinations, remembered in the queue's Redis.
-
-A destination has one latest observation: when it was seen to hold what is wanted of an image, and which image and
-which wishes that were. Who lists the sources and knows what each of them names *now* can then leave out those whose
-destination was seen to hold just that, lately enough, without asking the destination.
-
-- It can't hide a difference of the source: the caller compares with what the source's list says now, and an image
-  that was changed is another image. Nor one that was changed back: what was seen of the first image was made void
-  before the image in between was written.
-- It can hide a change that others made at the destination within the time that is trusted: by hand, by another
-  installation, or by a copy that did not go through the queue, as that of ``replicator copy``.
+What an observation can't do: hide a changed source, because it is compared with what the source's list says now, and a
+changed image is another image; nor one that was changed back, because the observation of the first image was voided
+before the image in between was written. What it can do: hide a change that others made at the destination within the
+trusted time, by hand, by another installation, or by a copy outside the queue (``replicator copy``).
 
 What keeps it true:
 
-- A job of the queue has its destination for its id, and writes the tag only after Redis has confirmed its lease. The
-  step that confirms it also makes void what was seen of the destination until then (``confirm``): no tag is written
-  without it. A copy that dies between the tag's write and its observation leaves nothing to be trusted.
-- What another process sees between that step and the write is let in. The observation that follows the write is newer;
-  if the copy dies before it, its job is still in the queue. Only if the job gets done and Redis does not hear of that
-  observation is the one before the write trusted, and that shows only if the source has gone back to it.
-- What is void stays in place as a note of when. An observation is let in only if it is newer than what is known, so
-  one that was made earlier and waited in some process can't come back.
-- All times are those of Redis's clock, and those of observations rather too early (`RedisClock`): the clocks of
-  the machines do not matter. That an observation comes too early costs a question to the registry, no more.
+- A job writes its tag only after Redis has confirmed its lease, and the step that confirms it also voids what was
+  observed of the destination before (``confirm``). A copy that dies between the write and its observation leaves
+  nothing that is trusted.
+- An observation by another process between that step and the write is accepted. The one after the write is newer; if
+  the copy dies before it, its job is still in the queue. A stale observation is trusted only if the job finishes, its
+  own observation is lost, and the source has meanwhile been reverted to the old image.
+- A void note stays in place with its time. An observation is accepted only if it is newer than what is known, so one
+  that waited in some process can't come back.
+- All times are Redis's, and those of observations rather too early (`RedisClock`), so the machines' clocks do not
+  matter. An observation that is dated too early costs a request to the registry, no more.
 
-Signatures are not looked at: nothing is to be trusted of an image that is wanted with them.
+Signatures are not covered: no observation is trusted of an image that is wanted with them.
 """
 
 from __future__ import annotations
@@ -51,57 +46,58 @@ if TYPE_CHECKING:
     from replicator.queue.client import Queue
 
 _NAME = "forms"
+"""In the names of keys, where older processes look for it."""
 
 
 class RedisSelectionStore:
-    """What is wanted of images, remembered in the Redis of a queue, which stays open.
+    """The ``replicator.copy.selection_cache.SelectionStore`` in the Redis of a queue, which stays open.
 
     Args:
         queue: whose Redis, and whose prefix.
         deadline: seconds that Redis gets for an answer.
-        items: how many are remembered in each of two generations; one takes 40 to 200 bytes of Redis, the more if
-            the text holds a digest.
+        items: how many are remembered in each of two generations; one takes 40 to 200 bytes of Redis, more if the
+            text holds a digest.
     """
 
     def __init__(self, queue: Queue, *, deadline: float = 1.0, items: int = 100_000) -> None:
         self._items = items
-        self._questions = BestEffortRedis(queue, deadline=deadline, trouble="memory unavailable")
-        self._outbox: Batcher[tuple[str, str]] = Batcher(self._remember)
+        self._redis = BestEffortRedis(queue, deadline=deadline, trouble="memory unavailable")
+        self._batcher: Batcher[tuple[str, str]] = Batcher(self._remember)
 
     async def recall(self, names: Sequence[str]) -> list[str | None]:
-        """Return what is remembered under some names, a round trip for 500 of them; None where that is nothing."""
+        """Return the text under each name, a round trip for 500 of them; None for one that is unknown."""
         known: list[str | None] = []
         for start in range(0, len(names), BATCH):
             batch = names[start : start + BATCH]
-            reply = await self._questions.ask("recall", _NAME, self._items, *batch) or [None] * len(batch)
+            reply = await self._redis.ask("recall", _NAME, self._items, *batch) or [None] * len(batch)
             known += [None if text is None else text.decode(errors="replace") for text in reply]
         return known
 
     def note(self, name: str, text: str) -> None:
-        """Remember a text; the others hear of it a second later."""
-        self._outbox.put((name, text))
+        """Remember a text; the other processes see it about a second later."""
+        self._batcher.put((name, text))
 
     async def aclose(self) -> None:
-        """Have the others hear of what was noted."""
-        await self._outbox.aclose()
-        await self._questions.aclose()
+        """Send what was noted."""
+        await self._batcher.aclose()
+        await self._redis.aclose()
 
     async def _remember(self, batch: Sequence[tuple[str, str]]) -> None:
-        await self._questions.ask("remember", _NAME, self._items, *(part for pair in batch for part in pair))
+        await self._redis.ask("remember", _NAME, self._items, *(part for pair in batch for part in pair))
 
 
-_BELIEVED_SECONDS = 10.0
+_BEST_SECONDS = 10.0
+"""How long the best answer counts: clocks drift apart, and are set."""
 
 
 class RedisClock:
-    """Tells what Redis's clock showed at a moment, and never a later time than it showed then.
+    """The clock of Redis, the one that all processes share, as a lower bound: never later than it really was.
 
-    An answer that holds Redis's time was written before it is read: so when it is read Redis's clock shows that time
-    or a later one, by no more than the answer was under way. The best of what was heard in ten seconds counts; clocks
-    drift apart, and are set.
+    An answer that holds Redis's time was written before it is read. So when it is read, Redis's clock shows that time
+    or a later one, and the quickest answer gives the closest bound.
 
     Args:
-        clock: seconds that only grow.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -110,43 +106,40 @@ class RedisClock:
         self._heard = 0.0
 
     def heard(self, time_ms: int) -> None:
-        """Learn from an answer of this moment, in which Redis told its time: ms since 1970."""
+        """Learn from an answer that was just read, with Redis's time in ms since 1970."""
         now = self._clock()
         ahead = time_ms - now * 1000
-        if self._ahead is None or ahead >= self._ahead or now - self._heard > _BELIEVED_SECONDS:
+        if self._ahead is None or ahead >= self._ahead or now - self._heard > _BEST_SECONDS:
             self._ahead, self._heard = ahead, now
 
     def showed(self, moment: float) -> int | None:
-        """Return what Redis's clock showed at a moment of the own clock, in ms since 1970; None if nothing was heard.
-
-        What a process notes of the past is then never taken for something later than it was.
-        """
+        """Return Redis's time at a moment of the own clock, in ms since 1970; None before the first answer."""
         return None if self._ahead is None else int(moment * 1000 + self._ahead)
 
 
 MOST_DESTINATIONS = 200_000
-"""How many destinations are remembered in each of two generations (``generations``); one takes 70 to 90 bytes."""
+"""How many destinations are remembered in each of two generations; one takes 70 to 90 bytes of Redis."""
 
 
 def short_name(destination: str) -> str:
-    """Name a destination, a reference and the id of its job, in 16 characters, so that an item's size has a bound."""
+    """Name a destination (a reference, and the id of its job) in 16 characters, so that an item's size is bounded."""
     return base64.urlsafe_b64encode(hashlib.sha256(destination.encode()).digest()[:12]).decode()
 
 
 _CLOCK_ANSWERS = 5
-"""Answers from which the time of Redis is learnt before anything is noted by it."""
+"""Answers from which the time of Redis is learned before the first observation is dated by it."""
 _LONGEST_TRUST = 30 * 86400.0
-"""Seconds after which everything that is remembered has expired (``generations``)."""
+"""Seconds after which every observation has expired (``generations`` in ``memory.lua``)."""
 
 
 class Observations:
-    """What was seen at destinations, in the Redis of a queue, which stays open. Nothing here raises.
+    """Observations of destinations in the Redis of a queue, which stays open. Nothing here raises.
 
     Args:
         queue: whose Redis, and whose prefix.
         deadline: seconds that Redis gets for an answer.
         items: how many destinations are remembered in each of two generations.
-        pause: seconds that an observation waits for others.
+        pause: seconds that an observation waits for others before it is sent.
     """
 
     def __init__(
@@ -154,59 +147,60 @@ class Observations:
     ) -> None:
         self._items = items
         self._clock = RedisClock()
-        self._questions = BestEffortRedis(queue, deadline=deadline, trouble="memory unavailable")
-        self._outbox: Batcher[tuple[str, float, str]] = Batcher(self._note, pause=pause)
+        self._redis = BestEffortRedis(queue, deadline=deadline, trouble="memory unavailable")
+        self._batcher: Batcher[tuple[str, float, str]] = Batcher(self._note, pause=pause)
 
     def record(self, destination: str, wanted: str, at: float) -> None:
-        """Note that a destination held what is wanted; it is told to Redis about a second later, or lost.
+        """Record that a destination held what is wanted; it is sent about a second later, or lost.
 
         Args:
             destination: a reference.
-            wanted: what it held, as a short text; see `replicator.copy.wanted_key`.
-            at: when it began to be so, by ``time.time()`` of this machine: after a tag was written, but before a
-                destination was asked.
+            wanted: what it held, as a short text; see ``replicator.copy.selection_key``.
+            at: since when it is certain, by ``time.time()`` of this machine: a moment after the tag was written, or
+                before the destination was asked.
         """
         moment = time.monotonic() - max(0.0, time.time() - at)
-        self._outbox.put((short_name(destination), moment, wanted))
+        self._batcher.put((short_name(destination), moment, wanted))
 
     async def confirmed(self, expected: Sequence[tuple[str, str]], within: float) -> list[bool]:
-        """Tell which destinations were seen to hold what is wanted, lately enough; a round trip for 500 of them.
+        """Tell which destinations were lately observed to hold what is wanted; a round trip for 500 of them.
 
         Args:
             expected: destinations, each with what is wanted there.
             within: seconds that count as lately; 30 days at the most.
 
         Returns:
-            An answer for each; no for all of them when Redis does not answer.
+            An answer for each; False for all of them when Redis does not answer.
         """
         within_ms = int(min(within, _LONGEST_TRUST) * 1000)
         named = [(short_name(destination), wanted) for destination, wanted in expected]
         held: list[bool] = []
         for start in range(0, len(named), BATCH):
             batch = named[start : start + BATCH]
-            reply = await self._questions.ask("check_held", within_ms, *(part for pair in batch for part in pair))
+            pairs = (part for pair in batch for part in pair)
+            reply = await self._redis.ask("observations_confirmed", within_ms, *pairs)
             if reply is None or len(reply) != len(batch):
                 return [False] * len(named)
             held += [answer == ord("1") for answer in reply]
         return held
 
     async def aclose(self) -> None:
-        """Tell Redis what it was not told yet, within a few deadlines."""
-        await self._outbox.aclose()
-        await self._questions.aclose()
+        """Send the rest, within a few deadlines."""
+        await self._batcher.aclose()
+        await self._redis.aclose()
 
     async def _note(self, batch: Sequence[tuple[str, float, str]]) -> None:
         if self._clock.showed(0.0) is None:
-            # The quickest of several answers tells Redis's time best; the first one waits for the script to be loaded,
-            # and what is placed too early counts as void.
+            # The quickest of several answers gives the closest bound. The first one alone is slow, as the script is
+            # loaded for it, and would date the observation before the void note of its own copy.
             for _ in range(_CLOCK_ANSWERS):
-                if not await self._told(()):
+                if not await self._send(()):
                     return
         words = [word for item, moment, wanted in batch for word in (item, self._clock.showed(moment) or 0, wanted)]
-        await self._told(words)
+        await self._send(words)
 
-    async def _told(self, words: Iterable[str | int]) -> bool:
-        time_ms = await self._questions.ask("check_note", self._items, *words)
+    async def _send(self, words: Iterable[str | int]) -> bool:
+        time_ms = await self._redis.ask("observations_record", self._items, *words)
         if time_ms is not None:
             self._clock.heard(time_ms)
         return time_ms is not None

@@ -1,8 +1,8 @@
-"""Run a program that ends when its parent does: ``python pdeathsig.py PARENT_PID PROGRAM ARGUMENT…``.
+"""A launcher for a program that ends with its parent: ``python pdeathsig.py PARENT_PID PROGRAM ARGUMENT…``.
 
-A program of its own, started with ``python -I -S``, because the setting must be made between fork and exec, where
-code of a process with threads must not run (``subprocess``, ``preexec_fn``). The setting survives the exec. On other
-systems than Linux the program is just run.
+It is a program of its own, started with ``python -I -S``, because the setting must be made between fork and exec, where
+a process with threads must not run code (``subprocess``, ``preexec_fn``). The setting survives the exec. On systems
+other than Linux it just runs the program.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ def main() -> None:
     parent = int(sys.argv[1])
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        # The parent may have ended before the setting was made; then the signal never comes.
         if os.getppid() != parent:
             sys.exit("the parent has ended")
-    os.execv(sys.argv[2], sys.argv[2:])  # noqa: S606 - this is what it is for
+    os.execv(sys.argv[2], sys.argv[2:])  # noqa: S606 - the purpose of this program
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""The processes of an installation, as they tell each other of themselves: which run, and with which configuration."""
+"""Signs of life: which processes of an installation run, with which configuration, and which of them work.
+
+There is one heartbeat, used twice: a process shows itself and its configuration under ``processes``, a worker itself
+and its load under ``workers`` (`replicator.queue.worker`). A process that stops says so; one that was killed expires.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +10,60 @@ import asyncio
 import contextlib
 import os
 import socket
-import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
-from replicator.queue.client import FAULTS, WORKER_ALIVE_MS
-from replicator.queue.job import dump_json, load_json
-from replicator.queue.snapshot import moment
+from replicator.queue.client import ALIVE_MS, FAULTS
+from replicator.queue.records import Moment, decode, encode, moment
 from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from datetime import datetime
-
     from replicator.queue.client import Queue
 
-_PAUSE = 5.0
-_LAST_WORDS_SECONDS = 1.0
+_BEAT_SECONDS = 5.0
+_GOODBYE_SECONDS = 1.0
 _MOST_CHARACTERS = 2000
+
+
+@contextlib.asynccontextmanager
+async def heartbeat(
+    queue: Queue, kind: Literal["processes", "workers"], name: str, record: Callable[[], bytes]
+) -> AsyncIterator[None]:
+    """Show signs of life for as long as the context lasts. Redis away is no error: the others see them later.
+
+    Args:
+        queue: over whose processes.
+        kind: what shows itself.
+        name: its name among those of its kind.
+        record: returns its present record (JSON); the script adds the time as ``seen``.
+    """
+
+    async def beat() -> None:
+        while True:
+            with contextlib.suppress(*FAULTS):
+                await queue.run_script("heartbeat", kind, name, record(), ALIVE_MS)
+            await asyncio.sleep(_BEAT_SECONDS)
+
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        await cancel_all({beating})
+        with contextlib.suppress(*FAULTS):
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                await queue.run_script("heartbeat", kind, name, "", 0)
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
-    """Which configuration a process runs with: since when (seconds since 1970), and why not with the files' of now.
+    """The configuration that a process runs with.
 
-    ``problem`` is None when the files were taken over.
+    Attributes:
+        loaded: since when, in seconds since 1970.
+        problem: why what the files say now was not loaded; None when it was.
     """
 
     loaded: float
@@ -40,14 +72,13 @@ class LoadedConfig:
 
 @dataclass(frozen=True, slots=True)
 class ProcessInfo:
-    """A process that showed signs of life in the last seconds.
+    """A process that showed a sign of life in the last seconds.
 
     Attributes:
-        command: what it was started as.
+        command: the command it was started as.
         version: of the program.
-        host: its machine's name.
-        pid: its process id there.
-        started: when it began (UTC).
+        pid: its process id on that host.
+        started: when it started (UTC).
         loaded: since when its configuration is in force (UTC).
         problem: why what its files say now is not in force; None when it is.
     """
@@ -56,46 +87,33 @@ class ProcessInfo:
     version: str
     host: str
     pid: int
-    started: datetime
-    loaded: datetime
-    problem: str | None
+    started: Moment
+    loaded: Moment
+    problem: str | None = None
 
 
 @contextlib.asynccontextmanager
 async def announced(
     queue: Queue, command: str, version: str, in_force: Callable[[], LoadedConfig]
 ) -> AsyncIterator[None]:
-    """Tell the others of this process for as long as the context lasts. Redis away is no error: they hear later.
+    """Show this process to the others for as long as the context lasts.
 
     Args:
         queue: over whose processes.
-        command: what this one was started as.
+        command: the command it was started as.
         version: of the program.
-        in_force: says which configuration it runs with.
+        in_force: returns the configuration it runs with.
     """
-    process_id, started = uuid4().hex, int(time.time() * 1000)
+    started = datetime.now(UTC)
 
     def record() -> bytes:
         now = in_force()
-        place: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "started": started}
         problem = None if now.problem is None else now.problem[:_MOST_CHARACTERS]
-        told = {"command": command, "version": version, "loaded": int(now.loaded * 1000), "problem": problem}
-        return dump_json({**place, **told})
+        loaded = moment(now.loaded * 1000)
+        return encode(ProcessInfo(command, version, socket.gethostname(), os.getpid(), started, loaded, problem))
 
-    async def tell() -> None:
-        while True:
-            with contextlib.suppress(*FAULTS):
-                await queue.run_script("heartbeat", "processes", process_id, record(), WORKER_ALIVE_MS)
-            await asyncio.sleep(_PAUSE)
-
-    telling = asyncio.create_task(tell())
-    try:
+    async with heartbeat(queue, "processes", uuid4().hex, record):
         yield
-    finally:
-        await cancel_all({telling})
-        with contextlib.suppress(*FAULTS):
-            async with asyncio.timeout(_LAST_WORDS_SECONDS):
-                await queue.run_script("heartbeat", "processes", process_id, "", 0)
 
 
 async def processes(queue: Queue) -> list[ProcessInfo]:
@@ -104,18 +122,5 @@ async def processes(queue: Queue) -> list[ProcessInfo]:
     Raises:
         QueueUnavailable: Redis does not answer.
     """
-    reply = await queue.ask("alive", "processes", WORKER_ALIVE_MS)
-    return sorted(map(_read, reply), key=lambda process: process.started)
-
-
-def _read(record: bytes) -> ProcessInfo:
-    fields = load_json(record)
-    return ProcessInfo(
-        command=fields["command"],
-        version=fields["version"],
-        host=fields["host"],
-        pid=fields["pid"],
-        started=moment(fields["started"]),
-        loaded=moment(fields["loaded"]),
-        problem=fields.get("problem"),
-    )
+    records = await queue.ask("alive", "processes", ALIVE_MS)
+    return sorted((decode(ProcessInfo, record) for record in records), key=lambda process: process.started)

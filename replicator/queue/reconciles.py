@@ -1,34 +1,33 @@
-"""Who runs the scheduled reconcile, over all processes on one queue: one at a time, and each due one once."""
+"""The lease on the scheduled reconcile: over all processes on one queue one run at a time, and each due run once."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import socket
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from replicator.console import iso
-from replicator.queue.job import QueueUnavailable, dump_json, load_json
-from replicator.queue.snapshot import moment
+from replicator.queue.job import QueueUnavailable
+from replicator.queue.records import EPOCH, Moment, decode, encode, milliseconds, moment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from datetime import datetime
-
     from replicator.queue.client import Queue
 
 _SURE = 5 / 6
-"""The part of the lease for which a run that could not renew it goes on: it has ended before another begins."""
+"""Fraction of the lease after which a run that could not renew it stops: before another process can begin one."""
 _PAUSE = 1 / 30
-"""The part of the lease after which Redis, being away, is asked again."""
+"""Fraction of the lease between two requests while Redis is away."""
 _MOST_CHARACTERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is: the tags that were listed so far, and those of them that are done."""
+    """How far a run is: the tags listed so far, and those of them that are done."""
 
     listed: int = 0
     done: int = 0
@@ -40,13 +39,12 @@ class Findings:
 
     Attributes:
         listed: tags that the rules name.
-        up_to_date: of these, those whose destination was right.
-        drift: those that differed, were queued, and were not in the queue already: what no event told of.
-        skipped: those that are left out, as their rule says.
-        failed: what could not be listed or compared.
-        warnings: how many were given.
-        unregistered: projects whose webhook policy could not be made sure of; None where that was not wanted.
-        error: why the run as a whole failed; None when it came to its end.
+        up_to_date: tags whose destination was right.
+        drift: tags that differed, were queued, and were not in the queue before: their events were lost.
+        skipped: tags that their rule leaves out.
+        failed: listings and comparisons that failed.
+        unregistered: projects whose webhook policy could not be ensured; None where that was not wanted.
+        error: why the run as a whole failed; None when it was completed.
     """
 
     listed: int = 0
@@ -65,13 +63,40 @@ class Findings:
 
 
 @dataclass(frozen=True, slots=True)
+class _ResultRecord:
+    """A run that has ended, as the record in Redis. ``unregistered`` is missing where it was not wanted."""
+
+    host: str
+    listed: int
+    up_to_date: int
+    drift: int
+    skipped: int
+    failed: int
+    warnings: int
+    error: str | None
+    started: Moment
+    ended: Moment
+    unregistered: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ReconcileResult:
-    """How the last run ended: when it began and ended by Redis's clock (UTC), on which host, and what it found."""
+    """A run that has ended: when it began and ended by Redis's clock (UTC), on which host, and what it found."""
 
     started: datetime
     ended: datetime
     host: str
     findings: Findings
+
+    @classmethod
+    def read(cls, data: bytes) -> ReconcileResult | None:
+        """Read the record; None where there is none, or it has the form of another version of this program."""
+        try:
+            record = decode(_ResultRecord, data)
+        except ValueError:
+            return None
+        findings = Findings(**{field.name: getattr(record, field.name) for field in fields(Findings)})
+        return cls(record.started, record.ended, record.host, findings)
 
     @property
     def seconds(self) -> float:
@@ -79,7 +104,7 @@ class ReconcileResult:
         return (self.ended - self.started).total_seconds()
 
     def to_json(self) -> dict[str, Any]:
-        """Give it as JSON values; times are RFC 3339 in UTC."""
+        """Give it as JSON values for a report; times are RFC 3339 in UTC."""
         found = self.findings
         return {
             "started": iso(self.started),
@@ -99,6 +124,23 @@ class ReconcileResult:
 
 
 @dataclass(frozen=True, slots=True)
+class _RunRecord:
+    """A run under way, as the record in Redis. The script adds the token of the lease and the time of the start."""
+
+    host: str
+    pid: int
+    listed: int
+    done: int
+    since: Moment
+
+    @classmethod
+    def of(cls, progress: Progress) -> bytes:
+        """Give the JSON of this process's run."""
+        record = cls(socket.gethostname(), os.getpid(), progress.listed, progress.done, since=EPOCH)
+        return encode(record, without={"since"})
+
+
+@dataclass(frozen=True, slots=True)
 class RunningReconcile:
     """A run under way: where, since when (UTC, Redis's clock), and how far it was some seconds ago."""
 
@@ -106,6 +148,14 @@ class RunningReconcile:
     pid: int
     since: datetime
     progress: Progress
+
+    @classmethod
+    def read(cls, data: bytes) -> RunningReconcile | None:
+        """Read the record; None without one."""
+        if not data:
+            return None
+        record = decode(_RunRecord, data)
+        return cls(record.host, record.pid, record.since, Progress(record.listed, record.done))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +165,9 @@ class ReconcileState:
     Attributes:
         now: the time of Redis (UTC).
         last_started: when the last run that ended began (UTC); None when there was none.
-        last: how it ended; None when there was none, or another version of this program noted it.
+        last: how it ended; None when there was none, or another version of this program recorded it.
         running: the run under way; None when there is none.
-        last_success: when the last run ended that came to its end (UTC); None when there was none.
+        last_success: when the last run ended that was completed (UTC); None when there was none.
     """
 
     now: datetime
@@ -134,16 +184,16 @@ class ReconcileState:
             QueueUnavailable: it does not answer.
         """
         now, started, result, running, success = await queue.ask("reconcile_show")
-        last = read_result(result)
+        last = ReconcileResult.read(result)
         succeeded = moment(int(success)) if success else None
         if last is not None and last.findings.error is None:
-            # An older version of this program notes the result alone.
+            # An older version of this program stores the result alone.
             succeeded = last.ended
         return cls(
             now=moment(now),
             last_started=moment(int(started)) if started else None,
             last=last,
-            running=_read_running(running),
+            running=RunningReconcile.read(running),
             last_success=succeeded,
         )
 
@@ -153,10 +203,10 @@ class ReconcileLease:
 
     Args:
         queue: over whose processes.
-        token: what it is held by.
+        token: the lease's value in Redis.
         started: when the run began, in milliseconds since 1970 by Redis's clock.
         taken: when the lease was asked for, by the event loop's clock.
-        seconds: after which it lapses unless it is renewed.
+        seconds: how long it lasts unless it is renewed.
     """
 
     def __init__(self, queue: Queue, token: str, started: int, taken: float, seconds: float) -> None:
@@ -167,9 +217,9 @@ class ReconcileLease:
         self._seconds = seconds
 
     async def keep(self, progress: Callable[[], Progress]) -> None:
-        """Renew it until it is lost, and return then: the run must end at once.
+        """Renew the lease until it is lost, and return then: the run must stop at once.
 
-        It is lost when another has it, and when Redis was away for so long that another may soon have it.
+        It is lost when another process has it, and when Redis was away for so long that another may soon have it.
 
         Args:
             progress: tells how far the run is.
@@ -185,55 +235,71 @@ class ReconcileLease:
                 return
             if not held:
                 return
+            # The time of the request: Redis counts the lease from a moment after it.
             self._renewed = asked
 
     async def _renew(self, progress: Progress) -> bool:
-        record = dump_json({**_place(), "listed": progress.listed, "done": progress.done})
+        record = _RunRecord.of(progress)
         while True:
             try:
-                return bool(await self._queue.ask("reconcile_renew", self._token, record, _ms(self._seconds)))
+                return bool(await self._queue.ask("reconcile_renew", self._token, _ms(self._seconds), record))
             except QueueUnavailable:
                 await asyncio.sleep(self._seconds * _PAUSE)
 
     async def end(self, findings: Findings) -> ReconcileResult | None:
-        """Note what the run found, and give the lease back. Redis away is waited for, as long as a lease lasts.
+        """Record what the run found, and release the lease. An outage of Redis is waited out for up to a lease.
 
         Returns:
-            What was noted; None when the lease was lost meanwhile, so that the run does not count.
+            What was recorded; None when the lease was lost meanwhile, so that the run does not count.
 
         Raises:
-            QueueUnavailable: it could not be noted; the run does not count once the lease has lapsed.
+            QueueUnavailable: it could not be recorded; the run does not count once the lease has expired.
         """
-        error = findings.error[:_MOST_CHARACTERS] if findings.error is not None else None
-        record = {name: getattr(findings, name) for name in _COUNTS}
-        if findings.unregistered is not None:
-            record["unregistered"] = findings.unregistered
-        text = dump_json({"host": socket.gethostname(), **record, "error": error})
+        record = _ResultRecord(
+            host=socket.gethostname(),
+            listed=findings.listed,
+            up_to_date=findings.up_to_date,
+            drift=findings.drift,
+            skipped=findings.skipped,
+            failed=findings.failed,
+            warnings=findings.warnings,
+            error=findings.error[:_MOST_CHARACTERS] if findings.error is not None else None,
+            unregistered=findings.unregistered,
+            started=EPOCH,
+            ended=EPOCH,
+        )
+        optional = {"unregistered"} if findings.unregistered is None else set()
+        # The script adds the times, by its own clock.
+        data = encode(record, without={"started", "ended"} | optional)
         clock = asyncio.get_running_loop().time
         last = clock() + self._seconds
         while True:
             try:
-                return read_result(await self._queue.ask("reconcile_end", self._token, str(self._started), text))
+                return ReconcileResult.read(await self._release(data))
             except QueueUnavailable:
                 if clock() > last:
                     raise
                 await asyncio.sleep(self._seconds * _PAUSE)
 
     async def give_back(self) -> None:
-        """Give the lease back for a run that did not come to its end: whoever is next begins it anew.
+        """Release the lease of a run that was not completed: the next process begins it again.
 
         Raises:
-            QueueUnavailable: Redis is away; the lease lapses.
+            QueueUnavailable: Redis is away; the lease expires.
         """
-        await self._queue.ask("reconcile_end", self._token, str(self._started), "")
+        await self._release(b"")
+
+    async def _release(self, result: bytes) -> bytes:
+        answer: bytes = await self._queue.ask("reconcile_release", self._token, str(self._started), result)
+        return answer
 
 
 class Reconciles:
-    """This process's way to the lease.
+    """Takes the lease for this process.
 
     Args:
         queue: over whose processes a run is the only one.
-        lease: seconds after which the run of a process that died is begun anew by another.
+        lease: seconds after which another process begins the run of one that died.
     """
 
     def __init__(self, queue: Queue, *, lease: float = 30.0) -> None:
@@ -253,43 +319,15 @@ class Reconciles:
         Raises:
             QueueUnavailable: Redis is away or takes nothing.
         """
-        # Should the answer not be heard, the same token asks for it again.
+        # Kept until an answer is heard: a lease that was taken with its answer lost is given to the same token again.
         self._token = self._token or uuid4().hex
-        known = "" if last_started is None else str(round(last_started.timestamp() * 1000))
-        record = dump_json({**_place(), "listed": 0, "done": 0})
+        known = "" if last_started is None else str(milliseconds(last_started))
+        record = _RunRecord.of(Progress())
         asked = asyncio.get_running_loop().time()
-        started = await self._queue.ask("reconcile_begin", self._token, record, _ms(self._lease), known)
+        started = await self._queue.ask("reconcile_take", self._token, _ms(self._lease), record, known)
         token, self._token = self._token, ""
         return ReconcileLease(self._queue, token, started, asked, self._lease) if started else None
 
 
-_COUNTS = ("listed", "up_to_date", "drift", "skipped", "failed", "warnings")
-
-
-def _place() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "pid": os.getpid()}
-
-
 def _ms(seconds: float) -> int:
     return int(seconds * 1000)
-
-
-def read_result(text: bytes) -> ReconcileResult | None:
-    """Read what ``reconcile_end`` in ``lua/`` wrote; None where it is nothing, or of another version."""
-    try:
-        fields = load_json(text)
-        counts = {name: int(fields[name]) for name in _COUNTS}
-        unregistered = int(fields["unregistered"]) if "unregistered" in fields else None
-        findings = Findings(**counts, unregistered=unregistered, error=fields["error"])
-        return ReconcileResult(moment(fields["started"]), moment(fields["ended"]), fields["host"], findings)
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def _read_running(text: bytes) -> RunningReconcile | None:
-    """Read what ``reconcile_begin`` in ``lua/`` or ``reconcile_renew`` in ``lua/`` wrote; None where it is nothing."""
-    if not text:
-        return None
-    fields = load_json(text)
-    progress = Progress(int(fields["listed"]), int(fields["done"]))
-    return RunningReconcile(fields["host"], int(fields["pid"]), moment(fields["since"]), progress)

@@ -1,8 +1,9 @@
-"""The Lua scripts, ready to call: each is one atomic step on the queue, a named section of a file in ``lua/``."""
+"""The Lua scripts: each is one atomic step on the queue, a named section of a file in ``lua/``."""
 
 from __future__ import annotations
 
 import re
+from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,10 @@ if TYPE_CHECKING:
 
 _FILES = ("jobs", "dead_letters", "looks", "processes", "leaders", "blob_locks", "memory")
 _SECTION = re.compile(r"^-- (\w+)(?: with ([\w ]+))? --\n", re.MULTILINE)
-"""The head of a section, ``-- name --`` or ``-- name with others --``: sections that are put in front of it."""
+"""The head of a section: ``-- name --``, or ``-- name with others --`` where other sections are put in front of it."""
 
 
+@cache
 def sections() -> dict[str, str]:
     """Return every section by name, complete: ``keys.lua``, then the sections it names, then itself."""
     folder = files(__package__) / "lua"
@@ -32,8 +34,8 @@ class Scripts:
     """The scripts of one installation.
 
     Args:
-        redis: where they run; each is loaded there at its first use, and again after Redis forgot it.
-        prefix: the installation's, the first argument of every script.
+        redis: where they run; each is loaded there at its first use, and again when Redis has forgotten it.
+        prefix: of the installation, the first argument of every script.
     """
 
     def __init__(self, redis: ArqRedis, prefix: str) -> None:
@@ -41,7 +43,7 @@ class Scripts:
         self._scripts: dict[str, Any] = {name: redis.register_script(text) for name, text in sections().items()}
 
     async def run(self, name: str, *arguments: str | bytes | float) -> Any:
-        """Run ``name``; what it takes and gives stands in its section.
+        """Run ``name``; its section says what it takes and gives.
 
         Raises:
             redis.exceptions.RedisError: Redis is away or refuses.

@@ -1,4 +1,4 @@
-"""What the queue does at one moment: counts, copies that run or wait for their next try, workers, the reconcile."""
+"""Status of the queue for a report: counts, jobs that run or wait for a retry, workers, the reconcile."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Status:
 
     Attributes:
         taken: when it was asked for (UTC).
-        where: which queue, without its password.
+        where: address of the queue, without its password.
         counts: jobs by state.
-        running: what runs, the oldest first.
-        waiting: what waits for its next try, the next one first; a thousand at most.
-        workers: who is alive.
+        running: running jobs, the oldest first.
+        waiting: jobs that wait for a retry, the next one first; a thousand at most.
+        workers: worker processes that are alive.
         reconcile: the scheduled reconcile that runs, and how the last one ended.
     """
 
@@ -56,7 +56,7 @@ class Status:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Give it as JSON values; times are RFC 3339 in UTC, ``bytes`` those that were read from the source so far."""
+        """Give it as JSON values; times are RFC 3339 in UTC, ``bytes`` is what was read from the source so far."""
         return {
             "taken": iso(self.taken),
             "queue": self.where,
@@ -105,7 +105,7 @@ class Status:
         }
 
     def _reconcile_json(self) -> dict[str, Any]:
-        """Give what is known of reconciles; nothing when there never was one."""
+        """Give the reconciles; nothing when there never was one."""
         running, last = self.reconcile.running, self.reconcile.last
         if running is None and last is None:
             return {}

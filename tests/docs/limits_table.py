@@ -93,7 +93,7 @@ LIMITS = {
         Limit("images remembered, a process", "copy.selection_cache._MAX_ENTRIES", "", "the oldest are forgotten"),
         Limit("destinations remembered in Redis, in each of two halves", "queue.memory.MOST_DESTINATIONS", "",
               "the older half is forgotten"),
-        Limit("an error's words in Redis", "queue.lane._MESSAGE_LENGTH", "characters", "cut off"),
+        Limit("an error's words in Redis", "queue.attempt._MESSAGE_LENGTH", "characters", "cut off"),
     ),
     "Redis": (
         Limit("to connect", "queue.connection.CONNECT_TIMEOUT", "s", "503, or tried again"),

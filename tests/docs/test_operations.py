@@ -12,8 +12,9 @@ from replicator.commands.check.queue import SETTINGS
 from replicator.copy import Outcome, Result
 from replicator.errors import ErrorClass
 from replicator.queue import Findings, Lane, ReconcileResult, history
-from replicator.queue.attempt import Claim, Ending
-from replicator.queue.job import MAX_ID_BYTES
+from replicator.queue.attempt import Ending, StartedJob
+from replicator.queue.job import MAX_ID_BYTES, RunningRecord
+from replicator.queue.records import EPOCH
 from replicator.reference import Reference, Repository
 from replicator.registry.errors import Denied
 from replicator.replication.advice import explained
@@ -115,11 +116,12 @@ def test_the_bounds_of_the_history_are_those_of_the_program() -> None:
     spans = f"{history.LAG_SPAN.seconds * 1000}, {history.LAG_KEPT // history.LAG_SPAN}"
     assert f"LAG_SPAN, LAG_SPANS = {spans}\n" in script
     # The longest entry there can be: what takes two bytes for one in JSON, or four bytes each.
-    claim = Claim('"' * MAX_ID_BYTES, b"", 1, 0, None, None, {}, merged=False)
+    record = RunningRecord("t", Lane.BACKFILL, "w", EPOCH, 0, 0, 0, 0)
+    job = StartedJob('"' * MAX_ID_BYTES, b"", 1, 0, None, None, record, merged=False)
     longest = 0
     for text in ('"' * 10_000, "\0" * 10_000, "\N{PILE OF POO}" * 10_000):
         description = history.Description("source gone", text, text, text, 1 << 40)
-        entry = history.encode_entry(claim, Lane.BACKFILL, Ending("done", lag=1e6), 3600.0, description)
+        entry = history.encode_entry(job, Lane.BACKFILL, Ending("done", lag=1e6), 3600.0, description)
         longest = max(longest, len(entry))
     (most,) = re.findall(r"(\d+) MB at the most", row)
     assert len(Lane) * history.MOST_JOBS * longest < int(most) * 1_000_000

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from replicator.queue import Lane, Queue, RetryPolicy, Running, Worker
+from replicator.queue import Lane, Queue, RedisBlobLocks, RetryPolicy, Running, Worker
 from tests.queue.servers import RedisServer
 
 if TYPE_CHECKING:
@@ -90,6 +90,15 @@ class Recorder:
 @pytest.fixture
 def handler() -> Recorder:
     return Recorder()
+
+
+PATIENCE = 30.0
+"""What only saves work goes on without a Redis that does not answer within a second, as on a busy machine. Tests of
+anything but that give Redis more time."""
+
+
+def blob_locks(queue: Queue, **settings: Any) -> RedisBlobLocks:
+    return RedisBlobLocks(queue, **{"deadline": PATIENCE, **settings})
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""What a chaos run knows for certain: sources, destinations and who ran when, in a SQLite file.
+"""The truth of a chaos run in a SQLite file: sources, destinations, and which worker ran when.
 
 It plays both registries: a handler reads the version that the source has when it runs, and writes that to the
 destination.

@@ -1,4 +1,4 @@
-"""Turns: one process at a time brings a blob to a registry, and the others hear where it is."""
+"""Blob locks: one process at a time uploads a blob to a registry, and the others learn where it is."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from replicator.queue import Queue
-from replicator.queue.blob_locks import RedisBlobLocks
-from tests.queue.conftest import eventually
+from tests.queue.conftest import blob_locks, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from replicator.copy.ledger import BlobLocks
+    from replicator.queue.blob_locks import RedisBlobLocks
     from tests.queue.servers import RedisServer
 
 R, DIGEST = "r.example", "sha256:" + "1" * 64
@@ -47,81 +47,81 @@ async def held(queue: Queue) -> int:
 
 
 async def test_it_is_what_the_copy_engine_shares_by(queue: Queue) -> None:
-    sharing: BlobLocks = RedisBlobLocks(queue)
-    async with sharing.hold(R, "a", DIGEST) as turn:
-        assert (turn.present, turn.mount_sources) == (False, ())
+    locks: BlobLocks = blob_locks(queue)
+    async with locks.hold(R, "a", DIGEST) as lock:
+        assert (lock.present, lock.mount_sources) == (False, ())
 
 
 async def test_a_second_process_waits_and_finds_the_blob_here(queue: Queue, other: Queue) -> None:
-    first, second = RedisBlobLocks(queue), RedisBlobLocks(other)
+    first, second = blob_locks(queue), blob_locks(other)
     order: list[str] = []
 
     async def wait() -> None:
-        async with second.hold(R, "a", DIGEST) as turn:
+        async with second.hold(R, "a", DIGEST) as lock:
             order.append("second begins")
-            assert (turn.present, turn.mount_sources) == (True, ())
+            assert (lock.present, lock.mount_sources) == (True, ())
 
-    async with first.hold(R, "a", DIGEST) as turn:
+    async with first.hold(R, "a", DIGEST) as lock:
         waiting = asyncio.create_task(wait())
         await asyncio.sleep(0.2)
-        turn.mark_present()
+        lock.mark_present()
         order.append("first ends")
     await waiting
     assert order == ["first ends", "second begins"]
     assert await held(queue) == 0
 
 
-async def test_a_second_process_that_wants_it_in_another_repository_hears_where_it_is(
+async def test_a_second_process_that_wants_it_in_another_repository_learns_where_it_is(
     queue: Queue, other: Queue
 ) -> None:
-    first, second = RedisBlobLocks(queue), RedisBlobLocks(other)
+    first, second = blob_locks(queue), blob_locks(other)
 
     async def wait() -> tuple[bool, tuple[str, ...]]:
-        async with second.hold(R, "b", DIGEST) as turn:
-            return turn.present, turn.mount_sources
+        async with second.hold(R, "b", DIGEST) as lock:
+            return lock.present, lock.mount_sources
 
-    async with first.hold(R, "a", DIGEST) as turn:
+    async with first.hold(R, "a", DIGEST) as lock:
         waiting = asyncio.create_task(wait())
         await asyncio.sleep(0.1)
-        turn.mark_present()
+        lock.mark_present()
     assert await waiting == (False, ("a",))
 
 
 async def test_what_is_here_is_waited_for_by_nobody_and_held_by_nobody(queue: Queue, other: Queue) -> None:
-    first, second = RedisBlobLocks(queue), RedisBlobLocks(other)
-    async with first.hold(R, "a", DIGEST) as turn:
-        turn.mark_present()
+    first, second = blob_locks(queue), blob_locks(other)
+    async with first.hold(R, "a", DIGEST) as lock:
+        lock.mark_present()
     async with first.hold(R, "b", DIGEST), second.hold(R, "a", DIGEST) as known, second.hold(R, "a", DIGEST) as again:
         assert known.present
         assert again.present
         assert await held(queue) == 1
 
 
-async def test_the_next_one_hears_of_the_end_of_a_turn_and_need_not_poll(
+async def test_a_waiting_process_learns_of_a_release_and_need_not_poll(
     queue: Queue, other: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("replicator.queue.blob_locks._FIRST_PAUSE", 60)
     monkeypatch.setattr("replicator.queue.blob_locks._LONGEST_PAUSE", 60)
-    first, second = RedisBlobLocks(queue), RedisBlobLocks(other)
+    first, second = blob_locks(queue), blob_locks(other)
     begun: list[str] = []
 
     async def wait(repository: str) -> None:
-        async with second.hold(R, repository, DIGEST) as turn:
+        async with second.hold(R, repository, DIGEST) as lock:
             begun.append(repository)
-            turn.mark_present()
+            lock.mark_present()
 
-    async with first.hold(R, "a", DIGEST) as turn:
+    async with first.hold(R, "a", DIGEST) as lock:
         waiting = [asyncio.create_task(wait(repository)) for repository in ("a", "b", "c")]
         await asyncio.sleep(0.3)
         assert begun == []
-        turn.mark_present()
+        lock.mark_present()
     async with asyncio.timeout(20):
         await asyncio.gather(*waiting)
     assert sorted(begun) == ["a", "b", "c"]
 
 
-async def test_a_turn_that_is_over_leaves_nothing_behind_in_this_process(queue: Queue, other: Queue) -> None:
-    first, second = RedisBlobLocks(queue), RedisBlobLocks(other)
+async def test_a_released_lock_leaves_nothing_behind_in_this_process(queue: Queue, other: Queue) -> None:
+    first, second = blob_locks(queue), blob_locks(other)
     before = asyncio.all_tasks()
 
     async def wait() -> None:
@@ -139,35 +139,35 @@ async def test_a_turn_that_is_over_leaves_nothing_behind_in_this_process(queue: 
     await eventually(over, timeout=2)
 
 
-async def test_a_turn_that_brought_nothing_passes_on_to_the_next(queue: Queue, other: Queue) -> None:
-    first, second = RedisBlobLocks(queue), RedisBlobLocks(other)
+async def test_a_lock_released_without_an_upload_passes_on_to_the_next(queue: Queue, other: Queue) -> None:
+    first, second = blob_locks(queue), blob_locks(other)
     with pytest.raises(OSError, match="reset"):
         async with first.hold(R, "a", DIGEST):
             raise OSError("reset")
     assert await held(queue) == 0
-    async with second.hold(R, "a", DIGEST) as turn:
-        assert (turn.present, turn.mount_sources) == (False, ())
+    async with second.hold(R, "a", DIGEST) as lock:
+        assert (lock.present, lock.mount_sources) == (False, ())
 
 
-async def test_what_a_failed_copy_had_brought_is_known(queue: Queue, other: Queue) -> None:
-    first, second = RedisBlobLocks(queue), RedisBlobLocks(other)
+async def test_an_upload_of_a_copy_that_failed_later_is_known(queue: Queue, other: Queue) -> None:
+    first, second = blob_locks(queue), blob_locks(other)
 
     async def fail() -> None:
-        async with first.hold(R, "a", DIGEST) as turn:
-            turn.mark_present()
+        async with first.hold(R, "a", DIGEST) as lock:
+            lock.mark_present()
             raise OSError("reset")
 
     with pytest.raises(OSError, match="reset"):
         await fail()
-    async with second.hold(R, "a", DIGEST) as turn:
-        assert turn.present
+    async with second.hold(R, "a", DIGEST) as lock:
+        assert lock.present
 
 
-async def test_a_cancelled_copy_gives_its_turn_back(queue: Queue) -> None:
-    sharing, begun = RedisBlobLocks(queue), asyncio.Event()
+async def test_a_cancelled_copy_releases_its_lock(queue: Queue) -> None:
+    locks, begun = blob_locks(queue), asyncio.Event()
 
     async def hold() -> None:
-        async with sharing.hold(R, "a", DIGEST):
+        async with locks.hold(R, "a", DIGEST):
             begun.set()
             await asyncio.sleep(60)
 
@@ -180,11 +180,11 @@ async def test_a_cancelled_copy_gives_its_turn_back(queue: Queue) -> None:
 
 
 @pytest.mark.parametrize("steps", range(8))
-async def test_a_copy_cancelled_while_it_takes_a_turn_leaves_none_taken(queue: Queue, steps: int) -> None:
-    sharing = RedisBlobLocks(queue)
+async def test_a_copy_cancelled_while_it_takes_a_lock_leaves_none_taken(queue: Queue, steps: int) -> None:
+    locks = blob_locks(queue)
 
     async def hold() -> None:
-        async with sharing.hold(R, "a", DIGEST):
+        async with locks.hold(R, "a", DIGEST):
             await asyncio.sleep(60)
 
     task = asyncio.create_task(hold())
@@ -195,17 +195,17 @@ async def test_a_copy_cancelled_while_it_takes_a_turn_leaves_none_taken(queue: Q
         await task
 
     async def none_held() -> bool:
-        return not sharing._questions._tasks and await held(queue) == 0
+        return not locks._redis._tasks and await held(queue) == 0
 
     await eventually(none_held)
 
 
 async def test_one_who_waits_can_be_cancelled(queue: Queue, other: Queue) -> None:
-    first, second = RedisBlobLocks(queue), RedisBlobLocks(other)
+    first, second = blob_locks(queue), blob_locks(other)
 
     async def wait() -> None:
         async with second.hold(R, "a", DIGEST):
-            raise AssertionError("it is another's turn")
+            raise AssertionError("another process has the lock")
 
     async with first.hold(R, "a", DIGEST):
         task = asyncio.create_task(wait())
@@ -216,8 +216,8 @@ async def test_one_who_waits_can_be_cancelled(queue: Queue, other: Queue) -> Non
         assert await held(queue) == 1
 
 
-async def test_a_turn_is_kept_for_longer_than_its_lease(queue: Queue, other: Queue) -> None:
-    first, second = RedisBlobLocks(queue, lease=0.6), RedisBlobLocks(other, lease=0.6)
+async def test_a_lock_is_kept_for_longer_than_its_lease(queue: Queue, other: Queue) -> None:
+    first, second = blob_locks(queue, lease=0.6), blob_locks(other, lease=0.6)
     begun = asyncio.Event()
 
     async def wait() -> None:
@@ -231,88 +231,90 @@ async def test_a_turn_is_kept_for_longer_than_its_lease(queue: Queue, other: Que
     await waiting
 
 
-async def test_the_turn_of_a_killed_process_is_anothers_when_its_lease_lapses(
+async def test_the_lock_of_a_killed_process_is_anothers_when_its_lease_expires(
     queue: Queue, server: RedisServer
 ) -> None:
-    holder = await asyncio.create_subprocess_exec(
+    owner = await asyncio.create_subprocess_exec(
         sys.executable, "-c", HOLD, server.url, queue.prefix, "1", R, "a", DIGEST, stdout=subprocess.PIPE
     )
-    assert holder.stdout is not None
+    assert owner.stdout is not None
     async with asyncio.timeout(20):
-        assert await holder.stdout.readline() == b"HOLDS\n"
-    holder.kill()
-    await holder.wait()
-    async with asyncio.timeout(10), RedisBlobLocks(queue).hold(R, "a", DIGEST) as turn:
-        assert (turn.present, turn.mount_sources) == (False, ())
+        assert await owner.stdout.readline() == b"HOLDS\n"
+    owner.kill()
+    await owner.wait()
+    async with asyncio.timeout(10), blob_locks(queue).hold(R, "a", DIGEST) as lock:
+        assert (lock.present, lock.mount_sources) == (False, ())
 
 
-async def test_a_lost_turn_goes_on_and_does_not_end_that_of_who_has_it_now(queue: Queue, other: Queue) -> None:
-    first, second = RedisBlobLocks(queue, lease=0.3), RedisBlobLocks(other)
+async def test_a_copy_that_lost_its_lock_goes_on_and_does_not_release_that_of_the_new_owner(
+    queue: Queue, other: Queue
+) -> None:
+    first, second = blob_locks(queue, lease=0.3), blob_locks(other)
     async with AsyncExitStack() as stack:
-        async with first.hold(R, "a", DIGEST) as turn:
+        async with first.hold(R, "a", DIGEST) as lock:
             [key] = await queue.redis.keys(f"{queue.prefix}:turn:*")
             await queue.redis.delete(key)
             await stack.enter_async_context(second.hold(R, "b", DIGEST))
             await asyncio.sleep(0.5)
-            turn.mark_present()
+            lock.mark_present()
         assert await held(queue) == 1
         assert await queue.redis.pttl(key) > 1000, "nor did it shorten it"
     async with second.hold(R, "a", DIGEST) as known:
         assert known.present
 
 
-async def test_a_turn_is_not_waited_for_for_ever(queue: Queue, other: Queue) -> None:
-    first, second = RedisBlobLocks(queue), RedisBlobLocks(other, patience=0.3)
-    async with second.hold(R, "c", DIGEST) as turn:
-        turn.mark_present()
+async def test_a_lock_is_not_waited_for_for_ever(queue: Queue, other: Queue) -> None:
+    first, second = blob_locks(queue), blob_locks(other, patience=0.3)
+    async with second.hold(R, "c", DIGEST) as lock:
+        lock.mark_present()
     async with first.hold(R, "a", DIGEST):
-        async with asyncio.timeout(10), second.hold(R, "b", DIGEST) as turn:
-            assert (turn.present, turn.mount_sources) == (False, ("c",))
+        async with asyncio.timeout(10), second.hold(R, "b", DIGEST) as lock:
+            assert (lock.present, lock.mount_sources) == (False, ("c",))
         assert await held(queue) == 1, "what was not its own it did not end"
 
 
 async def test_registries_digests_and_installations_keep_apart(queue: Queue, server: RedisServer) -> None:
-    sharing = RedisBlobLocks(queue)
+    locks = blob_locks(queue)
     async with await Queue.connect(server.url, prefix=f"{queue.prefix}-2") as stranger:
-        async with sharing.hold(R, "a", DIGEST) as turn:
-            turn.mark_present()
+        async with locks.hold(R, "a", DIGEST) as lock:
+            lock.mark_present()
             async with (
-                sharing.hold("s.example", "b", DIGEST) as at_another_registry,
-                sharing.hold(R, "b", "sha256:" + "2" * 64) as another_digest,
-                RedisBlobLocks(stranger).hold(R, "b", DIGEST) as of_another_installation,
+                locks.hold("s.example", "b", DIGEST) as at_another_registry,
+                locks.hold(R, "b", "sha256:" + "2" * 64) as another_digest,
+                blob_locks(stranger).hold(R, "b", DIGEST) as of_another_installation,
             ):
                 pass
         for apart in (at_another_registry, another_digest, of_another_installation):
             assert (apart.present, apart.mount_sources) == (False, ())
 
 
-async def test_two_hundred_copies_on_three_clients_never_have_one_turn_twice_and_all_end(
+async def test_two_hundred_copies_on_three_clients_never_have_one_lock_twice_and_all_end(
     queue: Queue, server: RedisServer
 ) -> None:
     blobs, copies = 50, 200
-    holders: dict[str, int] = {}
+    owners: dict[str, int] = {}
     twice: list[str] = []
-    brought: list[str] = []
+    uploaded: list[str] = []
 
-    async def copy(sharing: RedisBlobLocks, repository: str, digest: str) -> None:
-        async with sharing.hold(R, repository, digest) as turn:
-            if turn.present:
+    async def copy(locks: RedisBlobLocks, repository: str, digest: str) -> None:
+        async with locks.hold(R, repository, digest) as lock:
+            if lock.present:
                 return
-            holders[digest] = holders.get(digest, 0) + 1
-            if holders[digest] > 1:
+            owners[digest] = owners.get(digest, 0) + 1
+            if owners[digest] > 1:
                 twice.append(digest)
             await asyncio.sleep(0.01)
-            brought.append(f"{repository} {digest}")
-            turn.mark_present()
-            holders[digest] -= 1
+            uploaded.append(f"{repository} {digest}")
+            lock.mark_present()
+            owners[digest] -= 1
 
     async with AsyncExitStack() as stack:
         clients = [
-            RedisBlobLocks(await stack.enter_async_context(await Queue.connect(server.url, prefix=queue.prefix)))
+            blob_locks(await stack.enter_async_context(await Queue.connect(server.url, prefix=queue.prefix)))
             for _ in range(3)
         ]
         async with asyncio.timeout(60):
             await asyncio.gather(*(copy(clients[n % 3], f"r{n % 2}", f"sha256:{n % blobs:064}") for n in range(copies)))
     assert twice == []
-    assert len(brought) == len(set(brought)) == blobs, "each to the one repository it is wanted in, once"
+    assert len(uploaded) == len(set(uploaded)) == blobs, "each to the one repository that wants it, once"
     assert await held(queue) == 0

@@ -1,4 +1,4 @@
-"""What is known of where blobs are: believed for a while, forgotten when contradicted, bounded in memory."""
+"""The notes of where blobs are: trusted for a while, forgotten when contradicted, bounded in memory."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicator.queue import Queue
-from replicator.queue.blob_locks import RedisBlobLocks
+from tests.queue.conftest import blob_locks
 
 if TYPE_CHECKING:
+    from replicator.queue.blob_locks import RedisBlobLocks
     from tests.queue.servers import RedisServer
 
 R, DIGEST = "r.example", "sha256:" + "1" * 64
 
 
-async def bring(sharing: RedisBlobLocks, repository: str, digest: str = DIGEST) -> None:
-    async with sharing.hold(R, repository, digest) as turn:
-        turn.mark_present()
+async def upload(locks: RedisBlobLocks, repository: str, digest: str = DIGEST) -> None:
+    async with locks.hold(R, repository, digest) as lock:
+        lock.mark_present()
 
 
-async def look(sharing: RedisBlobLocks, repository: str, digest: str = DIGEST) -> tuple[bool, tuple[str, ...]]:
-    async with sharing.hold(R, repository, digest) as turn:
-        return turn.present, turn.mount_sources
+async def look(locks: RedisBlobLocks, repository: str, digest: str = DIGEST) -> tuple[bool, tuple[str, ...]]:
+    async with locks.hold(R, repository, digest) as lock:
+        return lock.present, lock.mount_sources
 
 
 async def command(queue: Queue, *words: str | bytes) -> Any:
@@ -44,79 +45,79 @@ async def generations(queue: Queue) -> tuple[int, int]:
     return new, old
 
 
-async def test_what_was_brought_long_ago_is_not_believed_to_be_here_but_may_be_mounted_from(queue: Queue) -> None:
-    sharing = RedisBlobLocks(queue, trust=0.2)
-    await bring(sharing, "a")
+async def test_an_upload_of_long_ago_is_not_trusted_but_may_be_mounted_from(queue: Queue) -> None:
+    locks = blob_locks(queue, trust=0.2)
+    await upload(locks, "a")
     await asyncio.sleep(0.3)
-    assert await look(sharing, "a") == (False, ())
-    assert await look(sharing, "b") == (False, ("a",))
-    await bring(sharing, "a")
-    assert await look(RedisBlobLocks(queue, trust=60), "a") == (True, ())
+    assert await look(locks, "a") == (False, ())
+    assert await look(locks, "b") == (False, ("a",))
+    await upload(locks, "a")
+    assert await look(blob_locks(queue, trust=60), "a") == (True, ())
 
 
-async def test_what_was_brought_before_the_clock_was_set_back_is_not_believed_for_longer(queue: Queue) -> None:
-    sharing = RedisBlobLocks(queue)
-    await bring(sharing, "a")
+async def test_an_upload_before_the_clock_was_set_back_is_not_trusted_for_longer(queue: Queue) -> None:
+    locks = blob_locks(queue)
+    await upload(locks, "a")
     await overwrite(queue, b"9999999999999 a")
-    assert await look(sharing, "a") == (False, ())
+    assert await look(locks, "a") == (False, ())
 
 
-async def test_places_are_told_the_latest_first_and_at_most_eight(queue: Queue) -> None:
-    sharing = RedisBlobLocks(queue)
+async def test_places_are_given_the_latest_first_and_at_most_eight(queue: Queue) -> None:
+    locks = blob_locks(queue)
     for n in range(10):
-        await bring(sharing, f"r{n}")
-    assert await look(sharing, "other") == (False, ("r9", "r8", "r7", "r6", "r5", "r4", "r3", "r2"))
-    assert await look(sharing, "r5") == (True, ("r9", "r8", "r7", "r6", "r4", "r3", "r2"))
+        await upload(locks, f"r{n}")
+    assert await look(locks, "other") == (False, ("r9", "r8", "r7", "r6", "r5", "r4", "r3", "r2"))
+    assert await look(locks, "r5") == (True, ("r9", "r8", "r7", "r6", "r4", "r3", "r2"))
 
 
 async def test_a_place_that_a_registry_contradicts_is_forgotten_and_the_others_are_not(queue: Queue) -> None:
-    sharing = RedisBlobLocks(queue)
+    locks = blob_locks(queue)
     for repository in ("a", "b", "c"):
-        await bring(sharing, repository)
-    await sharing.forget(R, "b", DIGEST)
-    await sharing.forget(R, "never there", DIGEST)
-    await sharing.forget(R, "a", "sha256:" + "2" * 64)
-    assert await look(sharing, "b") == (False, ("c", "a"))
-    await sharing.forget(R, "a", DIGEST)
-    await sharing.forget(R, "c", DIGEST)
+        await upload(locks, repository)
+    await locks.forget(R, "b", DIGEST)
+    await locks.forget(R, "never there", DIGEST)
+    await locks.forget(R, "a", "sha256:" + "2" * 64)
+    assert await look(locks, "b") == (False, ("c", "a"))
+    await locks.forget(R, "a", DIGEST)
+    await locks.forget(R, "c", DIGEST)
     assert await generations(queue) == (0, 0)
 
 
 async def test_memory_is_bounded_and_what_is_used_stays_known(queue: Queue) -> None:
-    sharing = RedisBlobLocks(queue, items=10)
-    await bring(sharing, "base")
+    locks = blob_locks(queue, items=10)
+    await upload(locks, "base")
     for n in range(200):
-        await bring(sharing, "a", f"sha256:{n:064}")
+        await upload(locks, "a", f"sha256:{n:064}")
         assert max(await generations(queue)) <= 10
-        assert (await look(sharing, "b"))[1] == ("base",)
-    known = [await look(RedisBlobLocks(queue), "b", f"sha256:{n:064}") for n in range(200)]
+        assert (await look(locks, "b"))[1] == ("base",)
+    known = [await look(blob_locks(queue), "b", f"sha256:{n:064}") for n in range(200)]
     assert [places for _, places in known[195:]] == [("a",)] * 5
     assert [places for _, places in known[:180]] == [()] * 180
 
 
 async def test_what_is_known_expires_in_a_month(queue: Queue) -> None:
-    sharing = RedisBlobLocks(queue, items=2)
+    locks = blob_locks(queue, items=2)
     for n in range(3):
-        await bring(sharing, "a", f"sha256:{n:064}")
+        await upload(locks, "a", f"sha256:{n:064}")
     for generation in ("new", "old"):
         assert 29 * 86400 < await queue.redis.ttl(f"{queue.prefix}:known:{generation}") <= 30 * 86400
 
 
 async def test_anything_is_a_name(queue: Queue) -> None:
-    sharing = RedisBlobLocks(queue)
-    await bring(sharing, "größe/名 1")
-    assert await look(sharing, "b") == (False, ("größe/名 1",))
+    locks = blob_locks(queue)
+    await upload(locks, "größe/名 1")
+    assert await look(locks, "b") == (False, ("größe/名 1",))
 
 
 async def test_what_somebody_else_wrote_there_fails_nothing(queue: Queue) -> None:
-    sharing = RedisBlobLocks(queue)
+    locks = blob_locks(queue)
     for value in (b"", b"\xff\xfe", b"12", b"x y\n\n", b"5 \xff"):
-        await bring(sharing, "a")
+        await upload(locks, "a")
         await overwrite(queue, value)
-        assert not (await look(sharing, "a"))[0]
-        await sharing.forget(R, "a", DIGEST)
-    await bring(sharing, "a")
-    assert (await look(sharing, "a"))[0]
+        assert not (await look(locks, "a"))[0]
+        await locks.forget(R, "a", DIGEST)
+    await upload(locks, "a")
+    assert (await look(locks, "a"))[0]
 
 
 class Model:
@@ -139,7 +140,7 @@ class Model:
         places = self.new.get(digest) or self.old.get(digest, [])
         return repository in places, tuple(place for place in places if place != repository)
 
-    def bring(self, repository: str, digest: str) -> None:
+    def upload(self, repository: str, digest: str) -> None:
         _, others = self.look(repository, digest)
         self.keep(digest, [repository, *others][:8])
 
@@ -153,7 +154,7 @@ class Model:
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["bring", "bring", "look", "forget"]),
+        st.sampled_from(["upload", "upload", "look", "forget"]),
         st.sampled_from([f"r{n}" for n in range(10)]),
         st.sampled_from([f"sha256:{n:064}" for n in range(6)]),
     ),
@@ -169,16 +170,16 @@ def test_what_is_known_is_what_a_pair_of_dictionaries_would_know(
     async def run() -> None:
         model = Model(items)
         async with await Queue.connect(server.url, prefix=uuid4().hex) as queue:
-            sharing = RedisBlobLocks(queue, items=items)
+            locks = blob_locks(queue, items=items)
             for step, repository, digest in steps:
-                if step == "bring":
-                    await bring(sharing, repository, digest)
-                    model.bring(repository, digest)
+                if step == "upload":
+                    await upload(locks, repository, digest)
+                    model.upload(repository, digest)
                 elif step == "forget":
-                    await sharing.forget(R, repository, digest)
+                    await locks.forget(R, repository, digest)
                     model.forget(repository, digest)
                 else:
-                    assert await look(sharing, repository, digest) == model.look(repository, digest)
+                    assert await look(locks, repository, digest) == model.look(repository, digest)
                 assert await generations(queue) == (len(model.new), len(model.old))
 
     asyncio.run(run())

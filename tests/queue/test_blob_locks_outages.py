@@ -1,4 +1,4 @@
-"""Redis away, slow, full or forbidding: a turn begins at once, knowing nothing, and all is well again by itself."""
+"""Redis away, slow, full or forbidding: a lock is granted at once, knowing nothing, and all recovers by itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from replicator.queue import Queue
 from replicator.queue.blob_locks import RedisBlobLocks
 from tests.queue.conftest import eventually
 from tests.queue.servers import CuttingProxy, RedisServer
-from tests.queue.test_blob_locks_known import DIGEST, R, bring, command, generations, look
+from tests.queue.test_blob_locks_known import DIGEST, R, command, generations, look, upload
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,20 +37,20 @@ def warnings(logs: list[Any]) -> list[str]:
 async def test_a_redis_that_stops_in_the_middle_fails_no_copy_and_is_used_again_when_it_is_back(
     own_server: RedisServer, own_queue: Queue
 ) -> None:
-    sharing = RedisBlobLocks(own_queue, lease=0.3)
+    locks = RedisBlobLocks(own_queue, lease=0.3)
     with structlog.testing.capture_logs() as logs:
         async with asyncio.timeout(20):
-            async with sharing.hold(R, "a", DIGEST) as turn:
+            async with locks.hold(R, "a", DIGEST) as lock:
                 own_server.kill()
                 await asyncio.sleep(0.5)  # it fails to renew
-                turn.mark_present()
-            await asyncio.gather(*(bring(sharing, f"r{n}") for n in range(50)))
-            assert await look(sharing, "a") == NOTHING
-            await sharing.forget(R, "a", DIGEST)
+                lock.mark_present()
+            await asyncio.gather(*(upload(locks, f"r{n}") for n in range(50)))
+            assert await look(locks, "a") == NOTHING
+            await locks.forget(R, "a", DIGEST)
     assert len(warnings(logs)) == 1
     own_server.start()
-    await bring(sharing, "a")
-    assert await look(sharing, "a") == (True, ())
+    await upload(locks, "a")
+    assert await look(locks, "a") == (True, ())
 
 
 async def test_one_who_waits_begins_when_redis_goes_away(own_server: RedisServer, own_queue: Queue) -> None:
@@ -66,8 +66,8 @@ async def test_one_who_waits_begins_when_redis_goes_away(own_server: RedisServer
 async def test_a_redis_that_hangs_is_waited_for_within_the_deadline_and_not_by_every_blob(
     own_server: RedisServer, own_queue: Queue
 ) -> None:
-    sharing = RedisBlobLocks(own_queue, deadline=0.5, lease=2)
-    await bring(sharing, "a")
+    locks = RedisBlobLocks(own_queue, deadline=0.5, lease=2)
+    await upload(locks, "a")
     asked = 0
     run_script = own_queue.run_script
 
@@ -82,24 +82,24 @@ async def test_a_redis_that_hangs_is_waited_for_within_the_deadline_and_not_by_e
         with structlog.testing.capture_logs() as logs:
             async with asyncio.timeout(20):
                 for n in range(50):
-                    assert await look(sharing, f"r{n}") == NOTHING
+                    assert await look(locks, f"r{n}") == NOTHING
     finally:
         os.kill(own_server.pid, signal.SIGCONT)
     assert asked < 10
     assert warnings(logs) == ["no answer within 0.5 s"]
 
-    # When it goes on it takes the turns that were asked for while it hung: they lapse.
+    # When it goes on it takes the locks that were asked for while it hung: they expire.
     async def again() -> bool:
-        return (await look(sharing, "b"))[1] == ("a",)
+        return (await look(locks, "b"))[1] == ("a",)
 
     await eventually(again)
 
 
 async def test_a_copy_cancelled_while_redis_hangs_ends_soon(own_server: RedisServer, own_queue: Queue) -> None:
-    sharing, begun = RedisBlobLocks(own_queue, deadline=0.5), asyncio.Event()
+    locks, begun = RedisBlobLocks(own_queue, deadline=0.5), asyncio.Event()
 
     async def hold() -> None:
-        async with sharing.hold(R, "a", DIGEST):
+        async with locks.hold(R, "a", DIGEST):
             begun.set()
             await asyncio.sleep(60)
 
@@ -107,7 +107,7 @@ async def test_a_copy_cancelled_while_redis_hangs_ends_soon(own_server: RedisSer
     await begun.wait()
     os.kill(own_server.pid, signal.SIGSTOP)
     try:
-        beginning = asyncio.create_task(look(sharing, "a"))
+        beginning = asyncio.create_task(look(locks, "a"))
         await asyncio.sleep(0.1)
         for task in (holding, beginning):
             task.cancel()
@@ -120,17 +120,17 @@ async def test_a_copy_cancelled_while_redis_hangs_ends_soon(own_server: RedisSer
         os.kill(own_server.pid, signal.SIGCONT)
 
 
-async def test_a_turn_taken_without_the_answer_being_heard_is_given_back_at_its_end(
+async def test_a_lock_taken_with_its_answer_lost_is_released_at_its_end(
     own_server: RedisServer, own_queue: Queue, short_dir: Path
 ) -> None:
     async with (
         CuttingProxy(short_dir / "turns.sock", own_server.socket) as proxy,
         await Queue.connect(proxy.url) as client,
     ):
-        sharing = RedisBlobLocks(client)
-        await bring(sharing, "a")
+        locks = RedisBlobLocks(client)
+        await upload(locks, "a")
         proxy.mute_answers = True
-        beginning = sharing.hold(R, "b", DIGEST)
+        beginning = locks.hold(R, "b", DIGEST)
         begin = asyncio.create_task(beginning.__aenter__())
 
         async def taken() -> bool:
@@ -149,45 +149,45 @@ async def test_cut_connections_fail_no_copy(own_server: RedisServer, short_dir: 
         CuttingProxy(short_dir / "cut-turns.sock", own_server.socket) as proxy,
         await Queue.connect(proxy.url) as client,
     ):
-        sharing = RedisBlobLocks(client)
+        locks = RedisBlobLocks(client)
         for n in range(20):
-            copies = [asyncio.create_task(bring(sharing, f"r{m}", f"sha256:{n}{m}")) for m in range(10)]
+            copies = [asyncio.create_task(upload(locks, f"r{m}", f"sha256:{n}{m}")) for m in range(10)]
             await asyncio.sleep(0.002)
             proxy.cut()
             async with asyncio.timeout(20):
                 await asyncio.gather(*copies)
-        await bring(sharing, "a")
-        assert await look(sharing, "a") == (True, ())
+        await upload(locks, "a")
+        assert await look(locks, "a") == (True, ())
 
 
 async def test_a_redis_out_of_memory_gives_what_it_knows_takes_no_more_and_holds_nobody_up(own_queue: Queue) -> None:
-    sharing = RedisBlobLocks(own_queue)
-    await bring(sharing, "a")
+    locks = RedisBlobLocks(own_queue)
+    await upload(locks, "a")
     with structlog.testing.capture_logs() as logs:
-        async with sharing.hold(R, "b", DIGEST) as turn:
+        async with locks.hold(R, "b", DIGEST) as lock:
             await own_queue.redis.config_set("maxmemory", "1")
-            turn.mark_present()
-        assert await own_queue.redis.keys("replicator:turn:*") == [], "the turn is over all the same"
+            lock.mark_present()
+        assert await own_queue.redis.keys("replicator:turn:*") == [], "the lock is released all the same"
         async with asyncio.timeout(20):
-            assert await look(sharing, "a") == (True, ())
-            await asyncio.gather(*(bring(sharing, f"r{n}", f"sha256:{n:064}") for n in range(20)))
-            await sharing.forget(R, "a", DIGEST)
+            assert await look(locks, "a") == (True, ())
+            await asyncio.gather(*(upload(locks, f"r{n}", f"sha256:{n:064}") for n in range(20)))
+            await locks.forget(R, "a", DIGEST)
     assert len(warnings(logs)) == 1
     assert await generations(own_queue) == (0, 0)
     await own_queue.redis.config_set("maxmemory", "0")
-    await bring(sharing, "a")
-    assert await look(sharing, "a") == (True, ())
+    await upload(locks, "a")
+    assert await look(locks, "a") == (True, ())
 
 
 async def test_a_user_who_may_not_do_it_copies_without(own_server: RedisServer, own_queue: Queue) -> None:
     await command(own_queue, "ACL", "SETUSER", "jobs", "on", ">pw", "~replicator:queue:*", "~arq:*", "+@all")
     url = own_server.url.replace("unix://", "unix://jobs:pw@")
     async with await Queue.connect(url) as client:
-        sharing = RedisBlobLocks(client)
+        locks = RedisBlobLocks(client)
         with structlog.testing.capture_logs() as logs:
             for n in range(3):
-                await bring(sharing, f"r{n}")
-                assert await look(sharing, f"r{n}") == NOTHING
+                await upload(locks, f"r{n}")
+                assert await look(locks, f"r{n}") == NOTHING
     [warning] = warnings(logs)
     assert re.search("access .*key", warning)
 
@@ -196,14 +196,14 @@ async def test_the_documented_acl_user_may_do_all_of_it(own_server: RedisServer,
     rights = "~replicator:* ~arq:*:replicator:* &replicator:* +@all -@dangerous -@admin"
     await command(own_queue, "ACL", "SETUSER", "replicator", "on", ">pw", *rights.split())
     async with await Queue.connect(own_server.url.replace("unix://", "unix://replicator:pw@")) as client:
-        sharing = RedisBlobLocks(client, items=2, lease=0.1)
+        locks = RedisBlobLocks(client, items=2, lease=0.1)
         with structlog.testing.capture_logs() as logs:
             for n in range(5):
-                await bring(sharing, "a", f"sha256:{n:064}")
-            await look(sharing, "b", f"sha256:{3:064}")
-            async with sharing.hold(R, "b", DIGEST):
+                await upload(locks, "a", f"sha256:{n:064}")
+            await look(locks, "b", f"sha256:{3:064}")
+            async with locks.hold(R, "b", DIGEST):
                 await asyncio.sleep(0.2)
-            await sharing.forget(R, "a", f"sha256:{3:064}")
+            await locks.forget(R, "a", f"sha256:{3:064}")
     assert warnings(logs) == []
 
 
@@ -211,22 +211,22 @@ async def test_a_user_who_may_not_listen_waits_by_polling(own_server: RedisServe
     rights = "~replicator:* ~arq:*:replicator:* +@all -@dangerous -@admin resetchannels"
     await command(own_queue, "ACL", "SETUSER", "silent", "on", ">pw", *rights.split())
     async with await Queue.connect(own_server.url.replace("unix://", "unix://silent:pw@")) as client:
-        sharing = RedisBlobLocks(client)
+        locks = RedisBlobLocks(client)
         with structlog.testing.capture_logs() as logs:
             async with asyncio.timeout(20):
-                async with sharing.hold(R, "a", DIGEST) as turn:
-                    waiting = asyncio.create_task(look(sharing, "a"))
+                async with locks.hold(R, "a", DIGEST) as lock:
+                    waiting = asyncio.create_task(look(locks, "a"))
                     await asyncio.sleep(0.3)
                     assert not waiting.done()
-                    turn.mark_present()
+                    lock.mark_present()
                 assert await waiting == (True, ())
     assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == []
 
 
 async def test_data_that_is_lost_costs_work_alone(own_queue: Queue) -> None:
-    sharing = RedisBlobLocks(own_queue)
-    await bring(sharing, "a")
-    async with sharing.hold(R, "b", DIGEST) as turn:
+    locks = RedisBlobLocks(own_queue)
+    await upload(locks, "a")
+    async with locks.hold(R, "b", DIGEST) as lock:
         await own_queue.redis.flushall()
-        turn.mark_present()
-    assert await look(sharing, "c") == (False, ("b",))
+        lock.mark_present()
+    assert await look(locks, "c") == (False, ("b",))

@@ -1,4 +1,4 @@
-"""What was seen at destinations: the newest counts, what is void does not come back, and memory is bounded."""
+"""Observations of destinations: the newest counts, a void one does not come back, and memory is bounded."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicator.queue import Job, Lane, LeaseLost, Observations, Queue, Running
+from replicator.queue.job import RunningRecord
 from replicator.queue.lease import Lease, LeaseKeeper, RedisHealth
 from replicator.queue.memory import RedisClock
-from tests.queue.conftest import command, eventually, idle, working
+from replicator.queue.records import EPOCH
+from tests.queue.conftest import PATIENCE, command, eventually, idle, working
 
 if TYPE_CHECKING:
     from tests.queue.servers import RedisServer
@@ -24,8 +26,8 @@ PLACE = "r.example/team/app:v1"
 
 
 async def see(queue: Queue, *seen: tuple[str, str], ago: float = 0.0, **settings: Any) -> None:
-    """Be a process that saw something some seconds ago, and has told it."""
-    async with aclosing(Observations(queue, **settings)) as checks:
+    """Be a process that observed something some seconds ago, and has sent it."""
+    async with aclosing(Observations(queue, **{"deadline": PATIENCE, **settings})) as checks:
         for destination, wanted in seen:
             checks.record(destination, wanted, time.time() - ago)
 
@@ -36,7 +38,7 @@ class Writer:
     def __init__(self, queue: Queue, destination: str = PLACE) -> None:
         self.key = f"arq:in-progress:{queue.prefix}:{destination}"
         self._queue = queue
-        self._lease = Lease(destination, "mine", {"bytes": 0}, 0.0)
+        self._lease = Lease(destination, RunningRecord("mine", Lane.EVENTS, "w", EPOCH, 0, 0, 0, 0), 0.0)
         self._keeper = LeaseKeeper(queue, 30.0, RedisHealth(30.0))
         self._keeper.add(self._lease)
 
@@ -55,7 +57,7 @@ async def void(queue: Queue, destination: str = PLACE) -> None:
 
 
 async def trusted(queue: Queue, wanted: str, destination: str = PLACE, within: float = 3600.0) -> bool:
-    async with aclosing(Observations(queue)) as checks:
+    async with aclosing(Observations(queue, deadline=PATIENCE)) as checks:
         [held] = await checks.confirmed([(destination, wanted)], within)
         return held
 
@@ -111,7 +113,7 @@ async def test_the_newest_sight_counts_whichever_comes_in_first(queue: Queue) ->
 
 
 async def test_what_is_void_does_not_come_back_from_a_process_that_saw_it_before(queue: Queue) -> None:
-    async with aclosing(Observations(queue, pause=60)) as slow:
+    async with aclosing(Observations(queue, pause=60, deadline=PATIENCE)) as slow:
         slow.record(PLACE, "one", time.time())
         await see(queue, (PLACE, "one"))
         assert await trusted(queue, "one")
@@ -158,7 +160,7 @@ async def test_a_lease_that_is_lost_makes_nothing_void(queue: Queue) -> None:
 
 
 async def test_what_is_seen_after_it_became_void_is_trusted(queue: Queue) -> None:
-    async with aclosing(Observations(queue)) as checks:
+    async with aclosing(Observations(queue, deadline=PATIENCE)) as checks:
         await void(queue)
         # As long as the quickest registry takes to write a tag.
         await asyncio.sleep(0.05)
@@ -193,27 +195,31 @@ async def test_what_somebody_else_wrote_there_is_not_trusted_and_gives_way(queue
     assert await trusted(queue, "one")
 
 
-async def test_many_are_told_and_asked_500_at_a_time(queue: Queue) -> None:
+async def test_many_are_sent_and_asked_500_at_a_time(queue: Queue) -> None:
     seen = [(f"r.example/team/app:v{number}", f"{number}") for number in range(1200)]
     asked = Asked(queue)
     await see(queue, *seen, pause=60)
     # The first questions are for the time alone.
     assert asked.scripts == [
-        *[("check_note", 1)] * 5,
-        ("check_note", 1 + 3 * 500),
-        ("check_note", 1 + 3 * 500),
-        ("check_note", 1 + 3 * 200),
+        *[("observations_record", 1)] * 5,
+        ("observations_record", 1 + 3 * 500),
+        ("observations_record", 1 + 3 * 500),
+        ("observations_record", 1 + 3 * 200),
     ]
     asked.scripts.clear()
     wrong = [("r.example/team/app:v7", "8"), ("r.example/team/other:v7", "7")]
-    async with aclosing(Observations(queue)) as checks:
+    async with aclosing(Observations(queue, deadline=PATIENCE)) as checks:
         assert await checks.confirmed([*seen, *wrong], 60) == [True] * 1200 + [False] * 2
         assert await checks.confirmed([], 60) == []
-    assert asked.scripts == [("check_held", 1 + 2 * 500), ("check_held", 1 + 2 * 500), ("check_held", 1 + 2 * 202)]
+    assert asked.scripts == [
+        ("observations_confirmed", 1 + 2 * 500),
+        ("observations_confirmed", 1 + 2 * 500),
+        ("observations_confirmed", 1 + 2 * 202),
+    ]
 
 
-async def test_it_is_told_without_waiting_for_the_end(queue: Queue) -> None:
-    async with aclosing(Observations(queue, pause=0.05)) as checks:
+async def test_it_is_sent_without_waiting_for_the_end(queue: Queue) -> None:
+    async with aclosing(Observations(queue, pause=0.05, deadline=PATIENCE)) as checks:
         for wanted in ("one", "two"):
             checks.record(PLACE, wanted, time.time())
 
@@ -224,7 +230,7 @@ async def test_it_is_told_without_waiting_for_the_end(queue: Queue) -> None:
 
 
 async def test_500_do_not_wait_for_more(queue: Queue) -> None:
-    async with aclosing(Observations(queue, pause=3600)) as checks:
+    async with aclosing(Observations(queue, pause=3600, deadline=PATIENCE)) as checks:
         for number in range(500):
             checks.record(f"r.example/team/app:v{number}", "one", time.time())
 
@@ -234,11 +240,11 @@ async def test_500_do_not_wait_for_more(queue: Queue) -> None:
         await eventually(told)
 
 
-async def test_what_waits_to_be_told_is_bounded(queue: Queue) -> None:
-    checks = Observations(queue, pause=3600)
+async def test_what_waits_to_be_sent_is_bounded(queue: Queue) -> None:
+    checks = Observations(queue, pause=3600, deadline=PATIENCE)
     for number in range(20_000):
         checks.record(f"r.example/team/app:v{number}", "one", time.time())
-    assert len(checks._outbox._items) == 5000
+    assert len(checks._batcher._items) == 5000
     await checks.aclose()
     checks.record("r.example/late:v1", "one", time.time())
     assert not await trusted(queue, "one", "r.example/late:v1")
@@ -316,7 +322,7 @@ class Watch:
         return self.now
 
 
-def test_the_clock_of_redis_is_not_known_before_it_was_heard() -> None:
+def test_the_clock_of_redis_is_unknown_before_the_first_answer() -> None:
     assert RedisClock(Watch()).showed(50.0) is None
 
 

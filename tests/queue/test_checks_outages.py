@@ -1,4 +1,4 @@
-"""Redis away, slow, full or forbidding: nothing is trusted, nothing fails, and what is void stays void."""
+"""Observations with Redis away, slow, full or forbidding: none is trusted, nothing fails, a void one stays void."""
 
 from __future__ import annotations
 

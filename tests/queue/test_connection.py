@@ -1,4 +1,4 @@
-"""Redis in all the ways people run it, against servers run that way; and what is refused."""
+"""Connections to Redis in all the ways people run it, against servers run that way; and what is refused."""
 
 from __future__ import annotations
 

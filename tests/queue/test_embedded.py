@@ -1,4 +1,4 @@
-"""The embedded server: ready at once, nothing lost whoever is killed, never two on one directory."""
+"""The embedded server: ready at once, nothing lost whichever process is killed, never two on one directory."""
 
 from __future__ import annotations
 

@@ -1,17 +1,17 @@
-"""What ended lately is kept, bounded, and never the reason of a failure."""
+"""The history of what ended: bounded, and never the reason of a failure."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
 from replicator.errors import ErrorClass
 from replicator.queue import (
-    DeadLetterPage,
+    DeadLetters,
     Description,
     Findings,
     History,
@@ -21,8 +21,10 @@ from replicator.queue import (
     Reconciles,
     ReconcileState,
 )
-from replicator.queue.attempt import Claim, Ending
+from replicator.queue.attempt import Ending, StartedJob
 from replicator.queue.history import MOST_JOBS, MOST_RECONCILES, encode_entry, lag_ms
+from replicator.queue.job import RunningRecord
+from replicator.queue.records import EPOCH
 from tests.queue.conftest import Recorder, command, eventually, idle, working
 from tests.queue.test_retrying import Fault
 
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DESCRIPTION = Description("copied", "h.example/a:1", "a rule", "a note", 42)
-CLAIM = Claim("r.example/a:1", b"", 1, 0, None, None, {"token": "t"}, merged=False)
+RECORD = RunningRecord("t", Lane.EVENTS, "w", EPOCH, 0, 0, 0, 0)
+STARTED = StartedJob("r.example/a:1", b"", 1, 0, None, None, RECORD, merged=False)
 
 
 def describe(_: Lane, payload: Mapping[str, Any], outcome: Mapping[str, Any] | None) -> Description | None:
@@ -47,15 +50,15 @@ def job(name: str, **payload: Any) -> Job:
 async def finish(queue: Queue, name: str, entry: str, lag: str | int = "") -> bytes:
     """Run a job's whole life by the scripts alone."""
     await queue.enqueue([Job(name, {})], Lane.EVENTS)
-    _, claimed = await queue.run_script("claim", "events", 1, f"t-{name}", "w", 10_000, 0, 0)
-    claim = Claim.read(claimed)
+    _, replies = await queue.run_script("start", "events", 1, f"t-{name}", "w", 10_000, 0, 0)
+    job = StartedJob.read(replies)
     answer: bytes = await queue.run_script(
-        "finish", claim.id, claim.record["token"], claim.generation, "events", "done", 0, 0, "{}", "", entry, lag
+        "finish", job.id, job.record.token, job.generation, "events", "done", 0, 0, "{}", "", entry, lag
     )
     return answer
 
 
-async def test_what_was_done_and_what_was_given_up_is_kept_the_newest_first(queue: Queue, handler: Recorder) -> None:
+async def test_done_jobs_and_dead_letters_are_kept_the_newest_first(queue: Queue, handler: Recorder) -> None:
     async with working(queue, handler, describe=describe, concurrency={Lane.EVENTS: 1, Lane.BACKFILL: 1}):
         await queue.enqueue([job("one")], Lane.EVENTS)
         await idle(queue)
@@ -68,7 +71,7 @@ async def test_what_was_done_and_what_was_given_up_is_kept_the_newest_first(queu
     assert (oldest.error_class, oldest.lag, oldest.tries) == (None, None, 1)
     assert (newest.id, newest.lane, newest.result) == ("r.example/a/two", Lane.BACKFILL, "given up")
     assert (newest.error_class, newest.source) == (ErrorClass.PERMANENT, "h.example/two")
-    assert newest.note == (await queue.dead_letters())[0].message
+    assert newest.note == (await DeadLetters(queue).all())[0].message
     assert oldest.at <= newest.at <= (await History.read(queue)).now
 
 
@@ -99,13 +102,13 @@ async def test_a_copy_that_is_made_again_at_once_is_kept_all_the_same(queue: Que
 async def test_a_backfill_pushes_no_event_out_and_no_lane_grows_without_end(queue: Queue) -> None:
     await finish(queue, "r.example/first:1", '{"lane":"events"}')
     for lane, number in (("events", 3), ("backfill", MOST_JOBS + 50)):
-        claims = [f"{lane}-{n}" for n in range(number)]
-        await queue.enqueue([Job(name, {}) for name in claims], Lane(lane))
-        _, *claimed = await queue.run_script("claim", lane, number, lane, "w", 60_000, 0, 0)
-        for claim in map(Claim.read, claimed):
-            entry = encode_entry(claim, Lane(lane), Ending("done"), 0.1, DESCRIPTION)
-            token = claim.record["token"]
-            await queue.run_script("finish", claim.id, token, claim.generation, lane, "done", 0, 0, "{}", "", entry)
+        names = [f"{lane}-{n}" for n in range(number)]
+        await queue.enqueue([Job(name, {}) for name in names], Lane(lane))
+        _, *replies = await queue.run_script("start", lane, number, lane, "w", 60_000, 0, 0)
+        for job in map(StartedJob.read, replies):
+            entry = encode_entry(job, Lane(lane), Ending("done"), 0.1, DESCRIPTION)
+            token = job.record.token
+            await queue.run_script("finish", job.id, token, job.generation, lane, "done", 0, 0, "{}", "", entry)
     assert await command(queue, "LLEN", f"{queue.prefix}:history:events") == 4
     assert await command(queue, "LLEN", f"{queue.prefix}:history:backfill") == MOST_JOBS
     ended = (await History.read(queue)).ended
@@ -135,9 +138,13 @@ async def test_lags_of_more_than_two_days_ago_and_of_the_future_are_forgotten(qu
     assert (await History.read(queue)).lags[-1].longest == 2.0
 
 
-def test_the_lag_is_that_of_the_push_and_without_one_the_time_of_the_try() -> None:
+def test_the_lag_is_that_of_the_push_and_without_one_the_time_of_the_attempt() -> None:
     def lag(
-        lane: Lane = Lane.EVENTS, how: str = "done", *, lag: float | None = None, arrived: bool = True
+        lane: Lane = Lane.EVENTS,
+        how: Literal["done", "retry"] = "done",
+        *,
+        lag: float | None = None,
+        arrived: bool = True,
     ) -> str | int:
         return lag_ms(lane, Ending(how, lag=lag), 1.5, replace(DESCRIPTION, arrived=arrived))
 
@@ -147,9 +154,7 @@ def test_the_lag_is_that_of_the_push_and_without_one_the_time_of_the_try() -> No
 
 
 async def test_the_time_of_the_push_reaches_the_history(queue: Queue) -> None:
-    claim = replace(CLAIM, record={"token": "t", "pushed": 1000})
-    assert claim.pushed is not None
-    entry = encode_entry(claim, Lane.EVENTS, Ending("done", lag=12.3456), 1.0, DESCRIPTION)
+    entry = encode_entry(STARTED, Lane.EVENTS, Ending("done", lag=12.3456), 1.0, DESCRIPTION)
     await finish(queue, "r.example/a:1", bytes(entry).decode() if isinstance(entry, bytes) else entry)
     assert (await History.read(queue)).ended[0].lag == 12.346
 
@@ -157,7 +162,7 @@ async def test_the_time_of_the_push_reaches_the_history(queue: Queue) -> None:
 async def test_a_name_or_an_error_of_any_length_takes_little_room() -> None:
     long = "x" * 100_000
     description = Description("given up", long, long, long)
-    entry = encode_entry(CLAIM, Lane.EVENTS, Ending("done"), 1.0, description)
+    entry = encode_entry(STARTED, Lane.EVENTS, Ending("done"), 1.0, description)
     assert len(entry) < 2200
 
 
@@ -207,7 +212,7 @@ async def _tick(queue: Queue) -> None:
         await asyncio.sleep(0.0005)
 
 
-async def test_dead_letters_are_read_in_parts_however_many_there_are(queue: Queue, handler: Recorder) -> None:
+async def test_dead_letters_are_read_in_pages_however_many_there_are(queue: Queue, handler: Recorder) -> None:
     number = 1200
     handler.errors = [Fault(ErrorClass.PERMANENT) for _ in range(number)]
     async with working(queue, handler, concurrency={Lane.EVENTS: 50}):
@@ -216,7 +221,7 @@ async def test_dead_letters_are_read_in_parts_however_many_there_are(queue: Queu
     seen: set[str] = set()
     cursor, parts = 0, 0
     while parts == 0 or cursor:
-        part = await DeadLetterPage.read(queue, cursor, size=200)
+        part = await DeadLetters(queue).page(cursor, size=200)
         assert part.total == number
         assert len(part.letters) < 600
         assert [letter.last for letter in part.letters] == sorted((one.last for one in part.letters), reverse=True)

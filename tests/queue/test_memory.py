@@ -1,4 +1,4 @@
-"""What processes remember for each other: bounded, kept while it is used, and no hindrance when Redis is."""
+"""The memory that processes share: bounded, kept while it is used, and no hindrance when Redis is away."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from replicator.queue import Queue, RedisSelectionStore
-from tests.queue.conftest import command
+from tests.queue.conftest import PATIENCE, command
 
 if TYPE_CHECKING:
     from replicator.copy import SelectionStore
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 async def note(queue: Queue, *notes: tuple[str, str], **settings: Any) -> None:
-    async with aclosing(RedisSelectionStore(queue, **settings)) as memory:
+    async with aclosing(RedisSelectionStore(queue, **{"deadline": PATIENCE, **settings})) as memory:
         for name, text in notes:
             memory.note(name, text)
 
 
 async def recall(queue: Queue, *names: str, **settings: Any) -> list[str | None]:
-    async with aclosing(RedisSelectionStore(queue, **settings)) as memory:
+    async with aclosing(RedisSelectionStore(queue, **{"deadline": PATIENCE, **settings})) as memory:
         return await memory.recall(names)
 
 
@@ -34,7 +34,7 @@ def warnings(logs: list[Any]) -> list[str]:
 
 
 async def test_it_is_what_the_copy_engine_remembers_by(queue: Queue) -> None:
-    memory: SelectionStore = RedisSelectionStore(queue)
+    memory: SelectionStore = RedisSelectionStore(queue, deadline=PATIENCE)
     assert await memory.recall(["a"]) == [None]
     assert await memory.recall([]) == []
 

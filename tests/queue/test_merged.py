@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from replicator.errors import ErrorClass
-from replicator.queue import Job, Lane, Queue, RetryPolicy
+from replicator.queue import DeadLetters, Job, Lane, Queue, RetryPolicy
 from tests.queue.conftest import Recorder, eventually, idle, working
 from tests.queue.test_retrying import Fault
 
@@ -31,7 +31,7 @@ async def test_a_job_that_was_enqueued_once_is_not_merged(queue: Queue, handler:
     assert [run.merged for run in handler.runs] == [False, False]
 
 
-async def test_a_job_that_fails_and_is_tried_again_by_itself_is_not_merged(queue: Queue, handler: Recorder) -> None:
+async def test_a_job_that_fails_and_is_retried_by_itself_is_not_merged(queue: Queue, handler: Recorder) -> None:
     handler.errors = [Fault(ErrorClass.TRANSIENT), Fault(ErrorClass.TRANSIENT)]
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
     await run_all(queue, handler, 3)
@@ -64,7 +64,7 @@ async def test_a_job_enqueued_again_while_it_runs_is_merged_when_it_runs_again(q
     assert [(run.payload["n"], run.merged) for run in handler.runs] == [(1, False), (2, True)]
 
 
-async def test_a_merged_job_stays_so_over_its_tries(queue: Queue, handler: Recorder) -> None:
+async def test_a_merged_job_stays_merged_over_its_attempts(queue: Queue, handler: Recorder) -> None:
     handler.errors = [Fault(ErrorClass.TRANSIENT)]
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
@@ -87,19 +87,19 @@ async def test_a_job_enqueued_over_its_dead_letter_is_merged(queue: Queue, handl
     handler.errors = [Fault(ErrorClass.PERMANENT)]
     async with working(queue, handler):
         await queue.enqueue([Job(A, {})], Lane.EVENTS)
-        await eventually(queue.dead_letters)
+        await eventually(DeadLetters(queue).all)
         await queue.enqueue([Job(A, {})], Lane.EVENTS)
         await handler.started(2)
         await idle(queue)
     assert [run.merged for run in handler.runs] == [False, True]
 
 
-async def test_a_dead_letter_that_is_revived_is_merged(queue: Queue, handler: Recorder) -> None:
+async def test_a_dead_letter_that_is_retried_is_merged(queue: Queue, handler: Recorder) -> None:
     handler.errors = [Fault(ErrorClass.PERMANENT)]
     async with working(queue, handler):
         await queue.enqueue([Job(A, {})], Lane.EVENTS)
-        await eventually(queue.dead_letters)
-        assert await queue.retry_dead() == [A]
+        await eventually(DeadLetters(queue).all)
+        assert await DeadLetters(queue).retry() == [A]
         await handler.started(2)
         await idle(queue)
     assert [run.merged for run in handler.runs] == [False, True]
@@ -142,14 +142,16 @@ async def test_after_a_merged_job_is_done_a_new_one_is_not_merged_and_nothing_is
     assert not await queue.redis.exists(f"{queue.prefix}:merged")
 
 
-async def test_a_merged_job_that_was_given_up_leaves_no_mark_of_its_own(queue: Queue, handler: Recorder) -> None:
+async def test_a_merged_job_that_became_a_dead_letter_leaves_no_mark_of_its_own(
+    queue: Queue, handler: Recorder
+) -> None:
     handler.errors = [Fault(ErrorClass.PERMANENT)]
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
     async with working(queue, handler):
-        await eventually(queue.dead_letters)
+        await eventually(DeadLetters(queue).all)
         assert not await queue.redis.exists(f"{queue.prefix}:merged")
-        assert await queue.drop_dead() == [A]
+        assert await DeadLetters(queue).drop() == [A]
         await queue.enqueue([Job(A, {})], Lane.EVENTS)
         await handler.started(2)
         await idle(queue)
@@ -159,7 +161,7 @@ async def test_a_merged_job_that_was_given_up_leaves_no_mark_of_its_own(queue: Q
 async def test_a_merged_job_stays_so_when_its_worker_dies(queue: Queue, server: RedisServer, handler: Recorder) -> None:
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
-    await queue.run_script("claim", Lane.EVENTS, 1, "dead", "host:1:dead", 1, 1, 0)
+    await queue.run_script("start", Lane.EVENTS, 1, "dead", "host:1:dead", 1, 1, 0)
     await asyncio.sleep(0.01)
     async with working(queue, handler, lease=0.2):
         await handler.started(1)

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from replicator.errors import ErrorClass
-from replicator.queue import Job, JsonValue, Lane, Queue, RetryPolicy, Running
+from replicator.queue import DeadLetters, Job, JsonValue, Lane, Queue, RetryPolicy, Running
 from tests.queue.conftest import Recorder, eventually, idle, working
 from tests.queue.test_retrying import Fault
 
@@ -68,7 +68,7 @@ async def test_what_waits_for_a_retry_is_pending_and_a_dead_letter_is_not(queue:
         handler.gate.clear()
         assert await queue.enqueue([job], Lane.BACKFILL) == 0
         handler.gate.set()
-        await eventually(queue.dead_letters)
+        await eventually(DeadLetters(queue).all)
         assert await queue.enqueue([job], Lane.BACKFILL) == 1
 
 

@@ -1,4 +1,4 @@
-"""Who tells people, over all processes, and what of the dead letters is new."""
+"""One leader for the notices over all processes, and the dead letters that are new to it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from replicator.errors import ErrorClass, ReplicatorError
-from replicator.queue import Job, Lane, Notices, Queue, QueueUnavailable
+from replicator.queue import DeadLetters, Job, Lane, Notices, Queue, QueueUnavailable
 from tests.queue.conftest import Recorder, eventually, working
 
 if TYPE_CHECKING:
@@ -24,17 +24,17 @@ async def bury(queue: Queue, *ids: str) -> None:
             error = ReplicatorError(f"denied: {job_id}")
             error.error_class = ErrorClass.PERMANENT
             handler.errors = [error]
-            mark = (await Notices(queue).buried(0, 0)).mark
-            if await queue.retry_dead([job_id]) == []:
+            mark = (await Notices(queue).new_dead_letters(0, 0)).mark
+            if await DeadLetters(queue).retry([job_id]) == []:
                 await queue.enqueue([Job(job_id, {"source": f"from {job_id}"})], Lane.EVENTS)
 
             async def buried(mark: int = mark) -> bool:
-                return (await Notices(queue).buried(mark, 0)).newer == 1
+                return (await Notices(queue).new_dead_letters(mark, 0)).newer == 1
 
             await eventually(buried)
 
 
-async def test_one_process_has_the_turn_until_it_ends(queue: Queue) -> None:
+async def test_one_process_leads_until_it_ends(queue: Queue) -> None:
     first, second = Notices(queue), Notices(queue)
     assert await first.begin(None) is not None
     assert await second.begin(None) is None
@@ -44,7 +44,7 @@ async def test_one_process_has_the_turn_until_it_ends(queue: Queue) -> None:
     assert await first.begin(None) is None
 
 
-async def test_the_turn_of_a_process_that_died_is_anothers_after_the_lease(queue: Queue) -> None:
+async def test_another_process_leads_after_the_lease_of_one_that_died(queue: Queue) -> None:
     first, second = Notices(queue, lease=0.2), Notices(queue)
     assert await first.begin(None) is not None
     await eventually(lambda: second.begin(None))
@@ -54,7 +54,7 @@ async def test_the_turn_of_a_process_that_died_is_anothers_after_the_lease(queue
     assert turn.told == b""
 
 
-async def test_what_was_told_is_known_to_the_next(queue: Queue) -> None:
+async def test_what_was_sent_is_known_to_the_next(queue: Queue) -> None:
     first, second = Notices(queue), Notices(queue)
     await first.begin(None)
     assert await first.keep(b"told")
@@ -88,14 +88,14 @@ async def test_complaints_of_all_processes_are_known_until_they_are_over(queue: 
     assert turn.complaints == ()
 
 
-async def test_a_complaint_of_any_text_is_heard(queue: Queue) -> None:
+async def test_a_complaint_of_any_text_is_reported(queue: Queue) -> None:
     turn = await Notices(queue).begin("rules-\udcff.yaml: \0 镜" + "x" * 5000)
     assert turn is not None
     assert turn.complaints[0].text.startswith("rules-?.yaml: \0 镜xx")
     assert len(turn.complaints[0].text) == 2000
 
 
-async def test_a_complaint_is_since_it_was_first_heard_of(queue: Queue) -> None:
+async def test_a_complaint_counts_since_it_was_first_reported(queue: Queue) -> None:
     notices = Notices(queue)
     first, second = await notices.begin("x"), await notices.begin("x")
     assert first is not None
@@ -105,47 +105,47 @@ async def test_a_complaint_is_since_it_was_first_heard_of(queue: Queue) -> None:
 
 async def test_dead_letters_are_new_until_the_mark(queue: Queue) -> None:
     notices = Notices(queue)
-    assert await notices.buried(0, 5) == (await notices.buried(0, 5))
+    assert await notices.new_dead_letters(0, 5) == (await notices.new_dead_letters(0, 5))
     await bury(queue, "a", "b")
-    found = await notices.buried(0, 5)
+    found = await notices.new_dead_letters(0, 5)
     assert (found.dead, found.newer, [letter.id for letter in found.first]) == (2, 2, ["a", "b"])
     assert found.first[0].message == "denied: a"
     await bury(queue, "c", "d", "e")
-    later = await notices.buried(found.mark, 2)
+    later = await notices.new_dead_letters(found.mark, 2)
     assert (later.dead, later.newer, [letter.id for letter in later.first]) == (5, 3, ["c", "d"])
-    last = await notices.buried(later.mark, 2)
+    last = await notices.new_dead_letters(later.mark, 2)
     assert (last.dead, last.newer, last.mark, last.first) == (5, 0, later.mark, ())
 
 
-async def test_one_that_died_anew_is_new_again(queue: Queue) -> None:
+async def test_a_job_that_died_again_is_new_again(queue: Queue) -> None:
     notices = Notices(queue)
     await bury(queue, "a", "b")
-    mark = (await notices.buried(0, 5)).mark
-    await queue.drop_dead(["a"])
-    assert (await notices.buried(mark, 5)).newer == 0
+    mark = (await notices.new_dead_letters(0, 5)).mark
+    await DeadLetters(queue).drop(["a"])
+    assert (await notices.new_dead_letters(mark, 5)).newer == 0
     await bury(queue, "b")
-    again = await notices.buried(mark, 5)
+    again = await notices.new_dead_letters(mark, 5)
     assert (again.dead, [letter.id for letter in again.first]) == (1, ["b"])
 
 
 async def test_nothing_is_left_of_dead_letters_that_are_gone(queue: Queue) -> None:
     await bury(queue, "a", "b")
-    await queue.drop_dead()
+    await DeadLetters(queue).drop()
     assert not await queue.redis.exists(f"{queue.prefix}:buried")
     await bury(queue, "a", "b")
-    await queue.retry_dead(["a"])
+    await DeadLetters(queue).retry(["a"])
     await queue.enqueue([Job("b", {})], Lane.EVENTS)
     assert not await queue.redis.exists(f"{queue.prefix}:buried")
 
 
-async def test_a_letter_that_an_older_version_took_away_is_no_example(queue: Queue) -> None:
+async def test_a_dead_letter_that_an_older_version_dropped_is_no_example(queue: Queue) -> None:
     await bury(queue, "a", "b")
     assert await cast("Awaitable[int]", queue.redis.hdel(f"{queue.prefix}:dead", "a")) == 1
-    found = await Notices(queue).buried(0, 5)
+    found = await Notices(queue).new_dead_letters(0, 5)
     assert (found.dead, found.newer, [letter.id for letter in found.first]) == (1, 1, ["b"])
 
 
-async def test_redis_away_is_told(own_server: RedisServer) -> None:
+async def test_redis_away_is_an_error(own_server: RedisServer) -> None:
     async with await Queue.connect(own_server.url, deadline=0.3) as queue:
         notices = Notices(queue)
         own_server.kill()

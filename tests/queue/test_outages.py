@@ -1,4 +1,4 @@
-"""Redis going away: enqueues say so in time, workers wait, nothing is lost, all heals by itself."""
+"""Outages of Redis: enqueues fail in time, workers wait, nothing is lost, all recovers by itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from replicator.errors import ConfigError
-from replicator.queue import Job, Lane, Queue, QueueUnavailable, Running
+from replicator.queue import DeadLetters, Job, Lane, Queue, QueueUnavailable, Running
 from replicator.queue.lease import RedisHealth
 from tests.queue.conftest import Recorder, eventually, idle, working
 from tests.queue.servers import CuttingProxy, RedisServer
@@ -41,7 +41,7 @@ async def test_an_enqueue_that_redis_does_not_take_says_so_within_its_deadline(
     with pytest.raises(QueueUnavailable):
         await own_queue.counts()
     with pytest.raises(QueueUnavailable):
-        await own_queue.dead_letters()
+        await DeadLetters(own_queue).all()
     own_server.start()
     await own_queue.enqueue([Job(A, {})], Lane.EVENTS)
     await own_queue.ping()
@@ -55,7 +55,7 @@ async def test_a_redis_that_hangs_is_unavailable_within_the_deadline(own_server:
             with pytest.raises(QueueUnavailable, match=r"no answer within 0\.5 s"):
                 await own_queue.enqueue([Job(A, {})], Lane.EVENTS)
             with pytest.raises(QueueUnavailable, match=r"no answer within 0\.5 s"):
-                await own_queue.dead_letters()
+                await DeadLetters(own_queue).all()
     finally:
         os.kill(own_server.pid, signal.SIGCONT)
     await own_queue.ping()
@@ -246,7 +246,7 @@ async def test_a_redis_that_forgot_the_scripts_is_given_them_again(own_queue: Qu
     await own_queue.enqueue([Job(A, {})], Lane.EVENTS)
 
 
-async def test_a_lost_answer_to_a_claim_costs_no_lease_time(
+async def test_a_lost_answer_to_a_start_costs_no_lease_time(
     own_server: RedisServer, short_dir: Path, handler: Recorder
 ) -> None:
     async with (
@@ -259,10 +259,10 @@ async def test_a_lost_answer_to_a_claim_costs_no_lease_time(
         proxy.mute_answers = True
         await direct.enqueue([Job(A, {})], Lane.EVENTS)
 
-        async def claimed() -> bool:
+        async def started() -> bool:
             return (await direct.counts()).lanes[Lane.EVENTS].running == 1
 
-        await eventually(claimed)  # by its poll: it heard nothing of the announcement either
+        await eventually(started)  # by its poll: it heard nothing of the announcement either
         proxy.mute_answers = False
         proxy.cut()
         await handler.started(1, timeout=3)

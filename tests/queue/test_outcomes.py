@@ -1,4 +1,4 @@
-"""Runs hear how their jobs ended, wherever they ran: of a try that began after they asked, and exactly once."""
+"""Runs hear how their jobs ended, in any process: of an attempt that began after they asked, and exactly once."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def test_two_runs_that_want_one_copy_both_hear_of_it(queue: Queue, handler
     assert len(handler.runs) == 1
 
 
-async def test_a_dead_letter_is_told_with_its_error(queue: Queue, handler: Recorder) -> None:
+async def test_a_dead_letter_is_reported_with_its_error(queue: Queue, handler: Recorder) -> None:
     handler.errors = [Fault(ErrorClass.PERMANENT)]
     await queue.enqueue([Job(A, {})], Lane.BACKFILL, run="run")
     async with working(queue, handler):
@@ -62,7 +62,7 @@ async def test_a_dead_letter_is_told_with_its_error(queue: Queue, handler: Recor
     assert (finished.outcome, finished.error, finished.error_class) == (None, "a permanent fault", ErrorClass.PERMANENT)
 
 
-async def test_a_run_that_asks_during_a_copy_is_told_of_the_next_one(queue: Queue, handler: Recorder) -> None:
+async def test_a_run_that_asks_during_a_copy_hears_of_the_next_one(queue: Queue, handler: Recorder) -> None:
     handler.gate.clear()
     async with working(queue, handler):
         await queue.enqueue([Job(A, {})], Lane.EVENTS, run="early")
@@ -77,15 +77,15 @@ async def test_a_run_that_asks_during_a_copy_is_told_of_the_next_one(queue: Queu
 
 async def test_the_first_of_two_copies_answers_only_who_asked_before_it_began(queue: Queue) -> None:
     await queue.enqueue([Job(A, {})], Lane.EVENTS, run="early")
-    _, claim = await queue.run_script("claim", Lane.EVENTS, 1, "w:1", "w", 30_000, 0, 0)
+    _, reply = await queue.run_script("start", Lane.EVENTS, 1, "w:1", "w", 30_000, 0, 0)
     await queue.enqueue([Job(A, {})], Lane.EVENTS, run="late")
-    finish = ("finish", A, f"w:1:{A}", claim[2], Lane.EVENTS, "done", 0, 0, b"{}", b"")
+    finish = ("finish", A, f"w:1:{A}", reply[2], Lane.EVENTS, "done", 0, 0, b"{}", b"")
     assert await queue.run_script(*finish) == b"queued again"
     assert await queue.redis.xlen(f"{queue.prefix}:finished:early") == 1
     assert await queue.redis.xlen(f"{queue.prefix}:finished:late") == 0
 
 
-async def test_a_failure_that_is_followed_by_another_try_at_once_tells_nobody_yet(
+async def test_a_failure_that_is_followed_by_another_attempt_at_once_is_not_reported_yet(
     queue: Queue, handler: Recorder
 ) -> None:
     handler.errors = [Fault(ErrorClass.PERMANENT)]
@@ -100,7 +100,9 @@ async def test_a_failure_that_is_followed_by_another_try_at_once_tells_nobody_ye
     assert finished.outcome is not None
 
 
-async def test_an_impatient_run_is_told_while_a_patient_event_goes_on_trying(queue: Queue, handler: Recorder) -> None:
+async def test_an_impatient_run_hears_of_a_failure_while_a_patient_event_is_still_retried(
+    queue: Queue, handler: Recorder
+) -> None:
     handler.errors = [Fault(ErrorClass.TRANSIENT) for _ in range(2)]
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
     await queue.enqueue([Job(A, {}, retries=1)], Lane.BACKFILL, run="run")
@@ -130,7 +132,7 @@ async def test_outcomes_are_heard_across_cut_connections_each_once(
     assert proxy.cuts > 0
 
 
-async def test_an_outcome_that_could_not_be_dropped_is_not_told_twice(
+async def test_an_outcome_that_could_not_be_deleted_is_not_reported_twice(
     queue: Queue, handler: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drop, failures = queue.redis.xdel, [OSError("cut"), OSError("cut")]

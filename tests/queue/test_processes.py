@@ -1,4 +1,4 @@
-"""The processes of an installation know of each other, and of each other's configuration."""
+"""Signs of life: the processes of an installation see each other, and each other's configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tests.queue.servers import RedisServer
 
 
-async def test_a_process_is_told_of_while_it_runs(queue: Queue) -> None:
+async def test_a_process_is_listed_while_it_runs(queue: Queue) -> None:
     state = LoadedConfig(1_700_000_000.5, "images: no such thing" * 1000)
     async with announced(queue, "serve", "1.2", lambda: state), announced(queue, "worker", "1.3", lambda: state):
         found = await eventually(lambda: _all(queue, 2))

@@ -1,4 +1,4 @@
-"""A try knows since when someone waits for it: the oldest push that nothing has served yet."""
+"""An attempt knows the oldest push that it serves, from which its lag is counted."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from replicator.errors import ErrorClass
-from replicator.queue import Job, Lane, Queue, RetryPolicy
-from replicator.queue.attempt import Claim
+from replicator.queue import DeadLetters, Job, Lane, Queue, RetryPolicy
+from replicator.queue.attempt import StartedJob
 from tests.queue.conftest import Recorder, eventually, idle, working
 from tests.queue.test_retrying import Fault
 
@@ -28,18 +28,18 @@ def pushed(at: datetime | None) -> Job:
 
 
 async def run_all(queue: Queue, handler: Recorder, number: int) -> list[datetime | None]:
-    """Run what is queued; return since when each try was waited for."""
+    """Run what is queued; return the oldest push that each attempt served."""
     async with working(queue, handler):
         await handler.started(number)
         await idle(queue)
     return [run.pushed for run in handler.runs]
 
 
-async def claim(
+async def start(
     queue: Queue, token: str = "w:1", *, takeover: int = 0, again: int = 0, lease_ms: int = 30_000
-) -> Claim:
-    _, reply = await queue.run_script("claim", Lane.EVENTS, 1, token, "w", lease_ms, takeover, again)
-    return Claim.read(reply)
+) -> StartedJob:
+    _, reply = await queue.run_script("start", Lane.EVENTS, 1, token, "w", lease_ms, takeover, again)
+    return StartedJob.read(reply)
 
 
 @pytest.mark.parametrize(
@@ -88,13 +88,13 @@ async def test_a_push_during_a_copy_is_served_by_the_next_one_alone(queue: Queue
     assert [run.pushed for run in handler.runs] == [OLD, NEW]
 
 
-async def test_a_failed_try_leaves_its_push_to_the_next_one(queue: Queue, handler: Recorder) -> None:
+async def test_a_failed_attempt_leaves_its_push_to_the_next_one(queue: Queue, handler: Recorder) -> None:
     handler.errors = [Fault(ErrorClass.TRANSIENT), Fault(ErrorClass.NOT_YET)]
     await queue.enqueue([pushed(OLD)], Lane.EVENTS)
     assert await run_all(queue, handler, 3) == [OLD, OLD, OLD]
 
 
-async def test_a_push_of_what_waits_for_its_next_try_is_no_older_than_the_one_that_waits(
+async def test_a_push_of_what_waits_for_its_retry_is_no_older_than_the_one_that_waits(
     queue: Queue, handler: Recorder
 ) -> None:
     handler.errors = [Fault(ErrorClass.TRANSIENT)]
@@ -130,18 +130,18 @@ async def test_what_failed_while_it_was_pushed_again_is_waited_for_since_the_fir
 
 async def test_a_push_outlives_the_worker_that_began_to_serve_it(queue: Queue) -> None:
     await queue.enqueue([pushed(OLD)], Lane.EVENTS)
-    assert (await claim(queue, "w:1", lease_ms=1)).pushed == OLD
+    assert (await start(queue, "w:1", lease_ms=1)).record.pushed == OLD
     await queue.enqueue([pushed(NEW)], Lane.EVENTS)
     await asyncio.sleep(0.01)
-    assert (await claim(queue, "w:2", takeover=1)).pushed == OLD
+    assert (await start(queue, "w:2", takeover=1)).record.pushed == OLD
 
 
-async def test_a_claim_that_is_asked_for_again_tells_of_the_same_push(queue: Queue) -> None:
+async def test_a_start_that_is_asked_for_again_has_the_same_push(queue: Queue) -> None:
     await queue.enqueue([pushed(NEW)], Lane.EVENTS)
-    assert (await claim(queue)).pushed == NEW
-    assert (await claim(queue, again=1)).pushed == NEW
+    assert (await start(queue)).record.pushed == NEW
+    assert (await start(queue, again=1)).record.pushed == NEW
     await queue.enqueue([pushed(OLD)], Lane.EVENTS)
-    assert (await claim(queue, again=1)).pushed == OLD
+    assert (await start(queue, again=1)).record.pushed == OLD
 
 
 async def test_what_was_handed_back_is_waited_for_as_before(queue: Queue, handler: Recorder) -> None:
@@ -153,13 +153,13 @@ async def test_what_was_handed_back_is_waited_for_as_before(queue: Queue, handle
     assert await run_all(queue, handler, 2) == [OLD, OLD]
 
 
-async def test_nobody_waits_for_what_was_given_up(queue: Queue, handler: Recorder) -> None:
+async def test_nobody_waits_for_a_dead_letter(queue: Queue, handler: Recorder) -> None:
     """A person has to look after it; how long that takes is not how long copies take."""
     handler.errors = [Fault(ErrorClass.PERMANENT), Fault(ErrorClass.PERMANENT)]
     await queue.enqueue([pushed(OLD)], Lane.EVENTS)
     await run_all(queue, handler, 1)
     assert [key async for key in queue.redis.scan_iter(f"{queue.prefix}:pushed")] == []
-    await queue.retry_dead()
+    await DeadLetters(queue).retry()
     await run_all(queue, handler, 2)
     await queue.enqueue([pushed(NEW)], Lane.EVENTS)
     assert await run_all(queue, handler, 3) == [OLD, None, NEW]

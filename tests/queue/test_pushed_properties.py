@@ -1,4 +1,4 @@
-"""Whatever comes in between, a try knows the oldest push that nothing has served, and none that was."""
+"""In any sequence of pushes and attempts, an attempt knows the oldest push that none has served."""
 
 from __future__ import annotations
 
@@ -8,25 +8,33 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from replicator.errors import ErrorClass
 from replicator.queue import Job, Lane, Queue
-from replicator.queue.attempt import Claim
+from replicator.queue.attempt import StartedJob
+from replicator.queue.connection import RedisHandle, open_redis
+from replicator.queue.job import Failure
+from replicator.queue.records import encode
+from tests.queue.servers import RedisServer
 
 if TYPE_CHECKING:
-    from tests.queue.servers import RedisServer
+    from collections.abc import Iterator
+    from pathlib import Path
 
 A = "r.example/a:1"
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PUSHES = [START + timedelta(seconds=number) for number in range(4)]
 ENDS = ["done", "retry", "dead", "release"]
-STEPS = st.lists(st.sampled_from([*PUSHES, None, "claim", "claim", "claim", *ENDS]), min_size=5, max_size=40)
+FAILURE = Failure(A, ErrorClass.TRANSIENT, "no", 1, START, START)
+STEPS = st.lists(st.sampled_from([*PUSHES, None, "start", "start", "start", *ENDS]), min_size=5, max_size=40)
 
 
 @dataclass
 class Model:
-    """One job: whether it is in the queue, and which pushes no try has begun to serve, or has begun."""
+    """One job: whether it is in the queue, and which pushes no attempt serves yet, or the present one does."""
 
     pending: bool = False
     running: bool = False
@@ -39,7 +47,7 @@ class Model:
         self.pending = True
         self.again = self.running
 
-    def claim(self) -> datetime | None:
+    def start(self) -> datetime | None:
         self.begun, self.waiting = self.begun | self.waiting, set()
         self.running, self.again = True, False
         return min(self.begun, default=None)
@@ -52,21 +60,21 @@ class Model:
 
 
 async def follow(queue: Queue, steps: list[datetime | str | None]) -> None:
-    model, claim = Model(), None
+    model, job = Model(), None
     for number, step in enumerate(steps):
-        if step == "claim":
+        if step == "start":
             if model.running:
                 continue
-            _, *claims = await queue.run_script("claim", Lane.EVENTS, 1, f"w:{number}", "w", 30_000, 0, 0)
-            assert bool(claims) == model.pending
-            if claims:
-                claim = Claim.read(claims[0])
-                assert claim.pushed == model.claim()
+            _, *replies = await queue.run_script("start", Lane.EVENTS, 1, f"w:{number}", "w", 30_000, 0, 0)
+            assert bool(replies) == model.pending
+            if replies:
+                job = StartedJob.read(replies[0])
+                assert job.record.pushed == model.start()
         elif isinstance(step, str):
             if not model.running:
                 continue
-            assert claim is not None
-            arguments = (A, claim.record["token"], claim.generation, Lane.EVENTS, step, 0, 1, b"{}", b'{"first":0}')
+            assert job is not None
+            arguments = (A, job.record.token, job.generation, Lane.EVENTS, step, 0, 1, b"{}", encode(FAILURE))
             await queue.run_script("finish", *arguments)
             model.finish(step)
         else:
@@ -78,11 +86,17 @@ async def follow(queue: Queue, steps: list[datetime | str | None]) -> None:
 
 @settings(max_examples=200)
 @given(steps=STEPS)
-def test_a_try_knows_the_oldest_push_that_nothing_has_served(
-    server: RedisServer, steps: list[datetime | str | None]
+def test_an_attempt_knows_the_oldest_push_that_nothing_has_served(
+    connected: tuple[asyncio.Runner, RedisHandle], steps: list[datetime | str | None]
 ) -> None:
-    async def run() -> None:
-        async with await Queue.connect(server.url, prefix=f"t-{uuid4().hex[:8]}") as queue:
-            await follow(queue, steps)
+    runner, handle = connected
+    runner.run(follow(Queue(handle, prefix=f"t-{uuid4().hex[:8]}"), steps))
 
-    asyncio.run(run())
+
+@pytest.fixture(scope="module")
+def connected(short_dir: Path) -> Iterator[tuple[asyncio.Runner, RedisHandle]]:
+    """One loop, one connection and a server that writes nothing to disk for all examples; each has a prefix apart."""
+    with RedisServer(short_dir / "fast", "--appendonly", "no") as server, asyncio.Runner() as runner:
+        handle = open_redis(server.url)
+        yield runner, handle
+        runner.run(handle.close())

@@ -1,4 +1,4 @@
-"""Of all processes on a queue one runs the reconcile that is due, and once."""
+"""The lease on the reconcile: of all processes on a queue one runs a due reconcile, and once."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ async def test_a_run_that_was_given_back_does_not_count_and_can_be_begun_at_once
     assert await Reconciles(other).begin(state.last_started) is not None
 
 
-async def test_the_run_of_a_killed_process_is_begun_anew_when_its_lease_lapses(
+async def test_the_run_of_a_killed_process_is_begun_again_when_its_lease_expires(
     queue: Queue, server: RedisServer
 ) -> None:
     holder = await asyncio.create_subprocess_exec(
@@ -147,7 +147,7 @@ async def test_a_lease_that_is_kept_lasts_for_longer_than_it_would(queue: Queue,
     assert await held.end(FOUND) is not None
 
 
-async def test_one_that_lost_its_lease_hears_of_it_and_its_end_does_not_count(queue: Queue, other: Queue) -> None:
+async def test_a_run_that_lost_its_lease_learns_of_it_and_its_end_does_not_count(queue: Queue, other: Queue) -> None:
     held = await begun(queue, lease=0.3)
     await queue.redis.delete(f"{queue.prefix}:reconcile:lease")
     second = await Reconciles(other).begin(None)
@@ -169,7 +169,7 @@ async def test_a_lease_that_redis_forgot_is_lost(queue: Queue) -> None:
         await lost(held)
 
 
-async def test_an_end_that_is_told_twice_as_its_answer_was_not_heard_counts_once(queue: Queue) -> None:
+async def test_an_end_that_is_sent_twice_because_its_answer_was_lost_counts_once(queue: Queue) -> None:
     held = await begun(queue)
     first = await held.end(FOUND)
     assert first is not None
@@ -218,7 +218,7 @@ async def test_redis_killed_and_back_within_the_lease_costs_nothing(own_server: 
     own_server.kill()
     ending = asyncio.create_task(held.end(FOUND))
     await asyncio.sleep(0.5)
-    assert not ending.done(), "the end is told when Redis is back"
+    assert not ending.done(), "the end is recorded when Redis is back"
     own_server.start()
     async with asyncio.timeout(20):
         result = await ending
@@ -227,7 +227,7 @@ async def test_redis_killed_and_back_within_the_lease_costs_nothing(own_server: 
     assert result == (await ReconcileState.read(own_queue)).last, "and it is on disk"
 
 
-async def test_an_end_that_can_not_be_told_within_a_lease_is_given_up(
+async def test_an_end_that_can_not_be_recorded_within_a_lease_is_an_error(
     own_server: RedisServer, own_queue: Queue
 ) -> None:
     held = await begun(own_queue, lease=0.5)
@@ -251,7 +251,7 @@ async def test_a_redis_out_of_memory_begins_nothing_and_lets_what_runs_end(own_q
     assert await begun(own_queue) is not None
 
 
-async def test_a_beginning_whose_answer_was_not_heard_is_not_held_up_by_itself(
+async def test_a_beginning_whose_answer_was_lost_is_not_held_up_by_itself(
     own_server: RedisServer, own_queue: Queue
 ) -> None:
     reconciles = Reconciles(own_queue)

@@ -18,7 +18,7 @@ SECONDS = st.floats(0, 10 * 24 * 3600)
 
 
 @given(st.sampled_from([ErrorClass.PERMANENT, ErrorClass.CREDENTIALS]), FAILURES, SECONDS, LUCK)
-def test_what_cannot_succeed_is_never_tried_again(kind: ErrorClass, failures: int, elapsed: float, luck: float) -> None:
+def test_what_cannot_succeed_is_never_retried(kind: ErrorClass, failures: int, elapsed: float, luck: float) -> None:
     assert POLICY.delay(kind, failures=failures, elapsed=elapsed, luck=luck, retry_after=1) is None
 
 
@@ -32,7 +32,7 @@ def test_a_pause_is_positive_and_bounded(
 
 
 @given(TRYABLE, FAILURES, SECONDS, LUCK)
-def test_a_job_is_given_up_exactly_when_its_horizon_has_passed(
+def test_the_last_attempt_is_exactly_when_the_horizon_has_passed(
     kind: ErrorClass, failures: int, elapsed: float, luck: float
 ) -> None:
     horizon = POLICY.not_yet_horizon if kind is ErrorClass.NOT_YET else POLICY.horizon
@@ -87,7 +87,7 @@ def test_a_nights_outage_is_outlasted_and_its_end_noticed_within_minutes() -> No
         elapsed, failures = elapsed + delay, failures + 1
 
 
-def test_an_unexpected_exception_has_a_few_tries() -> None:
+def test_an_unexpected_exception_has_a_few_retries() -> None:
     delays = [
         POLICY.delay(ErrorClass.TRANSIENT, failures=failures, elapsed=0, luck=0, expected=False)
         for failures in range(1, 6)

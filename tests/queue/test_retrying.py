@@ -1,4 +1,4 @@
-"""Failures: tried again by class, given up as dead letters, and never counted against a job that did not fail."""
+"""Failures: retried by class, kept as dead letters, and never counted against a job that did not fail."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import structlog
 
 from replicator.errors import ErrorClass, ReplicatorError
-from replicator.queue import Job, Lane, Queue, RetryPolicy, Running
-from replicator.queue.job import dump_json
+from replicator.queue import DeadLetters, Job, Lane, Queue, RetryPolicy, Running
+from replicator.queue.records import dump_json
 from tests.queue.conftest import QUICK, Recorder, eventually, idle, working
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Fault(ReplicatorError):
         self.retry_after = retry_after
 
 
-async def test_a_transient_failure_is_tried_again_until_it_goes_well(queue: Queue, handler: Recorder) -> None:
+async def test_a_transient_failure_is_retried_until_it_goes_well(queue: Queue, handler: Recorder) -> None:
     handler.errors = [Fault(ErrorClass.TRANSIENT), Fault(ErrorClass.NOT_YET), Fault(ErrorClass.TRANSIENT)]
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
     async with working(queue, handler):
@@ -45,20 +45,20 @@ async def test_what_cannot_succeed_is_a_dead_letter_at_once(
     async with working(queue, handler):
         await handler.started(1)
         await idle(queue)
-    [letter] = await queue.dead_letters()
+    [letter] = await DeadLetters(queue).all()
     assert (letter.id, letter.lane, letter.payload) == (A, Lane.BACKFILL, {"source": "h.example/a:1"})
     assert (letter.error_class, letter.message, letter.tries) == (error_class, f"a {error_class} fault", 1)
     assert letter.first <= letter.last
     assert len(handler.runs) == 1
 
 
-async def test_a_job_with_few_retries_is_given_up_after_them(queue: Queue, handler: Recorder) -> None:
+async def test_a_job_with_few_retries_is_a_dead_letter_after_them(queue: Queue, handler: Recorder) -> None:
     handler.errors = [Fault(ErrorClass.TRANSIENT) for _ in range(9)]
     await queue.enqueue([Job(A, {}, retries=2)], Lane.EVENTS)
     async with working(queue, handler):
         await handler.started(3)
         await idle(queue)
-    [letter] = await queue.dead_letters()
+    [letter] = await DeadLetters(queue).all()
     assert letter.tries == 3
 
 
@@ -72,13 +72,13 @@ async def test_a_bounded_enqueue_does_not_make_an_unbounded_one_impatient(queue:
     assert (await queue.counts()).dead == 0
 
 
-async def test_giving_up_comes_when_the_horizon_has_passed(queue: Queue, handler: Recorder) -> None:
+async def test_a_job_is_a_dead_letter_when_the_horizon_has_passed(queue: Queue, handler: Recorder) -> None:
     handler.errors = [Fault(ErrorClass.TRANSIENT) for _ in range(99)]
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
     policy = RetryPolicy(first=0.05, cap=0.1, horizon=0.4)
     async with working(queue, handler, policy=policy):
-        await eventually(queue.dead_letters)
-    [letter] = await queue.dead_letters()
+        await eventually(DeadLetters(queue).all)
+    [letter] = await DeadLetters(queue).all()
     assert 0.4 <= (letter.last - letter.first).total_seconds() < 8
     assert 4 <= letter.tries <= 12
 
@@ -94,15 +94,15 @@ async def test_the_other_sides_retry_after_is_obeyed(queue: Queue, handler: Reco
         await idle(queue)
 
 
-async def test_a_bug_in_the_handler_is_tried_a_few_times_and_then_kept_as_a_dead_letter_with_its_trace_logged(
+async def test_a_bug_in_the_handler_is_retried_a_few_times_and_then_kept_as_a_dead_letter_with_its_trace_logged(
     queue: Queue, handler: Recorder
 ) -> None:
     handler.errors = [ZeroDivisionError("by zero") for _ in range(99)]
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
     with structlog.testing.capture_logs() as logs:
         async with working(queue, handler):
-            await eventually(queue.dead_letters)
-    [letter] = await queue.dead_letters()
+            await eventually(DeadLetters(queue).all)
+    [letter] = await DeadLetters(queue).all()
     assert letter.tries == QUICK.unexpected_retries + 1
     assert letter.message == "unexpected ZeroDivisionError: by zero"
     traces = [entry["exc_info"] for entry in logs if entry["event"] == "job raised unexpectedly"]
@@ -116,10 +116,10 @@ async def test_an_outcome_that_is_no_json_is_a_bug_and_not_a_loss(queue: Queue) 
 
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
     async with working(queue, handle):
-        await eventually(queue.dead_letters)
+        await eventually(DeadLetters(queue).all)
 
 
-async def test_a_job_that_takes_too_long_is_cancelled_and_tried_again(queue: Queue) -> None:
+async def test_a_job_that_takes_too_long_is_cancelled_and_retried(queue: Queue) -> None:
     tries = []
 
     async def handle(running: Running) -> dict[str, str]:
@@ -136,7 +136,9 @@ async def test_a_job_that_takes_too_long_is_cancelled_and_tried_again(queue: Que
     assert tries == [1, 2]
 
 
-async def test_a_push_of_what_waits_for_a_retry_starts_it_now_and_anew(queue: Queue, handler: Recorder) -> None:
+async def test_a_push_of_what_waits_for_a_retry_starts_it_at_once_with_a_fresh_count(
+    queue: Queue, handler: Recorder
+) -> None:
     handler.errors = [Fault(ErrorClass.TRANSIENT)]
     policy = RetryPolicy(first=60, cap=60)
     await queue.enqueue([Job(A, {"n": 1})], Lane.BACKFILL)
@@ -151,7 +153,9 @@ async def test_a_push_of_what_waits_for_a_retry_starts_it_now_and_anew(queue: Qu
     assert await queue.waiting() == []
 
 
-async def test_a_push_during_a_failing_try_is_run_at_once_and_anew(queue: Queue, handler: Recorder) -> None:
+async def test_a_push_during_a_failing_attempt_is_run_at_once_with_a_fresh_count(
+    queue: Queue, handler: Recorder
+) -> None:
     handler.errors = [Fault(ErrorClass.PERMANENT)]
     handler.gate.clear()
     async with working(queue, handler):
@@ -169,9 +173,9 @@ async def test_a_push_clears_the_dead_letter(queue: Queue, handler: Recorder) ->
     handler.errors = [Fault(ErrorClass.PERMANENT)]
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
     async with working(queue, handler):
-        await eventually(queue.dead_letters)
+        await eventually(DeadLetters(queue).all)
         await queue.enqueue([Job(A, {})], Lane.EVENTS)
-        assert await queue.dead_letters() == []
+        assert await DeadLetters(queue).all() == []
         await handler.started(2)
         await idle(queue)
 
@@ -182,16 +186,16 @@ async def test_dead_letters_are_retried_as_they_were_by_name_or_all(queue: Queue
     async with working(queue, handler):
         await handler.started(3)
         await idle(queue)
-        assert await queue.retry_dead(["r.example/a:1", "r.example/unknown:1"]) == ["r.example/a:1"]
+        assert await DeadLetters(queue).retry(["r.example/a:1", "r.example/unknown:1"]) == ["r.example/a:1"]
         await handler.started(4)
         await idle(queue)
-        assert {letter.id for letter in await queue.dead_letters()} == {"r.example/a:0", "r.example/a:2"}
-        assert sorted(await queue.retry_dead()) == ["r.example/a:0", "r.example/a:2"]
+        assert {letter.id for letter in await DeadLetters(queue).all()} == {"r.example/a:0", "r.example/a:2"}
+        assert sorted(await DeadLetters(queue).retry()) == ["r.example/a:0", "r.example/a:2"]
         await handler.started(6)
         await idle(queue)
     assert handler.payloads[3] == {"n": 1}
     assert handler.runs[3].lane is Lane.BACKFILL
-    assert await queue.dead_letters() == []
+    assert await DeadLetters(queue).all() == []
 
 
 async def test_dead_letters_are_dropped_by_name_or_all(queue: Queue, handler: Recorder) -> None:
@@ -200,10 +204,10 @@ async def test_dead_letters_are_dropped_by_name_or_all(queue: Queue, handler: Re
     async with working(queue, handler):
         await handler.started(3)
         await idle(queue)
-    assert await queue.drop_dead(["r.example/a:1", "r.example/unknown:1"]) == ["r.example/a:1"]
-    assert sorted(await queue.drop_dead()) == ["r.example/a:0", "r.example/a:2"]
-    assert await queue.dead_letters() == []
-    assert await queue.retry_dead() == []
+    assert await DeadLetters(queue).drop(["r.example/a:1", "r.example/unknown:1"]) == ["r.example/a:1"]
+    assert sorted(await DeadLetters(queue).drop()) == ["r.example/a:0", "r.example/a:2"]
+    assert await DeadLetters(queue).all() == []
+    assert await DeadLetters(queue).retry() == []
 
 
 @pytest.mark.parametrize(
@@ -225,7 +229,7 @@ async def test_a_stored_job_that_cannot_be_run_is_a_dead_letter_and_not_lost(
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
     await queue.redis.set(f"arq:job:{queue.prefix}:{A}", stored)
     async with working(queue, handler):
-        [letter] = await eventually(queue.dead_letters)
+        [letter] = await eventually(DeadLetters(queue).all)
         await idle(queue)
     assert (letter.id, letter.error_class) == (A, ErrorClass.PERMANENT)
     assert handler.runs == []
@@ -235,9 +239,9 @@ async def test_a_job_whose_content_was_evicted_is_a_dead_letter_that_says_so(que
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
     await queue.redis.delete(f"arq:job:{queue.prefix}:{A}")
     async with working(queue, handler):
-        [letter] = await eventually(queue.dead_letters)
+        [letter] = await eventually(DeadLetters(queue).all)
     assert "noeviction" in letter.message
-    assert await queue.retry_dead() == []
+    assert await DeadLetters(queue).retry() == []
 
 
 async def test_the_sweep_at_start_puts_a_pending_job_back_that_stands_in_no_queue(
@@ -249,10 +253,10 @@ async def test_the_sweep_at_start_puts_a_pending_job_back_that_stands_in_no_queu
         await handler.started(1)
         await idle(queue)
     assert handler.payloads == [{"n": 1}]
-    assert [letter.id for letter in await queue.dead_letters()] == ["r.example/b:1"]
+    assert [letter.id for letter in await DeadLetters(queue).all()] == ["r.example/b:1"]
 
 
-async def test_a_handler_that_cancels_itself_is_handed_back_without_a_try_and_without_a_loop(
+async def test_a_handler_that_cancels_itself_is_handed_back_without_an_attempt_and_without_a_loop(
     queue: Queue, server: RedisServer
 ) -> None:
     tries = []

@@ -1,4 +1,4 @@
-"""Ending a worker: it drains, hands back what is not done, burns no try; a second request ends it at once."""
+"""Stopping a worker: it drains, hands back what is not done, counts no attempt; a second request stops it at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from replicator.queue import Job, Lane, Queue, Running, Worker
-from replicator.queue.attempt import Claim
+from replicator.queue.attempt import StartedJob
 from tests.queue.conftest import QUICK, Recorder, eventually, idle, working
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ async def test_stopping_lets_running_jobs_end_and_takes_no_new_ones(queue: Queue
     assert (await queue.counts()).lanes[Lane.EVENTS].queued == 1
 
 
-async def test_what_is_not_done_when_the_drain_time_is_over_is_handed_back_first_in_line_without_a_try(
+async def test_what_is_not_done_when_the_drain_time_is_over_is_handed_back_first_in_line_without_an_attempt(
     queue: Queue, handler: Recorder
 ) -> None:
     handler.gate.clear()
@@ -86,7 +86,7 @@ async def test_cancelling_the_worker_hands_its_jobs_back_too(queue: Queue, handl
     assert await queue.workers() == []
 
 
-async def test_a_handler_that_answers_its_cancellation_with_an_error_burns_no_try(queue: Queue) -> None:
+async def test_a_handler_that_answers_its_cancellation_with_an_error_counts_no_attempt(queue: Queue) -> None:
     started = asyncio.Event()
 
     async def handle(_: Running) -> dict[str, Any]:
@@ -145,7 +145,7 @@ async def test_a_handed_back_job_is_picked_up_by_another_worker_at_once(
         await idle(queue)
 
 
-async def test_a_job_that_was_claimed_in_the_moment_of_stopping_is_handed_back_unstarted(
+async def test_a_job_whose_lease_was_taken_in_the_moment_of_stopping_is_handed_back_unstarted(
     queue: Queue, handler: Recorder
 ) -> None:
     async with working(queue, handler) as worker:
@@ -154,8 +154,8 @@ async def test_a_job_that_was_claimed_in_the_moment_of_stopping_is_handed_back_u
         lane.stop_picking()
         lane.cancel_jobs()
         await queue.enqueue([Job(A, {})], Lane.EVENTS)
-        _, claim = await queue.run_script("claim", Lane.EVENTS, 1, "w:1", "w", 30_000, 0, 0)
-        lane._start(Claim.read(claim))
+        _, reply = await queue.run_script("start", Lane.EVENTS, 1, "w:1", "w", 30_000, 0, 0)
+        lane._start(StartedJob.read(reply))
         await asyncio.wait_for(asyncio.gather(*lane.tasks.values()), 2)
     assert handler.runs == []
     assert (await queue.counts()).lanes[Lane.EVENTS].queued == 1

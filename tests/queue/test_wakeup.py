@@ -1,4 +1,4 @@
-"""Work is picked up at once, and waiting for it costs nothing."""
+"""Jobs start at once when they are announced, and waiting for them costs nothing."""
 
 from __future__ import annotations
 

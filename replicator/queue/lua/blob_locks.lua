@@ -1,16 +1,17 @@
--- One copy of a blob at a time over all processes, and the repositories that hold it.
+-- Blob locks: one upload of a blob at a time over all processes, and the repositories that hold it. The item is a
+-- blob at a registry, a place one of its repositories.
 
--- known with generations --
--- What is known of items: the places each was brought to. Put in front of the turn_ scripts.
+-- places with generations --
+-- The places each item was uploaded to. Put in front of the lock_ scripts.
 --
 --   <prefix>:known:new, :old   item -> a line "time place" for each place, the latest first
---   <prefix>:turn:<item>       who has the turn to bring it: a token, with an expiry
+--   <prefix>:turn:<item>       the lock: the token of its owner, with an expiry
 --
--- What is asked for in the old generation is moved to the new.
+-- An item that is asked for in the old generation moves to the new one.
 local KNOWN = generations('known')
 local MOST_PLACES = 8
 
-local function turn_key(item) return prefix .. ':turn:' .. item end
+local function lock_key(item) return prefix .. ':turn:' .. item end
 
 -- Returns the places of an item except one, and the time of that one or nil.
 local function places(item, except)
@@ -28,35 +29,35 @@ local function lines(noted)
   return table.concat(written, '\n')
 end
 
--- turn_begin with generations known --
--- Take the turn to bring an item to a place, if there is need and nobody has it.
+-- lock_take with generations places --
+-- Take the lock on an item to upload it to a place, unless it is there already or another process has the lock.
 -- ARGV: prefix, item, place, token, lease in ms, ms for which a note is believed, most items of a generation.
--- Returns 'here' (it was brought to the place lately), 'taken' or 'held' (by another), then other places that have it.
+-- Returns 'here' (it was uploaded to the place lately), 'taken' or 'held' (by another), then other places that have it.
 local item, place, token, lease_ms, trust_ms = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local aged = redis.call('HGET', KNOWN.old, item)
 if aged then KNOWN.keep(item, aged, tonumber(ARGV[7])) end
-local others, brought = places(item, place)
-local holder = redis.call('GET', turn_key(item))
+local others, uploaded = places(item, place)
+local owner = redis.call('GET', lock_key(item))
 local reply = {'held'}
--- A note from the future was made before the clock was set back.
-if brought and math.abs(NOW - brought) < trust_ms then
+-- The absolute value, as a note from the future was made before the clock was set back.
+if uploaded and math.abs(NOW - uploaded) < trust_ms then
   reply[1] = 'here'
-elseif not holder or holder == token then
-  redis.call('SET', turn_key(item), token, 'PX', lease_ms)
+elseif not owner or owner == token then
+  redis.call('SET', lock_key(item), token, 'PX', lease_ms)
   reply[1] = 'taken'
 end
 for _, noted in ipairs(others) do reply[#reply + 1] = noted.place end
 return reply
 
--- turn_renew with generations known --
--- Prolong a turn. ARGV: prefix, item, token, lease in ms. Returns 0 when it is not the token's any more.
-if redis.call('GET', turn_key(ARGV[2])) ~= ARGV[3] then return 0 end
-return redis.call('PEXPIRE', turn_key(ARGV[2]), ARGV[4])
+-- lock_renew with generations places --
+-- Prolong a lock. ARGV: prefix, item, token, lease in ms. Returns 0 when another process has it.
+if redis.call('GET', lock_key(ARGV[2])) ~= ARGV[3] then return 0 end
+return redis.call('PEXPIRE', lock_key(ARGV[2]), ARGV[4])
 
--- turn_end with generations known --
--- End a turn. ARGV: prefix, item, the place that it was brought to or '', token or '', most items of a generation.
+-- lock_release with generations places --
+-- Release a lock. ARGV: prefix, item, the place it was uploaded to or '', token or '', most items of a generation.
 local item, place, token = ARGV[2], ARGV[3], ARGV[4]
--- pcall: when memory is full it can't be noted, but the turn is over all the same.
+-- pcall: when memory is full the place can't be noted, but the lock must be released all the same.
 local noted, refusal = true, nil
 if place ~= '' then
   noted, refusal = pcall(function()
@@ -65,14 +66,14 @@ if place ~= '' then
     KNOWN.keep(item, lines(all), tonumber(ARGV[5]))
   end)
 end
-if token ~= '' and redis.call('GET', turn_key(item)) == token then
-  redis.call('DEL', turn_key(item))
+if token ~= '' and redis.call('GET', lock_key(item)) == token then
+  redis.call('DEL', lock_key(item))
   redis.pcall('PUBLISH', prefix .. ':turns', item)
 end
 -- What a pcall catches is a table in Redis and a text in Valkey.
 return noted and 1 or redis.error_reply(type(refusal) == 'table' and refusal.err or refusal)
 
--- turn_forget with generations known --
+-- lock_forget with generations places --
 -- Forget that an item is at a place. ARGV: prefix, item, place.
 local item = ARGV[2]
 local others, noted = places(item, ARGV[3])

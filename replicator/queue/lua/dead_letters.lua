@@ -1,30 +1,30 @@
--- Dead letters: listed, queued again, dropped.
+-- Dead letters: listed, retried, dropped.
 
--- buried --
--- Tell of the dead letters that are newer than a mark. ARGV: prefix, mark (0 for all), how many of them.
+-- dead_letters_since --
+-- Give the dead letters that are newer than a mark. ARGV: prefix, mark (0 for all), how many of them.
 -- Returns: how many dead letters there are, how many of them are newer, the mark of the newest, then records (JSON) of
 -- the first newer ones.
-local newer = redis.call('ZRANGEBYSCORE', BURIED, '(' .. ARGV[2], '+inf', 'LIMIT', 0, ARGV[3])
+local newer = redis.call('ZRANGEBYSCORE', DEAD_ORDER, '(' .. ARGV[2], '+inf', 'LIMIT', 0, ARGV[3])
 local records = {}
 for _, id in ipairs(newer) do
   local record = redis.call('HGET', DEAD, id)
-  -- An older version of this program takes a letter away and leaves its mark.
-  if record then records[#records + 1] = record else redis.call('ZREM', BURIED, id) end
+  -- An older version of this program drops a dead letter and leaves its mark.
+  if record then records[#records + 1] = record else redis.call('ZREM', DEAD_ORDER, id) end
 end
-local last = redis.call('ZRANGE', BURIED, -1, -1, 'WITHSCORES')
+local last = redis.call('ZRANGE', DEAD_ORDER, -1, -1, 'WITHSCORES')
 local mark = math.max(tonumber(ARGV[2]), tonumber(last[2] or 0))
-return {redis.call('HLEN', DEAD), redis.call('ZCOUNT', BURIED, '(' .. ARGV[2], '+inf'), mark, unpack(records)}
+return {redis.call('HLEN', DEAD), redis.call('ZCOUNT', DEAD_ORDER, '(' .. ARGV[2], '+inf'), mark, unpack(records)}
 
--- letters --
--- A part of the dead letters. ARGV: prefix, cursor ('0' for the first part), about how many.
--- Returns: the cursor of the next part or '0', how many there are in all, the records of this part.
-local part = redis.call('HSCAN', DEAD, ARGV[2], 'COUNT', ARGV[3])
+-- dead_letter_page --
+-- ARGV: prefix, cursor ('0' for the first page), about how many.
+-- Returns: the cursor of the next page or '0', how many there are in all, the records of this page.
+local page = redis.call('HSCAN', DEAD, ARGV[2], 'COUNT', ARGV[3])
 local records = {}
-for i = 2, #part[2], 2 do records[#records + 1] = part[2][i] end
-return {part[1], redis.call('HLEN', DEAD), records}
+for i = 2, #page[2], 2 do records[#records + 1] = page[2][i] end
+return {page[1], redis.call('HLEN', DEAD), records}
 
--- retry_dead --
--- Queue dead letters anew. ARGV: prefix, then ids. Returns the ids that were queued.
+-- dead_letter_retry --
+-- Queue dead letters again. ARGV: prefix, then ids. Returns the ids that were queued.
 local queued = {}
 for i = 2, #ARGV do
   local letter, job = redis.call('HGET', DEAD, ARGV[i]), redis.call('HGET', DEAD_JOBS, ARGV[i])
@@ -35,12 +35,12 @@ for i = 2, #ARGV do
 end
 return queued
 
--- drop_dead --
+-- dead_letter_drop --
 -- Forget dead letters. ARGV: prefix, then ids. Returns the ids that were forgotten.
 local dropped = {}
 for i = 2, #ARGV do
   if redis.call('HDEL', DEAD, ARGV[i]) == 1 then dropped[#dropped + 1] = ARGV[i] end
   redis.call('HDEL', DEAD_JOBS, ARGV[i])
-  redis.call('ZREM', BURIED, ARGV[i])
+  redis.call('ZREM', DEAD_ORDER, ARGV[i])
 end
 return dropped

@@ -1,41 +1,39 @@
--- Names and steps that the scripts share; put in front of each. ARGV[1] is the installation's prefix.
+-- Keys and steps that the scripts share; put in front of each. ARGV[1] is the prefix of the installation.
 --
 -- A script is not rolled back when it fails half-way. Redis refuses the first write of a script when memory is full,
 -- and none after it: so what adds work begins with INCR, which is refused, and what works it off with DEL, which is not.
--- All times are Redis's own, in milliseconds: the clocks of workers do not matter.
+-- All times are Redis's own, in milliseconds, because the clocks of workers differ.
 --
 --   <prefix>:seq               counter of enqueues
---   <prefix>:gen               hash id -> number of its newest enqueue; the set of all that is pending
---   <prefix>:queue:<lane>      arq's queue: job -> when it is due; while it runs: when its lease lapses
+--   <prefix>:gen               hash id -> number of its newest enqueue (its generation); the set of all that is pending
+--   <prefix>:queue:<lane>      arq's queue: job -> when it is due; while it runs: when its lease expires
 --   arq:job:<job>              arq's job; <job> is <prefix>:<id>
---   arq:in-progress:<job>      the lease: a token, with an expiry
---   arq:retry:<job>            how many times in a row it failed
+--   arq:in-progress:<job>      its lease: a token, with an expiry
+--   arq:retry:<job>            failed attempts in a row
 --   <prefix>:running           hash id -> JSON: token, worker, since, ...; survives the lease when a worker dies
---   <prefix>:waiting           hash id -> JSON: the last failure of what waits for a retry
+--   <prefix>:waiting           hash id -> JSON: the last failure of a job that waits for a retry
 --   <prefix>:bound             hash id -> how many retries it has, where that is limited
 --   <prefix>:merged            set of the pending ids whose payload stands for more than one enqueue
---   <prefix>:pushed            hash id -> when the oldest push was that no try has begun to serve, by its teller's clock
---   <prefix>:waiters:<id>      hash run -> "generation:retries": who waits for its outcome
---   <prefix>:finished:<run>    stream of outcomes for one run
+--   <prefix>:pushed            hash id -> time of the oldest push not yet picked up by an attempt (sender's clock)
+--   <prefix>:waiters:<id>      hash run -> "generation:retries": the runs that wait for its end
+--   <prefix>:finished:<run>    stream of ends for one run
 --   <prefix>:dead, :dead-jobs  hashes id -> JSON record, id -> arq's job
---   <prefix>:buried            sorted set of the ids of dead letters, by when they died: a number of :seq
---   <prefix>:workers, :ping    hash worker -> JSON: its sign of life; what a ping writes
+--   <prefix>:buried            sorted set of the ids of dead letters, in the order of their death: a number of :seq
+--   <prefix>:workers           hash worker -> JSON: its sign of life
 --   <prefix>:processes         hash process -> JSON: its sign of life, and which configuration it runs with
+--   <prefix>:ping              what a ping writes
 --   <prefix>:reconcile         hash: started, when the last reconcile that ended began; result, what it found (JSON);
---                              succeeded, when the last one ended that came to its end
---   <prefix>:reconcile:lease   JSON: who runs one now (token, host, pid), since when, how far; with an expiry
---   <prefix>:notices           what was told to people, and what is still to be sent (JSON)
---   <prefix>:notices:lease     who tells it now: a token, with an expiry
---   <prefix>:notices:complaints  hash token -> JSON: what a process has to complain of (host, text, since), and until when
+--                              succeeded, when the last one ended that was completed
+--   <prefix>:reconcile:lease   JSON: the process that runs one (token, host, pid), since when, how far; with an expiry
+--   <prefix>:notices           what was sent to people, and what is still to be sent (JSON)
+--   <prefix>:notices:lease     the process that sends it: a token, with an expiry
+--   <prefix>:notices:complaints  hash token -> JSON: what a process complains of (host, text, since), and until when
 --                              that counts
 -- and those of memory.lua, blob_locks.lua and looks.lua.
 local prefix = ARGV[1]
 local GEN, SEQ, RUNNING, WAITING = prefix .. ':gen', prefix .. ':seq', prefix .. ':running', prefix .. ':waiting'
-local BOUND, DEAD, DEAD_JOBS = prefix .. ':bound', prefix .. ':dead', prefix .. ':dead-jobs'
-local BURIED = prefix .. ':buried'
-local NOTICES, NOTICES_LEASE, COMPLAINTS = prefix .. ':notices', prefix .. ':notices:lease', prefix .. ':notices:complaints'
-local MERGED, PUSHED = prefix .. ':merged', prefix .. ':pushed'
-local RECONCILE, RECONCILE_LEASE = prefix .. ':reconcile', prefix .. ':reconcile:lease'
+local BOUND, MERGED, PUSHED = prefix .. ':bound', prefix .. ':merged', prefix .. ':pushed'
+local DEAD, DEAD_JOBS, DEAD_ORDER = prefix .. ':dead', prefix .. ':dead-jobs', prefix .. ':buried'
 local LANES = {'events', 'backfill'}
 local FINISHED_EXPIRY = 86400000
 
@@ -46,7 +44,7 @@ local function queue(lane) return prefix .. ':queue:' .. lane end
 local function member(id) return prefix .. ':' .. id end
 local function lease(id) return 'arq:in-progress:' .. member(id) end
 local function job_key(id) return 'arq:job:' .. member(id) end
-local function tries_key(id) return 'arq:retry:' .. member(id) end
+local function failures_key(id) return 'arq:retry:' .. member(id) end
 local function waiters_key(id) return prefix .. ':waiters:' .. id end
 
 -- Begin with a write that is allowed when memory is full: the work in the queue must still get done.
@@ -58,50 +56,52 @@ local function lane_of(id)
   end
 end
 
--- pcall: a user whose ACL forbids the channel still gets all done; workers then find the work when they poll.
+-- pcall: if an ACL forbids the channel, all else still works; workers then find the work when they poll.
 local function wake(lane) redis.pcall('PUBLISH', prefix .. ':wake', lane) end
 
--- Is the lease this token's? One that lapsed still is when nobody took the job since: nothing else ran.
-local function holds(id, token)
-  local holder = redis.call('GET', lease(id))
-  if holder then return holder == token end
+-- Whether a token has the lease of a job. An expired lease is still its own if no worker took the job since: then
+-- nothing else ran meanwhile.
+local function has_lease(id, token)
+  local owner = redis.call('GET', lease(id))
+  if owner then return owner == token end
   local record = redis.call('HGET', RUNNING, id)
   return record and cjson.decode(record).token == token
 end
 
--- Prolong a lease that is held, after allow_writes. record: the new running record, or '' to leave it.
-local function renew(id, token, lease_ms, record)
+-- Prolong a lease, after allow_writes. record: the new running record, or '' to leave it.
+local function renew_lease(id, token, lease_ms, record)
   redis.call('SET', lease(id), token, 'PX', lease_ms)
+  -- arq's queue holds running jobs too: their score is when they may be taken over.
   for _, lane in ipairs(LANES) do redis.call('ZADD', queue(lane), 'XX', NOW + lease_ms, member(id)) end
   if record ~= '' then redis.call('HSET', RUNNING, id, record) end
 end
 
--- Note a push that is to be served; of several the oldest counts. at: in ms, or '' or nil when that is not known.
+-- Note a push that no attempt serves yet; the oldest counts. at: in ms, or '' or nil when that is unknown.
 local function note_push(id, at)
   at = tonumber(at)
   local known = tonumber(redis.call('HGET', PUSHED, id))
   if at and not (known and known <= at) then redis.call('HSET', PUSHED, id, string.format('%.0f', at)) end
 end
 
--- Put a new enqueue of one job into place. It is merged with whatever was asked for and is not done: with what is
--- pending, in whatever state, and with a dead letter. The same event delivered twice counts as two: to compare the jobs
--- (they differ in their time) would cost more than the request that an unmerged job may spare.
--- Returns the lane it stands in, and whether it was pending before.
+-- Queue a job, merged with its earlier enqueues that are not done, in whatever state, and with its dead letter. An
+-- event delivered twice counts as two enqueues: comparing the payloads (they differ in their time) would cost more than
+-- the one request that an unmerged job may save.
+-- Returns the lane it is in, and whether it was pending before.
 local function enqueue(id, job, lane, retries, run, pushed)
   local generation = redis.call('INCR', SEQ)
   local pending = redis.call('HEXISTS', GEN, id) == 1
   redis.call('HSET', GEN, id, generation)
-  -- An older version of this program, which knows no pushes, leaves them when its job is done.
+  -- An older version of this program, which knows no pushes, leaves them behind when the job is done.
   if not pending then redis.call('HDEL', PUSHED, id) end
   note_push(id, pushed)
   local before = redis.call('SET', job_key(id), job, 'GET')
-  redis.call('DEL', tries_key(id))
+  redis.call('DEL', failures_key(id))
   redis.call('HDEL', WAITING, id)
   local dead = redis.call('HDEL', DEAD, id) == 1
   redis.call('HDEL', DEAD_JOBS, id)
-  redis.call('ZREM', BURIED, id)
+  redis.call('ZREM', DEAD_ORDER, id)
   if pending or before or dead then redis.call('SADD', MERGED, id) end
-  -- The most patient of those who want it decides how often it is tried.
+  -- The enqueue with the most patience decides how often the job is retried.
   local bound = redis.call('HGET', BOUND, id)
   if retries == '' then
     redis.call('HDEL', BOUND, id)
@@ -116,6 +116,7 @@ local function enqueue(id, job, lane, retries, run, pushed)
     present = lane
   end
   local target = present or lane
+  -- A running job keeps its place: its end sees the new generation and queues it again.
   if redis.call('EXISTS', lease(id)) == 0 then
     local score = redis.call('ZSCORE', queue(target), member(id))
     if not score or tonumber(score) > NOW then redis.call('ZADD', queue(target), NOW, member(id)) end
@@ -124,9 +125,9 @@ local function enqueue(id, job, lane, retries, run, pushed)
   return target, pending
 end
 
--- Tell the runs that asked before this try began (their generation is at most `seen`). With `failures`, only those
--- that do not want to wait for more than that many failures.
-local function answer(id, seen, record, failures)
+-- Report the end of a job to the runs that enqueued it before the attempt began (their generation is at most `seen`).
+-- With `failures`, only to those whose retries are exhausted by that many failures.
+local function report_end(id, seen, record, failures)
   local waiters = redis.call('HGETALL', waiters_key(id))
   for i = 1, #waiters, 2 do
     local generation, retries = string.match(waiters[i + 1], '^(%d+):(%d*)$')
@@ -143,7 +144,7 @@ end
 
 -- Forget a job that is done or dead.
 local function forget(id)
-  redis.call('DEL', job_key(id), tries_key(id), lease(id))
+  redis.call('DEL', job_key(id), failures_key(id), lease(id))
   redis.call('HDEL', GEN, id)
   redis.call('HDEL', WAITING, id)
   redis.call('HDEL', BOUND, id)
@@ -153,12 +154,12 @@ local function forget(id)
   for _, lane in ipairs(LANES) do redis.call('ZREM', queue(lane), member(id)) end
 end
 
--- Make a job a dead letter, with what it was.
-local function bury(id, seen, letter, record)
+-- Turn a job into a dead letter, with its stored form for a later retry.
+local function make_dead_letter(id, seen, letter, record)
   local job = redis.call('GET', job_key(id))
   forget(id)
   redis.call('HSET', DEAD, id, letter)
   redis.call('HSET', DEAD_JOBS, id, job or '')
-  redis.call('ZADD', BURIED, redis.call('INCR', SEQ), id)
-  answer(id, seen, record)
+  redis.call('ZADD', DEAD_ORDER, redis.call('INCR', SEQ), id)
+  report_end(id, seen, record)
 end

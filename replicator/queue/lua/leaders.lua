@@ -1,41 +1,72 @@
--- What one process of all does: the reconcile, and notices to people.
+-- Leaders: what one process of an installation does for all, the scheduled reconcile and the notices to people.
 
--- reconcile_begin --
--- Begin a reconcile, if nobody runs one, and none has ended since the caller looked.
--- ARGV: prefix, token, record (JSON), lease in ms, when the last one that ended began as the caller knows it, or ''.
+-- leases --
+-- One take, renew and release for every leader. Put in front of the scripts below.
+--
+-- A lease is a key with an expiry, <prefix>:<name>:lease. Its value is the token of its owner, or a JSON record that
+-- holds the token and `since`, when it was taken.
+local RECONCILE, NOTICES = prefix .. ':reconcile', prefix .. ':notices'
+
+-- Returns the token that has a lease, and its record if it has one; nil when the lease is free.
+local function owner(name)
+  local value = redis.call('GET', name .. ':lease')
+  if not value then return nil end
+  if string.sub(value, 1, 1) ~= '{' then return value end
+  local record = cjson.decode(value)
+  return record.token, record
+end
+
+local function put(name, token, lease_ms, record)
+  if record then record.token = token end
+  redis.call('SET', name .. ':lease', record and cjson.encode(record) or token, 'PX', lease_ms)
+end
+
+-- Take a lease that is free or the token's own. Returns since when it is taken, or nil when another has it.
+local function take(name, token, lease_ms, record)
+  local current, before = owner(name)
+  if current and current ~= token then return nil end
+  local since = before and before.since or NOW
+  if record then record.since = since end
+  put(name, token, lease_ms, record)
+  return since
+end
+
+-- Renew a lease that is the token's. Returns whether it is.
+local function renew(name, token, lease_ms, record)
+  local current, before = owner(name)
+  if current ~= token then return false end
+  if record then record.since = before.since end
+  -- What has begun goes on when memory is full; only taking a lease is refused then.
+  allow_writes()
+  put(name, token, lease_ms, record)
+  return true
+end
+
+-- Release a lease that is the token's. Returns whether it was.
+local function release(name, token)
+  if owner(name) ~= token then return false end
+  redis.call('DEL', name .. ':lease')
+  return true
+end
+
+-- reconcile_take with leases --
+-- Begin a reconcile, if no process runs one, and none has ended since the caller looked.
+-- ARGV: prefix, token, lease in ms, record (JSON), when the last one that ended began as the caller knows it, or ''.
 -- Returns when it began, or 0 when it may not. Asked again with the same token it gives the same answer.
 if (redis.call('HGET', RECONCILE, 'started') or '') ~= ARGV[5] then return 0 end
-local holder = redis.call('GET', RECONCILE_LEASE)
-if holder then
-  local held = cjson.decode(holder)
-  return held.token == ARGV[2] and held.since or 0
-end
-local record = cjson.decode(ARGV[3])
-record.token, record.since = ARGV[2], NOW
-redis.call('SET', RECONCILE_LEASE, cjson.encode(record), 'PX', ARGV[4])
-return NOW
+return take(RECONCILE, ARGV[2], ARGV[3], cjson.decode(ARGV[4])) or 0
 
--- reconcile_renew --
--- Prolong a reconcile, and say how far it is. ARGV: prefix, token, record (JSON), lease in ms.
--- Returns 0 when it is not the token's any more.
-local holder = redis.call('GET', RECONCILE_LEASE)
-if not holder then return 0 end
-local held, record = cjson.decode(holder), cjson.decode(ARGV[3])
-if held.token ~= ARGV[2] then return 0 end
-record.token, record.since = held.token, held.since
-allow_writes()
-redis.call('SET', RECONCILE_LEASE, cjson.encode(record), 'PX', ARGV[4])
-return 1
+-- reconcile_renew with leases --
+-- Renew the lease, and publish the progress. ARGV: prefix, token, lease in ms, record (JSON). Returns 0 when it is lost.
+return renew(RECONCILE, ARGV[2], ARGV[3], cjson.decode(ARGV[4])) and 1 or 0
 
--- reconcile_end with chronicle --
--- End a reconcile. ARGV: prefix, token, when it began, result (JSON), or '' when it did not come to its end.
--- Returns the result with its times, or '' when there is none or it is not the token's any more.
-local holder = redis.call('GET', RECONCILE_LEASE)
-if not holder or cjson.decode(holder).token ~= ARGV[2] then
-  -- Asked again, as the first answer was not heard.
+-- reconcile_release with chronicle leases --
+-- End a reconcile. ARGV: prefix, token, when it began, result (JSON), or '' when it was not completed.
+-- Returns the result with its times, or '' when there is none or the lease is lost.
+if not release(RECONCILE, ARGV[2]) then
+  -- It may be a repetition, because the first answer was lost.
   return redis.call('HGET', RECONCILE, 'started') == ARGV[3] and redis.call('HGET', RECONCILE, 'result') or ''
 end
-redis.call('DEL', RECONCILE_LEASE)
 if ARGV[4] == '' then return '' end
 local result = cjson.decode(ARGV[4])
 result.started, result.ended = tonumber(ARGV[3]), NOW
@@ -45,15 +76,16 @@ if result.error == cjson.null then redis.call('HSET', RECONCILE, 'succeeded', st
 note_first(history('reconciles'), text, HISTORY_RECONCILES)
 return text
 
--- reconcile_show --
--- ARGV: prefix. Returns: now, when the last reconcile that ended began or '', its result or '', who runs one or '',
--- when the last one ended that came to its end or ''.
+-- reconcile_show with leases --
+-- ARGV: prefix. Returns: now, when the last reconcile that ended began or '', its result or '', the record of the one
+-- that runs or '', when the last one ended that was completed or ''.
 local last = redis.call('HMGET', RECONCILE, 'started', 'result', 'succeeded')
-return {NOW, last[1] or '', last[2] or '', redis.call('GET', RECONCILE_LEASE) or '', last[3] or ''}
+return {NOW, last[1] or '', last[2] or '', redis.call('GET', RECONCILE .. ':lease') or '', last[3] or ''}
 
--- notices_begin --
--- Complain, and take the turn to tell people, or keep it. ARGV: prefix, token, lease in ms, host, complaint or ''.
--- Returns: whether the turn is the token's, now, what was told (JSON) or '', then the complaints of all processes (JSON).
+-- notices_take with leases --
+-- Publish a complaint, and take or renew the leadership. ARGV: prefix, token, lease in ms, host, complaint or ''.
+-- Returns: whether it leads, now, what was sent (JSON) or '', then the complaints of all processes (JSON).
+local COMPLAINTS = NOTICES .. ':complaints'
 if ARGV[5] == '' then
   redis.call('HDEL', COMPLAINTS, ARGV[2])
 else
@@ -63,9 +95,7 @@ else
   local complaint = {host = ARGV[4], text = ARGV[5], since = since, ['until'] = NOW + ARGV[3]}
   redis.call('HSET', COMPLAINTS, ARGV[2], cjson.encode(complaint))
 end
-local holder = redis.call('GET', NOTICES_LEASE)
-if holder and holder ~= ARGV[2] then return {0} end
-redis.call('SET', NOTICES_LEASE, ARGV[2], 'PX', ARGV[3])
+if not take(NOTICES, ARGV[2], ARGV[3]) then return {0} end
 local complaints = {}
 local all = redis.call('HGETALL', COMPLAINTS)
 for i = 1, #all, 2 do
@@ -77,14 +107,14 @@ for i = 1, #all, 2 do
 end
 return {1, NOW, redis.call('GET', NOTICES) or '', unpack(complaints)}
 
--- notices_keep --
--- Keep what was told. ARGV: prefix, token, what was told (JSON). Returns whether the turn still is the token's; if it is
--- not, nothing is kept.
-if redis.call('GET', NOTICES_LEASE) ~= ARGV[2] then return 0 end
+-- notices_keep with leases --
+-- Store what was sent. ARGV: prefix, token, what was sent (JSON). Returns whether the token still leads; if not,
+-- nothing is stored.
+if owner(NOTICES) ~= ARGV[2] then return 0 end
 redis.call('SET', NOTICES, ARGV[3])
 return 1
 
--- notices_end --
--- Give the turn back, and complain no more. ARGV: prefix, token.
-if redis.call('GET', NOTICES_LEASE) == ARGV[2] then redis.call('DEL', NOTICES_LEASE) end
-return redis.call('HDEL', COMPLAINTS, ARGV[2])
+-- notices_release with leases --
+-- Release the leadership, and withdraw the complaint. ARGV: prefix, token.
+release(NOTICES, ARGV[2])
+return redis.call('HDEL', NOTICES .. ':complaints', ARGV[2])

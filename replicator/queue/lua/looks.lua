@@ -1,8 +1,8 @@
--- Looks at the queue, and the history of what ended lately.
+-- Views of the queue, and the history of what ended lately.
 
 -- chronicle --
--- What ended lately, for a person to look at. Put in front of the scripts that note it. All of it is
--- bounded, and nothing of it fails what it is noted for: pcall.
+-- What ended lately, for a person to look at. Put in front of the scripts that write it. All of it is bounded, and
+-- pcall keeps a fault in it from failing the step that it describes.
 --
 --   <prefix>:history:<lane>       list of "<ms> <JSON>", one for each job that ended, the newest first
 --   <prefix>:history:reconciles   list of results as in <prefix>:reconcile, the newest first
@@ -27,12 +27,12 @@ local function note_lag(lag)
   redis.pcall('HSET', LAG, span, string.format('%.0f %.0f %.0f', number, sum, longest))
   if known then return end
   for _, other in ipairs(redis.call('HKEYS', LAG)) do
-    -- What lies in the future was noted before the clock was set back.
+    -- A span in the future was noted before the clock was set back.
     if tonumber(other) <= span - LAG_SPANS or tonumber(other) > span then redis.call('HDEL', LAG, other) end
   end
 end
 
--- Note a job that ended. entry: JSON, or '' or nil for one that nobody wants to see; lag: in ms, or '' or nil without one.
+-- Note a job that ended. entry: JSON, or '' or nil to keep none; lag: in ms, or '' or nil without one.
 local function note_ended(lane, entry, lag)
   if (entry or '') ~= '' then note_first(history(lane), string.format('%.0f ', NOW) .. entry, HISTORY_JOBS) end
   if (lag or '') ~= '' then note_lag(tonumber(lag)) end
@@ -46,12 +46,14 @@ for i = 1, #records, 2 do
   if redis.call('EXISTS', lease(records[i])) == 1 then
     local lane = cjson.decode(records[i + 1]).lane
     running[lane] = running[lane] + 1
-    local stands = lane_of(records[i])
-    if stands then leased[stands] = leased[stands] + 1 end
+    -- An event may have moved the job into the other lane while it ran.
+    local present = lane_of(records[i])
+    if present then leased[present] = leased[present] + 1 end
   end
 end
 local counts = {}
 for _, lane in ipairs(LANES) do
+  -- Running jobs are in the queue too, at the end of their lease: only the rest waits for a retry.
   local later = redis.call('ZCOUNT', queue(lane), '(' .. NOW, '+inf')
   counts[#counts + 1] = redis.call('ZCOUNT', queue(lane), '-inf', NOW)
   counts[#counts + 1] = running[lane]
@@ -64,14 +66,14 @@ return counts
 -- ARGV: prefix. Returns for each lane for how many ms its oldest entry has been due and not begun; 0 without one.
 local ages = {}
 for _, lane in ipairs(LANES) do
-  -- What runs stands behind what is due, at the end of its lease.
+  -- Running jobs are behind the due ones, at the end of their lease.
   local first = redis.call('ZRANGE', queue(lane), 0, 0, 'WITHSCORES')
   ages[#ages + 1] = first[2] and math.max(0, NOW - tonumber(first[2])) or 0
 end
 return ages
 
 -- running --
--- ARGV: prefix. Returns id, running record, ... of what runs under a live lease.
+-- ARGV: prefix. Returns id, running record, ... of the jobs with a live lease.
 local live, records = {}, redis.call('HGETALL', RUNNING)
 for i = 1, #records, 2 do
   if redis.call('EXISTS', lease(records[i])) == 1 then
@@ -82,7 +84,7 @@ end
 return live
 
 -- waiting --
--- ARGV: prefix, then ids. Returns id, last failure, lane, due in ms, ... of those that wait for a retry and do not run.
+-- ARGV: prefix, then ids. Returns id, last failure, lane, due in ms, ... of the jobs that wait for a retry.
 local found = {}
 for i = 2, #ARGV do
   local id = ARGV[i]
@@ -96,13 +98,13 @@ end
 return found
 
 -- history with chronicle --
--- ARGV: prefix. Returns: now, what ended in the lanes (a list each), what is known of lags (a hash), reconciles (a list).
+-- ARGV: prefix. Returns: now, what ended in the lanes (a list each), the lags (a hash), reconciles (a list).
 return {
   NOW, redis.call('LRANGE', history('events'), 0, -1), redis.call('LRANGE', history('backfill'), 0, -1),
   redis.call('HGETALL', LAG), redis.call('LRANGE', history('reconciles'), 0, -1),
 }
 
 -- ping --
--- Write something small: refused, like an enqueue, when memory is full, the disk fails or this is a replica.
+-- Write something small: it is refused, like an enqueue, when memory is full, the disk fails or this is a replica.
 redis.call('SET', prefix .. ':ping', NOW, 'PX', 60000)
 return 1

@@ -1,9 +1,9 @@
--- What processes remember for each other: selections of images, and what destinations held.
+-- The memory that processes share: selections of images, and observations of destinations.
 
 -- generations --
--- A memory that is bounded by two generations: the new one becomes the old one when it is full. Put in front of the
--- scripts that remember. What only spares work does not begin with allow_writes: a full Redis has no
--- room for it.
+-- A memory bounded by two generations: when the new one is full it becomes the old one, and what was old is dropped.
+-- Put in front of the scripts that remember. They do not begin with allow_writes: what only saves requests is not worth
+-- the room of a full Redis.
 --
 --   <prefix>:<name>:new, :old  hashes item -> text
 local GENERATION_EXPIRY = 30 * 86400000
@@ -18,7 +18,7 @@ local function generations(name)
   function memory.keep(item, text, limit)
     redis.call('HSET', memory.new, item, text)
     redis.call('HDEL', memory.old, item)
-    -- Once a script: each command is written to the append-only file.
+    -- Once a script, as each command is written to the append-only file.
     if not renewed then redis.call('PEXPIRE', memory.new, GENERATION_EXPIRY) end
     renewed = true
     if redis.call('HLEN', memory.new) >= limit then
@@ -32,7 +32,7 @@ local function generations(name)
 end
 
 -- recall with generations --
--- Give what was remembered under some names. What is asked for in the old generation is moved to the new.
+-- Give the texts that are remembered under some names. A name found in the old generation moves to the new one.
 -- ARGV: prefix, memory, most items of a generation, then names. Returns a text or nil for each.
 local memory, limit = generations(ARGV[2]), tonumber(ARGV[3])
 local reply = {}
@@ -40,7 +40,7 @@ for i = 4, #ARGV do
   local text = redis.call('HGET', memory.new, ARGV[i])
   if not text then
     text = redis.call('HGET', memory.old, ARGV[i])
-    -- pcall: a Redis that takes no writes still tells.
+    -- pcall: a Redis that takes no writes still answers.
     if text then pcall(memory.keep, ARGV[i], text, limit) end
   end
   reply[i - 3] = text
@@ -53,40 +53,40 @@ local memory, limit = generations(ARGV[2]), tonumber(ARGV[3])
 for i = 4, #ARGV, 2 do memory.keep(ARGV[i], ARGV[i + 1], limit) end
 return 1
 
--- checks with generations --
--- What was last seen of destinations. Put in front of the check_ scripts and of `confirm`.
+-- observed with generations --
+-- The latest observation of each destination. Put in front of the observations_ scripts and of `confirm`.
 --
---   <prefix>:checks:new, :old  destination -> "time wanted": what it was seen to hold, and when that was so;
---                              "time " says that it was about to be written, so what was seen earlier is void
-local CHECKS = generations('checks')
+--   <prefix>:checks:new, :old  destination -> "time wanted": what it was seen to hold, and since when;
+--                              "time " is a void note: it was about to be written, so earlier observations are void
+local OBSERVED = generations('checks')
 
--- Returns the time of what is known of a destination, and what it holds ('' for nothing certain); or nil.
-local function last_seen(destination)
-  local time, wanted = string.match(CHECKS.get(destination) or '', '^(%d+) (.*)$')
+-- Returns the time of the latest observation of a destination, and what it held ('' for nothing certain); or nil.
+local function latest(destination)
+  local time, wanted = string.match(OBSERVED.get(destination) or '', '^(%d+) (.*)$')
   return tonumber(time), wanted
 end
 
--- check_held with generations checks --
--- Tell which destinations were lately seen to hold what is wanted.
+-- observations_confirmed with generations observed --
+-- Tell which destinations were lately observed to hold what is wanted.
 -- ARGV: prefix, ms that count as lately, then pairs: destination, wanted. Returns a text: 1 or 0 for each.
 local within, reply = tonumber(ARGV[2]), {}
 for i = 3, #ARGV, 2 do
-  local time, held = last_seen(ARGV[i])
+  local time, held = latest(ARGV[i])
   local lately = time and time <= NOW and NOW - time < within
   reply[#reply + 1] = lately and held ~= '' and held == ARGV[i + 1] and '1' or '0'
 end
 return table.concat(reply)
 
--- check_note with generations checks --
--- Note what destinations were seen to hold, each unless something newer is known of it.
+-- observations_record with generations observed --
+-- Record what destinations were observed to hold, each unless something newer is known of it.
 -- ARGV: prefix, most items of a generation, then triples: destination, time, wanted. Returns the time.
 local limit = tonumber(ARGV[2])
--- A note from so far in the future was made before the clock was set back, and nothing older is under way any more.
-local void = NOW + 3600000
+-- A note an hour ahead was made before the clock was set back; nothing older than it is under way any more.
+local stale = NOW + 3600000
 for i = 3, #ARGV, 3 do
-  local time, known = math.min(tonumber(ARGV[i + 1]), NOW), last_seen(ARGV[i])
-  if not known or known < time or known > void then
-    CHECKS.keep(ARGV[i], string.format('%.0f %s', time, ARGV[i + 2]), limit)
+  local time, known = math.min(tonumber(ARGV[i + 1]), NOW), latest(ARGV[i])
+  if not known or known < time or known > stale then
+    OBSERVED.keep(ARGV[i], string.format('%.0f %s', time, ARGV[i + 2]), limit)
   end
 end
 return NOW

@@ -106,7 +106,7 @@ async def take_snapshot(queue: Queue, notices: Notices, leadership: Leadership, 
     """
     return Snapshot(
         now=leadership.now,
-        dead_letters=await notices.buried(mark, EXAMPLES),
+        dead_letters=await notices.new_dead_letters(mark, EXAMPLES),
         lateness=await _lateness(queue, leadership.now),
         reconcile=(await ReconcileState.read(queue)).last,
         complaints=leadership.complaints,

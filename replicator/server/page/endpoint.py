@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from replicator.queue import DeadLetterPage, QueueUnavailable
+from replicator.queue import DeadLetters, QueueUnavailable
 from replicator.server.auth import is_cross_site
 from replicator.server.page.facts import PageCache, PageData
 from replicator.server.page.view import View
@@ -78,7 +78,7 @@ class StatusPage:
         view = View.of(request.query_params)
         fragment = "fragment" in request.query_params
         try:
-            data = PageData(await self._cache.read(), await DeadLetterPage.read(self._queue, view.part))
+            data = PageData(await self._cache.read(), await DeadLetters(self._queue).page(view.part))
         except QueueUnavailable as error:
             return self._answer(self._renderer.render_outage(str(error), fragment=fragment), 503)
         form_token = self._auth.form_token(time.time())
@@ -111,11 +111,11 @@ class StatusPage:
         """
         match form.get("do"), form.get("id"):
             case "retry", str(job_id):
-                ids, done = await self._queue.retry_dead([job_id]), "retried"
+                ids, done = await DeadLetters(self._queue).retry([job_id]), "retried"
             case "drop", str(job_id):
-                ids, done = await self._queue.drop_dead([job_id]), "dropped"
+                ids, done = await DeadLetters(self._queue).drop([job_id]), "dropped"
             case "retry all", None:
-                ids, done = await self._queue.retry_dead(), "retried"
+                ids, done = await DeadLetters(self._queue).retry(), "retried"
             case _:
                 raise HTTPException(400, "the form asks for something that this page can't do")
         log.info("failures dealt with", how=done, number=len(ids), destinations=ids[:10], client=client)

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from replicator.queue import Findings, Job, Lane, LoadedConfig, Queue, QueueUnavailable, Reconciles, ReconcileState
+from replicator.queue import (
+    DeadLetters,
+    Findings,
+    Job,
+    Lane,
+    LoadedConfig,
+    Queue,
+    QueueUnavailable,
+    Reconciles,
+    ReconcileState,
+)
 from replicator.receivers import parse_receivers
 from replicator.server.notify import Notifier, NotifyTiming
 from replicator.server.notify.sending import MAX_PENDING, Sender, open_poster
@@ -98,7 +108,7 @@ async def test_a_restart_does_not_repeat_and_does_not_forget(queue: Queue, robot
             await one.look(2)
         await lapsed(queue)
     assert titles(robots) == [DEAD]
-    await queue.drop_dead()
+    await DeadLetters(queue).drop()
     async with process(queue, robots.plain) as last:
         await last.look()
     assert titles(robots)[1:] == [RECOVERED]
@@ -119,7 +129,7 @@ async def test_an_unavailable_receiver_is_retried_and_gets_all_messages_in_order
     async with process(queue, robots.plain) as one:
         robots.faults = [answering(503), answering(429), answering(500)]
         await one.look()
-        await queue.drop_dead()
+        await DeadLetters(queue).drop()
         await one.look(2)
         assert robots.taken == []
     # Another process goes on.

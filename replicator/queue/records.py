@@ -1,0 +1,128 @@
+"""The JSON records that the queue keeps in Redis, as typed values.
+
+A record is a frozen dataclass: a field's name is the key in the JSON, its annotation what the reader checks. Keys that
+a reader does not know are ignored, because an old and a new process share one queue during an upgrade: a newer version
+may add a key, and must neither rename one nor change its type.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from pydantic import GetCoreSchemaHandler, TypeAdapter
+    from pydantic_core import CoreSchema
+
+Record = TypeVar("Record")
+
+EPOCH = datetime.fromtimestamp(0, UTC)
+"""Placeholder in a record whose time a script adds; the field is left out of the JSON."""
+
+
+def moment(milliseconds: float) -> datetime:
+    """Turn milliseconds since 1970 into a UTC time.
+
+    Raises:
+        ValueError: no calendar has that time.
+    """
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (OverflowError, OSError) as error:
+        raise ValueError(f"{milliseconds} ms is out of range") from error
+
+
+def milliseconds(time: datetime) -> int:
+    """Turn a time into milliseconds since 1970."""
+    # Rounded: a whole number of milliseconds is rarely a whole binary fraction of a second.
+    return round(time.timestamp() * 1000)
+
+
+class _Milliseconds:
+    """Has pydantic store a time as milliseconds since 1970, as Redis's clock gives it to the scripts.
+
+    Its own reading of a number guesses the unit from the size.
+    """
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(
+            moment,
+            core_schema.float_schema(),
+            serialization=core_schema.plain_serializer_function_ser_schema(milliseconds),
+        )
+
+
+Moment = Annotated[datetime, _Milliseconds()]
+"""A time (UTC) that is stored as milliseconds since 1970."""
+
+
+_ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
+
+
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    if (adapter := _ADAPTERS.get(kind)) is None:
+        # Imported and built at the first record: a client that only enqueues jobs never pays the 60 ms.
+        from pydantic import TypeAdapter
+
+        adapter = _ADAPTERS[kind] = TypeAdapter(kind)
+    return adapter
+
+
+def decode(kind: type[Record], data: bytes, **known: Any) -> Record:
+    """Read a record.
+
+    Args:
+        kind: its dataclass.
+        data: its JSON, an object.
+        known: fields that stand elsewhere in Redis (an id that is the key, a time that is a score), in their stored
+            form.
+
+    Raises:
+        ValueError: it is no such record.
+    """
+    adapter: TypeAdapter[Record] = _adapter(kind)
+    if not known:
+        return adapter.validate_json(data)
+    fields = load_json(data)
+    if not isinstance(fields, dict):
+        raise ValueError("a record is a JSON object")
+    return adapter.validate_python({**fields, **known})
+
+
+def encode(record: Any, *, without: Collection[str] = ()) -> bytes:
+    """Give the JSON of a record.
+
+    Args:
+        record: a dataclass.
+        without: fields to leave out.
+
+    Raises:
+        TypeError: a field holds something that JSON has no form for.
+        ValueError: a field holds NaN or an infinity, or text that is not Unicode.
+    """
+    # pydantic's own dump_json would turn NaN into null without a word.
+    return dump_json(_adapter(type(record)).dump_python(record, exclude=set(without)))
+
+
+def dump_json(value: Any) -> bytes:
+    """Serialise ``value`` as JSON.
+
+    Raises:
+        TypeError: it holds something that JSON has no form for.
+        ValueError: it holds NaN or an infinity, or text that is not Unicode.
+    """
+    return json.dumps(value, allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def load_json(data: bytes) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    return json.loads(data)
