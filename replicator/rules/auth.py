@@ -180,6 +180,7 @@ class Credentials:
             if access is not None:
                 origin = "anonymous in the rules" if access.is_anonymous else "the rules"
                 return access, self._lent.get(key, origin)
+            # Shorten by one segment, so that team is no prefix of teams/app.
             key, slash, _ = key.rpartition("/")
         return self._elsewhere.find(path) if self._elsewhere is not None and elsewhere else None
 
@@ -223,6 +224,7 @@ def read_auth(
         elif key in entries or key in broken:
             entry.wrong("duplicate key: hosts are not case-sensitive; remove one")
         reader = _Entry(registry.lower(), entry, environ, folder, warnings)
+        # An entry with a bad key is read all the same, to report the mistakes inside of it.
         access = reader.read()
         if access is not None and reader.lacks_login:
             access = _borrowed(entry, key, access, elsewhere, lent)
@@ -331,6 +333,7 @@ class _Entry:
         text = node.text()
         if text is None:
             return None
+        # image-syncer's README shows $NAME as a whole value, but $ is legal in passwords, so this is only a warning.
         if name == "password" and _FORGOTTEN_BRACES.match(text):
             message = "looks like a variable but is used as it is; write a variable as ${NAME}"
             self._warnings.append(Problem(node.path, message))
@@ -364,6 +367,7 @@ class _Entry:
             self._fields["ca_file"].wrong(f"can't read {path}: {reason}")
             return None
         try:
+            # Load it now: a mistake should show at the start, not at the first connection.
             ssl.create_default_context().load_verify_locations(cafile=path)
         except (OSError, ValueError):
             self._fields["ca_file"].wrong(f"{path} contains no PEM certificates")

@@ -80,9 +80,7 @@ class CollisionSearch:
                 return
             if possible:
                 doubts.append(f"{message} if both tag filters let the same tag pass")
-            elif flow.repository != other.repository and _signatures_collide(
-                (flow.rule, flow.target, flow.tags), (other.rule, other.target, other.tags)
-            ):
+            elif flow.repository != other.repository and _signatures_collide(flow, other):
                 doubts.append(f"signatures of an image that is in {other.repository} too would come from both")
         # A certain collision may follow a possible one and is worth more, so warnings wait for the end.
         for doubt in doubts[:1]:
@@ -106,11 +104,12 @@ class CollisionSearch:
     ) -> None:
         for glob_rule, glob in globs:
             repository = _inverse(glob_rule, glob, destination)
-            for flow in flows if repository is not None else ():
+            if repository is None:
+                continue
+            other = _Flow(glob_rule, glob, repository, None)
+            for flow in flows:
                 shared = flow.tags is None or any(map(glob.tags.matches, flow.tags))
-                if repository != flow.repository and (
-                    shared or _signatures_collide((flow.rule, flow.target, flow.tags), (glob_rule, glob, None))
-                ):
+                if repository != flow.repository and (shared or _signatures_collide(flow, other)):
                     message = f"if {repository} exists, {glob_rule.key} sends it here too"
                     self._warn(flow.target, f"{message}; make the destinations differ")
                     return
@@ -167,16 +166,12 @@ def _same(target: DestinationTag, other: DestinationTag) -> bool:
     return replace(target.tags, signatures_apart=False) == replace(other.tags, signatures_apart=False)
 
 
-def _signatures_collide(*ways: tuple[Rule, DestinationTag, Iterable[str] | None]) -> bool:
-    """Tell whether a tag of signatures, which equal images share, can come by every one of ``ways``.
-
-    Each way is a rule, its target, and the tags written out there, if they are. One of them at least must copy such
-    tags as signatures.
-    """
-    apart = [target.options.signatures and rule.source.digest is None for rule, target, _ in ways]
-    return any(apart) and all(
-        is_apart or ends is None or any(map(is_signature_tag, ends))
-        for is_apart, (_, _, ends) in zip(apart, ways, strict=True)
+def _signatures_collide(*flows: _Flow) -> bool:
+    """Tell whether a tag of signatures, which equal images share, can come by every flow, and by one as a signature."""
+    copying = [flow.target.options.signatures and flow.rule.source.digest is None for flow in flows]
+    return any(copying) and all(
+        copies or flow.tags is None or any(map(is_signature_tag, flow.tags))
+        for copies, flow in zip(copying, flows, strict=True)
     )
 
 

@@ -148,6 +148,7 @@ class _Reader:
         except ValueError as error:
             node.wrong(str(error))
             return None
+        # A rule with mistakes needs its logins too, so that a missing login is reported together with them.
         self.templates.append(template)
         source = self._source
         if source is None or not self._fits(node, source, template):
@@ -161,6 +162,7 @@ class _Reader:
         if source.digest is not None and digest_tag is None:
             if own.changes_bytes:
                 node.wrong("a part of the image has another digest; append a tag to the destination")
+            # A default that strips parts can't apply: the destination's name is the digest of all of it.
             options = content.under_its_digest(template.registry)
         elif source.digest is None and options.signatures:
             tags = replace(tags, signatures_apart=True)
@@ -212,6 +214,7 @@ class _Reader:
         if source.segments[1] == 1 and "project" in template.placeholders:
             node.wrong("{project} needs a repository in a project, and no match is in one")
             return False
+        # Two matches of one pattern must stay two repositories, or the last copy of a tag would win.
         need = _missing_placeholders(source, template)
         if need is not None:
             namespace = template.path.partition("/")[0].partition("{")[0] or "namespace"
@@ -220,6 +223,7 @@ class _Reader:
                 f"add {need} to it, e.g. {template.registry}/{namespace}/{{flat}}"
             )
             return False
+        # Other registries nest names freely; ACR holds exactly two segments.
         lowest, highest = template.segments(*source.segments)
         if not is_acr(template.registry) or lowest == highest == NAME_SEGMENTS:
             return True

@@ -138,6 +138,7 @@ def parse(
 def _read(path: Path) -> str:
     try:
         with path.open("rb") as file:
+            # One byte more than allowed tells that a file is too large without reading all of it.
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         problem = "there is no such file; see --config or REPLICATOR_CONFIG"
@@ -210,6 +211,7 @@ class _Reading:
         self.warnings: list[Problem] = []
 
     def read(self, sections: Mapping[str, Any], options: _Options) -> Rules:
+        # Defaults are read first, but problems are reported in the order of the file, so each section has its list.
         found: dict[str, list[Problem]] = {name: [] for name in (*sections, *SECTIONS, "")}
         nodes = {name: Node(value, name, found[name]) for name, value in sections.items()}
         registry, namespace, platforms, elsewhere = options

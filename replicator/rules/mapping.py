@@ -93,6 +93,7 @@ def parse_source(key: str, wrong: Callable[[str], None]) -> SourcePattern | None
         The pattern, or None if there was a mistake.
     """
     registry, slash, rest = key.partition("/")
+    # Hosts are not case-sensitive, repositories are.
     registry = registry.lower()
     if not is_registry(registry):
         wrong(_no_registry(key, registry))
@@ -156,6 +157,7 @@ def _parse_tags(text: str, wrong: Callable[[str], None]) -> tuple[str, ...]:
     if "@" in text and not is_expression(text):
         wrong("a source has a tag or a digest, not both; to tag a digest, append the tag to the destination")
         return ()
+    # A comma may be part of an expression, so an expression is never split.
     tags = (text,) if is_expression(text) else tuple(text.split(","))
     for tag in tags:
         try:

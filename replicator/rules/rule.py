@@ -109,6 +109,7 @@ class Rule:
         if self.source.digest is not None:
             return self._judged(target, Reference(repository, digest=self.source.digest))
         if target.tags.latest is None:
+            # A tag that is written out but missing should fail visibly instead of being skipped.
             tags = [*tags, *(target.tags.exact or ())]
         passing = replace(target.tags, latest=None).select(tags)
         selected = frozenset(passing[: target.tags.latest])

@@ -83,6 +83,7 @@ class TagFilter:
         selected = order(tag for tag in tags if self._own_refusal(tag) is None)[: self.latest]
         if not self.others:
             return selected
+        # Each filter counts its own latest, so selections are merged and not filtered again.
         return newest_first([*selected, *(tag for other in self.others for tag in other.select(tags))])
 
     def _own_refusal(self, tag: str) -> str | None:

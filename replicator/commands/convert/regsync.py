@@ -275,6 +275,7 @@ class _Entry:
             "regsync may also copy versions with a suffix, such as 1.2.0-alpine; replicator copies plain versions only"
         )
         self._remark(fields["semverRange"], message)
+        # A tag needs to match only one pattern of include, so beside other patterns the exclusion has to do it.
         plain = {"exclude": [*tags.get("exclude", []), NOT_PLAIN]} if "include" in tags else {"include": [PLAIN]}
         return [{**tags, **plain, "semver": range_} for range_ in ranges]
 

@@ -110,6 +110,7 @@ class _Registry:
         except ValueError as error:
             self._draft.remark(node.path, f"{shorten(text)} {error}; the rule is left out")
             return
+        # One alternative is enough for a tag to pass, so each becomes a destination of its own.
         for range_ in ranges:
             item = {"to": end, "tags": {"include": PLAIN_OF_THREE, "semver": range_}}
             self._draft.add_destination(repository, item, node.path)
