@@ -16,6 +16,7 @@ _OTHER_NAMES = {
     "apache software license": "Apache-2.0",
     "bsd license": "BSD-3-Clause",
     "3-clause bsd license": "BSD-3-Clause",
+    "mit": "MIT",
     "mit license": "MIT",
     "isc license": "ISC",
     "isc license (iscl)": "ISC",
