@@ -1,4 +1,4 @@
-# All that a developer needs: make test, make lint, make demo, make bench. Each installs what it misses.
+# All that a developer needs: make test, make lint, make demo, make bench. Each installs its missing dependencies.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,11 +7,12 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 FUZZ_ARGS ?=
 
-.PHONY: all help install servers system tools test matrix lint format docs demo bench fuzz lock audit sbom licenses clean
+.PHONY: all help install servers system tools test lint format docs demo bench bench-check image-check fuzz lock audit \
+  sbom licenses clean
 all: lint test
 
-help: ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 install: $(VENV)/.installed ## Create the virtual environment with the locked versions
 
@@ -23,17 +24,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[aliyun,otlp,dev]'
 	@touch $@
 
-servers: ## Install the real servers and peers that tests and demo run against (Debian packages)
+servers: ## Install the real servers and peers that tests and the demo need (Debian packages)
 	@./.ci/apt-install docker-registry skopeo redis-server curl
 
-system: servers ## Install what else the tests look with: a browser, promtool, systemd-analyze (Debian packages)
+system: servers ## Install the other programs that the tests use: a browser, promtool, systemd-analyze (Debian packages)
 	@./.ci/apt-install chromium prometheus systemd
 
-tools: install ## Put the Helm and Kustomize that the tests render deploy/ with into the virtual environment
+tools: install ## Install Helm and kubectl, which render deploy/ in the tests, into the virtual environment
 	@$(BIN)/python -m tests.deploy.tools
 
-test: install system tools ## Run the whole suite
-	$(BIN)/pytest --numprocesses=auto $(PYTEST_ARGS)
+test: install system tools ## Run the whole suite; PYTEST_ARGS='tests/rules -k glob' for a part of it
+	$(BIN)/pytest --numprocesses=auto --dist=worksteal $(PYTEST_ARGS)
 
 matrix: ## Run the suite on Python 3.11 to 3.13 (PYTHONS=... for others) and the queue's tests on the newest redis-py
 	PYTHONS="$(PYTHONS)" ./.ci/matrix
@@ -43,27 +44,34 @@ lint: install ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: install ## Put the code into its canonical form
+format: install ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: install ## Renew the generated parts of docs/ and deploy/
+docs: install ## Regenerate the generated parts of docs/ and deploy/
 	$(BIN)/python -m tests.deploy.copies
 	$(BIN)/python -m tests.docs.settings_table
 	$(BIN)/python -m tests.docs.metrics_table
 	$(BIN)/python -m tests.docs.schema
 	$(BIN)/python -m tests.docs.limits_table
 
-demo: install servers ## Replicate between two local registries, visibly, and stop
+demo: install servers ## Replicate between two local registries, step by step, and stop
 	$(BIN)/python -m tests.demo
 
-bench: install servers ## Measure against skopeo, curl and what else is there, on local registries
+bench: install servers ## Compare with skopeo, curl and others on local registries; BENCH_ARGS='fresh --requests' for a part
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-fuzz: install ## Give every parser a million damaged inputs; FUZZ_ARGS='events --count 1000' for fewer
+bench-check: install servers ## Run the benchmarks' own tests
+	$(BIN)/pytest --numprocesses=auto --dist=worksteal benchmarks
+
+image-check: install ## Run the build steps of the container image, and the program that they make; with buildah, the image too
+	$(BIN)/pytest tests/deploy/image_build.py tests/deploy/test_image.py
+	BIN=$(BIN) ./.ci/image-check
+
+fuzz: install ## Feed a million damaged inputs to every parser; FUZZ_ARGS='events --count 1000' for fewer
 	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
-lock: install ## Renew constraints.txt, requirements.lock and build.lock
+lock: install ## Update constraints.txt, requirements.lock and build.lock
 	BIN=$(BIN) ./.ci/lock
 
 $(TOOLS)/.installed: .ci/tools.txt
@@ -71,17 +79,17 @@ $(TOOLS)/.installed: .ci/tools.txt
 	$(TOOLS)/bin/pip install --quiet --requirement .ci/tools.txt
 	@touch $@
 
-audit: $(TOOLS)/.installed ## Look what is locked up among known vulnerabilities (asks an index of advisories)
+audit: $(TOOLS)/.installed ## Check the locked versions for known vulnerabilities (queries an advisory database)
 	$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock --requirement build.lock
 
-sbom: $(TOOLS)/.installed ## List what an image holds, as CycloneDX: dist/replicator.cdx.json
+sbom: $(TOOLS)/.installed ## Write the image's bill of materials, as CycloneDX: dist/replicator.cdx.json
 	@mkdir -p dist
 	$(TOOLS)/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible \
 	  --output-format JSON --output-file dist/replicator.cdx.json
 
-licenses: install ## List the licences of what runs
+licenses: install ## List the licences of the runtime dependencies
 	$(BIN)/python -m tests.supply.licenses
 
-clean: ## Remove what the other targets made
+clean: ## Remove everything that the other targets made
 	rm -rf $(VENV) $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

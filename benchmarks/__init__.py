@@ -1,1 +1,1 @@
-"""How fast the replicator is, beside other programs that do the same on the same two registries."""
+"""Benchmarks of the replicator beside other programs, on the same two registries."""

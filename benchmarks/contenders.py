@@ -1,4 +1,4 @@
-"""The programs that are compared: how each is told to do the work."""
+"""The programs that are compared, and their command lines."""
 
 from __future__ import annotations
 

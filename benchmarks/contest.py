@@ -1,4 +1,4 @@
-"""What a contest is: several programs that do the same work between the same two registries, in turn."""
+"""A contest: several programs do the same work between the same two registries, in turn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contests: what is copied, under which conditions, and by whom."""
+"""The contests: images, conditions and contenders."""
 
 from __future__ import annotations
 

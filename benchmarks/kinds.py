@@ -1,4 +1,4 @@
-"""What the requests of a log are, in words that a table has room for."""
+"""The kinds of requests in a log, named briefly enough for a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run of one command: what it took."""
+"""Measures one run of one command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The queue by itself and under the webhook: rates, latencies, memory, and what more workers bring."""
+"""The queue alone and under the webhook: rates, latencies, memory, and scaling with workers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from replicator.replication import job as replication
 from replicator.rules import CopyRequest
 from tests.harbor.test_events import default
 from tests.queue.servers import RedisServer
-from tests.running import TOKEN, running
+from tests.running import PROGRAM, TOKEN, running
 from tests.standins.distribution import distribution
 from tests.standins.faults import Delay, Fault, FaultLayer
 from tests.standins.images import image, push
@@ -157,7 +157,9 @@ async def _webhook() -> list[tuple[str, str]]:
         place = Path(directory)
         rules = _rules(place, {"harbor.example.com": {"anonymous": True}}, "harbor.example.com/team/**", _FLAT)
         settings = {"REPLICATOR_REDIS_URL": server.url}
-        async with running("serve", "--no-worker", "--config", rules, cwd=place, settings=settings) as serving:
+        async with running(
+            "serve", "--no-worker", "--config", rules, cwd=place, settings=settings, program=PROGRAM
+        ) as serving:
             took, statuses = await _load(f"{serving.url}/webhooks/harbor")
     if statuses != {202}:
         raise RunFailed(f"the webhook answered {sorted(statuses)}")
@@ -226,7 +228,9 @@ async def _drain(workers: int, source: str, destination: str) -> float:
                 "REPLICATOR_CONCURRENCY": str(_COPIES_AT_ONCE),
             }
             for _ in range(workers):
-                start = running("worker", "--config", rules, cwd=place, ready="worker started", settings=settings)
+                start = running(
+                    "worker", "--config", rules, cwd=place, ready="worker started", settings=settings, program=PROGRAM
+                )
                 await stack.enter_async_context(start)
             began = time.monotonic()
             await queue.enqueue([replication.job_for(request) for request in requests], Lane.EVENTS, run="benchmark")

@@ -1,4 +1,4 @@
-"""The two registries of a contest: Debian's docker-registry, and what a contest puts in front of it."""
+"""The two registries of a contest: Debian's docker-registry, and a contest's proxies before it."""
 
 from __future__ import annotations
 

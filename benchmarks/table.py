@@ -1,4 +1,4 @@
-"""Standings as tables."""
+"""Results as tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The program as its users run it: a process of its own, with a command line and an environment."""
+"""The program as its users run it: a process of its own, with a command line and an environment.
+
+Nearly every test gets a fork of a process that has the program imported (`tests.forkserver`); where loading it is what
+a test is about, ``program=PROGRAM`` starts an interpreter.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,21 @@ import contextlib
 import json
 import os
 import sys
+import tempfile
+from asyncio.subprocess import PIPE
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tests.forkserver import Forked, fork
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
 TOKEN = "webhook-token-of-the-tests"
 PROGRAM = (sys.executable, "-m", "replicator")
+Process = asyncio.subprocess.Process | Forked
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -48,45 +57,42 @@ class Ended:
         return self.out + self.err
 
 
-async def replicator(
-    *arguments: str | Path, cwd: Path, timeout: float = 60, settings: Mapping[str, str] | None = None, stdin: str = ""
-) -> Ended:
-    """Run a command to its end; ``stdin`` is what it can read."""
-    process = await asyncio.create_subprocess_exec(
-        *PROGRAM,
-        *map(str, arguments),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=cwd,
-        env=environment(**{"REPLICATOR_STATE_DIR": str(cwd / "state"), **(settings or {})}),
-    )
-    try:
-        async with asyncio.timeout(timeout):
-            out, err = await process.communicate(stdin.encode())
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        raise
-    assert process.returncode is not None
-    return Ended(process.returncode, out.decode(), err.decode())
+async def start(
+    *arguments: str | Path,
+    cwd: Path,
+    settings: Mapping[str, str] | None = None,
+    stdin: str = "",
+    stdout: int | None = PIPE,
+    stderr: int | None = PIPE,
+    program: Sequence[str] | None = None,
+) -> Process:
+    """Start the program.
+
+    Args:
+        arguments: its command line.
+        cwd: where it runs, and keeps its state unless the settings say otherwise.
+        settings: variables beside those of `environment`.
+        stdin: what it can read.
+        stdout: a descriptor, PIPE, or None for this process's own.
+        stderr: the same, or STDOUT.
+        program: `PROGRAM`, or another interpreter's; None for a fork, which costs a hundredth (`tests.forkserver`).
+    """
+    command = [str(argument) for argument in arguments]
+    variables = environment(**{"REPLICATOR_STATE_DIR": str(cwd / "state"), **(settings or {})})
+    if program is None:
+        return await fork(*command, cwd=cwd, env=variables, stdin=stdin.encode(), stdout=stdout, stderr=stderr)
+    with tempfile.TemporaryFile() as readable:
+        readable.write(stdin.encode())
+        readable.seek(0)
+        return await asyncio.create_subprocess_exec(
+            *program, *command, stdin=readable, stdout=stdout, stderr=stderr, cwd=cwd, env=variables, limit=1 << 20
+        )
 
 
 @asynccontextmanager
-async def begun(
-    *arguments: str | Path, cwd: Path, settings: Mapping[str, str] | None = None
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Have a command run that a test interrupts; it is killed afterwards if it still runs."""
-    process = await asyncio.create_subprocess_exec(
-        *PROGRAM,
-        *map(str, arguments),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=cwd,
-        env=environment(**{"REPLICATOR_STATE_DIR": str(cwd / "state"), **(settings or {})}),
-    )
+async def begun(*arguments: str | Path, cwd: Path, **how: Any) -> AsyncIterator[Process]:
+    """Have a command run that a test interrupts; it is killed afterwards if it still runs. For more, see `start`."""
+    process = await start(*arguments, cwd=cwd, **how)
     try:
         yield process
     finally:
@@ -95,16 +101,24 @@ async def begun(
         await process.communicate()
 
 
+async def replicator(*arguments: str | Path, cwd: Path, timeout: float = 60, **how: Any) -> Ended:
+    """Run a command to its end; for more, see `start`."""
+    async with begun(*arguments, cwd=cwd, **how) as process, asyncio.timeout(timeout):
+        out, err = await process.communicate()
+        assert process.returncode is not None
+        return Ended(process.returncode, (out or b"").decode(), (err or b"").decode())
+
+
 @dataclass
 class Serving:
     """A long-running ``replicator``.
 
     Attributes:
         process: its process.
-        lines: its log so far, a mapping a line; what is no JSON stands under ``text``.
+        lines: its log so far, a mapping a line; a line that is not JSON has the key ``text``.
     """
 
-    process: asyncio.subprocess.Process
+    process: Process
     lines: list[dict[str, Any]] = field(default_factory=list)
     _news: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -165,27 +179,16 @@ async def running(
     cwd: Path,
     ready: str = "listening",
     settings: Mapping[str, str] | None = None,
-    program: Sequence[str] = PROGRAM,
+    program: Sequence[str] | None = None,
 ) -> AsyncIterator[Serving]:
-    """Have ``serve`` or ``worker`` run; it is ended afterwards if it still runs."""
-    process = await asyncio.create_subprocess_exec(
-        *program,
-        command,
-        *map(str, arguments),
-        stdin=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=cwd,
-        env=environment(
-            **{
-                "REPLICATOR_STATE_DIR": str(cwd / "state"),
-                "REPLICATOR_LISTEN": "127.0.0.1:0",
-                "REPLICATOR_WEBHOOK_TOKEN": TOKEN,
-                "REPLICATOR_LOG_FORMAT": "json",
-                **(settings or {}),
-            }
-        ),
-        limit=1 << 20,
-    )
+    """Have ``serve`` or ``worker`` run; it is ended afterwards if it still runs. ``program`` is that of `start`."""
+    known = {
+        "REPLICATOR_LISTEN": "127.0.0.1:0",
+        "REPLICATOR_WEBHOOK_TOKEN": TOKEN,
+        "REPLICATOR_LOG_FORMAT": "json",
+        **(settings or {}),
+    }
+    process = await start(command, *arguments, cwd=cwd, settings=known, stdout=None, program=program)
     serving = Serving(process)
     reading = asyncio.create_task(serving.read())
     try:

@@ -1,4 +1,4 @@
-"""Metrics as Prometheus gets them: scraped over HTTP and read by the client library's own parsers."""
+"""Metrics as Prometheus reads them: scraped over HTTP, parsed by the client library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The programs that do a backfill: how each is told."""
+"""The programs that can backfill, and their command lines."""
 
 from __future__ import annotations
 

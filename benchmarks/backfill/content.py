@@ -1,4 +1,4 @@
-"""What a Harbor holds: repositories of tiny images in a few projects, and where each is to be brought."""
+"""The content of a Harbor: tiny images in many repositories of a few projects, and their destinations."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def content(repositories: int, tags: int) -> Content:
 
 
 def before_changes(held: Content, share: int) -> Content:
-    """Return what a Harbor held before every ``share``-th tag, at least one, was pushed anew."""
+    """Return what a Harbor held before every ``share``-th tag, at least one, was pushed again."""
     former: dict[str, dict[str, Image]] = {}
     seen = 0
     for number, (repository, images) in enumerate(held.items()):

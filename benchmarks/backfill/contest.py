@@ -1,4 +1,4 @@
-"""What a contest of backfills is: what the destination holds before, and who brings the rest."""
+"""A contest of backfills: the destination's content before, and the contenders."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def warm(held: Content) -> Contest:
 
 
 def drift(held: Content) -> Contest:
-    """To a registry that holds what Harbor held before one tag in a hundred was pushed anew."""
+    """To a registry that holds what Harbor held before one tag in a hundred was pushed again."""
     return Contest(
         "drift",
         f"drift: {_size(held)}, one in {_ONE_IN} has changed since it was copied",

@@ -1,4 +1,4 @@
-"""Holding a contest of backfills: rounds in changing order, each run verified, the requests counted apart."""
+"""Runs a contest of backfills: rounds in changing order, each run verified, requests counted apart."""
 
 from __future__ import annotations
 

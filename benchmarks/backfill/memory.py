@@ -1,4 +1,4 @@
-"""How much memory a backfill takes, and how it grows with the number of tags: against registries that store nothing."""
+"""The memory of a backfill, and its growth with the number of tags, against registries that store nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measuring backfills, and printing a table each."""
+"""Measures backfills, and prints a table for each contest."""
 
 from __future__ import annotations
 

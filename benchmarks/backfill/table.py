@@ -1,4 +1,4 @@
-"""Standings of backfills as tables."""
+"""Results of backfills as tables."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A long run under faults: nothing grows, and every tag is right in the end."""
+"""A long run under faults: nothing grows, and every tag is right at the end."""

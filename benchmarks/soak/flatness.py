@@ -1,4 +1,4 @@
-"""What a process holds, sampled over time, and whether it grows."""
+"""Memory and open files of a process, sampled over time, and whether they grow."""
 
 from __future__ import annotations
 

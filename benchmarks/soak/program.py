@@ -1,4 +1,4 @@
-"""``python -m benchmarks soak``: pushes for a long time while everything fails now and then, and a look at the end.
+"""``python -m benchmarks soak``: pushes for a long time under faults, and checks the result.
 
 A source and a destination, both real registries behind faults, a Redis that is killed, a ``serve`` that lives all the
 time and is looked at, and a ``worker`` that is killed again and again.
@@ -25,7 +25,7 @@ from benchmarks.soak import trouble
 from benchmarks.soak.flatness import Sample, course, growth, sample
 from tests.harbor.test_events import default
 from tests.queue.servers import RedisServer
-from tests.running import TOKEN, Serving, running
+from tests.running import PROGRAM, TOKEN, Serving, running
 from tests.standins.distribution import distribution
 from tests.standins.faults import FaultLayer
 from tests.standins.images import fetch_raw, image, layer, push
@@ -90,7 +90,9 @@ async def soak(minutes: float, place: Path | None) -> Soak:
         auth = {host: {"anonymous": True, "insecure": True} for host in (source, destination)}
         rules.write_text(json.dumps({"auth": auth, "images": {f"{source}/team/*": f"{destination}/mirror/{{name}}"}}))
         settings = {"REPLICATOR_REDIS_URL": redis.url, "REPLICATOR_LEASE": "10"}
-        serving = await stack.enter_async_context(running("serve", "--config", rules, cwd=directory, settings=settings))
+        serving = await stack.enter_async_context(
+            running("serve", "--config", rules, cwd=directory, settings=settings, program=PROGRAM)
+        )
         pushed: dict[tuple[str, str], str] = {}
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -145,7 +147,9 @@ async def _told(session: aiohttp.ClientSession, url: str, event: object, counts:
 
 async def _kill_workers(rules: Path, directory: Path, settings: dict[str, str], done: Soak) -> None:
     while True:
-        async with running("worker", "--config", rules, cwd=directory, ready="starting", settings=settings) as worker:
+        async with running(
+            "worker", "--config", rules, cwd=directory, ready="starting", settings=settings, program=PROGRAM
+        ) as worker:
             await trouble.kill(worker, done.counts)
             done.dead += _given_up(worker)
 

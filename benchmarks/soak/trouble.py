@@ -1,4 +1,4 @@
-"""What goes wrong during a soak, again and again: registries, Redis, workers."""
+"""The faults of a soak, repeated: registries, Redis, workers."""
 
 from __future__ import annotations
 

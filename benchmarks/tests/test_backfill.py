@@ -1,4 +1,4 @@
-"""The benchmarks of backfills hold what they promise, in a size that says nothing about speed."""
+"""The benchmarks of backfills keep their promises, at a size that says nothing about speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmarks hold what they promise, in a size that says nothing about speed."""
+"""The benchmarks keep their promises, at a size that says nothing about speed."""
 
 from __future__ import annotations
 

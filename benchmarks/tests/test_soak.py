@@ -1,4 +1,4 @@
-"""A soak tells growth from ups and downs, and ends well in a size that says nothing about an hour."""
+"""A soak tells growth from fluctuation, and ends well at a size that says nothing about an hour."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import trustme
 
 from replicator.aliyun import Account, TemporaryLogins
 from replicator.aliyun.errors import AccountRefused
-from tests.running import environment, replicator
+from tests.running import PROGRAM, environment, replicator
 from tests.standins.chain import Metadata, sts, tunnel
 from tests.standins.openapi import OpenApiStandIn
 from tests.standins.server import serve
@@ -136,7 +136,9 @@ async def test_missing_libraries_are_reported_before_anything_starts(tmp_path: P
     rules = tmp_path / "rules.json"
     rules.write_text(json.dumps({"auth": auth, "images": {"harbor.example.com/a/b": f"{acr}/a/b"}}))
     path = {"PYTHONPATH": f"{tmp_path}:{environment()['PYTHONPATH']}"}
-    ended = await replicator("explain", "harbor.example.com/a/b:1", "--config", rules, cwd=tmp_path, settings=path)
+    ended = await replicator(
+        "explain", "harbor.example.com/a/b:1", "--config", rules, cwd=tmp_path, settings=path, program=PROGRAM
+    )
     assert ended.code == 2, ended.said
     assert f"auth[\"{acr}\"].aliyun: needs more libraries: pip install 'replicator[aliyun]'" in ended.said
     assert "Traceback" not in ended.said

@@ -9,7 +9,7 @@ from replicator.copy import BlobLock, Copier, Outcome
 from replicator.copy.ledger import NoBlobLocks
 from replicator.reference import Reference, Repository
 from replicator.registry import Access, Registries, Timing
-from tests.copy.registries import an_empty_distribution
+from tests.standins.distribution import reused_distribution
 from tests.standins.faults import FaultLayer
 from tests.standins.images import blobs_of, fetch_raw, manifests_of, push, verify_tree
 from tests.standins.proxy import Upstream
@@ -94,7 +94,7 @@ class Registry:
 async def a_registry(*, images_only: bool = False) -> AsyncIterator[Registry]:
     """Provide an empty registry; with ``images_only`` it refuses artifacts, as ACR does."""
     async with AsyncExitStack() as stack:
-        plain = await stack.enter_async_context(an_empty_distribution(images_only=images_only))
+        plain = await stack.enter_async_context(reused_distribution(images_only=images_only))
         upstream = await stack.enter_async_context(Upstream(plain))
         registry = Registry(plain, upstream)
         registry.host = await stack.enter_async_context(serve(registry.faults))

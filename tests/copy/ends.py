@@ -12,7 +12,7 @@ from replicator.copy.options import CopyOptions
 from replicator.reference import Reference, Repository
 from replicator.registry import Access, Registries
 from tests.copy.conftest import PATIENT
-from tests.copy.registries import an_empty_distribution
+from tests.standins.distribution import reused_distribution
 from tests.standins.faults import FaultLayer
 from tests.standins.harbor import HarborStandIn
 from tests.standins.images import (
@@ -109,7 +109,7 @@ class Ends:
 
 
 async def an_end(stack: AsyncExitStack, kind: str) -> End:
-    plain = await stack.enter_async_context(an_empty_distribution(images_only=kind == "strict"))
+    plain = await stack.enter_async_context(reused_distribution(images_only=kind == "strict"))
     if kind == "harbor":
         harbor = HarborStandIn(plain, users=dict([HARBOR_ADMIN]), projects={"team": False})
         await stack.enter_async_context(harbor)

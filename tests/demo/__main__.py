@@ -1,4 +1,4 @@
-"""``make demo``: a push to a Harbor appears at an ACR, and a backfill brings the rest, before your eyes.
+"""``make demo``: a push to a Harbor appears at an ACR, and a backfill copies the rest.
 
 Harbor and ACR are stand-ins in front of real registries, the ones of the test suite; the replicator is the real one,
 run as you would run it. Nothing outside this machine is contacted, and nothing is left behind.
@@ -119,7 +119,9 @@ async def demo() -> None:
 
         step("The replicator, on its embedded queue")
         console.print(f"$ replicator serve --config {rules.name}")
-        serving = await stack.enter_async_context(running("serve", "--config", rules, cwd=directory, settings=secrets))
+        serving = await stack.enter_async_context(
+            running("serve", "--config", rules, cwd=directory, settings=secrets, program=PROGRAM)
+        )
         address = f"{serving.url}/webhooks/harbor"
         console.print(f"listening   {address}")
         harbor.add_policy("library", address, auth_header=f"Bearer {TOKEN}", payload_format="CloudEvents")

@@ -1,6 +1,6 @@
-"""What lies in ``deploy/`` twice, as Helm and Kustomize read nothing outside of their own directories.
+"""The files that ``deploy/`` has twice, as Helm and Kustomize read only their own directories.
 
-``python -m tests.deploy.copies``, or ``make docs``, writes the copies anew.
+``python -m tests.deploy.copies``, or ``make docs``, regenerates the copies.
 """
 
 from __future__ import annotations

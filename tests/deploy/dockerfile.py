@@ -16,7 +16,7 @@ class Instruction:
 
     Attributes:
         word: in capitals, e.g. ``RUN``.
-        text: what stands behind it, on one line.
+        text: its arguments, on one line.
         stage: the number of the stage it is in, from 0.
     """
 
@@ -37,7 +37,7 @@ def instructions() -> list[Instruction]:
 
 
 def texts(word: str) -> list[str]:
-    """What stands behind each instruction of this word."""
+    """The arguments of each instruction of this word."""
     return [instruction.text for instruction in instructions() if instruction.word == word]
 
 

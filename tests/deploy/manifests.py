@@ -1,4 +1,4 @@
-"""Kubernetes' objects: read, checked against their schemas with nothing unknown allowed, and looked into."""
+"""Kubernetes manifests: parsed, validated strictly against their schemas, and queried."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _OPERATORS = {
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as Kubernetes reads it: a key that stands twice is an error."""
+    """YAML as Kubernetes reads it: a duplicate key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        assert len(keys) == len(set(keys)), f"a key stands twice: {node.start_mark}"
+        assert len(keys) == len(set(keys)), f"duplicate key: {node.start_mark}"
         return super().construct_mapping(node, deep)
 
 

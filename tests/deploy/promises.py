@@ -1,4 +1,4 @@
-"""What must hold of every installation on Kubernetes, by whatever it was rendered."""
+"""The properties that every installation on Kubernetes must have, however it was rendered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What docs/deployment.md shows for Kubernetes works as it stands there."""
+"""The Kubernetes examples in docs/deployment.md work as shown."""
 
 from __future__ import annotations
 

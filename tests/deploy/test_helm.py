@@ -1,4 +1,4 @@
-"""What Helm makes of the chart is accepted by Kubernetes, and runs the replicator as it should run."""
+"""Kubernetes accepts the rendered Helm chart, and it runs the replicator correctly."""
 
 from __future__ import annotations
 

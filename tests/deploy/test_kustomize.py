@@ -1,4 +1,4 @@
-"""What Kustomize makes of deploy/kubernetes is accepted by Kubernetes, and runs the replicator as it should run."""
+"""Kubernetes accepts the rendered deploy/kubernetes, and it runs the replicator correctly."""
 
 from __future__ import annotations
 

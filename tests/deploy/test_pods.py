@@ -1,4 +1,4 @@
-"""A pod as it is described starts, finds its rules and secrets, and answers its probes."""
+"""A pod starts as its manifest says, finds its rules and secrets, and answers its probes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The alert rules and the dashboard ask for what there is, and say what they should say."""
+"""The alert rules and the dashboard use existing metrics, and fire and show what they should."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_each_alert_fires_for_what_it_is_about_and_for_nothing_else() -> None:
     well = {case["alertname"] for case in tests[0]["alert_rule_test"]}
     assert fires == well == {rule["alert"] for rule in alerts()}
     assert not any(case.get("exp_alerts") for case in tests[0]["alert_rule_test"])
-    # What is well is told of by every metric that an alert looks at: an alert without data is silent in any case.
+    # Good values for every metric of an alert: without data an alert is silent in any case.
     told = set(re.findall(r"replicator_\w+", " ".join(each["series"] for each in tests[0]["input_series"])))
     assert told == {metric for rule in alerts() for metric in re.findall(r"replicator_\w+", rule["expr"])}
 

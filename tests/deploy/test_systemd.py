@@ -1,4 +1,4 @@
-"""The units are such that systemd takes them, and shut the program in."""
+"""systemd accepts the units, and they sandbox the program."""
 
 from __future__ import annotations
 

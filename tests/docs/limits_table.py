@@ -1,4 +1,4 @@
-"""The table of limits in ``docs/limits.md``, made from the constants themselves; ``make docs`` writes it anew."""
+"""The table in ``docs/limits.md``, generated from the constants; ``make docs`` writes it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The table of metrics in ``docs/metrics.md``, made from the metrics themselves.
+"""The table in ``docs/metrics.md``, generated from the metrics.
 
-``python -m tests.docs.metrics_table``, or ``make docs``, writes it anew.
+``python -m tests.docs.metrics_table``, or ``make docs``, regenerates it.
 """
 
 from __future__ import annotations

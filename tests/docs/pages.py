@@ -32,7 +32,7 @@ class Block:
     """A fenced code block.
 
     Attributes:
-        page: where it stands.
+        page: the file it is from.
         line: its first line, from 1.
         language: the first word behind the fence, e.g. ``sh``.
         text: its content.
@@ -86,7 +86,7 @@ def part_of(page: Path, heading: str) -> range:
 
 
 def code_spans(page: Path, lines: range) -> list[str]:
-    """What stands between backticks in the text of some lines of a page."""
+    """The words in backticks in some lines of a page."""
     tokens = MarkdownIt("commonmark").enable("table").parse(page.read_text())
     within = (token for token in tokens if token.type == "inline" and token.map and token.map[0] + 1 in lines)
     return [part.content for token in within for part in token.children or () if part.type == "code_inline"]

@@ -1,6 +1,6 @@
 """The JSON schema in ``docs/rules.schema.json``, as the program prints it.
 
-``python -m tests.docs.schema``, or ``make docs``, writes it anew.
+``python -m tests.docs.schema``, or ``make docs``, regenerates it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The table of settings in ``docs/settings.md``, made from the settings themselves.
+"""The table in ``docs/settings.md``, generated from the settings.
 
-``python -m tests.docs.settings_table``, or ``make docs``, writes it anew.
+``python -m tests.docs.settings_table``, or ``make docs``, regenerates it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What lies in deploy/compose and deploy/systemd fits the program and each other."""
+"""deploy/compose and deploy/systemd fit the program and each other."""
 
 from __future__ import annotations
 

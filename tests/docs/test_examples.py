@@ -1,4 +1,4 @@
-"""Every example in the documentation is one that works. Those of docs/rules.md have tests of their own."""
+"""Every example in the documentation works. Those of docs/rules.md have tests of their own."""
 
 from __future__ import annotations
 

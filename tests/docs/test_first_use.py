@@ -1,4 +1,4 @@
-"""A new user who follows the README word by word gets what it promises.
+"""The README, followed word by word by a new user, keeps its promises.
 
 Its part "Use" is done from its own text, in its order: each file is written, each command is run by a shell. Only hosts
 with their ports and passwords are others. What is neither a file nor a command that was run fails the test.
@@ -58,7 +58,7 @@ class Walk:
     Attributes:
         directory: where everything happens.
         environment: of every command.
-        names: what stands in the README, and what is put in its place.
+        names: words of the README, and their replacements.
         left: files and commands that were not come to yet.
         done: the commands that were run.
     """
@@ -113,7 +113,7 @@ class Walk:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Serving]:
-        """Have the next command run in a terminal of its own; its address is what the webhook's stands for."""
+        """Run the next command in the background; its address replaces the webhook's."""
         _, command = self.next()
         process = await asyncio.create_subprocess_exec(
             *("bash", "-c", f"exec {command}"),

@@ -1,4 +1,4 @@
-"""Links and names of files lead somewhere."""
+"""Links and file names in the documentation resolve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/metrics.md tells of the metrics that there are."""
+"""docs/metrics.md lists the program's metrics."""
 
 from __future__ import annotations
 

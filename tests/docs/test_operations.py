@@ -1,4 +1,4 @@
-"""docs/operations.md names what the program really says and answers."""
+"""docs/operations.md quotes the program's real messages and responses."""
 
 from __future__ import annotations
 

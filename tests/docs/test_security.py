@@ -1,4 +1,4 @@
-"""docs/security.md names tests that there are, and docs/limits.md has the limits that there are."""
+"""docs/security.md names existing tests, and docs/limits.md lists the actual limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the documentation says of settings is what the program has."""
+"""The documented settings are the program's settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backfills as the users of image-syncer run them, between registries of their own, and what they left behind.
+"""Backfills with image-syncer's files and command lines, between two registries, and the state they leave.
 
 What is found out is plain data, so that a table of many rows can look at few runs.
 """
@@ -21,7 +21,7 @@ import yaml
 from replicator.registry.manifest import ACCEPT
 from tests.running import Ended, replicator
 from tests.standins.acr import AcrStandIn
-from tests.standins.distribution import distribution
+from tests.standins.distribution import reused_distribution
 from tests.standins.harbor import HarborStandIn
 from tests.standins.logins import ACR_USER, HARBOR_ADMIN
 
@@ -101,7 +101,7 @@ async def site(
     users = {**dict([HARBOR_ADMIN]), **(harbor_users or {})}
     async with contextlib.AsyncExitStack() as stack:
         behind_harbor, behind_acr = await asyncio.gather(
-            stack.enter_async_context(distribution()), stack.enter_async_context(distribution())
+            stack.enter_async_context(reused_distribution()), stack.enter_async_context(reused_distribution())
         )
         harbor = await stack.enter_async_context(HarborStandIn(behind_harbor, users=users, projects=projects))
         acr = AcrStandIn(

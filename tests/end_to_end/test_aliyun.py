@@ -1,4 +1,4 @@
-"""Temporary logins and repositories that are created, through the whole program."""
+"""Temporary ACR logins and automatic repository creation, through the whole program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What BuildKit puts beside the images it builds, and ACR refuses in part: from the push to what is told of it."""
+"""BuildKit's attestations, some of which ACR refuses: from the push to the log line."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def test_a_pushed_image_arrives_without_the_attestation_that_acr_refuses_a
         assert (line["result"], line["note"], line["digest"]) == ("copied", LEFT, expected.digest)
         assert line["destination"] == f"{PUBLIC_NAME}/image-syncer/app:v1"
         await verify_tree(house.behind_acr, "image-syncer/app", "v1", expected)
-        # Each child was told of too, by its digest: they lead to nothing of their own.
+        # Harbor sends an event for each child too, by its digest: these lead to no copies of their own.
         assert len(serving.said("webhook taken")) == 5
         assert len(serving.said("copy done")) == 1
         assert serving.said("copy failed") == serving.said("job dead") == []

@@ -1,9 +1,10 @@
-"""``replicator backfill``, as a person runs it."""
+"""``replicator backfill``, as run from a shell."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shlex
 import signal
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import trustme
 
 from tests.end_to_end.conftest import report
-from tests.running import PROGRAM, environment, replicator, running
+from tests.running import PROGRAM, begun, replicator, running
 from tests.standins.acr import AcrStandIn
 from tests.standins.faults import Answer, Delay, Fault
 from tests.standins.images import Image, Index, image, layer, multi_arch, push, verify_tree
@@ -70,9 +71,8 @@ async def test_the_users_of_image_syncer_bring_their_file_and_their_command_line
         for old, new in hosts.items():
             file, command = file.replace(old, new), command.replace(old, new)
         (tmp_path / "harbor-to-acr.json").write_text(file)
-        ended = await replicator(
-            "backfill", *shlex.split(command), cwd=tmp_path, settings={"SSL_CERT_FILE": str(tmp_path / "ca.pem")}
-        )
+        trusted = {"SSL_CERT_FILE": str(tmp_path / "ca.pem")}
+        ended = await replicator("backfill", *shlex.split(command), cwd=tmp_path, settings=trusted, program=PROGRAM)
         assert ended.code == 0, ended.said
         assert acr.leaks == harbor.leaks == []
     for tag, root in images.items():
@@ -178,12 +178,8 @@ async def test_an_interrupt_ends_with_a_summary_and_what_is_left_stays_queued(ho
         await push(house.harbor.host, "library/app", f"v{number}", image(number + 1), HARBOR_ROBOT)
     slow = house.acr.faults.add(Fault(Delay(1.0), "PUT", "/manifests/", times=None))
     rules = house.rules({"HARBOR/library/app": "ACR/image-syncer/app"})
-    process = await asyncio.create_subprocess_exec(
-        *PROGRAM, "backfill", "--config", rules, "--proc=1", "--report=r.json",
-        cwd=house.directory, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        env=environment(REPLICATOR_STATE_DIR=str(house.directory / "state")),
-    )  # fmt: skip
-    async with asyncio.timeout(30):
+    backfill = begun("backfill", "--config", rules, "--proc=1", "--report=r.json", cwd=house.directory)
+    async with backfill as process, asyncio.timeout(30):
         while not slow.hits:
             await asyncio.sleep(0.01)
         process.send_signal(signal.SIGINT)
@@ -250,15 +246,14 @@ async def test_a_list_whose_page_comes_again_and_again_ends(house: House) -> Non
 async def test_the_report_is_written_when_who_reads_the_summary_has_gone(house: House) -> None:
     await push(house.harbor.host, "library/app", "v1", image(), HARBOR_ROBOT)
     rules = house.rules({"HARBOR/library/app": "ACR/image-syncer/app"})
-    command = shlex.join([*PROGRAM, "backfill", "--config", str(rules), "--report", "r.json"])
-    process = await asyncio.create_subprocess_shell(
-        f"{command} | true", cwd=house.directory, stderr=asyncio.subprocess.PIPE,
-        env=environment(REPLICATOR_STATE_DIR=str(house.directory / "state")),
-    )  # fmt: skip
-    async with asyncio.timeout(60):
-        _, err = await process.communicate()
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write) as unread:
+        ended = await replicator(
+            "backfill", "--config", rules, "--report", "r.json", cwd=house.directory, stdout=unread.fileno()
+        )
     assert report(house.directory / "r.json")["v1"]["outcome"] == "copied"
-    assert b"Traceback" not in err
+    assert "Traceback" not in ended.err
 
 
 async def test_a_report_that_is_lost_is_no_mistake_of_the_command_line(house: House) -> None:

@@ -1,4 +1,4 @@
-"""Backfills beside each other and beside events, on one queue: a tag is one copy at a time, and the newest wins."""
+"""Concurrent backfills and events on one queue: one copy of a tag at a time, and the newest image wins."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 BASE = layer(77, 100_000)
 NAMES = [f"{repository}:v{number}" for repository in ("a", "b", "c") for number in range(4)]
 HOT = ["a:v0", "a:v1", "b:v0", "c:v3"]
-"""What is pushed anew, again and again."""
+"""Tags that are pushed again and again."""
 VERSIONS = 3
 
 

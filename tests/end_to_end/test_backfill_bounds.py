@@ -1,4 +1,4 @@
-"""However many tags there are, a backfill has only so many of them under way."""
+"""The bounds on the tags that a backfill holds at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``replicator backfill --detach``: what differs is queued, and copied by others."""
+"""``replicator backfill --detach``: differences are queued, and other processes copy them."""
 
 from __future__ import annotations
 

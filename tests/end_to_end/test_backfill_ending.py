@@ -1,4 +1,4 @@
-"""``replicator backfill`` that ends before its time: at a signal, or at the first failure."""
+"""``replicator backfill`` that ends early: at a signal, or at the first failure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tests.end_to_end.conftest import report
 from tests.queue.servers import RedisServer
-from tests.running import PROGRAM, environment, replicator
+from tests.running import begun, replicator
 from tests.standins.faults import Answer, Delay, Fault
 from tests.standins.images import image, push
 from tests.standins.logins import HARBOR_ROBOT
@@ -91,12 +91,8 @@ async def test_without_a_failure_everything_is_copied(house: House) -> None:
 
 async def interrupted(house: House, rules: Path, ready: Callable[[], object]) -> str:
     """Run a backfill until something has come about, end it as an operator would, and return its summary."""
-    process = await asyncio.create_subprocess_exec(
-        *PROGRAM, "backfill", "--config", rules, "--report=r.json",
-        cwd=house.directory, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        env=environment(REPLICATOR_STATE_DIR=str(house.directory / "state")),
-    )  # fmt: skip
-    async with asyncio.timeout(30):
+    backfill = begun("backfill", "--config", rules, "--report=r.json", cwd=house.directory)
+    async with backfill as process, asyncio.timeout(30):
         while not ready():
             await asyncio.sleep(0.01)
         process.send_signal(signal.SIGTERM)

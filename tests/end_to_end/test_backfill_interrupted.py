@@ -1,4 +1,4 @@
-"""A backfill that is interrupted (Ctrl-C) and started again goes on, and does nothing twice."""
+"""A backfill that is interrupted (Ctrl-C) and started again resumes, and does nothing twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A backfill that is killed (SIGKILL) again and again goes on where it was, and sends nothing twice."""
+"""A backfill that is killed (SIGKILL) repeatedly resumes each time, and sends nothing twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``replicator backfill`` of a part, and of what is there already."""
+"""``replicator backfill`` of a part of the rules, and of tags that are already in place."""
 
 from __future__ import annotations
 

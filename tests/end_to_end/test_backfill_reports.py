@@ -1,4 +1,4 @@
-"""What ``replicator backfill`` leaves behind for programs to read."""
+"""The reports of ``replicator backfill``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tags and repositories of a backfill share is sent once."""
+"""Blobs that the tags and repositories of a backfill share are sent once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``replicator backfill`` copies while it lists, and asks as little as will do."""
+"""``replicator backfill`` copies while it lists, with as few requests as possible."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from tests.end_to_end.conftest import report
-from tests.running import PROGRAM, environment, replicator
+from tests.running import begun, replicator
 from tests.standins.faults import Fault, Hold
 from tests.standins.images import image, push
 from tests.standins.logins import HARBOR_ROBOT
@@ -37,13 +37,9 @@ async def test_the_first_copy_is_made_while_the_list_is_still_being_read(house: 
     digests = await filled(house)
     held = house.harbor.faults.add(Fault(hold := Hold(), "GET", "/projects/team/artifacts", query="page=2&"))
     rules = house.rules({"HARBOR/team/*": "ACR/cache/{name}"})
-    process = await asyncio.create_subprocess_exec(
-        *PROGRAM, "backfill", "--config", rules, "--report=r.jsonl",
-        cwd=house.directory, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        env=environment(REPLICATOR_STATE_DIR=str(house.directory / "state")),
-    )  # fmt: skip
-    async with asyncio.timeout(60):
-        # All that stands on the first page arrives; the second is asked for and not answered.
+    backfill = begun("backfill", "--config", rules, "--report=r.jsonl", cwd=house.directory)
+    async with backfill as process, asyncio.timeout(60):
+        # The first page is copied while the request for the second is still unanswered.
         while house.acr.faults.log.count("PUT", "/manifests/v", 201) < 100:
             await asyncio.sleep(0.02)
         assert held.hits == 1

@@ -1,4 +1,4 @@
-"""A tag that is set anew while Harbor's list is read stands there twice."""
+"""A tag that moves while Harbor's list is read appears in it twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process saw at destinations and found of images is there for the next one."""
+"""Observed destinations and cached selections are shared with the next process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The other commands, and what a new user does wrong."""
+"""``copy``, ``explain`` and ``serve``, and the mistakes of new users."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.running import PROGRAM, TOKEN, environment, replicator, running
+from tests.running import PROGRAM, TOKEN, begun, replicator, running
 from tests.standins.faults import Delay, Fault
 from tests.standins.images import image, multi_arch, push, verify_tree
 from tests.standins.logins import ACR_USER, HARBOR_ROBOT
@@ -107,16 +107,16 @@ async def test_copy_ends_in_order_at_a_signal(house: House, number: signal.Signa
     await push(house.harbor.host, "library/app", "v1", image(), HARBOR_ROBOT)
     slow = house.acr.faults.add(Fault(Delay(30.0), "POST", "/blobs/uploads/", times=None))
     rules = house.rules({"HARBOR/library/app": "ACR/image-syncer/app"})
-    process = await asyncio.create_subprocess_exec(
-        *PROGRAM, "copy", f"{house.harbor.host}/library/app:v1", f"{house.acr.host}/cache/app:v1", "--config", rules,
-        cwd=house.directory, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=environment(),
+    copy = begun(
+        "copy", f"{house.harbor.host}/library/app:v1", f"{house.acr.host}/cache/app:v1", "--config", rules,
+        cwd=house.directory,
     )  # fmt: skip
-    async with asyncio.timeout(30):
+    async with copy as process, asyncio.timeout(30):
         while not slow.hits:
             await asyncio.sleep(0.01)
         process.send_signal(number)
-        said, _ = await process.communicate()
-    assert (process.returncode, said) == (130, b"")
+        said = await process.communicate()
+    assert (process.returncode, *said) == (130, b"", b"")
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,8 @@ async def test_secrets_stand_in_no_process_list(house: House) -> None:
     """What the system shows of serve and its queue's server holds no secret."""
     rules = house.rules({"HARBOR/library/app": "ACR/image-syncer/app"})
     settings = {"REPLICATOR_WEBHOOK_TOKEN": SECRET, "REPLICATOR_LOG_LEVEL": "debug"}
-    async with running("serve", "--config", rules, cwd=house.directory, settings=settings) as serving:
+    started = running("serve", "--config", rules, cwd=house.directory, settings=settings, program=PROGRAM)
+    async with started as serving:
         shown = b"".join(file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline") if file.parent.exists())
         assert await serving.stop() == 0
     assert b"replicator" in shown

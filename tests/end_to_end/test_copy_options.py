@@ -1,4 +1,4 @@
-"""``replicator copy`` of less than all, or more: what it says, and how it ends."""
+"""``replicator copy`` with a selection or with signatures: its output and exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logins of Docker's config.json and credential helpers, through the whole program."""
+"""Logins from Docker's config.json and credential helpers, through the whole program."""
 
 from __future__ import annotations
 

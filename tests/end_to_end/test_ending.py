@@ -1,4 +1,4 @@
-"""Ends and outages with real copies under way: nothing is lost, and nobody waits longer than asked."""
+"""Shutdown and Redis outages during copies: nothing is lost, and nothing takes longer than asked."""
 
 from __future__ import annotations
 

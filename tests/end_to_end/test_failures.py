@@ -1,4 +1,4 @@
-"""What was given up can be seen, tried again and forgotten: beside a running replicator, and without one."""
+"""``replicator failures``: dead letters are listed, retried and dropped, with and without a running server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`replicator health` tells who serves from who does not, by the settings of the process that it asks."""
+"""``replicator health`` tells a process that serves from one that does not, by that process's own settings."""
 
 from __future__ import annotations
 

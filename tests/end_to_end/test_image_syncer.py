@@ -1,4 +1,4 @@
-"""Every form of image-syncer's files and command line, and what is at the destination afterwards."""
+"""All forms of image-syncer's files and command line, and the state of the destination afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The logins of image-syncer's files: which of them is taken, and how a registry is spoken to."""
+"""The logins in image-syncer's files: which one applies, and the scheme that a registry is asked by."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where image-syncer goes on in silence, waits for hours or says that all is well: what is said here instead."""
+"""Mistakes that image-syncer hides, or waits hours for, are reported at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who reaches the webhook, and how: HTTPS, proxies, addresses."""
+"""Access to the webhook: HTTPS, proxies, addresses."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ async def test_a_named_proxy_is_believed_about_the_last_sender_that_is_not_a_pro
         address = f"127.0.0.1:{serving.address.rpartition(':')[2]}"
         assert (await post(address, X_Forwarded_For="192.0.2.7"))[0] == 202
         assert (await post(address, X_Forwarded_For="192.0.2.7, 10.1.2.3"))[0] == 202
-        # What stands before the first address that is none of ours is the sender's own word.
+        # Entries before the first address that is not a trusted proxy are the sender's own claim.
         assert (await post(address, X_Forwarded_For="192.0.2.7, 198.51.100.1"))[0] == 403
         assert (await post(address, X_Forwarded_For="garbage"))[0] == 403
         assert (await post(address))[0] == 403

@@ -1,4 +1,4 @@
-"""One line tells of a copy, and the same names lead from a delivery to it; no line holds a secret."""
+"""One log line a copy; the same keys lead from a delivery to its copy; no line holds a secret."""
 
 from __future__ import annotations
 

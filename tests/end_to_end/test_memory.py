@@ -1,4 +1,4 @@
-"""The bounds on memory: it grows neither with the size of an image nor with the number of tags."""
+"""Memory is bounded: it grows neither with the size of an image nor with the number of tags."""
 
 from __future__ import annotations
 

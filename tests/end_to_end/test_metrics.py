@@ -1,4 +1,4 @@
-"""What is scraped is what happened, from a push to Harbor to the tag at ACR, and when things go wrong."""
+"""Metrics match the events, from a push to Harbor to the tag at ACR, and during failures."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ async def test_a_scrape_answers_while_redis_is_away_and_tells_that(house: House,
         assert (await scrape(serving.url)).value("replicator_queue_up") == 1
         slow = house.acr.faults.add(Fault(Delay(0.5), method="POST", path="/blobs/uploads/", times=1))
         await push(house.harbor.host, "library/app", "v1", image(), HARBOR_ROBOT)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not slow.hits:
                 await asyncio.sleep(0.01)
         redis.kill()
@@ -237,14 +237,15 @@ async def test_a_lost_lease_is_counted_and_its_copy_is_not(house: House, redis: 
     rules = house.rules(EVERYTHING)
     async with running("serve", "--config", rules, cwd=house.directory, settings=settings) as serving:
         policy(house, serving)
-        slow = house.acr.faults.add(Fault(Delay(1.0), method="POST", path="/blobs/uploads/", times=1))
+        slow = house.acr.faults.add(Fault(held := Hold(), method="POST", path="/blobs/uploads/", times=1))
         await push(house.harbor.host, "library/app", "v1", image(), HARBOR_ROBOT)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not slow.hits:
                 await asyncio.sleep(0.01)
         id_ = f"{house.acr.host}/image-syncer/app:v1"
         async with await Queue.connect(redis.url) as queue:
             await queue.redis.set(f"arq:in-progress:replicator:{id_}", "another", px=60_000)
+        held.released.set()
         found = await scraped_until(serving.url, lambda found: found.value("replicator_lease_losses_total") > 0)
     assert found.value("replicator_lease_losses_total") == 1
     assert found.value("replicator_copies_total") == 0

@@ -1,4 +1,4 @@
-"""People are told by the program as it is run: once, by one of its processes, and beside the copying."""
+"""Notifications of the running program: sent once, by one process, without delaying copies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import trustme
 from tests.commands.check.asking import checked, failed
 from tests.end_to_end.test_reload import LIBRARY, pushed
 from tests.queue.servers import RedisServer, free_port
-from tests.running import replicator, running
+from tests.running import PROGRAM, replicator, running
 from tests.standins.chats import SECRETS, SLACK_PATH, Chats, chats, stalling
 from tests.standins.server import serve
 
@@ -132,7 +132,7 @@ async def test_a_receivers_own_authority_can_be_named(robots: Chats, tmp_path: P
         assert (ended.code, len(robots.requests)) == (1, 0)
         assert "SSL_CERT_FILE" in ended.out
         settings["SSL_CERT_FILE"] = str(tmp_path / "ca.pem")
-        ended = await replicator("notify", "test", cwd=tmp_path, settings=settings)
+        ended = await replicator("notify", "test", cwd=tmp_path, settings=settings, program=PROGRAM)
     assert ended.code == 0, ended.said
 
 

@@ -1,4 +1,4 @@
-"""Events come late, twice and in any order; what a tag names in the end is what the source says."""
+"""Events may come late, twice and in any order: in the end a tag is what the source says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Only some platforms of an image: on a push, in a backfill, and in what both tell of it."""
+"""A selection of an image's platforms: on a push, in a backfill, and in their reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a push to Harbor to the tag at ACR, with everything real that can be."""
+"""From a push to Harbor to the tag at ACR, against real servers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from tests.running import TOKEN, running
-from tests.standins.faults import Delay, Fault
+from tests.standins.faults import Delay, Fault, Hold
 from tests.standins.images import Image, Index, image, index, multi_arch, push, verify_tree
 from tests.standins.layouts import write_directory, write_layout
 from tests.standins.logins import ACR_USER, HARBOR_ROBOT
@@ -83,12 +83,14 @@ async def test_a_push_while_its_tag_is_being_copied_is_copied_too(house: House) 
     first, second = image(1), image(2)
     async with running("serve", "--config", house.rules(EVERYTHING), cwd=house.directory) as serving:
         house.harbor.add_policy("library", f"{serving.url}/webhooks/harbor", auth_header=TOKEN)
-        slow = house.acr.faults.add(Fault(Delay(1.0), method="POST", times=1))
+        slow = house.acr.faults.add(Fault(held := Hold(), method="POST", times=1))
         await push(house.harbor.host, "library/app", "v1", first, HARBOR_ROBOT)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not slow.hits:
                 await asyncio.sleep(0.01)
         await push(house.harbor.host, "library/app", "v1", second, HARBOR_ROBOT)
+        await serving.until("webhook taken", count=2)
+        held.released.set()
         await serving.until("copy done", digest=second.digest)
     await verify_tree(house.behind_acr, "image-syncer/app", "v1", second)
 
@@ -114,7 +116,7 @@ async def test_sigterm_lets_a_running_copy_end_and_takes_events_until_then(house
         house.harbor.add_policy("library", f"{serving.url}/webhooks/harbor", auth_header=TOKEN)
         slow = house.acr.faults.add(Fault(Delay(2.0), method="PUT", path="/manifests/"))
         await push(house.harbor.host, "library/app", "v1", root, HARBOR_ROBOT)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not slow.hits:
                 await asyncio.sleep(0.01)
         serving.process.terminate()

@@ -1,4 +1,4 @@
-"""Copies that Harbor is not to count as pulls, where the rules say so."""
+"""``quiet_pulls``: copies that Harbor does not count as pulls."""
 
 from __future__ import annotations
 

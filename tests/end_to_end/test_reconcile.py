@@ -1,4 +1,4 @@
-"""What no event told of arrives by the scheduled reconcile, which one process of all runs."""
+"""The scheduled reconcile copies tags without an event; one process of all runs it."""
 
 from __future__ import annotations
 

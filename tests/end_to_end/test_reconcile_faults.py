@@ -1,4 +1,4 @@
-"""A reconcile whose Redis goes away, whose lease is lost, or which does not end."""
+"""A reconcile whose Redis fails, whose lease is lost, or which never ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Harbor's robot accounts as the login of a source: those of a project, with what they need and no more."""
+"""A project's robot account as the source's login, with the least permissions."""
 
 from __future__ import annotations
 

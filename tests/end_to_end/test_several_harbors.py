@@ -1,4 +1,4 @@
-"""Several Harbors at once, each reached at another address than its public name."""
+"""Several Harbors at once, each at an address other than its public name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.running import TOKEN, Ended, replicator, running
-from tests.standins.distribution import distribution
+from tests.standins.distribution import reused_distribution
 from tests.standins.fixtures import PATIENCE, QUICK_BACKOFF
 from tests.standins.harbor import HarborStandIn
 from tests.standins.images import image, multi_arch, push, verify_tree
@@ -83,7 +83,7 @@ async def two(acr: AcrStandIn, acr_upstream: str, tmp_path: Path) -> AsyncIterat
     async with AsyncExitStack() as stack:
         sites = []
         for name in NAMES:
-            upstream = await stack.enter_async_context(distribution())
+            upstream = await stack.enter_async_context(reused_distribution())
             login = (f"robot${name.partition('.')[0]}", f"secret-of-{name}")
             harbor = HarborStandIn(
                 upstream,

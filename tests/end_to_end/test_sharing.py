@@ -1,4 +1,4 @@
-"""Several workers on one Redis send what their images share once."""
+"""Several workers on one Redis send shared blobs once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signatures as Harbor tells of them: tags of cosign's, and pushes by digest alone, each an event of its own."""
+"""Signatures in Harbor's events: cosign's tags, and pushes by digest alone."""
 
 from __future__ import annotations
 

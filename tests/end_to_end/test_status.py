@@ -1,4 +1,4 @@
-"""What the replicator is doing can be seen from outside, as it does it."""
+"""``replicator status`` shows work in progress."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from tests.harbor.test_events import default
-from tests.running import PROGRAM, TOKEN, environment, replicator, running
+from tests.running import TOKEN, begun, replicator, running
 from tests.standins.faults import Answer, Delay, Fault
 from tests.standins.images import image, push
 from tests.standins.logins import HARBOR_ROBOT
@@ -134,28 +134,20 @@ async def test_the_queue_of_another_prefix_is_another_queue(house: House) -> Non
 @pytest.mark.parametrize("form", [["--json"], []], ids=["json", "table"])
 async def test_watching_goes_on_until_it_is_ended(tmp_path: Path, form: list[str]) -> None:
     (tmp_path / "state").mkdir()
-    process = await asyncio.create_subprocess_exec(
-        *PROGRAM, "status", *form, "--watch", "0.1", cwd=tmp_path, stdout=asyncio.subprocess.PIPE,
-        env=environment(REPLICATOR_STATE_DIR=str(tmp_path / "state")),
-    )  # fmt: skip
-    assert process.stdout is not None
-    try:
-        async with asyncio.timeout(60):
-            if form:
-                seen = [json.loads(await process.stdout.readline()) for _ in range(3)]
-                assert [look["lanes"]["events"] for look in seen] == [IDLE] * 3
-                assert sorted({look["taken"] for look in seen}) == [look["taken"] for look in seen]
-            else:
-                heads = 0
-                while heads < 3:
-                    heads += b"no worker runs" in await process.stdout.readline()
-            process.send_signal(2)
-            await process.stdout.read()
-            assert await process.wait() == 130
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    watching = begun("status", *form, "--watch", "0.1", cwd=tmp_path)
+    async with watching as process, asyncio.timeout(60):
+        assert process.stdout is not None
+        if form:
+            seen = [json.loads(await process.stdout.readline()) for _ in range(3)]
+            assert [look["lanes"]["events"] for look in seen] == [IDLE] * 3
+            assert sorted({look["taken"] for look in seen}) == [look["taken"] for look in seen]
+        else:
+            heads = 0
+            while heads < 3:
+                heads += b"no worker runs" in await process.stdout.readline()
+        process.send_signal(2)
+        await process.communicate()
+    assert process.returncode == 130
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What really happens between a Harbor and an ACR is what the status page tells."""
+"""The status page shows real copies between a Harbor and an ACR."""
 
 from __future__ import annotations
 

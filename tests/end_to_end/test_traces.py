@@ -1,4 +1,4 @@
-"""What a collector of traces gets to see, and what becomes of copies when it is away."""
+"""Traces as their collector receives them; copies do not depend on the collector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The webhook's answers, from a real server with a real queue."""
+"""The webhook's responses, from a real server with a real queue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``replicator webhook``: Harbor's policies are made, corrected, shown, tried out and removed."""
+"""``replicator webhook``: policies are created, corrected, shown, tested and removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reconciles make Harbor's webhook policies, where that is wanted."""
+"""The reconcile registers webhook policies, where the settings ask for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A backfill on a queue of its own that nobody works on until a test says so."""
+"""A backfill on a queue without a worker, until a test starts one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a destination was written, by its log of requests."""
+"""The writes to a destination, read from its request log."""
 
 from __future__ import annotations
 

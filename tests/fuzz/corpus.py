@@ -1,4 +1,4 @@
-"""Valid inputs of every kind, to be damaged."""
+"""Valid inputs of every kind, as a basis for mutation."""
 
 from __future__ import annotations
 

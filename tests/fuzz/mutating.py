@@ -1,4 +1,4 @@
-"""Damage to valid inputs, the same for the same number: of a text anywhere, of JSON also in its values."""
+"""Deterministic mutations of valid inputs: of text anywhere, of JSON also in its values."""
 
 from __future__ import annotations
 

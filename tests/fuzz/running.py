@@ -1,4 +1,4 @@
-"""Inputs by their numbers, given to a target one after the other, with a bound on the time of each."""
+"""Runs a target on numbered inputs, with a time limit for each."""
 
 from __future__ import annotations
 

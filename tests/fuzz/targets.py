@@ -1,4 +1,4 @@
-"""What is fuzzed: the parsers of all that comes from outside, and what each promises of any input."""
+"""The fuzz targets: every parser of outside input, and its promise for any input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fuzzer's inputs in small numbers, those that once broke something, and the fuzzer itself."""
+"""A small number of mutated inputs, inputs that once broke a parser, and the fuzzer itself."""
 
 from __future__ import annotations
 

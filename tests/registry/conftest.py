@@ -9,7 +9,7 @@ from hypothesis import settings
 
 from replicator.reference import Repository
 from replicator.registry import Access, Registries, RemoteRepository, Timing
-from tests.standins.distribution import distribution
+from tests.standins.distribution import reused_distribution
 from tests.standins.faults import FaultLayer
 from tests.standins.proxy import Upstream
 from tests.standins.server import serve
@@ -77,7 +77,7 @@ async def repository(
 @pytest.fixture
 async def registry() -> AsyncIterator[Server]:
     """A real registry, in memory, behind faults."""
-    async with distribution() as host, Upstream(host) as upstream, served(upstream.forward) as server:
+    async with reused_distribution() as host, Upstream(host) as upstream, served(upstream.forward) as server:
         yield server
 
 

@@ -1,4 +1,4 @@
-"""An Alibaba Cloud Container Registry in front of a real registry: its login, its names and what it refuses."""
+"""A stand-in for Alibaba Cloud Container Registry: its logins, name rules and refusals, before a real registry."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class AcrStandIn:
         mounts: what becomes of a cross-repository mount.
         denied_status: 401 or 403, for what an account may not do and for a refused mount.
         denies_missing: a HEAD or GET in a repository that is not there yet is denied even to who may push to it.
-            Skopeo gives up at that; with False it is 404 to them, and denied to all others.
+            Skopeo stops at that; with False it is 404 to them, and denied to all others.
         tls: a server context for both ports to speak HTTPS with.
         token_seconds: how long a token lives.
 

@@ -1,4 +1,4 @@
-"""Where Alibaba Cloud's default chain of credentials finds keys: an ECS's metadata, STS, and the way to both."""
+"""The sources of Alibaba Cloud's default credentials chain: ECS metadata, STS, and a proxy to both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Robots of DingTalk, Feishu and WeCom, Slack's webhooks and a plain receiver, as their documents describe them.
+"""Stand-ins for the webhooks of DingTalk, Feishu, WeCom and Slack, and for a plain receiver.
 
 Each checks what it is sent as the service does, and answers as it does: DingTalk, Feishu and WeCom refuse with a 200.
 """

@@ -1,4 +1,4 @@
-"""Debian's docker-registry as a process of its own."""
+"""Debian's docker-registry, run as a process."""
 
 from __future__ import annotations
 
@@ -7,21 +7,66 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replicator.queue import pdeathsig
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 PROGRAM = "/usr/bin/docker-registry"
-_START_SECONDS = 30.0
+_START_SECONDS = 60.0
+_MEMORY = Path("/dev/shm")
+_ROOM = 1 << 30
+"""Bytes that have to be free there, for a registry to keep its content in a directory that can be emptied."""
+
+
+@dataclass(frozen=True)
+class _Registry:
+    """One that runs.
+
+    Attributes:
+        process: its process.
+        scratch: a directory that is removed with it.
+        host: where it listens.
+    """
+
+    process: subprocess.Popen[bytes]
+    scratch: Path
+    host: str
+
+    @property
+    def content(self) -> Path:
+        """Where it keeps what it is sent, if that is to be emptied."""
+        return self.scratch / "content"
+
+    def empty(self) -> bool:
+        """Remove what it holds; tell whether that is all that will ever come of its former users."""
+        if self.process.poll() is not None or _is_connected(int(self.host.rpartition(":")[2])):
+            return False
+        # A new directory at once, whatever is still in the old one.
+        former = self.scratch / "former"
+        self.content.rename(former)
+        self.content.mkdir()
+        shutil.rmtree(former)
+        return True
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        shutil.rmtree(self.scratch)
+
+
+_idle: dict[bool, list[_Registry]] = {True: [], False: []}
+"""Registries that nobody uses now, by whether they take images alone."""
 
 
 @asynccontextmanager
@@ -35,22 +80,72 @@ async def distribution(directory: Path | None = None, *, images_only: bool = Fal
     Yields:
         ``127.0.0.1:PORT``, over plain HTTP.
     """
-    with tempfile.TemporaryDirectory(prefix="distribution-") as scratch:
-        configuration = Path(scratch) / "config.json"
-        # JSON is YAML.
-        configuration.write_text(json.dumps(_configuration(directory, images_only=images_only)))
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", pdeathsig.__file__, str(os.getpid()), PROGRAM, "serve", str(configuration)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={"OTEL_TRACES_EXPORTER": "none"},
-        )
-        try:
-            yield f"127.0.0.1:{await _listening_port(process)}"
-        finally:
-            process.kill()
-            process.wait()
+    registry = await _start(lambda _: directory, images_only=images_only)
+    try:
+        yield registry.host
+    finally:
+        registry.end()
+
+
+@asynccontextmanager
+async def reused_distribution(*, images_only: bool = False) -> AsyncIterator[str]:
+    """Have an empty registry: one that an earlier user left, or else a new one. `end_idle` ends what is left over.
+
+    It keeps its content in memory, as files: so it can be emptied. On a disk they would cost more than a new registry.
+
+    Args:
+        images_only: as for `distribution`.
+
+    Yields:
+        ``127.0.0.1:PORT``, over plain HTTP.
+    """
+    if not _MEMORY.is_dir() or shutil.disk_usage(_MEMORY).free < _ROOM:
+        async with distribution(images_only=images_only) as host:
+            yield host
+        return
+    idle = _idle[images_only]
+    registry = idle.pop() if idle else await _start(_content, images_only=images_only, inside=_MEMORY)
+    try:
+        yield registry.host
+    finally:
+        if registry.empty():
+            idle.append(registry)
+        else:
+            registry.end()
+
+
+def end_idle() -> None:
+    """End the registries that wait for another user."""
+    for idle in _idle.values():
+        while idle:
+            idle.pop().end()
+
+
+def _content(scratch: Path) -> Path:
+    content = scratch / "content"
+    content.mkdir()
+    return content
+
+
+async def _start(
+    directory: Callable[[Path], Path | None], *, images_only: bool, inside: Path | None = None
+) -> _Registry:
+    scratch = Path(tempfile.mkdtemp(prefix="distribution-", dir=inside))
+    configuration = scratch / "config.json"
+    # JSON is YAML.
+    configuration.write_text(json.dumps(_configuration(directory(scratch), images_only=images_only)))
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", pdeathsig.__file__, str(os.getpid()), PROGRAM, "serve", str(configuration)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={"OTEL_TRACES_EXPORTER": "none"},
+    )
+    try:
+        return _Registry(process, scratch, f"127.0.0.1:{await _listening_port(process)}")
+    except BaseException:
+        _Registry(process, scratch, "").end()
+        raise
 
 
 def _configuration(directory: Path | None, *, images_only: bool) -> dict[str, Any]:
@@ -89,8 +184,16 @@ def _port(pid: int) -> int | None:
             with contextlib.suppress(OSError):
                 if match := re.fullmatch(r"socket:\[(\d+)\]", str(descriptor.readlink())):
                     inodes.add(match[1])
+    return next((port for port, state, inode in _sockets() if state == "0A" and inode in inodes), None)
+
+
+def _is_connected(port: int) -> bool:
+    """Tell whether anyone has a connection to a port (ESTABLISHED, state 01)."""
+    return any(state == "01" for own, state, _ in _sockets() if own == port)
+
+
+def _sockets() -> Iterator[tuple[int, str, str]]:
+    """Read every TCP socket's port, state and inode."""
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
-        if fields[3] == "0A" and fields[9] in inodes:
-            return int(fields[1].rpartition(":")[2], 16)
-    return None
+        yield int(fields[1].rpartition(":")[2], 16), fields[3], fields[9]

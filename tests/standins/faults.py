@@ -1,4 +1,4 @@
-"""Faults in front of any handler, and a log of what it was asked.
+"""Fault injection in front of any handler, and a log of its requests.
 
     layer = FaultLayer(upstream.forward)
     layer.add(Fault(Answer(429, headers={"Retry-After": "1"}), method="PUT", path="/manifests/"))
@@ -337,6 +337,8 @@ class _Tap(StreamWriter):
                 self.send_headers()
                 await super().write(chunk[: after - start])
                 self._entry.response_bytes = after
+                # A client may drop what it has not read yet when the connection ends.
+                await asyncio.sleep(0.1 if after else 0)
                 await end(self._request, how)
             case Corrupt(at) if start <= at < start + len(chunk):
                 place = at - start

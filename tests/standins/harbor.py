@@ -1,4 +1,4 @@
-"""A Harbor in front of a real registry: its logins, its registry, its REST API and its webhooks.
+"""A stand-in for Harbor: its logins, registry, REST API and webhooks, before a real registry.
 
 What it does follows Harbor 2.16: ``src/server/middleware/v2auth``, ``src/core/service/token``,
 ``src/server/v2.0/handler``, ``src/controller/event/handler/webhook``.

@@ -1,4 +1,4 @@
-"""Harbor's REST API, as far as a replicator asks it."""
+"""Harbor's REST API, as far as replication uses it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Harbor's API shows of its registry, read from the real registry behind it each time, unless it is kept."""
+"""The content that Harbor's API shows, read from the real registry behind it."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Content:
 
     Args:
         upstream: the way to the registry.
-        kept: lists that were read are kept until `forget` is told of a change, for a registry that is too large to be
+        kept: lists that were read are kept until `forget` invalidates them, for a registry that is too large to be
             read for each page; what is pushed past this is not seen then.
     """
 
@@ -140,7 +140,7 @@ class Content:
         return known[1]
 
     def forget(self, repository: str) -> None:
-        """Read a repository anew when it is asked for next, and the names of all: something was pushed or deleted."""
+        """Read a repository again at the next request, and the names of all: something was pushed or deleted."""
         self._changes += 1
         self._kept_names = None
         self._kept_artifacts.pop(repository, None)

@@ -1,4 +1,4 @@
-"""Harbor's projects, its users and robots, and who may do what."""
+"""Harbor's projects, users and robot accounts, and their permissions."""
 
 from __future__ import annotations
 

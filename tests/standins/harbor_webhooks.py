@@ -1,4 +1,4 @@
-"""Harbor's webhooks: the two payload formats, the policies, and the delivery with its limit and its few attempts."""
+"""Harbor's webhooks: both payload formats, the policies, and the delivery with its timeout and few attempts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images made from a seed: the same bytes on every machine with the same zlib, and real enough for skopeo."""
+"""Images made from a seed: the same bytes on every machine with the same zlib, and valid for skopeo."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Blob:
-    """A config, whose bytes are held in ``content``, or a layer, which is made anew from its seed when it is read.
+    """A config, whose bytes are held in ``content``, or a layer, which is generated from its seed at each read.
 
     Attributes:
         media_type: of its descriptor.

@@ -1,4 +1,4 @@
-"""A long wire: every request to a server takes so much longer to arrive, whatever it is."""
+"""A proxy that delays every request."""
 
 from __future__ import annotations
 

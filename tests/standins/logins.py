@@ -1,4 +1,4 @@
-"""Names and passwords that the stand-ins let in, each pair for one of them only."""
+"""User names and passwords of the stand-ins."""
 
 import aiohttp
 

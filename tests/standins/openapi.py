@@ -1,4 +1,4 @@
-"""Alibaba Cloud's OpenAPI, as far as it gives out logins for ACR, and creates repositories there."""
+"""Alibaba Cloud's OpenAPI, as far as it issues logins for ACR and creates repositories."""
 
 from __future__ import annotations
 

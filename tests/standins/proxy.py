@@ -1,4 +1,4 @@
-"""Passing requests on to a real registry, whatever their size."""
+"""A proxy to a real registry, for bodies of any size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A webhook receiver that answers what it is told to."""
+"""A webhook receiver with configurable responses."""
 
 from __future__ import annotations
 

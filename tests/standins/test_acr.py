@@ -1,4 +1,4 @@
-"""The ACR stand-in takes, names and refuses images as ACR does, to real clients too."""
+"""The ACR stand-in accepts, names and refuses images as ACR does, for real clients too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from tests.standins.acr import AcrStandIn
-from tests.standins.distribution import distribution
+from tests.standins.distribution import reused_distribution
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import Image, Index, attestation, image, multi_arch, push, put_manifest, verify_tree
 from tests.standins.layouts import write_directory
@@ -89,7 +89,7 @@ async def test_skopeo_works_over_tls(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     write_directory(tmp_path, multi_arch(1))
-    async with distribution() as upstream, acr_with(upstream, tls=context, denies_missing=False) as acr:
+    async with reused_distribution() as upstream, acr_with(upstream, tls=context, denies_missing=False) as acr:
         await push_directory(str(tmp_path), f"{acr.host}/cache/nginx:1", ACR_USER)
         await verify_tree(upstream, "cache/nginx", "1", multi_arch(1))
 

@@ -1,4 +1,4 @@
-"""The ground the other tests stand on: what it serves, spoils and counts is what it says."""
+"""The basis of the other tests: servers, faults and counters do what they say."""
 
 from __future__ import annotations
 

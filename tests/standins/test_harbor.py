@@ -10,7 +10,7 @@ import pytest
 import trustme
 from yarl import URL
 
-from tests.standins.distribution import distribution
+from tests.standins.distribution import reused_distribution
 from tests.standins.faults import Answer, Fault
 from tests.standins.harbor import HarborStandIn
 from tests.standins.images import (
@@ -96,7 +96,7 @@ async def test_skopeo_works_over_tls() -> None:
     authority.issue_cert("127.0.0.1").configure_cert(context)
     pushed = multi_arch(1)
     async with (
-        distribution() as upstream,
+        reused_distribution() as upstream,
         HarborStandIn(upstream, users=dict([HARBOR_ROBOT]), projects={"team": False}, tls=context) as harbor,
     ):
         await push(upstream, "team/app", "1", pushed)

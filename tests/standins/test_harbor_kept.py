@@ -1,4 +1,4 @@
-"""A Harbor stand-in that keeps what it read shows the same, asks the registry once, and sees what goes through it."""
+"""A caching Harbor stand-in shows the same content, asks the registry once, and sees writes that pass it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OF_ONE = "/projects/team/repositories/app/artifacts?sort=id"
 
 @asynccontextmanager
 async def keeping(directory: Path) -> AsyncIterator[tuple[HarborStandIn, FaultLayer]]:
-    """A Harbor that keeps, and what stands between it and the registry behind it."""
+    """A Harbor that caches, and the proxy to the registry behind it."""
     async with distribution(directory) as registry, Upstream(registry) as upstream:
         layer = FaultLayer(upstream.forward)
         users = dict([HARBOR_ADMIN, HARBOR_ROBOT])

@@ -1,4 +1,4 @@
-"""The Harbor stand-in tells of pushes as Harbor does: what, in which form, how often, and when it gives up."""
+"""The Harbor stand-in delivers events as Harbor does: content, format, attempts."""
 
 from __future__ import annotations
 

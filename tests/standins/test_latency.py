@@ -1,4 +1,4 @@
-"""The slow wire: what it delays, and what it leaves as it is."""
+"""The delaying proxy changes nothing but the time."""
 
 from __future__ import annotations
 

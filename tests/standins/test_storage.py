@@ -1,4 +1,4 @@
-"""What is written straight into a registry's storage is served as if it had been pushed."""
+"""Images written straight into a registry's storage are served as if they had been pushed."""
 
 from __future__ import annotations
 

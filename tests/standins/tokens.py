@@ -1,4 +1,4 @@
-"""What both stand-ins know of logging in: accounts, opaque tokens with scopes, and credentials gone astray."""
+"""Logins of both stand-ins: accounts, opaque tokens with scopes, and a record of leaked credentials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``make licenses``: the licences of what runs, as the distributions say themselves.
+"""``make licenses``: the licences of the runtime dependencies, as their metadata says.
 
 What is said comes as an SPDX expression (core metadata, ``License-Expression``), as a classifier, or as free text.
 """

@@ -1,4 +1,4 @@
-"""What is locked, read from the files."""
+"""The lock files, parsed."""
 
 from __future__ import annotations
 

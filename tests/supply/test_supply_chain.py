@@ -1,4 +1,4 @@
-"""What is installed is what was locked, and may be passed on."""
+"""Installed packages are the locked ones, and their licences allow distribution."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import aiohttp
 from replicator.commands.convert import File, Options, convert_files
 from replicator.reference import Reference, Repository
 from replicator.rules import parse
-from tests.standins.distribution import distribution
+from tests.standins.distribution import reused_distribution
 from tests.standins.images import image, push
 from tests.standins.skopeo import skopeo
 
@@ -37,7 +37,7 @@ def content(host: str, one: Image) -> dict[str, Any]:
 
 async def test_the_same_tags_arrive_under_the_same_names(tmp_path: Path) -> None:
     one = image(1)
-    async with distribution() as source, distribution() as end:
+    async with reused_distribution() as source, reused_distribution() as end:
         for repository in REPOSITORIES:
             for tag in TAGS:
                 await push(source, repository, tag, one)
