@@ -187,9 +187,9 @@ async def test_a_server_that_hangs_is_not_doubled(state_dir: Path, monkeypatch: 
 async def test_a_directory_locked_by_someone_without_a_server_is_refused_with_a_reason(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_START_SECONDS", 0.2)
     state_dir.mkdir()
-    with (state_dir / "queue.lock").open("w") as lock:
+    with (state_dir / "queue.lock").open("w") as lock, monkeypatch.context() as impatient:
+        impatient.setattr(module, "_START_SECONDS", 0.2)
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(QueueError, match="give this one another state directory"):
             async with embedded_server(state_dir):
