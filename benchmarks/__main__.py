@@ -12,7 +12,7 @@ import typer
 import uvloop
 from rich.console import Console
 
-from benchmarks import contests, queue
+from benchmarks import contests, queue, start
 from benchmarks.backfill.program import Size, measure_all
 from benchmarks.holding import hold
 from benchmarks.measuring import RunFailed
@@ -30,12 +30,14 @@ _SMALL = 4 * _MIB
 _LAYER = 400_000
 """Bytes of a layer of fresh."""
 _MEMORY = Path("/dev/shm")
+_STARTS = 15
+"""Rounds of start at least: a start is short, and its CPU time varies."""
 _WIDTH = 110
 """Columns of a table, on a terminal and elsewhere."""
 
 
 class Name(StrEnum):
-    """What can be measured: the contests with other programs, the queue by itself, and backfills of a whole Harbor."""
+    """What can be measured: contests with other programs, the queue, the start, and backfills of a whole Harbor."""
 
     COPY = "copy"
     LARGE = "large"
@@ -45,6 +47,7 @@ class Name(StrEnum):
     LATENCY = "latency"
     FRESH = "fresh"
     QUEUE = "queue"
+    START = "start"
     BACKFILL = "backfill"
     COLD = "cold"
     WARM = "warm"
@@ -82,6 +85,9 @@ def main(
         int, typer.Option(min=1, help="Repositories of cold for skopeo, at the most; it is slow.")
     ] = 30,
     delay: Annotated[float, typer.Option(min=0, help="Milliseconds that latency adds to a request.")] = 20,
+    against: Annotated[
+        Path | None, typer.Option(help="A worktree of another commit, with which start takes turns.")
+    ] = None,
     minutes: Annotated[float, typer.Option(min=0.1, help="Minutes of soak.")] = 60,
     requests: Annotated[bool, typer.Option("--requests", help="Say too what the requests are.")] = False,
     storage: Annotated[
@@ -107,6 +113,8 @@ def main(
         try:
             if name is Name.QUEUE:
                 console.print(queue.measure())
+            elif name is Name.START:
+                console.print(start.measure(max(runs, _STARTS), against))
             elif name is Name.SOAK:
                 with _runner() as runner:
                     done = runner.run(program.soak(minutes, place))

@@ -1,13 +1,11 @@
-"""The program: ``replicator``, and ``python -m replicator``."""
+"""The program: ``replicator``, or ``python -m replicator``."""
 
 import gc
 
 
 def main() -> None:
-    """Run the command line; the program's entry point.
-
-    Nothing that is imported is ever garbage: to look through all of it again and again would take a fifth of the start.
-    """
+    """Run the command line; the program's entry point."""
+    # Imported modules are never garbage, and scanning them again and again would take a fifth of the start.
     gc.disable()
     from replicator import commands
 

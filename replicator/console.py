@@ -1,4 +1,7 @@
-"""How values look on paper: times, ages, foreign text, and tables that can be piped."""
+"""Output for people: times and ages, lines and tables, and foreign text made safe to print.
+
+rich is imported when something is printed: the queue and the server only need the words.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +9,29 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.text import Text
-
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
+    from rich.text import Text
 
 _WIDE = 1000
-"""Columns where there is no terminal: a reference broken in two can't be searched for."""
+"""Columns without a terminal. A reference that is broken into two lines can't be searched for."""
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
 
 
 def iso(moment: datetime) -> str:
-    """Write a UTC time as RFC 3339 with milliseconds, e.g. ``2026-01-01T00:00:00.000Z``."""
+    """Format a UTC time as RFC 3339 with milliseconds, e.g. ``2026-01-01T00:00:00.000Z``."""
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def local(moment: datetime) -> str:
-    """Write a time for a person, in this machine's time zone, to the second."""
+    """Format a time in this machine's time zone, to the second."""
     return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def age(seconds: float) -> str:
-    """Write a length of time in its largest unit, e.g. ``5 min``; one that is negative, by clocks apart, as ``0 s``."""
+    """Format a duration in its largest unit, e.g. ``5 min``; a negative one, from clocks that differ, is ``0 s``."""
     for length, unit in _UNITS:
         if seconds >= length:
             return f"{int(seconds // length)} {unit}"
@@ -38,31 +39,56 @@ def age(seconds: float) -> str:
 
 
 def short(digest: str) -> str:
-    """Shorten a digest to what tells it from others, e.g. ``sha256:0123456789ab``."""
+    """Shorten a digest, e.g. to ``sha256:0123456789ab``."""
     algorithm, _, characters = digest.partition(":")
     return f"{algorithm}:{characters[:12]}"
 
 
-def plain(text: str) -> Text:
-    """Make foreign words safe to print: a registry's message may hold markup, line ends or a terminal's commands."""
-    return Text(printable(text), overflow="fold")
-
-
 def printable(text: str) -> str:
-    """Replace what is not to be seen, or turns the text around it, by spaces: control and direction characters."""
+    """Replace control characters and those that change the direction of text by spaces."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
-def page(renderable: RenderableType, out: Console) -> None:
-    """Print something made of tables: as wide as a terminal, or elsewhere as wide as it needs.
+def plain(text: str) -> Text:
+    """Make foreign text safe to print: a registry's message may contain markup, newlines or terminal commands."""
+    from rich.text import Text
+
+    return Text(printable(text), overflow="fold")
+
+
+def stderr() -> Console:
+    """Return the console for progress and failures."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def say(text: str, out: Console | None = None, *, label: str = "", style: str = "", indent: int = 0) -> None:
+    """Print a line that is never wrapped. Foreign text is safe in it.
 
     Args:
-        renderable: what to print.
-        out: where.
+        text: the line; markup in it has no effect.
+        out: the console; stdout by default.
+        label: a first word that is printed in ``style``, e.g. ``Warning:``.
+        style: a style of rich, e.g. ``red``.
+        indent: spaces before the line.
     """
+    from rich.console import Console
+    from rich.text import Text
+
+    line = Text(" " * indent)
+    if label:
+        line.append(label, style).append(" " if text else "")
+    (out or Console()).print(line.append_text(plain(text)), soft_wrap=True)
+
+
+def page(renderable: RenderableType, out: Console) -> None:
+    """Print tables: as wide as the terminal, or without one as wide as they need."""
     if out.is_terminal:
         out.print(renderable)
         return
+    from rich.console import Console
+
     paper = Console(file=io.StringIO(), width=_WIDE, color_system=None)
     with paper.capture() as drawn:
         paper.print(renderable)
@@ -71,12 +97,6 @@ def page(renderable: RenderableType, out: Console) -> None:
 
 
 def document(value: Any, out: Console, *, one_line: bool = False) -> None:
-    """Print JSON, indented for a person or as one line.
-
-    Args:
-        value: what JSON can express.
-        out: where.
-        one_line: for a reader of lines, where more documents follow.
-    """
+    """Print a value as JSON, indented or, in a stream of documents, as one line."""
     text = json.dumps(value, indent=None if one_line else 2, ensure_ascii=False)
     out.print(text, soft_wrap=True, markup=False, highlight=False, emoji=False)

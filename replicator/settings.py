@@ -58,7 +58,7 @@ def _address(value: Any) -> Any:
     if not colon or not port.isdecimal() or int(port) > 65535:
         raise ValueError("write it as host:port, e.g. 0.0.0.0:8080 or [::]:8080")
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
-        raise ValueError("an IPv6 address stands in brackets, e.g. [::]:8080")
+        raise ValueError("write an IPv6 address in brackets, e.g. [::]:8080")
     return value
 
 
@@ -70,7 +70,9 @@ def split_address(address: str) -> tuple[str, int]:
 
 def _webhook_url(value: Any) -> Any:
     """Check the webhook's address; it goes to Harbor as it is, which shows it to others."""
-    example = "write it as Harbor reaches it, e.g. https://replicator.example.com/webhooks/harbor"
+    example = (
+        "write the URL under which Harbor reaches the webhook, e.g. https://replicator.example.com/webhooks/harbor"
+    )
     try:
         url = URL(str(value))
         host, user, port = url.host, url.user or url.password, url.port
@@ -79,9 +81,9 @@ def _webhook_url(value: Any) -> Any:
     if url.scheme not in ("http", "https") or not host or not port or url.fragment or not str(value).isprintable():
         raise ValueError(example)
     if user:
-        raise ValueError("no name and password in it: the token is REPLICATOR_WEBHOOK_TOKEN")
+        raise ValueError("must not contain a user name or password: the token is REPLICATOR_WEBHOOK_TOKEN")
     if url.path in ("", "/"):
-        raise ValueError("it has no path; the webhook's is /webhooks/harbor")
+        raise ValueError("has no path: the webhook's path is /webhooks/harbor")
     return value
 
 
@@ -122,100 +124,108 @@ class Settings(BaseSettings):
     )
 
     config: Path | None = Field(None, description="rules file, JSON or YAML")
-    auth: Path | None = Field(None, description="a file of its own for the rules' auth part")
-    images: Path | None = Field(None, description="a file of its own for the rules' images part")
+    auth: Path | None = Field(None, description="separate file for the `auth` part of the rules")
+    images: Path | None = Field(None, description="separate file for the `images` part of the rules")
     docker_config: str | None = Field(
         None,
-        description="Docker's `config.json` with logins for registries that the rules' auth has none for: a path, or "
-        "`off`; without it the one in the directory `$DOCKER_CONFIG`, else in `~/.docker`",
+        description="Docker's `config.json`, for logins to registries that the rules' `auth` does not list: a path, "
+        "or `off`; default `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`",
     )
     redis_url: _Secret | None = Field(
-        None, description="Redis of the queue; without it an embedded server keeps the queue in the state directory"
+        None, description="Redis of the queue; if unset, an embedded server keeps the queue in the state directory"
     )
     redis_prefix: str = Field(
-        "replicator", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="what all keys in Redis begin with"
+        "replicator", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="prefix of all keys in Redis"
     )
-    state_dir: Path = Field(default_factory=_state_home, description="where the embedded queue keeps its data")
+    state_dir: Path = Field(default_factory=_state_home, description="directory of the embedded queue's data")
     listen: Annotated[str, BeforeValidator(_address)] = Field(
         "0.0.0.0:8080",
         description="address of the webhook, as host:port",
     )
     metrics_listen: Annotated[str, BeforeValidator(_address)] | None = Field(
         None,
-        description="another address for `/metrics`, `/healthz` and `/readyz`, as host:port: `worker` has them nowhere "
-        "else, and `serve` then has `/metrics` there alone",
+        description="second address for `/metrics`, `/healthz` and `/readyz`, as host:port; `worker` serves them "
+        "only there, and with it `serve` serves `/metrics` only there",
     )
-    webhook_token: _Secret | None = Field(None, description="what Harbor sends as Authorization (its auth header)")
+    webhook_token: _Secret | None = Field(
+        None, description="token that Harbor sends as Authorization (the policy's auth header)"
+    )
     webhook_former_tokens: _Secret | None = Field(
         None,
-        description="tokens that are taken beside `REPLICATOR_WEBHOOK_TOKEN`, separated by spaces or lines: to change "
-        "it without losing an event",
+        description="old tokens that are still accepted beside `REPLICATOR_WEBHOOK_TOKEN`, separated by spaces or "
+        "newlines; for rotating the token without losing an event",
     )
     webhook_sources: _Addresses | None = Field(
         None,
-        description="addresses and networks that webhooks are taken from, e.g. `10.0.0.0/8, 192.0.2.7`; without it "
-        "from everywhere",
+        description="addresses and networks that may send webhooks, e.g. `10.0.0.0/8, 192.0.2.7`; if unset, any",
     )
     trusted_proxies: _Addresses | None = Field(
         None,
-        description="addresses and networks of the proxies in front, whose `X-Forwarded-For` is believed; without it "
-        "nobody's is",
+        description="addresses and networks of reverse proxies whose `X-Forwarded-For` is trusted; if unset, none",
     )
     tls_certificate: Path | None = Field(
         None,
-        description="PEM file with the certificate of the webhook's address and its chain; with it HTTPS is served",
+        description="PEM file with the webhook's TLS certificate and its chain; if set, the webhook serves HTTPS",
     )
-    tls_key: Path | None = Field(None, description="PEM file with the certificate's key; without it in the same file")
+    tls_key: Path | None = Field(
+        None,
+        description="PEM file with the certificate's private key; if unset, it is read from the certificate's file",
+    )
     webhook_url: Annotated[str, BeforeValidator(_webhook_url)] | None = Field(
         None,
-        description="the webhook's address as Harbor reaches it, for `replicator webhook` and the policies that "
-        "reconciles make",
+        description="URL under which Harbor reaches the webhook, for `replicator webhook` and policies that a "
+        "reconcile creates",
     )
     webhook_register: bool = Field(
         default=False,
-        description="each reconcile makes the webhook policy in every project that the rules name, or corrects it, as "
-        "`replicator webhook register` does, with the rules' logins",
+        description="let each reconcile create or correct the webhook policy in every project that the rules name, "
+        "like `replicator webhook register`, with the logins of the rules",
     )
-    webhook_anonymous: bool = Field(default=False, description="take webhooks without a token, from anyone")
+    webhook_anonymous: bool = Field(default=False, description="accept webhooks without a token, from anyone")
     status_token: _Secret | None = Field(
         None,
-        description="password of the status page that `serve` has at `/`, with any user name; without it there is none",
+        description="password of the status page that `serve` shows at `/`, with any user name; if unset, there is "
+        "no page",
     )
-    concurrency: _Slots = Field(16, description="copies for events at once, a process")
-    backfill_concurrency: _Slots = Field(16, description="copies for backfills at once, a process")
-    transfers: _Slots = Field(8, description="blobs of more than 64 KiB being sent at once, a process")
+    concurrency: _Slots = Field(16, description="concurrent copies for events, per process")
+    backfill_concurrency: _Slots = Field(16, description="concurrent copies for backfills, per process")
+    transfers: _Slots = Field(8, description="concurrent uploads of blobs over 64 KiB, per process")
     in_flight: _Slots = Field(
-        32, description="requests and transfers under way at once, a registry and process; fewer while it complains"
+        32,
+        description="concurrent requests and transfers, per registry and process; lowered while the registry limits "
+        "the rate",
     )
-    connect_timeout: _Seconds = Field(10.0, description="until a connection to a registry stands")
-    read_timeout: _Seconds = Field(60.0, description="without a byte from or to a registry")
-    copy_timeout: _Seconds = Field(3600.0, description="for one try of one copy")
-    drain_timeout: _Seconds = Field(30.0, description="for running copies to end at SIGTERM")
+    connect_timeout: _Seconds = Field(10.0, description="timeout for a connection to a registry")
+    read_timeout: _Seconds = Field(60.0, description="timeout without a byte from or to a registry")
+    copy_timeout: _Seconds = Field(3600.0, description="timeout for one attempt of one copy")
+    drain_timeout: _Seconds = Field(30.0, description="time that running copies have to finish after SIGTERM")
     lease: Annotated[float, Field(ge=10, le=600)] = Field(
-        30.0, description="after which the copies of a worker that died are taken over"
+        30.0, description="time after which another worker takes over the copies of a dead one"
     )
-    retry_for: _Seconds = Field(24 * 3600.0, description="how long a failing copy is tried again before it is given up")
+    retry_for: _Seconds = Field(
+        24 * 3600.0, description="how long a failing copy is retried before it becomes a dead letter"
+    )
     reconcile: Annotated[str, BeforeValidator(_schedule)] = Field(
         "24h",
-        description="when serve and worker compare everything that the rules name and queue what differs: "
+        description="schedule of the full comparison by `serve` and `worker`, which queues every tag that differs: "
         "`off`, an interval (`90s`, `30m`, `6h`, `1d`) or a cron expression (`17 3 * * *`)",
     )
     notify_url: Annotated[_Secret, AfterValidator(_receivers)] | None = Field(
         None,
-        description="who is told what goes wrong: addresses of robots of DingTalk, Feishu or WeCom, of Slack's "
-        "webhooks, or of anything that takes JSON, separated by spaces or lines; a signing secret stands behind `#`",
+        description="receivers of notifications: URLs of DingTalk, Feishu or WeCom robots, of Slack webhooks, or of "
+        "anything that accepts JSON, separated by spaces or newlines; a signing secret follows `#`",
     )
-    notify_lag: _Seconds = Field(900.0, description="after which copies that wait or fail are told as late")
+    notify_lag: _Seconds = Field(900.0, description="age at which waiting or failing copies are reported as late")
     watch: bool = Field(
         default=True,
-        description="take changed rules, logins, tokens and certificates over without a restart, within seconds; "
-        "SIGHUP does so in any case",
+        description="reload changed rules, logins, tokens and certificates within seconds, without a restart; SIGHUP "
+        "always reloads them",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is logged")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
     log_format: Literal["auto", "console", "json"] = Field(
-        "auto", description="auto: console on a terminal, JSON elsewhere"
+        "auto", description="format of log lines; `auto`: console on a terminal, else JSON"
     )
-    access_log: bool = Field(default=False, description="log a line for every HTTP request")
+    access_log: bool = Field(default=False, description="log every HTTP request")
 
     @property
     def listen_host(self) -> str:
@@ -281,7 +291,7 @@ def load_settings(**options: Any) -> Settings:
 
 
 def unknown_variables() -> list[Problem]:
-    """Find variables that begin like a setting and are none, most likely misspelt."""
+    """Find variables with our prefix that are no setting, most likely misspelled."""
     known = {PREFIX + name.upper() for name in Settings.model_fields} | {"REPLICATOR_SECRETS_DIR"}
     problems = []
     for name in sorted({*os.environ, *_dotenv()}):

@@ -3,9 +3,14 @@
 Its libraries are optional (``pip install 'replicator[aliyun]'``) and are imported at the first request.
 """
 
-from replicator.aliyun.logins import TemporaryLogins
-from replicator.aliyun.operations import INSTALL, Account, Creates, Visibility, is_installed
-from replicator.aliyun.repositories import MissingRepositories
+from typing import TYPE_CHECKING
+
+from replicator import lazy_exports
+
+if TYPE_CHECKING:
+    from replicator.aliyun.logins import TemporaryLogins
+    from replicator.aliyun.operations import INSTALL, Account, Creates, Visibility, is_installed
+    from replicator.aliyun.repositories import MissingRepositories
 
 __all__ = [
     "INSTALL",
@@ -16,3 +21,16 @@ __all__ = [
     "Visibility",
     "is_installed",
 ]
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "TemporaryLogins": "logins",
+        "Account": "operations",
+        "Creates": "operations",
+        "INSTALL": "operations",
+        "Visibility": "operations",
+        "is_installed": "operations",
+        "MissingRepositories": "repositories",
+    },
+)

@@ -1,21 +1,15 @@
 """Refusals of Alibaba Cloud's OpenAPI.
 
-    RegistryError                       base, see replicator.registry.errors
-    ├── Unauthorized
-    │   └── LoginRefused
-    │       └── AccountRefused          there is no account, it is wrong or lacks a permission   credentials
-    │           └── AccountIncomplete   libraries, region or instance id are missing here        credentials
-    ├── Refused                         any other refusal, e.g. of a name                        permanent
-    │   ├── AlreadyThere                the repository or namespace to create exists             permanent
-    │   └── NamespaceMissing            the namespace does not exist and may not be created      permanent
-    ├── Denied                          a quota is used up                                       permanent
-    ├── TooManyRequests                 throttled, or too many requests wait in this process     transient
-    ├── ServerFailed                    5xx, or an answer that makes no sense                    transient
-    └── ConnectionFailed                no answer                                                transient
+    replicator.registry.errors.LoginRefused
+    └── AccountRefused              there is no account, it is wrong or lacks a permission      credentials
+        └── AccountIncomplete       libraries, region or instance id are missing here           credentials
+    replicator.registry.errors.Refused
+    ├── AlreadyThere                the repository or namespace to create exists                permanent
+    └── NamespaceMissing            the namespace does not exist and may not be created         permanent
 
-AccountRefused, AccountIncomplete, AlreadyThere and NamespaceMissing are defined here; callers treat the others like
-those of a registry. The codes of the OpenAPI are documented only in part. So `refusal` recognises them by pattern, and
-falls back to the HTTP status.
+All other refusals are errors of `replicator.registry.errors`, and callers treat them like those of a registry. The
+codes of the OpenAPI are documented only in part. So `refusal` recognises them by pattern, and falls back to the HTTP
+status.
 """
 
 from __future__ import annotations
@@ -103,16 +97,16 @@ def refusal(
         status: the HTTP status; None for a refusal in an answer of status 200.
         retry_after: seconds.
     """
-    detail = f"the OpenAPI says: {code}: {words}" if code and words else f"the OpenAPI says: {code or words}"
+    why = f"the OpenAPI says: {code}: {words}" if code and words else f"the OpenAPI says: {code or words}"
     if code.startswith("Throttling") or status == 429:
-        return TooManyRequests(detail, retry_after=retry_after).at(registry, action)
+        return TooManyRequests(why, retry_after=retry_after).at(registry, action)
     if status is not None and status >= 500:
-        return ServerFailed(detail).at(registry, action)
+        return ServerFailed(why).at(registry, action)
     # Nothing but the account can be wrong about a request for a login: it has no other parameter of ours.
     if action == GET_AUTHORIZATION_TOKEN or _ABOUT_ACCOUNT.search(code):
-        return AccountRefused(detail).at(registry, action)
+        return AccountRefused(why).at(registry, action)
     if _EXISTS.search(code) or status == 409:
-        return AlreadyThere(detail).at(registry, action)
-    if is_of_quantity(detail):
-        return Denied(detail).at(registry, action)
-    return (AccountRefused if status in (401, 403) else Refused)(detail).at(registry, action)
+        return AlreadyThere(why).at(registry, action)
+    if is_of_quantity(why):
+        return Denied(why).at(registry, action)
+    return (AccountRefused if status in (401, 403) else Refused)(why).at(registry, action)

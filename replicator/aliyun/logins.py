@@ -13,7 +13,7 @@ from replicator.aliyun.errors import AccountRefused
 from replicator.aliyun.openapi import DEADLINE, OpenApi, find_region_and_instance, with_retries
 from replicator.aliyun.operations import GET_AUTHORIZATION_TOKEN, get_authorization_token
 from replicator.registry.credentials import Login
-from replicator.registry.errors import RegistryError, ServerFailed
+from replicator.registry.errors import RegistryError, ServerFailed, request_context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -112,7 +112,8 @@ class TemporaryLogins:
         answer = await with_retries(
             lambda: self._openapi.ask(operation, region), self._registry, operation.action, self._deadline
         )
-        login, expires = self._read(answer, personal=not instance_id)
+        with request_context(self._registry, operation.action):
+            login, expires = self._read(answer, personal=not instance_id)
         # The answer has a point in time; kept as one of the monotonic clock, it survives a change of the local time.
         now = time.monotonic()
         life = max(expires - time.time(), _MIN_LIFE)
@@ -132,5 +133,5 @@ class TemporaryLogins:
             raise ServerFailed("the OpenAPI's answer holds no login")
         if not isinstance(expires, int) or not 0 < expires < 10**15:
             missing = "the OpenAPI's answer does not say when the login expires"
-            raise ServerFailed(missing).at(self._registry, GET_AUTHORIZATION_TOKEN)
+            raise ServerFailed(missing)
         return Login(username, token), expires / 1000

@@ -224,7 +224,8 @@ def find_region_and_instance(registry: str, account: Account, service: str | Non
     challenge, host = service_of(service or ""), endpoint_of(registry)
     region = account.region or (challenge.region if challenge else "") or (host.region if host else "")
     if not region:
-        raise AccountIncomplete("the region of the registry is not known: set region under aliyun").at(registry, action)
+        missing = "the region of the registry is not known: set region under aliyun"
+        raise AccountIncomplete(missing).at(registry, action)
     instance_id = account.instance_id or (challenge.instance_id if challenge else "")
     # A challenge without an instance id is one of the Personal Edition; a host name alone can't tell the id.
     if not instance_id and challenge is None and host is not None and host.edition is Edition.ENTERPRISE:

@@ -147,8 +147,7 @@ class MissingRepositories:
                 raise
             if created:
                 # Not visible yet: the next attempt of the copy finds it.
-                words = "; the namespace was created a moment ago"
-                raise ServerFailed(error.why + words).at(error.registry, error.request) from error
+                raise error.recast(ServerFailed, "; the namespace was created a moment ago") from error
             # In the Personal Edition, a namespace belongs to one account in the whole region.
             raise error.again("; the namespace exists, so it may be another account's") from error
 

@@ -1,9 +1,9 @@
-"""The command line: options in, exit code out; one module a command.
+"""The command line: options in, exit code out; one module per command.
 
-A module is imported when its command is called: a copy of one image neither waits nor pays for a queue and a web
-server, and ``--version`` for nothing.
+A module is imported when its command is called: copying one image needs no queue and no web server, and ``--version``
+needs nothing.
 
-Exit codes: 0 all in place, 1 a copy failed, 2 usage or configuration, 130 interrupted.
+Exit codes: 0 success, 1 a copy failed, 2 invalid usage or configuration, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -22,42 +22,41 @@ from replicator.errors import FAILED, USAGE, ConfigError, ReplicatorError
 
 __all__ = ["COMMANDS", "app", "load_command", "main"]
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
-"""What a file gives that our output is sent to and that takes no more."""
-
 COMMANDS = {
-    "init": ("init", "Write a first rules file, and .env for its secrets; asks for what no option says."),
+    "init": ("init", "Write a first rules file, and .env with its secrets; prompts for what no option gives."),
     "convert": (
         "convert",
-        "Turn a file of image-syncer, regsync or skopeo sync into a rules file; what has no equivalent is told.",
+        "Convert a file of image-syncer, regsync or skopeo sync to a rules file, and report what has no equivalent.",
     ),
-    "serve": ("serve", "Take Harbor's webhooks and copy what is pushed, until SIGTERM."),
-    "worker": ("serve", "Copy what is queued, until SIGTERM; run as many as you like on one Redis."),
-    "backfill": (
-        "backfill",
-        "Bring every existing tag that the rules name to its destination, and say what became of each.",
+    "serve": ("serve", "Receive Harbor's webhooks and copy every pushed image, until SIGTERM."),
+    "worker": ("serve", "Copy queued images, until SIGTERM; any number of workers can share one Redis."),
+    "backfill": ("backfill", "Copy all existing tags that match the rules, and report each result."),
+    "copy": (
+        "copy",
+        "Copy one image now, in the foreground; with the logins of the rules file if there is one, else with Docker's.",
     ),
-    "copy": ("copy", "Copy one image now, in the foreground; with a rules file, using its credentials, else Docker's."),
-    "explain": ("copy", "Say which rules match an image and where it would go; nothing is contacted."),
-    "schema": ("schema", "Print the JSON schema of the rules file, with which editors complete and check it."),
+    "explain": ("explain", "Show which rules match an image and where it would be copied; works offline."),
+    "schema": ("schema", "Print the JSON schema of the rules file, for completion and validation in editors."),
     "check": (
         "check",
-        "Try everything a run would need, without copying anything, and say what to do about what fails.",
+        "Test hosts, logins, permissions, queue and webhook, and explain how to fix what fails; copies nothing.",
     ),
-    "health": ("health", "Ask the replicator on this machine whether it serves; exit code 0 if it does, else 1."),
-    "status": (
-        "status",
-        "Show what the queue does: what is queued, runs, waits for a retry or was given up, and who works.",
+    "health": ("health", "Check whether the replicator on this machine is alive; exit code 0 if it is, else 1."),
+    "status": ("status", "Show the queue: queued and running copies, waiting retries, dead letters and workers."),
+    "failures": (
+        "failures",
+        "List the dead letters: copies that are no longer retried. Subcommands retry or drop them.",
     ),
-    "failures": ("failures", "List the copies that were given up; with a command, queue them again or forget them."),
-    "webhook": ("webhook", "Have Harbor tell the replicator of pushes."),
-    "notify": ("notify", "Try out whether people are told what goes wrong."),
+    "webhook": ("webhook", "Manage Harbor's webhook policies."),
+    "notify": ("notify", "Test notifications (DingTalk, Feishu, WeCom, Slack)."),
 }
-"""By command, in the order in which they are needed: its module, and the first sentence of its help."""
+"""The module of each command and the first paragraph of its help, in the order of first use."""
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+"""Errors of writing to stdout when it is a file that can't grow."""
 
 
 def load_command(name: str) -> Any:
-    """Import a command's module, and return the command, as Typer made it.
+    """Import a command's module, and return the command as typer made it.
 
     Raises:
         KeyError: there is no such command.
@@ -67,15 +66,40 @@ def load_command(name: str) -> Any:
         single = typer.Typer(add_completion=False)
         single.command(name)(function)
         function = single
+    function.info.cls = _Group
+    for command in function.registered_commands:
+        command.cls = _Command
     found: Any = typer.main.get_command(function)
     found.name = name
     return found
 
 
-class _LazyGroup(TyperGroup):
-    """The commands by name: listed with the sentence from `COMMANDS`, loaded when one is called."""
+# Newer versions of typer contain a copy of click, older ones depend on it. No type fits both, hence Any.
+def _without_type_of_flags(parameters: list[Any]) -> list[Any]:
+    """Show no type for flags in the help: a flag takes no value."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+            parameter.metavar = ""
+    return parameters
 
-    # Typer has a click of its own from 0.20 on, and before it the package: no one name fits both.
+
+class _Command(TyperCommand):
+    """A command whose help shows no type for flags."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_type_of_flags(super().get_params(ctx))
+
+
+class _Group(TyperGroup):
+    """A group of commands, likewise."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_type_of_flags(super().get_params(ctx))
+
+
+class _LazyGroup(_Group):
+    """The program: lists its commands from `COMMANDS`, and loads the one that is called."""
+
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
@@ -91,8 +115,8 @@ app = typer.Typer(
     name="replicator",
     cls=_LazyGroup,
     help="Replicate images from Harbor to Alibaba Cloud Container Registry, on every push and in bulk.",
-    epilog="Settings come from REPLICATOR_ variables, .env and secret files too; options win. Exit codes: 0 all in "
-    "place, 1 a copy failed, 2 usage or configuration, 130 interrupted.",
+    epilog="Every setting can also come from a REPLICATOR_ variable, .env or a secret file; options win. "
+    "Exit codes: 0 success, 1 a copy failed, 2 invalid usage or configuration, 130 interrupted.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -102,44 +126,52 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        print(f"replicator {__version__}")  # noqa: T201 - the answer
+        _print_version()
         raise typer.Exit
+
+
+def _print_version() -> None:
+    print(f"replicator {__version__}")  # noqa: T201 - the answer
 
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
-    """Stand before every command."""
+    """Take the options before the command's name."""
 
 
 def main() -> None:
     """Run the command line; the program's entry point."""
+    # Typer converts even this option with pydantic, whose import takes three times as long as all the rest.
+    program = _print_version if sys.argv[1:] == ["--version"] else app
     try:
-        app()
+        program()
     except ConfigError as error:
-        code = _told(error, USAGE)
+        code = _print_error(error, USAGE)
     except ReplicatorError as error:
-        code = _told(error, FAILED)
+        code = _print_error(error, FAILED)
     except BrokenPipeError:
-        # Who read our output has gone; nothing more can be said to them.
+        # The reader of our output has gone, as in `replicator schema | head -1`.
         code = FAILED
         _close_output()
     except OSError as error:
         if error.errno not in _FULL or error.filename is not None:
             raise
-        code = _told(OSError(f"what it says can't be written: {error.strerror}"), FAILED)
+        code = _print_error(OSError(f"can't write the output: {error.strerror}"), FAILED)
         _close_output()
     sys.exit(code)
 
 
 def _close_output() -> None:
-    """Give up what was not written yet; it would be tried again at the very end, and fail there with a traceback."""
+    """Discard buffered output. At exit Python would write it again, and fail with a traceback."""
     with contextlib.suppress(OSError):
         sys.stdout.close()
 
 
-def _told(error: Exception, code: int) -> int:
+def _print_error(error: Exception, code: int) -> int:
     print(f"replicator: {error}", file=sys.stderr)  # noqa: T201 - to the person who called
     for note in getattr(error, "__notes__", ()):
         print(f"  {note}", file=sys.stderr)  # noqa: T201 - the same

@@ -1,7 +1,4 @@
-"""``replicator backfill``.
-
-``replicator backfill``: a backfill beside a worker for its copies, what is shown of it, and its exit code.
-"""
+"""``replicator backfill``: a backfill with a worker for its copies, its progress and its exit code."""
 
 import asyncio
 import contextlib
@@ -16,7 +13,6 @@ from rich.console import Console
 
 from replicator.commands.backfill_display import Display, Plan, summary
 from replicator.commands.options import (
-    Arch,
     Auth,
     Config,
     Images,
@@ -24,19 +20,20 @@ from replicator.commands.options import (
     LogFormat,
     LogLevel,
     Namespace,
-    Os,
+    Only,
     RedisUrl,
     Registry,
     StateDir,
-    given_rules,
-    prepared_settings,
+    parse_platforms,
+    rules_of,
     run,
-    stderr,
-    wished,
+    settings_of,
 )
+from replicator.console import stderr
 from replicator.copy import Copier
 from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem
 from replicator.queue import Lane, Observations, Queue, QueueError, Worker
+from replicator.reference import Platform
 from replicator.replication.backfill import Backfill, BackfillOptions
 from replicator.replication.job import Handler
 from replicator.replication.listing import Listing
@@ -50,88 +47,121 @@ from replicator.settings import Settings
 from replicator.tasks import Shutdown, cancel_all, graceful_shutdown
 
 _WITHIN = "7d"
+_EVENT_COPIES = 2
+"""Concurrent copies for events beside a backfill: one of its own tags may be pushed meanwhile."""
+_NOT_YET_CAP = 60.0
+"""Longest pause, in seconds, before a copy that waits for a gate at the source is retried: a person is waiting."""
+_LAST_RESULTS_SECONDS = 1.0
+"""Time for the results of the last copies to arrive after a signal."""
+_EXCLUSIVE = (
+    ("--detach", "--dry-run", "which queues nothing"),
+    ("--fast", "--dry-run", "which does not open the queue, where verified destinations are remembered"),
+    ("--fast", "--force", "which also copies what is up to date"),
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BackfillRequest:
+    """What the command line asks for.
+
+    Attributes:
+        settings: the queue, timeouts and concurrency.
+        rules: what is copied where.
+        options: how the backfill works.
+        narrowing: the part of the rules that is meant; None for all.
+        dry_run: only list what would be copied.
+        outputs: files that are written meanwhile, and complete at the end.
+    """
+
+    settings: Settings
+    rules: Rules
+    options: BackfillOptions
+    narrowing: Narrowing | None = None
+    dry_run: bool = False
+    outputs: Sequence[Output] = ()
 
 
 def backfill(
+    context: typer.Context,
     config: Config = None,
     auth: Auth = None,
     images: Images = None,
     registry: Registry = None,
     namespace: Namespace = None,
-    proc: Annotated[
-        int | None, typer.Option("--proc", "-p", help="Copies at once (REPLICATOR_BACKFILL_CONCURRENCY).")
+    backfill_concurrency: Annotated[
+        int | None,
+        typer.Option("--proc", "-p", metavar="NUMBER", help="Concurrent copies (REPLICATOR_BACKFILL_CONCURRENCY)."),
     ] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN", help="Only sources like this, e.g. team/** or team/app:v1*; repeatable."),
-    ] = None,
+    only: Only = None,
     rule: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="Only the rule with this key; repeatable.")
     ] = None,
     since: Annotated[
         str | None,
-        typer.Option(metavar="WHEN", help="Only tags set since then, where Harbor tells: 24h, 7d or 2026-01-31T18:00."),
+        typer.Option(
+            metavar="WHEN",
+            help="Only tags pushed since then, if Harbor knows the time: 24h, 7d or 2026-01-31T18:00.",
+        ),
     ] = None,
     fast: Annotated[
-        bool, typer.Option("--fast", help="Don't ask again for what this installation saw to be right lately.")
+        bool, typer.Option("--fast", help="Skip the check of destinations that were recently verified.")
     ] = False,
     within: Annotated[
-        str | None, typer.Option(metavar="TIME", help=f"How lately, with --fast: 12h, 30d; {_WITHIN} without.")
+        str | None,
+        typer.Option(metavar="DURATION", help=f"What is recent for --fast: 12h, 30d; {_WITHIN} by default."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Copy also what is at its destination already.")] = False,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="End at the first failure.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also copy what is up to date.")] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
     detach: Annotated[
         bool, typer.Option("--detach", help="Queue what differs, and leave the copying to serve or worker.")
     ] = False,
     retries: Annotated[
-        int, typer.Option("--retries", "-r", min=0, max=1000, help="How often a failing copy is tried again.")
+        int, typer.Option("--retries", "-r", min=0, max=1000, metavar="NUMBER", help="Retries of a failing copy.")
     ] = 2,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be copied.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be copied.")] = False,
     report: Annotated[
-        Path | None, typer.Option(help="Write a row a tag to this file: .json, .jsonl or .csv by its ending.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write one row per tag to this file; .json, .jsonl or .csv sets the format."),
     ] = None,
     report_format: Annotated[
-        Literal["json", "jsonl", "csv"] | None, typer.Option(help="The report's format, whatever its file's ending.")
+        Literal["json", "jsonl", "csv"] | None, typer.Option(help="Format of the report, whatever the file is called.")
     ] = None,
     output_success_images: Annotated[
-        Path | None, typer.Option(help="Write what is in place to this file: each source and its destinations.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the images in place to this file: each source and its destinations."),
     ] = None,
     output_failed_images: Annotated[
-        Path | None, typer.Option(help="The same of what failed; such a file can be given to --images.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The same for failed images; --images can read this file."),
     ] = None,
-    output_images_format: Annotated[
-        Literal["json", "yaml"], typer.Option(help="The format of these two files.")
-    ] = "yaml",
-    os: Os = None,
-    arch: Arch = None,
+    output_images_format: Annotated[Literal["json", "yaml"], typer.Option(help="Format of these two files.")] = "yaml",
+    os: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OS,...", help="Only these operating systems, for rules without platforms."),
+    ] = None,
+    arch: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ARCH,...", help="Only these architectures, e.g. amd64,arm64:v8, for rules without platforms."
+        ),
+    ] = None,
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
     log: Log = None,
     log_level: LogLevel = None,
     log_format: LogFormat = None,
 ) -> None:
-    """Bring every existing tag that the rules name to its destination, and say what became of each."""
+    """Copy all existing tags that match the rules, and report each result."""
     problems = _contradictions(
         {"--detach": detach, "--dry-run": dry_run, "--fast": fast, "--force": force},
         {"--report-format": (report_format, "--report", report), "--within": (within, "--fast", fast or None)},
     )
-    moment, trust = _read(since, within or _WITHIN, problems)
+    moment, trust = _parse_times(since, within or _WITHIN, problems)
     if problems:
         raise ConfigError("command line", problems)
-    settings = prepared_settings(
-        log,
-        # On stderr the progress is enough, unless more is asked for.
-        quiet=log is None,
-        config=config,
-        auth=auth,
-        images=images,
-        backfill_concurrency=proc,
-        redis_url=redis_url,
-        state_dir=state_dir,
-        log_level=log_level,
-        log_format=log_format,
-    )
-    rules = given_rules(settings, registry, namespace, platforms=wished(os, arch))
+    # The progress is enough on stderr, unless more is asked for.
+    settings = settings_of(context, quiet=True)
+    rules = rules_of(context, settings, platforms_of(os, arch))
     options = BackfillOptions(
         retries=retries,
         force=force,
@@ -152,45 +182,119 @@ def backfill(
         for option, file, outcomes in lists
         if file is not None
     ]
-    run(
-        run_backfill(
-            settings,
-            rules,
-            options=options,
-            narrowing=Narrowing(rules, only or (), rule or ()),
-            dry_run=dry_run,
-            outputs=outputs,
-            out=Console(),
-            err=stderr(),
-        )
-    )
+    narrowing = Narrowing(rules, only or (), rule or ())
+    request = BackfillRequest(settings, rules, options, narrowing, dry_run=dry_run, outputs=outputs)
+    run(run_backfill(request, out=Console(), err=stderr()))
 
 
-_NOT_BOTH = (
-    ("--detach", "--dry-run", "queues copies, and --dry-run does not"),
-    ("--fast", "--dry-run", "needs what the queue keeps, and --dry-run does without the queue"),
-    ("--fast", "--force", "leaves out what is right, and --force does not"),
-)
+async def run_backfill(request: BackfillRequest, *, out: Console, err: Console) -> int:
+    """Run a backfill, with a worker for its copies unless it is a dry run or detached.
+
+    Args:
+        request: what to do.
+        out: the console of the summary.
+        err: the console of progress and failures.
+
+    Returns:
+        The exit code: `OK`, `FAILED` or `INTERRUPTED`.
+
+    Raises:
+        ConfigError: a file can't be written, or the queue's settings are wrong; nothing was started.
+        ReplicatorError: a file could be written at the start, but not at the end.
+        QueueError: the queue accepts nothing.
+    """
+    settings, rules, outputs = request.settings, request.rules, list(request.outputs)
+    for output in outputs:
+        output.check()
+    display = Display(err)
+    if request.dry_run:
+        outputs.append(Plan(out))
+
+    def on_row(row: Row) -> None:
+        display.row(row)
+        for output in outputs:
+            output.row(row)
+
+    with graceful_shutdown() as shutdown:
+        async with contextlib.AsyncExitStack() as stack:
+            queue = None if request.dry_run else await stack.enter_async_context(open_queue(settings))
+            registries, copier = await stack.enter_async_context(
+                open_registries(settings, access_by(rules.credentials))
+                if queue is None
+                else open_copier(settings, rules, queue)
+            )
+            checks = None if queue is None else await stack.enter_async_context(open_checks(queue))
+            listing = Listing(rules, registries, request.narrowing)
+            task = Backfill(listing, copier, queue, options=request.options, checks=checks, on_row=on_row)
+            task.report.warnings += [str(warning) for warning in rules.warnings]
+            try:
+                async with display.follow(task.report, queue):
+                    if queue is None or request.options.detach:
+                        await task.run()
+                    else:
+                        worker = _worker(settings, queue, copier, checks)
+                        await _run_with_worker(worker, task, shutdown)
+                    if queue is not None and request.options.detach:
+                        task.report.warnings += await _no_worker_warning(queue, task.report)
+            finally:
+                # The files before the summary, whose reader may be gone (`replicator backfill | head`).
+                try:
+                    end_all(outputs)
+                finally:
+                    summary(task.report, out)
+        return _exit_code(task.report)
+    return INTERRUPTED
+
+
+def platforms_of(systems: Sequence[str] | None, architectures: Sequence[str] | None) -> tuple[Platform, ...]:
+    """Return the platforms that image-syncer's ``--os`` and ``--arch`` ask for: every pair of both, or () for all.
+
+    Args:
+        systems: lists with commas, e.g. ``linux,windows``.
+        architectures: lists with commas, e.g. ``amd64,arm64:v8``.
+
+    Raises:
+        ConfigError: an item is invalid.
+    """
+    by_system = parse_platforms("--os", [f"{name}/*" for name in _items("--os", systems)])
+    names = _items("--arch", architectures)
+    by_architecture = parse_platforms("--arch", [f"*/{name.replace(':', '/')}" for name in names])
+    if not by_system or not by_architecture:
+        return (*by_system, *by_architecture)
+    return tuple(Platform(one.os, other.architecture, other.variant) for one in by_system for other in by_architecture)
+
+
+def _items(option: str, lists: Sequence[str] | None) -> list[str]:
+    items = [item.strip() for text in lists or () for item in text.split(",")]
+    for item in items:
+        if not item or "/" in item:
+            message = f"{item[:100]!r} is no name: write names with commas, e.g. linux,windows or amd64,arm64:v8"
+            raise ConfigError("command line", [Problem(option, message)])
+    return items
 
 
 def _contradictions(given: Mapping[str, bool], needing: Mapping[str, tuple[object, str, object]]) -> list[Problem]:
-    """Find options that don't go together.
+    """Find options that can't be combined.
 
     Args:
-        given: switches, and whether each is on.
-        needing: options with their value, the option that each needs, and the value of that.
+        given: flags, and whether each is set.
+        needing: options with their value, the option that each requires, and the value of that.
     """
-    problems = [Problem(one, f"{why}; not both") for one, other, why in _NOT_BOTH if given[one] and given[other]]
+    problems = [
+        Problem(one, f"can't be combined with {other}, {why}")
+        for one, other, why in _EXCLUSIVE
+        if given[one] and given[other]
+    ]
     problems += [
-        Problem(option, f"is about {needed}, which is missing")
-        for option, (value, needed, other) in needing.items()
+        Problem(option, f"requires {required}")
+        for option, (value, required, other) in needing.items()
         if value is not None and other is None
     ]
     return problems
 
 
-def _read(since: str | None, within: str, problems: list[Problem]) -> tuple[datetime | None, float]:
-    """Read times, and note what can't be read."""
+def _parse_times(since: str | None, within: str, problems: list[Problem]) -> tuple[datetime | None, float]:
+    """Parse ``--since`` and ``--within`` (to seconds), and add what can't be parsed to the problems."""
     moment, trust = None, 0.0
     try:
         moment = parse_moment(since, datetime.now().astimezone()) if since is not None else None
@@ -203,111 +307,30 @@ def _read(since: str | None, within: str, problems: list[Problem]) -> tuple[date
     return moment, trust
 
 
-_LAST_WORDS_SECONDS = 1.0
-_EVENT_COPIES = 2
-"""Copies at once that a backfill gives to events: a tag of its own may be pushed meanwhile."""
-_NOT_YET_CAP = 60.0
-
-
-async def run_backfill(
-    settings: Settings,
-    rules: Rules,
-    *,
-    options: BackfillOptions,
-    narrowing: Narrowing | None = None,
-    dry_run: bool,
-    outputs: Sequence[Output] = (),
-    out: Console,
-    err: Console,
-) -> int:
-    """Bring every tag that the rules name to its destination.
-
-    Args:
-        settings: the queue, time limits and numbers at once.
-        rules: say what is copied where.
-        options: how it is done.
-        narrowing: what is meant, of all that the rules name; None for everything.
-        dry_run: only say what would be copied.
-        outputs: the files that are written meanwhile, and complete at the end.
-        out: where the summary goes.
-        err: where progress and failures are shown meanwhile.
-
-    Returns:
-        The exit code: `OK`, `FAILED` or `INTERRUPTED`.
-
-    Raises:
-        ConfigError: a file can't be written, or the queue's settings are wrong; nothing was started.
-        ReplicatorError: a file could be written at the start and can't at the end.
-        QueueError: the queue takes nothing.
-    """
-    for output in outputs:
-        output.check()
-    display = Display(err)
-    if dry_run:
-        outputs = [*outputs, Plan(out)]
-
-    def tell(row: Row) -> None:
-        display.row(row)
-        for output in outputs:
-            output.row(row)
-
-    with graceful_shutdown() as shutdown:
-        async with contextlib.AsyncExitStack() as stack:
-            queue = None if dry_run else await stack.enter_async_context(open_queue(settings))
-            registries, copier = await stack.enter_async_context(
-                open_registries(settings, access_by(rules.credentials))
-                if queue is None
-                else open_copier(settings, rules, queue)
-            )
-            checks = None if queue is None else await stack.enter_async_context(open_checks(queue))
-            listing = Listing(rules, registries, narrowing)
-            task = Backfill(listing, copier, queue, options=options, checks=checks, on_row=tell)
-            task.report.warnings += [str(warning) for warning in rules.warnings]
-            try:
-                async with display.follow(task.report, queue):
-                    if queue is None or options.detach:
-                        await task.run()
-                    else:
-                        worker = _worker(settings, queue, copier, checks)
-                        await _with_worker(worker, task, shutdown)
-                    if queue is not None and options.detach:
-                        task.report.warnings += await _nobody_works(queue, task.report)
-            finally:
-                # The files first: who reads the summary may be gone (`replicator backfill | head`).
-                try:
-                    end_all(outputs)
-                finally:
-                    summary(task.report, out)
-        return _exit_code(task.report)
-    return INTERRUPTED
-
-
 def _exit_code(report: Report) -> int:
     if report.interrupted:
         return INTERRUPTED
     return FAILED if report.counts[RowOutcome.FAILED] else OK
 
 
-async def _nobody_works(queue: Queue, report: Report) -> list[str]:
-    """Warn of copies that are queued where no process would begin them."""
+async def _no_worker_warning(queue: Queue, report: Report) -> list[str]:
     with contextlib.suppress(QueueError):
         if report.counts[RowOutcome.QUEUED] and not await queue.workers():
-            return [f"no replicator works on {queue.where}: nothing is copied until replicator serve or worker runs"]
+            return [f"no worker runs on {queue.where}: nothing is copied until replicator serve or worker runs"]
     return []
 
 
 def _worker(settings: Settings, queue: Queue, copier: Copier, checks: Observations | None) -> Worker:
-    # A person waits for the end: a gate at the source is asked more often, and given up after the retries.
     policy = dataclasses.replace(retry_policy(settings), not_yet_cap=_NOT_YET_CAP)
     concurrency = {Lane.EVENTS: _EVENT_COPIES, Lane.BACKFILL: settings.backfill_concurrency}
     handler = Handler(copier, checks)
     return make_worker(settings, queue, handler, concurrency=concurrency, policy=policy)
 
 
-async def _with_worker(worker: Worker, task: Backfill, shutdown: Shutdown) -> None:
-    """Run a backfill beside a worker for its copies.
+async def _run_with_worker(worker: Worker, task: Backfill, shutdown: Shutdown) -> None:
+    """Run a backfill and a worker for its copies.
 
-    A signal stops both, the running copies within their time; so does a failure that ends the run.
+    A signal stops both, and so does a failure under ``--fail-fast``; running copies get the drain timeout.
     """
     listing = asyncio.create_task(task.run())
     working = asyncio.create_task(worker.run())
@@ -324,8 +347,8 @@ async def _with_worker(worker: Worker, task: Backfill, shutdown: Shutdown) -> No
             worker.stop()
         await asyncio.wait({listing, working}, return_when=asyncio.FIRST_COMPLETED)
         if not listing.done():
-            # Stopped: what ended last is still to be heard of.
-            await asyncio.wait({listing}, timeout=_LAST_WORDS_SECONDS)
+            # The worker has stopped, but the results of its last copies are still on their way.
+            await asyncio.wait({listing}, timeout=_LAST_RESULTS_SECONDS)
             await cancel_all({listing})
         else:
             worker.stop()

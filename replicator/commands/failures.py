@@ -1,4 +1,4 @@
-"""``replicator failures``: dead letters, the copies that were given up: list them, queue them again, forget them."""
+"""``replicator failures``: list the dead letters, retry them or drop them."""
 
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
@@ -8,26 +8,62 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from replicator.commands.options import RedisUrl, StateDir, given_reference, prepared_settings, run, stderr
-from replicator.commands.status import Json, existing_queue
-from replicator.console import document, iso, local, page, plain
+from replicator.commands.options import Json, RedisUrl, StateDir, parse_reference, run, settings_of
+from replicator.commands.status import existing_queue
+from replicator.console import document, iso, local, page, plain, say, stderr
 from replicator.errors import FAILED, OK, ConfigError, Problem
 from replicator.queue import DeadLetter, DeadLetters
 from replicator.settings import Settings
 
-_NONE = "no failures: nothing was given up"
+_NONE = "no dead letters"
+_UNKNOWN = "no dead letter with this destination"
+_LOST = "can't be retried as its content is lost, push the tag again"
+
+References = Annotated[list[str] | None, typer.Argument(metavar="REF", help="Destinations of the dead letters.")]
+All = Annotated[bool, typer.Option("--all", help="All dead letters.")]
+
+failures = typer.Typer(invoke_without_command=True, add_completion=False)
+
+
+@failures.callback()
+def list_failures(
+    context: typer.Context, as_json: Json = False, redis_url: RedisUrl = None, state_dir: StateDir = None
+) -> None:
+    """List the dead letters: copies that are no longer retried. Subcommands retry or drop them."""
+    if context.invoked_subcommand is None:
+        run(print_failures(settings_of(context, quiet=True), as_json=as_json, out=Console()))
+    if as_json:
+        raise ConfigError("command line", [Problem("--json", "works for the list alone")])
+
+
+@failures.command()
+def retry(
+    context: typer.Context,
+    ref: References = None,
+    every_one: All = False,
+    redis_url: RedisUrl = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Queue dead letters again, as if their tags had just been pushed."""
+    settings = settings_of(context, quiet=True)
+    run(retry_failures(settings, _destinations(ref, every_one), out=Console(), err=stderr()))
+
+
+@failures.command()
+def drop(
+    context: typer.Context,
+    ref: References = None,
+    every_one: All = False,
+    redis_url: RedisUrl = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Delete dead letters; the images at their destinations stay."""
+    settings = settings_of(context, quiet=True)
+    run(drop_failures(settings, _destinations(ref, every_one), out=Console(), err=stderr()))
 
 
 async def print_failures(settings: Settings, *, as_json: bool, out: Console) -> int:
-    """Print every dead letter, the oldest first.
-
-    Args:
-        settings: where the queue is.
-        as_json: print a JSON array, a `letter_json` each, instead of a table.
-        out: where to.
-
-    Returns:
-        The exit code: `OK`, however many there are.
+    """Print all dead letters, the oldest first: as a table, or as a JSON array of `letter_json`.
 
     Raises:
         ConfigError: the queue's settings are wrong.
@@ -40,21 +76,21 @@ async def print_failures(settings: Settings, *, as_json: bool, out: Console) -> 
     elif letters:
         page(failures_table(letters), out)
     else:
-        out.print(_NONE)
+        say(_NONE, out)
     return OK
 
 
 async def retry_failures(settings: Settings, references: Sequence[str] | None, *, out: Console, err: Console) -> int:
-    """Queue dead letters anew, with a fresh count of tries.
+    """Queue dead letters again, with a fresh count of attempts.
 
     Args:
         settings: where the queue is.
-        references: destinations of those that are meant; None for all.
-        out: where what was done is told.
-        err: where what could not be done is told.
+        references: their destinations; None for all.
+        out: the console for what was queued.
+        err: the console for what could not be queued.
 
     Returns:
-        The exit code: `OK`, or `FAILED` when one is no dead letter or can't be queued.
+        The exit code: `OK`, or `FAILED` if a reference is no dead letter or can't be queued.
 
     Raises:
         ConfigError: the queue's settings are wrong.
@@ -65,33 +101,33 @@ async def retry_failures(settings: Settings, references: Sequence[str] | None, *
         done = set(queued)
         named = references is not None
         missing = [reference for reference in dict.fromkeys(references or ()) if reference not in done]
-        # Who asks for all is told of those that are lost, and not of those that were given up again meanwhile.
+        # With --all, a letter that is left is reported only if its content is lost: it may be a new failure.
         left = await DeadLetters(queue).all() if missing or not named else []
         lost = [letter.id for letter in left if letter.id not in done and letter.payload is None]
         idle = bool(queued) and not await queue.workers()
-    _tell("queued again", queued, out)
+    _list("queued again", queued, out)
     refused = [reference for reference in lost if not named or reference in missing]
     unknown = [reference for reference in missing if reference not in lost]
     if not (named or queued or refused):
-        out.print(_NONE)
-    _tell("can't be queued again as its content is lost, push the tag again", refused, err)
-    _tell("no failure of this destination", unknown, err)
+        say(_NONE, out)
+    _list(_LOST, refused, err)
+    _list(_UNKNOWN, unknown, err)
     if idle:
-        err.print("no worker runs now; the copies begin when one is started", soft_wrap=True, highlight=False)
+        say("no worker runs: the copies begin when one is started", err)
     return FAILED if refused or unknown else OK
 
 
 async def drop_failures(settings: Settings, references: Sequence[str] | None, *, out: Console, err: Console) -> int:
-    """Forget dead letters. Their destinations stay as they are; the next push of a tag copies it as ever.
+    """Delete dead letters. The next push of a tag copies it as usual.
 
     Args:
         settings: where the queue is.
-        references: destinations of those that are meant; None for all.
-        out: where what was done is told.
-        err: where what could not be done is told.
+        references: their destinations; None for all.
+        out: the console for what was deleted.
+        err: the console for what was not found.
 
     Returns:
-        The exit code: `OK`, or `FAILED` when one is no dead letter.
+        The exit code: `OK`, or `FAILED` if a reference is no dead letter.
 
     Raises:
         ConfigError: the queue's settings are wrong.
@@ -99,16 +135,16 @@ async def drop_failures(settings: Settings, references: Sequence[str] | None, *,
     """
     async with existing_queue(settings) as queue:
         dropped = await DeadLetters(queue).drop(references)
-    _tell("dropped", dropped, out)
+    _list("dropped", dropped, out)
     unknown = [reference for reference in dict.fromkeys(references or ()) if reference not in dropped]
-    _tell("no failure of this destination", unknown, err)
+    _list(_UNKNOWN, unknown, err)
     if references is None and not dropped:
-        out.print(_NONE)
+        say(_NONE, out)
     return FAILED if unknown else OK
 
 
 def letter_json(letter: DeadLetter) -> dict[str, Any]:
-    """Give a dead letter as JSON values.
+    """Return a dead letter as JSON values.
 
     Keys: ``source`` and ``rule`` (null when the stored job is lost), ``destination``, ``lane``, ``error_class``,
     ``message``, ``tries``, ``first`` and ``last`` (RFC 3339, UTC).
@@ -128,11 +164,11 @@ def letter_json(letter: DeadLetter) -> dict[str, Any]:
 
 
 def failures_table(letters: Sequence[DeadLetter]) -> Table:
-    """Draw dead letters as a table: from where to where and why in one column, which takes the room that is left."""
+    """Draw dead letters as a table. Source, destination and reason share a column, which takes the remaining width."""
     table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", leading=1)
     table.add_column("copy and reason", overflow="fold")
     table.add_column("class", no_wrap=True)
-    table.add_column("tries", justify="right", no_wrap=True)
+    table.add_column("attempts", justify="right", no_wrap=True)
     table.add_column("first, last", no_wrap=True)
     for letter in letters:
         source = (letter.payload or {}).get("source")
@@ -146,63 +182,13 @@ def failures_table(letters: Sequence[DeadLetter]) -> Table:
     return table
 
 
-def _tell(what: str, references: Iterable[str], console: Console) -> None:
+def _list(what: str, references: Iterable[str], console: Console) -> None:
     for reference in references:
-        console.print(f"{what}: {reference}", soft_wrap=True, markup=False, highlight=False)
+        say(f"{what}: {reference}", console)
 
 
-Failed = Annotated[list[str] | None, typer.Argument(metavar="REF", help="Destinations of the failed copies.")]
-All = Annotated[bool, typer.Option("--all", help="Every one there is.")]
-
-failures = typer.Typer(invoke_without_command=True)
-
-
-@failures.callback()
-def list_failures(
-    context: typer.Context, as_json: Json = False, redis_url: RedisUrl = None, state_dir: StateDir = None
-) -> None:
-    """List the copies that were given up; with a command, queue them again or forget them."""
-    context.obj = {"redis_url": redis_url, "state_dir": state_dir}
-    if context.invoked_subcommand is None:
-        settings = prepared_settings(None, quiet=True, **context.obj)
-        run(print_failures(settings, as_json=as_json, out=Console()))
-    if as_json:
-        raise ConfigError("command line", [Problem("--json", "is for the list alone")])
-
-
-@failures.command()
-def retry(
-    context: typer.Context,
-    ref: Failed = None,
-    every_one: All = False,
-    redis_url: RedisUrl = None,
-    state_dir: StateDir = None,
-) -> None:
-    """Queue copies that were given up again, as if their tags had just been pushed."""
-    settings = prepared_settings(None, quiet=True, **_nearest(context, redis_url=redis_url, state_dir=state_dir))
-    run(retry_failures(settings, _failed(ref, every_one), out=Console(), err=stderr()))
-
-
-@failures.command()
-def drop(
-    context: typer.Context,
-    ref: Failed = None,
-    every_one: All = False,
-    redis_url: RedisUrl = None,
-    state_dir: StateDir = None,
-) -> None:
-    """Forget copies that were given up; what is at their destinations stays."""
-    settings = prepared_settings(None, quiet=True, **_nearest(context, redis_url=redis_url, state_dir=state_dir))
-    run(drop_failures(settings, _failed(ref, every_one), out=Console(), err=stderr()))
-
-
-def _nearest(context: typer.Context, **options: Any) -> dict[str, Any]:
-    """Give the options of a command, and where it says nothing those that stand before its name."""
-    return {name: context.obj[name] if value is None else value for name, value in options.items()}
-
-
-def _failed(references: list[str] | None, every_one: bool) -> list[str] | None:
-    """Give the destinations that are meant; None for all."""
+def _destinations(references: list[str] | None, every_one: bool) -> list[str] | None:
+    """Return the destinations that the command line names; None for all."""
     if bool(references) == every_one:
-        raise ConfigError("command line", [Problem("REF", "name the destinations, or say --all; not both")])
-    return None if every_one else [str(given_reference(text, "REF")) for text in references or ()]
+        raise ConfigError("command line", [Problem("REF", "name the destinations or use --all, not both")])
+    return None if every_one else [str(parse_reference(text, "REF")) for text in references or ()]

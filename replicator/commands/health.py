@@ -1,27 +1,23 @@
-"""``replicator health``, which asks a running process whether it serves."""
-
-from typing import Annotated
+"""``replicator health``: the health check of containers."""
 
 import typer
 
-from replicator.commands.options import prepared_settings, run, stderr
+from replicator.commands.options import Listen, run, settings_of
+from replicator.console import say, stderr
 from replicator.errors import FAILED, OK
 from replicator.server.probes import is_alive, probes_at
 
 
-def health(
-    listen: Annotated[str | None, typer.Option(help="Address of the webhook, host:port (REPLICATOR_LISTEN).")] = None,
-) -> None:
-    """Ask the replicator on this machine whether it serves; exit code 0 if it does, else 1.
+def health(context: typer.Context, listen: Listen = None) -> None:
+    """Check whether the replicator on this machine is alive; exit code 0 if it is, else 1.
 
-    It is asked at REPLICATOR_METRICS_LISTEN, where that is set, else at the webhook's address.
+    It asks at REPLICATOR_METRICS_LISTEN if that is set, else at the address of the webhook.
     """
-    settings = prepared_settings(None, quiet=True, listen=listen)
+    base = probes_at(settings_of(context, quiet=True))
 
-    async def asked() -> int:
-        base = probes_at(settings)
+    async def check() -> int:
         alive = await is_alive(base)
-        stderr().print(f"{base.authority}: {'a replicator serves' if alive else 'no replicator answers'}", markup=False)
+        say(f"{base.authority}: {'a replicator is alive' if alive else 'no replicator answers'}", stderr())
         return OK if alive else FAILED
 
-    run(asked())
+    run(check())

@@ -1,18 +1,14 @@
-"""``replicator notify test``: a sample to every receiver, and what its answer means.
-
-``replicator notify``, which tries out whether notifications arrive.
-"""
+"""``replicator notify``: test whether notifications arrive."""
 
 import asyncio
 import time
-from typing import Annotated
 from uuid import uuid4
 
 import typer
 from rich.console import Console
 
-from replicator.commands.options import prepared_settings, run
-from replicator.console import document, plain
+from replicator.commands.options import Json, run, settings_of
+from replicator.console import document, say
 from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem
 from replicator.receivers import Receiver
 from replicator.server.notify.message import Example, Message, MessageState, Occasion
@@ -21,53 +17,63 @@ from replicator.server.notify.sending import DeliveryResult, open_poster
 from replicator.settings import Settings
 from replicator.tasks import stoppable
 
+notify = typer.Typer(
+    help="Test notifications (DingTalk, Feishu, WeCom, Slack).", no_args_is_help=True, add_completion=False
+)
+
+
+@notify.callback()
+def root() -> None:
+    """Make ``test`` a subcommand although it is the only one."""
+
+
+@notify.command("test")
+def send_test(context: typer.Context, as_json: Json = False) -> None:
+    """Send a test message to every receiver in REPLICATOR_NOTIFY_URL, and explain the answers."""
+    run(try_receivers(settings_of(context, quiet=True), as_json=as_json, out=Console()))
+
 
 async def try_receivers(settings: Settings, *, as_json: bool, out: Console) -> int:
-    """Send a sample to every receiver, and print a line for each; the queue is not looked at.
+    """Send a test message to every receiver, and print a line for each; the queue is not used.
 
     Args:
-        settings: name the receivers.
+        settings: with the receivers.
         as_json: print a JSON array instead: ``receiver`` (its host), ``format``, ``ok``, ``message``.
-        out: where.
+        out: the console.
 
     Returns:
-        The exit code: `FAILED` if one did not take it.
+        The exit code: `FAILED` if a receiver did not accept it.
 
     Raises:
         ConfigError: there is no receiver.
     """
     receivers = settings.receivers
     if not receivers:
-        message = "there is nobody to be told: give the address of a robot or a webhook"
+        message = "no receivers: set it to the URL of a chat robot or a webhook"
         raise ConfigError("settings", [Problem("REPLICATOR_NOTIFY_URL", message)])
-    verdicts = await stoppable(_send(settings, receivers))
-    if verdicts is None:
+    results = await stoppable(_send(settings, receivers))
+    if results is None:
         return INTERRUPTED
-    told = [
-        {"receiver": receiver.host, "format": str(receiver.format), "ok": verdict.taken, "message": verdict.words}
-        for receiver, verdict in zip(receivers, verdicts, strict=True)
+    rows = [
+        {"receiver": receiver.host, "format": str(receiver.format), "ok": result.taken, "message": result.words}
+        for receiver, result in zip(receivers, results, strict=True)
     ]
     if as_json:
-        document(told, out)
-    for each in () if as_json else told:
-        line = f"{'ok' if each['ok'] else 'failed'}  {each['receiver']} ({each['format']}): {each['message']}"
-        out.print(plain(line), soft_wrap=True)
-    return OK if all(verdict.taken for verdict in verdicts) else FAILED
+        document(rows, out)
+    for row in () if as_json else rows:
+        say(f"{'ok' if row['ok'] else 'failed'}  {row['receiver']} ({row['format']}): {row['message']}", out)
+    return OK if all(result.taken for result in results) else FAILED
 
 
 def sample(now: int) -> Message:
-    """Make a message that shows what others look like.
-
-    Args:
-        now: milliseconds since 1970.
-    """
+    """Make a message that looks like the real ones, at ``now`` in milliseconds since 1970."""
     return Message(
         uuid4().hex,
         Occasion.TEST,
         MessageState.NEWS,
         "replicator: this is a test: messages arrive here",
         now,
-        examples=(Example("registry.example.com/team/app:v1", "this is where a reason stands"),),
+        examples=(Example("registry.example.com/team/app:v1", "the reason of a failure is shown here"),),
         advice=("There is nothing to do.",),
     )
 
@@ -76,18 +82,3 @@ async def _send(settings: Settings, receivers: tuple[Receiver, ...]) -> list[Del
     async with open_poster(origin_of(settings)) as poster:
         message = sample(int(time.time() * 1000))
         return await asyncio.gather(*(poster.send(receiver, message) for receiver in receivers))
-
-
-notify = typer.Typer(help="Try out whether people are told what goes wrong.", no_args_is_help=True)
-
-
-@notify.callback()
-def root() -> None:
-    """Stand before every command."""
-
-
-@notify.command("test")
-def send_test(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Send a sample to everyone whom REPLICATOR_NOTIFY_URL names, and say what the answers mean."""
-    settings = prepared_settings(None, quiet=True)
-    run(try_receivers(settings, as_json=as_json, out=Console()))

@@ -1,158 +1,109 @@
-"""The options that several commands share.
+"""Options that several commands share, and what every command does with them before its own work.
 
-What of an image is copied, as the command line says it: the options, and what they mean.
-
-What every command does before and after its work: settings, rules and references in, the exit code out.
+A command lists its options as parameters, since typer makes the help from them: hence the long signatures of commands.
+It does not pass them on one by one. Typer keeps their values in the context, and `settings_of` and `rules_of` take
+theirs from there.
 """
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
 
 import structlog
 import typer
 import uvloop
-from rich.console import Console
 
-from replicator.aliyun.acr import automatic_attestations
-from replicator.copy.options import Attestations, CopyOptions
 from replicator.errors import INTERRUPTED, OK, ConfigError, Problem
 from replicator.logs import configure_logs
 from replicator.reference import Platform, Reference
 from replicator.settings import Settings, load_settings, unknown_variables, variables
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
 
     from replicator.rules import Rules
 
-Config = Annotated[Path | None, typer.Option(help="Rules file, JSON or YAML (REPLICATOR_CONFIG).")]
-Auth = Annotated[Path | None, typer.Option(help="File with the rules' auth part, where it is a file of its own.")]
-Images = Annotated[Path | None, typer.Option(help="File with the rules' images part, where it is a file of its own.")]
-Registry = Annotated[str | None, typer.Option(help='Registry of destinations that are "".')]
-Namespace = Annotated[str | None, typer.Option(help='Namespace of destinations that are "".')]
+T = TypeVar("T")
+
+Config = Annotated[Path | None, typer.Option(metavar="FILE", help="Rules file, JSON or YAML (REPLICATOR_CONFIG).")]
+Auth = Annotated[Path | None, typer.Option(metavar="FILE", help="Separate file for the auth part of the rules.")]
+Images = Annotated[Path | None, typer.Option(metavar="FILE", help="Separate file for the images part of the rules.")]
+Registry = Annotated[str | None, typer.Option(metavar="HOST", help='Registry for destinations that are "".')]
+Namespace = Annotated[str | None, typer.Option(metavar="NAME", help='Namespace for destinations that are "".')]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Only matching sources, e.g. team/** or team/app:v1*; repeatable."),
+]
 RedisUrl = Annotated[
     str | None,
-    typer.Option(help="Redis of the queue (REPLICATOR_REDIS_URL; a password belongs there). Without: an embedded one."),
+    typer.Option(
+        metavar="URL",
+        help="Redis of the queue; put a password into REPLICATOR_REDIS_URL instead. Default: an embedded server.",
+    ),
 ]
-StateDir = Annotated[Path | None, typer.Option(help="Where the embedded queue keeps its data (REPLICATOR_STATE_DIR).")]
+StateDir = Annotated[
+    Path | None,
+    typer.Option(metavar="DIRECTORY", help="Directory of the embedded queue's data (REPLICATOR_STATE_DIR)."),
+]
+Listen = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Address of the webhook (REPLICATOR_LISTEN).")]
+Log = Annotated[Path | None, typer.Option(metavar="FILE", help="Append log lines to this file instead of stderr.")]
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"] | None,
-    typer.Option(help="The least that is logged (REPLICATOR_LOG_LEVEL)."),
+    typer.Option(help="Lowest level that is logged (REPLICATOR_LOG_LEVEL)."),
 ]
 LogFormat = Annotated[
-    Literal["auto", "console", "json"] | None, typer.Option(help="Form of log lines (REPLICATOR_LOG_FORMAT).")
+    Literal["auto", "console", "json"] | None, typer.Option(help="Format of log lines (REPLICATOR_LOG_FORMAT).")
 ]
-Log = Annotated[Path | None, typer.Option(help="Append log lines to this file instead of stderr.")]
-
-Platforms = Annotated[
-    list[str] | None, typer.Option(metavar="OS/ARCH", help="Only images for this platform, e.g. linux/arm64/v8.")
-]
-Choice = Annotated[
-    Literal["keep", "strip", "fail"] | None,
-    typer.Option(help="BuildKit's attestations; when not said: kept, but for those that ACR refuses."),
-]
-Signatures = Annotated[bool, typer.Option("--signatures", help="Signatures and whatever else refers to the image too.")]
-Os = Annotated[
-    list[str] | None, typer.Option(metavar="OS,...", help="Only for these, where a rule names no platforms.")
-]
-Arch = Annotated[
-    list[str] | None,
-    typer.Option(metavar="ARCH,...", help="Only for these, e.g. amd64,arm64:v8, where a rule names no platforms."),
-]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def chosen(
-    destination: Reference, platforms: Iterable[str] | None, attestations: str | None, signatures: bool
-) -> CopyOptions:
-    """Return what ``--platform``, ``--attestations`` and ``--signatures`` ask for.
+def settings_of(context: typer.Context, *, quiet: bool = False) -> Settings:
+    """Load the settings with a command's options, and configure logging.
 
     Args:
-        destination: decides about attestations where the option does not; under a digest no byte may change.
-        platforms: as they are written.
-        attestations: a word of `Attestations`; None when not said.
-        signatures: whether they are copied too.
+        context: the command's context.
+        quiet: log only warnings and errors, unless a level is set or ``--log`` names a file.
 
     Raises:
-        ConfigError: a text is no platform, or less is asked for under a digest.
+        ConfigError: a setting is invalid.
     """
-    wishes = tuple(_platform("--platform", text) for text in platforms or ())
-    choice = Attestations(attestations) if attestations is not None else automatic_attestations(destination.registry)
-    options = CopyOptions(wishes, choice, signatures)
-    if destination.digest is None:
-        return options
-    if options.platforms or choice is Attestations.STRIP:
-        option = "--platform" if options.platforms else "--attestations"
-        message = "what is left of an image has another digest than the one DESTINATION names: name a tag there"
-        raise ConfigError("command line", [Problem(option, message)])
-    return options if attestations is not None else CopyOptions((), Attestations.KEEP, signatures)
-
-
-def wished(systems: Iterable[str] | None, architectures: Iterable[str] | None) -> tuple[Platform, ...]:
-    """Return the platforms that image-syncer's ``--os`` and ``--arch`` ask for, every pair of both; none for all.
-
-    Args:
-        systems: lists with commas, e.g. ``linux,windows``.
-        architectures: lists with commas, e.g. ``amd64,arm64:v8``.
-
-    Raises:
-        ConfigError: a text is none of these.
-    """
-    by_system = [_platform("--os", f"{text}/*") for text in _items("--os", systems)]
-    by_architecture = [_platform("--arch", f"*/{text.replace(':', '/')}") for text in _items("--arch", architectures)]
-    if not by_system or not by_architecture:
-        return (*by_system, *by_architecture)
-    return tuple(Platform(one.os, other.architecture, other.variant) for one in by_system for other in by_architecture)
-
-
-def _items(option: str, lists: Iterable[str] | None) -> list[str]:
-    items = [item.strip() for text in lists or () for item in text.split(",")]
-    for item in items:
-        if not item or "/" in item:
-            message = f"{item[:100]!r} is no name: commas stand between names, e.g. linux,windows or amd64,arm64:v8"
-            raise ConfigError("command line", [Problem(option, message)])
-    return items
-
-
-def _platform(option: str, text: str) -> Platform:
-    try:
-        return Platform.parse(text)
-    except ValueError as error:
-        raise ConfigError("command line", [Problem(option, str(error))]) from None
-
-
-def prepared_settings(log: Path | None, *, quiet: bool = False, **options: Any) -> Settings:
-    """Read the settings, and have log lines come out as they say.
-
-    Args:
-        log: the file that lines are appended to; None for stderr.
-        quiet: only warnings and errors, where the settings say nothing of it.
-        options: what the command line says, by setting; None means that it says nothing.
-
-    Raises:
-        ConfigError: a setting can't be used.
-    """
-    settings = load_settings(**options)
-    level = "warning" if quiet and "log_level" not in settings.model_fields_set else settings.log_level
+    log = context.params.get("log")
+    settings = load_settings(**setting_options(context))
+    unset = "log_level" not in settings.model_fields_set
+    level = "warning" if quiet and log is None and unset else settings.log_level
     configure_logs(level, settings.log_format, log)
     for problem in unknown_variables():
         structlog.get_logger("replicator").warning("unknown setting", name=problem.path, problem=problem.message)
     return settings
 
 
-def given_rules(settings: Settings, registry: str | None = None, namespace: str | None = None, **options: Any) -> Rules:
-    """Read the rules that the settings name, and log what looks like a mistake in them, and whence the logins are.
+def setting_options(context: typer.Context) -> dict[str, Any]:
+    """Return the values of a command's options by the setting that each overrides; None for one that was not given.
+
+    A command of a group, such as ``failures retry``, takes what it was not given from the options before its name.
+    """
+    found: dict[str, Any] = {}
+    place: Any = context
+    while place is not None:
+        for name, value in place.params.items():
+            if name in Settings.model_fields and found.get(name) is None:
+                found[name] = value
+        place = place.parent
+    return found
+
+
+def rules_of(context: typer.Context, settings: Settings, platforms: tuple[Platform, ...] = ()) -> Rules:
+    """Load the rules with a command's options; log the source of every login, and what looks like a mistake.
 
     Args:
-        settings: say where they are, and where Docker's logins are.
-        registry: the default registry; wins over the file's.
-        namespace: the default namespace; wins over the file's.
-        options: more that `replicator.rules.load` takes.
+        context: the command's context.
+        settings: where the rules are.
+        platforms: for rules that list none; empty for all.
 
     Raises:
-        ConfigError: no file is named, or it is wrong.
+        ConfigError: no file is given, or it is invalid.
     """
     if settings.config is None and settings.images is None:
         message = "no rules file: give --config FILE, or set REPLICATOR_CONFIG"
@@ -165,10 +116,10 @@ def given_rules(settings: Settings, registry: str | None = None, namespace: str 
         auth=settings.auth,
         images=settings.images,
         environ=variables(),
-        registry=registry,
-        namespace=namespace,
+        registry=context.params.get("registry"),
+        namespace=context.params.get("namespace"),
+        platforms=platforms,
         elsewhere=docker_logins(settings.docker_config),
-        **options,
     )
     for host, source in rules.logins:
         structlog.get_logger("replicator").info("login", registry=host, source=source)
@@ -177,37 +128,36 @@ def given_rules(settings: Settings, registry: str | None = None, namespace: str 
     return rules
 
 
-def given_reference(text: str, name: str) -> Reference:
-    """Read an image's name.
-
-    Args:
-        text: as it was written.
-        name: what the argument is called.
+def parse_reference(text: str, argument: str) -> Reference:
+    """Parse an image reference from the command line.
 
     Raises:
         ConfigError: it is none.
     """
-    try:
-        return Reference.parse(text)
-    except ValueError as error:
-        raise ConfigError("command line", [Problem(name, str(error))]) from None
+    return _parsed(argument, Reference.parse, text)
 
 
-def stderr() -> Console:
-    """Return where progress and failures are shown."""
-    return Console(stderr=True)
+def parse_platforms(option: str, texts: Iterable[str] | None) -> tuple[Platform, ...]:
+    """Parse platforms such as ``linux/arm64/v8`` from an option's values.
+
+    Raises:
+        ConfigError: one is none.
+    """
+    return tuple(_parsed(option, Platform.parse, text) for text in texts or ())
 
 
 def run(command: Coroutine[Any, Any, int | None]) -> NoReturn:
-    """Run a command to its end, and leave with the exit code it returns; None is `OK`."""
+    """Run a command to its end, and exit with the code that it returns; None is `OK`."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             code = runner.run(command)
         except KeyboardInterrupt:
             code = INTERRUPTED
-    leave(code or OK)
+    raise typer.Exit(code or OK)
 
 
-def leave(code: int) -> NoReturn:
-    """End with an exit code."""
-    raise typer.Exit(code)
+def _parsed(option: str, parse: Callable[[str], T], text: str) -> T:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ConfigError("command line", [Problem(option, str(error))]) from None

@@ -1,4 +1,4 @@
-"""``replicator schema``: the rules file as a JSON schema."""
+"""``replicator schema``: the JSON schema of the rules file."""
 
 import json
 
@@ -8,5 +8,5 @@ from replicator.rules.schema import rules_schema
 
 
 def schema() -> None:
-    """Print the JSON schema of the rules file, with which editors complete and check it."""
+    """Print the JSON schema of the rules file, for completion and validation in editors."""
     typer.echo(json.dumps(rules_schema(), indent=2))

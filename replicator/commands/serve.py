@@ -2,8 +2,7 @@
 
 # Annotations are evaluated at once, here and in the other modules of commands: typer reads them when it runs.
 from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,6 +10,7 @@ from replicator.commands.options import (
     Auth,
     Config,
     Images,
+    Listen,
     Log,
     LogFormat,
     LogLevel,
@@ -18,61 +18,52 @@ from replicator.commands.options import (
     RedisUrl,
     Registry,
     StateDir,
-    given_rules,
-    prepared_settings,
+    rules_of,
     run,
+    setting_options,
+    settings_of,
 )
 from replicator.server import process
 from replicator.server.reload import Configuration, marks, watched_files
 from replicator.settings import Settings, load_settings
 
-Concurrency = Annotated[int | None, typer.Option(help="Copies for events at once (REPLICATOR_CONCURRENCY).")]
+Concurrency = Annotated[
+    int | None, typer.Option(metavar="NUMBER", help="Concurrent copies for events (REPLICATOR_CONCURRENCY).")
+]
 Reconcile = Annotated[
     str | None,
     typer.Option(
-        metavar="WHEN",
-        help="When everything is compared and what differs is queued: off, 90s, 30m, 6h, 1d or a cron expression "
-        "(REPLICATOR_RECONCILE).",
+        metavar="SCHEDULE",
+        help="Schedule of the full comparison, which queues every tag that differs: off, 90s, 30m, 6h, 1d or a cron "
+        "expression (REPLICATOR_RECONCILE).",
     ),
 ]
 
 
 def serve(
+    context: typer.Context,
     config: Config = None,
     auth: Auth = None,
     images: Images = None,
     registry: Registry = None,
     namespace: Namespace = None,
-    listen: Annotated[str | None, typer.Option(help="Address of the webhook, host:port (REPLICATOR_LISTEN).")] = None,
+    listen: Listen = None,
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
     concurrency: Concurrency = None,
     reconcile: Reconcile = None,
-    worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Copy in this process too.")] = True,
+    worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Also copy in this process.")] = True,
     log: Log = None,
     log_level: LogLevel = None,
     log_format: LogFormat = None,
 ) -> None:
-    """Take Harbor's webhooks and copy what is pushed, until SIGTERM."""
-    first, load = _configuration(
-        log,
-        registry,
-        namespace,
-        config=config,
-        auth=auth,
-        images=images,
-        listen=listen,
-        redis_url=redis_url,
-        state_dir=state_dir,
-        concurrency=concurrency,
-        reconcile=reconcile,
-        log_level=log_level,
-        log_format=log_format,
-    )
+    """Receive Harbor's webhooks and copy every pushed image, until SIGTERM."""
+    first, load = _configuration(context)
     run(process.serve(first, load, with_worker=worker))
 
 
 def worker(
+    context: typer.Context,
     config: Config = None,
     auth: Auth = None,
     images: Images = None,
@@ -86,35 +77,21 @@ def worker(
     log_level: LogLevel = None,
     log_format: LogFormat = None,
 ) -> None:
-    """Copy what is queued, until SIGTERM; run as many as you like on one Redis."""
-    first, load = _configuration(
-        log,
-        registry,
-        namespace,
-        config=config,
-        auth=auth,
-        images=images,
-        redis_url=redis_url,
-        state_dir=state_dir,
-        concurrency=concurrency,
-        reconcile=reconcile,
-        log_level=log_level,
-        log_format=log_format,
-    )
+    """Copy queued images, until SIGTERM; any number of workers can share one Redis."""
+    first, load = _configuration(context)
     run(process.work(first, load))
 
 
-def _configuration(
-    log: Path | None, registry: str | None, namespace: str | None, **options: Any
-) -> tuple[Configuration, Callable[[], Configuration]]:
-    """Read what is in force from the start, and return it with what reads it anew.
+def _configuration(context: typer.Context) -> tuple[Configuration, Callable[[], Configuration]]:
+    """Load the configuration, and return it with the function that reloads it.
 
     Raises:
         ConfigError: it can't be used.
     """
 
     def configuration(settings: Settings) -> Configuration:
+        # The marks first: a file that changes while the rules are read must be noticed as changed.
         seen = marks(watched_files(settings))
-        return Configuration(settings, given_rules(settings, registry, namespace), seen)
+        return Configuration(settings, rules_of(context, settings), seen)
 
-    return configuration(prepared_settings(log, **options)), lambda: configuration(load_settings(**options))
+    return configuration(settings_of(context)), lambda: configuration(load_settings(**setting_options(context)))

@@ -1,7 +1,4 @@
-"""``replicator status``: what the queue does at one moment, once or again and again.
-
-The way to the queue for commands that only look: a queue that nobody has used is a mistake in the options.
-"""
+"""``replicator status``: the queue at one moment, or continuously."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,26 +12,77 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from replicator.commands.options import RedisUrl, StateDir, prepared_settings, run, stderr
-from replicator.console import age, document, iso, page, plain
+from replicator.commands.options import Json, RedisUrl, StateDir, run, settings_of
+from replicator.console import age, document, iso, page, plain, say, stderr
 from replicator.errors import OK, ConfigError, Problem
 from replicator.queue import Lane, Queue, QueueUnavailable, ReconcileResult, Status
 from replicator.server.runtime import open_queue
 from replicator.settings import Settings
 
+_WATCH_SECONDS = 2.0
+_SHOWN = 20
+"""Waiting copies in the table. The counts say how many there are; JSON lists up to a thousand."""
+
+
+def status(
+    context: typer.Context,
+    seconds: Annotated[
+        float | None,
+        typer.Argument(metavar="SECONDS", min=0.1, max=86_400, help="Interval of --watch; 2 by default."),
+    ] = None,
+    continuously: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
+    as_json: Json = False,
+    redis_url: RedisUrl = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Show the queue: queued and running copies, waiting retries, dead letters and workers."""
+    if seconds is not None and not continuously:
+        raise ConfigError("command line", [Problem("SECONDS", "is the interval of --watch: add --watch")])
+    settings = settings_of(context, quiet=True)
+    every = (seconds or _WATCH_SECONDS) if continuously else None
+    run(show_status(settings, as_json=as_json, every=every, out=Console(), err=stderr()))
+
+
+async def show_status(settings: Settings, *, as_json: bool, every: float | None, out: Console, err: Console) -> int:
+    """Print the queue's status, once or until the process ends.
+
+    Args:
+        settings: where the queue is.
+        as_json: print `Status.to_json` instead of tables; with ``every``, one line each time.
+        every: seconds between two reads; None to read once.
+        out: the console of the status; a terminal is redrawn.
+        err: the console of the queue's outages.
+
+    Raises:
+        ConfigError: the queue's settings are wrong.
+        QueueError: the queue does not answer, and ``every`` is None.
+    """
+    async with existing_queue(settings) as queue:
+        if every is None:
+            read = await Status.read(queue)
+            if as_json:
+                document(read.to_json(), out)
+            else:
+                page(draw_status(read), out)
+        elif out.is_terminal and not as_json:
+            await _redraw(queue, every, out)
+        else:
+            await _repeat(queue, every, out, err, as_json=as_json)
+    return OK
+
 
 @asynccontextmanager
 async def existing_queue(settings: Settings) -> AsyncIterator[Queue]:
-    """Open the queue that the settings name; an embedded one at rest is started for as long as the context lasts.
+    """Open the queue of the settings; an embedded server that does not run is started meanwhile.
 
     Raises:
-        ConfigError: the settings can't be used, or the state directory does not exist. It is not made: what is asked
-            for would be found empty, and be no one's answer.
+        ConfigError: the settings can't be used, or the state directory does not exist. It is not created: an empty
+            queue would hide that the options are wrong.
         QueueError: the embedded server does not start.
     """
     if settings.redis_url is None and not settings.state_dir.exists():
         message = (
-            "does not exist, so no replicator has run with it; run this as the user of the service and with its "
+            "does not exist, so no replicator has run with it: run this as the user of the service and with its "
             "settings (--state-dir or REPLICATOR_STATE_DIR, or the Redis URL)"
         )
         raise ConfigError(f"state directory {settings.state_dir}", [Problem("", message)])
@@ -42,15 +90,12 @@ async def existing_queue(settings: Settings) -> AsyncIterator[Queue]:
         yield queue
 
 
-_SHOWN = 20
-"""Waiting copies in the table; the count tells how many there are, and JSON has up to a thousand."""
-
-
-def drawn(status: Status) -> RenderableType:
-    """Draw the queue's status for a person."""
+def draw_status(status: Status) -> RenderableType:
+    """Draw the status as a headline and tables."""
     parts: list[RenderableType] = [_head(status), _lanes(status)]
-    if status.counts.dead:
-        parts.append(Text(f"{status.counts.dead} given up: replicator failures lists them", style="red"))
+    if dead := status.counts.dead:
+        letters = "dead letter" if dead == 1 else "dead letters"
+        parts.append(Text(f"{dead} {letters}: replicator failures lists them", style="red"))
     if status.running:
         parts += [Text(), _running(status)]
     if status.waiting:
@@ -63,6 +108,30 @@ def drawn(status: Status) -> RenderableType:
     if reconciles := _reconciles(status):
         parts += [Text(), *reconciles]
     return Group(*parts)
+
+
+async def _redraw(queue: Queue, every: float, out: Console) -> None:
+    with Live(console=out, screen=True, auto_refresh=False) as live:
+        while True:
+            try:
+                live.update(draw_status(await Status.read(queue)), refresh=True)
+            except QueueUnavailable as error:
+                live.update(plain(str(error)), refresh=True)
+            await asyncio.sleep(every)
+
+
+async def _repeat(queue: Queue, every: float, out: Console, err: Console, *, as_json: bool) -> None:
+    while True:
+        try:
+            status = await Status.read(queue)
+        except QueueUnavailable as error:
+            say(str(error), err)
+        else:
+            if as_json:
+                document(status.to_json(), out, one_line=True)
+            else:
+                page(Group(Text(iso(status.taken)), draw_status(status), Text()), out)
+        await asyncio.sleep(every)
 
 
 def _head(status: Status) -> Text:
@@ -81,7 +150,7 @@ def _lanes(status: Status) -> Table:
 
 
 def _running(status: Status) -> Table:
-    table = _table("running", "lane", ">since", ">bytes", ">try")
+    table = _table("running", "lane", ">since", ">bytes", ">attempt")
     for job in status.running:
         since = age((status.taken - job.since).total_seconds())
         table.add_row(plain(job.id), str(job.lane), since, decimal(job.bytes_done), str(job.tries))
@@ -89,7 +158,7 @@ def _running(status: Status) -> Table:
 
 
 def _waiting(status: Status) -> Table:
-    table = _table("waiting for a retry", "lane", ">next in", ">tries", "class")
+    table = _table("waiting for a retry", "lane", ">next in", ">attempts", "class")
     for job in status.waiting[:_SHOWN]:
         due = age((job.due - status.taken).total_seconds())
         what = Group(plain(job.id), Text("  ").append_text(plain(job.message)))
@@ -107,7 +176,7 @@ def _workers(status: Status) -> Table:
 
 
 def _reconciles(status: Status) -> list[Text]:
-    """Tell of the reconcile that runs and of the last one, a line each."""
+    """Describe the running reconcile and the last one, a line each."""
     lines, now = [], status.reconcile.now
     if (running := status.reconcile.running) is not None:
         since = age((now - running.since).total_seconds())
@@ -126,67 +195,12 @@ def _last_reconcile(last: ReconcileResult, ended: str) -> Text:
     line.append(f"{found.listed} tags in {last.seconds:.1f} s, {found.up_to_date} up to date, drift {found.drift}")
     line.append(f", {found.skipped} skipped, {found.warnings} warnings")
     if found.unregistered:
-        line.append(f", {found.unregistered} projects without a sure webhook policy", style="yellow")
+        line.append(f", {found.unregistered} projects without a verified webhook policy", style="yellow")
     return line.append(f", {found.failed} failed", style="red" if found.failed else "")
 
 
-async def show_status(settings: Settings, *, as_json: bool, every: float | None, out: Console, err: Console) -> int:
-    """Print what the queue does, once or again and again.
-
-    Args:
-        settings: where the queue is.
-        as_json: print `Status.to_json` instead of tables; with ``every``, one line each time.
-        every: seconds between two looks, until the process is ended; None to look once.
-        out: where to; a terminal is redrawn.
-        err: where an outage of the queue is told meanwhile.
-
-    Returns:
-        The exit code: `OK`.
-
-    Raises:
-        ConfigError: the queue's settings are wrong.
-        QueueError: the queue does not answer, and ``every`` is None.
-    """
-    async with existing_queue(settings) as queue:
-        if every is None:
-            status = await Status.read(queue)
-            if as_json:
-                document(status.to_json(), out)
-            else:
-                page(drawn(status), out)
-        elif out.is_terminal and not as_json:
-            await _redraw(queue, every, out)
-        else:
-            await _repeat(queue, every, out, err, as_json=as_json)
-    return OK
-
-
-async def _redraw(queue: Queue, every: float, out: Console) -> None:
-    with Live(console=out, screen=True, auto_refresh=False) as live:
-        while True:
-            try:
-                live.update(drawn(await Status.read(queue)), refresh=True)
-            except QueueUnavailable as error:
-                live.update(plain(str(error)), refresh=True)
-            await asyncio.sleep(every)
-
-
-async def _repeat(queue: Queue, every: float, out: Console, err: Console, *, as_json: bool) -> None:
-    while True:
-        try:
-            status = await Status.read(queue)
-        except QueueUnavailable as error:
-            err.print(plain(str(error)), soft_wrap=True)
-        else:
-            if as_json:
-                document(status.to_json(), out, one_line=True)
-            else:
-                page(Group(Text(iso(status.taken)), drawn(status), Text()), out)
-        await asyncio.sleep(every)
-
-
 def _table(*headings: str) -> Table:
-    """Make an empty table; ``>`` before a heading puts its column to the right, and the first takes the room left."""
+    """Make an empty table. ``>`` before a heading aligns its column right; only the first column may wrap."""
     table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
     for number, heading in enumerate(headings):
         right = heading.startswith(">")
@@ -197,26 +211,3 @@ def _table(*headings: str) -> Table:
             no_wrap=number > 0,
         )
     return table
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-_WATCH_SECONDS = 2.0
-
-
-def status(
-    seconds: Annotated[
-        float | None,
-        typer.Argument(metavar="SECONDS", min=0.1, max=86_400, help="With --watch: how often; 2 when not said."),
-    ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
-    as_json: Json = False,
-    redis_url: RedisUrl = None,
-    state_dir: StateDir = None,
-) -> None:
-    """Show what the queue does: what is queued, runs, waits for a retry or was given up, and who works."""
-    if seconds is not None and not watch:
-        raise ConfigError("command line", [Problem("SECONDS", "says how often to look; it goes with --watch")])
-    settings = prepared_settings(None, quiet=True, redis_url=redis_url, state_dir=state_dir)
-    every = (seconds or _WATCH_SECONDS) if watch else None
-    run(show_status(settings, as_json=as_json, every=every, out=Console(), err=stderr()))

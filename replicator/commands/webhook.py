@@ -1,7 +1,4 @@
-"""``replicator webhook`` and its commands: what they do, and how they tell it.
-
-``replicator webhook``, which makes, shows, tries out and removes Harbor's webhook policies.
-"""
+"""``replicator webhook``: create, show, test and remove Harbor's webhook policies."""
 
 import dataclasses
 import sys
@@ -13,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from replicator.commands.options import Auth, Config, Images, given_rules, prepared_settings, run
-from replicator.console import document, page, plain
+from replicator.commands.options import Auth, Config, Images, Json, rules_of, run, settings_of
+from replicator.console import document, page, plain, say
 from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem
 from replicator.harbor.policy import shown_address
 from replicator.harbor.registration import Change, Policies, PolicyChange, PolicyStatus
@@ -27,59 +24,144 @@ from replicator.settings import Settings
 from replicator.tasks import stoppable
 
 Login = tuple[str, str]
-"""A name and a password to use instead of those in the rules."""
+"""A user name and a password that replace those of the rules."""
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        metavar="URL",
+        help="Webhook URL as Harbor reaches it, .../webhooks/harbor (REPLICATOR_WEBHOOK_URL).",
+    ),
+]
+Projects = Annotated[
+    list[str] | None,
+    typer.Option("--project", metavar="NAME", help="Only this project, repeatable. Default: all that the rules name."),
+]
+User = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Log in with this name instead of the rules' logins; prompts for the password."),
+]
+SkipVerify = Annotated[bool, typer.Option("--skip-cert-verify", help="Do not verify the webhook's TLS certificate.")]
+
+webhook = typer.Typer(help="Manage Harbor's webhook policies.", no_args_is_help=True, add_completion=False)
 
 
-def needed_token(settings: Settings) -> str | None:
-    """Return the webhook's token; None where it takes events from anyone.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scope:
+    """The policies that a command works on.
+
+    Attributes:
+        settings: with the webhook's URL and token.
+        rules: their sources are the Harbors and projects.
+        projects: only these; empty for all.
+        login: used instead of the rules' logins.
+    """
+
+    settings: Settings
+    rules: Rules
+    projects: Collection[str] = ()
+    login: Login | None = None
+
+    @classmethod
+    def of(cls, context: typer.Context, projects: list[str] | None, user: str | None) -> "Scope":
+        """Load settings and rules, and ask for the password of ``user``."""
+        settings = settings_of(context, quiet=True)
+        return cls(settings, rules_of(context, settings), projects or (), _login(user))
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Policies]:
+        """Open the policies.
+
+        Raises:
+            ConfigError: the login could go to several hosts.
+        """
+        find = access_by(self.rules.credentials)
+        hosts = {source.registry for source in self.rules.sources()}
+        if self.login is not None and len(hosts) > 1:
+            problem = "the rules have several sources, and a password is for one host: put the logins under auth"
+            raise ConfigError("command line", [Problem("--user", problem)])
+
+        def access(repository: Repository) -> Access:
+            found = find(repository)
+            if self.login is None:
+                return found
+            return dataclasses.replace(found, username=self.login[0], password=self.login[1])
+
+        async with open_registries(self.settings, access) as (registries, _):
+            yield Policies(self.rules, registries, self.projects)
+
+
+@webhook.command()
+def register(
+    context: typer.Context,
+    webhook_url: Url = None,
+    project: Projects = None,
+    user: User = None,
+    skip_cert_verify: SkipVerify = False,
+    as_json: Json = False,
+    config: Config = None,
+    auth: Auth = None,
+    images: Images = None,
+) -> None:
+    """Create or correct the webhook policy in every project that the rules name; other policies are left alone."""
+    scope = Scope.of(context, project, user)
+    run(register_policies(scope, skip_cert_verify=skip_cert_verify, as_json=as_json, out=Console()))
+
+
+@webhook.command("list")
+def show(
+    context: typer.Context,
+    webhook_url: Url = None,
+    project: Projects = None,
+    user: User = None,
+    as_json: Json = False,
+    config: Config = None,
+    auth: Auth = None,
+    images: Images = None,
+) -> None:
+    """Show the policies with our name or URL, and the results of their last deliveries."""
+    run(show_policies(Scope.of(context, project, user), as_json=as_json, out=Console()))
+
+
+@webhook.command("test")
+def send_test(
+    context: typer.Context, webhook_url: Url = None, skip_cert_verify: SkipVerify = False, as_json: Json = False
+) -> None:
+    """Send a sample event to the webhook from this machine, and explain the answer; nothing is copied."""
+    run(try_webhook(settings_of(context, quiet=True), verify=not skip_cert_verify, as_json=as_json, out=Console()))
+
+
+@webhook.command()
+def unregister(
+    context: typer.Context,
+    webhook_url: Url = None,
+    project: Projects = None,
+    user: User = None,
+    as_json: Json = False,
+    config: Config = None,
+    auth: Auth = None,
+    images: Images = None,
+) -> None:
+    """Remove the policies with our name, and those whose only target is our URL."""
+    run(remove_policies(Scope.of(context, project, user), as_json=as_json, out=Console()))
+
+
+async def register_policies(scope: Scope, *, skip_cert_verify: bool, as_json: bool, out: Console) -> int:
+    """Create or correct the policies; return the exit code.
 
     Raises:
-        ConfigError: there is neither a token nor the word that none is wanted.
+        ConfigError: URL or token is missing, or the login could go to several hosts.
     """
-    if settings.token is not None or settings.webhook_anonymous:
-        return settings.token
-    message = "set it to what replicator serve has, so that Harbor sends it; or set REPLICATOR_WEBHOOK_ANONYMOUS=true"
-    raise ConfigError("settings", [Problem("REPLICATOR_WEBHOOK_TOKEN", message)])
-
-
-def needed_url(settings: Settings) -> str:
-    """Return the webhook's address.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if settings.webhook_url is None:
-        message = "say where Harbor reaches the webhook, e.g. https://replicator.example.com/webhooks/harbor"
-        raise ConfigError("command line", [Problem("--url", message)])
-    return settings.webhook_url
-
-
-async def register_policies(
-    settings: Settings,
-    rules: Rules,
-    only: Collection[str],
-    login: Login | None,
-    *,
-    skip_cert_verify: bool,
-    as_json: bool,
-    out: Console,
-) -> int:
-    """Make or correct the policies; return the exit code.
-
-    Raises:
-        ConfigError: address or token is missing, or the login could go to several hosts.
-    """
-    url, token = needed_url(settings), needed_token(settings)
+    url, token = needed_url(scope.settings), needed_token(scope.settings)
 
     async def work(policies: Policies) -> list[PolicyChange]:
         return await policies.register(url, token, skip_cert_verify=skip_cert_verify)
 
-    return await _changed(settings, rules, only, login, work, as_json=as_json, out=out)
+    return await _change(scope, work, as_json=as_json, out=out)
 
 
-async def remove_policies(
-    settings: Settings, rules: Rules, only: Collection[str], login: Login | None, *, as_json: bool, out: Console
-) -> int:
+async def remove_policies(scope: Scope, *, as_json: bool, out: Console) -> int:
     """Remove our policies; return the exit code.
 
     Raises:
@@ -87,14 +169,12 @@ async def remove_policies(
     """
 
     async def work(policies: Policies) -> list[PolicyChange]:
-        return await policies.unregister(settings.webhook_url)
+        return await policies.unregister(scope.settings.webhook_url)
 
-    return await _changed(settings, rules, only, login, work, as_json=as_json, out=out)
+    return await _change(scope, work, as_json=as_json, out=out)
 
 
-async def show_policies(
-    settings: Settings, rules: Rules, only: Collection[str], login: Login | None, *, as_json: bool, out: Console
-) -> int:
+async def show_policies(scope: Scope, *, as_json: bool, out: Console) -> int:
     """Show our policies and their last deliveries; return the exit code.
 
     Raises:
@@ -102,39 +182,28 @@ async def show_policies(
     """
 
     async def work() -> tuple[list[PolicyStatus], list[PolicyChange]]:
-        async with _opened(settings, rules, only, login) as policies:
-            return await policies.show(settings.webhook_url)
+        async with scope.open() as policies:
+            return await policies.show(scope.settings.webhook_url)
 
     result = await stoppable(work())
     if result is None:
         return INTERRUPTED
     shown, others = result
     if as_json:
-        document({"policies": [_policy(each) for each in shown], "others": [_done(each) for each in others]}, out)
-        return _code(others)
-    table = Table("project", "policy", "enabled", "events", "format", "address", "last deliveries", box=None)
-    for each in shown:
-        values = _policy(each)
-        table.add_row(
-            plain(f"{each.registry}/{each.project}"),
-            plain(each.policy.name),
-            "yes" if each.policy.enabled else "no",
-            plain(", ".join(each.policy.event_types)),
-            plain(", ".join(target["payload_format"] for target in values["targets"])),
-            plain(", ".join(target["address"] for target in values["targets"])),
-            plain(_sent(each)),
+        document(
+            {"policies": [_policy_json(each) for each in shown], "others": [_change_json(each) for each in others]},
+            out,
         )
-    for other in others:
-        table.add_row(plain(_place(other)), plain(f"{other.change}{other.note and f': {other.note}'}"))
-    page(table, out)
+    else:
+        page(_policies_table(shown, others), out)
     return _code(others)
 
 
 async def try_webhook(settings: Settings, *, verify: bool, as_json: bool, out: Console) -> int:
-    """Send a sample in both formats to the webhook; return the exit code.
+    """Send a sample in both payload formats to the webhook; return the exit code.
 
     Raises:
-        ConfigError: address or token is missing.
+        ConfigError: URL or token is missing.
     """
     answers: list[Answer] | None = await stoppable(
         send_samples(needed_url(settings), needed_token(settings), verify=verify)
@@ -145,71 +214,96 @@ async def try_webhook(settings: Settings, *, verify: bool, as_json: bool, out: C
         document([dataclasses.asdict(answer) for answer in answers], out)
     else:
         for answer in answers:
-            said = answer.status if answer.status is not None else "no answer"
-            line = f"{'ok' if answer.ok else 'failed'}  {answer.format}: {said}: {answer.meaning}"
-            out.print(plain(line), soft_wrap=True)
-        out.print("This was sent from here; whether Harbor gets through is in: replicator webhook list", soft_wrap=True)
+            status = answer.status if answer.status is not None else "no answer"
+            say(f"{'ok' if answer.ok else 'failed'}  {answer.format}: {status}: {answer.meaning}", out)
+        say("The sample was sent from this machine. Whether Harbor reaches the webhook: replicator webhook list", out)
     return OK if all(answer.ok for answer in answers) else FAILED
 
 
-async def _changed(
-    settings: Settings,
-    rules: Rules,
-    only: Collection[str],
-    login: Login | None,
-    work: Callable[[Policies], Awaitable[list[PolicyChange]]],
-    *,
-    as_json: bool,
-    out: Console,
+def needed_token(settings: Settings) -> str | None:
+    """Return the webhook's token; None if it accepts events from anyone.
+
+    Raises:
+        ConfigError: there is no token, and events from anyone are not allowed either.
+    """
+    if settings.token is not None or settings.webhook_anonymous:
+        return settings.token
+    message = (
+        "set it to the token that replicator serve has, for Harbor to send; or set REPLICATOR_WEBHOOK_ANONYMOUS=true"
+    )
+    raise ConfigError("settings", [Problem("REPLICATOR_WEBHOOK_TOKEN", message)])
+
+
+def needed_url(settings: Settings) -> str:
+    """Return the webhook's URL.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if settings.webhook_url is None:
+        message = (
+            "give the URL under which Harbor reaches the webhook, e.g. https://replicator.example.com/webhooks/harbor"
+        )
+        raise ConfigError("command line", [Problem("--url", message)])
+    return settings.webhook_url
+
+
+async def _change(
+    scope: Scope, work: Callable[[Policies], Awaitable[list[PolicyChange]]], *, as_json: bool, out: Console
 ) -> int:
-    async def changing() -> list[PolicyChange]:
-        async with _opened(settings, rules, only, login) as policies:
+    async def change() -> list[PolicyChange]:
+        async with scope.open() as policies:
             return await work(policies)
 
-    done = await stoppable(changing())
-    if done is None:
+    changes = await stoppable(change())
+    if changes is None:
         return INTERRUPTED
     if as_json:
-        document([_done(each) for each in done], out)
-    for each in () if as_json else done:
-        out.print(plain(f"{each.change:9}  {_place(each)}{each.note and f': {each.note}'}"), soft_wrap=True)
-    if not done and not as_json:
-        out.print("no project: the rules name none that is meant", soft_wrap=True)
-    return _code(done) if done else FAILED
+        document([_change_json(each) for each in changes], out)
+    for each in () if as_json else changes:
+        say(f"{each.change:9}  {_project(each)}{each.note and f': {each.note}'}", out)
+    if not changes and not as_json:
+        say("no project: the rules name none of the given ones", out)
+    return _code(changes) if changes else FAILED
 
 
-@asynccontextmanager
-async def _opened(
-    settings: Settings, rules: Rules, only: Collection[str], login: Login | None
-) -> AsyncIterator[Policies]:
-    find = access_by(rules.credentials)
-    hosts = {source.registry for source in rules.sources()}
-    if login is not None and len(hosts) > 1:
-        problem = "the rules have several sources, and a password goes to the host it is for: put logins under auth"
-        raise ConfigError("command line", [Problem("--user", problem)])
-
-    def access(repository: Repository) -> Access:
-        found = find(repository)
-        return found if login is None else dataclasses.replace(found, username=login[0], password=login[1])
-
-    async with open_registries(settings, access) as (registries, _):
-        yield Policies(rules, registries, only)
-
-
-def _code(done: list[PolicyChange]) -> int:
-    return FAILED if any(each.change is Change.FAILED for each in done) else OK
+def _policies_table(shown: list[PolicyStatus], others: list[PolicyChange]) -> Table:
+    table = Table("project", "policy", "enabled", "events", "format", "address", "last deliveries", box=None)
+    for each in shown:
+        targets = _policy_json(each)["targets"]
+        table.add_row(
+            plain(f"{each.registry}/{each.project}"),
+            plain(each.policy.name),
+            "yes" if each.policy.enabled else "no",
+            plain(", ".join(each.policy.event_types)),
+            plain(", ".join(target["payload_format"] for target in targets)),
+            plain(", ".join(target["address"] for target in targets)),
+            plain(_deliveries(each)),
+        )
+    for other in others:
+        table.add_row(plain(_project(other)), plain(f"{other.change}{other.note and f': {other.note}'}"))
+    return table
 
 
-def _place(done: PolicyChange) -> str:
-    return f"{done.registry}/{done.project}" if done.project else done.registry
+def _code(changes: list[PolicyChange]) -> int:
+    return FAILED if any(each.change is Change.FAILED for each in changes) else OK
 
 
-def _done(done: PolicyChange) -> dict[str, Any]:
-    return {"registry": done.registry, "project": done.project, "change": str(done.change), "note": done.note}
+def _project(change: PolicyChange) -> str:
+    return f"{change.registry}/{change.project}" if change.project else change.registry
 
 
-def _policy(shown: PolicyStatus) -> dict[str, Any]:
-    """A policy as JSON values, without what it sends as Authorization."""
+def _change_json(change: PolicyChange) -> dict[str, Any]:
+    return {
+        "registry": change.registry,
+        "project": change.project,
+        "change": str(change.change),
+        "note": change.note,
+    }
+
+
+def _policy_json(shown: PolicyStatus) -> dict[str, Any]:
+    """Return a policy as JSON values, without the Authorization header that it sends."""
     policy = shown.policy
     return {
         "registry": shown.registry,
@@ -232,97 +326,15 @@ def _policy(shown: PolicyStatus) -> dict[str, Any]:
     }
 
 
-def _sent(shown: PolicyStatus) -> str:
+def _deliveries(shown: PolicyStatus) -> str:
     if shown.deliveries is None:
-        return "not told by this Harbor"
+        return "not available from this Harbor"
     words = [f"{each.status}{each.detail and f' ({each.detail})'}" for each in shown.deliveries]
     return ", ".join(words) or "none yet"
 
 
-Url = Annotated[
-    str | None,
-    typer.Option(help="The webhook's address as Harbor reaches it, .../webhooks/harbor (REPLICATOR_WEBHOOK_URL)."),
-]
-Projects = Annotated[
-    list[str] | None, typer.Option("--project", help="Only this project; without: every one that the rules name.")
-]
-User = Annotated[
-    str | None,
-    typer.Option("--user", help="Log in as this instead of as the rules say; its password is asked, or read."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-SkipVerify = Annotated[bool, typer.Option("--skip-cert-verify", help="Do not verify the webhook's TLS certificate.")]
-
-webhook = typer.Typer(help="Have Harbor tell the replicator of pushes.", no_args_is_help=True)
-
-
-@webhook.command()
-def register(
-    url: Url = None,
-    project: Projects = None,
-    user: User = None,
-    skip_cert_verify: SkipVerify = False,
-    as_json: Json = False,
-    config: Config = None,
-    auth: Auth = None,
-    images: Images = None,
-) -> None:
-    """Make the webhook policy in every project that the rules name, or correct it; others are left alone."""
-    settings = _settings(url, config=config, auth=auth, images=images)
-    rules = given_rules(settings)
-    login = _login(user)
-    run(
-        register_policies(
-            settings, rules, project or (), login, skip_cert_verify=skip_cert_verify, as_json=as_json, out=Console()
-        )
-    )
-
-
-@webhook.command("list")
-def show(
-    url: Url = None,
-    project: Projects = None,
-    user: User = None,
-    as_json: Json = False,
-    config: Config = None,
-    auth: Auth = None,
-    images: Images = None,
-) -> None:
-    """Show the policies of our name or address, and how their last deliveries went."""
-    settings = _settings(url, config=config, auth=auth, images=images)
-    rules = given_rules(settings)
-    run(show_policies(settings, rules, project or (), _login(user), as_json=as_json, out=Console()))
-
-
-@webhook.command("test")
-def send_test(url: Url = None, skip_cert_verify: SkipVerify = False, as_json: Json = False) -> None:
-    """Send a sample event to the webhook from here, and say what its answer means; nothing is copied."""
-    settings = _settings(url)
-    run(try_webhook(settings, verify=not skip_cert_verify, as_json=as_json, out=Console()))
-
-
-@webhook.command()
-def unregister(
-    url: Url = None,
-    project: Projects = None,
-    user: User = None,
-    as_json: Json = False,
-    config: Config = None,
-    auth: Auth = None,
-    images: Images = None,
-) -> None:
-    """Remove the policies of our name, and those that do nothing but send to our address."""
-    settings = _settings(url, config=config, auth=auth, images=images)
-    rules = given_rules(settings)
-    run(remove_policies(settings, rules, project or (), _login(user), as_json=as_json, out=Console()))
-
-
-def _settings(url: str | None, **options: object) -> "Settings":
-    return prepared_settings(None, quiet=True, webhook_url=url, **options)
-
-
-def _login(user: str | None) -> tuple[str, str] | None:
-    """Return a name and its password, asked on a terminal or read from the standard input's first line."""
+def _login(user: str | None) -> Login | None:
+    """Return a name and its password, from a prompt on a terminal or from the first line of stdin."""
     if user is None:
         return None
     if sys.stdin.isatty():

@@ -20,7 +20,7 @@ from replicator.reference import Reference, Repository
 from replicator.registry.errors import NotFound
 from replicator.replication.repositories import LISTED_AT_ONCE, NotListed, RepositoryLister, WantedRepository
 from replicator.replication.tag_lists import TAGS_A_PAGE, TagLister, TagPage
-from replicator.rules import CopyRequest, Narrowing, collisions
+from replicator.rules import CopyRequest, Narrowing, find_collisions
 from replicator.tasks import merge_streams
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class ListingCollisions:
     def of(self, request: CopyRequest) -> Collision | None:
         """Return the collision at the destination of ``request``, as far as it has been seen; None if there is none."""
         colliding = self._colliding.get(request.destination)
-        return collisions(colliding)[0] if colliding is not None else None
+        return find_collisions(colliding)[0] if colliding is not None else None
 
 
 class Listing:

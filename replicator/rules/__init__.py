@@ -4,13 +4,18 @@
 without network, disk or clock. The format is documented in ``docs/rules.md``.
 """
 
-from replicator.rules.auth import Credentials
-from replicator.rules.loading import load, load_credentials, parse
-from replicator.rules.narrowing import Matched, Narrowing
-from replicator.rules.request import Asked, Collision, CopyRequest, Explanation, Source, collisions
-from replicator.rules.rule import Route
-from replicator.rules.ruleset import Rules
-from replicator.rules.tags import TagFilter
+from typing import TYPE_CHECKING
+
+from replicator import lazy_exports
+
+if TYPE_CHECKING:
+    from replicator.rules.auth import Credentials
+    from replicator.rules.loading import load, load_credentials, parse
+    from replicator.rules.narrowing import Matched, Narrowing
+    from replicator.rules.request import Asked, Collision, CopyRequest, Explanation, Source, find_collisions
+    from replicator.rules.rule import Route
+    from replicator.rules.ruleset import Rules
+    from replicator.rules.tags import TagFilter
 
 __all__ = [
     "Asked",
@@ -24,8 +29,29 @@ __all__ = [
     "Rules",
     "Source",
     "TagFilter",
-    "collisions",
+    "find_collisions",
     "load",
     "load_credentials",
     "parse",
 ]
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "Credentials": "auth",
+        "load": "loading",
+        "load_credentials": "loading",
+        "parse": "loading",
+        "Matched": "narrowing",
+        "Narrowing": "narrowing",
+        "Asked": "request",
+        "Collision": "request",
+        "CopyRequest": "request",
+        "Explanation": "request",
+        "Source": "request",
+        "find_collisions": "request",
+        "Route": "rule",
+        "Rules": "ruleset",
+        "TagFilter": "tags",
+    },
+)

@@ -166,7 +166,7 @@ class Collision:
         return f"{self.destination} would come from {' and from '.join(map(str, self.sources))}"
 
 
-def collisions(requests: Iterable[CopyRequest]) -> list[Collision]:
+def find_collisions(requests: Iterable[CopyRequest]) -> list[Collision]:
     """Return the collisions among ``requests``, sorted by destination.
 
     Destinations by digest never collide: equal digests are equal content.

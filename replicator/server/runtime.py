@@ -14,8 +14,6 @@ from replicator.queue import (
     Worker,
     embedded_server,
 )
-from replicator.replication.job import describe
-from replicator.replication.transfer import access_by, open_registries
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -64,6 +62,9 @@ async def open_copier(
         queue: whose Redis holds what is shared.
         observer: told of every request.
     """
+    # Imported here: commands that only look into the queue have no use for the copy engine.
+    from replicator.replication.transfer import access_by, open_registries
+
     async with (
         aclosing(RedisSelectionStore(queue)) as memory,
         open_registries(settings, access_by(rules.credentials), RedisBlobLocks(queue), memory, observer) as opened,
@@ -97,6 +98,8 @@ def make_worker(
         policy: when a failed copy is retried.
         observer: told of every finished attempt.
     """
+    from replicator.replication.job import describe
+
     return Worker(
         queue,
         handler,

@@ -52,18 +52,20 @@ def test_no_pace_is_below_nothing_and_none_needs_more_than_half_a_minute(marks: 
 def test_a_line_says_how_far_it_is_how_fast_and_what_is_under_way() -> None:
     report = Report(listed=120)
     progress = ProgressView(report)
-    progress.look(0.0, ())
+    progress.update(0.0, ())
     assert progress.line() == "0 of 120 tags done (still listing), 0 bytes copied"
     for number in range(40):
         outcome = RowOutcome.FAILED if number == 0 else RowOutcome.COPIED
         report.add(Row(f"a:{number}", f"b:{number}", outcome, bytes=1_000_000))
-    progress.look(20.0, running("b:40", "b:41", size=5_000_000))
+    progress.update(20.0, running("b:40", "b:41", size=5_000_000))
     assert progress.line() == (
         "40 of 120 tags done (still listing), 1 failed, 50.0 MB copied, 2.5 MB/s, about 40 s left for these, "
-        "now b:40 b:41"
+        "copying b:40 b:41"
     )
     report.complete = True
-    assert progress.line().startswith("40 of 120 tags done, 1 failed, 50.0 MB copied, 2.5 MB/s, about 40 s left, now")
+    assert progress.line().startswith(
+        "40 of 120 tags done, 1 failed, 50.0 MB copied, 2.5 MB/s, about 40 s left, copying"
+    )
 
 
 def test_the_line_in_the_documentation_is_one() -> None:
@@ -74,27 +76,27 @@ def test_the_line_in_the_documentation_is_one() -> None:
     report.add(Row("a", "b", RowOutcome.COPIED, bytes=3_400_000_000 - 24_100_000 * 30))
     for _ in range(886):
         report.add(Row("a", "b", RowOutcome.UP_TO_DATE))
-    progress.look(0.0, ())
+    progress.update(0.0, ())
     for number in range(363):
         report.add(Row("a", "b", RowOutcome.FAILED if number < 2 else RowOutcome.UP_TO_DATE))
-    progress.look(30.0, running(f"{ACR}/team-mirror/app:v7", size=24_100_000 * 30))
+    progress.update(30.0, running(f"{ACR}/team-mirror/app:v7", size=24_100_000 * 30))
     assert progress.line() == example.strip()
 
 
 def test_what_is_in_place_has_a_pace_in_tags() -> None:
     report = Report(listed=1000, complete=True)
     progress = ProgressView(report)
-    progress.look(0.0, ())
+    progress.update(0.0, ())
     for number in range(500):
         report.add(Row(f"a:{number}", f"b:{number}", RowOutcome.UP_TO_DATE))
-    progress.look(1.0, ())
+    progress.update(1.0, ())
     assert progress.line() == "500 of 1000 tags done, 0 bytes copied, 500 tags/s, about 1 s left"
 
 
 def test_a_terminal_shows_some_of_what_is_under_way_and_no_markup_of_others() -> None:
     report = Report(listed=9, complete=True)
     progress = ProgressView(report)
-    progress.look(0.0, running(*(f"acr/[bold]{number}:\x1b[31mv1" for number in range(8))))
+    progress.update(0.0, running(*(f"acr/[bold]{number}:\x1b[31mv1" for number in range(8))))
     text = drawn(progress)
     assert text.count("copying acr/[bold]") == 5
     assert "and 3 more" in text

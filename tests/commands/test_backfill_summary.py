@@ -82,18 +82,18 @@ def test_the_plan_says_why_something_is_not_copied_and_folds_no_name_where_there
     [
         ({}, "Done in 3.2 s"),
         ({"interrupted": True}, "Interrupted after 3.2 s"),
-        ({"failed_fast": True}, "Ended at the first failure after 3.2 s"),
-        ({"failed_fast": True, "broken_off": True}, "Broken off after 3.2 s"),
+        ({"failed_fast": True}, "Stopped at the first failure after 3.2 s"),
+        ({"failed_fast": True, "broken_off": True}, "Aborted after 3.2 s"),
     ],
 )
 def test_the_summary_says_how_the_run_ended_and_what_is_left_to_do(fields: dict[str, bool], head: str) -> None:
     text = summarised(report_of(Row("a", "b", RowOutcome.COPIED), **fields))
     assert head in text
-    assert "What " not in text
+    assert "Still queued" not in text
     outcomes = [RowOutcome.QUEUED, RowOutcome.NOT_BEGUN, RowOutcome.NOT_BEGUN]
     text = summarised(report_of(*(Row("a", "b", outcome) for outcome in outcomes), **fields))
-    assert "What is queued (1) is copied by the next worker or backfill" in text
-    assert "What was not begun (2) needs another backfill" in text
+    assert "Still queued: 1; the next worker or backfill copies them" in text
+    assert "Not started: 2; run the backfill again to copy them" in text
 
 
 def test_a_plan_of_any_length_is_printed_sorted() -> None:
@@ -107,16 +107,16 @@ def test_failures_without_number_are_told_as_far_as_a_person_reads() -> None:
     report = report_of(*(Row(f"a:{number}", "b", RowOutcome.FAILED, error="no") for number in range(MAX_FAILURES + 7)))
     text = summarised(report)
     assert len(report.failures) == text.count("-> b") == MAX_FAILURES
-    assert "and 7 more after the first 1000: --report has them all" in text
+    assert "and 7 more after the first 1000: --report lists them all" in text
     assert "1007  failed" in text
 
 
 def test_the_summary_says_what_was_not_looked_at() -> None:
     report = report_of(Row("a", "b", RowOutcome.UP_TO_DATE), complete=False)
-    assert "Set before" not in summarised(report)
+    assert "Skipped as older" not in summarised(report)
     report.older, report.trusted = 3, 1
     text = summarised(report)
-    assert "1  up to date (1 not asked, as seen lately)" in text
-    assert "Set before --since, and not looked at: 3" in text
-    assert "The list was not read to its end" in text
-    assert "The list was" not in summarised(report_of())
+    assert "1  up to date (1 recently verified, not checked again)" in text
+    assert "Skipped as older than --since: 3" in text
+    assert "The list of tags is incomplete" in text
+    assert "The list of tags" not in summarised(report_of())

@@ -2,37 +2,79 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from replicator.commands import COMMANDS, load_command
+from replicator.commands import COMMANDS, app, load_command
 
 HEAVY = (
-    "replicator.queue",
-    "replicator.rules",
-    "replicator.registry",
-    "replicator.replication.backfill",
-    "arq",
-    "redis",
-    "starlette",
+    *("replicator.queue", "replicator.rules.loading", "replicator.registry.client", "replicator.copy.engine"),
+    *("replicator.replication.backfill", "replicator.server.app", "replicator.harbor.api"),
+    *("aiohttp", "arq", "redis", "starlette", "uvicorn", "prometheus_client", "jinja2", "pydantic", "yaml", "rich"),
 )
+PROGRAM = f"""
+import atexit, sys
+atexit.register(lambda: print("loaded:", *(name for name in {HEAVY!r} if name in sys.modules)))
+from replicator.__main__ import main
+main()
+"""
+ABSENT = "127.0.0.1:1"
+"""Nobody listens there."""
 
 
 @pytest.mark.parametrize(
-    ("module", "loads"),
+    ("arguments", "loaded"),
     [
-        ("replicator.commands", ()),
-        ("replicator.commands.copy", ("replicator.registry",)),
+        (["--version"], set()),
+        (["--help"], {"rich"}),
+        (["health", "--listen", ABSENT], {"aiohttp", "pydantic", "rich"}),
+        (["status"], {"replicator.queue", "arq", "pydantic", "redis", "rich"}),
+        (["failures"], {"replicator.queue", "arq", "pydantic", "redis", "rich"}),
+        (
+            ["copy", f"{ABSENT}/a/b:1", f"{ABSENT}/c/d:1", "--insecure", ABSENT],
+            {"replicator.registry.client", "replicator.copy.engine", "aiohttp", "pydantic", "rich"},
+        ),
+        (
+            ["explain", "h.example.com/a/b:1", "--config", "rules.json"],
+            {"replicator.rules.loading", "pydantic", "rich", "yaml"},
+        ),
     ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_a_copy_of_one_image_loads_neither_queue_nor_web_server_nor_rules(module: str, loads: tuple[str, ...]) -> None:
-    script = f"import sys, {module}; print(*(name for name in {HEAVY!r} if name in sys.modules))"
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert tuple(ended.stdout.split()) == loads
+def test_a_command_loads_only_what_it_needs(arguments: list[str], loaded: set[str], tmp_path: Path) -> None:
+    auth = {"h.example.com": {"anonymous": True}}
+    (tmp_path / "rules.json").write_text(
+        json.dumps({"auth": auth, "images": {"h.example.com/a/b": "h.example.com/c/d"}})
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "REPLICATOR_STATE_DIR": str(tmp_path / "absent")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    # The rest of the output is a command's own; what is loaded is printed at the very end.
+    assert set(ended.stdout.rpartition("loaded:")[2].split()) == loaded, ended.stderr
+
+
+def test_a_value_of_the_wrong_type_is_refused_with_its_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments, says in (
+        (["copy", "only-one"], "DESTINATION"),
+        (["status", "--watch", "0"], "0.1"),
+        (["serve", "--log-level", "loud"], "--log-level"),
+        (["serve", "--concurrency", "many"], "--concurrency"),
+    ):
+        ended = CliRunner().invoke(app, arguments)
+        assert ended.exit_code == 2
+        assert says in ended.output.upper() + ended.output
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -48,7 +90,7 @@ def test_output_to_a_full_disk_is_told_and_a_failure(arguments: list[str]) -> No
         command = [sys.executable, "-m", "replicator", *arguments]
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     assert ended.returncode == 1
-    assert ended.stderr == "replicator: what it says can't be written: No space left on device\n"
+    assert ended.stderr == "replicator: can't write the output: No space left on device\n"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["schema"]])

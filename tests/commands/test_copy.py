@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from rich.console import Console
 
 from replicator.commands import copy as command
 from replicator.copy import Outcome, Result
 from replicator.copy.options import VERBATIM, CopyOptions
 from replicator.errors import OK
 from replicator.reference import Reference
+from replicator.registry import Access
 from replicator.settings import load_settings
 
 if TYPE_CHECKING:
@@ -22,7 +21,9 @@ SOURCE, DESTINATION = Reference.parse("h.example.com/a/b:1"), Reference.parse("r
 SHA = "sha256:" + "a" * 64
 
 
-async def said(outcome: Outcome, monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[list[str], CopyOptions]:
+async def said(
+    outcome: Outcome, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *options: CopyOptions
+) -> tuple[list[str], CopyOptions]:
     """The lines that are printed when a copy ends so, and what of the image was asked for."""
     asked: list[CopyOptions] = []
 
@@ -31,12 +32,9 @@ async def said(outcome: Outcome, monkeypatch: pytest.MonkeyPatch, **options: Any
         return outcome
 
     monkeypatch.setattr(command, "transfer", transfer)
-    out = io.StringIO()
-    code = await command.copy_one(
-        load_settings(), None, SOURCE, DESTINATION, insecure=(), out=Console(file=out), **options
-    )
+    code = await command.copy_one(load_settings(), lambda _: Access(), SOURCE, DESTINATION, *options)
     assert code == OK
-    return out.getvalue().splitlines(), asked[0]
+    return capsys.readouterr().out.splitlines(), asked[0]
 
 
 def ended(result: Result, **values: Any) -> Outcome:
@@ -44,7 +42,7 @@ def ended(result: Result, **values: Any) -> Outcome:
 
 
 COPIED = (
-    f"copied {SOURCE} to {DESTINATION}: {SHA}, 0 bytes in 0.0 s; blobs: 0 sent, 0 mounted, 0 there already; manifests: "
+    f"copied {SOURCE} to {DESTINATION}: {SHA}, 0 bytes in 0.0 s; blobs: 0 sent, 0 mounted, 0 already there; manifests: "
 )
 
 
@@ -60,15 +58,21 @@ COPIED = (
         (ended(Result.SKIPPED, note="no such platform"), f"skipped: {SOURCE}: no such platform"),
     ],
 )
-async def test_a_copy_is_told_in_one_sentence(outcome: Outcome, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert await said(outcome, monkeypatch) == ([line], VERBATIM)
+async def test_a_copy_is_told_in_one_sentence(
+    outcome: Outcome, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await said(outcome, monkeypatch, capsys) == ([line], VERBATIM)
 
 
-async def test_every_warning_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines, _ = await said(ended(Result.UP_TO_DATE, warnings=("a [b]", "c")), monkeypatch)
+async def test_every_warning_has_a_line_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines, _ = await said(ended(Result.UP_TO_DATE, warnings=("a [b]", "c")), monkeypatch, capsys)
     assert lines[1:] == ["Warning: a [b]", "Warning: c"]
 
 
-async def test_what_of_the_image_is_asked_for_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_of_the_image_is_asked_for_reaches_the_engine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = CopyOptions(signatures=True)
-    assert (await said(ended(Result.COPIED), monkeypatch, options=options))[1] == options
+    assert (await said(ended(Result.COPIED), monkeypatch, capsys, options))[1] == options

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from replicator.commands import app, backfill, copy
 from replicator.commands import options as preparing
-from replicator.commands.options import chosen, wished
+from replicator.commands.backfill import platforms_of
+from replicator.commands.copy import copy_options
 from replicator.copy.options import VERBATIM, Attestations, CopyOptions
 from replicator.errors import ConfigError
 from replicator.reference import Platform, Reference
@@ -18,36 +19,34 @@ from tests.rules.building import HARBOR, text_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from replicator.rules import Rules
-
 ACR = Reference.parse("registry.cn-beijing.aliyuncs.com/a/b:1")
 PLAIN = Reference.parse("registry.example.com/a/b:1")
 
 
 def test_without_a_word_everything_is_copied_but_what_acr_refuses() -> None:
-    assert chosen(PLAIN, None, None, signatures=False) == VERBATIM
-    assert chosen(ACR, None, None, signatures=False) == CopyOptions(attestations=Attestations.STRIP_REFUSED)
+    assert copy_options(PLAIN, None, None, signatures=False) == VERBATIM
+    assert copy_options(ACR, None, None, signatures=False) == CopyOptions(attestations=Attestations.STRIP_REFUSED)
 
 
 def test_each_option_says_its_part() -> None:
-    options = chosen(ACR, ["linux/arm64/v8", "linux/amd64"], "fail", signatures=True)
+    options = copy_options(ACR, ["linux/arm64/v8", "linux/amd64"], "fail", signatures=True)
     platforms = (Platform("linux", "amd64"), Platform("linux", "arm64", "v8"))
     assert options == CopyOptions(platforms, Attestations.FAIL, signatures=True)
 
 
 @pytest.mark.parametrize("word", ["keep", "strip", "fail"])
 def test_a_word_on_attestations_holds_whatever_the_destination(word: str) -> None:
-    assert chosen(ACR, None, word, signatures=False) == chosen(PLAIN, None, word, signatures=False)
-    assert chosen(ACR, None, word, signatures=False).attestations == word
+    assert copy_options(ACR, None, word, signatures=False) == copy_options(PLAIN, None, word, signatures=False)
+    assert copy_options(ACR, None, word, signatures=False).attestations == word
 
 
 def test_under_a_digest_no_byte_changes() -> None:
     digest = Reference.parse(f"registry.cn-beijing.aliyuncs.com/a/b@sha256:{'a' * 64}")
-    assert chosen(digest, None, None, signatures=False) == VERBATIM
-    assert chosen(digest, ["*/*"], "fail", signatures=True) == CopyOptions((), Attestations.FAIL, signatures=True)
+    assert copy_options(digest, None, None, signatures=False) == VERBATIM
+    assert copy_options(digest, ["*/*"], "fail", signatures=True) == CopyOptions((), Attestations.FAIL, signatures=True)
     for platforms, word, option in ((["linux/amd64"], None, "--platform"), (None, "strip", "--attestations")):
         with pytest.raises(ConfigError, match="name a tag there") as caught:
-            chosen(digest, platforms, word, signatures=False)
+            copy_options(digest, platforms, word, signatures=False)
         assert [problem.path for problem in caught.value.problems] == [option]
 
 
@@ -67,7 +66,7 @@ def test_under_a_digest_no_byte_changes() -> None:
 def test_os_and_arch_make_every_pair(
     systems: list[str] | None, architectures: list[str] | None, wishes: list[str]
 ) -> None:
-    assert [str(platform) for platform in wished(systems, architectures)] == wishes
+    assert [str(platform) for platform in platforms_of(systems, architectures)] == wishes
 
 
 @pytest.mark.parametrize(
@@ -88,13 +87,13 @@ def test_a_wrong_list_is_told_with_its_option(
     systems: list[str] | None, architectures: list[str] | None, option: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        wished(systems, architectures)
+        platforms_of(systems, architectures)
     assert [problem.path for problem in caught.value.problems] == [option]
 
 
 def test_a_wrong_platform_is_told_with_its_option() -> None:
     with pytest.raises(ConfigError) as caught:
-        chosen(PLAIN, ["linux/amd64", "linux"], None, signatures=False)
+        copy_options(PLAIN, ["linux/amd64", "linux"], None, signatures=False)
     assert [problem.path for problem in caught.value.problems] == ["--platform"]
 
 
@@ -123,8 +122,8 @@ def test_copy_asks_for_what_its_options_say(
 ) -> None:
     asked: list[CopyOptions] = []
 
-    async def copy_one(*_: Any, options: CopyOptions, **__: Any) -> int:
-        asked.append(options)
+    async def copy_one(*given: Any) -> int:
+        asked.append(given[-1])
         return 0
 
     monkeypatch.setattr(copy, "copy_one", copy_one)
@@ -137,8 +136,8 @@ def test_backfill_gives_its_wishes_to_the_rules_without_platforms(alone: Path, m
     (alone / "rules.json").write_text(text_of({f"{HARBOR}/a/b": [own, "registry.example.com/b"]}))
     asked: list[CopyOptions] = []
 
-    async def run_backfill(_: object, rules: Rules, **__: Any) -> int:
-        asked.extend(request.options for request in rules.destinations(Reference.parse(f"{HARBOR}/a/b:1")))
+    async def run_backfill(given: backfill.BackfillRequest, **_: Any) -> int:
+        asked.extend(request.options for request in given.rules.destinations(Reference.parse(f"{HARBOR}/a/b:1")))
         return 0
 
     monkeypatch.setattr(backfill, "run_backfill", run_backfill)

@@ -7,10 +7,10 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from replicator.commands.failures import failures_table, letter_json
-from replicator.commands.status import drawn
+from replicator.commands.status import draw_status
 from replicator.console import age, document, iso, page, plain
 from replicator.errors import ErrorClass
 from replicator.queue import (
@@ -61,9 +61,9 @@ def letter(message: str = "denied", *, lost: bool = False) -> DeadLetter:
     return DeadLetter(REFERENCE, Lane.EVENTS, payload, ErrorClass.PERMANENT, message, 3, NOON, NOON)
 
 
-def printed(what: object, *, terminal: bool = False, width: int = 80) -> str:
+def printed(what: Status | RenderableType, *, terminal: bool = False, width: int = 80) -> str:
     out = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None, legacy_windows=False)
-    page(drawn(what) if isinstance(what, Status) else what, out)  # type: ignore[arg-type]  # rich's own protocol is wider than its type
+    page(draw_status(what) if isinstance(what, Status) else what, out)
     assert isinstance(out.file, io.StringIO)
     return out.file.getvalue()
 
@@ -84,7 +84,7 @@ def test_times_in_json_are_utc_with_milliseconds() -> None:
 def test_everything_about_the_queue_is_in_the_tables() -> None:
     shown = printed(status(waits=1))
     for part in (
-        "unix:///state/valkey.sock", "1 worker", "10000", "4 given up: replicator failures", REFERENCE,
+        "unix:///state/valkey.sock", "1 worker", "10000", "4 dead letters: replicator failures", REFERENCE,
         "1 min", "1.5 MB", "it said 503", "h:1", "2 h", "1 of 8", "0 of 5", "stopping",
     ):  # fmt: skip
         assert part in shown, part

@@ -42,8 +42,8 @@ async def test_the_first_failure_ends_the_run_and_leaves_nothing_in_the_queue(ho
     ended = await replicator("backfill", "--config", rules, "--proc=1", *FAST, cwd=house.directory)
     assert ended.code == 1, ended.said
     assert outcomes(house) == {"failed": 1, "not begun": 5}
-    assert "Ended at the first failure after" in ended.out
-    assert "What was not begun (5) needs another backfill" in ended.out
+    assert "Stopped at the first failure after" in ended.out
+    assert "Not started: 5; run the backfill again to copy them" in ended.out
     assert house.acr.faults.log.count("PUT", "/manifests/", 201) == 0
     status = await replicator("status", "--json", cwd=house.directory)
     assert json.loads(status.out)["lanes"]["backfill"] == {"queued": 0, "running": 0, "waiting": 0}
@@ -106,8 +106,8 @@ async def test_the_summary_of_an_interrupted_run_accounts_for_every_tag(house: H
     house.acr.faults.add(Fault(Delay(3600), "HEAD", "/manifests/v(?!19$)", times=None))
     out = await interrupted(house, rules, lambda: house.acr.faults.log.count("PUT", "/manifests/v", 201))
     assert outcomes(house) == {"copied": 1, "not begun": 19}
-    assert "What was not begun (19) needs another backfill" in out
-    assert "What is queued" not in out
+    assert "Not started: 19; run the backfill again to copy them" in out
+    assert "Still queued" not in out
 
 
 async def test_interrupted_while_it_lists_it_accounts_for_what_was_listed(house: House) -> None:
@@ -121,7 +121,7 @@ async def test_interrupted_while_it_lists_it_accounts_for_what_was_listed(house:
     out = await interrupted(house, rules, lambda: slow.hits and held.hits == 3)
     assert outcomes(house) == {"not begun": 3}
     assert "Interrupted after" in out
-    assert "The list was not read to its end" in out
+    assert "The list of tags is incomplete" in out
 
 
 async def test_a_queue_that_is_away_breaks_the_run_off_and_nothing_is_said_to_be_done(house: House) -> None:
@@ -141,5 +141,5 @@ async def test_a_queue_that_is_away_breaks_the_run_off_and_nothing_is_said_to_be
         ended = await backfill
     assert ended.code == 1, ended.said
     assert "can't take or give work" in ended.err
-    assert "Broken off after" in ended.out
+    assert "Aborted after" in ended.out
     assert outcomes(house) == {"not begun": 3}

@@ -140,7 +140,7 @@ async def test_since_looks_only_at_tags_that_were_set_since_then(house: House) -
     house.acr.faults.log.clear()
     ended = await replicator("backfill", "--config", rules, "--since=2999-01-01", cwd=house.directory)
     assert ended.code == 0, ended.said
-    assert "Set before --since, and not looked at: 2" in ended.out
+    assert "Skipped as older than --since: 2" in ended.out
     assert "matches nothing" not in ended.out
     assert house.acr.faults.log.count(None, "/manifests/") == 0
     ended = await replicator("backfill", "--config", rules, "--since=1h", cwd=house.directory)
@@ -157,13 +157,13 @@ async def test_options_that_contradict_each_other_or_mean_nothing_are_all_told_a
     )  # fmt: skip
     assert ended.code == 2
     for words in (
-        "--detach: queues copies, and --dry-run does not; not both",
-        "--fast: needs what the queue keeps, and --dry-run does without the queue; not both",
-        "--fast: leaves out what is right, and --force does not; not both",
-        "--report-format: is about --report, which is missing",
-        "--since: 'soon' is not a moment",
-        "--within: '1y' is not a duration",
+        "--detach: can't be combined with --dry-run, which queues nothing",
+        "--fast: can't be combined with --dry-run, which does not open the queue",
+        "--fast: can't be combined with --force, which also copies what is up to date",
+        "--report-format: requires --report",
+        "--since: 'soon' is no moment",
+        "--within: '1y' is no length of time",
     ):
         assert words in ended.err, ended.err
     ended = await replicator("backfill", "--config", rules, "--within=1h", cwd=house.directory)
-    assert "--within: is about --fast, which is missing" in ended.err
+    assert "--within: requires --fast" in ended.err

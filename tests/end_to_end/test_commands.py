@@ -90,10 +90,10 @@ async def test_explain_tells_what_of_an_image_is_copied_where_it_is_not_everythi
 
     what = "only linux/amd64, linux/arm64/v8; attestations that the registry refuses are left out; with signatures"
     assert await explained(":v1") == [
-        f"registry.cn-beijing.aliyuncs.com/team/app:v1 (if it is among the latest when it is copied; {what})",
+        f"registry.cn-beijing.aliyuncs.com/team/app:v1 (if it is among the latest when the copy starts; {what})",
         "registry.example.com/app:v1",
     ]
-    digest, waits = f"sha256:{'a' * 64}", "(if what it is about is at the destination when it is copied)"
+    digest, waits = f"sha256:{'a' * 64}", "(if the image it signs is at the destination when the copy starts)"
     assert await explained(f"@{digest}") == [f"registry.cn-beijing.aliyuncs.com/team/app@{digest} {waits}"]
     tag = f"sha256-{'a' * 64}.sig"
     assert await explained(f":{tag}") == [

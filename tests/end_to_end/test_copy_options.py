@@ -133,8 +133,8 @@ async def test_signatures_of_an_index_that_is_written_anew_are_told_not_to_hold(
         (["--attestations", "auto"], ":v1", "'keep', 'strip', 'fail'"),
         (["--attestations", ""], ":v1", "'keep', 'strip', 'fail'"),
         (["--signatures=yes"], ":v1", "--signatures"),
-        (["--platform", "linux/amd64"], f"@{BUILT.digest}", "--platform: what is left of an image has another digest"),
-        (["--attestations", "strip"], f"@{BUILT.digest}", "--attestations: what is left of an image has another"),
+        (["--platform", "linux/amd64"], f"@{BUILT.digest}", "--platform: changes the image's digest"),
+        (["--attestations", "strip"], f"@{BUILT.digest}", "--attestations: changes the image's digest"),
     ],
 )
 async def test_a_wrong_word_is_told_with_what_to_write_instead_and_nothing_is_asked(

@@ -77,7 +77,7 @@ async def test_what_acr_denies_is_listed_with_its_reason_and_copied_by_a_retry_o
         assert (retried.code, retried.out) == (0, f"queued again: {destination(house)}\n"), retried.said
         await serving.until("copy done", destination=destination(house), result="copied")
         assert await listed(house) == []
-        assert "nothing was given up" in (await ask(house)).out
+        assert "no dead letters" in (await ask(house)).out
     await verify_tree(house.behind_acr, "manual/app", "v1", image(1))
 
 
@@ -98,7 +98,7 @@ async def test_failures_are_forgotten_by_name_or_all_and_unknown_names_are_told(
         dropped = await ask(house, "drop", destination(house, "v1"), destination(house, "absent"))
         assert dropped.code == 1
         assert dropped.out == f"dropped: {destination(house, 'v1')}\n"
-        assert dropped.err == f"no failure of this destination: {destination(house, 'absent')}\n"
+        assert dropped.err == f"no dead letter with this destination: {destination(house, 'absent')}\n"
         assert {row["destination"] for row in await listed(house)} == {
             destination(house, "v2"),
             destination(house, "v3"),
@@ -123,7 +123,7 @@ async def test_without_a_running_replicator_the_queue_is_started_for_the_questio
     house.acr.create_repository("manual/app")
     retried = await ask(house, "retry", "--all")
     assert (retried.code, retried.out.count("queued again: ")) == (0, 2)
-    assert "no worker runs now" in retried.err
+    assert "no worker runs:" in retried.err
     async with running("serve", "--config", rules, cwd=house.directory) as serving:
         await serving.until("copy done", count=2, result="copied")
     assert await listed(house) == []

@@ -33,7 +33,7 @@ def rules(tmp_path: Path) -> Path:
 
 async def health(directory: Path, *arguments: str, **settings: str) -> int:
     ended = await replicator("health", *arguments, cwd=directory, settings=settings)
-    assert ("a replicator serves" in ended.err) == (ended.code == 0)
+    assert ("a replicator is alive" in ended.err) == (ended.code == 0)
     return ended.code
 
 

@@ -221,7 +221,7 @@ async def test_a_webhook_that_is_not_there_is_told(house: House) -> None:
         (None, "--url"),
         ("replicator.example.com/webhooks/harbor", "--url"),
         ("https://replicator.example.com", "has no path"),
-        ("https://u:hidden@replicator.example.com/webhooks/harbor", "no name and password"),
+        ("https://u:hidden@replicator.example.com/webhooks/harbor", "must not contain a user name"),
     ],
 )
 async def test_an_address_that_can_not_be_used_is_told(house: House, url: str | None, says: str) -> None:

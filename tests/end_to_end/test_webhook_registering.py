@@ -103,7 +103,7 @@ async def test_a_login_that_may_not_is_told_once_a_project_and_the_reconcile_goe
         await serving.until("reconcile done", count=3, unregistered=2)
         assert len(serving.said("webhook not registered")) == 2
         told = await replicator("status", cwd=house.directory)
-        assert "2 projects without a sure webhook policy" in told.out
+        assert "2 projects without a verified webhook policy" in told.out
         last = json.loads((await replicator("status", "--json", cwd=house.directory)).out)["reconcile"]["last"]
         assert (last["unregistered"], last["failed"], last["complete"]) == (2, 0, True)
         accounts = house.harbor.projects.accounts

@@ -14,7 +14,7 @@ from replicator.reference import Reference, Repository
 from replicator.registry import Access, Registries
 from replicator.replication.listing import Listing, ListingCollisions, collision_candidates
 from replicator.replication.tag_lists import TagInfo, TagLister, TagPage
-from replicator.rules import Rules, collisions
+from replicator.rules import Rules, find_collisions
 from tests.rules.building import HARBOR
 from tests.rules.test_properties import IMAGES, NAMES, SHA, TAGS, usable
 
@@ -86,7 +86,7 @@ def test_the_candidates_hold_every_collision(images: dict[str, Any], tags: dict[
     # Twice, as a listing does: when it reads ahead, and when it yields.
     for request in requests * 2:
         seen.add(request)
-    expected = {collision.destination: collision for collision in collisions(requests)}
+    expected = {collision.destination: collision for collision in find_collisions(requests)}
     assert {
         request.destination: collision for request in requests if (collision := seen.of(request)) is not None
     } == expected

@@ -149,7 +149,7 @@ def test_a_ca_file_is_found_beside_the_rules_and_must_hold_certificates(tmp_path
     trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
     (tmp_path / "empty.pem").write_text("")
     assert access_with(anonymous=True, ca_file=str(tmp_path / "ca.pem")).ca_file == tmp_path / "ca.pem"
-    assert "holds no certificates" in problem_with(anonymous=True, ca_file=str(tmp_path / "empty.pem"))
+    assert "contains no PEM certificates" in problem_with(anonymous=True, ca_file=str(tmp_path / "empty.pem"))
     assert "Is a directory" in problem_with(anonymous=True, ca_file=str(tmp_path))
 
 

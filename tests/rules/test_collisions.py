@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from replicator.errors import ConfigError
 from replicator.reference import Repository
-from replicator.rules import collisions
+from replicator.rules import find_collisions
 from tests.rules.building import ACR, HARBOR, PLAIN, goes_to, problems_of, rules_of
 
 SHA = "sha256:" + "a" * 64
@@ -150,7 +150,7 @@ def test_rules_for_single_repositories_without_complaint_never_collide(entries: 
         for name, tags in itertools.product(["a/x", "a/y", "b/x"], [TAGS, TAGS[:1], TAGS[1:]])
         for request in rules.requests(Repository(HARBOR, name), tags)
     ]
-    assert not collisions(requests)
+    assert not find_collisions(requests)
 
 
 def test_a_project_whose_name_is_too_long_for_any_repository_is_in_nobodys_way() -> None:

@@ -109,8 +109,8 @@ def test_auto_leaves_out_what_is_refused_at_acr_and_keeps_all_elsewhere(
     [
         ({"platform": "linux/amd64"}, ".platform: unknown key; did you mean platforms?"),
         ({"platforms": []}, '.platforms: is empty; remove it, or write "*/*" for all'),
-        ({"platforms": ["linux/amd64", "arm64"]}, ".platforms[1]: 'arm64' is no platform: write os/architecture"),
-        ({"platforms": "linux/amd64,linux/arm64"}, ".platforms: 'linux/amd64,linux/arm64' is no platform"),
+        ({"platforms": ["linux/amd64", "arm64"]}, ".platforms[1]: 'arm64' is not a platform: write os/architecture"),
+        ({"platforms": "linux/amd64,linux/arm64"}, ".platforms: 'linux/amd64,linux/arm64' is not a platform"),
         ({"platforms": {"linux": "amd64"}}, ".platforms: must be a string, not a mapping"),
         ({"platforms": None}, ".platforms: must be a string, not nothing"),
         (

@@ -9,7 +9,7 @@ import pytest
 
 from replicator.copy.options import Attestations, CopyOptions
 from replicator.reference import Platform, Reference, Repository
-from replicator.rules import Collision, CopyRequest, TagFilter, collisions
+from replicator.rules import Collision, CopyRequest, TagFilter, find_collisions
 from tests.rules.building import ACR, HARBOR, PLAIN, goes_to, rules_of
 
 SHA = "sha256:" + "a" * 64
@@ -283,11 +283,11 @@ def test_collisions_are_found_among_requests() -> None:
         for name in ("a/b-c", "a-b/c", "a/b")
         for request in rules.requests(Repository(HARBOR, name), ["1", "2"])
     ]
-    assert [str(collision) for collision in collisions(requests)] == [
+    assert [str(collision) for collision in find_collisions(requests)] == [
         f"{ACR}/ns/a-b-c:{tag} would come from {HARBOR}/a-b/c:{tag} and from {HARBOR}/a/b-c:{tag}" for tag in "12"
     ]
-    assert collisions(requests[:2]) == []
-    assert isinstance(collisions(requests)[0], Collision)
+    assert find_collisions(requests[:2]) == []
+    assert isinstance(find_collisions(requests)[0], Collision)
 
 
 def test_only_rules_that_can_be_about_a_repository_are_looked_at() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from replicator.copy.options import CopyOptions
 from replicator.errors import ConfigError
 from replicator.reference import Reference, Repository, is_signature_tag
-from replicator.rules import CopyRequest, Rules, TagFilter, collisions
+from replicator.rules import CopyRequest, Rules, TagFilter, find_collisions
 from tests.rules.building import HARBOR, PLAIN, rules_of
 
 HEX = "a" * 64
@@ -126,7 +126,7 @@ def test_two_images_with_one_signature_collide_at_one_destination() -> None:
     requests = [
         request for name in ("a/b", "a/c") for request in rules.requests(Repository(HARBOR, name), SIGNATURES[1:2])
     ]
-    assert [str(clash.destination) for clash in collisions(requests)] == [f"{PLAIN}/x:{SIGNATURES[1]}"]
+    assert [str(clash.destination) for clash in find_collisions(requests)] == [f"{PLAIN}/x:{SIGNATURES[1]}"]
 
 
 @pytest.mark.parametrize(

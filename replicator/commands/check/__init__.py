@@ -1,13 +1,7 @@
-"""What a run would need, tried before it: registries, logins, lists, pushes, the queue and the webhook.
-
-``replicator check``: all probes at once, and what they found as a table or as JSON.
-
-``replicator check``, which tries what a run would need.
-"""
+"""``replicator check``: test everything that a run needs, without copying anything."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -21,15 +15,17 @@ from replicator.commands.options import (
     Auth,
     Config,
     Images,
+    Json,
     Namespace,
+    Only,
     RedisUrl,
     Registry,
     StateDir,
-    given_rules,
-    prepared_settings,
+    rules_of,
     run,
+    settings_of,
 )
-from replicator.console import document, page, plain
+from replicator.console import document, page, plain, say
 from replicator.errors import FAILED, OK
 from replicator.queue.connection import open_redis
 from replicator.registry import Registries, Timing
@@ -37,29 +33,38 @@ from replicator.replication.transfer import access_by
 from replicator.rules import Narrowing, Rules
 from replicator.settings import Settings
 
-__all__ = ["run_checks"]
-
 _TIMING = Timing(connect=8, read=8, write=8, commit=8, tag=8, attempts=1)
 _NARROW = 120
-"""Columns."""
+"""Columns below which a finding takes two lines."""
 _MARKS = {FindingState.OK: "✓", FindingState.FAILED: "✗", FindingState.NOT_TRIED: "\N{EN DASH}"}
 
 
-async def run_checks(settings: Settings, rules: Rules, narrowing: Narrowing, *, as_json: bool, out: Console) -> int:
-    """Try everything that a run would need, and print what was found.
+def check(
+    context: typer.Context,
+    config: Config = None,
+    auth: Auth = None,
+    images: Images = None,
+    registry: Registry = None,
+    namespace: Namespace = None,
+    only: Only = None,
+    as_json: Json = False,
+    redis_url: RedisUrl = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Test hosts, logins, permissions, queue and webhook, and explain how to fix what fails; copies nothing."""
+    settings = settings_of(context, quiet=True)
+    rules = rules_of(context, settings)
+    run(run_checks(settings, rules, Narrowing(rules, only or ()), as_json=as_json, out=Console()))
 
-    Args:
-        settings: of the run.
-        rules: of the run.
-        narrowing: what is meant of the rules.
-        as_json: print JSON instead of a table.
-        out: where.
+
+async def run_checks(settings: Settings, rules: Rules, narrowing: Narrowing, *, as_json: bool, out: Console) -> int:
+    """Run all probes at once, and print the findings as a table or as JSON.
 
     Returns:
-        An exit code: 1 if anything would fail.
+        The exit code: `FAILED` if a probe failed.
 
     Raises:
-        ConfigError: the URL of Redis is of no known form.
+        ConfigError: the Redis URL is malformed.
     """
     if settings.redis_url is not None:
         await open_redis(settings.redis_url.get_secret_value()).close()
@@ -74,41 +79,14 @@ async def run_checks(settings: Settings, rules: Rules, narrowing: Narrowing, *, 
 
 
 def show(found: Iterable[Finding], out: Console) -> None:
-    """Print what was found: a row each, or where a terminal is too narrow for names and reasons side by side, two.
-
-    Args:
-        found: what.
-        out: where.
-    """
+    """Print the findings, one line each; on a narrow terminal two, with the message below the name."""
     if out.is_terminal and out.width < _NARROW:
         for finding in found:
-            # Not broken into lines: a name in two parts can't be copied from a terminal.
-            out.print(plain(f"{_MARKS[finding.state]} {finding.name}: {finding.subject}"), soft_wrap=True)
+            # Names are never wrapped: a name in two lines can't be copied from a terminal.
+            say(f"{_MARKS[finding.state]} {finding.name}: {finding.subject}", out)
             out.print(Padding(plain(finding.message), (0, 0, 0, 4)))
         return
-    table = Table("", "what", "where", "found", box=None, pad_edge=False)
+    table = Table("", "check", "subject", "result", box=None, pad_edge=False)
     for finding in found:
         table.add_row(_MARKS[finding.state], finding.name, plain(finding.subject), plain(finding.message))
     page(table, out)
-
-
-def check(
-    config: Config = None,
-    auth: Auth = None,
-    images: Images = None,
-    registry: Registry = None,
-    namespace: Namespace = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN", help="Only sources like this, e.g. team/** or team/app:v1*; repeatable."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    redis_url: RedisUrl = None,
-    state_dir: StateDir = None,
-) -> None:
-    """Try everything a run would need, without copying anything, and say what to do about what fails."""
-    settings = prepared_settings(
-        None, quiet=True, config=config, auth=auth, images=images, redis_url=redis_url, state_dir=state_dir
-    )
-    rules = given_rules(settings, registry, namespace)
-    run(run_checks(settings, rules, Narrowing(rules, only or ()), as_json=as_json, out=Console()))

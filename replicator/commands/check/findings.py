@@ -1,7 +1,4 @@
-"""What a probe is, and what it finds.
-
-Whether clocks agree.
-"""
+"""Probes and their findings, and the comparison of clocks that several probes make."""
 
 from __future__ import annotations
 
@@ -19,11 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
 PROBE_SECONDS = 10.0
-"""What one probe may take."""
+"""Timeout of one probe."""
+_TOLERATED_SECONDS = 60.0
+"""Difference between two clocks that does no harm."""
 
 
 class FindingState(StrEnum):
-    """How a probe ended."""
+    """The result of a probe."""
 
     OK = "ok"
     FAILED = "failed"
@@ -32,13 +31,13 @@ class FindingState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the answer.
+    """One line of the output.
 
     Attributes:
-        name: what was tried, e.g. ``push``.
-        subject: at what: a host, a rule, a repository.
-        state: how it ended.
-        message: what was seen; of a failure, with what to do.
+        name: the kind of probe, e.g. ``push``.
+        subject: a host, a rule, a repository or an address.
+        state: the result.
+        message: what was found; for a failure, also what to do.
     """
 
     name: str
@@ -49,12 +48,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Something to try.
+    """A probe that has not run yet.
 
     Attributes:
-        name: what is tried.
-        subject: at what.
-        run: tries it; what it raises of this package's errors becomes a failure.
+        name: the name of its finding.
+        subject: the subject of its finding.
+        run: runs it; a `ReplicatorError` becomes a finding.
     """
 
     name: str
@@ -62,39 +61,36 @@ class Probe:
     run: Callable[[], Awaitable[Iterable[Finding]]]
 
 
-async def tried(probe: Probe, seconds: float = PROBE_SECONDS) -> list[Finding]:
-    """Run a probe within its deadline, in seconds; return what it found, or its failure."""
+async def run_probe(probe: Probe, seconds: float = PROBE_SECONDS) -> list[Finding]:
+    """Run a probe with a timeout; return its findings, or its failure as one."""
     try:
         async with asyncio.timeout(seconds):
             return list(await probe.run())
     except ReplicatorError as error:
         message = "; ".join([explained(error), *getattr(error, "__notes__", ())])
     except TimeoutError:
-        message = f"not answered within {seconds:g} s: is it reachable from here, and not overloaded?"
+        message = f"no answer within {seconds:g} s: check that it is reachable from here and not overloaded"
     return [Finding(probe.name, probe.subject, FindingState.FAILED, message)]
 
 
-_TOLERATED_SECONDS = 60.0
-
-
-def clock_complaint(theirs: datetime, ours: datetime, who: str, hurts: str) -> str | None:
-    """Say what to do about clocks that are a minute or more apart; None if they agree.
+def clock_problem(theirs: datetime, ours: datetime, other: str, effect: str) -> str | None:
+    """Describe clocks that differ by a minute or more; None if they agree.
 
     Args:
         theirs: the other side's time.
-        ours: this machine's at that moment.
-        who: the other side.
-        hurts: what goes wrong by that.
+        ours: this machine's time at that moment.
+        other: the name of the other side.
+        effect: what the difference breaks.
     """
     ahead = (theirs - ours).total_seconds()
     if abs(ahead) < _TOLERATED_SECONDS:
         return None
     way = "ahead of" if ahead > 0 else "behind"
-    return f"the clock of {who} is {abs(ahead):.0f} s {way} this machine's: {hurts}; set both by NTP"
+    return f"the clock of {other} is {abs(ahead):.0f} s {way} this machine's: {effect}; synchronize both by NTP"
 
 
 def parse_date(header: str | None) -> datetime | None:
-    """Read a ``Date`` header (RFC 9110, section 6.6.1); None if there is none that can be read."""
+    """Parse a ``Date`` header (RFC 9110, section 6.6.1); None if it is missing or malformed."""
     if header is None:
         return None
     try:

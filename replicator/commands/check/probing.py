@@ -1,4 +1,4 @@
-"""All probes of one check: what is tried, and what follows from what was found."""
+"""The probes of one check and their order: a registry whose login fails is not probed further."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
-from replicator.commands.check.findings import Finding, FindingState, Probe, tried
+from replicator.commands.check.findings import Finding, FindingState, Probe, run_probe
 from replicator.commands.check.queue import try_redis, try_state_directory
 from replicator.commands.check.registries import log_in, look_at_artifacts, look_at_certificate, look_for, try_push
 from replicator.commands.check.webhook import Expected, judge_webhook, look_at_policies, reach_receiver, try_address
@@ -25,18 +25,11 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 16
 _MAX_NAMED = 5
-_CLOSED = "its registry can't be used"
+_CLOSED = "skipped: the registry can't be used"
 
 
 class Check:
-    """One check.
-
-    Args:
-        settings: of the run.
-        rules: of the run.
-        narrowing: what is meant of the rules.
-        registries: the way to their hosts.
-    """
+    """One check of settings and rules, narrowed to some of their sources."""
 
     def __init__(self, settings: Settings, rules: Rules, narrowing: Narrowing, registries: Registries) -> None:
         self._settings = settings
@@ -50,26 +43,26 @@ class Check:
         self._listed: dict[tuple[str, str, bool], Repository] = {}
 
     async def run(self) -> list[Finding]:
-        """Try everything; return what was found, what is on this side last."""
+        """Run all probes; return their findings, those of this machine last."""
         sources = self._narrowing.sources()
         named = self._rules.hosts_of({key for source in sources for key in source.rules})
         async with asyncio.TaskGroup() as group:
             local = [group.create_task(self._try(probe)) for probe in self._local_probes()]
-            # Where a source can't be listed its destinations are not known, but their hosts are.
-            places = [Repository(host, "x/x") for host in sorted(named)]
+            # If a source can't be listed, its destinations are unknown. Their hosts are still worth a login.
+            probed = [Repository(host, "x/x") for host in sorted(named)]
             hosts = [
-                group.create_task(self._login(each)) for each in places if self._rules.credentials(each) is not None
+                group.create_task(self._login(each)) for each in probed if self._rules.credentials(each) is not None
             ]
             listing = [group.create_task(self._source(source)) for source in sources]
-            telling = group.create_task(self._policies(sources))
+            policies = group.create_task(self._policies(sources))
         async with asyncio.TaskGroup() as group:
             artifacts = [
                 group.create_task(self._artifacts(repository, whole=whole))
                 for (_, _, whole), repository in self._listed.items()
             ]
             pushes = [group.create_task(self._push(destination)) for destination in self._destinations.values()]
-        tasks = (*hosts, *listing, *artifacts, telling, *pushes, *local)
-        # One login serves several rules: it is told once.
+        tasks = (*hosts, *listing, *artifacts, policies, *pushes, *local)
+        # Several rules share a login, and so its findings.
         return list(dict.fromkeys(line for task in tasks for line in task.result()))
 
     def _local_probes(self) -> list[Probe]:
@@ -90,7 +83,7 @@ class Check:
 
     async def _try(self, probe: Probe) -> list[Finding]:
         async with self._slots:
-            return await tried(probe)
+            return await run_probe(probe)
 
     async def _login(self, repository: Repository) -> list[Finding]:
         access = self._rules.credentials(repository)
@@ -117,7 +110,7 @@ class Check:
             for request in requests:
                 self._destinations.setdefault(request.destination.repository, request.destination)
             if not requests:
-                lines.append(Finding("push", subject, FindingState.NOT_TRIED, "there is nothing to push"))
+                lines.append(Finding("push", subject, FindingState.NOT_TRIED, "skipped: no image matches"))
             elif source.needs_tags:
                 seen = requests[0].source.repository
                 project, slash, _ = seen.name.partition("/")
@@ -132,14 +125,16 @@ class Check:
 
         async def look() -> list[Finding]:
             if not await self._is_harbor(repository):
-                message = "no Harbor (/api/v2.0/ping): a backfill lists tags as any registry does, without digests"
+                message = (
+                    "no Harbor (/api/v2.0/ping): a backfill lists tags by the registry API, which gives no digests"
+                )
                 return [Finding("artifacts", subject, FindingState.NOT_TRIED, message)]
             return await look_at_artifacts(self._registries, repository, whole=whole)
 
         return await self._try(Probe("artifacts", subject, look))
 
     async def _policies(self, sources: Iterable[Source]) -> list[Finding]:
-        """Look at the webhook policies of every project that is meant."""
+        """Check the webhook policies of every project of the sources."""
         projects: list[tuple[str, str]] = []
         open_sources: list[Source] = []
         found: list[Finding] = []
@@ -151,13 +146,13 @@ class Check:
             else:
                 open_sources.append(source)
 
-        async def name() -> list[Finding]:
+        async def list_projects() -> list[Finding]:
             named, failed = await named_projects(open_sources, self._registries)
             projects.extend(named)
-            message = "its projects can't be listed"
+            message = "skipped: the projects can't be listed"
             return [Finding("policy", registry, FindingState.NOT_TRIED, message) for registry in failed]
 
-        found += await self._try(Probe("policy", "the projects that the rules name", name))
+        found += await self._try(Probe("policy", "the projects that the rules name", list_projects))
         expected = Expected.of(self._settings)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._policy(registry, project, expected)) for registry, project in projects]
@@ -169,7 +164,7 @@ class Check:
 
         async def look() -> list[Finding]:
             if not await self._is_harbor(place):
-                message = "no Harbor (/api/v2.0/ping): nothing tells of its pushes, only a reconcile finds them"
+                message = "no Harbor (/api/v2.0/ping): it sends no webhooks, so only a reconcile finds new images"
                 return [Finding("policy", subject, FindingState.NOT_TRIED, message)]
             return await look_at_policies(self._registries, registry, project, expected)
 
@@ -178,7 +173,7 @@ class Check:
         return await self._try(Probe("policy", subject, look))
 
     async def _is_harbor(self, place: Repository) -> bool:
-        """Ask a host once whether it is a Harbor, under the login for ``place``; one that does not answer is none."""
+        """Check once per host whether it is a Harbor, with the login for ``place``; False if it does not answer."""
         api = HarborApi(place.registry, self._registries.transport(place))
 
         async def ask() -> bool:
@@ -189,7 +184,7 @@ class Check:
 
         if place.registry not in self._harbors:
             self._harbors[place.registry] = asyncio.create_task(ask())
-        # One probe's deadline must not end it for the others.
+        # Several probes share the task: the timeout of one must not cancel it for the others.
         return await asyncio.shield(self._harbors[place.registry])
 
     async def _push(self, destination: Reference) -> list[Finding]:
@@ -201,11 +196,7 @@ class Check:
 
 
 def merged(found: Iterable[Finding]) -> list[Finding]:
-    """Tell once what could not be tried at several projects of a registry for the same reason.
-
-    Args:
-        found: whose subjects are registry and project.
-    """
+    """Merge findings of several projects of a registry that were skipped for the same reason."""
     alike: dict[tuple[str, str, str], list[Finding]] = {}
     lines: list[Finding] = []
     for finding in found:

@@ -1,7 +1,4 @@
-"""Probes of registries: the way there, the login, the lists, one manifest, the permission to push.
-
-Whose certificate a registry shows, and until when it is valid.
-"""
+"""Probes of registries: connection, login, certificate, lists, one manifest, and the permission to push."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from replicator.commands.check.findings import Finding, FindingState, clock_complaint, parse_date
+from replicator.commands.check.findings import Finding, FindingState, clock_problem, parse_date
 from replicator.harbor import HarborApi
 from replicator.reference import Reference, Repository
 from replicator.registry.connection import Request, explicit_base, tls_of
@@ -27,15 +24,17 @@ if TYPE_CHECKING:
     from replicator.rules.request import CopyRequest, Source
 
 _NEEDED = "a robot account of Harbor needs: list and pull repository, list and read artifact, list tag"
+_SOON = timedelta(days=30)
+"""Remaining validity below which a certificate should be renewed."""
 
 
 async def log_in(registries: Registries, repository: Repository, *, anonymous: bool) -> list[Finding]:
-    """Reach a host under the login for ``repository``: name, connection, TLS, login and clock.
+    """Check name, connection, TLS, login and clock of a registry.
 
     Args:
-        registries: the way there.
-        repository: one that the login is for.
-        anonymous: whether there is none; to be asked for one is no failure then.
+        registries: the client.
+        repository: any repository that the login is for.
+        anonymous: without a login a 401 is no failure: single repositories may still be public.
 
     Raises:
         RegistryError: the host can't be reached, or refuses the login.
@@ -47,35 +46,27 @@ async def log_in(registries: Registries, repository: Repository, *, anonymous: b
     except Unauthorized:
         if not anonymous:
             raise
-        return [Finding("login", host, FindingState.OK, "reached, without a login")]
+        return [Finding("login", host, FindingState.OK, "reachable, without a login")]
     found = [
-        Finding("login", host, FindingState.OK, "reached, without a login" if anonymous else "reached and logged in")
+        Finding("login", host, FindingState.OK, "reachable, without a login" if anonymous else "reachable, logged in")
     ]
     date = parse_date(reply.headers.get("Date"))
-    complaint = (
-        clock_complaint(date, datetime.now(UTC), host, "logins and TLS fail by that") if date is not None else None
-    )
-    if complaint is not None:
-        found.append(Finding("clock", host, FindingState.FAILED, complaint))
+    problem = clock_problem(date, datetime.now(UTC), host, "logins and TLS fail") if date is not None else None
+    if problem is not None:
+        found.append(Finding("clock", host, FindingState.FAILED, problem))
     return found
 
 
 async def look_for(
     registries: Registries, rules: Rules, narrowing: Narrowing, source: Source
 ) -> tuple[list[Finding], list[CopyRequest]]:
-    """List until something matches, and ask for one manifest by HEAD, which counts as no pull.
-
-    Args:
-        registries: the way there.
-        rules: say what is copied where.
-        narrowing: what is meant of that.
-        source: one of those that the narrowing names.
+    """List a source until a tag matches, and check its manifest by HEAD, which does not count as a pull.
 
     Returns:
-        What was found, and the copies of the tag that matched, if there was one.
+        The findings, and the copies of the first tag that matches, if any.
 
     Raises:
-        RegistryError: a list or the manifest is refused, or there was no answer.
+        RegistryError: a list or the manifest is refused, or there is no answer.
     """
     subject = _name(source)
     async with aclosing(_repositories(registries, source)) as repositories:
@@ -93,7 +84,7 @@ async def look_for(
                     [Finding("list", subject, FindingState.OK, f"matches {first}"), *found],
                     [request for request in requests if request.source == first],
                 )
-    message = "nothing matches: check the rule's names and tags, and whether the login sees the project"
+    message = "no image matches: check names and tags in the rule, and whether the login can see the project"
     return [Finding("list", subject, FindingState.FAILED, message)], []
 
 
@@ -129,43 +120,43 @@ async def _manifest(registries: Registries, image: Reference) -> Finding:
     try:
         await transport.call(Request("HEAD", url, scopes, {"Accept": ACCEPT}), expect={200})
     except NotFound:
-        return Finding("pull", str(image), FindingState.FAILED, "is not there: check the name in the rule")
+        return Finding("pull", str(image), FindingState.FAILED, "does not exist: check the name in the rule")
     except RegistryError as error:
         return Finding("pull", str(image), FindingState.FAILED, explained(error))
-    return Finding("pull", str(image), FindingState.OK, "may be read")
+    return Finding("pull", str(image), FindingState.OK, "can be pulled")
 
 
 async def try_push(registries: Registries, destination: Reference) -> list[Finding]:
-    """Open an upload at a destination and cancel it; nothing is sent, and no repository is created by the OpenAPI."""
+    """Start an upload at a destination and cancel it; no data is sent, and no repository created by the OpenAPI."""
     subject = str(destination.repository)
     try:
         location = await registries.destination(destination.repository).start_upload()
     except RegistryError as error:
         if registries.creates(destination.repository) and may_lack_repository(error, destination.repository):
-            message = f"{error}; if the repository is not there, the first copy creates it"
+            message = f"{error}; if the repository is missing, the first copy creates it"
             return [Finding("push", subject, FindingState.NOT_TRIED, message)]
         return [Finding("push", subject, FindingState.FAILED, explained(error, destination))]
-    message = "may be pushed to"
+    message = "can be pushed to"
     if location is not None:
         scopes = frozenset({f"repository:{destination.repository.name}:pull,push"})
         try:
             transport = registries.transport(destination.repository)
             await transport.call(Request("DELETE", location, scopes), expect={200, 202, 204}, attempts=1)
         except RegistryError:
-            message += "; the upload that was opened for this could not be cancelled, and is left to the registry"
+            message += "; the upload of this check could not be cancelled, the registry will expire it"
     return [Finding("push", subject, FindingState.OK, message)]
 
 
 async def look_at_artifacts(registries: Registries, repository: Repository, *, whole: bool) -> list[Finding]:
-    """Tell which list a backfill reads the tags of a Harbor's repository from.
+    """Check which of Harbor's lists a backfill can read tags from.
 
     Args:
-        registries: the way there.
-        repository: one in a project.
-        whole: whether a pattern led to it: then the list of the whole project is the first choice.
+        registries: the client.
+        repository: a repository of the project.
+        whole: prefer the list of the whole project, as for a rule with a pattern.
 
     Raises:
-        RegistryError: there was no answer, or none that Harbor gives.
+        RegistryError: there is no answer, or not one of Harbor.
     """
     project = repository.name.partition("/")[0]
     subject = f"{repository.registry}/{project}"
@@ -176,17 +167,17 @@ async def look_at_artifacts(registries: Registries, repository: Repository, *, w
                 await _first(api.artifacts_of_project(project))
             except NotFound:
                 await _first(api.artifacts(repository))
-                message = "listed repository by repository, with digests; Harbor 2.12 and later lists a whole project"
+                message = "listed per repository, with digests; Harbor 2.12 and later can list a whole project"
                 return [Finding("artifacts", subject, FindingState.OK, message)]
             return [Finding("artifacts", subject, FindingState.OK, "listed for the whole project, with digests")]
         await _first(api.artifacts(repository))
     except (Denied, Unauthorized):
         message = (
-            "the login lacks artifact:list (Artifact: List): a backfill lists the tags of each repository by "
-            "themselves, and asks for the digest of each"
+            "the login lacks artifact:list (Artifact: List), so a backfill needs one more request per tag for its "
+            "digest"
         )
         return [Finding("artifacts", subject, FindingState.NOT_TRIED, message)]
-    return [Finding("artifacts", subject, FindingState.OK, "listed repository by repository, with digests")]
+    return [Finding("artifacts", subject, FindingState.OK, "listed per repository, with digests")]
 
 
 async def _first(pages: AsyncGenerator[Any, None]) -> None:
@@ -198,15 +189,12 @@ def _name(source: Source) -> str:
     return str(source.repository) if source.repository is not None else f"{source.registry}/{source.glob}"
 
 
-_SOON = timedelta(days=30)
-
-
 async def look_at_certificate(registry: str, access: Access) -> list[Finding]:
-    """Tell of a certificate that was verified; of plain HTTP, and where nothing is verified, there is none to tell of.
+    """Report the verified certificate of a registry; nothing over plain HTTP or without verification.
 
     Args:
-        registry: the host the rules name, known to answer.
-        access: how it is reached.
+        registry: a host that is known to answer.
+        access: how to reach it.
     """
     base = explicit_base(registry, access)
     tls = tls_of(access)
@@ -216,7 +204,7 @@ async def look_at_certificate(registry: str, access: Access) -> list[Finding]:
     try:
         _, writer = await asyncio.open_connection(base.host, base.port, ssl=context)
     except OSError:
-        return [Finding("certificate", registry, FindingState.NOT_TRIED, "no second connection to look at it")]
+        return [Finding("certificate", registry, FindingState.NOT_TRIED, "a second connection, to read it, failed")]
     try:
         certificate = writer.get_extra_info("peercert")
     finally:
@@ -225,13 +213,13 @@ async def look_at_certificate(registry: str, access: Access) -> list[Finding]:
 
 
 def certificate_words(certificate: Mapping[str, Any], now: datetime) -> str:
-    """Say who issued a certificate, and when it ends if that is within 30 days.
+    """Name a certificate's issuer, and its end if that is within 30 days.
 
     Args:
-        certificate: as `ssl.SSLSocket.getpeercert` gives it.
-        now: the moment to count from, UTC.
+        certificate: from `ssl.SSLSocket.getpeercert`.
+        now: the present, UTC.
     """
     issuer = {name: value for part in certificate.get("issuer", ()) for name, value in part}
-    whose = f"issued by {issuer.get('organizationName') or issuer.get('commonName') or 'nobody it names'}"
+    issued = f"issued by {issuer.get('organizationName') or issuer.get('commonName') or 'an unnamed issuer'}"
     ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate["notAfter"]), UTC)
-    return whose if ends - now > _SOON else f"{whose}, ends on {ends:%Y-%m-%d}: renew it before"
+    return issued if ends - now > _SOON else f"{issued}, expires on {ends:%Y-%m-%d}: renew it before"

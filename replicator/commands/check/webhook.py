@@ -1,9 +1,4 @@
-"""Probes of Harbor's side of the webhook: the policy of each project, and what it delivered lately.
-
-Probes of the webhook's own side: its token, and the address it listens on.
-
-Probes of who is told what goes wrong; nothing is sent.
-"""
+"""Probes of the webhook: Harbor's policies and deliveries, our own address and token, and notification receivers."""
 
 from __future__ import annotations
 
@@ -39,19 +34,25 @@ if TYPE_CHECKING:
     from replicator.settings import Settings
 
 _MAX_NAME = 60
-_MEND = "replicator webhook test tells what an event meets; once that is mended, a backfill brings what was missed"
+_CORRECT = "replicator webhook register corrects it"
+_REMEDY = "replicator webhook test shows what an event meets; after the fix, a backfill copies what was missed"
+_ANSWER_SECONDS = 5.0
+"""Timeout for all requests to the program that already listens at our address."""
+_MAX_PROBLEMS = 300
+"""Characters of a replicator's problems that are shown."""
+_SIGNED = frozenset({Format.DINGTALK, Format.FEISHU})
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a policy must be like.
+    """What a webhook policy must look like.
 
     Attributes:
-        url: the webhook's address as Harbor reaches it; None where the settings do not say.
-        token: what it must send; None where the settings have none.
-        anonymous: whether it need not send any.
-        former: what is still taken beside the token.
-        registry: the Harbor that an address of it must name, if it names any; None for any.
+        url: the webhook's URL as Harbor reaches it; None if not set.
+        token: the token that it must send; None if not set.
+        anonymous: whether it may send none.
+        former: old tokens that are still accepted.
+        registry: the Harbor that the URL must name, if it names one; None for any.
     """
 
     url: str | None
@@ -62,11 +63,11 @@ class Expected:
 
     @classmethod
     def of(cls, settings: Settings) -> Expected:
-        """Take it from the settings."""
+        """Return what the settings require."""
         return cls(settings.webhook_url, settings.token, settings.webhook_anonymous, settings.former_tokens)
 
     def is_receiver(self, target: PolicyTarget) -> bool:
-        """Tell whether a target is this webhook, as far as its address tells."""
+        """Tell whether a target is this webhook, judged by its URL, or without one in the settings by its path."""
         if self.url is not None:
             return target.is_at(self.url)
         try:
@@ -76,13 +77,13 @@ class Expected:
 
 
 async def look_at_policies(registries: Registries, registry: str, project: str, expected: Expected) -> list[Finding]:
-    """Look for the policy that tells this webhook of a project's pushes, and for its last deliveries.
+    """Check a project's webhook policy and its last deliveries.
 
     Args:
-        registries: the way there.
+        registries: the client.
         registry: a Harbor.
         project: the project's name.
-        expected: what the policy must be like.
+        expected: what the policy must look like.
     """
     subject = f"{registry}/{project}"
     api = WebhookApi(registry, project, registries.transport(Repository(registry, f"{project}/x")))
@@ -107,20 +108,16 @@ async def look_at_policies(registries: Registries, registry: str, project: str, 
 
 def _lacking(action: str) -> str:
     return (
-        f"the login lacks notification-policy:{action} (Notification Policy: {action.capitalize()}), which nothing "
-        "but this needs: give it that, or look with replicator webhook list --user NAME"
+        f"the login lacks notification-policy:{action} (Notification Policy: {action.capitalize()}), which only this "
+        "check needs: grant it, or run replicator webhook list --user NAME"
     )
 
 
 def judge_policies(policies: Sequence[Policy], expected: Expected) -> tuple[FindingState, str, Policy | None]:
     """Judge a project's policies.
 
-    Args:
-        policies: all of them.
-        expected: what one of them must be like.
-
     Returns:
-        State, message, and the policy that sends here, if there is one.
+        State, message, and the policy that sends to this webhook, if there is one.
     """
     ours = [policy for policy in policies if any(map(expected.is_receiver, policy.targets))]
     if not ours:
@@ -129,22 +126,21 @@ def judge_policies(policies: Sequence[Policy], expected: Expected) -> tuple[Find
     named = f"policy {policy.name[:_MAX_NAME]!r}"
     problems = _problems(policy, expected)
     if problems:
-        mend = "replicator webhook register corrects it"
-        return FindingState.FAILED, f"the {named} {' and '.join(problems)}: {mend}", policy
+        return FindingState.FAILED, f"the {named} {' and '.join(problems)}: {_CORRECT}", policy
     if _sends_former(policy, expected):
-        told = "tells of pushes with a former token: replicator webhook register gives it the new one"
-        return FindingState.OK, f"the {named} {told}", policy
+        remedy = "replicator webhook register gives it the new one"
+        return FindingState.OK, f"the {named} reports pushes with an old token: {remedy}", policy
     if _names_in_query(policy, expected):
-        told = "names its Harbor behind ?, which Harbor may leave out: replicator webhook register corrects it"
-        return FindingState.OK, f"the {named} tells of pushes; its address {told}", policy
-    more = f"; {len(ours) - 1} more send here too, so events come several times" if len(ours) > 1 else ""
-    return FindingState.OK, f"the {named} tells of pushes{more}", policy
+        query = "names its Harbor in the query, which Harbor may leave out"
+        return FindingState.OK, f"the {named} reports pushes; its URL {query}: {_CORRECT}", policy
+    more = f"; {len(ours) - 1} more send here too, so each event arrives several times" if len(ours) > 1 else ""
+    return FindingState.OK, f"the {named} reports pushes{more}", policy
 
 
 def _problems(policy: Policy, expected: Expected) -> list[str]:
     problems = [] if policy.enabled else ["is disabled"]
     if not set(EVENT_TYPES) <= set(policy.event_types):
-        problems.append(f"is not told of pushes (Artifact pushed, {', '.join(EVENT_TYPES)})")
+        problems.append(f"lacks the event type for pushes (Artifact pushed, {', '.join(EVENT_TYPES)})")
     targets = [target for target in policy.targets if expected.is_receiver(target)]
     target = min(targets, key=lambda each: bool(_target_problem(each, expected)))
     problem = _target_problem(target, expected)
@@ -166,13 +162,13 @@ def _target_problem(target: PolicyTarget, expected: Expected) -> str:
         return f"notifies by {target.type[:_MAX_NAME]!r} instead of http"
     named = target.registry
     if named is not None and expected.registry is not None and canonical(named) != canonical(expected.registry):
-        return f"names {named[:_MAX_NAME]!r} as the Harbor that it is told from, and not {expected.registry!r}"
+        return f"names {named[:_MAX_NAME]!r} as its Harbor instead of {expected.registry!r}"
     if expected.anonymous and expected.token is None:
         return ""
     if not target.auth_header:
-        return "sends no auth header, so that the webhook answers 401"
+        return "sends no auth header, so the webhook answers 401"
     if expected.token is not None and not any(map(target.sends, (expected.token, *expected.former))):
-        return "sends another auth header than REPLICATOR_WEBHOOK_TOKEN, so that the webhook answers 401"
+        return "sends an auth header that is not REPLICATOR_WEBHOOK_TOKEN, so the webhook answers 401"
     return ""
 
 
@@ -181,43 +177,38 @@ def _missing(policies: Sequence[Policy], expected: Expected) -> str:
     if namesake is not None:
         where = shown_address(namesake.targets[0].address)
         want = "REPLICATOR_WEBHOOK_URL" if expected.url is not None else f"a path {PATH}"
-        return f"the policy {NAME!r} sends to {where}, and not to {want}: replicator webhook register corrects it"
+        return f"the policy {NAME!r} sends to {where} instead of {want}: {_CORRECT}"
     want = shown_address(expected.url) if expected.url is not None else f"a path {PATH}"
     return (
-        f"no policy sends to {want}, so that only a reconcile finds what is pushed: replicator webhook register makes "
-        "one in each project"
+        f"no policy sends to {want}, so only a reconcile finds new images: replicator webhook register creates one "
+        "in each project"
     )
 
 
 def judge_deliveries(deliveries: Sequence[Delivery] | None) -> tuple[FindingState, str]:
-    """Judge what was delivered lately.
+    """Judge a policy's last deliveries.
 
     Args:
-        deliveries: the newest first; None where Harbor does not tell.
+        deliveries: the newest first; None if this Harbor does not list them.
     """
     if deliveries is None:
-        return FindingState.NOT_TRIED, "this Harbor does not tell; 2.8 and later do"
+        return FindingState.NOT_TRIED, "this Harbor does not list deliveries; 2.8 and later do"
     ended = [each for each in deliveries if each.status in ("Success", "Error", "Stopped")]
     if not ended:
-        return FindingState.OK, "none yet" if not deliveries else "the first is under way"
+        return FindingState.OK, "none yet" if not deliveries else "the first is in progress"
     failed = [each for each in ended if each.status != "Success"]
     if not failed:
         return FindingState.OK, f"the last {len(ended)} arrived" if len(ended) > 1 else "the last one arrived"
-    told = f"{len(failed)} of the last {len(ended)} failed"
+    failures = f"{len(failed)} of the last {len(ended)} failed"
     if ended[0].status == "Success":
-        return FindingState.OK, f"the last one arrived; {told}"
+        return FindingState.OK, f"the last one arrived; {failures}"
     when = f" at {ended[0].started}" if ended[0].started else ""
     detail = next((each.detail for each in failed if each.detail), "")
-    return FindingState.FAILED, f"the last one failed{when}{detail and f' ({detail})'}, {told}: {_MEND}"
-
-
-_SECONDS = 5.0
-"""For all that is asked of who listens already."""
-_MAX_PROBLEMS = 300
+    return FindingState.FAILED, f"the last one failed{when}{detail and f' ({detail})'}, {failures}: {_REMEDY}"
 
 
 async def judge_webhook(settings: Settings) -> list[Finding]:
-    """Tell whether ``serve`` has a token to know Harbor by, a certificate, and what making Harbor's policies needs."""
+    """Check the webhook's token and certificate, and the settings that registration needs."""
     problems = registration_problems(settings)
     try:
         certificate_of(settings)
@@ -228,68 +219,64 @@ async def judge_webhook(settings: Settings) -> list[Finding]:
     if settings.token is not None:
         return [Finding("webhook", settings.listen, FindingState.OK, "has a token")]
     if settings.webhook_anonymous:
-        return [Finding("webhook", settings.listen, FindingState.OK, "takes events from anyone, as the settings say")]
+        return [Finding("webhook", settings.listen, FindingState.OK, "accepts events from anyone, as the settings say")]
     message = "has no token, so serve does not start: set REPLICATOR_WEBHOOK_TOKEN (openssl rand -hex 32)"
     return [Finding("webhook", settings.listen, FindingState.FAILED, message)]
 
 
 async def try_address(address: str, variable: str) -> list[Finding]:
-    """Tell whether an address can be listened on, or is by a replicator already. It is free again afterwards.
+    """Check that an address is free, or that a replicator already listens there.
 
     Args:
         address: ``host:port``.
-        variable: the setting it is from.
+        variable: the setting that it is from.
     """
     try:
-        # Without listening: nobody can connect meanwhile.
+        # Bound but not listening: no client can connect to the check.
         (await asyncio.to_thread(bind, address)).close()
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            state, message = await _taken(address, variable)
+            state, message = await _listener(address, variable)
         else:
-            state, message = FindingState.FAILED, _refusal(error, split_address(address)[0], variable)
+            state, message = FindingState.FAILED, _bind_error(error, split_address(address)[0], variable)
         return [Finding("listen", address, state, message)]
-    return [Finding("listen", address, FindingState.OK, "can be listened on")]
+    return [Finding("listen", address, FindingState.OK, "is free")]
 
 
-def _refusal(error: OSError, host: str, variable: str) -> str:
+def _bind_error(error: OSError, host: str, variable: str) -> str:
     if error.errno == errno.EACCES:
-        return f"this user may not listen on a port below 1024: set {variable} to a higher one"
+        return f"this user can't listen on a port below 1024: set {variable} to a higher one"
     if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
         return f"{host} is no address of this machine: set {variable} to one, or to 0.0.0.0:PORT"
     return f"can't be listened on ({error.strerror or error}): set {variable} to another address"
 
 
-async def _taken(address: str, variable: str) -> tuple[FindingState, str]:
-    """Ask who listens there already."""
-    another = (FindingState.FAILED, f"another program listens there: end it, or set {variable} to another port")
+async def _listener(address: str, variable: str) -> tuple[FindingState, str]:
+    """Find out which program listens at an address."""
+    another = (FindingState.FAILED, f"another program listens there: stop it, or set {variable} to another port")
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_SECONDS):
+        async with asyncio.timeout(_ANSWER_SECONDS):
             for tls in (False, True):
                 base = asked_at(address, tls=tls)
                 if await is_alive(base):
-                    return _judged(await ask(base / "readyz")) or another
+                    return _readiness(await ask(base / "readyz")) or another
     return another
 
 
-def _judged(ready: dict[str, Any]) -> tuple[FindingState, str] | None:
+def _readiness(ready: dict[str, Any]) -> tuple[FindingState, str] | None:
     if ready.get("status") == "ready":
-        return FindingState.OK, "a replicator runs here already, and is ready"
+        return FindingState.OK, "a replicator already runs here, and is ready"
     if ready.get("status") == "not ready":
         problems = ready.get("problems")
-        said = "; ".join(map(str, problems)) if isinstance(problems, list) else ""
-        return FindingState.FAILED, f"a replicator runs here already, and is not ready: {said[:_MAX_PROBLEMS]}"
+        reasons = "; ".join(map(str, problems)) if isinstance(problems, list) else ""
+        return FindingState.FAILED, f"a replicator already runs here, and is not ready: {reasons[:_MAX_PROBLEMS]}"
     return None
 
 
-_SIGNED = frozenset({Format.DINGTALK, Format.FEISHU})
-
-
 async def reach_receiver(receiver: Receiver) -> list[Finding]:
-    """Connect to a receiver, with TLS where its address says so, and close the connection again.
+    """Connect to a receiver of notifications and close the connection; nothing is sent.
 
-    Args:
-        receiver: who it is; no part of its address but the host is told.
+    The findings name its host only: the rest of its URL is a secret.
     """
 
     def found(state: FindingState, message: str) -> list[Finding]:
@@ -302,14 +289,14 @@ async def reach_receiver(receiver: Receiver) -> list[Finding]:
         _, writer = await asyncio.open_connection(url.host, url.port, ssl=url.scheme == "https" or None)
     except ssl.SSLCertVerificationError:
         return found(
-            FindingState.FAILED, "its TLS certificate is not trusted here: SSL_CERT_FILE can name its authority"
+            FindingState.FAILED, "its TLS certificate is not trusted here: set SSL_CERT_FILE to its authority's file"
         )
     except ssl.SSLError:
-        return found(FindingState.FAILED, "no TLS there: is it plain http://?")
+        return found(FindingState.FAILED, "does not speak TLS: is it plain http://?")
     except OSError:
-        return found(FindingState.FAILED, "can't connect: is its name right, and is it reachable from here?")
+        return found(FindingState.FAILED, "can't connect: check its name, and that it is reachable from here")
     writer.transport.abort()
     signed = ""
     if receiver.format in _SIGNED:
         signed = ", signed" if receiver.secret is not None else ", not signed"
-    return found(FindingState.OK, f"reached, as {receiver.format}{signed}; replicator notify test sends a sample")
+    return found(FindingState.OK, f"reachable, {receiver.format}{signed}; replicator notify test sends a test message")

@@ -80,4 +80,4 @@ async def test_a_certificate_that_ends_soon_is_told_with_its_day(pushed: House) 
         rules = trusting(pushed, harbor.host, authority)
         lines = await checked(pushed, rules, 0)
     (line,) = [line for line in lines if line["name"] == "certificate"]
-    assert f"ends on {ends:%Y-%m-%d}" in line["message"]
+    assert f"expires on {ends:%Y-%m-%d}" in line["message"]

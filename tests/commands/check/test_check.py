@@ -48,7 +48,7 @@ async def test_a_push_that_would_be_denied_is_told_with_what_it_can_mean(pushed:
 
 async def test_a_rule_that_matches_nothing_is_told(pushed: House) -> None:
     rules = pushed.rules({"HARBOR/library/absent*": "ACR/image-syncer/{name}"})
-    assert "nothing matches" in failed(await checked(pushed, rules, 1))["list"]
+    assert "no image matches" in failed(await checked(pushed, rules, 1))["list"]
 
 
 async def test_a_host_that_refuses_connections_is_told(pushed: House) -> None:
@@ -60,7 +60,7 @@ async def test_a_host_that_refuses_connections_is_told(pushed: House) -> None:
 async def test_a_clock_that_is_wrong_is_told(pushed: House) -> None:
     skewed = Headers({"Date": "Thu, 01 Jan 2015 00:00:00 GMT"})
     pushed.harbor.faults.add(Fault(skewed, path="/v2/$", times=None))
-    assert "set both by NTP" in failed(await checked(pushed, pushed.rules(RULE), 1))["clock"]
+    assert "synchronize both by NTP" in failed(await checked(pushed, pushed.rules(RULE), 1))["clock"]
 
 
 async def test_a_redis_that_is_away_or_evicts_is_told(pushed: House) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 TWO = {"HARBOR/library/**": "ACR/image-syncer/{name}", "HARBOR/team/**": "nowhere.invalid/x/{name}"}
 PATIENT = "registry-vpc.cn-hangzhou.aliyuncs.com/image-syncer/team-platform-services-payments-api"
 FOUND = [
-    Finding("login", "harbor.example.com", FindingState.OK, "reached and logged in"),
+    Finding("login", "harbor.example.com", FindingState.OK, "reachable, logged in"),
     Finding(
         "list", "harbor.example.com/team/**", FindingState.OK, "matches harbor.example.com/team/services/api:v1.2.3"
     ),
@@ -61,7 +61,7 @@ async def test_only_one_tag_is_looked_for_where_only_that_is_meant(pushed: House
     rules = pushed.rules(RULE)
     lines = await checked(pushed, rules, 0, "--only", "library/app:v1")
     assert {line["subject"] for line in lines if line["name"] == "pull"} == {f"{pushed.harbor.host}/library/app:v1"}
-    assert "nothing matches" in failed(await checked(pushed, rules, 1, "--only", "library/app:v9"))["list"]
+    assert "no image matches" in failed(await checked(pushed, rules, 1, "--only", "library/app:v9"))["list"]
 
 
 async def test_a_pattern_that_no_rule_copies_from_is_a_mistake_of_use(pushed: House) -> None:
@@ -114,7 +114,7 @@ def printed(width: int) -> list[str]:
 def test_a_narrow_terminal_shows_each_finding_by_itself_and_no_name_is_broken() -> None:
     assert printed(80) == [
         "✓ login: harbor.example.com",
-        "    reached and logged in",
+        "    reachable, logged in",
         "✓ list: harbor.example.com/team/**",
         "    matches harbor.example.com/team/services/api:v1.2.3",
         "\N{EN DASH} policy: harbor.example.com/team",
@@ -128,14 +128,14 @@ def test_a_narrow_terminal_shows_each_finding_by_itself_and_no_name_is_broken() 
 
 def test_a_wide_terminal_shows_a_table() -> None:
     head, login, listed, policy, push, *rest = printed(200)
-    assert head.split() == ["what", "where", "found"]
-    found = head.index("found")
+    assert head.split() == ["check", "subject", "result"]
+    result = head.index("result")
     for line, mark in ((login, "✓"), (listed, "✓"), (policy, "\N{EN DASH}"), (push, "✗")):
         assert line.startswith(mark)
-        assert line[found - 2 : found].isspace()
-        assert not line[found].isspace()
+        assert line[result - 2 : result].isspace()
+        assert not line[result].isspace()
     assert PATIENT in push
-    assert all(len(line) <= 200 and line[:found].isspace() for line in rest)
+    assert all(len(line) <= 200 and line[:result].isspace() for line in rest)
 
 
 @pytest.mark.parametrize("columns", ["80", "200"])
@@ -143,7 +143,7 @@ async def test_where_there_is_no_terminal_each_finding_is_one_line(pushed: House
     settings = {"REPLICATOR_WEBHOOK_TOKEN": TOKEN, "REPLICATOR_LISTEN": "127.0.0.1:0", "COLUMNS": columns}
     ended = await replicator("check", "--config", pushed.rules(RULE), cwd=pushed.directory, settings=settings)
     head, *rows = ended.out.splitlines()
-    assert head.split() == ["what", "where", "found"]
+    assert head.split() == ["check", "subject", "result"]
     assert rows
     assert all(row[0] in "✓✗\N{EN DASH}" for row in rows)
 

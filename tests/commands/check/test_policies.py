@@ -32,7 +32,7 @@ async def test_a_policy_that_is_right_is_told_to_be_so(pushed: House) -> None:
     pushed.harbor.add_policy("library", URL, auth_header=f"Bearer {TOKEN}")
     lines = await checked(pushed, as_administrator(pushed.rules(RULE)), 0, REPLICATOR_WEBHOOK_URL=URL)
     found = told(lines, "ok")
-    assert "tells of pushes" in found["policy"]
+    assert "reports pushes" in found["policy"]
     assert found["deliveries"] == "none yet"
 
 
@@ -53,7 +53,7 @@ async def test_a_project_without_a_policy_is_told_with_the_command_that_makes_it
         ({"enabled": False}, "is disabled"),
         ({"event_types": ["PULL_ARTIFACT"]}, "PUSH_ARTIFACT"),
         ({"auth_header": ""}, "sends no auth header"),
-        ({"auth_header": f"Bearer {SECRET}"}, "another auth header than REPLICATOR_WEBHOOK_TOKEN"),
+        ({"auth_header": f"Bearer {SECRET}"}, "an auth header that is not REPLICATOR_WEBHOOK_TOKEN"),
         ({"address": "https://u:hidden-token@old.example.com/webhooks/harbor"}, "sends to https://old.example.com/"),
     ],
     ids=["disabled", "other events", "no token", "another token", "another address"],
@@ -77,13 +77,13 @@ async def test_a_policy_that_sends_a_former_token_works_and_is_told_to_be_renewe
     pushed.harbor.add_policy("library", URL, auth_header="Bearer before")
     settings = {"REPLICATOR_WEBHOOK_URL": URL, "REPLICATOR_WEBHOOK_FORMER_TOKENS": "older before"}
     found = told(await checked(pushed, as_administrator(pushed.rules(RULE)), 0, **settings), "ok")
-    assert "with a former token: replicator webhook register gives it the new one" in found["policy"]
+    assert "with an old token: replicator webhook register gives it the new one" in found["policy"]
 
 
 async def test_without_an_address_of_its_own_any_that_ends_like_the_webhooks_will_do(pushed: House) -> None:
     pushed.harbor.add_policy("library", "https://any.example.com/hooks/webhooks/harbor", auth_header=TOKEN)
     lines = await checked(pushed, as_administrator(pushed.rules(RULE)), 0)
-    assert "tells of pushes" in told(lines, "ok")["policy"]
+    assert "reports pushes" in told(lines, "ok")["policy"]
 
 
 async def test_deliveries_that_fail_are_told_with_harbors_reason_and_without_the_token(pushed: House) -> None:
@@ -155,7 +155,7 @@ async def test_the_list_that_a_backfill_will_use_is_told(pushed: House) -> None:
     lines = await checked(pushed, pushed.rules(RULE), 0)
     assert "listed for the whole project" in told(lines, "ok")["artifacts"]
     lines = await checked(pushed, pushed.rules({"HARBOR/library/app": "ACR/image-syncer/app"}), 0)
-    assert "repository by repository" in told(lines, "ok")["artifacts"]
+    assert "listed per repository" in told(lines, "ok")["artifacts"]
     pushed.harbor.api.lists_projects_artifacts = False
     lines = await checked(pushed, pushed.rules(RULE), 0)
     assert "2.12" in told(lines, "ok")["artifacts"]
@@ -194,7 +194,7 @@ def test_a_policy_whose_address_names_another_harbor_is_told(form: str) -> None:
     expected = Expected(URL, TOKEN, registry="harbor.example.com")
     state, message, _ = judge_policies([policy(target={"address": f"{URL}{form}other.example.com"})], expected)
     assert state is FindingState.FAILED
-    assert "names 'other.example.com' as the Harbor" in message
+    assert "names 'other.example.com' as its Harbor" in message
     assert judge_policies([policy(target={"address": f"{URL}/HARBOR.example.com:443"})], expected)[0] is FindingState.OK
 
 
@@ -209,7 +209,7 @@ def test_a_policy_whose_address_names_its_harbor_in_the_older_form_works_and_is_
 async def test_a_check_knows_the_harbor_that_an_address_must_name(pushed: House) -> None:
     rules = as_administrator(pushed.rules(RULE))
     made = pushed.harbor.add_policy("library", f"{URL}/{pushed.harbor.host}", auth_header=TOKEN)
-    assert "tells of pushes" in told(await checked(pushed, rules, 0, REPLICATOR_WEBHOOK_URL=URL), "ok")["policy"]
+    assert "reports pushes" in told(await checked(pushed, rules, 0, REPLICATOR_WEBHOOK_URL=URL), "ok")["policy"]
     made.body["targets"][0]["address"] = f"{URL}/other.example.com"
     found = failed(await checked(pushed, rules, 1, REPLICATOR_WEBHOOK_URL=URL))
     assert "names 'other.example.com'" in found["policy"]

@@ -100,7 +100,7 @@ async def test_a_replica_is_told(own: RedisServer) -> None:
 async def test_a_clock_that_is_wrong_is_told(own: RedisServer, tmp_path: Path, ahead: float) -> None:
     async with WrongClock(tmp_path / "clock.sock", own.socket, ahead) as clock:
         found = await probed(clock.url, FindingState.FAILED)
-    assert "set both by NTP" in found["clock"]
+    assert "synchronize both by NTP" in found["clock"]
     assert ("ahead of" if ahead > 0 else "behind") in found["clock"]
 
 
@@ -156,7 +156,7 @@ async def test_one_that_refuses_to_tell_its_configuration_is_judged_by_what_it_t
     own.stop()
     own.options = ("--rename-command", "CONFIG", "")
     own.start()
-    assert "does not say (no CONFIG GET)" in (await probed(own.url, FindingState.OK))["redis settings"]
+    assert "flushed to disk (no CONFIG GET)" in (await probed(own.url, FindingState.OK))["redis settings"]
     assert await probed(own.url, FindingState.NOT_TRIED) == {}
 
 

@@ -77,7 +77,7 @@ async def test_beside_a_running_replicator_its_address_and_its_queue_are_no_fail
     async with running("serve", "--config", rules, cwd=pushed.directory) as serving:
         lines = await checked(pushed, rules, 0, REPLICATOR_LISTEN=serving.address)
         found = told(lines, "ok")
-        assert "runs here already, and is ready" in found["listen"]
+        assert "already runs here, and is ready" in found["listen"]
         assert "in use by the running replicator" in found["queue"]
         # It was disturbed in nothing.
         assert not serving.said("webhook refused")
@@ -103,7 +103,7 @@ async def of_directory(directory: Path) -> tuple[FindingState, str]:
 
 async def test_a_state_directory_is_told_to_be_absent_at_rest_or_in_use_and_is_left_as_it_is(tmp_path: Path) -> None:
     directory = tmp_path / "state"
-    assert "made at the first start" in (await of_directory(directory))[1]
+    assert "created at the first start" in (await of_directory(directory))[1]
     assert not directory.exists()
     async with embedded_server(directory):
         before = content(directory)
