@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from replicator.copy.gathering import gather_tolerant
 from replicator.copy.ledger import NoBlobLocks
 from replicator.registry.errors import (
     Denied,
@@ -20,7 +19,7 @@ from replicator.registry.errors import (
 )
 from replicator.registry.limits import Budget, transfer
 from replicator.retry import is_transient, retrying
-from replicator.tasks import KeyedLock
+from replicator.tasks import KeyedLock, gather_tolerant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

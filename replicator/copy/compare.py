@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from replicator.copy.gathering import gather2
 from replicator.copy.options import Attestations
 from replicator.copy.outcome import Result, SourceNotFound
 from replicator.copy.selection import Selection, select
 from replicator.registry.errors import DigestMismatch, NotFound
+from replicator.tasks import gather2
 
 if TYPE_CHECKING:
     from replicator.copy.context import CopyContext

@@ -10,7 +10,7 @@ from replicator.copy.context import CopyContext
 from replicator.copy.ledger import Ledger
 from replicator.copy.options import VERBATIM
 from replicator.copy.outcome import Outcome, Result
-from replicator.copy.push import Push
+from replicator.copy.push import Pusher
 from replicator.copy.selection import Selection, select
 from replicator.copy.selection_cache import SelectionCache
 from replicator.copy.signatures import SignatureCopier, TagLocks
@@ -125,7 +125,7 @@ class Copier:
         found = await compare(context, self.selections, announced=announced, force=force)
         selection, result = found.selection, found.result
         if result is None and selection is not None and selection.manifest is not None:
-            push = Push(context, self._blobs, selection.rewritten)
+            push = Pusher(context, self._blobs, selection.rewritten)
             await push.copy_parts(selection.manifest)
             await push.put_root(selection.manifest, destination.identifier, confirm)
             result = Result.COPIED

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from replicator.copy.gathering import gather_tolerant
 from replicator.copy.selection import MAX_DEPTH, MAX_NESTED_BYTES
 from replicator.registry.errors import ManifestIncomplete, RegistryError, UnsupportedManifest
 from replicator.retry import is_transient, retrying
-from replicator.tasks import KeyedLock
+from replicator.tasks import KeyedLock, gather_tolerant
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -24,7 +23,7 @@ _MAX_CHILDREN = 8
 """Child manifests in memory at once, each up to 4 MiB."""
 
 
-class Push:
+class Pusher:
     """Upload of manifests and everything they name.
 
     Args:

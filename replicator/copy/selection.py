@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from replicator.copy.context import is_image
-from replicator.copy.gathering import gather_all
 from replicator.copy.options import Attestations
 from replicator.copy.outcome import AttestationsFound
 from replicator.registry import Manifest
 from replicator.registry.errors import UnsupportedManifest
 from replicator.registry.manifest import digest_of, entries, parse_manifest
+from replicator.tasks import gather_all
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,16 +13,15 @@ import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from replicator.copy.gathering import gather_all
 from replicator.copy.outcome import Result, SourceNotFound
-from replicator.copy.push import Push
+from replicator.copy.push import Pusher
 from replicator.copy.selection import MAX_DEPTH
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.reference import parse_signature_tag
 from replicator.registry.errors import ManifestIncomplete, NotFound, UnsupportedManifest
 from replicator.registry.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, digest_of, parse_manifest
 from replicator.registry.requests import fallback_tag
-from replicator.tasks import KeyedLock
+from replicator.tasks import KeyedLock, gather_all
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -70,7 +69,7 @@ class SignatureCopier:
         self._origin = context.origin
         self._target = context.target
         self._tally = context.tally
-        self._push = Push(context, blobs)
+        self._push = Pusher(context, blobs)
         self._tag_locks = tag_locks
         self._lookups = asyncio.Semaphore(_MAX_IMAGES)
         self._visited: set[str] = set()

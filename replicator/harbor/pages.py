@@ -54,7 +54,7 @@ async def each_page(
     Raises:
         Exception: an error of ``fetch``; one of ``wrong``, if pages repeat themselves or never end.
     """
-    reading = _Reading(key)
+    reading = _PageReader(key)
     while not reading.ended:
         if reading.requests >= _MAX_REQUESTS or reading.stalls > _MAX_STALLS:
             raise wrong("the pages of the list never end; it may have changed too often while it was read")
@@ -69,7 +69,7 @@ async def each_page(
             yield fresh
 
 
-class _Reading:
+class _PageReader:
     """The position in a list.
 
     Attributes:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.copy import Outcome, Result
-from replicator.copy.gathering import gather2, gather_tolerant
 from replicator.copy.ledger import Ledger
 from replicator.registry.errors import Denied, RegistryError, ServerFailed, TooManyRequests
+from replicator.tasks import gather2, gather_tolerant
 
 
 class Work:

@@ -78,7 +78,7 @@ def drafted(sections: Mapping[str, Any], options: Options) -> Draft:
         if _is_set(node) and name in _ELSEWHERE | _GENERAL:
             draft.remark(node.path, _instead(name, node))
     for item in fields["sync"].items() if "sync" in fields else ():
-        _Entry(item, defaults, draft).read()
+        _SyncEntry(item, defaults, draft).read()
     add_logins(fields.get("creds"), draft)
     return draft
 
@@ -99,7 +99,7 @@ def _is_set(node: Node | None) -> bool:
     return node is not None and node.value not in (None, False, "", [], {}, "0", "0s")
 
 
-class _Entry:
+class _SyncEntry:
     """One entry of ``sync``."""
 
     def __init__(self, node: Node, defaults: Mapping[str, Node], draft: Draft) -> None:

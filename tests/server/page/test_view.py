@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from replicator.errors import ErrorClass
 from replicator.queue import Ended, LagSpan, Lane
-from replicator.server.page.chart import chart, duration
 from replicator.server.page.facts import activity
+from replicator.server.page.rendering import chart, duration
 from replicator.server.page.view import ROWS, View, sheet
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
