@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from replicator import __version__
-from replicator.errors import FAILED, USAGE, ConfigError, ReplicatorError
+from replicator.errors import FAILED, OK, USAGE, ConfigError, ReplicatorError
 
 __all__ = ["COMMANDS", "app", "load_command", "main"]
 
@@ -147,6 +147,7 @@ def main() -> None:
     """Run the command line; the program's entry point."""
     # Typer converts even this option with pydantic, whose import takes three times as long as all the rest.
     program = _print_version if sys.argv[1:] == ["--version"] else app
+    code = OK
     try:
         program()
     except ConfigError as error:

@@ -140,7 +140,7 @@ async def test_missing_libraries_are_reported_before_anything_starts(tmp_path: P
         "explain", "harbor.example.com/a/b:1", "--config", rules, cwd=tmp_path, settings=path, program=PROGRAM
     )
     assert ended.code == 2, ended.said
-    assert f"auth[\"{acr}\"].aliyun: needs more libraries: pip install 'replicator[aliyun]'" in ended.said
+    assert f"auth[\"{acr}\"].aliyun: needs additional libraries: pip install 'replicator[aliyun]'" in ended.said
     assert "Traceback" not in ended.said
 
 

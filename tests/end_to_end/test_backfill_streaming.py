@@ -161,8 +161,8 @@ async def test_options_that_contradict_each_other_or_mean_nothing_are_all_told_a
         "--fast: can't be combined with --dry-run, which does not open the queue",
         "--fast: can't be combined with --force, which also copies what is up to date",
         "--report-format: requires --report",
-        "--since: 'soon' is no moment",
-        "--within: '1y' is no length of time",
+        "--since: 'soon' is not a moment",
+        "--within: '1y' is not a duration",
     ):
         assert words in ended.err, ended.err
     ended = await replicator("backfill", "--config", rules, "--within=1h", cwd=house.directory)

@@ -166,6 +166,6 @@ async def test_check_finds_a_receiver_that_can_not_be_reached(house: House, robo
     lines = await checked(house, house.rules(LIBRARY), 1, REPLICATOR_NOTIFY_URL=addresses)
     told = [line["message"] for line in lines if line["name"] == "notify"]
     assert "can't connect" in told[0]
-    assert "no TLS" in told[1]
+    assert "does not speak TLS" in told[1]
     assert failed(lines)["notify"] == "; ".join(told)
     assert no_secret(lines)

@@ -46,7 +46,7 @@ def test_every_mistake_is_reported_at_once_and_without_a_secret() -> None:
 def test_an_account_beside_anonymous_and_a_token_without_a_key_are_mistakes() -> None:
     told = "\n".join(map(str, problems_of(IMAGES, auth=auth(aliyun={"security_token": "hunter2"}, anonymous=True))))
     assert "remove these or aliyun" in told
-    assert "without the access key" in told
+    assert "needs its access_key_id" in told
     assert "hunter2" not in told
 
 
