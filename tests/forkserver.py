@@ -305,6 +305,8 @@ def _import_everything() -> None:
 
 
 if __name__ == "__main__":
+    # Ignored where the tests were started in the background; a program that is started at a terminal has this.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.disable()
     _import_everything()
     gc.freeze()
