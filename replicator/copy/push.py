@@ -89,13 +89,18 @@ class Pusher:
                 await confirm()
             return await self._target.put_manifest(manifest, identifier, within=timing.tag)
 
-        def is_retryable(error: Exception) -> bool:
-            # What ``confirm`` raises is final, and a missing part has to be copied first.
-            return (
-                isinstance(error, RegistryError) and is_transient(error) and not isinstance(error, ManifestIncomplete)
-            )
+        failures = 0
 
-        await self._put(manifest, lambda: retrying(attempt, attempts=timing.attempts, retryable=is_retryable))
+        def is_retryable(error: Exception) -> bool:
+            nonlocal failures
+            # What ``confirm`` raises is final, and a missing part has to be copied first.
+            if not isinstance(error, RegistryError) or isinstance(error, ManifestIncomplete):
+                return False
+            # One count for the whole write: a repair in between gives no further attempts.
+            failures += 1
+            return is_transient(error) and failures < timing.attempts
+
+        await self._put(manifest, lambda: retrying(attempt, attempts=None, retryable=is_retryable))
 
     async def _put(self, manifest: Manifest, write: Callable[[], Awaitable[bool]]) -> bool:
         repairs = 0

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from replicator.registry import Descriptor
 
 ALGORITHM = 1
-"""Version of the selection. Raise it when the same image and options give another digest: results are cached."""
+"""Version of the selection. Raise it when the same image and options give another digest: results are cached.
+
+The note beside a digest may be in the words of an earlier version.
+"""
 MAX_DEPTH = 4
 """Levels of nested indexes; no builder makes more."""
 MAX_NESTED_BYTES = 16 * 1024 * 1024

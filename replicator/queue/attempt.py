@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,7 +15,7 @@ from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue.dead_letters import DeadLetter
 from replicator.queue.job import Failure, Finished, Lane, RunningRecord
 from replicator.queue.lease import LeaseObserver
-from replicator.queue.records import decode, encode
+from replicator.queue.records import Moment, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,10 +103,23 @@ class StartedJob:
             generation=generation,
             failures=failures,
             retries=None if retries is None else int(retries),
-            first_failure=None if waiting is None else decode(Failure, waiting).first,
+            first_failure=_first_failure(waiting),
             record=decode(RunningRecord, record),
             merged=bool(merged),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _FirstFailure:
+    """All that a start needs of a `Failure`: the rest may be of a newer version, which knows more classes of errors."""
+
+    first: Moment
+
+
+def _first_failure(waiting: bytes | None) -> datetime | None:
+    with contextlib.suppress(ValueError):
+        return decode(_FirstFailure, waiting).first if waiting is not None else None
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,7 +163,12 @@ class LaneWorker(arq.worker.Worker):
         self._unheard = None
         self._health.succeeded()
         for reply in replies:
-            self._start(StartedJob.read(reply))
+            try:
+                self._start(StartedJob.read(reply))
+            except ValueError:
+                # The leases of the whole reply are ours: one record that can't be read must not strand the others.
+                # Its own job is picked again when its lease expires.
+                log.exception("job not started", id=reply[0].decode(errors="replace"))
         self._pause = POLL_SECONDS if due_ms < 0 else min(POLL_SECONDS, due_ms / 1000)
         if not takeover:
             # Jobs of workers that may be dead are due already and will not wake anybody.

@@ -108,7 +108,7 @@ async def announced(
 
     def record() -> bytes:
         now = in_force()
-        problem = None if now.problem is None else now.problem[:_MOST_CHARACTERS]
+        problem = None if now.problem is None else now.problem[:_MOST_CHARACTERS].encode(errors="replace").decode()
         loaded = moment(now.loaded * 1000)
         return encode(ProcessInfo(command, version, socket.gethostname(), os.getpid(), started, loaded, problem))
 

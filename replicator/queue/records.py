@@ -2,7 +2,7 @@
 
 A record is a frozen dataclass: a field's name is the key in the JSON, its annotation what the reader checks. Keys that
 a reader does not know are ignored, because an old and a new process share one queue during an upgrade: a newer version
-may add a key, and must neither rename one nor change its type.
+may add a key, and must neither rename one nor change its type. A new word of an enumeration is a change of type.
 """
 
 from __future__ import annotations

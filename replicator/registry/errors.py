@@ -62,7 +62,7 @@ class RegistryError(ReplicatorError):
         codes: tuple[str, ...] = (),
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(why=one_line(why, _MAX_WORDS), do=do)
+        super().__init__(why=one_line(why, _MAX_WORDS), do=one_line(do, _MAX_WORDS))
         self.registry = ""
         self.request = ""
         self.status = status

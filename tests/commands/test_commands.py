@@ -84,6 +84,12 @@ def test_the_list_of_commands_says_what_a_commands_own_help_begins_with(name: st
     assert command.name == name
 
 
+def test_a_mistyped_command_is_answered_with_the_nearest_one() -> None:
+    ended = CliRunner().invoke(app, ["statu"])
+    assert ended.exit_code == 2
+    assert "Did you mean 'status'?" in ended.output
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["schema"]])
 def test_output_to_a_full_disk_is_told_and_a_failure(arguments: list[str]) -> None:
     with Path("/dev/full").open("w") as full:

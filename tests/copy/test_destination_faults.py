@@ -12,7 +12,15 @@ import pytest
 from replicator.copy import Copier
 from replicator.errors import ErrorClass
 from replicator.registry import Access, Registries
-from replicator.registry.errors import ConnectionFailed, Denied, ProtocolViolated, Refused, RegistryError, UploadLost
+from replicator.registry.errors import (
+    ConnectionFailed,
+    Denied,
+    ProtocolViolated,
+    Refused,
+    RegistryError,
+    ServerFailed,
+    UploadLost,
+)
 from tests.copy.conftest import PATIENT, Pair
 from tests.standins.faults import Answer, Cut, CutUpload, Fault, Headers, Raw, Redirect, Trickle
 from tests.standins.images import blobs_of, fetch_raw, image, multi_arch
@@ -255,6 +263,17 @@ async def test_a_destination_that_never_finds_the_parts_is_sent_them_a_few_times
             await loaded.copy()
     log = loaded.destination.faults.log
     assert [entry.status for entry in log.select("PUT", "/manifests/v1$")] == answers
+
+
+async def test_a_repair_of_a_tag_gives_it_no_further_attempts(loaded: Pair) -> None:
+    attempts = PATIENT.attempts
+    faults = loaded.destination.faults
+    faults.add(Fault(Answer(503), "PUT", "/manifests/v1$", times=attempts - 1))
+    faults.add(Fault(Answer(400, "MANIFEST_BLOB_UNKNOWN"), "PUT", "/manifests/v1$", times=1))
+    faults.add(Fault(Answer(503), "PUT", "/manifests/v1$", times=None))
+    with pytest.raises(ServerFailed):
+        await loaded.copy()
+    assert [entry.status for entry in faults.log.select("PUT", "/manifests/v1$")] == [503] * (attempts - 1) + [400, 503]
 
 
 async def test_a_tag_that_was_stored_as_something_else_is_an_error_that_is_not_repeated(loaded: Pair) -> None:

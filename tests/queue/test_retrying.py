@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,7 @@ import structlog
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import DeadLetters, Job, Lane, Queue, RetryPolicy, Running
 from replicator.queue.records import dump_json
-from tests.queue.conftest import QUICK, Recorder, eventually, idle, working
+from tests.queue.conftest import QUICK, Recorder, command, eventually, idle, working
 
 if TYPE_CHECKING:
     from tests.queue.servers import RedisServer
@@ -272,3 +273,20 @@ async def test_a_handler_that_cancels_itself_is_handed_back_without_an_attempt_a
     counts = (await queue.counts()).lanes[Lane.EVENTS]
     assert counts.queued + counts.waiting == 1
     assert await queue.redis.exists(f"arq:retry:{queue.prefix}:{A}") == 0
+
+
+async def test_a_failure_in_the_words_of_a_newer_version_stops_no_worker(queue: Queue, handler: Recorder) -> None:
+    handler.errors = [Fault(ErrorClass.NOT_YET)]
+    await queue.enqueue([Job(A, {})], Lane.EVENTS)
+    slow = RetryPolicy(not_yet=1.0, not_yet_cap=1.0)
+    async with working(queue, handler, policy=slow):
+        await handler.started(1)
+        await eventually(queue.waiting)
+        record = json.loads(await command(queue, "HGET", f"{queue.prefix}:waiting", A))
+        newer = json.dumps(record | {"error_class": "quota"})
+        await command(queue, "HSET", f"{queue.prefix}:waiting", A, newer)
+        await handler.started(2)
+        await queue.enqueue([Job("r.example/b:1", {})], Lane.EVENTS)
+        await handler.started(3)
+        await idle(queue)
+    assert (await queue.counts()).dead == 0
