@@ -30,7 +30,11 @@ MAX_DEPTH = 32
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _TAGS = frozenset({"tag:yaml.org,2002:str", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
-_QUOTED = re.compile(r"""'(?!<)[^']{2,}'|"(?!<)[^"]{2,}\"""")
+_QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""")
+_TOKEN = re.compile(r"""['"](?:<[a-z ]+>|\\?.)['"]""")
+"""A quotation that is a single character or PyYAML's name of a token, and never a value."""
+_WITH_LIBYAML = hasattr(yaml, "CSafeLoader")
+_LINE_BREAKS = "\n\r\x85\u2028\u2029"
 
 
 class Plain(str):
@@ -148,12 +152,12 @@ def _read_yaml(text: str, path: str) -> Document:
         builder = _Builder()
         value = builder.build(node, path)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        return _unreadable(path, f"not valid YAML: {_without_values(error.problem or 'unexpected end')}{where}")
+        return _unreadable(path, f"not valid YAML: {_problem(error, text)}{_place(error.problem_mark, text)}")
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        column = error.position - text.rfind("\n", 0, error.position)
+        # libyaml counts bytes, PyYAML characters.
+        before = text.encode()[: error.position].decode() if _WITH_LIBYAML else text[: error.position]
+        line = before.count("\n") + 1
+        column = len(before) - before.rfind("\n")
         return _unreadable(path, f"the file contains a control character (line {line}, column {column})")
     except _Refused as error:
         return _unreadable(path, str(error))
@@ -172,11 +176,31 @@ def _check_depth(text: str) -> None:
             raise _Refused(f"nested more than {MAX_DEPTH} levels deep")
 
 
-def _without_values(message: str) -> str:
+def _problem(error: yaml.MarkedYAMLError, text: str) -> str:
+    message = error.problem or "unexpected end"
     # PyYAML quotes the offending text, which may be a password that begins with * or &.
     if "alias" in message or "anchor" in message:
         return "an alias (*) without an anchor (&); quote a string that begins with * or &"
-    return _QUOTED.sub("a string", message)
+    if "cannot start any token" in message and error.problem_mark:
+        # libyaml does not name the character.
+        character = text[error.problem_mark.index : error.problem_mark.index + 1]
+        if character == "\t":
+            return "found a tab that cannot start any token; indent with spaces"
+        advice = "; quote a string that begins with @, ` or %" if character in ("@", "`", "%") else ""
+        return f"found character {character!r} that cannot start any token{advice}"
+    # libyaml quotes only its own tokens, but PyYAML without it quotes values too.
+    return _QUOTED.sub(lambda match: match[0] if _TOKEN.fullmatch(match[0]) else "a string", message)
+
+
+def _place(mark: yaml.Mark | None, text: str) -> str:
+    if mark is None:
+        return ""
+    line, column = mark.line + 1, mark.column + 1
+    if _WITH_LIBYAML and mark.index >= len(text) and column == 1 and text and text[-1] not in _LINE_BREAKS:
+        # libyaml ends the last line itself, and reports a place in the next, which does not exist.
+        last = max(map(text.rfind, _LINE_BREAKS)) + 1
+        line, column = line - 1, len(text) - last + 1
+    return f" (line {line}, column {column})"
 
 
 class _Builder:

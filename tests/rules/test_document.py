@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from replicator.rules import document
 from replicator.rules.document import MAX_BYTES, MAX_DEPTH, MAX_VALUES, Plain, read_document
 
 
 def message(text: str) -> str:
-    document = read_document(text)
-    assert not document.readable
-    (problem,) = document.problems
+    unreadable = read_document(text)
+    assert not unreadable.readable
+    (problem,) = unreadable.problems
     return str(problem)
 
 
@@ -80,6 +82,18 @@ def test_a_duplicate_key_under_an_anchor_is_reported_once() -> None:
         ("? [a]\n: b", "a key must be a string"),
         ("a: 1\n---\nb: 2", "not valid YAML"),
         ("a: \x00", "the file contains a control character (line 1, column 4)"),
+        ("# 第一行注释\n# 第二行\na: b\nc: d\x01e", "the file contains a control character (line 4, column 5)"),
+        (
+            "password: @secret",
+            "character '@' that cannot start any token; quote a string that begins with @, ` or % (line",
+        ),
+        ("注释: `secret", "character '`' that cannot start any token; quote a string that begins with @, ` or % (line"),
+        ("a:\n\t- b", "found a tab that cannot start any token; indent with spaces (line 2, column 1)"),
+        ("p: [a", "',' or ']'"),
+        ("p: {a: b", "',' or '}'"),
+        ("p: [a", "(line 1, column 6)"),
+        ("- 注\n- [a", "(line 2, column 5)"),
+        ("p: [a\n", "(line 2, column 1)"),
         ("a: &a [*a]", "is nested in its own anchor"),
         ("a: &a {<<: *a}", "is nested in its own anchor"),
         ("<<: 1", "<< takes a mapping"),
@@ -114,6 +128,27 @@ def test_an_unreadable_text_is_reported_with_position_and_reason(text: str, expe
 )
 def test_no_message_repeats_a_value(text: str) -> None:
     assert "hunter2" not in "".join(map(str, read_document(text).problems))
+
+
+PURE_PYTHON_LOADER = type("PurePythonLoader", (yaml.SafeLoader,), {"yaml_implicit_resolvers": {}})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("password: *hunter2hunter2", "an alias (*) without an anchor"),
+        ("password: !x!hunter2hunter2", "undefined tag handle a string (line 1, column 11)"),
+        ("password: !hunter2hunter2!hunter2", "undefined tag handle a string (line 1, column 11)"),
+        ("password: @hunter2hunter2", "found character '@' that cannot start any token; quote a string"),
+        ("a: [hunter2", "expected ',' or ']', but got '<stream end>' (line 1, column 12)"),
+        ("# 注释\na: \x01hunter2", "the file contains a control character (line 2, column 4)"),
+    ],
+)
+def test_messages_are_as_good_without_libyaml(text: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(document, "_Loader", PURE_PYTHON_LOADER)
+    monkeypatch.setattr(document, "_WITH_LIBYAML", False)
+    assert expected in message(text)
+    assert "hunter2" not in message(text)
 
 
 def test_aliases_cannot_multiply_without_bound() -> None:
