@@ -11,6 +11,7 @@ warning, and is refused where it could backtrack without end.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import warnings
 from dataclasses import dataclass
@@ -32,7 +33,10 @@ MAX_MEMORY = 256 * 1024
 
 _READ_DIFFERENTLY = re.compile(r"\\[0-9]|\{,[0-9]*\}|\{[0-9,]*[0-9]{5,}|[^\x00-\x7f]")
 """What RE2 accepts with another meaning: ``a{,2}`` is plain text there, and other scripts fold to ASCII letters."""
+_CLASS = re.compile(r"\[\^?\]?[^\]]*\[:\^?[a-z]+:\]")
+"""A bracket with a class such as ``[:alpha:]``. Python's ``re`` takes ``[:alph`` there for plain characters."""
 _ESCAPED = re.compile(r"\\[\x00-/:-\x7f]")
+_TOO_LARGE = "too large"
 _EXCLUDE = "list what must match under include, and what must not under exclude"
 _ADVICE = {
     "(?!": _EXCLUDE,
@@ -43,7 +47,24 @@ _ADVICE = {
     "(?>": "a plain group is enough",
     "{,": "write {0,",
 }
-_OTHER_ADVICE = "write it without"
+_REASONS = {
+    "[:": "a class such as [:alpha:] counts only where it is the first in its brackets; write its characters, as a-z",
+    "(?P": "RE2 has no backreference such as (?P=name); write the alternatives out",
+    "{": "RE2 repeats a part at most 1000 times, nested repetitions multiplied; a tag has at most 128 characters",
+    _TOO_LARGE: f"RE2 would take more than {MAX_MEMORY // 1024} KiB for it; shorten it, or split it into several",
+}
+
+
+class ExpressionError(ValueError):
+    """An expression between slashes is refused.
+
+    Attributes:
+        reason: the message without the expression, which is its subject.
+    """
+
+    def __init__(self, expression: str, reason: str) -> None:
+        super().__init__(f"{shorten(f'/{expression}/')} {reason}")
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +73,13 @@ class TagPattern:
 
     Attributes:
         search: returns None for a tag that the pattern does not match.
-        warning: why the expression is not run by RE2, and what to write instead; None if all is well.
+        warning: the expression, why RE2 does not run it, and what to write instead; None if RE2 does.
+        reason: the same without the expression.
     """
 
     search: Callable[[str], object]
     warning: str | None = None
+    reason: str | None = None
 
 
 def is_glob(text: str) -> bool:
@@ -110,29 +133,57 @@ def _compile_expression(expression: str) -> TagPattern:
     if not expression:
         raise ValueError("// is an empty regular expression; remove it to mean every tag")
     if len(expression) > MAX_PATTERN_LENGTH:
-        raise ValueError(f"a regular expression has at most {MAX_PATTERN_LENGTH} characters")
-    different = _READ_DIFFERENTLY.search(_ESCAPED.sub(" ", expression))
-    if different is not None:
-        construct = different[0]
-    else:
+        raise ExpressionError(
+            expression, f"is too long: a regular expression has at most {MAX_PATTERN_LENGTH} characters"
+        )
+    construct = _read_differently(expression)
+    if construct is None:
         compiled, construct = _compile_re2(expression)
         if compiled is not None:
             return TagPattern(compiled)
-    written = shorten(f"/{expression}/")
     try:
         backtracking = _compile_backtracking(expression)
+        endless = explodes(expression)
+    except RecursionError:
+        raise ExpressionError(expression, "has too many groups within groups") from None
     except ValueError as error:
-        raise ValueError(f"{written} is not a regular expression: {error}") from None
-    advice = next((words for start, words in _ADVICE.items() if construct.startswith(start)), _OTHER_ADVICE)
-    if explodes(expression):
+        raise ExpressionError(expression, f"is not a regular expression: {error}") from None
+    reason = _reason(construct)
+    if endless:
         # Anyone who may push a tag could block the whole process with one.
-        raise ValueError(
-            f"{written} could take exponential time on a long tag: it repeats a repetition, and RE2, which is never "
-            f"slow, has no {construct}; {advice}"
+        raise ExpressionError(
+            expression,
+            "could take exponential time on a long tag, because it repeats a repetition. RE2, which is never slow, "
+            f"can't run it: {reason}",
         )
     return TagPattern(
-        backtracking.search, f"{written} can be slow on long tags, because RE2 has no {construct}; {advice}"
+        backtracking.search, f"{shorten(f'/{expression}/')} can be slow on long tags, because {reason}", reason
     )
+
+
+def _read_differently(expression: str) -> str | None:
+    """Return the part that RE2 and Python's ``re`` both accept, each with another meaning."""
+    plain = _ESCAPED.sub(" ", expression)
+    different = _READ_DIFFERENTLY.search(plain)
+    if different is not None:
+        return different[0]
+    if _CLASS.search(plain):
+        # Python refuses a class that is the first in its brackets, so there RE2's meaning is the only one.
+        with contextlib.suppress(ValueError, RecursionError):
+            _compile_backtracking(expression)
+            return "[:"
+    return None
+
+
+def _reason(construct: str) -> str:
+    """Return why RE2 does not run an expression with ``construct``, and what to write instead."""
+    for start, advice in _ADVICE.items():
+        if construct.startswith(start):
+            return f"RE2 has no {construct}; {advice}"
+    for start, reason in _REASONS.items():
+        if construct.startswith(start):
+            return reason
+    return f"RE2 has no {construct}; write it without"
 
 
 def _compile_re2(expression: str) -> tuple[Callable[[str], object] | None, str]:
@@ -149,7 +200,7 @@ def _compile_re2(expression: str) -> tuple[Callable[[str], object] | None, str]:
         compiled = re2.compile(re.sub(r"\\(?s:.)", lambda match: match[0].replace("Z", "z"), expression), options)
     except re2.error as error:
         _, colon, construct = error.args[0].decode(errors="replace").partition(": ")
-        return None, construct if colon else "room for an expression this large"
+        return None, construct if colon else _TOO_LARGE
     # Bytes spare RE2's wrapper a table of offsets for each search.
     return lambda tag: compiled.search(tag.encode(errors="replace")), ""
 
@@ -159,7 +210,7 @@ def _compile_backtracking(expression: str) -> re.Pattern[str]:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             return re.compile(expression, re.ASCII)
-    except (re.error, OverflowError, RecursionError, Warning) as error:
+    except (re.error, OverflowError, Warning) as error:
         raise ValueError(str(error)) from None
 
 

@@ -89,7 +89,17 @@ def test_the_guard_lets_a_harmless_expression_through(expression: str) -> None:
         ("^(?>a)b", "ab", "ac", "RE2 has no (?>; a plain group is enough"),
         (r"^(a|b)\1$", "aa", "ab", r"RE2 has no \1; write it without"),
         ("^a{,2}$", "aa", "aaa", "RE2 has no {,2}; write {0,"),
-        ("^a{2,1001}$", "aa", "a", "RE2 has no {2,1001}; write it without"),
+        ("^a{2,1001}$", "aa", "a", "because RE2 repeats a part at most 1000 times"),
+        ("^a{1,12345}$", "aa", "b", "because RE2 repeats a part at most 1000 times"),
+        ("^(?:a{0,400}){3}$", "aa", "b", "because RE2 repeats a part at most 1000 times"),
+        (
+            "^(?P<x>a|b)(?P=x)$",
+            "aa",
+            "ab",
+            "because RE2 has no backreference such as (?P=name); write the alternatives",
+        ),
+        ("^[.[:alpha:]]$", "a]", "a", "because a class such as [:alpha:] counts only where it is the first in its"),
+        ("^[^[:digit:]]$", "a]", "a", "because a class such as [:alpha:] counts only where it is the first in its"),
         ("(?x)^a $", "a", "b", "RE2 has no (?x; write it without"),
         ("(?i)^\u017f|v", "V", "s", "RE2 has no \u017f; write it without"),
         ("^((((((((((a))))))))))\\10$", "aa", "a\b", "RE2 has no \\1; write it without"),
@@ -107,7 +117,41 @@ def test_a_construct_that_re2_lacks_or_reads_differently_keeps_its_meaning_with_
 def test_an_expression_that_is_too_large_for_re2_is_warned_of() -> None:
     warning = compile_tag_pattern(f"/{'(?:[a-c]{10}[d-f]{10}){50}' * 39}/").warning
     assert warning is not None
-    assert "RE2 has no room for an expression this large" in warning
+    assert "because RE2 would take more than 256 KiB for it; shorten it" in warning
+
+
+@pytest.mark.parametrize(
+    ("expression", "matching", "other"),
+    [
+        ("^[[:alpha:]]$", "a", "1"),
+        ("^[[:alpha:]_.-]$", "_", "1"),
+        ("^[[:digit:]a[:upper:]]$", "B", "b"),
+        ("^[:alpha:]$", "p", "b"),
+        (r"^\[[:alpha:]]?", "[a", "a"),
+        (r"^x|\[.[:a]", "x", "a"),
+    ],
+)
+def test_re2_runs_a_class_where_nothing_else_can_be_meant(expression: str, matching: str, other: str) -> None:
+    pattern = compile_tag_pattern(f"/{expression}/")
+    assert pattern.warning is None
+    assert pattern.search(matching)
+    assert not pattern.search(other)
+
+
+@pytest.mark.parametrize("depth", [100, 260, 500])
+def test_groups_within_groups_are_judged_or_refused(depth: int) -> None:
+    expression = f"(?=a){'(' * depth}a{')' * depth}"
+    if depth == 100:
+        assert compile_tag_pattern(f"/{expression}/").search("a")
+        return
+    with pytest.raises(ValueError, match="too many groups within groups"):
+        compile_tag_pattern(f"/{expression}/")
+
+
+def test_the_rules_refuse_groups_within_groups_with_their_place() -> None:
+    expression = f"/(?=a){'(' * 260}a{')' * 260}/"
+    refused = message_of({f"{HARBOR}/a/b": {"to": f"{PLAIN}/a/b", "tags": {"include": expression}}})
+    assert "too many groups within groups" in refused
 
 
 def test_re2_says_nothing_on_stderr(capfd: pytest.CaptureFixture[str]) -> None:
@@ -130,7 +174,7 @@ def test_rules_warn_where_the_slow_expression_is_written() -> None:
         f'images["{HARBOR}/a/c"].tags.exclude',
     ]
     refused = message_of({f"{HARBOR}/a/b": {"to": f"{PLAIN}/a/b", "tags": {"include": "/(?!x)(a+)+$/"}}})
-    assert "RE2, which is never slow, has no (?!; list what must match under include" in refused
+    assert "RE2, which is never slow, can't run it: RE2 has no (?!; list what must match under include" in refused
 
 
 @given(st.text(alphabet="ab()[]{}|*+?^$\\d0123,:=!<>.-", max_size=30))
@@ -159,6 +203,10 @@ ATOMS = st.sampled_from(
             "[s-k]",
             "[K-k]",
             "[[:alpha:]]",
+            "[.[:alpha:]]",
+            "[^[:alpha:]]",
+            "[]_[:digit:]",
+            "[:alpha:]",
         ),
         *("(?i)", "(?s)", "(?m)", "(?x)", "(?a)", "(?im)", "(?#x)", "(?=a)", "(?!a)", r"\1", r"\10"),
     ]

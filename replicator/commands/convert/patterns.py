@@ -11,9 +11,29 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from replicator.rules.patterns import compile_tag_pattern
+from replicator.rules.patterns import ExpressionError, compile_tag_pattern
 
 _NO_REPETITION = re.compile(r"(\\.)|\{(?=,[0-9]*\})", re.DOTALL)
+
+_BRACKETS = re.compile(r"(\\.)|\[\^?\]?(?:\\.|\[:\^?[a-z]+:\]|[^\]\\])*\]", re.DOTALL)
+# After a hyphen the bracket ends a range, and what looks like a class is plain characters.
+_CLASS = re.compile(r"(\\.)|(?<!^)(?<!^\[)(?<!-)\[:([a-z]+):\]", re.DOTALL)
+_CLASSES = {
+    "alnum": "0-9A-Za-z",
+    "alpha": "A-Za-z",
+    "ascii": r"\x00-\x7f",
+    "digit": "0-9",
+    "lower": "a-z",
+    "punct": r"!-/:-@\[-`{-~",
+    "upper": "A-Z",
+    "word": "0-9A-Za-z_",
+    "xdigit": "0-9A-Fa-f",
+}
+"""The classes of Go with characters that a tag can have."""
+
+
+def _written_out(match: re.Match[str]) -> str:
+    return _CLASSES.get(match[2] or "", match[0])
 
 
 def translated(pattern: str, *, anchored: bool) -> str:
@@ -29,15 +49,17 @@ def translated(pattern: str, *, anchored: bool) -> str:
     Raises:
         ValueError: it is no expression of Go, or has no equivalent; the message says why.
     """
-    # The rules take a{,2} for a repetition, as Python does; for Go it is plain text.
+    # The rules take a{,2} for a repetition, as Python does; for Go it is plain text. And a class such as [:alpha:]
+    # counts in the rules only where it is the first in its brackets.
     body = _NO_REPETITION.sub(lambda match: match[0] if match[1] else r"\{", pattern)
+    body = _BRACKETS.sub(lambda match: match[0] if match[1] else _CLASS.sub(_written_out, match[0]), body)
     found = f"/{f'^{body}$' if anchored else body or '^'}/"
     try:
         compiled = compile_tag_pattern(found)
-    except ValueError as error:
-        raise ValueError(f"is not a regular expression: {error}") from None
-    if compiled.warning is not None:
-        raise ValueError("has no equivalent: Go refuses it, or the rules read it differently")
+    except ExpressionError as error:
+        raise ValueError(error.reason) from None
+    if compiled.reason is not None:
+        raise ValueError(f"has no equivalent: {compiled.reason}")
     return found
 
 

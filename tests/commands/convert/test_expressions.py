@@ -151,6 +151,12 @@ def test_anchors_hold_the_first_and_the_last_of_alternatives_alone(first: Part, 
         (r"\Qa.b\E", "a-b", False),
         ("[[:^digit:]]", "a", True),
         ("[[:^digit:]]", "1", False),
+        ("[_[:alpha:]]", "a", True),
+        ("[_[:alpha:]]", "1", False),
+        ("[^[:alpha:]]", "a", False),
+        ("[^[:alpha:]]", "1", True),
+        (r"[.\]_[:punct:]]", "-", True),
+        (r"\[?[:alph]", "p", True),
         ("[+--]", "-", True),
         ("[+--]", ".", False),
         (r"a\{,1}", "a", False),
@@ -181,6 +187,22 @@ def test_nothing_is_found_in_every_tag() -> None:
 def test_an_expression_with_another_meaning_is_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match=r"has no equivalent|is not a regular expression"):
         translated(pattern, anchored=True)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("(bad", "is not a regular expression: missing ), unterminated subpattern at position 1"),
+        ("(?=x)", "has no equivalent: RE2 has no (?=; write it without"),
+        ("(?!x)", "has no equivalent: RE2 has no (?!; list what must match under include"),
+        ("(?!x)(a+)+", "could take exponential time on a long tag, because it repeats a repetition. RE2"),
+        ("a" * 1100, "is too long: a regular expression has at most 1024 characters"),
+    ],
+)
+def test_a_refusal_gives_one_reason_whose_subject_is_the_expression(pattern: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}") as caught:
+        translated(pattern, anchored=True)
+    assert "/^" not in str(caught.value)
 
 
 NAMES = ["nginx", "team/app", "team/app/api", "team-b/app", "lib.x/y"]
