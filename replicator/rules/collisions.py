@@ -1,7 +1,7 @@
 """Search for collisions: different sources that go to one destination, as far as the rules alone tell.
 
 A certain collision is a problem. One that depends on which repositories and tags exist is a warning; a backfill, which
-lists them, finds out (`replicator.rules.request.collisions`). A single rule that sends all its matches to one
+lists them, finds out (`replicator.rules.request.find_collisions`). A single rule that sends all its matches to one
 destination is found in `replicator.rules.images`.
 """
 

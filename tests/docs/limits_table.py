@@ -49,7 +49,7 @@ LIMITS = {
         Limit("levels of nesting", "rules.document.MAX_DEPTH", "", "refused"),
         Limit("a pattern", "rules.patterns.MAX_PATTERN_LENGTH", "characters", "refused"),
         Limit("memory of a regular expression", "rules.patterns.MAX_MEMORY", "bytes", "Python's `re`, with a warning"),
-        Limit("a range of versions", "rules.versions.MAX_RANGE_LENGTH", "characters", "refused"),
+        Limit("a range of node-semver", "rules.versions.MAX_RANGE_LENGTH", "characters", "refused"),
         Limit("Docker's `config.json`", "registry.docker_logins._MAX_BYTES", "bytes", "refused"),
         Limit("a secret file", "settings._MAX_SECRET_BYTES", "bytes", "refused"),
         Limit("answer of a credential helper", "registry.docker_logins._MAX_OUTPUT", "bytes", "it is killed"),
