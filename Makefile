@@ -4,10 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TOOLS := .venv-tools
 PYTEST_ARGS ?=
+# Three a core: much of the suite waits, for deadlines and leases.
+WORKERS ?= $(shell expr 3 '*' $$(nproc))
 BENCH_ARGS ?=
 FUZZ_ARGS ?=
 
-.PHONY: all help install servers system tools test lint format docs demo bench bench-check image-check fuzz lock audit \
+.PHONY: all help install servers system tools test matrix lint format docs demo bench bench-check image-check fuzz lock audit \
   sbom licenses clean
 all: lint test
 
@@ -34,7 +36,7 @@ tools: install ## Install Helm and kubectl, which render deploy/ in the tests, i
 	@$(BIN)/python -m tests.deploy.tools
 
 test: install system tools ## Run the whole suite; PYTEST_ARGS='tests/rules -k glob' for a part of it
-	$(BIN)/pytest --numprocesses=auto --dist=worksteal $(PYTEST_ARGS)
+	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=worksteal $(PYTEST_ARGS)
 
 matrix: ## Run the suite on Python 3.11 to 3.13 (PYTHONS=... for others) and the queue's tests on the newest redis-py
 	PYTHONS="$(PYTHONS)" ./.ci/matrix
