@@ -93,5 +93,5 @@ licenses: install ## List the licences of the runtime dependencies
 	$(BIN)/python -m tests.supply.licenses
 
 clean: ## Remove everything that the other targets made
-	rm -rf $(VENV) $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(TOOLS) .venv-matrix .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

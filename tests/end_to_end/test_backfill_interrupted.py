@@ -93,7 +93,8 @@ async def test_interrupted_and_started_again_it_goes_on_and_repeats_nothing(hous
     assert len(written) < len(IMAGES)
     rows = json.loads((house.directory / "r.json").read_text())
     told = Counter(row["outcome"] for row in rows)
-    assert told["copied"] == len(written)
+    # Ended at once, a run may not hear any more of a tag whose write was answered a moment ago.
+    assert told["copied"] == len(written) if point.signals == 1 else told["copied"] <= len(written)
     assert set(told) <= {"copied", "queued", "not begun"}
 
     ended = await replicator(*command, cwd=house.directory, settings=settings)
