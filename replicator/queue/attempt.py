@@ -72,7 +72,7 @@ class AttemptObserver(LeaseObserver, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StartedJob:
-    """A job whose lease was just taken, as the ``start`` script gives it.
+    """A job whose lease was just taken, as the ``claim`` script gives it.
 
     Attributes:
         job: arq's form of it; None when Redis has lost it.

@@ -154,7 +154,7 @@ class LaneWorker(arq.worker.Worker):
         lease_ms = int(self._lease * 1000)
         arguments = (self.lane, free, token, self._context.worker, lease_ms, int(takeover), int(again))
         try:
-            due_ms, *replies = await self._queue.run_script("start", *arguments)
+            due_ms, *replies = await self._queue.run_script("claim", *arguments)
         except FAULTS as error:
             self._unheard = token
             self._health.failed(error)

@@ -50,7 +50,7 @@ def job(name: str, **payload: Any) -> Job:
 async def finish(queue: Queue, name: str, entry: str, lag: str | int = "") -> bytes:
     """Run a job's whole life by the scripts alone."""
     await queue.enqueue([Job(name, {})], Lane.EVENTS)
-    _, replies = await queue.run_script("start", "events", 1, f"t-{name}", "w", 10_000, 0, 0)
+    _, replies = await queue.run_script("claim", "events", 1, f"t-{name}", "w", 10_000, 0, 0)
     job = StartedJob.read(replies)
     answer: bytes = await queue.run_script(
         "finish", job.id, job.record.token, job.generation, "events", "done", 0, 0, "{}", "", entry, lag
@@ -104,7 +104,7 @@ async def test_a_backfill_pushes_no_event_out_and_no_lane_grows_without_end(queu
     for lane, number in (("events", 3), ("backfill", MOST_JOBS + 50)):
         names = [f"{lane}-{n}" for n in range(number)]
         await queue.enqueue([Job(name, {}) for name in names], Lane(lane))
-        _, *replies = await queue.run_script("start", lane, number, lane, "w", 60_000, 0, 0)
+        _, *replies = await queue.run_script("claim", lane, number, lane, "w", 60_000, 0, 0)
         for job in map(StartedJob.read, replies):
             entry = encode_entry(job, Lane(lane), Ending("done"), 0.1, DESCRIPTION)
             token = job.record.token

@@ -189,7 +189,7 @@ async def test_a_job_that_takes_its_workers_down_is_put_off_and_not_run_again_at
 ) -> None:
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
     for _ in range(5):  # five workers that take it and are never heard of again
-        await queue.run_script("start", Lane.EVENTS, 1, "dead", "host:1:dead", 1, 1, 0)
+        await queue.run_script("claim", Lane.EVENTS, 1, "dead", "host:1:dead", 1, 1, 0)
         await asyncio.sleep(0.01)
     async with working(queue, handler, policy=QUICK, lease=0.2):
         await handler.started(1)
@@ -199,12 +199,12 @@ async def test_a_job_that_takes_its_workers_down_is_put_off_and_not_run_again_at
 
 async def test_a_start_whose_answer_was_lost_gives_the_same_jobs_when_asked_again(queue: Queue) -> None:
     await queue.enqueue([Job(f"r.example/a:{n}", {}) for n in range(3)], Lane.EVENTS)
-    _, *first = await queue.run_script("start", Lane.EVENTS, 2, "w:1", "w", 30_000, 0, 0)
-    _, *again = await queue.run_script("start", Lane.EVENTS, 2, "w:1", "w", 30_000, 0, 1)
+    _, *first = await queue.run_script("claim", Lane.EVENTS, 2, "w:1", "w", 30_000, 0, 0)
+    _, *again = await queue.run_script("claim", Lane.EVENTS, 2, "w:1", "w", 30_000, 0, 1)
     assert {reply[0] for reply in first} == {reply[0] for reply in again}
     counts = (await queue.counts()).lanes[Lane.EVENTS]
     assert (counts.queued, counts.running, counts.waiting) == (1, 2, 0)
-    _, *others = await queue.run_script("start", Lane.EVENTS, 2, "w:12", "w", 30_000, 0, 0)
+    _, *others = await queue.run_script("claim", Lane.EVENTS, 2, "w:12", "w", 30_000, 0, 0)
     assert len(others) == 1
 
 
@@ -217,7 +217,7 @@ async def test_a_job_that_is_due_while_its_lease_lives_is_not_started_a_second_t
     async with working(queue, handler, lease=30):
         await handler.started(1)
         await queue.redis.zadd(queue.lane_queue(Lane.EVENTS), {f"{queue.prefix}:{A}": 0})
-        _, *started = await queue.run_script("start", Lane.EVENTS, 5, "w:2", "w", 1000, 1, 0)
+        _, *started = await queue.run_script("claim", Lane.EVENTS, 5, "w:2", "w", 1000, 1, 0)
         assert started == []
         score = await queue.redis.zscore(queue.lane_queue(Lane.EVENTS), f"{queue.prefix}:{A}")
         assert score is not None
@@ -229,7 +229,7 @@ async def test_a_job_that_is_due_while_its_lease_lives_is_not_started_a_second_t
 
 async def test_a_finish_that_is_repeated_changes_nothing(queue: Queue) -> None:
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
-    _, reply = await queue.run_script("start", Lane.EVENTS, 1, "w:1", "w", 30_000, 0, 0)
+    _, reply = await queue.run_script("claim", Lane.EVENTS, 1, "w:1", "w", 30_000, 0, 0)
     finish = ("finish", A, f"w:1:{A}", reply[2], Lane.EVENTS, "done", 0, 0, b"{}", b"")
     assert await queue.run_script(*finish) == b"done"
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
@@ -242,10 +242,10 @@ async def test_jobs_of_workers_that_may_be_alive_are_left_to_them_for_a_while_an
     queue: Queue, take_over: int, started: bytes
 ) -> None:
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
-    await queue.run_script("start", Lane.EVENTS, 1, "w:1", "w", 1, 0, 0)
+    await queue.run_script("claim", Lane.EVENTS, 1, "w:1", "w", 1, 0, 0)
     await asyncio.sleep(0.01)
     await queue.enqueue([Job("r.example/b:1", {})], Lane.EVENTS)
-    _, reply = await queue.run_script("start", Lane.EVENTS, 1, "w:2", "w", 30_000, take_over, 0)
+    _, reply = await queue.run_script("claim", Lane.EVENTS, 1, "w:2", "w", 30_000, take_over, 0)
     assert reply[0] == started
 
 
@@ -254,7 +254,7 @@ async def test_a_renewed_job_counts_as_running_for_as_long_as_it_is_renewed(
     queue: Queue, script: str, more: tuple[str | int, ...]
 ) -> None:
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
-    _, reply = await queue.run_script("start", Lane.EVENTS, 1, "w:1", "w", 100, 0, 0)
+    _, reply = await queue.run_script("claim", Lane.EVENTS, 1, "w:1", "w", 100, 0, 0)
     record = StartedJob.read(reply).record
     assert await queue.run_script(script, 30_000, A, f"w:1:{A}", encode_running(replace(record, bytes=7)), *more) == []
     await asyncio.sleep(0.15)
@@ -282,6 +282,6 @@ async def test_entries_that_run_elsewhere_do_not_keep_an_idle_worker_from_what_i
     queue: Queue, handler: Recorder
 ) -> None:
     await queue.enqueue([Job(f"r.example/a:{n}", {}) for n in range(400)], Lane.EVENTS)
-    await queue.run_script("start", Lane.EVENTS, 399, "w:1", "w", 30_000, 0, 0)
+    await queue.run_script("claim", Lane.EVENTS, 399, "w:1", "w", 30_000, 0, 0)
     async with working(queue, handler, concurrency={Lane.EVENTS: 1}):
         await handler.started(1, timeout=1)

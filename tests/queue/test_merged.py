@@ -161,7 +161,7 @@ async def test_a_merged_job_that_became_a_dead_letter_leaves_no_mark_of_its_own(
 async def test_a_merged_job_stays_so_when_its_worker_dies(queue: Queue, server: RedisServer, handler: Recorder) -> None:
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
-    await queue.run_script("start", Lane.EVENTS, 1, "dead", "host:1:dead", 1, 1, 0)
+    await queue.run_script("claim", Lane.EVENTS, 1, "dead", "host:1:dead", 1, 1, 0)
     await asyncio.sleep(0.01)
     async with working(queue, handler, lease=0.2):
         await handler.started(1)

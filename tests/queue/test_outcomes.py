@@ -77,7 +77,7 @@ async def test_a_run_that_asks_during_a_copy_hears_of_the_next_one(queue: Queue,
 
 async def test_the_first_of_two_copies_answers_only_who_asked_before_it_began(queue: Queue) -> None:
     await queue.enqueue([Job(A, {})], Lane.EVENTS, run="early")
-    _, reply = await queue.run_script("start", Lane.EVENTS, 1, "w:1", "w", 30_000, 0, 0)
+    _, reply = await queue.run_script("claim", Lane.EVENTS, 1, "w:1", "w", 30_000, 0, 0)
     await queue.enqueue([Job(A, {})], Lane.EVENTS, run="late")
     finish = ("finish", A, f"w:1:{A}", reply[2], Lane.EVENTS, "done", 0, 0, b"{}", b"")
     assert await queue.run_script(*finish) == b"queued again"

@@ -38,7 +38,7 @@ async def run_all(queue: Queue, handler: Recorder, number: int) -> list[datetime
 async def start(
     queue: Queue, token: str = "w:1", *, takeover: int = 0, again: int = 0, lease_ms: int = 30_000
 ) -> StartedJob:
-    _, reply = await queue.run_script("start", Lane.EVENTS, 1, token, "w", lease_ms, takeover, again)
+    _, reply = await queue.run_script("claim", Lane.EVENTS, 1, token, "w", lease_ms, takeover, again)
     return StartedJob.read(reply)
 
 

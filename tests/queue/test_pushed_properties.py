@@ -65,7 +65,7 @@ async def follow(queue: Queue, steps: list[datetime | str | None]) -> None:
         if step == "start":
             if model.running:
                 continue
-            _, *replies = await queue.run_script("start", Lane.EVENTS, 1, f"w:{number}", "w", 30_000, 0, 0)
+            _, *replies = await queue.run_script("claim", Lane.EVENTS, 1, f"w:{number}", "w", 30_000, 0, 0)
             assert bool(replies) == model.pending
             if replies:
                 job = StartedJob.read(replies[0])

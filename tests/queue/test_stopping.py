@@ -154,7 +154,7 @@ async def test_a_job_whose_lease_was_taken_in_the_moment_of_stopping_is_handed_b
         lane.stop_picking()
         lane.cancel_jobs()
         await queue.enqueue([Job(A, {})], Lane.EVENTS)
-        _, reply = await queue.run_script("start", Lane.EVENTS, 1, "w:1", "w", 30_000, 0, 0)
+        _, reply = await queue.run_script("claim", Lane.EVENTS, 1, "w:1", "w", 30_000, 0, 0)
         lane._start(StartedJob.read(reply))
         await asyncio.wait_for(asyncio.gather(*lane.tasks.values()), 2)
     assert handler.runs == []

@@ -14,7 +14,7 @@ end
 for lane in pairs(woken) do wake(lane) end
 return added
 
--- start --
+-- claim --
 -- Start up to `count` jobs that are due: take their leases, in one step.
 -- ARGV: prefix, lane, count, token (unique to this request), worker, lease in ms,
 --       takeover: '1' when jobs of workers that died may be taken,

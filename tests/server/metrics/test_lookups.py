@@ -70,7 +70,7 @@ async def test_the_oldest_is_the_longest_due_job_that_has_not_started(metrics: M
     assert 3600 <= found["events",] < 3700
     assert found["backfill",] == 0
     # It is begun: the next one is the oldest.
-    _, claim = await queue.run_script("start", Lane.EVENTS, 1, "w:1", "w", 30_000, 0, 0)
+    _, claim = await queue.run_script("claim", Lane.EVENTS, 1, "w:1", "w", 30_000, 0, 0)
     assert claim[0] == b"r.example/a:1"
     assert 0 <= (await exposed(metrics)).value("replicator_queue_oldest_seconds", lane="events") < 100
 
