@@ -50,7 +50,10 @@ NOBODY = {"ALIBABA_CLOUD_ECS_METADATA_DISABLED": "true"}
 
 async def asked(openapi: str, home: Path, program: str = _ASKING, **variables: str) -> str:
     """Ask for a login in a process whose environment has nothing of Alibaba Cloud's but this."""
-    inherited = environment(HOME=str(home), no_proxy="")
+    # Alibaba's libraries use what Python deprecates from 3.12 on.
+    libraries = ("alibabacloud_tea_openapi.utils", "alibabacloud_credentials.utils.parameter_helper")
+    quiet = ",".join(["default", *(f"ignore::DeprecationWarning:{library}" for library in libraries)])
+    inherited = environment(HOME=str(home), no_proxy="", PYTHONWARNINGS=quiet)
     clean = {name: value for name, value in inherited.items() if "PROXY" not in name.upper()}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", program, f"http://{openapi}",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.end_to_end.writes import tag_writes, times_sent, times_written
+from tests.end_to_end.writes import digests_unanswered, tag_writes, times_sent, times_written
 from tests.running import begun, replicator
 from tests.standins.faults import CutUpload, Fault, Hold
 from tests.standins.images import blobs_of, image, layer, push, verify_tree
@@ -113,7 +113,9 @@ async def test_interrupted_and_started_again_it_goes_on_and_repeats_nothing(hous
     sent = times_sent(house.acr.faults.log)
     assert set(sent.values()) == {1}
     assert len({digest for _, digest in sent}) == len(sent)
-    assert {digest for _, digest in sent} == {blob.digest for root in IMAGES.values() for blob in blobs_of(root)}
+    missing = {blob.digest for root in IMAGES.values() for blob in blobs_of(root)} - {digest for _, digest in sent}
+    # Of a blob, too, that arrived whole when all ended at once.
+    assert missing <= (digests_unanswered(house.acr.faults.log) if point.signals > 1 else set())
     for key, root in IMAGES.items():
         repository, _, tag = key.partition(":")
         await verify_tree(house.behind_acr, f"image-syncer/{repository}", tag, root)

@@ -62,6 +62,16 @@ def times_sent(log: RequestLog) -> Counter[tuple[str, str]]:
     )
 
 
+def digests_unanswered(log: RequestLog) -> set[str]:
+    """Return the blobs whose body arrived at least in part, without an answer: the registry may have them."""
+    return {
+        digest
+        for entry in log.select("PUT")
+        if _UPLOAD.match(entry.path) is not None and entry.status != 201
+        for digest in parse_qs(entry.query).get("digest", [])
+    }
+
+
 def repeated(counts: Counter[str] | Counter[tuple[str, str]]) -> dict[str | tuple[str, str], int]:
     """Return what came more than once."""
     return {name: number for name, number in counts.items() if number > 1}
