@@ -41,7 +41,7 @@ class ReplicatorError(Exception):
         what: what happened and where.
         why: the cause, as far as it is known, e.g. in the other side's own words; may be empty.
         do: advice for a person; may be empty.
-        error_class: what the failure means for the next attempt.
+        error_class: decides whether and how the work is retried.
         retry_after: seconds the other side asked to wait before the next attempt, if it did.
     """
 

@@ -83,7 +83,7 @@ def test_drift_has_changed_one_tag_in_so_many() -> None:
 
 def test_requests_to_the_api_are_named_without_the_names_in_their_path() -> None:
     def named(path: str, status: int = 200) -> str:
-        return kind(Entry("GET", path, "", {}, status=status))  # type: ignore[arg-type] # headers that nobody looks at
+        return kind(Entry("GET", path, "", {}, status=status))  # type: ignore[arg-type] # its headers are not read
 
     assert named("/api/v2.0/projects") == "GET projects"
     assert named("/api/v2.0/projects/team-a/repositories") == "GET repositories"

@@ -68,7 +68,7 @@ class AcrEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What the ``service`` of a token challenge tells about a registry.
+    """A registry as the ``service`` of its token challenge describes it.
 
     Attributes:
         region: e.g. ``cn-beijing``.

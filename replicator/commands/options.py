@@ -82,7 +82,7 @@ def settings_of(context: typer.Context, *, quiet: bool = False) -> Settings:
 def setting_options(context: typer.Context) -> dict[str, Any]:
     """Return the values of a command's options by the setting that each overrides; None for one that was not given.
 
-    A command of a group, such as ``failures retry``, takes what it was not given from the options before its name.
+    A command of a group, such as ``failures retry``, falls back to the options before its name.
     """
     found: dict[str, Any] = {}
     place: Any = context

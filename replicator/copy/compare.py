@@ -170,7 +170,7 @@ async def _compare_known(
     Args:
         present: what the destination names.
         digest: the image.
-        options: what is copied of it.
+        options: the parts of the image that are copied.
         cache: known selections.
         fetch: ask other processes too.
     """

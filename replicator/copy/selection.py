@@ -42,7 +42,7 @@ _MAX_INSPECTED = 8
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What the destination will hold.
+    """The content that the destination will hold.
 
     Attributes:
         manifest: what its tag will name; None when the options select nothing of the image.

@@ -102,7 +102,7 @@ def selection_key(digest: str, options: CopyOptions) -> str:
 
     Args:
         digest: the digest of the source's tag.
-        options: what is copied of it; whether signatures are copied makes no difference.
+        options: the parts of the image that are copied; whether signatures are copied makes no difference.
     """
     selected = json.dumps(replace(options, signatures=False).to_json(), sort_keys=True)
     name = f"{ALGORITHM} {digest} {selected}".encode()

@@ -29,7 +29,7 @@ _MESSAGE_LENGTH = 2000
 
 
 class AttemptEnd(StrEnum):
-    """How an attempt ended that was not handed back."""
+    """The end of an attempt; one that is handed back to the queue has none."""
 
     DONE = "done"
     """It went well."""

@@ -137,7 +137,7 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # chosen when it is imported
     """Leaves every scalar a string. It is libyaml's loader, six times as fast, if PyYAML was built with it."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # PyYAML's way to switch scalar types off

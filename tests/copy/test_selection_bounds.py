@@ -64,7 +64,7 @@ def _index(document: dict[str, object], indent: int | None = None) -> Manifest:
 async def _select(root: Manifest, options: CopyOptions, reader: Unread | Shelf | None = None) -> Selection:
     reference = Reference.parse("h.example.com/team/app:v1")
     # Nothing else of a reader is used, and nothing of the repositories.
-    context = CopyContext(reference, reference, None, None, options, reader or Unread(), print)  # type: ignore[arg-type]
+    context = CopyContext(reference, reference, None, None, options, reader or Unread(), print)  # type: ignore[arg-type]  # unused here
     return await select(root, context)
 
 

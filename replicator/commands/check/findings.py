@@ -37,7 +37,7 @@ class Finding:
         name: the kind of probe, e.g. ``push``.
         subject: a host, a rule, a repository or an address.
         state: the result.
-        message: what was found; for a failure, also what to do.
+        message: the finding; for a failure, also the remedy.
     """
 
     name: str
