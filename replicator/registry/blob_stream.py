@@ -12,7 +12,7 @@ import aiohttp
 
 from replicator.registry.errors import ConnectionFailed, DigestMismatch, ProtocolViolated, RegistryError
 from replicator.registry.manifest import hasher_for
-from replicator.retry import MAX_PAUSE, is_transient, retrying
+from replicator.retry import is_transient, retrying
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,8 +26,6 @@ T = TypeVar("T")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)\Z")
 _HASH_INLINE = 64 * 1024
 """Bytes below which a hop into a thread costs more than hashing in the event loop."""
-_MAX_IDLE = 30.0
-"""Longest pause between two bytes of a blob, in seconds, that a source's ``Retry-After`` can ask for."""
 _MAX_STALLS = 5
 """Broken reads in a row, without one byte of progress, that are resumed."""
 
@@ -147,11 +145,8 @@ class BlobStream:
         async def attempt() -> T:
             try:
                 return await step()
-            except RegistryError as error:
+            except RegistryError:
                 self._response = None
-                if self._offset and (error.retry_after or 0.0) <= MAX_PAUSE:
-                    # Meanwhile the destination's open upload gets no byte; a proxy in front may end it after a minute.
-                    error.retry_after = min(error.retry_after or 0.0, _MAX_IDLE)
                 raise
 
         return await retrying(

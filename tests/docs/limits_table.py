@@ -76,7 +76,6 @@ LIMITS = {
         Limit("tokens held for a login", "registry.auth._MAX_CACHED", "", "the least recently used is forgotten"),
         Limit("redirects of a request", "registry.transport._MAX_REDIRECTS", "", "refused"),
         Limit("`Retry-After` that a request waits for", "retry.MAX_PAUSE", "s", "the job waits in the queue"),
-        Limit("the same between two bytes of a blob", "registry.blob_stream._MAX_IDLE", "s", "the read is resumed"),
         Limit("breaks of a blob without a byte between them", "registry.blob_stream._MAX_STALLS", "", "the copy fails"),
     ),
     "Time for a registry": (

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
 
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import DeadLetters, Job, Lane, Queue, RetryPolicy, Running
+from replicator.queue.attempt import StartedJob
 from replicator.queue.records import dump_json
 from tests.queue.conftest import QUICK, Recorder, command, eventually, idle, working
 
@@ -290,3 +291,24 @@ async def test_a_failure_in_the_words_of_a_newer_version_stops_no_worker(queue: 
         await handler.started(3)
         await idle(queue)
     assert (await queue.counts()).dead == 0
+
+
+async def test_a_start_that_can_not_be_read_strands_no_other(
+    queue: Queue, handler: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = StartedJob.read
+
+    def read_others(reply: list[Any]) -> StartedJob:
+        if reply[0].decode() == A:
+            raise ValueError("a lane of a newer version")
+        return read(reply)
+
+    monkeypatch.setattr(StartedJob, "read", read_others)
+    await queue.enqueue([Job(A, {}), Job("r.example/b:1", {})], Lane.EVENTS)
+    async with working(queue, handler):
+        await handler.started(1)
+        # Its lease expires, and the job is there for a process that can read it.
+        monkeypatch.setattr(StartedJob, "read", read)
+        await handler.started(2)
+        await idle(queue)
+    assert [run.id for run in handler.runs] == ["r.example/b:1", A]
