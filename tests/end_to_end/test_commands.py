@@ -250,7 +250,10 @@ async def test_secrets_stand_in_no_process_list(house: House) -> None:
     settings = {"REPLICATOR_WEBHOOK_TOKEN": SECRET, "REPLICATOR_LOG_LEVEL": "debug"}
     started = running("serve", "--config", rules, cwd=house.directory, settings=settings, program=PROGRAM)
     async with started as serving:
-        shown = b"".join(file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline") if file.parent.exists())
+        # Of serve and its children only: other programs of the machine are not this test's.
+        (children,) = Path(f"/proc/{serving.process.pid}/task").glob(f"{serving.process.pid}/children")
+        family = [str(serving.process.pid), *children.read_text().split()]
+        shown = b"".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in family)
         assert await serving.stop() == 0
     assert b"replicator" in shown
     for secret in (SECRET, HARBOR_ROBOT[1], ACR_USER[1]):

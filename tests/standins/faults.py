@@ -337,9 +337,7 @@ class _Tap(StreamWriter):
                 self.send_headers()
                 await super().write(chunk[: after - start])
                 self._entry.response_bytes = after
-                # A client may drop what it has not read yet when the connection ends.
-                await asyncio.sleep(0.1 if after else 0)
-                await end(self._request, how)
+                await end(self._request, how, answered=after > 0)
             case Corrupt(at) if start <= at < start + len(chunk):
                 place = at - start
                 chunk = chunk[:place] + bytes([chunk[place] ^ 0xFF]) + chunk[place + 1 :]
@@ -359,11 +357,11 @@ async def write_raw(request: web.BaseRequest, raw: Raw) -> NoReturn:
         while raw.drip and not transport.is_closing():
             transport.write(raw.drip)
             await asyncio.sleep(0.02)
-    await end(request, raw.then)
+    await end(request, raw.then, answered=bool(raw.content))
 
 
-async def end(request: web.BaseRequest, how: How) -> NoReturn:
-    """End a request's connection once all that was written has gone out.
+async def end(request: web.BaseRequest, how: How, *, answered: bool = False) -> NoReturn:
+    """End a request's connection once all that was written has gone out and, if ``answered``, could be read.
 
     Raises:
         ConnectionResetError: always, for the server to take note.
@@ -375,6 +373,8 @@ async def end(request: web.BaseRequest, how: How) -> NoReturn:
         if how == "stall":
             # Until the client goes or the server stops; either cancels this.
             await asyncio.Event().wait()
+        # A client that writes as the connection ends drops what it has not read yet.
+        await asyncio.sleep(0.1 if answered else 0)
         if how == "reset":
             raw = transport.get_extra_info("socket")
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
