@@ -36,11 +36,12 @@ async def retrying(
     on_retry: Callable[[Exception, int, float], None] | None = None,
     base: float = 0.2,
     cap: float = 10.0,
+    until: float | None = None,
 ) -> T:
     """Call ``operation`` until it succeeds, backing off after every failure.
 
-    The pause is that of `backoff`, or the error's ``retry_after`` if that is longer. For a deadline over all attempts
-    use ``asyncio.timeout`` around the call, or a ``retryable`` that looks at the clock.
+    The pause is that of `backoff`, or the error's ``retry_after`` if that is longer. To end an attempt that is under
+    way at a deadline use ``asyncio.timeout`` around the call.
 
     Args:
         operation: makes one attempt.
@@ -50,10 +51,11 @@ async def retrying(
             seconds, e.g. to log them.
         base: seconds after the first failure; doubled with each further one.
         cap: seconds that back-off reaches at most.
+        until: when no further attempt begins, by the event loop's clock.
 
     Raises:
-        Exception: the last failure: it is not retryable, there are no attempts left, or it asks for a pause of more
-            than ``MAX_PAUSE``.
+        Exception: the last failure: it is not retryable, there are no attempts left, or its pause would be longer than
+            ``MAX_PAUSE`` or end after ``until``.
     """
     number = 0
     while True:
@@ -62,7 +64,8 @@ async def retrying(
             return await operation()
         except Exception as error:
             pause = max(backoff(number, base=base, cap=cap), getattr(error, "retry_after", None) or 0.0)
-            if not retryable(error) or number == attempts or pause > MAX_PAUSE:
+            late = pause > MAX_PAUSE or (until is not None and asyncio.get_running_loop().time() + pause >= until)
+            if not retryable(error) or number == attempts or late:
                 raise
             if on_retry is not None:
                 on_retry(error, number, pause)

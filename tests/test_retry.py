@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -101,6 +102,15 @@ async def test_a_longer_retry_after_is_left_to_the_queue(pauses: list[float]) ->
     assert caught.value.retry_after == MAX_PAUSE + 1
     assert flaky.calls == 1
     assert pauses == []
+
+
+async def test_no_attempt_begins_after_the_deadline(pauses: list[float]) -> None:
+    now = asyncio.get_running_loop().time()
+    flaky = Flaky(Passing(3.0), Passing(20.0))
+    with pytest.raises(Passing) as caught:
+        await retrying(flaky, attempts=None, until=now + 10)
+    assert caught.value.retry_after == 20.0
+    assert (flaky.calls, pauses) == (2, [3.0])
 
 
 async def test_each_retry_is_reported_before_its_pause(pauses: list[float]) -> None:

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from replicator.aliyun.acr import Edition, endpoint_of, service_of
 from replicator.aliyun.errors import AccountIncomplete, from_openapi, refusal
 from replicator.aliyun.operations import INSTALL
-from replicator.errors import ErrorClass
 from replicator.registry.errors import ConnectionFailed, RegistryError, ServerFailed, TooManyRequests
-from replicator.retry import backoff
+from replicator.retry import is_transient, retrying
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -184,24 +183,26 @@ async def with_retries(request: Callable[[], Awaitable[_T]], registry: str, acti
     Raises:
         RegistryError: the error of the last attempt; or there was no answer before the deadline.
     """
-    loop = asyncio.get_running_loop()
-    end = loop.time() + deadline
-    attempt = 0
+    end = asyncio.get_running_loop().time() + deadline
+    failures = 0
+
+    def is_retryable(error: Exception) -> bool:
+        nonlocal failures
+        failures += 1
+        return isinstance(error, TooManyRequests) or (is_transient(error) and failures < _ATTEMPTS)
+
+    async def attempt() -> _T:
+        try:
+            return await request()
+        except TooManyRequests as error:
+            # The OpenAPI counts requests by the second or the minute and says nothing of how long to wait.
+            error.retry_after = error.retry_after or min(_THROTTLED_BASE * 2.0**failures, 10.0)
+            raise
+
     try:
         async with asyncio.timeout_at(end):
-            while True:
-                attempt += 1
-                try:
-                    return await request()
-                except RegistryError as error:
-                    throttled = isinstance(error, TooManyRequests)
-                    pause = backoff(attempt, base=_THROTTLED_BASE if throttled else 0.2)
-                    pause = max(pause, error.retry_after or 0.0)
-                    exhausted = attempt >= _ATTEMPTS and not throttled
-                    # Without time for another attempt, the last refusal says more than "no answer in time".
-                    if error.error_class is not ErrorClass.TRANSIENT or exhausted or loop.time() + pause >= end:
-                        raise
-                    await asyncio.sleep(pause)
+            # Without time for another attempt, the last refusal says more than "no answer in time".
+            return await retrying(attempt, attempts=None, retryable=is_retryable, until=end)
     except TimeoutError as error:
         raise ConnectionFailed(f"the OpenAPI did not answer in {deadline:g} s").at(registry, action) from error
 

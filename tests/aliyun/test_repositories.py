@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -177,16 +178,13 @@ async def test_an_unreachable_openapi_is_left_alone_for_a_while(place: Place) ->
 
 
 async def test_throttling_is_retried_for_longer_than_a_fault(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-
-    def brief(attempt: int, *, base: float) -> float:
-        waits.append(base * 2 ** (attempt - 1))
-        return 0.01
-
-    monkeypatch.setattr("replicator.aliyun.openapi.backoff", brief)
+    monkeypatch.setattr("replicator.retry.backoff", lambda *_, **__: 0.0)
+    monkeypatch.setattr("replicator.aliyun.openapi._THROTTLED_BASE", 0.02)
     place.stand_in.faults.add(Fault(refusal(400, "Throttling.User"), times=5))
     assert await place.missing().create("cache/app", PERSONAL)
-    assert waits == [1, 2, 4, 8, 16]
+    began = [entry.began for entry in place.stand_in.faults.log][:6]
+    for number, (before, after) in enumerate(pairwise(began)):
+        assert after - before >= 0.02 * 2**number, "the pauses grow"
 
 
 async def test_endless_throttling_is_reported_before_the_deadline(place: Place) -> None:
