@@ -17,7 +17,7 @@ from replicator.registry.errors import (
     RegistryError,
     Unauthorized,
 )
-from replicator.registry.limits import Budget, transfer
+from replicator.registry.places import Budget, transfer
 from replicator.retry import is_transient, retrying
 from replicator.tasks import KeyedLock, gather_tolerant
 

@@ -12,6 +12,7 @@ import structlog
 from replicator.copy import Outcome, Result, SourceNotFound, selection_key
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Description, Job, Lane
+from replicator.registry.places import BULK
 from replicator.replication.transfer import CopyFailed, transfer
 from replicator.rules import CopyRequest
 
@@ -119,6 +120,7 @@ class Handler:
         Raises:
             ReplicatorError: the job failed; the error's class decides about a retry.
         """
+        BULK.set(running.lane is Lane.BACKFILL)
         started = time.monotonic()
         try:
             request = CopyRequest.from_json(running.payload)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from replicator.copy import Copier
 from replicator.registry import Access, Registries
-from replicator.registry.limits import Budget, HostLimits, transfer
+from replicator.registry.limits import HostLimits
+from replicator.registry.places import Budget, transfer
 from tests.copy.conftest import Registry, a_copier, a_registry
 from tests.standins.images import image
 
