@@ -15,6 +15,9 @@ from rich.console import Console
 from benchmarks import contests, queue, start
 from benchmarks.backfill.program import Size, measure_all
 from benchmarks.holding import hold
+from benchmarks.line import program as line
+from benchmarks.line.place import Terms
+from benchmarks.line.rows import ROWS
 from benchmarks.measuring import RunFailed
 from benchmarks.soak import program
 from benchmarks.table import requests_table, table
@@ -30,14 +33,15 @@ _SMALL = 4 * _MIB
 _LAYER = 400_000
 """Bytes of a layer of fresh."""
 _MEMORY = Path("/dev/shm")
+_HERE = Path(__file__).resolve().parent.parent
 _STARTS = 15
 """Rounds of start at least: a start is short, and its CPU time varies."""
-_WIDTH = 110
+_WIDTH = 130
 """Columns of a table, on a terminal and elsewhere."""
 
 
 class Name(StrEnum):
-    """What can be measured: contests with other programs, the queue, the start, and backfills of a whole Harbor."""
+    """What can be measured: contests with other programs, the queue, the start, backfills of a whole Harbor, a line."""
 
     COPY = "copy"
     LARGE = "large"
@@ -55,6 +59,7 @@ class Name(StrEnum):
     FAST = "fast"
     MEMORY = "memory"
     SOAK = "soak"
+    LINE = "line"
 
 
 _GROUPS = {
@@ -86,8 +91,11 @@ def main(
     ] = 30,
     delay: Annotated[float, typer.Option(min=0, help="Milliseconds that latency adds to a request.")] = 20,
     against: Annotated[
-        Path | None, typer.Option(help="A worktree of another commit, with which start takes turns.")
+        Path | None, typer.Option(help="A worktree of another commit, with which start and line take turns.")
     ] = None,
+    rate: Annotated[str, typer.Option(help="Of line: bytes or bits a second, e.g. 2MiB/s or 20Mbit/s.")] = "2MiB/s",
+    rtt: Annotated[str, typer.Option(help="Of line: the round trip, e.g. 100ms.")] = "0ms",
+    row: Annotated[list[str] | None, typer.Option(help=f"Of line: only these; {', '.join(ROWS)}.")] = None,
     minutes: Annotated[float, typer.Option(min=0.1, help="Minutes of soak.")] = 60,
     requests: Annotated[bool, typer.Option("--requests", help="Say too what the requests are.")] = False,
     storage: Annotated[
@@ -106,6 +114,7 @@ def main(
     if backfill_tags < repositories:
         raise typer.BadParameter("a repository has one tag at least", param_hint="--backfill-tags")
     place = storage or (_MEMORY if _MEMORY.is_dir() else None)
+    terms = _terms(rate, rtt, row or [], against, place)
     console = Console(width=_WIDTH)
     wanted = _spelt_out(names or [Name.COPY, Name.QUEUE])
     backfills = [name for name in wanted if name in _GROUPS[Name.BACKFILL]]
@@ -115,6 +124,9 @@ def main(
                 console.print(queue.measure())
             elif name is Name.START:
                 console.print(start.measure(max(runs, _STARTS), against))
+            elif name is Name.LINE:
+                with _runner() as runner:
+                    runner.run(line.measure(row or list(ROWS), terms, console))
             elif name is Name.SOAK:
                 with _runner() as runner:
                     done = runner.run(program.soak(minutes, place))
@@ -136,6 +148,17 @@ def main(
                 runner.run(measure_all(backfills, whole, runs, place, console, requests=requests))
         except RunFailed as error:
             sys.exit(str(error))
+
+
+def _terms(rate: str, rtt: str, rows: list[str], against: Path | None, storage: Path | None) -> Terms:
+    """Read what is said of line."""
+    if unknown := set(rows) - set(ROWS):
+        raise typer.BadParameter(f"line has no row {', '.join(sorted(unknown))}", param_hint="--row")
+    trees = {"replicator": _HERE} | ({against.name: against.resolve()} if against else {})
+    try:
+        return Terms(line.parse_rate(rate), line.parse_time(rtt), trees, storage)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _runner() -> asyncio.Runner:

@@ -2,6 +2,7 @@
 
     ReplicatorError                               base: what happened, why, and what to do                  permanent
     ├── ConfigError                               rules, settings or command line are invalid               permanent
+    ├── replicator.standstill.StoodStill          nothing moved in a copy for too long                      transient
     ├── replicator.queue.job.QueueError           the queue can't take or hand out work                     transient
     ├── replicator.registry.errors.RegistryError  a registry refused, failed or broke the protocol          permanent
     ├── replicator.copy.outcome.SourceNotFound    the source has no such tag or digest                      not yet
@@ -34,6 +35,23 @@ class ErrorClass(StrEnum):
     """The request itself can't succeed, however often it is repeated."""
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The reason why failed work goes on later without the loss of an attempt.
+
+    Attributes:
+        key: what the work waits for, e.g. a host that does not answer; empty if only time has to pass.
+        since: when the reason began, in seconds since 1970.
+        pause: seconds until the next look at the key; 0 if there is no better guess than a back-off.
+        patience: seconds of waiting that count as one attempt, for work whose attempts are limited.
+    """
+
+    key: str
+    since: float
+    pause: float = 0.0
+    patience: float = 60.0
+
+
 class ReplicatorError(Exception):
     """Base of every error this package raises on purpose.
 
@@ -43,10 +61,12 @@ class ReplicatorError(Exception):
         do: advice for a person; may be empty.
         error_class: decides whether and how the work is retried.
         retry_after: seconds the other side asked to wait before the next attempt, if it did.
+        wait: set if another attempt is of no use for now, and does not count as one.
     """
 
     error_class: ErrorClass = ErrorClass.PERMANENT
     retry_after: float | None = None
+    wait: Wait | None = None
 
     def __init__(self, what: str = "", why: str = "", do: str = "") -> None:
         super().__init__(*filter(None, (what, why, do)))

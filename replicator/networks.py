@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _SEPARATOR = re.compile(r"[\s,]+")
 _METADATA_SERVICES = frozenset({"100.100.100.200", "fd00:ec2::254"})
 """Instance metadata of Alibaba Cloud and AWS outside of the link-local range; they hand out credentials."""
 _MAPPED_BITS = 96
 """Length of the prefix ``::ffff:`` of an IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2)."""
+
+_EMBEDDING = tuple(map(IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")))
+"""Networks whose last 32 bits are an IPv4 address: NAT64 (RFC 6052, RFC 8215), IPv4-compatible (RFC 4291, 2.5.5.1)."""
 
 
 class Networks:
@@ -52,7 +59,8 @@ def plain_address(address: str) -> str:
 def is_internal(address: str) -> bool:
     """Tell whether an address is this machine, its link, or a cloud's metadata service.
 
-    Services there often trust everyone who can reach them, so a registry must not redirect us to them.
+    An IPv6 address that a gateway translates into an IPv4 address (NAT64, 6to4) counts as that one too. Services
+    there often trust everyone who can reach them, so a registry must not redirect us to them.
 
     Args:
         address: as a socket takes it, with or without a ``%zone``. Any other text is not internal.
@@ -61,6 +69,10 @@ def is_internal(address: str) -> bool:
         found = ip_address(plain_address(address.partition("%")[0]))
     except ValueError:
         return False
+    return any(map(_is_internal, (found, *_translated(found))))
+
+
+def _is_internal(found: IPv4Address | IPv6Address) -> bool:
     return (
         found.is_loopback
         or found.is_link_local
@@ -68,6 +80,15 @@ def is_internal(address: str) -> bool:
         or found.is_multicast
         or str(found) in _METADATA_SERVICES
     )
+
+
+def _translated(address: IPv4Address | IPv6Address) -> Iterator[IPv4Address]:
+    """Yield the IPv4 addresses that an IPv6 address stands for."""
+    if isinstance(address, IPv6Address):
+        if any(address in network for network in _EMBEDDING):
+            yield IPv4Address(int(address) & 0xFFFFFFFF)
+        if address.sixtofour is not None:
+            yield address.sixtofour
 
 
 def _network(item: str) -> IPv4Network | IPv6Network:

@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from replicator.errors import ErrorClass, ReplicatorError
+from replicator.standstill import waiting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -54,8 +55,8 @@ async def retrying(
         until: when no further attempt begins, by the event loop's clock.
 
     Raises:
-        Exception: the last failure: it is not retryable, there are no attempts left, or its pause would be longer than
-            ``MAX_PAUSE`` or end after ``until``.
+        Exception: the last failure: it is not retryable, it waits for something (`Wait.key`), there are no attempts
+            left, or its pause would be longer than ``MAX_PAUSE`` or end after ``until``.
     """
     number = 0
     while True:
@@ -65,12 +66,17 @@ async def retrying(
         except Exception as error:
             pause = max(backoff(number, base=base, cap=cap), getattr(error, "retry_after", None) or 0.0)
             late = pause > MAX_PAUSE or (until is not None and asyncio.get_running_loop().time() + pause >= until)
-            if not retryable(error) or number == attempts or late:
+            if not retryable(error) or number == attempts or late or _waits(error):
                 raise
             if on_retry is not None:
                 on_retry(error, number, pause)
         # Outside of the handler: a traceback held while waiting keeps the attempt's frames, and their buffers, alive.
-        await asyncio.sleep(pause)
+        with waiting():
+            await asyncio.sleep(pause)
+
+
+def _waits(error: Exception) -> bool:
+    return isinstance(error, ReplicatorError) and error.wait is not None and bool(error.wait.key)
 
 
 def backoff(attempt: int, *, base: float = 0.2, cap: float = 10.0) -> float:

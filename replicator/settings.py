@@ -21,6 +21,7 @@ from replicator.errors import ConfigError, Problem
 from replicator.networks import Networks
 from replicator.receivers import Receiver, parse_receivers
 from replicator.schedule import Schedule, parse_schedule
+from replicator.timetable import HostTimetables, parse_bandwidth, parse_request_rates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,8 +90,39 @@ def _webhook_url(value: Any) -> Any:
 
 def _schedule(value: Any) -> Any:
     """Check a schedule as `replicator.schedule` reads it."""
+    value = _plain_off(value)
     parse_schedule(str(value))
     return value
+
+
+def _plain_off(value: Any) -> Any:
+    """Return ``off`` for the words into which YAML, and so Helm, turns a bare ``off``."""
+    return "off" if str(value).strip().lower() in ("false", "no") else value
+
+
+def _is_off(value: Any) -> bool:
+    return str(value).strip().lower() in ("off", "0", "0.0", "false", "no", "none")
+
+
+def _off(value: Any) -> Any:
+    """Take every word for "off" as no limit."""
+    return None if _is_off(value) else value
+
+
+def _bandwidth(value: Any) -> Any:
+    """Check limits of bandwidth as `replicator.timetable` reads them; every word for "off" is ``unlimited``."""
+    if _is_off(value):
+        return "unlimited"
+    parse_bandwidth(str(value))
+    return value
+
+
+def _request_rates(value: Any) -> Any:
+    """Check limits of requests as `replicator.timetable` reads them; every word for "off" is ``unlimited``."""
+    if _is_off(value):
+        return "unlimited"
+    parse_request_rates(str(value))
+    return str(value)
 
 
 def _networks(value: Any) -> Any:
@@ -126,7 +158,7 @@ class Settings(BaseSettings):
     config: Path | None = Field(None, description="rules file, JSON or YAML")
     auth: Path | None = Field(None, description="separate file for the `auth` part of the rules")
     images: Path | None = Field(None, description="separate file for the `images` part of the rules")
-    docker_config: str | None = Field(
+    docker_config: Annotated[str, BeforeValidator(_plain_off)] | None = Field(
         None,
         description="Docker's `config.json`, for logins to registries that the rules' `auth` does not list: a path, "
         "or `off`; default `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`",
@@ -189,15 +221,35 @@ class Settings(BaseSettings):
     )
     concurrency: _Slots = Field(16, description="concurrent copies for events, per process")
     backfill_concurrency: _Slots = Field(16, description="concurrent copies for backfills, per process")
-    transfers: _Slots = Field(8, description="concurrent uploads of blobs over 64 KiB, per process")
+    transfers: _Slots = Field(
+        8, description="concurrent uploads of blobs over 64 KiB, per process; pushes may exceed it beside a backfill"
+    )
     in_flight: _Slots = Field(
         32,
         description="concurrent requests and transfers, per registry and process; lowered while the registry limits "
         "the rate",
     )
+    bandwidth: Annotated[str, BeforeValidator(_bandwidth)] = Field(
+        "unlimited",
+        description="limit of uploads to each registry, for all processes together: `40Mbit/s`, `5MB/s`, `512KiB/s` or "
+        "a timetable such as `08:00-20:00 Asia/Shanghai 20Mbit/s, else unlimited`",
+    )
+    requests_per_second: Annotated[str, BeforeValidator(_request_rates)] = Field(
+        "unlimited",
+        description="limit of requests to each registry, for all processes together: a number, or a timetable of "
+        "numbers",
+    )
     connect_timeout: _Seconds = Field(10.0, description="timeout for a connection to a registry")
-    read_timeout: _Seconds = Field(60.0, description="timeout without a byte from or to a registry")
-    copy_timeout: _Seconds = Field(3600.0, description="timeout for one attempt of one copy")
+    read_timeout: _Seconds = Field(
+        60.0,
+        description="time in which a registry must send or take 64 KiB of a blob, or begin to answer; how long all of "
+        "it takes has no limit",
+    )
+    copy_timeout: Annotated[_Seconds | None, BeforeValidator(_off)] = Field(
+        None,
+        description="time for which an attempt of a copy may stand still: no byte moves and no answer arrives; waiting "
+        "for a place or a lock does not count; `off` for no such limit (at most 604800)",
+    )
     drain_timeout: _Seconds = Field(30.0, description="time that running copies have to finish after SIGTERM")
     lease: Annotated[float, Field(ge=10, le=600)] = Field(
         30.0, description="time after which another worker takes over the copies of a dead one"
@@ -218,8 +270,8 @@ class Settings(BaseSettings):
     notify_lag: _Seconds = Field(900.0, description="age at which waiting or failing copies are reported as late")
     watch: bool = Field(
         default=True,
-        description="reload changed rules, logins, tokens and certificates within seconds, without a restart; SIGHUP "
-        "always reloads them",
+        description="reload changed rules, logins, tokens, limits and certificates within seconds, without a restart; "
+        "SIGHUP always reloads them",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
     log_format: Literal["auto", "console", "json"] = Field(
@@ -253,6 +305,16 @@ class Settings(BaseSettings):
         """What is taken beside `token`."""
         text = self.webhook_former_tokens.get_secret_value() if self.webhook_former_tokens is not None else ""
         return tuple(text.split())
+
+    @property
+    def upload_limits(self) -> HostTimetables:
+        """Bytes a second that may be sent to each registry."""
+        return parse_bandwidth(self.bandwidth)
+
+    @property
+    def request_limits(self) -> HostTimetables:
+        """Requests a second that may be sent to each registry."""
+        return parse_request_rates(self.requests_per_second)
 
     @property
     def schedule(self) -> Schedule | None:

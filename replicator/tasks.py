@@ -7,10 +7,11 @@ import contextlib
 import signal
 from collections import deque
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from replicator.errors import ReplicatorError
 from replicator.retry import MAX_PAUSE, is_transient
+from replicator.standstill import waiting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator
@@ -188,8 +189,12 @@ class KeyedLock:
         counted = self._locks.setdefault(key, _CountedLock())
         counted.users += 1
         try:
-            async with counted.lock:
+            with waiting():
+                await counted.lock.acquire()
+            try:
                 yield
+            finally:
+                counted.lock.release()
         finally:
             counted.users -= 1
             if not counted.users:
@@ -268,3 +273,36 @@ async def gather_tolerant(coroutines: Iterable[Coroutine[Any, Any, object]]) -> 
 def _passes(error: BaseException) -> bool:
     # A Retry-After longer than MAX_PAUSE is not transient for this copy.
     return isinstance(error, ReplicatorError) and is_transient(error) and (error.retry_after or 0.0) <= MAX_PAUSE
+
+
+class Shared(Generic[T]):
+    """Work that is done once for all who wait for it at the same time; it is cancelled when nobody does any more.
+
+    Args:
+        work: does it.
+    """
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._work = work
+        self._task: asyncio.Task[T] | None = None
+        self._waiters: set[object] = set()
+
+    async def result(self) -> T:
+        """Return the result of the work that is under way, or of a new one.
+
+        Raises:
+            Exception: its failure, the same object for all who wait.
+        """
+        if self._task is None:
+            self._task, self._waiters = asyncio.create_task(self._work()), set()
+        task, waiters, waiter = self._task, self._waiters, object()
+        waiters.add(waiter)
+        try:
+            await asyncio.wait({task})
+        finally:
+            waiters.discard(waiter)
+            if not waiters:
+                task.cancel()
+            if self._task is task and (task.done() or not waiters):
+                self._task = None
+        return task.result()

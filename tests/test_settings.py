@@ -165,3 +165,48 @@ def test_a_byte_order_mark_hides_no_setting(tmp_path: Path) -> None:
     assert load_settings().listen_port == 2
     (tmp_path / ".env").write_text("\ufeffREPLICATOR_LISTN=127.0.0.1:2\n")
     assert [problem.path for problem in unknown_variables()] == ["REPLICATOR_LISTN"]
+
+
+def test_limits_are_read_as_timetables_and_every_problem_of_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().upload_limits.general.is_unlimited
+    monkeypatch.setenv("REPLICATOR_BANDWIDTH", "40Mbit/s; acr.example.com=08:00-20:00 UTC 1MB/s, else 2MB/s")
+    monkeypatch.setenv("REPLICATOR_REQUESTS_PER_SECOND", "50")
+    settings = load_settings()
+    assert settings.upload_limits.general.otherwise.rate == 5e6
+    assert settings.upload_limits.of("acr.example.com").otherwise.rate == 2e6
+    assert settings.request_limits.general.otherwise.rate == 50
+    monkeypatch.setenv("REPLICATOR_BANDWIDTH", "Mop 08:00-20:00 20Mbps, else unlimited")
+    monkeypatch.setenv("REPLICATOR_REQUESTS_PER_SECOND", "many")
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    (bandwidth, requests) = caught.value.problems
+    assert (bandwidth.path, requests.path) == ("REPLICATOR_BANDWIDTH", "REPLICATOR_REQUESTS_PER_SECOND")
+    assert "'Mop'" in bandwidth.message
+    assert "20Mbit/s for bits" in bandwidth.message
+
+
+@pytest.mark.parametrize(("value", "seconds"), [(None, None), ("", None), ("3600", 3600.0)])
+def test_a_copy_may_stand_still_for_any_time_unless_it_is_said_otherwise(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, seconds: float | None
+) -> None:
+    if value is not None:
+        monkeypatch.setenv("REPLICATOR_COPY_TIMEOUT", value)
+    assert load_settings().copy_timeout == seconds
+
+
+@pytest.mark.parametrize("value", ["off", "OFF", "0", "0.0", "false", "False", "no", "none"])
+def test_every_word_for_off_switches_a_limit_off(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    for name in ("COPY_TIMEOUT", "BANDWIDTH", "REQUESTS_PER_SECOND"):
+        monkeypatch.setenv(f"REPLICATOR_{name}", value)
+    found = load_settings()
+    assert found.copy_timeout is None
+    assert found.upload_limits.general.is_unlimited
+    assert found.request_limits.general.is_unlimited
+
+
+@pytest.mark.parametrize("value", ["off", "false", "no"])
+def test_off_is_understood_as_yaml_hands_it_on(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    for name in ("RECONCILE", "DOCKER_CONFIG"):
+        monkeypatch.setenv(f"REPLICATOR_{name}", value)
+    assert load_settings().schedule is None
+    assert load_settings().docker_config == "off"

@@ -84,7 +84,7 @@ async def take(repositories: int, sizes: Sequence[int]) -> list[Taken]:
 async def _take(work: Work, repositories: int, tags: int) -> Taken:
     with tempfile.TemporaryDirectory(prefix="memory-") as directory:
         scratch = Path(directory)
-        async with _served(repositories, tags) as hosts:
+        async with served(repositories, tags) as hosts:
             rules = scratch / "rules.json"
             rules.write_text(json.dumps(_rules(hosts, missing=work.missing)))
             took = await measure([*PROGRAM, "backfill", "--config", str(rules), *work.options], scratch)
@@ -99,7 +99,8 @@ async def _take(work: Work, repositories: int, tags: int) -> Taken:
 
 
 @asynccontextmanager
-async def _served(repositories: int, tags: int) -> AsyncIterator[synthetic.Hosts]:
+async def served(repositories: int, tags: int) -> AsyncIterator[synthetic.Hosts]:
+    """Have a synthetic Harbor and destination, in a process of their own, for as long as the context lasts."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", synthetic.__name__, str(repositories), str(tags)),
         stdin=asyncio.subprocess.PIPE,

@@ -7,9 +7,13 @@ they are built on sign and send.
 from __future__ import annotations
 
 import asyncio
+import os
 from functools import cache
 from time import monotonic
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from yarl import URL
 
 from replicator.aliyun.acr import Edition, endpoint_of, service_of
 from replicator.aliyun.errors import AccountIncomplete, from_openapi, refusal
@@ -18,7 +22,7 @@ from replicator.registry.errors import ConnectionFailed, RegistryError, ServerFa
 from replicator.retry import is_transient, retrying
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from replicator.aliyun.operations import Account, Operation
 
@@ -87,7 +91,8 @@ class OpenApi:
             RegistryError: the OpenAPI refuses, is unreachable or busy, or its answer makes no sense.
         """
         action = operation.action
-        secrets: tuple[str, ...] = (self._account.access_key_secret, self._account.security_token)
+        account = self._account
+        secrets: tuple[str, ...] = (account.access_key_secret, account.security_token, *account.proxies.secrets)
         try:
             model = await self._find_credential().get_credential_async()
             secrets += (model.access_key_secret, model.security_token)
@@ -131,18 +136,28 @@ class OpenApi:
         return self._credential
 
     async def _call(self, operation: Operation, region: str) -> Any:
+        import darabonba.core
         from alibabacloud_tea_openapi.client import Client
         from alibabacloud_tea_openapi.utils_models import Config, OpenApiRequest, Params
         from darabonba.runtime import RuntimeOptions
 
+        if getattr(darabonba.core, "os", None) not in (os, _NO_ENVIRONMENT):
+            # It might take a proxy from the environment against NO_PROXY, and show it the account.
+            unknown = "this version of darabonba-core can't be kept from the proxies of the environment"
+            raise AccountIncomplete(f"{unknown}; install one that fits: {INSTALL}").at(self._registry, operation.action)
+        setattr(darabonba.core, "os", _NO_ENVIRONMENT)  # noqa: B010 - the library exports no such name
         scheme, separator, address = self._account.openapi_endpoint.partition("://")
         if not separator:
             scheme, address = "https", scheme
+        # Even a region from a challenge is a single label (see `service_of`), so the host is Alibaba Cloud's.
+        address = address or f"cr.{region}.aliyuncs.com"
+        proxy = self._account.proxies.find(URL(f"{scheme}://{address}"))
         config = Config(
             credential=self._credential,
             protocol=scheme.upper(),
-            # Even a region from a challenge is a single label (see `service_of`), so the host is Alibaba Cloud's.
-            endpoint=address or f"cr.{region}.aliyuncs.com",
+            endpoint=address,
+            http_proxy=proxy.url_with_login if proxy is not None else None,
+            https_proxy=proxy.url_with_login if proxy is not None else None,
             region_id=region,
             connect_timeout=_CONNECT_MILLISECONDS,
             read_timeout=_READ_MILLISECONDS,
@@ -161,6 +176,22 @@ class OpenApi:
         )
         request = OpenApiRequest(query=dict(operation.query), body=operation.body)
         return (await Client(config).call_api_async(params, request, RuntimeOptions()))["body"]
+
+
+class _NoEnvironment:
+    """The module ``os`` with an empty environment.
+
+    The library that sends takes ``HTTPS_PROXY`` from the environment where it is given no proxy, whatever ``NO_PROXY``
+    says, and there is no other way to tell it to connect directly.
+    """
+
+    environ: Mapping[str, str] = MappingProxyType({})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+
+_NO_ENVIRONMENT = _NoEnvironment()
 
 
 @cache

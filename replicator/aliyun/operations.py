@@ -10,6 +10,8 @@ from enum import StrEnum
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from replicator.registry.proxies import Proxies
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -53,6 +55,7 @@ class Account:
         instance_id: ``cri-…`` of an Enterprise instance; empty to take it from the challenge.
         openapi_endpoint: ``host[:port]`` or ``http(s)://host[:port]``; empty for ``cr.<region>.aliyuncs.com``.
         creates: what may be created when a push needs it; None for nothing.
+        proxies: how the OpenAPI is reached.
     """
 
     access_key_id: str = ""
@@ -62,6 +65,7 @@ class Account:
     instance_id: str = ""
     openapi_endpoint: str = ""
     creates: Creates | None = None
+    proxies: Proxies = field(default_factory=Proxies)
 
 
 @dataclass(frozen=True, slots=True)

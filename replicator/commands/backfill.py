@@ -224,7 +224,7 @@ async def run_backfill(request: BackfillRequest, *, out: Console, err: Console) 
                 else open_copier(settings, rules, queue)
             )
             checks = None if queue is None else await stack.enter_async_context(open_checks(queue))
-            listing = Listing(rules, registries, request.narrowing)
+            listing = Listing(rules, registries, request.narrowing, copier)
             task = Backfill(listing, copier, queue, options=request.options, checks=checks, on_row=on_row)
             task.report.warnings += [str(warning) for warning in rules.warnings]
             try:
@@ -315,8 +315,13 @@ def _exit_code(report: Report) -> int:
 
 async def _no_worker_warning(queue: Queue, report: Report) -> list[str]:
     with contextlib.suppress(QueueError):
-        if report.counts[RowOutcome.QUEUED] and not await queue.workers():
-            return [f"no worker runs on {queue.where}: nothing is copied until replicator serve or worker runs"]
+        workers = await queue.workers()
+        if report.counts[RowOutcome.QUEUED] and not any(worker.serves(Lane.BACKFILL) for worker in workers):
+            if any(not worker.stopping for worker in workers):
+                lacking, wanted = "no worker copies for the lane backfill", "a worker for this lane"
+            else:
+                lacking, wanted = "no worker runs", "replicator serve or worker"
+            return [f"{lacking} on {queue.where}: nothing is copied until {wanted} runs"]
     return []
 
 

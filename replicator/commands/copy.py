@@ -29,6 +29,7 @@ from replicator.registry.docker_logins import docker_logins
 from replicator.replication.transfer import access_by, open_registries, transfer
 from replicator.rules.request import CopyRequest
 from replicator.settings import Settings, variables
+from replicator.standstill import ends_on_standstill
 from replicator.tasks import stoppable
 
 
@@ -87,7 +88,9 @@ async def copy_one(
         ReplicatorError: the copy failed.
     """
     async with open_registries(settings, access) as (_, copier):
-        outcome = await stoppable(transfer(copier, CopyRequest(source, destination, rule="", options=options)))
+        request = CopyRequest(source, destination, rule="", options=options)
+        async with ends_on_standstill(settings.copy_timeout):
+            outcome = await stoppable(transfer(copier, request))
     if outcome is None:
         return INTERRUPTED
     say(_sentence(outcome))

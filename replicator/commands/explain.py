@@ -1,5 +1,6 @@
 """``replicator explain``: the rules that match an image; works offline."""
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -18,7 +19,9 @@ from replicator.console import say
 from replicator.copy.options import VERBATIM
 from replicator.errors import FAILED, OK
 from replicator.reference import Reference
+from replicator.registry.proxies import Proxies
 from replicator.rules import CopyRequest, Rules
+from replicator.settings import variables
 
 _BEFORE_COPY = "if {} when the copy starts"
 
@@ -34,11 +37,17 @@ def explain(
 ) -> None:
     """Show which rules match an image and where it would be copied; works offline."""
     rules = rules_of(context, settings_of(context, quiet=True))
-    raise typer.Exit(explain_reference(rules, parse_reference(reference, "REFERENCE")))
+    proxies = Proxies.from_environ(variables())
+    raise typer.Exit(explain_reference(rules, parse_reference(reference, "REFERENCE"), proxies))
 
 
-def explain_reference(rules: Rules, reference: Reference) -> int:
-    """Print which rules match a reference, and each copy that they ask for.
+def explain_reference(rules: Rules, reference: Reference, proxies: Proxies) -> int:
+    """Print which rules match a reference, each copy that they ask for, and the proxies that are named for its hosts.
+
+    Args:
+        rules: the rules.
+        reference: an image at the source.
+        proxies: those of the environment.
 
     Returns:
         The exit code: `OK` if there is one, else `FAILED`.
@@ -50,9 +59,26 @@ def explain_reference(rules: Rules, reference: Reference) -> int:
     for request in requests:
         notes = "; ".join(_notes(request))
         say(f"{request.source} -> {request.destination}{notes and f' ({notes})'}")
+    for host, words in _routes(rules, requests, proxies).items():
+        say(f"{host} is reached {words}")
     if not requests:
         say(f"{reference} would not be copied")
     return OK if requests else FAILED
+
+
+def _routes(rules: Rules, requests: Iterable[CopyRequest], proxies: Proxies) -> dict[str, str]:
+    """How the hosts of the copies are reached, by host, where a proxy is named for them."""
+    found = {}
+    for repository in (end.repository for request in requests for end in (request.source, request.destination)):
+        access = rules.credentials(repository)
+        if access is None or (access.proxies or proxies) == Proxies():
+            continue
+        # Imported where it is needed: it brings the HTTP client along.
+        from replicator.registry.connection import route
+
+        if words := route(repository.registry, access, access.proxies or proxies):
+            found[repository.registry] = words
+    return found
 
 
 def _notes(request: CopyRequest) -> list[str]:

@@ -23,12 +23,18 @@ from replicator.commands.options import (
     setting_options,
     settings_of,
 )
+from replicator.errors import ConfigError, Problem
+from replicator.queue import Lane
 from replicator.server import process
 from replicator.server.reload import Configuration, marks, watched_files
 from replicator.settings import Settings, load_settings
 
 Concurrency = Annotated[
     int | None, typer.Option(metavar="NUMBER", help="Concurrent copies for events (REPLICATOR_CONCURRENCY).")
+]
+Lanes = Annotated[
+    list[Lane] | None,
+    typer.Option("--lane", help="Copy only for this lane: events or backfill; both by default. Repeatable."),
 ]
 Reconcile = Annotated[
     str | None,
@@ -53,13 +59,17 @@ def serve(
     concurrency: Concurrency = None,
     reconcile: Reconcile = None,
     worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Also copy in this process.")] = True,
+    lane: Lanes = None,
     log: Log = None,
     log_level: LogLevel = None,
     log_format: LogFormat = None,
 ) -> None:
     """Receive Harbor's webhooks and copy every pushed image, until SIGTERM."""
+    if lane and not worker:
+        message = "--no-worker copies nothing, so no lane can be served; leave one of the two out"
+        raise ConfigError("command line", [Problem("--lane", message)])
     first, load = _configuration(context)
-    run(process.serve(first, load, with_worker=worker))
+    run(process.serve(first, load, lanes=(lane or list(Lane)) if worker else []))
 
 
 def worker(
@@ -72,6 +82,7 @@ def worker(
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
     concurrency: Concurrency = None,
+    lane: Lanes = None,
     reconcile: Reconcile = None,
     log: Log = None,
     log_level: LogLevel = None,
@@ -79,7 +90,7 @@ def worker(
 ) -> None:
     """Copy queued images, until SIGTERM; any number of workers can share one Redis."""
     first, load = _configuration(context)
-    run(process.work(first, load))
+    run(process.work(first, load, lanes=lane or list(Lane)))
 
 
 def _configuration(context: typer.Context) -> tuple[Configuration, Callable[[], Configuration]]:

@@ -92,10 +92,15 @@ async def existing_queue(settings: Settings) -> AsyncIterator[Queue]:
 
 def draw_status(status: Status) -> RenderableType:
     """Draw the status as a headline and tables."""
-    parts: list[RenderableType] = [_head(status), _lanes(status)]
+    limits = [Text("limits: ").append_text(plain(text)) for text in status.limits]
+    parts: list[RenderableType] = [_head(status), *limits, _lanes(status)]
     if dead := status.counts.dead:
         letters = "dead letter" if dead == 1 else "dead letters"
         parts.append(Text(f"{dead} {letters}: replicator failures lists them", style="red"))
+    for silence in status.silent:
+        parts.append(Text("", style="yellow").append_text(plain(silence.sentence)))
+        if silence.why:
+            parts.append(Text("  ").append_text(plain(silence.why)))
     if status.running:
         parts += [Text(), _running(status)]
     if status.waiting:
@@ -139,7 +144,12 @@ def _head(status: Status) -> Text:
     head = Text("queue ").append_text(plain(status.where)).append(", ")
     if not alive:
         return head.append("no worker runs", style="yellow")
-    return head.append(f"{alive} worker{'s' if alive > 1 else ''}")
+    head.append(f"{alive} worker{'s' if alive > 1 else ''}")
+    for lane, number in status.waiting_at_registries.items():
+        head.append(f", {number} request{' waits' if number == 1 else 's wait'} at registries ({lane})")
+    if status.unserved:
+        head.append(f", but none copies for the lane {' or '.join(status.unserved)}", style="yellow")
+    return head
 
 
 def _lanes(status: Status) -> Table:

@@ -7,21 +7,23 @@ from typing import TYPE_CHECKING
 from replicator.copy.blobs import BlobCopier
 from replicator.copy.compare import Comparison, compare, compare_listed, read_root
 from replicator.copy.context import CopyContext
-from replicator.copy.ledger import Ledger
+from replicator.copy.ledger import Ledger, NoBlobLocks
 from replicator.copy.options import VERBATIM
 from replicator.copy.outcome import Outcome, Result
 from replicator.copy.push import Pusher
 from replicator.copy.selection import Selection, select
 from replicator.copy.selection_cache import SelectionCache
 from replicator.copy.signatures import SignatureCopier, TagLocks
+from replicator.copy.survey import Survey
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from replicator.copy.ledger import BlobLocks
     from replicator.copy.options import CopyOptions
     from replicator.copy.selection_cache import SelectionStore
-    from replicator.reference import Reference
+    from replicator.copy.survey import Neighbours
+    from replicator.reference import Reference, Repository
     from replicator.registry import Registries
 
 
@@ -33,6 +35,9 @@ class Copier:
         transfers: concurrent blob bodies.
         blob_locks: locks shared with other processes; None for a single process.
         selection_store: selections shared with other processes; None for a single process.
+        neighbours: names repositories of a destination's registry that may have blobs to mount; None for those that
+            `expect` names and that were compared.
+        survey_store: shares with other processes which of those repositories were read; None for a single process.
 
     Attributes:
         registries: access to the registries.
@@ -46,12 +51,31 @@ class Copier:
         transfers: int = 8,
         blob_locks: BlobLocks | None = None,
         selection_store: SelectionStore | None = None,
+        neighbours: Neighbours | None = None,
+        survey_store: SelectionStore | None = None,
     ) -> None:
         self.registries = registries
         self.selections = SelectionCache(selection_store)
         self._ledger = Ledger()
-        self._blobs = BlobCopier(transfers, self._ledger, blob_locks)
-        self._tag_locks = TagLocks(self._blobs.locks)
+        locks = blob_locks or NoBlobLocks()
+        self._survey = Survey(registries, self._ledger, locks, neighbours=neighbours, store=survey_store)
+        self._blobs = BlobCopier(transfers, self._ledger, locks, self._survey)
+        self._tag_locks = TagLocks(locks)
+
+    def expect(self, repositories: Iterable[Repository], *, whole: bool = False) -> None:
+        """Name repositories of destinations that may have blobs which later copies need.
+
+        A copy reads some of their manifests before it sends a large blob, so that it can mount what is there.
+
+        Args:
+            repositories: of any registries; at most `survey.MOST_REPOSITORIES` of each registry are kept.
+            whole: whether they are all that ``neighbours`` would name, so that it need not be asked soon.
+        """
+        self._survey.expect(repositories, whole=whole)
+
+    def waiting(self, *, bulk: bool) -> int:
+        """Return how many bodies wait for one of the process's transfers, of backfills or of pushes."""
+        return self._blobs.transfers.waiting(bulk=bulk)
 
     async def compare(
         self,
@@ -80,8 +104,11 @@ class Copier:
         """
         context = CopyContext.open(self.registries, source, destination, options)
         if announced is None:
-            return await compare(context, self.selections)
-        return await compare_listed(context, self.selections, announced=announced, read=read)
+            found = await compare(context, self.selections)
+        else:
+            found = await compare_listed(context, self.selections, announced=announced, read=read)
+        self._note(destination, found)
+        return found
 
     # The library's one public entry point: all but the two ends are options, named at each call.
     async def copy(
@@ -123,6 +150,7 @@ class Copier:
         """
         context = CopyContext.open(self.registries, source, destination, options, progress)
         found = await compare(context, self.selections, announced=announced, force=force)
+        self._note(destination, found)
         selection, result = found.selection, found.result
         if result is None and selection is not None and selection.manifest is not None:
             push = Pusher(context, self._blobs, selection.rewritten)
@@ -139,6 +167,12 @@ class Copier:
                 selection = Selection(root) if unchanged else await select(root, context)
             await SignatureCopier(context, self._blobs, self._tag_locks).copy_all(found.announced, selection)
         return context.outcome(result or Result.UP_TO_DATE, found.digest, found.note, source_digest=found.announced)
+
+    def _note(self, destination: Reference, found: Comparison) -> None:
+        """Note the manifest that a comparison saw at the destination: later copies may mount what it names."""
+        present = found.digest if found.result is Result.UP_TO_DATE else found.present
+        if present is not None:
+            self._survey.seen(destination.repository, present)
 
     async def copy_signature(
         self, source: Reference, destination: Reference, *, progress: Callable[[int], None] | None = None

@@ -12,9 +12,14 @@ from typing import TYPE_CHECKING, Protocol
 from cachetools import LRUCache
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection
+    from collections.abc import AsyncIterator, Callable, Collection, Container, Sequence
     from contextlib import AbstractAsyncContextManager
 
+SMALL = 64 * 1024
+"""Bytes up to which a blob is sent without a lookup: asking, a registry or other processes, costs more."""
+LARGE = 1024 * 1024
+"""Bytes from which a lookup pays off at a registry whose answer to a mount in place is unknown, and of all blobs of an
+image those from which a search for them pays off."""
 TRUSTED_SECONDS = 3600.0
 """How long an entry is trusted without asking the registry."""
 _MAX_REPOSITORIES = 16
@@ -58,9 +63,30 @@ class Ledger:
         seen = self._entries.get((registry, digest), {}).get(repository)
         return seen is not None and self._clock() - seen < TRUSTED_SECONDS
 
-    def mount_source(self, registry: str, repository: str, digest: str, preferred: Collection[str] = ()) -> str | None:
-        """Return another repository of the registry that has ``digest``: a preferred one, else the latest."""
-        others = [name for name in reversed(self._entries.get((registry, digest), {})) if name != repository]
+    def knows(self, registry: str, repository: str, digest: str) -> bool:
+        """Tell whether ``digest`` was seen in ``repository``, however long ago."""
+        return repository in self._entries.get((registry, digest), {})
+
+    def mount_source(
+        self,
+        registry: str,
+        repository: str,
+        digest: str,
+        preferred: Collection[str] = (),
+        *,
+        without: Container[str] = (),
+    ) -> str | None:
+        """Return another repository of the registry that has ``digest``: a preferred one, else the latest.
+
+        Args:
+            registry: the host.
+            repository: the name of the one to mount into.
+            digest: of the blob.
+            preferred: names that come first.
+            without: names that do not count.
+        """
+        seen = reversed(self._entries.get((registry, digest), {}))
+        others = [name for name in seen if name != repository and name not in without]
         return next((name for name in others if name in preferred), others[0] if others else None)
 
     def forget(self, registry: str, repository: str, digest: str) -> None:
@@ -102,6 +128,9 @@ class BlobLocks(Protocol):
     async def forget(self, registry: str, repository: str, digest: str) -> None:
         """Forget that a repository has a blob, because the registry contradicted it."""
 
+    async def share(self, registry: str, repository: str, digests: Sequence[str]) -> None:
+        """Tell the other processes of blobs that a manifest in a repository names: they can be mounted from there."""
+
 
 class NoBlobLocks:
     """The `BlobLocks` of a single process: it has nobody to wait for."""
@@ -119,4 +148,7 @@ class NoBlobLocks:
         """Do nothing."""
 
     async def forget(self, registry: str, repository: str, digest: str) -> None:
+        """Do nothing."""
+
+    async def share(self, registry: str, repository: str, digests: Sequence[str]) -> None:
         """Do nothing."""

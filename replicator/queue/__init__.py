@@ -4,11 +4,13 @@ A job is an id, the destination reference, and a payload. Jobs with one id are m
 run again when they were enqueued while running; nothing that was accepted is lost.
 
 On the same Redis the processes of an installation elect who does what only one of them should do (``RedisBlobLocks``,
-``Reconciles``, ``Notices``), and share what they learned of images (``RedisSelectionStore``) and observed at
-destinations (``Observations``).
+``Reconciles``, ``Notices``), and share what they learned of images (``RedisSelectionStore``), read at
+destinations (``RedisSurveyStore``) and observed there (``Observations``). They tell each other what pushes move
+(``PushNews``).
 """
 
 from replicator.queue.attempt import Attempt, AttemptEnd, AttemptObserver
+from replicator.queue.best_effort import PushNews
 from replicator.queue.blob_locks import RedisBlobLocks
 from replicator.queue.client import Queue
 from replicator.queue.dead_letters import DeadLetter, DeadLetterPage, DeadLetters
@@ -16,7 +18,7 @@ from replicator.queue.embedded import embedded_server
 from replicator.queue.history import Description, Ended, History, LagSpan
 from replicator.queue.job import Finished, Job, JsonValue, Lane, LeaseLost, QueueError, QueueUnavailable, RetryPolicy
 from replicator.queue.lease import Running
-from replicator.queue.memory import Observations, RedisSelectionStore
+from replicator.queue.memory import Observations, RedisSelectionStore, RedisSurveyStore
 from replicator.queue.notices import Complaint, Leadership, NewDeadLetters, Notices
 from replicator.queue.processes import LoadedConfig, ProcessInfo, announced, processes
 from replicator.queue.reconciles import (
@@ -28,11 +30,14 @@ from replicator.queue.reconciles import (
     ReconcileState,
     RunningReconcile,
 )
+from replicator.queue.shares import FIRST_SHARE, sharing
 from replicator.queue.snapshot import Counts, LaneCounts, RunningJob, WaitingJob, WorkerInfo
 from replicator.queue.status import Status
+from replicator.queue.waits import KeySilence, WaitReporter, list_waits, open_wait_reporter
 from replicator.queue.worker import Worker
 
 __all__ = [
+    "FIRST_SHARE",
     "Attempt",
     "AttemptEnd",
     "AttemptObserver",
@@ -48,6 +53,7 @@ __all__ = [
     "History",
     "Job",
     "JsonValue",
+    "KeySilence",
     "LagSpan",
     "Lane",
     "LaneCounts",
@@ -59,6 +65,7 @@ __all__ = [
     "Observations",
     "ProcessInfo",
     "Progress",
+    "PushNews",
     "Queue",
     "QueueError",
     "QueueUnavailable",
@@ -68,15 +75,20 @@ __all__ = [
     "Reconciles",
     "RedisBlobLocks",
     "RedisSelectionStore",
+    "RedisSurveyStore",
     "RetryPolicy",
     "Running",
     "RunningJob",
     "RunningReconcile",
     "Status",
+    "WaitReporter",
     "WaitingJob",
     "Worker",
     "WorkerInfo",
     "announced",
     "embedded_server",
+    "list_waits",
+    "open_wait_reporter",
     "processes",
+    "sharing",
 ]

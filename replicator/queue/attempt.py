@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -19,8 +19,8 @@ from replicator.queue.records import Moment, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
+    from replicator.errors import Wait
     from replicator.queue.job import JsonValue, RetryPolicy
 
 log = structlog.get_logger("replicator.queue")
@@ -127,30 +127,41 @@ class Ending:
     """How an attempt ended: what the ``finish`` script takes, and what is reported of it.
 
     Attributes:
-        how: the attempt went well, failed with a retry to come, failed for good, or is handed back.
-        delay: seconds until the next attempt.
+        how: the attempt went well, failed with a retry to come, waits for a key, failed for good, or is handed back.
+        delay: seconds until the next attempt, or until a probe of the key.
         finished: JSON of a `Finished`, for the runs that wait for the job.
         failure: why it failed; None when it did not.
         payload: the job's, where it could be read.
         outcome: what the handler returned; None when it failed.
         lag: see `Attempt.lag`.
+        wait: the reason why the attempt does not count.
+        waited: the attempts that its waiting counts as, for runs whose retries are limited.
     """
 
-    how: Literal["done", "retry", "dead", "release"]
+    how: Literal["done", "retry", "wait", "dead", "release"]
     delay: float = 0.0
     finished: bytes = b""
     failure: Failure | DeadLetter | None = None
     payload: Mapping[str, Any] | None = None
     outcome: Mapping[str, JsonValue] | None = None
     lag: float | None = None
+    wait: Wait | None = None
+    waited: int = 0
 
     @property
     def note(self) -> bytes:
         """JSON of the failure; empty without one."""
-        return b"" if self.failure is None else encode(self.failure)
+        if self.failure is None:
+            return b""
+        return encode(self.failure, without=() if getattr(self.failure, "waits_for", "") else ("waits_for",))
+
+    @property
+    def why(self) -> str:
+        """The failure in words; empty without one."""
+        return "" if self.failure is None else self.failure.message
 
     def report(self, job: StartedJob, lane: Lane, ended: str, seconds: float) -> Attempt | None:
-        """Return what an observer hears; None of an attempt that was handed back.
+        """Return what an observer hears; None of an attempt that was handed back, or of a job that waits.
 
         Args:
             job: what was attempted.
@@ -158,7 +169,7 @@ class Ending:
             ended: what ``finish`` made of it.
             seconds: how long it took.
         """
-        if self.how == "release":
+        if self.how in ("release", "wait"):
             return None
         # A job that failed for good is queued again all the same when it was enqueued meanwhile.
         failed = AttemptEnd.DEAD if ended == "dead" else AttemptEnd.RETRIED
@@ -200,6 +211,8 @@ def failed(  # the facts of one failure
     message = message[:_MESSAGE_LENGTH]
     # By Redis's clock, which all workers share.
     now = job.record.since + timedelta(seconds=seconds)
+    if isinstance(error, ReplicatorError) and error.wait is not None and error_class is ErrorClass.TRANSIENT:
+        return _waits(job, error.wait, message, now, policy=policy, lane=lane, payload=payload, seconds=seconds)
     first = job.first_failure or now
     failures = job.failures + 1
     delay = policy.delay(
@@ -219,3 +232,45 @@ def failed(  # the facts of one failure
         return Ending("dead", finished=finished, failure=letter, payload=payload)
     failure = Failure(job.id, error_class, message, failures, first, now)
     return Ending("retry", delay=delay, finished=finished, failure=failure, payload=payload)
+
+
+def _waits(  # the facts of one failure
+    job: StartedJob,
+    wait: Wait,
+    message: str,
+    now: datetime,
+    *,
+    policy: RetryPolicy,
+    lane: Lane,
+    payload: Mapping[str, Any] | None,
+    seconds: float,
+) -> Ending:
+    """Have a job wait without the loss of an attempt, as long as the policy allows."""
+    # What Redis knows is older than what this process does, if it began after the key had fallen silent.
+    silent = min(datetime.fromtimestamp(wait.since, UTC), job.record.waits_since or now, now)
+    due = min(datetime.fromtimestamp(job.record.due / 1000, UTC), now)
+    # The horizon counts from when both were so: the job was due, and the key was silent.
+    first = min(job.first_failure or now, max(due, silent) if wait.key else now)
+    elapsed = (now - first).total_seconds()
+    waited = int((now - (silent if wait.key else first)).total_seconds() / wait.patience)
+    go_on = policy.waits(elapsed, waited, job.retries)
+    tries = max(1, job.failures + (not go_on))
+    told = f"{message}; given up: {wait.key} has been silent since {silent:%Y-%m-%d %H:%M:%S} UTC"
+    told = told if wait.key else message
+    record = Finished(job.id, None, told, ErrorClass.TRANSIENT, tries, round(seconds, 3), retrying=go_on)
+    finished = encode(record)
+    if not go_on:
+        letter = DeadLetter(job.id, lane, payload, ErrorClass.TRANSIENT, told, tries, first, now)
+        return Ending("dead", finished=finished, failure=letter, payload=payload, wait=wait)
+    # A refusal for load is shown as the attempt that it was, although it does not count towards a limit.
+    shown = job.failures if wait.key else job.failures + 1
+    failure = Failure(job.id, ErrorClass.TRANSIENT, message, shown, first, now, wait.key)
+    if wait.key:
+        how: Literal["wait", "retry"] = "wait"
+        delay = wait.pause
+    else:
+        # Half as long again as it has waited: as patient as a back-off, which needs a count of attempts.
+        how = "retry"
+        spread = 1 - random.random() / 2  # noqa: S311 - spreads retries, hides nothing
+        delay = max(min(wait.pause, policy.longest_wait), min(policy.cap, max(policy.first, elapsed / 2)) * spread)
+    return Ending(how, delay=delay, finished=finished, failure=failure, payload=payload, wait=wait, waited=waited)

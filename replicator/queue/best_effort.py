@@ -11,11 +11,13 @@ import contextlib
 import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from uuid import uuid4
 
 import structlog
 from redis.exceptions import NoPermissionError
 
 from replicator.queue.client import BATCH, FAULTS, Queue
+from replicator.queue.records import dump_json, load_json
 from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
@@ -158,6 +160,9 @@ class Batcher(Generic[Item]):
         self._sending = None
 
 
+_TELL_SECONDS = 1.0
+_MOST_TOLD = 1 << 40
+"""Bytes that one message can tell of."""
 _PROBE_SECONDS = 15.0
 _FORBIDDEN_SECONDS = 60.0
 
@@ -173,12 +178,33 @@ async def listen(
         events: by name; the mapping may change meanwhile.
         forbidden: level of the log line for a channel that the Redis user may not subscribe to.
     """
+
+    def hear(name: str | None) -> None:
+        # Announcements before the subscription are lost, so everybody looks once.
+        heard = list(events.values()) if name is None else filter(None, [events.get(name)])
+        for event in heard:
+            event.set()
+
+    await subscribe(queue, channel, hear, forbidden=forbidden)
+
+
+async def subscribe(
+    queue: Queue, channel: str, hear: Callable[[str | None], None], *, forbidden: int = logging.WARNING
+) -> None:
+    """Call ``hear`` with every message of a channel, until cancelled; and with None at each new subscription.
+
+    Args:
+        queue: whose Redis.
+        channel: its name.
+        hear: must not raise.
+        forbidden: level of the log line for a channel that the Redis user may not subscribe to.
+    """
     while True:
         subscription = queue.redis.pubsub()
         pause = 0.2
         try:
             await subscription.subscribe(channel)
-            await _hear(subscription, events)
+            await _hear(subscription, hear)
         except NoPermissionError as error:
             log.log(forbidden, "queue polled", reason=str(error), channel=channel)
             pause = _FORBIDDEN_SECONDS
@@ -230,7 +256,7 @@ class Listener:
         ending.add_done_callback(self._ending.discard)
 
 
-async def _hear(subscription: PubSub, events: Mapping[str, asyncio.Event]) -> None:
+async def _hear(subscription: PubSub, hear: Callable[[str | None], None]) -> None:
     """Read messages; return when the connection does not answer a probe."""
     probed = False
     while True:
@@ -244,8 +270,50 @@ async def _hear(subscription: PubSub, events: Mapping[str, asyncio.Event]) -> No
             continue
         probed = False
         if message["type"] == "subscribe":
-            # Announcements before the subscription are lost, so everybody looks once.
-            for event in events.values():
-                event.set()
-        elif message["type"] == "message" and (event_ := events.get(message["data"].decode())) is not None:
-            event_.set()
+            hear(None)
+        elif message["type"] == "message":
+            hear(message["data"].decode(errors="replace"))
+
+
+class PushNews:
+    """What processes tell each other about the pushes that each moves, so that bulk of the others gives way.
+
+    A message is a JSON object: ``process``, its sender's id, and ``hosts``: by host, the bytes that went since the
+    last one, and whether pushes are under way. None is kept: one that gets lost costs a moment.
+
+    Args:
+        queue: whose Redis.
+        heard: called with these three for each host in a message of another process; it must not raise.
+    """
+
+    def __init__(self, queue: Queue, heard: Callable[[str, int, bool], None]) -> None:
+        self._queue = queue
+        self._heard = heard
+        self._channel = f"{queue.prefix}:pushes"
+        self._process = uuid4().hex
+
+    async def tell(self, pushes: Callable[[], Awaitable[Mapping[str, tuple[int, bool]]]]) -> None:
+        """Tell what ``pushes`` returns, until cancelled; an empty answer is not told.
+
+        Args:
+            pushes: waits until there is something to tell, and so paces the messages.
+        """
+        while True:
+            if hosts := await pushes():
+                message = dump_json({"process": self._process, "hosts": hosts})
+                with contextlib.suppress(*FAULTS):
+                    async with asyncio.timeout(_TELL_SECONDS):
+                        await self._queue.redis.publish(self._channel, message)
+
+    async def hear(self) -> None:
+        """Listen to the others, until cancelled."""
+        await subscribe(self._queue, self._channel, self._hear_one, forbidden=logging.DEBUG)
+
+    def _hear_one(self, text: str | None) -> None:
+        try:
+            message = {} if text is None else load_json(text.encode())
+            if message.get("process") != self._process:
+                for host, (size, goes_on) in message.get("hosts", {}).items():
+                    self._heard(host, min(max(0, int(size)), _MOST_TOLD), bool(goes_on))
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            log.debug("message not understood", channel=self._channel, error=str(error))

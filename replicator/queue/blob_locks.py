@@ -17,9 +17,11 @@ from uuid import uuid4
 import structlog
 
 from replicator.queue.best_effort import BestEffortRedis, Listener
+from replicator.queue.client import BATCH
+from replicator.standstill import waiting
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from replicator.queue.client import Queue
 
@@ -37,7 +39,7 @@ class RedisBlobLock:
         item: its name in Redis.
         place: where it is wanted.
         present: whether another process uploaded it to that place recently enough to trust it.
-        mount_sources: other places it was uploaded to, the latest first.
+        mount_sources: other places it was uploaded to, the latest first, then those where it was seen.
         token: the lock's value in Redis; empty when this process does not have it.
         uploaded: whether :meth:`mark_present` was called.
     """
@@ -90,7 +92,8 @@ class RedisBlobLocks:
         The lock covers the digest in all repositories of the registry. It is not waited for when the digest is known
         to be in the repository. It raises nothing of its own.
         """
-        lock = await self._acquire(_item(registry, digest), repository)
+        with waiting():
+            lock = await self._acquire(_item(registry, digest), repository)
         renewing = self._redis.start(self._renew(lock))
         try:
             yield lock
@@ -103,6 +106,15 @@ class RedisBlobLocks:
     async def forget(self, registry: str, repository: str, digest: str) -> None:
         """Forget that a repository has a blob, because the registry contradicted it. It raises nothing."""
         await self._redis.ask("lock_forget", _item(registry, digest), repository)
+
+    async def share(self, registry: str, repository: str, digests: Sequence[str]) -> None:
+        """Tell the other processes of blobs that a manifest in a repository names. It raises nothing.
+
+        They are told to mount from there, and never that a blob is there for sure.
+        """
+        for start in range(0, len(digests), BATCH):
+            items = [_item(registry, digest) for digest in digests[start : start + BATCH]]
+            await self._redis.ask("lock_share", repository, self._items, *items)
 
     async def _acquire(self, item: str, place: str) -> RedisBlobLock:
         """Take the lock once it is free; go on without it when the item is at the place, or patience ends."""

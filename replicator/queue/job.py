@@ -143,6 +143,7 @@ class RunningRecord:
         bytes: progress that the handler reported.
         lapses: how many workers died in a row while they ran this job.
         pushed: time of the oldest push that this attempt serves.
+        waits_since: when the key fell silent that it needs (`replicator.errors.Wait`).
     """
 
     token: str
@@ -154,12 +155,13 @@ class RunningRecord:
     bytes: int
     lapses: int
     pushed: Moment | None = None
+    waits_since: Moment | None = None
 
 
 def encode_running(record: RunningRecord) -> bytes:
     """Give the JSON of a running record, as the scripts read it."""
     # They take a missing time for unknown, but can't compare with a null: the job could never be taken over.
-    return encode(record, without=("pushed",) if record.pushed is None else ())
+    return encode(record, without=[name for name in ("pushed", "waits_since") if getattr(record, name) is None])
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,7 @@ class Failure:
         tries: failed attempts in a row.
         first: time of the first of them (UTC).
         last: time of the last of them (UTC).
+        waits_for: the key that it waits for, if that is why it failed.
     """
 
     id: str
@@ -179,6 +182,7 @@ class Failure:
     tries: int
     first: Moment
     last: Moment
+    waits_for: str = ""
 
 
 class QueueError(ReplicatorError):
@@ -260,3 +264,13 @@ class RetryPolicy:
             pause = max(pause, min(retry_after, self.longest_wait))
         # The last attempt comes at the horizon, not a pause before it.
         return min(pause, max(horizon - elapsed, first))
+
+    def waits(self, elapsed: float, attempts: int, retries: int | None) -> bool:
+        """Tell whether a job goes on waiting without an attempt.
+
+        Args:
+            elapsed: seconds that it has waited.
+            attempts: the number of attempts that they count as, for a job whose retries are limited.
+            retries: that limit.
+        """
+        return elapsed < self.horizon and (retries is None or attempts <= retries)

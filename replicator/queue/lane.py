@@ -26,6 +26,8 @@ from replicator.queue.history import describe_end, encode_entry, lag_ms
 from replicator.queue.job import CONTENT_GONE, FUNCTION, JsonValue, Lane, QueueError, decode_job
 from replicator.queue.lease import Lease, LeaseKeeper, RedisHealth, Running
 from replicator.queue.records import dump_json, load_json
+from replicator.queue.waits import SilentKeys, encode_answered
+from replicator.standstill import StoodStill, ends_on_standstill
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from replicator.queue.attempt import AttemptObserver
     from replicator.queue.history import Describe
     from replicator.queue.job import RetryPolicy, StoredJob
+    from replicator.queue.waits import Answered
 
 log = structlog.get_logger("replicator.queue")
 
@@ -40,12 +43,14 @@ POLL_SECONDS = 2.0
 """The most that a lost announcement of work costs."""
 
 _LAPSES_ALLOWED = 3
+_LENT_SLOTS = 3
+"""Slots that a lane lends at most, as a multiple of its own: what runs at once stays bounded."""
 _CANCELLED_PAUSE = 5.0
 """Seconds before a job runs again whose handler cancelled itself: without a pause it would loop."""
 
 
 class JobTimedOut(QueueError):
-    """A job took longer than a job may."""
+    """Nothing moved in a job for too long."""
 
 
 class WorkerDied(QueueError):
@@ -66,10 +71,12 @@ class WorkerContext:
         worker: the process's id.
         handler: runs a job.
         policy: decides when a failed job is retried.
-        timeout: seconds that an attempt may take.
+        timeout: seconds that an attempt may stand still; None for no limit.
         keeper: renews the leases.
         health: learns whether Redis answers.
+        waits: the keys that do not answer.
         describe: says what the history keeps of a job that ended; None to keep nothing.
+        answered: says which keys answered to an attempt that went well; None if that is not known.
         observer: hears of attempts that end.
     """
 
@@ -77,10 +84,12 @@ class WorkerContext:
     worker: str
     handler: Callable[[Running], Awaitable[Mapping[str, JsonValue]]]
     policy: RetryPolicy
-    timeout: float
+    timeout: float | None
     keeper: LeaseKeeper
     health: RedisHealth
+    waits: SilentKeys
     describe: Describe | None
+    answered: Answered | None
     observer: AttemptObserver | None
 
 
@@ -111,6 +120,7 @@ class LaneWorker(arq.worker.Worker):
         self._health = context.health
         self._lease = context.keeper.seconds
         self._started: dict[str, StartedJob] = {}
+        self._contents: dict[str, bytes] = {}
         self._unheard: str | None = None
         self._pause: float | None = 0.0
         self._stopping = False
@@ -144,7 +154,7 @@ class LaneWorker(arq.worker.Worker):
         Args:
             job_ids: arq's parameter; the script picks for itself.
         """
-        free = self.max_jobs - self.job_counter
+        free = self.max_jobs - self.job_counter + self._lent()
         if free <= 0:
             self._pause = None  # the end of a job wakes
             return
@@ -152,7 +162,8 @@ class LaneWorker(arq.worker.Worker):
         # A request whose answer got lost may have taken leases: sent again with its token it gives the same jobs.
         again, token = self._unheard is not None, self._unheard or f"{self._context.worker}:{uuid4().hex}"
         lease_ms = int(self._lease * 1000)
-        arguments = (self.lane, free, token, self._context.worker, lease_ms, int(takeover), int(again))
+        horizon = int(self._context.policy.horizon * 1000)
+        arguments = (self.lane, free, token, self._context.worker, lease_ms, int(takeover), int(again), horizon)
         try:
             due_ms, *replies = await self._queue.run_script("claim", *arguments)
         except FAULTS as error:
@@ -215,6 +226,7 @@ class LaneWorker(arq.worker.Worker):
         job_id = f"{self._queue.prefix}:{job.id}"
         self.job_counter += 1
         self._started[job_id] = job
+        self._contents[job_id] = job.job or b""
         task = self.loop.create_task(self.run_job(job_id, int(job.record.due)), name=f"job {job.id}")
         self.tasks[job_id] = task
         task.add_done_callback(lambda _: self._ended(job, job_id, task))
@@ -224,9 +236,18 @@ class LaneWorker(arq.worker.Worker):
         # After a lost lease this worker may run the job again while the first attempt still ends.
         if self.tasks.get(job_id) is task:
             del self.tasks[job_id]
+            self._contents.pop(job_id, None)
         self.wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("job not finished", id=job.id, exc_info=error)
+
+    def _lent(self) -> int:
+        """Return how many slots are lent: those of jobs that need a key which does not answer hold up nobody else."""
+        keys = self._context.waits.keys
+        if not keys:
+            return 0
+        lent = sum(any(key in content for key in keys) for content in self._contents.values())
+        return min(lent, _LENT_SLOTS * self.max_jobs)
 
     async def _attempt(self, job: StartedJob, lease: Lease, job_id: str, score: int) -> Ending | None:
         """Run the handler. None: another worker has the job now."""
@@ -308,28 +329,32 @@ class LaneWorker(arq.worker.Worker):
         return self.functions[stored.function].coroutine(context, payload=stored.payload)
 
     async def _handle(self, ctx: dict[Any, Any], *_: Any, **__: Any) -> Mapping[str, JsonValue]:
-        """Run the handler within its time: the one function in arq's register."""
+        """Run the handler as long as something moves: the one function in arq's register."""
         running: Running = ctx["running"]
         timeout = self._context.timeout
         try:
-            async with asyncio.timeout(timeout) as limit:
+            async with ends_on_standstill(timeout):
                 return await self._context.handler(running)
-        except TimeoutError:
-            if limit.expired():
-                raise JobTimedOut(f"not done within {timeout:g} s, the time a job may take") from None
-            raise
+        except StoodStill as error:
+            raise JobTimedOut(f"{error}; {running.bytes_done} bytes had been read") from None
 
     async def _end(self, job: StartedJob, lease: Lease, ending: Ending, seconds: float) -> None:
         """Record how an attempt ended, repeatedly until Redis has taken it."""
         description = describe_end(self._context.describe, self.lane, ending)
         entry = encode_entry(job, self.lane, ending, seconds, description)
         lag = lag_ms(self.lane, ending, seconds, description)
-        facts = (job.record.token, job.generation, self.lane, ending.how, int(ending.delay * 1000), job.failures + 1)
+        wait, horizon = ending.wait, int(self._context.policy.horizon * 1000)
+        failures = job.failures + (wait is None)
+        facts = (job.record.token, job.generation, self.lane, ending.how, int(ending.delay * 1000), failures)
+        waiting: tuple[str | bytes | int, ...] = encode_answered(self._context.answered, ending)
+        if wait is not None:
+            since, patience = int(wait.since * 1000), int(wait.patience * 1000)
+            waiting = (wait.key, since, patience, horizon, ending.why, ending.waited)
         pause, attempts = 0.05, 0
         while True:
             attempts += 1
             try:
-                arguments = (job.id, *facts, ending.finished, ending.note, entry, lag)
+                arguments = (job.id, *facts, ending.finished, ending.note, entry, lag, *waiting)
                 answer = await self._queue.run_script("finish", *arguments)
                 break
             except FAULTS as error:
@@ -359,6 +384,8 @@ class LaneWorker(arq.worker.Worker):
             log.debug("job done", tries=job.failures + 1, **facts)
         elif ended == "release":
             log.info("job handed back", **facts)
+        elif ended == "wait":
+            log.info("job waits", waits_for=ending.wait.key if ending.wait else "", error=ending.why, **facts)
         elif (failure := ending.failure) is not None:
             facts |= {"error_class": failure.error_class, "error": failure.message, "tries": failure.tries}
             if ended == "dead":

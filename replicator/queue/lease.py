@@ -16,9 +16,11 @@ import structlog
 from replicator.queue.client import FAULTS, Queue
 from replicator.queue.job import LeaseLost, encode_running
 from replicator.queue.memory import MOST_DESTINATIONS, short_name
+from replicator.standstill import alive, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
     from datetime import datetime
 
     from replicator.queue.job import Lane, RunningRecord
@@ -244,13 +246,28 @@ class Running:
         """Make sure that this job is still this worker's alone, for a full lease from now: the fence.
 
         Call it right before the step that must not happen twice, the write of the tag: earlier observations of the
-        destination are void from then on. While Redis is away it waits, within the job's time limit.
+        destination are void from then on. While Redis is away it waits, which is no
+        standstill: what was sent must not be sent again.
 
         Raises:
             LeaseLost: another worker has the job: write nothing more.
         """
-        await self._keeper.confirm(self._lease)
+        with waiting():
+            await self._keeper.confirm(self._lease)
 
     def progress(self, bytes_done: int) -> None:
-        """Report how many bytes are done; others see it about a second later. Cheap: call it at every chunk."""
+        """Report how many bytes are done; others see it about a second later. Cheap: call it at every chunk.
+
+        It shows that the job does not stand still, even if the number stays the same.
+        """
         self._lease.bytes_done = bytes_done
+        alive()
+
+    @property
+    def bytes_done(self) -> int:
+        """The progress reported last."""
+        return self._lease.bytes_done
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """Count the time in a block as no standstill, because the job waits for a place or a lock."""
+        return waiting()

@@ -1,11 +1,14 @@
-"""The memory that the processes of an installation share through the queue's Redis: selections and observations.
+"""The memory that the processes of an installation share through the queue's Redis: what they learned and saw.
 
 All of it only saves requests to registries. So nothing here fails or waits for Redis beyond a deadline: while Redis is
 away, slow or refuses, nothing is known, and what was to be remembered is lost.
 
-Two memories share the clock of Redis (`RedisClock`) and the bound of two generations (``memory.lua``):
+There are three memories, each bounded by two generations (``memory.lua``); the last one has times, by the clock of
+Redis (`RedisClock`):
 
 - **Selections** (`RedisSelectionStore`): what a selection leaves of an image. The value of a key never changes.
+- **Surveys** (`RedisSurveyStore`): which repositories of a destination's registry were read for blobs to mount from
+  them. What was found is in the blob locks. Whatever is wrong here costs a few requests, or an upload.
 - **Observations** (`Observations`): that a destination held what is wanted, and since when. A backfill that has just
   listed the sources leaves out a destination that was observed to hold the same, lately enough, without asking it.
 
@@ -45,8 +48,8 @@ if TYPE_CHECKING:
 
     from replicator.queue.client import Queue
 
-_NAME = "forms"
-"""In the names of keys, where older processes look for it."""
+_SELECTIONS, _SURVEYS = "forms", "surveys"
+"""In the names of keys, where older processes look for them."""
 
 
 class RedisSelectionStore:
@@ -57,9 +60,11 @@ class RedisSelectionStore:
         deadline: seconds that Redis gets for an answer.
         items: how many are remembered in each of two generations; one takes 40 to 200 bytes of Redis, more if the
             text holds a digest.
+        name: in the names of its keys.
     """
 
-    def __init__(self, queue: Queue, *, deadline: float = 1.0, items: int = 100_000) -> None:
+    def __init__(self, queue: Queue, *, deadline: float = 1.0, items: int = 100_000, name: str = _SELECTIONS) -> None:
+        self._name = name
         self._items = items
         self._redis = BestEffortRedis(queue, deadline=deadline, trouble="memory unavailable")
         self._batcher: Batcher[tuple[str, str]] = Batcher(self._remember)
@@ -69,7 +74,7 @@ class RedisSelectionStore:
         known: list[str | None] = []
         for start in range(0, len(names), BATCH):
             batch = names[start : start + BATCH]
-            reply = await self._redis.ask("recall", _NAME, self._items, *batch) or [None] * len(batch)
+            reply = await self._redis.ask("recall", self._name, self._items, *batch) or [None] * len(batch)
             known += [None if text is None else text.decode(errors="replace") for text in reply]
         return known
 
@@ -83,7 +88,14 @@ class RedisSelectionStore:
         await self._redis.aclose()
 
     async def _remember(self, batch: Sequence[tuple[str, str]]) -> None:
-        await self._redis.ask("remember", _NAME, self._items, *(part for pair in batch for part in pair))
+        await self._redis.ask("remember", self._name, self._items, *(part for pair in batch for part in pair))
+
+
+class RedisSurveyStore(RedisSelectionStore):
+    """The repositories that were read for blobs to mount, in the same form: when, and how far."""
+
+    def __init__(self, queue: Queue, *, deadline: float = 1.0, items: int = 20_000) -> None:
+        super().__init__(queue, deadline=deadline, items=items, name=_SURVEYS)
 
 
 _BEST_SECONDS = 10.0

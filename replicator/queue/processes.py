@@ -81,6 +81,7 @@ class ProcessInfo:
         started: when it started (UTC).
         loaded: since when its configuration is in force (UTC).
         problem: why what its files say now is not in force; None when it is.
+        limits: the limits of bandwidth and requests in force, in a line; empty without any.
     """
 
     command: str
@@ -90,11 +91,16 @@ class ProcessInfo:
     started: Moment
     loaded: Moment
     problem: str | None = None
+    limits: str = ""
 
 
 @contextlib.asynccontextmanager
 async def announced(
-    queue: Queue, command: str, version: str, in_force: Callable[[], LoadedConfig]
+    queue: Queue,
+    command: str,
+    version: str,
+    in_force: Callable[[], LoadedConfig],
+    limits: Callable[[], str] = lambda: "",
 ) -> AsyncIterator[None]:
     """Show this process to the others for as long as the context lasts.
 
@@ -103,14 +109,16 @@ async def announced(
         command: the command it was started as.
         version: of the program.
         in_force: returns the configuration it runs with.
+        limits: says which limits of bandwidth and requests are in force, in a line.
     """
     started = datetime.now(UTC)
 
     def record() -> bytes:
         now = in_force()
         problem = None if now.problem is None else now.problem[:_MOST_CHARACTERS].encode(errors="replace").decode()
-        loaded = moment(now.loaded * 1000)
-        return encode(ProcessInfo(command, version, socket.gethostname(), os.getpid(), started, loaded, problem))
+        loaded, host, limited = moment(now.loaded * 1000), socket.gethostname(), limits()[:_MOST_CHARACTERS]
+        info = ProcessInfo(command, version, host, os.getpid(), started, loaded, problem, limited)
+        return encode(info, without=() if limited else {"limits"})
 
     async with heartbeat(queue, "processes", uuid4().hex, record):
         yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from replicator.errors import ErrorClass
@@ -67,6 +67,7 @@ class WaitingJob:
         tries: failed attempts in a row.
         first: time of the first of them (UTC).
         due: time of the next attempt (UTC).
+        waits_for: see `replicator.queue.job.Failure`.
     """
 
     id: str
@@ -76,6 +77,7 @@ class WaitingJob:
     tries: int
     first: Moment
     due: Moment
+    waits_for: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ class WorkerInfo:
         running: number of jobs it runs, by lane.
         concurrency: number of jobs it runs at most, by lane.
         stopping: it starts no more jobs and ends soon.
+        waiting: number of its requests and bodies that wait for their turn at registries, by lane.
     """
 
     id: str
@@ -100,3 +103,8 @@ class WorkerInfo:
     running: Mapping[Lane, int]
     concurrency: Mapping[Lane, int]
     stopping: bool
+    waiting: Mapping[Lane, int] = field(default_factory=dict)
+
+    def serves(self, lane: Lane) -> bool:
+        """Tell whether it starts jobs of a lane."""
+        return not self.stopping and self.concurrency.get(lane, 0) > 0

@@ -7,13 +7,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from replicator.console import iso
+from replicator.queue.processes import processes
 from replicator.queue.reconciles import ReconcileState
+from replicator.queue.waits import list_waits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from replicator.queue.client import Queue
+    from replicator.queue.job import Lane
     from replicator.queue.snapshot import Counts, RunningJob, WaitingJob, WorkerInfo
+    from replicator.queue.waits import KeySilence
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,8 @@ class Status:
         waiting: jobs that wait for a retry, the next one first; a thousand at most.
         workers: worker processes that are alive.
         reconcile: the scheduled reconcile that runs, and how the last one ended.
+        limits: the limits of bandwidth and requests in force; more than one where processes have different settings.
+        silent: the registries that do not answer, the longest silence first.
     """
 
     taken: datetime
@@ -37,6 +43,8 @@ class Status:
     waiting: Sequence[WaitingJob]
     workers: Sequence[WorkerInfo]
     reconcile: ReconcileState
+    limits: Sequence[str] = ()
+    silent: Sequence[KeySilence] = ()
 
     @classmethod
     async def read(cls, queue: Queue) -> Self:
@@ -53,7 +61,21 @@ class Status:
             waiting=await queue.waiting(),
             workers=await queue.workers(),
             reconcile=await ReconcileState.read(queue),
+            limits=sorted({process.limits for process in await processes(queue)} - {""}),
+            silent=await list_waits(queue),
         )
+
+    @property
+    def waiting_at_registries(self) -> dict[Lane, int]:
+        """Requests and bodies of all workers that wait for their turn at registries, by lane; without lanes of none."""
+        numbers = {lane: sum(worker.waiting.get(lane, 0) for worker in self.workers) for lane in self.counts.lanes}
+        return {lane: number for lane, number in numbers.items() if number}
+
+    @property
+    def unserved(self) -> list[Lane]:
+        """Lanes whose queued jobs no worker starts."""
+        lanes = self.counts.lanes.items()
+        return [lane for lane, count in lanes if count.queued and not any(each.serves(lane) for each in self.workers)]
 
     def to_json(self) -> dict[str, Any]:
         """Give it as JSON values; times are RFC 3339 in UTC, ``bytes`` is what was read from the source so far."""
@@ -98,11 +120,22 @@ class Status:
                     "running": {str(lane): number for lane, number in worker.running.items()},
                     "concurrency": {str(lane): number for lane, number in worker.concurrency.items()},
                     "stopping": worker.stopping,
+                    "waiting": {str(lane): number for lane, number in worker.waiting.items()},
                 }
                 for worker in self.workers
             ],
+            **({"limits": list(self.limits)} if self.limits else {}),
+            **self._silent_json(),
             **self._reconcile_json(),
         }
+
+    def _silent_json(self) -> dict[str, Any]:
+        """Give the registries that do not answer; nothing when all do."""
+        silent = [
+            {"registry": each.key, "since": iso(each.since), "message": each.why, "waiting": each.total}
+            for each in self.silent
+        ]
+        return {"silent": silent} if silent else {}
 
     def _reconcile_json(self) -> dict[str, Any]:
         """Give the reconciles; nothing when there never was one."""

@@ -20,6 +20,7 @@ from replicator.queue.lease import LeaseKeeper, RedisHealth
 from replicator.queue.processes import heartbeat
 from replicator.queue.records import EPOCH, encode
 from replicator.queue.snapshot import WorkerInfo
+from replicator.queue.waits import SilentKeys
 from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from replicator.queue.attempt import AttemptObserver
     from replicator.queue.history import Describe
     from replicator.queue.lease import Running
+    from replicator.queue.waits import Answered
 
 log = structlog.get_logger("replicator.queue")
 
@@ -45,9 +47,14 @@ class Worker:
         policy: decides when a failed job is retried.
         lease: seconds after which the jobs of a worker that died are taken over.
         drain: seconds that running jobs get after the first :meth:`stop`.
-        timeout: seconds that one attempt may take.
+        timeout: seconds for which an attempt may stand still, see `Running.progress` and `Running.waiting`; None for
+            no limit, if the handler has deadlines of its own.
         describe: says what the history keeps of a job that ended; None to keep nothing.
+        answered: says which keys answered to an attempt that went well, see `replicator.queue.waits.Answered`.
         observer: hears of attempts that end.
+
+    Attributes:
+        waiting: returns how many requests and bodies of the handlers wait for their turn at registries, by lane.
     """
 
     def __init__(  # the settings of a process, each with a default
@@ -59,11 +66,13 @@ class Worker:
         policy: RetryPolicy | None = None,
         lease: float = 30.0,
         drain: float = 30.0,
-        timeout: float = 3600.0,
+        timeout: float | None = None,
         describe: Describe | None = None,
+        answered: Answered | None = None,
         observer: AttemptObserver | None = None,
     ) -> None:
         self.id = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+        self.waiting: Callable[[], Mapping[Lane, int]] = dict
         self._queue = queue
         self._concurrency = {lane: concurrency[lane] for lane in Lane if concurrency.get(lane, 0) > 0}
         self._drain = drain
@@ -78,6 +87,7 @@ class Worker:
             policy=policy or RetryPolicy(),
             timeout=timeout,
             describe=describe,
+            answered=answered,
             observer=observer,
         )
         self._lanes: list[LaneWorker] = []
@@ -104,33 +114,42 @@ class Worker:
         # Made now: the health of Redis is unknown for half a lease from the start.
         health = RedisHealth(self._lease)
         keeper = LeaseKeeper(self._queue, self._lease, health, self._observer)
-        context = self._context(keeper=keeper, health=health)
+        waits = SilentKeys(self._queue, self._wake_lanes)
+        context = self._context(keeper=keeper, health=health, waits=waits)
         self._lanes = [LaneWorker(lane, number, context) for lane, number in self._concurrency.items()]
         async with heartbeat(self._queue, "workers", self.id, self._record):
             try:
-                await self._work(keeper, health)
+                await self._work(keeper, health, waits)
             finally:
                 # Also when the worker is cancelled or fails: what still runs is another worker's at once.
                 await self._hand_back()
         log.info("worker stopped", worker=self.id)
 
-    async def _work(self, keeper: LeaseKeeper, health: RedisHealth) -> None:
+    def _wake_lanes(self) -> None:
+        for lane in self._lanes:
+            lane.wake.set()
+
+    async def _work(self, keeper: LeaseKeeper, health: RedisHealth, waits: SilentKeys) -> None:
         wakes: dict[str, asyncio.Event] = {lane.lane: lane.wake for lane in self._lanes}
+        wakes["waits"] = waits.changed
         try:
             async with asyncio.TaskGroup() as group:
                 background = [
                     group.create_task(keeper.run()),
                     group.create_task(listen(self._queue, self._queue.wake_channel, wakes)),
                     group.create_task(self._sweep(health)),
+                    group.create_task(waits.run()),
                 ]
-                if not self._stop.is_set():
-                    for lane in self._lanes:
-                        group.create_task(lane.main())
-                    log.info("worker started", worker=self.id, concurrency=dict(self._concurrency))
-                await self._stop.wait()
-                await self._wait_for_jobs()
-                await self._hand_back()
-                await cancel_all(background)
+                try:
+                    if not self._stop.is_set():
+                        background += [group.create_task(lane.main()) for lane in self._lanes]
+                        log.info("worker started", worker=self.id, concurrency=dict(self._concurrency))
+                    await self._stop.wait()
+                    await self._wait_for_jobs()
+                    await self._hand_back()
+                finally:
+                    # Not left to the group, which cancels each once: a library may swallow that.
+                    await cancel_all(background)
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
@@ -197,5 +216,7 @@ class Worker:
             running={lane.lane: lane.job_counter for lane in self._lanes},
             concurrency=self._concurrency,
             stopping=self._stop.is_set(),
+            waiting=self.waiting(),
         )
-        return encode(info, without={"seen"})
+        # An older version never wrote what waits: it is left out unless there is something.
+        return encode(info, without={"seen"} if info.waiting else {"seen", "waiting"})

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+from bisect import bisect_right
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import aiohttp
@@ -13,12 +14,13 @@ import aiohttp
 from replicator.registry.errors import ConnectionFailed, DigestMismatch, ProtocolViolated, RegistryError
 from replicator.registry.manifest import hasher_for
 from replicator.retry import is_transient, retrying
+from replicator.standstill import Standstill, alive, standstill_words
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from replicator.registry.connection import Request
-    from replicator.registry.manifest import Descriptor
+    from replicator.registry.manifest import Descriptor, Hasher
     from replicator.registry.transport import Transport
 
 T = TypeVar("T")
@@ -27,7 +29,17 @@ _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)
 _HASH_INLINE = 64 * 1024
 """Bytes below which a hop into a thread costs more than hashing in the event loop."""
 _MAX_STALLS = 5
-"""Broken reads in a row, without one byte of progress, that are resumed."""
+"""Broken reads in a row, without one byte of progress, that are resumed; and standstills without 64 KiB in between."""
+_MAX_MARKS = 128
+"""States of the hash that are kept of one blob, 64 of them of the latest chunks."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """State of the hash after the first ``offset`` bytes."""
+
+    offset: int
+    hasher: Hasher
 
 
 class BlobStream:
@@ -37,6 +49,8 @@ class BlobStream:
     Content-Length can't complete a corrupt body. A broken connection is resumed where it broke by a Range request
     (RFC 9110, section 14), or from the start if the server does not support ranges; ``size`` bounds it all.
 
+    An upload that goes on where it was cut off needs bytes a second time: see `rewind`.
+
     Args:
         transport: the way to the registry.
         request: a GET of the blob.
@@ -45,6 +59,7 @@ class BlobStream:
 
     Attributes:
         error: the error that ended the stream early, if there was one.
+        given: bytes given out so far.
     """
 
     def __init__(
@@ -56,16 +71,26 @@ class BlobStream:
     ) -> None:
         self.blob = blob
         self.error: RegistryError | None = None
+        self.given = 0
         self._transport = transport
         self._request = request
         self._on_bytes = on_bytes
         self._hasher = hasher_for(blob.digest)
         self._hashing: asyncio.Future[None] | None = None
+        # In the order of their offsets, which become sparse towards the start of the blob.
+        self._marks: list[_Mark] = []
+        # After a rewind: marks of earlier readings that this one has to agree with, bytes that were read beyond the
+        # first of them, and the number of bytes to verify again but not to give out again.
+        self._agree: list[_Mark] = []
+        self._beyond = b""
+        self._withheld = 0
         # The last chunk that was read; given out when the next one has arrived, or the digest is verified.
         self._held = b""
         self._offset = 0
         # Bytes to drop after a restart from the first byte.
         self._skip = 0
+        self._standstill = Standstill()
+        self._standstills = 0
         self._response: aiohttp.ClientResponse | None = None
         self._exchange = AsyncExitStack()
         self._closed = False
@@ -90,6 +115,31 @@ class BlobStream:
         with self._transport.context(self._request):
             await self._retrying(self._connect)
 
+    async def rewind(self, offset: int) -> None:
+        """Give out the bytes from ``offset`` on once more, for an upload that goes on there.
+
+        They are read from the source a second time. Both readings must agree on all that the upload has already, and
+        the blob's digest covers the second one to its end. So what the upload is made of is verified as strictly as
+        bytes that were read once: a source that serves other bytes the second time ends the stream.
+
+        Args:
+            offset: at most ``given``.
+        """
+        assert offset <= self.given, "nothing is rewound forwards"  # noqa: S101 - the caller checks
+        await self._exchange.aclose()
+        self._response = None
+        self._hashing, self._held, self._beyond = None, b"", b""
+        index = bisect_right(self._marks, offset, key=lambda mark: mark.offset)
+        start = self._marks[index - 1] if index else _Mark(0, hasher_for(self.blob.digest))
+        if start.offset < offset:
+            # Without a later mark the first reading came to its end, and its digest was right.
+            self._agree[:0] = self._marks[index : index + 1]
+        del self._marks[index:]
+        self._hasher = start.hasher.copy()
+        self._offset, self._withheld = start.offset, offset - start.offset
+        self._skip = 0
+        self.given, self.error = offset, None
+
     async def aclose(self) -> None:
         """Give the connection back; a read in progress ends."""
         self._closed = True
@@ -100,7 +150,7 @@ class BlobStream:
         while chunk := await self._read():
             await self._hash(chunk)
             ready, self._held = self._held, chunk
-            if ready:
+            if ready := self._give(ready):
                 return ready
         if self._hashing is not None:
             await self._hashing
@@ -108,25 +158,48 @@ class BlobStream:
         if f"{self.blob.digest.partition(':')[0]}:{self._hasher.hexdigest()}" != self.blob.digest:
             raise DigestMismatch("the bytes served do not hash to the blob's digest")
         ready, self._held = self._held, b""
-        if not ready:
+        if not (ready := self._give(ready)):
             raise StopAsyncIteration
         return ready
+
+    def _give(self, chunk: bytes) -> bytes:
+        """Count what is given out of a verified chunk, without what the upload has already."""
+        withheld = min(self._withheld, len(chunk))
+        self._withheld -= withheld
+        self.given += len(chunk) - withheld
+        return chunk[withheld:] if withheld else chunk
 
     async def _hash(self, chunk: bytes) -> None:
         # One chunk is hashed in a thread while the next is read; hashlib releases the interpreter's lock.
         if self._hashing is not None:
             await self._hashing
             self._hashing = None
+        self._mark(self._offset - len(chunk))
         if len(chunk) < _HASH_INLINE:
             self._hasher.update(chunk)
         else:
             self._hashing = asyncio.get_running_loop().run_in_executor(None, self._hasher.update, chunk)
 
+    def _mark(self, offset: int) -> None:
+        """Keep the state of the hash before the chunk at ``offset``, and compare it with that of a first reading."""
+        agreed = self._agree.pop(0) if self._agree and self._agree[0].offset == offset else None
+        if agreed is not None and agreed.hasher.digest() != self._hasher.digest():
+            raise DigestMismatch("the source served other bytes when it was read a second time")
+        self._marks.append(_Mark(offset, self._hasher.copy()))
+        if len(self._marks) > _MAX_MARKS:
+            # The older ones become sparse: an upload that breaks has lost its latest bytes.
+            del self._marks[: _MAX_MARKS // 2 : 2]
+
     async def _read(self) -> bytes:
         """Return the next bytes; none when all ``size`` of them were read."""
         if self._offset == self.blob.size or self._closed:
             return b""
-        chunk = await self._retrying(self._receive)
+        chunk, self._beyond = self._beyond, b""
+        chunk = chunk or await self._retrying(self._receive)
+        if self._agree and self._offset < self._agree[0].offset < self._offset + len(chunk):
+            # The next chunk begins where the readings are compared.
+            room = self._agree[0].offset - self._offset
+            chunk, self._beyond = chunk[:room], chunk[room:]
         self._offset += len(chunk)
         if self._offset > self.blob.size:
             # At once: a body without end would be read for ever.
@@ -152,7 +225,7 @@ class BlobStream:
         return await retrying(
             attempt,
             attempts=_MAX_STALLS + 1,
-            retryable=lambda error: is_transient(error) and not self._closed,
+            retryable=lambda error: is_transient(error) and not self._closed and self._standstills <= _MAX_STALLS,
             base=0.1,
         )
 
@@ -162,12 +235,10 @@ class BlobStream:
             if self._response is None:
                 await self._connect()
                 continue
-            try:
-                chunk = await self._response.content.readany()
-            except (aiohttp.ClientError, OSError) as error:
-                raise ConnectionFailed(f"the transfer broke at byte {self._offset}: {error}") from error
+            chunk = await self._receive_any(self._response)
             if not chunk:
                 raise ConnectionFailed(f"the transfer ended at byte {self._offset} of {self.blob.size}")
+            alive()
             self._transport.observer.received(self._transport.registry, len(chunk))
             dropped = min(self._skip, len(chunk))
             self._skip -= dropped
@@ -175,11 +246,31 @@ class BlobStream:
                 return chunk
         return b""
 
+    async def _receive_any(self, response: aiohttp.ClientResponse) -> bytes:
+        """Return bytes of an answer as they arrive; none at its end."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout(self._standstill.left(self._transport.timing.read)):
+                with self._transport.circuit(response.url).reading():
+                    chunk = await response.content.readany()
+        except TimeoutError as error:
+            self._standstill.restart()
+            self._standstills += 1
+            words = standstill_words("sending", self._transport.timing.read)
+            stopped = ConnectionFailed(f"{words}, at byte {self._offset} of {self.blob.size}")
+            raise self._transport.silent(stopped, self._transport.timing.read, response.url) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise ConnectionFailed(f"the transfer broke at byte {self._offset}: {error}") from error
+        if self._standstill.moved(len(chunk), loop.time() - began):
+            self._standstills = 0
+        return chunk
+
     async def _connect(self) -> None:
         headers = {"Range": f"bytes={self._offset}-"} if self._offset else {}
         # Closed before the pause: a connection with unread bytes can't be reused and only holds a socket.
         await self._exchange.aclose()
-        await self._transport.limits.pause()
+        await self._transport.limits.ready()
         response = await self._exchange.enter_async_context(
             self._transport.exchange(replace(self._request, headers=headers))
         )

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import aiohttp
 
 from replicator.registry.blobs import Blobs
 from replicator.registry.connection import open_socket
+from replicator.registry.connection_errors import ProxyNotVerified
+from replicator.registry.flow import NEWS_SECONDS
 from replicator.registry.limits import HostLimits, RequestObserver, Timing
 from replicator.registry.manifests import Manifests
+from replicator.registry.proxies import Proxies
+from replicator.registry.rate import Rates
 from replicator.registry.requests import Referrers, Tags
 from replicator.registry.transport import Transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+
+    from aiohttp.tracing import Trace
 
     from replicator.reference import Repository
     from replicator.registry.credentials import Access
@@ -32,6 +40,34 @@ Twice as many make a copy no faster, and cost 2 MB more for each blob in flight.
 """
 
 
+class ProxyConnector(aiohttp.TCPConnector):
+    """A connector that verifies an https:// proxy by the system's authorities, whatever holds for the target.
+
+    aiohttp uses the target's setting for both, so ``insecure: true`` would show the proxy's password to anyone. There
+    is no public way to change that; a version of aiohttp without the private one connects to no such proxy.
+    """
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.connector.Connection:
+        """Return a connection for a request.
+
+        Raises:
+            ProxyNotVerified: the proxy is an https:// one, and this aiohttp can't be told to verify it.
+        """
+        hook = "_update_proxy_auth_header_and_build_proxy_req"
+        if req.proxy is not None and req.proxy.scheme == "https" and not hasattr(aiohttp.TCPConnector, hook):
+            raise ProxyNotVerified
+        return await super().connect(req, traces, timeout)
+
+    def _update_proxy_auth_header_and_build_proxy_req(self, req: aiohttp.ClientRequest) -> aiohttp.ClientRequest:
+        request = super()._update_proxy_auth_header_and_build_proxy_req(req)
+        request._ssl = True  # noqa: SLF001
+        if request.ssl is not True:
+            raise ProxyNotVerified
+        return request
+
+
 class Registries:
     """Repositories that share connections, limits and logins; an asynchronous context manager.
 
@@ -40,7 +76,12 @@ class Registries:
         user_agent: ``User-Agent`` of all requests.
         timing: deadlines and attempts.
         in_flight: requests and transfers in flight by host; fewer while it asks for that.
+        rates: bytes and requests a second by host; None for no limit.
         observer: sees every request.
+        proxies: for every access that has none of its own.
+
+    Attributes:
+        proxies: the same.
     """
 
     def __init__(
@@ -50,21 +91,26 @@ class Registries:
         user_agent: str = "replicator",
         timing: Timing | None = None,
         in_flight: int = 32,
+        rates: Rates | None = None,
         observer: RequestObserver | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         self._access = access
+        self.proxies = proxies or Proxies()
         self._user_agent = user_agent
         self._timing = timing or Timing()
         self._in_flight = in_flight
+        self.rates = rates or Rates()
         self._observer = observer or RequestObserver()
         self._session: aiohttp.ClientSession | None = None
         self._limits: dict[str, HostLimits] = {}
+        self._pushing = asyncio.Event()
         self._transports: dict[tuple[str, Access], Transport] = {}
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             # `HostLimits` bounds what is in flight at each host, so the pool needs no limit.
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=30, socket_factory=open_socket),
+            connector=ProxyConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=30, socket_factory=open_socket),
             # A presigned Location breaks if it is quoted again.
             requote_redirect_url=False,
             # The bytes that count are those that were hashed: never decompressed ones.
@@ -81,12 +127,12 @@ class Registries:
         if self._session is not None:
             await self._session.close()
 
-    def renew(self, access: Callable[[Repository], Access]) -> None:
-        """Use other addresses and logins from now on; repositories that were given out keep theirs.
+    def renew(self, access: Callable[[Repository], Access], proxies: Proxies | None = None) -> None:
+        """Use other addresses and logins from now on, and other proxies if given; repositories given out keep theirs.
 
         All tokens are dropped, even if an access is unchanged: its CA file or helper may hold something else by now.
         """
-        self._access = access
+        self._access, self.proxies = access, proxies or self.proxies
         self._transports.clear()
 
     def source(self, repository: Repository) -> RemoteRepository:
@@ -120,13 +166,52 @@ class Registries:
         """Tell whether the access of a repository has a creator."""
         return self._access(repository).creator is not None
 
+    def waiting(self, registry: str | None = None, *, bulk: bool) -> int:
+        """Return how many requests and bodies wait for a place at a registry, or are held back on their way to it.
+
+        Args:
+            registry: the host the rules name; None for all registries.
+            bulk: those of backfills and reconciles, instead of those of pushes.
+        """
+        chosen = [limits for host, limits in self._limits.items() if registry in (None, host)]
+        return sum(limits.waiting(bulk=bulk) + limits.line.held(bulk=bulk) for limits in chosen)
+
+    async def pushes(self) -> dict[str, tuple[int, bool]]:
+        """Wait until bodies of pushes are under way, and `NEWS_SECONDS` more; return their `Line.news` by host.
+
+        On a fast line they are over by then, and other processes need not hold anything back for them.
+        """
+        await self._pushing.wait()
+        await asyncio.sleep(NEWS_SECONDS)
+        news = {host: told for host, limits in self._limits.items() if (told := limits.line.news()) is not None}
+        if not news:
+            self._pushing.clear()
+        return news
+
+    def note_pushes_elsewhere(self, host: str, size: int, goes_on: bool) -> None:
+        """Hold back bulk at a host for the pushes of another process; see `Line.note_elsewhere`."""
+        if (limits := self._limits.get(host)) is not None:
+            limits.line.note_elsewhere(size, goes_on=goes_on)
+
+    def _limits_of(self, host: str) -> HostLimits:
+        if host not in self._limits:
+            upload, requests = self.rates.upload(host), self.rates.requests(host)
+            limits = self._limits[host] = HostLimits(
+                self._in_flight, host, self._observer.silent, upload=upload, requests=requests
+            )
+            loop = asyncio.get_running_loop()
+            # A thread may begin a body too.
+            limits.line.on_push = lambda: loop.call_soon_threadsafe(self._pushing.set)
+        return self._limits[host]
+
     def transport(self, repository: Repository) -> Transport:
         """Return the transport to a repository's registry under the login for that repository, e.g. for REST APIs."""
         assert self._session is not None, "used outside of its context"  # noqa: S101 - a programming error
         access = self._access(repository)
         key = (repository.registry, access)
         if key not in self._transports:
-            limits = self._limits.setdefault(repository.registry, HostLimits(self._in_flight))
+            limits = self._limits_of(repository.registry)
+            access = replace(access, proxies=access.proxies or self.proxies)
             self._transports[key] = Transport(
                 repository.registry, access, self._session, limits, self._timing, self._observer
             )

@@ -3,14 +3,13 @@
 A registry names further hosts, in redirects and for tokens. A hostile one could name services that trust their
 neighbours: a database on this machine, or a cloud's metadata service. So a registry may not lead to an address of this
 machine, unless it is at such an address itself. The check is made on the address at the moment of connecting, so a
-name that changes its address between two look-ups (DNS rebinding) gains nothing.
+name that changes its address between two look-ups (DNS rebinding) gains nothing. Behind a proxy only the proxy looks
+names up, so only an address that is written out is refused here, and the proxy has to refuse the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import socket
 import ssl
 from contextlib import asynccontextmanager
@@ -19,19 +18,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import aiohttp
+import structlog
 from yarl import URL
 
 from replicator.networks import is_internal
-from replicator.registry.errors import CertificateRefused, ConnectionFailed, NoTls, ProtocolViolated
+from replicator.registry.connection_errors import AddressRefused, connection_error, led_to
+from replicator.registry.errors import ConnectionFailed, NoTls, ProtocolViolated
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from aiohttp import AddrInfoType
     from multidict import CIMultiDictProxy
 
     from replicator.registry.credentials import Access
-    from replicator.registry.errors import RegistryError
+    from replicator.registry.proxies import Proxies
+
+_log = structlog.get_logger("replicator.registry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +48,16 @@ class Request:
         headers: further headers.
         body: bytes, which every attempt sends again, or a stream, which can be sent only once.
         basic: send HTTP Basic without a challenge, as the REST APIs beside the registry expect it.
+        follows: follow redirects of GET and HEAD; if not, a redirect is an answer.
     """
 
     method: str
     url: URL
     scopes: frozenset[str] = frozenset()
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | AsyncIterator[bytes] | None = None
+    body: bytes | AsyncIterator[bytes | memoryview] | None = None
     basic: bool = False
+    follows: bool = True
 
     def __str__(self) -> str:
         return f"{self.method} {self.url.path}"
@@ -77,13 +82,6 @@ _refuse_internal: ContextVar[bool] = ContextVar("refuse_internal", default=False
 """Set while a request to a foreign host is sent: aiohttp's socket factory is told nothing about the request."""
 
 
-class AddressRefused(OSError):
-    """A connection would lead to an internal address that it must not lead to."""
-
-    def __init__(self) -> None:
-        super().__init__(errno.EACCES, "an address of this machine or of its cloud's metadata: refused")
-
-
 class AddressGuard:
     """The hosts that one registry may lead to.
 
@@ -99,38 +97,37 @@ class AddressGuard:
         """Tell whether a URL is at the registry itself: at its address, or at its public name."""
         return url.host in (base.host, self._name)
 
-    def tls_at(self, url: URL, tls: ssl.SSLContext | bool, base: URL | None) -> ssl.SSLContext | bool:
-        """Return what aiohttp takes as ``ssl`` for one request.
-
-        Verification is off for the registry itself only; a storage host that it redirects to is verified.
-
-        Args:
-            url: the target of the request.
-            tls: the setting for the registry: False for no verification.
-            base: the registry's address; None while that is being found out.
-        """
-        if tls is not False or base is None or self.is_own(url, base):
-            return tls
-        return True
-
     @asynccontextmanager
-    async def towards(self, url: URL, base: URL | None) -> AsyncIterator[None]:
+    async def towards(self, url: URL, base: URL | None, proxies: Proxies) -> AsyncIterator[None]:
         """Make `open_socket` refuse internal addresses while a request to a foreign host is sent in this block.
 
+        A proxy may be at any address, and looks the target up by itself: then only the URL's own words count.
+
         Args:
             url: the target of the request.
             base: the registry's address; None while that is being found out.
+            proxies: how both are reached.
+
+        Raises:
+            ProtocolViolated: the target is behind a proxy, and its URL names an internal address.
         """
         foreign = base is not None and not self.is_own(url, base)
         # A registry at an internal address, as in a test or a single-host setup, may lead to its neighbours.
-        before = _refuse_internal.set(foreign and not await self._internal(base))
+        refuse = foreign and not await self._internal(base, proxies)
+        proxied = proxies.find(url) is not None
+        if refuse and proxied and names_internal(url.host or ""):
+            raise led_to(url, AddressRefused())
+        before = _refuse_internal.set(refuse and not proxied)
         try:
             yield
         finally:
             _refuse_internal.reset(before)
 
-    async def _internal(self, base: URL | None) -> bool:
+    async def _internal(self, base: URL | None, proxies: Proxies) -> bool:
         if self._is_internal is None and base is not None:
+            if proxies.find(base) is not None:
+                # Its name may mean nothing to this machine.
+                return names_internal(base.host or "")
             try:
                 found = await asyncio.get_running_loop().getaddrinfo(base.host, base.port, type=socket.SOCK_STREAM)
             except OSError:
@@ -138,6 +135,21 @@ class AddressGuard:
                 return False
             self._is_internal = any(is_internal(str(address[0])) for *_, address in found)
         return self._is_internal or False
+
+
+def names_internal(host: str) -> bool:
+    """Tell whether the host of a URL is an internal address by itself, in any spelling that ``inet_aton`` takes."""
+    host = host.rstrip(".").lower()
+    try:
+        # A proxy looks up 127.1, 0x7f000001 and 2130706433 as 127.0.0.1.
+        address = socket.inet_ntoa(socket.inet_aton(host))
+    except (OSError, UnicodeError):
+        address = host
+    return is_internal(address) or host == "localhost" or host.endswith(".localhost")
+
+
+_UNSENT_BYTES = 128 * 1024
+"""Bytes that the system takes ahead of what it can send (TCP_NOTSENT_LOWAT): they can't be held back any more."""
 
 
 def open_socket(address: AddrInfoType) -> socket.socket:
@@ -152,20 +164,10 @@ def open_socket(address: AddrInfoType) -> socket.socket:
     family, kind, protocol, _, (host, *_) = address
     if _refuse_internal.get() and is_internal(str(host)):
         raise AddressRefused
-    return socket.socket(family, kind, protocol)
-
-
-_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"})
-"""OpenSSL's reasons for an answer that is not TLS, such as one of plain HTTP."""
-
-_WRONG_NAME = "use the name that is in the certificate, or have one issued for this name"
-_CERTIFICATE_ADVICE = {
-    9: "check this machine's clock; if it is right, the certificate was installed too early",
-    10: "it has to be renewed there, unless this machine's clock is ahead",
-    62: _WRONG_NAME,
-    64: _WRONG_NAME,
-}
-"""Advice about a certificate, by OpenSSL's ``X509_V_ERR_…``; an unknown authority has many numbers."""
+    made = socket.socket(family, kind, protocol)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+    return made
 
 
 def explicit_base(registry: str, access: Access) -> URL | None:
@@ -177,11 +179,34 @@ def explicit_base(registry: str, access: Access) -> URL | None:
     return None if access.insecure else URL(f"https://{address}")
 
 
-def names_registry(url: URL, registry: str) -> bool:
-    """Tell whether a URL is at the registry's public name: the same host and port; a default port may be left out."""
-    public = URL(f"//{registry}")
-    port = public.explicit_port
-    return url.host == public.host and (url.is_default_port() if port is None else url.port == port)
+def route(registry: str, access: Access, proxies: Proxies) -> str:
+    """Say how a registry is reached, in words: through which proxy, or why directly; empty if no proxy is named."""
+    base = explicit_base(registry, access)
+    address = access.endpoint or registry
+    bases = [URL(f"https://{address}"), URL(f"http://{address}")] if base is None else [base]
+    return next(filter(None, map(proxies.describe, bases)), "")
+
+
+async def find_base(address: str, ask: Callable[[URL], Awaitable[None]]) -> URL:
+    """Find out whether an address is spoken to over HTTPS or plain HTTP; HTTPS is tried first.
+
+    Args:
+        address: host and port.
+        ask: sends a request to a URL; it raises ``ConnectionFailed`` without an answer.
+
+    Raises:
+        RegistryError: neither is answered.
+    """
+    failures = []
+    for base in (URL(f"https://{address}"), URL(f"http://{address}")):
+        try:
+            await ask(base)
+        except ConnectionFailed as error:
+            failures.append(error)
+        else:
+            return base
+    # Both failed. "No TLS" is permanent, but plain HTTP may have failed for a moment only: that error wins.
+    raise next((failure for failure in failures if not isinstance(failure, NoTls)), failures[0])
 
 
 def tls_of(access: Access) -> ssl.SSLContext | bool:
@@ -193,53 +218,6 @@ def tls_of(access: Access) -> ssl.SSLContext | bool:
     context = ssl.create_default_context()
     context.load_verify_locations(cafile=access.ca_file)
     return context
-
-
-def connection_error(url: URL, error: Exception) -> RegistryError:
-    """Return the error for a missing answer, or for half of one.
-
-    Args:
-        url: the target of the request.
-        error: the exception of the client library.
-    """
-    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, AddressRefused):
-        return ProtocolViolated(f"led to {url.host}:{url.port}, {error.os_error.strerror}")
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return CertificateRefused(*certificate_words(url, error))
-    if isinstance(error, aiohttp.ClientConnectorSSLError):
-        reason = getattr(error.os_error, "reason", None) or error.os_error
-        kind = NoTls if reason in _NO_TLS else ConnectionFailed
-        advice = "if the registry speaks plain HTTP, set insecure: true"
-        return kind(f"no TLS with {url.host}:{url.port} ({reason})", advice)
-    return ConnectionFailed(connection_words(url, error))
-
-
-def connection_words(url: URL, error: Exception) -> str:
-    """Say why a connection failed, for a person."""
-    where = f"{url.host}:{url.port}"
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return f"no connection to {where} in time: is it reachable from here?"
-    if isinstance(error, TimeoutError):
-        return f"{where} stopped answering"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return f"the name {url.host} can't be resolved"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return f"can't connect to {where}: {error.os_error.strerror or error.os_error}"
-    if isinstance(error, aiohttp.ClientResponseError):
-        return f"the answer of {where} is not HTTP"
-    # The client library's own words may quote the whole URL, and its query can hold a signature.
-    words = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-    return f"the connection to {where} broke: {words if words and '?' not in words else type(error).__name__}"
-
-
-def certificate_words(url: URL, error: aiohttp.ClientConnectorCertificateError) -> tuple[str, str]:
-    """Return why a certificate is not trusted, and what to do."""
-    reason = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
-    code = getattr(error.certificate_error, "verify_code", 0)
-    advice = _CERTIFICATE_ADVICE.get(
-        code, "name its authority with ca_file, or turn verification off with insecure: true"
-    )
-    return f"the TLS certificate of {url.host}:{url.port} is not trusted ({reason})", advice
 
 
 def resolve(base: URL, location: str) -> URL:
@@ -316,3 +294,8 @@ async def read_body(
         if not partial:
             raise connection_error(response.url, error) from error
     return bytes(chunks)
+
+
+def log_retry(error: Exception, attempt: int, pause: float) -> None:
+    """Log a request that is repeated; for `replicator.retry.retrying`."""
+    _log.debug("request repeated", error=str(error), attempt=attempt, wait=round(pause, 2))

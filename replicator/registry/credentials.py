@@ -10,6 +10,7 @@ from pathlib import Path  # noqa: TC003 - part of the value's type, resolved by 
 from typing import Protocol
 
 from replicator.registry.errors import RegistryError
+from replicator.registry.proxies import Proxies  # noqa: TC001 - part of the value's type, resolved by its users
 
 IDENTITY_TOKEN = "<token>"  # noqa: S105 - a username
 """Username that marks the password as an OAuth2 refresh token, as in the protocol of Docker's credential helpers."""
@@ -86,6 +87,8 @@ class Access:
         manifest_agent: ``User-Agent`` of each GET of a manifest at a source, instead of the usual one; of nothing
             else, and never at a destination.
         creator: creates a repository after a refused push.
+        proxies: for all requests to the registry, its token server and the storage that it redirects to; None for
+            those of the environment.
     """
 
     username: str | None = None
@@ -96,6 +99,7 @@ class Access:
     logins: Logins | None = field(default=None, repr=False)
     manifest_agent: str | None = None
     creator: Creator | None = field(default=None, repr=False)
+    proxies: Proxies | None = None
 
     @property
     def is_anonymous(self) -> bool:

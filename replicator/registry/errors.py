@@ -2,7 +2,9 @@
 
     RegistryError                   base: registry, request, the registry's own words           permanent
     ├── ConnectionFailed            no answer: DNS, refused, reset, closed, too slow            transient
-    │   └── NoTls                   the server does not speak TLS                               permanent
+    │   ├── HostSilent              not asked: it has not answered for a while                  transient
+    │   ├── NoTls                   the server does not speak TLS                               permanent
+    │   └── ProxyFailed             the proxy refuses, or can't be reached                      transient
     ├── CertificateRefused          the server's certificate is not trusted                     permanent
     ├── ServerFailed                5xx, 408                                                    transient
     ├── StorageRefused              401 or 403 of the storage that the registry redirects to    transient
@@ -41,6 +43,14 @@ _MAX_QUOTED = 300
 _MAX_WORDS = 1000
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How far an upload came until it was cut off: bytes sent, and seconds since it began."""
+
+    sent: int
+    seconds: float
+
+
 class RegistryError(ReplicatorError):
     """A registry refused, failed or broke the protocol.
 
@@ -51,6 +61,7 @@ class RegistryError(ReplicatorError):
         request: method and path, e.g. ``HEAD /v2/library/nginx/manifests/1.27``; never with a query.
         status: the HTTP status, if there was an answer.
         codes: the error codes in the answer, e.g. ``("MANIFEST_UNKNOWN",)``.
+        cut: how far the upload came that the error ended; None if it ended none.
     """
 
     def __init__(
@@ -68,6 +79,7 @@ class RegistryError(ReplicatorError):
         self.status = status
         self.codes = codes
         self.retry_after = retry_after
+        self.cut: Cut | None = None
 
     def at(self, registry: str = "", request: str = "") -> Self:
         """Fill in the registry and the request, unless they are known already, and return the error itself."""
@@ -85,6 +97,8 @@ class RegistryError(ReplicatorError):
             also: is appended to ``why``.
         """
         error = kind(self.why + also, self.do, status=self.status, codes=self.codes, retry_after=self.retry_after)
+        error.cut = self.cut
+        error.wait = self.wait
         return error.at(self.registry, self.request)
 
     def again(self, also: str = "") -> Self:
@@ -111,15 +125,33 @@ def request_context(registry: str, request: str) -> Iterator[None]:
 
 
 class ConnectionFailed(RegistryError):
-    """No answer, or half of one: name not resolved, refused, reset, closed early, or too slow."""
+    """No answer, or half of one: name not resolved, refused, reset, closed early, or too slow.
+
+    Attributes:
+        silent: there was no sign of life: no connection, or no byte in time.
+        refused: the connection was refused, which counts as silence, but costs no time.
+    """
 
     error_class: ErrorClass = ErrorClass.TRANSIENT
+    silent: bool = False
+    refused: bool = False
+
+
+class HostSilent(ConnectionFailed):
+    """The host has not answered for a while, so it was not asked; see `replicator.registry.circuit`."""
 
 
 class NoTls(ConnectionFailed):
     """The server does not speak TLS, and plain HTTP is not allowed."""
 
     error_class: ErrorClass = ErrorClass.PERMANENT
+
+
+class ProxyFailed(ConnectionFailed):
+    """The proxy on the way to the registry refuses (407, 403, 502), can't be reached or is not trusted.
+
+    It says nothing about the registry or the login there, so it is an outage until the proxy lets requests pass.
+    """
 
 
 class CertificateRefused(RegistryError):

@@ -258,6 +258,12 @@ class Hasher(Protocol):
     def hexdigest(self) -> str:
         """Return the hash of all bytes as lower-case hex."""
 
+    def digest(self) -> bytes:
+        """Return the hash of all bytes."""
+
+    def copy(self) -> Hasher:
+        """Return a hasher that goes on from here by itself."""
+
 
 def hasher_for(digest: str) -> Hasher:
     """Return a fresh hasher of a digest's algorithm, ``sha256`` or ``sha512``."""

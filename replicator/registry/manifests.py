@@ -113,7 +113,8 @@ class Manifests(Endpoint):
         Args:
             manifest: the manifest.
             identifier: the tag, or the manifest's own digest.
-            within: seconds after which nothing more is sent; there is one attempt then, for the caller to repeat.
+            within: seconds after which nothing more is sent; there is one attempt then, for the caller to repeat after
+                another `pause`.
 
         Returns:
             Whether the registry lists it among the referrers of its subject from now on (``OCI-Subject``); if it has
@@ -129,10 +130,13 @@ class Manifests(Endpoint):
         with self._transport.context(request):
             try:
                 async with asyncio.timeout(within):
-                    attempts = None if within is None else 1
-                    reply = await self._transport.call(request, expect={200, 201, 202}, attempts=attempts)
+                    once = within is not None
+                    reply = await self._transport.call(
+                        request, expect={200, 201, 202}, attempts=1 if once else None, waited=once
+                    )
             except TimeoutError as error:
-                raise ConnectionFailed(f"not answered in {within:g} s") from error
+                late = ConnectionFailed(f"not answered in {within:g} s")
+                raise self._transport.silent(late, within or 0.0) from error
             stored = reply.headers.get("Docker-Content-Digest")
             if stored is None:
                 stored = (await self.get_manifest(identifier)).digest

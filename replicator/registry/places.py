@@ -4,26 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from contextlib import asynccontextmanager
+from collections import Counter
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from replicator.standstill import waiting
+from replicator.tasks import KeyedLock
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 BULK: ContextVar[bool] = ContextVar("bulk", default=False)
 """Whether the work of this task is a backfill's or a reconcile's, which never delays a push."""
 
+_work: ContextVar[_Work | None] = ContextVar("work", default=None)
+"""What this task does while it holds a `PromotingLock`."""
+
 _SHORT = 64
-"""Waiters that a short request overtakes at most."""
+"""Waiters of the same class that a short request overtakes at most."""
+_PUSH = 64
+"""Waiters for bulk that a push overtakes at most, beside those that it overtakes among pushes."""
+_BULK_SHARE = 4
+"""Bulk holds one place in so many, at least one, while pushes hold or want places."""
+_BEYOND_SHARE = 4
+"""Pushes of one magnitude go beyond the budget by one place in so many, at least one."""
+_SMALL_BITS = 20
+"""Bodies up to 1 MiB are of one magnitude; each further one is four times as large."""
 
 
 class Budget:
-    """A semaphore with a fair queue: short requests first, then large bodies before small ones.
+    """A semaphore with a fair queue, shared by pushes and by bulk (`BULK`).
 
-    A newcomer overtakes at most as many waiters as its size has bits, a short request 64, so nobody starves. One short
-    request always proceeds, however many long bodies are in flight.
+    While pushes hold or want places, bulk gets a quarter of them; alone it has all. A body that is in flight keeps its
+    place, so a push that finds all places taken by bulk, or by much larger pushes, goes beyond the budget: by a quarter
+    for each magnitude, and by no more than the budget in all.
+
+    Short requests go first, then small bodies before large ones among pushes, and large ones before small ones in
+    bulk, where only the end of the whole counts. A newcomer overtakes a bounded number of waiters, so nobody starves.
+    One short request always proceeds, however many long bodies are in flight.
 
     Args:
         most: places in all.
@@ -32,10 +52,17 @@ class Budget:
     def __init__(self, most: int) -> None:
         self.size = most
         self._used = 0
-        self._short = 0
+        self._used_by_bulk = 0
+        # The places of pushes by magnitude, and of short requests of bulk.
+        self._pushes: Counter[int] = Counter()
+        self._bulk_requests = 0
         self._arrivals = 0
-        self._requests: list[_Waiter] = []
-        self._bodies: list[_Waiter] = []
+        self._lines: dict[tuple[bool, int], list[_Waiter]] = {}
+        self._waiting: Counter[bool] = Counter()
+
+    def waiting(self, *, bulk: bool) -> int:
+        """Return how many wait for a place, for bulk or for pushes."""
+        return self._waiting[bulk]
 
     @asynccontextmanager
     async def slot(self, size: int = 0, *, places: int = 1) -> AsyncIterator[None]:
@@ -46,20 +73,19 @@ class Budget:
             places: how many it takes; if it needs more than there are, it goes alone.
         """
         self._arrivals += 1
-        # The rank is a virtual time of arrival: a bonus lets a newcomer pass those that came shortly before it, and
-        # nobody who has waited for longer than that.
-        bonus = size.bit_length() if size else _SHORT
-        waiter = _Waiter(self._arrivals - bonus, self._arrivals, places, size == 0)
-        heapq.heappush(self._requests if waiter.short else self._bodies, waiter)
-        self._admit()
+        waiter = _Waiter.of(self._arrivals, size, places, bulk=is_bulk())
+        self._line_up(waiter)
         try:
-            await waiter.ready
-            yield
+            with promoted_by(lambda: self._promote(waiter)):
+                with waiting():
+                    await waiter.ready
+                yield
         finally:
             # Also if it was cancelled in the turn of the loop in which it was admitted: it holds its places then.
             if waiter.ready.done() and not waiter.ready.cancelled():
-                self._used -= places
-                self._short -= waiter.short
+                self._count(waiter, -1)
+            else:
+                self._waiting[waiter.bulk] -= 1
             waiter.ready.cancel()
             self._admit()
 
@@ -68,62 +94,187 @@ class Budget:
         self.size = size
         self._admit()
 
+    def _line_up(self, waiter: _Waiter) -> None:
+        heapq.heappush(self._lines.setdefault(waiter.line, []), waiter)
+        self._waiting[waiter.bulk] += 1
+        self._admit()
+
+    def _promote(self, waiter: _Waiter) -> None:
+        """Make a waiter of bulk, or one that holds its places, a push's."""
+        if not waiter.bulk or waiter.ready.cancelled():
+            return
+        if waiter.ready.done():
+            self._count(waiter, -1)
+            waiter.bulk = False
+            self._count(waiter, 1)
+            self._admit()
+            return
+        line = self._lines[waiter.line]
+        line.remove(waiter)
+        heapq.heapify(line)
+        self._waiting[True] -= 1
+        waiter.bulk = False
+        waiter.rank -= _PUSH
+        self._line_up(waiter)
+
     def _admit(self) -> None:
-        while line := self._first_line():
-            waiter = heapq.heappop(line)
-            self._used += waiter.places
-            self._short += waiter.short
+        while (waiter := self._next()) is not None:
+            heapq.heappop(self._lines[waiter.line])
+            self._waiting[waiter.bulk] -= 1
+            self._count(waiter, 1)
             waiter.ready.set_result(None)
 
-    def _first_line(self) -> list[_Waiter] | None:
-        """Return the line whose first waiter goes next; None if there is no place for it."""
-        lines = [line for line in (self._requests, self._bodies) if _first(line) is not None]
-        line = min(lines, key=lambda line: line[0], default=None)
-        if line is not None and not self._fits(line[0]):
-            # One place beyond the budget: a HEAD must not wait until gigabytes have gone through.
-            line = self._requests if self._requests and not self._short else None
-        return line
+    def _count(self, waiter: _Waiter, sign: int) -> None:
+        places = sign * waiter.places
+        self._used += places
+        if not waiter.bulk:
+            self._pushes[waiter.magnitude] += places
+        else:
+            self._used_by_bulk += places
+            self._bulk_requests += sign * (waiter.magnitude == 0)
+
+    def _next(self) -> _Waiter | None:
+        """Return the waiter that goes next; None if there is no place for any."""
+        waiters = sorted(filter(None, map(self._first, list(self._lines))))
+        if not waiters:
+            return None
+        for waiter in waiters:
+            if self._exceeds_share(waiter):
+                continue
+            if self._fits(waiter):
+                return waiter
+            # Those behind it do not go either: a waiter for several places would otherwise never get them.
+            break
+        return next(filter(self._may_go_beyond, waiters), None)
+
+    def _first(self, line: tuple[bool, int]) -> _Waiter | None:
+        """Return the first waiter of a line that was not cancelled; a line without one is removed."""
+        waiters = self._lines[line]
+        # Cancelled waiters are removed here and not when they leave: a heap has no cheap removal from its middle.
+        while waiters and waiters[0].ready.done():
+            heapq.heappop(waiters)
+        if waiters:
+            return waiters[0]
+        del self._lines[line]
+        return None
+
+    def _exceeds_share(self, waiter: _Waiter) -> bool:
+        pushes = self._used > self._used_by_bulk or self._waiting[False] > 0
+        share = max(1, self.size // _BULK_SHARE)
+        # Two ends at one host take two places: a share of one must not keep them out for ever.
+        return waiter.bulk and pushes and self._used_by_bulk > max(0, share - waiter.places)
 
     def _fits(self, waiter: _Waiter) -> bool:
         # A waiter that needs more places than there are would otherwise never go.
         return self._used + waiter.places <= self.size or self._used == 0
 
+    def _may_go_beyond(self, waiter: _Waiter) -> bool:
+        if waiter.bulk:
+            # A HEAD must not wait until gigabytes have gone through.
+            return waiter.magnitude == 0 and not self._bulk_requests and not self._pushes[0]
+        if waiter.magnitude == 0:
+            held = self._pushes[0]
+        else:
+            held = sum(places for magnitude, places in self._pushes.items() if 0 < magnitude <= waiter.magnitude)
+            if self._used + waiter.places > 2 * self.size + 1:
+                return False
+        return held == 0 or held + waiter.places <= max(1, self.size // _BEYOND_SHARE)
+
 
 @dataclass(order=True, slots=True)
 class _Waiter:
-    """A request in line for its places; the lowest rank goes first."""
+    """A request in line for its places; the lowest rank goes first.
+
+    Attributes:
+        rank: a virtual time of arrival: a bonus lets a newcomer pass those that came shortly before it, and nobody who
+            has waited for longer than that.
+        magnitude: 0 for a short request, 1 for a body up to 1 MiB, one more for each four times of that.
+    """
 
     rank: int
     arrival: int
     places: int = field(compare=False)
-    short: bool = field(compare=False)
+    bulk: bool = field(compare=False)
+    magnitude: int = field(compare=False)
     ready: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future(), compare=False
     )
 
+    @classmethod
+    def of(cls, arrival: int, size: int, places: int, *, bulk: bool) -> _Waiter:
+        bits = min(size.bit_length(), _SHORT)
+        magnitude = 1 + (max(0, bits - _SMALL_BITS) + 1) // 2 if size else 0
+        among_its_class = _SHORT if not size else bits if bulk else _SHORT - bits
+        return cls(arrival - among_its_class - (0 if bulk else _PUSH), arrival, places, bulk, magnitude)
 
-def _first(line: list[_Waiter]) -> _Waiter | None:
-    """Return the first waiter of a line that was not cancelled."""
-    # Cancelled waiters are removed here and not when they leave: a heap has no cheap removal from its middle.
-    while line and line[0].ready.done():
-        heapq.heappop(line)
-    return line[0] if line else None
+    @property
+    def line(self) -> tuple[bool, int]:
+        """Waiters among which the rank alone decides."""
+        # The order of bulk does not depend on magnitudes.
+        return self.bulk, min(self.magnitude, 1) if self.bulk else self.magnitude
 
 
-@asynccontextmanager
-async def transfer(source: Budget, destination: Budget, size: int) -> AsyncIterator[None]:
-    """Hold a place at both ends of a blob's transfer.
+class _Work:
+    """The work of a task that others may wait for."""
 
-    Args:
-        source: the budget of the host to read from.
-        destination: the budget of the host to write to; it may be the same.
-        size: the blob's bytes.
-    """
-    if source is destination:
-        async with source.slot(size, places=2):
-            yield
-        return
-    # In one order everywhere: two transfers in opposite directions can't wait for each other.
-    first, second = sorted((source, destination), key=id)
-    async with first.slot(size), second.slot(size):
+    def __init__(self) -> None:
+        self.promoted = False
+        self.callbacks: list[Callable[[], None]] = []
+
+    def promote(self) -> None:
+        self.promoted = True
+        for callback in self.callbacks:
+            callback()
+
+
+def is_bulk() -> bool:
+    """Tell whether the work of this task is bulk, and no push waits for it."""
+    work = _work.get()
+    return BULK.get() and not (work is not None and work.promoted)
+
+
+@contextmanager
+def promoted_by(callback: Callable[[], None]) -> Iterator[None]:
+    """Call ``callback`` when a push begins to wait for the work of this task, while the context lasts."""
+    work = _work.get()
+    if work is None:
         yield
+        return
+    work.callbacks.append(callback)
+    try:
+        yield
+    finally:
+        work.callbacks.remove(callback)
+
+
+class PromotingLock:
+    """Locks by key within one process. While a push waits for one, the work of its holder is the push's, not bulk."""
+
+    def __init__(self) -> None:
+        self._locks = KeyedLock()
+        self._holders: dict[tuple[str, ...], _Work] = {}
+        self._pushes: Counter[tuple[str, ...]] = Counter()
+
+    @asynccontextmanager
+    async def hold(self, *key: str) -> AsyncIterator[None]:
+        """Hold the lock of a key for as long as the context lasts."""
+        push = not is_bulk()
+        if push:
+            self._pushes[key] += 1
+            if (holder := self._holders.get(key)) is not None:
+                holder.promote()
+        try:
+            async with self._locks.hold(*key):
+                work = self._holders[key] = _Work()
+                work.promoted = self._pushes[key] > 0
+                before = _work.set(work)
+                try:
+                    yield
+                finally:
+                    _work.reset(before)
+                    del self._holders[key]
+        finally:
+            if push:
+                self._pushes[key] -= 1
+            if not self._pushes[key]:
+                del self._pushes[key]

@@ -15,7 +15,7 @@ from replicator.registry.errors import Denied, NotFound, ProtocolViolated, Refus
 from replicator.registry.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, Descriptor, digest_of, parse_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
     from replicator.reference import Repository
     from replicator.registry.connection import Reply
@@ -58,8 +58,11 @@ class Endpoint:
         return self._transport.timing
 
     async def pause(self) -> None:
-        """Wait while the registry asks for a pause, so that the next request is sent without delay."""
-        await self._transport.limits.pause()
+        """Wait while the registry asks for a pause, or its rate is used up, so that the next request has no delay.
+
+        The next request has to be sent as one that ``waited``; see `Transport.call`.
+        """
+        await self._transport.limits.ready()
 
     async def _request(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
@@ -93,10 +96,13 @@ MAX_TAGS = 1_000_000
 class Tags(Endpoint):
     """Requests to ``/tags/``."""
 
-    async def tags(self) -> AsyncIterator[str]:
+    async def tags(self, more: Callable[[], bool] = lambda: True) -> AsyncGenerator[str, None]:
         """List the repository's tags, page by page, in the registry's order.
 
         A tag that is pushed while the list is read may be missing or come twice.
+
+        Args:
+            more: tells, before each page but the first, whether to go on; the list ends there if not.
 
         Raises:
             NotFound: there is no such repository.
@@ -117,7 +123,7 @@ class Tags(Endpoint):
                 for tag in tags:
                     yield tag
                 following = next_page(reply)
-                if following is None:
+                if following is None or not more():
                     return
                 request = Request("GET", self._transport.follow(reply, following), self._scopes)
             raise ProtocolViolated("the pages of the tag list never end")

@@ -14,53 +14,51 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import aiohttp
-import structlog
 from yarl import URL
 
 from replicator.registry.auth import Authorizer, lacks_scope
+from replicator.registry.circuit import SLOW_STALL, STALL
 from replicator.registry.connection import (
     AddressGuard,
     Reply,
     Request,
-    connection_error,
     explicit_base,
+    find_base,
     follow,
-    names_registry,
+    log_retry,
     read_body,
     resolve,
     tls_of,
 )
+from replicator.registry.connection_errors import connection_error
 from replicator.registry.errors import (
     ConnectionFailed,
-    LoginRefused,
     ManifestIncomplete,
-    NoTls,
     ProtocolViolated,
+    RegistryError,
     StorageRefused,
-    TooManyRequests,
     UploadLost,
     from_answer,
     request_context,
 )
 from replicator.registry.limits import Abilities
+from replicator.registry.proxies import Proxies
+from replicator.registry.token_endpoint import TokenEndpoint
 from replicator.retry import is_transient, parse_retry_after, retrying
+from replicator.standstill import alive
+from replicator.tasks import Shared
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterable
+    from collections.abc import AsyncIterator, Collection
     from contextlib import AbstractContextManager
 
+    from replicator.registry.circuit import Circuit, Contact
     from replicator.registry.credentials import Access
-    from replicator.registry.errors import RegistryError
     from replicator.registry.limits import HostLimits, RequestObserver, Timing
 
-_log = structlog.get_logger("replicator.registry")
-
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
 _MAX_ERROR_BODY = 16 * 1024
-_MAX_TOKEN_ANSWER = 64 * 1024
-_THROTTLE_DEFAULT = 1.0
-"""Seconds that a host is left alone after a 429 without a Retry-After."""
 
 
 class Transport:
@@ -68,7 +66,7 @@ class Transport:
 
     Args:
         registry: the host the rules name; in every error.
-        access: address, TLS and login.
+        access: address, TLS, proxies and login.
         session: an open client session that neither decompresses nor follows redirects by itself.
         limits: shared by all transports of this host.
         timing: deadlines and attempts.
@@ -90,13 +88,16 @@ class Transport:
         self.observer = observer
         # Not shared with other logins: the registry may allow another what it refuses to this one.
         self.abilities = Abilities()
-        self.authorizer = Authorizer(access, self)
+        self.authorizer = Authorizer(access, TokenEndpoint(self, access))
         self._access = access
         self._session = session
         self._ssl = tls_of(access)
+        self._verified = tls_of(replace(access, insecure=False)) if access.insecure else self._ssl
+        self._proxies = access.proxies or Proxies()
         self._guard = AddressGuard(registry)
         self._base = explicit_base(registry, access)
-        self._base_lock = asyncio.Lock()
+        # All requests wait for one discovery, and get its failure together.
+        self._discovery = Shared(self._discover)
 
     async def url(self, path: str) -> URL:
         """Return the URL of ``path`` (already percent-encoded, from ``/v2/`` on) at this registry.
@@ -105,8 +106,10 @@ class Transport:
             RegistryError: the registry can't be reached to find out its scheme.
         """
         if self._base is None:
-            async with self._base_lock:
-                self._base = self._base or await self._discover()
+            try:
+                self._base = await self._discovery.result()
+            except RegistryError as error:
+                raise error.again() from error
         return URL(f"{self._base}{path}", encoded=True)
 
     def context(self, request: Request) -> AbstractContextManager[None]:
@@ -120,6 +123,7 @@ class Transport:
         expect: Collection[int],
         max_body: int = _MAX_ERROR_BODY,
         attempts: int | None = None,
+        waited: bool = False,
     ) -> Reply:
         """Send a short request, again after transient faults, and return an expected answer.
 
@@ -128,19 +132,21 @@ class Transport:
             expect: the statuses that are answers; all others are errors.
             max_body: bytes of the answer that are read.
             attempts: how many there are in all, instead of ``timing.attempts``.
+            waited: the caller waited for the host's rate (`HostLimits.ready`), as its own deadline runs by now.
 
         Raises:
             RegistryError: what the answer meant, or that there was none.
         """
 
         async def attempt() -> Reply:
+            # Before a place is held: who waits here must not keep others from going.
+            await self.limits.admit(len(request.body) if isinstance(request.body, bytes) else 0, waited=waited)
             async with self.limits.slot():
                 with self.context(request):
                     return await self._call_once(request, expect, max_body)
 
-        return await retrying(
-            attempt, attempts=attempts or self.timing.attempts, retryable=_is_retryable, on_retry=_log_retry
-        )
+        most = attempts or self.timing.attempts
+        return await retrying(attempt, attempts=most, retryable=_is_retryable, on_retry=log_retry)
 
     async def _call_once(self, request: Request, expect: Collection[int], max_body: int) -> Reply:
         try:
@@ -148,7 +154,7 @@ class Transport:
             async with asyncio.timeout(self.timing.commit), self.exchange(request) as response:
                 if response.status not in expect:
                     raise await self.failure(response)
-                body = b"" if request.method == "HEAD" else await self._read(response, max_body + 1)
+                body = b"" if request.method == "HEAD" else await self.read(response, max_body + 1)
                 if len(body) > max_body:
                     raise ProtocolViolated(f"the answer is larger than {max_body} bytes")
                 self.limits.answered()
@@ -181,6 +187,8 @@ class Transport:
                         return
                     refusals += authorization is not None
                     await self._meet_challenge(request, response, authorization, last=refusals > 1)
+                # The repetition goes at once, as a deadline may run; what comes after it waits.
+                self.limits.requests.spent(1)
 
     async def _meet_challenge(
         self, request: Request, response: aiohttp.ClientResponse, authorization: str | None, *, last: bool
@@ -213,16 +221,17 @@ class Transport:
                 headers["Authorization"] = authorization
             hop = replace(request, url=here, headers=headers)
             with self.context(hop):
-                response = await self._send(hop)
+                response = await self.send(hop)
                 try:
                     location = response.headers.get("Location")
-                    redirects = response.status in _REDIRECTS and request.method in ("GET", "HEAD")
-                    if not redirects or location is None:
+                    redirects = response.status in REDIRECTS and request.method in ("GET", "HEAD")
+                    if not (redirects and request.follows) or location is None:
                         yield response
                         return
                     target = resolve(here, location)
                     if here.scheme == "https" and target.scheme == "http" and not self._access.insecure:
-                        raise ProtocolViolated(f"redirected from HTTPS to plain HTTP at {target.host}: refused")
+                        why = f"redirected from HTTPS to plain HTTP at {target.host}: refused"
+                        raise ProtocolViolated(why, f"insecure: true for {self.registry} under auth allows it")
                 finally:
                     response.release()
             here = target
@@ -242,134 +251,133 @@ class Transport:
 
     async def failure(self, response: aiohttp.ClientResponse) -> RegistryError:
         """Return the error that an unwanted answer means; a 429 or 503 that asks for it slows the whole host."""
-        error = await self._read_failure(response)
+        error = self._proxies.attribute(await self.read_failure(response), response)
         if response.status in (401, 403) and response.url.origin() != (await self.url("/")).origin():
             return error.recast(StorageRefused, f" (answer of {response.url.host}, which the registry redirects to)")
         return error
 
-    async def _read_failure(self, response: aiohttp.ClientResponse) -> RegistryError:
+    async def read_failure(self, response: aiohttp.ClientResponse) -> RegistryError:
+        """Return the error that an answer means, whoever sent it; the host is slowed as for `failure`."""
         body = b""
         # A 416 of distribution 2.8 announces a length that it does not send: waiting for its body would end in a
         # timeout.
         if response.method != "HEAD" and response.status != 416:
-            body = await self._read(response, _MAX_ERROR_BODY, within=self.timing.read, partial=True)
+            body = await self.read(response, _MAX_ERROR_BODY, within=self.timing.read, partial=True)
         retry_after = parse_retry_after(response.headers.get("Retry-After"))
         error = from_answer(response.status, body, retry_after=retry_after)
-        if isinstance(error, TooManyRequests) or (response.status == 503 and retry_after is not None):
+        if self.limits.overloaded(error):
             self.observer.throttled(self.registry)
-            self.limits.throttle(retry_after if retry_after is not None else _THROTTLE_DEFAULT)
         elif response.status < 500:
             self.limits.answered()
         return error
 
-    async def fetch_token(
-        self, realm: URL, query: Iterable[tuple[str, str]], authorization: str | None, form: bytes | None = None
-    ) -> bytes:
-        """GET or POST a token endpoint and return its 200's body; see `replicator.registry.auth.TokenSource`."""
-        method = "GET" if form is None else "POST"
-        headers = {"Authorization": authorization} if authorization is not None else {}
-        headers |= {"Content-Type": "application/x-www-form-urlencoded"} if form is not None else {}
-        # With the host: it is often another than the registry's.
-        label = f"{method} {realm.host}{realm.path} (token)"
-        with request_context(self.registry, label):
-            url = await self._token_url(realm, secret=bool(authorization or form))
-            request = Request(method, url.extend_query(list(query)), headers=headers, body=form)
+    async def send(
+        self, request: Request, contact: Contact | None = None, *, secret: bool = False
+    ) -> aiohttp.ClientResponse:
+        """Send a request once; no redirects.
 
-        async def attempt() -> bytes:
-            with request_context(self.registry, label):
-                return await self._fetch_token_once(request)
-
-        return await retrying(attempt, attempts=self.timing.attempts, on_retry=_log_retry)
-
-    async def _token_url(self, realm: URL, *, secret: bool) -> URL:
-        """Return where a realm is reached; a registry with an endpoint of its own names its public address."""
-        if realm.scheme not in ("http", "https") or not realm.host:
-            raise ProtocolViolated(f"the challenge's realm {str(realm)!r} is not an HTTP URL")
-        home = await self.url("/")
-        if self._access.endpoint is not None and names_registry(realm, self.registry):
-            realm = realm.with_scheme(home.scheme).with_host(home.host or "").with_port(home.port)
-        if secret and realm.scheme == "http" and home.scheme == "https":
-            raise ProtocolViolated("the challenge asks for the password over plain HTTP: refused")
-        return realm
-
-    async def _fetch_token_once(self, request: Request) -> bytes:
-        response = await self._send(request)
-        try:
-            if response.status == 200:
-                # Every request for this scope waits for the token, so a dripping answer has the time of one read.
-                return await self._read(response, _MAX_TOKEN_ANSWER, within=self.timing.read)
-            error = await self._read_failure(response)
-        finally:
-            response.release()
-        form = request.body is not None
-        # An endpoint without refresh tokens, such as Harbor's, has no POST.
-        if response.status in (400, 401, 403) or (form and response.status in (404, 405)):
-            secret = "identity token" if form else "login"
-            raise LoginRefused(f"the {secret} was refused: {error.why}", error.do, status=response.status)
-        raise error
-
-    async def _send(self, request: Request) -> aiohttp.ClientResponse:
+        Args:
+            request: what to send.
+            contact: its answer or its silence is the caller's to count.
+            secret: it goes to none but a verified host or the registry itself.
+        """
+        if contact is None:
+            circuit = self.circuit(request.url)
+            await circuit.admit()
+            await self.limits.turn()
+            with circuit.contact(STALL if request.body is None else SLOW_STALL) as contact:
+                return await self.send(request, contact, secret=secret)
         timing, url, body = self.timing, request.url, request.body
+        proxy = self._proxies.find(url)
+        own = self._base is None or self._guard.is_own(url, self._base)
         sock_read = timing.commit if body is not None else timing.read
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=timing.connect, sock_read=sock_read)
+        if contact.probes:
+            sock_read = min(sock_read, self.circuit(url).probe_timeout)
+        # A proxy answers CONNECT only when it has connected itself. A stream has no other limit until its body begins.
+        connect = timing.connect + timing.read if proxy is not None or request.streams else None
+        timeout = aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=timing.connect, sock_read=sock_read)
+        headers = {"Accept-Encoding": "identity", **request.headers}
+        if proxy is not None and url.scheme == "http":
+            headers |= proxy.credentials
         # Interim answers and dripping headers never meet the limit of a read. A stream has limits of its own.
         within = None if request.streams else timing.commit
+        data = io.BytesIO(body) if isinstance(body, bytes) else body and contact.watch(body)
         began, status = time.monotonic(), None
         try:
-            async with asyncio.timeout(within), self._guard.towards(url, self._base):
+            async with asyncio.timeout(within), self._guard.towards(url, self._base, self._proxies):
                 response = await self._session.request(
                     request.method,
                     url,
-                    headers={"Accept-Encoding": "identity", **request.headers},
-                    # As a file: aiohttp warns about large bytes, which it writes in one go.
-                    data=io.BytesIO(body) if isinstance(body, bytes) else body,
+                    headers=headers,
+                    # Bytes as a file: aiohttp warns about large ones, which it writes in one go.
+                    data=data,
                     allow_redirects=False,
                     timeout=timeout,
-                    ssl=self._guard.tls_at(url, self._ssl, self._base),
+                    ssl=self._verified if secret and not own else self._ssl,
+                    proxy=proxy.url if proxy is not None else None,
+                    proxy_headers=proxy.credentials if proxy is not None else None,
                 )
         except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
-            raise connection_error(url, error) from error
+            raise connection_error(url, error, proxy=proxy, led_by=None if own else self.registry) from error
         else:
             status = response.status
+            alive()
             if isinstance(body, bytes):
                 self.observer.sent(self.registry, len(body))
+            if status == 407 and proxy is not None:
+                response.release()
+                raise proxy.refusal(url, status)
             return response
         finally:
             self.observer.answered(self.registry, request.method, status, time.monotonic() - began)
 
-    async def _read(
+    def circuit(self, url: URL) -> Circuit:
+        """Return the circuit of the host of a URL: the registry's own, or its token server's or storage's."""
+        own = self._base is None or self._guard.is_own(url, self._base)
+        return self.limits.circuit("" if own else url.host or "")
+
+    def silent(self, error: ConnectionFailed, waited: float, url: URL | None = None) -> ConnectionFailed:
+        """Count ``waited`` seconds without a byte, of the registry or of the host of ``url``, and return the error."""
+        return (self.limits.circuit() if url is None else self.circuit(url)).silent(error, waited)
+
+    async def read(
         self, response: aiohttp.ClientResponse, limit: int, *, within: float | None = None, partial: bool = False
     ) -> bytes:
+        """Read at most ``limit`` bytes of an answer; see `replicator.registry.connection.read_body`."""
+
         def count(size: int) -> None:
+            alive()
             self.observer.received(self.registry, size)
 
-        return await read_body(response, limit, count, within=within, partial=partial)
+        try:
+            return await read_body(response, limit, count, within=within, partial=partial)
+        except ConnectionFailed as error:
+            if error.silent:
+                self.silent(error, within or self.timing.read, response.url)
+            raise
 
     async def _discover(self) -> URL:
-        """Find out whether a registry marked insecure speaks HTTPS or plain HTTP: HTTPS is tried first."""
-        address = self._access.endpoint or self.registry
-        failures = []
-        for base in (URL(f"https://{address}"), URL(f"http://{address}")):
+        """Find out whether a registry marked insecure speaks HTTPS or plain HTTP."""
+
+        async def ask(base: URL) -> None:
             request = Request("GET", base / "v2/")
-            try:
-                with self.context(request):
-                    response = await self._send(request)
-            except ConnectionFailed as error:
-                failures.append(error)
-                continue
+            with self.context(request):
+                response = await self.send(request, contact)
+                proxy = self._proxies.find(base)
+                if proxy is not None and base.scheme == "http" and (response.status == 403 or response.status >= 500):
+                    # The proxy's own answer says nothing of the registry's scheme.
+                    response.release()
+                    raise proxy.refusal(base, response.status)
             if response.status == 401:
                 # The challenge saves the first real request a refusal.
                 self.authorizer.challenged(response.headers.getall("WWW-Authenticate", []), frozenset(), None)
             response.release()
-            return base
-        # Both failed. "No TLS" is permanent, but plain HTTP may have failed for a moment only: that error wins.
-        raise next((failure for failure in failures if not isinstance(failure, NoTls)), failures[0])
+
+        # One contact: a firewall that drops what goes to port 443 is no silence if port 80 answers.
+        with self.limits.circuit().contact() as contact:
+            return await find_base(self._access.endpoint or self.registry, ask)
 
 
 def _is_retryable(error: Exception) -> bool:
     # What a manifest misses must be pushed first: the same PUT can't succeed.
     return is_transient(error) and not isinstance(error, ManifestIncomplete)
-
-
-def _log_retry(error: Exception, attempt: int, pause: float) -> None:
-    _log.debug("request repeated", error=str(error), attempt=attempt, wait=round(pause, 2))

@@ -14,6 +14,7 @@ import structlog
 
 from replicator.copy import Outcome
 from replicator.queue import Lane, QueueError
+from replicator.registry.places import BULK
 from replicator.replication.advice import explained
 from replicator.replication.compare import Checker, row_of, why
 from replicator.replication.enqueue import Enqueuer, RepositoryQueue
@@ -124,6 +125,8 @@ class Backfill:
         Raises:
             QueueError: the queue takes nothing.
         """
+        # Lists and comparisons too: their requests wait for those of pushes.
+        BULK.set(True)
         started = time.monotonic()
         try:
             async with asyncio.TaskGroup() as group:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -18,7 +19,6 @@ from replicator.rules import CopyRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
     from replicator.copy import Copier
     from replicator.queue import JsonValue, Observations, Running
@@ -30,6 +30,8 @@ GIVEN_UP = "given up"
 
 _ATTEMPTS_TO_RESOLVE = 3
 """Attempts before a source tag that does not resolve counts as deleted: an event may be ahead of Harbor's cache."""
+_ANNOUNCED_SECONDS = 600.0
+"""Age from which the digest of an event is not believed to be the tag's any more."""
 _EVENT_ID = "event_id"
 _TRACE = "traceparent"
 
@@ -102,6 +104,18 @@ def describe(
     return Description(str(copied.result), source, rule, note, copied.bytes, arrived)
 
 
+def answered(payload: Mapping[str, JsonValue], outcome: Mapping[str, JsonValue]) -> set[str]:
+    """Return the registries that certainly answered to a job with this outcome (see `replicator.queue.waits`)."""
+    request, result = CopyRequest.from_json(payload), Outcome.from_json(dict(outcome)).result
+    source, destination = request.source.repository.registry, request.destination.repository.registry
+    if result is Result.COPIED:
+        return {source, destination}
+    if result is Result.UP_TO_DATE:
+        # Where the destination holds what an event announced, the source is not asked.
+        return {destination} if request.announced or request.signature else {source, destination}
+    return {source} if result is Result.SOURCE_GONE else set()
+
+
 class Handler:
     """Runs the queue's jobs.
 
@@ -157,8 +171,10 @@ class Handler:
             bytes_read += number
             running.progress(bytes_read)
 
-        # The announced digest is stale after a failed attempt, and after another push was merged into this job.
-        if running.tries > 1 or running.merged:
+        # The announced digest is stale after a failed attempt, after another push was merged into this job, and after a
+        # long wait, as for a registry that did not answer.
+        waited = (datetime.now(UTC) - running.enqueued_at).total_seconds()
+        if running.tries > 1 or running.merged or waited > _ANNOUNCED_SECONDS:
             request = replace(request, announced=None)
         began = time.time()
         try:

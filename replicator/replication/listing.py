@@ -18,7 +18,13 @@ from replicator.errors import ReplicatorError
 from replicator.harbor import ROWS_A_PAGE
 from replicator.reference import Reference, Repository
 from replicator.registry.errors import NotFound
-from replicator.replication.repositories import LISTED_AT_ONCE, NotListed, RepositoryLister, WantedRepository
+from replicator.replication.repositories import (
+    LISTED_AT_ONCE,
+    NotListed,
+    RepositoryLister,
+    WantedRepository,
+    destinations,
+)
 from replicator.replication.tag_lists import TAGS_A_PAGE, TagLister, TagPage
 from replicator.rules import CopyRequest, Narrowing, find_collisions
 from replicator.tasks import merge_streams
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Iterable, Iterator
     from datetime import datetime
 
+    from replicator.copy import Copier
     from replicator.registry import Registries
     from replicator.rules import Asked, Collision, Route, Rules
 
@@ -153,9 +160,17 @@ class Listing:
 
     Args:
         narrowing: the part of the rules to list; None for all of them.
+        copier: told of the destinations as soon as they are known; None to tell nobody.
     """
 
-    def __init__(self, rules: Rules, registries: Registries, narrowing: Narrowing | None = None) -> None:
+    def __init__(
+        self,
+        rules: Rules,
+        registries: Registries,
+        narrowing: Narrowing | None = None,
+        copier: Copier | None = None,
+    ) -> None:
+        self._copier = copier
         self.narrowing = narrowing or Narrowing(rules)
         self._rules = rules
         self._registries = registries
@@ -174,6 +189,8 @@ class Listing:
             async for failure in failures:
                 yield Batch(failure.what, error=failure.error)
         wanted = [repositories.wanted[repository] for repository in sorted(repositories.wanted)]
+        if self._copier is not None:
+            self._copier.expect(destinations(self._rules, repositories.wanted), whole=self.narrowing.is_whole)
         unfit = self._unfit(wanted)
         if unfit:
             yield Batch("", warnings=unfit)

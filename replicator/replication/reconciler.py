@@ -211,7 +211,7 @@ class Reconciler:
     async def _run(self, lease: ReconcileLease) -> None:
         """Do one run, and record its result."""
         log.info("reconcile started")
-        listing = Listing(self._rules, self._copier.registries)
+        listing = Listing(self._rules, self._copier.registries, copier=self._copier)
         options = BackfillOptions(retries=None, detach=True)
         backfill = Backfill(listing, self._copier, self._queue, options=options, checks=self._checks)
 

@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from replicator import __version__
 from replicator.copy import Copier
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.registry import Registries, RegistryError, Timing
+from replicator.registry.proxies import Proxies
+from replicator.registry.rate import Rates
 from replicator.replication.advice import explained, may_lack_repository
+from replicator.settings import variables
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from replicator.copy import BlobLocks, Outcome, SelectionStore
+    from replicator.errors import Wait
     from replicator.reference import Repository
     from replicator.registry import Access, RequestObserver
+    from replicator.replication.repositories import Neighbours
     from replicator.rules.request import CopyRequest
     from replicator.settings import Settings
 
@@ -31,10 +37,13 @@ _PAUSES = (0.0, 1.0, 2.0, 4.0)
 class CopyFailed(ReplicatorError):
     """A copy failed; the message says what, where and what to do."""
 
-    def __init__(self, message: str, error_class: ErrorClass, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, error_class: ErrorClass, retry_after: float | None = None, wait: Wait | None = None
+    ) -> None:
         super().__init__(message)
         self.error_class = error_class
         self.retry_after = retry_after
+        self.wait = wait
 
 
 async def transfer(
@@ -79,7 +88,8 @@ async def transfer(
             return await attempt()
         return await _creating(copier.registries, request.destination.repository, attempt)
     except RegistryError as error:
-        raise CopyFailed(explained(error, request.destination), error.error_class, error.retry_after) from error
+        words = explained(error, request.destination)
+        raise CopyFailed(words, error.error_class, error.retry_after, error.wait) from error
 
 
 async def _creating(
@@ -126,23 +136,49 @@ def access_by(find: Callable[[Repository], Access | None]) -> Callable[[Reposito
     return access
 
 
+def rates_of(settings: Settings) -> Rates:
+    """Return the rates that the settings allow all processes together."""
+    return Rates(settings.upload_limits, settings.request_limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What processes share; None of each for a process alone.
+
+    Attributes:
+        locks: the uploads of other processes.
+        selections: what other processes selected of images.
+        surveys: which repositories other processes read for blobs to mount.
+    """
+
+    locks: BlobLocks | None = None
+    selections: SelectionStore | None = None
+    surveys: SelectionStore | None = None
+
+
 @asynccontextmanager
 async def open_registries(
     settings: Settings,
     access: Callable[[Repository], Access],
-    locks: BlobLocks | None = None,
-    selections: SelectionStore | None = None,
+    shared: Shared | None = None,
+    neighbours: Neighbours | None = None,
     observer: RequestObserver | None = None,
+    rates: Rates | None = None,
 ) -> AsyncIterator[tuple[Registries, Copier]]:
     """Open connections to the registries, and a copier that uses them.
 
     Args:
         settings: timeouts and concurrency.
         access: how each registry is reached, and with which login.
-        locks: the uploads of other processes; None for a process alone.
-        selections: what other processes selected of images; None for a process alone.
+        shared: what other processes know; None for a process alone.
+        neighbours: names repositories that may have blobs to mount; None for none.
         observer: called for every request.
+        rates: those of this process; None to take all that the settings allow for itself.
+
+    Raises:
+        ConfigError: the environment names a proxy that can't be used.
     """
+    shared = shared or Shared()
     timing = Timing(
         connect=settings.connect_timeout,
         read=settings.read_timeout,
@@ -152,6 +188,20 @@ async def open_registries(
     )
     agent = f"replicator/{__version__}"
     async with Registries(
-        access, user_agent=agent, timing=timing, in_flight=settings.in_flight, observer=observer
+        access,
+        user_agent=agent,
+        timing=timing,
+        in_flight=settings.in_flight,
+        rates=rates or rates_of(settings),
+        observer=observer,
+        proxies=Proxies.from_environ(variables()),
     ) as registries:
-        yield registries, Copier(registries, transfers=settings.transfers, blob_locks=locks, selection_store=selections)
+        copier = Copier(
+            registries,
+            transfers=settings.transfers,
+            blob_locks=shared.locks,
+            selection_store=shared.selections,
+            neighbours=neighbours,
+            survey_store=shared.surveys,
+        )
+        yield registries, copier

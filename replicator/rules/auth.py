@@ -11,13 +11,14 @@ import re
 import ssl
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from replicator.aliyun import INSTALL, Account, Creates, MissingRepositories, TemporaryLogins, Visibility, is_installed
 from replicator.aliyun.acr import endpoint_of
 from replicator.errors import ConfigError, Problem
 from replicator.reference import Repository, is_registry, is_repository_name
 from replicator.registry.credentials import Access
+from replicator.registry.proxies import Proxies
 from replicator.rules.node import expand_variables, is_endpoint
 from replicator.rules.patterns import shorten
 
@@ -34,13 +35,8 @@ Harbor counts each GET of a manifest as a pull, except those with exactly this h
 """
 
 ALIYUN_KEYS = (
-    "access_key_id",
-    "access_key_secret",
-    "security_token",
-    "region",
-    "instance_id",
-    "openapi_endpoint",
-    "create",
+    *("access_key_id", "access_key_secret", "security_token"),
+    *("region", "instance_id", "openapi_endpoint", "create"),
 )
 """Keys of ``aliyun``."""
 CREATE = ("repositories", "namespaces")
@@ -71,7 +67,7 @@ def read_account(node: Node, environ: Mapping[str, str]) -> Account | None:
     if not is_installed():
         node.wrong(f"needs additional libraries: {INSTALL}")
         sound = False
-    values: dict[str, str] = {}
+    values: dict[str, Any] = {}
     for name, field in fields.items():
         text = field.text()
         value = expand_variables(field, text, environ) if text is not None else None
@@ -112,7 +108,7 @@ def _read_creates(node: Node) -> Creates | None:
     return Creates(Visibility(visibility), namespaces) if visibility is not None else None
 
 
-AUTH_KEYS = ("username", "password", "aliyun", "insecure", "ca_file", "endpoint", "anonymous", "quiet_pulls")
+AUTH_KEYS = ("username", "password", "aliyun", "insecure", "ca_file", "endpoint", "proxy", "anonymous", "quiet_pulls")
 """Keys of an entry of ``auth``."""
 _FORGOTTEN_BRACES = re.compile(r"\$[A-Z_][A-Z0-9_]*\Z")
 
@@ -282,7 +278,8 @@ class _Entry:
         username, password = self._text("username"), self._text("password")
         insecure, anonymous = self._boolean("insecure"), self._boolean("anonymous")
         ca_file, endpoint = self._ca_file(), self._endpoint()
-        access = Access(None, None, insecure, ca_file, endpoint, manifest_agent=self._manifest_agent())
+        agent, proxies = self._manifest_agent(), self._proxies()
+        access = Access(None, None, insecure, ca_file, endpoint, manifest_agent=agent, proxies=proxies)
         if "aliyun" in fields:
             return self._temporary(access, anonymous=anonymous)
         if not self._login_is_complete(username, password, anonymous=anonymous):
@@ -298,6 +295,7 @@ class _Entry:
         account = read_account(node, self._environ)
         if account is None:
             return None
+        account = replace(account, proxies=access.proxies or Proxies.from_environ(self._environ))
         creates = account.creates
         creator = MissingRepositories(self._registry, account, creates) if creates is not None else None
         return replace(access, logins=TemporaryLogins(self._registry, account), creator=creator)
@@ -382,6 +380,16 @@ class _Entry:
             self._fields["endpoint"].wrong(_ENDPOINT_ADVICE)
             return None
         return text
+
+    def _proxies(self) -> Proxies | None:
+        node = self._fields.get("proxy")
+        # Unquoted, off is a word to this parser, but false to most others.
+        text = "off" if node is not None and node.value is False else self._unless_empty("proxy")
+        try:
+            return Proxies.parse(text) if text is not None else None
+        except ValueError as error:
+            self._fields["proxy"].wrong(str(error))
+        return None
 
     def _unless_empty(self, name: str) -> str | None:
         text = self._text(name)

@@ -47,6 +47,11 @@ class Narrowing:
         if problems:
             raise ConfigError("command line", problems)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is left out."""
+        return not self._keys and not self._patterns
+
     def sources(self) -> tuple[Source, ...]:
         """Return the selected sources, in the order of `Rules.sources`."""
         return self._sources

@@ -39,6 +39,10 @@ _AUTH = {
     "anonymous": (_BOOLEAN, "The registry is used without a login."),
     "ca_file": (_STRING, "A PEM file with certificates to trust, relative to the folder of the rules file."),
     "endpoint": (_STRING, "The address to connect to instead: host, host:port, http://host:port or https://host:port."),
+    "proxy": (
+        {"type": ["string", "number", "boolean"], "not": {"const": True}},
+        f"The HTTP proxy for this registry: http://host:port, or off for none at all. {_VARIABLES}",
+    ),
     "quiet_pulls": (_BOOLEAN, "Harbor does not count the replicator's pulls."),
 }
 _CONTENT = {

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import signal
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import structlog
@@ -20,23 +21,26 @@ import structlog
 from replicator import __version__
 from replicator.harbor.registration import needed_for_policies, open_registrar
 from replicator.queue import Lane, announced
+from replicator.registry.proxies import Proxies
 from replicator.replication.job import Handler
 from replicator.replication.reconciler import Reconciler
+from replicator.replication.repositories import Neighbours
 from replicator.replication.transfer import access_by
 from replicator.server.app import Webhook, create_app, create_probes_app
 from replicator.server.auth import PageAuth, WebhookAuth
 from replicator.server.http import Server, certificate_of, listen
-from replicator.server.metrics import Metrics
+from replicator.server.metrics import ALL, Metrics
 from replicator.server.notify import open_notifier
 from replicator.server.page import StatusPage
 from replicator.server.reload import Reloader
 from replicator.server.runtime import make_worker, open_checks, open_copier, open_queue
 from replicator.server.traces import open_traces
+from replicator.settings import variables
 from replicator.tasks import graceful_shutdown
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Collection
 
     from yarl import URL
 
@@ -51,13 +55,13 @@ if TYPE_CHECKING:
 log = structlog.get_logger("replicator")
 
 
-async def serve(first: Configuration, load: Callable[[], Configuration], *, with_worker: bool) -> None:
+async def serve(first: Configuration, load: Callable[[], Configuration], *, lanes: Collection[Lane]) -> None:
     """Serve the webhook until a signal.
 
     Args:
         first: the configuration at the start.
         load: reads it again.
-        with_worker: also copy in this process.
+        lanes: those whose copies this process makes too; none for the webhook alone.
 
     Raises:
         ConfigError: there is no webhook token, webhook policies can't be registered with these settings, an address
@@ -70,15 +74,15 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, with
     auth, certificate = WebhookAuth.of(settings), certificate_of(settings)
     if auth.is_open:
         log.warning("webhook open to everyone", reason="REPLICATOR_WEBHOOK_ANONYMOUS")
-    log.info("starting", version=__version__, sources=len(rules.sources()), worker=with_worker)
+    log.info("starting", version=__version__, sources=len(rules.sources()), worker=bool(lanes))
     # The port first: a second instance fails here, before it opens the queue of the first.
     with (
         contextlib.closing(listen(settings.listen, "REPLICATOR_LISTEN")) as listener,
         _probes_listener(settings) as probes_listener,
         graceful_shutdown() as shutdown,
     ):
-        async with _open(settings, rules) as parts:
-            worker = parts.worker if with_worker else None
+        async with _open(settings, rules, lanes) as parts:
+            worker = parts.worker if lanes else None
             stopping = _Stopping(worker, parts.reconciler)
             webhook = Webhook(rules, parts.queue, auth, parts.metrics.deliveries.delivered, parts.trace)
             page = StatusPage(parts.queue, rules, PageAuth.of(settings))
@@ -110,12 +114,13 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, with
     log.info("stopped")
 
 
-async def work(first: Configuration, load: Callable[[], Configuration]) -> None:
+async def work(first: Configuration, load: Callable[[], Configuration], *, lanes: Collection[Lane]) -> None:
     """Copy what is queued until a signal.
 
     Args:
         first: the configuration at the start.
         load: reads it again.
+        lanes: those whose copies it makes.
 
     Raises:
         ConfigError: the queue's settings are wrong, webhook policies can't be registered with these settings, or the
@@ -127,7 +132,7 @@ async def work(first: Configuration, load: Callable[[], Configuration]) -> None:
     needed_for_policies(settings)
     log.info("starting", version=__version__)
     with _probes_listener(settings) as probes_listener, graceful_shutdown() as shutdown:
-        async with _open(settings, first.rules) as parts:
+        async with _open(settings, first.rules, lanes) as parts:
             stopping = _Stopping(parts.worker, parts.reconciler)
             reloader = Reloader(first, load, parts.renew)
             async with _beside("worker", settings, probes_listener, parts, stopping, reloader):
@@ -166,11 +171,16 @@ class _Parts:
     registries: Registries
     worker: Worker
     reconciler: Reconciler
+    neighbours: Neighbours
     registrar: Registrar | None
 
     def trace(self) -> str | None:
         """Return the current trace's ``traceparent``; None without traces."""
         return self.traces.carrier() if self.traces is not None else None
+
+    def limits(self) -> str:
+        """Say which limits of bandwidth and requests are in force."""
+        return self.registries.rates.describe(datetime.now(UTC))
 
     def renew(self, new: Configuration) -> None:
         """Use another configuration for copies and reconciles that start from now on.
@@ -178,26 +188,37 @@ class _Parts:
         Raises:
             ConfigError: it can't be used; nothing has changed.
         """
-        # The registrar goes first, as the only one that may refuse.
+        # What may refuse goes first.
+        proxies = Proxies.from_environ(variables())
         if self.registrar is not None:
             self.registrar.renew(new.settings, new.rules)
-        self.registries.renew(access_by(new.rules.credentials))
+        self.registries.renew(access_by(new.rules.credentials), proxies)
+        self.registries.rates.renew(new.settings.upload_limits, new.settings.request_limits)
         self.reconciler.renew(new.rules)
+        self.neighbours.renew(new.rules)
         self.metrics.add_labels(new.rules)
 
 
 @contextlib.asynccontextmanager
-async def _open(settings: Settings, rules: Rules) -> AsyncIterator[_Parts]:
+async def _open(settings: Settings, rules: Rules, lanes: Collection[Lane]) -> AsyncIterator[_Parts]:
     """Open the parts and close them in the right order; nothing runs yet."""
-    concurrency = {Lane.EVENTS: settings.concurrency, Lane.BACKFILL: settings.backfill_concurrency}
+    most = {Lane.EVENTS: settings.concurrency, Lane.BACKFILL: settings.backfill_concurrency}
+    concurrency = {lane: most[lane] for lane in lanes}
     async with open_traces() as traces, open_queue(settings) as queue:
         metrics = Metrics(rules, queue, settings.schedule)
         observer = metrics.requests.observer
         requests = observer if traces is None else traces.around_observer(observer)
+        neighbours = Neighbours(rules)
         async with (
-            open_copier(settings, rules, queue, requests) as (registries, copier),
+            open_copier(settings, rules, queue, requests, neighbours) as (registries, copier),
             open_checks(queue) as checks,
         ):
+
+            def waiting(host: str, lane: Lane) -> int:
+                bulk = lane is Lane.BACKFILL
+                return copier.waiting(bulk=bulk) if host == ALL else registries.waiting(host, bulk=bulk)
+
+            metrics.requests.watch_waiting(waiting)
             handler = Handler(copier, checks)
             worker = make_worker(
                 settings,
@@ -206,11 +227,15 @@ async def _open(settings: Settings, rules: Rules) -> AsyncIterator[_Parts]:
                 concurrency=concurrency,
                 observer=metrics.attempts,
             )
+            worker.waiting = lambda: {
+                lane: copier.waiting(bulk=lane is Lane.BACKFILL) + registries.waiting(bulk=lane is Lane.BACKFILL)
+                for lane in Lane
+            }
             registrar = open_registrar(settings, rules, registries)
             reconciler = Reconciler(
                 settings.schedule, rules, copier, queue, checks, registrar=registrar, lease=settings.lease
             )
-            yield _Parts(queue, metrics, traces, registries, worker, reconciler, registrar)
+            yield _Parts(queue, metrics, traces, registries, worker, reconciler, neighbours, registrar)
 
 
 @contextlib.asynccontextmanager
@@ -224,12 +249,13 @@ async def _beside(
 ) -> AsyncIterator[None]:
     """Run everything beside the webhook and the worker while the context lasts."""
     parts.metrics.watch_configuration(reloader.status)
+    parts.metrics.watch_limits(parts.registries.rates.timetable)
     async with (
         _probes(settings, probes_listener, parts, stopping),
         open_notifier(settings, parts.queue, reloader.status),
         parts.reconciler.beside(),
         reloader.beside(),
-        announced(parts.queue, command, __version__, reloader.status),
+        announced(parts.queue, command, __version__, reloader.status, parts.limits),
     ):
         yield
 

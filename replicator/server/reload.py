@@ -1,4 +1,4 @@
-"""Reloading changed rules, logins, tokens and certificates while the program runs.
+"""Reloading changed rules, logins, tokens, certificates and limits of bandwidth while the program runs.
 
 A change is applied as a whole or not at all. If it can't be used, every problem is logged and the previous
 configuration stays in use. Copies in progress finish under the one they started with.
@@ -37,6 +37,8 @@ _RELOADABLE = frozenset(
         "auth",
         "images",
         "docker_config",
+        "bandwidth",
+        "requests_per_second",
         "webhook_token",
         "webhook_former_tokens",
         "webhook_sources",

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from replicator.queue import (
+    FIRST_SHARE,
     Observations,
+    PushNews,
     Queue,
     RedisBlobLocks,
     RedisSelectionStore,
+    RedisSurveyStore,
     RetryPolicy,
     Worker,
     embedded_server,
+    open_wait_reporter,
+    sharing,
 )
+from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -21,6 +29,8 @@ if TYPE_CHECKING:
     from replicator.copy import Copier
     from replicator.queue import AttemptObserver, JsonValue, Lane, Running
     from replicator.registry import Registries, RequestObserver
+    from replicator.registry.circuit import Silence
+    from replicator.replication.repositories import Neighbours
     from replicator.rules import Rules
     from replicator.settings import Settings
 
@@ -52,7 +62,11 @@ async def open_queue(settings: Settings) -> AsyncIterator[Queue]:
 
 @asynccontextmanager
 async def open_copier(
-    settings: Settings, rules: Rules, queue: Queue, observer: RequestObserver | None = None
+    settings: Settings,
+    rules: Rules,
+    queue: Queue,
+    observer: RequestObserver | None = None,
+    neighbours: Neighbours | None = None,
 ) -> AsyncIterator[tuple[Registries, Copier]]:
     """Open the registries and a copier that shares locks and caches with all processes on the queue.
 
@@ -61,15 +75,52 @@ async def open_copier(
         rules: whose credentials are used; no other host is contacted.
         queue: whose Redis holds what is shared.
         observer: told of every request.
+        neighbours: names repositories that may have blobs to mount; None for the destinations of the rules.
     """
     # Imported here: commands that only look into the queue have no use for the copy engine.
-    from replicator.replication.transfer import access_by, open_registries
+    from replicator.registry import RequestObserver
+    from replicator.replication.repositories import Neighbours
+    from replicator.replication.transfer import Shared, access_by, open_registries, rates_of
 
+    access, neighbours = access_by(rules.credentials), neighbours or Neighbours(rules)
+    rates = rates_of(settings)
+    rates.first_share = FIRST_SHARE
     async with (
-        aclosing(RedisSelectionStore(queue)) as memory,
-        open_registries(settings, access_by(rules.credentials), RedisBlobLocks(queue), memory, observer) as opened,
+        aclosing(RedisSelectionStore(queue)) as selections,
+        aclosing(RedisSurveyStore(queue)) as surveys,
+        open_wait_reporter(queue) as waits,
+        sharing(queue, rates.items) as shares,
     ):
-        yield opened
+
+        def silent(registry: str, silence: Silence | None) -> None:
+            if silence is None:
+                waits.end(registry)
+            else:
+                facts = {"since": silence.since, "probe_in": silence.probe_in}
+                waits.begin(registry, **facts, is_open=silence.is_open, why=silence.why)
+
+        observer = replace(observer or RequestObserver(), silent=silent)
+        shared = Shared(RedisBlobLocks(queue), selections, surveys)
+        async with (
+            open_registries(settings, access, shared, neighbours, observer, rates) as opened,
+            _push_news(queue, opened[0]),
+        ):
+            rates.on_start = shares.wake
+            yield opened
+
+
+@asynccontextmanager
+async def _push_news(queue: Queue, registries: Registries) -> AsyncIterator[None]:
+    """Tell the other processes of this one's pushes, and have its bulk give way to theirs, while the context lasts."""
+    news = PushNews(queue, registries.note_pushes_elsewhere)
+    tasks = [
+        asyncio.create_task(news.hear(), name="push news"),
+        asyncio.create_task(news.tell(registries.pushes), name="push news"),
+    ]
+    try:
+        yield
+    finally:
+        await cancel_all(tasks)
 
 
 @asynccontextmanager
@@ -98,7 +149,7 @@ def make_worker(
         policy: when a failed copy is retried.
         observer: told of every finished attempt.
     """
-    from replicator.replication.job import describe
+    from replicator.replication.job import answered, describe
 
     return Worker(
         queue,
@@ -109,5 +160,6 @@ def make_worker(
         drain=settings.drain_timeout,
         timeout=settings.copy_timeout,
         describe=describe,
+        answered=answered,
         observer=observer,
     )

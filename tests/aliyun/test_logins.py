@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from replicator.aliyun import Account, TemporaryLogins
-from replicator.aliyun.errors import AccountRefused
+from replicator.aliyun.errors import AccountIncomplete, AccountRefused
 from replicator.errors import ErrorClass
 from replicator.registry.errors import ConnectionFailed, RegistryError, TooManyRequests
+from replicator.registry.proxies import Proxies
 from tests.standins.faults import Answer, Fault, Hold
+from tests.standins.forward_proxy import ForwardProxy
 from tests.standins.openapi import OpenApiStandIn
 from tests.standins.server import serve
 
@@ -129,3 +132,35 @@ async def test_a_login_expires_with_the_key_that_requested_it(monkeypatch: pytes
         monkeypatch.setattr("replicator.aliyun.logins.time.monotonic", lambda: now() + 700)
         assert (await logins.login(PERSONAL)).password == "temporary-2"
     assert stand_in.tokens == ["sts", "sts"]
+
+
+async def test_the_openapi_is_not_asked_if_the_library_can_not_be_kept_from_the_environment(
+    openapi: tuple[OpenApiStandIn, Account], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in, account = openapi
+    monkeypatch.delattr("darabonba.core.os")
+    with pytest.raises(AccountIncomplete, match="darabonba-core can't be kept from the proxies of the environment"):
+        await TemporaryLogins(REGISTRY, account).login(PERSONAL)
+    assert stand_in.given == 0
+
+
+async def test_the_openapi_is_reached_by_the_accounts_proxy_alone(
+    openapi: tuple[OpenApiStandIn, Account], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in, account = openapi
+    behind = account.openapi_endpoint.removeprefix("http://")
+    async with ForwardProxy({"openapi.by-proxy.test:80": behind}, login="corp:s3cr:t").running() as proxy:
+        named = Proxies.from_environ({"HTTP_PROXY": f"http://corp:s3cr%3At@{proxy.host}"})
+        proxied = replace(account, openapi_endpoint="http://openapi.by-proxy.test", proxies=named)
+        assert (await TemporaryLogins(REGISTRY, proxied).login(PERSONAL)).password == "temporary-1"
+        assert len(proxy.asked) == 1
+        # The library would take this one from the environment, and knows no NO_PROXY.
+        monkeypatch.setenv("HTTP_PROXY", f"http://{proxy.host}")
+        assert (await TemporaryLogins(REGISTRY, account).login(PERSONAL)).password == "temporary-2"
+        assert len(proxy.asked) == 1
+        proxy.login = "corp:another"
+        with pytest.raises(RegistryError) as caught:
+            await TemporaryLogins(REGISTRY, proxied, deadline=0.5).login(PERSONAL)
+    assert "s3cr" not in str(caught.value)
+    assert "s3cr" not in repr(proxied)
+    assert stand_in.given == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -17,6 +18,7 @@ from replicator.queue import (
     Counts,
     DeadLetter,
     Findings,
+    KeySilence,
     Lane,
     LaneCounts,
     Progress,
@@ -76,6 +78,17 @@ def test_a_length_of_time_is_told_in_its_largest_unit(seconds: float, shown: str
     assert age(seconds) == shown
 
 
+def test_registries_that_do_not_answer_are_named() -> None:
+    silence = KeySilence("acr.example", NOON, 60.0, "no connection", {Lane.EVENTS: 1, Lane.BACKFILL: 0})
+    seen = replace(status(), silent=[silence])
+    assert "registry acr.example has not answered since 2026-01-01 12:00 UTC; 1 copy waits for it" in printed(
+        seen, width=120
+    )
+    named = {"registry": "acr.example", "since": iso(NOON), "message": "no connection", "waiting": 1}
+    assert seen.to_json()["silent"] == [named]
+    assert "silent" not in status().to_json()
+
+
 def test_times_in_json_are_utc_with_milliseconds() -> None:
     assert iso(NOON) == "2026-01-01T12:00:00.000Z"
     assert datetime.fromisoformat(iso(NOON)) == NOON
@@ -89,6 +102,24 @@ def test_everything_about_the_queue_is_in_the_tables() -> None:
     ):  # fmt: skip
         assert part in shown, part
     assert "no worker runs" in printed(status(workers=0))
+
+
+def test_a_lane_with_queued_copies_that_no_worker_serves_is_named() -> None:
+    seen = status()
+    worker = replace(seen.workers[0], stopping=False)
+    assert "none copies" not in printed(replace(seen, workers=[worker]))
+    events = replace(worker, concurrency={Lane.EVENTS: 16})
+    assert "1 worker, but none copies for the lane backfill" in printed(replace(seen, workers=[events]))
+
+
+def test_requests_and_bodies_that_wait_at_registries_are_counted_over_all_workers() -> None:
+    seen = status(workers=2)
+    waits = replace(seen.workers[0], waiting={Lane.EVENTS: 0, Lane.BACKFILL: 12})
+    seen = replace(seen, workers=[waits, replace(waits, waiting={Lane.BACKFILL: 3}), seen.workers[0]])
+    assert seen.waiting_at_registries == {Lane.BACKFILL: 15}
+    assert "3 workers, 15 requests wait at registries (backfill)" in " ".join(printed(seen).split())
+    told = [worker["waiting"] for worker in seen.to_json()["workers"]]
+    assert told == [{"events": 0, "backfill": 12}, {"backfill": 3}, {}]
 
 
 def test_of_many_that_wait_the_first_are_shown_and_the_others_counted() -> None:

@@ -338,3 +338,20 @@ async def test_a_blob_that_was_stored_although_the_answer_was_lost_is_not_sent_a
     await loaded.copy()
     assert fault.hits == 1
     await loaded.destination.holds("v1", ROOT)
+
+
+async def test_a_layer_that_a_redirect_to_storage_wrongly_stood_for_is_sent_after_all(pair: Pair) -> None:
+    faults = pair.destination.faults
+    # It knows no mounts, which the first copy learns.
+    faults.add(Fault(Answer(403, "DENIED"), "POST", UPLOAD, query="mount=", times=None))
+    await pair.source.push("v0", image(2, (400_000,)))
+    await pair.copy("v0")
+    # It redirects whether the layer is there or not.
+    link = {"Location": f"http://oss-internal.invalid/blobs/sha256/{LAYER.digest[7:]}/data"}
+    lie = faults.add(Fault(Answer(307, headers=link), "HEAD", "/blobs/", times=None))
+    # Its tag is not watched: a destination that lies is told of it before the layer is there, and refuses.
+    await pair.source.push("v1", ROOT)
+    await pair.copy("v1")
+    await pair.destination.holds("v1", ROOT)
+    assert lie.hits >= 2
+    assert faults.log.count("PUT", UPLOAD, query=SENT) == 1

@@ -39,7 +39,7 @@ EVERYTHING = {
         "nodeSelector": {"disk": "ssd"},
         "tolerations": [{"operator": "Exists"}],
     },
-    "worker": {"affinity": {"nodeAffinity": {}}, "nodeSelector": {"disk": "ssd"}},
+    "worker": {"lanes": ["events"], "affinity": {"nodeAffinity": {}}, "nodeSelector": {"disk": "ssd"}},
     "ingress": {"enabled": True, "className": "nginx", "host": "hook.example.com", "tlsSecret": "tls"},
     "service": {"annotations": {"a/b": "c"}},
     "serviceAccount": {"annotations": {"a/b": "c"}},
@@ -117,6 +117,7 @@ def test_everything_that_is_given_arrives() -> None:
     assert [path["pathType"] for path in rule["http"]["paths"]] == ["Prefix"], "a Harbor's name may stand behind it"
     commands = {command: container(pod)["args"] for command, pod in pods(manifests)}
     assert commands["backfill"] == ["backfill", "--detach", "--fast"]
+    assert commands["worker"] == ["worker", "--lane", "events"]
 
 
 def test_the_secret_is_mounted_and_never_a_variable() -> None:
@@ -179,6 +180,7 @@ def test_runbooks_are_where_the_values_say() -> None:
         ({**MINIMAL, "webhook": {"replica": 1}}, "replica"),
         ({**MINIMAL, "queue": {"mode": "rabbit"}}, "queue"),
         ({**MINIMAL, "worker": {"replicas": 0}}, "replicas"),
+        ({**MINIMAL, "worker": {"lanes": ["pushes"]}}, "lanes"),
         ({**MINIMAL, "settings": {"webhook_token": "x"}}, "webhook_token"),
         ({**MINIMAL, "settings": {"REPLICATOR_RECONCILE": "1d"}}, "REPLICATOR_RECONCILE"),
     ],

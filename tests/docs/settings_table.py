@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 PAGE = ROOT / "docs" / "settings.md"
 BEGIN, END = "<!-- settings: begin -->\n", "<!-- settings: end -->\n"
 
-_COMPUTED = {"state_dir": "`$XDG_STATE_HOME/replicator`, else `~/.local/state/replicator`"}
-"""What depends on the machine, in words."""
+_WORDS = {"state_dir": "`$XDG_STATE_HOME/replicator`, else `~/.local/state/replicator`", "copy_timeout": "`off`"}
+"""Defaults that depend on the machine, or that people write differently, in words."""
 _OTHER_NAMES = {"proc": "backfill_concurrency"}
 """Options that set a setting of another name."""
 
@@ -58,8 +58,8 @@ def _options() -> dict[str, str]:
 
 
 def _default(name: str, field: FieldInfo) -> str:
-    if field.default_factory is not None:
-        return _COMPUTED[name]
+    if name in _WORDS:
+        return _WORDS[name]
     value: Any = field.default
     if value is None:
         return "none"

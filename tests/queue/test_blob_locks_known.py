@@ -120,6 +120,34 @@ async def test_what_somebody_else_wrote_there_fails_nothing(queue: Queue) -> Non
     assert (await look(locks, "a"))[0]
 
 
+async def test_a_place_where_a_blob_was_only_seen_may_be_mounted_from_and_is_never_trusted(queue: Queue) -> None:
+    locks = blob_locks(queue)
+    other = "sha256:" + "2" * 64
+    await locks.share(R, "seen", [DIGEST, other])
+    assert await look(locks, "seen") == (False, ())
+    assert await look(locks, "b") == (False, ("seen",))
+    assert await look(locks, "b", other) == (False, ("seen",))
+    await upload(locks, "a")
+    await locks.share(R, "a", [DIGEST])
+    assert await look(locks, "b") == (False, ("a", "seen"))
+    assert await look(locks, "a") == (True, ("seen",))
+    await upload(locks, "seen")
+    assert await look(locks, "seen") == (True, ("a",))
+    await locks.forget(R, "seen", other)
+    assert await look(locks, "b", other) == (False, ())
+
+
+async def test_places_where_a_blob_was_seen_displace_none_that_it_was_uploaded_to(queue: Queue) -> None:
+    locks = blob_locks(queue, items=1000)
+    for n in range(7):
+        await upload(locks, f"r{n}")
+    for n in range(3):
+        await locks.share(R, f"seen{n}", [DIGEST])
+    assert await look(locks, "other") == (False, ("r6", "r5", "r4", "r3", "r2", "r1", "r0", "seen0"))
+    await locks.share(R, "many", [f"sha256:{n:064}" for n in range(600)])
+    assert await generations(queue) == (601, 0)
+
+
 class Model:
     """Two generations of what is known, as plain dictionaries."""
 

@@ -23,6 +23,7 @@ RECORDS = [
     Failure("a", ErrorClass.NOT_YET, "no", 1, NOON, NOON),
     Finished("a", None, "no", ErrorClass.TRANSIENT, 1, 0.5, retrying=True),
     ProcessInfo("serve", "1", "h", 1, NOON, NOON, None),
+    ProcessInfo("serve", "1", "h", 1, NOON, NOON, None, "upload 20Mbit/s"),
     RunningRecord("t", Lane.BACKFILL, "w", NOON, 1, 0, 5, 0, NOON),
     WaitingJob("a", Lane.EVENTS, ErrorClass.TRANSIENT, "no", 1, NOON, NOON),
     WorkerInfo("w", "h", 1, NOON, NOON, {Lane.EVENTS: 1}, {Lane.EVENTS: 4}, stopping=False),

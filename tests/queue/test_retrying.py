@@ -121,21 +121,45 @@ async def test_an_outcome_that_is_no_json_is_a_bug_and_not_a_loss(queue: Queue) 
         await eventually(DeadLetters(queue).all)
 
 
-async def test_a_job_that_takes_too_long_is_cancelled_and_retried(queue: Queue) -> None:
+async def test_a_job_that_stands_still_is_cancelled_and_retried(queue: Queue) -> None:
     tries = []
 
     async def handle(running: Running) -> dict[str, str]:
         tries.append(running.tries)
         if running.tries == 1:
+            running.progress(17)
             await asyncio.sleep(60)
         return {}
 
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
     async with working(queue, handle, timeout=0.2, policy=RetryPolicy(first=0.5)):
         [waiting] = await eventually(queue.waiting)
-        assert waiting.message == "not done within 0.2 s, the time a job may take"
+        assert waiting.message == (
+            "nothing moved for 0.2 s, no byte and no answer (REPLICATOR_COPY_TIMEOUT); 17 bytes had been read"
+        )
         await idle(queue)
     assert tries == [1, 2]
+
+
+async def test_a_job_that_moves_or_waits_for_a_place_takes_as_long_as_it_takes(queue: Queue) -> None:
+    """Its lease goes on being renewed: it would be taken over otherwise."""
+    tries = []
+
+    async def handle(running: Running) -> dict[str, str]:
+        tries.append(running.tries)
+        for done in range(15):
+            running.progress(done)
+            await asyncio.sleep(0.1)
+        with running.waiting():
+            await asyncio.sleep(1.2)
+        return {}
+
+    await queue.enqueue([Job(A, {})], Lane.EVENTS)
+    async with working(queue, handle, timeout=1.0, lease=1.0):
+        await eventually(queue.running)
+        await idle(queue)
+    assert tries == [1]
+    assert await DeadLetters(queue).all() == []
 
 
 async def test_a_push_of_what_waits_for_a_retry_starts_it_at_once_with_a_fresh_count(

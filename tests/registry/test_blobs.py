@@ -23,7 +23,7 @@ from replicator.registry.errors import (
     UploadLost,
 )
 from replicator.registry.manifest import digest_of
-from tests.registry.conftest import QUICK, Server, client, repository
+from tests.registry.conftest import QUICK, Server, client, repository, served
 from tests.standins.faults import Answer, Corrupt, Cut, CutUpload, Fault, FaultLayer, Headers
 from tests.standins.images import image as make_image
 from tests.standins.images import layer, push
@@ -303,3 +303,86 @@ async def test_blobs_are_mounted_from_a_repository_that_has_them(registry: Serve
 async def _drain(stream: AsyncIterator[bytes], into: bytearray) -> None:
     async for chunk in stream:
         into += chunk
+
+
+@pytest.fixture
+async def there(registry: Server) -> AsyncIterator[RemoteRepository]:
+    """A repository that has the blob."""
+    async with a_pair(registry) as pair:
+        await pair.upload()
+        registry.faults.log.clear()
+        yield pair.target
+
+
+@pytest.mark.parametrize("status", [302, 303, 307])
+async def test_a_redirect_to_storage_that_is_not_reached_says_that_the_blob_is_there(
+    registry: Server, there: RemoteRepository, status: int
+) -> None:
+    link = f"http://oss-internal.invalid/docker/registry/v2/blobs/sha256/ab/{BLOB.digest[7:]}/data?Signature=x"
+    registry.faults.add(Fault(Answer(status, headers={"Location": link}), method="HEAD", times=None))
+    assert await there.has_blob(BLOB.digest)
+    assert [entry.method for entry in registry.faults.log] == ["HEAD"]
+
+
+@pytest.mark.parametrize("where", ["http://oss-internal.invalid/opaque", "http://127.0.0.1:1/opaque"])
+async def test_a_link_without_the_digest_to_storage_that_nobody_reaches_proves_nothing(
+    registry: Server, there: RemoteRepository, where: str
+) -> None:
+    registry.faults.add(Fault(Answer(307, headers={"Location": where}), method="HEAD", times=None))
+    # So it is sent again, and pushing needs no storage.
+    assert not await there.has_blob(BLOB.digest)
+    assert len(registry.faults.log) == 2
+
+
+@pytest.mark.parametrize(("answer", "present"), [(200, True), (403, False), (404, False), (503, False)])
+async def test_a_link_without_the_digest_is_followed_once(
+    registry: Server,
+    there: RemoteRepository,
+    answer: int,
+    present: bool,
+) -> None:
+    async def stored(_: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(status=answer)
+
+    async with served(stored) as storage:
+        link = {"Location": f"http://{storage.host}/opaque"}
+        registry.faults.add(Fault(Answer(307, headers=link), method="HEAD", times=None))
+        assert await there.has_blob(BLOB.digest) is present
+        assert len(storage.faults.log) == 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/login?rd=https%3A%2F%2Freg%2Fv2%2Fteam%2Fapp%2Fblobs%2F{BLOB.digest}",
+        f"/oauth2/start/v2/team/app/blobs/{BLOB.digest}",
+    ],
+)
+async def test_a_login_page_is_no_blob(registry: Server, there: RemoteRepository, path: str) -> None:
+    async def page(_: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(text="<html>Log in</html>", content_type="text/html")
+
+    async with served(page) as sso:
+        link = {"Location": f"http://{sso.host}{path}"}
+        registry.faults.add(Fault(Answer(302, headers=link), method="HEAD", times=None))
+        assert not await there.has_blob(BLOB.digest)
+
+
+async def test_another_address_of_the_registry_itself_is_asked(registry: Server, there: RemoteRepository) -> None:
+    missing = digest_of(b"missing")
+    for digest, present in ((BLOB.digest, True), (missing, False)):
+        same = {"Location": f"/v2/team/app/blobs/{digest}"}
+        for _ in range(2):
+            registry.faults.add(Fault(Answer(307, headers=same), method="HEAD"))
+        assert await there.has_blob(digest) is present
+
+
+async def test_another_registry_that_is_redirected_to_is_asked(registry: Server, there: RemoteRepository) -> None:
+    async def nothing(_: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(status=404)
+
+    async with served(nothing) as other:
+        link = {"Location": f"http://{other.host}/v2/team/app/blobs/{BLOB.digest}"}
+        registry.faults.add(Fault(Answer(307, headers=link), method="HEAD", times=None))
+        assert not await there.has_blob(BLOB.digest)
+        assert other.faults.log.count("HEAD") == 1

@@ -32,6 +32,7 @@ from replicator.registry.manifest import digest_of
 from tests.registry.conftest import QUICK, Server, client, repository, served
 from tests.standins.faults import Answer, Cut, CutUpload, Delay, Fault, Headers, Redirect
 from tests.standins.images import image, push
+from tests.standins.outages import deaf
 from tests.standins.proxy import Upstream
 
 if TYPE_CHECKING:
@@ -121,19 +122,52 @@ async def test_plain_http_is_never_spoken_unless_insecure(registry: Server) -> N
 async def test_a_redirect_out_of_tls_is_refused(secure: Server, ca_file: Path) -> None:
     async with served(nothing) as plain, client(Access(ca_file=ca_file)) as registries:
         secure.faults.add(Fault(Redirect(f"http://{plain.host}"), times=None))
-        with pytest.raises(ProtocolViolated, match="plain HTTP"):
+        with pytest.raises(ProtocolViolated, match=f"plain HTTP.*insecure: true for {secure.host}"):
             await registries.source(Repository(secure.host, "team/app")).get_manifest("v1")
         assert len(plain.faults.log) == 0
 
 
-async def test_insecure_does_not_reach_where_a_redirect_leads(secure: Server, authority: trustme.CA) -> None:
+async def test_insecure_holds_for_the_storage_that_the_registry_redirects_to(
+    secure: Server, authority: trustme.CA
+) -> None:
     # Under another name than the registry's, so that it counts as another host.
     async with served(nothing, tls=tls(authority, "localhost")) as other, client(Access(insecure=True)) as registries:
         elsewhere = other.host.replace("127.0.0.1", "localhost")
         secure.faults.add(Fault(Redirect(f"https://{elsewhere}"), path="/manifests/", times=None))
-        with pytest.raises(CertificateRefused):
+        with pytest.raises(NotFound):
+            await registries.source(Repository(secure.host, "team/app")).get_manifest("v1")
+        assert len(other.faults.log) == 1
+
+
+async def test_insecure_does_not_hold_for_a_token_server_elsewhere_that_gets_the_password(
+    secure: Server, authority: trustme.CA
+) -> None:
+    access = Access("user", "password", insecure=True)
+    async with served(nothing, tls=tls(authority, "localhost")) as other, client(access) as registries:
+        realm = f"https://{other.host.replace('127.0.0.1', 'localhost')}/token"
+        challenge = {"WWW-Authenticate": f'Bearer realm="{realm}"'}
+        secure.faults.add(Fault(Answer(401, headers=challenge), times=None))
+        with pytest.raises(CertificateRefused, match=f"ca_file of {secure.host}"):
             await registries.source(Repository(secure.host, "team/app")).get_manifest("v1")
         assert len(other.faults.log) == 0
+
+
+async def test_storage_of_another_authority_is_told_with_the_file_that_makes_it_trusted(
+    secure: Server, ca_file: Path
+) -> None:
+    theirs = trustme.CA()
+    async with served(nothing, tls=tls(theirs, "localhost")) as other:
+        elsewhere = other.host.replace("127.0.0.1", "localhost")
+        secure.faults.add(Fault(Redirect(f"https://{elsewhere}"), path="/manifests/", times=None))
+        name = Repository(secure.host, "team/app")
+        async with client(Access(ca_file=ca_file)) as registries:
+            with pytest.raises(CertificateRefused, match=f"add its authority to the ca_file of {secure.host}"):
+                await registries.source(name).get_manifest("v1")
+        with ca_file.open("ab") as file:
+            file.write(theirs.cert_pem.bytes())
+        async with client(Access(ca_file=ca_file)) as registries:
+            with pytest.raises(NotFound):
+                await registries.source(name).get_manifest("v1")
 
 
 async def test_redirects_end() -> None:
@@ -261,10 +295,18 @@ async def test_a_registry_that_falls_silent_meets_a_deadline(fault: CutUpload | 
 
     async with repository(words, timing=Timing(read=0.2, commit=5, attempts=2)) as (remote, faults):
         faults.add(Fault(fault, times=None))
-        with pytest.raises(ConnectionFailed, match="stopped answering") as caught:
+        with pytest.raises(ConnectionFailed, match=r"stopped answering.*raise REPLICATOR_READ_TIMEOUT") as caught:
             await remote.get_manifest("v1")
         assert caught.value.error_class is ErrorClass.TRANSIENT
         assert len(faults.log) == 2
+
+
+async def test_a_host_that_takes_no_connection_is_told_with_the_setting_of_the_timeout() -> None:
+    async with deaf() as host, client(timing=Timing(connect=0.1, attempts=1)) as registries:
+        with pytest.raises(
+            ConnectionFailed, match=f"no connection to {host} in time.*raise REPLICATOR_CONNECT_TIMEOUT"
+        ):
+            await registries.source(Repository(host, "a/b")).head_manifest("v1")
 
 
 async def test_a_registry_that_drips_meets_a_deadline() -> None:

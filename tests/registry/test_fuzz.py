@@ -21,6 +21,7 @@ from replicator.registry.connection import Reply
 from replicator.registry.errors import ConnectionFailed, ProtocolViolated, RegistryError, from_answer
 from replicator.registry.manifest import OCI_INDEX, OCI_MANIFEST, parse_manifest, refuse_foreign_type
 from replicator.registry.requests import next_page
+from replicator.registry.token_endpoint import TokenEndpoint
 from replicator.retry import parse_retry_after
 
 if TYPE_CHECKING:
@@ -197,12 +198,12 @@ def test_realms(realm: str, service: str) -> None:
         async with Registries(lambda _: access) as registries:
             transport = registries.transport(Repository("h.example.com", "a/b"))
 
-            async def nobody(*_: Any) -> Any:
+            async def nobody(*_: Any, **__: Any) -> Any:
                 raise ConnectionFailed("no")
 
-            transport._send = nobody  # type: ignore[method-assign,assignment]  # nothing is sent
+            transport.send = nobody  # type: ignore[method-assign]  # nothing is sent
             transport.timing = type(transport.timing)(attempts=1)
-            authorizer = Authorizer(access, transport)
+            authorizer = Authorizer(access, TokenEndpoint(transport, access))
             quoted = [text.replace("\\", "\\\\").replace('"', '\\"') for text in (realm, service)]
             authorizer.challenged([f'Bearer realm="{quoted[0]}",service="{quoted[1]}"'], frozenset({"s"}), None)
             await authorizer.header(frozenset({"s"}))

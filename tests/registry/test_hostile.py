@@ -15,7 +15,7 @@ from yarl import URL
 from replicator.errors import ErrorClass
 from replicator.reference import Repository
 from replicator.registry import Access, Descriptor, RemoteRepository, Timing
-from replicator.registry.connection import connection_words
+from replicator.registry.connection_errors import connection_words
 from replicator.registry.errors import (
     ConnectionFailed,
     Denied,

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from replicator.copy import Copier
 from replicator.registry import Access, Registries
-from replicator.registry.limits import HostLimits
-from replicator.registry.places import Budget, transfer
+from replicator.registry.limits import HostLimits, transfer
+from replicator.registry.places import BULK, Budget
 from tests.copy.conftest import Registry, a_copier, a_registry
 from tests.standins.images import image
 
@@ -34,8 +34,9 @@ class Crowd:
         self.leave = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
-    def enter(self, name: str, size: int = 0, places: int = 1) -> asyncio.Task[None]:
+    def enter(self, name: str, size: int = 0, places: int = 1, *, bulk: bool = False) -> asyncio.Task[None]:
         async def run() -> None:
+            BULK.set(bulk)
             async with self.budget.slot(size, places=places):
                 self.inside.append(name)
                 self.order.append(name)
@@ -66,15 +67,17 @@ async def test_no_more_than_the_budget_are_inside() -> None:
     assert crowd.most == 3
 
 
-async def test_large_bodies_go_before_small_ones_and_short_requests_before_both() -> None:
+@pytest.mark.parametrize("bulk", [False, True])
+async def test_short_requests_go_first_then_small_bodies_of_pushes_and_large_ones_of_bulk(bulk: bool) -> None:
     crowd = Crowd(Budget(1))
-    crowd.enter("first", MIB)
+    crowd.enter("first", 10, bulk=bulk)
     await crowd.settle()
-    for name, size in (("small", 10), ("large", 2**40), ("middle", 2**25)):
-        crowd.enter(name, size)
-    crowd.enter("short")
+    for name, size in (("small", 100), ("large", 2**19), ("middle", 2**15)):
+        crowd.enter(name, size, bulk=bulk)
+    crowd.enter("short", bulk=bulk)
     await crowd.end()
-    assert crowd.order == ["first", "short", "large", "middle", "small"]
+    bodies = ["small", "middle", "large"]
+    assert crowd.order == ["first", "short", *(reversed(bodies) if bulk else bodies)]
 
 
 async def test_one_short_request_proceeds_beside_any_load() -> None:
@@ -89,21 +92,26 @@ async def test_one_short_request_proceeds_beside_any_load() -> None:
     await crowd.end()
 
 
-@given(st.lists(st.integers(0, 2**40), min_size=80, max_size=200))
+@given(st.lists(st.tuples(st.integers(0, MIB), st.booleans()), min_size=80, max_size=300))
 @settings(max_examples=30)
-async def test_no_waiter_starves(sizes: list[int]) -> None:
+async def test_no_waiter_starves(works: list[tuple[int, bool]]) -> None:
     budget = Budget(1)
     order: list[int] = []
 
-    async def run(number: int, size: int) -> None:
+    async def run(number: int, size: int, bulk: bool) -> None:
+        BULK.set(bulk)
         async with budget.slot(size):
             order.append(number)
             await asyncio.sleep(0)
 
-    await asyncio.gather(*(run(number, size) for number, size in enumerate(sizes)))
-    assert sorted(order) == list(range(len(sizes)))
-    overtaken = [sum(later > number for later in order[: order.index(number)]) for number in range(len(sizes))]
-    assert max(overtaken) <= 64
+    await asyncio.gather(*(run(number, size, bulk) for number, (size, bulk) in enumerate(works)))
+    assert sorted(order) == list(range(len(works)))
+    overtaken = [sum(later > number for later in order[: order.index(number)]) for number in range(len(works))]
+    assert max(overtaken) <= 64 + 64
+    bulk = {number for number, (_, is_bulk) in enumerate(works) if is_bulk}
+    # Bulk overtakes no push that came before it, but for short requests beside a body.
+    for push in set(range(len(works))) - bulk:
+        assert sum(later in bulk and works[later][0] > 0 for later in order[: order.index(push)] if later > push) == 0
 
 
 async def test_a_cancelled_waiter_leaves_its_place_to_others() -> None:
@@ -281,21 +289,27 @@ async def test_a_line_of_a_hundred_thousand_moves_on_at_once() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from([0, 1, 1000, MIB]), st.integers(1, 3), st.integers(0, 6)), max_size=40))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0, 1, 1000, 2**24]), st.integers(1, 3), st.integers(0, 6), st.booleans()),
+        max_size=40,
+    )
+)
 async def test_a_visitor_that_leaves_or_is_cancelled_at_any_moment_leaves_no_trace(
-    visits: list[tuple[int, int, int]],
+    visits: list[tuple[int, int, int, bool]],
 ) -> None:
     """Each visit has a size and some places, and is cancelled after some turns of the loop or runs to its end."""
     budget = Budget(2)
 
-    async def visit(size: int, places: int) -> None:
+    async def visit(size: int, places: int, bulk: bool) -> None:
+        BULK.set(bulk)
         async with budget.slot(size, places=places):
             await asyncio.sleep(0)
             await asyncio.sleep(0)
 
     tasks = []
-    for size, places, patience in visits:
-        tasks.append(asyncio.create_task(visit(size, places)))
+    for size, places, patience, bulk in visits:
+        tasks.append(asyncio.create_task(visit(size, places, bulk)))
         await asyncio.sleep(0)
         if patience < 6 and len(tasks) > patience:
             tasks[-1 - patience].cancel()
@@ -303,4 +317,5 @@ async def test_a_visitor_that_leaves_or_is_cancelled_at_any_moment_leaves_no_tra
         await asyncio.gather(*tasks, return_exceptions=True)
         async with budget.slot(MIB, places=2):
             assert budget._used == 2
-    assert (budget._used, budget._short) == (0, 0)
+    assert (budget._used, budget._used_by_bulk, budget._pushes.total(), budget._bulk_requests) == (0, 0, 0, 0)
+    assert budget.waiting(bulk=True) == budget.waiting(bulk=False) == 0

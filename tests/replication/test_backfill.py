@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from replicator.copy import Copier
 from replicator.registry import Registries
+from replicator.registry.places import Budget, is_bulk
 from replicator.replication.backfill import Backfill, BackfillOptions
 from replicator.replication.listing import Listing
 from replicator.replication.report import RowOutcome
@@ -14,6 +16,10 @@ from replicator.replication.transfer import access_by
 from tests.replication.conftest import QUICK
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    import pytest
+
     from replicator.replication.report import Row
     from tests.replication.conftest import House
 
@@ -26,6 +32,23 @@ async def dry_run(house: House, images: dict[str, str], options: BackfillOptions
         backfill = Backfill(listing, Copier(registries), None, options=options, on_row=rows.append)
         await backfill.run()
     return backfill, rows
+
+
+async def test_lists_and_comparisons_take_the_places_of_bulk(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    await house.put(["team/app:v1", "plain/app:v1"])
+    seen: list[bool] = []
+    original = Budget.slot
+
+    def slot(budget: Budget, *arguments: Any, **more: Any) -> AbstractAsyncContextManager[None]:
+        seen.append(is_bulk())
+        return original(budget, *arguments, **more)
+
+    monkeypatch.setattr(Budget, "slot", slot)
+    images = {"HARBOR/team/app": "BEHIND/copies/team", "BEHIND/plain/app": "BEHIND/copies/plain"}
+    _, rows = await asyncio.create_task(dry_run(house, images, BackfillOptions()))
+    assert len(rows) == 2
+    assert len(seen) > 4
+    assert all(seen)
 
 
 async def test_since_leaves_out_older_tags_and_no_tag_without_a_time(house: House) -> None:

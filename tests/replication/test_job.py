@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -21,7 +22,6 @@ from tests.standins.logins import ACR_USER, HARBOR_ROBOT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
-    from datetime import datetime
 
     from tests.standins.acr import AcrStandIn
     from tests.standins.harbor import HarborStandIn
@@ -37,6 +37,7 @@ class Job:
     id: str = "x"
     merged: bool = False
     pushed: datetime | None = None
+    enqueued_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     confirmed: int = 0
     read: list[int] = field(default_factory=list)
 
@@ -187,10 +188,11 @@ async def test_a_refused_push_says_what_to_check(harbor: HarborStandIn, acr: Acr
 
 
 @pytest.mark.parametrize(
-    ("tries", "merged", "believed"), [(1, False, True), (2, False, False), (1, True, False), (2, True, False)]
+    ("tries", "merged", "minutes", "believed"),
+    [(1, False, 9, True), (2, False, 0, False), (1, True, 0, False), (2, True, 0, False), (1, False, 11, False)],
 )
-async def test_an_announced_digest_is_trusted_on_the_first_attempt_if_no_other_push_was_merged(
-    harbor: HarborStandIn, acr: AcrStandIn, acr_upstream: str, tries: int, merged: bool, believed: bool
+async def test_an_announced_digest_is_trusted_on_an_early_first_attempt_if_no_other_push_was_merged(
+    harbor: HarborStandIn, acr: AcrStandIn, acr_upstream: str, tries: int, merged: bool, minutes: int, believed: bool
 ) -> None:
     """The event is stale, and the destination has the digest that it announced."""
     old, new = image(1), image(2)
@@ -200,7 +202,8 @@ async def test_an_announced_digest_is_trusted_on_the_first_attempt_if_no_other_p
     payload = replace(request(rules, harbor, "v1"), announced=old.digest).to_json()
     harbor.faults.log.clear()
     async with handling(rules) as handler:
-        outcome = await run(handler, Job(payload, tries=tries, merged=merged))
+        enqueued = datetime.now(UTC) - timedelta(minutes=minutes)
+        outcome = await run(handler, Job(payload, tries=tries, merged=merged, enqueued_at=enqueued))
     expected = ("up to date", old.digest) if believed else ("copied", new.digest)
     assert (outcome["result"], outcome["digest"]) == expected
     assert (len(harbor.faults.log) == 0) is believed

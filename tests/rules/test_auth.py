@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
+from yarl import URL
 
+from replicator.aliyun import TemporaryLogins
 from replicator.errors import ConfigError
 from replicator.reference import Repository
 from replicator.registry import Access
@@ -72,6 +74,57 @@ def test_quiet_pulls_at_a_registry_that_is_no_harbor_are_a_mistake() -> None:
 def test_how_a_registry_is_reached_is_part_of_its_access() -> None:
     access = access_with(anonymous=True, insecure=True, endpoint="http://10.0.0.1:8080")
     assert access == Access(insecure=True, endpoint="http://10.0.0.1:8080")
+
+
+@pytest.mark.parametrize("proxy", ["http://u:${P}@proxy.corp:3128", "u:${P}@proxy.corp:3128"])
+def test_a_registry_has_a_proxy_of_its_own_with_a_variable_for_its_password(proxy: str) -> None:
+    access = access_with({"P": "s3cret"}, anonymous=True, proxy=proxy)
+    assert access.proxies is not None
+    found = access.proxies.find(URL(f"https://{HARBOR}"))
+    assert str(found) == "proxy.corp:3128"
+    assert found is not None
+    assert found.url_with_login == "http://u:s3cret@proxy.corp:3128"
+    assert "s3cret" not in repr(access)
+
+
+@pytest.mark.parametrize("proxy", ["off", False])
+def test_a_registry_is_reached_directly_where_its_proxy_is_off(proxy: str | bool) -> None:
+    access = access_with(anonymous=True, proxy=proxy)
+    assert access.proxies is not None
+    assert access.proxies.find(URL(f"https://{HARBOR}")) is None
+
+
+@pytest.mark.parametrize(
+    ("proxy", "says"),
+    [
+        ("", "is empty; remove it"),
+        (True, "must be a string"),
+        ("socks5://u:s3cret@p:1", "SOCKS is not supported"),
+        ("http://u:s3cret#@p:1", "must be http://"),
+        ("${NOT_SET}", "NOT_SET is not set"),
+    ],
+)
+def test_a_proxy_that_is_none_is_told_without_its_password(proxy: str | bool, says: str) -> None:
+    problem = problem_with(anonymous=True, proxy=proxy)
+    assert ".proxy" in problem
+    assert says in problem
+    assert "s3cret" not in problem
+
+
+def test_the_openapi_takes_the_proxy_of_its_registry_else_that_of_the_environment() -> None:
+    def taken(environ: dict[str, str], **fields: Any) -> str:
+        auth = AUTH | {ACR: {"aliyun": {"access_key_id": "k", "access_key_secret": "s"}, **fields}}
+        text = json.dumps({"auth": auth, "images": {f"{HARBOR}/a/b": f"{ACR}/a/b"}})
+        access = parse(text, "x", environ=environ).credentials(Repository(ACR, "a/b"))
+        assert access is not None
+        assert isinstance(access.logins, TemporaryLogins)
+        return str(access.logins._account.proxies.find(URL("https://cr.cn-beijing.aliyuncs.com")))
+
+    assert taken({}) == "None"
+    assert taken({"HTTPS_PROXY": "env:1"}) == "env:1"
+    assert taken({"HTTPS_PROXY": "env:1", "NO_PROXY": ".aliyuncs.com"}) == "None"
+    assert taken({"HTTPS_PROXY": "env:1"}, proxy="own:1") == "own:1"
+    assert taken({"HTTPS_PROXY": "env:1"}, proxy="off") == "None"
 
 
 @pytest.mark.parametrize(

@@ -195,8 +195,8 @@ def test_every_copy_goes_where_its_route_leads(images: dict[str, Any], name: str
 
 
 WORDS = st.sampled_from(
-    "auth defaults images registry namespace username password insecure ca_file endpoint anonymous quiet_pulls to tags "
-    "include exclude semver latest platforms attestations signatures linux/amd64 auto "
+    "auth defaults images registry namespace username password insecure ca_file endpoint proxy anonymous quiet_pulls "
+    "to tags include exclude semver latest platforms attestations signatures linux/amd64 auto "
     f"{HARBOR} {HARBOR}/a/* {HARBOR}/a/x:1 {ACR} <<".split()
 )
 JSON = st.recursive(

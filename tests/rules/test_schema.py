@@ -46,6 +46,7 @@ SOURCES = st.sampled_from([f"{HARBOR}/{name}" for name in ("team/app", "team/app
 LOGINS = st.one_of(
     st.builds(lambda insecure: {"anonymous": True, "insecure": insecure}, st.booleans()),
     st.builds(lambda name: {"username": name, "password": 12345, "endpoint": "x.example.com:80"}, TEXTS),
+    st.builds(lambda proxy: {"anonymous": True, "proxy": proxy}, st.sampled_from(["http://p:1", "p", "off", False, 7])),
     st.just({"aliyun": {}}),
     st.just({"aliyun": {"create": {"repositories": "public"}}}),
     st.just({"aliyun": {"access_key_id": "a", "access_key_secret": "b", "security_token": "c"}}),

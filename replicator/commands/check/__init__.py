@@ -29,9 +29,10 @@ from replicator.console import document, page, plain, say
 from replicator.errors import FAILED, OK
 from replicator.queue.connection import open_redis
 from replicator.registry import Registries, Timing
+from replicator.registry.proxies import Proxies
 from replicator.replication.transfer import access_by
 from replicator.rules import Narrowing, Rules
-from replicator.settings import Settings
+from replicator.settings import Settings, variables
 
 _TIMING = Timing(connect=8, read=8, write=8, commit=8, tag=8, attempts=1)
 _NARROW = 120
@@ -64,12 +65,13 @@ async def run_checks(settings: Settings, rules: Rules, narrowing: Narrowing, *, 
         The exit code: `FAILED` if a probe failed.
 
     Raises:
-        ConfigError: the Redis URL is malformed.
+        ConfigError: the Redis URL is malformed, or the environment names a proxy that can't be used.
     """
     if settings.redis_url is not None:
         await open_redis(settings.redis_url.get_secret_value()).close()
     agent = f"replicator/{__version__}"
-    async with Registries(access_by(rules.credentials), user_agent=agent, timing=_TIMING) as registries:
+    proxies, access = Proxies.from_environ(variables()), access_by(rules.credentials)
+    async with Registries(access, user_agent=agent, timing=_TIMING, proxies=proxies) as registries:
         found = await Check(settings, rules, narrowing, registries).run()
     if as_json:
         document([asdict(finding) for finding in found], out)

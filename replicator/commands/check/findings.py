@@ -13,7 +13,9 @@ from replicator.errors import ReplicatorError
 from replicator.replication.advice import explained
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Collection, Iterable
+
+    from replicator.timetable import HostTimetables
 
 PROBE_SECONDS = 10.0
 """Timeout of one probe."""
@@ -98,3 +100,22 @@ def parse_date(header: str | None) -> datetime | None:
     except ValueError:
         return None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def judge_limits(setting: str, limits: HostTimetables, hosts: Collection[str], now: datetime) -> list[Finding]:
+    """Say which limits are in force; nothing if there never is one.
+
+    Args:
+        setting: where they stand.
+        limits: what it says.
+        hosts: the registries that the rules name.
+        now: the present.
+    """
+    if not (text := limits.describe(now)):
+        return []
+    found = [Finding("limits", setting, FindingState.OK, text)]
+    for host in sorted(set(limits.hosts) - {host.lower() for host in hosts}):
+        advice = "Write the host exactly as in the rules."
+        message = f"The rules contain no registry {host}, so this limit has no effect. {advice}"
+        found.append(Finding("limits", setting, FindingState.FAILED, message))
+    return found

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from replicator.commands.check.findings import Finding, FindingState, Probe, run_probe
+from replicator.commands.check.findings import Finding, FindingState, Probe, judge_limits, run_probe
 from replicator.commands.check.queue import try_redis, try_state_directory
-from replicator.commands.check.registries import log_in, look_at_artifacts, look_at_certificate, look_for, try_push
+from replicator.commands.check.registries import (
+    log_in,
+    look_at_artifacts,
+    look_at_certificate,
+    look_at_route,
+    look_for,
+    try_push,
+)
 from replicator.commands.check.webhook import Expected, judge_webhook, look_at_policies, reach_receiver, try_address
 from replicator.harbor import HarborApi
 from replicator.harbor.registration import named_projects
@@ -74,12 +82,26 @@ class Check:
         own = settings.metrics_listen
         if own is not None:
             probes.append(Probe("listen", own, partial(try_address, own, "REPLICATOR_METRICS_LISTEN")))
-        probes += [Probe("notify", each.host, partial(reach_receiver, each)) for each in settings.receivers]
+        probes.append(Probe("limits", "all registries", self._limits))
+        probes += [
+            Probe("notify", each.host, partial(reach_receiver, each, self._registries.proxies))
+            for each in settings.receivers
+        ]
         if settings.redis_url is None:
             directory = settings.state_dir
             return [Probe("queue", str(directory), partial(try_state_directory, directory)), *probes]
         url = settings.redis_url.get_secret_value()
         return [Probe("redis", "REPLICATOR_REDIS_URL", partial(try_redis, url, settings.redis_prefix)), *probes]
+
+    async def _limits(self) -> list[Finding]:
+        """Say which limits of bandwidth and requests are in force, and until when."""
+        settings = self._settings
+        limits = {
+            "REPLICATOR_BANDWIDTH": settings.upload_limits,
+            "REPLICATOR_REQUESTS_PER_SECOND": settings.request_limits,
+        }
+        hosts, now = self._rules.hosts, datetime.now(UTC)
+        return [line for name, tables in limits.items() for line in judge_limits(name, tables, hosts, now)]
 
     async def _try(self, probe: Probe) -> list[Finding]:
         async with self._slots:
@@ -91,11 +113,20 @@ class Check:
         if key not in self._logins:
             anonymous = access is not None and access.is_anonymous
 
+            proxies = self._registries.proxies
+
             async def run() -> list[Finding]:
                 found = await log_in(self._registries, repository, anonymous=anonymous)
-                return found + (await look_at_certificate(repository.registry, access) if access is not None else [])
+                if access is None:
+                    return found
+                return found + await look_at_certificate(repository.registry, access, proxies)
 
-            self._logins[key] = asyncio.create_task(self._try(Probe("login", repository.registry, run)))
+            async def reach() -> list[Finding]:
+                # Apart from the login, whose failure it may explain.
+                routes = look_at_route(repository.registry, access, proxies) if access is not None else []
+                return routes + await self._try(Probe("login", repository.registry, run))
+
+            self._logins[key] = asyncio.create_task(reach())
         return await self._logins[key]
 
     async def _source(self, source: Source) -> list[Finding]:

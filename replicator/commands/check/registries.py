@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
@@ -11,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 from replicator.commands.check.findings import Finding, FindingState, clock_problem, parse_date
 from replicator.harbor import HarborApi
 from replicator.reference import Reference, Repository
-from replicator.registry.connection import Request, explicit_base, tls_of
-from replicator.registry.errors import Denied, NotFound, RegistryError, Unauthorized
+from replicator.registry.connection import Request, explicit_base, route, tls_of
+from replicator.registry.errors import Denied, NotFound, ProxyFailed, RegistryError, Unauthorized
 from replicator.registry.manifest import ACCEPT
+from replicator.registry.proxies import connect
 from replicator.replication.advice import explained, may_lack_repository
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
     from replicator.registry import Access, Registries
+    from replicator.registry.proxies import Proxies
     from replicator.rules import Narrowing, Rules
     from replicator.rules.request import CopyRequest, Source
 
@@ -189,12 +190,25 @@ def _name(source: Source) -> str:
     return str(source.repository) if source.repository is not None else f"{source.registry}/{source.glob}"
 
 
-async def look_at_certificate(registry: str, access: Access) -> list[Finding]:
+def look_at_route(registry: str, access: Access, proxies: Proxies) -> list[Finding]:
+    """Report the proxy that a registry is reached by, or why it is reached directly; nothing if no proxy is named.
+
+    Args:
+        registry: a host.
+        access: how to reach it.
+        proxies: those of the environment.
+    """
+    words = route(registry, access, access.proxies or proxies)
+    return [Finding("proxy", registry, FindingState.OK, words)] if words else []
+
+
+async def look_at_certificate(registry: str, access: Access, proxies: Proxies) -> list[Finding]:
     """Report the verified certificate of a registry; nothing over plain HTTP or without verification.
 
     Args:
         registry: a host that is known to answer.
         access: how to reach it.
+        proxies: those of the environment.
     """
     base = explicit_base(registry, access)
     tls = tls_of(access)
@@ -202,8 +216,8 @@ async def look_at_certificate(registry: str, access: Access) -> list[Finding]:
         return []
     context = tls if isinstance(tls, ssl.SSLContext) else ssl.create_default_context()
     try:
-        _, writer = await asyncio.open_connection(base.host, base.port, ssl=context)
-    except OSError:
+        writer = await connect(base, (access.proxies or proxies).find(base), context)
+    except (OSError, ProxyFailed):
         return [Finding("certificate", registry, FindingState.NOT_TRIED, "a second connection, to read it, failed")]
     try:
         certificate = writer.get_extra_info("peercert")

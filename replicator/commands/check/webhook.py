@@ -19,7 +19,8 @@ from replicator.harbor.policy_api import WebhookApi
 from replicator.harbor.registration import advised, registration_problems
 from replicator.receivers import Format
 from replicator.reference import Repository
-from replicator.registry.errors import Denied, RegistryError, Unauthorized
+from replicator.registry.errors import Denied, ProxyFailed, RegistryError, Unauthorized
+from replicator.registry.proxies import connect
 from replicator.server.http import bind, certificate_of
 from replicator.server.probes import ask, asked_at, is_alive
 from replicator.settings import split_address
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from replicator.harbor.policy_api import Delivery
     from replicator.receivers import Receiver
     from replicator.registry import Registries
+    from replicator.registry.proxies import Proxies
     from replicator.settings import Settings
 
 _MAX_NAME = 60
@@ -273,20 +275,25 @@ def _readiness(ready: dict[str, Any]) -> tuple[FindingState, str] | None:
     return None
 
 
-async def reach_receiver(receiver: Receiver) -> list[Finding]:
+async def reach_receiver(receiver: Receiver, proxies: Proxies) -> list[Finding]:
     """Connect to a receiver of notifications and close the connection; nothing is sent.
 
     The findings name its host only: the rest of its URL is a secret.
+
+    Args:
+        receiver: the receiver.
+        proxies: those of the environment.
     """
 
     def found(state: FindingState, message: str) -> list[Finding]:
         return [Finding("notify", receiver.host, state, message)]
 
     url = receiver.url
-    assert url.host is not None  # noqa: S101 - no receiver is made without one
-    assert url.port is not None  # noqa: S101 - the same
+    tls = ssl.create_default_context() if url.scheme == "https" else None
     try:
-        _, writer = await asyncio.open_connection(url.host, url.port, ssl=url.scheme == "https" or None)
+        writer = await connect(url, proxies.find(url), tls)
+    except ProxyFailed as error:
+        return found(FindingState.FAILED, str(error))
     except ssl.SSLCertVerificationError:
         return found(
             FindingState.FAILED, "its TLS certificate is not trusted here: set SSL_CERT_FILE to its authority's file"
@@ -299,4 +306,6 @@ async def reach_receiver(receiver: Receiver) -> list[Finding]:
     signed = ""
     if receiver.format in _SIGNED:
         signed = ", signed" if receiver.secret is not None else ", not signed"
-    return found(FindingState.OK, f"reachable, {receiver.format}{signed}; replicator notify test sends a test message")
+    words = proxies.describe(url)
+    how = f"reachable {words}" if words else "reachable"
+    return found(FindingState.OK, f"{how}, {receiver.format}{signed}; replicator notify test sends a test message")

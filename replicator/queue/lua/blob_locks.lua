@@ -2,9 +2,10 @@
 -- blob at a registry, a place one of its repositories.
 
 -- places with generations --
--- The places each item was uploaded to. Put in front of the lock_ scripts.
+-- The places each item was uploaded to, or seen at. Put in front of the lock_ scripts.
 --
---   <prefix>:known:new, :old   item -> a line "time place" for each place, the latest first
+--   <prefix>:known:new, :old   item -> a line "time place" for each place, the latest first; the time is 0 for a place
+--                              where it was only seen: it is never believed to be there still
 --   <prefix>:turn:<item>       the lock: the token of its owner, with an expiry
 --
 -- An item that is asked for in the old generation moves to the new one.
@@ -85,6 +86,19 @@ for _, generation in ipairs({KNOWN.new, KNOWN.old}) do
     else
       redis.call('HSET', generation, item, lines(others))
     end
+  end
+end
+return 1
+
+-- lock_share with generations places --
+-- Note a place where items were seen, behind those they were uploaded to, as far as there is room.
+-- ARGV: prefix, place, most items of a generation, then items.
+local place, limit = ARGV[2], tonumber(ARGV[3])
+for i = 4, #ARGV do
+  local others, noted = places(ARGV[i], place)
+  if not noted and #others < MOST_PLACES then
+    others[#others + 1] = {time = '0', place = place}
+    KNOWN.keep(ARGV[i], lines(others), limit)
   end
 end
 return 1

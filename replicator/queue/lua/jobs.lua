@@ -14,17 +14,242 @@ end
 for lane in pairs(woken) do wake(lane) end
 return added
 
--- claim --
+-- waits --
+-- Jobs that wait for a key, such as a host that does not answer, without a lease, a slot or an attempt. Put in front of
+-- the scripts that know of them.
+--
+-- A job needs a key if a string in its content begins with the key and a slash. It stays in its lane's queue with a
+-- later time, so that a version of this program that knows no waits finds it too, sooner or later.
+-- The record of a key: since, when it fell silent; why; open: it is certain; patience: ms of waiting that count as one
+-- attempt; next: when one job is started as a probe; pause: ms until then, growing; probe: the id of that job; failed:
+-- the worker to which the key did not answer last; back: when the key came back. The record is kept for a minute after
+-- the last answer since then: answered, when that was; apart: until when a worker that alone gets no answer leaves the
+-- key's jobs to the others, by worker.
+local FALLBACK_MS, LONGEST_PAUSE_MS, SETTLE_MS, STALE_MS, AT_ONCE = 900000, 60000, 5000, 120000, 500
+local REMEMBER_MS, OTHERS_MS, SIFTED = 60000, 2500, 100
+
+local function get_wait(key)
+  local text = redis.call('HGET', WAITS, key)
+  return text and cjson.decode(text)
+end
+
+local function needs(content, key) return string.find(content, '"' .. key .. '/', 1, true) end
+
+local function put_wait(key, record) redis.call('HSET', WAITS, key, cjson.encode(record)) end
+
+local function all_waits()
+  local records, all = {}, redis.call('HGETALL', WAITS)
+  for i = 1, #all, 2 do records[all[i]] = cjson.decode(all[i + 1]) end
+  return records
+end
+
+local function has_parked(key)
+  for _, lane in ipairs(LANES) do
+    if redis.call('EXISTS', parked(lane, key)) == 1 then return true end
+  end
+  return false
+end
+
+-- Returns the id that waits for longest; nil without one.
+local function first_parked(lane, key)
+  for _, id in ipairs(redis.call('ZRANGE', parked(lane, key), 0, AT_ONCE - 1)) do
+    if redis.call('ZSCORE', queue(lane), member(id)) then return id end
+    -- An older version of this program has run it, or an event has moved it into the other lane.
+    redis.call('ZREM', parked(lane, key), id)
+  end
+end
+
+-- Returns the job to start as a probe of a key: the first that needs no other silent key, if there is one near the
+-- front, for another silence says nothing about this key.
+local function next_probe(lane, key, others)
+  local first = first_parked(lane, key)
+  if not next(others) then return first end
+  for _, id in ipairs(redis.call('ZRANGE', parked(lane, key), 0, SIFTED - 1)) do
+    local content, alone = redis.call('GET', job_key(id)) or '', redis.call('ZSCORE', queue(lane), member(id))
+    for other in pairs(others) do alone = alone and not needs(content, other) end
+    if alone then return id end
+  end
+  return first
+end
+
+-- Whether a key has lately answered to others, a while after it fell silent for the one that reports it: then it is the
+-- reporter that can't reach the key. A silence that others see too begins after their last answer.
+local function answers_others(record, since)
+  local answered = record and record.back and record.answered
+  return answered and NOW - answered < REMEMBER_MS and answered > since + SETTLE_MS
+end
+
+-- Whether a worker should leave something to the others, because there are some.
+local function has_others() return redis.call('HLEN', prefix .. ':workers') > 1 end
+
+-- Returns ms until the first probe of a key whose silence one worker reports: where others may reach it, they soon try.
+local function first_pause(pause) return has_others() and math.min(pause, SETTLE_MS) or pause end
+
+-- Returns when a parked job has waited for too long, and has to hear so. A job whose retries are limited waits for no
+-- longer than they would take, from the beginning of the silence; any other until its horizon.
+local function gives_up(id, lane, key, record, due, horizon)
+  local bound, attempt = tonumber(redis.call('HGET', BOUND, id)), record.patience or 60000
+  for _, waiter in ipairs(redis.call('HVALS', waiters_key(id))) do
+    local retries = tonumber(string.match(waiter, ':(%d+)$'))
+    if retries then bound = math.min(bound or retries, retries) end
+  end
+  if bound then return record.since + (bound + 1) * attempt end
+  due = tonumber(redis.call('ZSCORE', parked(lane, key), id) or due)
+  return math.max(due, record.since) + horizon
+end
+
+local function park(id, lane, key, record, due, horizon)
+  redis.call('ZADD', parked(lane, key), 'NX', due, id)
+  local ends = gives_up(id, lane, key, record, due, horizon)
+  redis.call('ZADD', queue(lane), math.max(NOW + 1000, math.min(NOW + FALLBACK_MS, ends)), member(id))
+end
+
+-- Put a part of the jobs of a key that is back where they were in their queues. Returns whether there are more.
+local function unpark(key)
+  for _, lane in ipairs(LANES) do
+    local first = redis.call('ZRANGE', parked(lane, key), 0, AT_ONCE - 1, 'WITHSCORES')
+    for i = 1, #first, 2 do
+      local id = first[i]
+      redis.call('ZREM', parked(lane, key), id)
+      if redis.call('EXISTS', lease(id)) == 0 then
+        redis.call('ZADD', queue(lane), 'XX', math.min(NOW, tonumber(first[i + 1])), member(id))
+      end
+    end
+  end
+  return has_parked(key)
+end
+
+local function end_wait(key, record)
+  record.back, record.answered, record.probe, record.failed = NOW, NOW, nil, nil
+  put_wait(key, record)
+  for _, lane in ipairs(LANES) do wake(lane) end
+  wake('waits')
+end
+
+-- wait_begin with waits --
+-- Let jobs wait for a key. ARGV: prefix, key, since in ms, ms until a probe, '1' when it is certain, why.
+local key, since, pause = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local record = get_wait(key)
+local known = record and not record.back
+allow_writes()
+if not known then
+  -- A process that has not heard of the answer yet must not stop those that have.
+  if record and (NOW - record.back < SETTLE_MS or answers_others(record, since)) then return 0 end
+  record = {since = since, next = NOW + first_pause(pause)}
+end
+record.since, record.why, record.open = math.min(record.since, since), ARGV[6], record.open or ARGV[5] == '1'
+if not record.probe then record.next = record.next > NOW and math.min(record.next, NOW + pause) or NOW + pause end
+put_wait(key, record)
+if not known then wake('waits') end
+return 1
+
+-- wait_end with waits --
+-- Have the jobs that wait for a key go on. ARGV: prefix, key.
+local record = get_wait(ARGV[2])
+allow_writes()
+if record and not record.back then
+  end_wait(ARGV[2], record)
+elseif record then
+  record.answered = NOW
+  put_wait(ARGV[2], record)
+end
+return 1
+
+-- wait_list with waits --
+-- ARGV: prefix. Returns now, and for each key that jobs wait for: key, since in ms, why, '1' when it is certain, and how
+-- many jobs wait in each lane.
+local found = {NOW}
+for key, record in pairs(all_waits()) do
+  if not record.back then
+    local entry = {key, string.format('%.0f', record.since), record.why or '', record.open and '1' or ''}
+    for _, lane in ipairs(LANES) do entry[#entry + 1] = redis.call('ZCARD', parked(lane, key)) end
+    found[#found + 1] = entry
+  end
+end
+return found
+
+-- claim with waits --
 -- Start up to `count` jobs that are due: take their leases, in one step.
 -- ARGV: prefix, lane, count, token (unique to this request), worker, lease in ms,
 --       takeover: '1' when jobs of workers that died may be taken,
---       again: '1' when an earlier request with this token may have been carried out with its answer lost.
+--       again: '1' when an earlier request with this token may have been carried out with its answer lost,
+--       horizon: ms for which a job may wait for a key; a day if it is left out.
 -- Returns: ms until the next job is due or -1, then for each job an array:
 --       id, arq's job or nil, generation, failures, retries or nil, last failure or nil, running record, 1 if merged.
 local lane, count, token, worker, lease_ms = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], tonumber(ARGV[6])
-local takeover, again = ARGV[7] == '1', ARGV[8] == '1'
+local takeover, again, horizon = ARGV[7] == '1', ARGV[8] == '1', tonumber(ARGV[9] or 86400000)
 local started = {}
 allow_writes()
+
+local waits, silent, not_ours, next_look = all_waits(), {}, {}, math.huge
+for key, record in pairs(waits) do
+  local apart = record.back and record.apart and record.apart[worker]
+  if apart then not_ours[key] = apart end
+  if record.back then
+    if unpark(key) then
+      next_look = NOW
+    elseif NOW - math.max(record.back, record.answered or 0) >= REMEMBER_MS then
+      redis.call('HDEL', WAITS, key)
+    end
+  elseif NOW - record.next > STALE_MS and not has_parked(key) then
+    -- The process that knew of it is gone, and nothing needs it.
+    redis.call('HDEL', WAITS, key)
+  else
+    silent[key] = record
+  end
+end
+for key, record in pairs(silent) do
+  -- Not the worker whose attempt was in vain, if another one takes it: the fault may be the worker's.
+  local from = record.next + (record.failed == worker and has_others() and OTHERS_MS or 0)
+  if first_parked(lane, key) then
+    if from <= NOW then
+      local others = {}
+      for other in pairs(silent) do others[other] = other ~= key or nil end
+      local id = next_probe(lane, key, others)
+      record.probe, record.next = id, NOW + LONGEST_PAUSE_MS
+      put_wait(key, record)
+      redis.call('ZADD', queue(lane), 'XX', tonumber(redis.call('ZSCORE', parked(lane, key), id)), member(id))
+    else
+      next_look = math.min(next_look, from)
+    end
+  end
+end
+
+-- Returns the silent key that a job has to wait for, and its record; nil if it may start.
+local function waits_for(id, due)
+  local content
+  for _, record in pairs(silent) do
+    -- Two silent keys must not wait for each other's probes.
+    if record.probe == id then return nil end
+  end
+  for key, record in pairs(silent) do
+    content = content or redis.call('GET', job_key(id)) or ''
+    if needs(content, key) then
+      -- A job whose patience is at its end starts once more, and hears the reason.
+      if NOW < gives_up(id, lane, key, record, due, horizon) then return key, record end
+    end
+  end
+end
+
+-- Whether a job is left to other workers: but for one now and then, to see whether this worker reaches the key again.
+local function is_left(id)
+  local content, tries = next(not_ours) and redis.call('GET', job_key(id)) or '', {}
+  for key, ends in pairs(not_ours) do
+    if needs(content, key) then
+      if ends > NOW then
+        next_look = math.min(next_look, ends)
+        return true
+      end
+      tries[#tries + 1] = key
+    end
+  end
+  for _, key in ipairs(tries) do
+    not_ours[key] = NOW + LONGEST_PAUSE_MS
+    waits[key].apart[worker] = not_ours[key]
+    put_wait(key, waits[key])
+  end
+  return false
+end
 
 local function take(id, record)
   -- This attempt serves every push so far, including those of an attempt that died.
@@ -32,6 +257,17 @@ local function take(id, record)
   if pushed then
     redis.call('HDEL', PUSHED, id)
     record.pushed = math.min(pushed, record.pushed or pushed)
+  end
+  local content = next(silent) and redis.call('GET', job_key(id)) or ''
+  for key, wait in pairs(waits) do
+    if silent[key] and needs(content, key) then record.waits_since = wait.since end
+    for _, each in ipairs(LANES) do
+      local due = redis.call('ZSCORE', parked(each, key), id)
+      if due then
+        record.due = tonumber(due)
+        redis.call('ZREM', parked(each, key), id)
+      end
+    end
   end
   redis.call('SET', lease(id), record.token, 'PX', lease_ms)
   redis.call('ZADD', queue(lane_of(id) or lane), NOW + lease_ms, member(id))
@@ -54,7 +290,8 @@ if again then
 end
 
 -- As many more as run: an expired lease whose job may not be taken over must not hide what is behind it.
-local reach = count + redis.call('HLEN', RUNNING)
+local reach = count + redis.call('HLEN', RUNNING) + ((next(silent) or next(not_ours)) and AT_ONCE or 0)
+local put_off = 0
 local due = redis.call('ZRANGEBYSCORE', queue(lane), '-inf', NOW, 'WITHSCORES', 'LIMIT', 0, reach)
 for i = 1, #due, 2 do
   if #started >= count then break end
@@ -67,16 +304,24 @@ for i = 1, #due, 2 do
     -- started a second time.
     redis.call('ZADD', queue(lane), NOW + left, due[i])
   elseif takeover or not before then
-    take(id, {
+    local key, wait = waits_for(id, tonumber(due[i + 1]))
+    if key then
+      if died then note_push(id, died.pushed) end
+      redis.call('HDEL', RUNNING, id)
+      park(id, lane, key, wait, tonumber(due[i + 1]), horizon)
+      put_off = put_off + 1
+    elseif not is_left(id) then take(id, {
       token = token .. ':' .. id, lane = lane, worker = worker, since = NOW, due = tonumber(due[i + 1]),
       failures = tonumber(redis.call('GET', failures_key(id)) or 0), bytes = 0,
       lapses = died and died.lapses + 1 or 0, pushed = died and died.pushed or nil,
-    })
+    }) end
   end
 end
+if put_off > 0 and #due >= 2 * reach then next_look = NOW end
 
 local upcoming = redis.call('ZRANGEBYSCORE', queue(lane), '(' .. NOW, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-table.insert(started, 1, upcoming[2] and (tonumber(upcoming[2]) - NOW) or -1)
+next_look = math.min(next_look, tonumber(upcoming[2] or math.huge))
+table.insert(started, 1, next_look < math.huge and math.max(0, next_look - NOW) or -1)
 return started
 
 -- confirm with generations observed --
@@ -103,11 +348,14 @@ for i = 3, #ARGV, 3 do
 end
 return lost
 
--- finish with chronicle --
+-- finish with chronicle waits --
 -- End an attempt, in one step. ARGV: prefix, id, token, generation seen at the start, lane it was started from,
---   how: 'done' | 'retry' | 'dead' | 'release', delay in ms, failures in a row,
---   record for the runs that wait, note: the failure of what waits ('retry') or the dead letter ('dead'),
---   entry for the history or '', lag in ms or ''.
+--   how: 'done' | 'retry' | 'wait' | 'dead' | 'release', delay in ms, failures in a row,
+--   record for the runs that wait, note: the failure of what waits ('retry', 'wait') or the dead letter ('dead'),
+--   entry for the history or '', lag in ms or ''; and for a failure that has to do with a key:
+--   the key, since when it is silent in ms, ms of waiting that count as one attempt, horizon in ms, why,
+--   the attempts that its waiting counts as; or for one that went well, where it is known: the keys that answered, each
+--   with a space behind it. Without those, it is the key that the id begins with: an id is a destination.
 -- Returns 'lost' (another worker has the lease: nothing was changed), 'queued again' (a newer enqueue), or `how`.
 local id, token, seen, started_lane, how = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local delay, failures, record, note = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], ARGV[10]
@@ -116,10 +364,37 @@ if not has_lease(id, token) then return 'lost' end
 local running = redis.call('HGET', RUNNING, id)
 redis.call('DEL', lease(id))
 redis.call('HDEL', RUNNING, id)
+local runner = running and cjson.decode(running)
 local lane = lane_of(id) or started_lane
 local newest = tonumber(redis.call('HGET', GEN, id) or 0)
 -- A push that this attempt did not serve is left to the next one.
-if how ~= 'done' and running then note_push(id, cjson.decode(running).pushed) end
+if how ~= 'done' and runner then note_push(id, runner.pushed) end
+
+-- Returns when a key certainly answered to this attempt; nil if that is not known.
+local function answered_at(key)
+  if how ~= 'done' then return nil end
+  local is_destination = string.sub(id, 1, #key + 1) == key .. '/'
+  local told = ARGV[13] and ' ' .. ARGV[13]
+  if told and not string.find(told, ' ' .. key .. ' ', 1, true) or not told and not is_destination then return nil end
+  -- A destination is written at the end; a source may have been read long before that.
+  return is_destination and NOW or runner and runner.since
+end
+
+for key, wait in pairs(all_waits()) do
+  local answered = answered_at(key)
+  if answered and not wait.back and (wait.probe == id or answered > wait.since) then
+    end_wait(key, wait)
+  elseif answered and wait.back then
+    wait.answered = math.max(answered, wait.answered or 0)
+    if wait.apart and runner then wait.apart[runner.worker] = nil end
+    put_wait(key, wait)
+  elseif wait.probe == id and not wait.back and (how ~= 'wait' or ARGV[13] ~= key) then
+    -- A probe that ended otherwise says nothing of the key: another job may.
+    wait.probe, wait.next = nil, NOW
+    put_wait(key, wait)
+    for _, each in ipairs(LANES) do wake(each) end
+  end
+end
 
 if newest ~= seen then
   -- Enqueued while it ran: the copy may have missed the newer tag, so it runs again, however this attempt ended.
@@ -132,7 +407,18 @@ if newest ~= seen then
   wake(lane)
   return 'queued again'
 end
-if how == 'done' then
+local silent = runner and ARGV[14] and get_wait(ARGV[13])
+if silent and answers_others(silent, tonumber(ARGV[14])) then
+  -- Its place in the queue is its own: for others there is no reason to wait, or to give up.
+  how, silent.apart = 'wait', silent.apart or {}
+  for each, ends in pairs(silent.apart) do
+    if NOW - ends >= REMEMBER_MS then silent.apart[each] = nil end
+  end
+  silent.apart[runner.worker] = NOW + math.max(1000, math.min(delay, LONGEST_PAUSE_MS))
+  put_wait(ARGV[13], silent)
+  redis.call('ZADD', queue(lane), runner.due, member(id))
+  wake(lane)
+elseif how == 'done' then
   forget(id)
   report_end(id, seen, record)
   note_ended(lane, ARGV[11], ARGV[12])
@@ -143,10 +429,32 @@ elseif how == 'retry' then
   redis.call('ZADD', queue(lane), NOW + delay, member(id))
   redis.call('SET', failures_key(id), failures)
   redis.call('HSET', WAITING, id, note)
-  report_end(id, seen, record, failures)
+  report_end(id, seen, record, tonumber(ARGV[18] or failures))
+elseif how == 'wait' then
+  local key, wait = ARGV[13], get_wait(ARGV[13])
+  local due = runner and runner.due or NOW
+  redis.call('HSET', WAITING, id, note)
+  report_end(id, seen, record, tonumber(ARGV[18]))
+  if wait and wait.back and NOW - wait.back < SETTLE_MS then
+    -- The key has just come back, and the worker that failed had not heard of it.
+    redis.call('ZADD', queue(lane), NOW + 1000, member(id))
+  else
+    local known = wait and not wait.back
+    if not known then wait = {since = tonumber(ARGV[14]), why = ARGV[17], probe = id} end
+    if runner and wait.probe == id then wait.failed = runner.worker end
+    wait.since, wait.patience = math.min(wait.since, tonumber(ARGV[14])), tonumber(ARGV[15])
+    if wait.probe == id then
+      wait.pause = math.min(LONGEST_PAUSE_MS, 2 * (wait.pause or 500))
+      local pause = delay > 0 and math.min(delay, LONGEST_PAUSE_MS) or wait.pause
+      wait.probe, wait.next = nil, NOW + (known and pause or first_pause(pause))
+    end
+    put_wait(key, wait)
+    park(id, lane, key, wait, due, tonumber(ARGV[16]))
+    if not known then wake('waits') end
+  end
 else
   -- Handed back: to its former place in the queue, unless it has to wait.
-  local due = delay > 0 and NOW + delay or running and cjson.decode(running).due or NOW
+  local due = delay > 0 and NOW + delay or runner and runner.due or NOW
   redis.call('ZADD', queue(lane), due, member(id))
   wake(lane)
 end

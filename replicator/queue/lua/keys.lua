@@ -15,6 +15,8 @@
 --   <prefix>:bound             hash id -> how many retries it has, where that is limited
 --   <prefix>:merged            set of the pending ids whose payload stands for more than one enqueue
 --   <prefix>:pushed            hash id -> time of the oldest push not yet picked up by an attempt (sender's clock)
+--   <prefix>:waits             hash key -> JSON: what jobs wait for without an attempt, see "waits" in jobs.lua
+--   <prefix>:waits:<lane>:<key>  sorted set of the ids that wait for it -> when they were due
 --   <prefix>:waiters:<id>      hash run -> "generation:retries": the runs that wait for its end
 --   <prefix>:finished:<run>    stream of ends for one run
 --   <prefix>:dead, :dead-jobs  hashes id -> JSON record, id -> arq's job
@@ -29,10 +31,11 @@
 --   <prefix>:notices:lease     the process that sends it: a token, with an expiry
 --   <prefix>:notices:complaints  hash token -> JSON: what a process complains of (host, text, since), and until when
 --                              that counts
--- and those of memory.lua, blob_locks.lua and looks.lua.
+-- and those of processes.lua, memory.lua, blob_locks.lua and looks.lua.
 local prefix = ARGV[1]
 local GEN, SEQ, RUNNING, WAITING = prefix .. ':gen', prefix .. ':seq', prefix .. ':running', prefix .. ':waiting'
 local BOUND, MERGED, PUSHED = prefix .. ':bound', prefix .. ':merged', prefix .. ':pushed'
+local WAITS = prefix .. ':waits'
 local DEAD, DEAD_JOBS, DEAD_ORDER = prefix .. ':dead', prefix .. ':dead-jobs', prefix .. ':buried'
 local LANES = {'events', 'backfill'}
 local FINISHED_EXPIRY = 86400000
@@ -45,6 +48,7 @@ local function member(id) return prefix .. ':' .. id end
 local function lease(id) return 'arq:in-progress:' .. member(id) end
 local function job_key(id) return 'arq:job:' .. member(id) end
 local function failures_key(id) return 'arq:retry:' .. member(id) end
+local function parked(lane, key) return WAITS .. ':' .. lane .. ':' .. key end
 local function waiters_key(id) return prefix .. ':waiters:' .. id end
 
 -- Begin with a write that is allowed when memory is full: the work in the queue must still get done.

@@ -7,6 +7,7 @@ the work that is counted, so no method raises.
 from __future__ import annotations
 
 import time
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,10 @@ from replicator.harbor.events import TYPES
 from replicator.queue import AttemptEnd, Lane
 from replicator.registry import RequestObserver
 from replicator.server.metrics import families
-from replicator.server.metrics.families import counter, histogram
+from replicator.server.metrics.families import counter, gauge, histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
 
     from prometheus_client import CollectorRegistry
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger("replicator.metrics")
 
 _QUIET_SECONDS = 60.0
+ALL = "all"
+"""The label of what concerns no host in particular."""
 OTHER = "other"
 """The label of every value that is not a known one."""
 MOST_VALUES = 500
@@ -82,6 +85,10 @@ class BoundedLabels:
     def labels(self) -> tuple[str, ...]:
         """The labels of all known values."""
         return tuple(self._labels.values())
+
+    def items(self) -> tuple[tuple[str, str], ...]:
+        """Return all known values with their labels."""
+        return tuple(self._labels.items())
 
     def label(self, value: str | None) -> str:
         """Return the label of a value; `OTHER` for None and for an unknown one."""
@@ -166,26 +173,43 @@ class RequestCounts:
     """Counts requests to registries. A `replicator.registry.RequestObserver`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._hosts = BoundedLabels()
+        self.hosts = BoundedLabels()
         self._swallow_errors = SwallowErrors()
         self._requests = counter(families.REQUESTS, registry)
         self._duration = histogram(families.REQUEST_DURATION, registry)
         self._received = counter(families.RECEIVED, registry)
         self._sent = counter(families.SENT, registry)
         self._throttled = counter(families.THROTTLED, registry)
+        self._waiting = gauge(families.WAITING, registry)
+        self._count_waiting: Callable[[str, Lane], int] = lambda *_: 0
         self.observer = RequestObserver(self.answered, self.received, self.sent, self.throttled)
 
     def add_hosts(self, hosts: Iterable[str]) -> None:
         """Give these hosts series of their own from now on."""
-        self._hosts.add(hosts)
-        for host in self._hosts.labels:
+        self.hosts.add(hosts)
+        for host in self.hosts.labels:
             # Start at 0, as above.
             self._throttled.labels(host)
+        self._follow_waiting()
+
+    def watch_waiting(self, count: Callable[[str, Lane], int]) -> None:
+        """Expose what waits for places.
+
+        Args:
+            count: returns the number for a host and a lane; ``all`` stands for the process's transfers.
+        """
+        self._count_waiting = count
+        self._follow_waiting()
+
+    def _follow_waiting(self) -> None:
+        for host in (ALL, *self.hosts.labels):
+            for lane in Lane:
+                self._waiting.labels(host, lane.value).set_function(partial(self._count_waiting, host, lane))
 
     def answered(self, registry: str, method: str, status: int | None, seconds: float) -> None:
         """Count a request, and its duration if there was an answer."""
         with self._swallow_errors:
-            host = self._hosts.label(registry)
+            host = self.hosts.label(registry)
             self._requests.labels(host, method, _status_label(status)).inc()
             if status is not None:
                 self._duration.labels(host, method).observe(seconds)
@@ -193,17 +217,17 @@ class RequestCounts:
     def received(self, registry: str, size: int) -> None:
         """Count bytes of response bodies."""
         with self._swallow_errors:
-            self._received.labels(self._hosts.label(registry)).inc(size)
+            self._received.labels(self.hosts.label(registry)).inc(size)
 
     def sent(self, registry: str, size: int) -> None:
         """Count bytes of request bodies."""
         with self._swallow_errors:
-            self._sent.labels(self._hosts.label(registry)).inc(size)
+            self._sent.labels(self.hosts.label(registry)).inc(size)
 
     def throttled(self, registry: str) -> None:
         """Count an answer that asks to slow down."""
         with self._swallow_errors:
-            self._throttled.labels(self._hosts.label(registry)).inc()
+            self._throttled.labels(self.hosts.label(registry)).inc()
 
 
 def _status_label(status: int | None) -> str:

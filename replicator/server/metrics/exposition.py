@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import platform
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import structlog
@@ -21,21 +23,23 @@ from prometheus_client.openmetrics import exposition as open_metrics
 from prometheus_client.registry import Collector
 
 from replicator import __version__
-from replicator.queue import ReconcileState
+from replicator.queue import ReconcileState, list_waits
 from replicator.replication.reconciler import overdue
 from replicator.server.metrics import families
-from replicator.server.metrics.counters import AttemptCounts, DeliveryCounts, RequestCounts
+from replicator.server.metrics.counters import AttemptCounts, BoundedLabels, DeliveryCounts, RequestCounts
 from replicator.server.metrics.families import gauge
+from replicator.timetable import UNLIMITED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from prometheus_client.metrics_core import Metric
 
-    from replicator.queue import Counts, Lane, LoadedConfig, Queue
+    from replicator.queue import Counts, KeySilence, Lane, LoadedConfig, Queue
     from replicator.rules import Rules
     from replicator.schedule import Schedule
     from replicator.server.metrics.families import Family
+    from replicator.timetable import Timetable
 
 log = structlog.get_logger("replicator.metrics")
 
@@ -68,9 +72,11 @@ class Metrics:
         self.deliveries = DeliveryCounts(self._registry)
         self.attempts = AttemptCounts(self._registry)
         self.requests = RequestCounts(self._registry)
-        self.add_labels(rules)
         self._lookups = QueueLookups(queue, schedule)
+        self.add_labels(rules)
         self._registry.register(self._lookups)
+        self._limits = RateLimits(self.requests.hosts)
+        self._registry.register(self._limits)
         self._loaded = gauge(families.LOADED, self._registry)
         self._reload_failed = gauge(families.RELOAD_FAILED, self._registry)
         ProcessCollector(registry=self._registry)
@@ -81,11 +87,20 @@ class Metrics:
         """Give the hosts and keys of these rules series of their own; earlier ones keep theirs."""
         self.attempts.add_rules(rules.keys)
         self.requests.add_hosts(sorted(rules.hosts))
+        self._lookups.add_hosts(sorted(rules.hosts))
 
     def watch_configuration(self, loaded: Callable[[], LoadedConfig]) -> None:
         """Expose when the configuration was loaded, and whether a newer one was refused."""
         self._loaded.set_function(lambda: loaded().loaded)
         self._reload_failed.set_function(lambda: loaded().problem is not None)
+
+    def watch_limits(self, timetable: Callable[[str, str], Timetable]) -> None:
+        """Expose the limits in force of every host of the rules.
+
+        Args:
+            timetable: returns the limit of ``upload`` or ``requests`` of a host.
+        """
+        self._limits.timetable = timetable
 
     async def expose(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics and their content type, within a few seconds whether Redis answers or not.
@@ -101,11 +116,35 @@ class Metrics:
         return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
 
 
+class RateLimits(Collector):
+    """Gauges of the limits in force; a host that is never limited has none."""
+
+    def __init__(self, hosts: BoundedLabels) -> None:
+        self._hosts = hosts
+        self.timetable: Callable[[str, str], Timetable] = lambda *_: UNLIMITED
+
+    def describe(self) -> Iterable[Metric]:
+        """Name the metrics, so that the library detects duplicates without collecting."""
+        return [_gauge(families.UPLOAD_LIMIT), _gauge(families.REQUESTS_LIMIT)]
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the limits at this moment."""
+        now = datetime.now(UTC)
+        for kind, family in (("upload", families.UPLOAD_LIMIT), ("requests", families.REQUESTS_LIMIT)):
+            limits = _gauge(family)
+            for host, label in self._hosts.items():
+                if not (timetable := self.timetable(kind, host)).is_unlimited:
+                    rate = timetable.at(now).rate
+                    limits.add_metric([label], math.inf if rate is None else rate)
+            yield limits
+
+
 @dataclass(frozen=True, slots=True)
 class _QueueState:
     counts: Counts
     oldest: Mapping[Lane, float]
     reconcile: ReconcileState
+    silent: Sequence[KeySilence]
 
 
 class QueueLookups(Collector):
@@ -121,6 +160,11 @@ class QueueLookups(Collector):
         self._lock = asyncio.Lock()
         self._began = float("-inf")
         self._state: _QueueState | None = None
+        self._hosts = BoundedLabels()
+
+    def add_hosts(self, hosts: Iterable[str]) -> None:
+        """Give these registries series of their own from now on."""
+        self._hosts.add(hosts)
 
     async def refresh(self) -> None:
         """Read the queue, in bounded time; concurrent scrapes share one read. Raises nothing."""
@@ -140,7 +184,8 @@ class QueueLookups(Collector):
 
     async def _read(self) -> _QueueState:
         queue = self._queue
-        return _QueueState(await queue.counts(), await queue.oldest(), await ReconcileState.read(queue))
+        counts, oldest = await queue.counts(), await queue.oldest()
+        return _QueueState(counts, oldest, await ReconcileState.read(queue), await list_waits(queue))
 
     def describe(self) -> Iterable[Metric]:
         """Name the metrics, so that the library detects duplicates without collecting."""
@@ -160,7 +205,21 @@ class QueueLookups(Collector):
         yield jobs
         yield ages
         yield _gauge(families.DEAD_LETTERS, counts.dead)
+        yield from self._silences(self._state.silent)
         yield from self._reconcile(self._state.reconcile)
+
+    def _silences(self, silent: Sequence[KeySilence]) -> Iterable[Metric]:
+        seconds = dict.fromkeys(self._hosts.labels, 0.0)
+        copies = dict.fromkeys(self._hosts.labels, 0)
+        for each in silent:
+            label = self._hosts.label(each.key)
+            seconds[label] = max(each.seconds, seconds.get(label, 0.0))
+            copies[label] = copies.get(label, 0) + each.total
+        for family, values in ((families.SILENT, seconds), (families.SILENT_COPIES, copies)):
+            found = _gauge(family)
+            for label, value in values.items():
+                found.add_metric([label], value)
+            yield found
 
     def _reconcile(self, state: ReconcileState) -> Iterable[Metric]:
         success = state.last_success

@@ -89,7 +89,26 @@ SENT = Family("replicator_registry_sent_bytes_total", "counter", "Bytes sent in 
 THROTTLED = Family(
     "replicator_registry_throttled_total",
     "counter",
-    "Answers that asked to slow down: 429, or 503 with Retry-After.",
+    "Answers that asked to slow down: 429 or 503, or 502 and 504 in numbers.",
+    ("host",),
+)
+WAITING = Family(
+    "replicator_registry_waiting",
+    "gauge",
+    "Requests and bodies that wait for a place at a registry (all: for REPLICATOR_TRANSFERS), or for more urgent ones.",
+    ("host", "lane"),
+)
+UPLOAD_LIMIT = Family(
+    "replicator_registry_upload_limit_bytes",
+    "gauge",
+    "Bytes per second that all processes together may upload now (REPLICATOR_BANDWIDTH); +Inf while there is no limit.",
+    ("host",),
+)
+REQUESTS_LIMIT = Family(
+    "replicator_registry_requests_limit",
+    "gauge",
+    "Requests per second that all processes together may send now (REPLICATOR_REQUESTS_PER_SECOND); +Inf while there "
+    "is no limit.",
     ("host",),
 )
 RETRIES = Family(
@@ -116,6 +135,18 @@ QUEUE_OLDEST = Family(
 )
 DEAD_LETTERS = Family(
     "replicator_dead_letters", "gauge", "Dead letters: failed copies that are not retried automatically."
+)
+SILENT = Family(
+    "replicator_registry_silent_seconds",
+    "gauge",
+    "Seconds since a registry stopped answering; 0 if it answers.",
+    ("host",),
+)
+SILENT_COPIES = Family(
+    "replicator_registry_waiting_copies",
+    "gauge",
+    "Copies that wait for the first answer of a registry that has stopped answering.",
+    ("host",),
 )
 RECONCILE_SUCCESS = Family(
     "replicator_reconcile_last_success_timestamp_seconds",
@@ -157,6 +188,7 @@ COUNTED = (
     RECEIVED,
     SENT,
     THROTTLED,
+    WAITING,
 )
 """Counted by each process for its own work: sum them over processes."""
 
@@ -165,6 +197,8 @@ LOOKED_UP = (
     QUEUE_JOBS,
     QUEUE_OLDEST,
     DEAD_LETTERS,
+    SILENT,
+    SILENT_COPIES,
     RECONCILE_SUCCESS,
     RECONCILE_DRIFT,
     RECONCILE_FAILED,
@@ -172,7 +206,7 @@ LOOKED_UP = (
 )
 """Read from Redis at the scrape: the same in all processes of an installation, so take the maximum."""
 
-FAMILIES = (BUILD, LOADED, RELOAD_FAILED, *COUNTED, *LOOKED_UP)
+FAMILIES = (BUILD, LOADED, RELOAD_FAILED, UPLOAD_LIMIT, REQUESTS_LIMIT, *COUNTED, *LOOKED_UP)
 
 
 def counter(family: Family, registry: CollectorRegistry) -> Counter:

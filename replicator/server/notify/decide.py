@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from replicator.console import age
-from replicator.queue import Lane, ReconcileState
+from replicator.queue import Lane, ReconcileState, list_waits
 from replicator.server.notify.message import Example, Message, MessageState, Occasion, Reported
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from replicator.queue import (
         Complaint,
         DeadLetter,
+        KeySilence,
         Leadership,
         NewDeadLetters,
         Notices,
@@ -49,11 +52,13 @@ class NotifyTiming:
         late: how long a copy waits, or keeps failing, before it is reported.
         gather: how long dead letters are gathered, from the first one on.
         pause: between two reports of problems with the same occasion. A recovery is reported at once.
+        silence: how long a registry does not answer before it is reported.
     """
 
     late: float = 900.0
     gather: float = 60.0
     pause: float = 600.0
+    silence: float = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,7 @@ class Snapshot:
         lateness: of copies for events.
         reconcile: how the last one ended; None if that is unknown.
         complaints: from processes that refused a changed configuration.
+        silent: registries that do not answer, the longest silence first.
     """
 
     now: int
@@ -90,6 +96,7 @@ class Snapshot:
     lateness: Lateness
     reconcile: ReconcileResult | None
     complaints: tuple[Complaint, ...]
+    silent: tuple[KeySilence, ...] = ()
 
 
 async def take_snapshot(queue: Queue, notices: Notices, leadership: Leadership, mark: int) -> Snapshot:
@@ -104,23 +111,31 @@ async def take_snapshot(queue: Queue, notices: Notices, leadership: Leadership, 
     Raises:
         QueueUnavailable: Redis does not answer.
     """
+    silent = await list_waits(queue)
     return Snapshot(
         now=leadership.now,
         dead_letters=await notices.new_dead_letters(mark, EXAMPLES),
-        lateness=await _lateness(queue, leadership.now),
+        lateness=await _lateness(queue, leadership.now, frozenset(each.key for each in silent)),
         reconcile=(await ReconcileState.read(queue)).last,
         complaints=leadership.complaints,
+        silent=tuple(silent),
     )
 
 
-async def _lateness(queue: Queue, now: int) -> Lateness:
+async def _lateness(queue: Queue, now: int, silent: Collection[str]) -> Lateness:
     not_started = (await queue.oldest())[Lane.EVENTS]
-    waiting = [job for job in await queue.waiting(limit=_MAX_WAITING) if job.lane is Lane.EVENTS]
+    waiting = [
+        job
+        for job in await queue.waiting(limit=_MAX_WAITING)
+        # Copies that wait for a silent registry are reported with it.
+        if job.lane is Lane.EVENTS and job.waits_for not in silent
+    ]
     # Ordered by their first failure, not by their next attempt.
     oldest = sorted(waiting, key=lambda job: job.first)
     failing = now / 1000 - oldest[0].first.timestamp() if oldest else 0.0
     examples = tuple(map(_waiting_example, oldest[:EXAMPLES]))
-    return Lateness(max(not_started, failing), len(oldest), examples, len(await queue.workers()))
+    workers = [worker for worker in await queue.workers() if worker.serves(Lane.EVENTS)]
+    return Lateness(max(not_started, failing), len(oldest), examples, len(workers))
 
 
 def _waiting_example(job: WaitingJob) -> Example:
@@ -140,6 +155,7 @@ def decide(state: NotifyState, snapshot: Snapshot, timing: NotifyTiming) -> tupl
     decision.reconcile()
     decision.lag()
     decision.configuration()
+    decision.silence()
     return decision.state, decision.messages
 
 
@@ -254,7 +270,7 @@ class _Decision:
         advice = (
             "Run replicator status to see what is being copied and what fails."
             if lateness.workers
-            else "No worker is running: start replicator serve or replicator worker.",
+            else "No worker is running for events: start replicator serve or replicator worker.",
             _CHECK,
         )
         title = f"replicator: copies are late: the oldest has been waiting for {age(lateness.seconds)}"
@@ -280,6 +296,31 @@ class _Decision:
         since = min(complaint.since for complaint in complaints)
         self._report(Occasion.CONFIGURATION, _Problem(mark, since, title, advice, examples=examples))
 
+    def silence(self) -> None:
+        """Report registries that do not answer, and when all of them do."""
+        silent = [each for each in self._snapshot.silent if each.seconds >= self._timing.silence]
+        if not silent:
+            # A silence that has only just begun again is no recovery.
+            if not self._snapshot.silent:
+                last = self.state.reported.get(Occasion.SILENCE)
+                hosts = (last.mark if last is not None else None) or ""
+                answer = "answer" if ", " in hosts else "answers"
+                self._recovered(Occasion.SILENCE, f"replicator: recovered: registry {hosts} {answer} again")
+            return
+        more = f", and {len(silent) - 1} more do not answer" if len(silent) > 1 else ""
+        problem = _Problem(
+            ", ".join(sorted(each.key for each in silent)),
+            int(silent[0].since.timestamp() * 1000),
+            f"replicator: {silent[0].sentence}{more}",
+            (
+                "Nothing is lost: the copies go on within seconds of its first answer. Others are not delayed.",
+                "Check that it is up and reachable from here. replicator check tests every host.",
+            ),
+            sum(each.total for each in silent),
+            tuple(Example.of(each.key, each.why or "no answer") for each in silent[:EXAMPLES]),
+        )
+        self._report(Occasion.SILENCE, problem)
+
     def _report(self, occasion: Occasion, problem: _Problem) -> None:
         """Report a lasting problem, unless it is the one reported last or another was reported a moment ago."""
         last = self.state.reported.get(occasion)
@@ -297,12 +338,12 @@ class _Decision:
         )
         self._remember(occasion, Reported(problem.mark, since, self._now))
 
-    def _recovered(self, occasion: Occasion) -> None:
+    def _recovered(self, occasion: Occasion, title: str = "") -> None:
         """Report that the problem is over, if there was one."""
         last = self.state.reported.get(occasion)
         if last is None or last.mark is None:
             return
-        self._send(occasion, MessageState.RECOVERED, _RECOVERED[occasion], since=last.since)
+        self._send(occasion, MessageState.RECOVERED, title or _RECOVERED[occasion], since=last.since)
         self._remember(occasion, replace(last, mark=None))
 
     def _began(self, occasion: Occasion, since: int) -> int:

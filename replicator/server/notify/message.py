@@ -31,6 +31,8 @@ class Occasion(StrEnum):
     """A reconcile failed, or could not compare everything."""
     CONFIGURATION = "configuration"
     """Changed files can't be used."""
+    SILENCE = "silence"
+    """A registry does not answer, and copies wait for it."""
     TEST = "test"
     """``replicator notify test``."""
 
@@ -148,13 +150,22 @@ class NotifyState:
 
     def dump(self) -> bytes:
         """Return it as JSON."""
-        return json.dumps({_KEYS[name]: value for name, value in asdict(self).items()}).encode()
+        stored = {_KEYS[name]: value for name, value in asdict(self).items()}
+        # An older version can't read a word that it does not know, so what has one stands elsewhere.
+        told, parcels = stored["told"], stored["parcels"]
+        if told_more := {name: value for name, value in told.items() if name in _NEWER}:
+            stored |= {"told": {name: told[name] for name in told if name not in _NEWER}, "told_more": told_more}
+        if parcels_more := [each for each in parcels if each["message"]["occasion"] in _NEWER]:
+            stored |= {"parcels": [each for each in parcels if each not in parcels_more], "parcels_more": parcels_more}
+        return json.dumps(stored).encode()
 
     @classmethod
     def load(cls, text: bytes) -> NotifyState:
         """Read what `dump` wrote; an empty state if it can't be read, at the price of reporting something twice."""
         try:
             stored = json.loads(text)
+            stored["told"] = {**stored["told"], **stored.get("told_more", {})}
+            stored["parcels"] = [*stored["parcels"], *stored.get("parcels_more", [])]
             return _adapter().validate_python({name: stored[key] for name, key in _KEYS.items()})
         except (ValueError, KeyError, TypeError):
             return EMPTY
@@ -164,6 +175,8 @@ EMPTY = NotifyState(mark=0, gathering=None, reported={}, pending=())
 """Nothing reported, nothing to send."""
 _KEYS = {"mark": "mark", "gathering": "gathering", "reported": "told", "pending": "parcels"}
 """The keys of the fields in JSON, where older versions of this program look for them."""
+_NEWER = frozenset({Occasion.SILENCE})
+"""Occasions that older versions do not know."""
 
 
 @cache

@@ -18,8 +18,12 @@ import structlog
 
 from replicator import __version__
 from replicator.receivers import Format
+from replicator.registry.client import ProxyConnector
+from replicator.registry.connection_errors import proxy_error
+from replicator.registry.proxies import Proxies
 from replicator.server.notify.formats import post_of
 from replicator.server.notify.message import PendingMessage
+from replicator.settings import variables
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
@@ -224,8 +228,9 @@ def _code(body: bytes, name: str) -> int | None:
 class Poster:
     """Sends one message to one receiver at a time, over a session of `open_poster`."""
 
-    def __init__(self, session: aiohttp.ClientSession, origin: Origin, seconds: float) -> None:
+    def __init__(self, session: aiohttp.ClientSession, origin: Origin, seconds: float, proxies: Proxies) -> None:
         self._session = session
+        self._proxies = proxies
         self._origin = origin
         self._seconds = seconds
 
@@ -238,13 +243,24 @@ class Poster:
             return DeliveryResult(False, f"no answer within {self._seconds:g} s", retry=True)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # Not the library's own text: it may quote the address.
-            return DeliveryResult(False, _failure(error), retry=True)
+            proxy = self._proxies.find(receiver.url)
+            failed = proxy_error(receiver.url, error, proxy) if proxy is not None else None
+            return DeliveryResult(False, str(failed) if failed is not None else _failure(error), retry=True)
 
     async def _send(self, receiver: Receiver, message: Message) -> DeliveryResult:
         post = post_of(receiver, message, self._origin, time.time())
+        proxy = self._proxies.find(receiver.url)
+        login = proxy.credentials if proxy is not None else {}
         async with self._session.post(
-            post.url, data=post.body, headers=post.headers, allow_redirects=False
+            post.url,
+            data=post.body,
+            headers={**post.headers, **(login if receiver.url.scheme == "http" else {})},
+            allow_redirects=False,
+            proxy=proxy.url if proxy is not None else None,
+            proxy_headers=login,
         ) as response:
+            if response.status == 407 and proxy is not None:
+                return DeliveryResult(False, str(proxy.refusal(receiver.url, 407)), retry=True)
             body = bytearray()
             while len(body) < _MAX_ANSWER and (part := await response.content.read(_MAX_ANSWER - len(body))):
                 body += part
@@ -259,15 +275,19 @@ async def open_poster(origin: Origin, seconds: float = SECONDS) -> AsyncIterator
     Args:
         origin: who sends the messages.
         seconds: for one request and its answer.
+
+    Raises:
+        ConfigError: the environment names a proxy that can't be used.
     """
+    proxies = Proxies.from_environ(variables())
     async with aiohttp.ClientSession(
         cookie_jar=aiohttp.DummyCookieJar(),
         # A compressed answer is left compressed: unpacked it could be huge.
         headers={"User-Agent": f"replicator/{__version__}", "Accept-Encoding": "identity"},
         auto_decompress=False,
-        connector=aiohttp.TCPConnector(force_close=True),
+        connector=ProxyConnector(force_close=True),
     ) as session:
-        yield Poster(session, origin, seconds)
+        yield Poster(session, origin, seconds, proxies)
 
 
 def _seconds(text: str | None) -> float | None:

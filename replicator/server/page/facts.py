@@ -102,10 +102,17 @@ def health(facts: Facts) -> Health:
     if not any(not worker.stopping for worker in status.workers):
         backlog = f" ({queued:,} queued)" if queued else ""
         return Health("bad", f"Nothing is being copied: no worker is running{backlog}.")
+    if status.unserved:
+        unserved = " or ".join(f"{lane} ({status.counts.lanes[lane].queued:,} queued)" for lane in status.unserved)
+        return Health("bad", f"No worker copies for the lane {unserved}.")
     if refused:
         who = "" if len(refused) == 1 else f"{len(refused)} processes: "
         sentence = "The changed configuration has an error. Still using the previous one."
         return Health("warning", sentence, f"{who}{refused[0].problem}")
+    if status.silent:
+        more = f" And {len(status.silent) - 1} more." if len(status.silent) > 1 else ""
+        sentence = status.silent[0].sentence
+        return Health("warning", f"{sentence[0].upper()}{sentence[1:]}.{more}", status.silent[0].why)
     if dead:
         are = "copy failed and is" if dead == 1 else "copies failed and are"
         return Health("warning", f"{dead:,} {are} not retried automatically.")

@@ -13,6 +13,7 @@ from replicator.errors import ErrorClass
 from replicator.harbor.events import TYPES, Fate
 from replicator.queue import Attempt, AttemptEnd, Lane
 from replicator.server.metrics import FAMILIES, Family
+from replicator.timetable import UNLIMITED, parse_bandwidth, parse_request_rates
 from tests.scraping import OPEN_METRICS, OWN, Scrape, parsed
 from tests.server.metrics.conftest import RULE
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from replicator.server.metrics import Metrics
 
 ACR = "registry.cn-beijing.aliyuncs.com"
+LIMITS = {"upload": parse_bandwidth("8Mbit/s").general, "requests": parse_request_rates("50").general}
 
 
 def attempt(
@@ -53,6 +55,7 @@ def use(metrics: Metrics) -> None:
     metrics.requests.received(ACR, 10)
     metrics.requests.sent(ACR, 20)
     metrics.requests.throttled(ACR)
+    metrics.watch_limits(lambda kind, _: LIMITS[kind])
 
 
 async def exposed(metrics: Metrics, accept: str = "") -> Scrape:
@@ -120,6 +123,18 @@ async def test_no_lag_is_made_up(metrics: Metrics, lane: Lane, lag: float | None
     found = await exposed(metrics)
     assert found.value("replicator_copy_lag_seconds_count") == 0
     assert found.value("replicator_copies_total", lane=lane.value) == 1
+
+
+async def test_a_limit_is_shown_for_every_host_of_the_rules_that_has_one(metrics: Metrics) -> None:
+    assert (await exposed(metrics)).series("replicator_registry_upload_limit_bytes") == {}
+    limits = parse_bandwidth(f"8Mbit/s; {ACR}=00:00-24:00 unlimited, else 8Mbit/s; other.example.com=1MB/s")
+    metrics.watch_limits(lambda kind, host: limits.of(host) if kind == "upload" else UNLIMITED)
+    found = await exposed(metrics)
+    assert found.series("replicator_registry_upload_limit_bytes") == {
+        ("harbor.example.com",): 1e6,
+        (ACR,): float("inf"),
+    }
+    assert found.series("replicator_registry_requests_limit") == {}
 
 
 async def test_a_bug_in_counting_is_contained_and_logged_once_a_minute(metrics: Metrics) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.errors import ErrorClass
-from replicator.queue import Complaint, DeadLetter, Findings, Lane, NewDeadLetters, ReconcileResult
+from replicator.queue import Complaint, DeadLetter, Findings, KeySilence, Lane, NewDeadLetters, ReconcileResult
 from replicator.server.notify.decide import Lateness, NotifyTiming, Snapshot, decide
 from replicator.server.notify.message import (
     EMPTY,
@@ -70,6 +70,39 @@ def test_nothing_is_reported_while_all_is_well() -> None:
     report = Reports()
     for seconds in range(0, 7200, 5):
         assert report(at(seconds, reconcile=reconciled(Findings(listed=9, up_to_date=9)))) == []
+
+
+def silent(seconds: float, *hosts: str) -> tuple[KeySilence, ...]:
+    since = datetime.fromtimestamp(NOW / 1000, UTC)
+    lanes = {Lane.EVENTS: 70, Lane.BACKFILL: 4}
+    return tuple(KeySilence(host, since, seconds, "no connection in time", lanes) for host in hosts)
+
+
+def test_a_silent_registry_is_reported_once_and_once_more_when_it_answers() -> None:
+    report = Reports()
+    assert report(at(10, silent=silent(10, "acr.example"))) == [], "a short one is not worth a message"
+    for seconds in range(15, 7200, 5):
+        report(at(seconds, silent=silent(seconds, "acr.example")))
+    (message,) = report.messages
+    assert (message.occasion, message.state, message.count) == (Occasion.SILENCE, MessageState.TROUBLE, 74)
+    assert message.title == (
+        "replicator: registry acr.example has not answered since 2026-01-01 00:00 UTC; 74 copies wait for it"
+    )
+    assert message.since == NOW
+    for seconds in range(7200, 7260, 5):
+        report(at(seconds))
+    (_, recovered) = report.messages
+    assert (recovered.occasion, recovered.state) == (Occasion.SILENCE, MessageState.RECOVERED)
+    assert recovered.title == "replicator: recovered: registry acr.example answers again"
+
+
+def test_a_version_that_does_not_know_of_silence_can_read_what_is_stored() -> None:
+    report = Reports()
+    (message,) = report(at(60, silent=silent(60, "acr.example")))
+    state = replace(report.state, pending=(PendingMessage("key", message, NOW),))
+    stored = json.loads(state.dump())
+    assert (stored["told"], stored["parcels"]) == ({}, [])
+    assert NotifyState.load(state.dump()) == state
 
 
 def test_ten_dead_letters_within_a_minute_are_one_message_with_the_first_few() -> None:
@@ -130,7 +163,7 @@ def test_late_copies_are_reported_once_and_so_is_their_recovery() -> None:
 
 def test_without_a_worker_the_advice_is_to_start_one() -> None:
     (message,) = Reports()(at(0, lateness=Lateness(1000, workers=0)))
-    assert message.advice[0] == "No worker is running: start replicator serve or replicator worker."
+    assert message.advice[0] == "No worker is running for events: start replicator serve or replicator worker."
 
 
 def test_each_reconcile_that_finds_drift_is_reported_once() -> None:

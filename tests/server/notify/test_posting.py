@@ -9,12 +9,14 @@ import pytest
 import trustme
 from aiohttp import encode_basic_auth
 from structlog.testing import capture_logs
+from yarl import URL
 
 from replicator.receivers import Format, Receiver, parse_receivers
 from replicator.server.notify.sending import interpret, open_poster
 from tests.queue.servers import free_port
 from tests.server.notify.conftest import ORIGIN, message
 from tests.standins.chats import SECRETS, answering, dropping, endless, stalling
+from tests.standins.forward_proxy import ForwardProxy
 from tests.standins.server import serve
 
 if TYPE_CHECKING:
@@ -144,3 +146,27 @@ def test_a_receiver_shows_only_its_host() -> None:
     (receiver,) = parse_receivers(f"https://user:{SECRETS[0]}@alerts.example.com:8443/{SECRETS[1]}")
     assert isinstance(receiver, Receiver)
     assert receiver.host == "alerts.example.com:8443"
+
+
+async def test_a_receiver_is_reached_through_the_proxy_of_the_environment(
+    robots: Chats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = robots.plain.replace("127.0.0.1", "chat.by-proxy.test")
+    known, behind = URL(address), URL(robots.plain)
+    names = {f"{known.host}:{known.port}": f"{behind.host}:{behind.port}"}
+    async with ForwardProxy(names, login="corp:s3cret").running() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://corp:s3cret@{proxy.host}")
+        result = await post(address)
+        assert result.taken, result
+        monkeypatch.setenv("HTTP_PROXY", f"http://corp:wr0ng@{proxy.host}")
+        result = await post(address)
+        assert result.retry
+        assert f"the proxy {proxy.host} refused" in result.words
+        assert "wr0ng" not in result.words
+        monkeypatch.setenv("HTTPS_PROXY", f"http://corp:wr0ng@{proxy.host}")
+        result = await post(address.replace("http://", "https://"))
+        assert result.retry
+        assert "refused CONNECT to chat.by-proxy.test" in result.words
+        monkeypatch.setenv("NO_PROXY", "by-proxy.test")
+        assert "can't be resolved" in (await post(address)).words
+    assert len(robots.taken) == 1

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-from replicator.queue import Counts, Findings, History, Lane, LaneCounts, ProcessInfo, ReconcileResult, ReconcileState
+from replicator.queue import (
+    Counts,
+    Findings,
+    History,
+    KeySilence,
+    Lane,
+    LaneCounts,
+    ProcessInfo,
+    ReconcileResult,
+    ReconcileState,
+)
 from replicator.server.page.facts import Facts, health
 from tests.commands.test_status import NOON, status
 
@@ -47,6 +57,27 @@ def test_the_worst_fact_is_the_headline() -> None:
 
 def test_an_error_in_several_processes_is_shown_with_their_number() -> None:
     assert health(facts(refused=3)).detail == "3 processes: images: no such thing"
+
+
+def test_queued_copies_of_a_lane_that_no_worker_serves_are_bad_news() -> None:
+    seen = facts(queued=3, dead=1)
+    worker = replace(seen.status.workers[0], concurrency={Lane.BACKFILL: 16})
+    others = replace(seen, status=replace(seen.status, workers=[worker]))
+    assert health(others).level == "bad"
+    assert health(others).sentence == "No worker copies for the lane events (3 queued)."
+    both = replace(seen, status=replace(seen.status, workers=[worker, seen.status.workers[0]]))
+    assert health(both).level == "warning"
+
+
+def test_a_registry_that_does_not_answer_is_named_with_the_copies_that_wait_for_it() -> None:
+    lanes = {Lane.EVENTS: 73, Lane.BACKFILL: 1}
+    silent = [KeySilence(f"{name}.example", NOON, 60.0, "no connection", lanes) for name in ("acr", "other")]
+    seen = facts(waiting=74, dead=2)
+    found = health(replace(seen, status=replace(seen.status, silent=silent)))
+    assert (found.level, found.detail) == ("warning", "no connection")
+    assert found.sentence == (
+        "Registry acr.example has not answered since 2026-01-01 12:00 UTC; 74 copies wait for it. And 1 more."
+    )
 
 
 def test_a_worker_that_is_stopping_copies_nothing_new() -> None:

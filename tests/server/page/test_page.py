@@ -8,12 +8,15 @@ import hashlib
 import json
 import re
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
 from structlog.testing import capture_logs
 
-from replicator.queue import Job, Lane, Queue
+from replicator.queue import Job, Lane, Queue, WorkerInfo
+from replicator.queue.processes import heartbeat
+from replicator.queue.records import encode
 from replicator.server.auth import PageAuth
 from tests.queue.conftest import command, eventually
 from tests.running import TOKEN, running
@@ -310,6 +313,17 @@ async def _no_failures(url: str) -> bool:
 
 def _without_ages(text: str) -> str:
     return re.sub(r"\d+ (s|min) ago", "", text)
+
+
+async def test_the_page_tells_how_much_waits_at_registries(site: Site) -> None:
+    now = datetime.now(UTC)
+    most = {Lane.EVENTS: 4, Lane.BACKFILL: 4}
+    worker = WorkerInfo("w", "h", 1, now, now, {}, most, stopping=False, waiting={Lane.EVENTS: 0, Lane.BACKFILL: 12})
+    async with heartbeat(site.queue, "workers", "w", lambda: encode(worker, without={"seen"})), asyncio.timeout(20):
+        while "12 requests and bodies wait" not in (seen := await page(site)).texts["head"]:
+            await asyncio.sleep(0.05)
+    assert "wait for their turn at registries (backfill)" in seen.texts["head"]
+    assert "(events)" not in seen.texts["head"]
 
 
 async def test_a_worker_without_a_webhook_is_among_the_processes(
