@@ -36,18 +36,20 @@ async def test_a_limit_holds_back_a_body_is_shown_and_can_be_lifted_while_it_is_
     root = image(1, (4_000_000,))
     async with running("serve", "--config", house.rules(LIBRARY), cwd=house.directory, settings=settings) as serving:
         assert limit in await scraped(serving)
-        assert "limits: upload 400kbit/s; requests a second 1000" in await scraped(serving, "/")
+        async with asyncio.timeout(60):  # its first sign of life tells them
+            while "limits: upload 400kbit/s; requests a second 1000" not in await scraped(serving, "/"):
+                await asyncio.sleep(0.1)
         shown = await replicator("status", cwd=house.directory)
         assert "limits: upload 400kbit/s; requests a second 1000" in shown.out
         house.harbor.add_policy("library", f"{serving.url}/webhooks/harbor", auth_header="webhook-token-of-the-tests")
         await push(house.harbor.host, "library/app", "v1", root, HARBOR_ROBOT)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not (found := sent.search(await scraped(serving))) or float(found[1]) < 2048:
                 await asyncio.sleep(0.05)
         # It would take more than a minute.
         file.write_text("REPLICATOR_BANDWIDTH=unlimited\n")
         await serving.until("configuration loaded")
-        await serving.until("copy done")
+        await serving.until("copy done", timeout=60)
         assert not serving.said("setting needs a restart")
         assert "replicator_registry_upload_limit_bytes{" not in await scraped(serving)
     await verify_tree(house.behind_acr, "image-syncer/app", "v1", root)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from replicator.copy import Copier, SourceNotFound
+from replicator.copy import Copier, Outcome, Result, SourceNotFound
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Lane, Running
 from replicator.reference import Reference
 from replicator.registry import Registries
-from replicator.replication.job import Handler, job_for
+from replicator.replication.job import Handler, answered, job_for
 from replicator.replication.transfer import CopyFailed, access_by
 from replicator.rules import CopyRequest, Rules, parse
 from tests.standins.images import cosign_tag, image, multi_arch, push, referrer, verify_tree
@@ -280,3 +280,21 @@ async def test_a_job_with_invalid_values_fails_permanently(
             await run(handler, Job({**request(rules, harbor, "v1").to_json(), **word}))
     assert caught.value.error_class is ErrorClass.PERMANENT
     assert len(harbor.faults.log) == len(acr.faults.log) == 0
+
+
+@pytest.mark.parametrize(
+    ("result", "announced", "hosts"),
+    [
+        (Result.COPIED, True, {"harbor.example.com", "acr.example.com"}),
+        (Result.UP_TO_DATE, False, {"harbor.example.com", "acr.example.com"}),
+        (Result.UP_TO_DATE, True, {"acr.example.com"}),
+        (Result.SOURCE_GONE, True, {"harbor.example.com"}),
+        (Result.SKIPPED, True, set()),
+    ],
+)
+def test_a_registry_counts_as_heard_only_where_the_outcome_took_its_answer(
+    result: Result, announced: bool, hosts: set[str]
+) -> None:
+    source, destination = Reference.parse("harbor.example.com/app:v1"), Reference.parse("acr.example.com/app:v1")
+    asked = CopyRequest(source, destination, "rule", announced="sha256:" + "a" * 64 if announced else None)
+    assert answered(asked.to_json(), Outcome(result, str(source), str(destination)).to_json()) == hosts
