@@ -1,6 +1,7 @@
-"""The memory of a copy is bounded however large the image is.
+"""Memory is bounded: it grows neither with the size of an image nor with the number of tags.
 
-Not part of the suite, as a gibibyte takes half a minute; `tests/copy/test_memory.py` holds the bound for 300 MB.
+Not part of the suite, as each takes half a minute; `tests/copy/test_memory.py` holds the bound for an image of 300 MB,
+`tests/end_to_end/test_backfill_streaming.py` that a list is worked off while it is read.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from benchmarks.backfill import memory
 from tests.running import PROGRAM, environment
 from tests.standins.distribution import distribution
 from tests.standins.images import Image, image
@@ -48,3 +50,16 @@ async def test_copying_a_gibibyte_takes_under_120_megabytes(tmp_path: Path) -> N
         raw = await skopeo("inspect", "--raw", "--tls-verify=false", f"docker://{destination}/c/d:v1")
     assert raw == root.content
     assert used < BOUND, f"{used / 1024**2:.0f} MiB"
+
+
+async def test_ten_times_the_tags_take_hardly_more_memory_and_ten_times_the_requests() -> None:
+    sizes = [1_000, 10_000]
+    taken = await memory.take(30, sizes)
+    for work in memory.WORKS:
+        few, many = (one.standing for one in taken if one.work == work)
+        (less,), (more,) = few.runs, many.runs
+        assert more.peak < 1.3 * less.peak, f"{work.name}: {less.peak / 1e6:.0f} and {more.peak / 1e6:.0f} MB"
+        # Harbor: the names of three projects, and a page for a hundred artifacts of each.
+        assert many.api.total() <= 3 + 10_000 / 100 + 3
+        # The destination: a question a tag, and one more for the scheme.
+        assert many.destination.total() == 10_001

@@ -232,7 +232,8 @@ async def test_a_mount_that_opens_an_upload_instead_is_used(pair: Pair) -> None:
     outcome = await pair.copy(name="two/app")
     await pair.destination.holds("v1", root, "two/app")
     assert outcome.blobs_copied == 2
-    assert pair.counts()[1] == _floor(root, source=False)
+    # A HEAD for each tells that the other repository has lost it, so the registry may mount all the same.
+    assert pair.counts()[1] == _floor(root, source=False) + 2
 
 
 @pytest.mark.parametrize("why", ["lost", "refused"])
