@@ -65,7 +65,8 @@ demo: install servers ## Replicate between two local registries, step by step, a
 bench: install servers ## Compare with skopeo, curl and others on local registries; BENCH_ARGS='fresh --requests' for a part
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-bench-check: install servers ## Run the benchmarks' own tests
+bench-check: install system tools ## Run the tests of scale, which take minutes, and those of the benchmarks
+	$(BIN)/pytest --numprocesses=auto --dist=worksteal -m scale tests
 	$(BIN)/pytest --numprocesses=auto --dist=worksteal benchmarks
 
 image-check: install ## Run the build steps of the container image, and the program that they make; with buildah, the image too

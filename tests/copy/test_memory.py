@@ -8,12 +8,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from tests.standins.distribution import distribution
 from tests.standins.images import blobs_of, image, push, verify_tree
 
 MB = 1_000_000
 
 
+@pytest.mark.scale
 async def test_an_image_of_300_megabytes_is_copied_in_120() -> None:
     root = image(1, (120 * MB, 100 * MB, 60 * MB, 20 * MB))
     scratch = Path(tempfile.mkdtemp(prefix="copy-memory-"))

@@ -9,6 +9,7 @@ import shlex
 import signal
 from typing import TYPE_CHECKING
 
+import pytest
 import trustme
 
 from tests.end_to_end.conftest import report
@@ -294,6 +295,7 @@ async def test_with_many_tags_the_latest_are_chosen_by_the_rule(house: House) ->
     assert set(report(house.directory / "r.json")) == {"v1.3.0", "v1.4.0"}
 
 
+@pytest.mark.scale
 async def test_two_backfills_at_once_bring_a_project_of_several_pages_and_write_each_tag_once(house: House) -> None:
     root = image()
     names = [f"app{number:03}" for number in range(105)]

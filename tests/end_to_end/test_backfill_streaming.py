@@ -6,6 +6,8 @@ import asyncio
 import json
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.end_to_end.conftest import report
 from tests.running import begun, replicator
 from tests.standins.faults import Fault, Hold
@@ -33,6 +35,7 @@ async def filled(house: House) -> dict[str, str]:
     return digests
 
 
+@pytest.mark.scale
 async def test_the_first_copy_is_made_while_the_list_is_still_being_read(house: House) -> None:
     digests = await filled(house)
     held = house.harbor.faults.add(Fault(hold := Hold(), "GET", "/projects/team/artifacts", query="page=2&"))
@@ -53,6 +56,7 @@ async def test_the_first_copy_is_made_while_the_list_is_still_being_read(house: 
     assert f"{TAGS}  copied" in out.decode()
 
 
+@pytest.mark.scale
 async def test_what_is_in_place_costs_a_question_a_tag_and_a_hundredth_of_one_to_harbor(house: House) -> None:
     await filled(house)
     rules = house.rules({"HARBOR/team/*": "ACR/cache/{name}"})

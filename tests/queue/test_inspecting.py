@@ -63,6 +63,7 @@ async def test_a_failure_whose_content_is_lost_is_told_apart_from_one_that_is_no
     assert [letter.id for letter in await DeadLetters(queue).all()] == [LOST]
 
 
+@pytest.mark.scale
 async def test_ten_thousand_failures_are_listed_and_queued_again(server: RedisServer, queue: Queue) -> None:
     number = 10_000
     # Put there as `finish` leaves them: to run them all takes half a minute.

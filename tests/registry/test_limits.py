@@ -277,6 +277,7 @@ async def test_waiters_proceed_when_the_budget_grows() -> None:
     await crowd.end()
 
 
+@pytest.mark.scale
 async def test_a_line_of_a_hundred_thousand_moves_on_at_once() -> None:
     """With quadratic cost this would take hours."""
     budget = Budget(2)

@@ -60,6 +60,7 @@ async def test_a_tag_set_on_an_older_artifact_has_its_own_time(house: House) -> 
     assert times["v1"] < times["latest"]
 
 
+@pytest.mark.scale
 async def test_a_project_is_listed_a_hundred_tags_a_request(house: House) -> None:
     put = await house.put(name for number in range(30) for name in names(f"team/app{number}", 7))
     batches = await house.listed(TEAM)

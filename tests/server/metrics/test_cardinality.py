@@ -62,6 +62,7 @@ async def test_every_status_that_http_does_not_define_is_one_series(metrics: Met
     assert found["harbor.example.com", "GET", OTHER] > 800
 
 
+@pytest.mark.scale
 async def test_a_rules_file_of_ten_thousand_rules_does_not_make_as_many_series(queue: Queue) -> None:
     rules = many_rules(10_000)
     metrics = Metrics(rules, queue, None)

@@ -91,6 +91,7 @@ async def spent(metrics: Metrics, queue: Queue) -> dict[str, int]:
     return {name: number for name, number in counts.items() if number and name != "cmdstat_info"}
 
 
+@pytest.mark.scale
 async def test_a_scrape_costs_the_same_for_ten_jobs_and_for_a_hundred_thousand(metrics: Metrics, queue: Queue) -> None:
     await queue.enqueue([Job(f"r.example/a:{n}", {}) for n in range(10)], Lane.BACKFILL)
     few = await spent(metrics, queue)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from replicator.queue import Lane
 from tests.server.page.conftest import PASSWORD
 from tests.server.page.seeding import bury, ended, lag, letter, remember
@@ -87,6 +89,7 @@ async def test_a_person_clicks_through_it(browser: Browser, site: Site) -> None:
         assert tab.trouble == []
 
 
+@pytest.mark.scale
 async def test_it_refreshes_itself_but_not_what_is_in_use(
     browser: Browser, own_site: Site, own_server: RedisServer
 ) -> None:

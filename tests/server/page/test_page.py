@@ -216,6 +216,7 @@ async def test_a_form_that_is_not_from_the_page_does_nothing(site: Site) -> None
     assert (await site.queue.counts()).dead == 0
 
 
+@pytest.mark.scale
 async def test_a_hundred_thousand_dead_letters_and_jobs_cost_no_more_than_a_part_of_them(site: Site) -> None:
     number = 100_000
     for start in range(0, number, 10_000):
