@@ -1,4 +1,4 @@
-"""Deadlines on standstill: whatever moves may take as long as it takes.
+"""Deadlines on standstill: there is no limit on the duration of a transfer that moves.
 
 `Standstill` is the deadline of one direction of one body. `ends_on_standstill` is that of a whole piece of work, such
 as a copy; its steps say `alive` when something moved, and are `waiting` while it is not theirs to move anything.
@@ -59,7 +59,7 @@ def standstill_words(moving: str, seconds: float) -> str:
     """Say that the other side stood still.
 
     Args:
-        moving: what it stopped: ``sending`` or ``taking``.
+        moving: the stopped direction: ``sending`` or ``taking``.
         seconds: its time.
     """
     return f"stopped {moving} bytes: less than 64 KiB in {seconds:g} s (REPLICATOR_READ_TIMEOUT)"

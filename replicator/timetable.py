@@ -135,7 +135,7 @@ class Timetable:
         return next((edge for edge in edges if edge > moment and self.at(edge) != limit), None)
 
     def describe(self, moment: datetime) -> str:
-        """Say what holds at a moment, and what comes next: ``20Mbit/s until 2026-03-02 20:00 CST, then unlimited``."""
+        """Describe the limit at a moment, and the next one: ``20Mbit/s until 2026-03-02 20:00 CST, then unlimited``."""
         limit, change = self.at(moment), self.change_after(moment)
         if change is None:
             return limit.text

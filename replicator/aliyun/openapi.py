@@ -181,8 +181,8 @@ class OpenApi:
 class _NoEnvironment:
     """The module ``os`` with an empty environment.
 
-    The library that sends takes ``HTTPS_PROXY`` from the environment where it is given no proxy, whatever ``NO_PROXY``
-    says, and there is no other way to tell it to connect directly.
+    The library that sends takes ``HTTPS_PROXY`` from the environment if it is given no proxy, against ``NO_PROXY``.
+    There is no other way to tell it to connect directly.
     """
 
     environ: Mapping[str, str] = MappingProxyType({})

@@ -67,7 +67,7 @@ def explain_reference(rules: Rules, reference: Reference, proxies: Proxies) -> i
 
 
 def _routes(rules: Rules, requests: Iterable[CopyRequest], proxies: Proxies) -> dict[str, str]:
-    """How the hosts of the copies are reached, by host, where a proxy is named for them."""
+    """Return the routes to the hosts for which a proxy is named, in words, by host."""
     found = {}
     for repository in (end.repository for request in requests for end in (request.source, request.destination)):
         access = rules.credentials(repository)

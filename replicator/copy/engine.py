@@ -65,7 +65,7 @@ class Copier:
     def expect(self, repositories: Iterable[Repository], *, whole: bool = False) -> None:
         """Name repositories of destinations that may have blobs which later copies need.
 
-        A copy reads some of their manifests before it sends a large blob, so that it can mount what is there.
+        A copy reads some of their manifests before it sends a large blob, so that it can mount blobs that are there.
 
         Args:
             repositories: of any registries; at most `survey.MOST_REPOSITORIES` of each registry are kept.
@@ -169,7 +169,7 @@ class Copier:
         return context.outcome(result or Result.UP_TO_DATE, found.digest, found.note, source_digest=found.announced)
 
     def _note(self, destination: Reference, found: Comparison) -> None:
-        """Note the manifest that a comparison saw at the destination: later copies may mount what it names."""
+        """Note the manifest that a comparison saw at the destination: later copies may mount its blobs."""
         present = found.digest if found.result is Result.UP_TO_DATE else found.present
         if present is not None:
             self._survey.seen(destination.repository, present)

@@ -42,7 +42,7 @@ class ImageMounts:
     Args:
         context: the copy this belongs to.
         ledger: what registries are known to have.
-        locks: told of what a registry contradicted.
+        locks: hears of blobs that a registry turned out to lack.
         survey: finds repositories to mount from; None to use those that the ledger knows.
         distrust: mount nothing.
     """
@@ -106,7 +106,7 @@ class ImageMounts:
             session = session or location or await self._open_upload_in_place(blob)
             if location is None and abilities.mounts is None and await self._finds(other, blob):
                 # Since the upload was accepted, the refusal meant the mount and not the push. It means every mount if
-                # this login may read what it may not mount; else this repository only.
+                # this login may read the blob and not mount it; else this repository only.
                 abilities.mounts = False
             following = await self._search(blob) if blob.size >= LARGE and session is not None else None
             if following is None:
@@ -130,7 +130,7 @@ class ImageMounts:
         searching = self._survey is not None and self._survey.may_find(self._target)
         if not searching and (abilities.mounts_in_place or blob.size < LARGE):
             return await self._open_upload_in_place(blob), self._name
-        # First the repository itself: what it has needs no search.
+        # First the repository itself: for a blob that is there no search is needed.
         if await self._target.has_blob(blob.digest, distrust=self._distrust):
             return None, self._name
         other = await self._search(blob)

@@ -1,9 +1,9 @@
-"""Search for blobs in other repositories of a destination's registry, so that only what the registry lacks is sent.
+"""Search for blobs in other repositories of a destination's registry, so that only blobs that it lacks are sent.
 
 A registry mounts a blob from any repository that has it, but has to be told which one. A manifest tells: the blobs it
 names are in its repository. So before a large blob is sent, manifests of other repositories there are read, until one
 names the blob, or the search has cost as much as it may. Each repository is read once a week, and when a comparison has
-seen an image there that somebody else must have put there; what it has is kept in the ledger, and shared with other
+seen an image there that this process does not know; its blobs are kept in the ledger, and shared with other
 processes through `BlobLocks`. A registry that never mounts is not searched.
 """
 
@@ -65,12 +65,12 @@ _ASKED_SECONDS = 24 * 3600.0
 
 
 class Survey:
-    """Searches of one process; they share what they read.
+    """Searches of one process; each uses the results of the others.
 
     Args:
         registries: access to the registries.
         ledger: where blobs are noted.
-        locks: tells other processes what was found.
+        locks: shares the results with other processes.
         neighbours: names further repositories; None for those that `expect` and `seen` name alone.
         store: keeps for other processes which repositories were read; None for a single process.
         clock: a monotonic clock, in seconds.
@@ -200,7 +200,7 @@ class Survey:
         async with self._at_work.hold(registry):
             if self._neighbours is None or not self._must_ask(registry):
                 return
-            # If it fails, or takes longer than the search may, what it has named so far is used.
+            # If it fails, or takes longer than the search may, the repositories named so far are used.
             self._ask_again[registry] = self._clock() + _FAILED_SECONDS
             self._asking.add(registry)
             try:
@@ -213,7 +213,7 @@ class Survey:
                 self._asking.discard(registry)
 
     async def _next(self, target: RemoteRepository, requests: int) -> list[Place]:
-        """Choose what is read next, for so many requests: the newest image of every repository before the second."""
+        """Choose the places to read next with so many requests: each one's newest image before any second one."""
         places = list(self._open(target))
         await self._recall([place for place in places if not place.recalled])
         namespace = target.repository.name.partition("/")[0]

@@ -1,4 +1,4 @@
-"""Parts of a search for blobs (`replicator.copy.survey`): what it may cost, and how far a repository was read."""
+"""Parts of a search for blobs (`replicator.copy.survey`): its allowance, and the progress in each repository."""
 
 from __future__ import annotations
 
@@ -86,6 +86,7 @@ class Place:
             self.done_until, self.rests_until = None, float("-inf")
             self.unread, self.images, self.listed = [], [], False
             self.read = self.skip = self.reads = 0
+            self.known = {}
 
     def rest(self, until: float) -> None:
         """Read nothing more of it, unless a comparison sees something."""
@@ -93,6 +94,6 @@ class Place:
         self.unread, self.images, self.read = [], [], 0
 
     def read_again(self, digest: str) -> None:
-        """Have one more manifest read of what was read already."""
+        """Have one more manifest read of a repository that was read already."""
         if not self.unread and not self.images and digest not in self.known and self.reads < MOST_MANIFESTS:
             self.unread, self.listed, self.rests_until = [digest], True, float("-inf")

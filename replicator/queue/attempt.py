@@ -246,7 +246,7 @@ def _waits(  # the facts of one failure
     seconds: float,
 ) -> Ending:
     """Have a job wait without the loss of an attempt, as long as the policy allows."""
-    # What Redis knows is older than what this process does, if it began after the key had fallen silent.
+    # This process may have met the silence later than the one that reported it: the earlier time counts.
     silent = min(datetime.fromtimestamp(wait.since, UTC), job.record.waits_since or now, now)
     due = min(datetime.fromtimestamp(job.record.due / 1000, UTC), now)
     # The horizon counts from when both were so: the job was due, and the key was silent.

@@ -1,7 +1,8 @@
 """Shares: the limits of bandwidth and requests are those of an installation, so its processes divide them.
 
-Every process that sends says through Redis twice a second what waits and what it used, and gets its share of each limit
-(``shares`` in ``processes.lua``). What one does not need goes to the others within a second or two, to pushes first.
+Every process that sends reports its waiting bodies and its usage through Redis twice a second, and gets its share of
+each limit (``shares`` in ``processes.lua``). The unused part of a share goes to the others within a second or two, to
+pushes first.
 While Redis is away, shares stay as they are for a few seconds, in which they still add up to the limit. Then each
 process takes an equal part, by the number of those it saw last.
 """
@@ -64,7 +65,7 @@ class Shared(Protocol):
     """A limit that processes share, e.g. `replicator.registry.rate.Rate`."""
 
     def load(self) -> Demand:
-        """Return what it was used for since the last call."""
+        """Return the usage since the last call."""
 
     def set_share(self, fraction: float) -> None:
         """Set what this process may use of it, from 0 to 1."""
@@ -162,7 +163,7 @@ class Shares:
         return answer
 
     def _words(self, told: Iterable[tuple[str, Shared, Demand]]) -> list[str]:
-        """Give what the script is told of each limit."""
+        """Return the arguments of the script for each limit."""
         before, self._pushing = self._pushing, {name for name, _, demand in told if demand.events}
         words = []
         for name, _, demand in told:

@@ -87,7 +87,7 @@ async def list_waits(queue: Queue) -> list[KeySilence]:
 
 
 def encode_answered(answered: Answered | None, ending: Ending) -> tuple[str, ...]:
-    """Return what ``finish`` is told of the keys that answered; empty where nothing is known of them."""
+    """Return the argument of ``finish`` for the keys that answered; empty if none is known."""
     if answered is None or ending.how != "done":
         return ()
     try:

@@ -218,5 +218,5 @@ class Worker:
             stopping=self._stop.is_set(),
             waiting=self.waiting(),
         )
-        # An older version never wrote what waits: it is left out unless there is something.
+        # An older version has no such field: it is left out while nothing waits.
         return encode(info, without={"seen"} if info.waiting else {"seen", "waiting"})

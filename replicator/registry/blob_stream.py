@@ -119,7 +119,7 @@ class BlobStream:
         """Give out the bytes from ``offset`` on once more, for an upload that goes on there.
 
         They are read from the source a second time. Both readings must agree on all that the upload has already, and
-        the blob's digest covers the second one to its end. So what the upload is made of is verified as strictly as
+        the blob's digest covers the second one to its end. So all bytes of the upload are verified as strictly as
         bytes that were read once: a source that serves other bytes the second time ends the stream.
 
         Args:
@@ -163,7 +163,7 @@ class BlobStream:
         return ready
 
     def _give(self, chunk: bytes) -> bytes:
-        """Count what is given out of a verified chunk, without what the upload has already."""
+        """Count the bytes given out of a verified chunk, without those that the upload has already."""
         withheld = min(self._withheld, len(chunk))
         self._withheld -= withheld
         self.given += len(chunk) - withheld

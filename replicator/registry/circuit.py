@@ -271,7 +271,7 @@ class Circuit:
         return Wait(self._key, silence.since, silence.probe_in, patience)
 
     def _watch(self) -> None:
-        # Not cancelled with the last contact: a timer for every request would cost more than one that finds nothing.
+        # Not cancelled with the last contact: a timer for every request would cost more than one that fires in vain.
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
 

@@ -41,7 +41,7 @@ Twice as many make a copy no faster, and cost 2 MB more for each blob in flight.
 
 
 class ProxyConnector(aiohttp.TCPConnector):
-    """A connector that verifies an https:// proxy by the system's authorities, whatever holds for the target.
+    """A connector that verifies an https:// proxy by the system's authorities, independently of the target's settings.
 
     aiohttp uses the target's setting for both, so ``insecure: true`` would show the proxy's password to anyone. There
     is no public way to change that; a version of aiohttp without the private one connects to no such proxy.
@@ -62,7 +62,7 @@ class ProxyConnector(aiohttp.TCPConnector):
 
     def _update_proxy_auth_header_and_build_proxy_req(self, req: aiohttp.ClientRequest) -> aiohttp.ClientRequest:
         request = super()._update_proxy_auth_header_and_build_proxy_req(req)
-        request._ssl = True  # noqa: SLF001
+        request._ssl = True  # noqa: SLF001 - the private hook of the class docstring
         if request.ssl is not True:
             raise ProxyNotVerified
         return request

@@ -149,7 +149,7 @@ def names_internal(host: str) -> bool:
 
 
 _UNSENT_BYTES = 128 * 1024
-"""Bytes that the system takes ahead of what it can send (TCP_NOTSENT_LOWAT): they can't be held back any more."""
+"""Unsent bytes that the system buffers (TCP_NOTSENT_LOWAT): they can't be held back any more."""
 
 
 def open_socket(address: AddrInfoType) -> socket.socket:

@@ -33,10 +33,10 @@ _STALLED = 2.0
 _ASK_AGAIN = 0.02
 """Seconds after which a held body asks again."""
 _PIECE_SECONDS = 0.05
-"""Seconds that one piece of a body takes about: what was given to the system can't be held back any more."""
+"""Seconds that one piece of a body takes about: bytes in the system's buffers can't be held back any more."""
 _SMALLEST_PIECE, _LARGEST_PIECE = 16 * 1024, 4 * 1024 * 1024
 _CREDIT = 128 * 1024
-"""Bytes that less urgent bodies may save up, or two shares of what has just moved if that is more."""
+"""Bytes that less urgent bodies may save up, or twice their share of the last piece if that is more."""
 NEWS_SECONDS = 0.25
 """Seconds between two notes to other processes while pushes are under way."""
 _NEWS_LAST = 6 * NEWS_SECONDS
@@ -86,7 +86,7 @@ class Line:
         """Return the bytes that pushes of this process moved since the last call, and whether some are under way.
 
         Returns:
-            None if there was no push since a call that told of none.
+            None if there was no push since the call that reported the end of the last one.
         """
         with _lock:
             now, news = time.monotonic(), self._news
@@ -134,7 +134,7 @@ class Line:
         return any(flow.urgency < urgency and flow.is_under_way(now) for flow in self._flows)
 
     def moved(self, urgency: Urgency, size: int, now: float) -> None:
-        """Give less urgent bodies their part of what has moved."""
+        """Credit less urgent bodies with their part of the moved bytes."""
         if urgency is not Urgency.BULK:
             self._note(size)
         self._give(urgency, size, now)
@@ -211,7 +211,7 @@ class Flow:
         urgency: the body's class.
         destination: the line of the host to write to.
         held: it is held back here, so no standstill of it is the registry's.
-        cancelled: whoever moves it should end.
+        cancelled: the task or thread that moves it should end.
         trickles: the bytes whose turn it is are those that a held body moves nevertheless.
     """
 
@@ -241,7 +241,7 @@ class Flow:
                 line.end(self, time.monotonic())
 
     def cancel(self) -> None:
-        """Ask whoever moves the body to end."""
+        """Ask the task or thread that moves the body to end."""
         self.cancelled = True
 
     def promote(self) -> None:

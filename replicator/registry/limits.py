@@ -1,4 +1,4 @@
-"""Limits of one host: its budget of requests, pauses it asks for, deadlines, and what it is known to support."""
+"""Limits of one host: its budget of requests, pauses it asks for, deadlines, and the features it supports."""
 
 from __future__ import annotations
 
@@ -196,8 +196,8 @@ class HostLimits(Budget):
         self._answers.append(now)
         self._outcomes.append((now, False))
         if self._rate is not None:
-            # Threefold a second until the host has refused once more, then slowly from below what it took.
-            # During a pause the last growth lies ahead: what was in flight before it neither raises nor cuts the rate.
+            # Threefold a second until the host refuses again, then slowly, from below the rate that it accepted.
+            # During a pause the last growth lies ahead: answers to earlier requests neither raise nor cut the rate.
             passed = min(1.0, max(0.0, now - self._grown))
             self._grown = max(self._grown, now)
             self._rate *= (3.0 if self._searching else 1.08) ** passed
@@ -220,7 +220,7 @@ class HostLimits(Budget):
         """
         if (circuit := self._circuits.get(host)) is None:
             if len(self._circuits) >= _CIRCUITS:
-                # A storage may have a name for every bucket. Those that answer have nothing to remember.
+                # A storage may have a name for every bucket. For a host that answers there is nothing to remember.
                 self._circuits = {
                     name: known for name, known in self._circuits.items() if not name or known.silence is not None
                 }

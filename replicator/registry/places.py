@@ -90,7 +90,7 @@ class Budget:
             self._admit()
 
     def resize(self, size: int) -> None:
-        """Change the number of places; what is in flight goes on."""
+        """Change the number of places; requests in flight go on."""
         self.size = size
         self._admit()
 
@@ -161,7 +161,7 @@ class Budget:
     def _exceeds_share(self, waiter: _Waiter) -> bool:
         pushes = self._used > self._used_by_bulk or self._waiting[False] > 0
         share = max(1, self.size // _BULK_SHARE)
-        # Two ends at one host take two places: a share of one must not keep them out for ever.
+        # Two ends at one host take two places: a share of one must not keep them out.
         return waiter.bulk and pushes and self._used_by_bulk > max(0, share - waiter.places)
 
     def _fits(self, waiter: _Waiter) -> bool:

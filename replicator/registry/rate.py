@@ -1,8 +1,8 @@
 """Rates: how many bytes or requests a second go to one host, pushes before backfills.
 
-A rate is a token bucket of a quarter of a second: what is not used within that time is lost, so that the average over
-any longer span is the limit. A caller asks, and asks again after the pause it is told; nothing is promised ahead, so a
-push that comes in between goes first. Event loops and threads use the same object.
+A rate is a token bucket of a quarter of a second. Tokens that are not used within that time are lost, so the average
+over any longer span is the limit. A caller asks, and asks again after the pause in the answer. Nothing is promised
+ahead, so a push that comes in between goes first. Event loops and threads use the same object.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Load(NamedTuple):
         active: something asked for a turn in the last seconds.
         events: how many bodies or requests of pushes waited for their turn, on average.
         bulk: the same of backfills.
-        used_events: what pushes used, as a fraction of the limit.
+        used_events: usage by pushes, as a fraction of the limit.
         used_bulk: the same of backfills.
     """
 
@@ -63,7 +63,7 @@ class Load(NamedTuple):
 
 @dataclass(slots=True)
 class _Class:
-    """Pushes, or backfills: who waits, and what went since the last `Rate.load`."""
+    """Pushes, or backfills: the waiting turns, and the usage since the last `Rate.load`."""
 
     line: dict[Turn, None] = field(default_factory=dict)
     waited: float = 0.0
@@ -203,7 +203,7 @@ class Rate:
             return self._take(now, turn.size, bulk, turn)
 
     def spent(self, size: int, *, bulk: bool = False) -> None:
-        """Account for what has gone or goes in any case; what comes next waits for it."""
+        """Account for bytes that were or will be sent without waiting; the next ones wait for them."""
         with self._lock:
             self._refill()
             self._classes[bulk].used += size
@@ -211,7 +211,7 @@ class Rate:
                 self._level -= size
 
     def load(self) -> Load:
-        """Return what it was used for since the last call."""
+        """Return the usage since the last call."""
         with self._lock:
             now = self._refill()
             self._note_waiting()
@@ -345,7 +345,7 @@ class Rates:
         return self._rate("requests", host, 1, 1)
 
     def renew(self, upload: HostTimetables, requests: HostTimetables) -> None:
-        """Use other limits from now on, for what is under way too."""
+        """Use other limits from now on, for transfers under way too."""
         self._timetables = {"upload": upload, "requests": requests}
         for (kind, host), rate in self._rates.items():
             rate.renew(self._timetables[kind].of(host))
@@ -363,7 +363,7 @@ class Rates:
         return self._timetables[kind].of(host)
 
     def describe(self, now: datetime) -> str:
-        """Say in a line what is limited at a moment; empty if nothing ever is."""
+        """Describe in a line the limits in force at a moment; empty if there is never one."""
         words = {"upload": "upload", "requests": "requests a second"}
         found = ((words[kind], table.describe(now)) for kind, table in self._timetables.items())
         return "; ".join(f"{word} {text}" for word, text in found if text)

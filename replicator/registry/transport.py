@@ -139,7 +139,7 @@ class Transport:
         """
 
         async def attempt() -> Reply:
-            # Before a place is held: who waits here must not keep others from going.
+            # Before a place is held: a request that waits here must not block others.
             await self.limits.admit(len(request.body) if isinstance(request.body, bytes) else 0, waited=waited)
             async with self.limits.slot():
                 with self.context(request):
@@ -187,7 +187,7 @@ class Transport:
                         return
                     refusals += authorization is not None
                     await self._meet_challenge(request, response, authorization, last=refusals > 1)
-                # The repetition goes at once, as a deadline may run; what comes after it waits.
+                # The repetition goes at once, as a deadline may run; later requests wait for it.
                 self.limits.requests.spent(1)
 
     async def _meet_challenge(
@@ -257,7 +257,7 @@ class Transport:
         return error
 
     async def read_failure(self, response: aiohttp.ClientResponse) -> RegistryError:
-        """Return the error that an answer means, whoever sent it; the host is slowed as for `failure`."""
+        """Return the error that an answer of any host means; the host is slowed as for `failure`."""
         body = b""
         # A 416 of distribution 2.8 announces a length that it does not send: waiting for its body would end in a
         # timeout.

@@ -160,7 +160,7 @@ class Listing:
 
     Args:
         narrowing: the part of the rules to list; None for all of them.
-        copier: told of the destinations as soon as they are known; None to tell nobody.
+        copier: learns the destinations as soon as they are known; None for no copier.
     """
 
     def __init__(

@@ -156,7 +156,7 @@ class Neighbours:
         self._rules = rules
 
     async def __call__(self, registries: Registries, found: Callable[[Repository], object]) -> None:
-        """Call ``found`` with each of them as soon as it is known; what can't be listed is left out."""
+        """Call ``found`` with each of them as soon as it is known; projects that can't be listed are left out."""
         rules, narrowing = self._rules, Narrowing(self._rules)
 
         def wanted(repository: Repository) -> None:

@@ -139,7 +139,7 @@ async def test_while_redis_is_away_the_shares_stay_and_then_each_takes_an_equal_
             async def silent(*_: object) -> None:
                 return None
 
-            shares._ask = silent  # type: ignore[method-assign,assignment]
+            shares._ask = silent  # type: ignore[method-assign,assignment]  # no answer
 
     processes.line.at(5.0, vanish)
     assert await processes.run(35.0, bodies) == pytest.approx(35 * 20 * MBIT, rel=0.05)
@@ -153,7 +153,7 @@ async def test_a_process_alone_without_redis_takes_all(queue: Queue) -> None:
     async def silent(*_: object) -> None:
         return None
 
-    shares._ask = silent  # type: ignore[method-assign,assignment]
+    shares._ask = silent  # type: ignore[method-assign,assignment]  # no answer
     body = Body(rate)
     await processes.run(45.0, [body])
     assert body.total(0.0, 25.0) < 0.1 * 25 * 20 * MBIT, "it may be one of many"

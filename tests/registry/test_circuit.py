@@ -210,8 +210,7 @@ async def test_a_host_that_stalls_is_told_of_before_the_request_ends(monkeypatch
     hold = Hold()
     async with served(nothing) as server:
         server.faults.add(Fault(hold, "HEAD", times=1))
-        relay = lambda registry, silence: heard.put_nowait(silence)  # noqa: E731
-        async with reaching(server.host, Timing(), relay) as (remote, _):
+        async with reaching(server.host, Timing(), lambda _, silence: heard.put_nowait(silence)) as (remote, _):
             request = asyncio.create_task(remote.has_blob("sha256:" + "0" * 64))
             async with asyncio.timeout(10):
                 silence = await heard.get()

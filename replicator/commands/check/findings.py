@@ -107,7 +107,7 @@ def judge_limits(setting: str, limits: HostTimetables, hosts: Collection[str], n
 
     Args:
         setting: where they stand.
-        limits: what it says.
+        limits: its value.
         hosts: the registries that the rules name.
         now: the present.
     """

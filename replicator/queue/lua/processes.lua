@@ -52,7 +52,7 @@ for i = 1, #all, 2 do
   end
 end
 
--- Divide a part of the limit by need: who waits takes what the others leave, by the number of its bodies.
+-- Divide a part of the limit by need: processes that wait divide the rest by the number of their bodies.
 local function divide(total, records, waiting, used)
   local parts, open, weights = {}, {}, 0
   for i, record in ipairs(records) do
@@ -108,7 +108,7 @@ for i = 4, #ARGV, 5 do
     local held = 0
     for _, record in ipairs(records) do held = held + record.share end
     table.insert(records, 1, mine)
-    -- A little at once, whoever holds the rest: a small push need not wait for the others to give way.
+    -- A small share at once, even if other processes hold the rest: a small push need not wait until they give way.
     mine.share = math.max(math.min(wanted(records), 1 - held), math.min(LEAST, 1 / #records))
     redis.call('HSET', SHARES, process .. ' ' .. name, cjson.encode(mine))
     reply[#reply + 1], reply[#reply + 2] = math.floor(mine.share * 1000000), #records

@@ -193,7 +193,7 @@ class RequestCounts:
         self._follow_waiting()
 
     def watch_waiting(self, count: Callable[[str, Lane], int]) -> None:
-        """Expose what waits for places.
+        """Expose the number of requests and bodies that wait for places.
 
         Args:
             count: returns the number for a host and a lane; ``all`` stands for the process's transfers.

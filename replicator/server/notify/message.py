@@ -151,7 +151,7 @@ class NotifyState:
     def dump(self) -> bytes:
         """Return it as JSON."""
         stored = {_KEYS[name]: value for name, value in asdict(self).items()}
-        # An older version can't read a word that it does not know, so what has one stands elsewhere.
+        # An older version can't read an unknown word, so such a value is stored under a key of its own.
         told, parcels = stored["told"], stored["parcels"]
         if told_more := {name: value for name, value in told.items() if name in _NEWER}:
             stored |= {"told": {name: told[name] for name in told if name not in _NEWER}, "told_more": told_more}
