@@ -14,7 +14,9 @@ from aiohttp import web
 from replicator.reference import Repository
 from replicator.registry import Access, Descriptor, Registries, RequestObserver, Timing
 from replicator.registry.errors import ConnectionFailed
+from replicator.registry.flow import Flow
 from replicator.registry.limits import HostLimits
+from replicator.registry.rate import Rate
 from replicator.standstill import PROGRESS, Standstill, StoodStill, alive, ends_on_standstill, waiting
 from replicator.tasks import cancel_all
 from tests.registry.conftest import QUICK, client, repository
@@ -170,6 +172,30 @@ async def test_waiting_for_the_rate_of_requests_is_no_standstill_of_a_destinatio
     monkeypatch.setattr(HostLimits, "turn", turn)
     async with a_thin_line(take) as host:
         await upload(host, Timing(connect=30, read=30, write=0.5, commit=30, attempts=1))
+
+
+@pytest.mark.parametrize("holder", [Flow, Rate])
+async def test_holding_a_body_back_between_its_pieces_is_no_standstill_of_a_destination(
+    monkeypatch: pytest.MonkeyPatch, holder: type[Flow] | type[Rate]
+) -> None:
+    name = "turn" if holder is Flow else "passes"
+    held, let = 0, getattr(holder, name)
+
+    async def hold(self: Any, size: int, **more: Any) -> Any:
+        nonlocal held
+        # One is a request, and no piece of a body.
+        held += size > 1
+        if held == 2:
+            await asyncio.sleep(0.7)
+        return await let(self, size, **more)
+
+    async def take(reader: asyncio.StreamReader) -> None:
+        await reader.readexactly(len(CONTENT))
+
+    monkeypatch.setattr(holder, name, hold)
+    async with a_thin_line(take) as host:
+        await upload(host, Timing(connect=30, read=30, write=0.5, commit=30, attempts=1))
+    assert held > 1
 
 
 async def test_an_upload_that_gets_no_connection_ends(monkeypatch: pytest.MonkeyPatch) -> None:
