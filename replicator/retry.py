@@ -38,6 +38,7 @@ async def retrying(
     base: float = 0.2,
     cap: float = 10.0,
     until: float | None = None,
+    patient: bool = False,
 ) -> T:
     """Call ``operation`` until it succeeds, backing off after every failure.
 
@@ -53,10 +54,12 @@ async def retrying(
         base: seconds after the first failure; doubled with each further one.
         cap: seconds that back-off reaches at most.
         until: when no further attempt begins, by the event loop's clock.
+        patient: retry a failure that waits for something (`Wait.key`) too, after its pause: no queue takes the work
+            back.
 
     Raises:
-        Exception: the last failure: it is not retryable, it waits for something (`Wait.key`), there are no attempts
-            left, or its pause would be longer than ``MAX_PAUSE`` or end after ``until``.
+        Exception: the last failure: it is not retryable, it waits for something, there are no attempts left, or its
+            pause would be longer than ``MAX_PAUSE`` or end after ``until``.
     """
     number = 0
     while True:
@@ -65,8 +68,12 @@ async def retrying(
             return await operation()
         except Exception as error:
             pause = max(backoff(number, base=base, cap=cap), getattr(error, "retry_after", None) or 0.0)
+            key_pause = _key_pause(error)
+            if patient and key_pause is not None:
+                pause = max(pause, min(key_pause, MAX_PAUSE))
             late = pause > MAX_PAUSE or (until is not None and asyncio.get_running_loop().time() + pause >= until)
-            if not retryable(error) or number == attempts or late or _waits(error):
+            waits = key_pause is not None and not patient
+            if not retryable(error) or number == attempts or late or waits:
                 raise
             if on_retry is not None:
                 on_retry(error, number, pause)
@@ -75,8 +82,10 @@ async def retrying(
             await asyncio.sleep(pause)
 
 
-def _waits(error: Exception) -> bool:
-    return isinstance(error, ReplicatorError) and error.wait is not None and bool(error.wait.key)
+def _key_pause(error: Exception) -> float | None:
+    """Return the seconds until the next look at the key for which a failure waits; None if it waits for none."""
+    wait = error.wait if isinstance(error, ReplicatorError) else None
+    return wait.pause if wait is not None and wait.key else None
 
 
 def backoff(attempt: int, *, base: float = 0.2, cap: float = 10.0) -> float:

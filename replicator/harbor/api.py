@@ -95,7 +95,7 @@ class HarborApi:
         try:
             url = await self._transport.url("/api/v2.0/ping")
             request = Request("GET", url, basic=True)
-            reply = await self._transport.call(request, expect={200}, max_body=_MAX_PONG_BYTES)
+            reply = await self._transport.call(request, expect={200}, max_body=_MAX_PONG_BYTES, patient=True)
         except RegistryError as error:
             if error.error_class is ErrorClass.TRANSIENT:
                 raise
@@ -227,7 +227,7 @@ class HarborApi:
         headers = _HEADERS if body is None else {**_HEADERS, "Content-Type": "application/json"}
         content = None if body is None else json.dumps(body).encode()
         request = Request(method, url, headers=headers, body=content, basic=True)
-        return await self._transport.call(request, expect=expect, max_body=max_body)
+        return await self._transport.call(request, expect=expect, max_body=max_body, patient=True)
 
 
 def project_of(row: Mapping[str, Any]) -> str | None:

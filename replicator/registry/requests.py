@@ -96,13 +96,16 @@ MAX_TAGS = 1_000_000
 class Tags(Endpoint):
     """Requests to ``/tags/``."""
 
-    async def tags(self, more: Callable[[], bool] = lambda: True) -> AsyncGenerator[str, None]:
+    async def tags(
+        self, more: Callable[[], bool] = lambda: True, *, patient: bool = False
+    ) -> AsyncGenerator[str, None]:
         """List the repository's tags, page by page, in the registry's order.
 
         A tag that is pushed while the list is read may be missing or come twice.
 
         Args:
             more: tells, before each page but the first, whether to go on; the list ends there if not.
+            patient: wait for a registry that does not answer, see `Transport.call`.
 
         Raises:
             NotFound: there is no such repository.
@@ -115,7 +118,7 @@ class Tags(Endpoint):
             count = 0
             while str(request.url) not in seen_pages and len(seen_pages) < _MAX_TAG_PAGES:
                 seen_pages.add(str(request.url))
-                reply = await self._transport.call(request, expect={200}, max_body=_MAX_PAGE_BYTES)
+                reply = await self._transport.call(request, expect={200}, max_body=_MAX_PAGE_BYTES, patient=patient)
                 tags = _read_tags(reply)
                 count += len(tags)
                 if count > MAX_TAGS:

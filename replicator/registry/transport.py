@@ -124,6 +124,7 @@ class Transport:
         max_body: int = _MAX_ERROR_BODY,
         attempts: int | None = None,
         waited: bool = False,
+        patient: bool = False,
     ) -> Reply:
         """Send a short request, again after transient faults, and return an expected answer.
 
@@ -133,6 +134,7 @@ class Transport:
             max_body: bytes of the answer that are read.
             attempts: how many there are in all, instead of ``timing.attempts``.
             waited: the caller waited for the host's rate (`HostLimits.ready`), as its own deadline runs by now.
+            patient: wait for a host that does not answer, see `retrying`; for lists, which no queue takes back.
 
         Raises:
             RegistryError: what the answer meant, or that there was none.
@@ -146,7 +148,7 @@ class Transport:
                     return await self._call_once(request, expect, max_body)
 
         most = attempts or self.timing.attempts
-        return await retrying(attempt, attempts=most, retryable=_is_retryable, on_retry=log_retry)
+        return await retrying(attempt, attempts=most, retryable=_is_retryable, on_retry=log_retry, patient=patient)
 
     async def _call_once(self, request: Request, expect: Collection[int], max_body: int) -> Reply:
         try:

@@ -255,7 +255,7 @@ class Listing:
         try:
             if wanted.needs_tags:
                 # Only names are needed, and this list has the most of them in a request.
-                async for tag in self._registries.source(repository).tags():
+                async for tag in self._registries.source(repository).tags(patient=True):
                     tags.append(tag)
                     if len(tags) == TAGS_A_PAGE and not whole:
                         self._note(repository, tags)

@@ -167,7 +167,7 @@ class TagLister:
     async def _names(self, repository: Repository) -> _TagPages:
         """List the names of all tags (OCI distribution specification 1.1, "Listing Tags")."""
         tags: dict[str, TagInfo | None] = {}
-        async for tag in self._registries.source(repository).tags():
+        async for tag in self._registries.source(repository).tags(patient=True):
             tags[tag] = None
             if len(tags) == TAGS_A_PAGE:
                 yield tags

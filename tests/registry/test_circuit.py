@@ -203,6 +203,20 @@ async def test_a_silence_ends_an_attempt_whose_work_can_wait_in_a_queue() -> Non
         await server.connected(3)
 
 
+async def test_a_list_is_not_given_up_at_one_silence_since_no_queue_takes_it_back() -> None:
+    async def tags(_: web.BaseRequest) -> web.StreamResponse:
+        return web.json_response({"tags": ["v1"]})
+
+    async with served(tags) as server:
+        server.faults.add(Fault(Hold(), "GET", "/tags/list", times=2))
+        timing = Timing(connect=10, read=0.2, write=1, commit=5, attempts=3)
+        async with reaching(server.host, timing, lambda *_: None) as (remote, _):
+            with pytest.raises(ConnectionFailed):
+                [tag async for tag in remote.tags()]
+            assert server.faults.log.count("GET") == 1
+            assert [tag async for tag in remote.tags(patient=True)] == ["v1"]
+
+
 async def test_a_host_that_stalls_is_told_of_before_the_request_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(circuit, "_LOOK_SECONDS", 0.01)
     monkeypatch.setattr("replicator.registry.transport.STALL", 0.05)
