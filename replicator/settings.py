@@ -280,16 +280,6 @@ class Settings(BaseSettings):
     access_log: bool = Field(default=False, description="log every HTTP request")
 
     @property
-    def listen_host(self) -> str:
-        """The host part of ``listen``, without brackets; empty for every address."""
-        return split_address(self.listen)[0]
-
-    @property
-    def listen_port(self) -> int:
-        """The port part of ``listen``; 0 lets the system choose."""
-        return split_address(self.listen)[1]
-
-    @property
     def receivers(self) -> tuple[Receiver, ...]:
         """Who is told what goes wrong; nobody where nobody is named."""
         text = self.notify_url.get_secret_value() if self.notify_url is not None else ""

@@ -6,7 +6,7 @@ import pytest
 
 from replicator.errors import ConfigError
 from replicator.schedule import Cron, Every
-from replicator.settings import Settings, load_settings, unknown_variables, variables
+from replicator.settings import Settings, load_settings, split_address, unknown_variables, variables
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +24,10 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def port(settings: Settings) -> int:
+    return split_address(settings.listen)[1]
+
+
 def test_everything_has_a_default() -> None:
     settings = load_settings()
     assert settings.listen == "0.0.0.0:8080"
@@ -36,13 +40,13 @@ def test_options_win_over_environment_over_dotenv_over_secret_files(
 ) -> None:
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "replicator_listen").write_text("127.0.0.1:1\n")
-    assert load_settings().listen_port == 1
+    assert port(load_settings()) == 1
     (tmp_path / ".env").write_text("REPLICATOR_LISTEN=127.0.0.1:2\nHARBOR_PASSWORD=x\n")
-    assert load_settings().listen_port == 2
+    assert port(load_settings()) == 2
     monkeypatch.setenv("REPLICATOR_LISTEN", "127.0.0.1:3")
-    assert load_settings().listen_port == 3
-    assert load_settings(listen="127.0.0.1:4").listen_port == 4
-    assert load_settings(listen=None).listen_port == 3
+    assert port(load_settings()) == 3
+    assert port(load_settings(listen="127.0.0.1:4")) == 4
+    assert port(load_settings(listen=None)) == 3
 
 
 def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,12 +95,11 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "host", "port"),
+    ("address", "host", "number"),
     [("[::]:8080", "::", 8080), (":80", "", 80), ("127.0.0.1:0", "127.0.0.1", 0), ("localhost:1", "localhost", 1)],
 )
-def test_addresses(address: str, host: str, port: int) -> None:
-    settings = load_settings(listen=address)
-    assert (settings.listen_host, settings.listen_port) == (host, port)
+def test_addresses(address: str, host: str, number: int) -> None:
+    assert split_address(load_settings(listen=address).listen) == (host, number)
 
 
 def test_a_misspelt_variable_is_told_with_what_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +165,7 @@ def test_a_user_without_a_home_has_a_state_directory(monkeypatch: pytest.MonkeyP
 
 def test_a_byte_order_mark_hides_no_setting(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("\ufeffREPLICATOR_LISTEN=127.0.0.1:2\n")
-    assert load_settings().listen_port == 2
+    assert port(load_settings()) == 2
     (tmp_path / ".env").write_text("\ufeffREPLICATOR_LISTN=127.0.0.1:2\n")
     assert [problem.path for problem in unknown_variables()] == ["REPLICATOR_LISTN"]
 

@@ -137,22 +137,11 @@ class Rate:
         rate = self._rate
         return None if rate is None else int(min(max(rate * _PIECE_SECONDS, self._least), self._most))
 
-    def pieces(self, chunk: bytes) -> Iterator[bytes]:
-        """Cut a chunk into pieces to ask for one after the other."""
-        start = 0
-        while start < len(chunk):
-            piece = self.piece
-            if piece is None:
-                yield chunk[start:] if start else chunk
-                return
-            yield chunk[start : start + piece]
-            start += piece
-
     async def passes(self, size: int, *, bulk: bool) -> None:
         """Wait until ``size`` bytes or requests may go, and account for them.
 
         Args:
-            size: of one of the `pieces`; more goes as well, and is waited for afterwards.
+            size: at most `piece`; more goes as well, and is waited for afterwards.
             bulk: they are a backfill's.
         """
         if pause := self.ask(size, bulk=bulk):
