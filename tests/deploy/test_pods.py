@@ -16,7 +16,7 @@ from tests.deploy.manifests import Manifest, container, environment, of_kind, po
 from tests.deploy.test_helm import MINIMAL, template
 from tests.deploy.test_kustomize import rendered
 from tests.queue.servers import RedisServer
-from tests.running import running
+from tests.running import PROGRAM, running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +78,8 @@ async def test_a_pod_starts_with_what_it_is_given_and_answers_its_probes(
         settings = {**prepare(manifests, pod, secrets, root), "REPLICATOR_WEBHOOK_TOKEN": ""}
         assert settings[listens].startswith("0.0.0.0:")
         settings |= {listens: "127.0.0.1:0", "REPLICATOR_RECONCILE": "off"}
-        async with running(*container(pod)["args"], cwd=root, settings=settings, ready=ready) as process:
+        arguments = container(pod)["args"]
+        async with running(*arguments, cwd=root, settings=settings, ready=ready, program=PROGRAM) as process:
             address = process.said(ready)[0]["address"]
             for name in ("startupProbe", "livenessProbe", "readinessProbe"):
                 assert ask(address, container(pod)[name]["httpGet"]["path"]) == 200
@@ -91,8 +92,9 @@ async def test_a_pod_of_the_chart_starts_with_rules_that_are_values(tmp_path_fac
     root = tmp_path_factory.mktemp("p")
     manifests = read(template({**MINIMAL, "rules": MINIMAL_RULES, "settings": {"reconcile": "off"}}))
     ((command, pod),) = pods(manifests)
-    settings = {**prepare(manifests, pod, SECRETS, root), "REPLICATOR_WEBHOOK_TOKEN": ""}
-    async with running(command, cwd=root, settings={**settings, "REPLICATOR_LISTEN": "127.0.0.1:0"}) as serving:
+    settings = prepare(manifests, pod, SECRETS, root)
+    settings |= {"REPLICATOR_WEBHOOK_TOKEN": "", "REPLICATOR_LISTEN": "127.0.0.1:0"}
+    async with running(command, cwd=root, settings=settings, program=PROGRAM) as serving:
         assert ask(serving.address, container(pod)["readinessProbe"]["httpGet"]["path"]) == 200
 
 
