@@ -35,8 +35,9 @@ system: servers ## Install the other programs that the tests use: a browser, pro
 tools: install ## Install Helm and kubectl, which render deploy/ in the tests, into the virtual environment
 	@$(BIN)/python -m tests.deploy.tools
 
-# Hundreds of programs start in it: their bytecode is kept, also where the environment says otherwise.
+# The same everywhere: hundreds of programs start, whose bytecode is kept, and their output is buffered as users have it.
 test: export PYTHONDONTWRITEBYTECODE =
+test: export PYTHONUNBUFFERED =
 test: install system tools ## Run the whole suite; PYTEST_ARGS='tests/rules -k glob' for a part of it
 	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=worksteal $(PYTEST_ARGS) || \
 	  { echo "Run again, alone: a test that passes now met the others or a full machine, and is to be mended."; \

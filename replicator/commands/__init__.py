@@ -12,13 +12,16 @@ import contextlib
 import errno
 import importlib
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from replicator import __version__
 from replicator.errors import FAILED, OK, USAGE, ConfigError, ReplicatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["COMMANDS", "app", "load_command", "main"]
 
@@ -150,7 +153,7 @@ def main() -> None:
     program = _print_version if sys.argv[1:] == ["--version"] else app
     code = OK
     try:
-        program()
+        _call(program)
     except ConfigError as error:
         code = _print_error(error, USAGE)
     except ReplicatorError as error:
@@ -165,6 +168,15 @@ def main() -> None:
         code = _print_error(OSError(f"can't write the output: {error.strerror}"), FAILED)
         _close_output()
     sys.exit(code)
+
+
+def _call(program: Callable[[], None]) -> None:
+    """Run the program until its output is written: what fails in Python's own flush at exit ends with a traceback."""
+    try:
+        program()
+    finally:
+        if sys.stdout is not None:  # None where the caller has closed it, as in `replicator status >&-`
+            sys.stdout.flush()
 
 
 def _close_output() -> None:
