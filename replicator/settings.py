@@ -222,7 +222,9 @@ class Settings(BaseSettings):
     concurrency: _Slots = Field(16, description="concurrent copies for events, per process")
     backfill_concurrency: _Slots = Field(16, description="concurrent copies for backfills, per process")
     transfers: _Slots = Field(
-        8, description="concurrent uploads of blobs over 64 KiB, per process; pushes may exceed it beside a backfill"
+        24,
+        description="the most concurrent uploads of blobs over 64 KiB, per registry and process; fewer where more do "
+        "not make the whole faster; pushes may exceed it beside a backfill",
     )
     in_flight: _Slots = Field(
         32,

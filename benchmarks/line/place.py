@@ -52,6 +52,7 @@ class Terms:
         trees: checkouts of the replicator, by the name that a table gives them.
         storage: where the registries keep their content; None for the system's temporary directory.
         size: what the sizes of all bodies are multiplied by; less than 1 for the benchmark's own tests.
+        window: bytes of a connection that are under way at once.
     """
 
     rate: float
@@ -59,6 +60,7 @@ class Terms:
     trees: Mapping[str, Path] = field(default_factory=lambda: {"replicator": _ROOT})
     storage: Path | None = None
     size: float = 1.0
+    window: int = 1024 * 1024
 
     def bytes(self, size: float) -> int:
         """Scale the size of a body."""
@@ -312,7 +314,9 @@ class Place:
             behind = await stack.enter_async_context(front(registry)) if front else registry
             # The other one only counts.
             slow, fast = (self._source, behind) if at_source else (behind, self._source)
-            line = await stack.enter_async_context(apart(slow, rate=terms.rate, round_trip=terms.round_trip))
+            line = await stack.enter_async_context(
+                apart(slow, rate=terms.rate, round_trip=terms.round_trip, window=terms.window)
+            )
             other = await stack.enter_async_context(apart(fast))
             fronts = (line, other) if at_source else (other, line)
             run = Run(terms, fronts, (self._source, registry), scratch, self.content)

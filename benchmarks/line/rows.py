@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 import time
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from benchmarks.backfill.content import PROJECTS
-from benchmarks.backfill.memory import served
 from benchmarks.line import peers
 from benchmarks.line.place import Content, Ended, Outcome, Run, Terms, lacking, place
+from benchmarks.line.pushes import KIB, MIB, PATIENCE, TAG, p99, push, time_of, twelve
 from tests.queue.servers import RedisServer
 from tests.standins.images import image, layer
-from tests.standins.images import push as put
 from tests.standins.outages import Limit, deaf, mute
 
 if TYPE_CHECKING:
@@ -26,136 +23,11 @@ if TYPE_CHECKING:
     from tests.running import Serving
     from tests.standins.images import Blob
 
-_MIB = 2**20
-_KIB = 2**10
-_TAG = "v1"
-_PUSHES = 40
-"""Pushes in all rows that make many, at the most."""
-_EVERY = 1.0
-"""Seconds between two of them."""
-_PATIENCE = 180.0
-"""Seconds that a program gets for a row at the least."""
-
-
-async def push(terms: Terms) -> AsyncIterator[Outcome]:
-    """Pushes of one small layer beside eight bodies of 8 MiB."""
-    bulk: Content = {f"team/bulk{n}": {_TAG: image(n + 1, (terms.bytes(8 * _MIB),))} for n in range(8)}
-    async for outcome in _pushes(terms, bulk, {}):
-        yield outcome
-
-
-async def twelve(terms: Terms) -> AsyncIterator[Outcome]:
-    """The same beside one image of twelve layers, with one copy of a backfill at once."""
-    bulk: Content = {"team/bulk": {_TAG: image(1, (terms.bytes(4 * _MIB),) * 12)}}
-    async for outcome in _pushes(terms, bulk, {"REPLICATOR_BACKFILL_CONCURRENCY": "1"}):
-        yield outcome
-
-
-async def p99(terms: Terms) -> AsyncIterator[Outcome]:
-    """The same beside a reconcile of 100,000 tags, of which enough lack to fill the line as long as the pushes last."""
-    sizes = [terms.bytes(size) for size in (4 * _MIB, _MIB, 256 * _KIB, 64 * _KIB, 16 * _KIB)]
-    number = max(1, int(terms.rate * terms.size * 1.5 * _PUSHES * _EVERY / sum(sizes)))
-    bulk: Content = {}
-    for n in range(number):
-        bulk.setdefault(f"team/bulk{n % 10}", {})[f"v{n}"] = image(n + 1, sizes)
-    in_place = max(10, int(100_000 * terms.size))
-    patience = _time(lacking(bulk), terms.rate) + _PATIENCE
-    async with served(10, in_place) as hosts, place(terms, bulk) as source:
-        images = {
-            f"{hosts.harbor}/{project}/**": f"{hosts.destination}/{namespace}/{{name}}"
-            for project, namespace in PROJECTS.items()
-        }
-        for number, (name, tree) in enumerate(terms.trees.items()):
-            async with source.run() as run:
-                # Each has a repository of its own for what is pushed, which no reconcile finds before.
-                run.content = bulk | _small(terms, f"team/app{number}")
-                rules = run.rules(images=images)
-                async with run.serving(tree, rules, {"REPLICATOR_RECONCILE": "24h"}) as serving:
-                    began = time.monotonic()
-                    waits = await _push_while(terms, run, serving, bulk, patience)
-                    outcome = await _of_pushes(terms, run, name, bulk, waits, began + patience)
-                    outcome.wall = time.monotonic() - began
-                    if outcome.arrived < outcome.meant:
-                        outcome.said = _of_reconcile(serving)
-                    yield outcome
-
-
-def _of_reconcile(serving: Serving) -> str:
-    """Say how the reconcile ended, and some of what it could not do."""
-    said = [line for line in serving.lines if str(line.get("event", "")).startswith("reconcile")]
-    return "; ".join(f"{line['event']}: {line.get('error') or line}" for line in [*said[:4], *said[-1:]])
-
-
-def _small(terms: Terms, repository: str = "team/app") -> Content:
-    return {repository: {f"p{n}": image(5000 + n, (terms.bytes(128 * _KIB),)) for n in range(_PUSHES)}}
-
-
-async def _pushes(terms: Terms, bulk: Content, settings: Mapping[str, str]) -> AsyncIterator[Outcome]:
-    """Queue a backfill, and push small images while it is under way.
-
-    Once with the copies of the backfill in ``serve``, as a reconcile has them, and once in a process of their own.
-    """
-    patience = _time(lacking(bulk), terms.rate)
-    async with place(terms, bulk) as source:
-        for name, tree in terms.trees.items():
-            for manner, options in (("in serve", ["--detach"]), ("backfill apart", [])):
-                async with source.run() as run, AsyncExitStack() as stack:
-                    run.content = bulk | _small(terms)
-                    serving = await stack.enter_async_context(run.serving(tree, run.rules(), settings))
-                    only = [option for repository in bulk for option in ("--only", f"{run.source}/{repository}")]
-                    command = ["backfill", "--config", str(run.rules()), *only, *options]
-                    began = time.monotonic()
-                    backfill = asyncio.create_task(run.replicator(tree, *command, seconds=patience, settings=settings))
-                    waits = await _push_while(terms, run, serving, bulk, patience)
-                    outcome = await _of_pushes(terms, run, f"{name}, {manner}", bulk, waits, began + patience)
-                    outcome.wall = time.monotonic() - began
-                    ended = await backfill
-                    outcome.said = ended.said if ended.code else ""
-                    yield outcome
-
-
-async def _push_while(terms: Terms, run: Run, serving: Serving, bulk: Content, patience: float) -> list[float | None]:
-    """Push a small image every second from the time on when bulk moves, and until it is all there; tell the waits."""
-    repository, small = list(run.content.items())[-1]
-    await run.moving(terms.bytes(_MIB), patience)
-    async with asyncio.TaskGroup() as group:
-        pushes: list[asyncio.Task[float | None]] = []
-        for tag, root in small.items():
-            if pushes and await _all_there(run, bulk):
-                break
-            await put(run.origin, repository, tag, root)
-            pushes.append(group.create_task(run.until(repository, tag, patience)))
-            await run.tell(serving, repository, tag)
-            await asyncio.sleep(_EVERY * max(terms.size, 0.1))
-    return [push.result() for push in pushes]
-
-
-async def _of_pushes(
-    terms: Terms, run: Run, name: str, bulk: Content, waits: Sequence[float | None], until: float
-) -> Outcome:
-    """Wait for bulk, and say how long the pushes took."""
-    for repository, tags in bulk.items():
-        for tag in tags:
-            await run.until(repository, tag, max(1, until - time.monotonic()))
-    repository, small = list(run.content.items())[-1]
-    run.content = bulk | {repository: dict(list(small.items())[: len(waits)])}
-    outcome = await run.outcome(name, 0.0)
-    known = sorted(wait for wait in waits if wait is not None)
-    outcome.more = {
-        "pushes": f"{len(known)}/{len(waits)}",
-        "first": _seconds(waits[0]),
-        "median": _seconds(statistics.median(known) if known else None),
-        "p99": _seconds(known[int(0.99 * (len(known) - 1))] if known else None),
-        "longest": _seconds(known[-1] if known else None),
-    }
-    outcome.lacking, outcome.rate = lacking(run.content), terms.rate
-    return outcome
-
 
 async def timeout(terms: Terms) -> AsyncIterator[Outcome]:
     """Twelve images of one layer of 4 MB at 1 MB/s, with ten seconds as the timeout of a copy."""
     terms = replace(terms, rate=1e6)
-    content: Content = {f"team/m{n}": {_TAG: image(n + 1, (terms.bytes(4_000_000),))} for n in range(12)}
+    content: Content = {f"team/m{n}": {TAG: image(n + 1, (terms.bytes(4_000_000),))} for n in range(12)}
     settings = {"REPLICATOR_COPY_TIMEOUT": "10"}
     async with place(terms, content) as source:
         for name, tree in terms.trees.items():
@@ -167,26 +39,26 @@ async def timeout(terms: Terms) -> AsyncIterator[Outcome]:
 
 async def slow(terms: Terms) -> AsyncIterator[Outcome]:
     """One layer of 16 MiB, with a timeout that is over before it has passed."""
-    size = terms.bytes(16 * _MIB)
+    size = terms.bytes(16 * MIB)
     settings = {"REPLICATOR_COPY_TIMEOUT": f"{max(1, int(0.625 * size / terms.rate))}"}
-    async with place(terms, {"team/app": {_TAG: image(1, (size,))}}) as source:
+    async with place(terms, {"team/app": {TAG: image(1, (size,))}}) as source:
         for name, tree in terms.trees.items():
             yield await _backfill(terms, source.run(), (name, tree), settings)
 
 
 async def filled(terms: Terms) -> AsyncIterator[Outcome]:
     """A first copy to a destination that another program has brought the base of, in another repository."""
-    base = [layer(1, terms.bytes(40 * _MIB))]
-    before: Content = {"m/a": {_TAG: image(1, (terms.bytes(_MIB),), base=base)}}
-    content = before | {"lib/b": {_TAG: image(2, (terms.bytes(_MIB),), base=base)}}
-    held = before["m/a"][_TAG].blobs
+    base = [layer(1, terms.bytes(40 * MIB))]
+    before: Content = {"m/a": {TAG: image(1, (terms.bytes(MIB),), base=base)}}
+    content = before | {"lib/b": {TAG: image(2, (terms.bytes(MIB),), base=base)}}
+    held = before["m/a"][TAG].blobs
     async with place(terms, content) as source:
         for name, tree in terms.trees.items():
             yield await _backfill(terms, source.run(before=before), (f"{name}, backfill", tree), {}, held)
             async with source.run(before=before) as run, run.serving(tree, run.rules()) as serving:
                 began = time.monotonic()
-                await run.tell(serving, "lib/b", _TAG)
-                await run.until("lib/b", _TAG, _time(lacking(content), terms.rate))
+                await run.tell(serving, "lib/b", TAG)
+                await run.until("lib/b", TAG, time_of(lacking(content), terms.rate))
                 outcome = await run.outcome(f"{name}, push", time.monotonic() - began)
             outcome.lacking, outcome.rate = lacking(content, held), terms.rate
             yield outcome
@@ -209,7 +81,7 @@ async def limited(terms: Terms) -> AsyncIterator[Outcome]:
                 began = time.monotonic()
                 for tag in content["team/app"]:
                     await run.tell(serving, "team/app", tag)
-                await asyncio.gather(*(run.until("team/app", tag, _PATIENCE) for tag in content["team/app"]))
+                await asyncio.gather(*(run.until("team/app", tag, PATIENCE) for tag in content["team/app"]))
                 outcome = await run.outcome(f"{name}, serve", time.monotonic() - began)
             outcome.more = {"requests": str(limit.passed), "refused": str(limit.refused)}
             outcome.lacking, outcome.rate = lacking(content), terms.rate
@@ -256,8 +128,8 @@ async def bandwidth(terms: Terms) -> AsyncIterator[Outcome]:
     """A backfill by several workers on one Redis, with half of the line as REPLICATOR_BANDWIDTH."""
     limit = terms.rate / 2
     seconds = 30 * terms.size
-    bodies = max(8, int(1.5 * limit * seconds / terms.bytes(4 * _MIB)))
-    content: Content = {f"team/m{n}": {_TAG: image(n + 1, (terms.bytes(4 * _MIB),))} for n in range(bodies)}
+    bodies = max(8, int(1.5 * limit * seconds / terms.bytes(4 * MIB)))
+    content: Content = {f"team/m{n}": {TAG: image(n + 1, (terms.bytes(4 * MIB),))} for n in range(bodies)}
     async with place(terms, content) as source:
         for name, tree in terms.trees.items():
             for number in (1, 2, 4):
@@ -268,7 +140,7 @@ async def bandwidth(terms: Terms) -> AsyncIterator[Outcome]:
                         await stack.enter_async_context(run.serving(tree, run.rules(), settings, "worker"))
                     command = ["backfill", "--config", str(run.rules()), "--detach"]
                     await run.replicator(tree, *command, settings=settings)
-                    await run.moving(terms.bytes(_MIB), _PATIENCE)
+                    await run.moving(terms.bytes(MIB), PATIENCE)
                     before, began = await run.sent(), time.monotonic()
                     await asyncio.sleep(seconds)
                     sent, took = await run.sent() - before, time.monotonic() - began
@@ -280,8 +152,8 @@ async def bandwidth(terms: Terms) -> AsyncIterator[Outcome]:
 
 async def one(terms: Terms) -> AsyncIterator[Outcome]:
     """One image of five layers."""
-    sizes = [terms.bytes(size * _MIB) for size in (20, 12, 8, 4, 1)]
-    async for outcome in _everyone(terms, {"team/app": {_TAG: image(1, sizes)}}):
+    sizes = [terms.bytes(size * MIB) for size in (20, 12, 8, 4, 1)]
+    async for outcome in _everyone(terms, {"team/app": {TAG: image(1, sizes)}}):
         yield outcome
 
 
@@ -301,14 +173,25 @@ async def thin(terms: Terms) -> AsyncIterator[Outcome]:
 async def far(terms: Terms) -> AsyncIterator[Outcome]:
     """The same at 100 ms of round trip and ten times the rate."""
     line = replace(terms, rate=10 * terms.rate, round_trip=0.1)
-    content = _shared(terms) | {"team/other": {f"v{n}": image(100 + n, (terms.bytes(_MIB),) * 6) for n in range(12)}}
+    content = _shared(terms) | {"team/other": {f"v{n}": image(100 + n, (terms.bytes(MIB),) * 6) for n in range(12)}}
     async for outcome in _swept(line, content):
         yield outcome
 
 
+async def narrow(terms: Terms) -> AsyncIterator[Outcome]:
+    """Sixty images at 100 ms of round trip where a connection alone gets no more than 1.25 MiB/s of 20 MiB/s.
+
+    Others take minutes for it, and are left out.
+    """
+    line = replace(terms, rate=10 * terms.rate, round_trip=0.1, window=128 * KIB)
+    content: Content = {"team/app": {f"v{n}": image(n, (terms.bytes(2 * MIB),) * 4) for n in range(60)}}
+    async for outcome in _swept(line, content, (8, 16, 24, 32)):
+        yield outcome
+
+
 def _shared(terms: Terms) -> Content:
-    base = [layer(1, terms.bytes(12 * _MIB)), layer(2, terms.bytes(4 * _MIB))]
-    own = terms.bytes(_MIB)
+    base = [layer(1, terms.bytes(12 * MIB)), layer(2, terms.bytes(4 * MIB))]
+    own = terms.bytes(MIB)
     return {"team/app": {f"v{n}": image(n, (own,), base=base) for n in range(1, 21)}}
 
 
@@ -320,16 +203,16 @@ async def _everyone(terms: Terms, content: Content) -> AsyncIterator[Outcome]:
             yield await _peer(terms, source.run(), name, command)
 
 
-async def _swept(terms: Terms, content: Content) -> AsyncIterator[Outcome]:
-    """The product as it comes, then with numbers of transfers that are fixed, and the best of the others."""
+async def _swept(terms: Terms, content: Content, most: Sequence[int] = (1, 2, 4, 8, 16, 32)) -> AsyncIterator[Outcome]:
+    """The product as it comes, then with these numbers of transfers at most, and the best of the others."""
     async with place(terms, content) as source:
         for name, tree in terms.trees.items():
             yield await _backfill(terms, source.run(), (f"{name}, as it comes", tree), {})
-            for transfers in (1, 2, 4, 8, 16, 32):
+            for transfers in most:
                 settings = {"REPLICATOR_TRANSFERS": str(transfers), "REPLICATOR_IN_FLIGHT": str(max(transfers, 8))}
                 outcome = _backfill(terms, source.run(), (f"{name}, TRANSFERS={transfers}", tree), settings)
                 yield await outcome
-        for name, command in peers.found().items():
+        for name, command in () if terms.window < MIB else peers.found().items():
             yield await _peer(terms, source.run(), name, command)
 
 
@@ -343,7 +226,7 @@ async def _backfill(
     name, tree = product
     async with at as run:
         command = ["backfill", "--config", str(run.rules())]
-        patience = _time(lacking(run.content), terms.rate)
+        patience = time_of(lacking(run.content), terms.rate)
         ended = await run.replicator(tree, *command, seconds=patience, settings=settings)
         return await _outcome(terms, run, name, ended, held)
 
@@ -356,7 +239,7 @@ async def _peer(
     held: Iterable[Blob] = (),
 ) -> Outcome:
     async with at as run:
-        ended = await run.program(command(run), _time(lacking(run.content), terms.rate))
+        ended = await run.program(command(run), time_of(lacking(run.content), terms.rate))
         return await _outcome(terms, run, name, ended, held)
 
 
@@ -367,25 +250,7 @@ async def _outcome(terms: Terms, run: Run, name: str, ended: Ended, held: Iterab
     return outcome
 
 
-def _time(size: int, rate: float) -> float:
-    """Say how long a program gets: four times what the line takes."""
-    return _PATIENCE + 4 * size / rate
-
-
-def _seconds(value: float | None) -> str:
-    return "never" if value is None else f"{value:.1f} s"
-
-
-async def _all_there(run: Run, content: Content) -> bool:
-    """Tell whether all of this has arrived; the last first, as it is asked again and again."""
-    for repository, tags in reversed(content.items()):
-        for tag in reversed(tags):
-            if not await run.holds(repository, tag):
-                return False
-    return True
-
-
 ROWS = {
     row.__name__: row
-    for row in (push, twelve, p99, timeout, slow, filled, limited, silent, bandwidth, one, shared, thin, far)
+    for row in (push, twelve, p99, timeout, slow, filled, limited, silent, bandwidth, one, shared, thin, far, narrow)
 }

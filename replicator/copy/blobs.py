@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
@@ -12,12 +14,12 @@ from replicator.copy.ledger import LARGE, SMALL, NoBlobLocks
 from replicator.copy.mounts import ImageMounts
 from replicator.registry.errors import DigestMismatch, RegistryError
 from replicator.registry.limits import transfer
-from replicator.registry.places import Budget, PromotingLock
+from replicator.registry.places import PromotingLock, is_bulk, promotion
 from replicator.retry import is_transient, retrying
 from replicator.tasks import gather_tolerant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import AsyncIterator, Iterable
 
     from yarl import URL
 
@@ -43,22 +45,18 @@ _LONG = 5.0
 
 
 class BlobCopier:
-    """Copies blobs; all copies of a process share its ledger, its locks and its transfer slots.
+    """Copies blobs; all copies of a process share its ledger and its locks.
 
     Args:
-        transfers: concurrent blob bodies; each takes a few MiB at most.
         ledger: what registries are known to have.
         locks: locks shared with other processes.
         survey: finds repositories to mount from; None to use those alone that this process and the others copied to.
     """
 
-    def __init__(
-        self, transfers: int, ledger: Ledger, locks: BlobLocks | None = None, survey: Survey | None = None
-    ) -> None:
+    def __init__(self, ledger: Ledger, locks: BlobLocks | None = None, survey: Survey | None = None) -> None:
         self.ledger = ledger
         self.locks = locks or NoBlobLocks()
         self.survey = survey
-        self.transfers = Budget(transfers)
         self._process_locks = PromotingLock()
         self._images = 0
 
@@ -116,6 +114,25 @@ def limit_of(cuts: list[Cut], size: int) -> str:
     return f"cut off {len(cuts)} times after about {', and after about '.join(found)}" if found else ""
 
 
+@dataclass(slots=True)
+class _Sending:
+    """A body that holds a stream.
+
+    Attributes:
+        began: when it got the stream, on the monotonic clock.
+        flow: None while it waits for its places at both hosts.
+    """
+
+    began: float = 0.0
+    flow: Flow | None = None
+
+    def stands_still(self, seconds: float) -> bool:
+        """Tell whether nothing has moved for so long, although no more urgent body holds it back."""
+        if self.flow is None:
+            return time.monotonic() - self.began >= seconds
+        return self.flow.stands_still(seconds)
+
+
 class _ImageUpload:
     """Upload of the blobs of one image."""
 
@@ -126,12 +143,15 @@ class _ImageUpload:
         self._probe = probe
         self._context = context
         self._source, self._target = context.origin, context.target
-        self._ledger, self._locks, self._transfers = copier.ledger, copier.locks, copier.transfers
+        self._ledger, self._locks, self._streams = copier.ledger, copier.locks, context.target.limits.streams
         self.mounts = ImageMounts(context, copier.ledger, copier.locks, copier.survey, distrust=distrust)
 
     async def copy_locked(self, blob: Descriptor) -> None:
         """Copy a blob under the lock that all processes share, unless another process has just copied it."""
-        async with self._locks.hold(self.registry, self.name, blob.digest) as lock:
+        locked = self._locks.hold(
+            self.registry, self.name, blob.digest, urgent=lambda: not is_bulk(), on_urgent=promotion()
+        )
+        async with locked as lock:
             if lock.present:
                 self._ledger.add(self.registry, self.name, blob.digest)
                 self.tally.blobs_present += 1
@@ -187,15 +207,14 @@ class _ImageUpload:
             # A small blob takes no memory worth counting: the budgets of the hosts are enough.
             small = blob.size <= SMALL
             if not small:
-                # Before it takes a slot that others could use.
+                # Before it takes a stream that others could use.
                 await self._source.limits.pause()
                 await self._target.limits.pause()
             async with (
-                contextlib.nullcontext() if small else self._transfers.slot(blob.size),
-                transfer(self._source.limits, self._target.limits, blob.size) as flow,
+                contextlib.nullcontext(_Sending()) if small else self._stream(blob) as sending,
+                transfer(self._source.limits, self._target.limits, blob.size) as sending.flow,
             ):
-                with contextlib.nullcontext() if small else self._lent(flow):
-                    await self._send(blob, location, flow)
+                await self._send(blob, location, sending.flow)
         except BaseException as error:
             # A cancelled copy leaves its upload session to the registry's clean-up: there may be no time for a request.
             if isinstance(error, Exception):
@@ -213,25 +232,28 @@ class _ImageUpload:
         finally:
             await stream.aclose()
 
-    @contextlib.contextmanager
-    def _lent(self, flow: Flow) -> Iterator[None]:
-        """Lend the slot of a body to others while it stands still: its host keeps it, and not the line."""
+    @contextlib.asynccontextmanager
+    async def _stream(self, blob: Descriptor) -> AsyncIterator[_Sending]:
+        """Hold a stream for a body, and lend it to others while the body stands still, e.g. as its source is silent."""
         loop = asyncio.get_running_loop()
+        sending = _Sending()
         lent = 0
         timer: asyncio.TimerHandle | None = None
 
         def look() -> None:
             nonlocal lent, timer
-            still = int(flow.stands_still(_STILL_SECONDS))
+            still = int(sending.stands_still(_STILL_SECONDS))
             if still != lent:
-                self._transfers.resize(self._transfers.size + still - lent)
+                self._streams.lend(still - lent)
             lent, timer = still, loop.call_later(_LOOK_SECONDS, look)
 
-        look()
-        try:
-            yield
-        finally:
-            if timer is not None:
-                timer.cancel()
-            if lent:
-                self._transfers.resize(self._transfers.size - lent)
+        async with self._streams.slot(blob.size):
+            sending.began = time.monotonic()
+            look()
+            try:
+                yield sending
+            finally:
+                if timer is not None:
+                    timer.cancel()
+                if lent:
+                    self._streams.lend(-lent)

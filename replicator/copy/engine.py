@@ -32,7 +32,6 @@ class Copier:
 
     Args:
         registries: access to the registries.
-        transfers: concurrent blob bodies.
         blob_locks: locks shared with other processes; None for a single process.
         selection_store: selections shared with other processes; None for a single process.
         neighbours: names repositories of a destination's registry that may have blobs to mount; None for those that
@@ -48,7 +47,6 @@ class Copier:
         self,
         registries: Registries,
         *,
-        transfers: int = 8,
         blob_locks: BlobLocks | None = None,
         selection_store: SelectionStore | None = None,
         neighbours: Neighbours | None = None,
@@ -59,7 +57,7 @@ class Copier:
         self._ledger = Ledger()
         locks = blob_locks or NoBlobLocks()
         self._survey = Survey(registries, self._ledger, locks, neighbours=neighbours, store=survey_store)
-        self._blobs = BlobCopier(transfers, self._ledger, locks, self._survey)
+        self._blobs = BlobCopier(self._ledger, locks, self._survey)
         self._tag_locks = TagLocks(locks)
 
     def expect(self, repositories: Iterable[Repository], *, whole: bool = False) -> None:
@@ -72,10 +70,6 @@ class Copier:
             whole: whether they are all that ``neighbours`` would name, so that it need not be asked soon.
         """
         self._survey.expect(repositories, whole=whole)
-
-    def waiting(self, *, bulk: bool) -> int:
-        """Return how many bodies wait for one of the process's transfers, of backfills or of pushes."""
-        return self._blobs.transfers.waiting(bulk=bulk)
 
     async def compare(
         self,

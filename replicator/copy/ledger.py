@@ -118,11 +118,26 @@ class BlobLocks(Protocol):
     An implementation must not fail: while it can't reach the others, it grants every lock at once.
     """
 
-    def hold(self, registry: str, repository: str, digest: str) -> AbstractAsyncContextManager[BlobLock]:
+    def hold(
+        self,
+        registry: str,
+        repository: str,
+        digest: str,
+        *,
+        urgent: Callable[[], bool] = ...,
+        on_urgent: Callable[[], None] = ...,
+    ) -> AbstractAsyncContextManager[BlobLock]:
         """Hold the lock on a blob, waiting for it where another process has it.
 
         The lock covers the digest in all repositories of the registry. It expires if its holder dies. It is only taken
         where waiting cannot deadlock.
+
+        Args:
+            registry: the host.
+            repository: where the blob is to be.
+            digest: the blob's.
+            urgent: tells whether a push waits for the lock now.
+            on_urgent: called once the lock is held and a push of another process waits for it.
         """
 
     async def forget(self, registry: str, repository: str, digest: str) -> None:
@@ -139,9 +154,17 @@ class NoBlobLocks:
     mount_sources: tuple[str, ...] = ()
 
     @asynccontextmanager
-    async def hold(self, registry: str, repository: str, digest: str) -> AsyncIterator[BlobLock]:
+    async def hold(
+        self,
+        registry: str,
+        repository: str,
+        digest: str,
+        *,
+        urgent: Callable[[], bool] = lambda: False,
+        on_urgent: Callable[[], None] = lambda: None,
+    ) -> AsyncIterator[BlobLock]:
         """Grant the lock at once."""
-        del registry, repository, digest
+        del registry, repository, digest, urgent, on_urgent
         yield self
 
     def mark_present(self) -> None:

@@ -21,7 +21,7 @@ from replicator.queue.client import BATCH
 from replicator.standstill import waiting
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from replicator.queue.client import Queue
 
@@ -29,6 +29,8 @@ log = structlog.get_logger("replicator.queue")
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
+_HEAR_SECONDS = 1.0
+"""Seconds after which the holder of a lock has heard that a push waits for it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -86,15 +88,30 @@ class RedisBlobLocks:
         self._redis = BestEffortRedis(queue, deadline=deadline, trouble="turns unavailable")
 
     @contextlib.asynccontextmanager
-    async def hold(self, registry: str, repository: str, digest: str) -> AsyncIterator[RedisBlobLock]:
+    async def hold(
+        self,
+        registry: str,
+        repository: str,
+        digest: str,
+        *,
+        urgent: Callable[[], bool] = lambda: False,
+        on_urgent: Callable[[], None] = lambda: None,
+    ) -> AsyncIterator[RedisBlobLock]:
         """Hold the lock on a blob, waiting for it where another process has it.
 
         The lock covers the digest in all repositories of the registry. It is not waited for when the digest is known
         to be in the repository. It raises nothing of its own.
+
+        Args:
+            registry: the host.
+            repository: where the blob is to be.
+            digest: the blob's.
+            urgent: tells whether a push waits for the lock now.
+            on_urgent: called once the lock is held and a push of another process waits for it; within about a second.
         """
         with waiting():
-            lock = await self._acquire(_item(registry, digest), repository)
-        renewing = self._redis.start(self._renew(lock))
+            lock = await self._acquire(_item(registry, digest), repository, urgent)
+        renewing = self._redis.start(self._renew(lock, on_urgent))
         try:
             yield lock
         finally:
@@ -116,9 +133,9 @@ class RedisBlobLocks:
             items = [_item(registry, digest) for digest in digests[start : start + BATCH]]
             await self._redis.ask("lock_share", repository, self._items, *items)
 
-    async def _acquire(self, item: str, place: str) -> RedisBlobLock:
+    async def _acquire(self, item: str, place: str, urgent: Callable[[], bool]) -> RedisBlobLock:
         """Take the lock once it is free; go on without it when the item is at the place, or patience ends."""
-        lock, held_elsewhere = await self._take(item, place)
+        lock, held_elsewhere = await self._take(item, place, urgent())
         if not held_elsewhere:
             return lock
         clock, pause = asyncio.get_running_loop().time, _FIRST_PAUSE
@@ -131,16 +148,16 @@ class RedisBlobLocks:
                         await released.wait()
                 released.clear()
                 pause = min(pause * 1.5, _LONGEST_PAUSE)
-                lock, held_elsewhere = await self._take(item, place)
+                lock, held_elsewhere = await self._take(item, place, urgent())
         if held_elsewhere:
             log.info("blob lock not waited for", item=item, place=place, waited_seconds=round(self._patience))
         return lock
 
-    async def _take(self, item: str, place: str) -> tuple[RedisBlobLock, bool]:
+    async def _take(self, item: str, place: str, urgent: bool) -> tuple[RedisBlobLock, bool]:
         """Ask for the lock; return whether another process has it."""
         lock = RedisBlobLock(item, place, token=uuid4().hex)
         times = (int(self._lease * 1000), int(self._trust * 1000))
-        request = self._redis.send("lock_take", item, place, lock.token, *times, self._items)
+        request = self._redis.send("lock_take", item, place, lock.token, *times, self._items, int(urgent))
         try:
             reply = await self._redis.answer(request)
         except asyncio.CancelledError:
@@ -161,13 +178,17 @@ class RedisBlobLocks:
         await self._redis.answer(request)
         await self._redis.ask("lock_release", lock.item, "", lock.token, self._items)
 
-    async def _renew(self, lock: RedisBlobLock) -> None:
+    async def _renew(self, lock: RedisBlobLock, on_urgent: Callable[[], None]) -> None:
         """Renew the lock until cancelled, or until it is lost: the copy then goes on, and may be done twice."""
         while lock.token:
-            await asyncio.sleep(self._lease / 3)
-            if await self._redis.ask("lock_renew", lock.item, lock.token, int(self._lease * 1000)) == 0:
+            # As often as it takes to hear soon of a push that waits.
+            await asyncio.sleep(min(self._lease / 3, _HEAR_SECONDS))
+            state = await self._redis.ask("lock_renew", lock.item, lock.token, int(self._lease * 1000))
+            if state == 0:
                 log.debug("blob lock lost", item=lock.item, place=lock.place)
                 return
+            if state == 2:
+                on_urgent()
 
 
 def _item(registry: str, digest: str) -> str:

@@ -14,6 +14,7 @@ from replicator.registry.connection_errors import ProxyNotVerified
 from replicator.registry.flow import NEWS_SECONDS
 from replicator.registry.limits import HostLimits, RequestObserver, Timing
 from replicator.registry.manifests import Manifests
+from replicator.registry.places import Courtesy
 from replicator.registry.proxies import Proxies
 from replicator.registry.rate import Rates
 from replicator.registry.requests import Referrers, Tags
@@ -33,6 +34,8 @@ class RemoteRepository(Manifests, Blobs, Tags, Referrers):
     """One repository of a registry: manifests, blobs, tags and referrers (OCI distribution specification 1.1)."""
 
 
+_STEPS_BESIDE_PUSHES = 4
+"""Comparisons of a backfill or a reconcile at once while pushes are under way in the same process."""
 _READ_BUFFER = 256 * 1024
 """Bytes of an answer that aiohttp buffers before it stops reading (at most three times as many): a copy's chunk size.
 
@@ -76,12 +79,14 @@ class Registries:
         user_agent: ``User-Agent`` of all requests.
         timing: deadlines and attempts.
         in_flight: requests and transfers in flight by host; fewer while it asks for that.
+        streams: bodies in flight to a host at most; fewer where more do not make the whole faster.
         rates: bytes and requests a second by host; None for no limit.
         observer: sees every request.
         proxies: for every access that has none of its own.
 
     Attributes:
         proxies: the same.
+        courtesy: what bulk and pushes of this process owe each other.
     """
 
     def __init__(
@@ -91,6 +96,7 @@ class Registries:
         user_agent: str = "replicator",
         timing: Timing | None = None,
         in_flight: int = 32,
+        streams: int = 24,
         rates: Rates | None = None,
         observer: RequestObserver | None = None,
         proxies: Proxies | None = None,
@@ -100,11 +106,13 @@ class Registries:
         self._user_agent = user_agent
         self._timing = timing or Timing()
         self._in_flight = in_flight
+        self._streams = streams
         self.rates = rates or Rates()
         self._observer = observer or RequestObserver()
         self._session: aiohttp.ClientSession | None = None
         self._limits: dict[str, HostLimits] = {}
         self._pushing = asyncio.Event()
+        self.courtesy = Courtesy(_STEPS_BESIDE_PUSHES)
         self._transports: dict[tuple[str, Access], Transport] = {}
 
     async def __aenter__(self) -> Self:
@@ -174,7 +182,10 @@ class Registries:
             bulk: those of backfills and reconciles, instead of those of pushes.
         """
         chosen = [limits for host, limits in self._limits.items() if registry in (None, host)]
-        return sum(limits.waiting(bulk=bulk) + limits.line.held(bulk=bulk) for limits in chosen)
+        return sum(
+            limits.waiting(bulk=bulk) + limits.streams.waiting(bulk=bulk) + limits.line.held(bulk=bulk)
+            for limits in chosen
+        )
 
     async def pushes(self) -> dict[str, tuple[int, bool]]:
         """Wait until bodies of pushes are under way, and `NEWS_SECONDS` more; return their `Line.news` by host.
@@ -197,7 +208,12 @@ class Registries:
         if host not in self._limits:
             upload, requests = self.rates.upload(host), self.rates.requests(host)
             limits = self._limits[host] = HostLimits(
-                self._in_flight, host, self._observer.silent, upload=upload, requests=requests
+                self._in_flight,
+                host,
+                self._observer.silent,
+                streams=self._streams,
+                upload=upload,
+                requests=requests,
             )
             loop = asyncio.get_running_loop()
             # A thread may begin a body too.

@@ -65,10 +65,12 @@ class Line:
 
     Attributes:
         credit: bytes that each class may move while more urgent bodies are under way.
+        total: bytes of bodies that have gone to the host so far.
         on_push: called when pushes move again, after `news` has returned None; in any thread, and it must not block.
     """
 
     def __init__(self) -> None:
+        self.total = 0
         self.on_push: Callable[[], object] | None = None
         self.credit = dict.fromkeys(Urgency, 0.0)
         self._flows: set[Flow] = set()
@@ -294,6 +296,7 @@ class Flow:
             at_this_pace = size / max(now - self._asked_at, 1e-6) * _PIECE_SECONDS
             # Up by steps: a first piece only fills empty buffers.
             self._piece = int(max(_SMALLEST_PIECE, min(at_this_pace, 2 * self._piece, _LARGEST_PIECE)))
+            self.destination.total += size
             for line in self._lines:
                 line.moved(self.urgency, size, now)
 

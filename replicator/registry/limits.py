@@ -18,6 +18,7 @@ from replicator.registry.errors import TooManyRequests
 from replicator.registry.flow import Flow, Line
 from replicator.registry.places import Budget, is_bulk, promoted_by
 from replicator.registry.rate import Rate
+from replicator.registry.streams import Streams
 from replicator.retry import MAX_PAUSE
 from replicator.standstill import waiting
 
@@ -58,11 +59,13 @@ class HostLimits(Budget):
         registry: the host that the rules name.
         on_silence: called with the registry and its `Silence` when it stalls or falls silent, and with None when it
             answers again; the caller then hands work back to a queue, see `Circuit`.
+        streams: bodies in flight to the host at most, see `Streams`.
         upload: bytes of request bodies a second; None for no limit.
         requests: requests a second; None for no limit.
 
     Attributes:
         line: the bodies on their way from the host and to it.
+        streams: how many of those to it are in flight at once.
     """
 
     def __init__(
@@ -71,11 +74,13 @@ class HostLimits(Budget):
         registry: str = "",
         on_silence: Callable[[str, Silence | None], None] | None = None,
         *,
+        streams: int = 24,
         upload: Rate | None = None,
         requests: Rate | None = None,
     ) -> None:
         super().__init__(most)
         self.line = Line()
+        self.streams = Streams(streams, lambda: self.line.total)
         self.upload = upload or Rate()
         self.requests = requests or Rate()
         self._registry = registry

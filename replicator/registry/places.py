@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections import Counter
+from collections import Counter, deque
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -233,6 +233,12 @@ def is_bulk() -> bool:
     return BULK.get() and not (work is not None and work.promoted)
 
 
+def promotion() -> Callable[[], None]:
+    """Return what makes the work of this task a push's; for a push that waits for it elsewhere."""
+    work = _work.get()
+    return work.promote if work is not None else lambda: None
+
+
 @contextmanager
 def promoted_by(callback: Callable[[], None]) -> Iterator[None]:
     """Call ``callback`` when a push begins to wait for the work of this task, while the context lasts."""
@@ -245,6 +251,62 @@ def promoted_by(callback: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         work.callbacks.remove(callback)
+
+
+class Courtesy:
+    """Has bulk take few steps at once while pushes are under way in this process: both need the machine.
+
+    Args:
+        steps: of bulk that are taken at once beside pushes.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._most = steps
+        self._pushes = 0
+        self._steps = 0
+        self._waiters: deque[asyncio.Future[None]] = deque()
+
+    @contextmanager
+    def push(self) -> Iterator[None]:
+        """Have a push under way for as long as the context lasts."""
+        self._pushes += 1
+        try:
+            yield
+        finally:
+            self._pushes -= 1
+            self._wake()
+
+    @asynccontextmanager
+    async def step(self) -> AsyncIterator[None]:
+        """Take a step of bulk, once it is its turn."""
+        if self._waiters or self._is_full():
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            except BaseException:
+                # Its turn may just have come.
+                self._steps -= waiter.done() and not waiter.cancelled()
+                waiter.cancel()
+                self._wake()
+                raise
+        else:
+            self._steps += 1
+        try:
+            yield
+        finally:
+            self._steps -= 1
+            self._wake()
+
+    def _is_full(self) -> bool:
+        return self._pushes > 0 and self._steps >= self._most
+
+    def _wake(self) -> None:
+        while self._waiters and not self._is_full():
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                self._steps += 1
+                waiter.set_result(None)
 
 
 class PromotingLock:

@@ -92,6 +92,7 @@ class Backfill:
         self._listing = listing
         dry_run = queue is None
         self._checker = Checker(copier, checks, trust=options.trust, force=options.force, dry_run=dry_run)
+        self._courtesy = copier.registries.courtesy
         self._queue = queue
         self._options = options
         self._on_row = on_row
@@ -245,7 +246,8 @@ class Backfill:
         Returns:
             The row; None if the row follows when the copy ends.
         """
-        checked = await self._checker.check(found)
+        async with self._courtesy.step():
+            checked = await self._checker.check(found)
         if isinstance(checked, Row):
             return checked
         if self._enqueuer is None:

@@ -134,7 +134,14 @@ class Handler:
         Raises:
             ReplicatorError: the job failed; the error's class decides about a retry.
         """
-        BULK.set(running.lane is Lane.BACKFILL)
+        if running.lane is Lane.BACKFILL:
+            BULK.set(True)
+            return await self._run(running)
+        BULK.set(False)
+        with self._copier.registries.courtesy.push():
+            return await self._run(running)
+
+    async def _run(self, running: Running) -> Mapping[str, JsonValue]:
         started = time.monotonic()
         try:
             request = CopyRequest.from_json(running.payload)

@@ -192,13 +192,13 @@ async def open_registries(
         user_agent=agent,
         timing=timing,
         in_flight=settings.in_flight,
+        streams=settings.transfers,
         rates=rates or rates_of(settings),
         observer=observer,
         proxies=Proxies.from_environ(variables()),
     ) as registries:
         copier = Copier(
             registries,
-            transfers=settings.transfers,
             blob_locks=shared.locks,
             selection_store=shared.selections,
             neighbours=neighbours,

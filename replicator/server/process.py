@@ -29,7 +29,7 @@ from replicator.replication.transfer import access_by
 from replicator.server.app import Webhook, create_app, create_probes_app
 from replicator.server.auth import PageAuth, WebhookAuth
 from replicator.server.http import Server, certificate_of, listen
-from replicator.server.metrics import ALL, Metrics
+from replicator.server.metrics import Metrics
 from replicator.server.notify import open_notifier
 from replicator.server.page import StatusPage
 from replicator.server.reload import Reloader
@@ -215,8 +215,7 @@ async def _open(settings: Settings, rules: Rules, lanes: Collection[Lane]) -> As
         ):
 
             def waiting(host: str, lane: Lane) -> int:
-                bulk = lane is Lane.BACKFILL
-                return copier.waiting(bulk=bulk) if host == ALL else registries.waiting(host, bulk=bulk)
+                return registries.waiting(host, bulk=lane is Lane.BACKFILL)
 
             metrics.requests.watch_waiting(waiting)
             handler = Handler(copier, checks)
@@ -227,10 +226,7 @@ async def _open(settings: Settings, rules: Rules, lanes: Collection[Lane]) -> As
                 concurrency=concurrency,
                 observer=metrics.attempts,
             )
-            worker.waiting = lambda: {
-                lane: copier.waiting(bulk=lane is Lane.BACKFILL) + registries.waiting(bulk=lane is Lane.BACKFILL)
-                for lane in Lane
-            }
+            worker.waiting = lambda: {lane: registries.waiting(bulk=lane is Lane.BACKFILL) for lane in Lane}
             registrar = open_registrar(settings, rules, registries)
             reconciler = Reconciler(
                 settings.schedule, rules, copier, queue, checks, registrar=registrar, lease=settings.lease

@@ -116,9 +116,9 @@ class RecordingLocks(NoBlobLocks):
         self.forgotten: list[tuple[str, str, str]] = []
 
     @asynccontextmanager
-    async def hold(self, registry: str, repository: str, digest: str) -> AsyncIterator[BlobLock]:
+    async def hold(self, registry: str, repository: str, digest: str, **urgency: Any) -> AsyncIterator[BlobLock]:
         self.held.append(digest)
-        async with super().hold(registry, repository, digest) as lock:
+        async with super().hold(registry, repository, digest, **urgency) as lock:
             yield lock
 
     async def forget(self, registry: str, repository: str, digest: str) -> None:

@@ -88,5 +88,5 @@ async def _send(host: str, blob: bytes, times: int) -> None:
     async with Registries(lambda _: Access(endpoint=f"http://{host}")) as registries:
         for _ in range(times):
             context = CopyContext.open(registries, source, destination)
-            await BlobCopier(8, Ledger()).ensure([descriptor], context)
+            await BlobCopier(Ledger()).ensure([descriptor], context)
             assert context.tally.blobs_copied == 1

@@ -6,12 +6,14 @@ Bytes on the line are counted, from the push's start to its end: at the rate of 
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from replicator.copy import Copier
+from replicator.copy import BlobLock, Copier
+from replicator.copy.ledger import NoBlobLocks
 from replicator.registry import Access, Registries
 from replicator.registry.places import BULK
 from replicator.tasks import cancel_all
@@ -20,7 +22,7 @@ from tests.standins.images import image
 from tests.standins.line import Line, line
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from replicator.reference import Repository
     from tests.standins.images import Image
@@ -87,6 +89,31 @@ class Thin:
         return [tag for tag in tags if await self.destination.has_tag(tag)]
 
 
+class SharedLocks(NoBlobLocks):
+    """Blob locks of two processes: one upload of a blob at a time, and its holder hears of a push that waits."""
+
+    def __init__(self) -> None:
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._holders: dict[str, Callable[[], None]] = {}
+
+    @asynccontextmanager
+    async def hold(
+        self,
+        registry: str,
+        repository: str,
+        digest: str,
+        *,
+        urgent: Callable[[], bool] = lambda: False,
+        on_urgent: Callable[[], None] = lambda: None,
+    ) -> AsyncIterator[BlobLock]:
+        if digest in self._holders and urgent():
+            self._holders[digest]()
+        async with self._locks[digest]:
+            self._holders[digest] = on_urgent
+            yield self
+            del self._holders[digest]
+
+
 @asynccontextmanager
 async def thin(before: str) -> AsyncIterator[Thin]:
     async with AsyncExitStack() as stack:
@@ -101,8 +128,11 @@ async def thin(before: str) -> AsyncIterator[Thin]:
             return Access(endpoint=f"http://{addresses.get(repository.registry, repository.registry)}")
 
         # Of a line that many share, each has little on a loaded machine.
-        processes = [await stack.enter_async_context(Registries(access, timing=PATIENT)) for _ in range(2)]
-        copiers = [Copier(registries, transfers=TRANSFERS) for registries in processes]
+        processes = [
+            await stack.enter_async_context(Registries(access, timing=PATIENT, streams=TRANSFERS)) for _ in range(2)
+        ]
+        locks = SharedLocks()
+        copiers = [Copier(registries, blob_locks=locks) for registries in processes]
         thin = Thin(source, destination, copiers, front)
         stack.push_async_callback(thin.end)
         yield thin
@@ -141,6 +171,17 @@ async def test_a_push_of_a_layer_that_waits_for_its_turn_in_a_backfill_does_not_
         # The layer went once, as the backfill's: the push waited for it and not for the others.
         assert slow.passed - start < IN_BUFFERS + BODY * 1.5
         assert await slow.arrived([f"bulk{number}" for number in range(TRANSFERS)]) == []
+
+
+async def test_a_push_of_a_layer_that_another_process_sends_for_a_backfill_does_not_wait_for_others() -> None:
+    images = [image(number, (BODY,)) for number in range(TRANSFERS)]
+    async with thin("destination") as slow:
+        await slow.push("push", image(99, (1000,), base=images[-1].blobs[1:]))
+        await slow.begin_bulk(*images)
+        start = slow.passed
+        await slow.copy_elsewhere("push")
+        assert slow.passed - start < IN_BUFFERS + BODY * 1.5
+        assert await slow.arrived([f"bulk{number}" for number in range(TRANSFERS - 1)]) == []
 
 
 async def test_a_small_push_passes_a_huge_one() -> None:

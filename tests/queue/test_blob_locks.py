@@ -120,6 +120,31 @@ async def test_a_waiting_process_learns_of_a_release_and_need_not_poll(
     assert sorted(begun) == ["a", "b", "c"]
 
 
+async def test_the_holder_of_a_lock_hears_of_a_push_that_waits_for_it_and_of_nothing_else(
+    queue: Queue, other: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replicator.queue.blob_locks._HEAR_SECONDS", 0.05)
+    first, second = blob_locks(queue), blob_locks(other)
+    urgent, heard = False, asyncio.Event()
+
+    async def wait() -> None:
+        async with second.hold(R, "b", DIGEST, urgent=lambda: urgent, on_urgent=again.set):
+            await asyncio.sleep(0.3)
+
+    again = asyncio.Event()
+    async with first.hold(R, "a", DIGEST, on_urgent=heard.set):
+        waiting = asyncio.create_task(wait())
+        await asyncio.sleep(0.5)
+        assert not heard.is_set()
+        # A push begins to wait for the work of the other process.
+        urgent = True
+        async with asyncio.timeout(20):
+            await heard.wait()
+    await waiting
+    assert not again.is_set(), "the push has the lock now, and nobody waits"
+    assert await queue.redis.keys(f"{queue.prefix}:urgent:*") == []
+
+
 async def test_a_released_lock_leaves_nothing_behind_in_this_process(queue: Queue, other: Queue) -> None:
     first, second = blob_locks(queue), blob_locks(other)
     before = asyncio.all_tasks()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from replicator.copy import Copier
 from replicator.registry import Registries
 from replicator.registry.places import Budget, is_bulk
 from replicator.replication.backfill import Backfill, BackfillOptions
+from replicator.replication.compare import Checker
 from replicator.replication.listing import Listing
 from replicator.replication.report import RowOutcome
 from replicator.replication.transfer import access_by
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from replicator.copy import Comparison
+    from replicator.replication.listing import Found
     from replicator.replication.report import Row
     from tests.replication.conftest import House
 
@@ -49,6 +53,35 @@ async def test_lists_and_comparisons_take_the_places_of_bulk(house: House, monke
     assert len(rows) == 2
     assert len(seen) > 4
     assert all(seen)
+
+
+async def test_few_tags_are_compared_at_once_while_a_push_is_under_way(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.put([f"plain/app:v{number}" for number in range(20)])
+    running, most = 0, 0
+    original = Checker.check
+
+    async def check(checker: Checker, found: Found) -> Row | Comparison | None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        try:
+            return await original(checker, found)
+        finally:
+            running -= 1
+
+    monkeypatch.setattr(Checker, "check", check)
+    rules = house.rules({"BEHIND/plain/app": "BEHIND/copies/plain"})
+    async with Registries(access_by(rules.credentials), timing=QUICK) as registries:
+        for push, bound in (contextlib.nullcontext(), range(5, 21)), (registries.courtesy.push(), range(1, 5)):
+            most = 0
+            with push:
+                report = await Backfill(
+                    Listing(rules, registries), Copier(registries), None, options=BackfillOptions()
+                ).run()
+            assert report.counts[RowOutcome.WOULD_COPY] == 20
+            assert most in bound
 
 
 async def test_since_leaves_out_older_tags_and_no_tag_without_a_time(house: House) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -73,6 +74,27 @@ def request(rules: Rules, harbor: HarborStandIn, tag: str) -> CopyRequest:
 
 async def run(handler: Handler, work: Job) -> dict[str, Any]:
     return dict(await handler(cast("Running", work)))
+
+
+@pytest.mark.parametrize("lane", Lane)
+async def test_a_push_is_under_way_while_its_job_runs_and_a_backfill_s_job_is_none(
+    harbor_upstream: str, harbor: HarborStandIn, acr: AcrStandIn, lane: Lane
+) -> None:
+    await push(harbor_upstream, "team/app", "v1", image(1))
+    rules = rules_of(harbor, acr)
+    async with handling(rules) as handler, AsyncExitStack() as stack:
+        courtesy = handler._copier.registries.courtesy
+        steps = [asyncio.create_task(stack.enter_async_context(courtesy.step())) for _ in range(40)]
+        taken = 0
+
+        class Watched(Job):
+            async def confirm(self) -> None:
+                nonlocal taken
+                taken = sum(step.done() for step in steps)
+
+        await run(handler, Watched(job_for(request(rules, harbor, "v1")).payload, lane=lane))
+        assert taken == (4 if lane is Lane.EVENTS else 40)
+        await asyncio.gather(*steps)
 
 
 def test_a_job_is_named_by_its_destination_and_carries_no_digest() -> None:

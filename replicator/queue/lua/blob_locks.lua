@@ -7,12 +7,14 @@
 --   <prefix>:known:new, :old   item -> a line "time place" for each place, the latest first; the time is 0 for a place
 --                              where it was only seen: it is never believed to be there still
 --   <prefix>:turn:<item>       the lock: the token of its owner, with an expiry
+--   <prefix>:urgent:<item>     there while a push waits for the lock
 --
 -- An item that is asked for in the old generation moves to the new one.
 local KNOWN = generations('known')
 local MOST_PLACES = 8
 
 local function lock_key(item) return prefix .. ':turn:' .. item end
+local function urgent_key(item) return prefix .. ':urgent:' .. item end
 
 -- Returns the places of an item except one, and the time of that one or nil.
 local function places(item, except)
@@ -32,7 +34,8 @@ end
 
 -- lock_take with generations places --
 -- Take the lock on an item to upload it to a place, unless it is there already or another process has the lock.
--- ARGV: prefix, item, place, token, lease in ms, ms for which a note is believed, most items of a generation.
+-- ARGV: prefix, item, place, token, lease in ms, ms for which a note is believed, most items of a generation,
+-- 1 if a push asks.
 -- Returns 'here' (it was uploaded to the place lately), 'taken' or 'held' (by another), then other places that have it.
 local item, place, token, lease_ms, trust_ms = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local aged = redis.call('HGET', KNOWN.old, item)
@@ -45,15 +48,20 @@ if uploaded and math.abs(NOW - uploaded) < trust_ms then
   reply[1] = 'here'
 elseif not owner or owner == token then
   redis.call('SET', lock_key(item), token, 'PX', lease_ms)
+  redis.call('DEL', urgent_key(item))
   reply[1] = 'taken'
+elseif ARGV[8] == '1' then
+  redis.call('SET', urgent_key(item), '1', 'PX', lease_ms)
 end
 for _, noted in ipairs(others) do reply[#reply + 1] = noted.place end
 return reply
 
 -- lock_renew with generations places --
--- Prolong a lock. ARGV: prefix, item, token, lease in ms. Returns 0 when another process has it.
+-- Prolong a lock. ARGV: prefix, item, token, lease in ms.
+-- Returns 0 when another process has it, 2 while a push waits for it, else 1.
 if redis.call('GET', lock_key(ARGV[2])) ~= ARGV[3] then return 0 end
-return redis.call('PEXPIRE', lock_key(ARGV[2]), ARGV[4])
+redis.call('PEXPIRE', lock_key(ARGV[2]), ARGV[4])
+return 1 + redis.call('EXISTS', urgent_key(ARGV[2]))
 
 -- lock_release with generations places --
 -- Release a lock. ARGV: prefix, item, the place it was uploaded to or '', token or '', most items of a generation.

@@ -1,7 +1,6 @@
 """Prometheus metrics. Nothing outside of this package imports ``prometheus_client``."""
 
-from replicator.server.metrics.counters import ALL
 from replicator.server.metrics.exposition import Metrics
 from replicator.server.metrics.families import FAMILIES, Family
 
-__all__ = ["ALL", "FAMILIES", "Family", "Metrics"]
+__all__ = ["FAMILIES", "Family", "Metrics"]

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger("replicator.metrics")
 
 _QUIET_SECONDS = 60.0
-ALL = "all"
-"""The label of what concerns no host in particular."""
 OTHER = "other"
 """The label of every value that is not a known one."""
 MOST_VALUES = 500
@@ -196,13 +194,13 @@ class RequestCounts:
         """Expose the number of requests and bodies that wait for places.
 
         Args:
-            count: returns the number for a host and a lane; ``all`` stands for the process's transfers.
+            count: returns the number for a host and a lane.
         """
         self._count_waiting = count
         self._follow_waiting()
 
     def _follow_waiting(self) -> None:
-        for host in (ALL, *self.hosts.labels):
+        for host in self.hosts.labels:
             for lane in Lane:
                 self._waiting.labels(host, lane.value).set_function(partial(self._count_waiting, host, lane))
 

@@ -95,7 +95,7 @@ THROTTLED = Family(
 WAITING = Family(
     "replicator_registry_waiting",
     "gauge",
-    "Requests and bodies that wait for a place at a registry (all: for REPLICATOR_TRANSFERS), or for more urgent ones.",
+    "Requests and bodies that wait for a place at a registry, or for more urgent ones.",
     ("host", "lane"),
 )
 UPLOAD_LIMIT = Family(
