@@ -5,8 +5,8 @@
     ├── replicator.standstill.StoodStill          nothing moved in a copy for too long                      transient
     ├── replicator.queue.job.QueueError           the queue can't take or hand out work                     transient
     ├── replicator.registry.errors.RegistryError  a registry refused, failed or broke the protocol          permanent
-    ├── replicator.copy.outcome.SourceNotFound    the source has no such tag or digest                      not yet
-    ├── replicator.copy.outcome.AttestationsFound the image has attestations, and its rule allows none      permanent
+    ├── replicator.copy.context.SourceNotFound    the source has no such tag or digest                      not yet
+    ├── replicator.copy.context.AttestationsFound the image has attestations, and its rule allows none      permanent
     └── replicator.replication.transfer.CopyFailed  a copy failed                                           by cause
 
 The class of an error decides whether, and how patiently, its work is retried.

@@ -15,7 +15,7 @@ from replicator.errors import ErrorClass, ReplicatorError
 from replicator.registry.errors import Denied, NotFound, RegistryError, Unauthorized, request_context
 
 ROOT = Path(__file__).parent.parent
-MODULES = ("replicator.errors", "replicator.registry.errors", "replicator.aliyun.errors")
+MODULES = ("replicator.errors", "replicator.registry.errors", "replicator.aliyun.operations")
 BY_CAUSE = "by cause"
 """Kind of an error whose class is that of its cause."""
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from replicator.aliyun.errors import AccountRefused
 from replicator.aliyun.openapi import DEADLINE, OpenApi, find_region_and_instance, with_retries
-from replicator.aliyun.operations import GET_AUTHORIZATION_TOKEN, get_authorization_token
+from replicator.aliyun.operations import GET_AUTHORIZATION_TOKEN, AccountRefused, get_authorization_token
 from replicator.registry.credentials import Login
 from replicator.registry.errors import RegistryError, ServerFailed, request_context
 

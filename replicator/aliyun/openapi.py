@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from yarl import URL
 
 from replicator.aliyun.acr import Edition, endpoint_of, service_of
-from replicator.aliyun.errors import AccountIncomplete, from_openapi, refusal
-from replicator.aliyun.operations import INSTALL
+from replicator.aliyun.operations import INSTALL, AccountIncomplete, from_openapi, refusal
 from replicator.registry.errors import ConnectionFailed, RegistryError, ServerFailed, TooManyRequests
 from replicator.retry import is_transient, retrying
 

@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING
 import structlog
 
 from replicator.aliyun.acr import NAME_SEGMENTS
-from replicator.aliyun.errors import AlreadyThere, NamespaceMissing
 from replicator.aliyun.openapi import DEADLINE, OpenApi, find_region_and_instance, with_retries
-from replicator.aliyun.operations import create_namespace, create_repository, get_repository
+from replicator.aliyun.operations import (
+    AlreadyThere,
+    NamespaceMissing,
+    create_namespace,
+    create_repository,
+    get_repository,
+)
 from replicator.errors import ErrorClass
 from replicator.registry.errors import Refused, RegistryError, ServerFailed
 from replicator.tasks import KeyedLock

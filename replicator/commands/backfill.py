@@ -37,8 +37,18 @@ from replicator.reference import Platform
 from replicator.replication.backfill import Backfill, BackfillOptions
 from replicator.replication.job import Handler
 from replicator.replication.listing import Listing
-from replicator.replication.report import Report, Row, RowOutcome
-from replicator.replication.report_files import IN_PLACE, ImagesFile, ListFormat, Output, RowFormat, RowsFile, end_all
+from replicator.replication.report import (
+    IN_PLACE,
+    ImagesFile,
+    ListFormat,
+    Output,
+    Report,
+    Row,
+    RowFormat,
+    RowOutcome,
+    RowsFile,
+    end_all,
+)
 from replicator.replication.transfer import access_by, open_registries
 from replicator.rules import Narrowing, Rules
 from replicator.schedule import parse_duration, parse_moment

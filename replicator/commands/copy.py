@@ -20,8 +20,8 @@ from replicator.commands.options import (
     settings_of,
 )
 from replicator.console import say
+from replicator.copy.context import Outcome, Result
 from replicator.copy.options import VERBATIM, Attestations, CopyOptions
-from replicator.copy.outcome import Outcome, Result
 from replicator.errors import INTERRUPTED, OK, ConfigError, Problem
 from replicator.reference import Reference, Repository
 from replicator.registry.credentials import Access

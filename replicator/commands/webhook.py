@@ -13,9 +13,9 @@ from rich.table import Table
 from replicator.commands.options import Auth, Config, Images, Json, rules_of, run, settings_of
 from replicator.console import document, page, plain, say
 from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem
+from replicator.harbor.events import Answer, send_samples
 from replicator.harbor.policy import shown_address
 from replicator.harbor.registration import Change, Policies, PolicyChange, PolicyStatus
-from replicator.harbor.sample import Answer, send_samples
 from replicator.reference import Repository
 from replicator.registry import Access
 from replicator.replication.transfer import access_by, open_registries

@@ -6,10 +6,10 @@ from replicator import lazy_exports
 
 if TYPE_CHECKING:
     from replicator.copy.compare import Comparison
+    from replicator.copy.context import AttestationsFound, Outcome, Result, SourceNotFound
     from replicator.copy.engine import Copier
     from replicator.copy.ledger import BlobLock, BlobLocks
-    from replicator.copy.outcome import AttestationsFound, Outcome, Result, SourceNotFound
-    from replicator.copy.selection_cache import SelectionStore, selection_key
+    from replicator.copy.selection import SelectionStore, selection_key
 
 __all__ = [
     "AttestationsFound",
@@ -31,11 +31,11 @@ __getattr__ = lazy_exports(
         "Copier": "engine",
         "BlobLock": "ledger",
         "BlobLocks": "ledger",
-        "AttestationsFound": "outcome",
-        "Outcome": "outcome",
-        "Result": "outcome",
-        "SourceNotFound": "outcome",
-        "SelectionStore": "selection_cache",
-        "selection_key": "selection_cache",
+        "AttestationsFound": "context",
+        "Outcome": "context",
+        "Result": "context",
+        "SourceNotFound": "context",
+        "SelectionStore": "selection",
+        "selection_key": "selection",
     },
 )

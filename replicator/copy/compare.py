@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from replicator.copy.context import Result, SourceNotFound
 from replicator.copy.options import Attestations
-from replicator.copy.outcome import Result, SourceNotFound
 from replicator.copy.selection import Selection, select
 from replicator.registry.errors import DigestMismatch, NotFound
 from replicator.tasks import gather2
@@ -14,7 +14,7 @@ from replicator.tasks import gather2
 if TYPE_CHECKING:
     from replicator.copy.context import CopyContext
     from replicator.copy.options import CopyOptions
-    from replicator.copy.selection_cache import CachedSelection, SelectionCache
+    from replicator.copy.selection import CachedSelection, SelectionCache
     from replicator.registry import Manifest
 
 

@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 
 from replicator.copy.blobs import BlobCopier
 from replicator.copy.compare import Comparison, compare, compare_listed, read_root
-from replicator.copy.context import CopyContext
+from replicator.copy.context import CopyContext, Outcome, Result
 from replicator.copy.ledger import Ledger, NoBlobLocks
 from replicator.copy.options import VERBATIM
-from replicator.copy.outcome import Outcome, Result
 from replicator.copy.push import Pusher
-from replicator.copy.selection import Selection, select
-from replicator.copy.selection_cache import SelectionCache
+from replicator.copy.selection import Selection, SelectionCache, select
 from replicator.copy.signatures import SignatureCopier, TagLocks
 from replicator.copy.survey import Survey
 
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 
     from replicator.copy.ledger import BlobLocks
     from replicator.copy.options import CopyOptions
-    from replicator.copy.selection_cache import SelectionStore
+    from replicator.copy.selection import SelectionStore
     from replicator.copy.survey import Neighbours
     from replicator.reference import Reference, Repository
     from replicator.registry import Registries

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from replicator.copy.ledger import LARGE, SMALL
-from replicator.copy.survey_place import Allowance
+from replicator.copy.ledger import LARGE, SMALL, Allowance
 from replicator.registry.errors import (
     Denied,
     LoginRefused,

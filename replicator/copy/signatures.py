@@ -13,7 +13,7 @@ import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from replicator.copy.outcome import Result, SourceNotFound
+from replicator.copy.context import Result, SourceNotFound
 from replicator.copy.push import Pusher
 from replicator.copy.selection import MAX_DEPTH
 from replicator.errors import ErrorClass, ReplicatorError

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from replicator.copy.ledger import SMALL
-from replicator.copy.survey_place import BYTES_A_REQUEST, MOST_MANIFESTS, Allowance, Place
+from replicator.copy.ledger import BYTES_A_REQUEST, MOST_MANIFESTS, SMALL, Allowance, Place
 from replicator.errors import ReplicatorError
 from replicator.reference import Repository, is_signature_tag
 from replicator.registry.errors import NotFound, UnsupportedManifest
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
     from replicator.copy.ledger import BlobLocks, Ledger
-    from replicator.copy.selection_cache import SelectionStore
+    from replicator.copy.selection import SelectionStore
     from replicator.registry import Manifest, Registries, RemoteRepository
 
     Neighbours = Callable[[Registries, Callable[[Repository], object]], Awaitable[None]]

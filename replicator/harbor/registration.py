@@ -14,16 +14,23 @@ import structlog
 
 from replicator.errors import ConfigError, ErrorClass, Problem, ReplicatorError
 from replicator.harbor import HarborApi
-from replicator.harbor.policy import NAME, PolicyTarget, for_registry, named_registry, new_policy, payload_format
-from replicator.harbor.policy_api import NoHarbor, WebhookApi
+from replicator.harbor.policy import (
+    NAME,
+    NoHarbor,
+    PolicyTarget,
+    WebhookApi,
+    for_registry,
+    named_registry,
+    new_policy,
+    payload_format,
+)
 from replicator.reference import Repository
 from replicator.registry.errors import Denied, NotFound, Refused, RegistryError, Unauthorized
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable
 
-    from replicator.harbor.policy import Policy
-    from replicator.harbor.policy_api import Delivery
+    from replicator.harbor.policy import Delivery, Policy
     from replicator.registry import Registries
     from replicator.rules import Rules, Source
     from replicator.settings import Settings

@@ -16,7 +16,21 @@ from replicator.queue.client import Queue
 from replicator.queue.dead_letters import DeadLetter, DeadLetterPage, DeadLetters
 from replicator.queue.embedded import embedded_server
 from replicator.queue.history import Description, Ended, History, LagSpan
-from replicator.queue.job import Finished, Job, JsonValue, Lane, LeaseLost, QueueError, QueueUnavailable, RetryPolicy
+from replicator.queue.job import (
+    Counts,
+    Finished,
+    Job,
+    JsonValue,
+    Lane,
+    LaneCounts,
+    LeaseLost,
+    QueueError,
+    QueueUnavailable,
+    RetryPolicy,
+    RunningJob,
+    WaitingJob,
+    WorkerInfo,
+)
 from replicator.queue.lease import Running
 from replicator.queue.memory import Observations, RedisSelectionStore, RedisSurveyStore
 from replicator.queue.notices import Complaint, Leadership, NewDeadLetters, Notices
@@ -31,7 +45,6 @@ from replicator.queue.reconciles import (
     RunningReconcile,
 )
 from replicator.queue.shares import FIRST_SHARE, sharing
-from replicator.queue.snapshot import Counts, LaneCounts, RunningJob, WaitingJob, WorkerInfo
 from replicator.queue.status import Status
 from replicator.queue.waits import KeySilence, WaitReporter, list_waits, open_wait_reporter
 from replicator.queue.worker import Worker

@@ -53,7 +53,7 @@ _SELECTIONS, _SURVEYS = "forms", "surveys"
 
 
 class RedisSelectionStore:
-    """The ``replicator.copy.selection_cache.SelectionStore`` in the Redis of a queue, which stays open.
+    """The ``replicator.copy.selection.SelectionStore`` in the Redis of a queue, which stays open.
 
     Args:
         queue: whose Redis, and whose prefix.

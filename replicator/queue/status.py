@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from replicator.queue.client import Queue
-    from replicator.queue.job import Lane
-    from replicator.queue.snapshot import Counts, RunningJob, WaitingJob, WorkerInfo
+    from replicator.queue.job import Counts, Lane, RunningJob, WaitingJob, WorkerInfo
     from replicator.queue.waits import KeySilence
 
 

@@ -14,12 +14,11 @@ import structlog
 
 from replicator.queue.best_effort import listen
 from replicator.queue.client import BATCH, FAULTS, Queue
-from replicator.queue.job import CONTENT_GONE, JsonValue, Lane, RetryPolicy
+from replicator.queue.job import CONTENT_GONE, JsonValue, Lane, RetryPolicy, WorkerInfo
 from replicator.queue.lane import LaneWorker, WorkerContext
 from replicator.queue.lease import LeaseKeeper, RedisHealth
 from replicator.queue.processes import heartbeat
 from replicator.queue.records import EPOCH, encode
-from replicator.queue.snapshot import WorkerInfo
 from replicator.queue.waits import SilentKeys
 from replicator.tasks import cancel_all
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from replicator.aliyun import acr
-from replicator.aliyun.errors import AccountIncomplete, AccountRefused, NamespaceMissing
-from replicator.aliyun.operations import ram_action
+from replicator.aliyun.operations import AccountIncomplete, AccountRefused, NamespaceMissing, ram_action
 from replicator.registry.errors import (
     AskedLoginRefused,
     Denied,

@@ -1,17 +1,28 @@
-"""The report of a backfill: a row for each tag, counts, and rows kept on disk until they can be sorted."""
+"""The report of a backfill: a row for each tag, counts, rows kept on disk until they can be sorted, and its files.
+
+Rows are written to a file as they arrive, so a report of any length takes no memory and can be followed while it grows.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import sqlite3
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from itertools import groupby, islice
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from replicator.errors import ReplicatorError
+import yaml
+
+from replicator.errors import ConfigError, Problem, ReplicatorError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
 MAX_FAILURES = 1000
 """Failed rows that a report keeps; further ones are in the counts, and in the report file if one is asked for."""
@@ -156,3 +167,222 @@ class SortedRows:
     def close(self) -> None:
         """Delete all rows."""
         self._database.close()
+
+
+IN_PLACE = frozenset({RowOutcome.COPIED, RowOutcome.UP_TO_DATE})
+"""The outcomes that leave the destination as it should be."""
+
+_SOURCES_A_CHUNK = 500
+"""Sources that are serialised to YAML at once."""
+
+
+class RowFormat(StrEnum):
+    """The format of a file of rows."""
+
+    JSON = "json"
+    """A list with one object for each row."""
+    JSON_LINES = "jsonl"
+    """One object for each line."""
+    CSV = "csv"
+    """A line with the names of the columns, then one line for each row (RFC 4180)."""
+
+    @classmethod
+    def of(cls, file: Path) -> RowFormat:
+        """Return the format that the suffix of a file names; `JSON` for any other suffix."""
+        suffix = file.suffix.lower().removeprefix(".")
+        return cls(suffix) if suffix in list(cls) else cls.JSON
+
+
+class ListFormat(StrEnum):
+    """The format of a list of images."""
+
+    JSON = "json"
+    YAML = "yaml"
+
+
+class Output(Protocol):
+    """A file, or a text on the terminal, that is made from the rows of a run."""
+
+    def check(self) -> None:
+        """Check that it can be written, before the run starts.
+
+        Raises:
+            ConfigError: it can't be written.
+        """
+
+    def row(self, row: Row) -> None:
+        """Take a row. An error is raised later, by `end`."""
+
+    def end(self) -> None:
+        """Complete it.
+
+        Raises:
+            ReplicatorError: it could not be written.
+        """
+
+
+class _TextFile:
+    """A text file that is written piece by piece; an error is kept until `close`, so that it does not end the run."""
+
+    def __init__(self, option: str, file: Path) -> None:
+        self._option = option
+        self._file = file
+        self._open: TextIO | None = None
+        self._error: OSError | None = None
+
+    def check(self) -> None:
+        try:
+            with self._file.open("a", encoding="utf-8"):
+                pass
+        except OSError as error:
+            raise ConfigError(
+                "command line", [Problem(self._option, f"{self._file}: {error.strerror or error}")]
+            ) from None
+
+    def write(self, text: str) -> None:
+        if self._error is not None:
+            return
+        try:
+            if self._open is None:
+                # newline="" keeps the line ends of CSV, which are part of the format.
+                self._open = self._file.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+            self._open.write(text)
+        except OSError as error:
+            self._error = error
+
+    def close(self) -> None:
+        self.write("")
+        try:
+            if self._open is not None:
+                self._open.close()
+        except OSError as error:
+            self._error = self._error or error
+        if self._error is not None:
+            reason = self._error.strerror or self._error
+            raise ReplicatorError(f"the report is lost: {self._file}: {reason}") from None
+
+
+class RowsFile:
+    """A file with every row.
+
+    Args:
+        row_format: None for the format that the file's suffix names.
+    """
+
+    def __init__(self, file: Path, row_format: RowFormat | None = None) -> None:
+        self._format = row_format or RowFormat.of(file)
+        self._text = _TextFile("--report", file)
+        self._rows = 0
+
+    def check(self) -> None:
+        """See `Output`."""
+        self._text.check()
+
+    def row(self, row: Row) -> None:
+        """See `Output`."""
+        self._start()
+        if self._format is RowFormat.CSV:
+            values: dict[str, Any] = {name: getattr(row, name) for name in _COLUMNS}
+            self._text.write(_csv_line((values | {"warnings": "; ".join(row.warnings)}).values()))
+        else:
+            text = json.dumps(asdict(row), ensure_ascii=False)
+            separator = ",\n " if self._rows else "\n "
+            self._text.write(f"{text}\n" if self._format is RowFormat.JSON_LINES else f"{separator}{text}")
+        self._rows += 1
+
+    def end(self) -> None:
+        """See `Output`."""
+        self._start()
+        if self._format is RowFormat.JSON:
+            self._text.write("\n]\n" if self._rows else "]\n")
+        self._text.close()
+
+    def _start(self) -> None:
+        if not self._rows and self._format is RowFormat.CSV:
+            self._text.write(_csv_line(_COLUMNS))
+        elif not self._rows and self._format is RowFormat.JSON:
+            self._text.write("[")
+
+
+_COLUMNS = tuple(field.name for field in fields(Row))
+
+
+def _csv_line(values: Iterable[Any]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerow(values)
+    return text.getvalue()
+
+
+class ImagesFile:
+    """A file that maps each source to its destinations, as image-syncer writes it.
+
+    It can be given to ``--images``, where the digest of a destination follows from the source; so it is left out here.
+    What could not be listed has no destination and is left out as well.
+
+    Args:
+        option: the option that asks for the file, for errors.
+        outcomes: the rows to write.
+    """
+
+    def __init__(self, option: str, file: Path, outcomes: Iterable[RowOutcome], list_format: ListFormat) -> None:
+        self._text = _TextFile(option, file)
+        self._outcomes = frozenset(outcomes)
+        self._format = list_format
+        self._sorted = SortedRows()
+
+    def check(self) -> None:
+        """See `Output`."""
+        self._text.check()
+
+    def row(self, row: Row) -> None:
+        """See `Output`."""
+        if row.outcome in self._outcomes and row.destination:
+            self._sorted.add(row.source, row.destination.partition("@")[0])
+
+    def end(self) -> None:
+        """See `Output`."""
+        try:
+            for text in _json_list(self._images()) if self._format is ListFormat.JSON else _yaml_list(self._images()):
+                self._text.write(text)
+        finally:
+            self._sorted.close()
+        self._text.close()
+
+    def _images(self) -> Iterator[tuple[str, list[str]]]:
+        for source, rows in groupby(self._sorted.read(), key=itemgetter(0)):
+            yield source, [destination for _, destination, _ in rows]
+
+
+def _json_list(images: Iterator[tuple[str, list[str]]]) -> Iterator[str]:
+    start = "{"
+    for source, destinations in images:
+        # The part between the braces of an object with one member.
+        yield start + json.dumps({source: destinations}, indent=1, ensure_ascii=False)[1:-2]
+        start = ","
+    yield "{}\n" if start == "{" else "\n}\n"
+
+
+def _yaml_list(images: Iterator[tuple[str, list[str]]]) -> Iterator[str]:
+    chunk = dict(islice(images, _SOURCES_A_CHUNK))
+    if not chunk:
+        yield "{}\n"
+    while chunk:
+        # Block mappings that follow each other are one mapping.
+        yield yaml.safe_dump(chunk, allow_unicode=True, width=10_000)
+        chunk = dict(islice(images, _SOURCES_A_CHUNK))
+
+
+def end_all(outputs: Iterable[Output]) -> None:
+    """Complete all files, even if one of them fails.
+
+    Raises:
+        ReplicatorError: one of them could not be written; with all reasons.
+    """
+    lost: list[str] = []
+    for output in outputs:
+        try:
+            output.end()
+        except ReplicatorError as error:
+            lost.append(str(error))
+    if lost:
+        raise ReplicatorError("; ".join(lost))

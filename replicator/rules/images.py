@@ -12,8 +12,7 @@ from replicator.rules.defaults import CONTENT_KEYS, NOTHING_SAID, Content, read_
 from replicator.rules.mapping import SourcePattern, Template, parse_source
 from replicator.rules.patterns import compile_tag_pattern, is_glob, shorten
 from replicator.rules.rule import DestinationTag, Rule
-from replicator.rules.tags import TagFilter
-from replicator.rules.versions import version_range
+from replicator.rules.tags import TagFilter, version_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

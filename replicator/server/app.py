@@ -29,7 +29,7 @@ from replicator.harbor.policy import PATH, canonical
 from replicator.queue import Lane, QueueError
 from replicator.reference import Reference, Repository
 from replicator.replication.job import job_for
-from replicator.server.requests import RequestIdMiddleware, client_of, read_body
+from replicator.server.http import RequestIdMiddleware, client_of, read_body
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable

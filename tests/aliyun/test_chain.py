@@ -15,7 +15,7 @@ import pytest
 import trustme
 
 from replicator.aliyun import Account, TemporaryLogins
-from replicator.aliyun.errors import AccountRefused
+from replicator.aliyun.operations import AccountRefused
 from tests.running import PROGRAM, environment, replicator
 from tests.standins.chain import Metadata, sts, tunnel
 from tests.standins.openapi import OpenApiStandIn

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from replicator.aliyun.errors import AccountIncomplete, AccountRefused, AlreadyThere, from_openapi, refusal
 from replicator.aliyun.logins import TemporaryLogins
 from replicator.aliyun.openapi import find_region_and_instance
-from replicator.aliyun.operations import Account
+from replicator.aliyun.operations import Account, AccountIncomplete, AccountRefused, AlreadyThere, from_openapi, refusal
 from replicator.errors import ErrorClass
 from replicator.registry.errors import Denied, Refused, RegistryError, ServerFailed, TooManyRequests
 from replicator.replication.advice import explained

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from replicator.aliyun import Account, TemporaryLogins
-from replicator.aliyun.errors import AccountIncomplete, AccountRefused
+from replicator.aliyun.operations import AccountIncomplete, AccountRefused
 from replicator.errors import ErrorClass
 from replicator.registry.errors import ConnectionFailed, RegistryError, TooManyRequests
 from replicator.registry.proxies import Proxies

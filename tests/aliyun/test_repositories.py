@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from replicator.aliyun import Account, Creates, MissingRepositories, Visibility
-from replicator.aliyun.errors import AccountRefused, NamespaceMissing
+from replicator.aliyun.operations import AccountRefused, NamespaceMissing
 from replicator.errors import ErrorClass
 from replicator.reference import Reference, Repository
 from replicator.registry.errors import ConnectionFailed, Denied, Refused, RegistryError, ServerFailed, TooManyRequests

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from replicator.commands.backfill_display import ProgressView, Throughput
 from replicator.queue import Lane
-from replicator.queue.snapshot import RunningJob
+from replicator.queue.job import RunningJob
 from replicator.replication.report import Report, Row, RowOutcome
 from tests.docs.pages import ROOT, blocks
 from tests.rules.building import ACR

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from replicator.copy.context import CopyContext
 from replicator.copy.options import CopyOptions
-from replicator.copy.selection import MAX_DEPTH, Selection, select
-from replicator.copy.selection_cache import CachedSelection, SelectionCache
+from replicator.copy.selection import MAX_DEPTH, CachedSelection, Selection, SelectionCache, select
 from replicator.reference import Platform, Reference
 from replicator.registry.errors import UnsupportedManifest
 from replicator.registry.manifest import OCI_INDEX, Manifest, digest_of, parse_manifest
@@ -107,7 +106,7 @@ async def test_an_index_with_nan_is_not_rewritten() -> None:
 
 
 def test_cached_selections_are_bounded_and_the_most_recently_used_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.copy.selection_cache._MAX_ENTRIES", 10)
+    monkeypatch.setattr("replicator.copy.selection._MAX_ENTRIES", 10)
     cache, options = SelectionCache(), only("linux/amd64")
     for number in range(100):
         cache.add(f"sha256:{number}", options, Selection(None, note="nothing"))

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from replicator.copy import AttestationsFound, Result, SourceNotFound, selection_key
 from replicator.copy.options import VERBATIM, Attestations, CopyOptions
-from replicator.copy.selection import ALGORITHM, Selection
-from replicator.copy.selection_cache import CachedSelection, SelectionCache, _parse, _serialize
+from replicator.copy.selection import ALGORITHM, CachedSelection, Selection, SelectionCache, _parse, _serialize
 from replicator.queue import Queue, RedisSelectionStore
 from replicator.reference import Platform
 from tests.copy.conftest import Pair, a_copier
@@ -316,5 +315,5 @@ def test_a_key_differs_by_image_options_and_algorithm(monkeypatch: pytest.Monkey
     # Signatures do not change the selection.
     signed = CopyOptions(ONE_PLATFORM.platforms, signatures=True)
     assert selection_key(DIGEST, signed) == selection_key(DIGEST, ONE_PLATFORM)
-    monkeypatch.setattr("replicator.copy.selection_cache.ALGORITHM", ALGORITHM + 1)
+    monkeypatch.setattr("replicator.copy.selection.ALGORITHM", ALGORITHM + 1)
     assert selection_key(DIGEST, ONE_PLATFORM) not in names

@@ -10,8 +10,8 @@ import pytest
 from aiohttp import web
 
 from replicator.copy import Copier, Result, signatures
+from replicator.copy.context import Tally
 from replicator.copy.options import Attestations, CopyOptions
-from replicator.copy.outcome import Tally
 from replicator.reference import Platform
 from replicator.registry import Registries
 from replicator.registry.manifest import OCI_INDEX, Manifest

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from replicator.copy import Result, survey, survey_place
+from replicator.copy import Result, ledger, survey
 from replicator.registry import Timing
 from tests.copy.conftest import Pair, a_copier
 from tests.copy.mounting import BASE, MIB, OURS, SharedPlaces, at, copy, reads
@@ -42,7 +42,7 @@ async def test_a_search_costs_no_more_than_the_blob_is_worth_and_the_next_one_go
 async def test_the_layers_of_an_image_share_what_a_search_may_cost(pair: Pair) -> None:
     pair.copier.expect(at(pair, *(f"lib/r{number:02}" for number in range(20))))
     root = image(3, (100_000,) * 12)
-    assert sum(blob.size for blob in blobs_of(root)) // survey_place.BYTES_A_REQUEST == 9
+    assert sum(blob.size for blob in blobs_of(root)) // ledger.BYTES_A_REQUEST == 9
     await copy(pair, root)
     assert reads(pair) == (9, 0)
 
@@ -54,7 +54,7 @@ async def test_the_images_of_an_index_count_and_are_read_by_the_next_search(pair
         await push(pair.destination.plain, name, "v1", root)
     pair.copier.expect(at(pair, "lib/a", "lib/b"))
     await copy(pair, image(20, (MIB,)))
-    assert sum(reads(pair)) == survey_place.FEWEST_REQUESTS
+    assert sum(reads(pair)) == ledger.FEWEST_REQUESTS
     assert (await copy(pair, OURS)).blobs_mounted == 1
     await copy(pair, image(22, (MIB,)))
     assert reads(pair) == (2, 2 * 5), "a manifest was read twice or never"
@@ -73,11 +73,11 @@ async def test_every_page_of_a_list_counts(pair: Pair) -> None:
     pair.destination.faults._handler = paged
     pair.copier.expect(at(pair, "lib/a", "lib/b"))
     await copy(pair, image(20, (MIB,)))
-    assert sum(reads(pair)) == survey_place.FEWEST_REQUESTS
+    assert sum(reads(pair)) == ledger.FEWEST_REQUESTS
 
 
 async def test_what_comparisons_see_of_one_repository_is_bounded(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(survey_place, "MOST_MANIFESTS", 2)
+    monkeypatch.setattr(ledger, "MOST_MANIFESTS", 2)
     now = 0.0
     searches = pair.copier._survey
     searches._clock = lambda: now

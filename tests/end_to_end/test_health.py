@@ -10,7 +10,7 @@ import pytest
 import trustme
 from aiohttp import web
 
-from replicator.server.probes import asked_at
+from replicator.commands.health import asked_at
 from tests.queue.servers import RedisServer
 from tests.running import replicator, running
 from tests.standins.server import serve

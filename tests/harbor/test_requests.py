@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 from replicator.harbor import HarborApi
-from replicator.harbor.policy_api import WebhookApi
+from replicator.harbor.policy import WebhookApi
 from replicator.harbor.registration import Change, Policies
 from replicator.reference import Repository
 from replicator.registry import Access, Registries

@@ -13,8 +13,17 @@ import yaml
 
 from replicator.errors import ReplicatorError
 from replicator.reference import Reference
-from replicator.replication.report import Row, RowOutcome
-from replicator.replication.report_files import IN_PLACE, ImagesFile, ListFormat, Output, RowFormat, RowsFile, end_all
+from replicator.replication.report import (
+    IN_PLACE,
+    ImagesFile,
+    ListFormat,
+    Output,
+    Row,
+    RowFormat,
+    RowOutcome,
+    RowsFile,
+    end_all,
+)
 from replicator.rules import load
 from tests.docs.pages import ROOT, blocks
 from tests.rules.building import AUTH, HARBOR, PLAIN

@@ -11,7 +11,7 @@ from replicator.errors import ConfigError
 from replicator.reference import Platform, Reference, Repository
 from replicator.rules import Rules, TagFilter, parse
 from replicator.rules.patterns import compile_glob
-from replicator.rules.versions import newest_first, version_of
+from replicator.rules.tags import newest_first, version_of
 
 TEXT = (Path(__file__).parents[2] / "docs" / "rules.md").read_text()
 EXAMPLES = re.findall(r"```yaml rules\n(.*?)```\n```(\w+)\n(.*?)```", TEXT, re.DOTALL)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.rules import TagFilter
-from replicator.rules.versions import newest_first, version_of
+from replicator.rules.tags import newest_first, version_of
 
 if TYPE_CHECKING:
     import random

@@ -11,7 +11,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from replicator.rules import TagFilter
-from replicator.rules.versions import semantic_version_of, version_range
+from replicator.rules.tags import semantic_version_of, version_range
 
 
 def passes_pep_440(text: str, tag: str) -> bool:

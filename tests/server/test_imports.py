@@ -15,7 +15,7 @@ _WEB = {"jinja2", "opentelemetry", "prometheus_client", "starlette", "uvicorn"}
     [
         ("replicator.server.process", {"jinja2", "opentelemetry"}),
         ("replicator.server.runtime", _WEB),
-        ("replicator.server.probes", _WEB),
+        ("replicator.commands.health", _WEB),
     ],
 )
 def test_a_part_is_imported_without_what_it_may_not_need(module: str, without: set[str]) -> None:

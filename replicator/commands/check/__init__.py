@@ -1,7 +1,13 @@
-"""``replicator check``: test everything that a run needs, without copying anything."""
+"""``replicator check``: test everything that a run needs, in order, without copying anything.
 
+A registry whose login fails is not probed further.
+"""
+
+import asyncio
 from collections.abc import Iterable
 from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
 
 import typer
 from rich.console import Console
@@ -9,8 +15,17 @@ from rich.padding import Padding
 from rich.table import Table
 
 from replicator import __version__
-from replicator.commands.check.findings import Finding, FindingState
-from replicator.commands.check.probing import Check
+from replicator.commands.check.findings import Finding, FindingState, Probe, judge_limits, run_probe
+from replicator.commands.check.queue import try_redis, try_state_directory
+from replicator.commands.check.registries import (
+    log_in,
+    look_at_artifacts,
+    look_at_certificate,
+    look_at_route,
+    look_for,
+    try_push,
+)
+from replicator.commands.check.webhook import Expected, judge_webhook, look_at_policies, reach_receiver, try_address
 from replicator.commands.options import (
     Auth,
     Config,
@@ -27,11 +42,16 @@ from replicator.commands.options import (
 )
 from replicator.console import document, page, plain, say
 from replicator.errors import FAILED, OK
+from replicator.harbor import HarborApi
+from replicator.harbor.registration import named_projects
 from replicator.queue.connection import open_redis
-from replicator.registry import Registries, Timing
+from replicator.reference import Reference, Repository
+from replicator.registry import Access, Registries, Timing
+from replicator.registry.errors import RegistryError
 from replicator.registry.proxies import Proxies
 from replicator.replication.transfer import access_by
 from replicator.rules import Narrowing, Rules
+from replicator.rules.request import Source
 from replicator.settings import Settings, variables
 
 _TIMING = Timing(connect=8, read=8, write=8, commit=8, tag=8, attempts=1)
@@ -92,3 +112,223 @@ def show(found: Iterable[Finding], out: Console) -> None:
     for finding in found:
         table.add_row(_MARKS[finding.state], finding.name, plain(finding.subject), plain(finding.message))
     page(table, out)
+
+
+_AT_ONCE = 16
+_MAX_NAMED = 5
+_CLOSED = "skipped: the registry can't be used"
+
+
+class Check:
+    """One check of settings and rules, narrowed to some of their sources."""
+
+    def __init__(self, settings: Settings, rules: Rules, narrowing: Narrowing, registries: Registries) -> None:
+        self._settings = settings
+        self._rules = rules
+        self._narrowing = narrowing
+        self._registries = registries
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._logins: dict[tuple[str, Access | None], asyncio.Task[list[Finding]]] = {}
+        self._harbors: dict[str, asyncio.Task[bool]] = {}
+        self._destinations: dict[Repository, Reference] = {}
+        self._listed: dict[tuple[str, str, bool], Repository] = {}
+
+    async def run(self) -> list[Finding]:
+        """Run all probes; return their findings, those of this machine last."""
+        sources = self._narrowing.sources()
+        named = self._rules.hosts_of({key for source in sources for key in source.rules})
+        async with asyncio.TaskGroup() as group:
+            local = [group.create_task(self._try(probe)) for probe in self._local_probes()]
+            # If a source can't be listed, its destinations are unknown. Their hosts are still worth a login.
+            probed = [Repository(host, "x/x") for host in sorted(named)]
+            hosts = [
+                group.create_task(self._login(each)) for each in probed if self._rules.credentials(each) is not None
+            ]
+            listing = [group.create_task(self._source(source)) for source in sources]
+            policies = group.create_task(self._policies(sources))
+        async with asyncio.TaskGroup() as group:
+            artifacts = [
+                group.create_task(self._artifacts(repository, whole=whole))
+                for (_, _, whole), repository in self._listed.items()
+            ]
+            pushes = [group.create_task(self._push(destination)) for destination in self._destinations.values()]
+        tasks = (*hosts, *listing, *artifacts, policies, *pushes, *local)
+        # Several rules share a login, and so its findings.
+        return list(dict.fromkeys(line for task in tasks for line in task.result()))
+
+    def _local_probes(self) -> list[Probe]:
+        settings = self._settings
+        probes = [
+            Probe("webhook", settings.listen, partial(judge_webhook, settings)),
+            Probe("listen", settings.listen, partial(try_address, settings.listen, "REPLICATOR_LISTEN")),
+        ]
+        own = settings.metrics_listen
+        if own is not None:
+            probes.append(Probe("listen", own, partial(try_address, own, "REPLICATOR_METRICS_LISTEN")))
+        probes.append(Probe("limits", "all registries", self._limits))
+        probes += [
+            Probe("notify", each.host, partial(reach_receiver, each, self._registries.proxies))
+            for each in settings.receivers
+        ]
+        if settings.redis_url is None:
+            directory = settings.state_dir
+            return [Probe("queue", str(directory), partial(try_state_directory, directory)), *probes]
+        url = settings.redis_url.get_secret_value()
+        return [Probe("redis", "REPLICATOR_REDIS_URL", partial(try_redis, url, settings.redis_prefix)), *probes]
+
+    async def _limits(self) -> list[Finding]:
+        """Say which limits of bandwidth and requests are in force, and until when."""
+        settings = self._settings
+        limits = {
+            "REPLICATOR_BANDWIDTH": settings.upload_limits,
+            "REPLICATOR_REQUESTS_PER_SECOND": settings.request_limits,
+        }
+        hosts, now = self._rules.hosts, datetime.now(UTC)
+        return [line for name, tables in limits.items() for line in judge_limits(name, tables, hosts, now)]
+
+    async def _try(self, probe: Probe) -> list[Finding]:
+        async with self._slots:
+            return await run_probe(probe)
+
+    async def _login(self, repository: Repository) -> list[Finding]:
+        access = self._rules.credentials(repository)
+        key = (repository.registry, access)
+        if key not in self._logins:
+            anonymous = access is not None and access.is_anonymous
+
+            proxies = self._registries.proxies
+
+            async def run() -> list[Finding]:
+                found = await log_in(self._registries, repository, anonymous=anonymous)
+                if access is None:
+                    return found
+                return found + await look_at_certificate(repository.registry, access, proxies)
+
+            async def reach() -> list[Finding]:
+                # Apart from the login, whose failure it may explain.
+                routes = look_at_route(repository.registry, access, proxies) if access is not None else []
+                return routes + await self._try(Probe("login", repository.registry, run))
+
+            self._logins[key] = asyncio.create_task(reach())
+        return await self._logins[key]
+
+    async def _source(self, source: Source) -> list[Finding]:
+        repository = source.repository or Repository(source.registry, f"{source.project or 'x'}/x")
+        subject = str(source.repository or f"{source.registry}/{source.glob}")
+        found = await self._login(repository)
+        if _is_closed(found):
+            return [*found, Finding("list", subject, FindingState.NOT_TRIED, _CLOSED)]
+
+        async def look() -> list[Finding]:
+            lines, requests = await look_for(self._registries, self._rules, self._narrowing, source)
+            for request in requests:
+                self._destinations.setdefault(request.destination.repository, request.destination)
+            if not requests:
+                lines.append(Finding("push", subject, FindingState.NOT_TRIED, "skipped: no image matches"))
+            elif source.needs_tags:
+                seen = requests[0].source.repository
+                project, slash, _ = seen.name.partition("/")
+                if slash:
+                    self._listed.setdefault((seen.registry, project, source.repository is None), seen)
+            return lines
+
+        return [*found, *await self._try(Probe("list", subject, look))]
+
+    async def _artifacts(self, repository: Repository, *, whole: bool) -> list[Finding]:
+        subject = f"{repository.registry}/{repository.name.partition('/')[0]}"
+
+        async def look() -> list[Finding]:
+            if not await self._is_harbor(repository):
+                message = (
+                    "no Harbor (/api/v2.0/ping): a backfill lists tags by the registry API, which gives no digests"
+                )
+                return [Finding("artifacts", subject, FindingState.NOT_TRIED, message)]
+            return await look_at_artifacts(self._registries, repository, whole=whole)
+
+        return await self._try(Probe("artifacts", subject, look))
+
+    async def _policies(self, sources: Iterable[Source]) -> list[Finding]:
+        """Check the webhook policies of every project of the sources."""
+        projects: list[tuple[str, str]] = []
+        open_sources: list[Source] = []
+        found: list[Finding] = []
+        for source in sources:
+            login = await self._login(Repository(source.registry, f"{source.project or 'x'}/x"))
+            if _is_closed(login):
+                subject = f"{source.registry}/{source.project or source.glob or source.repository}"
+                found.append(Finding("policy", subject, FindingState.NOT_TRIED, _CLOSED))
+            else:
+                open_sources.append(source)
+
+        async def list_projects() -> list[Finding]:
+            named, failed = await named_projects(open_sources, self._registries)
+            projects.extend(named)
+            message = "skipped: the projects can't be listed"
+            return [Finding("policy", registry, FindingState.NOT_TRIED, message) for registry in failed]
+
+        found += await self._try(Probe("policy", "the projects that the rules name", list_projects))
+        expected = Expected.of(self._settings)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._policy(registry, project, expected)) for registry, project in projects]
+        return [*found, *merged([line for task in tasks for line in task.result()])]
+
+    async def _policy(self, registry: str, project: str, expected: Expected) -> list[Finding]:
+        subject = f"{registry}/{project}"
+        place = Repository(registry, f"{project}/x")
+
+        async def look() -> list[Finding]:
+            if not await self._is_harbor(place):
+                message = "no Harbor (/api/v2.0/ping): it sends no webhooks, so only a reconcile finds new images"
+                return [Finding("policy", subject, FindingState.NOT_TRIED, message)]
+            return await look_at_policies(self._registries, registry, project, expected)
+
+        if _is_closed(await self._login(place)):
+            return [Finding("policy", subject, FindingState.NOT_TRIED, _CLOSED)]
+        return await self._try(Probe("policy", subject, look))
+
+    async def _is_harbor(self, place: Repository) -> bool:
+        """Check once per host whether it is a Harbor, with the login for ``place``; False if it does not answer."""
+        api = HarborApi(place.registry, self._registries.transport(place))
+
+        async def ask() -> bool:
+            try:
+                return await api.is_harbor()
+            except RegistryError:
+                return False
+
+        if place.registry not in self._harbors:
+            self._harbors[place.registry] = asyncio.create_task(ask())
+        # Several probes share the task: the timeout of one must not cancel it for the others.
+        return await asyncio.shield(self._harbors[place.registry])
+
+    async def _push(self, destination: Reference) -> list[Finding]:
+        subject = str(destination.repository)
+        found = await self._login(destination.repository)
+        if _is_closed(found):
+            return [*found, Finding("push", subject, FindingState.NOT_TRIED, _CLOSED)]
+        return [*found, *await self._try(Probe("push", subject, partial(try_push, self._registries, destination)))]
+
+
+def merged(found: Iterable[Finding]) -> list[Finding]:
+    """Merge findings of several projects of a registry that were skipped for the same reason."""
+    alike: dict[tuple[str, str, str], list[Finding]] = {}
+    lines: list[Finding] = []
+    for finding in found:
+        if finding.state is not FindingState.NOT_TRIED:
+            lines.append(finding)
+            continue
+        registry = finding.subject.partition("/")[0]
+        alike.setdefault((finding.name, registry, finding.message), []).append(finding)
+    for (name, registry, message), group in alike.items():
+        if len(group) == 1:
+            lines += group
+            continue
+        projects = [finding.subject.partition("/")[2] for finding in group]
+        more = f" and {len(projects) - _MAX_NAMED} more" if len(projects) > _MAX_NAMED else ""
+        named = f"{', '.join(projects[:_MAX_NAMED])}{more}"
+        lines.append(Finding(name, registry, FindingState.NOT_TRIED, f"{message} (in {named})"))
+    return lines
+
+
+def _is_closed(found: list[Finding]) -> bool:
+    return any(finding.name == "login" and finding.state is FindingState.FAILED for finding in found)

@@ -13,23 +13,30 @@ from typing import TYPE_CHECKING, Any
 from yarl import URL
 
 from replicator.commands.check.findings import Finding, FindingState
+from replicator.commands.health import ask, asked_at, is_alive
 from replicator.errors import ConfigError
-from replicator.harbor.policy import EVENT_TYPES, NAME, PATH, canonical, is_webhook_path, names_in_query, shown_address
-from replicator.harbor.policy_api import WebhookApi
+from replicator.harbor.policy import (
+    EVENT_TYPES,
+    NAME,
+    PATH,
+    WebhookApi,
+    canonical,
+    is_webhook_path,
+    names_in_query,
+    shown_address,
+)
 from replicator.harbor.registration import advised, registration_problems
 from replicator.receivers import Format
 from replicator.reference import Repository
 from replicator.registry.errors import Denied, ProxyFailed, RegistryError, Unauthorized
 from replicator.registry.proxies import connect
 from replicator.server.http import bind, certificate_of
-from replicator.server.probes import ask, asked_at, is_alive
 from replicator.settings import split_address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from replicator.harbor.policy import Policy, PolicyTarget
-    from replicator.harbor.policy_api import Delivery
+    from replicator.harbor.policy import Delivery, Policy, PolicyTarget
     from replicator.receivers import Receiver
     from replicator.registry import Registries
     from replicator.registry.proxies import Proxies

@@ -6,9 +6,18 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from replicator.commands.convert.draft import Draft, known_fields
-from replicator.commands.convert.patterns import NOT_PLAIN, PLAIN, of_regsync, translated
+from replicator.commands.convert.patterns import (
+    NOT_PLAIN,
+    PLAIN,
+    Name,
+    filled_in,
+    is_template,
+    name_of,
+    of_regsync,
+    repositories,
+    translated,
+)
 from replicator.commands.convert.regsync_logins import add_logins
-from replicator.commands.convert.templates import Name, filled_in, is_template, name_of, repositories
 from replicator.reference import Platform
 from replicator.rules.node import Node
 from replicator.schedule import parse_schedule

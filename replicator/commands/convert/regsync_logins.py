@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replicator.commands.convert.draft import Entry, known_fields
-from replicator.commands.convert.templates import HUB, file_of, filled_in, is_template, registry_of, with_variables
+from replicator.commands.convert.patterns import HUB, file_of, filled_in, is_template, registry_of, with_variables
 from replicator.rules.node import join
 
 if TYPE_CHECKING:

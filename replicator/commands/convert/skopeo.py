@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from replicator.commands.convert.draft import Draft, Entry, known_fields
-from replicator.commands.convert.patterns import PLAIN_OF_THREE, of_skopeo, translated
+from replicator.commands.convert.patterns import HUB, PLAIN_OF_THREE, name_of, of_skopeo, registry_of, translated
 from replicator.commands.convert.regsync_logins import ANONYMOUS, HUB_ENDPOINT, add_missing
-from replicator.commands.convert.templates import HUB, name_of, registry_of
 from replicator.reference import is_digest, is_tag
 from replicator.rules.node import Node
 from replicator.rules.patterns import shorten

@@ -22,9 +22,8 @@ from starlette.routing import Route
 
 from replicator.queue import DeadLetters, QueueUnavailable
 from replicator.server.auth import is_cross_site
-from replicator.server.page.facts import PageCache, PageData
-from replicator.server.page.view import View
-from replicator.server.requests import client_of, read_body
+from replicator.server.http import client_of, read_body
+from replicator.server.page.facts import PageCache, PageData, View
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -18,8 +18,7 @@ from rich.filesize import decimal
 
 from replicator.console import age, iso, printable
 from replicator.replication.job import GIVEN_UP
-from replicator.server.page.facts import Health, activity, health
-from replicator.server.page.view import DEAD_LETTERS, HOURS, sheet
+from replicator.server.page.facts import DEAD_LETTERS, HOURS, Health, activity, health, sheet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
 
     from replicator.queue import LagSpan
     from replicator.rules import Rules
-    from replicator.server.page.facts import PageData
-    from replicator.server.page.view import View
+    from replicator.server.page.facts import PageData, View
 
 
 HEIGHT = 150

@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from replicator.commands.check import merged
 from replicator.commands.check.findings import Finding, FindingState
-from replicator.commands.check.probing import merged
 from replicator.commands.check.webhook import Expected, judge_deliveries, judge_policies
-from replicator.harbor.policy import Policy, PolicyTarget
-from replicator.harbor.policy_api import Delivery
+from replicator.harbor.policy import Delivery, Policy, PolicyTarget
 from tests.commands.check.asking import RULE, as_administrator, checked, failed, told
 from tests.running import TOKEN
 from tests.standins.faults import Answer, Fault

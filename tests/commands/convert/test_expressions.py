@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.commands.convert.patterns import translated
-from replicator.commands.convert.templates import repositories
+from replicator.commands.convert.patterns import repositories, translated
 from replicator.rules.patterns import compile_glob, compile_tag_pattern
 
 TAGS = ["".join(tag) for length in (1, 2, 3) for tag in product("aB1{", repeat=length)]

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from replicator.errors import ErrorClass
 from replicator.queue import Ended, LagSpan, Lane
-from replicator.server.page.facts import activity
+from replicator.server.page.facts import ROWS, View, activity, sheet
 from replicator.server.page.rendering import chart, duration
-from replicator.server.page.view import ROWS, View, sheet
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ENTRY = Ended(NOON, "r.example/a:1", Lane.EVENTS, "copied", "h.example/a:1", "a rule", "", None, 1, 1.0, 2.0, 1)
