@@ -33,6 +33,20 @@ def parse_duration(text: str) -> timedelta:
     return duration
 
 
+def parse_interval(text: str) -> float | None:
+    """Parse the interval of something that is done all the time, and return its seconds; None for ``off``.
+
+    Raises:
+        ValueError: it is no duration, or not between ten seconds and an hour.
+    """
+    if text == _OFF:
+        return None
+    seconds = parse_duration(text).total_seconds()
+    if not 10 <= seconds <= 3600:
+        raise ValueError(f"{text!r} is not between 10s and 1h")
+    return seconds
+
+
 def parse_moment(text: str, now: datetime) -> datetime:
     """Parse a moment: how long ago, or an ISO 8601 date with or without a time, e.g. ``24h``, ``2026-01-31``.
 

@@ -20,11 +20,11 @@ from yarl import URL
 from replicator.errors import ConfigError, Problem
 from replicator.networks import Networks
 from replicator.receivers import Receiver, parse_receivers
-from replicator.schedule import Schedule, parse_schedule
+from replicator.schedule import Schedule, parse_interval, parse_schedule
 from replicator.timetable import HostTimetables, parse_bandwidth, parse_request_rates
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 PREFIX = "REPLICATOR_"
 _KUBERNETES = re.compile(r"REPLICATOR_(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_\w+)?)")
@@ -88,16 +88,16 @@ def _webhook_url(value: Any) -> Any:
     return value
 
 
-def _schedule(value: Any) -> Any:
-    """Check a schedule as `replicator.schedule` reads it."""
-    value = _plain_off(value)
-    parse_schedule(str(value))
-    return value
+def _schedule(parse: Callable[[str], Any]) -> BeforeValidator:
+    """Check a value as a parser reads it; ``off`` is one for each."""
 
+    def check(value: Any) -> Any:
+        # The words into which YAML, and so Helm, turns a bare ``off``.
+        value = "off" if str(value).strip().lower() in ("false", "no") else value
+        parse(str(value))
+        return value
 
-def _plain_off(value: Any) -> Any:
-    """Return ``off`` for the words into which YAML, and so Helm, turns a bare ``off``."""
-    return "off" if str(value).strip().lower() in ("false", "no") else value
+    return BeforeValidator(check)
 
 
 def _is_off(value: Any) -> bool:
@@ -158,7 +158,7 @@ class Settings(BaseSettings):
     config: Path | None = Field(None, description="rules file, JSON or YAML")
     auth: Path | None = Field(None, description="separate file for the `auth` part of the rules")
     images: Path | None = Field(None, description="separate file for the `images` part of the rules")
-    docker_config: Annotated[str, BeforeValidator(_plain_off)] | None = Field(
+    docker_config: Annotated[str, _schedule(str)] | None = Field(
         None,
         description="Docker's `config.json`, for logins to registries that the rules' `auth` does not list: a path, "
         "or `off`; default `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`",
@@ -259,10 +259,15 @@ class Settings(BaseSettings):
     retry_for: _Seconds = Field(
         24 * 3600.0, description="how long a failing copy is retried before it becomes a dead letter"
     )
-    reconcile: Annotated[str, BeforeValidator(_schedule)] = Field(
+    reconcile: Annotated[str, _schedule(parse_schedule)] = Field(
         "24h",
         description="schedule of the full comparison by `serve` and `worker`, which queues every tag that differs: "
         "`off`, an interval (`90s`, `30m`, `6h`, `1d`) or a cron expression (`17 3 * * *`)",
+    )
+    sweep: Annotated[str, _schedule(parse_interval)] = Field(
+        "60s",
+        description="interval at which `serve` and `worker` look for tags that changed at Harbor without an event "
+        "(`10s` to `1h`), or `off`",
     )
     notify_url: Annotated[_Secret, AfterValidator(_receivers)] | None = Field(
         None,
@@ -312,6 +317,11 @@ class Settings(BaseSettings):
     def schedule(self) -> Schedule | None:
         """When a reconcile is due; None for never."""
         return parse_schedule(self.reconcile)
+
+    @property
+    def sweep_seconds(self) -> float | None:
+        """Seconds between two sweeps; None for never."""
+        return parse_interval(self.sweep)
 
 
 def load_settings(**options: Any) -> Settings:

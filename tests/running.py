@@ -39,6 +39,7 @@ def environment(**settings: str) -> dict[str, str]:
         "COLUMNS": "200",
         "REPLICATOR_SECRETS_DIR": "/nonexistent",
         "REPLICATOR_RECONCILE": "off",
+        "REPLICATOR_SWEEP": "off",
         "REPLICATOR_DOCKER_CONFIG": "off",
         **settings,
     }

@@ -16,6 +16,7 @@ from replicator.commands.options import Json, RedisUrl, StateDir, run, settings_
 from replicator.console import age, document, iso, page, plain, say, stderr
 from replicator.errors import OK, ConfigError, Problem
 from replicator.queue import Lane, Queue, QueueUnavailable, ReconcileResult, Status
+from replicator.queue.leaders import SweepState
 from replicator.server.runtime import open_queue
 from replicator.settings import Settings
 
@@ -194,7 +195,14 @@ def _reconciles(status: Status) -> list[Text]:
         lines.append(line.append(f", {running.progress.done} of {running.progress.listed} tags so far"))
     if (last := status.reconcile.last) is not None:
         lines.append(_last_reconcile(last, age((now - last.ended).total_seconds())))
+    if (ended := status.sweep.ended) is not None:
+        lines.append(_sweeps(status.sweep, age((now - ended).total_seconds())))
     return lines
+
+
+def _sweeps(sweep: SweepState, ended: str) -> Text:
+    line = Text(f"last sweep {ended} ago; {sweep.replaced} copies so far that no event had queued")
+    return line.append("; ").append_text(plain(sweep.problem)) if sweep.problem else line
 
 
 def _last_reconcile(last: ReconcileResult, ended: str) -> Text:

@@ -5,7 +5,9 @@ Rows come from outside: names, tags and digests that are not valid ones are drop
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -38,10 +40,12 @@ class ListedRepository:
 
     Attributes:
         artifact_count: including artifacts without a tag; 0 if Harbor does not say.
+        changed: when a tag was made, moved or deleted, or an artifact pulled, UTC; None if Harbor does not say.
     """
 
     repository: Repository
     artifact_count: int
+    changed: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,48 @@ class HarborApi:
                 if repository is not None:
                     yield repository
 
+    async def changes(self, project: str) -> AsyncGenerator[list[ListedRepository], None]:
+        """List the repositories of a project page by page, those with the latest change first.
+
+        A repository that changes meanwhile may come twice. Before 2.15 Harbor counts no change of a tag.
+
+        Raises:
+            NotFound: the project does not exist, or the login can't see it.
+            RegistryError: any other answer, or none.
+        """
+        path = f"/projects/{project}/repositories"
+        async for rows in self._latest(path, "update_time"):
+            found = (repository_of(row, self._registry, project) for row in rows)
+            yield [each for each in found if each is not None]
+
+    async def logged_changes(self, project: str) -> AsyncGenerator[list[ListedRepository], None]:
+        """List the repositories of a project that its log says were changed, page by page, the latest change first.
+
+        For a Harbor before 2.15. It takes a login with ``log:list``.
+
+        Raises:
+            RegistryError: any other answer, or none.
+        """
+        async for rows in self._latest(f"/projects/{project}/logs", "op_time"):
+            found: list[ListedRepository] = []
+            for row in rows:
+                name = re.split("[:@]", str(row.get("resource", "")))[0]
+                repository, changed = _repository(name, self._registry, project), _time(row.get("op_time"))
+                if row.get("operation") == "create" and repository is not None:
+                    found.append(ListedRepository(repository, 0, changed))
+            yield found
+
+    async def version(self) -> tuple[int, int] | None:
+        """Return major and minor version of the Harbor, which it tells to whoever has a login; None if it does not.
+
+        Raises:
+            RegistryError: there is no such answer.
+        """
+        found = await self.json("/systeminfo")
+        told = found.get("harbor_version") if isinstance(found, dict) else None
+        match = re.match(r"v?(\d{1,4})\.(\d{1,4})\b", told) if isinstance(told, str) else None
+        return (int(match[1]), int(match[2])) if match else None
+
     async def artifacts_of_project(self, project: str) -> AsyncGenerator[list[Artifact], None]:
         """List the artifacts of all repositories of a project, page by page (``GET /projects/{project}/artifacts``).
 
@@ -181,18 +227,29 @@ class HarborApi:
             return ProtocolViolated(what).at(self._registry, f"GET /api/v2.0{path}")
 
         async def fetch(number: int) -> ListPage:
-            page = f"{path}?page={number}&page_size={ROWS_A_PAGE}&sort={sort}{query}"
-            reply = await self.call("GET", page, max_body=_MAX_PAGE_BYTES)
-            try:
-                rows = json.loads(reply.body)
-            except (ValueError, RecursionError):
-                rows = None
-            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-                raise wrong("the answer is not one of Harbor's lists")
-            total = reply.headers.get("X-Total-Count", "")
-            return ListPage(rows, int(total) if total.isascii() and total.isdigit() and len(total) < 20 else None)
+            return await self._page(path, number, f"&sort={sort}{query}")
 
         return each_page(fetch, wrong, key)
+
+    async def _latest(self, path: str, column: str) -> AsyncGenerator[list[dict[str, Any]], None]:
+        """Read a list whose rows with the latest time come first; whoever has read enough ends it."""
+        for number in itertools.count(1):
+            page = await self._page(path, number, f"&sort=-{column}")
+            yield page.rows
+            if len(page.rows) < ROWS_A_PAGE:
+                return
+
+    async def _page(self, path: str, number: int, query: str) -> ListPage:
+        reply = await self.call("GET", f"{path}?page={number}&page_size={ROWS_A_PAGE}{query}", max_body=_MAX_PAGE_BYTES)
+        try:
+            rows = json.loads(reply.body)
+        except (ValueError, RecursionError):
+            rows = None
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            what = "the answer is not one of Harbor's lists"
+            raise ProtocolViolated(what).at(self._registry, f"GET /api/v2.0{path}")
+        total = reply.headers.get("X-Total-Count", "")
+        return ListPage(rows, int(total) if total.isascii() and total.isdigit() and len(total) < 20 else None)
 
     async def json(self, path: str) -> Any:
         """Read a JSON document.
@@ -242,7 +299,7 @@ def repository_of(row: Mapping[str, Any], registry: str, project: str) -> Listed
     repository = _repository(row.get("name"), registry, project)
     if repository is None:
         return None
-    return ListedRepository(repository, _number(row.get("artifact_count")) or 0)
+    return ListedRepository(repository, _number(row.get("artifact_count")) or 0, _time(row.get("update_time")))
 
 
 def artifact_of(

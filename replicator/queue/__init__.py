@@ -31,9 +31,9 @@ from replicator.queue.job import (
     WaitingJob,
     WorkerInfo,
 )
+from replicator.queue.leaders import Complaint, Leadership, NewDeadLetters, Notices
 from replicator.queue.lease import Running
 from replicator.queue.memory import Observations, RedisSelectionStore, RedisSurveyStore
-from replicator.queue.notices import Complaint, Leadership, NewDeadLetters, Notices
 from replicator.queue.processes import LoadedConfig, ProcessInfo, announced, processes
 from replicator.queue.reconciles import (
     Findings,

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from replicator.console import iso
+from replicator.queue.leaders import SweepState
 from replicator.queue.processes import processes
 from replicator.queue.reconciles import ReconcileState
 from replicator.queue.waits import list_waits
@@ -31,6 +32,7 @@ class Status:
         waiting: jobs that wait for a retry, the next one first; a thousand at most.
         workers: worker processes that are alive.
         reconcile: the scheduled reconcile that runs, and how the last one ended.
+        sweep: what sweeps have found.
         limits: the limits of bandwidth and requests in force; more than one where processes have different settings.
         silent: the registries that do not answer, the longest silence first.
     """
@@ -42,6 +44,7 @@ class Status:
     waiting: Sequence[WaitingJob]
     workers: Sequence[WorkerInfo]
     reconcile: ReconcileState
+    sweep: SweepState
     limits: Sequence[str] = ()
     silent: Sequence[KeySilence] = ()
 
@@ -60,6 +63,7 @@ class Status:
             waiting=await queue.waiting(),
             workers=await queue.workers(),
             reconcile=await ReconcileState.read(queue),
+            sweep=await SweepState.read(queue),
             limits=sorted({process.limits for process in await processes(queue)} - {""}),
             silent=await list_waits(queue),
         )
@@ -126,6 +130,7 @@ class Status:
             **({"limits": list(self.limits)} if self.limits else {}),
             **self._silent_json(),
             **self._reconcile_json(),
+            **self._sweep_json(),
         }
 
     def _silent_json(self) -> dict[str, Any]:
@@ -135,6 +140,13 @@ class Status:
             for each in self.silent
         ]
         return {"silent": silent} if silent else {}
+
+    def _sweep_json(self) -> dict[str, Any]:
+        """Give the sweeps; nothing when there never was one."""
+        if self.sweep.ended is None:
+            return {}
+        told = {"ended": iso(self.sweep.ended), "replaced": self.sweep.replaced, "problem": self.sweep.problem or None}
+        return {"sweep": told}
 
     def _reconcile_json(self) -> dict[str, Any]:
         """Give the reconciles; nothing when there never was one."""

@@ -25,6 +25,7 @@ from replicator.registry.proxies import Proxies
 from replicator.replication.job import Handler
 from replicator.replication.reconciler import Reconciler
 from replicator.replication.repositories import Neighbours
+from replicator.replication.sweep import Sweeper
 from replicator.replication.transfer import access_by
 from replicator.server.app import Webhook, create_app, create_probes_app
 from replicator.server.auth import PageAuth, WebhookAuth
@@ -83,7 +84,7 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, lane
     ):
         async with _open(settings, rules, lanes) as parts:
             worker = parts.worker if lanes else None
-            stopping = _Stopping(worker, parts.reconciler)
+            stopping = _Stopping(worker, parts.reconciler, parts.sweeper)
             webhook = Webhook(rules, parts.queue, auth, parts.metrics.deliveries.delivered, parts.trace)
             page = StatusPage(parts.queue, rules, PageAuth.of(settings))
 
@@ -133,7 +134,7 @@ async def work(first: Configuration, load: Callable[[], Configuration], *, lanes
     log.info("starting", version=__version__)
     with _probes_listener(settings) as probes_listener, graceful_shutdown() as shutdown:
         async with _open(settings, first.rules, lanes) as parts:
-            stopping = _Stopping(parts.worker, parts.reconciler)
+            stopping = _Stopping(parts.worker, parts.reconciler, parts.sweeper)
             reloader = Reloader(first, load, parts.renew)
             async with _beside("worker", settings, probes_listener, parts, stopping, reloader):
                 shutdown.on_signal(stopping.stop)
@@ -144,9 +145,9 @@ async def work(first: Configuration, load: Callable[[], Configuration], *, lanes
 class _Stopping:
     """Stops the work of this process, and tells its readiness probe."""
 
-    def __init__(self, worker: Worker | None, reconciler: Reconciler) -> None:
+    def __init__(self, worker: Worker | None, *planners: Reconciler | Sweeper | None) -> None:
         self._worker = worker
-        self._reconciler = reconciler
+        self._planners = planners
         self.event = asyncio.Event()
 
     def problems(self) -> list[str]:
@@ -156,7 +157,9 @@ class _Stopping:
         """Begin to stop; the second call stops at once."""
         log.info("stopping", at_once=self.event.is_set())
         self.event.set()
-        self._reconciler.stop()
+        for planner in self._planners:
+            if planner is not None:
+                planner.stop()
         if self._worker is not None:
             self._worker.stop()
 
@@ -171,6 +174,7 @@ class _Parts:
     registries: Registries
     worker: Worker
     reconciler: Reconciler
+    sweeper: Sweeper | None
     neighbours: Neighbours
     registrar: Registrar | None
 
@@ -195,6 +199,8 @@ class _Parts:
         self.registries.renew(access_by(new.rules.credentials), proxies)
         self.registries.rates.renew(new.settings.upload_limits, new.settings.request_limits)
         self.reconciler.renew(new.rules)
+        if self.sweeper is not None:
+            self.sweeper.renew(new.rules)
         self.neighbours.renew(new.rules)
         self.metrics.add_labels(new.rules)
 
@@ -231,7 +237,9 @@ async def _open(settings: Settings, rules: Rules, lanes: Collection[Lane]) -> As
             reconciler = Reconciler(
                 settings.schedule, rules, copier, queue, checks, registrar=registrar, lease=settings.lease
             )
-            yield _Parts(queue, metrics, traces, registries, worker, reconciler, neighbours, registrar)
+            every = settings.sweep_seconds
+            sweeper = Sweeper(every, rules, copier, queue, checks) if every is not None else None
+            yield _Parts(queue, metrics, traces, registries, worker, reconciler, sweeper, neighbours, registrar)
 
 
 @contextlib.asynccontextmanager
@@ -250,6 +258,7 @@ async def _beside(
         _probes(settings, probes_listener, parts, stopping),
         open_notifier(settings, parts.queue, reloader.status),
         parts.reconciler.beside(),
+        parts.sweeper.beside() if parts.sweeper is not None else contextlib.nullcontext(),
         reloader.beside(),
         announced(parts.queue, command, __version__, reloader.status, parts.limits),
     ):

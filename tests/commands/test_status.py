@@ -30,6 +30,7 @@ from replicator.queue import (
     WaitingJob,
     WorkerInfo,
 )
+from replicator.queue.leaders import SweepState
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 REFERENCE = "registry.cn-beijing.aliyuncs.com/a-namespace/with-a-rather-long-name-of-a-repository:v1.2.3-release"
@@ -55,6 +56,7 @@ def status(*, waits: int = 0, workers: int = 1, reconcile: ReconcileState = NEVE
         waiting=[waiting(number) for number in range(waits)],
         workers=[worker] * workers,
         reconcile=reconcile,
+        sweep=SweepState(None, 0, ""),
     )
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from replicator.errors import ErrorClass
 from replicator.queue import DeadLetter, Finished, Lane, ProcessInfo, WaitingJob, WorkerInfo
 from replicator.queue.job import Failure, RunningRecord, encode_running
-from replicator.queue.notices import Complaint
+from replicator.queue.leaders import Complaint
 from replicator.queue.records import EPOCH, decode, encode, milliseconds, moment
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

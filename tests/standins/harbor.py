@@ -313,6 +313,7 @@ class HarborStandIn:
         counts = request.method == "GET" and request.headers.get("User-Agent") != REPLICATION_AGENT
         if counts and response.status == 200:
             self.pulls.append(f"{route.repository}:{route.rest}")
+            self._content.pulled(route.repository)
             digest = response.headers["Docker-Content-Digest"]
             self._tell("PULL_ARTIFACT", route.repository, route.rest, digest, subject)
         return response

@@ -48,13 +48,15 @@ class HarborApi:
     Attributes:
         healthy: what ``/health`` says; its HTTP status is 200 all the same.
         lists_projects_artifacts: whether there is ``/projects/{p}/artifacts``; a Harbor before 2.12 has none.
-        version: what ``/systeminfo`` says to who is logged in.
+        version: what ``/systeminfo`` says to who is logged in. Before 2.15 no tag moves ``update_time``.
+        shows_logs: whether the login may list the logs of projects.
     """
 
     def __init__(self, projects: Projects, content: Content, webhooks: Webhooks) -> None:
         self.healthy = True
         self.lists_projects_artifacts = True
         self.version = "v2.16.0-00000000"
+        self.shows_logs = True
         self._projects = projects
         self._content = content
         self._webhooks = webhooks
@@ -98,6 +100,10 @@ class HarborApi:
                 return web.json_response(_shown_project(project))
             case ["repositories"]:
                 return await self._list_repositories(request, project)
+            case ["logs"] if self.shows_logs:
+                return await self._show_logs(request, project)
+            case ["logs"]:
+                raise ApiError(403, "FORBIDDEN", "forbidden")
             case ["repositories", repository]:
                 return await self._show_repository(project, repository)
             case ["repositories", repository, "artifacts"]:
@@ -130,7 +136,22 @@ class HarborApi:
 
     async def _list_repositories(self, request: web.BaseRequest, project: Project) -> web.Response:
         rows = [self._shown_repository(project, name) for name in await self._repositories(project)]
+        if self._counts_changes and "update_time" in request.query.get("sort", ""):
+            rows = [{**row, "update_time": moment(await self._content.changed(row["name"]))} for row in rows]
         return await _page_with(request, rows, self._count_artifacts, key="repository_id")
+
+    @property
+    def _counts_changes(self) -> bool:
+        return int(self.version.split(".")[1]) >= 15
+
+    async def _show_logs(self, request: web.BaseRequest, project: Project) -> web.Response:
+        for name in await self._repositories(project):
+            await self._content.changed(name)
+        rows = [
+            {"id": number, "operation": "create", "resource": tag, "resource_type": "artifact", "op_time": moment(made)}
+            for number, (tag, made) in enumerate(self._content.log(project.name), 1)
+        ]
+        return _page(request, rows, default="-op_time")
 
     async def _show_repository(self, project: Project, repository: str) -> web.Response:
         name = f"{project.name}/{unquote(repository)}"

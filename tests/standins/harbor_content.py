@@ -116,6 +116,7 @@ class Content:
         self._repositories: dict[str, tuple[int, float]] = {}
         self._tagged: dict[tuple[str, str], tuple[str, float]] = {}
         self._manifests: dict[str, Stored] = {}
+        self._changed: dict[str, tuple[dict[str, str], float]] = {}
         self._last_id = 0
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
@@ -138,6 +139,31 @@ class Content:
         if known is None or known[0] != digest:
             known = self._tagged[repository, tag] = digest, time.time()
         return known[1]
+
+    async def changed(self, repository: str) -> float:
+        """Return when a tag of a repository was last made, moved or deleted, or one of its manifests pulled."""
+        names = await self.tags(repository) or []
+        digests = await asyncio.gather(*(self.digest(repository, name) for name in names))
+        tags = {name: digest for name, digest in zip(names, digests, strict=True) if digest is not None}
+        for name, digest in tags.items():
+            self.tagged(repository, name, digest)
+        before, moment = self._changed.get(repository, ({}, 0.0))
+        if tags != before or not moment:
+            self._changed[repository] = tags, time.time()
+        return self._changed[repository][1]
+
+    def pulled(self, repository: str) -> None:
+        """Note that a manifest was pulled."""
+        tags, _ = self._changed.get(repository, ({}, 0.0))
+        self._changed[repository] = tags, time.time()
+
+    def log(self, project: str) -> list[tuple[str, float]]:
+        """Return the tags of a project that were seen to be made or moved, each ``NAME:TAG``, and when."""
+        return [
+            (f"{name}:{tag}", moment)
+            for (name, tag), (_, moment) in self._tagged.items()
+            if name.startswith(f"{project}/")
+        ]
 
     def forget(self, repository: str) -> None:
         """Read a repository again at the next request, and the names of all: something was pushed or deleted."""

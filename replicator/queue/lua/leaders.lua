@@ -1,11 +1,11 @@
--- Leaders: what one process of an installation does for all, the scheduled reconcile and the notices to people.
+-- Leaders: what one process of an installation does for all: the scheduled reconcile, sweeps, the notices to people.
 
 -- leases --
 -- One take, renew and release for every leader. Put in front of the scripts below.
 --
 -- A lease is a key with an expiry, <prefix>:<name>:lease. Its value is the token of its owner, or a JSON record that
 -- holds the token and `since`, when it was taken.
-local RECONCILE, NOTICES = prefix .. ':reconcile', prefix .. ':notices'
+local RECONCILE, NOTICES, SWEEP = prefix .. ':reconcile', prefix .. ':notices', prefix .. ':sweep'
 
 -- Returns the token that has a lease, and its record if it has one; nil when the lease is free.
 local function owner(name)
@@ -118,3 +118,38 @@ return 1
 -- Release the leadership, and withdraw the complaint. ARGV: prefix, token.
 release(NOTICES, ARGV[2])
 return redis.call('HDEL', NOTICES .. ':complaints', ARGV[2])
+
+-- sweep_take with leases --
+-- Take or renew the leadership of sweeps. ARGV: prefix, token, lease in ms.
+-- Returns: whether it leads, now, and the name and the record (JSON) of each project.
+if not take(SWEEP, ARGV[2], ARGV[3]) then return {0} end
+return {1, NOW, redis.call('HGETALL', SWEEP .. ':projects')}
+
+-- sweep_keep with leases --
+-- Store how far projects were swept. ARGV: prefix, token, lease in ms, copies queued, then names and records, '' for
+-- one to forget. Returns 0 when the leadership is lost; nothing is stored then.
+if not renew(SWEEP, ARGV[2], ARGV[3]) then return 0 end
+for i = 5, #ARGV, 2 do
+  if ARGV[i + 1] == '' then
+    redis.call('HDEL', SWEEP .. ':projects', ARGV[i])
+  else
+    redis.call('HSET', SWEEP .. ':projects', ARGV[i], ARGV[i + 1])
+  end
+end
+if tonumber(ARGV[4]) > 0 then redis.call('HINCRBY', SWEEP, 'replaced', ARGV[4]) end
+return 1
+
+-- sweep_end with leases --
+-- Note that a sweep has ended. ARGV: prefix, token, what it could not do or ''. Returns whether the token leads.
+if owner(SWEEP) ~= ARGV[2] then return 0 end
+redis.call('HSET', SWEEP, 'ended', string.format('%.0f', NOW), 'problem', ARGV[3])
+return 1
+
+-- sweep_release with leases --
+-- Release the leadership of sweeps. ARGV: prefix, token.
+return release(SWEEP, ARGV[2]) and 1 or 0
+
+-- sweep_show with leases --
+-- ARGV: prefix. Returns: when the last sweep ended or '', copies queued by all of them or '', its problem or ''.
+local known = redis.call('HMGET', SWEEP, 'ended', 'replaced', 'problem')
+return {known[1] or '', known[2] or '', known[3] or ''}

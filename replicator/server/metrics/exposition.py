@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from replicator import __version__
 from replicator.queue import ReconcileState, list_waits
+from replicator.queue.leaders import SweepState
 from replicator.replication.reconciler import overdue
 from replicator.server.metrics import families
 from replicator.server.metrics.counters import AttemptCounts, BoundedLabels, DeliveryCounts, RequestCounts
@@ -144,6 +145,7 @@ class _QueueState:
     counts: Counts
     oldest: Mapping[Lane, float]
     reconcile: ReconcileState
+    sweep: SweepState
     silent: Sequence[KeySilence]
 
 
@@ -185,7 +187,8 @@ class QueueLookups(Collector):
     async def _read(self) -> _QueueState:
         queue = self._queue
         counts, oldest = await queue.counts(), await queue.oldest()
-        return _QueueState(counts, oldest, await ReconcileState.read(queue), await list_waits(queue))
+        reconcile, sweep = await ReconcileState.read(queue), await SweepState.read(queue)
+        return _QueueState(counts, oldest, reconcile, sweep, await list_waits(queue))
 
     def describe(self) -> Iterable[Metric]:
         """Name the metrics, so that the library detects duplicates without collecting."""
@@ -207,6 +210,9 @@ class QueueLookups(Collector):
         yield _gauge(families.DEAD_LETTERS, counts.dead)
         yield from self._silences(self._state.silent)
         yield from self._reconcile(self._state.reconcile)
+        sweep = self._state.sweep
+        yield _gauge(families.SWEEP_ENDED, sweep.ended.timestamp() if sweep.ended is not None else 0)
+        yield _gauge(families.SWEEP_REPLACED, sweep.replaced)
 
     def _silences(self, silent: Sequence[KeySilence]) -> Iterable[Metric]:
         seconds = dict.fromkeys(self._hosts.labels, 0.0)

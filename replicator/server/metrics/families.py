@@ -158,6 +158,14 @@ RECONCILE_DRIFT = Family(
     "gauge",
     "Images that the last reconcile found out of date without a webhook event.",
 )
+SWEEP_ENDED = Family(
+    "replicator_sweep_last_timestamp_seconds", "gauge", "Unix time at which the last sweep ended; 0 before the first."
+)
+SWEEP_REPLACED = Family(
+    "replicator_sweep_replaced_copies",
+    "gauge",
+    "Copies that sweeps have queued because no event had, since the installation began. It rises while webhooks fail.",
+)
 RECONCILE_FAILED = Family("replicator_reconcile_failed", "gauge", "1 if the last reconcile failed as a whole, else 0.")
 RECONCILE_OVERDUE = Family(
     "replicator_reconcile_overdue_seconds",
@@ -203,6 +211,8 @@ LOOKED_UP = (
     RECONCILE_DRIFT,
     RECONCILE_FAILED,
     RECONCILE_OVERDUE,
+    SWEEP_ENDED,
+    SWEEP_REPLACED,
 )
 """Read from Redis at the scrape: the same in all processes of an installation, so take the maximum."""
 

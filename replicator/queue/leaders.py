@@ -1,0 +1,244 @@
+"""Leaderships: one process sends the notices to people, and one sweeps, for all processes on one queue."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from replicator.queue.dead_letters import DeadLetter
+from replicator.queue.records import decode, encode, moment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from replicator.queue.client import Queue
+
+_MOST_CHARACTERS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """Something that a process can't do, and goes on without.
+
+    Attributes:
+        host: its machine's name.
+        since: when it was first reported, in milliseconds since 1970 by Redis's clock.
+    """
+
+    host: str
+    text: str
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leadership:
+    """This process sends the notices, until the lease expires.
+
+    Attributes:
+        now: the time of Redis, in milliseconds since 1970.
+        told: what `Notices.keep` last stored, from whichever process; empty without it.
+        complaints: of all processes that are alive.
+    """
+
+    now: int
+    told: bytes
+    complaints: tuple[Complaint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NewDeadLetters:
+    """Dead letters since a mark.
+
+    Attributes:
+        dead: number of all dead letters.
+        newer: number of those that are newer than the mark.
+        mark: of the newest.
+        first: the first newer ones.
+    """
+
+    dead: int
+    newer: int
+    mark: int
+    first: tuple[DeadLetter, ...]
+
+
+class Notices:
+    """Takes the leadership for this process.
+
+    Args:
+        queue: over whose processes there is one leader.
+        lease: seconds after which another process leads for one that died, and its complaint is void.
+    """
+
+    def __init__(self, queue: Queue, *, lease: float = 60.0) -> None:
+        self._queue = queue
+        self._lease = int(lease * 1000)
+        self._token = uuid4().hex
+
+    async def begin(self, complaint: str | None) -> Leadership | None:
+        """Take or renew the leadership, and publish a complaint.
+
+        Args:
+            complaint: what this process can't do now; None when all is well.
+
+        Returns:
+            The leadership; None when another process has it.
+
+        Raises:
+            QueueUnavailable: Redis is away or takes nothing.
+        """
+        # The name of a file may hold bytes that are no text.
+        text = (complaint or "")[:_MOST_CHARACTERS].encode(errors="replace")
+        leads, *rest = await self._queue.ask("notices_take", self._token, self._lease, socket.gethostname(), text)
+        if not leads:
+            return None
+        now, told, *complaints = rest
+        return Leadership(now, told, tuple(decode(Complaint, record) for record in complaints))
+
+    async def keep(self, told: bytes) -> bool:
+        """Store what was sent, for whichever process leads next.
+
+        Returns:
+            Whether it is stored; if not, the leadership was lost, and nothing more may be sent.
+
+        Raises:
+            QueueUnavailable: Redis is away or takes nothing; it may be stored all the same.
+        """
+        return bool(await self._queue.ask("notices_keep", self._token, told))
+
+    async def end(self) -> None:
+        """Leave the leadership to another process.
+
+        Raises:
+            QueueUnavailable: Redis is away; the lease expires.
+        """
+        await self._queue.ask("notices_release", self._token)
+
+    async def new_dead_letters(self, mark: int, most: int) -> NewDeadLetters:
+        """Return the dead letters since a mark.
+
+        Args:
+            mark: `NewDeadLetters.mark` of the last answer; 0 for all.
+            most: how many of them are shown.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        dead, newer, newest, *records = await self._queue.ask("dead_letters_since", mark, most)
+        return NewDeadLetters(dead, newer, newest, tuple(decode(DeadLetter, record) for record in records))
+
+
+@dataclass(frozen=True, slots=True)
+class SweptProject:
+    """How far a project of a Harbor was swept.
+
+    Attributes:
+        listed: when it was listed last, in milliseconds since 1970 by Redis's clock; 0 for never.
+        seen: the newest time of a change that was read, RFC 3339 by Harbor's clock; empty for none.
+        done: repositories that were compared, with the time of the change; those that are read again.
+        pending: repositories still to compare, with the lane for what differs.
+    """
+
+    listed: int = 0
+    seen: str = ""
+    done: dict[str, str] = field(default_factory=dict)
+    pending: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SweepState:
+    """What sweeps have found.
+
+    Attributes:
+        ended: when the last one ended, UTC; None before the first.
+        replaced: copies that they queued because no event had, since the beginning.
+        problem: what the last one could not do; empty if there was nothing.
+    """
+
+    ended: datetime | None
+    replaced: int
+    problem: str
+
+    @classmethod
+    async def read(cls, queue: Queue) -> SweepState:
+        """Read it.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        ended, replaced, problem = await queue.ask("sweep_show")
+        return cls(moment(float(ended)) if ended else None, int(replaced or 0), problem.decode(errors="replace"))
+
+
+class Sweeps:
+    """Takes the leadership of sweeps for this process.
+
+    Args:
+        queue: over whose processes there is one leader.
+        lease: seconds after which another process leads for one that died.
+    """
+
+    def __init__(self, queue: Queue, *, lease: float) -> None:
+        self._queue = queue
+        self._lease = int(lease * 1000)
+        self._token = uuid4().hex
+
+    async def begin(self) -> tuple[datetime, dict[str, SweptProject]] | None:
+        """Take or renew the leadership.
+
+        Returns:
+            Redis's time, and the projects by ``HOST/PROJECT``; None when another process leads.
+
+        Raises:
+            QueueUnavailable: Redis is away or takes nothing.
+        """
+        leads, *rest = await self._queue.ask("sweep_take", self._token, self._lease)
+        if not leads:
+            return None
+        now, fields = rest
+        projects: dict[str, SweptProject] = {}
+        for name, record in zip(fields[::2], fields[1::2], strict=True):
+            try:
+                projects[name.decode()] = decode(SweptProject, record)
+            except ValueError:
+                # Of another version of this program: it begins again.
+                continue
+        return moment(float(now)), projects
+
+    async def keep(self, projects: Mapping[str, SweptProject | None], replaced: int = 0) -> bool:
+        """Store how far projects were swept, and renew the leadership.
+
+        Args:
+            projects: by ``HOST/PROJECT``; None for one to forget.
+            replaced: copies that were queued since the last call.
+
+        Returns:
+            Whether it is stored; if not, another process leads.
+
+        Raises:
+            QueueUnavailable: Redis is away or takes nothing.
+        """
+        fields = [part for name, project in projects.items() for part in (name, encode(project) if project else b"")]
+        return bool(await self._queue.ask("sweep_keep", self._token, self._lease, replaced, *fields))
+
+    async def end(self, problem: str) -> None:
+        """Note that a sweep has ended.
+
+        Args:
+            problem: what it could not do; empty if there was nothing.
+
+        Raises:
+            QueueUnavailable: Redis is away or takes nothing.
+        """
+        await self._queue.ask("sweep_end", self._token, problem[:_MOST_CHARACTERS].encode(errors="replace"))
+
+    async def release(self) -> None:
+        """Leave the leadership to another process.
+
+        Raises:
+            QueueUnavailable: Redis is away; the lease expires.
+        """
+        await self._queue.ask("sweep_release", self._token)

@@ -1,0 +1,400 @@
+"""The sweep: every minute, look for tags that changed at a Harbor and that no event announced.
+
+Harbor sends no event while its job service is away, and none for a tag that is made in its UI or by its API. Since 2.15
+a repository's ``update_time`` moves on every tag that is made, moved or deleted, and on pulls. So one request a project
+tells which repositories to look at. Older Harbors have a log of each project, for a login with ``log:list``.
+
+What is read: the repositories that changed since the last sweep, and those of five minutes before, because rows may be
+committed late. A repository is compared as in a backfill, but a digest that a destination was seen to hold costs no
+request there. What differs is queued as if an event had announced it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import structlog
+from cachetools import TTLCache
+
+from replicator.copy import Comparison
+from replicator.errors import ErrorClass, ReplicatorError
+from replicator.harbor import HarborApi
+from replicator.queue import Lane, QueueUnavailable
+from replicator.queue.leaders import Sweeps, SweptProject
+from replicator.reference import Repository
+from replicator.registry.places import BULK
+from replicator.replication.compare import Checker
+from replicator.replication.job import job_for
+from replicator.replication.listing import Found
+from replicator.replication.repositories import NotListed, WantedRepository
+from replicator.replication.tag_lists import TagLister
+from replicator.tasks import background, gather_tolerant
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+
+    from replicator.copy import Copier
+    from replicator.harbor import ListedRepository
+    from replicator.queue import Job, Observations, Queue
+    from replicator.rules import Rules
+
+log = structlog.get_logger("replicator.sweep")
+
+_OVERLAP = timedelta(minutes=5)
+"""Changes of so long before the newest one are read again."""
+_LISTS_A_MINUTE = 60
+"""Lists of one Harbor: of a project's repositories, and of a repository's tags."""
+_YOUNG_SECONDS = 10.0
+"""Age up to which a tag's event may still be on its way; it is looked at again after so many seconds."""
+_MANY = 100
+"""Tags of one repository beyond which what differs waits with the backfills."""
+_TRUST_SECONDS = 7 * 86_400.0
+"""For so long a destination that was seen to hold a digest is not asked again."""
+_COMPARED_AT_ONCE = 4
+_MOST_PENDING = 1000
+"""Repositories of a project that wait for their comparison; a reconcile finds what is in others."""
+_PROJECTS_SECONDS = 600.0
+"""Seconds for which the projects of a Harbor, and its version, are remembered."""
+_ONCE_SECONDS, _MOST_QUEUED = 86_400.0, 100_000
+"""A copy is queued once in so many seconds for the same digest: the pull of a copy that fails is a change, too."""
+_FIRST_VERSION = (2, 15)
+"""The first Harbor that counts changes of tags in ``update_time``."""
+_BEGINNING = datetime.fromtimestamp(0, UTC)
+_STOP_SECONDS = 5.0
+_BROKEN_PAUSE = 60.0
+
+_Copy = tuple[str, str]
+"""A destination, and the digest that its source names."""
+
+
+class Sweeper:
+    """Sweeps the Harbors that the rules name, while no other process does.
+
+    Args:
+        interval: seconds between two sweeps.
+        rules: name the repositories to look at.
+        copier: compares, and its registries list.
+        queue: takes what differs, and elects the process that sweeps.
+        checks: what this installation saw at destinations.
+    """
+
+    def __init__(
+        self, interval: float, rules: Rules, copier: Copier, queue: Queue, checks: Observations | None = None
+    ) -> None:
+        self._interval = interval
+        self._lists = max(2, int(_LISTS_A_MINUTE * min(1.0, interval / 60)))
+        self._rules = rules
+        self._copier = copier
+        self._queue = queue
+        self._checker = Checker(copier, checks, trust=_TRUST_SECONDS, force=False, dry_run=False)
+        self._sweeps = Sweeps(queue, lease=2 * interval + 30)
+        self._stopping = asyncio.Event()
+        self._harbors: dict[str, _Harbor] = {}
+        self._queued: TTLCache[_Copy, None] = TTLCache(_MOST_QUEUED, _ONCE_SECONDS)
+        self._offline = False
+
+    def renew(self, rules: Rules) -> None:
+        """Use other rules from the next sweep on."""
+        self._rules = rules
+        self._harbors.clear()
+
+    def stop(self) -> None:
+        """End within seconds; another process goes on where this one was."""
+        self._stopping.set()
+
+    def beside(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Run for as long as the context lasts."""
+        return background(self.run(), self.stop, within=_STOP_SECONDS)
+
+    async def run(self) -> None:
+        """Sweep until :meth:`stop`. While Redis is offline it waits; it raises no error of its own."""
+        BULK.set(True)
+        due = time.monotonic()
+        while not self._stopping.is_set():
+            whole = time.monotonic() >= due
+            if whole:
+                due = time.monotonic() + self._interval
+            pause = 0.0
+            try:
+                if await self.step(whole=whole):
+                    pause = _YOUNG_SECONDS
+                self._offline = False
+            except QueueUnavailable as error:
+                if not self._offline:
+                    log.warning("queue unavailable", error=str(error), waiting_for="sweep")
+                self._offline = True
+            except Exception:
+                # This runs beside the webhook and the copies, and a fault in it must not end them.
+                log.exception("sweep broken")
+                due += _BROKEN_PAUSE
+            left = max(0.0, due - time.monotonic())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(pause, left) if pause else left):
+                    await self._stopping.wait()
+        with contextlib.suppress(QueueUnavailable):
+            await self._sweeps.release()
+
+    async def step(self, *, whole: bool = True) -> bool:
+        """Sweep once, unless another process leads.
+
+        Args:
+            whole: False to look only at repositories that wait for their comparison.
+
+        Returns:
+            Whether some tags were too young to tell whether their event is lost.
+
+        Raises:
+            QueueUnavailable: Redis is away or takes nothing.
+        """
+        taken = await self._sweeps.begin()
+        if taken is None:
+            return False
+        now, known = taken
+        rules, young = self._rules, False
+        for registry in sorted({source.registry for source in rules.sources()}):
+            harbor = self._harbors.setdefault(registry, _Harbor(registry, self._copier))
+            sweep = _Sweep(self, harbor, rules, known, int(now.timestamp() * 1000), self._lists)
+            if not await sweep.run(whole=whole):
+                return False
+            young = young or sweep.young
+        problems = [problem for harbor in self._harbors.values() for problem in harbor.problems.values()]
+        await self._sweeps.end("; ".join(problems[:3]))
+        return young
+
+    async def keep(self, name: str, project: SweptProject, replaced: int = 0) -> bool:
+        """Store how far a project was swept; return whether this process still leads, and goes on."""
+        return await self._sweeps.keep({name: project}, replaced) and not self._stopping.is_set()
+
+    async def compare(self, found: Sequence[Found]) -> tuple[dict[_Copy, Job], bool]:
+        """Compare tags with their destinations.
+
+        Returns:
+            The copies to make, without those that were queued lately; and whether all tags were compared.
+        """
+        jobs: dict[_Copy, Job] = {}
+        complete = True
+        rows = await self._checker.trusted(found)
+        unknown = [each for each, row in zip(found, rows, strict=True) if row is None]
+        slots = asyncio.Semaphore(_COMPARED_AT_ONCE)
+
+        async def check(each: Found) -> None:
+            nonlocal complete
+            async with slots, self._copier.registries.courtesy.step():
+                checked = await self._checker.check(each)
+            if checked is None:
+                # A transient error: the repository is compared again.
+                complete = False
+            elif isinstance(checked, Comparison) and checked.result is None:
+                request = each.request
+                if not request.signature and request.source.tag is not None:
+                    request = replace(request, announced=checked.announced)
+                key = (str(request.destination), checked.announced)
+                if key not in self._queued:
+                    jobs[key] = job_for(request)
+
+        await gather_tolerant(check(each) for each in unknown)
+        return jobs, complete
+
+    async def enqueue(self, jobs: Mapping[_Copy, Job], lane: Lane) -> int:
+        """Queue copies, and return how many were not in the queue already."""
+        added = await self._queue.enqueue(list(jobs.values()), lane) if jobs else 0
+        self._queued.update(dict.fromkeys(jobs))
+        return added
+
+
+class _Harbor:
+    """What this process knows of one Harbor."""
+
+    def __init__(self, registry: str, copier: Copier) -> None:
+        self.registry, self.copier = registry, copier
+        self.is_harbor: bool | None = None
+        self.counts_changes = True
+        self.projects: list[str] = []
+        self.problems: dict[str, str] = {}
+        self.refused: set[str] = set()
+        self.postponed: set[str] = set()
+        self._until = float("-inf")
+
+    def api(self, project: str = "x") -> HarborApi:
+        """Return a client with the login for a project; any repository stands for it."""
+        place = Repository(self.registry, f"{project}/x")
+        return HarborApi(self.registry, self.copier.registries.transport(place))
+
+    async def look(self, rules: Rules) -> None:
+        """Find out whether it is a Harbor, which version, and the projects that the rules name."""
+        if time.monotonic() < self._until:
+            return
+        sources = [source for source in rules.sources() if source.registry == self.registry]
+        projects = {
+            source.repository.name.partition("/")[0] if source.repository is not None else source.project
+            for source in sources
+        }
+        try:
+            if self.is_harbor is None:
+                self.is_harbor = await self.api().is_harbor()
+            if self.is_harbor:
+                version = await self.api(min(filter(None, projects), default="x")).version()
+                self.counts_changes = version is None or version >= _FIRST_VERSION
+                if None in projects:
+                    listed = [name async for name in self.api().projects()]
+                    named = [source for source in sources if source.project is None and source.repository is None]
+                    projects |= {name for name in listed if any(source.may_be_in(name) for source in named)}
+            self.projects = sorted(filter(None, projects))
+            self.refused.clear()
+            self._until = time.monotonic() + _PROJECTS_SECONDS
+            self.note("", None)
+        except ReplicatorError as error:
+            self.note("", error)
+
+    def note(self, project: str, error: ReplicatorError | None) -> None:
+        """Note whether a project could be listed; the first failure is logged."""
+        if error is None:
+            self.problems.pop(project, None)
+        elif project not in self.problems:
+            self.problems[project] = f"{self.registry}/{project} can't be swept: {error}"
+            log.warning("sweep failed", source=f"{self.registry}/{project}", error=str(error))
+
+
+class _Sweep:
+    """One sweep of one Harbor; ``young`` tells that some tags were too young to say whether their event is lost."""
+
+    def __init__(
+        self, sweeper: Sweeper, harbor: _Harbor, rules: Rules, known: Mapping[str, SweptProject], now: int, lists: int
+    ) -> None:
+        self._sweeper, self._harbor, self._rules, self._now = sweeper, harbor, rules, now
+        prefix = f"{harbor.registry}/"
+        self._known = {name: state for name, state in known.items() if name.startswith(prefix)}
+        self._lists = self._left = lists
+        self.young = False
+
+    async def run(self, *, whole: bool) -> bool:
+        """Sweep; return whether this process still leads, and goes on."""
+        harbor = self._harbor
+        await harbor.look(self._rules)
+        if not harbor.is_harbor:
+            return True
+        names = {f"{harbor.registry}/{project}": project for project in harbor.projects}
+        states = {name: self._known.get(name, SweptProject()) for name in names}
+        # What waited longest goes first, and leaves half of the lists to projects.
+        for name in sorted(names, key=lambda name: states[name].listed):
+            if states[name].pending and self._left > self._lists // 2 and not await self._compare(name, states):
+                return False
+        for name in sorted(names if whole else (), key=lambda name: states[name].listed):
+            if self._left <= 0:
+                break
+            if names[name] in harbor.refused:
+                continue
+            if not await self._list(name, names[name], states):
+                return False
+            if states[name].pending and not await self._compare(name, states):
+                return False
+        return True
+
+    async def _list(self, name: str, project: str, states: dict[str, SweptProject]) -> bool:
+        """Read which repositories of a project changed."""
+        state, harbor = states[name], self._harbor
+        lane = Lane.EVENTS if name in self._known else Lane.BACKFILL
+        done, pending, seen = dict(state.done), dict(state.pending), state.seen
+        oldest: datetime | None = datetime.fromisoformat(seen) - _OVERLAP if seen else _BEGINNING
+        if not self._known:
+            # What is there at a Harbor that was never swept is left to the reconcile.
+            oldest = None
+        api = harbor.api(project)
+        changes = api.changes(project) if harbor.counts_changes else api.logged_changes(project)
+        try:
+            async for each in self._changed(changes, oldest):
+                assert each.changed is not None  # noqa: S101 - see `_changed`
+                moment, repository = each.changed.isoformat(), each.repository.name
+                seen = max(seen, moment)
+                if done.get(repository, "") < moment and self._rules.route(each.repository).destinations:
+                    if len(pending) >= _MOST_PENDING:
+                        break
+                    done[repository] = moment
+                    if oldest is not None:
+                        pending.setdefault(repository, str(lane))
+            harbor.note(project, None)
+        except ReplicatorError as error:
+            harbor.note(project, error)
+            if error.error_class is ErrorClass.TRANSIENT:
+                return True
+            harbor.refused.add(project)
+        # Those that are not read again are forgotten.
+        edge = (datetime.fromisoformat(seen) - _OVERLAP).isoformat() if seen else ""
+        done = {repository: moment for repository, moment in done.items() if moment >= edge}
+        states[name] = SweptProject(self._now, seen, done, pending)
+        return await self._sweeper.keep(name, states[name])
+
+    async def _changed(
+        self, pages: AsyncGenerator[list[ListedRepository], None], oldest: datetime | None
+    ) -> AsyncGenerator[ListedRepository, None]:
+        """Yield the repositories that changed since ``oldest``; None for those that will be read again."""
+        async with contextlib.aclosing(pages):
+            async for page in pages:
+                self._left -= 1
+                for each in page:
+                    if each.changed is None:
+                        return
+                    oldest = oldest or each.changed - _OVERLAP
+                    if each.changed < oldest:
+                        return
+                    yield each
+
+    async def _compare(self, name: str, states: dict[str, SweptProject]) -> bool:
+        """Compare the repositories of a project that changed, and queue what differs."""
+        for repository, lane in list(states[name].pending.items()):
+            if self._left <= 0:
+                break
+            self._left -= 1
+            state = states[name]
+            replaced, finished = await self._look_at(Repository(self._harbor.registry, repository), Lane(lane))
+            if finished:
+                pending = {other: its for other, its in state.pending.items() if other != repository}
+                states[name] = state = replace(state, pending=pending)
+            if not await self._sweeper.keep(name, state, replaced):
+                return False
+        return True
+
+    async def _look_at(self, repository: Repository, lane: Lane) -> tuple[int, bool]:
+        """Compare the tags of one repository.
+
+        Returns:
+            How many copies were queued, and whether that was all.
+        """
+        harbor, rules = self._harbor, self._rules
+        patient = str(repository) not in harbor.postponed
+        found: list[Found] = []
+        young = False
+        lister = TagLister(harbor.copier.registries, {harbor.registry})
+        wanted, whole = WantedRepository(repository, needs_tags=True), rules.route(repository).whole
+        async with contextlib.aclosing(lister.of_repository(wanted, whole=whole)) as pages:
+            async for page in pages:
+                if isinstance(page, NotListed):
+                    return 0, page.error.error_class is not ErrorClass.TRANSIENT
+                for asked in rules.asked(page.repository, page.tags):
+                    tag = asked.request.source.tag
+                    info = page.tags.get(tag) if tag is not None else None
+                    if info is None:
+                        # A list of names alone does not tell what changed.
+                        continue
+                    if patient and info.pushed is not None and _is_young(info.pushed):
+                        young = True
+                        continue
+                    found.append(Found(asked, info.digest, info.size, info.pushed))
+        jobs, complete = await self._sweeper.compare(found)
+        lane = Lane.BACKFILL if len(jobs) > _MANY else lane
+        queued = await self._sweeper.enqueue(jobs, lane)
+        if queued:
+            log.info("sweep queued copies", source=str(repository), copies=queued, lane=str(lane))
+        (harbor.postponed.add if young else harbor.postponed.discard)(str(repository))
+        self.young = self.young or young
+        return queued, complete and not young
+
+
+def _is_young(pushed: datetime) -> bool:
+    """Tell whether a tag was pushed so lately that its event may be on its way; Harbor's clock may differ a little."""
+    return abs((datetime.now(UTC) - pushed).total_seconds()) < _YOUNG_SECONDS

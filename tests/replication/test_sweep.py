@@ -1,0 +1,296 @@
+"""Sweeps find, within a minute, the tags whose event never came."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from replicator.copy import Copier
+from replicator.queue import Lane, Observations, Queue, Worker
+from replicator.queue.leaders import SweepState
+from replicator.reference import Reference
+from replicator.registry import Registries
+from replicator.registry.manifest import digest_of
+from replicator.replication import sweep
+from replicator.replication.job import Handler, job_for
+from replicator.replication.sweep import Sweeper
+from replicator.replication.transfer import access_by
+from tests.queue.servers import RedisServer
+from tests.replication.conftest import QUICK
+from tests.standins.faults import Answer, Fault
+from tests.standins.images import fetch_raw
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.replication.conftest import House
+
+TEAM = {"HARBOR/team/**": "BEHIND/copies/{name}"}
+
+
+class Stage:
+    """An installation that sweeps the Harbor of a house; its destination is the registry behind it."""
+
+    def __init__(self, house: House, queue: Queue) -> None:
+        self.house, self.queue = house, queue
+        self._stack = AsyncExitStack()
+
+    async def sweeper(self, images: dict[str, Any] | None = None) -> Sweeper:
+        """Start a process that sweeps, with nothing in its memory."""
+        rules = self.house.rules(images or TEAM)
+        registries = await self._stack.enter_async_context(Registries(access_by(rules.credentials), timing=QUICK))
+        checks = Observations(self.queue)
+        self._stack.push_async_callback(checks.aclose)
+        return Sweeper(60, rules, Copier(registries), self.queue, checks)
+
+    async def queued(self, lane: Lane = Lane.EVENTS) -> int:
+        return (await self.queue.counts()).lanes[lane].queued
+
+    async def copy(self, images: dict[str, Any] | None = None) -> None:
+        """Have all queued copies made."""
+        rules = self.house.rules(images or TEAM)
+        checks = Observations(self.queue)
+        async with Registries(access_by(rules.credentials), timing=QUICK) as registries:
+            worker = Worker(self.queue, Handler(Copier(registries), checks), concurrency=dict.fromkeys(Lane, 4))
+            working = asyncio.create_task(worker.run())
+            async with asyncio.timeout(30):
+                while any(lane.queued + lane.running for lane in (await self.queue.counts()).lanes.values()):
+                    await asyncio.sleep(0.02)
+            worker.stop()
+            await working
+        await checks.aclose()
+
+    def forget(self) -> None:
+        """Count requests to the Harbor from here on."""
+        self.house.harbor.faults.log.clear()
+
+    async def aclose(self) -> None:
+        await self._stack.aclose()
+
+
+@pytest.fixture
+async def stage(house: House, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
+    # The stand-in sees a tag when it is listed, so every tag would be young.
+    monkeypatch.setattr(sweep, "_YOUNG_SECONDS", 0.0)
+    with tempfile.TemporaryDirectory(prefix="rq-", dir="/tmp") as directory, RedisServer(Path(directory)) as redis:
+        async with await Queue.connect(redis.url) as queue:
+            made = Stage(house, queue)
+            yield made
+            await made.aclose()
+
+
+async def test_what_is_there_at_first_is_left_to_the_reconcile_and_rest_costs_one_request_a_project(
+    stage: Stage,
+) -> None:
+    await stage.house.put(["team/app:v1", "team/other:v1"])
+    sweeper = await stage.sweeper()
+    assert not await sweeper.step()
+    stage.forget()
+    for _ in range(3):
+        assert not await sweeper.step()
+    assert stage.house.asked() == ["/projects/team/repositories"] * 3
+    assert (await stage.queued(), await stage.queued(Lane.BACKFILL)) == (0, 0)
+
+
+async def test_a_tag_that_no_event_told_of_arrives_and_is_counted(stage: Stage) -> None:
+    digests = await stage.house.put(["team/app:v1", "team/still:v1"])
+    sweeper = await stage.sweeper()
+    await sweeper.step()
+    await stage.house.harbor.retag("team/app", "v1", "made-in-the-ui")
+    await sweeper.step()
+    # v1 is not there either: what a repository lacks is brought as a whole.
+    assert await stage.queued() == 2
+    assert (await SweepState.read(stage.queue)).replaced == 2
+    await stage.copy()
+    content, _ = await fetch_raw(stage.house.behind, "copies/app", "made-in-the-ui")
+    assert digest_of(content) == digests["team/app:v1"]
+
+
+async def test_a_copy_s_own_pull_is_a_change_that_costs_one_list_and_no_request_to_the_destination(
+    stage: Stage,
+) -> None:
+    await stage.house.put(["team/app:v1"])
+    sweeper = await stage.sweeper()
+    await sweeper.step()
+    await stage.house.put(["team/app:v2"])
+    await sweeper.step()
+    await stage.copy()
+    await stage.house.put(["team/app:v3"])
+    await sweeper.step()
+    stage.forget()
+    await stage.copy()
+    pulled = stage.house.harbor.pulls
+    assert pulled, "the copies pulled the manifests, so the repository has changed"
+    stage.forget()
+    await sweeper.step()
+    assert stage.house.asked() == ["/projects/team/repositories", "/projects/team/repositories/app/artifacts"]
+    assert await stage.queued() == 0
+    assert (await SweepState.read(stage.queue)).replaced == 3
+
+
+async def test_what_changed_while_no_process_ran_is_found_by_the_next_one(stage: Stage) -> None:
+    await stage.house.put(["team/app:v1"])
+    await (await stage.sweeper()).step()
+    first = await stage.sweeper()
+    await stage.queue.redis.delete(f"{stage.queue.prefix}:sweep:lease")
+    await stage.house.put(["team/app:v2"])
+    await first.step()
+    assert await stage.queued() == 2
+
+
+async def test_one_process_of_all_sweeps(stage: Stage) -> None:
+    await stage.house.put(["team/app:v1"])
+    leader, other = await stage.sweeper(), await stage.sweeper()
+    await leader.step()
+    await stage.house.put(["team/app:v2"])
+    stage.forget()
+    await other.step()
+    assert stage.house.asked() == []
+    leader.stop()
+    await leader.run()
+    await other.step()
+    assert await stage.queued() == 2, "a process that ends leaves the sweep to another one"
+
+
+async def test_a_push_whose_event_has_arrived_is_not_counted(stage: Stage) -> None:
+    await stage.house.put(["team/app:v1"])
+    sweeper = await stage.sweeper()
+    await sweeper.step()
+    await stage.house.put(["team/app:v2"])
+    rules = stage.house.rules(TEAM)
+    for tag in ("v1", "v2"):
+        (request,) = rules.destinations(Reference.parse(f"{stage.house.harbor.host}/team/app:{tag}"))
+        await stage.queue.enqueue([job_for(request)], Lane.EVENTS)
+    await sweeper.step()
+    assert await stage.queued() == 2
+    assert (await SweepState.read(stage.queue)).replaced == 0
+
+
+async def test_a_tag_so_young_that_its_event_may_be_on_its_way_is_looked_at_again_soon(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_YOUNG_SECONDS", 600.0)
+    await stage.house.put(["team/app:v1"])
+    sweeper = await stage.sweeper()
+    await sweeper.step()
+    await stage.house.put(["team/app:v2"])
+    assert await sweeper.step()
+    assert await stage.queued() == 0
+    stage.forget()
+    # Once: a clock of Harbor's that is wrong must not put it off for ever.
+    assert not await sweeper.step(whole=False)
+    assert await stage.queued() == 2
+    assert len(stage.house.asked()) == 1, "no project is listed for it"
+
+
+async def test_a_project_that_is_seen_for_the_first_time_waits_with_the_backfills(stage: Stage) -> None:
+    everything = {"HARBOR/**": "BEHIND/copies/{flat}"}
+    await stage.house.put(["team/app:v1"])
+    sweeper = await stage.sweeper(everything)
+    await sweeper.step()
+    stage.house.harbor.projects.add("fresh", public=True)
+    await stage.house.put(["fresh/app:v1", "fresh/other:v1"])
+    sweeper.renew(stage.house.rules(everything))
+    await sweeper.step()
+    assert (await stage.queued(), await stage.queued(Lane.BACKFILL)) == (0, 2)
+
+
+async def test_many_tags_of_one_repository_wait_with_the_backfills(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_MANY", 2)
+    await stage.house.put(["team/app:v1"])
+    sweeper = await stage.sweeper()
+    await sweeper.step()
+    await stage.house.put(["team/app:v2", "team/app:v3"])
+    await sweeper.step()
+    assert (await stage.queued(), await stage.queued(Lane.BACKFILL)) == (0, 3)
+
+
+async def test_the_first_repository_of_an_empty_project_is_found(stage: Stage) -> None:
+    sweeper = await stage.sweeper()
+    await sweeper.step()
+    await stage.house.put(["team/first:v1"])
+    await sweeper.step()
+    assert await stage.queued() == 1
+
+
+async def test_a_repository_that_could_not_be_compared_waits_for_the_next_sweep(stage: Stage) -> None:
+    await stage.house.put(["team/app:v1"])
+    sweeper = await stage.sweeper()
+    await sweeper.step()
+    await stage.house.put(["team/app:v2"])
+    fault = stage.house.harbor.faults.add(Fault(Answer(502), "GET", "/artifacts", times=None))
+    await sweeper.step()
+    assert await stage.queued() == 0
+    fault.times = 0
+    await sweeper.step()
+    assert await stage.queued() == 2
+
+
+async def test_the_same_image_is_queued_once_a_day_however_often_its_repository_changes(stage: Stage) -> None:
+    await stage.house.put(["team/app:v1"])
+    sweeper = await stage.sweeper()
+    await sweeper.step()
+    await stage.house.put(["team/app:v2"])
+    await sweeper.step()
+    assert await stage.queued() == 2
+    # The copies end without a trace: they failed, or their destination names something else again.
+    for key in await stage.queue.redis.keys(f"{stage.queue.prefix}:*"):
+        if b":sweep" not in key:
+            await stage.queue.redis.delete(key)
+    await stage.queue.redis.delete(*await stage.queue.redis.keys("arq:*"))
+    assert await stage.queued() == 0
+    await stage.house.put(["team/app:v3"])
+    await sweeper.step()
+    assert await stage.queued() == 1
+
+
+@pytest.mark.parametrize("shows_logs", [True, False])
+async def test_a_harbor_that_counts_no_changes_is_swept_by_its_log_if_the_login_may_read_it(
+    stage: Stage, shows_logs: bool
+) -> None:
+    stage.house.harbor.api.version, stage.house.harbor.api.shows_logs = "v2.13.1-abcdef", shows_logs
+    await stage.house.put(["team/app:v1"])
+    sweeper = await stage.sweeper()
+    await sweeper.step()
+    await stage.house.put(["team/app:v2"])
+    stage.forget()
+    await sweeper.step()
+    assert await stage.queued() == (2 if shows_logs else 0)
+    problem = (await SweepState.read(stage.queue)).problem
+    assert ("can't be swept" in problem) == (not shows_logs)
+    if not shows_logs:
+        assert stage.house.asked() == [], "it is not asked every minute"
+
+
+async def test_at_most_sixty_lists_a_minute_are_read_and_the_others_go_first_then(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_LISTS_A_MINUTE", 3)
+    projects = [f"p{number}" for number in range(5)]
+    for project in projects:
+        stage.house.harbor.projects.add(project, public=True)
+    rules = {f"HARBOR/{project}/**": "BEHIND/copies/{name}" for project in projects}
+    sweeper = await stage.sweeper(rules)
+    listed: list[set[str]] = []
+    for _ in range(3):
+        stage.forget()
+        await sweeper.step()
+        listed.append({path.split("/")[2] for path in stage.house.asked("/repositories$")})
+    assert [len(each) for each in listed] == [3, 3, 3]
+    assert listed[0] | listed[1] == set(projects)
+
+
+async def test_rules_without_a_harbor_are_not_swept(stage: Stage) -> None:
+    await stage.house.put(["plain/app:v1"])
+    sweeper = await stage.sweeper({"BEHIND/plain/app": "BEHIND/copies/plain"})
+    await sweeper.step()
+    await stage.house.put(["plain/app:v2"])
+    await sweeper.step()
+    assert await stage.queued() == 0
