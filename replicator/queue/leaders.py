@@ -140,12 +140,14 @@ class SweptProject:
         seen: the newest time of a change that was read, RFC 3339 by Harbor's clock; empty for none.
         done: repositories that were compared, with the time of the change; those that are read again.
         pending: repositories still to compare, with the lane for what differs.
+        fresh: what is there is left to the reconcile, since its Harbor was never swept before.
     """
 
     listed: int = 0
     seen: str = ""
     done: dict[str, str] = field(default_factory=dict)
     pending: dict[str, str] = field(default_factory=dict)
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +210,11 @@ class Sweeps:
                 continue
         return moment(float(now)), projects
 
-    async def keep(self, projects: Mapping[str, SweptProject | None], replaced: int = 0) -> bool:
+    async def keep(self, projects: Mapping[str, SweptProject], replaced: int = 0) -> bool:
         """Store how far projects were swept, and renew the leadership.
 
         Args:
-            projects: by ``HOST/PROJECT``; None for one to forget.
+            projects: by ``HOST/PROJECT``.
             replaced: copies that were queued since the last call.
 
         Returns:
@@ -221,7 +223,7 @@ class Sweeps:
         Raises:
             QueueUnavailable: Redis is away or takes nothing.
         """
-        fields = [part for name, project in projects.items() for part in (name, encode(project) if project else b"")]
+        fields = [part for name, project in projects.items() for part in (name, encode(project))]
         return bool(await self._queue.ask("sweep_keep", self._token, self._lease, replaced, *fields))
 
     async def end(self, problem: str) -> None:

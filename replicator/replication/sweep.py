@@ -166,9 +166,9 @@ class Sweeper:
         await self._sweeps.end("; ".join(problems[:3]))
         return young
 
-    async def keep(self, name: str, project: SweptProject, replaced: int = 0) -> bool:
-        """Store how far a project was swept; return whether this process still leads, and goes on."""
-        return await self._sweeps.keep({name: project}, replaced) and not self._stopping.is_set()
+    async def keep(self, projects: Mapping[str, SweptProject], replaced: int = 0) -> bool:
+        """Store how far projects were swept; return whether this process still leads, and goes on."""
+        return await self._sweeps.keep(projects, replaced) and not self._stopping.is_set()
 
     async def compare(self, found: Sequence[Found]) -> tuple[dict[_Copy, Job], bool]:
         """Compare tags with their destinations.
@@ -279,6 +279,10 @@ class _Sweep:
         if not harbor.is_harbor:
             return True
         names = {f"{harbor.registry}/{project}": project for project in harbor.projects}
+        if not self._known:
+            self._known = dict.fromkeys(names, SweptProject(fresh=True))
+            if not await self._sweeper.keep(self._known):
+                return False
         states = {name: self._known.get(name, SweptProject()) for name in names}
         # What waited longest goes first, and leaves half of the lists to projects.
         for name in sorted(names, key=lambda name: states[name].listed):
@@ -300,22 +304,17 @@ class _Sweep:
         state, harbor = states[name], self._harbor
         lane = Lane.EVENTS if name in self._known else Lane.BACKFILL
         done, pending, seen = dict(state.done), dict(state.pending), state.seen
-        oldest: datetime | None = datetime.fromisoformat(seen) - _OVERLAP if seen else _BEGINNING
-        if not self._known:
-            # What is there at a Harbor that was never swept is left to the reconcile.
-            oldest = None
+        edge = datetime.fromisoformat(seen) - _OVERLAP if seen else _BEGINNING
+        oldest = None if state.fresh else edge
         api = harbor.api(project)
         changes = api.changes(project) if harbor.counts_changes else api.logged_changes(project)
         try:
             async for each in self._changed(changes, oldest):
-                assert each.changed is not None  # noqa: S101 - see `_changed`
-                moment, repository = each.changed.isoformat(), each.repository.name
+                moment, repository = each.changed.isoformat() if each.changed else "", each.repository.name
                 seen = max(seen, moment)
                 if done.get(repository, "") < moment and self._rules.route(each.repository).destinations:
-                    if len(pending) >= _MOST_PENDING:
-                        break
                     done[repository] = moment
-                    if oldest is not None:
+                    if not state.fresh and len(pending) < _MOST_PENDING:
                         pending.setdefault(repository, str(lane))
             harbor.note(project, None)
         except ReplicatorError as error:
@@ -324,10 +323,11 @@ class _Sweep:
                 return True
             harbor.refused.add(project)
         # Those that are not read again are forgotten.
-        edge = (datetime.fromisoformat(seen) - _OVERLAP).isoformat() if seen else ""
-        done = {repository: moment for repository, moment in done.items() if moment >= edge}
+        if seen:
+            edge = datetime.fromisoformat(seen) - _OVERLAP
+        done = {repository: moment for repository, moment in done.items() if moment >= edge.isoformat()}
         states[name] = SweptProject(self._now, seen, done, pending)
-        return await self._sweeper.keep(name, states[name])
+        return await self._sweeper.keep({name: states[name]})
 
     async def _changed(
         self, pages: AsyncGenerator[list[ListedRepository], None], oldest: datetime | None
@@ -355,7 +355,7 @@ class _Sweep:
             if finished:
                 pending = {other: its for other, its in state.pending.items() if other != repository}
                 states[name] = state = replace(state, pending=pending)
-            if not await self._sweeper.keep(name, state, replaced):
+            if not await self._sweeper.keep({name: state}, replaced):
                 return False
         return True
 

@@ -287,6 +287,24 @@ async def test_at_most_sixty_lists_a_minute_are_read_and_the_others_go_first_the
     assert listed[0] | listed[1] == set(projects)
 
 
+async def test_what_is_there_at_first_is_left_out_in_every_project_however_late_it_is_listed(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_LISTS_A_MINUTE", 2)
+    projects = [f"p{number}" for number in range(4)]
+    for project in projects:
+        stage.house.harbor.projects.add(project, public=True)
+    await stage.house.put([f"{project}/app:v1" for project in projects])
+    sweeper = await stage.sweeper({f"HARBOR/{project}/**": f"BEHIND/copies/{project}-{{name}}" for project in projects})
+    for _ in range(4):
+        await sweeper.step()
+    assert (await stage.queued(), await stage.queued(Lane.BACKFILL)) == (0, 0)
+    await stage.house.put(["p3/app:v2"])
+    for _ in range(4):
+        await sweeper.step()
+    assert await stage.queued() == 2
+
+
 async def test_rules_without_a_harbor_are_not_swept(stage: Stage) -> None:
     await stage.house.put(["plain/app:v1"])
     sweeper = await stage.sweeper({"BEHIND/plain/app": "BEHIND/copies/plain"})

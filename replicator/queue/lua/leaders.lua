@@ -126,15 +126,11 @@ if not take(SWEEP, ARGV[2], ARGV[3]) then return {0} end
 return {1, NOW, redis.call('HGETALL', SWEEP .. ':projects')}
 
 -- sweep_keep with leases --
--- Store how far projects were swept. ARGV: prefix, token, lease in ms, copies queued, then names and records, '' for
--- one to forget. Returns 0 when the leadership is lost; nothing is stored then.
+-- Store how far projects were swept. ARGV: prefix, token, lease in ms, copies queued, then names and records (JSON).
+-- Returns 0 when the leadership is lost; nothing is stored then.
 if not renew(SWEEP, ARGV[2], ARGV[3]) then return 0 end
 for i = 5, #ARGV, 2 do
-  if ARGV[i + 1] == '' then
-    redis.call('HDEL', SWEEP .. ':projects', ARGV[i])
-  else
-    redis.call('HSET', SWEEP .. ':projects', ARGV[i], ARGV[i + 1])
-  end
+  redis.call('HSET', SWEEP .. ':projects', ARGV[i], ARGV[i + 1])
 end
 if tonumber(ARGV[4]) > 0 then redis.call('HINCRBY', SWEEP, 'replaced', ARGV[4]) end
 return 1
