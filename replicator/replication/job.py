@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from replicator.console import short
 from replicator.copy import Outcome, Result, SourceNotFound, selection_key
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Description, Job, Lane
@@ -28,6 +29,8 @@ log = structlog.get_logger("replicator.copy")
 GIVEN_UP = "given up"
 """The result of a dead letter in the history; stored in Redis."""
 
+_LOOKS = 3
+"""Attempts after which a tag that does not name what its event announced is believed to name something else."""
 _ATTEMPTS_TO_RESOLVE = 3
 """Attempts before a source tag that does not resolve counts as deleted: an event may be ahead of Harbor's cache."""
 _ANNOUNCED_SECONDS = 600.0
@@ -181,6 +184,9 @@ class Handler:
         # The announced digest is stale after a failed attempt, after another push was merged into this job, and after a
         # long wait, as for a registry that did not answer.
         waited = (datetime.now(UTC) - running.enqueued_at).total_seconds()
+        event = None
+        if running.lane is Lane.EVENTS and not running.merged and waited <= _ANNOUNCED_SECONDS:
+            event = request.announced
         if running.tries > 1 or running.merged or waited > _ANNOUNCED_SECONDS:
             request = replace(request, announced=None)
         began = time.time()
@@ -190,8 +196,32 @@ class Handler:
             if running.tries < _ATTEMPTS_TO_RESOLVE:
                 raise
             return Outcome(Result.SOURCE_GONE, str(request.source), str(request.destination), note=str(error))
+        lags = running.tries < _LOOKS and await self._lags(request, outcome, event, running.pushed)
         self._record(request, outcome, began)
+        if lags:
+            named = short(str(outcome.source_digest))
+            raise CopyFailed(
+                f"the event announced {short(str(event))}, but {request.source} names {named}, which is in place: "
+                "Harbor's database replica or a cache before it may lag, or the tag was moved back",
+                ErrorClass.NOT_YET,
+            )
         return outcome
+
+    async def _lags(
+        self, request: CopyRequest, outcome: Outcome, announced: str | None, pushed: datetime | None
+    ) -> bool:
+        """Tell whether the source may show an older state than the one that its event announced.
+
+        Then nothing was to do for another digest, which the destination was not brought after that push.
+        """
+        found = outcome.source_digest
+        if outcome.result is not Result.UP_TO_DATE or None in (announced, found) or announced == found:
+            return False
+        if self._checks is None or pushed is None or not may_trust(request):
+            return True
+        expected = (str(request.destination), selection_key(str(found), request.options))
+        (seen,) = await self._checks.confirmed([expected], (datetime.now(UTC) - pushed).total_seconds())
+        return not seen
 
     async def _is_selected(self, request: CopyRequest) -> bool:
         """Tell whether the tag is still among the latest, for a rule that copies only those."""

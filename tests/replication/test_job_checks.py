@@ -7,6 +7,7 @@ import tempfile
 import time
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,6 +152,19 @@ async def test_a_stale_announced_digest_is_not_trusted(shop: Shop) -> None:
     assert await shop.do(shop.wanted(announced=OLD.digest)) == "copied"
     assert await shop.trusts(NEW)
     assert not await shop.trusts(OLD)
+
+
+async def test_a_late_event_of_an_older_push_is_not_taken_for_a_harbor_that_lags(shop: Shop) -> None:
+    await shop.push(NEW)
+    assert await shop.do(shop.wanted(announced=NEW.digest)) == "copied"
+    # Delivered again half a minute late, after the event of the next push.
+    async with shop.handling() as handler:
+        late = await shop.work(shop.wanted(announced=OLD.digest))
+        late.pushed = datetime.now(UTC) - timedelta(seconds=30)
+        assert (await run(handler, late))["result"] == "up to date"
+        late.pushed = datetime.now(UTC) + timedelta(seconds=30)
+        with pytest.raises(CopyFailed, match="may lag"):
+            await run(handler, late)
 
 
 async def test_a_job_that_dies_while_it_writes_the_tag_leaves_nothing_to_trust(shop: Shop) -> None:
