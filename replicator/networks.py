@@ -1,13 +1,15 @@
-"""IP addresses and networks: lists of them in settings, and which addresses are internal."""
+"""IP addresses and networks: lists of them in settings, internal addresses; and TLS with an authority that is named."""
 
 from __future__ import annotations
 
 import re
+import ssl
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _SEPARATOR = re.compile(r"[\s,]+")
 _METADATA_SERVICES = frozenset({"100.100.100.200", "fd00:ec2::254"})
@@ -111,3 +113,31 @@ def _plain(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
         if mapped is not None:
             return IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
     return network
+
+
+def trusting(ca_file: Path) -> ssl.SSLContext:
+    """Return a context for connections to servers of a named authority; the system's authorities are trusted too.
+
+    Args:
+        ca_file: a PEM file with certificates.
+
+    Raises:
+        OSError, ValueError: the file can't be read, or has no certificates.
+    """
+    context = ssl.create_default_context()
+    context.load_verify_locations(cafile=ca_file)
+    return lenient(context)
+
+
+def lenient(context: ssl.SSLContext) -> ssl.SSLContext:
+    """Have a context take the certificates of a named authority that curl and Go take, and return it.
+
+    From Python 3.13 on the default context checks the form strictly (RFC 5280). That refuses certificates made as
+    Harbor's documentation tells, and protects nobody who has named the authority. A certificate in the file is
+    trusted even where it is not self-signed, which older versions of Python refuse.
+
+    Args:
+        context: of `ssl.create_default_context`.
+    """
+    context.verify_flags = context.verify_flags & ~ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context

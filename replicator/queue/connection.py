@@ -20,10 +20,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from arq.connections import ArqRedis
 from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelManagedSSLConnection
 from redis.backoff import NoBackoff
 
 from replicator.errors import ConfigError, Problem
+from replicator.networks import lenient
 from replicator.queue.records import dump_json, load_json
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _open_tcp(parts: SplitResult, options: dict[str, str], common: dict[str, Any
         raise _refuse("it needs one host; several are for redis+sentinel:// (Redis Cluster is not supported)")
     (host, port), path = hosts[0], unquote(parts.path).strip("/")
     pool = ConnectionPool(
-        connection_class=SSLConnection if tls else Connection,
+        connection_class=_TlsConnection if tls else Connection,
         host=host,
         port=port,
         db=_db(options, path),
@@ -139,11 +140,29 @@ def _open_sentinel(parts: SplitResult, options: dict[str, str], common: dict[str
             **ssl,
         },
     )
+    if tls:
+        common["connection_class"] = _TlsMasterConnection
+        for client in sentinel.sentinels:
+            client.connection_pool.connection_class = _TlsConnection
     master = sentinel.master_for(service, db=_db(options, db), ssl=tls, **_KEEPALIVE, **common)
     addresses = ",".join(f"{host}:{port}" for host, port in hosts)
     return RedisHandle(
         _client(master.connection_pool), f"{parts.scheme}://{addresses}/{service}", (*sentinel.sentinels,)
     )
+
+
+class _TlsConnection(SSLConnection):
+    """TLS that takes what curl and Go take of an authority that the URL names."""
+
+    def _connection_arguments(self) -> Any:
+        # Only here: the files of the URL are read at the first connection.
+        if self.ssl_context.ca_certs:
+            lenient(self.ssl_context.get())
+        return super()._connection_arguments()
+
+
+class _TlsMasterConnection(_TlsConnection, SentinelManagedSSLConnection):
+    """The same, to the server that sentinels name."""
 
 
 def _client(pool: Any) -> ArqRedis:

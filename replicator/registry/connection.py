@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -21,11 +20,12 @@ import aiohttp
 import structlog
 from yarl import URL
 
-from replicator.networks import is_internal
+from replicator.networks import is_internal, trusting
 from replicator.registry.connection_errors import AddressRefused, connection_error, led_to
 from replicator.registry.errors import ConnectionFailed, NoTls, ProtocolViolated
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from aiohttp import AddrInfoType
@@ -213,11 +213,7 @@ def tls_of(access: Access) -> ssl.SSLContext | bool:
     """Return what aiohttp takes as ``ssl``: False for no verification, True for the system's authorities."""
     if access.insecure:
         return False
-    if access.ca_file is None:
-        return True
-    context = ssl.create_default_context()
-    context.load_verify_locations(cafile=access.ca_file)
-    return context
+    return trusting(access.ca_file) if access.ca_file is not None else True
 
 
 def resolve(base: URL, location: str) -> URL:

@@ -11,6 +11,8 @@ import aiohttp
 from replicator.registry.errors import CertificateRefused, ConnectionFailed, NoTls, ProtocolViolated, ProxyFailed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from yarl import URL
 
     from replicator.registry.errors import RegistryError
@@ -23,12 +25,18 @@ _UNREACHABLE = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"})
 """OpenSSL's reasons for an answer that is not TLS, such as one of plain HTTP."""
 
-_WRONG_NAME = "use the name that is in the certificate, or have one issued for this name"
+_WRONG_NAME = "use a name that is in the certificate (subjectAltName), or have one issued for this name"
+_TOO_WEAK = "have it issued again with RSA of 2048 bits or more, and SHA-256"
+_STRICT = "from Python 3.13 on its form is checked strictly; name its authority with ca_file, and it is taken"
 _CERTIFICATE_ADVICE = {
     9: "check this machine's clock; if it is right, the certificate was installed too early",
     10: "it has to be renewed there, unless this machine's clock is ahead",
+    26: "have it issued again with extendedKeyUsage serverAuth",
     62: _WRONG_NAME,
     64: _WRONG_NAME,
+    **dict.fromkeys((66, 67, 68), _TOO_WEAK),
+    79: "its issuer is no authority: have that issued again with basicConstraints CA:TRUE",
+    **dict.fromkeys(range(80, 94), _STRICT),
 }
 """Advice about a certificate, by OpenSSL's ``X509_V_ERR_…``; an unknown authority has many numbers."""
 
@@ -45,7 +53,12 @@ class ProxyNotVerified(aiohttp.ClientError):
 
 
 def connection_error(
-    url: URL, error: Exception, *, proxy: Proxy | None = None, led_by: str | None = None
+    url: URL,
+    error: Exception,
+    *,
+    proxy: Proxy | None = None,
+    led_by: str | None = None,
+    ca_file: Path | None = None,
 ) -> RegistryError:
     """Return the error for a missing answer, or for half of one.
 
@@ -54,13 +67,14 @@ def connection_error(
         error: the exception of the client library.
         proxy: the proxy that the request took.
         led_by: the registry that the rules name, if the target is another host that it leads to.
+        ca_file: the authorities that the rules name for the registry.
     """
     if proxy is not None and (failed := proxy_error(url, error, proxy)) is not None:
         return failed
     if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, AddressRefused):
         return led_to(url, error.os_error)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return CertificateRefused(*certificate_words(url, error, led_by))
+        return CertificateRefused(*certificate_words(url, error, led_by, ca_file))
     if isinstance(error, aiohttp.ClientConnectorSSLError):
         reason = getattr(error.os_error, "reason", None) or error.os_error
         kind = NoTls if reason in _NO_TLS else ConnectionFailed
@@ -146,12 +160,17 @@ def connection_words(url: URL, error: Exception) -> str:
 
 
 def certificate_words(
-    url: URL, error: aiohttp.ClientConnectorCertificateError, led_by: str | None = None
+    url: URL,
+    error: aiohttp.ClientConnectorCertificateError,
+    led_by: str | None = None,
+    ca_file: Path | None = None,
 ) -> tuple[str, str]:
     """Return why a certificate is not trusted, and what to do; see `connection_error`."""
     reason = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
     code = getattr(error.certificate_error, "verify_code", 0)
     unknown = "name its authority with ca_file, or turn verification off with insecure: true"
+    if ca_file is not None:
+        unknown = f"its authority is not in {ca_file}: add it, with the intermediate ones that the server does not send"
     if led_by is not None:
         # A token server gets the password, so insecure does not hold for it.
         holds = f"the ca_file of {led_by} under auth, which holds for all hosts that it leads to"

@@ -320,7 +320,8 @@ class Transport:
                     proxy_headers=proxy.credentials if proxy is not None else None,
                 )
         except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
-            raise connection_error(url, error, proxy=proxy, led_by=None if own else self.registry) from error
+            led_by = None if own else self.registry
+            raise connection_error(url, error, proxy=proxy, led_by=led_by, ca_file=self._access.ca_file) from error
         else:
             status = response.status
             alive()

@@ -18,6 +18,7 @@ from replicator.queue import Job, Lane, Queue, QueueUnavailable
 from replicator.queue.connection import open_redis
 from tests.queue.conftest import Recorder, idle, working
 from tests.queue.servers import RedisServer, free_port
+from tests.standins.certificates import harbors_recipe, strict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,6 +111,25 @@ async def test_tls_refuses_an_unknown_authority(tcp: dict[str, int]) -> None:
     async with await Queue.connect(f"rediss://:{quote(PASSWORD, safe='')}@localhost:{tcp['tls']}") as queue:
         with pytest.raises(QueueUnavailable, match="certificate verify failed"):
             await queue.ping()
+
+
+async def test_tls_takes_a_certificate_by_harbors_recipe_on_every_python(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict(monkeypatch)
+    (short_dir / "recipe").mkdir()
+    harbors_recipe(short_dir / "recipe")
+    port, pems = free_port(), [str(short_dir / "recipe" / f"{name}.pem") for name in ("leaf", "ca")]
+    tls = ["--bind", "127.0.0.1", "--tls-auth-clients", "no", "--tls-cert-file", pems[0], "--tls-key-file", pems[0]]
+    tls += ["--tls-ca-cert-file", pems[1], "--tls-port", str(port)]
+    options = f"?ssl_ca_certs={pems[1]}"
+    with RedisServer(short_dir / "r", *tls, program=DEBIANS):
+        async with await Queue.connect(f"rediss://localhost:{port}{options}", deadline=20) as queue:
+            await queue.ping()
+    handle = open_redis(f"rediss+sentinel://localhost:{port}/mymaster{options}")
+    for client in (handle.redis, *handle.sentinels):
+        context = client.connection_pool.make_connection()._connection_arguments()["ssl"]
+        assert not context.verify_flags & ssl.VERIFY_X509_STRICT
 
 
 async def test_a_wrong_password_is_said_at_once_and_not_shown(tcp: dict[str, int]) -> None:
