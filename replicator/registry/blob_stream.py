@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import zlib
 from bisect import bisect_right
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import aiohttp
 
+from replicator.registry.connection import GZIP_MAGIC, is_gzip, packing, packing_advice
 from replicator.registry.errors import ConnectionFailed, DigestMismatch, ProtocolViolated, RegistryError
 from replicator.registry.manifest import hasher_for
 from replicator.retry import is_transient, retrying
@@ -33,6 +35,11 @@ _MAX_STALLS = 5
 _MAX_MARKS = 128
 """States of the hash that are kept of one blob, 64 of them of the latest chunks."""
 
+_TELLING = 1024
+"""Bytes of a body by which is decided whether it is packed."""
+_PIECE = 256 * 1024
+"""Bytes that are unpacked at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
@@ -40,6 +47,61 @@ class _Mark:
 
     offset: int
     hasher: Hasher
+
+
+class Unpacker:
+    """Unpacks a blob that a proxy has packed with gzip, although ``identity`` was asked for; in bounded pieces.
+
+    Many labels are wrong: a layer is a gzip file itself, and some servers say so. The first bytes decide.
+
+    Args:
+        media_type: of the blob.
+
+    Attributes:
+        packed: whether it is packed; None until that is decided.
+        needs: whether it needs more bytes to give out any.
+    """
+
+    def __init__(self, media_type: str) -> None:
+        self.packed: bool | None = None
+        self.needs = True
+        self._is_gzip = "gzip" in media_type
+        self._head = b""
+        self._unzip = zlib.decompressobj(wbits=31)
+
+    def take(self, chunk: bytes) -> bytes:
+        """Return the next bytes of the blob; maybe none, while `needs` is true.
+
+        Args:
+            chunk: what was received; empty at the end, or if `needs` is false.
+
+        Raises:
+            DigestMismatch: the bytes can't be unpacked.
+        """
+        if self.packed is None:
+            self._head += chunk
+            if chunk and len(self._head) < _TELLING:
+                return b""
+            self.packed = self._decide()
+            chunk, self._head = self._head, b""
+        if not self.packed:
+            return chunk
+        try:
+            plain = self._unzip.decompress(self._unzip.unconsumed_tail + chunk, _PIECE)
+        except zlib.error as error:
+            raise DigestMismatch("the blob's gzip can't be unpacked", packing_advice("gzip")) from error
+        self.needs = len(plain) < _PIECE
+        return plain
+
+    def _decide(self) -> bool:
+        if not self._head.startswith(GZIP_MAGIC):
+            return False
+        try:
+            inner = zlib.decompressobj(wbits=31).decompress(self._head, len(GZIP_MAGIC))
+        except zlib.error:
+            return False
+        # Of a layer that is a gzip file, the packed one holds another; everything else is none by itself.
+        return inner == GZIP_MAGIC or not self._is_gzip
 
 
 class BlobStream:
@@ -92,6 +154,10 @@ class BlobStream:
         self._standstill = Standstill()
         self._standstills = 0
         self._response: aiohttp.ClientResponse | None = None
+        # Set where the answer is said to be packed; a packed one knows no ranges of the blob.
+        self._unpacker: Unpacker | None = None
+        self._packed = False
+        self._encoding = ""
         self._exchange = AsyncExitStack()
         self._closed = False
 
@@ -156,7 +222,8 @@ class BlobStream:
             await self._hashing
             self._hashing = None
         if f"{self.blob.digest.partition(':')[0]}:{self._hasher.hexdigest()}" != self.blob.digest:
-            raise DigestMismatch("the bytes served do not hash to the blob's digest")
+            advice = packing_advice(self._encoding) if self._encoding else ""
+            raise DigestMismatch("the bytes served do not hash to the blob's digest", advice)
         ready, self._held = self._held, b""
         if not (ready := self._give(ready)):
             raise StopAsyncIteration
@@ -235,16 +302,26 @@ class BlobStream:
             if self._response is None:
                 await self._connect()
                 continue
-            chunk = await self._receive_any(self._response)
-            if not chunk:
+            chunk = await self._receive_any(self._response) if self._unpacker is None or self._unpacker.needs else b""
+            ended = not chunk and (self._unpacker is None or self._unpacker.needs)
+            if self._unpacker is not None:
+                chunk = self._unpack(self._unpacker, chunk, self._response)
+            if ended and not chunk:
                 raise ConnectionFailed(f"the transfer ended at byte {self._offset} of {self.blob.size}")
-            alive()
-            self._transport.observer.received(self._transport.registry, len(chunk))
             dropped = min(self._skip, len(chunk))
             self._skip -= dropped
             if chunk := chunk[dropped:]:
                 return chunk
         return b""
+
+    def _unpack(self, unpacker: Unpacker, chunk: bytes, response: aiohttp.ClientResponse) -> bytes:
+        decided = unpacker.packed is not None
+        chunk = unpacker.take(chunk)
+        if not decided and unpacker.packed is not None:
+            self._packed = unpacker.packed
+            if not self._packed:
+                self._check_length(response.content_length)
+        return chunk
 
     async def _receive_any(self, response: aiohttp.ClientResponse) -> bytes:
         """Return bytes of an answer as they arrive; none at its end."""
@@ -264,27 +341,37 @@ class BlobStream:
             raise ConnectionFailed(f"the transfer broke at byte {self._offset}: {error}") from error
         if self._standstill.moved(len(chunk), loop.time() - began):
             self._standstills = 0
+        if chunk:
+            alive()
+            self._transport.observer.received(self._transport.registry, len(chunk))
         return chunk
 
     async def _connect(self) -> None:
-        headers = {"Range": f"bytes={self._offset}-"} if self._offset else {}
+        headers = {"Range": f"bytes={self._offset}-"} if self._offset and not self._packed else {}
         # Closed before the pause: a connection with unread bytes can't be reused and only holds a socket.
         await self._exchange.aclose()
         await self._transport.limits.ready()
         response = await self._exchange.enter_async_context(
             self._transport.exchange(replace(self._request, headers=headers))
         )
+        self._unpacker, self._encoding = None, packing(response.headers)
         if response.status == 206:
             self._check_range(response.headers.get("Content-Range", ""))
             self._skip = 0
         elif response.status == 200:
             # The server ignored the Range; ranges are optional.
             self._skip = self._offset
-            if response.content_length not in (None, self.blob.size):
-                raise self._wrong_size("longer" if (response.content_length or 0) > self.blob.size else "shorter")
+            if is_gzip(self._encoding) and response.content_length != self.blob.size:
+                self._unpacker = Unpacker(self.blob.media_type)
+            else:
+                self._check_length(response.content_length)
         else:
             raise await self._transport.failure(response)
         self._response = response
+
+    def _check_length(self, length: int | None) -> None:
+        if length not in (None, self.blob.size):
+            raise self._wrong_size("longer" if (length or 0) > self.blob.size else "shorter")
 
     def _check_range(self, value: str) -> None:
         match = _CONTENT_RANGE.match(value)
@@ -294,4 +381,5 @@ class BlobStream:
             raise ProtocolViolated(f"{requested}, answered Content-Range {value[:80]!r}")
 
     def _wrong_size(self, how: str) -> DigestMismatch:
-        return DigestMismatch(f"the blob served is {how} than the {self.blob.size} bytes its manifest says")
+        advice = packing_advice(self._encoding) if self._encoding else ""
+        return DigestMismatch(f"the blob served is {how} than the {self.blob.size} bytes its manifest says", advice)

@@ -43,6 +43,10 @@ Twice as many make a copy no faster, and cost 2 MB more for each blob in flight.
 """
 
 
+MAX_HEADER = 64 * 1024
+"""Bytes of the status line, and of each header of an answer: presigned links and proxies' cookies can be long."""
+
+
 class ProxyConnector(aiohttp.TCPConnector):
     """A connector that verifies an https:// proxy by the system's authorities, independently of the target's settings.
 
@@ -124,6 +128,8 @@ class Registries:
             # The bytes that count are those that were hashed: never decompressed ones.
             auto_decompress=False,
             read_bufsize=_READ_BUFFER,
+            max_line_size=MAX_HEADER,
+            max_field_size=MAX_HEADER,
             headers={"User-Agent": self._user_agent},
             cookie_jar=aiohttp.DummyCookieJar(),
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import zlib
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -289,7 +290,48 @@ async def read_body(
     except (aiohttp.ClientError, OSError) as error:
         if not partial:
             raise connection_error(response.url, error) from error
-    return bytes(chunks)
+    return _plain(bytes(chunks), packing(response.headers), limit, partial=partial)
+
+
+_GZIP = frozenset({"gzip", "x-gzip"})
+GZIP_MAGIC = b"\x1f\x8b"
+
+
+def packing(headers: Mapping[str, str]) -> str:
+    """Return the Content-Encoding of an answer, which should have none; empty for none."""
+    encoding = headers.get("Content-Encoding", "").strip().lower()
+    return "" if encoding == "identity" else encoding[:40]
+
+
+def packing_advice(encoding: str) -> str:
+    """Say what to do about an answer that is packed in a way that can't be unpacked."""
+    return f"it has Content-Encoding {encoding!a}: have the proxy in front of the registry compress nothing"
+
+
+def _plain(body: bytes, encoding: str, limit: int, *, partial: bool) -> bytes:
+    """Return a short body unpacked: JSON or text never begins as gzip does, and a label may be wrong."""
+    if not encoding or not body:
+        return body
+    if encoding in _GZIP and body.startswith(GZIP_MAGIC):
+        unzip = zlib.decompressobj(wbits=31)
+        try:
+            plain = unzip.decompress(body, limit)
+        except zlib.error as error:
+            raise ProtocolViolated("the answer's gzip can't be unpacked", packing_advice(encoding)) from error
+        if not (partial or unzip.eof or len(plain) >= limit):
+            raise ProtocolViolated("the answer's gzip is cut off", packing_advice(encoding))
+        return plain
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        if not partial:
+            raise ProtocolViolated("the answer is packed", packing_advice(encoding)) from None
+    return body
+
+
+def is_gzip(encoding: str) -> bool:
+    """Tell whether a Content-Encoding is gzip."""
+    return encoding in _GZIP
 
 
 def log_retry(error: Exception, attempt: int, pause: float) -> None:

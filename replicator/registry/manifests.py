@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from replicator.reference import is_digest
+from replicator.registry.connection import packing
 from replicator.registry.errors import (
     ConnectionFailed,
     Denied,
@@ -52,7 +53,8 @@ class Manifests(Endpoint):
                 reply = await self._transport.call(request, expect={200, *_NO_HEAD})
                 digest = reply.headers.get("Docker-Content-Digest", "")
                 if reply.status == 200 and is_digest(digest):
-                    length = reply.headers.get("Content-Length", "0")
+                    # That of a packed answer is not the manifest's.
+                    length = reply.headers.get("Content-Length", "0") if not packing(reply.headers) else "0"
                     size = int(length) if length.isascii() and length.isdigit() else 0
                     abilities.heads = True
                     return Descriptor(reply.headers.get("Content-Type", ""), digest, size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from replicator.reference import is_tag
 from replicator.registry.connection import Request
@@ -87,6 +88,8 @@ def next_page(reply: Reply) -> str | None:
 
 _PAGE = 1000
 """Tags requested at once; a registry may answer with fewer."""
+_ROUND = 100
+"""Registries that give fewer tags at once give a multiple of this."""
 _MAX_PAGE_BYTES = 8 * 1024 * 1024
 _MAX_TAG_PAGES = 10_000
 MAX_TAGS = 1_000_000
@@ -115,28 +118,45 @@ class Tags(Endpoint):
         request = await self._request("GET", f"/tags/list?n={_PAGE}")
         with self._transport.context(request):
             seen_pages: set[str] = set()
-            count = 0
+            count, guessed = 0, False
+            known: set[str] = set()
             while str(request.url) not in seen_pages and len(seen_pages) < _MAX_TAG_PAGES:
                 seen_pages.add(str(request.url))
-                reply = await self._transport.call(request, expect={200}, max_body=_MAX_PAGE_BYTES, patient=patient)
-                tags = _read_tags(reply)
+                try:
+                    reply = await self._transport.call(request, expect={200}, max_body=_MAX_PAGE_BYTES, patient=patient)
+                except NotFound:
+                    if guessed:
+                        return
+                    raise
+                listed = _read_tags(reply)
+                tags = [tag for tag in listed if is_tag(tag) and tag not in known]
                 count += len(tags)
                 if count > MAX_TAGS:
                     raise ProtocolViolated(f"the repository has more than {MAX_TAGS} tags, which are not listed")
                 for tag in tags:
                     yield tag
                 following = next_page(reply)
+                guessed = following is None and bool(tags) and _is_full(len(listed))
+                if guessed:
+                    # A proxy may drop the Link. A registry that ignores `last` brings the same page again.
+                    known.update(tags)
+                    following = f"{self._path}/tags/list?n={_PAGE}&last={quote(listed[-1], safe='')}"
                 if following is None or not more():
                     return
                 request = Request("GET", self._transport.follow(reply, following), self._scopes)
             raise ProtocolViolated("the pages of the tag list never end")
 
 
+def _is_full(count: int) -> bool:
+    """Tell whether a page of tags may not be the last although it has no Link; some registries give fewer at once."""
+    return count > 0 and (count >= _PAGE or count % _ROUND == 0)
+
+
 def _read_tags(reply: Reply) -> list[str]:
     try:
         # Registries answer null for a repository without tags.
         tags = json.loads(reply.body)["tags"] or []
-        return [tag for tag in tags if isinstance(tag, str) and is_tag(tag)]
+        return [tag for tag in tags if isinstance(tag, str)]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ProtocolViolated("the answer is not a list of tags") from error
 

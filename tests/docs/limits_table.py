@@ -67,6 +67,7 @@ LIMITS = {
         Limit("referrers of referrers", "copy.signatures._MAX_REFERRER_DEPTH", "levels", "left out"),
         Limit("referrers of one image", "registry.requests.MAX_REFERRERS", "", "left out"),
         Limit("pages of referrers", "registry.requests._MAX_REFERRER_PAGES", "", "left out"),
+        Limit("a header of an answer", "registry.client.MAX_HEADER", "bytes", "the answer is no HTTP"),
         Limit("a page of tags", "registry.requests._MAX_PAGE_BYTES", "bytes", "the list fails"),
         Limit("pages of tags", "registry.requests._MAX_TAG_PAGES", "", "the list fails"),
         Limit("tags of a repository", "registry.requests.MAX_TAGS", "", "the list fails"),
