@@ -14,6 +14,7 @@ from replicator.console import short
 from replicator.copy import Outcome, Result, SourceNotFound, selection_key
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Description, Job, Lane
+from replicator.registry.errors import DigestMismatch, NotFound
 from replicator.registry.places import BULK
 from replicator.replication.transfer import CopyFailed, transfer
 from replicator.rules import CopyRequest
@@ -35,6 +36,8 @@ _ATTEMPTS_TO_RESOLVE = 3
 """Attempts before a source tag that does not resolve counts as deleted: an event may be ahead of Harbor's cache."""
 _ANNOUNCED_SECONDS = 600.0
 """Age from which the digest of an event is not believed to be the tag's any more."""
+SETTLING_SECONDS = 600.0
+"""Age of a push up to which a layer that its source lacks, or serves with other bytes, may still be on its way."""
 _EVENT_ID = "event_id"
 _TRACE = "traceparent"
 
@@ -196,6 +199,13 @@ class Handler:
             if running.tries < _ATTEMPTS_TO_RESOLVE:
                 raise
             return Outcome(Result.SOURCE_GONE, str(request.source), str(request.destination), note=str(error))
+        except CopyFailed as error:
+            if (age := _settling(request, running, error.__cause__)) is not None:
+                minutes = round(SETTLING_SECONDS / 60)
+                words = f"pushed {age:.0f} s ago, and Harbor may take a while to serve every layer whole"
+                message = f"{error}; {words}: tried again until {minutes} minutes after the push"
+                raise CopyFailed(message, ErrorClass.NOT_YET) from error
+            raise
         lags = running.tries < _LOOKS and await self._lags(request, outcome, event, running.pushed)
         self._record(request, outcome, began)
         if lags:
@@ -241,6 +251,22 @@ class Handler:
             # written, the destination may have been read at the very beginning.
             seen = time.time() if outcome.result is Result.COPIED else began
             self._checks.record(str(request.destination), selection_key(outcome.source_digest, request.options), seen)
+
+
+def _settling(request: CopyRequest, running: Running, cause: BaseException | None) -> float | None:
+    """Return the age of a push whose image its source does not serve whole yet; None for any other failure.
+
+    Harbor's caches may have a layer as empty or missing for seconds after its push.
+    """
+    source = request.source.repository
+    if not isinstance(cause, NotFound | DigestMismatch) or cause.registry != source.registry:
+        return None
+    pushed = running.pushed or (running.enqueued_at if running.lane is Lane.EVENTS else None)
+    if pushed is None or f"/v2/{source.name}/" not in cause.request:
+        return None
+    # Harbor's clock may be ahead of this one.
+    age = max(0.0, (datetime.now(UTC) - pushed).total_seconds())
+    return age if age < SETTLING_SECONDS else None
 
 
 def _circumstances(request: CopyRequest, running: Running) -> dict[str, Any]:

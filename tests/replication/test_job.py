@@ -15,9 +15,10 @@ from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Lane, Running
 from replicator.reference import Reference
 from replicator.registry import Registries
-from replicator.replication.job import Handler, answered, job_for
+from replicator.replication.job import SETTLING_SECONDS, Handler, answered, job_for
 from replicator.replication.transfer import CopyFailed, access_by
 from replicator.rules import CopyRequest, Rules, parse
+from tests.standins.faults import Answer, Fault
 from tests.standins.images import cosign_tag, image, multi_arch, push, referrer, verify_tree
 from tests.standins.logins import ACR_USER, HARBOR_ROBOT
 
@@ -357,3 +358,47 @@ def test_a_registry_counts_as_heard_only_where_the_outcome_took_its_answer(
     source, destination = Reference.parse("harbor.example.com/app:v1"), Reference.parse("acr.example.com/app:v1")
     asked = CopyRequest(source, destination, "rule", announced="sha256:" + "a" * 64 if announced else None)
     assert answered(asked.to_json(), Outcome(result, str(source), str(destination)).to_json()) == hosts
+
+
+EMPTY = Answer(200, body=b"")
+MISSING = Answer(404, "NOT_FOUND", "blob not found")
+
+
+@pytest.mark.parametrize("answer", [EMPTY, MISSING])
+async def test_a_layer_that_is_not_served_whole_seconds_after_its_push_is_not_yet_there(
+    harbor_upstream: str, acr_upstream: str, harbor: HarborStandIn, acr: AcrStandIn, answer: Answer
+) -> None:
+    root = image(1)
+    await push(harbor_upstream, "team/app", "v1", root)
+    rules = rules_of(harbor, acr)
+    fault = Fault(answer, "GET", "/blobs/", times=None)
+    harbor.faults.add(fault)
+    pushed = datetime.now(UTC) - timedelta(seconds=3)
+    async with handling(rules) as handler:
+        payload = job_for(request(rules, harbor, "v1")).payload
+        for work in (Job(payload, pushed=pushed), Job(payload, tries=4)):
+            with pytest.raises(CopyFailed, match=r"pushed \d+ s ago, .*until 10 minutes after the push") as caught:
+                await run(handler, work)
+            assert caught.value.error_class is ErrorClass.NOT_YET
+        for work in (
+            Job(payload, pushed=pushed - timedelta(seconds=SETTLING_SECONDS)),
+            Job(payload, lane=Lane.BACKFILL),
+        ):
+            with pytest.raises(CopyFailed) as caught:
+                await run(handler, work)
+            assert caught.value.error_class is ErrorClass.PERMANENT
+        harbor.faults.faults.clear()
+        assert (await run(handler, Job(payload, tries=2, pushed=pushed)))["result"] == Result.COPIED
+    await verify_tree(acr_upstream, "cache/app", "v1", root)
+
+
+async def test_what_the_destination_lacks_after_a_push_is_no_reason_to_wait_for_the_source(
+    harbor_upstream: str, harbor: HarborStandIn, acr: AcrStandIn
+) -> None:
+    await push(harbor_upstream, "team/app", "v1", image(1))
+    rules = rules_of(harbor, acr)
+    acr.faults.add(Fault(MISSING, "POST", "/blobs/uploads/", times=None))
+    async with handling(rules) as handler:
+        with pytest.raises(CopyFailed) as caught:
+            await run(handler, Job(job_for(request(rules, harbor, "v1")).payload, pushed=datetime.now(UTC)))
+    assert caught.value.error_class is not ErrorClass.NOT_YET
