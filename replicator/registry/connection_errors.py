@@ -25,7 +25,7 @@ _UNREACHABLE = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"})
 """OpenSSL's reasons for an answer that is not TLS, such as one of plain HTTP."""
 
-_WRONG_NAME = "use a name that is in the certificate (subjectAltName), or have one issued for this name"
+_WRONG_NAME = "use the name that is in the certificate (subjectAltName), or have one issued for this name"
 _TOO_WEAK = "have it issued again with RSA of 2048 bits or more, and SHA-256"
 _STRICT = "from Python 3.13 on its form is checked strictly; name its authority with ca_file, and it is taken"
 _CERTIFICATE_ADVICE = {

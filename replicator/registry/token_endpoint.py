@@ -1,13 +1,25 @@
-"""Requests to the token endpoint of one registry."""
+"""Requests to the token endpoint of one registry.
+
+Harbor's token service is Harbor itself, and its challenge names it by the request's Host and the scheme of its
+external URL. So an inner address, or a proxy that passes too little on, makes it name an address that is none.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from yarl import URL
 
 from replicator.registry.connection import Request, log_retry
-from replicator.registry.errors import LoginRefused, ProtocolViolated, ProxyFailed, request_context
+from replicator.registry.errors import (
+    ConnectionFailed,
+    LoginRefused,
+    ProtocolViolated,
+    ProxyFailed,
+    RegistryError,
+    request_context,
+)
 from replicator.registry.proxies import Proxies
 from replicator.retry import retrying
 
@@ -17,10 +29,11 @@ if TYPE_CHECKING:
     import aiohttp
 
     from replicator.registry.credentials import Access
-    from replicator.registry.errors import RegistryError
     from replicator.registry.limits import HostLimits, Timing
 
 _MAX_ANSWER = 64 * 1024
+_HARBOR = ("service", "harbor-registry")
+_HARBOR_PATH = "/service/token"
 
 
 class Sender(Protocol):
@@ -54,6 +67,8 @@ class TokenEndpoint:
     def __init__(self, transport: Sender, access: Access) -> None:
         self._transport = transport
         self._access = access
+        # At a Harbor with an endpoint: whether its public name has to be the Host of token requests.
+        self._as_public = False
 
     async def fetch_token(
         self, realm: URL, query: Iterable[tuple[str, str]], authorization: str | None, form: bytes | None = None
@@ -73,16 +88,51 @@ class TokenEndpoint:
         with request_context(transport.registry, label):
             home = await transport.url("/")
             secret = bool(authorization or form)
-            url = token_url(realm, home, registry=transport.registry, access=self._access, secret=secret)
-            request = Request(method, url.extend_query(list(query)), headers=headers, body=form)
+            query = list(query)
+            harbor = _HARBOR in query and realm.path == _HARBOR_PATH
+            try:
+                url = token_url(
+                    realm, home, registry=transport.registry, access=self._access, secret=secret, harbor=harbor
+                )
+                request = Request(method, url.extend_query(query), headers=headers, body=form)
+                inside = self._access.endpoint is not None and transport.registry != home.authority
+                if harbor and inside and url.origin() == home.origin():
+                    return await self._fetch_inside(request, label)
+                return await self._fetch(request, label, own=url.host == home.host)
+            except RegistryError as error:
+                if harbor and realm.origin() != home.origin() and not isinstance(error, LoginRefused):
+                    error.do = misnamed(realm, home)
+                raise
+
+    async def _fetch(self, request: Request, label: str, *, own: bool) -> bytes:
+        transport = self._transport
 
         async def attempt() -> bytes:
-            if url.host == home.host:
+            if own:
                 transport.limits.requests.spent(1)
             with request_context(transport.registry, label):
                 return await self._fetch_once(request)
 
         return await retrying(attempt, attempts=transport.timing.attempts, on_retry=log_retry)
+
+    async def _fetch_inside(self, request: Request, label: str) -> bytes:
+        """Ask a Harbor at its endpoint, by the endpoint's name or its public one: a proxy inside may know either."""
+        public = replace(request, headers={**request.headers, "Host": self._transport.registry})
+        ways = {self._as_public: public if self._as_public else request}
+        ways[not self._as_public] = request if self._as_public else public
+        refusals = []
+        for as_public, way in ways.items():
+            try:
+                answer = await self._fetch(way, label, own=True)
+            except RegistryError as error:
+                if isinstance(error, ConnectionFailed) or error.status == 401:
+                    # By another name it would not answer either, or it is Harbor's own answer.
+                    raise
+                refusals.append(error)
+            else:
+                self._as_public = as_public
+                return answer
+        raise refusals[0]
 
     async def _fetch_once(self, request: Request) -> bytes:
         transport = self._transport
@@ -104,7 +154,7 @@ class TokenEndpoint:
         raise error
 
 
-def token_url(realm: URL, home: URL, *, registry: str, access: Access, secret: bool) -> URL:
+def token_url(realm: URL, home: URL, *, registry: str, access: Access, secret: bool, harbor: bool = False) -> URL:
     """Return where a realm is reached; a registry with an endpoint of its own names its public address.
 
     Args:
@@ -113,17 +163,27 @@ def token_url(realm: URL, home: URL, *, registry: str, access: Access, secret: b
         registry: the host the rules name.
         access: its address.
         secret: whether a password will be in the request.
+        harbor: whether it is a Harbor's, whose scheme and port may be others than those of its endpoint.
 
     Raises:
         ProtocolViolated: it is not an HTTP URL, or would take the password out of TLS.
     """
     if realm.scheme not in ("http", "https") or not realm.host:
         raise ProtocolViolated(f"the challenge's realm {str(realm)!r} is not an HTTP URL")
-    if access.endpoint is not None and names_registry(realm, registry):
+    own = names_registry(realm, registry) or (harbor and realm.host in (home.host, URL(f"//{registry}").host))
+    if access.endpoint is not None and own:
         realm = realm.with_scheme(home.scheme).with_host(home.host or "").with_port(home.port)
     if secret and realm.scheme == "http" and home.scheme == "https":
         raise ProtocolViolated("the challenge asks for the password over plain HTTP: refused")
     return realm
+
+
+def misnamed(realm: URL, home: URL) -> str:
+    """Advise on a Harbor whose challenge names its token service wrongly: by its realm, and not by its own address."""
+    return (
+        f"Harbor's challenge names its token service {realm.origin()}, and it is at {home.origin()}: set external_url "
+        "in Harbor to its public URL, and have the proxy in front of it pass Host, with the port, and X-Forwarded-Proto"
+    )
 
 
 def names_registry(url: URL, registry: str) -> bool:

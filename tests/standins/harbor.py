@@ -46,7 +46,8 @@ class HarborStandIn:
         users: secrets or accounts by name; robots are those that begin with ``robot$``.
         projects: by name, whether each is public.
         tls: a server context to speak HTTPS with.
-        name: the public name it has in challenges, there with HTTPS, and in events, if not its address.
+        name: the public name it has in events, if not its address; its external URL is HTTPS then, and so are the
+            realms of its challenges, which have the request's Host.
         token_seconds: how long a token lives.
         webhook_timeout: seconds a webhook's receiver has for the whole request.
         webhook_attempts: how often an event is tried in all.
@@ -62,6 +63,7 @@ class HarborStandIn:
         gated: full names of repositories whose manifests the vulnerability gate holds back.
         pulls: ``repository:reference`` of each manifest GET that counted as a pull.
         leaks: requests with credentials that were meant for another host.
+        token_hosts: each Host by which a proxy routes to the token service; none for any.
         tokens: what was given out; ``tokens.revoke_all()`` ends them.
     """
 
@@ -87,6 +89,7 @@ class HarborStandIn:
         self.gated: set[str] = set()
         self.pulls: list[str] = []
         self.leaks: list[Leak] = []
+        self.token_hosts: set[str] = set()
         self.faults = FaultLayer(self._handle)
         self._upstream = Upstream(upstream)
         self._content = Content(self._upstream, kept=keeps_content)
@@ -113,7 +116,7 @@ class HarborStandIn:
 
     @property
     def public_name(self) -> str:
-        """What it calls itself in challenges and events."""
+        """What it calls itself in events."""
         return self._name or self.host
 
     @property
@@ -228,6 +231,8 @@ class HarborStandIn:
         return web.Response(status=404, text="404 page not found")
 
     def _token(self, request: web.BaseRequest) -> web.Response:
+        if self.token_hosts and request.headers.get("Host") not in self.token_hosts:
+            return web.Response(status=404, text="default backend - 404")
         if request.method != "GET":
             return web.Response(status=405)
         scopes = request.query.getall("scope", [])
@@ -274,7 +279,9 @@ class HarborStandIn:
         challenge = _BASIC
         if "Authorization" not in request.headers:
             scheme = "https" if self._tls is not None or self._name is not None else "http"
-            challenge = f'Bearer realm="{scheme}://{self.public_name}/service/token",service="{SERVICE}"'
+            # By the request's Host, and the scheme of the external URL.
+            host = request.headers.get("Host", self.public_name)
+            challenge = f'Bearer realm="{scheme}://{host}/service/token",service="{SERVICE}"'
             actions = {"pull": "pull", "push": "pull,push", "delete": "delete"}
             if needed:
                 scopes = " ".join(f"repository:{name}:{actions[action]}" for name, action in needed.items())
