@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -95,7 +96,7 @@ class ReconcileResult:
             record = decode(_ResultRecord, data)
         except ValueError:
             return None
-        findings = Findings(**{field.name: getattr(record, field.name) for field in fields(Findings)})
+        findings = Findings(**{each.name: getattr(record, each.name) for each in fields(Findings)})
         return cls(record.started, record.ended, record.host, findings)
 
     @property
@@ -168,6 +169,7 @@ class ReconcileState:
         last: how it ended; None when there was none, or another version of this program recorded it.
         running: the run under way; None when there is none.
         last_success: when the last run ended that was completed (UTC); None when there was none.
+        rules: when the last completed run with some rules ended (UTC), by the digest of the rules; the newest first.
     """
 
     now: datetime
@@ -175,6 +177,12 @@ class ReconcileState:
     last: ReconcileResult | None
     running: RunningReconcile | None
     last_success: datetime | None = None
+    rules: Mapping[str, datetime] = field(default_factory=dict)
+
+    def covers(self, digest: str, since: datetime) -> bool:
+        """Tell whether the last completed run had the rules with this digest, or one that ended after ``since``."""
+        ended = self.rules.get(digest)
+        return ended is not None and (ended >= since or digest == next(iter(self.rules)))
 
     @classmethod
     async def read(cls, queue: Queue) -> ReconcileState:
@@ -183,7 +191,7 @@ class ReconcileState:
         Raises:
             QueueUnavailable: it does not answer.
         """
-        now, started, result, running, success = await queue.ask("reconcile_show")
+        now, started, result, running, success, rules = await queue.ask("reconcile_show")
         last = ReconcileResult.read(result)
         succeeded = moment(int(success)) if success else None
         if last is not None and last.findings.error is None:
@@ -195,6 +203,7 @@ class ReconcileState:
             last=last,
             running=RunningReconcile.read(running),
             last_success=succeeded,
+            rules=_read_rules(rules.decode()),
         )
 
 
@@ -246,8 +255,12 @@ class ReconcileLease:
             except QueueUnavailable:
                 await asyncio.sleep(self._seconds * _PAUSE)
 
-    async def end(self, findings: Findings) -> ReconcileResult | None:
+    async def end(self, findings: Findings, rules: str = "") -> ReconcileResult | None:
         """Record what the run found, and release the lease. An outage of Redis is waited out for up to a lease.
+
+        Args:
+            findings: what it found.
+            rules: the digest of its rules, stored when it was completed; empty to store none.
 
         Returns:
             What was recorded; None when the lease was lost meanwhile, so that the run does not count.
@@ -275,7 +288,7 @@ class ReconcileLease:
         last = clock() + self._seconds
         while True:
             try:
-                return ReconcileResult.read(await self._release(data))
+                return ReconcileResult.read(await self._release(data, rules))
             except QueueUnavailable:
                 if clock() > last:
                     raise
@@ -289,8 +302,9 @@ class ReconcileLease:
         """
         await self._release(b"")
 
-    async def _release(self, result: bytes) -> bytes:
-        answer: bytes = await self._queue.ask("reconcile_release", self._token, str(self._started), result)
+    async def _release(self, result: bytes, rules: str = "") -> bytes:
+        arguments = (self._token, str(self._started), result, rules)
+        answer: bytes = await self._queue.ask("reconcile_release", *arguments)
         return answer
 
 
@@ -327,6 +341,16 @@ class Reconciles:
         started = await self._queue.ask("reconcile_take", self._token, _ms(self._lease), record, known)
         token, self._token = self._token, ""
         return ReconcileLease(self._queue, token, started, asked, self._lease) if started else None
+
+
+def _read_rules(text: str) -> dict[str, datetime]:
+    """Read ``digest:milliseconds``, several separated by spaces. What another version wrote otherwise is left out."""
+    found = {}
+    for entry in text.split():
+        digest, _, ended = entry.partition(":")
+        with contextlib.suppress(ValueError):
+            found[digest] = moment(float(ended))
+    return found
 
 
 def _ms(seconds: float) -> int:

@@ -130,9 +130,11 @@ class Reconciler:
         self._deadline = deadline
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
-        self._rules_changed = False
-        # The last run that the plan follows, and when this process begins the next one.
-        self._plan: tuple[datetime | None, datetime] | None = None
+        # Since when these rules are in force here by Redis's clock, until a completed run is known to have had them.
+        self._uncovered = True
+        self._in_force_since: datetime | None = None
+        # The last run that the plan follows, whether the rules need one of their own, and when this process begins it.
+        self._plan: tuple[datetime | None, bool, datetime] | None = None
         self._last_now: datetime | None = None
         self._offline = False
 
@@ -142,7 +144,8 @@ class Reconciler:
         If they ask for other copies a run is due now: images that they name for the first time were pushed long ago,
         and no event will announce them.
         """
-        self._rules_changed = self._rules_changed or not rules.asks_for_the_same_as(self._rules)
+        if rules.digest != self._rules.digest:
+            self._uncovered, self._in_force_since, self._plan = True, None, None
         self._rules = rules
         self._wake.set()
 
@@ -179,7 +182,11 @@ class Reconciler:
 
     async def _step(self, schedule: Schedule) -> float:
         """Run what is due; return the seconds after which to look again."""
+        rules = self._rules
         state = await ReconcileState.read(self._queue)
+        if rules is not self._rules:
+            # They changed while Redis was asked, and the answer is older than they are.
+            return 0.0
         left = (self._planned(schedule, state) - state.now).total_seconds()
         if state.running is not None:
             return max(min(left, _POLL_SECONDS), _HELD_POLL_SECONDS)
@@ -196,22 +203,30 @@ class Reconciler:
         """Return when this process begins the next run unless another does; the same until a run has ended."""
         # A clock that was set back would put off the plan by as much.
         set_back = self._last_now is not None and state.now < self._last_now
-        if self._rules_changed or self._plan is None or self._plan[0] != state.last_started or set_back:
-            due = state.now if self._rules_changed else next_run(schedule, state)
+        first = self._in_force_since is None
+        since = self._in_force_since = self._in_force_since or state.now
+        # Once a completed run had these rules, they never need one of their own again: while an upgrade lasts,
+        # processes with other rules run reconciles too, and each would answer the other's with its own, for ever.
+        self._uncovered = self._uncovered and not state.covers(self._rules.digest, since)
+        if self._plan is None or self._plan[:2] != (state.last_started, self._uncovered) or set_back:
+            due = next_run(schedule, state)
+            failed = state.last is not None and state.last.findings.error is not None and state.last.ended >= since
+            if self._uncovered and not failed:
+                due = state.now
             spread = schedule.spread
-            if due <= state.now and (self._rules_changed or self._plan is None):
+            if due <= state.now and (first or self._uncovered):
                 spread = min(spread, _SPREAD_AT_START)
-            self._rules_changed = False
             begins = due + timedelta(seconds=random.uniform(0, spread))  # noqa: S311 - no secret
-            self._plan = (state.last_started, begins)
-            log.info("reconcile scheduled", next=iso(begins), schedule=str(schedule))
+            self._plan = (state.last_started, self._uncovered, begins)
+            log.info("reconcile scheduled", next=iso(begins), schedule=str(schedule), new_rules=self._uncovered)
         self._last_now = state.now
-        return self._plan[1]
+        return self._plan[2]
 
     async def _run(self, lease: ReconcileLease) -> None:
         """Do one run, and record its result."""
         log.info("reconcile started")
-        listing = Listing(self._rules, self._copier.registries, copier=self._copier)
+        rules = self._rules
+        listing = Listing(rules, self._copier.registries, copier=self._copier)
         options = BackfillOptions(retries=None, detach=True)
         backfill = Backfill(listing, self._copier, self._queue, options=options, checks=self._checks)
 
@@ -226,7 +241,7 @@ class Reconciler:
         lost = renewing.done()
         await cancel_all({running, renewing})
         if not running.cancelled() and running.exception() is None:
-            await self._record(lease, self._findings(running.result()), backfill.report)
+            await self._record(lease, self._findings(running.result()), backfill.report, rules.digest)
         elif self._stopping.is_set():
             log.info("reconcile stopped")
             with contextlib.suppress(QueueUnavailable):
@@ -235,7 +250,8 @@ class Reconciler:
             log.warning("reconcile lost", reason="its lease could not be renewed, so another process may run it")
         else:
             error = self._why(running)
-            await self._record(lease, replace(self._findings(backfill.report), error=error), backfill.report)
+            found = replace(self._findings(backfill.report), error=error)
+            await self._record(lease, found, backfill.report, rules.digest)
 
     async def _register_and_compare(self, backfill: Backfill) -> Report:
         """Register the webhook policies, then compare even if that failed."""
@@ -261,11 +277,11 @@ class Reconciler:
         log.error("reconcile broken", exc_info=error)
         return f"a fault in the program, see the log: {type(error).__name__}"
 
-    async def _record(self, lease: ReconcileLease, found: Findings, report: Report) -> None:
+    async def _record(self, lease: ReconcileLease, found: Findings, report: Report, rules: str) -> None:
         """Record the result of a run in Redis, for all processes, and in the log."""
         for row in report.failures[:_SHOWN_FAILURES]:
             log.warning("reconcile failure", source=row.source, destination=row.destination, error=row.error)
-        recording = asyncio.create_task(lease.end(found))
+        recording = asyncio.create_task(lease.end(found, rules))
         await self._wait(recording)
         await asyncio.wait({recording}, timeout=_RECORD_SECONDS)
         await cancel_all({recording})

@@ -5,8 +5,9 @@ A `Route` sums up the destinations of a repository before its tags are known.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from replicator.copy.options import VERBATIM, CopyOptions
 from replicator.reference import Reference, Repository, is_signature_tag
@@ -58,6 +59,26 @@ class Rule:
     key: str
     source: SourcePattern
     targets: tuple[DestinationTag, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the copies that it asks for as JSON values; its place and spelling in the file are no part of them."""
+        targets = [
+            {
+                "to": str(target.template),
+                "tags": target.tags.to_json(),
+                "pairs": {tag: sorted(ends) for tag, ends in target.pairs.items()},
+                "digest_tag": target.digest_tag,
+                "options": target.options.to_json(),
+            }
+            for target in self.targets
+        ]
+        source = self.source
+        # Its tags are in the filter of every target.
+        return {
+            "from": f"{source.registry}/{source.path}",
+            "digest": source.digest,
+            "targets": sorted(targets, key=lambda target: json.dumps(target, sort_keys=True)),
+        }
 
     def judge(self, target: DestinationTag, reference: Reference) -> list[CopyRequest] | str:
         """Return the copies of ``reference``, whose repository matches, to ``target``; or the reason for none."""

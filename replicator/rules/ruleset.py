@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
-from functools import reduce
+from functools import cached_property, reduce
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from replicator.copy.options import CopyOptions
@@ -58,9 +60,14 @@ class Rules:
             else:
                 self._by_registry.setdefault(source.registry, []).append(number)
 
-    def asks_for_the_same_as(self, other: Rules) -> bool:
-        """Tell whether these are the same rules, logins aside."""
-        return self._rules == other._rules
+    @cached_property
+    def digest(self) -> str:
+        """A digest of the copies that the rules ask for: sources, destinations and options.
+
+        Rules in another order or spelling have the same one, and so have those with other logins.
+        """
+        texts = sorted({json.dumps(rule.to_json(), sort_keys=True) for rule in self._rules})
+        return sha256(json.dumps(texts).encode()).hexdigest()[:32]
 
     def destinations(self, reference: Reference) -> tuple[CopyRequest, ...]:
         """Return every copy that the rules ask for after a push of ``reference``.

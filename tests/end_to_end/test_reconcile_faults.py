@@ -21,8 +21,10 @@ from replicator.registry import Registries
 from replicator.replication import reconciler as reconciling
 from replicator.replication.reconciler import Reconciler, next_run
 from replicator.replication.transfer import access_by
-from replicator.rules import load
+from replicator.rules import Rules, load
+from replicator.rules.auth import Credentials
 from replicator.schedule import Cron, Every
+from tests.queue.conftest import command
 from tests.queue.servers import RedisServer
 from tests.standins.faults import Fault, Hold
 from tests.standins.images import image, push
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from tests.end_to_end.conftest import House
 
+SOME = Rules([], Credentials({}))
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
@@ -57,10 +60,10 @@ def logs() -> Iterator[list[Any]]:
 async def reconcilers(house: House, queue: Queue) -> AsyncIterator[Callable[..., Reconciler]]:
     """Make a reconciler of one tag that differs and that nobody copies."""
     await push(house.behind_harbor, "library/app", "v1", image(1))
-    rules = load(house.rules({"HARBOR/library/app": "ACR/image-syncer/app"}), environ={})
-    async with Registries(access_by(rules.credentials)) as registries:
+    usual = load(house.rules({"HARBOR/library/app": "ACR/image-syncer/app"}), environ={})
+    async with Registries(access_by(usual.credentials)) as registries:
 
-        def make(every: int = 1, **settings: Any) -> Reconciler:
+        def make(every: int = 1, rules: Rules = usual, **settings: Any) -> Reconciler:
             return Reconciler(Every(every), rules, Copier(registries), queue, **settings)
 
         yield make
@@ -180,6 +183,50 @@ async def test_other_rules_have_a_run_soon_and_the_same_rules_have_none(
     assert len(await said(logs, "reconcile started", 2)) == 2
 
 
+async def test_rules_that_changed_while_no_process_ran_have_a_run_after_the_start_and_only_one(
+    house: House, reconcilers: Callable[..., Reconciler], queue: Queue, logs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciling, "_SPREAD_AT_START", 0.0)
+    await push(house.behind_harbor, "library/other", "v1", image(2))
+    less = load(house.rules({"HARBOR/library/app": "ACR/image-syncer/app"}), environ={})
+    more = load(house.rules({"HARBOR/library/*": "ACR/image-syncer/{name}"}), environ={})
+    # Going back to the first rules is a change too.
+    for rules, listed in ((less, [1]), (less, [1]), (more, [1, 2]), (more, [1, 2]), (less, [1, 2, 1])):
+        reconciler = reconcilers(every=86_400, rules=rules)
+        scheduled = len([entry for entry in logs if entry["event"] == "reconcile scheduled"])
+        async with reconciler.beside():
+            # The last plan is that of tomorrow.
+            async with asyncio.timeout(30):
+                while (await said(logs, "reconcile scheduled", scheduled + 1))[-1]["new_rules"]:
+                    await asyncio.sleep(0.01)
+        assert [line["listed"] for line in logs if line["event"] == "reconcile done"] == listed
+    # An older version stores no rules.
+    await command(queue, "HDEL", "replicator:reconcile", "rules")
+    async with reconcilers(every=86_400, rules=less).beside():
+        await said(logs, "reconcile done", 4)
+
+
+async def test_old_and_new_processes_of_an_upgrade_run_once_for_each_rules(
+    house: House, reconcilers: Callable[..., Reconciler], queue: Queue, logs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciling, "_SPREAD_AT_START", 0.0)
+    less = load(house.rules({"HARBOR/library/app": "ACR/image-syncer/app"}), environ={})
+    more = load(house.rules({"HARBOR/library/*": "ACR/image-syncer/{name}"}), environ={})
+    old, new = (reconcilers(every=86_400, rules=rules) for rules in (less, more))
+    for reconciler, runs in ((old, 1), (new, 2), (old, 2), (new, 2), (old, 2)):
+        assert reconciler._schedule is not None
+        for _ in range(2):
+            await reconciler._step(reconciler._schedule)
+        assert len([line for line in logs if line["event"] == "reconcile done"]) == runs
+    # One that starts late, with rules that had their run before the last one's, has another, and it is the last.
+    late = reconcilers(every=86_400, rules=less)
+    for reconciler in (late, new, old, late, new):
+        assert reconciler._schedule is not None
+        await reconciler._step(reconciler._schedule)
+    assert len([line for line in logs if line["event"] == "reconcile done"]) == 3
+    assert len((await ReconcileState.read(queue)).rules) == 2
+
+
 async def test_a_stop_ends_a_run_that_hangs_and_gives_its_lease_back(
     house: House, reconcilers: Callable[..., Reconciler], queue: Queue, logs: list[Any]
 ) -> None:
@@ -209,19 +256,22 @@ async def test_a_stop_does_not_wait_for_a_redis_that_is_away(
     assert await said(logs, "reconcile stopped")
 
 
-def state(now: datetime, *, ended: datetime | None = None, error: str | None = None) -> ReconcileState:
-    """After a run of a minute."""
+def state(
+    now: datetime, *, ended: datetime | None = None, error: str | None = None, rules: Any = None
+) -> ReconcileState:
+    """After a run of a minute, with some rules unless others are given."""
     if ended is None:
         return ReconcileState(now, None, None, None)
     started = ended - timedelta(minutes=1)
-    return ReconcileState(now, started, ReconcileResult(started, ended, "h", Findings(error=error)), None)
+    result = ReconcileResult(started, ended, "h", Findings(error=error))
+    return ReconcileState(now, started, result, None, rules=rules or {SOME.digest: ended})
 
 
 def test_a_run_that_was_overdue_at_the_start_begins_within_half_a_minute_and_later_ones_are_spread_more() -> None:
     nothing: Any = None
     first, later = set(), set()
     for _ in range(200):
-        reconciler = Reconciler(Every(86_400), nothing, nothing, nothing)
+        reconciler = Reconciler(Every(86_400), SOME, nothing, nothing)
         first.add(reconciler._planned(Every(86_400), state(NOON)) - NOON)
         then = state(NOON + timedelta(minutes=2), ended=NOON + timedelta(minutes=2))
         later.add(reconciler._planned(Every(86_400), then) - NOON - timedelta(days=1, minutes=1))
@@ -229,9 +279,18 @@ def test_a_run_that_was_overdue_at_the_start_begins_within_half_a_minute_and_lat
     assert timedelta(0) <= min(later) < timedelta(seconds=30) < max(later) <= timedelta(minutes=5)
 
 
+def test_a_run_for_other_rules_that_failed_is_retried_as_any_other() -> None:
+    nothing: Any = None
+    reconciler, others = Reconciler(Every(86_400), SOME, nothing, nothing), {"other": NOON}
+    assert reconciler._planned(Every(86_400), state(NOON, ended=NOON, rules=others)) <= NOON + timedelta(seconds=30)
+    ended = NOON + timedelta(minutes=1)
+    planned = reconciler._planned(Every(86_400), state(ended, ended=ended, error="down", rules=others))
+    assert planned >= ended + timedelta(minutes=10)
+
+
 def test_a_run_is_planned_once_and_again_when_one_has_ended_or_the_clock_was_set_back() -> None:
     nothing: Any = None
-    reconciler = Reconciler(Every(3600), nothing, nothing, nothing)
+    reconciler = Reconciler(Every(3600), SOME, nothing, nothing)
     planned = reconciler._planned(Every(3600), state(NOON, ended=NOON))
     for minutes in (0, 1, 2, 70):
         assert reconciler._planned(Every(3600), state(NOON + timedelta(minutes=minutes), ended=NOON)) == planned

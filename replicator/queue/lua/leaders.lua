@@ -60,8 +60,21 @@ return take(RECONCILE, ARGV[2], ARGV[3], cjson.decode(ARGV[4])) or 0
 -- Renew the lease, and publish the progress. ARGV: prefix, token, lease in ms, record (JSON). Returns 0 when it is lost.
 return renew(RECONCILE, ARGV[2], ARGV[3], cjson.decode(ARGV[4])) and 1 or 0
 
--- reconcile_release with chronicle leases --
--- End a reconcile. ARGV: prefix, token, when it began, result (JSON), or '' when it was not completed.
+-- reconcile_rules --
+-- The rules of completed reconciles, newest first, as digest:milliseconds. Older versions don't know this field.
+local MOST_RULES = 16
+
+local function note_rules(digest)
+  local kept = {digest .. ':' .. string.format('%.0f', NOW)}
+  for known in string.gmatch(redis.call('HGET', RECONCILE, 'rules') or '', '%S+') do
+    if #kept < MOST_RULES and string.match(known, '^[^:]*') ~= digest then kept[#kept + 1] = known end
+  end
+  redis.call('HSET', RECONCILE, 'rules', table.concat(kept, ' '))
+end
+
+-- reconcile_release with chronicle leases reconcile_rules --
+-- End a reconcile. ARGV: prefix, token, when it began, result (JSON), or '' when it was not completed, digest of its
+-- rules or ''.
 -- Returns the result with its times, or '' when there is none or the lease is lost.
 if not release(RECONCILE, ARGV[2]) then
   -- It may be a repetition, because the first answer was lost.
@@ -72,15 +85,18 @@ local result = cjson.decode(ARGV[4])
 result.started, result.ended = tonumber(ARGV[3]), NOW
 local text = cjson.encode(result)
 redis.call('HSET', RECONCILE, 'started', ARGV[3], 'result', text)
-if result.error == cjson.null then redis.call('HSET', RECONCILE, 'succeeded', string.format('%.0f', NOW)) end
+if result.error == cjson.null then
+  redis.call('HSET', RECONCILE, 'succeeded', string.format('%.0f', NOW))
+  if ARGV[5] ~= '' then note_rules(ARGV[5]) end
+end
 note_first(history('reconciles'), text, HISTORY_RECONCILES)
 return text
 
 -- reconcile_show with leases --
 -- ARGV: prefix. Returns: now, when the last reconcile that ended began or '', its result or '', the record of the one
--- that runs or '', when the last one ended that was completed or ''.
-local last = redis.call('HMGET', RECONCILE, 'started', 'result', 'succeeded')
-return {NOW, last[1] or '', last[2] or '', redis.call('GET', RECONCILE .. ':lease') or '', last[3] or ''}
+-- that runs or '', when the last one ended that was completed or '', the rules of those that were completed or ''.
+local lease, last = redis.call('GET', RECONCILE .. ':lease'), redis.call('HMGET', RECONCILE, 'started', 'result', 'succeeded', 'rules')
+return {NOW, last[1] or '', last[2] or '', lease or '', last[3] or '', last[4] or ''}
 
 -- notices_take with leases --
 -- Publish a complaint, and take or renew the leadership. ARGV: prefix, token, lease in ms, host, complaint or ''.
