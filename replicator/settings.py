@@ -85,7 +85,12 @@ def _webhook_url(value: Any) -> Any:
         raise ValueError("must not contain a user name or password: the token is REPLICATOR_WEBHOOK_TOKEN")
     if url.path in ("", "/"):
         raise ValueError("has no path: the webhook's path is /webhooks/harbor")
-    return value
+    # A slash at the end is a typing error there; a proxy's own path may need it.
+    return str(url.with_path(url.path.rstrip("/")).with_query(url.query)) if _ends_in_webhook(url) else value
+
+
+def _ends_in_webhook(url: URL) -> bool:
+    return url.path.endswith("/") and re.search(r"/webhooks/harbor(/[^/]*)?/+\Z", url.path) is not None
 
 
 def _schedule(parse: Callable[[str], Any]) -> BeforeValidator:

@@ -199,6 +199,15 @@ def names_in_query(address: str) -> bool:
         return False
 
 
+def ends_with_slash(address: str) -> bool:
+    """Tell whether the webhook's path has a slash at its end."""
+    try:
+        path = URL(address).path
+    except ValueError:
+        return False
+    return path.endswith("/") and is_webhook_path(path)
+
+
 def is_webhook_path(path: str) -> bool:
     """Tell whether a path is the webhook's, with any prefix and any registry."""
     return _split(path)[0].endswith(PATH)

@@ -4,9 +4,12 @@
 |---|---|
 | ``POST /webhooks/harbor`` | 202 queued, 200 ignored, 400, 401, 403 sender's address, 408, 413, 503 not queued |
 | ``POST /webhooks/harbor/HOST[:PORT]`` | the same, for a push to the Harbor that the rules call so |
+| both with a slash at the end | the same |
 | ``GET /healthz`` | 200 while the process serves |
 | ``GET /readyz`` | 200 if events can be queued and, where this process has a worker, copied; else 503 and why |
 | ``GET /metrics`` | the metrics, for Prometheus |
+
+There are no redirects: behind a proxy with TLS, or under another name, they would lead Harbor to a wrong address.
 
 A 2xx from the webhook means: durably queued, or ignored for the reason given. Harbor waits 3 s in total for an answer.
 Probes and metrics need no token, and can have an address of their own: `create_probes_app`.
@@ -14,6 +17,7 @@ Probes and metrics need no token, and can have an address of their own: `create_
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -24,12 +28,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from replicator.console import printable
 from replicator.harbor.events import PUSH, Event, Fate, MalformedEvent, Push, parse_event
 from replicator.harbor.policy import PATH, canonical
 from replicator.queue import Lane, QueueError
 from replicator.reference import Reference, Repository
 from replicator.replication.job import job_for
-from replicator.server.http import RequestIdMiddleware, client_of, read_body
+from replicator.server.http import MAX_PATH, RequestIdMiddleware, client_of, read_body
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -51,6 +56,7 @@ log = structlog.get_logger("replicator.webhook")
 MAX_BODY = 1024 * 1024
 """Bytes of a webhook's body; Harbor's events have about one thousand."""
 _RETRY_AFTER = "15"
+_MISDIRECTED_SECONDS = 60.0
 _CLOCK_TOLERANCE = timedelta(days=1)
 """Between an event's time and ours. Harbor's own delivery attempts are over within hours."""
 
@@ -196,7 +202,8 @@ def create_app(
         access_log: log a line for every request.
         more: further routes, such as the status page's.
     """
-    hooks = [Route(path, webhook.receive, methods=["POST"]) for path in (PATH, PATH + "/{registry}")]
+    paths = [f"{path}{end}" for path in (PATH, PATH + "/{registry}") for end in ("", "/")]
+    hooks = [Route(path, webhook.receive, methods=["POST"]) for path in paths]
     return _application([*hooks, *_probes(queue, problems, metrics), *more], access_log=access_log)
 
 
@@ -206,7 +213,16 @@ def create_probes_app(queue: Queue, *, problems: Problems, metrics: Expose, acce
 
 
 def _application(routes: list[Route], *, access_log: bool) -> ASGIApp:
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
+    misdirected = _Misdirected()
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for no other
+        if request.method == "POST" and error.status_code in (404, 405):
+            misdirected.note(request)
+        return _error(error.status_code, error.detail, error.headers)
+
+    app = Starlette(routes=routes, exception_handlers={HTTPException: http_error})
+    app.router.redirect_slashes = False
     return RequestIdMiddleware(app, access_log=access_log)
 
 
@@ -235,9 +251,22 @@ def _probes(queue: Queue, problems: Problems, expose: Expose | None) -> list[Rou
     return [*routes, Route("/metrics", metrics)]
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for no other
-    return _error(error.status_code, error.detail, error.headers)
+class _Misdirected:
+    """Logs POST requests to any other path: a webhook policy with a wrong URL, or anyone. One line a minute at most."""
+
+    def __init__(self) -> None:
+        self._logged: float | None = None
+        self._more = 0
+
+    def note(self, request: Request) -> None:
+        now = time.monotonic()
+        if self._logged is not None and now - self._logged < _MISDIRECTED_SECONDS:
+            self._more += 1
+            return
+        more = {"more": self._more} if self._more else {}
+        path = printable(request.scope["path"])[:MAX_PATH]
+        log.warning("webhook not found", path=path, client=client_of(request), expected=PATH, **more)
+        self._logged, self._more = now, 0
 
 
 def _error(status: int, reason: str, headers: Any = None) -> Response:

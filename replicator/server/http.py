@@ -268,7 +268,8 @@ log = structlog.get_logger("replicator.access")
 
 HEADER = "X-Request-ID"
 """The header of every answer with the request's id."""
-_MAX_PATH = 200
+MAX_PATH = 200
+"""Characters of a path in the log."""
 _DISCARDED = 8
 """An oversized body is read up to so many times its limit: a sender cut off in the middle never reads the answer."""
 _BODY_SECONDS = 5.0
@@ -347,7 +348,7 @@ class RequestIdMiddleware:
         log.info(
             "request",
             method=scope["method"],
-            path=scope["path"][:_MAX_PATH],
+            path=scope["path"][:MAX_PATH],
             client=client[0] if client else None,
             status=status,
             seconds=round(seconds, 3),

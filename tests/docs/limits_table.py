@@ -37,7 +37,7 @@ LIMITS = {
         Limit("of a larger body, read and discarded", "server.http._DISCARDED", "times as much", "it is closed"),
         Limit("request line, headers and chunk sizes", "server.http.MAX_HEAD", "bytes", "400"),
         Limit("time for a request to arrive", "server.http.REQUEST_SECONDS", "s", "the connection is closed"),
-        Limit("path of a request in the log", "server.http._MAX_PATH", "characters", "cut off"),
+        Limit("path of a request in the log", "server.http.MAX_PATH", "characters", "cut off"),
         Limit("answer to the sample of `webhook test`", "harbor.events._MAX_ANSWER", "bytes", "not read"),
         Limit("images in one event", "harbor.events._MAX_RESOURCES", "", "400"),
     ),

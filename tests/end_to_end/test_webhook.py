@@ -263,3 +263,32 @@ async def test_a_push_that_names_no_harbor_is_ignored_where_there_are_several(se
     status, answer = await post(serving, event)
     assert status == 200
     assert "is at a Harbor that the event does not name" in answer["ignored"]
+
+
+@pytest.mark.parametrize("path", ["/", "/harbor.example.com/"])
+async def test_a_slash_at_the_end_is_taken_and_nothing_is_redirected(serving: Serving, path: str) -> None:
+    status, answer = await post(serving, default(), query=path)
+    assert (status, len(answer["queued"])) == (202, 1)
+    async with aiohttp.ClientSession() as session:
+        for method, other in (
+            ("GET", "/webhooks/harbor/"),
+            ("GET", "/healthz/"),
+            ("POST", "/webhooks/"),
+            ("GET", "//x"),
+        ):
+            async with session.request(method, f"{serving.url}{other}", allow_redirects=False) as response:
+                assert (response.status in (404, 405), response.headers.get("Location")) == (True, None)
+
+
+async def test_a_post_to_another_path_is_logged_once_a_minute_with_a_bounded_path(serving: Serving) -> None:
+    async with aiohttp.ClientSession() as session:
+        for path in (f"/webhook/harbor%0a{'x' * 5000}", "/", "/healthz", "/webhooks"):
+            async with session.post(f"{serving.url}{path}", data=b"{}") as response:
+                assert response.status in (404, 405)
+    assert (await post(serving, default()))[0] == 202
+    (line,) = await serving.until("webhook not found")
+    assert line["path"].startswith("/webhook/harbor x")
+    assert len(line["path"]) == 200
+    assert (line["level"], line["expected"]) == ("warning", "/webhooks/harbor")
+    assert await serving.stop() == 0
+    assert len(serving.said("webhook not found")) == 1

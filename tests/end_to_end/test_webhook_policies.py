@@ -83,10 +83,11 @@ async def test_a_push_arrives_after_the_policies_were_registered_and_a_second_ru
         {"event_types": ["PUSH_ARTIFACT", "PULL_ARTIFACT"]},
         {"auth_header": "Bearer old"},
         {"address": "https://elsewhere.example.com/webhooks/harbor"},
+        {"address": f"{URL}/"},
         {"payload_format": "Default"},
         {"skip_cert_verify": True},
     ],
-    ids=lambda changed: next(iter(changed)),
+    ids=["disabled", "events", "token", "address", "slash", "format", "skip_cert_verify"],
 )
 async def test_a_policy_of_ours_that_differs_is_corrected_and_others_are_left_alone(
     house: House, changed: dict[str, Any]
@@ -101,6 +102,13 @@ async def test_a_policy_of_ours_that_differs_is_corrected_and_others_are_left_al
     assert changes(ended) == {"team": "updated"}
     assert json.dumps(other.body) == before
     assert changes(await webhook(house, "register", "--project", "team", "--json")) == {"team": "unchanged"}
+
+
+@pytest.mark.parametrize("end", ["/", "/127.0.0.1:5000/", "/?registry=h.example.com"])
+async def test_an_address_with_a_slash_at_the_end_is_registered_without(house: House, end: str) -> None:
+    assert (await webhook(house, "register", "--project", "team", url=f"{URL}{end}")).code == 0
+    (policy,) = house.harbor.webhooks.of("team")
+    assert policy.body["targets"][0]["address"] == f"{URL}/{house.harbor.host}" if end != "/" else URL
 
 
 async def test_a_policy_of_another_name_that_sends_to_our_address_is_ours(house: House) -> None:

@@ -21,6 +21,7 @@ from replicator.harbor.policy import (
     PATH,
     WebhookApi,
     canonical,
+    ends_with_slash,
     is_webhook_path,
     names_in_query,
     shown_address,
@@ -142,6 +143,8 @@ def judge_policies(policies: Sequence[Policy], expected: Expected) -> tuple[Find
     if _names_in_query(policy, expected):
         query = "names its Harbor in the query, which Harbor may leave out"
         return FindingState.OK, f"the {named} reports pushes; its URL {query}: {_CORRECT}", policy
+    if any(expected.is_receiver(target) and ends_with_slash(target.address) for target in policy.targets):
+        return FindingState.OK, f"the {named} reports pushes; its URL ends with a slash: {_CORRECT}", policy
     more = f"; {len(ours) - 1} more send here too, so each event arrives several times" if len(ours) > 1 else ""
     return FindingState.OK, f"the {named} reports pushes{more}", policy
 

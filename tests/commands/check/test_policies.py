@@ -35,6 +35,15 @@ async def test_a_policy_that_is_right_is_told_to_be_so(pushed: House) -> None:
     assert found["deliveries"] == "none yet"
 
 
+@pytest.mark.parametrize("end", ["", "/"])
+async def test_an_old_policy_with_a_slash_at_the_end_of_its_url_is_told(pushed: House, end: str) -> None:
+    pushed.harbor.add_policy("library", f"{URL}/", auth_header=f"Bearer {TOKEN}")
+    lines = await checked(pushed, as_administrator(pushed.rules(RULE)), 0, REPLICATOR_WEBHOOK_URL=f"{URL}{end}")
+    policy = told(lines, "ok")["policy"]
+    assert "ends with a slash" in policy
+    assert "register corrects it" in policy
+
+
 @pytest.mark.parametrize("url", [URL, None])
 async def test_a_project_without_a_policy_is_told_with_the_command_that_makes_it(
     pushed: House, url: str | None
