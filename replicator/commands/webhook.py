@@ -15,7 +15,7 @@ from replicator.console import document, page, plain, say
 from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem
 from replicator.harbor.events import Answer, send_samples
 from replicator.harbor.policy import shown_address
-from replicator.harbor.registration import Change, Policies, PolicyChange, PolicyStatus
+from replicator.harbor.registration import SILENT, Change, Policies, PolicyChange, PolicyStatus
 from replicator.reference import Repository
 from replicator.registry import Access
 from replicator.replication.transfer import access_by, open_registries
@@ -158,7 +158,7 @@ async def register_policies(scope: Scope, *, skip_cert_verify: bool, as_json: bo
     async def work(policies: Policies) -> list[PolicyChange]:
         return await policies.register(url, token, skip_cert_verify=skip_cert_verify)
 
-    return await _change(scope, work, as_json=as_json, out=out)
+    return await _change(scope, work, as_json=as_json, warn=True, out=out)
 
 
 async def remove_policies(scope: Scope, *, as_json: bool, out: Console) -> int:
@@ -181,21 +181,20 @@ async def show_policies(scope: Scope, *, as_json: bool, out: Console) -> int:
         ConfigError: the login could go to several hosts.
     """
 
-    async def work() -> tuple[list[PolicyStatus], list[PolicyChange]]:
+    async def work() -> tuple[list[PolicyStatus], list[PolicyChange], list[str]]:
         async with scope.open() as policies:
-            return await policies.show(scope.settings.webhook_url)
+            return *await policies.show(scope.settings.webhook_url), policies.silent()
 
     result = await stoppable(work())
     if result is None:
         return INTERRUPTED
-    shown, others = result
+    shown, others, silent = result
     if as_json:
-        document(
-            {"policies": [_policy_json(each) for each in shown], "others": [_change_json(each) for each in others]},
-            out,
-        )
+        rows = {"policies": [_policy_json(each) for each in shown], "others": [_change_json(each) for each in others]}
+        document({**rows, "switched_off": silent}, out)
     else:
         page(_policies_table(shown, others), out)
+        _warn(silent, out)
     return _code(others)
 
 
@@ -249,22 +248,37 @@ def needed_url(settings: Settings) -> str:
 
 
 async def _change(
-    scope: Scope, work: Callable[[Policies], Awaitable[list[PolicyChange]]], *, as_json: bool, out: Console
+    scope: Scope,
+    work: Callable[[Policies], Awaitable[list[PolicyChange]]],
+    *,
+    as_json: bool,
+    out: Console,
+    warn: bool = False,
 ) -> int:
-    async def change() -> list[PolicyChange]:
-        async with scope.open() as policies:
-            return await work(policies)
+    """Change the policies, and print the result; with ``warn`` also the Harbors that send no events."""
 
-    changes = await stoppable(change())
-    if changes is None:
+    async def change() -> tuple[list[PolicyChange], list[str]]:
+        async with scope.open() as policies:
+            return await work(policies), policies.silent()
+
+    result = await stoppable(change())
+    if result is None:
         return INTERRUPTED
+    changes, silent = result
     if as_json:
-        document([_change_json(each) for each in changes], out)
+        document([_change_json(each) | {"switched_off": each.registry in silent} for each in changes], out)
     for each in () if as_json else changes:
         say(f"{each.change:9}  {_project(each)}{each.note and f': {each.note}'}", out)
     if not changes and not as_json:
         say("no project: the rules name none of the given ones", out)
+    if not as_json and warn:
+        _warn(silent, out)
     return _code(changes) if changes else FAILED
+
+
+def _warn(silent: list[str], out: Console) -> None:
+    for registry in silent:
+        say(f"warning    {registry}: {SILENT}", out)
 
 
 def _policies_table(shown: list[PolicyStatus], others: list[PolicyChange]) -> Table:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from replicator.errors import ErrorClass
+from replicator.errors import ErrorClass, ReplicatorError
 from replicator.harbor.pages import ROWS_A_PAGE, ListPage, each_page
-from replicator.reference import Repository, is_digest, is_repository_name, is_tag
+from replicator.reference import Repository, is_digest, is_registry, is_repository_name, is_tag
 from replicator.registry import Request
-from replicator.registry.errors import NotFound, ProtocolViolated, RegistryError
+from replicator.registry.errors import Denied, NotFound, ProtocolViolated, Refused, RegistryError, Unauthorized
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
@@ -32,6 +32,10 @@ _MAX_NUMBER = 2**63 - 1
 # Without X-Is-Resource-Name, Harbor takes a project whose name is a number for the project with that id.
 _HEADERS = {"Accept": "application/json", "X-Is-Resource-Name": "true"}
 _ARTIFACTS = "&with_tag=true&with_accessory=true"
+
+
+class NoHarbor(RegistryError):
+    """The host is not a Harbor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,35 @@ class Artifact:
     size: int | None
     tags: tuple[ArtifactTag, ...]
     has_accessories: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SystemInfo:
+    """What a Harbor says about itself (``GET /systeminfo``). Without a login it says none of this.
+
+    Attributes:
+        version: None if it is not said.
+        notifies: False if its system settings switch webhooks off.
+        names: the hosts by which it calls itself, in events and tokens; empty if it is not said.
+    """
+
+    version: str | None = None
+    notifies: bool = True
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, document: Any) -> SystemInfo | None:
+        """Read the answer; None if it is not one of Harbor's."""
+        if not isinstance(document, dict) or "auth_mode" not in document:
+            return None
+        version = document.get("harbor_version")
+        said = (document.get("registry_url"), document.get("external_url"))
+        hosts = (text.rpartition("://")[2].partition("/")[0].lower() for text in said if isinstance(text, str))
+        return cls(
+            version if isinstance(version, str) else None,
+            document.get("notification_enable") is not False,
+            tuple(dict.fromkeys(host for host in hosts if is_registry(host))),
+        )
 
 
 class HarborApi:
@@ -353,3 +386,40 @@ def _time(value: Any) -> datetime | None:
     except (ValueError, OverflowError):
         return None
     return time if time.year > 1 else None
+
+
+def advised(error: ReplicatorError, project: str) -> str:
+    """Return the text of an error that ended the work on a project's policies, followed by what to do about it.
+
+    Args:
+        error: what went wrong.
+        project: empty if the projects could not be listed.
+    """
+    advice = ""
+    if not isinstance(error, RegistryError):
+        return str(error)
+    if isinstance(error, NoHarbor):
+        advice = "this is not a Harbor, so it sends no events: only the reconcile finds its pushes"
+    elif isinstance(error, Unauthorized):
+        advice = (
+            f"check the username and password of {error.registry} under auth, and that its robot account has not "
+            "expired; an anonymous login may not manage webhooks"
+        )
+    elif isinstance(error, Denied):
+        advice = (
+            "use the login of a project administrator (replicator webhook register --user NAME), or a robot account "
+            f"with all permissions of notification-policy; or there is no project {project!r}"
+            if project
+            else "name the projects (replicator webhook register --project NAME), or use a login that may list them "
+            "(--user NAME)"
+        )
+    elif isinstance(error, NotFound):
+        advice = (
+            f"check the name and the login, which can see no project {project!r}; a Harbor before 2.0 has no such API: "
+            "create the policy in its UI"
+        )
+    elif error.status == 409:
+        advice = "run it again: a policy of this name was created at the same time"
+    elif isinstance(error, Refused):
+        advice = "check that the address is one that Harbor can reach: it refuses the policy"
+    return f"{error}; {advice}" if advice else str(error)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from yarl import URL
 
-from replicator.harbor.api import HarborApi
+from replicator.harbor.api import HarborApi, NoHarbor, SystemInfo
 from replicator.reference import is_registry
 from replicator.registry.errors import NotFound, RegistryError
 
@@ -260,10 +260,6 @@ _MAX_QUOTED = 300
 """Characters of Harbor's own words that are shown."""
 
 
-class NoHarbor(RegistryError):
-    """The host is not a Harbor."""
-
-
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """An attempt of Harbor to deliver an event.
@@ -296,8 +292,8 @@ class WebhookApi:
         self._api = HarborApi(registry, transport)
         self._path = f"/projects/{project}/webhook/policies"
 
-    async def version(self) -> str | None:
-        """Return Harbor's version (``GET /systeminfo``); None if Harbor does not tell it to this login.
+    async def system(self) -> SystemInfo:
+        """Return what Harbor says about itself.
 
         Raises:
             NoHarbor: the host is not a Harbor.
@@ -310,10 +306,10 @@ class WebhookApi:
             if error.status is None or error.status >= 429:
                 raise
             raise error.recast(NoHarbor) from error
-        if not isinstance(found, dict) or "auth_mode" not in found:
+        system = SystemInfo.read(found)
+        if system is None:
             raise NoHarbor("the answer is not one of Harbor's").at(self._registry, "GET /api/v2.0/systeminfo")
-        version = found.get("harbor_version")
-        return version if isinstance(version, str) else None
+        return system
 
     async def policies(self) -> list[Policy]:
         """List all policies of the project."""

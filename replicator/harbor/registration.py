@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from replicator.errors import ConfigError, ErrorClass, Problem, ReplicatorError
-from replicator.harbor import HarborApi
+from replicator.harbor.api import HarborApi, NoHarbor, SystemInfo, advised
 from replicator.harbor.policy import (
     NAME,
-    NoHarbor,
     PolicyTarget,
     WebhookApi,
     for_registry,
@@ -25,7 +24,7 @@ from replicator.harbor.policy import (
     payload_format,
 )
 from replicator.reference import Repository
-from replicator.registry.errors import Denied, NotFound, Refused, RegistryError, Unauthorized
+from replicator.registry.errors import RegistryError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable
@@ -135,7 +134,7 @@ class Policies:
         self._rules = rules
         self._registries = registries
         self._only = only
-        self._versions: dict[str, str | None] = {}
+        self._systems: dict[str, SystemInfo] = {}
         self._several = len({source.registry for source in rules.sources()}) > 1
 
     async def register(
@@ -153,7 +152,7 @@ class Policies:
 
         async def step(api: WebhookApi, registry: str) -> tuple[Change, str]:
             address = for_registry(url, registry) if self._several or named_registry(url) is not None else url
-            form = payload_format(await self._version(api, registry))
+            form = payload_format((await self._system(api, registry)).version)
             policies = await api.policies()
             # The one with our name first: that one is corrected, and the others are mentioned.
             ours = sorted((each for each in policies if each.is_ours(url)), key=lambda each: each.name != NAME)
@@ -178,7 +177,7 @@ class Policies:
         """Remove our policies: those with our name, and those that send to ``url`` and nowhere else."""
 
         async def step(api: WebhookApi, registry: str) -> tuple[Change, str]:
-            await self._version(api, registry)
+            await self._system(api, registry)
             ours = [each for each in await api.policies() if each.is_ours(url)]
             for policy in ours:
                 await api.delete(policy)
@@ -191,7 +190,7 @@ class Policies:
         found: list[PolicyStatus] = []
 
         async def step(api: WebhookApi, registry: str) -> tuple[Change, str]:
-            await self._version(api, registry)
+            await self._system(api, registry)
             ours = [each for each in await api.policies() if each.name == NAME or each.sends_to(url)]
             found.extend([PolicyStatus(registry, api.project, each, await api.deliveries(each)) for each in ours])
             return (Change.UNCHANGED if ours else Change.ABSENT), ""
@@ -199,11 +198,15 @@ class Policies:
         done = await self._each(step)
         return found, [each for each in done if each.change is not Change.UNCHANGED]
 
-    async def _version(self, api: WebhookApi, registry: str) -> str | None:
-        """Return the Harbor's version, which also shows whether it is a Harbor; one request for each registry."""
-        if registry not in self._versions:
-            self._versions[registry] = await api.version()
-        return self._versions[registry]
+    def silent(self) -> list[str]:
+        """Return the Harbors asked so far whose system settings switch webhooks off."""
+        return sorted(registry for registry, system in self._systems.items() if not system.notifies)
+
+    async def _system(self, api: WebhookApi, registry: str) -> SystemInfo:
+        """Return what the Harbor says of itself, which also shows that it is one; one request for each registry."""
+        if registry not in self._systems:
+            self._systems[registry] = await api.system()
+        return self._systems[registry]
 
     async def _each(self, step: Callable[[WebhookApi, str], Awaitable[tuple[Change, str]]]) -> list[PolicyChange]:
         """Run ``step`` for every project; an error in one does not stop the others."""
@@ -249,41 +252,11 @@ class _CircuitBreaker:
             self._open[registry] = error
 
 
-def advised(error: ReplicatorError, project: str) -> str:
-    """Return the text of an error that ended the work on a project's policies, followed by what to do about it.
-
-    Args:
-        error: what went wrong.
-        project: empty if the projects could not be listed.
-    """
-    advice = ""
-    if not isinstance(error, RegistryError):
-        return str(error)
-    if isinstance(error, NoHarbor):
-        advice = "this is not a Harbor, so it sends no events: only the reconcile finds its pushes"
-    elif isinstance(error, Unauthorized):
-        advice = (
-            f"check the username and password of {error.registry} under auth, and that its robot account has not "
-            "expired; an anonymous login may not manage webhooks"
-        )
-    elif isinstance(error, Denied):
-        advice = (
-            "use the login of a project administrator (replicator webhook register --user NAME), or a robot account "
-            f"with all permissions of notification-policy; or there is no project {project!r}"
-            if project
-            else "name the projects (replicator webhook register --project NAME), or use a login that may list them "
-            "(--user NAME)"
-        )
-    elif isinstance(error, NotFound):
-        advice = (
-            f"check the name and the login, which can see no project {project!r}; a Harbor before 2.0 has no such API: "
-            "create the policy in its UI"
-        )
-    elif error.status == 409:
-        advice = "run it again: a policy of this name was created at the same time"
-    elif isinstance(error, Refused):
-        advice = "check that the address is one that Harbor can reach: it refuses the policy"
-    return f"{error}; {advice}" if advice else str(error)
+SILENT = (
+    "webhooks are switched off in the system settings of this Harbor, so it sends no events and only a reconcile finds "
+    "new images; an administrator switches them on under Configuration, System Settings, Webhooks enabled"
+)
+"""What to do about a Harbor of `Policies.silent`."""
 
 
 def registration_problems(settings: Settings) -> list[Problem]:
@@ -334,6 +307,7 @@ class Registrar:
         self._url = url
         self._token = token
         self._reported: dict[tuple[str, str], str] = {}
+        self._silent: list[str] = []
 
     def renew(self, settings: Settings, rules: Rules) -> None:
         """Use other rules, and the token of the settings, from the next run on.
@@ -356,7 +330,13 @@ class Registrar:
             The number of projects that failed; a Harbor whose projects can't be listed counts as one. A source that
             is not a Harbor has no policies to miss.
         """
-        done = await Policies(self._rules, self._registries).register(self._url, self._token, skip_cert_verify=None)
+        policies = Policies(self._rules, self._registries)
+        done = await policies.register(self._url, self._token, skip_cert_verify=None)
+        silent = policies.silent()
+        for registry in silent:
+            if registry not in self._silent:
+                log.warning("webhooks switched off", registry=registry, error=SILENT)
+        self._silent = silent
         failed = {(each.registry, each.project): each for each in done if each.change is Change.FAILED}
         for each in done:
             recovered = (each.registry, each.project) in self._reported.keys() - failed.keys()

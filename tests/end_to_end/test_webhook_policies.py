@@ -129,6 +129,21 @@ async def test_an_old_harbor_gets_the_default_format(house: House) -> None:
     assert changes(await webhook(house, "register", "--json"))["team"] == "unchanged"
 
 
+async def test_webhooks_that_are_switched_off_in_harbor_are_told(house: House) -> None:
+    house.harbor.api.notifies = False
+    first = await webhook(house, "register")
+    assert first.code == 0, first.said
+    assert f"{house.harbor.host}: webhooks are switched off" in first.out
+    assert "Webhooks enabled" in first.out
+    assert {row["switched_off"] for row in json.loads((await webhook(house, "register", "--json")).out)} == {True}
+    assert "webhooks are switched off" in (await webhook(house, "list")).out
+    assert json.loads((await webhook(house, "list", "--json")).out)["switched_off"] == [house.harbor.host]
+    house.harbor.api.notifies = True
+    for command in ("register", "list"):
+        assert "switched off" not in (await webhook(house, command)).out
+    assert json.loads((await webhook(house, "list", "--json")).out)["switched_off"] == []
+
+
 async def test_unregister_removes_ours_and_nothing_else(house: House) -> None:
     house.harbor.add_policy("team", "https://other.example.com/", name="other")
     assert (await webhook(house, "register")).code == 0

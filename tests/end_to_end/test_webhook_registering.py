@@ -128,6 +128,22 @@ async def test_a_harbor_that_fails_in_this_keeps_nothing_from_being_compared(
         assert not serving.said("webhook registration broken")
 
 
+async def test_webhooks_that_are_switched_off_in_harbor_are_told_once_and_again_when_they_were_on(
+    allowed: House,
+) -> None:
+    allowed.harbor.api.notifies = False
+    async with serving_(allowed) as serving:
+        (line,) = await serving.until("webhooks switched off")
+        assert (line["level"], line["registry"]) == ("warning", allowed.harbor.host)
+        assert "Webhooks enabled" in line["error"]
+        done = len(await serving.until("reconcile done", count=3))
+        assert len(serving.said("webhooks switched off")) == 1
+        allowed.harbor.api.notifies = True
+        done = len(await serving.until("reconcile done", count=done + 2))
+        allowed.harbor.api.notifies = False
+        await serving.until("webhooks switched off", count=2)
+
+
 async def test_a_cause_that_changes_is_told_again(house: House) -> None:
     async with serving_(house, images={"HARBOR/team/**": "ACR/image-syncer/{flat}"}) as serving:
         (line,) = await serving.until("webhook not registered")

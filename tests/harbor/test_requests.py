@@ -7,7 +7,10 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
+import pytest
+
 from replicator.harbor import HarborApi
+from replicator.harbor.api import SystemInfo
 from replicator.harbor.policy import WebhookApi
 from replicator.harbor.registration import Change, Policies
 from replicator.reference import Repository
@@ -121,8 +124,18 @@ async def test_a_few_deliveries_are_requested_the_newest_first(harbor: HarborSta
     assert "500" in found[0].detail
 
 
-async def test_a_login_can_see_the_version_and_its_absence_is_no_failure(harbor: HarborStandIn) -> None:
+async def test_a_login_can_see_what_harbor_says_of_itself_and_its_absence_is_no_failure(harbor: HarborStandIn) -> None:
+    harbor.api.notifies = False
+    harbor.api.external_url = "https://Harbor.example.com:8443"
     async with way(harbor) as transport:
-        assert await WebhookApi(harbor.host, "team", transport).version() == harbor.api.version
+        system = await WebhookApi(harbor.host, "team", transport).system()
+    assert system == SystemInfo(harbor.api.version, notifies=False, names=("harbor.example.com:8443",))
     async with way(harbor, NOBODY) as transport:
-        assert await WebhookApi(harbor.host, "team", transport).version() is None
+        assert await WebhookApi(harbor.host, "team", transport).system() == SystemInfo()
+
+
+@pytest.mark.parametrize("said", [None, [], "x", {}, {"harbor_version": "v2"}])
+def test_what_is_no_answer_of_harbors_says_nothing(said: object) -> None:
+    assert SystemInfo.read(said) is None
+    odd = {"auth_mode": "", "harbor_version": 1, "notification_enable": "no", "external_url": 7, "registry_url": "a b"}
+    assert SystemInfo.read(odd) == SystemInfo()

@@ -104,6 +104,8 @@ class HarborStandIn:
             await stack.enter_async_context(self.webhooks)
             self.host = await stack.enter_async_context(serve(self.faults, tls=self._tls))
             self._stack = stack.pop_all()
+        scheme = "https" if self._tls is not None or self._name is not None else "http"
+        self.api.external_url = f"{scheme}://{self.public_name}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -214,6 +216,8 @@ class HarborStandIn:
         )
 
     def _tell(self, event_type: str, repository: str, reference: str, digest: str, operator: str) -> None:
+        if not self.api.notifies:
+            return
         payload = self._payload(event_type, repository, reference, digest, operator)
         for policy in self.webhooks.of(repository.partition("/")[0]):
             if policy.wants(event_type):

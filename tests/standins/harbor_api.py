@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlencode
 
@@ -50,6 +51,8 @@ class HarborApi:
         lists_projects_artifacts: whether there is ``/projects/{p}/artifacts``; a Harbor before 2.12 has none.
         version: what ``/systeminfo`` says to who is logged in. Before 2.15 no tag moves ``update_time``.
         shows_logs: whether the login may list the logs of projects.
+        external_url: the same.
+        notifies: the same; a Harbor whose system settings switch webhooks off sends no event at all.
     """
 
     def __init__(self, projects: Projects, content: Content, webhooks: Webhooks) -> None:
@@ -57,6 +60,8 @@ class HarborApi:
         self.lists_projects_artifacts = True
         self.version = "v2.16.0-00000000"
         self.shows_logs = True
+        self.external_url = ""
+        self.notifies = True
         self._projects = projects
         self._content = content
         self._webhooks = webhooks
@@ -81,8 +86,7 @@ class HarborApi:
                 components = [{"name": name, "status": status} for name in ("core", "database", "redis", "registry")]
                 return web.json_response({"status": status, "components": components})
             case ["systeminfo"]:
-                shown = {"auth_mode": "db_auth", "self_registration": False}
-                return web.json_response(shown | ({"harbor_version": self.version} if subject else {}))
+                return web.json_response(self._shown_system(subject))
             case ["projects"]:
                 return self._list_projects(request, subject)
             case ["projects", name, *below]:
@@ -91,6 +95,22 @@ class HarborApi:
                     raise _refusal(subject)
                 return await self._project(request, subject, project, below)
         raise _no_route(request)
+
+    def _shown_system(self, subject: str) -> dict[str, Any]:
+        shown = {"auth_mode": "db_auth", "banner_message": "", "primary_auth_mode": False, "self_registration": False}
+        if not subject:
+            return shown
+        return shown | {
+            "current_time": moment(time.time()),
+            "external_url": self.external_url,
+            "harbor_version": self.version,
+            "has_ca_root": False,
+            "notification_enable": self.notifies,
+            "project_creation_restriction": "everyone",
+            "read_only": False,
+            "registry_storage_provider_name": "filesystem",
+            "registry_url": self.external_url.partition("://")[2],
+        }
 
     async def _project(
         self, request: web.BaseRequest, subject: str, project: Project, parts: Sequence[str]

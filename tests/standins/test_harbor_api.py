@@ -193,5 +193,11 @@ async def test_health_is_a_200_even_when_it_is_not_good(harbor: HarborStandIn, s
     status, _, document = await api(session, harbor, "/health", account=None)
     assert (status, document["status"]) == (200, "unhealthy")
     assert (await api(session, harbor, "/ping", account=None))[0] == 200
-    assert "harbor_version" not in (await api(session, harbor, "/systeminfo", account=None))[2]
-    assert (await api(session, harbor, "/systeminfo"))[2]["harbor_version"].startswith("v2.16")
+    assert (
+        not {"harbor_version", "notification_enable"}
+        & (await api(session, harbor, "/systeminfo", account=None))[2].keys()
+    )
+    shown = (await api(session, harbor, "/systeminfo"))[2]
+    assert shown["harbor_version"].startswith("v2.16")
+    assert (shown["notification_enable"], shown["registry_url"]) == (True, harbor.host)
+    assert shown["external_url"] == harbor.url

@@ -25,7 +25,14 @@ from replicator.commands.check.registries import (
     look_for,
     try_push,
 )
-from replicator.commands.check.webhook import Expected, judge_webhook, look_at_policies, reach_receiver, try_address
+from replicator.commands.check.webhook import (
+    Expected,
+    judge_webhook,
+    look_at_harbor,
+    look_at_policies,
+    reach_receiver,
+    try_address,
+)
 from replicator.commands.options import (
     Auth,
     Config,
@@ -269,8 +276,16 @@ class Check:
         found += await self._try(Probe("policy", "the projects that the rules name", list_projects))
         expected = Expected.of(self._settings)
         async with asyncio.TaskGroup() as group:
+            harbors = [group.create_task(self._harbor(*place)) for place in dict(projects).items()]
             tasks = [group.create_task(self._policy(registry, project, expected)) for registry, project in projects]
+        found += [line for task in harbors for line in task.result()]
         return [*found, *merged([line for task in tasks for line in task.result()])]
+
+    async def _harbor(self, registry: str, project: str) -> list[Finding]:
+        place = Repository(registry, f"{project}/x")
+        if _is_closed(await self._login(place)) or not await self._is_harbor(place):
+            return []
+        return await self._try(Probe("harbor", registry, partial(look_at_harbor, self._registries, registry, project)))
 
     async def _policy(self, registry: str, project: str, expected: Expected) -> list[Finding]:
         subject = f"{registry}/{project}"

@@ -15,6 +15,7 @@ from yarl import URL
 from replicator.commands.check.findings import Finding, FindingState
 from replicator.commands.health import ask, asked_at, is_alive
 from replicator.errors import ConfigError
+from replicator.harbor.api import NoHarbor, advised
 from replicator.harbor.policy import (
     EVENT_TYPES,
     NAME,
@@ -26,7 +27,7 @@ from replicator.harbor.policy import (
     names_in_query,
     shown_address,
 )
-from replicator.harbor.registration import advised, registration_problems
+from replicator.harbor.registration import SILENT, registration_problems
 from replicator.receivers import Format
 from replicator.reference import Repository
 from replicator.registry.errors import Denied, ProxyFailed, RegistryError, Unauthorized
@@ -114,6 +115,20 @@ async def look_at_policies(registries: Registries, registry: str, project: str, 
     except RegistryError as error:
         return [*found, Finding("deliveries", subject, FindingState.FAILED, advised(error, project))]
     return [*found, Finding("deliveries", subject, *judge_deliveries(deliveries))]
+
+
+async def look_at_harbor(registries: Registries, registry: str, project: str) -> list[Finding]:
+    """Check what a Harbor says about itself; nothing if it is not a Harbor or says nothing to this login."""
+    api = WebhookApi(registry, project, registries.transport(Repository(registry, f"{project}/x")))
+    try:
+        system = await api.system()
+    except NoHarbor:
+        return []
+    if not system.notifies:
+        return [Finding("harbor", registry, FindingState.FAILED, SILENT)]
+    if system.version is None:
+        return []
+    return [Finding("harbor", registry, FindingState.OK, f"version {system.version[:_MAX_NAME]}, sends events")]
 
 
 def _lacking(action: str) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 async def test_where_all_is_well_nothing_fails_and_nothing_is_left_behind(pushed: House) -> None:
     lines = await checked(pushed, pushed.rules(RULE), 0)
-    names = {"login", "list", "pull", "artifacts", "push", "queue", "webhook", "listen"}
+    names = {"login", "list", "pull", "artifacts", "push", "queue", "webhook", "listen", "harbor"}
     assert set(told(lines, "ok")) == names
     # The robot account has all that a copy needs, and nothing more.
     assert {line["name"] for line in lines} - names == set(told(lines, "not tried")) == {"policy"}

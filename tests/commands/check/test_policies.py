@@ -94,6 +94,15 @@ async def test_without_an_address_of_its_own_any_that_ends_like_the_webhooks_wil
     assert "reports pushes" in told(lines, "ok")["policy"]
 
 
+async def test_webhooks_that_are_switched_off_in_harbor_are_told_to_any_login(pushed: House) -> None:
+    found = told(await checked(pushed, pushed.rules(RULE), 0), "ok")
+    assert found["harbor"] == f"version {pushed.harbor.api.version}, sends events"
+    pushed.harbor.api.notifies = False
+    message = failed(await checked(pushed, pushed.rules(RULE), 1))["harbor"]
+    assert "switched off" in message
+    assert "Webhooks enabled" in message
+
+
 async def test_deliveries_that_fail_are_told_with_harbors_reason_and_without_the_token(pushed: House) -> None:
     rules = as_administrator(pushed.rules(RULE))
     async with receiver([503] * 3) as taker:
