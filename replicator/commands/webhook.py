@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from replicator.commands.options import Auth, Config, Images, Json, rules_of, run, settings_of
-from replicator.console import document, page, plain, say
+from replicator.console import document, page, plain, say, stderr
 from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem
 from replicator.harbor.events import Answer, send_samples
 from replicator.harbor.policy import shown_address
@@ -168,8 +168,11 @@ async def remove_policies(scope: Scope, *, as_json: bool, out: Console) -> int:
         ConfigError: the login could go to several hosts.
     """
 
+    def waiting(projects: int) -> None:
+        say(f"disabled; waiting up to 60 s for the last deliveries in {projects} project(s)", stderr())
+
     async def work(policies: Policies) -> list[PolicyChange]:
-        return await policies.unregister(scope.settings.webhook_url)
+        return await policies.unregister(scope.settings.webhook_url, on_wait=waiting)
 
     return await _change(scope, work, as_json=as_json, out=out)
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _MAX_PAGE_BYTES = 8 * 1024 * 1024
 _MAX_BODY = 1024 * 1024
 _MAX_PONG_BYTES = 1024
+_MAX_TRANSIENT = 3
+"""Projects in a row for which a Harbor does not answer, before it is not asked about the others."""
 _MAX_NUMBER = 2**63 - 1
 """Harbor's integers have 64 bits."""
 # Without X-Is-Resource-Name, Harbor takes a project whose name is a number for the project with that id.
@@ -386,6 +388,31 @@ def _time(value: Any) -> datetime | None:
     except (ValueError, OverflowError):
         return None
     return time if time.year > 1 else None
+
+
+class CircuitBreaker:
+    """Spares Harbors further requests that would only time out."""
+
+    def __init__(self) -> None:
+        self._in_a_row: dict[str, int] = {}
+        self._open: dict[str, ReplicatorError] = {}
+
+    def check(self, registry: str) -> None:
+        """Raise the last error of a registry that is not to be asked any more."""
+        if registry in self._open:
+            raise self._open[registry]
+
+    def answered(self, registry: str) -> None:
+        """Note that a registry answered."""
+        self._in_a_row[registry] = 0
+
+    def failed(self, registry: str, error: ReplicatorError) -> None:
+        """Note that a registry failed."""
+        transient = isinstance(error, RegistryError) and error.error_class is ErrorClass.TRANSIENT
+        self._in_a_row[registry] = self._in_a_row.get(registry, 0) + 1 if transient else 0
+        # Three in a row, because one broken project is no reason to leave out the others.
+        if isinstance(error, NoHarbor) or self._in_a_row[registry] >= _MAX_TRANSIENT:
+            self._open[registry] = error
 
 
 def advised(error: ReplicatorError, project: str) -> str:

@@ -326,9 +326,15 @@ class WebhookApi:
         """Change an existing policy."""
         await self._api.call("PUT", f"{self._path}/{policy.id}", body=policy.to_json())
 
-    async def delete(self, policy: Policy) -> None:
-        """Delete a policy; it is no error if it does not exist any more."""
-        await self._api.call("DELETE", f"{self._path}/{policy.id}", expect={200, 404})
+    async def delete(self, policy: Policy) -> bool:
+        """Delete a policy; it is no error if it does not exist any more.
+
+        Returns:
+            Whether it is gone. Harbor keeps it until its deliveries have ended: for seconds after each event, and for
+            minutes if a delivery waits for its next attempt.
+        """
+        reply = await self._api.call("DELETE", f"{self._path}/{policy.id}", expect={200, 404, 412})
+        return reply.status != 412
 
     async def deliveries(self, policy: Policy, count: int = 5) -> list[Delivery] | None:
         """List the last deliveries of a policy, the newest first and 10 at the most.

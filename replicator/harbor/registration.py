@@ -6,14 +6,16 @@ process that met it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+import contextlib
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import structlog
 
-from replicator.errors import ConfigError, ErrorClass, Problem, ReplicatorError
-from replicator.harbor.api import HarborApi, NoHarbor, SystemInfo, advised
+from replicator.errors import ConfigError, Problem, ReplicatorError
+from replicator.harbor.api import CircuitBreaker, HarborApi, NoHarbor, SystemInfo, advised
 from replicator.harbor.policy import (
     NAME,
     PolicyTarget,
@@ -24,7 +26,7 @@ from replicator.harbor.policy import (
     payload_format,
 )
 from replicator.reference import Repository
-from replicator.registry.errors import RegistryError
+from replicator.registry.errors import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable
@@ -36,9 +38,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("replicator.webhooks")
 
-_MAX_TRANSIENT = 3
-"""Projects in a row for which a Harbor does not answer, before it is not asked about the others."""
 _SHOWN_FAILURES = 20
+_DELETE_PAUSE = 2.0
+"""Seconds between two attempts to delete a policy whose deliveries have not ended."""
 _WHY = "REPLICATOR_WEBHOOK_REGISTER=true needs it: "
 
 
@@ -173,17 +175,40 @@ class Policies:
 
         return await self._each(step)
 
-    async def unregister(self, url: str | None) -> list[PolicyChange]:
-        """Remove our policies: those with our name, and those that send to ``url`` and nowhere else."""
+    async def unregister(
+        self, url: str | None, *, patience: float = 60.0, on_wait: Callable[[int], None] | None = None
+    ) -> list[PolicyChange]:
+        """Remove our policies: those with our name, and those that send to ``url`` and nowhere else.
+
+        They are disabled first, since Harbor keeps a policy for a while after each event.
+
+        Args:
+            url: the webhook's address, as Harbor reaches it; None if it is not known.
+            patience: seconds for which deletions are retried.
+            on_wait: called with the number of projects before that.
+        """
+        kept: dict[tuple[str, str], tuple[WebhookApi, list[Policy]]] = {}
 
         async def step(api: WebhookApi, registry: str) -> tuple[Change, str]:
             await self._system(api, registry)
             ours = [each for each in await api.policies() if each.is_ours(url)]
             for policy in ours:
-                await api.delete(policy)
+                # A policy that can't be changed may be deleted all the same.
+                with contextlib.suppress(Refused):
+                    await api.update(replace(policy, enabled=False))
+            if remaining := [policy for policy in ours if not await api.delete(policy)]:
+                kept[registry, api.project] = api, remaining
             return (Change.REMOVED if ours else Change.ABSENT), ", ".join(each.name for each in ours)
 
-        return await self._each(step)
+        done = await self._each(step)
+        if kept and on_wait is not None:
+            on_wait(len(kept))
+        failed = await _delete_later(kept, patience)
+        return [
+            each if (note := failed.get((each.registry, each.project))) is None
+            else replace(each, change=Change.FAILED, note=note)
+            for each in done
+        ]  # fmt: skip
 
     async def show(self, url: str | None) -> tuple[list[PolicyStatus], list[PolicyChange]]:
         """List the policies with our name or our address, and the projects that have none or that failed."""
@@ -212,7 +237,7 @@ class Policies:
         """Run ``step`` for every project; an error in one does not stop the others."""
         places, failed = await named_projects(self._rules.sources(), self._registries, self._only)
         done = [PolicyChange(registry, "", Change.FAILED, advised(error, "")) for registry, error in failed.items()]
-        breaker = _CircuitBreaker()
+        breaker = CircuitBreaker()
         for registry, project in places:
             try:
                 breaker.check(registry)
@@ -229,27 +254,31 @@ class Policies:
         return done
 
 
-class _CircuitBreaker:
-    """Spares registries further requests that would only time out."""
-
-    def __init__(self) -> None:
-        self._in_a_row: dict[str, int] = {}
-        self._open: dict[str, ReplicatorError] = {}
-
-    def check(self, registry: str) -> None:
-        """Raise the last error of a registry that is not to be asked any more."""
-        if registry in self._open:
-            raise self._open[registry]
-
-    def answered(self, registry: str) -> None:
-        self._in_a_row[registry] = 0
-
-    def failed(self, registry: str, error: ReplicatorError) -> None:
-        transient = isinstance(error, RegistryError) and error.error_class is ErrorClass.TRANSIENT
-        self._in_a_row[registry] = self._in_a_row.get(registry, 0) + 1 if transient else 0
-        # Three in a row, because one broken project is no reason to leave out the others.
-        if isinstance(error, NoHarbor) or self._in_a_row[registry] >= _MAX_TRANSIENT:
-            self._open[registry] = error
+async def _delete_later(
+    kept: dict[tuple[str, str], tuple[WebhookApi, list[Policy]]], patience: float
+) -> dict[tuple[str, str], str]:
+    """Delete disabled policies of projects, again and again for ``patience`` seconds; return what failed, and why."""
+    failed: dict[tuple[str, str], str] = {}
+    clock = asyncio.get_running_loop().time
+    until = clock() + patience
+    while kept and (left := until - clock()) > 0:
+        await asyncio.sleep(min(left, _DELETE_PAUSE))
+        for place, (api, policies) in list(kept.items()):
+            try:
+                remaining = [policy for policy in policies if not await api.delete(policy)]
+            except ReplicatorError as error:
+                failed[place] = advised(error, place[1])
+                remaining = []
+            kept[place] = api, remaining
+            if not remaining:
+                del kept[place]
+    for place, (_, policies) in kept.items():
+        names = ", ".join(policy.name for policy in policies)
+        failed[place] = (
+            f"{names} remains, but is disabled and sends nothing; Harbor deletes it only when its deliveries have "
+            f"ended, and some had not after {patience:g} s: run this again in some minutes"
+        )
+    return failed
 
 
 SILENT = (

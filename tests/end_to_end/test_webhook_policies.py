@@ -152,6 +152,21 @@ async def test_unregister_removes_ours_and_nothing_else(house: House) -> None:
     assert changes(await webhook(house, "unregister", "--json")) == {"library": "absent", "team": "absent"}
 
 
+async def test_unregister_waits_for_deliveries_and_no_event_is_sent_meanwhile(house: House) -> None:
+    house.harbor.webhooks.busy_seconds = 4.0
+    async with receiver([202] * 9) as taker:
+        assert (await webhook(house, "register", url=taker.url)).code == 0
+        await push(house.harbor.host, "team/app", "v1", image(), HARBOR_ROBOT)
+        ended = await webhook(house, "unregister", "--json", url=taker.url)
+        assert ended.code == 0, ended.said
+        assert changes(ended) == {"library": "removed", "team": "removed"}
+        assert "waiting up to 60 s for the last deliveries in 1 project" in ended.err
+    assert not house.harbor.webhooks.policies
+    log = [row.method for row in house.harbor.faults.log if "/team/webhook/policies/" in row.path]
+    assert log[0] == "PUT"
+    assert log.count("DELETE") >= 2
+
+
 async def test_only_projects_that_the_rules_name_are_touched(house: House) -> None:
     assert changes(await webhook(house, "register", "--json", images={"HARBOR/te*/**": "ACR/cache/{flat}"})) == {
         "team": "created"

@@ -139,3 +139,32 @@ def test_what_is_no_answer_of_harbors_says_nothing(said: object) -> None:
     assert SystemInfo.read(said) is None
     odd = {"auth_mode": "", "harbor_version": 1, "notification_enable": "no", "external_url": 7, "registry_url": "a b"}
     assert SystemInfo.read(odd) == SystemInfo()
+
+
+async def test_policies_that_harbor_keeps_are_disabled_and_told(harbor: HarborStandIn) -> None:
+    harbor.webhooks.busy_seconds = 3600.0
+    async with receiver([202] * 9) as taker, policies_of(harbor, "team/**") as policies:
+        kept = harbor.add_policy("team", taker.url, name="replicator")
+        harbor.add_policy("team", taker.url, name="by-hand").body["enabled"] = False
+        await push(harbor.host, "team/app", "v1", image(1), HARBOR_ROBOT)
+        (done,) = await policies.unregister(taker.url, patience=0.5)
+        assert done.change is Change.FAILED
+        assert done.note.startswith("replicator remains, but is disabled")
+        assert "run this again" in done.note
+        assert list(harbor.webhooks.policies.values()) == [kept]
+        assert not kept.enabled
+        harbor.faults.add(Fault(Answer(403, "FORBIDDEN"), "DELETE", "/webhook/policies", times=None))
+        (done,) = await policies.unregister(taker.url, patience=5.0)
+        assert "notification-policy" in done.note
+        harbor.faults.faults.clear()
+        harbor.webhooks.busy_seconds = 0.0
+        (done,) = await policies.unregister(taker.url)
+        assert (done.change, done.note) == (Change.REMOVED, "replicator")
+
+
+async def test_a_policy_that_can_not_be_changed_is_deleted(harbor: HarborStandIn) -> None:
+    async with receiver() as taker, policies_of(harbor, "team/**") as policies:
+        harbor.add_policy("team", taker.url, name="replicator")
+        harbor.faults.add(Fault(Answer(400, "BAD_REQUEST"), "PUT", "/webhook/policies"))
+        (done,) = await policies.unregister(taker.url)
+    assert done.change is Change.REMOVED

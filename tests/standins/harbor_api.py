@@ -207,6 +207,9 @@ class HarborApi:
             found.body = {"enabled": True, "description": "", **await self._policy_body(request, others)}
             return web.Response()
         if request.method == "DELETE":
+            if self._webhooks.is_busy(found):
+                message = f"the policy {found.id} contains executions that aren't in final status"
+                raise ApiError(412, "PRECONDITION", message)
             del self._webhooks.policies[found.id]
             return web.Response()
         return web.json_response(found.shown())

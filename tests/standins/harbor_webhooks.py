@@ -189,6 +189,10 @@ class Webhooks:
         attempts: how often an event is tried in all; then it is gone for good.
         backoff: seconds before the second attempt, the third, …; the last one holds for all further ones.
         trust: what certificates of receivers are checked against; None: the system's authorities.
+
+    Attributes:
+        busy_seconds: for how long after an event its policy can't be deleted; up to 20 at a real Harbor, and longer
+            while a delivery waits for its next attempt.
     """
 
     def __init__(
@@ -199,6 +203,8 @@ class Webhooks:
         self.backoff = tuple(backoff)
         self.policies: dict[int, Policy] = {}
         self.deliveries: list[Delivery] = []
+        self.busy_seconds = 0.0
+        self._sent: dict[int, float] = {}
         self._trust = trust
         self._last_id = 0
         self._jobs: set[asyncio.Task[None]] = set()
@@ -230,8 +236,14 @@ class Webhooks:
         """Return a project's policies."""
         return [policy for policy in self.policies.values() if policy.project == project]
 
+    def is_busy(self, policy: Policy) -> bool:
+        """Tell whether a policy can't be deleted yet: an event was sent less than ``busy_seconds`` ago."""
+        sent = self._sent.get(policy.id)
+        return sent is not None and time.monotonic() - sent < self.busy_seconds
+
     def send(self, policy: Policy, payload: Mapping[str, Any]) -> None:
         """Begin to deliver an event to all targets of a policy."""
+        self._sent[policy.id] = time.monotonic()
         for target in policy.body["targets"]:
             event = payload
             if target.get("payload_format") == "CloudEvents":
