@@ -323,11 +323,6 @@ class Settings(BaseSettings):
         """When a reconcile is due; None for never."""
         return parse_schedule(self.reconcile)
 
-    @property
-    def sweep_seconds(self) -> float | None:
-        """Seconds between two sweeps; None for never."""
-        return parse_interval(self.sweep)
-
 
 def load_settings(**options: Any) -> Settings:
     """Read the settings.

@@ -27,6 +27,7 @@ from replicator.replication.reconciler import Reconciler
 from replicator.replication.repositories import Neighbours
 from replicator.replication.sweep import Sweeper
 from replicator.replication.transfer import access_by
+from replicator.schedule import parse_interval
 from replicator.server.app import Webhook, create_app, create_probes_app
 from replicator.server.auth import PageAuth, WebhookAuth
 from replicator.server.http import Server, certificate_of, listen
@@ -237,7 +238,7 @@ async def _open(settings: Settings, rules: Rules, lanes: Collection[Lane]) -> As
             reconciler = Reconciler(
                 settings.schedule, rules, copier, queue, checks, registrar=registrar, lease=settings.lease
             )
-            every = settings.sweep_seconds
+            every = parse_interval(settings.sweep)
             sweeper = Sweeper(every, rules, copier, queue, checks) if every is not None else None
             yield _Parts(queue, metrics, traces, registries, worker, reconciler, sweeper, neighbours, registrar)
 
