@@ -129,7 +129,8 @@ class SourceNotFound(ReplicatorError):
 
     def __init__(self, source: Reference, cause: RegistryError) -> None:
         self.source = source
-        super().__init__(f"{source} not found ({cause.why}): check the tag, and that this login may pull it")
+        advice = "check the tag, and that this login may pull it; or there is no such project"
+        super().__init__(f"{source} not found ({cause.why}): {advice}")
 
 
 class AttestationsFound(ReplicatorError):

@@ -84,6 +84,8 @@ _REFUSED_SECONDS = 30.0
 """Seconds for which a refused login is not sent again."""
 _FRESH_SECONDS = 5.0
 """Age in seconds up to which a refused token is no reason to request another."""
+SETTLING_SECONDS = 1.0
+"""Age up to which a refused token may be too young: the clock of what checks it may be behind that of its issuer's."""
 _MAX_TOKEN = 16 * 1024
 _MAX_CACHED = 4096
 
@@ -116,6 +118,8 @@ class _Grant:
     token: Token | None = None
     accepted: bool = False
     """Whether the registry has accepted this token."""
+    arrived: float = float("-inf")
+    """When this token was received, on the monotonic clock."""
     denied: float = float("-inf")
     """When a token was last dropped because of a 403, on the monotonic clock."""
     refused_upload: str | None = None
@@ -220,6 +224,19 @@ class Authorizer:
         self._use_basic = self._login.exists and any(challenge.scheme == "basic" for challenge in challenges)
         return self._use_basic and (used is None or self._login.renew_basic(used))
 
+    def is_young(self, headers: Iterable[str], scopes: frozenset[str], used: str | None) -> bool:
+        """Tell whether a refused token may be accepted in `SETTLING_SECONDS`, as its registry's clocks differ.
+
+        Args:
+            headers: the values of ``WWW-Authenticate``.
+            scopes: of the request.
+            used: the ``Authorization`` of the request.
+        """
+        grant = self._grant(scopes)
+        if grant.token is None or used != grant.token.header or grant.accepted or lacks_scope(headers):
+            return False
+        return time.monotonic() - grant.arrived < SETTLING_SECONDS
+
     def upload_refused(self, scopes: frozenset[str], used: str | None) -> bool:
         """Note that an upload was answered 401; return True if that is not due to an expired token.
 
@@ -273,7 +290,7 @@ class Authorizer:
                 if error.status == 401 and len(scopes) == 1:
                     self._refusal = (time.monotonic(), error)
                 raise
-            grant.accepted = False
+            grant.accepted, grant.arrived = False, time.monotonic()
             return token
 
     def _fail_if_refused_lately(self, now: float) -> None:

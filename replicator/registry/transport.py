@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 from yarl import URL
 
-from replicator.registry.auth import Authorizer, lacks_scope
+from replicator.registry.auth import SETTLING_SECONDS, Authorizer, lacks_scope
 from replicator.registry.circuit import SLOW_STALL, STALL
 from replicator.registry.connection import (
     AddressGuard,
@@ -45,7 +45,7 @@ from replicator.registry.limits import Abilities
 from replicator.registry.proxies import Proxies
 from replicator.registry.token_endpoint import TokenEndpoint
 from replicator.retry import is_transient, parse_retry_after, retrying
-from replicator.standstill import alive
+from replicator.standstill import alive, waiting
 from replicator.tasks import Shared
 
 if TYPE_CHECKING:
@@ -176,9 +176,12 @@ class Transport:
             Unauthorized: the registry's challenge can't be met.
             UploadLost: a stream was answered 401 for the first time; the next upload gets a fresh login.
         """
-        refusals = 0
+        refusals, settled, pause = 0, False, 0.0
         with self.context(request):
             while True:
+                if pause:
+                    with waiting():
+                        await asyncio.sleep(pause)
                 authorization = await self.authorizer.header(request.scopes, long=request.streams, basic=request.basic)
                 async with self._follow(request, authorization) as response:
                     if response.status != 401:
@@ -187,28 +190,33 @@ class Transport:
                             self.authorizer.accepted(request.scopes, upload=request.streams, denied=denied)
                         yield response
                         return
-                    refusals += authorization is not None
-                    await self._meet_challenge(request, response, authorization, last=refusals > 1)
+                    refusals += authorization is not None and not pause
+                    pause = await self._meet_challenge(request, response, authorization, refusals, settled=settled)
+                    settled = settled or pause > 0
                 # The repetition goes at once, as a deadline may run; later requests wait for it.
                 self.limits.requests.spent(1)
 
     async def _meet_challenge(
-        self, request: Request, response: aiohttp.ClientResponse, authorization: str | None, *, last: bool
-    ) -> None:
-        """Learn from a 401; return if another attempt may succeed, and raise what the 401 means if not."""
+        self, request: Request, response: aiohttp.ClientResponse, used: str | None, refusals: int, *, settled: bool
+    ) -> float:
+        """Learn from a 401; return the pause before another attempt, and raise what the 401 means if there is none."""
         error = await self.failure(response)
         if isinstance(error, StorageRefused):
             # The login is not for the host of the redirect, so its challenge names no realm to trust.
             raise error
         challenges = response.headers.getall("WWW-Authenticate", [])
-        again = self.authorizer.challenged(challenges, request.scopes, authorization, basic=request.basic)
-        if request.streams and not self.authorizer.upload_refused(request.scopes, authorization):
+        young = not (request.streams or settled or "DENIED" in error.codes)
+        if young and self.authorizer.is_young(challenges, request.scopes, used):
+            return SETTLING_SECONDS
+        again = self.authorizer.challenged(challenges, request.scopes, used, basic=request.basic)
+        if request.streams and not self.authorizer.upload_refused(request.scopes, used):
             # The stream is consumed: only its owner can start it again.
             raise error.recast(UploadLost)
-        if request.streams or last or not again:
+        if request.streams or refusals > 1 or not again:
             if lacks_scope(challenges):
                 raise error.again(f": the login does not allow {' '.join(sorted(request.scopes))}")
             raise error
+        return 0.0
 
     @asynccontextmanager
     async def _follow(self, request: Request, authorization: str | None) -> AsyncIterator[aiohttp.ClientResponse]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _NOT_AN_IMAGE = "unknown manifest class"
 """How ACR, and a distribution registry that takes only images, refuses the manifest of anything else."""
+_NO_PROJECT = "; or there is no such project"
 _ACR_LOGIN = (
     "; for ACR they are those of the Access Credential page, not the console's: a RAM user is user@account-id there, "
     "and sets a password of its own"
@@ -64,6 +65,9 @@ def _advice(error: RegistryError, destination: Reference | None) -> str:
         return "the OpenAPI allows about 15 requests a second for an account, shared by all programs that use it"
     if isinstance(error, TooManyRequests):
         return "if this happens often, run fewer copies at once (REPLICATOR_CONCURRENCY, --proc)"
+    here = destination is not None and error.registry == destination.registry
+    if isinstance(error, NotFound) and not here and "/blobs/" not in error.request and not acr.is_acr(error.registry):
+        return f"check the name, and that the login may see it{_NO_PROJECT}"
     if not isinstance(error, Denied | Unauthorized):
         return ""
     if _NOT_AN_IMAGE in error.why:
@@ -71,11 +75,15 @@ def _advice(error: RegistryError, destination: Reference | None) -> str:
             "it takes only images, and never a manifest with another config (an attestation, a signature, a chart); "
             "to copy an image without its attestations, set attestations: strip in the rule (--attestations strip)"
         )
-    if destination is not None and error.registry == destination.registry:
+    if destination is not None and here:
         return _push_advice(error, destination)
+    missing = "" if acr.is_acr(error.registry) else _NO_PROJECT
+    anonymous = ""
+    if isinstance(error, Unauthorized) and missing:
+        anonymous = " (Harbor takes a wrong one for no login, and serves public projects to it)"
     return (
-        f"check the username and password of {error.registry} under auth, that its robot account has not expired, and "
-        "that it may pull and list here"
+        f"check the username and password of {error.registry} under auth{anonymous}, that its robot account has not "
+        f"expired, and that it may pull and list here{missing}"
     )
 
 
@@ -128,9 +136,11 @@ def _push_advice(error: RegistryError, destination: Reference) -> str:
         return f"a {quota}: delete repositories or namespaces that are not needed, or have the quota raised"
     creating = f"Automatically Create Repository{', or create under aliyun in the rules' if at_acr else ''}"
     # ACR says "denied" for all of these. The order is that of docs/operations.md, the most frequent cause first.
+    unknown = isinstance(error, Unauthorized) and not at_acr
     checks = [
+        *(["the username and password are right (Harbor takes a wrong one for no login)"] if unknown else []),
         "the login may push here",
-        f"the namespace {namespace!r} exists",
+        f"the {'namespace' if at_acr else 'project or namespace'} {namespace!r} exists",
         f"the repository exists, or its namespace creates it ({creating})",
         *([f"the registry takes names of {segments} segments"] if segments > acr.NAME_SEGMENTS else []),
         f"no {quota}",

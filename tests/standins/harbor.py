@@ -266,6 +266,9 @@ class HarborStandIn:
             return await self._upstream.forward(request)
         if route is None:
             return errors(404, "NOT_FOUND", "path not found")
+        if route.repository.partition("/")[0] not in self.projects.by_name:
+            # Whoever asks; it has no challenge then.
+            return errors(401, "UNAUTHORIZED", "unauthorized", headers={"WWW-Authenticate": ""})
         needed = {route.repository: action_of(request.method)}
         mount_from = request.query.get("from") if request.method == "POST" and "mount" in request.query else None
         if mount_from is not None:

@@ -100,8 +100,8 @@ async def look_at_policies(registries: Registries, registry: str, project: str, 
     api = WebhookApi(registry, project, registries.transport(Repository(registry, f"{project}/x")))
     try:
         policies = await api.policies()
-    except (Denied, Unauthorized):
-        return [Finding("policy", subject, FindingState.NOT_TRIED, _lacking("list"))]
+    except (Denied, Unauthorized) as error:
+        return [Finding("policy", subject, FindingState.NOT_TRIED, _lacking("list", error))]
     except RegistryError as error:
         return [Finding("policy", subject, FindingState.FAILED, advised(error, project))]
     state, message, policy = judge_policies(policies, replace(expected, registry=registry))
@@ -110,8 +110,8 @@ async def look_at_policies(registries: Registries, registry: str, project: str, 
         return found
     try:
         deliveries = await api.deliveries(policy)
-    except (Denied, Unauthorized):
-        return [*found, Finding("deliveries", subject, FindingState.NOT_TRIED, _lacking("read"))]
+    except (Denied, Unauthorized) as error:
+        return [*found, Finding("deliveries", subject, FindingState.NOT_TRIED, _lacking("read", error))]
     except RegistryError as error:
         return [*found, Finding("deliveries", subject, FindingState.FAILED, advised(error, project))]
     return [*found, Finding("deliveries", subject, *judge_deliveries(deliveries))]
@@ -131,10 +131,15 @@ async def look_at_harbor(registries: Registries, registry: str, project: str) ->
     return [Finding("harbor", registry, FindingState.OK, f"version {system.version[:_MAX_NAME]}, sends events")]
 
 
-def _lacking(action: str) -> str:
+def _lacking(action: str, error: RegistryError) -> str:
+    if isinstance(error, Unauthorized):
+        return (
+            "not logged in at Harbor, which serves public projects all the same: check the username and password under "
+            "auth, and that its robot account has not expired"
+        )
     return (
         f"the login lacks notification-policy:{action} (Notification Policy: {action.capitalize()}), which only this "
-        "check needs: grant it, or run replicator webhook list --user NAME"
+        "check needs: grant it, or run replicator webhook list --user NAME; or there is no such project"
     )
 
 
