@@ -136,6 +136,7 @@ async def test_headers_of_60_kib_are_read_and_longer_ones_are_an_error() -> None
     async with repository(answer, timing=IMPATIENT) as (remote, faults):
         faults.add(Fault(Headers({"X-Trace": "x" * 60 * 1024})))
         assert await listed(remote) == ["a"]
+        assert len(faults.log) == 1
         faults.add(Fault(Headers({"X-Trace": "x" * 70 * 1024}), times=None))
         with pytest.raises(RegistryError, match="is not HTTP"):
             await listed(remote)
