@@ -20,6 +20,7 @@ from replicator.harbor.policy import (
     NAME,
     PolicyTarget,
     WebhookApi,
+    canonical,
     for_registry,
     named_registry,
     new_policy,
@@ -137,7 +138,11 @@ class Policies:
         self._registries = registries
         self._only = only
         self._systems: dict[str, SystemInfo] = {}
-        self._several = len({source.registry for source in rules.sources()}) > 1
+        # The first of the rules' spellings of each Harbor: with another, each would correct the policy of the other.
+        self._spellings: dict[str, str] = {}
+        for source in rules.sources():
+            self._spellings.setdefault(canonical(source.registry), source.registry)
+        self._several = len(self._spellings) > 1
 
     async def register(
         self, url: str, token: str | None, *, skip_cert_verify: bool | None = False
@@ -153,7 +158,8 @@ class Policies:
         """
 
         async def step(api: WebhookApi, registry: str) -> tuple[Change, str]:
-            address = for_registry(url, registry) if self._several or named_registry(url) is not None else url
+            named = self._several or named_registry(url) is not None
+            address = for_registry(url, self._spellings[canonical(registry)]) if named else url
             form = payload_format((await self._system(api, registry)).version)
             policies = await api.policies()
             # The one with our name first: that one is corrected, and the others are mentioned.

@@ -89,7 +89,11 @@ class Webhook:
         """Use other rules and tokens from the next request on."""
         self._rules = rules
         self._auth = auth
-        self._sources = {canonical(source.registry): source.registry for source in rules.sources()}
+        # The rules may spell one Harbor in several ways, such as with and without its port.
+        spellings: dict[str, dict[str, None]] = {}
+        for source in rules.sources():
+            spellings.setdefault(canonical(source.registry), {})[source.registry] = None
+        self._sources = {host: tuple(names) for host, names in spellings.items()}
 
     async def receive(self, request: Request) -> Response:
         """Answer one delivery."""
@@ -153,34 +157,47 @@ class Webhook:
 
     def _requests(self, push: Push, registry: str | None) -> tuple[Iterable[CopyRequest], str]:
         """Apply the rules to a push; return what to copy, or nothing and the reason."""
-        host = self._source_host(push, registry)
         image = f"{push.repository}:{push.tag}" if push.tag else f"{push.repository}@{push.digest}"
+        host = self._source_host(push, registry)
         if host is None:
-            where = push.host or "a Harbor that the event does not name"
-            return (), f"{image} is at {where}, which is not a source of any rule"
-        reference = Reference(Repository(host, push.repository), push.tag, None if push.tag else push.digest)
-        found = self._rules.destinations(reference)
+            # Harbor calls itself otherwise than the rules do. Rules of one Harbor alone may ask for the image.
+            matching = [host for host in self._sources if any(map(self._rules.destinations, self._images(push, host)))]
+            if len(matching) != 1:
+                where = push.host or "a Harbor that the event does not name"
+                several = (
+                    "; rules of several Harbors match, so name the Harbor in the webhook's URL" if matching else ""
+                )
+                return (), f"{image} is at {where}, which is not a source of any rule{several}"
+            (host,) = matching
+        references = self._images(push, host)
+        found = [request for reference in references for request in self._rules.destinations(reference)]
         if found:
             # The job resolves the tag again; the announced digest only saves a request if it still matches.
             announced = push.digest if push.tag else None
             return tuple(replace(request, announced=announced) for request in found), ""
-        unfit = self._rules.route(reference.repository).unfit
+        reference = references[0]
+        unfit = [reason for each in references for reason in self._rules.route(each.repository).unfit]
         if push.tag and unfit:
             return (), f"{reference}: {'; '.join(unfit)}"
         # Children of an index, signatures and cached images come by digest; each is copied with the tag that needs it.
         return (), f"no rule matches {reference}" if push.tag else f"{image} was pushed by digest only"
 
+    def _images(self, push: Push, host: str) -> list[Reference]:
+        """Return the pushed image at a host in each of the rules' spellings of the host."""
+        digest = None if push.tag else push.digest
+        return [Reference(Repository(name, push.repository), push.tag, digest) for name in self._sources[host]]
+
     def _source_host(self, push: Push, registry: str | None) -> str | None:
-        """Return the rules' name of the Harbor that a push came from; None if no rule has it as its source.
+        """Return the Harbor that a push came from, as `canonical` spells it; None if no rule has it as its source.
 
         The webhook's URL decides, then the name in the event. If the rules have only one source registry it must be
         that one, whatever Harbor calls itself: behind a proxy its own name is often another.
         """
         if registry is not None:
-            return self._sources[canonical(registry)]
+            return canonical(registry)
         if push.host is not None and canonical(push.host) in self._sources:
-            return self._sources[canonical(push.host)]
-        return next(iter(self._sources.values())) if len(self._sources) == 1 else None
+            return canonical(push.host)
+        return next(iter(self._sources)) if len(self._sources) == 1 else None
 
 
 def create_app(

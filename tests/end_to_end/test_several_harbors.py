@@ -222,3 +222,33 @@ async def test_reconciles_make_the_policies_of_both(two: Sites) -> None:
     for site in two.sites:
         (policy,) = site.harbor.webhooks.of("team")
         assert policy.body["targets"][0]["address"].endswith(f"/webhooks/harbor/{site.name}")
+
+
+async def test_a_harbor_that_calls_itself_otherwise_is_told_with_what_to_do(two: Sites) -> None:
+    one, other = two.sites
+    for site in two.sites:
+        await push(site.behind, "team/app", "v1", image(1))
+    url = "https://replicator.example.com/webhooks/harbor"
+
+    async def findings(name: str) -> dict[str, str]:
+        checked = await two.called("check", "--json")
+        rows = [row for row in json.loads(checked.out) if row["name"] == name]
+        return {row["subject"].partition("/")[0]: f"{row['state']} {row['message']}" for row in rows}
+
+    for site in two.sites:
+        site.harbor.add_policy("team", url, auth_header=TOKEN)
+    assert all("calls itself" not in message for message in (await findings("harbor")).values())
+    assert all(message.startswith("ok") for message in (await findings("policy")).values())
+    one.harbor.api.external_url = "https://harbor.internal"
+    told = await findings("harbor")
+    assert told[one.name].startswith("ok")
+    assert "calls itself harbor.internal" in told[one.name]
+    assert f"/webhooks/harbor/{one.name}" in told[one.name]
+    assert "calls itself" not in told[other.name]
+    told = await findings("policy")
+    assert told[one.name].startswith("failed")
+    assert "does not name its Harbor, which calls itself 'harbor.internal'" in told[one.name]
+    assert "register corrects it" in told[one.name]
+    assert told[other.name].startswith("ok")
+    assert (await two.called("webhook", "register", "--url", url)).code == 0
+    assert (await findings("policy"))[one.name].startswith("ok")

@@ -260,9 +260,48 @@ async def test_a_head_without_end_does_not_fill_the_memory(serving: Serving) -> 
 async def test_a_push_that_names_no_harbor_is_ignored_where_there_are_several(serving: Serving) -> None:
     event = default()
     del event["event_data"]["resources"][0]["resource_url"]
+    event["event_data"]["repository"]["repo_full_name"] = "team/x"
     status, answer = await post(serving, event)
     assert status == 200
     assert "is at a Harbor that the event does not name" in answer["ignored"]
+    assert "name the Harbor in the webhook's URL" in answer["ignored"]
+
+
+@pytest.mark.parametrize("host", [None, "harbor.internal", "harbor.internal:8443"])
+async def test_a_harbor_of_another_name_is_known_by_rules_that_only_one_has(serving: Serving, host: str | None) -> None:
+    event = default()
+    if host is None:
+        del event["event_data"]["resources"][0]["resource_url"]
+    else:
+        event["event_data"]["resources"][0]["resource_url"] = f"{host}/team/app/api:v1.2.3"
+    status, answer = await post(serving, event)
+    assert status == 202
+    assert [row["source"] for row in answer["queued"]] == ["harbor.example.com/team/app/api:v1.2.3"]
+    event["event_data"]["repository"]["repo_full_name"] = "elsewhere/app"
+    status, answer = await post(serving, event)
+    assert (status, "which is not a source of any rule" in answer["ignored"]) == (200, True)
+
+
+@pytest.mark.parametrize("host", ["harbor.example.com", "harbor.example.com:443", "HARBOR.example.com:443"])
+@pytest.mark.parametrize("query", ["", "/harbor.example.com", "/harbor.example.com:443"])
+async def test_both_spellings_of_a_harbor_hear_its_events(tmp_path: Path, host: str, query: str) -> None:
+    harbor, destination = "harbor.example.com", "registry.cn-beijing.aliyuncs.com"
+    images = {f"{harbor}/team/a": f"{destination}/x/a", f"{harbor}:443/team/b": f"{destination}/x/b"}
+    images |= {f"{harbor}/team/c": f"{destination}/x/c", f"{harbor}:443/team/c": f"{destination}/x/d"}
+    rules = tmp_path / "rules.json"
+    rules.write_text(
+        json.dumps(
+            {"auth": {name: {"anonymous": True} for name in (harbor, f"{harbor}:443", destination)}, "images": images}
+        )
+    )
+    async with running("serve", "--no-worker", "--config", rules, cwd=tmp_path) as serving:
+        for name, ends in (("a", ["a"]), ("b", ["b"]), ("c", ["c", "d"])):
+            event = default()
+            event["event_data"]["repository"]["repo_full_name"] = f"team/{name}"
+            event["event_data"]["resources"][0]["resource_url"] = f"{host}/team/{name}:v1.2.3"
+            status, answer = await post(serving, event, query=query)
+            assert (status, len(answer["queued"])) == (202, len(ends))
+            assert {row["destination"] for row in answer["queued"]} == {f"{destination}/x/{end}:v1.2.3" for end in ends}
 
 
 @pytest.mark.parametrize("path", ["/", "/harbor.example.com/"])

@@ -168,3 +168,24 @@ async def test_a_policy_that_can_not_be_changed_is_deleted(harbor: HarborStandIn
         harbor.faults.add(Fault(Answer(400, "BAD_REQUEST"), "PUT", "/webhook/policies"))
         (done,) = await policies.unregister(taker.url)
     assert done.change is Change.REMOVED
+
+
+async def test_two_spellings_of_a_harbor_agree_on_its_policy(harbor: HarborStandIn) -> None:
+    public = "harbor.example.com"
+    login = {"username": HARBOR_ADMIN[0], "password": HARBOR_ADMIN[1], "endpoint": harbor.url}
+    content = {
+        "auth": {public: login, f"{public}:443": login, "registry.example.com": {"anonymous": True}},
+        "images": {
+            f"{public}/team/a": "registry.example.com/a",
+            f"{public}:443/team/b": "registry.example.com/b",
+        },
+    }
+    rules = parse(json.dumps(content), "rules.json", environ={})
+    url = "https://replicator.example.com/webhooks/harbor"
+    async with Registries(access_by(rules.credentials)) as registries:
+        for address, registered in ((url, url), (f"{url}/{public}:443", f"{url}/{public}")):
+            for _ in range(2):
+                done = await Policies(rules, registries).register(address, "token")
+            assert [each.change for each in done] == [Change.UNCHANGED] * 2
+            (policy,) = harbor.webhooks.of("team")
+            assert policy.body["targets"][0]["address"] == registered

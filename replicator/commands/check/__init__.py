@@ -5,7 +5,7 @@ A registry whose login fails is not probed further.
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -50,6 +50,7 @@ from replicator.commands.options import (
 from replicator.console import document, page, plain, say
 from replicator.errors import FAILED, OK
 from replicator.harbor import HarborApi
+from replicator.harbor.policy import canonical
 from replicator.harbor.registration import named_projects
 from replicator.queue.connection import open_redis
 from replicator.reference import Reference, Repository
@@ -274,7 +275,8 @@ class Check:
             return [Finding("policy", registry, FindingState.NOT_TRIED, message) for registry in failed]
 
         found += await self._try(Probe("policy", "the projects that the rules name", list_projects))
-        expected = Expected.of(self._settings)
+        several = len({canonical(source.registry) for source in self._rules.sources()}) > 1
+        expected = replace(Expected.of(self._settings), several=several)
         async with asyncio.TaskGroup() as group:
             harbors = [group.create_task(self._harbor(*place)) for place in dict(projects).items()]
             tasks = [group.create_task(self._policy(registry, project, expected)) for registry, project in projects]

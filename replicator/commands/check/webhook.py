@@ -64,6 +64,8 @@ class Expected:
         anonymous: whether it may send none.
         former: old tokens that are still accepted.
         registry: the Harbor that the URL must name, if it names one; None for any.
+        several: whether the rules have several sources, so that an event must tell its Harbor.
+        names: by which this Harbor calls itself; empty if that is not known.
     """
 
     url: str | None
@@ -71,6 +73,8 @@ class Expected:
     anonymous: bool = False
     former: tuple[str, ...] = field(default=(), repr=False)
     registry: str | None = None
+    several: bool = False
+    names: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, settings: Settings) -> Expected:
@@ -104,7 +108,11 @@ async def look_at_policies(registries: Registries, registry: str, project: str, 
         return [Finding("policy", subject, FindingState.NOT_TRIED, _lacking("list", error))]
     except RegistryError as error:
         return [Finding("policy", subject, FindingState.FAILED, advised(error, project))]
-    state, message, policy = judge_policies(policies, replace(expected, registry=registry))
+    expected = replace(expected, registry=registry)
+    if expected.several:
+        with contextlib.suppress(RegistryError):
+            expected = replace(expected, names=(await api.system()).names)
+    state, message, policy = judge_policies(policies, expected)
     found = [Finding("policy", subject, state, message)]
     if policy is None:
         return found
@@ -128,7 +136,19 @@ async def look_at_harbor(registries: Registries, registry: str, project: str) ->
         return [Finding("harbor", registry, FindingState.FAILED, SILENT)]
     if system.version is None:
         return []
-    return [Finding("harbor", registry, FindingState.OK, f"version {system.version[:_MAX_NAME]}, sends events")]
+    message = f"version {system.version[:_MAX_NAME]}, sends events"
+    if is_named_otherwise(registry, system.names):
+        own = system.names[0][:_MAX_NAME]
+        message += (
+            f"; it calls itself {own} in events and tokens: write {own} in the rules, with endpoint: where it is "
+            f"reached, or keep the webhook's URL {PATH}/{registry}"
+        )
+    return [Finding("harbor", registry, FindingState.OK, message)]
+
+
+def is_named_otherwise(registry: str, names: Sequence[str]) -> bool:
+    """Tell whether a Harbor calls itself otherwise than the rules do; False if its names are not known."""
+    return bool(names) and canonical(registry) not in map(canonical, names)
 
 
 def _lacking(action: str, error: RegistryError) -> str:
@@ -195,6 +215,9 @@ def _target_problem(target: PolicyTarget, expected: Expected) -> str:
     named = target.registry
     if named is not None and expected.registry is not None and canonical(named) != canonical(expected.registry):
         return f"names {named[:_MAX_NAME]!r} as its Harbor instead of {expected.registry!r}"
+    if named is None and expected.registry is not None and is_named_otherwise(expected.registry, expected.names):
+        own = expected.names[0][:_MAX_NAME]
+        return f"does not name its Harbor, which calls itself {own!r} in events instead of {expected.registry!r}"
     if expected.anonymous and expected.token is None:
         return ""
     if not target.auth_header:
