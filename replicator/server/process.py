@@ -22,7 +22,7 @@ from replicator import __version__
 from replicator.harbor.registration import needed_for_policies, open_registrar
 from replicator.queue import Lane, announced
 from replicator.registry.proxies import Proxies
-from replicator.replication.job import Handler
+from replicator.replication.job import Handler, RefusedLogins
 from replicator.replication.reconciler import Reconciler
 from replicator.replication.repositories import Neighbours
 from replicator.replication.sweep import Sweeper
@@ -178,6 +178,7 @@ class _Parts:
     sweeper: Sweeper | None
     neighbours: Neighbours
     registrar: Registrar | None
+    refused: RefusedLogins
 
     def trace(self) -> str | None:
         """Return the current trace's ``traceparent``; None without traces."""
@@ -203,6 +204,7 @@ class _Parts:
         if self.sweeper is not None:
             self.sweeper.renew(new.rules)
         self.neighbours.renew(new.rules)
+        self.refused.renew(new.rules)
         self.metrics.add_labels(new.rules)
 
 
@@ -240,7 +242,13 @@ async def _open(settings: Settings, rules: Rules, lanes: Collection[Lane]) -> As
             )
             every = parse_interval(settings.sweep)
             sweeper = Sweeper(every, rules, copier, queue, checks) if every is not None else None
-            yield _Parts(queue, metrics, traces, registries, worker, reconciler, sweeper, neighbours, registrar)
+            refused = RefusedLogins(queue, rules)
+            try:
+                yield _Parts(
+                    queue, metrics, traces, registries, worker, reconciler, sweeper, neighbours, registrar, refused
+                )
+            finally:
+                await refused.close()
 
 
 @contextlib.asynccontextmanager

@@ -128,6 +128,40 @@ async def test_a_password_that_is_changed_serves_the_next_copy(house: House, tmp
         assert ACR_USER[1] not in str(serving.lines)
 
 
+@pytest.mark.parametrize("renewed", ["HARBOR_PASSWORD", "ACR_PASSWORD"])
+async def test_what_died_of_a_login_is_copied_when_that_login_changes_and_not_for_another(
+    house: House, tmp_path: Path, renewed: str
+) -> None:
+    right = {"HARBOR_PASSWORD": HARBOR_ROBOT[1], "ACR_PASSWORD": ACR_USER[1]}
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    for name, password in right.items():
+        (secrets / name).write_text("expired" if name == renewed else password)
+    config = house.rules(BOTH)
+    content = json.loads(config.read_text())
+    for host, name in ((house.harbor.host, "HARBOR_PASSWORD"), (house.acr.host, "ACR_PASSWORD")):
+        content["auth"][host]["password"] = f"${{{name}}}"
+    config.write_text(json.dumps(content))
+    settings = {"REPLICATOR_SECRETS_DIR": str(secrets), "REPLICATOR_RECONCILE": "off"}
+    async with running("serve", "--config", config, cwd=house.directory, settings=settings) as serving:
+        for number, tag in enumerate(("v1", "v2"), 1):
+            await pushed(house, serving, "team/app", tag, number)
+        await serving.until("job dead", count=2, error_class="credentials")
+        # Other logins have no part in it, nor has a reload without any change.
+        other = next(name for name in right if name != renewed)
+        for number in (1, 2):
+            (secrets / other).write_text("other" if number == 1 else right[other])
+            await serving.until("configuration loaded", count=number)
+        (secrets / renewed).write_text(right[renewed])
+        await serving.until("copy done", count=2)
+        (again,) = serving.said("failures queued again")
+        assert (again["number"], len(again["destinations"])) == (2, 2)
+        assert len(serving.said("job dead")) == 2
+        assert right[renewed] not in str(serving.lines)
+    for number, tag in enumerate(("v1", "v2"), 1):
+        await verify_tree(house.behind_acr, "image-syncer/team-app", tag, image(number))
+
+
 async def test_a_copy_under_way_ends_as_it_began(house: House) -> None:
     held = house.acr.faults.add(Fault(Hold(), method="PUT", path="/manifests/"))
     assert isinstance(held.action, Hold)
