@@ -295,3 +295,27 @@ async def test_a_long_reason_is_kept_in_part(queue: Queue) -> None:
     result = await (await begun(queue)).end(Findings(error="x" * 100_000))
     assert result is not None
     assert len(result.findings.error or "") == 1000
+
+
+async def test_the_rules_of_completed_runs_are_known_newest_first_and_within_a_bound(queue: Queue) -> None:
+    for number in range(20):
+        await (await begun(queue)).end(Findings(), f"rules-{number}")
+    await (await begun(queue)).end(Findings(), "rules-10")
+    await (await begun(queue)).end(Findings(error="down"), "failed")
+    await (await begun(queue)).end(Findings())
+    state = await ReconcileState.read(queue)
+    assert list(state.rules) == [
+        "rules-10",
+        *(f"rules-{n}" for n in (19, 18, 17, 16, 15, 14, 13, 12, 11, 9, 8, 7, 6, 5, 4)),
+    ]
+    assert state.covers("rules-10", state.now)
+    assert not state.covers("rules-19", state.now)
+    assert state.covers("rules-19", state.rules["rules-19"])
+    assert not state.covers("failed", state.rules["rules-4"])
+
+
+async def test_rules_that_another_version_stored_otherwise_are_left_out(queue: Queue) -> None:
+    await (await begun(queue)).end(Findings(), "known")
+    text = (await command(queue, "HGET", f"{queue.prefix}:reconcile", "rules")).decode()
+    await command(queue, "HSET", f"{queue.prefix}:reconcile", "rules", f"odd a:b c:1e99 {text} d:nan")
+    assert list((await ReconcileState.read(queue)).rules) == ["known"]

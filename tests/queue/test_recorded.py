@@ -300,7 +300,7 @@ async def test_what_a_process_writes_has_the_fields_and_types_that_an_older_one_
         reconciles = Reconciles(recorded)
         first = await reconciles.begin(None)
         assert first is not None
-        await first.end(Findings(listed=10, unregistered=0))
+        await first.end(Findings(listed=10, unregistered=0), "0" * 32)
         second = await reconciles.begin((await ReconcileState.read(recorded)).last_started)
         assert second is not None
         await second.end(Findings(listed=3, error="no answer"))
