@@ -20,7 +20,7 @@ from replicator.errors import ErrorClass, ReplicatorError
 from replicator.reference import parse_signature_tag
 from replicator.registry.errors import ManifestIncomplete, NotFound, UnsupportedManifest
 from replicator.registry.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, digest_of, parse_manifest
-from replicator.registry.requests import fallback_tag
+from replicator.registry.manifests import fallback_tag
 from replicator.tasks import KeyedLock, gather_all
 
 if TYPE_CHECKING:

@@ -1,7 +1,4 @@
-"""A client of Harbor's REST API, and the rows of its lists as values.
-
-Rows come from outside: names, tags and digests that are not valid ones are dropped, and reading a row raises nothing.
-"""
+"""A client of Harbor's REST API."""
 
 from __future__ import annotations
 
@@ -9,17 +6,26 @@ import itertools
 import json
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from replicator.errors import ErrorClass, ReplicatorError
-from replicator.harbor.pages import ROWS_A_PAGE, ListPage, each_page
-from replicator.reference import Repository, is_digest, is_registry, is_repository_name, is_tag
+from replicator.harbor.lists import (
+    ROWS_A_PAGE,
+    Artifact,
+    ListedRepository,
+    ListPage,
+    artifact_of,
+    each_page,
+    logged_repository_of,
+    project_of,
+    repository_of,
+)
+from replicator.reference import Repository, is_registry
 from replicator.registry import Request
 from replicator.registry.errors import Denied, NotFound, ProtocolViolated, Refused, RegistryError, Unauthorized
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Collection
 
     from replicator.registry.connection import Reply
     from replicator.registry.transport import Transport
@@ -29,8 +35,6 @@ _MAX_BODY = 1024 * 1024
 _MAX_PONG_BYTES = 1024
 _MAX_TRANSIENT = 3
 """Projects in a row for which a Harbor does not answer, before it is not asked about the others."""
-_MAX_NUMBER = 2**63 - 1
-"""Harbor's integers have 64 bits."""
 # Without X-Is-Resource-Name, Harbor takes a project whose name is a number for the project with that id.
 _HEADERS = {"Accept": "application/json", "X-Is-Resource-Name": "true"}
 _ARTIFACTS = "&with_tag=true&with_accessory=true"
@@ -38,50 +42,6 @@ _ARTIFACTS = "&with_tag=true&with_accessory=true"
 
 class NoHarbor(RegistryError):
     """The host is not a Harbor."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListedRepository:
-    """A row of a project's repositories.
-
-    Attributes:
-        artifact_count: including artifacts without a tag; 0 if Harbor does not say.
-        changed: when a tag was made, moved or deleted, or an artifact pulled, UTC; None if Harbor does not say.
-    """
-
-    repository: Repository
-    artifact_count: int
-    changed: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ArtifactTag:
-    """A tag of an artifact.
-
-    Attributes:
-        pushed: when the tag was last set, UTC; None if Harbor does not say.
-    """
-
-    name: str
-    pushed: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """A row of a list of artifacts: an image, an index, or anything else with a manifest.
-
-    Attributes:
-        digest: of the manifest.
-        size: bytes, with everything that the manifest names; None if Harbor does not say.
-        tags: none if it was pushed by digest, or if its tag has moved to another artifact.
-        has_accessories: whether signatures or the like are attached to it.
-    """
-
-    repository: Repository
-    digest: str
-    size: int | None
-    tags: tuple[ArtifactTag, ...]
-    has_accessories: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,13 +151,8 @@ class HarborApi:
             RegistryError: any other answer, or none.
         """
         async for rows in self._latest(f"/projects/{project}/logs", "op_time"):
-            found: list[ListedRepository] = []
-            for row in rows:
-                name = re.split("[:@]", str(row.get("resource", "")))[0]
-                repository, changed = _repository(name, self._registry, project), _time(row.get("op_time"))
-                if row.get("operation") == "create" and repository is not None:
-                    found.append(ListedRepository(repository, 0, changed))
-            yield found
+            found = (logged_repository_of(row, self._registry, project) for row in rows)
+            yield [each for each in found if each is not None]
 
     async def version(self) -> tuple[int, int] | None:
         """Return major and minor version of the Harbor, which it tells to whoever has a login; None if it does not.
@@ -320,74 +275,6 @@ class HarborApi:
         content = None if body is None else json.dumps(body).encode()
         request = Request(method, url, headers=headers, body=content, basic=True)
         return await self._transport.call(request, expect=expect, max_body=max_body, patient=True)
-
-
-def project_of(row: Mapping[str, Any]) -> str | None:
-    """Return the name in a row of ``GET /projects``; None if it is not a valid one."""
-    name = row.get("name")
-    # Strict, because the name becomes part of a path.
-    return name if isinstance(name, str) and is_repository_name(name) and "/" not in name else None
-
-
-def repository_of(row: Mapping[str, Any], registry: str, project: str) -> ListedRepository | None:
-    """Read a row of ``GET /projects/{project}/repositories``; None if it names no repository of this project."""
-    repository = _repository(row.get("name"), registry, project)
-    if repository is None:
-        return None
-    return ListedRepository(repository, _number(row.get("artifact_count")) or 0, _time(row.get("update_time")))
-
-
-def artifact_of(
-    row: Mapping[str, Any], registry: str, project: str, listed: Repository | None = None
-) -> Artifact | None:
-    """Read a row of a list of artifacts, of the repository ``listed`` or, if that is None, of a whole project.
-
-    Returns:
-        The artifact with its valid tags; None if it has no digest, or is not of what was listed.
-    """
-    # Before 2.12, a row does not name its repository.
-    name = row.get("repository_name")
-    repository = listed if name is None else _repository(name, registry, project)
-    digest = row.get("digest")
-    if repository is None or listed not in (None, repository) or not isinstance(digest, str) or not is_digest(digest):
-        return None
-    accessories = row.get("accessories")
-    return Artifact(
-        repository,
-        digest,
-        _number(row.get("size")),
-        tuple(_tags(row.get("tags"))),
-        isinstance(accessories, list) and bool(accessories),
-    )
-
-
-def _repository(name: Any, registry: str, project: str) -> Repository | None:
-    if not isinstance(name, str) or not name.startswith(f"{project}/") or not is_repository_name(name):
-        return None
-    return Repository(registry, name)
-
-
-def _tags(rows: Any) -> Iterator[ArtifactTag]:
-    for row in rows if isinstance(rows, list) else ():
-        name = row.get("name") if isinstance(row, dict) else None
-        if isinstance(name, str) and is_tag(name):
-            yield ArtifactTag(name, _time(row.get("push_time")))
-
-
-def _number(value: Any) -> int | None:
-    return value if type(value) is int and 0 <= value <= _MAX_NUMBER else None
-
-
-def _time(value: Any) -> datetime | None:
-    """Read RFC 3339; Go writes a time that was never set as one in the year 1."""
-    if not isinstance(value, str):
-        return None
-    try:
-        time = datetime.fromisoformat(value)
-        time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None
-    return time if time.year > 1 else None
 
 
 class CircuitBreaker:

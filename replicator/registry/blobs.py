@@ -28,7 +28,7 @@ from replicator.registry.errors import (
 )
 from replicator.registry.flow import Flow, Line, Urgency
 from replicator.registry.manifest import MAX_MANIFEST_BYTES, digest_of
-from replicator.registry.requests import Endpoint
+from replicator.registry.manifests import Endpoint
 from replicator.registry.transport import REDIRECTS
 from replicator.retry import is_transient, retrying
 from replicator.standstill import PROGRESS, Standstill, alive, standstill_words, waiting

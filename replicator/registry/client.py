@@ -13,11 +13,10 @@ from replicator.registry.connection import open_socket
 from replicator.registry.connection_errors import ProxyNotVerified
 from replicator.registry.flow import NEWS_SECONDS
 from replicator.registry.limits import HostLimits, RequestObserver, Timing
-from replicator.registry.manifests import Manifests
+from replicator.registry.manifests import Manifests, Referrers, Tags
 from replicator.registry.places import Courtesy
 from replicator.registry.proxies import Proxies
 from replicator.registry.rate import Rates
-from replicator.registry.requests import Referrers, Tags
 from replicator.registry.transport import Transport
 
 if TYPE_CHECKING:

@@ -1,11 +1,19 @@
-"""The manifests of one repository (OCI distribution specification 1.1, "Pulling manifests", "Pushing Manifests")."""
+"""Requests about one repository: what all of them share, its manifests, its tags, and the referrers of a manifest.
+
+Sources: OCI distribution specification 1.1, "Pulling manifests", "Pushing Manifests", "Listing Tags" and "Listing
+Referrers".
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
-from replicator.reference import is_digest
-from replicator.registry.connection import packing
+from replicator.reference import is_digest, is_tag
+from replicator.registry.connection import Request, packing
 from replicator.registry.errors import (
     ConnectionFailed,
     Denied,
@@ -13,19 +21,221 @@ from replicator.registry.errors import (
     LoginRefused,
     NotFound,
     ProtocolViolated,
+    Refused,
     Unauthorized,
     UnsupportedManifest,
 )
 from replicator.registry.manifest import (
     ACCEPT,
     MAX_MANIFEST_BYTES,
+    OCI_INDEX,
     Descriptor,
     Manifest,
     digest_of,
     parse_manifest,
     refuse_foreign_type,
 )
-from replicator.registry.requests import Endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Mapping
+
+    from replicator.reference import Repository
+    from replicator.registry.connection import Reply
+    from replicator.registry.limits import Abilities, HostLimits, Timing
+    from replicator.registry.transport import Transport
+
+
+class Endpoint:
+    """A repository, and the way there.
+
+    Args:
+        repository: its name and registry.
+        transport: the way there.
+        actions: ``pull`` or ``pull,push``; one token then serves all requests here.
+        manifest_agent: ``User-Agent`` of each GET of a manifest; None for the usual one.
+    """
+
+    def __init__(
+        self, repository: Repository, transport: Transport, actions: str, manifest_agent: str | None = None
+    ) -> None:
+        self.repository = repository
+        self._transport = transport
+        self._path = f"/v2/{repository.name}"
+        self._scopes = frozenset({f"repository:{repository.name}:{actions}"})
+        self._manifest_agent = manifest_agent
+
+    @property
+    def abilities(self) -> Abilities:
+        """The registry's abilities, as far as they are known."""
+        return self._transport.abilities
+
+    @property
+    def limits(self) -> HostLimits:
+        """The limits of the registry's host."""
+        return self._transport.limits
+
+    @property
+    def timing(self) -> Timing:
+        """The deadlines and attempts of requests to the registry."""
+        return self._transport.timing
+
+    async def pause(self) -> None:
+        """Wait while the registry asks for a pause, or its rate is used up, so that the next request has no delay.
+
+        The next request has to be sent as one that ``waited``; see `Transport.call`.
+        """
+        await self._transport.limits.ready()
+
+    async def _request(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
+    ) -> Request:
+        """Build a request to ``path`` below this repository."""
+        url = await self._transport.url(f"{self._path}{path}")
+        return Request(method, url, self._scopes, headers or {}, body)
+
+
+_LINK = re.compile(r"<(?P<target>[^<>]*)>(?P<parameters>(?:\s*;\s*[^\s=;,]+\s*=\s*(?:\"[^\"]*\"|[^\s\";,]+))*)")
+_NEXT = re.compile(r";\s*rel\s*=\s*(?:\"(?:[^\"]*\s)?next(?:\s[^\"]*)?\"|next(?=\s*(?:;|$)))", re.IGNORECASE)
+
+
+def next_page(reply: Reply) -> str | None:
+    """Return the target of the answer's ``rel="next"`` link (RFC 8288), as it is; None on the last page."""
+    for header in reply.headers.getall("Link", []):
+        for link in _LINK.finditer(header):
+            if _NEXT.search(link["parameters"]):
+                return link["target"]
+    return None
+
+
+_PAGE = 1000
+"""Tags requested at once; a registry may answer with fewer."""
+_ROUND = 100
+"""Registries that give fewer tags at once give a multiple of this."""
+_MAX_PAGE_BYTES = 8 * 1024 * 1024
+_MAX_TAG_PAGES = 10_000
+MAX_TAGS = 1_000_000
+"""Tags of one repository that are listed: a rule that takes the newest of them needs them all in memory."""
+
+
+class Tags(Endpoint):
+    """Requests to ``/tags/``."""
+
+    async def tags(
+        self, more: Callable[[], bool] = lambda: True, *, patient: bool = False
+    ) -> AsyncGenerator[str, None]:
+        """List the repository's tags, page by page, in the registry's order.
+
+        A tag that is pushed while the list is read may be missing or come twice.
+
+        Args:
+            more: tells, before each page but the first, whether to go on; the list ends there if not.
+            patient: wait for a registry that does not answer, see `Transport.call`.
+
+        Raises:
+            NotFound: there is no such repository.
+            ProtocolViolated: pages repeat or are not a list of tags, or there are more than ``MAX_TAGS``.
+            RegistryError: any other answer, or none.
+        """
+        request = await self._request("GET", f"/tags/list?n={_PAGE}")
+        with self._transport.context(request):
+            seen_pages: set[str] = set()
+            count, guessed = 0, False
+            known: set[str] = set()
+            while str(request.url) not in seen_pages and len(seen_pages) < _MAX_TAG_PAGES:
+                seen_pages.add(str(request.url))
+                try:
+                    reply = await self._transport.call(request, expect={200}, max_body=_MAX_PAGE_BYTES, patient=patient)
+                except NotFound:
+                    if guessed:
+                        return
+                    raise
+                listed = _read_tags(reply)
+                tags = [tag for tag in listed if is_tag(tag) and tag not in known]
+                count += len(tags)
+                if count > MAX_TAGS:
+                    raise ProtocolViolated(f"the repository has more than {MAX_TAGS} tags, which are not listed")
+                for tag in tags:
+                    yield tag
+                following = next_page(reply)
+                guessed = following is None and bool(tags) and _is_full(len(listed))
+                if guessed:
+                    # A proxy may drop the Link. A registry that ignores `last` brings the same page again.
+                    known.update(tags)
+                    following = f"{self._path}/tags/list?n={_PAGE}&last={quote(listed[-1], safe='')}"
+                if following is None or not more():
+                    return
+                request = Request("GET", self._transport.follow(reply, following), self._scopes)
+            raise ProtocolViolated("the pages of the tag list never end")
+
+
+def _is_full(count: int) -> bool:
+    """Tell whether a page of tags may not be the last although it has no Link; some registries give fewer at once."""
+    return count > 0 and (count >= _PAGE or count % _ROUND == 0)
+
+
+def _read_tags(reply: Reply) -> list[str]:
+    try:
+        # Registries answer null for a repository without tags.
+        tags = json.loads(reply.body)["tags"] or []
+        return [tag for tag in tags if isinstance(tag, str)]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ProtocolViolated("the answer is not a list of tags") from error
+
+
+MAX_REFERRERS = 1000
+"""Referrers of one manifest that are read; no image has more signatures than that."""
+_MAX_REFERRER_PAGES = 100
+_UNKNOWN = frozenset({"NAME_UNKNOWN", "MANIFEST_UNKNOWN"})
+
+
+def fallback_tag(digest: str) -> str:
+    """Return the tag whose index lists a manifest's referrers where there is no API ("Referrers Tag Schema")."""
+    algorithm, _, encoded = digest.partition(":")
+    return f"{algorithm[:32]}-{encoded[:64]}"
+
+
+class Referrers(Endpoint):
+    """Requests to ``/referrers/``."""
+
+    async def referrers(self, digest: str) -> tuple[Descriptor, ...] | None:
+        """List the manifests that refer to a manifest, as signatures do; at most ``MAX_REFERRERS``.
+
+        Returns:
+            Their descriptors, each digest once; None if the registry has no referrers API, which is remembered, or
+            does not answer for this repository.
+
+        Raises:
+            ProtocolViolated: the answer is not an index.
+            RegistryError: any other answer, or none.
+        """
+        if self.abilities.referrers is False:
+            return None
+        request = await self._request("GET", f"/referrers/{digest}", {"Accept": OCI_INDEX})
+        found: dict[str, Descriptor] = {}
+        with self._transport.context(request):
+            for _ in range(_MAX_REFERRER_PAGES):
+                try:
+                    reply = await self._transport.call(request, expect={200}, max_body=MAX_MANIFEST_BYTES)
+                except (NotFound, Refused, Denied) as error:
+                    if self.abilities.referrers:
+                        raise
+                    # An unknown repository, or one that is closed to this login, says nothing about the API.
+                    if not isinstance(error, Denied) and not _UNKNOWN.intersection(error.codes):
+                        self.abilities.referrers = False
+                    return None
+                try:
+                    page = parse_manifest(reply.body, OCI_INDEX, digest_of(reply.body))
+                except ValueError as error:
+                    raise ProtocolViolated(f"the answer is not a list of referrers: {error}") from error
+                self.abilities.referrers = True
+                found.update((descriptor.digest, descriptor) for descriptor in page.manifests)
+                following = next_page(reply)
+                if following is None or len(found) >= MAX_REFERRERS:
+                    break
+                url = self._transport.follow(reply, following)
+                request = Request("GET", url, self._scopes, {"Accept": OCI_INDEX})
+        return tuple(found.values())[:MAX_REFERRERS]
+
 
 _NO_HEAD = frozenset({405, 501})
 """Answers of a registry that does not support HEAD."""

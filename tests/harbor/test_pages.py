@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from replicator.harbor import pages
-from replicator.harbor.pages import ROWS_A_PAGE, ListPage, each_page
+from replicator.harbor import lists
+from replicator.harbor.lists import ROWS_A_PAGE, ListPage, each_page
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container
@@ -173,7 +173,7 @@ async def test_a_list_that_shrinks_for_ever_ends(monkeypatch: pytest.MonkeyPatch
         # Never a known row, and always a smaller total.
         return ListPage([{"id": len(asked) * 1000 + each} for each in range(100)], 10**9 - len(asked))
 
-    monkeypatch.setattr(pages, "_MAX_REQUESTS", 500)
+    monkeypatch.setattr(lists, "_MAX_REQUESTS", 500)
     with pytest.raises(Broken, match="never end"):
         await ids_of(shrinking)
     assert len(asked) == 500

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.harbor import Artifact, ArtifactTag, ListedRepository
-from replicator.harbor.api import artifact_of, project_of, repository_of
+from replicator.harbor.lists import artifact_of, project_of, repository_of
 from replicator.reference import Repository, is_digest, is_tag
 
 HOST = "harbor.example.com"

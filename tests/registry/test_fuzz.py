@@ -20,7 +20,7 @@ from replicator.registry.blob_stream import BlobStream
 from replicator.registry.connection import Reply
 from replicator.registry.errors import ConnectionFailed, ProtocolViolated, RegistryError, from_answer
 from replicator.registry.manifest import OCI_INDEX, OCI_MANIFEST, parse_manifest, refuse_foreign_type
-from replicator.registry.requests import next_page
+from replicator.registry.manifests import next_page
 from replicator.registry.token_endpoint import TokenEndpoint
 from replicator.retry import parse_retry_after
 

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from replicator.registry import Descriptor
 from replicator.registry.errors import DigestMismatch, NotFound, ProtocolViolated, RegistryError
-from replicator.registry.requests import _PAGE
+from replicator.registry.manifests import _PAGE
 from tests.registry.conftest import repository
 from tests.registry.test_hostile import BLOB, CONTENT, DESCRIPTOR, IMAGE, IMPATIENT, read
 from tests.registry.test_repository import listed

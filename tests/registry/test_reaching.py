@@ -119,7 +119,7 @@ async def test_a_token_endpoint_that_drips_its_answer_meets_the_deadline_of_a_re
 
 
 async def test_a_repository_with_more_tags_than_can_be_held_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.registry.requests.MAX_TAGS", 25)
+    monkeypatch.setattr("replicator.registry.manifests.MAX_TAGS", 25)
 
     async def flood(request: web.BaseRequest) -> web.StreamResponse:
         page = int(request.query.get("page", "0"))

@@ -221,7 +221,7 @@ async def test_pages_that_run_in_a_circle_end() -> None:
 
 
 async def test_pages_without_end_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.registry.requests._MAX_TAG_PAGES", 20)
+    monkeypatch.setattr("replicator.registry.manifests._MAX_TAG_PAGES", 20)
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         number = int(request.rel_url.query.get("last", "0"))

@@ -142,6 +142,6 @@ def house(harbor: HarborStandIn, harbor_upstream: str) -> House:
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> int:
     """Five rows a page instead of a hundred, so that few artifacts make many pages."""
-    for module in ("harbor.pages", "harbor.api", "replication.listing"):
+    for module in ("harbor.lists", "harbor.api", "replication.listing"):
         monkeypatch.setattr(f"replicator.{module}.ROWS_A_PAGE", 5)
     return 5

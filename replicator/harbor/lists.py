@@ -1,4 +1,4 @@
-"""A reader of Harbor's numbered pages that misses no row and repeats none while others push and delete.
+"""Harbor's lists: their rows as values, and a reader of their pages that misses no row while others push and delete.
 
 Pages are sorted by id, so a new row is on the last page and shifts nothing. A deleted row shifts all that follow it
 towards the front: the first rows of the next page move to the page that was read already, and would be missed. Each
@@ -7,18 +7,26 @@ Equal numbers of rows deleted and added between two pages go unnoticed.
 
 Older Harbors cut the list into pages before they drop accessories, so a short or empty page need not be the last. A
 list ends when as many rows were read as there are.
+
+Rows come from outside: names, tags and digests that are not valid ones are dropped, and reading a row raises nothing.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from replicator.reference import Repository, is_digest, is_repository_name, is_tag
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 
 ROWS_A_PAGE = 100
 """Harbor refuses a larger page."""
+_MAX_NUMBER = 2**63 - 1
+"""Harbor's integers have 64 bits."""
 _MAX_REQUESTS = 100_000
 _MAX_STALLS = 100
 """Requests in a row without a new row, after which a list counts as endless."""
@@ -176,3 +184,123 @@ class _PageReader:
 
     def _ids(self, rows: list[dict[str, Any]]) -> list[int]:
         return [row[self._key] for row in rows if type(row.get(self._key)) is int]
+
+
+@dataclass(frozen=True, slots=True)
+class ListedRepository:
+    """A row of a project's repositories.
+
+    Attributes:
+        artifact_count: including artifacts without a tag; 0 if Harbor does not say.
+        changed: when a tag was made, moved or deleted, or an artifact pulled, UTC; None if Harbor does not say.
+    """
+
+    repository: Repository
+    artifact_count: int
+    changed: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactTag:
+    """A tag of an artifact.
+
+    Attributes:
+        pushed: when the tag was last set, UTC; None if Harbor does not say.
+    """
+
+    name: str
+    pushed: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A row of a list of artifacts: an image, an index, or anything else with a manifest.
+
+    Attributes:
+        digest: of the manifest.
+        size: bytes, with everything that the manifest names; None if Harbor does not say.
+        tags: none if it was pushed by digest, or if its tag has moved to another artifact.
+        has_accessories: whether signatures or the like are attached to it.
+    """
+
+    repository: Repository
+    digest: str
+    size: int | None
+    tags: tuple[ArtifactTag, ...]
+    has_accessories: bool
+
+
+def project_of(row: Mapping[str, Any]) -> str | None:
+    """Return the name in a row of ``GET /projects``; None if it is not a valid one."""
+    name = row.get("name")
+    # Strict, because the name becomes part of a path.
+    return name if isinstance(name, str) and is_repository_name(name) and "/" not in name else None
+
+
+def repository_of(row: Mapping[str, Any], registry: str, project: str) -> ListedRepository | None:
+    """Read a row of ``GET /projects/{project}/repositories``; None if it names no repository of this project."""
+    repository = _repository(row.get("name"), registry, project)
+    if repository is None:
+        return None
+    return ListedRepository(repository, _number(row.get("artifact_count")) or 0, _time(row.get("update_time")))
+
+
+def artifact_of(
+    row: Mapping[str, Any], registry: str, project: str, listed: Repository | None = None
+) -> Artifact | None:
+    """Read a row of a list of artifacts, of the repository ``listed`` or, if that is None, of a whole project.
+
+    Returns:
+        The artifact with its valid tags; None if it has no digest, or is not of what was listed.
+    """
+    # Before 2.12, a row does not name its repository.
+    name = row.get("repository_name")
+    repository = listed if name is None else _repository(name, registry, project)
+    digest = row.get("digest")
+    if repository is None or listed not in (None, repository) or not isinstance(digest, str) or not is_digest(digest):
+        return None
+    accessories = row.get("accessories")
+    return Artifact(
+        repository,
+        digest,
+        _number(row.get("size")),
+        tuple(_tags(row.get("tags"))),
+        isinstance(accessories, list) and bool(accessories),
+    )
+
+
+def _repository(name: Any, registry: str, project: str) -> Repository | None:
+    if not isinstance(name, str) or not name.startswith(f"{project}/") or not is_repository_name(name):
+        return None
+    return Repository(registry, name)
+
+
+def _tags(rows: Any) -> Iterator[ArtifactTag]:
+    for row in rows if isinstance(rows, list) else ():
+        name = row.get("name") if isinstance(row, dict) else None
+        if isinstance(name, str) and is_tag(name):
+            yield ArtifactTag(name, _time(row.get("push_time")))
+
+
+def _number(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value <= _MAX_NUMBER else None
+
+
+def _time(value: Any) -> datetime | None:
+    """Read RFC 3339; Go writes a time that was never set as one in the year 1."""
+    if not isinstance(value, str):
+        return None
+    try:
+        time = datetime.fromisoformat(value)
+        time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return time if time.year > 1 else None
+
+
+def logged_repository_of(row: Mapping[str, Any], registry: str, project: str) -> ListedRepository | None:
+    """Read a row of ``GET /projects/{project}/logs``; None if nothing was made in a repository of this project."""
+    repository = _repository(re.split("[:@]", str(row.get("resource", "")))[0], registry, project)
+    if repository is None or row.get("operation") != "create":
+        return None
+    return ListedRepository(repository, 0, _time(row.get("op_time")))
