@@ -65,6 +65,7 @@ _ONCE_SECONDS, _MOST_QUEUED = 86_400.0, 100_000
 _FIRST_VERSION = (2, 15)
 """The first Harbor that counts changes of tags in ``update_time``."""
 _BEGINNING = datetime.fromtimestamp(0, UTC)
+_ADVICE = "; grant repository:list (before Harbor 2.15 log:list too), or set REPLICATOR_SWEEP=off"
 _STOP_SECONDS = 5.0
 _BROKEN_PAUSE = 60.0
 
@@ -229,11 +230,8 @@ class _Harbor:
         """Find out whether it is a Harbor, which version, and the projects that the rules name."""
         if time.monotonic() < self._until:
             return
-        sources = [source for source in rules.sources() if source.registry == self.registry]
-        projects = {
-            source.repository.name.partition("/")[0] if source.repository is not None else source.project
-            for source in sources
-        }
+        sources = [each for each in rules.sources() if each.registry == self.registry]
+        projects = {each.repository.name.partition("/")[0] if each.repository else each.project for each in sources}
         try:
             if self.is_harbor is None:
                 self.is_harbor = await self.api().is_harbor()
@@ -256,7 +254,8 @@ class _Harbor:
         if error is None:
             self.problems.pop(project, None)
         elif project not in self.problems:
-            self.problems[project] = f"{self.registry}/{project} can't be swept: {error}"
+            advice = "" if error.error_class is ErrorClass.TRANSIENT else _ADVICE
+            self.problems[project] = f"{self.registry}/{project} can't be swept: {error}{advice}"
             log.warning("sweep failed", source=f"{self.registry}/{project}", error=str(error))
 
 
@@ -284,7 +283,7 @@ class _Sweep:
             if not await self._sweeper.keep(self._known):
                 return False
         states = {name: self._known.get(name, SweptProject()) for name in names}
-        # What waited longest goes first, and leaves half of the lists to projects.
+        # Half of the lists are left to projects.
         for name in sorted(names, key=lambda name: states[name].listed):
             if states[name].pending and self._left > self._lists // 2 and not await self._compare(name, states):
                 return False
@@ -396,5 +395,5 @@ class _Sweep:
 
 
 def _is_young(pushed: datetime) -> bool:
-    """Tell whether a tag was pushed so lately that its event may be on its way; Harbor's clock may differ a little."""
+    """Tell whether the event of a tag may still be on its way; Harbor's clock may differ a little."""
     return abs((datetime.now(UTC) - pushed).total_seconds()) < _YOUNG_SECONDS
