@@ -265,7 +265,8 @@ async def test_a_lost_answer_to_a_start_costs_no_lease_time(
         await eventually(started)  # by its poll: it heard nothing of the announcement either
         proxy.mute_answers = False
         proxy.cut()
-        await handler.started(1, timeout=3)
+        # Less than the lease, which is 30 s.
+        await handler.started(1, timeout=20)
         await idle(client)
     assert len(handler.runs) == 1
 

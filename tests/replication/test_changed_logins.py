@@ -64,6 +64,12 @@ async def die(queue: Queue, *deaths: tuple[str, CopyFailed]) -> None:
             await queue.enqueue([job_for(request(repository))], Lane.EVENTS)
             await handler.started(1)
             await idle(queue)
+            name = f"{repository.replace('/', '-')}:v1"
+
+            async def is_dead(name: str = name) -> bool:
+                return name in await left(queue)
+
+            await eventually(is_dead)
 
 
 async def left(queue: Queue) -> set[str]:
