@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from replicator.queue.dead_letters import DeadLetter
+from replicator.queue.job import Lane
 from replicator.queue.records import decode, encode, moment
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Notices:
         return Leadership(now, told, tuple(decode(Complaint, record) for record in complaints))
 
     async def keep(self, told: bytes) -> bool:
-        """Store what was sent, for whichever process leads next.
+        """Store the notices that were sent, for the next leader.
 
         Returns:
             Whether it is stored; if not, the leadership was lost, and nothing more may be sent.
@@ -137,16 +138,16 @@ class SweptProject:
 
     Attributes:
         listed: when it was listed last, in milliseconds since 1970 by Redis's clock; 0 for never.
-        seen: the newest time of a change that was read, RFC 3339 by Harbor's clock; empty for none.
+        seen: the newest time of a change that was read, in milliseconds since 1970 by Harbor's clock; 0 for none.
         done: repositories that were compared, with the time of the change; those that are read again.
         pending: repositories still to compare, with the lane for what differs.
         fresh: what is there is left to the reconcile, since its Harbor was never swept before.
     """
 
     listed: int = 0
-    seen: str = ""
-    done: dict[str, str] = field(default_factory=dict)
-    pending: dict[str, str] = field(default_factory=dict)
+    seen: int = 0
+    done: dict[str, int] = field(default_factory=dict)
+    pending: dict[str, Lane] = field(default_factory=dict)
     fresh: bool = False
 
 

@@ -1,17 +1,18 @@
-"""The repositories of a backfill: those that sources name, and those that Harbor lists for patterns.
+"""The repositories that sources name, and those that Harbor lists for patterns; and the Harbors themselves.
 
 Their destinations are the neighbours of a copy: repositories that may have blobs which it can mount from there.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
 
-from replicator.errors import ReplicatorError
+from replicator.errors import ErrorClass, ReplicatorError
 from replicator.harbor import HarborApi
 from replicator.reference import Repository
 from replicator.rules import Narrowing
@@ -20,14 +21,21 @@ from replicator.tasks import merge_streams
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable
 
+    from replicator.copy import Copier
     from replicator.harbor import ListedRepository
     from replicator.registry import Registries
     from replicator.rules import Rules, Source
 
 _log = structlog.get_logger("replicator.copy")
+_sweep_log = structlog.get_logger("replicator.sweep")
 
 LISTED_AT_ONCE = 4
 """Projects, or repositories, that are listed at the same time; the pages of each one after the other."""
+_PROJECTS_SECONDS = 600.0
+"""Seconds for which the projects of a Harbor, and its version, are remembered."""
+_FIRST_VERSION = (2, 15)
+"""The first Harbor that counts changes of tags in ``update_time``."""
+_ADVICE = "; grant repository:list (before Harbor 2.15 log:list too), or set REPLICATOR_SWEEP=off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +147,66 @@ class RepositoryLister:
 def destinations(rules: Rules, repositories: Iterable[Repository]) -> dict[Repository, None]:
     """Return the repositories that the rules copy other repositories to, in their order."""
     return {each: None for repository in repositories for each in sorted(rules.route(repository).destinations)}
+
+
+class SweptHarbor:
+    """A Harbor as the sweeps of this process know it.
+
+    Attributes:
+        is_harbor: whether it is one; None until it has answered.
+        counts_changes: it counts changes of tags in ``update_time``.
+        projects: names of those that the rules name.
+        problems: by project, the reason why it can't be swept.
+        refused: projects that the login may not list; they are tried again after a while.
+        postponed: repositories whose youngest tags were left to their events once.
+    """
+
+    def __init__(self, registry: str, copier: Copier) -> None:
+        self.registry, self.copier = registry, copier
+        self.is_harbor: bool | None = None
+        self.counts_changes = True
+        self.projects: list[str] = []
+        self.problems: dict[str, str] = {}
+        self.refused: set[str] = set()
+        self.postponed: set[str] = set()
+        self._until = float("-inf")
+
+    def api(self, project: str = "x") -> HarborApi:
+        """Return a client with the login for a project; any repository stands for it."""
+        place = Repository(self.registry, f"{project}/x")
+        return HarborApi(self.registry, self.copier.registries.transport(place))
+
+    async def look(self, rules: Rules) -> None:
+        """Find out whether it is a Harbor, which version, and the projects that the rules name."""
+        if time.monotonic() < self._until:
+            return
+        sources = [each for each in rules.sources() if each.registry == self.registry]
+        projects = {each.repository.name.partition("/")[0] if each.repository else each.project for each in sources}
+        try:
+            if self.is_harbor is None:
+                self.is_harbor = await self.api().is_harbor()
+            if self.is_harbor:
+                version = await self.api(min(filter(None, projects), default="x")).version()
+                self.counts_changes = version is None or version >= _FIRST_VERSION
+                if None in projects:
+                    listed = [name async for name in self.api().projects()]
+                    named = [source for source in sources if source.project is None and source.repository is None]
+                    projects |= {name for name in listed if any(source.may_be_in(name) for source in named)}
+            self.projects = sorted(filter(None, projects))
+            self.refused.clear()
+            self._until = time.monotonic() + _PROJECTS_SECONDS
+            self.note("", None)
+        except ReplicatorError as error:
+            self.note("", error)
+
+    def note(self, project: str, error: ReplicatorError | None) -> None:
+        """Note whether a project could be listed; the first failure is logged."""
+        if error is None:
+            self.problems.pop(project, None)
+        elif project not in self.problems:
+            advice = "" if error.error_class is ErrorClass.TRANSIENT else _ADVICE
+            self.problems[project] = f"{self.registry}/{project} can't be swept: {error}{advice}"
+            _sweep_log.warning("sweep failed", source=f"{self.registry}/{project}", error=str(error))
 
 
 class Neighbours:

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import time
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import structlog
@@ -23,15 +23,16 @@ from cachetools import TTLCache
 
 from replicator.copy import Comparison
 from replicator.errors import ErrorClass, ReplicatorError
-from replicator.harbor import HarborApi
 from replicator.queue import Lane, QueueUnavailable
 from replicator.queue.leaders import Sweeps, SweptProject
+from replicator.queue.records import milliseconds
 from replicator.reference import Repository
+from replicator.registry.errors import ConnectionFailed
 from replicator.registry.places import BULK
 from replicator.replication.compare import Checker
 from replicator.replication.job import job_for
 from replicator.replication.listing import Found
-from replicator.replication.repositories import NotListed, WantedRepository
+from replicator.replication.repositories import NotListed, SweptHarbor, WantedRepository
 from replicator.replication.tag_lists import TagLister
 from replicator.tasks import background, gather_tolerant
 
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("replicator.sweep")
 
-_OVERLAP = timedelta(minutes=5)
-"""Changes of so long before the newest one are read again."""
+_OVERLAP = 5 * 60 * 1000
+"""Milliseconds before the newest change whose changes are read again."""
 _LISTS_A_MINUTE = 60
 """Lists of one Harbor: of a project's repositories, and of a repository's tags."""
 _YOUNG_SECONDS = 10.0
@@ -58,14 +59,10 @@ _TRUST_SECONDS = 7 * 86_400.0
 _COMPARED_AT_ONCE = 4
 _MOST_PENDING = 1000
 """Repositories of a project that wait for their comparison; a reconcile finds what is in others."""
-_PROJECTS_SECONDS = 600.0
-"""Seconds for which the projects of a Harbor, and its version, are remembered."""
 _ONCE_SECONDS, _MOST_QUEUED = 86_400.0, 100_000
 """A copy is queued once in so many seconds for the same digest: the pull of a copy that fails is a change, too."""
-_FIRST_VERSION = (2, 15)
-"""The first Harbor that counts changes of tags in ``update_time``."""
-_BEGINNING = datetime.fromtimestamp(0, UTC)
-_ADVICE = "; grant repository:list (before Harbor 2.15 log:list too), or set REPLICATOR_SWEEP=off"
+_HARBOR_SECONDS = 60.0
+"""Time for the sweep of one Harbor; the next one goes on where it was."""
 _STOP_SECONDS = 5.0
 _BROKEN_PAUSE = 60.0
 
@@ -95,7 +92,7 @@ class Sweeper:
         self._checker = Checker(copier, checks, trust=_TRUST_SECONDS, force=False, dry_run=False)
         self._sweeps = Sweeps(queue, lease=2 * interval + 30)
         self._stopping = asyncio.Event()
-        self._harbors: dict[str, _Harbor] = {}
+        self._harbors: dict[str, SweptHarbor] = {}
         self._queued: TTLCache[_Copy, None] = TTLCache(_MOST_QUEUED, _ONCE_SECONDS)
         self._offline = False
 
@@ -156,16 +153,17 @@ class Sweeper:
         if taken is None:
             return False
         now, known = taken
-        rules, young = self._rules, False
+        rules, sweeps = self._rules, list[_Sweep]()
         for registry in sorted({source.registry for source in rules.sources()}):
-            harbor = self._harbors.setdefault(registry, _Harbor(registry, self._copier))
-            sweep = _Sweep(self, harbor, rules, known, int(now.timestamp() * 1000), self._lists)
-            if not await sweep.run(whole=whole):
-                return False
-            young = young or sweep.young
+            harbor = self._harbors.setdefault(registry, SweptHarbor(registry, self._copier))
+            sweeps.append(_Sweep(self, harbor, rules, known, now=milliseconds(now), lists=self._lists))
+        # At once, each with a deadline: a Harbor that does not answer delays no other.
+        await gather_tolerant(sweep.within(_HARBOR_SECONDS, whole=whole) for sweep in sweeps)
+        if not all(sweep.leads for sweep in sweeps):
+            return False
         problems = [problem for harbor in self._harbors.values() for problem in harbor.problems.values()]
         await self._sweeps.end("; ".join(problems[:3]))
-        return young
+        return any(sweep.young for sweep in sweeps)
 
     async def keep(self, projects: Mapping[str, SweptProject], replaced: int = 0) -> bool:
         """Store how far projects were swept; return whether this process still leads, and goes on."""
@@ -208,68 +206,38 @@ class Sweeper:
         return added
 
 
-class _Harbor:
-    """What this process knows of one Harbor."""
-
-    def __init__(self, registry: str, copier: Copier) -> None:
-        self.registry, self.copier = registry, copier
-        self.is_harbor: bool | None = None
-        self.counts_changes = True
-        self.projects: list[str] = []
-        self.problems: dict[str, str] = {}
-        self.refused: set[str] = set()
-        self.postponed: set[str] = set()
-        self._until = float("-inf")
-
-    def api(self, project: str = "x") -> HarborApi:
-        """Return a client with the login for a project; any repository stands for it."""
-        place = Repository(self.registry, f"{project}/x")
-        return HarborApi(self.registry, self.copier.registries.transport(place))
-
-    async def look(self, rules: Rules) -> None:
-        """Find out whether it is a Harbor, which version, and the projects that the rules name."""
-        if time.monotonic() < self._until:
-            return
-        sources = [each for each in rules.sources() if each.registry == self.registry]
-        projects = {each.repository.name.partition("/")[0] if each.repository else each.project for each in sources}
-        try:
-            if self.is_harbor is None:
-                self.is_harbor = await self.api().is_harbor()
-            if self.is_harbor:
-                version = await self.api(min(filter(None, projects), default="x")).version()
-                self.counts_changes = version is None or version >= _FIRST_VERSION
-                if None in projects:
-                    listed = [name async for name in self.api().projects()]
-                    named = [source for source in sources if source.project is None and source.repository is None]
-                    projects |= {name for name in listed if any(source.may_be_in(name) for source in named)}
-            self.projects = sorted(filter(None, projects))
-            self.refused.clear()
-            self._until = time.monotonic() + _PROJECTS_SECONDS
-            self.note("", None)
-        except ReplicatorError as error:
-            self.note("", error)
-
-    def note(self, project: str, error: ReplicatorError | None) -> None:
-        """Note whether a project could be listed; the first failure is logged."""
-        if error is None:
-            self.problems.pop(project, None)
-        elif project not in self.problems:
-            advice = "" if error.error_class is ErrorClass.TRANSIENT else _ADVICE
-            self.problems[project] = f"{self.registry}/{project} can't be swept: {error}{advice}"
-            log.warning("sweep failed", source=f"{self.registry}/{project}", error=str(error))
-
-
 class _Sweep:
-    """One sweep of one Harbor; ``young`` tells that some tags were too young to say whether their event is lost."""
+    """One sweep of one Harbor.
 
-    def __init__(
-        self, sweeper: Sweeper, harbor: _Harbor, rules: Rules, known: Mapping[str, SweptProject], now: int, lists: int
+    Attributes:
+        young: some tags were too young to say whether their event is lost.
+        leads: this process still leads.
+    """
+
+    def __init__(  # what one run of one Harbor is about
+        self,
+        sweeper: Sweeper,
+        harbor: SweptHarbor,
+        rules: Rules,
+        known: Mapping[str, SweptProject],
+        *,
+        now: int,
+        lists: int,
     ) -> None:
         self._sweeper, self._harbor, self._rules, self._now = sweeper, harbor, rules, now
         prefix = f"{harbor.registry}/"
         self._known = {name: state for name, state in known.items() if name.startswith(prefix)}
         self._lists = self._left = lists
-        self.young = False
+        self.young, self.leads = False, True
+
+    async def within(self, seconds: float, *, whole: bool) -> None:
+        """Sweep for so long at most; the next sweep goes on where this one was."""
+        try:
+            async with asyncio.timeout(seconds):
+                self.leads = await self.run(whole=whole)
+            self._harbor.note("*", None)
+        except TimeoutError:
+            self._harbor.note("*", ConnectionFailed(f"a sweep takes longer than {seconds:.0f} s"))
 
     async def run(self, *, whole: bool) -> bool:
         """Sweep; return whether this process still leads, and goes on."""
@@ -302,46 +270,51 @@ class _Sweep:
         """Read which repositories of a project changed."""
         state, harbor = states[name], self._harbor
         lane = Lane.EVENTS if name in self._known else Lane.BACKFILL
-        done, pending, seen = dict(state.done), dict(state.pending), state.seen
-        edge = datetime.fromisoformat(seen) - _OVERLAP if seen else _BEGINNING
-        oldest = None if state.fresh else edge
+        done, pending, seen = dict(state.done), dict(state.pending), 0
+        oldest = None if state.fresh else state.seen - _OVERLAP
         api = harbor.api(project)
         changes = api.changes(project) if harbor.counts_changes else api.logged_changes(project)
         try:
-            async for each in self._changed(changes, oldest):
-                moment, repository = each.changed.isoformat() if each.changed else "", each.repository.name
-                seen = max(seen, moment)
-                if done.get(repository, "") < moment and self._rules.route(each.repository).destinations:
+            async for moment, each in self._changed(changes, oldest):
+                # A clock that was set back, or a repository that was deleted, takes the newest time back too.
+                seen, repository = max(seen, moment), each.repository.name
+                if done.get(repository) != moment and self._rules.route(each.repository).destinations:
                     done[repository] = moment
                     if not state.fresh and len(pending) < _MOST_PENDING:
-                        pending.setdefault(repository, str(lane))
+                        pending.setdefault(repository, lane)
             harbor.note(project, None)
         except ReplicatorError as error:
             harbor.note(project, error)
             if error.error_class is ErrorClass.TRANSIENT:
                 return True
             harbor.refused.add(project)
+        seen = seen or state.seen
         # Those that are not read again are forgotten.
-        if seen:
-            edge = datetime.fromisoformat(seen) - _OVERLAP
-        done = {repository: moment for repository, moment in done.items() if moment >= edge.isoformat()}
+        done = {repository: moment for repository, moment in done.items() if seen - _OVERLAP <= moment <= seen}
         states[name] = SweptProject(self._now, seen, done, pending)
         return await self._sweeper.keep({name: states[name]})
 
     async def _changed(
-        self, pages: AsyncGenerator[list[ListedRepository], None], oldest: datetime | None
-    ) -> AsyncGenerator[ListedRepository, None]:
-        """Yield the repositories that changed since ``oldest``; None for those that will be read again."""
+        self, pages: AsyncGenerator[list[ListedRepository], None], oldest: int | None
+    ) -> AsyncGenerator[tuple[int, ListedRepository], None]:
+        """Yield the repositories that changed since ``oldest``, and those that will be read again.
+
+        Args:
+            pages: the latest change first.
+            oldest: in milliseconds since 1970; None for those alone that will be read again.
+        """
+        again: int | None = None
         async with contextlib.aclosing(pages):
             async for page in pages:
                 self._left -= 1
                 for each in page:
                     if each.changed is None:
                         return
-                    oldest = oldest or each.changed - _OVERLAP
-                    if each.changed < oldest:
+                    moment = milliseconds(each.changed)
+                    again = moment - _OVERLAP if again is None else again
+                    if moment < (again if oldest is None else min(again, oldest)):
                         return
-                    yield each
+                    yield moment, each
 
     async def _compare(self, name: str, states: dict[str, SweptProject]) -> bool:
         """Compare the repositories of a project that changed, and queue what differs."""
@@ -350,7 +323,7 @@ class _Sweep:
                 break
             self._left -= 1
             state = states[name]
-            replaced, finished = await self._look_at(Repository(self._harbor.registry, repository), Lane(lane))
+            replaced, finished = await self._look_at(Repository(self._harbor.registry, repository), lane)
             if finished:
                 pending = {other: its for other, its in state.pending.items() if other != repository}
                 states[name] = state = replace(state, pending=pending)

@@ -52,13 +52,13 @@ class House:
             text = text.replace(name, host)
         return text
 
-    def rules(self, images: dict[str, Any]) -> Rules:
+    def rules(self, images: dict[str, Any], *hosts: str) -> Rules:
         auth = {
             "HARBOR": {"username": HARBOR_ROBOT[0], "password": HARBOR_ROBOT[1], "insecure": True},
             "BEHIND": {"anonymous": True, "insecure": True},
             "PLAIN": {"anonymous": True},
             "registry.cn-beijing.aliyuncs.com": {"anonymous": True},
-        }
+        } | {host: {"anonymous": True, "insecure": True} for host in hosts}
         return parse(self._named(json.dumps({"auth": auth, "images": images})), "rules.json", environ={})
 
     @contextlib.asynccontextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ import pytest
 
 from replicator.copy import Copier
 from replicator.queue import Lane, Observations, Queue, Worker
-from replicator.queue.leaders import SweepState
+from replicator.queue.leaders import SweepState, SweptProject
+from replicator.queue.records import encode, milliseconds
 from replicator.reference import Reference
 from replicator.registry import Registries
 from replicator.registry.manifest import digest_of
@@ -24,6 +26,7 @@ from tests.queue.servers import RedisServer
 from tests.replication.conftest import QUICK
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import fetch_raw
+from tests.standins.outages import mute
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,9 +43,9 @@ class Stage:
         self.house, self.queue = house, queue
         self._stack = AsyncExitStack()
 
-    async def sweeper(self, images: dict[str, Any] | None = None) -> Sweeper:
-        """Start a process that sweeps, with nothing in its memory."""
-        rules = self.house.rules(images or TEAM)
+    async def sweeper(self, images: dict[str, Any] | None = None, *hosts: str) -> Sweeper:
+        """Start a process that sweeps, with nothing in its memory; its rules have these ``hosts`` besides."""
+        rules = self.house.rules(images or TEAM, *hosts)
         registries = await self._stack.enter_async_context(Registries(access_by(rules.credentials), timing=QUICK))
         checks = Observations(self.queue)
         self._stack.push_async_callback(checks.aclose)
@@ -64,6 +67,12 @@ class Stage:
             worker.stop()
             await working
         await checks.aclose()
+
+    async def store(self, record: bytes, name: bytes | None = None) -> None:
+        """Replace the record of a project; of the team's without a name."""
+        name = name or f"{self.house.harbor.host}/team".encode()
+        redis: Any = self.queue.redis
+        await redis.hset(f"{self.queue.prefix}:sweep:projects", name, record)
 
     def forget(self) -> None:
         """Count requests to the Harbor from here on."""
@@ -302,6 +311,45 @@ async def test_what_is_there_at_first_is_left_out_in_every_project_however_late_
     await stage.house.put(["p3/app:v2"])
     for _ in range(4):
         await sweeper.step()
+    assert await stage.queued() == 2
+
+
+async def test_a_harbor_that_does_not_answer_delays_the_sweep_of_no_other(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_HARBOR_SECONDS", 1.0)
+    await stage.house.put(["team/app:v1"])
+    async with mute() as silent:
+        sweeper = await stage.sweeper(TEAM | {f"{silent}/team/**": "BEHIND/silent/{name}"}, silent)
+        await sweeper.step()
+        await stage.house.put(["team/app:v2"])
+        async with asyncio.timeout(15):
+            await sweeper.step()
+    assert await stage.queued() == 2
+    assert silent in (await SweepState.read(stage.queue)).problem
+
+
+async def test_a_clock_of_a_harbor_that_is_set_back_hides_no_change(stage: Stage) -> None:
+    await stage.house.put(["team/app:v1"])
+    sweeper = await stage.sweeper()
+    await sweeper.step()
+    # It was an hour ahead, and is right again.
+    await stage.store(encode(SweptProject(seen=milliseconds(datetime.now(UTC)) + 3_600_000)))
+    await stage.house.put(["team/app:v2"])
+    await sweeper.step()
+    assert await stage.queued() == 2
+
+
+@pytest.mark.parametrize("record", [b"", b"[]", b'{"seen": "yesterday"}', b'{"pending": {"a": "nobody"}}', b"\xff"])
+async def test_a_record_that_can_not_be_read_is_replaced(stage: Stage, record: bytes) -> None:
+    await stage.house.put(["team/app:v1"])
+    sweeper = await stage.sweeper()
+    await sweeper.step()
+    await stage.store(record)
+    await stage.store(record, b"\xff")
+    await sweeper.step()
+    await stage.house.put(["team/app:v2"])
+    await sweeper.step()
     assert await stage.queued() == 2
 
 
