@@ -24,8 +24,12 @@ moments = st.integers(0, 100 * 365 * 86_400).map(
 names = st.sampled_from(["*", "*/7", "5", "1-4", "2,3", "1-5/2"])
 crons = st.builds(
     lambda minute, hour, day, month, weekday: Cron(f"{minute} {hour} {day} {month} {weekday}"),
-    names, names, names, st.sampled_from(["*", "2", "3-11"]), st.sampled_from(["*", "0", "MON-FRI", "5L", "7"]),
-)  # fmt: skip
+    names,
+    names,
+    names,
+    st.sampled_from(["*", "2", "3-11"]),
+    st.sampled_from(["*", "0", "MON-FRI", "5L", "7"]),
+)
 schedules: st.SearchStrategy[Schedule] = st.builds(Every, st.integers(1, 366 * 86_400)) | crons
 
 
@@ -81,10 +85,27 @@ def test_a_schedule_is_off_an_interval_or_a_cron_expression(text: str, schedule:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "on", "never", "0s", "24", "-1h", "h", "400d", "9999999999999d", "٣h", "1 h", "@daily",
-        "* * * *", "* * * * * *", "61 * * * *", "x * * * *", "0 0 31 2 *", "0 0 30 2 *", "* * * * " + "1," * 200 + "1",
+        "",
+        "on",
+        "never",
+        "0s",
+        "24",
+        "-1h",
+        "h",
+        "400d",
+        "9999999999999d",
+        "٣h",
+        "1 h",
+        "@daily",
+        "* * * *",
+        "* * * * * *",
+        "61 * * * *",
+        "x * * * *",
+        "0 0 31 2 *",
+        "0 0 30 2 *",
+        "* * * * " + "1," * 200 + "1",
     ],
-)  # fmt: skip
+)
 def test_any_other_schedule_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match=r"17 3 \* \* \*"):
         parse_schedule(text)
@@ -162,8 +183,10 @@ def test_a_run_in_a_skipped_hour_comes_after_it(new_york: str) -> None:
     # In 2026 clocks there go from 2:00 to 3:00 on 8 March.
     starts = runs(Cron("30 2 * * *"), datetime(2026, 3, 7, 0, tzinfo=ZoneInfo(new_york)), 3)
     assert [start.astimezone(ZoneInfo(new_york)).strftime("%d %H:%M") for start in starts] == [
-        "07 02:30", "08 03:00", "09 02:30",
-    ]  # fmt: skip
+        "07 02:30",
+        "08 03:00",
+        "09 02:30",
+    ]
 
 
 def test_a_run_in_a_repeated_hour_comes_once(new_york: str) -> None:

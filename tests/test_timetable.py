@@ -22,9 +22,9 @@ zones = st.sampled_from(
 )
 limits = st.sampled_from([Limit(), Limit(MBIT, "1Mbit/s"), Limit(5e6, "5MB/s")])
 minutes = st.integers(0, 24 * 60 - 1)
-windows = st.builds(
-    Window, st.frozensets(st.integers(0, 6), min_size=1), minutes, minutes, zones, limits
-).filter(lambda window: window.start != window.end)  # fmt: skip
+windows = st.builds(Window, st.frozensets(st.integers(0, 6), min_size=1), minutes, minutes, zones, limits).filter(
+    lambda window: window.start != window.end
+)
 timetables = st.builds(Timetable, st.lists(windows, max_size=3), limits)
 moments = st.integers(0, 2 * 366 * 86_400).map(lambda second: datetime(2025, 1, 1, tzinfo=UTC) + timedelta(0, second))
 
@@ -36,11 +36,20 @@ def rate(text: str) -> float | None:
 @pytest.mark.parametrize(
     ("text", "bytes_per_second"),
     [
-        ("40Mbit/s", 5e6), ("40 Mbit/s", 5e6), (" 5MB/s\n", 5e6), ("512KiB/s", 524_288), ("64kbit/s", 8000),
-        ("64Kbit/s", 8000), ("1.5MiB/s", 1.5 * 2**20), ("1Gbit/s", 125e6), ("1Mibit/s", 2**17), ("100000B/s", 1e5),
-        ("unlimited", None), ("Unlimited", None),
+        ("40Mbit/s", 5e6),
+        ("40 Mbit/s", 5e6),
+        (" 5MB/s\n", 5e6),
+        ("512KiB/s", 524_288),
+        ("64kbit/s", 8000),
+        ("64Kbit/s", 8000),
+        ("1.5MiB/s", 1.5 * 2**20),
+        ("1Gbit/s", 125e6),
+        ("1Mibit/s", 2**17),
+        ("100000B/s", 1e5),
+        ("unlimited", None),
+        ("Unlimited", None),
     ],
-)  # fmt: skip
+)
 def test_a_bandwidth_is_in_bits_or_bytes(text: str, bytes_per_second: float | None) -> None:
     assert rate(text) == bytes_per_second
 

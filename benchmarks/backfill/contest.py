@@ -57,7 +57,7 @@ class Contest:
     Attributes:
         name: what it is called on the command line.
         title: what it is, for a person.
-        before: what the destination holds before.
+        before: images that the destination holds at first.
         changes: whether a run changes the destination, so that each needs one of its own.
         contenders: who takes part.
     """

@@ -1,1 +1,1 @@
-"""Copies over a line of a given rate and round trip: what is sent, what arrives, and what a small push waits for."""
+"""Copies over a line of a given rate and round trip: bytes sent, tags that arrive, and the wait of a small push."""

@@ -1,4 +1,4 @@
-"""Two registries with a line before the destination, and what a run did there."""
+"""Two registries with a line before the destination, and the outcome of a run there."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ _SAID = 600
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What all runs have in common.
+    """The terms that all runs share.
 
     Attributes:
         rate: bytes a second of the line, in each direction.
         round_trip: seconds.
         trees: checkouts of the replicator, by the name that a table gives them.
         storage: where the registries keep their content; None for the system's temporary directory.
-        size: what the sizes of all bodies are multiplied by; less than 1 for the benchmark's own tests.
+        size: a factor for the sizes of all bodies; less than 1 for the benchmark's own tests.
         window: bytes of a connection that are under way at once.
     """
 
@@ -69,7 +69,7 @@ class Terms:
 
 @dataclass(slots=True)
 class Outcome:
-    """What one program did.
+    """The outcome of one program.
 
     Attributes:
         name: its name in the table.
@@ -128,7 +128,7 @@ class Run:
         registry: the destination itself.
         origin: the source itself.
         scratch: a directory for the run's own files.
-        content: what is meant to be copied.
+        content: the images to copy.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class Run:
         return (await self._fronts[1].passed())[0]
 
     async def outcome(self, name: str, wall: float, **more: str) -> Outcome:
-        """Look at what is at the destination, and what went over the line."""
+        """Read the tags at the destination, and the bytes that went over the line."""
         read = (await self._fronts[0].passed())[1]
         found = await asyncio.gather(*(self.holds(repo, tag) for repo, tags in self.content.items() for tag in tags))
         return Outcome(
@@ -299,7 +299,7 @@ class Place:
 
         Args:
             at_source: the line is before the source instead.
-            before: what the destination holds before.
+            before: images that the destination holds at first.
             front: makes a server of its own before the registry, behind the line.
         """
         terms = self.terms

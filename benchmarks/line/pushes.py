@@ -60,7 +60,7 @@ async def p99(terms: Terms) -> AsyncIterator[Outcome]:
         }
         for number, (name, tree) in enumerate(terms.trees.items()):
             async with source.run() as run:
-                # Each has a repository of its own for what is pushed, which no reconcile finds before.
+                # Each pushes to a repository of its own, which no reconcile finds before.
                 run.content = bulk | _small(terms, f"team/app{number}")
                 rules = run.rules(images=images)
                 async with run.serving(tree, rules, {"REPLICATOR_RECONCILE": "24h"}) as serving:
@@ -74,7 +74,7 @@ async def p99(terms: Terms) -> AsyncIterator[Outcome]:
 
 
 def _of_reconcile(serving: Serving) -> str:
-    """Say how the reconcile ended, and some of what it could not do."""
+    """Say how the reconcile ended, with some of its failures."""
     said = [line for line in serving.lines if str(line.get("event", "")).startswith("reconcile")]
     return "; ".join(f"{line['event']}: {line.get('error') or line}" for line in [*said[:4], *said[-1:]])
 

@@ -1,4 +1,4 @@
-"""The rows: what is copied, by which program, over which line."""
+"""The rows: images, programs and lines."""
 
 from __future__ import annotations
 

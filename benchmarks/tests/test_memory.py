@@ -44,9 +44,15 @@ async def test_copying_a_gibibyte_takes_under_120_megabytes(tmp_path: Path) -> N
             "copy", "--quiet", "--dest-tls-verify=false", f"oci:{tmp_path}/layout:latest", f"docker://{source}/a/b:v1"
         )
         used = peak(
-            "copy", f"{source}/a/b:v1", f"{destination}/c/d:v1", "--insecure", source, "--insecure", destination,
+            "copy",
+            f"{source}/a/b:v1",
+            f"{destination}/c/d:v1",
+            "--insecure",
+            source,
+            "--insecure",
+            destination,
             cwd=tmp_path,
-        )  # fmt: skip
+        )
         raw = await skopeo("inspect", "--raw", "--tls-verify=false", f"docker://{destination}/c/d:v1")
     assert raw == root.content
     assert used < BOUND, f"{used / 1024**2:.0f} MiB"

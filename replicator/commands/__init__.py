@@ -171,7 +171,7 @@ def main() -> None:
 
 
 def _call(program: Callable[[], None]) -> None:
-    """Run the program until its output is written: what fails in Python's own flush at exit ends with a traceback."""
+    """Run the program until its output is written: a failure in Python's own flush at exit would print a traceback."""
     try:
         program()
     finally:

@@ -1,4 +1,4 @@
-"""Selection of what is copied of an image: all, an index with fewer children, or nothing; and a cache of selections.
+"""Selection of the parts of an image to copy (all, an index with fewer children, or nothing), and a cache of it.
 
 The selection depends only on the source's bytes and on the options, so the digest of the destination's tag is known
 before anything is sent, and a cached one never goes stale. A rewritten index keeps the order and all other fields of
@@ -256,7 +256,7 @@ class CachedSelection:
 
     Attributes:
         digest: what the destination's tag will name; None when nothing of the image is selected.
-        note: what is left out, or why everything is.
+        note: the parts that are left out, or the reason why everything is.
     """
 
     digest: str | None

@@ -52,7 +52,7 @@ ALL_MANIFESTS = 512
 _MOST_CHILDREN = 8
 """Images read of one index."""
 _MOST_SEEN = 4
-"""Digests kept of what comparisons saw in one repository."""
+"""Digests kept of the manifests that comparisons saw in one repository."""
 _MOST_TAGS = 1000
 """Tags of a repository among which the newest are chosen: one page of its list."""
 READ_SECONDS = 7 * 24 * 3600.0
@@ -259,7 +259,7 @@ class Survey:
 
     def _rest_if_exhausted(self, place: Place, seconds: float) -> None:
         if self._is_exhausted(place):
-            # What a comparison saw in the meantime prolongs no rest.
+            # A manifest that a comparison saw in the meantime prolongs no rest.
             place.rest(place.done_until or self._clock() + seconds)
 
     async def _read(self, place: Place, allowance: Allowance) -> None:
@@ -292,7 +292,7 @@ class Survey:
             self._rest_if_exhausted(place, READ_SECONDS)
 
     async def _read_on(self, place: Place, allowance: Allowance) -> bool:
-        """Read what a repository's next image names; return whether all of it was allowed."""
+        """Read the manifests that a repository's next image names; return whether all of them were allowed."""
         remote = self._registries.destination(place.repository)
         if not place.unread and not place.images and not place.listed:
             if not allowance.take():
@@ -325,11 +325,8 @@ class Survey:
     async def _learn(self, remote: RemoteRepository, manifests: Sequence[Manifest]) -> None:
         """Note the blobs that manifests of a repository name."""
         digests = dict.fromkeys(
-            blob.digest
-            for each in manifests
-            for blob in each.blobs
-            if blob.size > SMALL and not blob.is_foreign
-        )  # fmt: skip
+            blob.digest for each in manifests for blob in each.blobs if blob.size > SMALL and not blob.is_foreign
+        )
         registry, name = remote.repository.registry, remote.repository.name
         for digest in digests:
             self._ledger.add(registry, name, digest, confirmed=False)

@@ -46,7 +46,7 @@ class NoHarbor(RegistryError):
 
 @dataclass(frozen=True, slots=True)
 class SystemInfo:
-    """What a Harbor says about itself (``GET /systeminfo``). Without a login it says none of this.
+    """Harbor's system information (``GET /systeminfo``). Without a login it has none of these.
 
     Attributes:
         version: None if it is not said.
@@ -155,7 +155,7 @@ class HarborApi:
             yield [each for each in found if each is not None]
 
     async def version(self) -> tuple[int, int] | None:
-        """Return major and minor version of the Harbor, which it tells to whoever has a login; None if it does not.
+        """Return Harbor's major and minor version, which any login may read; None if Harbor does not say.
 
         Raises:
             RegistryError: there is no such answer.
@@ -222,7 +222,7 @@ class HarborApi:
         return each_page(fetch, wrong, key)
 
     async def _latest(self, path: str, column: str) -> AsyncGenerator[list[dict[str, Any]], None]:
-        """Read a list whose rows with the latest time come first; whoever has read enough ends it."""
+        """Read a list whose rows with the latest time come first, until the caller stops."""
         for number in itertools.count(1):
             page = await self._page(path, number, f"&sort=-{column}")
             yield page.rows

@@ -293,7 +293,7 @@ class WebhookApi:
         self._path = f"/projects/{project}/webhook/policies"
 
     async def system(self) -> SystemInfo:
-        """Return what Harbor says about itself.
+        """Return Harbor's system information.
 
         Raises:
             NoHarbor: the host is not a Harbor.

@@ -211,10 +211,11 @@ class Policies:
             on_wait(len(kept))
         failed = await _delete_later(kept, patience)
         return [
-            each if (note := failed.get((each.registry, each.project))) is None
+            each
+            if (note := failed.get((each.registry, each.project))) is None
             else replace(each, change=Change.FAILED, note=note)
             for each in done
-        ]  # fmt: skip
+        ]
 
     async def show(self, url: str | None) -> tuple[list[PolicyStatus], list[PolicyChange]]:
         """List the policies with our name or our address, and the projects that have none or that failed."""
@@ -234,7 +235,7 @@ class Policies:
         return sorted(registry for registry, system in self._systems.items() if not system.notifies)
 
     async def _system(self, api: WebhookApi, registry: str) -> SystemInfo:
-        """Return what the Harbor says of itself, which also shows that it is one; one request for each registry."""
+        """Return Harbor's system information, which also shows that it is a Harbor; one request for each registry."""
         if registry not in self._systems:
             self._systems[registry] = await api.system()
         return self._systems[registry]
@@ -263,7 +264,7 @@ class Policies:
 async def _delete_later(
     kept: dict[tuple[str, str], tuple[WebhookApi, list[Policy]]], patience: float
 ) -> dict[tuple[str, str], str]:
-    """Delete disabled policies of projects, again and again for ``patience`` seconds; return what failed, and why."""
+    """Delete disabled policies of projects, with retries for ``patience`` seconds; return the failures and why."""
     failed: dict[tuple[str, str], str] = {}
     clock = asyncio.get_running_loop().time
     until = clock() + patience

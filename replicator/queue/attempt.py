@@ -245,7 +245,7 @@ def _waits(  # the facts of one failure
     payload: Mapping[str, Any] | None,
     seconds: float,
 ) -> Ending:
-    """Have a job wait without the loss of an attempt, as long as the policy allows."""
+    """Let a job wait without counting an attempt, as long as the policy allows."""
     # This process may have met the silence later than the one that reported it: the earlier time counts.
     silent = min(datetime.fromtimestamp(wait.since, UTC), job.record.waits_since or now, now)
     due = min(datetime.fromtimestamp(job.record.due / 1000, UTC), now)

@@ -152,7 +152,7 @@ def _open_sentinel(parts: SplitResult, options: dict[str, str], common: dict[str
 
 
 class _TlsConnection(SSLConnection):
-    """TLS that takes what curl and Go take of an authority that the URL names."""
+    """TLS that accepts certificates of an authority in the URL as curl and Go do."""
 
     def _connection_arguments(self) -> Any:
         # Only here: the files of the URL are read at the first connection.

@@ -310,18 +310,40 @@ class _Server:
             log_file.unlink()
         with log_file.open("ab") as output:
             self._child = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), program,
+                sys.executable,
+                "-I",
+                "-S",
+                str(_LAUNCHER),
+                str(os.getpid()),
+                program,
                 # The socket's name is relative to the directory: its path may be longer than a socket's can be.
-                "--port", "0", "--unixsocket", SOCKET, "--unixsocketperm", "700", "--dir", str(self._directory),
-                "--appendonly", "yes", "--appendfsync", "always", "--save", "", "--maxmemory-policy", "noeviction",
-                "--daemonize", "no", "--logfile", "",
+                "--port",
+                "0",
+                "--unixsocket",
+                SOCKET,
+                "--unixsocketperm",
+                "700",
+                "--dir",
+                str(self._directory),
+                "--appendonly",
+                "yes",
+                "--appendfsync",
+                "always",
+                "--save",
+                "",
+                "--maxmemory-policy",
+                "noeviction",
+                "--daemonize",
+                "no",
+                "--logfile",
+                "",
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 cwd=self._directory,
                 pass_fds=(self._lock,),
                 start_new_session=True,
-            )  # fmt: skip
+            )
 
     def _last_words(self) -> str:
         """Give the last lines of the server's log."""

@@ -140,8 +140,8 @@ class SweptProject:
         listed: when it was listed last, in milliseconds since 1970 by Redis's clock; 0 for never.
         seen: the newest time of a change that was read, in milliseconds since 1970 by Harbor's clock; 0 for none.
         done: repositories that were compared, with the time of the change; those that are read again.
-        pending: repositories still to compare, with the lane for what differs.
-        fresh: what is there is left to the reconcile, since its Harbor was never swept before.
+        pending: repositories still to compare, with the lane for tags that differ.
+        fresh: its Harbor was never swept before, so the reconcile compares its present tags.
     """
 
     listed: int = 0
@@ -153,12 +153,12 @@ class SweptProject:
 
 @dataclass(frozen=True, slots=True)
 class SweepState:
-    """What sweeps have found.
+    """The results of sweeps.
 
     Attributes:
         ended: when the last one ended, UTC; None before the first.
         replaced: copies that they queued because no event had, since the beginning.
-        problem: what the last one could not do; empty if there was nothing.
+        problem: the reason why the last one was incomplete; empty if it was not.
     """
 
     ended: datetime | None
@@ -231,7 +231,7 @@ class Sweeps:
         """Note that a sweep has ended.
 
         Args:
-            problem: what it could not do; empty if there was nothing.
+            problem: the reason why it was incomplete; empty if it was not.
 
         Raises:
             QueueUnavailable: Redis is away or takes nothing.

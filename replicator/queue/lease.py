@@ -247,7 +247,7 @@ class Running:
 
         Call it right before the step that must not happen twice, the write of the tag: earlier observations of the
         destination are void from then on. While Redis is away it waits, which is no
-        standstill: what was sent must not be sent again.
+        standstill: bytes that were sent must not be sent again.
 
         Raises:
             LeaseLost: another worker has the job: write nothing more.

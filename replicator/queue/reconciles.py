@@ -344,7 +344,7 @@ class Reconciles:
 
 
 def _read_rules(text: str) -> dict[str, datetime]:
-    """Read ``digest:milliseconds``, several separated by spaces. What another version wrote otherwise is left out."""
+    """Read ``digest:milliseconds``, several separated by spaces. Records of another form are left out."""
     found = {}
     for entry in text.split():
         digest, _, ended = entry.partition(":")

@@ -54,7 +54,7 @@ class Demand(Protocol):
 
     @property
     def used_events(self) -> float:
-        """What pushes used, as a fraction of the limit."""
+        """The part of the limit that pushes used."""
 
     @property
     def used_bulk(self) -> float:

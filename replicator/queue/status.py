@@ -153,11 +153,15 @@ class Status:
         running, last = self.reconcile.running, self.reconcile.last
         if running is None and last is None:
             return {}
-        now = {
-            "since": iso(running.since),
-            "host": running.host,
-            "pid": running.pid,
-            "listed": running.progress.listed,
-            "done": running.progress.done,
-        } if running is not None else None  # fmt: skip
+        now = (
+            {
+                "since": iso(running.since),
+                "host": running.host,
+                "pid": running.pid,
+                "listed": running.progress.listed,
+                "done": running.progress.done,
+            }
+            if running is not None
+            else None
+        )
         return {"reconcile": {"running": now, "last": last.to_json() if last is not None else None}}

@@ -85,7 +85,7 @@ _REFUSED_SECONDS = 30.0
 _FRESH_SECONDS = 5.0
 """Age in seconds up to which a refused token is no reason to request another."""
 SETTLING_SECONDS = 1.0
-"""Age up to which a refused token may be too young: the clock of what checks it may be behind that of its issuer's."""
+"""Age up to which a refused token may be too young: the registry's clock may be behind that of the token's issuer."""
 _MAX_TOKEN = 16 * 1024
 _MAX_CACHED = 4096
 

@@ -282,7 +282,7 @@ class Blobs(Endpoint):
         )
 
     async def _send_rest(self, upload: _Upload) -> None:
-        """Send what the registry has not got of an upload, and have it verify the whole."""
+        """Send the rest of an upload; the registry verifies the whole."""
         blob, location = upload.stream.blob, upload.location
         # The Location is opaque: the digest is appended, and nothing is quoted again.
         separator = "&" if location.raw_query_string else "?"

@@ -89,7 +89,7 @@ class Registries:
 
     Attributes:
         proxies: the same.
-        courtesy: what bulk and pushes of this process owe each other.
+        courtesy: limits bulk of this process while its pushes are under way.
     """
 
     def __init__(

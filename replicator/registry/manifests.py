@@ -1,4 +1,4 @@
-"""Requests about one repository: what all of them share, its manifests, its tags, and the referrers of a manifest.
+"""Requests about one repository: their common base, its manifests, its tags, and the referrers of a manifest.
 
 Sources: OCI distribution specification 1.1, "Pulling manifests", "Pushing Manifests", "Listing Tags" and "Listing
 Referrers".

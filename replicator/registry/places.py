@@ -20,7 +20,7 @@ BULK: ContextVar[bool] = ContextVar("bulk", default=False)
 """Whether the work of this task is a backfill's or a reconcile's, which never delays a push."""
 
 _work: ContextVar[_Work | None] = ContextVar("work", default=None)
-"""What this task does while it holds a `PromotingLock`."""
+"""The work of this task while it holds a `PromotingLock`."""
 
 _SHORT = 64
 """Waiters of the same class that a short request overtakes at most."""
@@ -234,7 +234,7 @@ def is_bulk() -> bool:
 
 
 def promotion() -> Callable[[], None]:
-    """Return what makes the work of this task a push's; for a push that waits for it elsewhere."""
+    """Return a function that makes the work of this task urgent, for a push that waits in another process."""
     work = _work.get()
     return work.promote if work is not None else lambda: None
 

@@ -37,7 +37,7 @@ _SHORTEST_REST, _LONGEST_REST = 30.0, 300.0
 
 @dataclass(slots=True)
 class _Measurement:
-    """What moved with one number of streams.
+    """The bytes that moved with one number of streams.
 
     Attributes:
         began: when the number was set.
@@ -55,7 +55,7 @@ class _Measurement:
 class Streams(Budget):
     """The bodies on their way to one host; a body holds one stream.
 
-    While bodies wait, more streams are tried as long as each step brings a quarter of what it could, and otherwise
+    While bodies wait, more streams are tried as long as each step brings a quarter of the possible gain, and otherwise
     fewer as long as they lose next to nothing. Then the number rests, and is tried again after a while, because lines
     change.
 

@@ -35,7 +35,7 @@ GIVEN_UP = "given up"
 """The result of a dead letter in the history; stored in Redis."""
 
 _LOOKS = 3
-"""Attempts after which a tag that does not name what its event announced is believed to name something else."""
+"""Attempts after which a tag that names another digest than its event is believed."""
 _ATTEMPTS_TO_RESOLVE = 3
 """Attempts before a source tag that does not resolve counts as deleted: an event may be ahead of Harbor's cache."""
 _ANNOUNCED_SECONDS = 600.0
@@ -312,7 +312,7 @@ class RefusedLogins:
         self._task: asyncio.Task[None] | None = None
 
     def renew(self, rules: Rules) -> None:
-        """Compare the logins with those of other rules, and queue in the background what that concerns."""
+        """Compare the logins with those of other rules, and queue the affected copies in the background."""
         if self._task is None or self._task.done():
             self._before = self._rules
         else:
@@ -322,7 +322,7 @@ class RefusedLogins:
         self._task = asyncio.create_task(self._run(self._before, rules))
 
     async def close(self) -> None:
-        """End what is under way."""
+        """End the task that is under way."""
         if self._task is not None:
             await cancel_all({self._task})
 

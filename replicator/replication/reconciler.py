@@ -206,7 +206,7 @@ class Reconciler:
         first = self._in_force_since is None
         since = self._in_force_since = self._in_force_since or state.now
         # Once a completed run had these rules, they never need one of their own again: while an upgrade lasts,
-        # processes with other rules run reconciles too, and each would answer the other's with its own, for ever.
+        # processes with other rules run reconciles too, and each would answer the other's with its own, endlessly.
         self._uncovered = self._uncovered and not state.covers(self._rules.digest, since)
         if self._plan is None or self._plan[:2] != (state.last_started, self._uncovered) or set_back:
             due = next_run(schedule, state)

@@ -6,7 +6,7 @@ tells which repositories to look at. Older Harbors have a log of each project, f
 
 What is read: the repositories that changed since the last sweep, and those of five minutes before, because rows may be
 committed late. A repository is compared as in a backfill, but a digest that a destination was seen to hold costs no
-request there. What differs is queued as if an event had announced it.
+request there. A tag that differs is queued as if an event had announced it.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ _LISTS_A_MINUTE = 60
 _YOUNG_SECONDS = 10.0
 """Age up to which a tag's event may still be on its way; it is looked at again after so many seconds."""
 _MANY = 100
-"""Tags of one repository beyond which what differs waits with the backfills."""
+"""Differing tags of one repository beyond which their copies wait with the backfills."""
 _TRUST_SECONDS = 7 * 86_400.0
 """For so long a destination that was seen to hold a digest is not asked again."""
 _COMPARED_AT_ONCE = 4
 _MOST_PENDING = 1000
-"""Repositories of a project that wait for their comparison; a reconcile finds what is in others."""
+"""The most repositories of a project that wait for their comparison; a reconcile compares the others."""
 _ONCE_SECONDS, _MOST_QUEUED = 86_400.0, 100_000
 """A copy is queued once in so many seconds for the same digest: the pull of a copy that fails is a change, too."""
 _HARBOR_SECONDS = 60.0
@@ -77,8 +77,8 @@ class Sweeper:
         interval: seconds between two sweeps.
         rules: name the repositories to look at.
         copier: compares, and its registries list.
-        queue: takes what differs, and elects the process that sweeps.
-        checks: what this installation saw at destinations.
+        queue: takes the copies, and elects the process that sweeps.
+        checks: observations of destinations.
     """
 
     def __init__(
@@ -214,7 +214,7 @@ class _Sweep:
         leads: this process still leads.
     """
 
-    def __init__(  # what one run of one Harbor is about
+    def __init__(  # one run of one Harbor
         self,
         sweeper: Sweeper,
         harbor: SweptHarbor,
@@ -317,7 +317,7 @@ class _Sweep:
                     yield moment, each
 
     async def _compare(self, name: str, states: dict[str, SweptProject]) -> bool:
-        """Compare the repositories of a project that changed, and queue what differs."""
+        """Compare the changed repositories of a project, and queue the copies."""
         for repository, lane in list(states[name].pending.items()):
             if self._left <= 0:
                 break
@@ -351,7 +351,7 @@ class _Sweep:
                     tag = asked.request.source.tag
                     info = page.tags.get(tag) if tag is not None else None
                     if info is None:
-                        # A list of names alone does not tell what changed.
+                        # A list of names alone shows no change.
                         continue
                     if patient and info.pushed is not None and _is_young(info.pushed):
                         young = True

@@ -56,9 +56,14 @@ async def asked(openapi: str, home: Path, program: str = _ASKING, **variables: s
     inherited = environment(HOME=str(home), no_proxy="", PYTHONWARNINGS=quiet)
     clean = {name: value for name, value in inherited.items() if "PROXY" not in name.upper()}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", program, f"http://{openapi}",
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env={**clean, **variables},
-    )  # fmt: skip
+        sys.executable,
+        "-c",
+        program,
+        f"http://{openapi}",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**clean, **variables},
+    )
     async with asyncio.timeout(60):
         out, _ = await process.communicate()
     return out.decode().strip()

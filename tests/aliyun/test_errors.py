@@ -75,9 +75,12 @@ class Raised(Exception):
 
 
 @given(
-    st.text(min_size=6), st.text(), st.text(), st.sampled_from([None, 200, 400, 403, 404, 409, 429, 500]),
+    st.text(min_size=6),
+    st.text(),
+    st.text(),
+    st.sampled_from([None, 200, 400, 403, 404, 409, 429, 500]),
     st.sampled_from([*CREATES, "GetAuthorizationToken"]),
-)  # fmt: skip
+)
 def test_no_refusal_quotes_a_secret(secret: str, before: str, after: str, status: int | None, action: str) -> None:
     assume(secret not in f"{REGISTRY}: {action}: the OpenAPI says: no answer from the OpenAPI: Code: …")
     error = from_openapi(REGISTRY, action, Raised(before + secret + after, "Code", status), (secret, ""))

@@ -123,7 +123,9 @@ ROWS = {
         login=Access(logins=Given("mistaken-secret")),
     ),
     "no login": Row(
-        LoginRefused, ErrorClass.CREDENTIALS, ("authentication required", "check the username and password"),
+        LoginRefused,
+        ErrorClass.CREDENTIALS,
+        ("authentication required", "check the username and password"),
         login=Access(),
     ),
     "dropped by the token host": Row(
@@ -138,8 +140,12 @@ ROWS = {
     ),
     "no namespace": Row(Unauthorized, ErrorClass.CREDENTIALS, CAUSES, name="absent/app"),
     "no namespace, 403": Row(
-        Denied, ErrorClass.PERMANENT, (DENIED, *CAUSES), name="absent/app",
-        acr={"denied_status": 403, "denies_missing": False}, fault=Fault(Answer(404), "HEAD", times=None),
+        Denied,
+        ErrorClass.PERMANENT,
+        (DENIED, *CAUSES),
+        name="absent/app",
+        acr={"denied_status": 403, "denies_missing": False},
+        fault=Fault(Answer(404), "HEAD", times=None),
     ),
     "not created by a push": Row(Unauthorized, ErrorClass.CREDENTIALS, CAUSES, name="manual/app"),
     "may only pull": Row(
@@ -149,29 +155,45 @@ ROWS = {
         Denied, ErrorClass.PERMANENT, CAUSES, name="absent/app", acr={"denied_status": 403}
     ),
     "a nested name": Row(
-        Unauthorized, ErrorClass.CREDENTIALS, ("exactly namespace/name, not 3 segments", "{flat}"), ("in this order",),
+        Unauthorized,
+        ErrorClass.CREDENTIALS,
+        ("exactly namespace/name, not 3 segments", "{flat}"),
+        ("in this order",),
         name="cache/team/app",
     ),
     "Enterprise": Row(
-        Unauthorized, ErrorClass.CREDENTIALS, CAUSES[:4], ("300",), name="absent/app",
-        acr={"personal": False}, host=ENTERPRISE,
+        Unauthorized,
+        ErrorClass.CREDENTIALS,
+        CAUSES[:4],
+        ("300",),
+        name="absent/app",
+        acr={"personal": False},
+        host=ENTERPRISE,
     ),
     "a quota": Row(
-        Denied, ErrorClass.PERMANENT, ("REPO_EXCEED_QUOTA", "300 repositories", "delete"), ("in this order",),
+        Denied,
+        ErrorClass.PERMANENT,
+        ("REPO_EXCEED_QUOTA", "300 repositories", "delete"),
+        ("in this order",),
         fault=Fault(Answer(403, "DENIED", "REPO_EXCEED_QUOTA"), "POST", times=None),
     ),
     "an attestation": Row(
-        Denied, ErrorClass.PERMANENT, ("unknown manifest class for", "attestations: strip"), ("in this order",),
+        Denied,
+        ErrorClass.PERMANENT,
+        ("unknown manifest class for", "attestations: strip"),
+        ("in this order",),
         pushed=attestation(image(4), empty_config=True),
     ),
     "a chart": not_an_image("application/vnd.cncf.helm.config.v1+json"),
     "a cache": not_an_image("application/vnd.buildkit.cacheconfig.v0"),
     "an artifact": not_an_image("application/vnd.example.config.v1+json"),
     "too many requests": Row(
-        TooManyRequests, ErrorClass.TRANSIENT, ("slow down", "REPLICATOR_CONCURRENCY"),
+        TooManyRequests,
+        ErrorClass.TRANSIENT,
+        ("slow down", "REPLICATOR_CONCURRENCY"),
         fault=Fault(Answer(429, "TOOMANYREQUESTS", "slow down", {"Retry-After": "0"}), "POST", times=None),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture

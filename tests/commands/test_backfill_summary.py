@@ -49,15 +49,23 @@ def test_the_plan_in_the_documentation_is_one() -> None:
     source, destination = f"{HARBOR}/team/app", f"{ACR}/team-mirror/app"
     rows = [
         Row(
-            f"{source}:v3", f"{destination}:v3", RowOutcome.WOULD_COPY, DIGESTS[0],
-            size=61_300_000, note="it is not there yet",
+            f"{source}:v3",
+            f"{destination}:v3",
+            RowOutcome.WOULD_COPY,
+            DIGESTS[0],
+            size=61_300_000,
+            note="it is not there yet",
         ),
         Row(f"{source}:v1", f"{destination}:v1", RowOutcome.UP_TO_DATE, DIGESTS[1], size=60_900_000),
         Row(
-            f"{source}:v2", f"{destination}:v2", RowOutcome.WOULD_COPY, DIGESTS[2],
-            size=60_900_000, note="sha256:dddddddddddd is there",
+            f"{source}:v2",
+            f"{destination}:v2",
+            RowOutcome.WOULD_COPY,
+            DIGESTS[2],
+            size=60_900_000,
+            note="sha256:dddddddddddd is there",
         ),
-    ]  # fmt: skip
+    ]
     assert planned(*rows) == example
 
 

@@ -99,9 +99,20 @@ def test_times_in_json_are_utc_with_milliseconds() -> None:
 def test_everything_about_the_queue_is_in_the_tables() -> None:
     shown = printed(status(waits=1))
     for part in (
-        "unix:///state/valkey.sock", "1 worker", "10000", "4 dead letters: replicator failures", REFERENCE,
-        "1 min", "1.5 MB", "it said 503", "h:1", "2 h", "1 of 8", "0 of 5", "stopping",
-    ):  # fmt: skip
+        "unix:///state/valkey.sock",
+        "1 worker",
+        "10000",
+        "4 dead letters: replicator failures",
+        REFERENCE,
+        "1 min",
+        "1.5 MB",
+        "it said 503",
+        "h:1",
+        "2 h",
+        "1 of 8",
+        "0 of 5",
+        "stopping",
+    ):
         assert part in shown, part
     assert "no worker runs" in printed(status(workers=0))
 
@@ -146,11 +157,20 @@ def test_a_reconcile_that_runs_and_the_last_one_are_shown() -> None:
     assert seen.to_json()["reconcile"] == {
         "running": {"since": "2026-01-01T11:58:30.000Z", "host": "h1", "pid": 17, "listed": 800, "done": 340},
         "last": {
-            "started": "2026-01-01T09:00:00.000Z", "ended": "2026-01-01T09:00:42.500Z", "seconds": 42.5, "host": "h2",
-            "listed": 1000, "up_to_date": 985, "drift": 7, "skipped": 3, "failed": 5, "complete": False,
-            "warnings": 1, "error": None,
+            "started": "2026-01-01T09:00:00.000Z",
+            "ended": "2026-01-01T09:00:42.500Z",
+            "seconds": 42.5,
+            "host": "h2",
+            "listed": 1000,
+            "up_to_date": 985,
+            "drift": 7,
+            "skipped": 3,
+            "failed": 5,
+            "complete": False,
+            "warnings": 1,
+            "error": None,
         },
-    }  # fmt: skip
+    }
 
 
 def test_a_reconcile_that_failed_is_shown_with_its_reason() -> None:

@@ -58,9 +58,11 @@ class Registry:
         parts += [f"{path}/manifests/{one.digest}" for one in manifests_of(root) if one is not root]
         missing = []
         for part in parts:
-            accept = {"Accept": "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
-                      "application/vnd.docker.distribution.manifest.list.v2+json, "
-                      "application/vnd.docker.distribution.manifest.v2+json"}  # fmt: skip
+            accept = {
+                "Accept": "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
+                "application/vnd.docker.distribution.manifest.list.v2+json, "
+                "application/vnd.docker.distribution.manifest.v2+json"
+            }
             async with self._upstream.request("HEAD", part, headers=accept) as answer:
                 if answer.status != 200:
                     missing.append(part)

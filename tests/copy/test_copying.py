@@ -100,17 +100,20 @@ async def test_a_forced_copy_repairs_an_image_that_lost_a_child(pair: Pair) -> N
 async def test_what_skopeo_pushed_arrives_unchanged(pair: Pair, tmp_path: Path, docker: bool) -> None:
     root = multi_arch(1, docker=docker)
     write_directory(tmp_path, root)
-    push = await asyncio.create_subprocess_exec(
-        "skopeo", "copy", "--quiet", "--all", "--preserve-digests", "--dest-tls-verify=false",
-        f"dir:{tmp_path}", f"docker://{pair.source.plain}/team/app:v1",
-    )  # fmt: skip
+    options = ("--quiet", "--all", "--preserve-digests", "--dest-tls-verify=false")
+    ends = (f"dir:{tmp_path}", f"docker://{pair.source.plain}/team/app:v1")
+    push = await asyncio.create_subprocess_exec("skopeo", "copy", *options, *ends)
     assert await push.wait() == 0
     await pair.copy()
     await pair.destination.holds("v1", root)
     inspect = await asyncio.create_subprocess_exec(
-        "skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{pair.destination.plain}/team/app:v1",
+        "skopeo",
+        "inspect",
+        "--raw",
+        "--tls-verify=false",
+        f"docker://{pair.destination.plain}/team/app:v1",
         stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    )
     raw, _ = await inspect.communicate()
     assert raw == root.content
 

@@ -91,57 +91,95 @@ LIMITS = {
         Limit("requests for one image, at the most", "copy.ledger.MOST_REQUESTS", "", "the blob is sent"),
         Limit("time for one blob, at least", "copy.survey.LEAST_SECONDS", "s", "the blob is sent"),
         Limit("time for one blob, at the most", "copy.survey.MOST_SECONDS", "s", "the blob is sent"),
-        Limit("images read of one repository a week, by one process", "copy.ledger.MOST_MANIFESTS", "",
-              "left out"),
-        Limit("of one registry, beyond one of each and those that comparisons see", "copy.survey.ALL_MANIFESTS", "",
-              "left out"),
+        Limit("images read of one repository a week, by one process", "copy.ledger.MOST_MANIFESTS", "", "left out"),
+        Limit(
+            "of one registry, beyond one of each and those that comparisons see",
+            "copy.survey.ALL_MANIFESTS",
+            "",
+            "left out",
+        ),
         Limit("images read of one index", "copy.survey._MOST_CHILDREN", "", "left out"),
         Limit("rest of a repository that could not be read", "copy.survey._FAILED_SECONDS", "s", "read again"),
-        Limit("repositories closed to mounts of one login, remembered", "registry.limits._MOST_CLOSED", "",
-              "the first are forgotten"),
-        Limit("repositories of one registry, a process", "copy.survey.MOST_REPOSITORIES", "",
-              "the first are forgotten"),
+        Limit(
+            "repositories closed to mounts of one login, remembered",
+            "registry.limits._MOST_CLOSED",
+            "",
+            "the first are forgotten",
+        ),
+        Limit(
+            "repositories of one registry, a process", "copy.survey.MOST_REPOSITORIES", "", "the first are forgotten"
+        ),
     ),
     "Time for a registry": (
         Limit("to connect (`REPLICATOR_CONNECT_TIMEOUT`)", "registry.limits.Timing.connect", "s", "tried again"),
-        Limit("for the next 64 KiB of a blob, sent or taken, and to begin an answer (`REPLICATOR_READ_TIMEOUT`)",
-              "registry.limits.Timing.read", "s", "resumed, or tried again"),
-        Limit("for a short request in all, and for the answer after a blob", "registry.limits.Timing.commit", "s",
-              "tried again"),
+        Limit(
+            "for the next 64 KiB of a blob, sent or taken, and to begin an answer (`REPLICATOR_READ_TIMEOUT`)",
+            "registry.limits.Timing.read",
+            "s",
+            "resumed, or tried again",
+        ),
+        Limit(
+            "for a short request in all, and for the answer after a blob",
+            "registry.limits.Timing.commit",
+            "s",
+            "tried again",
+        ),
         Limit("for one try to write a tag, at the most", "registry.limits.Timing.tag", "s", "tried again"),
-        Limit("silences in a row until only probes are sent", "registry.circuit._SILENCES", "",
-              "copies wait in the queue"),
+        Limit(
+            "silences in a row until only probes are sent", "registry.circuit._SILENCES", "", "copies wait in the queue"
+        ),
         Limit("between two probes of a silent registry", "registry.circuit._LONGEST_PAUSE", "s", "it is probed"),
-        Limit("concurrent requests to a registry that has not answered yet", "registry.circuit._UNPROVEN", "",
-              "more requests wait; then the copy returns to the queue"),
+        Limit(
+            "concurrent requests to a registry that has not answered yet",
+            "registry.circuit._UNPROVEN",
+            "",
+            "more requests wait; then the copy returns to the queue",
+        ),
         Limit("hosts of one registry whose silence is remembered", "registry.limits._CIRCUITS", "", "not remembered"),
-        Limit("longest wait of a held-back upload for its next 64 KiB", "registry.flow.FLOOR_SECONDS", "s",
-              "64 KiB are sent"),
+        Limit(
+            "longest wait of a held-back upload for its next 64 KiB",
+            "registry.flow.FLOOR_SECONDS",
+            "s",
+            "64 KiB are sent",
+        ),
         Limit("attempts of a request", "registry.limits.Timing.attempts", "", "the copy fails, and is tried again"),
     ),
     "Memory": (
         Limit("read ahead of a transfer, times three", "registry.client._READ_BUFFER", "bytes", "the sender waits"),
-        Limit("states of a blob's hash, to verify what is read twice", "registry.blob_stream._MAX_MARKS", "",
-              "the older become sparse"),
+        Limit(
+            "states of a blob's hash, to verify bytes that are read twice",
+            "registry.blob_stream._MAX_MARKS",
+            "",
+            "the older become sparse",
+        ),
         Limit("given to a connection before it can be sent", "registry.connection._UNSENT_BYTES", "bytes", "it waits"),
         Limit("tags that a backfill lists ahead", "replication.backfill._LISTED_AHEAD", "", "the list waits"),
         Limit("copies that a backfill has queued", "replication.backfill._QUEUED_AT_ONCE", "", "the backfill waits"),
         Limit("failures that a report is told of at its end", "replication.report.MAX_FAILURES", "", "counted"),
         Limit("images remembered, a process", "copy.selection._MAX_ENTRIES", "", "the oldest are forgotten"),
-        Limit("destinations remembered in Redis, in each of two halves", "queue.memory.MOST_DESTINATIONS", "",
-              "the older half is forgotten"),
-        Limit("slots lent while a registry is silent, for each slot of a lane", "queue.lane._LENT_SLOTS", "",
-              "jobs wait"),
+        Limit(
+            "destinations remembered in Redis, in each of two halves",
+            "queue.memory.MOST_DESTINATIONS",
+            "",
+            "the older half is forgotten",
+        ),
+        Limit(
+            "slots lent while a registry is silent, for each slot of a lane", "queue.lane._LENT_SLOTS", "", "jobs wait"
+        ),
         Limit("an error's words in Redis", "queue.attempt._MESSAGE_LENGTH", "characters", "cut off"),
     ),
     "Redis": (
         Limit("to connect", "queue.connection.CONNECT_TIMEOUT", "s", "503, or tried again"),
         Limit("for an answer", "queue.connection.SOCKET_TIMEOUT", "s", "503, or tried again"),
-        Limit("life of a share of `REPLICATOR_BANDWIDTH`", "queue.shares.SHARE_SECONDS", "s",
-              "each process takes an equal part"),
+        Limit(
+            "life of a share of `REPLICATOR_BANDWIDTH`",
+            "queue.shares.SHARE_SECONDS",
+            "s",
+            "each process takes an equal part",
+        ),
         Limit("connections of a process", "queue.client._CONNECTIONS", "", "who comes next waits"),
     ),
-}  # fmt: skip
+}
 
 
 def table() -> str:

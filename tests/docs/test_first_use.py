@@ -234,8 +234,11 @@ async def test_the_readme_from_init_to_the_first_push_and_the_backfill(walk: Wal
 
     rows = json.loads((walk.directory / "report.json").read_text())
     assert sorted(row["source"].partition("/")[2] for row in rows) == [
-        "library/nginx:1.26", "library/nginx:1.27", "team/app/api:v1.4.0", "team/app/api:v1.5.0",
-    ]  # fmt: skip
+        "library/nginx:1.26",
+        "library/nginx:1.27",
+        "team/app/api:v1.4.0",
+        "team/app/api:v1.5.0",
+    ]
     assert {row["outcome"] for row in rows} <= {"copied", "up to date"}
     await verify_tree(ends.behind_acr, "image-syncer/nginx", "1.26", older)
     await verify_tree(ends.behind_acr, "image-syncer/nginx", "1.27", newer)

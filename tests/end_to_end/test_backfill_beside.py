@@ -86,12 +86,17 @@ async def test_what_is_pushed_during_backfills_is_copied_after_the_older_and_nev
         backfills = asyncio.gather(
             *(
                 replicator(
-                    "backfill", "--config", rules, f"--report={number}.json", *chosen,
-                    cwd=house.directory, settings=settings,
+                    "backfill",
+                    "--config",
+                    rules,
+                    f"--report={number}.json",
+                    *chosen,
+                    cwd=house.directory,
+                    settings=settings,
                 )
                 for number, chosen in enumerate(options)
             )
-        )  # fmt: skip
+        )
         await struck(held)
         for number in range(1, VERSIONS):
             await asyncio.gather(*(push_version(house, name, number) for name in HOT))

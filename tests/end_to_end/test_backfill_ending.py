@@ -76,9 +76,15 @@ async def test_what_can_not_be_listed_or_compared_is_a_first_failure_too(house: 
     assert ended.code == 1, ended.said
     assert outcomes(house) == {"would copy": 2, "failed": 1}
     ended = await replicator(
-        "backfill", "--config", rules, "--only=library/app:absent,v1", "--dry-run", "--proc=1", *FAST,
+        "backfill",
+        "--config",
+        rules,
+        "--only=library/app:absent,v1",
+        "--dry-run",
+        "--proc=1",
+        *FAST,
         cwd=house.directory,
-    )  # fmt: skip
+    )
     assert ended.code == 1, ended.said
 
 
@@ -130,10 +136,14 @@ async def test_a_queue_that_is_away_breaks_the_run_off_and_nothing_is_said_to_be
     with tempfile.TemporaryDirectory(prefix="rq-", dir="/tmp") as short, RedisServer(Path(short)) as redis:
         backfill = asyncio.create_task(
             replicator(
-                "backfill", "--config", rules, "--report=r.json", cwd=house.directory,
+                "backfill",
+                "--config",
+                rules,
+                "--report=r.json",
+                cwd=house.directory,
                 settings={"REPLICATOR_REDIS_URL": redis.url},
             )
-        )  # fmt: skip
+        )
         async with asyncio.timeout(30):
             while not slow.hits:
                 await asyncio.sleep(0.01)

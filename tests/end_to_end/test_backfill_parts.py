@@ -55,9 +55,15 @@ async def test_what_another_source_would_overwrite_is_not_copied_by_itself_eithe
     rules = house.rules({"HARBOR/team/*:v1": "ACR/cache/{name}", "HARBOR/team/b": {"to": "ACR/cache/a"}})
     # The rule that is left out is about the same repository, so the clash is seen.
     ended = await replicator(
-        "backfill", "--config", rules, "--only=team/*:v1", "--rule", f"{house.harbor.host}/team/*:v1",
-        "--report=r.json", cwd=house.directory,
-    )  # fmt: skip
+        "backfill",
+        "--config",
+        rules,
+        "--only=team/*:v1",
+        "--rule",
+        f"{house.harbor.host}/team/*:v1",
+        "--report=r.json",
+        cwd=house.directory,
+    )
     assert ended.code == 1, ended.said
     rows = json.loads((house.directory / "r.json").read_text())
     assert {row["destination"].rpartition("/")[2]: row["outcome"] for row in rows} == {

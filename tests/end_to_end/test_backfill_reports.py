@@ -87,6 +87,9 @@ async def test_a_dry_run_says_of_each_tag_what_would_be_done_and_why(house: Hous
         assert rows[tag]["digest"] == roots[tag].digest
     assert rows["v2"]["note"] == expected["v2"][1]
     assert {tag: row["outcome"] for tag, row in rows.items()} == {
-        "v1": "up to date", "v2": "would copy", "v3": "would copy", "absent": "failed",
-    }  # fmt: skip
+        "v1": "up to date",
+        "v2": "would copy",
+        "v3": "would copy",
+        "absent": "failed",
+    }
     assert house.acr.faults.log.count("PUT") == 0

@@ -65,9 +65,12 @@ async def test_what_is_in_place_costs_a_question_a_tag_and_a_hundredth_of_one_to
         log.clear()
     # Another machine: nothing is remembered.
     ended = await replicator(
-        "backfill", "--config", rules, cwd=house.directory,
+        "backfill",
+        "--config",
+        rules,
+        cwd=house.directory,
         settings={"REPLICATOR_STATE_DIR": str(house.directory / "other")},
-    )  # fmt: skip
+    )
     assert ended.code == 0, ended.said
     assert f"{TAGS}  up to date" in ended.out
     assert [f"{entry.path} {'&'.join(entry.query.split('&')[:1])}".strip() for entry in house.harbor.faults.log] == [
@@ -156,9 +159,18 @@ async def test_since_looks_only_at_tags_that_were_set_since_then(house: House) -
 async def test_options_that_contradict_each_other_or_mean_nothing_are_all_told_at_once(house: House) -> None:
     rules = house.rules({"HARBOR/team/*": "ACR/cache/{name}"})
     ended = await replicator(
-        "backfill", "--config", rules, "--dry-run", "--detach", "--fast", "--force", "--since=soon", "--within=1y",
-        "--report-format=csv", cwd=house.directory,
-    )  # fmt: skip
+        "backfill",
+        "--config",
+        rules,
+        "--dry-run",
+        "--detach",
+        "--fast",
+        "--force",
+        "--since=soon",
+        "--within=1y",
+        "--report-format=csv",
+        cwd=house.directory,
+    )
     assert ended.code == 2
     for words in (
         "--detach: can't be combined with --dry-run, which queues nothing",

@@ -39,16 +39,26 @@ async def test_copy_copies_one_image_in_the_foreground(house: House) -> None:
 async def test_copy_needs_only_the_credentials_of_a_rules_file_or_none_at_all(house: House) -> None:
     await push(house.behind_harbor, "library/app", "v1", image())
     ended = await replicator(
-        "copy", f"{house.behind_harbor}/library/app:v1", f"{house.behind_acr}/a/b:v1",
-        "--insecure", house.behind_harbor, "--insecure", house.behind_acr, cwd=house.directory,
-    )  # fmt: skip
+        "copy",
+        f"{house.behind_harbor}/library/app:v1",
+        f"{house.behind_acr}/a/b:v1",
+        "--insecure",
+        house.behind_harbor,
+        "--insecure",
+        house.behind_acr,
+        cwd=house.directory,
+    )
     assert ended.code == 0, ended.said
     auth = house.directory / "auth.json"
     auth.write_text(json.dumps(house.auth()))
     ended = await replicator(
-        "copy", f"{house.harbor.host}/library/app:v1", f"{house.acr.host}/cache/b:v1", "--auth", auth,
+        "copy",
+        f"{house.harbor.host}/library/app:v1",
+        f"{house.acr.host}/cache/b:v1",
+        "--auth",
+        auth,
         cwd=house.directory,
-    )  # fmt: skip
+    )
     assert ended.code == 0, ended.said
 
 
@@ -108,9 +118,13 @@ async def test_copy_ends_in_order_at_a_signal(house: House, number: signal.Signa
     slow = house.acr.faults.add(Fault(Delay(30.0), "POST", "/blobs/uploads/", times=None))
     rules = house.rules({"HARBOR/library/app": "ACR/image-syncer/app"})
     copy = begun(
-        "copy", f"{house.harbor.host}/library/app:v1", f"{house.acr.host}/cache/app:v1", "--config", rules,
+        "copy",
+        f"{house.harbor.host}/library/app:v1",
+        f"{house.acr.host}/cache/app:v1",
+        "--config",
+        rules,
         cwd=house.directory,
-    )  # fmt: skip
+    )
     async with copy as process, asyncio.timeout(30):
         while not slow.hits:
             await asyncio.sleep(0.01)
@@ -173,9 +187,14 @@ async def test_an_address_in_use_is_told_before_anything_is_started(house: House
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         ended = await replicator(
-            "serve", "--config", rules, "--listen", address, cwd=house.directory,
+            "serve",
+            "--config",
+            rules,
+            "--listen",
+            address,
+            cwd=house.directory,
             settings={"REPLICATOR_WEBHOOK_TOKEN": TOKEN},
-        )  # fmt: skip
+        )
     assert ended.code == 2
     assert address in ended.err
     assert not (house.directory / "state").exists()
@@ -197,9 +216,13 @@ async def test_a_wrong_password_is_told_once_a_copy_with_the_host_and_without_th
     assert "Traceback" not in ended.said
     assert SECRET not in ended.said
     copied = await replicator(
-        "copy", f"{house.harbor.host}/team/app:v1", f"{house.acr.host}/image-syncer/app:v1", "--config", rules,
+        "copy",
+        f"{house.harbor.host}/team/app:v1",
+        f"{house.acr.host}/image-syncer/app:v1",
+        "--config",
+        rules,
         cwd=house.directory,
-    )  # fmt: skip
+    )
     assert copied.code == 1
     assert host in copied.err
     assert "password" in copied.err
@@ -212,9 +235,15 @@ async def test_an_unreachable_host_is_told_by_its_name(house: House) -> None:
         closed.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{closed.getsockname()[1]}"
     ended = await replicator(
-        "copy", f"{host}/a/b:v1", f"{house.behind_acr}/c/d:v1", "--insecure", host, "--insecure", house.behind_acr,
+        "copy",
+        f"{host}/a/b:v1",
+        f"{house.behind_acr}/c/d:v1",
+        "--insecure",
+        host,
+        "--insecure",
+        house.behind_acr,
         cwd=house.directory,
-    )  # fmt: skip
+    )
     assert ended.code == 1
     assert f"can't connect to {host}" in ended.err
     ended = await replicator(
@@ -236,9 +265,13 @@ async def test_an_unreachable_host_is_told_by_its_name(house: House) -> None:
 async def test_an_unknown_tag_is_told(house: House) -> None:
     rules = house.rules({"HARBOR/library/app": "ACR/image-syncer/app"})
     ended = await replicator(
-        "copy", f"{house.harbor.host}/library/app:absent", f"{house.acr.host}/image-syncer/app:v1", "--config", rules,
+        "copy",
+        f"{house.harbor.host}/library/app:absent",
+        f"{house.acr.host}/image-syncer/app:v1",
+        "--config",
+        rules,
         cwd=house.directory,
-    )  # fmt: skip
+    )
     assert ended.code == 1
     assert f"{house.harbor.host}/library/app:absent not found" in ended.err
     assert "Traceback" not in ended.said

@@ -38,13 +38,16 @@ async def pushed(house: House, name: str, root: Image | Index) -> None:
     ("arguments", "expected", "note"),
     [
         (["--platform", "linux/amd64"], index([AMD64, KEPT]), LESS),
-        (["--platform=linux/amd64", "--platform=linux/arm64", "--attestations=strip"], index([AMD64, ARM64]),
-         "2 attestations left out"),
+        (
+            ["--platform=linux/amd64", "--platform=linux/arm64", "--attestations=strip"],
+            index([AMD64, ARM64]),
+            "2 attestations left out",
+        ),
         (["--platform=linux/x86_64", "--attestations", "strip"], index([AMD64]), f"{LESS}; 1 attestation left out"),
         (["--attestations", "strip"], index([AMD64, ARM64]), "2 attestations left out"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
-)  # fmt: skip
+)
 async def test_less_of_an_image_is_copied_and_what_was_left_out_is_told(
     house: House, arguments: list[str], expected: Index, note: str
 ) -> None:

@@ -57,9 +57,16 @@ async def test_images_flow_with_nothing_but_the_logins_of_docker(house: House) -
     settings = docker(house, saying(*ACR_USER))
     log = house.directory / "log"
     ended = await replicator(
-        "backfill", "--config", rules(house), "--log", log, "--log-format", "json", cwd=house.directory,
+        "backfill",
+        "--config",
+        rules(house),
+        "--log",
+        log,
+        "--log-format",
+        "json",
+        cwd=house.directory,
         settings=settings,
-    )  # fmt: skip
+    )
     assert ended.code == 0, ended.said
     await verify_tree(house.behind_acr, "image-syncer/app", "v1", root)
     lines = [json.loads(line) for line in log.read_text().splitlines()]

@@ -54,8 +54,16 @@ async def test_what_acr_denies_is_listed_with_its_reason_and_copied_by_a_retry_o
         await give_up(house, serving, "v1")
         (failure,) = await listed(house)
         assert set(failure) == {
-            "source", "destination", "rule", "lane", "error_class", "message", "tries", "first", "last",
-        }  # fmt: skip
+            "source",
+            "destination",
+            "rule",
+            "lane",
+            "error_class",
+            "message",
+            "tries",
+            "first",
+            "last",
+        }
         assert failure["source"] == f"{house.harbor.host}/library/app:v1"
         assert failure["destination"] == destination(house)
         assert failure["rule"] == f"{house.harbor.host}/library/**"

@@ -27,8 +27,16 @@ RULES = {
 }
 OFFLINE: dict[str, tuple[list[str], int, str]] = {
     "init": (
-        ["--yes", "--harbor=harbor.example.com", "--harbor-user=u", "--acr=registry.cn-beijing.aliyuncs.com",
-         "--acr-user=u@1", "--namespace=mirror", "--project=team", "--force"],
+        [
+            "--yes",
+            "--harbor=harbor.example.com",
+            "--harbor-user=u",
+            "--acr=registry.cn-beijing.aliyuncs.com",
+            "--acr-user=u@1",
+            "--namespace=mirror",
+            "--project=team",
+            "--force",
+        ],
         0,
         "rules.yaml",
     ),
@@ -41,7 +49,7 @@ OFFLINE: dict[str, tuple[list[str], int, str]] = {
     "failures": (["--json"], 0, "[]"),
     "webhook": (["register"], 2, "no rules file"),
     "notify": (["test"], 2, "REPLICATOR_NOTIFY_URL"),
-}  # fmt: skip
+}
 """By command: its arguments, its exit code, and words of its answer."""
 WITH_REGISTRIES = {"serve", "worker", "backfill", "copy"}
 

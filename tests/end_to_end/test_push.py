@@ -48,10 +48,14 @@ async def test_what_skopeo_pushes_arrives_equal_to_the_byte(house: House, docker
                 await push(house.harbor.host, "library/app", tag, root, HARBOR_ROBOT)
                 continue
             await skopeo(
-                "copy", "--all", "--preserve-digests", "--dest-tls-verify=false",
+                "copy",
+                "--all",
+                "--preserve-digests",
+                "--dest-tls-verify=false",
                 f"--dest-creds={':'.join(HARBOR_ROBOT)}",
-                pushable(house.directory / tag, root), f"docker://{house.harbor.host}/library/app:{tag}",
-            )  # fmt: skip
+                pushable(house.directory / tag, root),
+                f"docker://{house.harbor.host}/library/app:{tag}",
+            )
         await serving.until("copy done", count=len(roots))
         await house.harbor.deliveries_settled()
         assert await serving.stop() == 0

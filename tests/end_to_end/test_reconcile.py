@@ -84,8 +84,12 @@ async def test_what_a_reconcile_found_is_told_by_the_status(house: House) -> Non
         await ended(serving)
         line = serving.said("reconcile done")[-1]
     assert {name: first[name] for name in ("listed", "up_to_date", "drift", "skipped", "failed")} == {
-        "listed": 1, "up_to_date": 0, "drift": 1, "skipped": 0, "failed": 0,
-    }  # fmt: skip
+        "listed": 1,
+        "up_to_date": 0,
+        "drift": 1,
+        "skipped": 0,
+        "failed": 0,
+    }
     assert (first["complete"], first["warnings"], first["error"]) == (True, 0, None)
     seen = await last(house)
     assert seen["running"] is None

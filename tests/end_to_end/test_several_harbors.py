@@ -214,9 +214,10 @@ async def test_an_event_without_a_registry_in_its_url_is_known_by_what_the_harbo
 
 async def test_reconciles_make_the_policies_of_both(two: Sites) -> None:
     settings = {
-        "REPLICATOR_RECONCILE": "20s", "REPLICATOR_WEBHOOK_REGISTER": "true",
+        "REPLICATOR_RECONCILE": "20s",
+        "REPLICATOR_WEBHOOK_REGISTER": "true",
         "REPLICATOR_WEBHOOK_URL": "https://replicator.example.com/webhooks/harbor",
-    }  # fmt: skip
+    }
     async with running("serve", "--config", two.rules(), cwd=two.directory, settings=settings) as serving:
         await serving.until("webhook registered", count=2)
     for site in two.sites:

@@ -121,9 +121,13 @@ async def test_the_queue_of_another_prefix_is_another_queue(house: House) -> Non
         assert (await status(house.directory))["lanes"]["events"]["queued"] == 1
         # A worker of the other one leaves it alone, and does not even announce itself to this one.
         async with running(
-            "worker", "--config", rules, cwd=house.directory, ready="worker started",
+            "worker",
+            "--config",
+            rules,
+            cwd=house.directory,
+            ready="worker started",
             settings={"REPLICATOR_REDIS_PREFIX": "another"},
-        ):  # fmt: skip
+        ):
             async with asyncio.timeout(30):
                 while not (await status(house.directory, {"REPLICATOR_REDIS_PREFIX": "another"}))["workers"]:
                     pass

@@ -59,10 +59,13 @@ async def test_a_push_arrives_after_the_policies_were_registered_and_a_second_ru
         assert (policy.body["name"], policy.body["event_types"]) == ("replicator", ["PUSH_ARTIFACT"])
         assert policy.body["targets"] == [
             {
-                "type": "http", "address": url, "auth_header": f"Bearer {TOKEN}", "skip_cert_verify": False,
+                "type": "http",
+                "address": url,
+                "auth_header": f"Bearer {TOKEN}",
+                "skip_cert_verify": False,
                 "payload_format": "CloudEvents",
             }
-        ]  # fmt: skip
+        ]
         again = await webhook(house, "register", "--json", url=url)
         assert changes(again) == {"library": "unchanged", "team": "unchanged"}
         assert len(house.harbor.webhooks.policies) == 2

@@ -188,9 +188,12 @@ async def test_without_the_setting_no_policy_is_looked_at(allowed: House) -> Non
 async def test_a_setup_that_can_not_do_it_is_refused_with_all_that_is_missing(house: House, command: str) -> None:
     rules = house.rules(EVERYTHING)
     told = await replicator(
-        command, "--config", rules, cwd=house.directory,
+        command,
+        "--config",
+        rules,
+        cwd=house.directory,
         settings={"REPLICATOR_WEBHOOK_REGISTER": "true", "REPLICATOR_RECONCILE": "off"},
-    )  # fmt: skip
+    )
     assert told.code == (1 if command == "check" else 2), told.said
     for name in ("REPLICATOR_WEBHOOK_URL", "REPLICATOR_WEBHOOK_TOKEN", "REPLICATOR_RECONCILE"):
         assert name in told.said

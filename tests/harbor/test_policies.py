@@ -31,10 +31,16 @@ def test_a_project_with_a_matching_repository_is_never_left_out(glob: str, name:
 @pytest.mark.parametrize(
     ("version", "form"),
     [
-        ("v2.7.4-abc", "Default"), ("v2.8.0", "CloudEvents"), ("v2.16.0-00000000", "CloudEvents"),
-        ("v1.10.2", "Default"), ("v3.0.0", "CloudEvents"), ("dev", "Default"), ("", "Default"), (None, "Default"),
+        ("v2.7.4-abc", "Default"),
+        ("v2.8.0", "CloudEvents"),
+        ("v2.16.0-00000000", "CloudEvents"),
+        ("v1.10.2", "Default"),
+        ("v3.0.0", "CloudEvents"),
+        ("dev", "Default"),
+        ("", "Default"),
+        (None, "Default"),
     ],
-)  # fmt: skip
+)
 def test_the_format_is_the_best_that_a_version_has(version: str | None, form: str) -> None:
     assert payload_format(version) == form
 

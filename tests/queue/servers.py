@@ -44,11 +44,25 @@ class RedisServer:
         self.socket.unlink(missing_ok=True)
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self.program, "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.directory),
-                 "--save", "", "--appendonly", "yes", "--appendfsync", "always", *self.options],
+                [
+                    self.program,
+                    "--port",
+                    "0",
+                    "--unixsocket",
+                    str(self.socket),
+                    "--dir",
+                    str(self.directory),
+                    "--save",
+                    "",
+                    "--appendonly",
+                    "yes",
+                    "--appendfsync",
+                    "always",
+                    *self.options,
+                ],
                 stdout=log,
                 stderr=log,
-            )  # fmt: skip
+            )
         deadline = time.monotonic() + 10
         while not self._answers():
             assert self._process.poll() is None, (self.directory / "log").read_text()

@@ -50,12 +50,18 @@ class Chaos:
         with (self.directory / "workers.log").open("ab") as log:
             self.workers.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "tests.queue.chaos_worker", self.proxy.url,
-                     str(self.directory / "ledger"), str(LEASE)],
+                    [
+                        sys.executable,
+                        "-m",
+                        "tests.queue.chaos_worker",
+                        self.proxy.url,
+                        str(self.directory / "ledger"),
+                        str(LEASE),
+                    ],
                     stdout=subprocess.DEVNULL,
                     stderr=log,
                 )
-            )  # fmt: skip
+            )
 
     async def pushing(self, half: int) -> None:
         """Push tags of one half; repeat what was not taken, as Harbor repeats an event."""

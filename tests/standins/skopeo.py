@@ -42,9 +42,16 @@ async def skopeo(*arguments: str) -> bytes:
 async def push_directory(directory: str, reference: str, credentials: tuple[str, str]) -> None:
     """Push ``dir:`` with all its manifests to ``host/repository:tag``, over whatever scheme the host speaks."""
     await skopeo(
-        "copy", "--all", "--quiet", "--preserve-digests", "--dest-tls-verify=false",
-        "--dest-creds", ":".join(credentials), f"dir:{directory}", f"docker://{reference}",
-    )  # fmt: skip
+        "copy",
+        "--all",
+        "--quiet",
+        "--preserve-digests",
+        "--dest-tls-verify=false",
+        "--dest-creds",
+        ":".join(credentials),
+        f"dir:{directory}",
+        f"docker://{reference}",
+    )
 
 
 async def inspect_raw(reference: str, credentials: tuple[str, str]) -> bytes:

@@ -67,9 +67,10 @@ async def start(
 
 
 @pytest.mark.parametrize(
-    "pushed", [image(1), image(2, docker=True), multi_arch(3), multi_arch(4, docker=True)],
+    "pushed",
+    [image(1), image(2, docker=True), multi_arch(3), multi_arch(4, docker=True)],
     ids=["oci", "docker", "oci index", "docker list"],
-)  # fmt: skip
+)
 async def test_skopeo_pushes_to_it_and_pulls_the_same_bytes(
     acr: AcrStandIn, acr_upstream: str, tmp_path: Path, pushed: Image | Index
 ) -> None:
@@ -120,9 +121,7 @@ async def test_skopeo_gives_up_where_a_missing_repository_is_denied(acr: AcrStan
 async def test_there_is_no_anonymous_pull(acr: AcrStandIn, acr_upstream: str) -> None:
     await push(acr_upstream, "cache/nginx", "1", image(1))
     with pytest.raises(SkopeoError, match=r"authentication required|unauthorized"):
-        await skopeo(
-            "inspect", "--raw", "--tls-verify=false", "--no-creds", f"docker://{acr.host}/cache/nginx:1"
-        )  # fmt: skip
+        await skopeo("inspect", "--raw", "--tls-verify=false", "--no-creds", f"docker://{acr.host}/cache/nginx:1")
 
 
 # --- logging in -----------------------------------------------------------------------------------------------------
@@ -192,9 +191,10 @@ async def test_both_ports_have_their_faults(acr: AcrStandIn, session: aiohttp.Cl
 
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.parametrize(
-    "name", ["missing/nginx", "nginx", "cache/team/nginx", "manual/nginx"],
+    "name",
+    ["missing/nginx", "nginx", "cache/team/nginx", "manual/nginx"],
     ids=["no namespace", "one segment", "three segments", "auto-create off"],
-)  # fmt: skip
+)
 async def test_a_push_is_denied_where_no_repository_can_be(
     acr: AcrStandIn, session: aiohttp.ClientSession, name: str, status: Literal[401, 403]
 ) -> None:

@@ -78,9 +78,15 @@ async def test_skopeo_pushes_an_image_without_changing_a_byte(registry: str, tmp
     root = multi_arch(1, docker=docker)
     (write_directory if docker else write_layout)(tmp_path, root)
     process = await asyncio.create_subprocess_exec(
-        "skopeo", "copy", "--quiet", "--all", "--preserve-digests", "--dest-tls-verify=false",
-        f"dir:{tmp_path}" if docker else f"oci:{tmp_path}:latest", f"docker://{registry}/team/app:v1",
-    )  # fmt: skip
+        "skopeo",
+        "copy",
+        "--quiet",
+        "--all",
+        "--preserve-digests",
+        "--dest-tls-verify=false",
+        f"dir:{tmp_path}" if docker else f"oci:{tmp_path}:latest",
+        f"docker://{registry}/team/app:v1",
+    )
     assert await process.wait() == 0
     await verify_tree(registry, "team/app", "v1", root)
 

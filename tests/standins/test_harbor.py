@@ -59,9 +59,10 @@ async def token(client: aiohttp.ClientSession, harbor: HarborStandIn, scope: str
 
 
 @pytest.mark.parametrize(
-    "pushed", [image(1), image(2, docker=True), multi_arch(3), multi_arch(4, docker=True)],
+    "pushed",
+    [image(1), image(2, docker=True), multi_arch(3), multi_arch(4, docker=True)],
     ids=["oci", "docker", "oci index", "docker list"],
-)  # fmt: skip
+)
 async def test_skopeo_pushes_to_it_and_pulls_the_same_bytes(
     harbor: HarborStandIn, harbor_upstream: str, tmp_path: Path, pushed: Image | Index
 ) -> None:
@@ -71,9 +72,15 @@ async def test_skopeo_pushes_to_it_and_pulls_the_same_bytes(
     assert await inspect_raw(reference, HARBOR_ROBOT) == pushed.content
     await verify_tree(harbor_upstream, "team/app/api", "v1", pushed)
     await skopeo(
-        "copy", "--all", "--quiet", "--src-tls-verify=false", "--src-creds", ":".join(HARBOR_ROBOT),
-        f"docker://{reference}", f"dir:{tmp_path / 'pulled'}",
-    )  # fmt: skip
+        "copy",
+        "--all",
+        "--quiet",
+        "--src-tls-verify=false",
+        "--src-creds",
+        ":".join(HARBOR_ROBOT),
+        f"docker://{reference}",
+        f"dir:{tmp_path / 'pulled'}",
+    )
     assert (tmp_path / "pulled" / "manifest.json").read_bytes() == pushed.content
     assert harbor.leaks == []
 
@@ -103,10 +110,18 @@ async def test_skopeo_works_over_tls() -> None:
         assert await inspect_raw(f"{harbor.host}/team/app:1", HARBOR_ROBOT) == pushed.content
         # The upload's Location must be HTTPS as well.
         await skopeo(
-            "copy", "--quiet", "--src-tls-verify=false", "--dest-tls-verify=false", "--src-creds",
-            ":".join(HARBOR_ROBOT), "--dest-creds", ":".join(HARBOR_ROBOT), "--all",
-            f"docker://{harbor.host}/team/app:1", f"docker://{harbor.host}/team/copy:1",
-        )  # fmt: skip
+            "copy",
+            "--quiet",
+            "--src-tls-verify=false",
+            "--dest-tls-verify=false",
+            "--src-creds",
+            ":".join(HARBOR_ROBOT),
+            "--dest-creds",
+            ":".join(HARBOR_ROBOT),
+            "--all",
+            f"docker://{harbor.host}/team/app:1",
+            f"docker://{harbor.host}/team/copy:1",
+        )
         await verify_tree(upstream, "team/copy", "1", pushed)
 
 

@@ -107,9 +107,7 @@ class TokenStore:
     def revoke_all(self) -> None:
         """Have all tokens given out so far end now; they are still known as tokens of this registry."""
         now = time.monotonic()
-        self.issued = {
-            value: Token(value, token.subject, token.grants, now) for value, token in self.issued.items()
-        }  # fmt: skip
+        self.issued = {value: Token(value, token.subject, token.grants, now) for value, token in self.issued.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,7 @@ async def look_at_policies(registries: Registries, registry: str, project: str, 
 
 
 async def look_at_harbor(registries: Registries, registry: str, project: str) -> list[Finding]:
-    """Check what a Harbor says about itself; nothing if it is not a Harbor or says nothing to this login."""
+    """Check a Harbor's system information; nothing if it is not a Harbor or shows none to this login."""
     api = WebhookApi(registry, project, registries.transport(Repository(registry, f"{project}/x")))
     try:
         system = await api.system()

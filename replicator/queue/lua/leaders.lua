@@ -1,4 +1,4 @@
--- Leaders: what one process of an installation does for all: the scheduled reconcile, sweeps, the notices to people.
+-- Leaders: the work of one process for all of an installation: the scheduled reconcile, sweeps, notices to people.
 
 -- leases --
 -- One take, renew and release for every leader. Put in front of the scripts below.
@@ -152,7 +152,7 @@ if tonumber(ARGV[4]) > 0 then redis.call('HINCRBY', SWEEP, 'replaced', ARGV[4]) 
 return 1
 
 -- sweep_end with leases --
--- Note that a sweep has ended. ARGV: prefix, token, what it could not do or ''. Returns whether the token leads.
+-- Note that a sweep has ended. ARGV: prefix, token, its problem or ''. Returns whether the token leads.
 if owner(SWEEP) ~= ARGV[2] then return 0 end
 redis.call('HSET', SWEEP, 'ended', string.format('%.0f', NOW), 'problem', ARGV[3])
 return 1

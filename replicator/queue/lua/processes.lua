@@ -25,7 +25,7 @@ end
 return alive
 
 -- shares --
--- Say what this process sends, and get its share of each limit that all processes have in common.
+-- Report the demand of this process, and get its share of each limit that all processes have in common.
 --
 -- A process may not take what another still holds, so that all shares together never exceed the limit: one that is to
 -- give something up does so when it asks next, half a second later, and only then does the other get it.
@@ -89,7 +89,7 @@ local function wanted(records)
   local events, events_sum = divide(bulk_demand > 0 and EVENTS_FIRST or 1, records, 'events', 'used_events')
   local bulk, bulk_sum = divide(1 - events_sum, records, 'bulk', 'used_bulk')
   events, events_sum = divide(1 - bulk_sum, records, 'events', 'used_events')
-  -- What nobody needs, so that anyone can begin.
+  -- The part that nobody needs, so that anyone can begin.
   return events[1] + bulk[1] + math.max(0, 1 - events_sum - bulk_sum) / #records
 end
 

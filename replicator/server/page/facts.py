@@ -1,4 +1,4 @@
-"""What the status page shows: its address with filters and page numbers, one reading of the queue, and its headline."""
+"""The content of the status page: its address with filters and page numbers, one reading of the queue, its headline."""
 
 from __future__ import annotations
 

@@ -35,10 +35,21 @@ def test_any_user_name_goes_with_the_password() -> None:
 
 @pytest.mark.parametrize(
     "header",
-    ["", "Basic", "Basic ", PASSWORD, f"Bearer {PASSWORD}", f"Bearer {basic('u', PASSWORD)}", "Basic ====", "Basic ä",
-     f"Basic {basic('u', PASSWORD)[:-2]}", f"Basic {basic('u', PASSWORD + 'x')}", f"Basic {basic('u', '')}",
-     f"Basic {base64.b64encode(PASSWORD.encode()).decode()}"],
-)  # fmt: skip
+    [
+        "",
+        "Basic",
+        "Basic ",
+        PASSWORD,
+        f"Bearer {PASSWORD}",
+        f"Bearer {basic('u', PASSWORD)}",
+        "Basic ====",
+        "Basic ä",
+        f"Basic {basic('u', PASSWORD)[:-2]}",
+        f"Basic {basic('u', PASSWORD + 'x')}",
+        f"Basic {basic('u', '')}",
+        f"Basic {base64.b64encode(PASSWORD.encode()).decode()}",
+    ],
+)
 def test_any_other_authorization_is_refused(header: str) -> None:
     assert not auth(status_token=PASSWORD).matches_password(header)
 

@@ -76,8 +76,11 @@ def test_all_pages_together_hold_every_row_once(number: int, page: int) -> None:
 
 spans = st.builds(
     lambda back, number, mean, more: LagSpan(NOON - timedelta(minutes=15 * back), number, mean, mean + more),
-    st.integers(0, 200), st.integers(1, 1000), st.floats(0, 1e5), st.floats(0, 1e6),
-)  # fmt: skip
+    st.integers(0, 200),
+    st.integers(1, 1000),
+    st.floats(0, 1e5),
+    st.floats(0, 1e6),
+)
 
 
 @given(st.lists(spans, max_size=50), st.sampled_from((6, 24, 48)))
