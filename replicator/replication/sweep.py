@@ -323,7 +323,15 @@ class _Sweep:
                 break
             self._left -= 1
             state = states[name]
-            replaced, finished = await self._look_at(Repository(self._harbor.registry, repository), lane)
+            place = Repository(self._harbor.registry, repository)
+            try:
+                replaced, finished = await self._look_at(place, lane)
+            except QueueUnavailable:
+                raise
+            except Exception:
+                # A fault with one repository must not stop all others: it is left to the reconcile.
+                log.exception("sweep broken", source=str(place))
+                replaced, finished = 0, True
             if finished:
                 pending = {other: its for other, its in state.pending.items() if other != repository}
                 states[name] = state = replace(state, pending=pending)

@@ -19,6 +19,7 @@ from replicator.reference import Reference
 from replicator.registry import Registries
 from replicator.registry.manifest import digest_of
 from replicator.replication import sweep
+from replicator.replication.compare import Checker
 from replicator.replication.job import Handler, job_for
 from replicator.replication.sweep import Sweeper
 from replicator.replication.transfer import access_by
@@ -31,6 +32,9 @@ from tests.standins.outages import mute
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from replicator.copy import Comparison
+    from replicator.replication.listing import Found
+    from replicator.replication.report import Row
     from tests.replication.conftest import House
 
 TEAM = {"HARBOR/team/**": "BEHIND/copies/{name}"}
@@ -327,6 +331,26 @@ async def test_a_harbor_that_does_not_answer_delays_the_sweep_of_no_other(
             await sweeper.step()
     assert await stage.queued() == 2
     assert silent in (await SweepState.read(stage.queue)).problem
+
+
+async def test_a_fault_with_one_repository_stops_no_other(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    await stage.house.put(["team/app:v1", "team/other:v1"])
+    sweeper = await stage.sweeper()
+    await sweeper.step()
+    await stage.house.put(["team/app:v2", "team/other:v2"])
+    original = Checker.check
+
+    async def check(checker: Checker, found: Found) -> Row | Comparison | None:
+        if found.request.source.repository.name == "team/app":
+            raise RuntimeError("a fault in the program")
+        return await original(checker, found)
+
+    monkeypatch.setattr(Checker, "check", check)
+    await sweeper.step()
+    assert await stage.queued() == 2
+    stage.forget()
+    await sweeper.step()
+    assert stage.house.asked() == ["/projects/team/repositories"], "it is left to the reconcile"
 
 
 async def test_a_clock_of_a_harbor_that_is_set_back_hides_no_change(stage: Stage) -> None:
