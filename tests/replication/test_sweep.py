@@ -364,6 +364,18 @@ async def test_a_clock_of_a_harbor_that_is_set_back_hides_no_change(stage: Stage
     assert await stage.queued() == 2
 
 
+async def test_a_change_that_harbor_commits_late_is_found(stage: Stage) -> None:
+    await stage.house.put(["team/app:v1", "team/other:v1"])
+    sweeper = await stage.sweeper()
+    await sweeper.step()
+    await stage.house.put(["team/app:v2"])
+    await stage.house.put(["team/other:v2"])
+    # The last sweep has read a later time already.
+    await stage.store(encode(SweptProject(seen=milliseconds(datetime.now(UTC)) + 120_000)))
+    await sweeper.step()
+    assert await stage.queued() == 4
+
+
 @pytest.mark.parametrize("record", [b"", b"[]", b'{"seen": "yesterday"}', b'{"pending": {"a": "nobody"}}', b"\xff"])
 async def test_a_record_that_can_not_be_read_is_replaced(stage: Stage, record: bytes) -> None:
     await stage.house.put(["team/app:v1"])
