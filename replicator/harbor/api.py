@@ -72,6 +72,12 @@ class SystemInfo:
             tuple(dict.fromkeys(host for host in hosts if is_registry(host))),
         )
 
+    @property
+    def release(self) -> tuple[int, int] | None:
+        """The major and minor version; None if it is not said."""
+        match = re.match(r"v?(\d{1,4})\.(\d{1,4})\b", self.version or "")
+        return (int(match[1]), int(match[2])) if match else None
+
 
 class HarborApi:
     """A client of one Harbor.
@@ -154,16 +160,13 @@ class HarborApi:
             found = (logged_repository_of(row, self._registry, project) for row in rows)
             yield [each for each in found if each is not None]
 
-    async def version(self) -> tuple[int, int] | None:
-        """Return Harbor's major and minor version, which any login may read; None if Harbor does not say.
+    async def system(self) -> SystemInfo | None:
+        """Return Harbor's system information, which any login may read; None if the answer is not one of Harbor's.
 
         Raises:
             RegistryError: there is no such answer.
         """
-        found = await self.json("/systeminfo")
-        told = found.get("harbor_version") if isinstance(found, dict) else None
-        match = re.match(r"v?(\d{1,4})\.(\d{1,4})\b", told) if isinstance(told, str) else None
-        return (int(match[1]), int(match[2])) if match else None
+        return SystemInfo.read(await self.json("/systeminfo"))
 
     async def artifacts_of_project(self, project: str) -> AsyncGenerator[list[Artifact], None]:
         """List the artifacts of all repositories of a project, page by page (``GET /projects/{project}/artifacts``).

@@ -300,13 +300,12 @@ class WebhookApi:
             RegistryError: there was no answer.
         """
         try:
-            found = await self._api.json("/systeminfo")
+            system = await self._api.system()
         except RegistryError as error:
             # A Harbor answers this request to everybody, unless it is overloaded or broken.
             if error.status is None or error.status >= 429:
                 raise
             raise error.recast(NoHarbor) from error
-        system = SystemInfo.read(found)
         if system is None:
             raise NoHarbor("the answer is not one of Harbor's").at(self._registry, "GET /api/v2.0/systeminfo")
         return system

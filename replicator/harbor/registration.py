@@ -289,8 +289,8 @@ async def _delete_later(
 
 
 SILENT = (
-    "webhooks are switched off in the system settings of this Harbor, so it sends no events and only a reconcile finds "
-    "new images; an administrator switches them on under Configuration, System Settings, Webhooks enabled"
+    "webhooks are switched off in the system settings of this Harbor, so it sends no events and images wait for the "
+    "next sweep or reconcile; an administrator switches them on under Configuration, System Settings, Webhooks enabled"
 )
 """What to do about a Harbor of `Policies.silent`."""
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from replicator.queue.client import Queue
 
 _MOST_CHARACTERS = 2000
+_WEBHOOKS_KEPT = 10 * 60 * 1000
+"""Milliseconds beyond the lease for which it is known which Harbors send events, without another sweep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,13 @@ class SweptProject:
 
 
 @dataclass(frozen=True, slots=True)
+class _Webhooks:
+    """The record behind `SweepState.webhooks`."""
+
+    enabled: dict[str, bool]
+
+
+@dataclass(frozen=True, slots=True)
 class SweepState:
     """The results of sweeps.
 
@@ -159,11 +168,19 @@ class SweepState:
         ended: when the last one ended, UTC; None before the first.
         replaced: copies that they queued because no event had, since the beginning.
         problem: the reason why the last one was incomplete; empty if it was not.
+        webhooks: whether the system settings of a Harbor switch webhooks on, by its host; without Harbors that do not
+            say so, and empty once sweeps have stopped.
     """
 
     ended: datetime | None
     replaced: int
     problem: str
+    webhooks: Mapping[str, bool] = field(default_factory=dict)
+
+    @property
+    def switched_off(self) -> list[str]:
+        """The Harbors whose system settings switch webhooks off."""
+        return sorted(host for host, enabled in self.webhooks.items() if not enabled)
 
     @classmethod
     async def read(cls, queue: Queue) -> SweepState:
@@ -172,8 +189,10 @@ class SweepState:
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        ended, replaced, problem = await queue.ask("sweep_show")
-        return cls(moment(float(ended)) if ended else None, int(replaced or 0), problem.decode(errors="replace"))
+        ended, replaced, problem, webhooks = await queue.ask("sweep_show")
+        when = moment(float(ended)) if ended else None
+        enabled = decode(_Webhooks, webhooks).enabled if webhooks else {}
+        return cls(when, int(replaced or 0), problem.decode(errors="replace"), enabled)
 
 
 class Sweeps:
@@ -227,16 +246,19 @@ class Sweeps:
         fields = [part for name, project in projects.items() for part in (name, encode(project))]
         return bool(await self._queue.ask("sweep_keep", self._token, self._lease, replaced, *fields))
 
-    async def end(self, problem: str) -> None:
+    async def end(self, problem: str, webhooks: Mapping[str, bool]) -> None:
         """Note that a sweep has ended.
 
         Args:
             problem: the reason why it was incomplete; empty if it was not.
+            webhooks: whether the system settings of a Harbor switch webhooks on, by its host.
 
         Raises:
             QueueUnavailable: Redis is away or takes nothing.
         """
-        await self._queue.ask("sweep_end", self._token, problem[:_MOST_CHARACTERS].encode(errors="replace"))
+        text = problem[:_MOST_CHARACTERS].encode(errors="replace")
+        kept = self._lease + _WEBHOOKS_KEPT
+        await self._queue.ask("sweep_end", self._token, text, encode(_Webhooks(dict(webhooks))), kept)
 
     async def release(self) -> None:
         """Leave the leadership to another process.

@@ -146,7 +146,8 @@ class Status:
         if self.sweep.ended is None:
             return {}
         told = {"ended": iso(self.sweep.ended), "replaced": self.sweep.replaced, "problem": self.sweep.problem or None}
-        return {"sweep": told}
+        off = {"switched_off": self.sweep.switched_off} if self.sweep.switched_off else {}
+        return {"sweep": told | off}
 
     def _reconcile_json(self) -> dict[str, Any]:
         """Give the reconciles; nothing when there never was one."""

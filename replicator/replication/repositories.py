@@ -14,6 +14,7 @@ import structlog
 
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.harbor import HarborApi
+from replicator.harbor.api import SystemInfo
 from replicator.reference import Repository
 from replicator.rules import Narrowing
 from replicator.tasks import merge_streams
@@ -155,6 +156,7 @@ class SweptHarbor:
     Attributes:
         is_harbor: whether it is one; None until it has answered.
         counts_changes: it counts changes of tags in ``update_time``.
+        notifies: whether its system settings switch webhooks on; None if it does not say.
         projects: names of those that the rules name.
         problems: by project, the reason why it can't be swept.
         refused: projects that the login may not list; they are tried again after a while.
@@ -165,6 +167,7 @@ class SweptHarbor:
         self.registry, self.copier = registry, copier
         self.is_harbor: bool | None = None
         self.counts_changes = True
+        self.notifies: bool | None = None
         self.projects: list[str] = []
         self.problems: dict[str, str] = {}
         self.refused: set[str] = set()
@@ -186,8 +189,10 @@ class SweptHarbor:
             if self.is_harbor is None:
                 self.is_harbor = await self.api().is_harbor()
             if self.is_harbor:
-                version = await self.api(min(filter(None, projects), default="x")).version()
-                self.counts_changes = version is None or version >= _FIRST_VERSION
+                system = await self.api(min(filter(None, projects), default="x")).system() or SystemInfo()
+                self.counts_changes = system.release is None or system.release >= _FIRST_VERSION
+                # An anonymous login is told neither the version nor this.
+                self.notifies = system.notifies if system.version is not None else None
                 if None in projects:
                     listed = [name async for name in self.api().projects()]
                     named = [source for source in sources if source.project is None and source.repository is None]

@@ -162,7 +162,8 @@ class Sweeper:
         if not all(sweep.leads for sweep in sweeps):
             return False
         problems = [problem for harbor in self._harbors.values() for problem in harbor.problems.values()]
-        await self._sweeps.end("; ".join(problems[:3]))
+        webhooks = {host: harbor.notifies for host, harbor in self._harbors.items() if harbor.notifies is not None}
+        await self._sweeps.end("; ".join(problems[:3]), webhooks)
         return any(sweep.young for sweep in sweeps)
 
     async def keep(self, projects: Mapping[str, SweptProject], replaced: int = 0) -> bool:

@@ -91,6 +91,15 @@ def test_registries_that_do_not_answer_are_named() -> None:
     assert "silent" not in status().to_json()
 
 
+def test_harbors_whose_webhooks_are_switched_off_are_named() -> None:
+    seen = replace(status(), sweep=SweepState(NOON, 3, "", {"a.example": False, "b.example": True}))
+    assert "a.example: webhooks are switched off" in printed(seen, width=120)
+    assert seen.to_json()["sweep"]["switched_off"] == ["a.example"]
+    well = replace(seen, sweep=replace(seen.sweep, webhooks={"b.example": True}))
+    assert "switched off" not in printed(well)
+    assert "switched_off" not in well.to_json()["sweep"]
+
+
 def test_times_in_json_are_utc_with_milliseconds() -> None:
     assert iso(NOON) == "2026-01-01T12:00:00.000Z"
     assert datetime.fromisoformat(iso(NOON)) == NOON

@@ -5,18 +5,27 @@ import contextlib
 import hashlib
 import json
 import re
+import tempfile
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 from yarl import URL
 
+from replicator.copy import Copier
+from replicator.queue import Lane, Observations, Queue, Worker
 from replicator.registry import Registries, Timing
 from replicator.registry.manifest import OCI_INDEX
+from replicator.replication import sweep
+from replicator.replication.job import Handler
 from replicator.replication.listing import Listing
+from replicator.replication.sweep import Sweeper
 from replicator.replication.transfer import access_by
 from replicator.rules import Narrowing, Rules, parse
+from tests.queue.servers import RedisServer
 from tests.standins.images import Index
 from tests.standins.logins import HARBOR_ROBOT
 
@@ -145,3 +154,63 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> int:
     for module in ("harbor.lists", "harbor.api", "replication.listing"):
         monkeypatch.setattr(f"replicator.{module}.ROWS_A_PAGE", 5)
     return 5
+
+
+TEAM = {"HARBOR/team/**": "BEHIND/copies/{name}"}
+
+
+class Stage:
+    """An installation that sweeps the Harbor of a house; its destination is the registry behind it."""
+
+    def __init__(self, house: House, queue: Queue) -> None:
+        self.house, self.queue = house, queue
+        self._stack = AsyncExitStack()
+
+    async def sweeper(self, images: dict[str, Any] | None = None, *hosts: str) -> Sweeper:
+        """Start a process that sweeps, with nothing in its memory; its rules have these ``hosts`` besides."""
+        rules = self.house.rules(images or TEAM, *hosts)
+        registries = await self._stack.enter_async_context(Registries(access_by(rules.credentials), timing=QUICK))
+        checks = Observations(self.queue)
+        self._stack.push_async_callback(checks.aclose)
+        return Sweeper(60, rules, Copier(registries), self.queue, checks)
+
+    async def queued(self, lane: Lane = Lane.EVENTS) -> int:
+        return (await self.queue.counts()).lanes[lane].queued
+
+    async def copy(self, images: dict[str, Any] | None = None) -> None:
+        """Have all queued copies made."""
+        rules = self.house.rules(images or TEAM)
+        checks = Observations(self.queue)
+        async with Registries(access_by(rules.credentials), timing=QUICK) as registries:
+            worker = Worker(self.queue, Handler(Copier(registries), checks), concurrency=dict.fromkeys(Lane, 4))
+            working = asyncio.create_task(worker.run())
+            async with asyncio.timeout(30):
+                while any(lane.queued + lane.running for lane in (await self.queue.counts()).lanes.values()):
+                    await asyncio.sleep(0.02)
+            worker.stop()
+            await working
+        await checks.aclose()
+
+    async def store(self, record: bytes, name: bytes | None = None) -> None:
+        """Replace the record of a project; of the team's without a name."""
+        name = name or f"{self.house.harbor.host}/team".encode()
+        redis: Any = self.queue.redis
+        await redis.hset(f"{self.queue.prefix}:sweep:projects", name, record)
+
+    def forget(self) -> None:
+        """Count requests to the Harbor from here on."""
+        self.house.harbor.faults.log.clear()
+
+    async def aclose(self) -> None:
+        await self._stack.aclose()
+
+
+@pytest.fixture
+async def stage(house: House, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
+    # The stand-in sees a tag when it is listed, so every tag would be young.
+    monkeypatch.setattr(sweep, "_YOUNG_SECONDS", 0.0)
+    with tempfile.TemporaryDirectory(prefix="rq-", dir="/tmp") as directory, RedisServer(Path(directory)) as redis:
+        async with await Queue.connect(redis.url) as queue:
+            made = Stage(house, queue)
+            yield made
+            await made.aclose()

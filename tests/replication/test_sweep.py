@@ -3,98 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
-from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from replicator.copy import Copier
-from replicator.queue import Lane, Observations, Queue, Worker
+from replicator.queue import Lane
 from replicator.queue.leaders import SweepState, SweptProject
 from replicator.queue.records import encode, milliseconds
 from replicator.reference import Reference
-from replicator.registry import Registries
 from replicator.registry.manifest import digest_of
 from replicator.replication import sweep
 from replicator.replication.compare import Checker
-from replicator.replication.job import Handler, job_for
-from replicator.replication.sweep import Sweeper
-from replicator.replication.transfer import access_by
-from tests.queue.servers import RedisServer
-from tests.replication.conftest import QUICK
+from replicator.replication.job import job_for
+from tests.replication.conftest import TEAM
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import fetch_raw
 from tests.standins.outages import mute
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from replicator.copy import Comparison
     from replicator.replication.listing import Found
     from replicator.replication.report import Row
-    from tests.replication.conftest import House
-
-TEAM = {"HARBOR/team/**": "BEHIND/copies/{name}"}
-
-
-class Stage:
-    """An installation that sweeps the Harbor of a house; its destination is the registry behind it."""
-
-    def __init__(self, house: House, queue: Queue) -> None:
-        self.house, self.queue = house, queue
-        self._stack = AsyncExitStack()
-
-    async def sweeper(self, images: dict[str, Any] | None = None, *hosts: str) -> Sweeper:
-        """Start a process that sweeps, with nothing in its memory; its rules have these ``hosts`` besides."""
-        rules = self.house.rules(images or TEAM, *hosts)
-        registries = await self._stack.enter_async_context(Registries(access_by(rules.credentials), timing=QUICK))
-        checks = Observations(self.queue)
-        self._stack.push_async_callback(checks.aclose)
-        return Sweeper(60, rules, Copier(registries), self.queue, checks)
-
-    async def queued(self, lane: Lane = Lane.EVENTS) -> int:
-        return (await self.queue.counts()).lanes[lane].queued
-
-    async def copy(self, images: dict[str, Any] | None = None) -> None:
-        """Have all queued copies made."""
-        rules = self.house.rules(images or TEAM)
-        checks = Observations(self.queue)
-        async with Registries(access_by(rules.credentials), timing=QUICK) as registries:
-            worker = Worker(self.queue, Handler(Copier(registries), checks), concurrency=dict.fromkeys(Lane, 4))
-            working = asyncio.create_task(worker.run())
-            async with asyncio.timeout(30):
-                while any(lane.queued + lane.running for lane in (await self.queue.counts()).lanes.values()):
-                    await asyncio.sleep(0.02)
-            worker.stop()
-            await working
-        await checks.aclose()
-
-    async def store(self, record: bytes, name: bytes | None = None) -> None:
-        """Replace the record of a project; of the team's without a name."""
-        name = name or f"{self.house.harbor.host}/team".encode()
-        redis: Any = self.queue.redis
-        await redis.hset(f"{self.queue.prefix}:sweep:projects", name, record)
-
-    def forget(self) -> None:
-        """Count requests to the Harbor from here on."""
-        self.house.harbor.faults.log.clear()
-
-    async def aclose(self) -> None:
-        await self._stack.aclose()
-
-
-@pytest.fixture
-async def stage(house: House, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
-    # The stand-in sees a tag when it is listed, so every tag would be young.
-    monkeypatch.setattr(sweep, "_YOUNG_SECONDS", 0.0)
-    with tempfile.TemporaryDirectory(prefix="rq-", dir="/tmp") as directory, RedisServer(Path(directory)) as redis:
-        async with await Queue.connect(redis.url) as queue:
-            made = Stage(house, queue)
-            yield made
-            await made.aclose()
+    from tests.replication.conftest import Stage
 
 
 async def test_what_is_there_at_first_is_left_to_the_reconcile_and_rest_costs_one_request_a_project(
@@ -124,28 +55,6 @@ async def test_a_tag_that_no_event_told_of_arrives_and_is_counted(stage: Stage) 
     assert digest_of(content) == digests["team/app:v1"]
 
 
-async def test_a_copy_s_own_pull_is_a_change_that_costs_one_list_and_no_request_to_the_destination(
-    stage: Stage,
-) -> None:
-    await stage.house.put(["team/app:v1"])
-    sweeper = await stage.sweeper()
-    await sweeper.step()
-    await stage.house.put(["team/app:v2"])
-    await sweeper.step()
-    await stage.copy()
-    await stage.house.put(["team/app:v3"])
-    await sweeper.step()
-    stage.forget()
-    await stage.copy()
-    pulled = stage.house.harbor.pulls
-    assert pulled, "the copies pulled the manifests, so the repository has changed"
-    stage.forget()
-    await sweeper.step()
-    assert stage.house.asked() == ["/projects/team/repositories", "/projects/team/repositories/app/artifacts"]
-    assert await stage.queued() == 0
-    assert (await SweepState.read(stage.queue)).replaced == 3
-
-
 async def test_what_changed_while_no_process_ran_is_found_by_the_next_one(stage: Stage) -> None:
     await stage.house.put(["team/app:v1"])
     await (await stage.sweeper()).step()
@@ -154,20 +63,6 @@ async def test_what_changed_while_no_process_ran_is_found_by_the_next_one(stage:
     await stage.house.put(["team/app:v2"])
     await first.step()
     assert await stage.queued() == 2
-
-
-async def test_one_process_of_all_sweeps(stage: Stage) -> None:
-    await stage.house.put(["team/app:v1"])
-    leader, other = await stage.sweeper(), await stage.sweeper()
-    await leader.step()
-    await stage.house.put(["team/app:v2"])
-    stage.forget()
-    await other.step()
-    assert stage.house.asked() == []
-    leader.stop()
-    await leader.run()
-    await other.step()
-    assert await stage.queued() == 2, "a process that ends leaves the sweep to another one"
 
 
 async def test_a_push_whose_event_has_arrived_is_not_counted(stage: Stage) -> None:
@@ -246,24 +141,6 @@ async def test_a_repository_that_could_not_be_compared_waits_for_the_next_sweep(
     assert await stage.queued() == 2
 
 
-async def test_the_same_image_is_queued_once_a_day_however_often_its_repository_changes(stage: Stage) -> None:
-    await stage.house.put(["team/app:v1"])
-    sweeper = await stage.sweeper()
-    await sweeper.step()
-    await stage.house.put(["team/app:v2"])
-    await sweeper.step()
-    assert await stage.queued() == 2
-    # The copies end without a trace: they failed, or their destination names something else again.
-    for key in await stage.queue.redis.keys(f"{stage.queue.prefix}:*"):
-        if b":sweep" not in key:
-            await stage.queue.redis.delete(key)
-    await stage.queue.redis.delete(*await stage.queue.redis.keys("arq:*"))
-    assert await stage.queued() == 0
-    await stage.house.put(["team/app:v3"])
-    await sweeper.step()
-    assert await stage.queued() == 1
-
-
 @pytest.mark.parametrize("shows_logs", [True, False])
 async def test_a_harbor_that_counts_no_changes_is_swept_by_its_log_if_the_login_may_read_it(
     stage: Stage, shows_logs: bool
@@ -280,24 +157,6 @@ async def test_a_harbor_that_counts_no_changes_is_swept_by_its_log_if_the_login_
     assert ("can't be swept" in problem) == ("log:list" in problem) == (not shows_logs)
     if not shows_logs:
         assert stage.house.asked() == [], "it is not asked every minute"
-
-
-async def test_at_most_sixty_lists_a_minute_are_read_and_the_others_go_first_then(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sweep, "_LISTS_A_MINUTE", 3)
-    projects = [f"p{number}" for number in range(5)]
-    for project in projects:
-        stage.house.harbor.projects.add(project, public=True)
-    rules = {f"HARBOR/{project}/**": "BEHIND/copies/{name}" for project in projects}
-    sweeper = await stage.sweeper(rules)
-    listed: list[set[str]] = []
-    for _ in range(3):
-        stage.forget()
-        await sweeper.step()
-        listed.append({path.split("/")[2] for path in stage.house.asked("/repositories$")})
-    assert [len(each) for each in listed] == [3, 3, 3]
-    assert listed[0] | listed[1] == set(projects)
 
 
 async def test_what_is_there_at_first_is_left_out_in_every_project_however_late_it_is_listed(

@@ -152,9 +152,11 @@ if tonumber(ARGV[4]) > 0 then redis.call('HINCRBY', SWEEP, 'replaced', ARGV[4]) 
 return 1
 
 -- sweep_end with leases --
--- Note that a sweep has ended. ARGV: prefix, token, its problem or ''. Returns whether the token leads.
+-- Note that a sweep has ended. ARGV: prefix, token, its problem or '', which Harbors send webhooks (JSON), for how many
+-- milliseconds to keep that. Returns whether the token leads.
 if owner(SWEEP) ~= ARGV[2] then return 0 end
 redis.call('HSET', SWEEP, 'ended', string.format('%.0f', NOW), 'problem', ARGV[3])
+redis.call('SET', SWEEP .. ':webhooks', ARGV[4], 'PX', ARGV[5])
 return 1
 
 -- sweep_release with leases --
@@ -162,6 +164,7 @@ return 1
 return release(SWEEP, ARGV[2]) and 1 or 0
 
 -- sweep_show with leases --
--- ARGV: prefix. Returns: when the last sweep ended or '', copies queued by all of them or '', its problem or ''.
+-- ARGV: prefix. Returns: when the last sweep ended or '', copies queued by all of them or '', its problem or '', which
+-- Harbors send webhooks (JSON) or ''.
 local known = redis.call('HMGET', SWEEP, 'ended', 'replaced', 'problem')
-return {known[1] or '', known[2] or '', known[3] or ''}
+return {known[1] or '', known[2] or '', known[3] or '', redis.call('GET', SWEEP .. ':webhooks') or ''}

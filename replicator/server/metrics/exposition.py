@@ -210,9 +210,20 @@ class QueueLookups(Collector):
         yield _gauge(families.DEAD_LETTERS, counts.dead)
         yield from self._silences(self._state.silent)
         yield from self._reconcile(self._state.reconcile)
-        sweep = self._state.sweep
-        yield _gauge(families.SWEEP_ENDED, sweep.ended.timestamp() if sweep.ended is not None else 0)
-        yield _gauge(families.SWEEP_REPLACED, sweep.replaced)
+        yield from self._sweep(self._state.sweep)
+
+    def _sweep(self, state: SweepState) -> Iterable[Metric]:
+        yield _gauge(families.SWEEP_ENDED, state.ended.timestamp() if state.ended is not None else 0)
+        yield _gauge(families.SWEEP_REPLACED, state.replaced)
+        # Of several Harbors that share a label, the one without webhooks counts.
+        enabled: dict[str, bool] = {}
+        for host, each in state.webhooks.items():
+            label = self._hosts.label(host)
+            enabled[label] = each and enabled.get(label, True)
+        found = _gauge(families.WEBHOOKS)
+        for label, each in enabled.items():
+            found.add_metric([label], each)
+        yield found
 
     def _silences(self, silent: Sequence[KeySilence]) -> Iterable[Metric]:
         seconds = dict.fromkeys(self._hosts.labels, 0.0)

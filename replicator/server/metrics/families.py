@@ -166,6 +166,13 @@ SWEEP_REPLACED = Family(
     "gauge",
     "Copies that sweeps have queued because no event had, since the installation began. It rises while webhooks fail.",
 )
+WEBHOOKS = Family(
+    "replicator_harbor_webhooks_enabled",
+    "gauge",
+    "1 if the system settings of a Harbor switch webhooks on, 0 if they switch them off, so that it sends no events. "
+    "Sweeps read it; without them, or with an anonymous login, it is not there.",
+    ("host",),
+)
 RECONCILE_FAILED = Family("replicator_reconcile_failed", "gauge", "1 if the last reconcile failed as a whole, else 0.")
 RECONCILE_OVERDUE = Family(
     "replicator_reconcile_overdue_seconds",
@@ -213,6 +220,7 @@ LOOKED_UP = (
     RECONCILE_OVERDUE,
     SWEEP_ENDED,
     SWEEP_REPLACED,
+    WEBHOOKS,
 )
 """Read from Redis at the scrape: the same in all processes of an installation, so take the maximum."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
 
+from replicator.harbor.registration import SILENT
 from replicator.queue import History, ProcessInfo, QueueUnavailable, Status, processes
 
 if TYPE_CHECKING:
@@ -114,6 +115,9 @@ def health(facts: Facts) -> Health:
         more = f" And {len(status.silent) - 1} more." if len(status.silent) > 1 else ""
         sentence = status.silent[0].sentence
         return Health("warning", f"{sentence[0].upper()}{sentence[1:]}.{more}", status.silent[0].why)
+    if off := status.sweep.switched_off:
+        more = f" and {len(off) - 1} more" if len(off) > 1 else ""
+        return Health("warning", f"Webhooks are switched off at {off[0]}{more}.", SILENT)
     if dead:
         are = "copy failed and is" if dead == 1 else "copies failed and are"
         return Health("warning", f"{dead:,} {are} not retried automatically.")

@@ -12,12 +12,14 @@ from replicator.copy import Outcome, Result
 from replicator.errors import ErrorClass
 from replicator.harbor.events import TYPES, Fate
 from replicator.queue import Attempt, AttemptEnd, Lane
+from replicator.queue.leaders import Sweeps
 from replicator.server.metrics import FAMILIES, Family
 from replicator.timetable import UNLIMITED, parse_bandwidth, parse_request_rates
 from tests.scraping import OPEN_METRICS, OWN, Scrape, parsed
 from tests.server.metrics.conftest import RULE
 
 if TYPE_CHECKING:
+    from replicator.queue import Queue
     from replicator.server.metrics import Metrics
 
 ACR = "registry.cn-beijing.aliyuncs.com"
@@ -64,8 +66,11 @@ async def exposed(metrics: Metrics, accept: str = "") -> Scrape:
 
 
 @pytest.mark.parametrize("accept", ["", OPEN_METRICS], ids=["text", "openmetrics"])
-async def test_what_is_exposed_is_what_is_documented(metrics: Metrics, accept: str) -> None:
+async def test_what_is_exposed_is_what_is_documented(metrics: Metrics, queue: Queue, accept: str) -> None:
     use(metrics)
+    sweeps = Sweeps(queue, lease=30)
+    await sweeps.begin()
+    await sweeps.end("", {"harbor.example.com": True})
     found = await exposed(metrics, accept)
     by_name = {family.name + ("_total" if family.type == "counter" else ""): family for family in found.families}
     assert {name for name in by_name if name.startswith(OWN)} == {family.name for family in FAMILIES}

@@ -10,6 +10,7 @@ import pytest
 
 from replicator.errors import ErrorClass
 from replicator.queue import Findings, Job, Lane, Queue, Reconciles, ReconcileState, RetryPolicy
+from replicator.queue.leaders import Sweeps
 from replicator.schedule import parse_schedule
 from replicator.server.metrics import Metrics
 from tests.queue.conftest import Recorder, eventually, working
@@ -139,6 +140,21 @@ async def test_a_redis_that_is_down_or_silent_is_shown_and_all_else_is_served(
             return (await exposed(metrics)).value("replicator_queue_up") == 1
 
         await eventually(back)
+
+
+async def test_a_harbor_whose_webhooks_are_switched_off_is_shown_as_long_as_sweeps_read_it(
+    metrics: Metrics, queue: Queue
+) -> None:
+    assert (await exposed(metrics)).series("replicator_harbor_webhooks_enabled") == {}
+    sweeps = Sweeps(queue, lease=30)
+    await sweeps.begin()
+    # Rules name one of them no more; those count together.
+    for off, both in ((False, 1), (True, 0)):
+        await sweeps.end("", {"harbor.example.com": not off, "gone.example.com": True, "left.example.com": not off})
+        found = (await exposed(metrics)).series("replicator_harbor_webhooks_enabled")
+        assert found == {("harbor.example.com",): both, ("other",): both}
+    await queue.redis.delete(f"{queue.prefix}:sweep:webhooks")
+    assert (await exposed(metrics)).series("replicator_harbor_webhooks_enabled") == {}
 
 
 async def test_a_record_in_redis_that_can_not_be_read_does_not_stop_the_scrape(metrics: Metrics, queue: Queue) -> None:

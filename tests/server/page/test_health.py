@@ -16,6 +16,7 @@ from replicator.queue import (
     ReconcileResult,
     ReconcileState,
 )
+from replicator.queue.leaders import SweepState
 from replicator.server.page.facts import Facts, health
 from tests.commands.test_status import NOON, status
 
@@ -78,6 +79,14 @@ def test_a_registry_that_does_not_answer_is_named_with_the_copies_that_wait_for_
     assert found.sentence == (
         "Registry acr.example has not answered since 2026-01-01 12:00 UTC; 74 copies wait for it. And 1 more."
     )
+
+
+def test_a_harbor_whose_webhooks_are_switched_off_is_named_with_what_to_do() -> None:
+    sweep = SweepState(NOON, 0, "", {"a.example": False, "b.example": True, "c.example": False})
+    seen = facts(waiting=1, dead=2)
+    found = health(replace(seen, status=replace(seen.status, sweep=sweep)))
+    assert (found.level, found.sentence) == ("warning", "Webhooks are switched off at a.example and 1 more.")
+    assert "System Settings" in found.detail
 
 
 def test_a_worker_that_is_stopping_copies_nothing_new() -> None:

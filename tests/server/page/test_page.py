@@ -15,6 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from replicator.queue import Job, Lane, Queue, WorkerInfo
+from replicator.queue.leaders import Sweeps
 from replicator.queue.processes import heartbeat
 from replicator.queue.records import encode
 from replicator.server.auth import PageAuth
@@ -346,3 +347,12 @@ async def test_a_worker_without_a_webhook_is_among_the_processes(
 
 async def _ended(queue: Queue) -> bool:
     return not await queue.workers()
+
+
+async def test_the_page_names_harbors_whose_webhooks_are_switched_off(site: Site) -> None:
+    sweeps = Sweeps(site.queue, lease=30)
+    await sweeps.begin()
+    await sweeps.end("", {HARBOR: False, "other.example.com": True})
+    shown = await page(site)
+    assert f"Webhooks are switched off in the system settings of {HARBOR}" in shown.texts["reconciles"]
+    assert "other.example.com" not in shown.texts["reconciles"]
