@@ -33,7 +33,7 @@ from replicator.queue.job import (
 from replicator.queue.records import decode, milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
     from datetime import datetime
     from types import TracebackType
 
@@ -209,6 +209,18 @@ class Queue:
                 arguments += [job.id, data, retries, int(job.id in several), since]
             added += await self.ask("enqueue", *arguments)
         return added
+
+    async def pending(self, digests: Mapping[str, str]) -> set[str]:
+        """Return the ids of jobs that are pending, whether queued, running or waiting, with a digest in their payload.
+
+        Args:
+            digests: by id, at most some thousands.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        arguments = [part for pair in digests.items() for part in pair]
+        return {found.decode() for found in await self.ask("pending", *arguments)} if arguments else set()
 
     async def ping(self) -> None:
         """Make sure that Redis is there and takes writes.

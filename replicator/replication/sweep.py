@@ -202,7 +202,10 @@ class Sweeper:
 
     async def enqueue(self, jobs: Mapping[_Copy, Job], lane: Lane) -> int:
         """Queue copies, and return how many were not in the queue already."""
-        added = await self._queue.enqueue(list(jobs.values()), lane) if jobs else 0
+        # A copy of the same digest that waits for its retry would begin at once, and a running one would run twice.
+        pending = await self._queue.pending({job.id: digest for (_, digest), job in jobs.items()})
+        lacking = [job for job in jobs.values() if job.id not in pending]
+        added = await self._queue.enqueue(lacking, lane) if lacking else 0
         self._queued.update(dict.fromkeys(jobs))
         return added
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from replicator.queue.leaders import SweepState
+from replicator.errors import ErrorClass
+from replicator.queue import Lane, RetryPolicy, Worker
+from replicator.queue.leaders import SweepState, SweptProject
+from replicator.queue.records import encode, milliseconds
 from replicator.replication import repositories, sweep
+from replicator.tasks import background
+from tests.queue.conftest import Recorder, eventually
+from tests.queue.test_retrying import Fault as Failure
 
 if TYPE_CHECKING:
     import pytest
@@ -101,6 +108,34 @@ async def test_the_same_image_is_queued_once_a_day_however_often_its_repository_
     await stage.house.put(["team/app:v3"])
     await sweeper.step()
     assert await stage.queued() == 1
+
+
+async def test_a_copy_that_waits_for_its_retry_is_left_alone_by_the_sweep_of_another_process(stage: Stage) -> None:
+    await stage.house.put(["team/app:v1"])
+    sweeper = await stage.sweeper()
+    await sweeper.step()
+    again = encode(SweptProject(seen=milliseconds(datetime.now(UTC)) - 60_000))
+    await stage.store(again)
+    await sweeper.step()
+    handler = Recorder()
+    handler.errors = [Failure(ErrorClass.TRANSIENT)]
+    worker = Worker(stage.queue, handler, concurrency={Lane.EVENTS: 1}, policy=RetryPolicy(first=3600, cap=3600))
+    async with background(worker.run(), worker.stop, within=10):
+        (waiting,) = await eventually(stage.queue.waiting)
+    # Another process knows nothing of what this one has queued.
+    await stage.queue.redis.delete(f"{stage.queue.prefix}:sweep:lease")
+    other = await stage.sweeper()
+    await stage.store(again)
+    stage.forget()
+    await other.step()
+    assert "/projects/team/repositories/app/artifacts" in stage.house.asked()
+    assert await stage.queue.waiting() == [waiting]
+    # Another image under the tag is news.
+    await stage.house.put(["team/app:v2"])
+    await stage.house.harbor.retag("team/app", "v2", "v1")
+    await other.step()
+    assert await stage.queue.waiting() == []
+    assert await stage.queued() == 2
 
 
 async def test_at_most_sixty_lists_a_minute_are_read_and_the_others_go_first_then(

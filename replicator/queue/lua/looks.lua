@@ -97,6 +97,15 @@ for i = 2, #ARGV do
 end
 return found
 
+-- pending --
+-- ARGV: prefix, then id, text, .... Returns the ids that are pending with that text in the content of their job.
+local found = {}
+for i = 2, #ARGV, 2 do
+  local content = redis.call('HEXISTS', GEN, ARGV[i]) == 1 and redis.call('GET', job_key(ARGV[i]))
+  if content and string.find(content, ARGV[i + 1], 1, true) then found[#found + 1] = ARGV[i] end
+end
+return found
+
 -- history with chronicle --
 -- ARGV: prefix. Returns: now, what ended in the lanes (a list each), the lags (a hash), reconciles (a list).
 return {
