@@ -15,7 +15,7 @@ from rich.text import Text
 from replicator.commands.options import Json, RedisUrl, StateDir, run, settings_of
 from replicator.console import age, document, iso, page, plain, say, stderr
 from replicator.errors import OK, ConfigError, Problem
-from replicator.harbor.registration import SILENT
+from replicator.harbor.api import SILENT
 from replicator.queue import Lane, Queue, QueueUnavailable, ReconcileResult, Status
 from replicator.queue.leaders import SweepState
 from replicator.server.runtime import open_queue

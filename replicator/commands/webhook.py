@@ -13,9 +13,10 @@ from rich.table import Table
 from replicator.commands.options import Auth, Config, Images, Json, rules_of, run, settings_of
 from replicator.console import document, page, plain, say, stderr
 from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem
+from replicator.harbor.api import SILENT
 from replicator.harbor.events import Answer, send_samples
 from replicator.harbor.policy import shown_address
-from replicator.harbor.registration import SILENT, Change, Policies, PolicyChange, PolicyStatus
+from replicator.harbor.registration import Change, Policies, PolicyChange, PolicyStatus
 from replicator.reference import Repository
 from replicator.registry import Access
 from replicator.replication.transfer import access_by, open_registries
@@ -197,6 +198,10 @@ async def show_policies(scope: Scope, *, as_json: bool, out: Console) -> int:
         document({**rows, "switched_off": silent}, out)
     else:
         page(_policies_table(shown, others), out)
+        # Beside the table: a reason is longer than any of its columns.
+        for each in others:
+            if each.note:
+                say(f"{each.change:9}  {_project(each)}: {each.note}", out)
         _warn(silent, out)
     return _code(others)
 
@@ -298,7 +303,7 @@ def _policies_table(shown: list[PolicyStatus], others: list[PolicyChange]) -> Ta
             plain(_deliveries(each)),
         )
     for other in others:
-        table.add_row(plain(_project(other)), plain(f"{other.change}{other.note and f': {other.note}'}"))
+        table.add_row(plain(_project(other)), str(other.change))
     return table
 
 

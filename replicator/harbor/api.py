@@ -40,6 +40,13 @@ _HEADERS = {"Accept": "application/json", "X-Is-Resource-Name": "true"}
 _ARTIFACTS = "&with_tag=true&with_accessory=true"
 
 
+SILENT = (
+    "webhooks are switched off in the system settings of this Harbor, so it sends no events and images wait for the "
+    "next sweep or reconcile; an administrator switches them on under Configuration, System Settings, Webhooks enabled"
+)
+"""What to do about a Harbor whose `SystemInfo.notifies` is False."""
+
+
 class NoHarbor(RegistryError):
     """The host is not a Harbor."""
 

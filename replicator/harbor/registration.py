@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from replicator.errors import ConfigError, Problem, ReplicatorError
-from replicator.harbor.api import CircuitBreaker, HarborApi, NoHarbor, SystemInfo, advised
+from replicator.harbor.api import SILENT, CircuitBreaker, HarborApi, NoHarbor, SystemInfo, advised
 from replicator.harbor.policy import (
     NAME,
     PolicyTarget,
@@ -241,11 +241,17 @@ class Policies:
         return self._systems[registry]
 
     async def _each(self, step: Callable[[WebhookApi, str], Awaitable[tuple[Change, str]]]) -> list[PolicyChange]:
-        """Run ``step`` for every project; an error in one does not stop the others."""
+        """Run ``step`` for every project once; an error in one does not stop the others."""
         places, failed = await named_projects(self._rules.sources(), self._registries, self._only)
-        done = [PolicyChange(registry, "", Change.FAILED, advised(error, "")) for registry, error in failed.items()]
+        done: dict[tuple[str, str], PolicyChange] = {}
+        for registry, error in failed.items():
+            done[canonical(registry), ""] = PolicyChange(registry, "", Change.FAILED, advised(error, ""))
         breaker = CircuitBreaker()
         for registry, project in places:
+            place = canonical(registry), project
+            # Another spelling of the Harbor may have another login.
+            if place in done and done[place].change is not Change.FAILED:
+                continue
             try:
                 breaker.check(registry)
                 # Any repository of the project stands for it: the rules may have a login of its own for a project.
@@ -254,11 +260,11 @@ class Policies:
             except ReplicatorError as error:
                 breaker.failed(registry, error)
                 is_harbor = not isinstance(error, NoHarbor)
-                done.append(PolicyChange(registry, project, Change.FAILED, advised(error, project), is_harbor))
+                done[place] = PolicyChange(registry, project, Change.FAILED, advised(error, project), is_harbor)
             else:
                 breaker.answered(registry)
-                done.append(PolicyChange(registry, project, change, note))
-        return done
+                done[place] = PolicyChange(registry, project, change, note)
+        return list(done.values())
 
 
 async def _delete_later(
@@ -286,13 +292,6 @@ async def _delete_later(
             f"ended, and some had not after {patience:g} s: run this again in some minutes"
         )
     return failed
-
-
-SILENT = (
-    "webhooks are switched off in the system settings of this Harbor, so it sends no events and images wait for the "
-    "next sweep or reconcile; an administrator switches them on under Configuration, System Settings, Webhooks enabled"
-)
-"""What to do about a Harbor of `Policies.silent`."""
 
 
 def registration_problems(settings: Settings) -> list[Problem]:

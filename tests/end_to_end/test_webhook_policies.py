@@ -147,6 +147,28 @@ async def test_webhooks_that_are_switched_off_in_harbor_are_told(house: House) -
     assert json.loads((await webhook(house, "list", "--json")).out)["switched_off"] == []
 
 
+async def test_the_list_keeps_its_columns_when_projects_fail_or_have_no_policy(house: House) -> None:
+    assert (await webhook(house, "register", "--project", "team")).code == 0
+    house.harbor.faults.add(Fault(Answer(403, "FORBIDDEN"), "GET", "/projects/library/webhook/policies", times=None))
+    images = EVERYTHING | {"HARBOR/nowhere/app": "ACR/image-syncer/nowhere"}
+    ended = await webhook(house, "list", images=images)
+    assert ended.code == 1
+    heads, *rows = ended.out.splitlines()
+    host, column = house.harbor.host, heads.index("policy")
+    assert heads.split() == ["project", "policy", "enabled", "events", "format", "address", "last", "deliveries"]
+    assert {row[:column].strip(): row[column:].split()[0] for row in rows[:3]} == {
+        f"{host}/team": "replicator",
+        f"{host}/library": "failed",
+        f"{host}/nowhere": "failed",
+    }
+    assert max(map(len, (heads, *rows[:3]))) < 200, "no reason widens a column"
+    assert [row.partition(": ")[0].split() for row in rows[3:]] == [
+        ["failed", f"{host}/library"],
+        ["failed", f"{host}/nowhere"],
+    ]
+    assert "notification-policy" in rows[3]
+
+
 async def test_unregister_removes_ours_and_nothing_else(house: House) -> None:
     house.harbor.add_policy("team", "https://other.example.com/", name="other")
     assert (await webhook(house, "register")).code == 0

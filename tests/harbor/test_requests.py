@@ -186,6 +186,28 @@ async def test_two_spellings_of_a_harbor_agree_on_its_policy(harbor: HarborStand
         for address, registered in ((url, url), (f"{url}/{public}:443", f"{url}/{public}")):
             for _ in range(2):
                 done = await Policies(rules, registries).register(address, "token")
-            assert [each.change for each in done] == [Change.UNCHANGED] * 2
+            assert [each.change for each in done] == [Change.UNCHANGED], "and it is said once"
             (policy,) = harbor.webhooks.of("team")
             assert policy.body["targets"][0]["address"] == registered
+
+
+@pytest.mark.parametrize("refused", ["", ":443"])
+async def test_a_project_under_two_spellings_of_a_harbor_is_shown_once_if_one_of_their_logins_is_good(
+    harbor: HarborStandIn, refused: str
+) -> None:
+    public = "harbor.example.com"
+    auth: dict[str, dict[str, object]] = {
+        f"{public}{port}": {"username": HARBOR_ADMIN[0], "password": HARBOR_ADMIN[1], "endpoint": harbor.url}
+        for port in ("", ":443")
+    }
+    auth[f"{public}{refused}"]["password"] = "wrong"
+    images = {
+        f"{public}{port}/team/{name}": f"registry.example.com/{name}" for name, port in (("a", ""), ("b", ":443"))
+    }
+    content = {"auth": auth | {"registry.example.com": {"anonymous": True}}, "images": images}
+    rules = parse(json.dumps(content), "rules.json", environ={})
+    harbor.add_policy("team", URL, name="replicator")
+    async with Registries(access_by(rules.credentials)) as registries:
+        shown, others = await Policies(rules, registries).show(URL)
+    assert [each.project for each in shown] == ["team"]
+    assert others == []

@@ -15,7 +15,7 @@ from yarl import URL
 from replicator.commands.check.findings import Finding, FindingState
 from replicator.commands.health import ask, asked_at, is_alive
 from replicator.errors import ConfigError
-from replicator.harbor.api import NoHarbor, advised
+from replicator.harbor.api import SILENT, NoHarbor, advised
 from replicator.harbor.policy import (
     EVENT_TYPES,
     NAME,
@@ -27,7 +27,7 @@ from replicator.harbor.policy import (
     names_in_query,
     shown_address,
 )
-from replicator.harbor.registration import SILENT, registration_problems
+from replicator.harbor.registration import registration_problems
 from replicator.receivers import Format
 from replicator.reference import Repository
 from replicator.registry.errors import Denied, ProxyFailed, RegistryError, Unauthorized

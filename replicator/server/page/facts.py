@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
 
-from replicator.harbor.registration import SILENT
+from replicator.harbor.api import SILENT
 from replicator.queue import History, ProcessInfo, QueueUnavailable, Status, processes
 
 if TYPE_CHECKING:
