@@ -175,6 +175,16 @@ class HarborApi:
         """
         return SystemInfo.read(await self.json("/systeminfo"))
 
+    async def is_user(self) -> bool:
+        """Tell whether the login is a user; Harbor describes itself to users and to no robot account (412).
+
+        The name alone does not tell: an administrator can change the prefix of robot accounts.
+
+        Raises:
+            RegistryError: it is neither, or there was no answer.
+        """
+        return (await self.call("GET", "/users/current", expect={200, 412})).status == 200
+
     async def artifacts_of_project(self, project: str) -> AsyncGenerator[list[Artifact], None]:
         """List the artifacts of all repositories of a project, page by page (``GET /projects/{project}/artifacts``).
 

@@ -87,6 +87,8 @@ class HarborApi:
                 return web.json_response({"status": status, "components": components})
             case ["systeminfo"]:
                 return web.json_response(self._shown_system(subject))
+            case ["users", "current"]:
+                return _shown_user(subject)
             case ["projects"]:
                 return self._list_projects(request, subject)
             case ["projects", name, *below]:
@@ -251,6 +253,14 @@ class HarborApi:
                 delivery = kept[int(number) - 1]
                 return web.Response(text=f"{delivery.status} {delivery.error} {delivery.body}")
         raise _no_route(request)
+
+
+def _shown_user(subject: str) -> web.Response:
+    if not subject:
+        raise ApiError(401, "UNAUTHORIZED", "unauthorized")
+    if subject.startswith("robot$"):
+        raise ApiError(412, "PRECONDITION", "get current user not available for security context: robot")
+    return web.json_response({"user_id": 1, "username": subject})
 
 
 def _refusal(subject: str) -> ApiError:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from replicator.rules import Narrowing, Rules
     from replicator.rules.request import CopyRequest, Source
 
-_NEEDED = "a robot account of Harbor needs: list and pull repository, list and read artifact, list tag"
+_NEEDED = "a robot account of Harbor needs repository:list, repository:pull and artifact:list"
 _SOON = timedelta(days=30)
 """Remaining validity below which a certificate should be renewed."""
 

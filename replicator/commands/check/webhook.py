@@ -15,7 +15,7 @@ from yarl import URL
 from replicator.commands.check.findings import Finding, FindingState
 from replicator.commands.health import ask, asked_at, is_alive
 from replicator.errors import ConfigError
-from replicator.harbor.api import SILENT, NoHarbor, advised
+from replicator.harbor.api import SILENT, HarborApi, NoHarbor, advised
 from replicator.harbor.policy import (
     EVENT_TYPES,
     NAME,
@@ -47,6 +47,10 @@ if TYPE_CHECKING:
 _MAX_NAME = 60
 _CORRECT = "replicator webhook register corrects it"
 _REMEDY = "replicator webhook test shows what an event meets; after the fix, a backfill copies what was missed"
+_USER = (
+    "the login is a user: take a robot account, which costs Harbor less CPU (0.03 s a request instead of 0.8 s, from "
+    "2.15 on) and which no wrong password locks"
+)
 _ANSWER_SECONDS = 5.0
 """Timeout for all requests to the program that already listens at our address."""
 _MAX_PROBLEMS = 300
@@ -127,9 +131,9 @@ async def look_at_policies(registries: Registries, registry: str, project: str, 
 
 async def look_at_harbor(registries: Registries, registry: str, project: str) -> list[Finding]:
     """Check a Harbor's system information; nothing if it is not a Harbor or shows none to this login."""
-    api = WebhookApi(registry, project, registries.transport(Repository(registry, f"{project}/x")))
+    transport = registries.transport(Repository(registry, f"{project}/x"))
     try:
-        system = await api.system()
+        system = await WebhookApi(registry, project, transport).system()
     except NoHarbor:
         return []
     if not system.notifies:
@@ -143,6 +147,10 @@ async def look_at_harbor(registries: Registries, registry: str, project: str) ->
             f"; it calls itself {own} in events and tokens: write {own} in the rules, with endpoint: where it is "
             f"reached, or keep the webhook's URL {PATH}/{registry}"
         )
+    # A hint alone: without an answer nothing is said.
+    with contextlib.suppress(RegistryError):
+        if await HarborApi(registry, transport).is_user():
+            message += f"; {_USER}"
     return [Finding("harbor", registry, FindingState.OK, message)]
 
 

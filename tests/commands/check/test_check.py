@@ -80,7 +80,7 @@ async def test_a_webhook_without_a_token_is_told(pushed: House) -> None:
 async def test_a_list_that_the_login_may_not_read_is_told_with_what_is_needed(pushed: House) -> None:
     pushed.harbor.faults.add(Fault(Answer(403, "FORBIDDEN"), path="/repositories$", times=None))
     found = failed(await checked(pushed, pushed.rules(RULE), 1))
-    assert "list and pull repository" in found["list"]
+    assert "repository:list" in found["list"]
 
 
 async def test_a_name_that_is_unknown_is_told(pushed: House) -> None:

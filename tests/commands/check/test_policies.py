@@ -103,6 +103,15 @@ async def test_webhooks_that_are_switched_off_in_harbor_are_told_to_any_login(pu
     assert "Webhooks enabled" in message
 
 
+async def test_a_user_is_told_to_take_a_robot_account_which_is_no_failure(pushed: House) -> None:
+    pushed.harbor.add_policy("library", URL, auth_header=TOKEN)
+    rules = as_administrator(pushed.rules(RULE))
+    assert "take a robot account" in told(await checked(pushed, rules, 0), "ok")["harbor"]
+    pushed.harbor.faults.add(Fault(Answer(500), path="/users/current", times=None))
+    found = told(await checked(pushed, rules, 0), "ok")
+    assert found["harbor"] == f"version {pushed.harbor.api.version}, sends events"
+
+
 async def test_deliveries_that_fail_are_told_with_harbors_reason_and_without_the_token(pushed: House) -> None:
     rules = as_administrator(pushed.rules(RULE))
     async with receiver([503] * 3) as taker:
