@@ -177,7 +177,7 @@ class Settings(BaseSettings):
     state_dir: Path = Field(default_factory=_state_home, description="directory of the embedded queue's data")
     listen: Annotated[str, BeforeValidator(_address)] = Field(
         "0.0.0.0:8080",
-        description="address of the webhook, as host:port",
+        description="address of the webhook, as host:port; `:8080` or `[::]:8080` for IPv4 and IPv6",
     )
     metrics_listen: Annotated[str, BeforeValidator(_address)] | None = Field(
         None,

@@ -195,7 +195,7 @@ def bind(address: str) -> socket.socket:
     """Bind an address without listening on it.
 
     Args:
-        address: ``host:port``; an empty host means every IPv4 and IPv6 address.
+        address: ``host:port``; an empty host, or ``[::]``, means every IPv4 and IPv6 address.
 
     Raises:
         OSError: it can't be bound.
@@ -206,8 +206,9 @@ def bind(address: str) -> socket.socket:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            # Both families for an empty host, whatever the system's default is.
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(bool(host)))
+            # Both families for every address, whatever the system's default is.
+            both = host in ("", "::") and socket.has_dualstack_ipv6()
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not both))
         bound.bind((host, port))
     except OSError:
         bound.close()

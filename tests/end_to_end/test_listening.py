@@ -133,7 +133,7 @@ async def test_only_named_addresses_get_their_events_taken(rules: Path, tmp_path
             assert probe.status == 200
 
 
-@pytest.mark.parametrize("listen", ["127.0.0.1:0", ":0"])
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", ":0", "[::]:0"])
 async def test_a_named_proxy_is_believed_about_the_last_sender_that_is_not_a_proxy_itself(
     rules: Path, tmp_path: Path, listen: str
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 
 from replicator.server import http as connections
-from replicator.server.http import MAX_HEAD, BoundedProtocol
+from replicator.server.http import MAX_HEAD, BoundedProtocol, listen
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -103,3 +103,22 @@ async def test_a_request_that_never_arrives_or_never_ends_times_out(
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("address", "families"),
+    [
+        (":0", {socket.AF_INET, socket.AF_INET6}),
+        ("[::]:0", {socket.AF_INET, socket.AF_INET6}),
+        ("0.0.0.0:0", {socket.AF_INET}),
+        ("[::1]:0", {socket.AF_INET6}),
+    ],
+)
+def test_every_address_is_that_of_ipv4_and_ipv6(address: str, families: set[socket.AddressFamily]) -> None:
+    reached = set()
+    with listen(address, "REPLICATOR_LISTEN") as listener:
+        port = listener.getsockname()[1]
+        for host, family in (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)):
+            with contextlib.suppress(ConnectionRefusedError), socket.create_connection((host, port), timeout=10):
+                reached.add(family)
+    assert reached == families
