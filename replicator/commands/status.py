@@ -15,12 +15,12 @@ from rich.text import Text
 from replicator.commands.options import Json, RedisUrl, StateDir, run, settings_of
 from replicator.console import age, document, iso, page, plain, say, stderr
 from replicator.errors import OK, ConfigError, Problem
-from replicator.harbor.api import SILENT
 from replicator.queue import Lane, Queue, QueueUnavailable, ReconcileResult, Status
 from replicator.queue.leaders import SweepState
 from replicator.server.runtime import open_queue
 from replicator.settings import Settings
 
+_SILENT = "webhooks are switched off in the system settings of this Harbor, so it sends no events"
 _WATCH_SECONDS = 2.0
 _SHOWN = 20
 """Waiting copies in the table. The counts say how many there are; JSON lists up to a thousand."""
@@ -198,7 +198,7 @@ def _reconciles(status: Status) -> list[Text]:
         lines.append(_last_reconcile(last, age((now - last.ended).total_seconds())))
     if (ended := status.sweep.ended) is not None:
         lines.append(_sweeps(status.sweep, age((now - ended).total_seconds())))
-    return lines + [plain(f"{registry}: {SILENT}") for registry in status.sweep.switched_off]
+    return lines + [plain(f"{registry}: {_SILENT}") for registry in status.sweep.switched_off]
 
 
 def _sweeps(sweep: SweepState, ended: str) -> Text:

@@ -214,13 +214,16 @@ class Queue:
         """Return the ids of jobs that are pending, whether queued, running or waiting, with a digest in their payload.
 
         Args:
-            digests: by id, at most some thousands.
+            digests: by id.
 
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        arguments = [part for pair in digests.items() for part in pair]
-        return {found.decode() for found in await self.ask("pending", *arguments)} if arguments else set()
+        pairs, found = list(digests.items()), set[str]()
+        for start in range(0, len(pairs), BATCH):
+            arguments = [part for pair in pairs[start : start + BATCH] for part in pair]
+            found |= {each.decode() for each in await self.ask("pending", *arguments)}
+        return found
 
     async def ping(self) -> None:
         """Make sure that Redis is there and takes writes.

@@ -17,7 +17,7 @@ from replicator.queue.job import encode_job
 from replicator.queue.records import EPOCH, encode
 from replicator.settings import Settings, load_settings
 from replicator.tasks import cancel_all
-from tests.queue.conftest import Recorder, idle, working
+from tests.queue.conftest import Recorder, eventually, idle, working
 from tests.queue.test_retrying import Fault
 
 if TYPE_CHECKING:
@@ -110,3 +110,26 @@ async def test_a_watched_terminal_is_redrawn_and_outlives_an_outage(
     await shown("no worker runs", times=seen + 2)
     await cancel_all({watching})
     assert "\x1b[?1049l" in text(out), "what was on the terminal before is there again"
+
+
+async def test_jobs_are_pending_with_a_digest_of_their_payload_until_they_are_done_or_dead(queue: Queue) -> None:
+    handler = Recorder()
+    handler.errors = [Fault(ErrorClass.PERMANENT)]
+    jobs = [Job(f"r.example/a:{number}", {"announced": f"sha256:{number:064}"}) for number in range(1001)]
+    asked = {job.id: str(job.payload["announced"]) for job in jobs}
+    assert await queue.pending({}) == await queue.pending(asked) == set()
+    await queue.enqueue(jobs, Lane.BACKFILL)
+    assert await queue.pending(asked) == set(asked)
+    assert await queue.pending({jobs[0].id: asked[jobs[1].id]}) == set(), "it waits with another image"
+    await queue.enqueue(jobs[:1], Lane.EVENTS)
+    handler.gate.clear()
+    async with working(queue, handler, concurrency={Lane.EVENTS: 1}):
+        await handler.started(1)
+        assert await queue.pending(asked) == set(asked), "a running one counts"
+        handler.gate.set()
+
+        async def buried() -> bool:
+            return (await queue.counts()).dead == 1
+
+        await eventually(buried)
+    assert await queue.pending(asked) == set(asked) - {jobs[0].id}
