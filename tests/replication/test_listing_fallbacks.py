@@ -13,6 +13,7 @@ from replicator.registry import Access, Registries
 from replicator.registry.errors import ConnectionFailed, NotFound, RegistryError
 from tests.replication.conftest import QUICK, found_in, tags_of
 from tests.standins.faults import Answer, Cut, Fault, Redirect
+from tests.standins.cosign import cosign_signature
 from tests.standins.images import cosign_tag, image, push
 from tests.standins.logins import HARBOR_ROBOT
 
@@ -109,7 +110,7 @@ async def is_harbor(house: House, access: Access | None = None) -> bool:
 async def test_tags_of_signatures_are_found_for_signed_artifacts(house: House, images: dict[str, str]) -> None:
     root = image(1)
     await push(house.harbor.host, "team/signed", "v1", root, HARBOR_ROBOT)
-    await push(house.harbor.host, "team/signed", cosign_tag(root), image(2), HARBOR_ROBOT)
+    await push(house.harbor.host, "team/signed", cosign_tag(root), cosign_signature(root), HARBOR_ROBOT)
     # One of those is an artifact of the list itself.
     put = await house.put(["team/plain:1", f"team/signed:{cosign_tag(root, '')}"])
     expected = put | {"team/signed:v1": root.digest, f"team/signed:{cosign_tag(root)}": None}

@@ -11,7 +11,6 @@ import json
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import quote
 
 import aiohttp
 from aiohttp import web
@@ -19,11 +18,23 @@ from aiohttp import web
 from tests.standins.faults import FaultLayer
 from tests.standins.harbor_api import PREFIX, HarborApi
 from tests.standins.harbor_content import Content
+from tests.standins.harbor_lists import bad_digest, list_referrers, list_tags
 from tests.standins.harbor_projects import Project, Projects
 from tests.standins.harbor_webhooks import Delivery, Policy, Webhooks, push_payload
 from tests.standins.proxy import Upstream
 from tests.standins.server import serve
-from tests.standins.tokens import PULL, Credentials, Leak, Route, TokenStore, action_of, errors, leak, requested
+from tests.standins.tokens import (
+    PULL,
+    Credentials,
+    Leak,
+    Route,
+    TokenStore,
+    action_of,
+    errors,
+    leak,
+    requested,
+    unauthorized,
+)
 
 if TYPE_CHECKING:
     import ssl
@@ -238,14 +249,14 @@ class HarborStandIn:
         if self.token_hosts and request.headers.get("Host") not in self.token_hosts:
             return web.Response(status=404, text="default backend - 404")
         if request.method != "GET":
-            return web.Response(status=405)
+            return web.Response(status=405, text="")
         scopes = request.query.getall("scope", [])
         if request.query.get("service") != SERVICE:
-            return errors(400, "BAD_REQUEST", "the service is not supported")
+            return web.Response(status=400, text=f"Unable to handle service: {request.query.get('service', '')}")
         # A wrong password makes it an anonymous request, which fails here only if it asks for nothing.
         subject = self.projects.login(Credentials.of(request))
         if not subject and not scopes:
-            return errors(401, "UNAUTHORIZED", "Unauthorized")
+            return web.Response(status=401)
         # What an account may do is granted, whatever actions it asked for.
         grants = {name: self.projects.actions(subject, name) for name in requested(scopes)}
         token = self.tokens.issue(subject, grants)
@@ -259,30 +270,36 @@ class HarborStandIn:
         token = self.tokens.find(credentials.secret) if credentials.scheme == "bearer" else None
         subject = token.subject if token is not None else self.projects.login(credentials)
         if request.path == "/v2/":
-            return web.json_response({}) if subject else self._challenge(request, "login", {})
+            headers = {"Docker-Distribution-Api-Version": "registry/2.0"}
+            return web.json_response({}, headers=headers) if subject else self._challenge(request, "unauthorized", {})
         if request.path == "/v2/_catalog":
             if not self.projects.is_system_administrator(subject):
-                return errors(401, "UNAUTHORIZED", "unauthorized", headers={"WWW-Authenticate": _BASIC})
+                return unauthorized("unauthorized to list catalog", _BASIC)
             return await self._upstream.forward(request)
         if route is None:
             return errors(404, "NOT_FOUND", "path not found")
-        if route.repository.partition("/")[0] not in self.projects.by_name:
-            # Whoever asks; it has no challenge then.
-            return errors(401, "UNAUTHORIZED", "unauthorized", headers={"WWW-Authenticate": ""})
         needed = {route.repository: action_of(request.method)}
         mount_from = request.query.get("from") if request.method == "POST" and "mount" in request.query else None
         if mount_from is not None:
             needed.setdefault(mount_from, PULL)
+        if "Authorization" not in request.headers and request.method in ("GET", "HEAD"):
+            # Of public projects too; the project may even be missing.
+            return self._challenge(request, "authorize header needed to send HEAD to repository", needed)
         for repository, action in needed.items():
+            project = repository.partition("/")[0]
+            if project not in self.projects.by_name:
+                # Whoever asks; it has no challenge then.
+                return unauthorized(f"project {project} not found", "")
+            # Any credentials, even wrong ones, open what is public.
             granted = self.projects.actions(subject, repository)
             if token is not None:
                 granted &= token.grants.get(repository, frozenset())
-            # Public or not: without credentials, or with some that are no good, nothing is served.
-            if action not in granted or (token is None and not subject):
-                return self._challenge(request, f"repository {repository}, action: {action}", needed)
+            if action not in granted:
+                what = f"unauthorized to access repository: {repository}, action: {action}"
+                return self._challenge(request, what, needed)
         return await self._repository(request, route, subject)
 
-    def _challenge(self, request: web.BaseRequest, what: str, needed: Mapping[str, str]) -> web.Response:
+    def _challenge(self, request: web.BaseRequest, message: str, needed: Mapping[str, str]) -> web.Response:
         challenge = _BASIC
         if "Authorization" not in request.headers:
             scheme = "https" if self._tls is not None or self._name is not None else "http"
@@ -293,25 +310,26 @@ class HarborStandIn:
             if needed:
                 scopes = " ".join(f"repository:{name}:{actions[action]}" for name, action in needed.items())
                 challenge += f',scope="{scopes}"'
-        headers = {"WWW-Authenticate": challenge, "Docker-Distribution-Api-Version": "registry/2.0"}
-        return errors(401, "UNAUTHORIZED", f"unauthorized to access {what}", headers=headers)
+        return unauthorized(message, challenge)
 
     async def _repository(self, request: web.BaseRequest, route: Route, subject: str) -> web.StreamResponse:
         match request.method, route.kind:
             case "GET", "tags":
-                return await self._tags(request, route.repository)
+                return await list_tags(request, self._content, route.repository)
             case "GET", "referrers":
-                return await self._referrers(request, route)
+                return await list_referrers(request, self._content, route)
             case "PUT", "manifests":
                 return await self._put_manifest(request, route, subject)
             case "GET" | "HEAD", "manifests":
                 return await self._pull_manifest(request, route, subject)
             case "DELETE", "manifests":
-                digest = await self._content.digest(route.repository, route.rest)
+                if not route.rest.startswith("sha256:"):
+                    return errors(400, "UNSUPPORTED", bad_digest(route.rest))
+                names = await self._content.names(route.repository, route.rest)
                 response = await self._upstream.forward(request)
                 self._content.forget(route.repository)
-                if response.status == 202 and digest is not None:
-                    self._tell("DELETE_ARTIFACT", route.repository, route.rest, digest, subject)
+                if response.status == 202:
+                    self._tell("DELETE_ARTIFACT", route.repository, (names or [route.rest])[0], route.rest, subject)
                 return response
         return await self._upstream.forward(request)
 
@@ -323,7 +341,11 @@ class HarborStandIn:
                 "current image without vulnerability scanning cannot be pulled due to configured policy in 'Prevent "
                 'images with vulnerability severity of "High" or higher from running.\'',
             )
-        response = await self._upstream.forward(request)
+
+        async def missing() -> web.Response:
+            return errors(404, "NOT_FOUND", await self._content.missing(route.repository, route.rest))
+
+        response = await self._upstream.forward(request, missing=missing)
         counts = request.method == "GET" and request.headers.get("User-Agent") != REPLICATION_AGENT
         if counts and response.status == 200:
             self.pulls.append(f"{route.repository}:{route.rest}")
@@ -356,44 +378,4 @@ class HarborStandIn:
             if subject_digest := (json.loads(body).get("subject") or {}).get("digest"):
                 response.headers["OCI-Subject"] = subject_digest
             self._tell("PUSH_ARTIFACT", route.repository, route.rest, digest, subject)
-        return response
-
-    async def _tags(self, request: web.BaseRequest, repository: str) -> web.Response:
-        tags = await self._content.tags(repository)
-        if tags is None:
-            return errors(404, "NOT_FOUND", f"repository {repository} not found")
-        last = request.query.get("last", "")
-        rest = [tag for tag in tags if tag > last] if last else tags
-        number = request.query.get("n", "")
-        page = rest[: int(number)] if number.isdigit() else rest
-        headers = {}
-        if page and len(page) < len(rest):
-            following = f"/v2/{repository}/tags/list?n={number}&last={quote(page[-1], safe='')}"
-            headers["Link"] = f'<{following}>; rel="next"'
-        return web.json_response({"name": repository, "tags": page}, headers=headers)
-
-    async def _referrers(self, request: web.BaseRequest, route: Route) -> web.Response:
-        wanted = request.query.get("artifactType")
-        found = [
-            stored
-            for stored in await self._content.referrers(route.repository, route.rest)
-            if wanted in (None, stored.artifact_type)
-        ]
-        manifests = [
-            {
-                "mediaType": stored.media_type,
-                "digest": stored.digest,
-                "size": stored.size,
-                "artifactType": stored.artifact_type,
-                **({"annotations": annotations} if (annotations := stored.document.get("annotations")) else {}),
-            }
-            for stored in found
-        ]
-        document = {
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.index.v1+json",
-            "manifests": manifests,
-        }
-        response = web.json_response(document, headers={"OCI-Filters-Applied": "artifactType"} if wanted else None)
-        response.content_type = document["mediaType"]  # type: ignore[assignment]  # a str among values of several types
         return response

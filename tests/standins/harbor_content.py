@@ -24,7 +24,17 @@ ACCEPT = ", ".join(
 _IMAGE_CONFIGS = frozenset(
     {"application/vnd.docker.container.image.v1+json", "application/vnd.oci.image.config.v1+json"}
 )
-_ACCESSORY_TAG = re.compile(r"sha256-([0-9a-f]{64})\.(?:sig|att|sbom)\Z")
+_SIGNATURE_TAG = re.compile(r"sha256-([0-9a-f]{64})\.sig\Z")
+"""Cosign's old tags; those of attestations and SBOMs (``.att``, ``.sbom``) are ordinary ones to Harbor."""
+COSIGN_LAYER = "application/vnd.dev.cosign.simplesigning.v1+json"
+"""The media type of a layer that makes a manifest under such a tag a signature."""
+_ACCESSORY_TYPES = {
+    "application/vnd.dev.cosign.artifact.sig.v1+json": "signature.cosign",
+    "application/vnd.dev.sigstore.bundle.v0.3+json": "signature.cosign",
+    "application/vnd.cncf.notary.signature": "signature.notation",
+    "application/vnd.goharbor.harbor.sbom.v1": "sbom.harbor",
+}
+"""Types of accessories by ``artifactType``; any other manifest with a subject is a ``subject.accessory``."""
 _AT_ONCE = 16
 
 
@@ -58,6 +68,16 @@ class Stored:
     def subject(self) -> str | None:
         """The digest it is attached to, if it is a referrer."""
         return (self.document.get("subject") or {}).get("digest")
+
+    @property
+    def is_cosign_signature(self) -> bool:
+        """Whether it is one in the old form, which its tag attaches to an image."""
+        return any(layer.get("mediaType") == COSIGN_LAYER for layer in self.document.get("layers", ()))
+
+    @property
+    def accessory_type(self) -> str:
+        """What the API calls it if it has a subject."""
+        return _ACCESSORY_TYPES.get(self.artifact_type, "subject.accessory")
 
     @property
     def artifact_type(self) -> str:
@@ -218,9 +238,22 @@ class Content:
             self._manifests[digest] = Stored(digest, media_type, len(body), json.loads(body))
         return self._manifests[digest]
 
-    async def referrers(self, repository: str, digest: str) -> list[Stored]:
-        """List the manifests that name ``digest`` as their subject, of those pushed through here."""
-        return [stored for stored in await self._present(repository) if stored.subject == digest]
+    async def names(self, repository: str, digest: str) -> list[str]:
+        """List the tags of a digest."""
+        tags = await self.tags(repository) or []
+        digests = await asyncio.gather(*(self.digest(repository, tag) for tag in tags))
+        return [tag for tag, found in zip(tags, digests, strict=True) if found == digest]
+
+    async def missing(self, repository: str, reference: str) -> str:
+        """Return what Harbor says of a manifest that is not there."""
+        if await self.tags(repository) is None:
+            return f"repository {repository} not found"
+        return f"artifact {repository}{'@' if ':' in reference else ':'}{reference} not found"
+
+    async def accessories(self, repository: str, digest: str) -> list[tuple[int, Stored, str]]:
+        """List what is attached to a digest, with numbers and types."""
+        _, signatures = await self._tagged_digests(repository, await self.tags(repository) or [])
+        return self._attached(repository, await self._present(repository), signatures).get(digest, [])
 
     async def artifacts(self, repository: str) -> list[Artifact] | None:
         """List a repository's artifacts: no accessories, and no untagged children of an index.
@@ -240,33 +273,47 @@ class Content:
         tags = await self.tags(repository)
         if tags is None:
             return None
-        digests = await asyncio.gather(*(self.digest(repository, tag) for tag in tags))
-        tagged: dict[str, list[str]] = {}
-        accessories: dict[str, str] = {}
-        for tag, digest in zip(tags, digests, strict=True):
-            if digest is not None and (match := _ACCESSORY_TAG.match(tag)):
-                accessories[digest] = f"sha256:{match[1]}"
-            elif digest is not None:
-                self.pushed(repository, digest)
-                self.tagged(repository, tag, digest)
-                tagged.setdefault(digest, []).append(tag)
-        for digest in accessories:
-            self.pushed(repository, digest)
+        tagged, signatures = await self._tagged_digests(repository, tags)
         present = await self._present(repository)
         children = {child for stored in present for child in stored.children}
-        attached: dict[str, list[tuple[int, Stored, str]]] = {}
-        for stored in present:
-            if (subject := stored.subject or accessories.get(stored.digest)) is not None:
-                kind = "signature.cosign" if stored.digest in accessories else "accessory.base"
-                number, _ = self.pushed(repository, stored.digest)
-                attached.setdefault(subject, []).append((number, stored, kind))
+        attached = self._attached(repository, present, signatures)
         return [
             await self._artifact(repository, stored, tagged.get(stored.digest, []), attached.get(stored.digest, []))
             for stored in present
             if stored.subject is None
-            and stored.digest not in accessories
+            and stored.digest not in signatures
             and (stored.digest in tagged or stored.digest not in children)
         ]
+
+    async def _tagged_digests(self, repository: str, tags: list[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
+        """Return the tags of each digest, and the image of each signature of cosign's that a tag attaches to one."""
+        digests = await asyncio.gather(*(self.digest(repository, tag) for tag in tags))
+        tagged: dict[str, list[str]] = {}
+        signatures: dict[str, str] = {}
+        for tag, digest in zip(tags, digests, strict=True):
+            if digest is None:
+                continue
+            self.pushed(repository, digest)
+            match = _SIGNATURE_TAG.match(tag)
+            stored = await self.manifest(repository, digest) if match else None
+            if match and stored is not None and stored.is_cosign_signature:
+                signatures[digest] = f"sha256:{match[1]}"
+            else:
+                self.tagged(repository, tag, digest)
+                tagged.setdefault(digest, []).append(tag)
+        return tagged, signatures
+
+    def _attached(
+        self, repository: str, present: list[Stored], signatures: dict[str, str]
+    ) -> dict[str, list[tuple[int, Stored, str]]]:
+        """Return the accessories of each digest."""
+        attached: dict[str, list[tuple[int, Stored, str]]] = {}
+        for stored in present:
+            if (subject := stored.subject or signatures.get(stored.digest)) is not None:
+                kind = "signature.cosign" if stored.digest in signatures else stored.accessory_type
+                number, _ = self.pushed(repository, stored.digest)
+                attached.setdefault(subject, []).append((number, stored, kind))
+        return attached
 
     async def _present(self, repository: str) -> list[Stored]:
         """Return what has been seen and is still there, by number."""

@@ -11,7 +11,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 _CHUNK = 256 * 1024
 _HOP_BY_HOP = frozenset(
@@ -83,6 +83,7 @@ class Upstream:
         path: str | None = None,
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
+        missing: Callable[[], Awaitable[web.Response]] | None = None,
     ) -> web.StreamResponse:
         """Pass a request on and its answer back, both as streams.
 
@@ -94,6 +95,7 @@ class Upstream:
             path: what to ask for instead, encoded, its query included.
             headers: set in the request passed on, over the caller's.
             body: sent instead of the caller's, which then must have been read.
+            missing: makes what is answered instead of a 404.
         """
         passed = self._passed_on(request)
         passed.update(headers or {})
@@ -105,6 +107,8 @@ class Upstream:
         response: web.StreamResponse | None = None
         try:
             async with self.request(request.method, path or request.raw_path, headers=passed, body=data) as answer:
+                if answer.status == 404 and missing is not None:
+                    return await missing()
                 response = web.StreamResponse(status=answer.status, reason=answer.reason)
                 for name, value in answer.headers.items():
                     if name.lower() not in _HOP_BY_HOP:

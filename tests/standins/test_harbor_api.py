@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
+from tests.standins.cosign import cosign_signature
 from tests.standins.images import cosign_tag, image, index, multi_arch, push
 from tests.standins.logins import HARBOR_ADMIN, HARBOR_ROBOT, basic
 
@@ -130,13 +131,16 @@ async def test_an_artifact_whose_tag_moved_on_stays_without_a_tag(
 
 
 async def test_accessories_are_tags_but_no_artifacts(harbor: HarborStandIn, session: aiohttp.ClientSession) -> None:
-    await push(harbor.host, "team/app", "1", image(1), HARBOR_ROBOT)
-    signature = f"sha256-{image(1).digest.partition(':')[2]}.sig"
-    await push(harbor.host, "team/app", signature, image(2), HARBOR_ROBOT)
-    rows = (await api(session, harbor, "/projects/team/repositories/app/artifacts"))[2]
-    assert [row["digest"] for row in rows] == [image(1).digest]
+    signed, signature, attestation = image(1), cosign_tag(image(1)), cosign_tag(image(1), ".att")
+    await push(harbor.host, "team/app", "1", signed, HARBOR_ROBOT)
+    await push(harbor.host, "team/app", signature, cosign_signature(signed), HARBOR_ROBOT)
+    # Attestations in cosign's old form are none, nor is what only has the tag of a signature.
+    await push(harbor.host, "team/app", attestation, image(2), HARBOR_ROBOT)
+    await push(harbor.host, "team/app", cosign_tag(image(4)), image(3), HARBOR_ROBOT)
+    rows = (await api(session, harbor, "/projects/team/repositories/app/artifacts?sort=id"))[2]
+    assert [row["digest"] for row in rows] == [signed.digest, image(2).digest, image(3).digest]
     async with session.get(f"{harbor.url}/v2/team/app/tags/list", headers=basic(HARBOR_ROBOT)) as answer:
-        assert (await answer.json())["tags"] == ["1", signature]
+        assert {"1", signature, attestation} < set((await answer.json())["tags"])
 
 
 async def test_accessories_are_shown_with_what_they_are_attached_to_when_asked_for(
@@ -144,13 +148,13 @@ async def test_accessories_are_shown_with_what_they_are_attached_to_when_asked_f
 ) -> None:
     signed, other = image(1), image(3)
     await push(harbor.host, "team/app", "1", signed, HARBOR_ROBOT)
-    await push(harbor.host, "team/app", cosign_tag(signed), image(2), HARBOR_ROBOT)
+    await push(harbor.host, "team/app", cosign_tag(signed), cosign_signature(signed), HARBOR_ROBOT)
     await push(harbor.host, "team/app", "2", other, HARBOR_ROBOT)
     path = "/projects/team/repositories/app/artifacts?sort=id"
     rows = (await api(session, harbor, f"{path}&with_accessory=true"))[2]
     assert [row["digest"] for row in rows] == [signed.digest, other.digest]
     (shown,) = rows[0]["accessories"]
-    assert (shown["type"], shown["digest"]) == ("signature.cosign", image(2).digest)
+    assert (shown["type"], shown["digest"]) == ("signature.cosign", cosign_signature(signed).digest)
     assert (shown["subject_artifact_digest"], shown["subject_artifact_repo"]) == (signed.digest, "team/app")
     assert rows[1]["accessories"] is None
     assert {row["accessories"] for row in (await api(session, harbor, path))[2]} == {None}

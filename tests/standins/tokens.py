@@ -200,6 +200,12 @@ def action_of(method: str) -> str:
     return {"GET": PULL, "HEAD": PULL, "DELETE": DELETE}.get(method, PUSH)
 
 
+def unauthorized(message: str, challenge: str) -> web.Response:
+    """Refuse a request as Harbor's registry does; it says everything twice."""
+    headers = {"WWW-Authenticate": challenge, "Docker-Distribution-Api-Version": "registry/2.0"}
+    return errors(401, "UNAUTHORIZED", f"{message}: {message}", headers=headers)
+
+
 def errors(
     status: int, code: str, message: str, *, detail: object = None, headers: Mapping[str, str] | None = None
 ) -> web.Response:
