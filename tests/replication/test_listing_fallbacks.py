@@ -12,8 +12,8 @@ from replicator.reference import Repository
 from replicator.registry import Access, Registries
 from replicator.registry.errors import ConnectionFailed, NotFound, RegistryError
 from tests.replication.conftest import QUICK, found_in, tags_of
-from tests.standins.faults import Answer, Cut, Fault, Redirect
 from tests.standins.cosign import cosign_signature
+from tests.standins.faults import Answer, Cut, Fault, Redirect
 from tests.standins.images import cosign_tag, image, push
 from tests.standins.logins import HARBOR_ROBOT
 

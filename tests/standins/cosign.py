@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from replicator.registry.manifest import OCI_MANIFEST
 from tests.standins.harbor_content import COSIGN_LAYER
-from tests.standins.images import OCI_MANIFEST, Blob, Image
+from tests.standins.images import Blob, Image
 
 if TYPE_CHECKING:
     from tests.standins.images import Index
@@ -29,5 +30,5 @@ def cosign_signature(subject: Image | Index, seed: int = 1) -> Image:
     return Image(OCI_MANIFEST, _json(document), (config, layer))
 
 
-def _json(document: dict[str, object]) -> bytes:
+def _json(document: dict[str, Any]) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode()

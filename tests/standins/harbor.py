@@ -75,6 +75,7 @@ class HarborStandIn:
         pulls: ``repository:reference`` of each manifest GET that counted as a pull.
         leaks: requests with credentials that were meant for another host.
         token_hosts: each Host by which a proxy routes to the token service; none for any.
+        lag_seconds: for how long after a push its tag is shown as it was before, while the event tells of the push.
         tokens: what was given out; ``tokens.revoke_all()`` ends them.
     """
 
@@ -101,6 +102,7 @@ class HarborStandIn:
         self.pulls: list[str] = []
         self.leaks: list[Leak] = []
         self.token_hosts: set[str] = set()
+        self.lag_seconds = 0.0
         self.faults = FaultLayer(self._handle)
         self._upstream = Upstream(upstream)
         self._content = Content(self._upstream, kept=keeps_content)
@@ -202,13 +204,9 @@ class HarborStandIn:
 
     async def retag(self, repository: str, tag: str, new_tag: str) -> None:
         """Give an artifact another tag, as the UI does: no event tells of it."""
-        found = await self._content.raw(repository, tag)
-        assert found is not None, f"there is no {repository}:{tag}"
-        body, media_type = found
-        path = f"/v2/{repository}/manifests/{new_tag}"
-        async with self._upstream.request("PUT", path, headers={"Content-Type": media_type}, body=body) as response:
-            assert response.status == 201, await response.text()
-        self._content.forget(repository)
+        digest = await self._content.digest(repository, tag)
+        assert digest is not None, f"there is no {repository}:{tag}"
+        await self._content.set_tag(repository, digest, new_tag)
 
     def _payload(
         self, event_type: str, repository: str, tag: str | None, digest: str | None, operator: str
@@ -345,7 +343,11 @@ class HarborStandIn:
         async def missing() -> web.Response:
             return errors(404, "NOT_FOUND", await self._content.missing(route.repository, route.rest))
 
-        response = await self._upstream.forward(request, missing=missing)
+        shown = self._content.resolved(route.repository, route.rest)
+        if shown is None:
+            return await missing()
+        path = f"/v2/{route.repository}/manifests/{shown}"
+        response = await self._upstream.forward(request, path=path, missing=missing)
         counts = request.method == "GET" and request.headers.get("User-Agent") != REPLICATION_AGENT
         if counts and response.status == 200:
             self.pulls.append(f"{route.repository}:{route.rest}")
@@ -356,6 +358,7 @@ class HarborStandIn:
 
     async def _put_manifest(self, request: web.BaseRequest, route: Route, subject: str) -> web.StreamResponse:
         body = await request.read()
+        before = await self._content.digest(route.repository, route.rest) if self.lag_seconds else None
         passed = {
             "Content-Type": request.headers.get("Content-Type", ""),
             "Host": request.headers.get("Host", self.host),
@@ -374,6 +377,9 @@ class HarborStandIn:
             self._content.pushed(route.repository, digest)
             if route.rest != digest:
                 self._content.tagged(route.repository, route.rest, digest)
+                self._content.restore_tag(route.repository, route.rest)
+                if self.lag_seconds:
+                    self._content.lag(route.repository, route.rest, before, self.lag_seconds)
             self._content.forget(route.repository)
             if subject_digest := (json.loads(body).get("subject") or {}).get("digest"):
                 response.headers["OCI-Subject"] = subject_digest

@@ -36,6 +36,8 @@ _ACCESSORY_TYPES = {
 }
 """Types of accessories by ``artifactType``; any other manifest with a subject is a ``subject.accessory``."""
 _AT_ONCE = 16
+NEVER = "0001-01-01T00:00:00.000Z"
+"""How the API writes a time that was never set."""
 
 
 def moment(seconds: float) -> str:
@@ -138,6 +140,9 @@ class Content:
         self._manifests: dict[str, Stored] = {}
         self._changed: dict[str, tuple[dict[str, str], float]] = {}
         self._last_id = 0
+        self._tag_numbers: dict[tuple[str, str], int] = {}
+        self._deleted_tags: set[tuple[str, str]] = set()
+        self._stale: dict[tuple[str, str], tuple[str | None, float]] = {}
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     def repository(self, name: str) -> tuple[int, float]:
@@ -211,14 +216,54 @@ class Content:
             if len(page) < 1000:
                 return sorted(names)
 
+    def resolved(self, repository: str, reference: str) -> str | None:
+        """Return what to ask the registry for instead of a tag or digest; None if it is not shown at all."""
+        if (repository, reference) in self._deleted_tags:
+            return None
+        old, until = self._stale.get((repository, reference), (reference, 0.0))
+        return old if time.monotonic() < until else reference
+
+    def tag_number(self, repository: str, tag: str) -> int:
+        """Return a tag's number, which stays."""
+        return self._tag_numbers.setdefault((repository, tag), len(self._tag_numbers) + 1)
+
+    async def set_tag(self, repository: str, digest: str, tag: str) -> None:
+        """Have a tag name what is there."""
+        found = await self.raw(repository, digest)
+        assert found is not None, f"there is no {repository}@{digest}"
+        body, media_type = found
+        path = f"/v2/{repository}/manifests/{tag}"
+        async with self._upstream.request("PUT", path, headers={"Content-Type": media_type}, body=body) as response:
+            assert response.status == 201, await response.text()
+        self.restore_tag(repository, tag)
+        self.forget(repository)
+
+    def restore_tag(self, repository: str, tag: str) -> None:
+        """Note that a tag was made again."""
+        self._deleted_tags.discard((repository, tag))
+
+    def delete_tag(self, repository: str, tag: str) -> None:
+        """Show a tag no more; the registry behind can't delete one alone."""
+        self._deleted_tags.add((repository, tag))
+        self.forget(repository)
+
+    def lag(self, repository: str, tag: str, old: str | None, seconds: float) -> None:
+        """Go on showing a tag that moves as it was, as a database replica does that lags behind."""
+        self._stale[repository, tag] = old, time.monotonic() + seconds
+
     async def tags(self, repository: str) -> list[str] | None:
         """List a repository's tags, sorted; None if there is no such repository."""
         status, _, body = await self._upstream.get(f"/v2/{repository}/tags/list")
-        return sorted(json.loads(body).get("tags") or []) if status == 200 else None
+        if status != 200:
+            return None
+        return sorted(tag for tag in json.loads(body).get("tags") or [] if self.resolved(repository, tag) is not None)
 
     async def digest(self, repository: str, reference: str) -> str | None:
         """Return the digest of a tag or digest that is there."""
-        path = f"/v2/{repository}/manifests/{reference}"
+        shown = self.resolved(repository, reference)
+        if shown is None:
+            return None
+        path = f"/v2/{repository}/manifests/{shown}"
         async with self._slots, self._upstream.request("HEAD", path, headers={"Accept": ACCEPT}) as response:
             return response.headers["Docker-Content-Digest"] if response.status == 200 else None
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 
+from tests.standins.harbor_content import moment
+
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping, Sequence
@@ -29,6 +31,7 @@ CLOUD_EVENT_TYPES = {
     "TAG_RETENTION": "harbor.tag_retention.finished",
 }
 """CloudEvents types by Harbor's own names of events."""
+_FORMATS = ("Default", "CloudEvents")
 
 
 def event_data(
@@ -123,6 +126,42 @@ def cloud_event(
     }
 
 
+def policy_body(document: dict[str, Any], *, has_formats: bool) -> dict[str, Any]:
+    """Return what Harbor keeps of a policy that it is sent; since 2.8 a target has a format.
+
+    Raises:
+        ValueError: with Harbor's words, if it takes no such policy; a name and an address with a scheme need not be.
+        KeyError, TypeError, AttributeError: it is none at all.
+    """
+    name, event_types, targets = document.get("name", ""), document.get("event_types"), document.get("targets")
+    if not event_types:
+        raise ValueError("empty event type")
+    if unknown := set(event_types) - CLOUD_EVENT_TYPES.keys():
+        raise ValueError(f"unsupported event type {min(unknown)}")
+    if not targets:
+        raise ValueError(f"empty notification target with policy {name}")
+    kept = []
+    for target in targets:
+        scheme, separator, _ = target["address"].partition("://")
+        if not target["address"]:
+            raise ValueError("empty URL")
+        if separator and scheme not in ("http", "https"):
+            raise ValueError(f"invalid scheme: {scheme}")
+        if target["type"] not in ("http", "slack"):
+            raise ValueError(f"unsupported target type {target['type']} with policy {name}")
+        form = target.get("payload_format") or "Default"
+        if form not in _FORMATS:
+            raise ValueError(f"unsupported payload format type: {form}")
+        kept.append({**target, "payload_format": form} if has_formats else target)
+    return {
+        "name": name,
+        "description": document.get("description", ""),
+        "enabled": document.get("enabled", False),
+        "event_types": event_types,
+        "targets": kept,
+    }
+
+
 @dataclass(slots=True)
 class Policy:
     """A webhook policy of a project, as the API takes and shows it.
@@ -132,12 +171,16 @@ class Policy:
         project: the project's name.
         project_id: the project's number.
         body: name, description, enabled, event_types, targets.
+        created: in seconds since 1970.
+        updated: the same.
     """
 
     id: int
     project: str
     project_id: int
     body: dict[str, Any]
+    created: float = field(default_factory=time.time)
+    updated: float = field(default_factory=time.time)
 
     @property
     def enabled(self) -> bool:
@@ -148,9 +191,17 @@ class Policy:
         """Tell whether it is enabled and subscribed to an event."""
         return self.enabled and event_type in self.body["event_types"]
 
+    def change(self, body: dict[str, Any]) -> None:
+        """Replace what it says."""
+        self.body = body
+        self.updated = time.time()
+
     def shown(self) -> dict[str, Any]:
-        """Return it as the API shows it."""
-        return {"id": self.id, "project_id": self.project_id, "creator": "admin", **self.body}
+        """Return it as the API shows it: without what is empty, whether it is enabled aside."""
+        targets = [{key: value for key, value in target.items() if value} for target in self.body["targets"]]
+        shown = {"id": self.id, "project_id": self.project_id, **self.body, "targets": targets}
+        shown |= {"creation_time": moment(self.created), "update_time": moment(self.updated)}
+        return {key: value for key, value in shown.items() if value or key == "enabled"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +242,7 @@ class Webhooks:
         trust: what certificates of receivers are checked against; None: the system's authorities.
 
     Attributes:
+        job_service: without it no event is sent: its task is lost, and nothing is tried again.
         busy_seconds: for how long after an event its policy can't be deleted; up to 20 at a real Harbor, and longer
             while a delivery waits for its next attempt.
     """
@@ -204,6 +256,7 @@ class Webhooks:
         self.policies: dict[int, Policy] = {}
         self.deliveries: list[Delivery] = []
         self.busy_seconds = 0.0
+        self.job_service = True
         self._sent: dict[int, float] = {}
         self._trust = trust
         self._last_id = 0
@@ -213,7 +266,8 @@ class Webhooks:
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=self.timeout),
-            headers={"User-Agent": "Go-http-client/1.1"},
+            headers={"User-Agent": "Go-http-client/1.1", "Accept-Encoding": "gzip"},
+            skip_auto_headers=["Accept"],
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         return self
@@ -243,6 +297,8 @@ class Webhooks:
 
     def send(self, policy: Policy, payload: Mapping[str, Any]) -> None:
         """Begin to deliver an event to all targets of a policy."""
+        if not self.job_service:
+            return
         self._sent[policy.id] = time.monotonic()
         for target in policy.body["targets"]:
             event = payload

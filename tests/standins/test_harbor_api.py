@@ -51,8 +51,11 @@ async def test_lists_are_paged_and_bounded(harbor: HarborStandIn, session: aioht
     assert (status, headers["X-Total-Count"], len(rows)) == (200, "25", 5)
     assert [row["project_id"] for row in rows] == [21, 22, 23, 24, 25]
     assert (await api(session, harbor, "/projects?page=4&page_size=10"))[2] == []
-    for bad in ("page_size=101", "page_size=0", "page_size=-1", "page=0", "page=-1", "page=x"):
+    for bad in ("page_size=101", "page_size=x", "page=x"):
         assert (await api(session, harbor, f"/projects?{bad}"))[0] == 422, bad
+    for unbounded in ("page_size=0", "page_size=-1"):
+        assert len((await api(session, harbor, f"/projects?{unbounded}"))[2]) == 25
+    assert len((await api(session, harbor, "/projects?page=0"))[2]) == 10
 
 
 async def test_a_sort_by_what_is_no_column_is_passed_over(
@@ -72,14 +75,18 @@ async def test_projects_are_shown_to_whom_they_concern(harbor: HarborStandIn, se
     names = {row["name"] for row in (await api(session, harbor, "/projects", account=None))[2]}
     assert names == {"library"}
     assert (await api(session, harbor, "/projects/team/repositories", account=None))[0] == 401
-    assert (await api(session, harbor, "/projects/missing/repositories"))[0] == 403
+    assert (await api(session, harbor, "/projects/missing/repositories", account=HARBOR_ROBOT))[0] == 403
+    assert (await api(session, harbor, "/projects/missing/repositories"))[0] == 404
+    # Without a login, a public project's artifacts are listed by repository only.
+    assert (await api(session, harbor, "/projects/library/artifacts", account=None))[0] == 401
+    assert (await api(session, harbor, "/projects/library/repositories/x/artifacts", account=None))[0] == 200
 
 
 async def test_a_numeric_project_name_needs_its_header(harbor: HarborStandIn, session: aiohttp.ClientSession) -> None:
     harbor.add_project("2024")
     named = await api(session, harbor, "/projects/2024", headers={"X-Is-Resource-Name": "true"})
     assert (named[0], named[2]["name"]) == (200, "2024")
-    assert (await api(session, harbor, "/projects/2024"))[0] == 403
+    assert (await api(session, harbor, "/projects/2024"))[0] == 404
     assert (await api(session, harbor, "/projects/1"))[2]["name"] == "library"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 import secrets
 import time
@@ -200,6 +201,11 @@ def action_of(method: str) -> str:
     return {"GET": PULL, "HEAD": PULL, "DELETE": DELETE}.get(method, PUSH)
 
 
+def answer(document: object, *, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Answer with JSON, without the charset that only errors name."""
+    return web.Response(body=json.dumps(document).encode(), content_type="application/json", headers=headers)
+
+
 def unauthorized(message: str, challenge: str) -> web.Response:
     """Refuse a request as Harbor's registry does; it says everything twice."""
     headers = {"WWW-Authenticate": challenge, "Docker-Distribution-Api-Version": "registry/2.0"}
@@ -214,3 +220,15 @@ def errors(
     if detail is not None:
         error["detail"] = detail
     return web.json_response({"errors": [error]}, status=status, headers=headers)
+
+
+class ApiError(Exception):
+    """An answer other than the one asked for.
+
+    Attributes:
+        response: what is answered.
+    """
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.response = errors(status, code, message)
