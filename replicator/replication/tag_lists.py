@@ -188,27 +188,32 @@ class TagLister:
         if not host.lists_projects:
             return None
         try:
-            return await self._first(pages, place)
+            return await self._first(pages, place, Denied)
         except NotFound:
             # A Harbor before 2.12. The other projects are not tried.
             host.lists_projects = False
+            return None
+        except Unauthorized:
+            # Harbor lists the artifacts of each public repository to everyone, but those of a project to logins only.
             return None
 
     async def _first_of_repository(self, pages: _ArtifactPages, repository: Repository) -> list[Artifact] | None:
         """Read the first page of a repository's list; None if there is no such list."""
         try:
-            return await self._first(pages, repository)
+            return await self._first(pages, repository, Denied, Unauthorized)
         except NotFound:
             # Whether the repository exists is decided by tags/list.
             return None
 
-    async def _first(self, pages: _ArtifactPages, place: Repository) -> list[Artifact] | None:
+    async def _first(
+        self, pages: _ArtifactPages, place: Repository, *refusals: type[RegistryError]
+    ) -> list[Artifact] | None:
         login = self._login(place)
         if login in self._refused:
             return None
         try:
             return await anext(pages, [])
-        except (Denied, Unauthorized):
+        except refusals:
             # The login lacks artifact:list, or the project does not exist: Harbor answers the same. tags/list decides.
             self._refused.add(login)
             return None

@@ -166,9 +166,10 @@ async def look_at_artifacts(registries: Registries, repository: Repository, *, w
         if whole:
             try:
                 await _first(api.artifacts_of_project(project))
-            except NotFound:
+            except (NotFound, Unauthorized) as error:
                 await _first(api.artifacts(repository))
-                message = "listed per repository, with digests; Harbor 2.12 and later can list a whole project"
+                able = "Harbor 2.12 and later" if isinstance(error, NotFound) else "with a login, Harbor"
+                message = f"listed per repository, with digests; {able} can list a whole project"
                 return [Finding("artifacts", subject, FindingState.OK, message)]
             return [Finding("artifacts", subject, FindingState.OK, "listed for the whole project, with digests")]
         await _first(api.artifacts(repository))

@@ -182,6 +182,9 @@ async def test_the_list_that_a_backfill_will_use_is_told(pushed: House) -> None:
     assert "listed for the whole project" in told(lines, "ok")["artifacts"]
     lines = await checked(pushed, pushed.rules({"HARBOR/library/app": "ACR/image-syncer/app"}), 0)
     assert "listed per repository" in told(lines, "ok")["artifacts"]
+    anonymous = pushed.rules(RULE, auth={**pushed.auth(), pushed.harbor.host: {"anonymous": True, "insecure": True}})
+    lines = await checked(pushed, anonymous, 0)
+    assert "with a login, Harbor can list a whole project" in told(lines, "ok")["artifacts"]
     pushed.harbor.api.lists_projects_artifacts = False
     lines = await checked(pushed, pushed.rules(RULE), 0)
     assert "2.12" in told(lines, "ok")["artifacts"]
