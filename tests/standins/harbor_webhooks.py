@@ -68,6 +68,26 @@ def event_data(
     return {"resources": [resource], "repository": about}
 
 
+def scanned(data: dict[str, Any]) -> dict[str, Any]:
+    """Turn what `event_data` built into what events of scans carry."""
+    summary = {"total": 1, "fixable": 1, "summary": {"Low": 1}}
+    overview = {
+        "report_id": "00000000-0000-4000-8000-000000000000",
+        "scan_status": "Success",
+        "severity": "Low",
+        "duration": 5,
+        "summary": summary,
+        "start_time": "2026-11-28T21:53:40Z",
+        "end_time": "2026-11-28T21:53:45Z",
+        "scanner": {"name": "Lab", "vendor": "lab", "version": "1"},
+        "complete_percent": 100,
+    }
+    report = "application/vnd.security.vulnerability.report; version=1.1"
+    resources = [{**each, "scan_overview": {report: overview}} for each in data["resources"]]
+    about = {key: value for key, value in data["repository"].items() if key != "date_created"}
+    return {"resources": resources, "repository": about, "scan": {"scan_type": "vulnerability"}}
+
+
 def push_payload(
     host: str,
     repository: str,
@@ -93,11 +113,12 @@ def push_payload(
         public: as `event_data` takes it.
         created: the same.
     """
+    data = event_data(host, repository, tag, digest, public=public, created=created)
     return {
         "type": event_type,
         "occur_at": int(time.time()) if occurred is None else occurred,
         "operator": operator,
-        "event_data": event_data(host, repository, tag, digest, public=public, created=created),
+        "event_data": scanned(data) if event_type.startswith("SCANNING_") else data,
     }
 
 

@@ -163,7 +163,8 @@ async def test_any_event_can_be_sent_by_hand(harbor: HarborStandIn) -> None:
         harbor.deliver("QUOTA_EXCEED", "team/app", None, None, changes={"event_data": {"custom": 1}})
         await harbor.deliveries_settled()
     by_type = {event["type"]: event["data"] for event in taker.events}
-    assert by_type["harbor.scan.completed"]["resources"] == [{"digest": image(1).digest, "tag": ""}]
+    (scanned,) = by_type["harbor.scan.completed"]["resources"]
+    assert (scanned["digest"], scanned["tag"]) == (image(1).digest, "")
     assert by_type["harbor.quota.exceeded"] == {"custom": 1}
 
 
