@@ -295,7 +295,7 @@ def _policies_table(shown: list[PolicyStatus], others: list[PolicyChange]) -> Ta
         targets = _policy_json(each)["targets"]
         table.add_row(
             plain(f"{each.registry}/{each.project}"),
-            plain(each.policy.name),
+            plain(each.policy.title),
             "yes" if each.policy.enabled else "no",
             plain(", ".join(each.policy.event_types)),
             plain(", ".join(target["payload_format"] for target in targets)),

@@ -84,7 +84,7 @@ class Policy:
 
     Attributes:
         id: None for one that does not exist yet.
-        name: unique in its project.
+        name: unique in its project; empty for one that was made without, by the API.
         event_types: in the Default format's names.
     """
 
@@ -94,6 +94,11 @@ class Policy:
     enabled: bool
     event_types: tuple[str, ...]
     targets: tuple[PolicyTarget, ...]
+
+    @property
+    def title(self) -> str:
+        """What a person is shown: the name or, without one, the number."""
+        return self.name or f"(policy {self.id})"
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON of the API."""
@@ -134,8 +139,9 @@ def new_policy(target: PolicyTarget) -> Policy:
 
 
 def policy_of(row: Mapping[str, Any]) -> Policy | None:
-    """Read a row of ``GET /projects/{project}/webhook/policies``; None if it has no id or no name."""
-    number, name = row.get("id"), row.get("name")
+    """Read a row of ``GET /projects/{project}/webhook/policies``; None if it has no id."""
+    # Harbor takes a policy without a name, and leaves out of a row what is empty.
+    number, name = row.get("id"), row.get("name", "")
     if type(number) is not int or number < 0 or not isinstance(name, str):
         return None
     types, targets = row.get("event_types"), row.get("targets")

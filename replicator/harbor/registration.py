@@ -170,7 +170,7 @@ class Policies:
             target = PolicyTarget(address, f"Bearer {token}" if token else "", form, skip)
             note = ""
             if len(ours) > 1:
-                note = f"{', '.join(each.name for each in ours[1:])} sends here too, and is left unchanged"
+                note = f"{', '.join(each.title for each in ours[1:])} sends here too, and is left unchanged"
             if not ours:
                 await api.create(new_policy(target))
                 return Change.CREATED, note
@@ -204,7 +204,7 @@ class Policies:
                     await api.update(replace(policy, enabled=False))
             if remaining := [policy for policy in ours if not await api.delete(policy)]:
                 kept[registry, api.project] = api, remaining
-            return (Change.REMOVED if ours else Change.ABSENT), ", ".join(each.name for each in ours)
+            return (Change.REMOVED if ours else Change.ABSENT), ", ".join(each.title for each in ours)
 
         done = await self._each(step)
         if kept and on_wait is not None:
@@ -286,7 +286,7 @@ async def _delete_later(
             if not remaining:
                 del kept[place]
     for place, (_, policies) in kept.items():
-        names = ", ".join(policy.name for policy in policies)
+        names = ", ".join(policy.title for policy in policies)
         failed[place] = (
             f"{names} remains, but is disabled and sends nothing; Harbor deletes it only when its deliveries have "
             f"ended, and some had not after {patience:g} s: run this again in some minutes"

@@ -181,7 +181,7 @@ def judge_policies(policies: Sequence[Policy], expected: Expected) -> tuple[Find
     if not ours:
         return FindingState.FAILED, _missing(policies, expected), None
     policy = min(ours, key=lambda each: len(_problems(each, expected)))
-    named = f"policy {policy.name[:_MAX_NAME]!r}"
+    named = f"policy {policy.title[:_MAX_NAME]!r}"
     problems = _problems(policy, expected)
     if problems:
         return FindingState.FAILED, f"the {named} {' and '.join(problems)}: {_CORRECT}", policy
