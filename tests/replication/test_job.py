@@ -301,19 +301,20 @@ def test_a_registry_counts_as_heard_only_where_the_outcome_took_its_answer(
     assert answered(asked.to_json(), Outcome(result, str(source), str(destination)).to_json()) == hosts
 
 
-EMPTY = Answer(200, body=b"")
 MISSING = Answer(404, "NOT_FOUND", "blob not found")
 
 
-@pytest.mark.parametrize("answer", [EMPTY, MISSING])
+@pytest.mark.parametrize("empty", [True, False])
 async def test_a_layer_that_is_not_served_whole_seconds_after_its_push_is_not_yet_there(
-    harbor_upstream: str, acr_upstream: str, harbor: HarborStandIn, acr: AcrStandIn, answer: Answer
+    acr_upstream: str, harbor: HarborStandIn, acr: AcrStandIn, empty: bool
 ) -> None:
     root = image(1)
-    await push(harbor_upstream, "team/app", "v1", root)
+    await push(harbor.host, "team/app", "v1", root, HARBOR_ROBOT)
     rules = rules_of(harbor, acr)
-    fault = Fault(answer, "GET", "/blobs/", times=None)
-    harbor.faults.add(fault)
+    if empty:
+        harbor.empty_seconds = 3600.0
+    else:
+        harbor.faults.add(Fault(MISSING, "GET", "/blobs/", times=None))
     pushed = datetime.now(UTC) - timedelta(seconds=3)
     async with handling(rules) as handler:
         payload = job_for(request(rules, harbor, "v1")).payload
@@ -329,6 +330,7 @@ async def test_a_layer_that_is_not_served_whole_seconds_after_its_push_is_not_ye
                 await run(handler, work)
             assert caught.value.error_class is ErrorClass.PERMANENT
         harbor.faults.faults.clear()
+        harbor.empty_seconds = 0.0
         assert (await run(handler, Job(payload, tries=2, pushed=pushed)))["result"] == Result.COPIED
     await verify_tree(acr_upstream, "cache/app", "v1", root)
 

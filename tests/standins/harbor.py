@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
-import aiohttp
 from aiohttp import web
 
 from tests.standins.faults import FaultLayer
@@ -76,6 +76,7 @@ class HarborStandIn:
         leaks: requests with credentials that were meant for another host.
         token_hosts: each Host by which a proxy routes to the token service; none for any.
         lag_seconds: for how long after a push its tag is shown as it was before, while the event tells of the push.
+        empty_seconds: for how long after a push the layers of its repository come empty, as a cache has them.
         tokens: what was given out; ``tokens.revoke_all()`` ends them.
     """
 
@@ -103,6 +104,8 @@ class HarborStandIn:
         self.leaks: list[Leak] = []
         self.token_hosts: set[str] = set()
         self.lag_seconds = 0.0
+        self.empty_seconds = 0.0
+        self._pushed: dict[str, float] = {}
         self.faults = FaultLayer(self._handle)
         self._upstream = Upstream(upstream)
         self._content = Content(self._upstream, kept=keeps_content)
@@ -207,6 +210,11 @@ class HarborStandIn:
         digest = await self._content.digest(repository, tag)
         assert digest is not None, f"there is no {repository}:{tag}"
         await self._content.set_tag(repository, digest, new_tag)
+
+    def catch_up(self) -> None:
+        """Have the lag of all tags end."""
+        self.lag_seconds = 0.0
+        self._content.catch_up()
 
     def _payload(
         self, event_type: str, repository: str, tag: str | None, digest: str | None, operator: str
@@ -320,6 +328,8 @@ class HarborStandIn:
                 return await self._put_manifest(request, route, subject)
             case "GET" | "HEAD", "manifests":
                 return await self._pull_manifest(request, route, subject)
+            case "GET", "blobs" if time.monotonic() < self._pushed.get(route.repository, 0.0) + self.empty_seconds:
+                return web.Response(content_type="application/octet-stream")
             case "DELETE", "manifests":
                 if not route.rest.startswith("sha256:"):
                     return errors(400, "UNSUPPORTED", bad_digest(route.rest))
@@ -359,20 +369,9 @@ class HarborStandIn:
     async def _put_manifest(self, request: web.BaseRequest, route: Route, subject: str) -> web.StreamResponse:
         body = await request.read()
         before = await self._content.digest(route.repository, route.rest) if self.lag_seconds else None
-        passed = {
-            "Content-Type": request.headers.get("Content-Type", ""),
-            "Host": request.headers.get("Host", self.host),
-            "X-Forwarded-Proto": request.scheme,
-        }
-        try:
-            async with self._upstream.request("PUT", request.raw_path, headers=passed, body=body) as answer:
-                response = web.Response(status=answer.status, body=await answer.read())
-                for name in ("Content-Type", "Location", "Docker-Content-Digest"):
-                    if name in answer.headers:
-                        response.headers[name] = answer.headers[name]
-        except (aiohttp.ClientError, OSError) as error:
-            return errors(502, "UNAVAILABLE", f"the registry behind failed: {error}")
+        response = await self._upstream.put(request, body)
         if response.status == 201:
+            self._pushed[route.repository] = time.monotonic()
             digest = response.headers.get("Docker-Content-Digest") or f"sha256:{hashlib.sha256(body).hexdigest()}"
             self._content.pushed(route.repository, digest)
             if route.rest != digest:

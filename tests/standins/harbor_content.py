@@ -251,6 +251,10 @@ class Content:
         """Go on showing a tag that moves as it was, as a database replica does that lags behind."""
         self._stale[repository, tag] = old, time.monotonic() + seconds
 
+    def catch_up(self) -> None:
+        """Show all tags as they are."""
+        self._stale.clear()
+
     async def tags(self, repository: str) -> list[str] | None:
         """List a repository's tags, sorted; None if there is no such repository."""
         status, _, body = await self._upstream.get(f"/v2/{repository}/tags/list")

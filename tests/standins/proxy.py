@@ -10,6 +10,8 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
+from tests.standins.tokens import errors
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
@@ -75,6 +77,23 @@ class Upstream:
         """GET ``path`` and return status, headers and the whole body."""
         async with self.request("GET", path, headers=headers) as response:
             return response.status, CIMultiDict(response.headers), await response.read()
+
+    async def put(self, request: web.BaseRequest, body: bytes) -> web.Response:
+        """Pass on a manifest that was read, and return the answer before it is sent."""
+        passed = {
+            "Content-Type": request.headers.get("Content-Type", ""),
+            "Host": request.headers.get("Host", self.host),
+            "X-Forwarded-Proto": request.scheme,
+        }
+        try:
+            async with self.request("PUT", request.raw_path, headers=passed, body=body) as answer:
+                response = web.Response(status=answer.status, body=await answer.read())
+                for name in ("Content-Type", "Location", "Docker-Content-Digest"):
+                    if name in answer.headers:
+                        response.headers[name] = answer.headers[name]
+                return response
+        except (aiohttp.ClientError, OSError) as error:
+            return errors(502, "UNAVAILABLE", f"the registry behind failed: {error}")
 
     async def forward(
         self,
