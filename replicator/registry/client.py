@@ -179,6 +179,10 @@ class Registries:
         """Tell whether the access of a repository has a creator."""
         return self._access(repository).creator is not None
 
+    def is_anonymous(self, repository: Repository) -> bool:
+        """Tell whether there is no login for a repository."""
+        return self._access(repository).is_anonymous
+
     def waiting(self, registry: str | None = None, *, bulk: bool) -> int:
         """Return how many requests and bodies wait for a place at a registry, or are held back on their way to it.
 

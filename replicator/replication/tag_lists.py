@@ -185,35 +185,31 @@ class TagLister:
     async def _first_of_project(self, pages: _ArtifactPages, place: Repository) -> list[Artifact] | None:
         """Read the first page of a project's list; None if there is no such list."""
         host = self._host(place)
-        if not host.lists_projects:
+        # Harbor lists the artifacts of each public repository to everyone, but those of a project to logins only.
+        if not host.lists_projects or self._registries.is_anonymous(place):
             return None
         try:
-            return await self._first(pages, place, Denied)
+            return await self._first(pages, place)
         except NotFound:
             # A Harbor before 2.12. The other projects are not tried.
             host.lists_projects = False
-            return None
-        except Unauthorized:
-            # Harbor lists the artifacts of each public repository to everyone, but those of a project to logins only.
             return None
 
     async def _first_of_repository(self, pages: _ArtifactPages, repository: Repository) -> list[Artifact] | None:
         """Read the first page of a repository's list; None if there is no such list."""
         try:
-            return await self._first(pages, repository, Denied, Unauthorized)
+            return await self._first(pages, repository)
         except NotFound:
             # Whether the repository exists is decided by tags/list.
             return None
 
-    async def _first(
-        self, pages: _ArtifactPages, place: Repository, *refusals: type[RegistryError]
-    ) -> list[Artifact] | None:
+    async def _first(self, pages: _ArtifactPages, place: Repository) -> list[Artifact] | None:
         login = self._login(place)
         if login in self._refused:
             return None
         try:
             return await anext(pages, [])
-        except refusals:
+        except (Denied, Unauthorized):
             # The login lacks artifact:list, or the project does not exist: Harbor answers the same. tags/list decides.
             self._refused.add(login)
             return None

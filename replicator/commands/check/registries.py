@@ -163,13 +163,12 @@ async def look_at_artifacts(registries: Registries, repository: Repository, *, w
     subject = f"{repository.registry}/{project}"
     api = HarborApi(repository.registry, registries.transport(repository))
     try:
-        if whole:
+        if whole and not registries.is_anonymous(repository):
             try:
                 await _first(api.artifacts_of_project(project))
-            except (NotFound, Unauthorized) as error:
+            except NotFound:
                 await _first(api.artifacts(repository))
-                able = "Harbor 2.12 and later" if isinstance(error, NotFound) else "with a login, Harbor"
-                message = f"listed per repository, with digests; {able} can list a whole project"
+                message = "listed per repository, with digests; Harbor 2.12 and later can list a whole project"
                 return [Finding("artifacts", subject, FindingState.OK, message)]
             return [Finding("artifacts", subject, FindingState.OK, "listed for the whole project, with digests")]
         await _first(api.artifacts(repository))
@@ -179,7 +178,8 @@ async def look_at_artifacts(registries: Registries, repository: Repository, *, w
             "digest"
         )
         return [Finding("artifacts", subject, FindingState.NOT_TRIED, message)]
-    return [Finding("artifacts", subject, FindingState.OK, "listed per repository, with digests")]
+    more = "; with a login, Harbor 2.12 and later can list a whole project" if whole else ""
+    return [Finding("artifacts", subject, FindingState.OK, f"listed per repository, with digests{more}")]
 
 
 async def _first(pages: AsyncGenerator[Any, None]) -> None:
