@@ -16,7 +16,7 @@ from replicator.copy import Outcome
 from replicator.queue import Lane, QueueError
 from replicator.registry.places import BULK
 from replicator.replication.advice import explained
-from replicator.replication.compare import Checker, row_of, why
+from replicator.replication.compare import Checker, informed, row_of, why
 from replicator.replication.enqueue import Enqueuer, RepositoryQueue
 from replicator.replication.job import job_for
 from replicator.replication.report import Report, Row, RowOutcome
@@ -275,8 +275,8 @@ class Backfill:
 
     def _job(self, found: Found, comparison: Comparison | None) -> Job:
         request = replace(found.request, force=self._options.force)
-        if comparison is not None and not request.signature and request.source.tag is not None:
-            request = replace(request, announced=comparison.announced)
+        if comparison is not None:
+            request = informed(request, comparison)
         return job_for(request, retries=self._options.retries)
 
     async def _follow_copies(self, queue: Queue) -> None:

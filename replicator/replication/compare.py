@@ -130,6 +130,14 @@ def row_of(found: Found, outcome: RowOutcome) -> Row:
     return Row(str(found.request.source), str(found.request.destination), outcome, size=found.size)
 
 
+def informed(request: CopyRequest, comparison: Comparison) -> CopyRequest:
+    """Return a request with what its comparison saw, which saves the copy these questions."""
+    if request.signature or request.source.tag is None:
+        return request
+    absent = comparison.result is None and comparison.present is None
+    return replace(request, announced=comparison.announced, absent=absent)
+
+
 def why(comparison: Comparison) -> str:
     """Say why an image would be copied, and what of it would be left out."""
     if comparison.result is Result.UP_TO_DATE:

@@ -188,14 +188,17 @@ class Handler:
             bytes_read += number
             running.progress(bytes_read)
 
-        # The announced digest is stale after a failed attempt, after another push was merged into this job, and after a
-        # long wait, as for a registry that did not answer.
+        # What was known at the request is stale after a failed attempt, after another push was merged into this job,
+        # and after a long wait, as for a registry that did not answer.
         waited = (datetime.now(UTC) - running.enqueued_at).total_seconds()
         event = None
         if running.lane is Lane.EVENTS and not running.merged and waited <= _ANNOUNCED_SECONDS:
             event = request.announced
         if running.tries > 1 or running.merged or waited > _ANNOUNCED_SECONDS:
-            request = replace(request, announced=None)
+            request = replace(request, announced=None, absent=False)
+        if request.absent:
+            # The destination is not asked a second time.
+            request = replace(request, force=True)
         began = time.time()
         try:
             outcome = await transfer(self._copier, request, confirm=running.confirm, progress=progress)

@@ -29,7 +29,7 @@ from replicator.queue.records import milliseconds
 from replicator.reference import Repository
 from replicator.registry.errors import ConnectionFailed
 from replicator.registry.places import BULK
-from replicator.replication.compare import Checker
+from replicator.replication.compare import Checker, informed
 from replicator.replication.job import job_for
 from replicator.replication.listing import Found
 from replicator.replication.repositories import NotListed, SweptHarbor, WantedRepository
@@ -190,12 +190,9 @@ class Sweeper:
                 # A transient error: the repository is compared again.
                 complete = False
             elif isinstance(checked, Comparison) and checked.result is None:
-                request = each.request
-                if not request.signature and request.source.tag is not None:
-                    request = replace(request, announced=checked.announced)
-                key = (str(request.destination), checked.announced)
+                key = (str(each.request.destination), checked.announced)
                 if key not in self._queued:
-                    jobs[key] = job_for(request)
+                    jobs[key] = job_for(informed(each.request, checked))
 
         await gather_tolerant(check(each) for each in unknown)
         return jobs, complete

@@ -29,6 +29,7 @@ class CopyRequest:
             only if that image is at the destination already.
         announced: the digest that the tag named when the copy was requested.
         force: whether to copy even if the destination names the right digest.
+        absent: whether the destination had no such tag when the copy was requested.
     """
 
     source: Reference
@@ -39,6 +40,7 @@ class CopyRequest:
     signature: bool = False
     announced: str | None = None
     force: bool = False
+    absent: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values, without those that equal the default."""
@@ -57,6 +59,8 @@ class CopyRequest:
             values["announced"] = self.announced
         if self.force:
             values["force"] = True
+        if self.absent:
+            values["absent"] = True
         return values
 
     @classmethod
@@ -79,6 +83,7 @@ class CopyRequest:
                 values.get("signature", False) is True,
                 announced,
                 values.get("force", False) is True,
+                values.get("absent", False) is True,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a stored copy request: {error!r}") from error

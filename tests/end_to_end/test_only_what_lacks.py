@@ -99,3 +99,11 @@ async def test_what_is_in_place_is_not_read(house: House) -> None:
     log = house.acr.faults.log
     assert log.count("GET", "/manifests/") == log.count("GET", "/tags/list") == 0
     assert log.count("HEAD", "/manifests/", 200) == 3
+
+
+async def test_a_backfill_asks_once_for_a_tag_that_is_not_there(house: House) -> None:
+    for number in (1, 2):
+        await push(house.behind_harbor, "library/ours", f"v{number}", image(number))
+    await backfill(house, house.rules(PATTERN))
+    asked = [entry.path for entry in house.acr.faults.log.select("HEAD", "/manifests/")]
+    assert sorted(asked) == ["/v2/cache/ours/manifests/v1", "/v2/cache/ours/manifests/v2"]

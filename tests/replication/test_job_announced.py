@@ -79,3 +79,33 @@ async def test_a_backfill_and_a_merged_push_announce_nothing_to_wait_for(
     async with handling(rules) as handler:
         for work in (Job(payload, lane=Lane.BACKFILL), Job(payload, merged=True)):
             assert (await run(handler, work))["result"] == "up to date"
+
+
+@pytest.mark.parametrize(
+    ("tries", "merged", "minutes", "heads"), [(1, False, 9, 0), (2, False, 0, 1), (1, True, 0, 1), (1, False, 11, 1)]
+)
+async def test_a_tag_that_was_just_seen_to_be_absent_is_not_asked_for_again(
+    harbor: HarborStandIn, acr: AcrStandIn, acr_upstream: str, tries: int, merged: bool, minutes: int, heads: int
+) -> None:
+    await push(harbor.host, "team/app", "v1", image(1), HARBOR_ROBOT)
+    rules = rules_of(harbor, acr)
+    payload = replace(request(rules, harbor, "v1"), announced=image(1).digest, absent=True).to_json()
+    async with handling(rules) as handler:
+        enqueued = datetime.now(UTC) - timedelta(minutes=minutes)
+        work = Job(payload, tries=tries, merged=merged, enqueued_at=enqueued, lane=Lane.BACKFILL)
+        assert (await run(handler, work))["result"] == "copied"
+    # 401 where the repository is missing too.
+    assert acr.faults.log.count("HEAD", "/manifests/") == heads
+    await verify_tree(acr_upstream, "cache/app", "v1", image(1))
+
+
+async def test_a_tag_that_came_since_it_was_seen_to_be_absent_gets_what_the_source_has_now(
+    harbor: HarborStandIn, acr: AcrStandIn, acr_upstream: str
+) -> None:
+    await push(harbor.host, "team/app", "v1", image(2), HARBOR_ROBOT)
+    await push(acr_upstream, "cache/app", "v1", image(3))
+    rules = rules_of(harbor, acr)
+    payload = replace(request(rules, harbor, "v1"), announced=image(1).digest, absent=True).to_json()
+    async with handling(rules) as handler:
+        assert (await run(handler, Job(payload, lane=Lane.BACKFILL)))["digest"] == image(2).digest
+    await verify_tree(acr_upstream, "cache/app", "v1", image(2))

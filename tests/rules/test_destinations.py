@@ -102,6 +102,7 @@ def test_a_request_survives_the_queue(selection: TagFilter | None) -> None:
         ({"signature": True}, {"signature": True}),
         ({"announced": SHA}, {"announced": SHA}),
         ({"force": True}, {"force": True}),
+        ({"announced": SHA, "absent": True}, {"announced": SHA, "absent": True}),
     ],
 )
 def test_a_stored_request_has_no_default_values(fields: dict[str, Any], stored: dict[str, Any]) -> None:
