@@ -239,6 +239,8 @@ class Referrers(Endpoint):
 
 _NO_HEAD = frozenset({405, 501})
 """Answers of a registry that does not support HEAD."""
+_GATED = 412
+"""Harbor's answer for an image that a policy of its project withholds."""
 
 
 class Manifests(Endpoint):
@@ -248,19 +250,21 @@ class Manifests(Endpoint):
         """Resolve a tag or digest without reading the manifest; Harbor does not count this as a pull.
 
         If the registry does not support HEAD, or sends no digest, that is remembered, and the manifest is read instead.
+        An image that is withheld is asked for with GET too: only that answer has a body, which names the policy.
 
         Returns:
             Its descriptor; None if there is no such manifest.
 
         Raises:
+            NotYet: a policy withholds it; the error has the registry's reason.
             UnsupportedManifest: it had to be read, and is of a type that is not copied.
             RegistryError: any other answer, or none.
         """
-        abilities = self._transport.abilities
+        abilities, gated = self._transport.abilities, False
         try:
             if abilities.heads is not False:
                 request = await self._request("HEAD", f"/manifests/{identifier}", {"Accept": ACCEPT})
-                reply = await self._transport.call(request, expect={200, *_NO_HEAD})
+                reply = await self._transport.call(request, expect={200, _GATED, *_NO_HEAD})
                 digest = reply.headers.get("Docker-Content-Digest", "")
                 if reply.status == 200 and is_digest(digest):
                     # That of a packed answer is not the manifest's.
@@ -268,11 +272,13 @@ class Manifests(Endpoint):
                     size = int(length) if length.isascii() and length.isdigit() else 0
                     abilities.heads = True
                     return Descriptor(reply.headers.get("Content-Type", ""), digest, size)
+                gated = reply.status == _GATED
             manifest = await self.get_manifest(identifier)
         except NotFound:
             return None
-        # Keep HEAD enabled if it has ever worked here.
-        abilities.heads = abilities.heads or False
+        if not gated:
+            # Keep HEAD enabled if it has ever worked here.
+            abilities.heads = abilities.heads or False
         return Descriptor(manifest.media_type, manifest.digest, len(manifest.content))
 
     async def head_destination(self, tag: str) -> Descriptor | None:

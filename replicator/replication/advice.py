@@ -11,6 +11,7 @@ from replicator.registry.errors import (
     Denied,
     LoginRefused,
     NotFound,
+    NotYet,
     RegistryError,
     TooManyRequests,
     Unauthorized,
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 _NOT_AN_IMAGE = "unknown manifest class"
 """How ACR, and a distribution registry that takes only images, refuses the manifest of anything else."""
 _NO_PROJECT = "; or there is no such project"
+_GATED = (
+    "the project's settings at Harbor (Configuration) withhold the image until it is scanned, has no severe "
+    "vulnerabilities and is signed, as they demand; it is tried again until then, at once after a scan that Harbor tells "
+    "the webhook of"
+)
 _ACR_LOGIN = (
     "; for ACR they are those of the Access Credential page, not the console's: a RAM user is user@account-id there, "
     "and sets a password of its own"
@@ -66,6 +72,8 @@ def _advice(error: RegistryError, destination: Reference | None) -> str:
     if isinstance(error, TooManyRequests):
         return "if this happens often, run fewer copies at once (REPLICATOR_CONCURRENCY, --proc)"
     here = destination is not None and error.registry == destination.registry
+    if isinstance(error, NotYet):
+        return "" if here else _GATED
     if isinstance(error, NotFound) and not here and "/blobs/" not in error.request and not acr.is_acr(error.registry):
         return f"check the name, and that the login may see it{_NO_PROJECT}"
     if not isinstance(error, Denied | Unauthorized):

@@ -164,7 +164,6 @@ async def test_a_corrupt_manifest_never_gets_a_tag(loaded: Pair, at: str) -> Non
         ("destination", Fault(Answer(403, "DENIED"), "PUT", "/manifests/sha"), Denied, ErrorClass.PERMANENT),
         ("destination", Fault(Answer(403, "DENIED"), "PUT", "/manifests/v1"), Denied, ErrorClass.PERMANENT),
         ("destination", Fault(Answer(403, "DENIED"), "POST"), Denied, ErrorClass.PERMANENT),
-        ("source", Fault(Answer(412, "PROJECTPOLICYVIOLATION"), "HEAD"), NotYet, ErrorClass.NOT_YET),
         ("source", Fault(Answer(412, "PROJECTPOLICYVIOLATION"), "GET"), NotYet, ErrorClass.NOT_YET),
         ("source", Fault(Answer(404, "BLOB_UNKNOWN"), "GET", "/blobs/"), NotFound, ErrorClass.PERMANENT),
     ],

@@ -171,17 +171,24 @@ async def test_a_missing_source_is_retried_and_then_counts_as_gone(harbor: Harbo
     assert acr.faults.log.count("PUT") == 0
 
 
-async def test_a_gate_of_harbor_is_retried_slowly(harbor: HarborStandIn, acr: AcrStandIn) -> None:
+async def test_a_gate_of_harbor_is_retried_slowly_and_keeps_its_reason(harbor: HarborStandIn, acr: AcrStandIn) -> None:
+    """Later attempts ask with HEAD, whose answer has no body."""
     await push(harbor.host, "team/app", "v1", image(), HARBOR_ROBOT)
     rules = rules_of(harbor, acr)
-    payload = request(rules, harbor, "v1").to_json()
+    payload = replace(request(rules, harbor, "v1"), announced=image().digest).to_json()
     harbor.gated.add("team/app")
     async with handling(rules) as handler:
-        with pytest.raises(ReplicatorError) as caught:
-            await run(handler, Job(payload))
-        assert caught.value.error_class is ErrorClass.NOT_YET
+        for tries in (1, 2, 3):
+            with pytest.raises(ReplicatorError) as caught:
+                await run(handler, Job(payload, tries=tries))
+            assert caught.value.error_class is ErrorClass.NOT_YET
+            assert "current image without vulnerability scanning cannot be pulled" in str(caught.value)
+            assert "it is tried again until then" in str(caught.value)
         harbor.gated.clear()
-        assert (await run(handler, Job(payload)))["result"] == "copied"
+        assert harbor.pulls == []
+        assert (await run(handler, Job(payload, tries=4)))["result"] == "copied"
+    # The gate has nothing to do with how the registry takes HEAD.
+    assert harbor.faults.log.select("HEAD", "/manifests/")[-1].status == 200
 
 
 async def test_a_tag_that_is_not_among_the_latest_when_its_job_runs_is_skipped(
