@@ -9,6 +9,7 @@ webhook's answer repeats it, which proves that a replicator read the sample.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from replicator.harbor.policy import CLOUD_EVENTS, DEFAULT, shown_address
 from replicator.reference import is_digest, is_repository_name, is_tag
 
 PUSH = "PUSH_ARTIFACT"
+SCANNED = "SCANNING_COMPLETED"
 
 _CLOUD_TYPES = {
     "harbor.artifact.pushed": PUSH,
@@ -29,7 +31,7 @@ _CLOUD_TYPES = {
     "harbor.artifact.pulled": "PULL_ARTIFACT",
     "harbor.quota.exceeded": "QUOTA_EXCEED",
     "harbor.quota.warned": "QUOTA_WARNING",
-    "harbor.scan.completed": "SCANNING_COMPLETED",
+    "harbor.scan.completed": SCANNED,
     "harbor.scan.failed": "SCANNING_FAILED",
     "harbor.scan.stopped": "SCANNING_STOPPED",
     "harbor.replication.status.changed": "REPLICATION",
@@ -64,11 +66,11 @@ class MalformedEvent(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """One pushed artifact.
+    """One artifact that was pushed, or scanned.
 
     Attributes:
         repository: its full name at Harbor, with the project, e.g. ``team/app/api``.
-        tag: None if it was pushed by digest.
+        tag: None if it was pushed by digest. After a scan, the latest of its tags; None for a part of an index.
         digest: of the manifest; None if the event does not say.
         host: Harbor's own name, as ``host`` or ``host:port``; None if the event does not say.
     """
@@ -86,12 +88,14 @@ class Event:
     Attributes:
         type: as the Default format names it, e.g. ``PUSH_ARTIFACT``.
         pushes: empty for any other type.
+        scanned: what was scanned; empty for any other type, or if that can't be read.
         id: the same in all attempts to deliver the event; None in the Default format.
         occurred: when it happened; None if the event does not say.
     """
 
     type: str
     pushes: tuple[Push, ...] = ()
+    scanned: tuple[Push, ...] = ()
     id: str | None = None
     occurred: datetime | None = None
 
@@ -116,7 +120,7 @@ def parse_event(body: bytes) -> Event:
     occurred = content.get("occur_at")
     return Event(
         _shown(content["type"]),
-        _pushes(content.get("event_data"), "event_data") if content["type"] == PUSH else (),
+        *_artifacts(content["type"], content.get("event_data"), "event_data"),
         None,
         _from_seconds(occurred),
     )
@@ -129,10 +133,22 @@ def _cloud_event(content: dict[str, Any]) -> Event:
     identity = content.get("id")
     return Event(
         _shown(kind),
-        _pushes(content.get("data"), "data") if kind == PUSH else (),
+        *_artifacts(kind, content.get("data"), "data"),
         _shown(identity) if isinstance(identity, str) else None,
         _from_text(content.get("time")),
     )
+
+
+def _artifacts(kind: str, data: Any, where: str) -> tuple[tuple[Push, ...], tuple[Push, ...]]:
+    """Read what was pushed, and what was scanned."""
+    if kind == PUSH:
+        return _pushes(data, where), ()
+    scanned: tuple[Push, ...] = ()
+    if kind == SCANNED:
+        # Nothing is lost without it: what waits for the scan is tried again anyway.
+        with contextlib.suppress(MalformedEvent):
+            scanned = _pushes(data, where)
+    return (), scanned
 
 
 def _pushes(data: Any, where: str) -> tuple[Push, ...]:

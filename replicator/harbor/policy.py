@@ -25,8 +25,8 @@ PATH = "/webhooks/harbor"
 """The path of the webhook; it may be followed by the name of the Harbor that sends the events."""
 NAME = "replicator"
 """The name of our policies."""
-EVENT_TYPES = ("PUSH_ARTIFACT",)
-"""The events that our policies send."""
+EVENT_TYPES = ("PUSH_ARTIFACT", "SCANNING_COMPLETED")
+"""The events that our policies send: pushes, and ends of scans, for which a copy may wait."""
 DEFAULT = "Default"
 CLOUD_EVENTS = "CloudEvents"
 
@@ -128,7 +128,7 @@ class Policy:
         # A token without Bearer is no difference: the webhook accepts both, and a person may have typed it.
         have = tuple(replace(each, auth_header=_token(each.auth_header)) for each in self.targets)
         want = (replace(target, auth_header=_token(target.auth_header)),)
-        return not self.enabled or self.event_types != EVENT_TYPES or have != want
+        return not self.enabled or set(self.event_types) != set(EVENT_TYPES) or have != want
 
 
 def new_policy(target: PolicyTarget) -> Policy:

@@ -46,7 +46,7 @@ from replicator.queue.reconciles import (
 )
 from replicator.queue.shares import FIRST_SHARE, sharing
 from replicator.queue.status import Status
-from replicator.queue.waits import KeySilence, WaitReporter, list_waits, open_wait_reporter
+from replicator.queue.waits import KeySilence, WaitReporter, hasten, list_waits, open_wait_reporter
 from replicator.queue.worker import Worker
 
 __all__ = [
@@ -100,6 +100,7 @@ __all__ = [
     "WorkerInfo",
     "announced",
     "embedded_server",
+    "hasten",
     "list_waits",
     "open_wait_reporter",
     "processes",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from datetime import datetime
 
+    from replicator.errors import ErrorClass
     from replicator.queue.attempt import Ending
 
 Answered: TypeAlias = Callable[[Mapping[str, Any], Mapping[str, Any]], Iterable[str]]
@@ -34,6 +35,7 @@ log = structlog.get_logger("replicator.queue")
 
 _POLL_SECONDS = 2.0
 _RETRY_SECONDS = 0.5
+_MAX_HASTENED = 5000
 _SURE_SECONDS = 10.0
 """Seconds of silence that are worth a word to people, even if it may be no more than a slow answer."""
 
@@ -84,6 +86,25 @@ async def list_waits(queue: Queue) -> list[KeySilence]:
             jobs = dict(zip(Lane, counts, strict=True))
             found.append(KeySilence(key.decode(), moment(float(since)), seconds, why.decode(errors="replace"), jobs))
     return sorted(found, key=lambda silence: silence.since)
+
+
+async def hasten(queue: Queue, error_class: ErrorClass, reasons: Mapping[str, float]) -> list[str]:
+    """Make jobs due that wait for a retry after an error, sooner than their back-off.
+
+    Args:
+        queue: where they wait; at most ``_MAX_HASTENED`` of all waiting jobs are looked at.
+        error_class: of their last errors.
+        reasons: texts, and for each the seconds since the last attempt after which a job is due that has the text in
+            its JSON. A job whose retries are limited is due only by a text with 0.
+
+    Returns:
+        The ids of the jobs that are due sooner now.
+
+    Raises:
+        QueueUnavailable: Redis does not answer.
+    """
+    texts = [part for text, seconds in reasons.items() for part in (text, int(seconds * 1000))]
+    return [job_id.decode() for job_id in await queue.ask("hasten", str(error_class), _MAX_HASTENED, *texts)]
 
 
 def encode_answered(answered: Answered | None, ending: Ending) -> tuple[str, ...]:

@@ -29,9 +29,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from replicator.console import printable
-from replicator.harbor.events import PUSH, Event, Fate, MalformedEvent, Push, parse_event
+from replicator.errors import ErrorClass
+from replicator.harbor.events import PUSH, SCANNED, Event, Fate, MalformedEvent, Push, parse_event
 from replicator.harbor.policy import PATH, canonical
-from replicator.queue import Lane, QueueError
+from replicator.queue import Lane, QueueError, hasten
 from replicator.reference import Reference, Repository
 from replicator.replication.job import job_for
 from replicator.server.http import MAX_PATH, RequestIdMiddleware, client_of, read_body
@@ -56,7 +57,11 @@ log = structlog.get_logger("replicator.webhook")
 MAX_BODY = 1024 * 1024
 """Bytes of a webhook's body; Harbor's events have about one thousand."""
 _RETRY_AFTER = "15"
+_SHOWN = 10
+"""Hastened copies that an answer names."""
 _MISDIRECTED_SECONDS = 60.0
+_PART_SECONDS = 5.0
+"""Between two attempts at an image of a repository while parts of some image there are scanned, each with an event."""
 _CLOCK_TOLERANCE = timedelta(days=1)
 """Between an event's time and ours. Harbor's own delivery attempts are over within hours."""
 
@@ -137,6 +142,8 @@ class Webhook:
             MalformedEvent: the webhook's URL names a registry that is not a source.
             QueueError: nothing is durably queued.
         """
+        if event.type == SCANNED:
+            return await self._hasten(event, registry)
         if event.type != PUSH:
             return {"ignored": f"{event.type} is not a push"}, False
         if registry is not None and canonical(registry) not in self._sources:
@@ -154,6 +161,24 @@ class Webhook:
         await self._queue.enqueue(jobs, Lane.EVENTS)
         queued = [{"source": str(request.source), "destination": str(request.destination)} for request in requests]
         return {"queued": queued, **({"ignored": "; ".join(ignored)} if ignored else {})}, True
+
+    async def _hasten(self, event: Event, registry: str | None) -> tuple[dict[str, Any], bool]:
+        """Start the copies of scanned images at once that wait because Harbor withheld them; see `_enqueue`."""
+        reasons: dict[str, float] = {}
+        for scan in event.scanned:
+            # An artifact may have more tags than the event names, so its digest counts too.
+            reasons |= {f'"{scan.digest}"': 0.0} if scan.digest else {}
+            host = self._source_host(scan, registry)
+            for name in self._sources.get(host or "", ()):
+                image = Reference(Repository(name, scan.repository), scan.tag, None if scan.tag else scan.digest)
+                reasons[f'"{image}"'] = 0.0
+                if scan.tag is None:
+                    # It may be a part of any index there.
+                    reasons[f'"{image.repository}:'] = _PART_SECONDS
+        destinations = await hasten(self._queue, ErrorClass.NOT_YET, reasons) if reasons else []
+        if not destinations:
+            return {"ignored": f"{event.type}: no copy waits for it"}, False
+        return {"hastened": destinations[:_SHOWN], "number": len(destinations)}, True
 
     def _requests(self, push: Push, registry: str | None) -> tuple[Iterable[CopyRequest], str]:
         """Apply the rules to a push; return what to copy, or nothing and the reason."""

@@ -40,6 +40,7 @@ LIMITS = {
         Limit("path of a request in the log", "server.http.MAX_PATH", "characters", "cut off"),
         Limit("answer to the sample of `webhook test`", "harbor.events._MAX_ANSWER", "bytes", "not read"),
         Limit("images in one event", "harbor.events._MAX_RESOURCES", "", "400"),
+        Limit("waiting copies looked at after a scan", "queue.waits._MAX_HASTENED", "", "they wait for their back-off"),
     ),
     "Names": (
         Limit("a repository's name", "reference.MAX_NAME_LENGTH", "characters", "refused"),

@@ -140,3 +140,35 @@ async def test_sigterm_lets_a_running_copy_end_and_takes_events_until_then(house
     house.acr.faults.log.clear()
     async with running("serve", "--config", house.rules(EVERYTHING), cwd=house.directory) as serving:
         await serving.until("copy done", result="up to date")
+
+
+@pytest.mark.parametrize(("payload_format", "tag"), [("Default", "v1"), ("CloudEvents", None)], ids=["tag", "part"])
+async def test_a_copy_that_waits_for_a_scan_starts_when_harbor_tells_of_its_end(
+    house: House, payload_format: str, tag: str | None
+) -> None:
+    """A part of an index is scanned by itself; its event has no tag."""
+    house.harbor.gated.add("library/app")
+    root = multi_arch()
+    async with running("serve", "--config", house.rules(EVERYTHING), cwd=house.directory) as serving:
+        house.harbor.add_policy(
+            "library",
+            f"{serving.url}/webhooks/harbor",
+            auth_header=TOKEN,
+            payload_format=payload_format,
+            event_types=("PUSH_ARTIFACT", "SCANNING_COMPLETED"),
+        )
+        await push(house.harbor.host, "library/app", "v1", root, HARBOR_ROBOT)
+        (line,) = await serving.until("copy failed", error_class="not yet")
+        assert "current image without vulnerability scanning" in line["error"]
+        house.harbor.gated.clear()
+        scanned = root if tag else root.children[0]
+        events = 0
+        while True:  # The line of a failure comes before its job waits.
+            house.harbor.deliver("SCANNING_COMPLETED", "library/app", tag, scanned.digest)
+            events += 1
+            *_, taken = await serving.until("webhook taken", type="SCANNING_COMPLETED", count=events)
+            if "hastened" in taken:
+                break
+        assert taken["hastened"] == [f"{house.acr.host}/image-syncer/app:v1"]
+        if tag is not None:
+            await serving.until("copy done", result="copied")

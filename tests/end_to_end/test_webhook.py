@@ -74,7 +74,7 @@ async def test_a_push_is_queued_and_said_so(serving: Serving) -> None:
     [
         (default(tag=DIGEST), "pushed by digest only"),
         ({**default(), "type": "DELETE_ARTIFACT"}, "DELETE_ARTIFACT is not a push"),
-        ({**cloud(), "type": "harbor.scan.completed"}, "SCANNING_COMPLETED is not a push"),
+        ({**cloud(), "type": "harbor.scan.completed"}, "SCANNING_COMPLETED: no copy waits for it"),
     ],
 )
 async def test_what_leads_to_no_copy_is_ignored_with_the_reason(

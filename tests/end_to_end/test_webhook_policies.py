@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from replicator.harbor.policy import EVENT_TYPES
 from tests.running import TOKEN, replicator, running
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import image, push
@@ -56,7 +57,10 @@ async def test_a_push_arrives_after_the_policies_were_registered_and_a_second_ru
         assert first.code == 0, first.said
         assert changes(first) == {"library": "created", "team": "created"}
         (policy,) = house.harbor.webhooks.of("team")
-        assert (policy.body["name"], policy.body["event_types"]) == ("replicator", ["PUSH_ARTIFACT"])
+        assert (policy.body["name"], policy.body["event_types"]) == (
+            "replicator",
+            ["PUSH_ARTIFACT", "SCANNING_COMPLETED"],
+        )
         assert policy.body["targets"] == [
             {
                 "type": "http",
@@ -83,14 +87,15 @@ async def test_a_push_arrives_after_the_policies_were_registered_and_a_second_ru
     "changed",
     [
         {"enabled": False},
-        {"event_types": ["PUSH_ARTIFACT", "PULL_ARTIFACT"]},
+        {"event_types": ["PUSH_ARTIFACT"]},
+        {"event_types": [*EVENT_TYPES, "PULL_ARTIFACT"]},
         {"auth_header": "Bearer old"},
         {"address": "https://elsewhere.example.com/webhooks/harbor"},
         {"address": f"{URL}/"},
         {"payload_format": "Default"},
         {"skip_cert_verify": True},
     ],
-    ids=["disabled", "events", "token", "address", "slash", "format", "skip_cert_verify"],
+    ids=["disabled", "pushes", "events", "token", "address", "slash", "format", "skip_cert_verify"],
 )
 async def test_a_policy_of_ours_that_differs_is_corrected_and_others_are_left_alone(
     house: House, changed: dict[str, Any]
@@ -115,7 +120,9 @@ async def test_an_address_with_a_slash_at_the_end_is_registered_without(house: H
 
 
 async def test_a_policy_of_another_name_that_sends_to_our_address_is_ours(house: House) -> None:
-    policy = house.harbor.add_policy("team", URL, name="by-hand", auth_header=TOKEN, payload_format="CloudEvents")
+    policy = house.harbor.add_policy(
+        "team", URL, name="by-hand", auth_header=TOKEN, payload_format="CloudEvents", event_types=EVENT_TYPES
+    )
     policy.body["enabled"] = True
     ended = await webhook(house, "register", "--project", "team", "--json")
     assert changes(ended) == {"team": "unchanged"}

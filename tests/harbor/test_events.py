@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.harbor.events import PUSH, MalformedEvent, Push, parse_event
+from replicator.harbor.events import PUSH, SCANNED, MalformedEvent, Push, parse_event
 from replicator.reference import is_digest, is_repository_name, is_tag
 
 DIGEST = "sha256:" + "a" * 64
@@ -59,6 +59,21 @@ def test_both_formats_say_the_same() -> None:
     assert by_default.occurred == by_cloud.occurred == datetime(2026, 1, 1, tzinfo=UTC)
     assert by_default.id is None
     assert by_cloud.id == "4b2f89a6-548d-4c12-9993-a1f5790b97d2"
+
+
+@pytest.mark.parametrize(("form", "kind"), [(default, SCANNED), (cloud, "harbor.scan.completed")])
+def test_the_end_of_a_scan_names_what_was_scanned_and_is_never_malformed(form: Any, kind: str) -> None:
+    def parsed(**changes: Any) -> Any:
+        return parse_event(dumped({**form(**changes), "type": kind}))
+
+    overview = {"application/vnd.security.vulnerability.report; version=1.1": {"scan_status": "Success"}}
+    event = parsed(scan_overview=overview)
+    assert (event.type, event.pushes) == (SCANNED, ())
+    assert event.scanned == (Push("team/app/api", "v1.2.3", DIGEST, "harbor.example.com"),)
+    # A part of an index.
+    assert [(scan.tag, scan.digest) for scan in parsed(tag="").scanned] == [(None, DIGEST)]
+    assert parsed(tag="", digest="").scanned == ()
+    assert parse_event(dumped({"type": SCANNED})).scanned == ()
 
 
 @pytest.mark.parametrize("form", [default, cloud])

@@ -11,7 +11,7 @@ import pytest
 
 from replicator.harbor import HarborApi
 from replicator.harbor.api import SystemInfo
-from replicator.harbor.policy import WebhookApi
+from replicator.harbor.policy import EVENT_TYPES, WebhookApi
 from replicator.harbor.registration import Change, Policies
 from replicator.reference import Repository
 from replicator.registry import Access, Registries
@@ -79,7 +79,7 @@ async def test_no_list_is_asked_for_beyond_what_harbor_takes(harbor: HarborStand
 async def test_a_policy_behind_a_hundred_others_is_found(harbor: HarborStandIn) -> None:
     for number in range(150):
         harbor.add_policy("team", "https://other.example.com/", name=f"other-{number}")
-    harbor.add_policy("team", URL, name="replicator", payload_format="CloudEvents")
+    harbor.add_policy("team", URL, name="replicator", payload_format="CloudEvents", event_types=EVENT_TYPES)
     async with policies_of(harbor, "team/**") as policies:
         (done,) = await policies.register(URL, None)
     assert done.change is Change.UNCHANGED

@@ -16,8 +16,8 @@ from replicator.commands.check.findings import Finding, FindingState
 from replicator.commands.health import ask, asked_at, is_alive
 from replicator.errors import ConfigError
 from replicator.harbor.api import SILENT, HarborApi, NoHarbor, advised
+from replicator.harbor.events import PUSH, SCANNED
 from replicator.harbor.policy import (
-    EVENT_TYPES,
     NAME,
     PATH,
     WebhookApi,
@@ -194,13 +194,15 @@ def judge_policies(policies: Sequence[Policy], expected: Expected) -> tuple[Find
     if any(expected.is_receiver(target) and ends_with_slash(target.address) for target in policy.targets):
         return FindingState.OK, f"the {named} reports pushes; its URL ends with a slash: {_CORRECT}", policy
     more = f"; {len(ours) - 1} more send here too, so each event arrives several times" if len(ours) > 1 else ""
+    if SCANNED not in policy.event_types:
+        more += f"; with Scanning finished ({SCANNED}) too, a copy that waits for a scan starts at once: {_CORRECT}"
     return FindingState.OK, f"the {named} reports pushes{more}", policy
 
 
 def _problems(policy: Policy, expected: Expected) -> list[str]:
     problems = [] if policy.enabled else ["is disabled"]
-    if not set(EVENT_TYPES) <= set(policy.event_types):
-        problems.append(f"lacks the event type for pushes (Artifact pushed, {', '.join(EVENT_TYPES)})")
+    if PUSH not in policy.event_types:
+        problems.append(f"lacks the event type for pushes (Artifact pushed, {PUSH})")
     targets = [target for target in policy.targets if expected.is_receiver(target)]
     target = min(targets, key=lambda each: bool(_target_problem(each, expected)))
     problem = _target_problem(target, expected)

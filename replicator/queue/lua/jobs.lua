@@ -14,6 +14,44 @@ end
 for lane in pairs(woken) do wake(lane) end
 return added
 
+-- hasten --
+-- Make jobs due that wait for a retry after errors of a class, sooner than their back-off.
+-- ARGV: prefix, class, how many of all waiting jobs are looked at, then for each reason: text, ms after the last failure.
+-- A job has the reason if the text is in its content. One whose retries are limited is left to its back-off where a
+-- reason names a time: a vague reason must not use up its attempts.
+-- Returns the ids of the jobs.
+local cursor, left, woken, hastened = '0', tonumber(ARGV[3]), {}, {}
+if redis.call('EXISTS', WAITING) == 0 then return hastened end
+allow_writes()
+repeat
+  local page = redis.call('HSCAN', WAITING, cursor, 'COUNT', math.min(left, 1000))
+  cursor = page[1]
+  for i = 1, #page[2], 2 do
+    local id, text = page[2][i], page[2][i + 1]
+    left = left - 1
+    local failure = string.find(text, ARGV[2], 1, true) and cjson.decode(text)
+    if failure and failure.error_class == ARGV[2] then
+      local content, bound = redis.call('GET', job_key(id)) or '', redis.call('HEXISTS', BOUND, id) == 1
+      local pause = math.huge
+      for j = 4, #ARGV, 2 do
+        local after = tonumber(ARGV[j + 1])
+        if not (bound and after > 0) and string.find(content, ARGV[j], 1, true) then pause = math.min(pause, after) end
+      end
+      local lane = pause < math.huge and lane_of(id)
+      if lane and redis.call('EXISTS', lease(id)) == 0 then
+        local due = math.max(NOW, failure.last + pause)
+        if due < tonumber(redis.call('ZSCORE', queue(lane), member(id))) then
+          redis.call('ZADD', queue(lane), string.format('%.0f', due), member(id))
+          hastened[#hastened + 1] = id
+          woken[lane] = true
+        end
+      end
+    end
+  end
+until cursor == '0' or left <= 0
+for lane in pairs(woken) do wake(lane) end
+return hastened
+
 -- waits --
 -- Jobs that wait for a key, such as a host that does not answer, without a lease, a slot or an attempt. Put in front of
 -- the scripts that know of them.

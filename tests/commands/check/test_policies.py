@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from replicator.commands.check import merged
 from replicator.commands.check.findings import Finding, FindingState
 from replicator.commands.check.webhook import Expected, judge_deliveries, judge_policies
-from replicator.harbor.policy import Delivery, Policy, PolicyTarget
+from replicator.harbor.policy import EVENT_TYPES, Delivery, Policy, PolicyTarget
 from tests.commands.check.asking import RULE, as_administrator, checked, failed, told
 from tests.running import TOKEN
 from tests.standins.faults import Answer, Fault
@@ -202,7 +202,7 @@ async def test_a_login_that_may_not_list_artifacts_is_no_failure_and_the_permiss
 
 def policy(**changes: Any) -> Policy:
     target = {"address": URL, "auth_header": TOKEN, **changes.pop("target", {})}
-    given: dict[str, Any] = {"enabled": True, "event_types": ("PUSH_ARTIFACT",), **changes}
+    given: dict[str, Any] = {"enabled": True, "event_types": EVENT_TYPES, **changes}
     return Policy(1, given.pop("name", "any"), "", targets=(PolicyTarget(**target),), **given)
 
 
@@ -210,6 +210,14 @@ def test_the_best_of_several_policies_counts_and_that_there_are_several_is_told(
     state, message, found = judge_policies([policy(enabled=False), policy(name="good")], Expected(URL, TOKEN))
     assert (state, found) == (FindingState.OK, policy(name="good"))
     assert "1 more" in message
+
+
+def test_a_policy_without_ends_of_scans_is_no_failure_and_the_use_of_them_is_told() -> None:
+    state, message, _ = judge_policies([policy(event_types=("PUSH_ARTIFACT",))], Expected(URL, TOKEN))
+    assert state is FindingState.OK
+    assert "with Scanning finished (SCANNING_COMPLETED) too, a copy that waits for a scan starts at once" in message
+    reversed_types = policy(event_types=("SCANNING_COMPLETED", "PUSH_ARTIFACT"))
+    assert "Scanning" not in judge_policies([reversed_types], Expected(URL, TOKEN))[1]
 
 
 def test_a_policy_for_anyone_needs_no_auth_header() -> None:
