@@ -19,14 +19,15 @@ from replicator.commands.options import (
     run,
     settings_of,
 )
-from replicator.console import say
+from replicator.console import age, say, stderr
 from replicator.copy.context import Outcome, Result
 from replicator.copy.options import VERBATIM, Attestations, CopyOptions
 from replicator.errors import INTERRUPTED, OK, ConfigError, Problem
 from replicator.reference import Reference, Repository
 from replicator.registry.credentials import Access
 from replicator.registry.docker_logins import docker_logins
-from replicator.replication.transfer import access_by, open_registries, transfer
+from replicator.registry.errors import RegistryError
+from replicator.replication.transfer import OUTAGE_SECONDS, access_by, open_registries, outlast, transfer
 from replicator.rules.request import CopyRequest
 from replicator.settings import Settings, variables
 from replicator.standstill import ends_on_standstill
@@ -90,7 +91,7 @@ async def copy_one(
     async with open_registries(settings, access) as (_, copier):
         request = CopyRequest(source, destination, rule="", options=options)
         async with ends_on_standstill(settings.copy_timeout):
-            outcome = await stoppable(transfer(copier, request))
+            outcome = await stoppable(outlast(lambda: transfer(copier, request), _say_waiting))
     if outcome is None:
         return INTERRUPTED
     say(_sentence(outcome))
@@ -153,6 +154,11 @@ def insecurely(access: Callable[[Repository], Access], hosts: Collection[str]) -
         return dataclasses.replace(found, insecure=True) if repository.registry in hosts else found
 
     return find
+
+
+def _say_waiting(error: RegistryError) -> None:
+    patience = f"the copy is tried again for up to {age(OUTAGE_SECONDS)}"
+    say(f"for {error.registry} ({error.why}); {patience}", stderr(), label="Waiting", style="yellow")
 
 
 def _sentence(outcome: Outcome) -> str:

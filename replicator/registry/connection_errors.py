@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import aiohttp
 
-from replicator.registry.errors import CertificateRefused, ConnectionFailed, NoTls, ProtocolViolated, ProxyFailed
+from replicator.registry.errors import (
+    CertificateRefused,
+    ConnectionFailed,
+    NoTls,
+    ProtocolViolated,
+    ProxyFailed,
+    WrongAddress,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,14 +84,15 @@ def connection_error(
         return CertificateRefused(*certificate_words(url, error, led_by, ca_file))
     if isinstance(error, aiohttp.ClientConnectorSSLError):
         reason = getattr(error.os_error, "reason", None) or error.os_error
-        kind = NoTls if reason in _NO_TLS else ConnectionFailed
+        kind = NoTls if reason in _NO_TLS else WrongAddress
         advice = "if the registry speaks plain HTTP, set insecure: true"
         return kind(f"no TLS with {url.host}:{url.port} ({reason})", advice)
     advice = _silence_advice(error)
     if led_by is not None:
         advice = f"{led_by} leads there, so it has to be reached from here too"
     through = f" (through the proxy {proxy})" if proxy is not None else ""
-    return _noted(ConnectionFailed(connection_words(url, error) + through, advice), error)
+    cause = WrongAddress if isinstance(error, aiohttp.ClientConnectorDNSError) else ConnectionFailed
+    return _noted(cause(connection_words(url, error) + through, advice), error)
 
 
 def _silence_advice(error: Exception) -> str:

@@ -3,6 +3,7 @@
     RegistryError                   base: registry, request, the registry's own words           permanent
     ├── ConnectionFailed            no answer: DNS, refused, reset, closed, too slow            transient
     │   ├── HostSilent              not asked: it has not answered for a while                  transient
+    │   ├── WrongAddress            no such host, or no TLS with it                         transient
     │   ├── NoTls                   the server does not speak TLS                               permanent
     │   └── ProxyFailed             the proxy refuses, or can't be reached                      transient
     ├── CertificateRefused          the server's certificate is not trusted                     permanent
@@ -139,6 +140,10 @@ class ConnectionFailed(RegistryError):
 
 class HostSilent(ConnectionFailed):
     """The host has not answered for a while, so it was not asked; see `replicator.registry.circuit`."""
+
+
+class WrongAddress(ConnectionFailed):
+    """The host's name can't be resolved, or TLS with it fails: a passing fault, or a mistake in the address."""
 
 
 class NoTls(ConnectionFailed):

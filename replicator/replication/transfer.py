@@ -6,6 +6,7 @@ It is all of a copy but the queue: `replicator copy` and the queue's jobs share 
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,9 +15,18 @@ from replicator import __version__
 from replicator.copy import Copier
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.registry import Registries, RegistryError, Timing
+from replicator.registry.errors import (
+    ConnectionFailed,
+    NoTls,
+    ProxyFailed,
+    ServerFailed,
+    TooManyRequests,
+    WrongAddress,
+)
 from replicator.registry.proxies import Proxies
 from replicator.registry.rate import Rates
 from replicator.replication.advice import explained, may_lack_repository
+from replicator.retry import retrying
 from replicator.settings import variables
 
 if TYPE_CHECKING:
@@ -30,6 +40,9 @@ if TYPE_CHECKING:
     from replicator.rules.request import CopyRequest
     from replicator.settings import Settings
 
+OUTAGE_SECONDS = 180.0
+"""For how long a copy in the foreground waits for a registry; a Harbor starts again within a minute or two."""
+_MAX_ATTEMPTS = 200
 _PAUSES = (0.0, 1.0, 2.0, 4.0)
 """Seconds before each further attempt: a registry may take a moment to see a repository that its API created."""
 
@@ -90,6 +103,58 @@ async def transfer(
     except RegistryError as error:
         words = explained(error, request.destination)
         raise CopyFailed(words, error.error_class, error.retry_after, error.wait) from error
+
+
+async def outlast(
+    copy: Callable[[], Awaitable[Outcome]],
+    on_wait: Callable[[RegistryError], None],
+    *,
+    patience: float = OUTAGE_SECONDS,
+) -> Outcome:
+    """Make a copy that no queue takes back: while a registry has an outage, it is tried again for a while.
+
+    Args:
+        copy: makes one attempt, see `transfer`; a later one sends only what is not there yet.
+        on_wait: called once in an outage, with its first error.
+        patience: seconds for which an outage is waited out. After an attempt that took longer, it is another outage.
+
+    Raises:
+        ReplicatorError: as of `transfer`.
+    """
+    began, told = 0.0, False
+    since: float | None = None
+
+    async def attempt() -> Outcome:
+        nonlocal began
+        began = time.monotonic()
+        return await copy()
+
+    def is_retryable(error: Exception) -> bool:
+        nonlocal since, told
+        now = time.monotonic()
+        if since is None or now - began > patience:
+            since, told = now, False
+        return _outage(error) is not None and now - since < patience
+
+    def tell(error: Exception, _: int, __: float) -> None:
+        nonlocal told
+        cause = _outage(error)
+        if cause is not None and not told:
+            told = True
+            on_wait(cause)
+
+    return await retrying(
+        attempt, attempts=_MAX_ATTEMPTS, retryable=is_retryable, on_retry=tell, base=1.0, cap=5.0, patient=True
+    )
+
+
+def _outage(error: Exception) -> RegistryError | None:
+    """Return the registry's error if it is one of an outage, and most likely not of a wrong address."""
+    cause = error.__cause__
+    if isinstance(cause, ServerFailed | TooManyRequests):
+        return cause
+    wrong = isinstance(cause, WrongAddress | NoTls | ProxyFailed)
+    return cause if isinstance(cause, ConnectionFailed) and not wrong else None
 
 
 async def _creating(

@@ -37,7 +37,7 @@ ABSENT = "127.0.0.1:1"
         (["status"], {"replicator.queue", "arq", "pydantic", "redis", "rich"}),
         (["failures"], {"replicator.queue", "arq", "pydantic", "redis", "rich"}),
         (
-            ["copy", f"{ABSENT}/a/b:1", f"{ABSENT}/c/d:1", "--insecure", ABSENT],
+            ["copy", "registry.invalid/a/b:1", "registry.invalid/c/d:1"],
             {"replicator.registry.client", "replicator.copy.engine", "aiohttp", "pydantic", "rich"},
         ),
         (

@@ -9,9 +9,25 @@ import pytest
 from replicator.commands import copy as command
 from replicator.copy import Outcome, Result
 from replicator.copy.options import VERBATIM, CopyOptions
-from replicator.errors import OK
+from replicator.errors import OK, ReplicatorError, Wait
 from replicator.reference import Reference
 from replicator.registry import Access
+from replicator.registry.errors import (
+    CertificateRefused,
+    ConnectionFailed,
+    Denied,
+    HostSilent,
+    LoginUnavailable,
+    ManifestIncomplete,
+    NoTls,
+    ProxyFailed,
+    RegistryError,
+    ServerFailed,
+    TooManyRequests,
+    WrongAddress,
+)
+from replicator.replication import transfer as transferring
+from replicator.replication.transfer import CopyFailed, outlast
 from replicator.settings import load_settings
 
 if TYPE_CHECKING:
@@ -76,3 +92,108 @@ async def test_what_of_the_image_is_asked_for_reaches_the_engine(
 ) -> None:
     options = CopyOptions(signatures=True)
     assert (await said(ended(Result.COPIED), monkeypatch, capsys, options))[1] == options
+
+
+class Clock:
+    """A clock that only pauses move."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr("replicator.retry.asyncio.sleep", self.sleep)
+        monkeypatch.setattr(transferring, "time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def failed(cause: RegistryError) -> CopyFailed:
+    error = CopyFailed(str(cause), cause.error_class, cause.retry_after, cause.wait)
+    error.__cause__ = cause.at("r.example.com")
+    return error
+
+
+def silent() -> HostSilent:
+    error = HostSilent("r.example.com has not answered")
+    error.wait = Wait("r.example.com", 0.0, pause=30.0)
+    return error
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [ServerFailed("502"), ServerFailed("503", retry_after=7.0), TooManyRequests("429"), ConnectionFailed("refused")],
+)
+async def test_a_copy_in_the_foreground_waits_out_a_minute_and_says_so_once(cause: RegistryError, clock: Clock) -> None:
+    done = ended(Result.COPIED)
+    told: list[RegistryError] = []
+    ends = clock.now + 60
+
+    async def copy() -> Outcome:
+        if clock.now < ends:
+            raise failed(cause)
+        return done
+
+    assert await outlast(copy, told.append) is done
+    assert told == [cause]
+    assert clock.now < ends + 10
+
+
+async def test_a_host_that_is_probed_now_and_then_is_waited_for_until_its_probe(clock: Clock) -> None:
+    errors = [failed(silent()), failed(silent())]
+
+    async def copy() -> Outcome:
+        if errors:
+            raise errors.pop()
+        return ended(Result.COPIED)
+
+    began = clock.now
+    await outlast(copy, lambda _: None)
+    assert clock.now == began + 60
+
+
+async def test_an_outage_without_an_end_ends_the_copy_and_a_later_one_is_another(clock: Clock) -> None:
+    told: list[RegistryError] = []
+    long = iter([0.0, 0.0, 200.0])
+
+    async def copy() -> Outcome:
+        clock.now += next(long, 0.0)
+        raise failed(ServerFailed("502"))
+
+    began = clock.now
+    with pytest.raises(CopyFailed, match="502"):
+        await outlast(copy, told.append)
+    assert len(told) == 2
+    assert 380 <= clock.now - began <= 400
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        WrongAddress("the name r.example.com can't be resolved"),
+        NoTls("no TLS"),
+        CertificateRefused("not trusted"),
+        ProxyFailed("407"),
+        LoginUnavailable("no such helper"),
+        ManifestIncomplete("400"),
+        Denied("403"),
+        ServerFailed("503", retry_after=600.0),
+    ],
+    ids=lambda cause: type(cause).__name__,
+)
+async def test_what_a_minute_does_not_mend_ends_a_copy_at_once(cause: RegistryError, clock: Clock) -> None:
+    began = clock.now
+
+    async def copy() -> Outcome:
+        raise failed(cause)
+
+    with pytest.raises(ReplicatorError) as caught:
+        await outlast(copy, lambda _: pytest.fail("it waits"))
+    assert caught.value.__cause__ is cause
+    assert clock.now == began

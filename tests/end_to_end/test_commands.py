@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from replicator.errors import INTERRUPTED
 from tests.running import PROGRAM, TOKEN, begun, replicator, running
-from tests.standins.faults import Delay, Fault
+from tests.standins.faults import Answer, Delay, Fault
 from tests.standins.images import image, multi_arch, push, verify_tree
 from tests.standins.logins import ACR_USER, HARBOR_ROBOT
 
@@ -230,22 +231,36 @@ async def test_a_wrong_password_is_told_once_a_copy_with_the_host_and_without_th
     assert SECRET not in copied.said
 
 
-async def test_an_unreachable_host_is_told_by_its_name(house: House) -> None:
+async def test_a_host_that_does_not_answer_is_told_and_waited_for_until_ctrl_c(house: House) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{closed.getsockname()[1]}"
-    ended = await replicator(
-        "copy",
-        f"{host}/a/b:v1",
-        f"{house.behind_acr}/c/d:v1",
-        "--insecure",
-        host,
-        "--insecure",
-        house.behind_acr,
-        cwd=house.directory,
-    )
-    assert ended.code == 1
-    assert f"can't connect to {host}" in ended.err
+    names = (f"{host}/a/b:v1", f"{house.behind_acr}/c/d:v1")
+    registries = ("--insecure", host, "--insecure", house.behind_acr)
+    async with begun("copy", *names, *registries, cwd=house.directory) as process, asyncio.timeout(60):
+        assert process.stderr is not None
+        line = (await process.stderr.readline()).decode()
+        assert line.startswith(f"Waiting for {host} (can't connect to {host}: ")
+        assert line.rstrip().endswith("; the copy is tried again for up to 3 min")
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == INTERRUPTED
+        assert b"Traceback" not in await process.stderr.read()
+
+
+async def test_a_copy_goes_on_after_an_outage(house: House) -> None:
+    await push(house.harbor.host, "library/app", "v1", image(), HARBOR_ROBOT)
+    # More than a request is repeated by itself.
+    outage = house.acr.faults.add(Fault(Answer(502), "PUT", "/manifests/", times=6))
+    names = (f"{house.harbor.host}/library/app:v1", f"{house.acr.host}/image-syncer/app:v1")
+    ended = await replicator("copy", *names, "--config", house.rules({}), cwd=house.directory)
+    assert ended.code == 0, ended.said
+    assert outage.hits == 6
+    (line,) = ended.err.splitlines()
+    assert line.startswith(f"Waiting for {house.acr.host} (502")
+    await verify_tree(house.behind_acr, "image-syncer/app", "v1", image())
+
+
+async def test_a_name_that_does_not_exist_ends_a_copy_at_once(house: House) -> None:
     ended = await replicator(
         "copy",
         "registry.invalid/a/b:v1",
@@ -256,6 +271,7 @@ async def test_an_unreachable_host_is_told_by_its_name(house: House) -> None:
     )
     assert ended.code == 1
     assert "registry.invalid can't be resolved" in ended.err
+    assert "Waiting" not in ended.err
     ended = await replicator("copy", f"{house.harbor.host}/a/b:v1", "registry.invalid/c/d:v1", cwd=house.directory)
     assert ended.code == 1
     assert "insecure: true" in ended.err or "can't be resolved" in ended.err

@@ -9,7 +9,6 @@ from replicator.queue import Job, Lane, Queue, RetryPolicy, hasten
 from tests.queue.conftest import Recorder, eventually, idle, working
 from tests.queue.test_retrying import A, Fault
 
-
 SCANNED, REPOSITORY = '"h.example/a:1"', '"h.example/a:'
 FAR = RetryPolicy(first=3600, cap=3600, not_yet=3600, not_yet_cap=3600)
 
