@@ -46,6 +46,24 @@ SILENT = (
 )
 """What to do about a Harbor whose `SystemInfo.notifies` is False."""
 
+_PROJECT_ROBOT = re.compile(r"[^$+]*\$(?P<project>[a-z0-9][a-z0-9._-]*)\+.+")
+"""Name of a robot account that belongs to a project; that of one of the system has no ``+``."""
+
+
+def narrow_login(username: str | None) -> str:
+    """Say which projects a login can't see, as far as its name tells; empty if it does not.
+
+    Harbor lists the projects of a robot account and the public ones, and tells it nothing of the others
+    (``GET /projects``, ``GET /statistics``).
+    """
+    robot = _PROJECT_ROBOT.fullmatch(username or "")
+    if robot is None:
+        return ""
+    return (
+        f"{username} is a robot account of the project {robot['project']}, so of all other projects it sees only "
+        "public ones: for the rest take a system robot that covers them"
+    )
+
 
 class NoHarbor(RegistryError):
     """The host is not a Harbor."""

@@ -14,8 +14,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from replicator.errors import ReplicatorError
+from replicator.errors import ConfigError, ReplicatorError
 from replicator.harbor import ROWS_A_PAGE
+from replicator.harbor.api import narrow_login
 from replicator.reference import Reference, Repository
 from replicator.registry.errors import NotFound
 from replicator.replication.repositories import (
@@ -191,9 +192,9 @@ class Listing:
         wanted = [repositories.wanted[repository] for repository in sorted(repositories.wanted)]
         if self._copier is not None:
             self._copier.expect(destinations(self._rules, repositories.wanted), whole=self.narrowing.is_whole)
-        unfit = self._unfit(wanted)
-        if unfit:
-            yield Batch("", warnings=unfit)
+        warnings = self._unseen() + self._unfit(wanted)
+        if warnings:
+            yield Batch("", warnings=warnings)
         async with contextlib.aclosing(self._read_ahead(wanted)) as failures:
             async for failure in failures:
                 yield Batch(failure.what, error=failure.error)
@@ -226,6 +227,18 @@ class Listing:
                 yield tags.of_project(*project, members)
             else:
                 yield from (tags.of_repository(each, whole=False) for each in members)
+
+    def _unseen(self) -> tuple[str, ...]:
+        """Return a warning for each pattern over projects whose login is known not to see all of them."""
+        found: list[str] = []
+        for source in self.narrowing.sources() if self.narrowing.is_whole else ():
+            if source.repository is None and source.project is None:
+                # The login that lists the projects. One that can't be read has been reported as what was not listed.
+                with contextlib.suppress(ConfigError):
+                    access = self._rules.credentials(Repository(source.registry, "x"))
+                    narrow = narrow_login(access.username if access is not None else None)
+                    found += [f"{source.registry}/{source.glob} may not find all: {narrow}"] if narrow else []
+        return tuple(dict.fromkeys(found))
 
     def _unfit(self, wanted: list[WantedRepository]) -> tuple[str, ...]:
         """Return a warning for each repository that has no possible name at its destination, whatever its tags."""

@@ -126,6 +126,7 @@ class Reconciler:
         self._checks = checks
         self._registrar = registrar
         self._unregistered: int | None = None
+        self._warned: list[str] = []
         self._reconciles = Reconciles(queue, lease=lease)
         self._deadline = deadline
         self._stopping = asyncio.Event()
@@ -281,6 +282,11 @@ class Reconciler:
         """Record the result of a run in Redis, for all processes, and in the log."""
         for row in report.failures[:_SHOWN_FAILURES]:
             log.warning("reconcile failure", source=row.source, destination=row.destination, error=row.error)
+        warnings = report.warnings[:_SHOWN_FAILURES]
+        for warning in warnings:
+            if warning not in self._warned:
+                log.warning("reconcile warning", warning=warning)
+        self._warned = warnings
         recording = asyncio.create_task(lease.end(found, rules))
         await self._wait(recording)
         await asyncio.wait({recording}, timeout=_RECORD_SECONDS)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.running import replicator
+from tests.running import replicator, running
 from tests.standins.images import image, push, verify_tree
 from tests.standins.logins import HARBOR_ROBOT
 from tests.standins.tokens import READ, Account
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from tests.running import Ended
 
 ROBOT = ("robot$team+reader", "pa$$w0rd${HOME}")
+NARROW = (
+    "robot$team+reader is a robot account of the project team, so of all other projects it sees only public ones: for "
+    "the rest take a system robot that covers them"
+)
 VARIABLES = {"HARBOR_USER": ROBOT[0], "HARBOR_PASSWORD": ROBOT[1]}
 
 
@@ -66,6 +70,30 @@ async def test_of_a_pattern_over_projects_it_copies_what_it_sees(house: House) -
     ended = await backfill(house, "HARBOR/**")
     assert ended.code == 0, ended.said
     assert copied(house) == ["team/app/api:v1", "team/app:v1"]
+    assert " ".join(ended.said.split()).count(f"{house.harbor.host}/** may not find all: {NARROW}") == 1
+    # It may see all that is asked for.
+    assert "may not find all" not in (await backfill(house, "HARBOR/team/**")).said
+
+
+async def test_a_reconcile_logs_once_that_it_may_not_see_all(house: House) -> None:
+    settings = {**VARIABLES, "REPLICATOR_RECONCILE": "1s"}
+    async with running(
+        "serve", "--config", rules(house, "HARBOR/**"), cwd=house.directory, settings=settings
+    ) as serving:
+        await serving.until("reconcile done", count=3)
+        (line,) = serving.said("reconcile warning")
+    assert line["warning"] == f"{house.harbor.host}/** may not find all: {NARROW}"
+
+
+async def test_check_tells_which_projects_it_sees(house: House) -> None:
+    ended = await replicator(
+        "check", "--json", "--config", rules(house, "HARBOR/**"), cwd=house.directory, settings=VARIABLES
+    )
+    (line,) = [each for each in json.loads(ended.out) if each["name"] == "projects"]
+    public = "library, " if house.harbor.projects.by_name["library"].public else ""
+    number = 2 if public else 1
+    assert (line["state"], line["subject"]) == ("ok", f"{house.harbor.host}/**")
+    assert line["message"] == f"the login sees {number} ({public}team); {NARROW}"
 
 
 async def test_a_project_that_it_may_not_see_is_an_error_and_nothing_else(house: House) -> None:

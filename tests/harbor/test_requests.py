@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from replicator.harbor import HarborApi
-from replicator.harbor.api import SystemInfo
+from replicator.harbor.api import SystemInfo, narrow_login
 from replicator.harbor.policy import EVENT_TYPES, WebhookApi
 from replicator.harbor.registration import Change, Policies
 from replicator.reference import Repository
@@ -211,3 +211,20 @@ async def test_a_project_under_two_spellings_of_a_harbor_is_shown_once_if_one_of
         shown, others = await Policies(rules, registries).show(URL)
     assert [each.project for each in shown] == ["team"]
     assert others == []
+
+
+@pytest.mark.parametrize(
+    ("username", "project"),
+    [
+        ("robot$team+ci", "team"),
+        ("bot$my.team-1+ci+more", "my.team-1"),
+        ("robot$replicator", None),
+        ("someone+else", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_the_name_of_a_robot_tells_the_project_that_it_is_bound_to(username: str | None, project: str | None) -> None:
+    said = narrow_login(username)
+    assert bool(said) is (project is not None)
+    assert f"of the project {project}," in said or not said

@@ -21,6 +21,7 @@ from replicator.commands.check.registries import (
     log_in,
     look_at_artifacts,
     look_at_certificate,
+    look_at_projects,
     look_at_route,
     look_for,
     try_push,
@@ -228,7 +229,11 @@ class Check:
             return [*found, Finding("list", subject, FindingState.NOT_TRIED, _CLOSED)]
 
         async def look() -> list[Finding]:
-            lines, requests = await look_for(self._registries, self._rules, self._narrowing, source)
+            lines = []
+            if source.repository is None and source.project is None:
+                lines += await look_at_projects(self._registries, self._rules, source)
+            listed, requests = await look_for(self._registries, self._rules, self._narrowing, source)
+            lines += listed
             for request in requests:
                 self._destinations.setdefault(request.destination.repository, request.destination)
             if not requests:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from replicator.commands.check.findings import Finding, FindingState, clock_problem, parse_date
 from replicator.harbor import HarborApi
+from replicator.harbor.api import narrow_login
 from replicator.reference import Reference, Repository
 from replicator.registry.connection import Request, explicit_base, route, tls_of
 from replicator.registry.errors import Denied, NotFound, ProxyFailed, RegistryError, Unauthorized
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from replicator.rules.request import CopyRequest, Source
 
 _NEEDED = "a robot account of Harbor needs repository:list, repository:pull and artifact:list"
+_MAX_NAMED = 10
 _SOON = timedelta(days=30)
 """Remaining validity below which a certificate should be renewed."""
 
@@ -56,6 +58,25 @@ async def log_in(registries: Registries, repository: Repository, *, anonymous: b
     if problem is not None:
         found.append(Finding("clock", host, FindingState.FAILED, problem))
     return found
+
+
+async def look_at_projects(registries: Registries, rules: Rules, source: Source) -> list[Finding]:
+    """Tell which projects the login of a pattern over projects sees.
+
+    Raises:
+        RegistryError: the list is refused, or there is no answer.
+    """
+    place = Repository(source.registry, "x")
+    names = [
+        name
+        async for name in HarborApi(source.registry, registries.transport(place)).projects()
+        if source.may_be_in(name)
+    ]
+    access = rules.credentials(place)
+    narrow = narrow_login(access.username if access is not None else None)
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    message = f"the login sees {len(names)} ({', '.join(names[:_MAX_NAMED])}{more})" if names else "the login sees none"
+    return [Finding("projects", _name(source), FindingState.OK, f"{message}; {narrow}" if narrow else message)]
 
 
 async def look_for(
