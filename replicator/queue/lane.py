@@ -316,6 +316,7 @@ class LaneWorker(arq.worker.Worker):
             tries=job.failures + 1,
             enqueued_at=stored.enqueued_at,
             merged=job.merged,
+            lapsed=job.record.lapses > 0,
             pushed=job.record.pushed,
         )
         context = {

@@ -215,10 +215,11 @@ class Running:
         merged: whether the payload may not be the last word on what there is to do, because enqueues come in no order:
             the job was enqueued several times since it was last done, was a dead letter, or was found without its
             place in the queue.
+        lapsed: whether a worker died while it ran this job, which may have done a part of it.
         pushed: time of the oldest push that this attempt serves (UTC); None where that is unknown.
     """
 
-    __slots__ = ("_keeper", "_lease", "enqueued_at", "id", "lane", "merged", "payload", "pushed", "tries")
+    __slots__ = ("_keeper", "_lease", "enqueued_at", "id", "lane", "lapsed", "merged", "payload", "pushed", "tries")
 
     def __init__(  # a value with two ties to the queue; all but these are keywords
         self,
@@ -230,6 +231,7 @@ class Running:
         tries: int,
         enqueued_at: datetime,
         merged: bool,
+        lapsed: bool,
         pushed: datetime | None,
     ) -> None:
         self.id = lease.id
@@ -238,6 +240,7 @@ class Running:
         self.tries = tries
         self.enqueued_at = enqueued_at
         self.merged = merged
+        self.lapsed = lapsed
         self.pushed = pushed
         self._lease = lease
         self._keeper = keeper

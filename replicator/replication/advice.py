@@ -26,7 +26,7 @@ _NOT_AN_IMAGE = "unknown manifest class"
 _NO_PROJECT = "; or there is no such project"
 _GATED = (
     "the project's settings at Harbor (Configuration) withhold the image until it is scanned, has no severe "
-    "vulnerabilities and is signed, as they demand; it is tried again until then, and at once after a scan"
+    "vulnerabilities and is signed, as they demand; copies in the queue are tried again, at once after a scan"
 )
 _ACR_LOGIN = (
     "; for ACR they are those of the Access Credential page, not the console's: a RAM user is user@account-id there, "

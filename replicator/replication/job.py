@@ -196,7 +196,7 @@ class Handler:
             event = request.announced
         if running.tries > 1 or running.merged or waited > _ANNOUNCED_SECONDS:
             request = replace(request, announced=None, absent=False)
-        if request.absent:
+        if request.absent and not running.lapsed:
             # The destination is not asked a second time.
             request = replace(request, force=True)
         began = time.time()

@@ -38,6 +38,7 @@ class Job:
     lane: Lane = Lane.EVENTS
     id: str = "x"
     merged: bool = False
+    lapsed: bool = False
     pushed: datetime | None = None
     enqueued_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     confirmed: int = 0
@@ -183,7 +184,7 @@ async def test_a_gate_of_harbor_is_retried_slowly_and_keeps_its_reason(harbor: H
                 await run(handler, Job(payload, tries=tries))
             assert caught.value.error_class is ErrorClass.NOT_YET
             assert "current image without vulnerability scanning cannot be pulled" in str(caught.value)
-            assert "it is tried again until then" in str(caught.value)
+            assert "copies in the queue are tried again, at once after a scan" in str(caught.value)
         harbor.gated.clear()
         assert harbor.pulls == []
         assert (await run(handler, Job(payload, tries=4)))["result"] == "copied"

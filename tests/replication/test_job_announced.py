@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -82,17 +82,19 @@ async def test_a_backfill_and_a_merged_push_announce_nothing_to_wait_for(
 
 
 @pytest.mark.parametrize(
-    ("tries", "merged", "minutes", "heads"), [(1, False, 9, 0), (2, False, 0, 1), (1, True, 0, 1), (1, False, 11, 1)]
+    ("changes", "minutes", "heads"),
+    [({}, 9, 0), ({"tries": 2}, 0, 1), ({"merged": True}, 0, 1), ({"lapsed": True}, 0, 1), ({}, 11, 1)],
 )
 async def test_a_tag_that_was_just_seen_to_be_absent_is_not_asked_for_again(
-    harbor: HarborStandIn, acr: AcrStandIn, acr_upstream: str, tries: int, merged: bool, minutes: int, heads: int
+    harbor: HarborStandIn, acr: AcrStandIn, acr_upstream: str, changes: dict[str, Any], minutes: int, heads: int
 ) -> None:
+    """A worker that died may have written it."""
     await push(harbor.host, "team/app", "v1", image(1), HARBOR_ROBOT)
     rules = rules_of(harbor, acr)
     payload = replace(request(rules, harbor, "v1"), announced=image(1).digest, absent=True).to_json()
     async with handling(rules) as handler:
         enqueued = datetime.now(UTC) - timedelta(minutes=minutes)
-        work = Job(payload, tries=tries, merged=merged, enqueued_at=enqueued, lane=Lane.BACKFILL)
+        work = Job(payload, enqueued_at=enqueued, lane=Lane.BACKFILL, **changes)
         assert (await run(handler, work))["result"] == "copied"
     # 401 where the repository is missing too.
     assert acr.faults.log.count("HEAD", "/manifests/") == heads
