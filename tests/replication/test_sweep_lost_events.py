@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from replicator.registry.manifest import digest_of
-from tests.replication.test_sweep import stage
 from tests.standins.images import fetch_raw, image, push
 from tests.standins.logins import HARBOR_ROBOT
 from tests.standins.receiver import receiver
 
 if TYPE_CHECKING:
-    from tests.replication.test_sweep import Stage
-
-__all__ = ["stage"]
+    from tests.replication.conftest import Stage
 
 
 async def test_a_push_while_harbor_s_job_service_is_away_makes_no_event_and_is_found(stage: Stage) -> None:
