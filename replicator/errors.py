@@ -62,11 +62,13 @@ class ReplicatorError(Exception):
         error_class: decides whether and how the work is retried.
         retry_after: seconds the other side asked to wait before the next attempt, if it did.
         wait: set if another attempt is of no use for now, and does not count as one.
+        login: the fingerprint of the login that was refused (`replicator.registry.credentials.fingerprint`), if known.
     """
 
     error_class: ErrorClass = ErrorClass.PERMANENT
     retry_after: float | None = None
     wait: Wait | None = None
+    login: str = ""
 
     def __init__(self, what: str = "", why: str = "", do: str = "") -> None:
         super().__init__(*filter(None, (what, why, do)))

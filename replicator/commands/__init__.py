@@ -39,7 +39,7 @@ COMMANDS = {
         "Copy one image now, in the foreground; with the logins of the rules file if there is one, else with Docker's.",
     ),
     "explain": ("explain", "Show which rules match an image and where it would be copied; works offline."),
-    "schema": ("schema", "Print the JSON schema of the rules file, for completion and validation in editors."),
+    "schema": ("explain", "Print the JSON schema of the rules file, for completion and validation in editors."),
     "check": (
         "check",
         "Test hosts, logins, permissions, queue and webhook, and explain how to fix what fails; copies nothing.",

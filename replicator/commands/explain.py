@@ -1,5 +1,6 @@
-"""``replicator explain``: the rules that match an image; works offline."""
+"""``replicator explain`` and ``schema``: the rules that match an image, and the JSON schema of rules; work offline."""
 
+import json
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -64,6 +65,13 @@ def explain_reference(rules: Rules, reference: Reference, proxies: Proxies) -> i
     if not requests:
         say(f"{reference} would not be copied")
     return OK if requests else FAILED
+
+
+def schema() -> None:
+    """Print the JSON schema of the rules file, for completion and validation in editors."""
+    from replicator.rules.schema import rules_schema
+
+    typer.echo(json.dumps(rules_schema(), indent=2))
 
 
 def _routes(rules: Rules, requests: Iterable[CopyRequest], proxies: Proxies) -> dict[str, str]:

@@ -30,10 +30,11 @@ from replicator.queue.job import (
     RunningJob,
     WaitingJob,
     WorkerInfo,
+    login_of,
 )
 from replicator.queue.leaders import Complaint, Leadership, NewDeadLetters, Notices
 from replicator.queue.lease import Running
-from replicator.queue.memory import Observations, RedisSelectionStore, RedisSurveyStore
+from replicator.queue.memory import Observations, RedisLogins, RedisSelectionStore, RedisSurveyStore
 from replicator.queue.processes import LoadedConfig, ProcessInfo, announced, processes
 from replicator.queue.reconciles import (
     Findings,
@@ -87,6 +88,7 @@ __all__ = [
     "ReconcileState",
     "Reconciles",
     "RedisBlobLocks",
+    "RedisLogins",
     "RedisSelectionStore",
     "RedisSurveyStore",
     "RetryPolicy",
@@ -102,6 +104,7 @@ __all__ = [
     "embedded_server",
     "hasten",
     "list_waits",
+    "login_of",
     "open_wait_reporter",
     "processes",
     "sharing",

@@ -13,7 +13,7 @@ import structlog
 
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue.dead_letters import DeadLetter
-from replicator.queue.job import Failure, Finished, Lane, RunningRecord
+from replicator.queue.job import Failure, Finished, Lane, RunningRecord, describe_key
 from replicator.queue.lease import LeaseObserver
 from replicator.queue.records import Moment, decode, encode
 
@@ -153,7 +153,8 @@ class Ending:
         """JSON of the failure; empty without one."""
         if self.failure is None:
             return b""
-        return encode(self.failure, without=() if getattr(self.failure, "waits_for", "") else ("waits_for",))
+        optional = ("waits_for", "login")
+        return encode(self.failure, without=[name for name in optional if not getattr(self.failure, name, "")])
 
     @property
     def why(self) -> str:
@@ -228,7 +229,8 @@ def failed(  # the facts of one failure
         Finished(job.id, None, message, error_class, failures, round(seconds, 3), retrying=delay is not None)
     )
     if delay is None:
-        letter = DeadLetter(job.id, lane, payload, error_class, message, failures, first, now)
+        login = error.login if isinstance(error, ReplicatorError) else ""
+        letter = DeadLetter(job.id, lane, payload, error_class, message, failures, first, now, login)
         return Ending("dead", finished=finished, failure=letter, payload=payload)
     failure = Failure(job.id, error_class, message, failures, first, now)
     return Ending("retry", delay=delay, finished=finished, failure=failure, payload=payload)
@@ -255,7 +257,7 @@ def _waits(  # the facts of one failure
     waited = int((now - (silent if wait.key else first)).total_seconds() / wait.patience)
     go_on = policy.waits(elapsed, waited, job.retries)
     tries = max(1, job.failures + (not go_on))
-    told = f"{message}; given up: {wait.key} has been silent since {silent:%Y-%m-%d %H:%M:%S} UTC"
+    told = f"{message}; given up: {describe_key(wait.key)} since {silent:%Y-%m-%d %H:%M:%S} UTC"
     told = told if wait.key else message
     record = Finished(job.id, None, told, ErrorClass.TRANSIENT, tries, round(seconds, 3), retrying=go_on)
     finished = encode(record)

@@ -25,6 +25,7 @@ class DeadLetter:
         tries: number of attempts.
         first: time of the first failure (UTC).
         last: time of the last failure (UTC).
+        login: see `replicator.errors.ReplicatorError.login`.
     """
 
     id: str
@@ -35,6 +36,7 @@ class DeadLetter:
     tries: int
     first: Moment
     last: Moment
+    login: str = ""
 
 
 @dataclass(frozen=True, slots=True)

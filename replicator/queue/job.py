@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 from arq.jobs import DeserializationError, SerializationError, deserialize_job_raw, serialize_job
 
@@ -183,6 +184,25 @@ class Failure:
     first: Moment
     last: Moment
     waits_for: str = ""
+
+
+_LOGIN = "login:"
+
+
+def login_of(key: str) -> tuple[str, str] | None:
+    """Return the registry and the account of a key that is a login (``login:HOST/ACCOUNT``); None if it is another."""
+    if not key.startswith(_LOGIN):
+        return None
+    host, _, account = key.removeprefix(_LOGIN).partition("/")
+    return host, unquote(account)
+
+
+def describe_key(key: str, silence: str = "{} has been silent") -> str:
+    """Say in words what is wrong with a key, as the beginning of a sentence."""
+    if (login := login_of(key)) is None:
+        return silence.format(key)
+    host, account = login
+    return f"the login{f' {account}' if account else ''} at {host} has been refused"
 
 
 class QueueError(ReplicatorError):

@@ -3,8 +3,8 @@
 All of it only saves requests to registries. So nothing here fails or waits for Redis beyond a deadline: while Redis is
 away, slow or refuses, nothing is known, and what was to be remembered is lost.
 
-There are three memories, each bounded by two generations (``memory.lua``); the last one has times, by the clock of
-Redis (`RedisClock`):
+There are three memories, each bounded by two generations (``memory.lua``), and one of logins (`RedisLogins`); the third
+one has times, by the clock of Redis (`RedisClock`):
 
 - **Selections** (`RedisSelectionStore`): what a selection leaves of an image. The value of a key never changes.
 - **Surveys** (`RedisSurveyStore`): which repositories of a destination's registry were read for blobs to mount from
@@ -216,3 +216,40 @@ class Observations:
         if time_ms is not None:
             self._clock.heard(time_ms)
         return time_ms is not None
+
+
+class RedisLogins:
+    """The ``replicator.registry.ladder.LoginStore`` in the Redis of a queue, which stays open. Nothing here raises.
+
+    While Redis is away, each process goes on with what it knew.
+
+    Args:
+        queue: whose Redis, and whose prefix.
+        deadline: seconds that Redis gets for an answer.
+    """
+
+    def __init__(self, queue: Queue, *, deadline: float = 1.0) -> None:
+        self._redis = BestEffortRedis(queue, deadline=deadline, trouble="refused logins not shared")
+        self._known: dict[str, str] = {}
+
+    async def swap(self, name: str, before: str, after: str, resume: str = "") -> tuple[float, str]:
+        """Replace a text, if it is still the one that was read; return the time, and the text that is there now.
+
+        Args:
+            name: of the record.
+            before: what was read; empty for nothing.
+            after: the new text; empty to read only.
+            resume: the key (`replicator.errors.Wait`) whose jobs go on if it is replaced; empty for none.
+        """
+        reply = await self._redis.ask("login_swap", name, before, after, resume)
+        if reply is not None:
+            time_ms, text = reply
+            self._known[name] = text.decode(errors="replace")
+            return time_ms / 1000, self._known[name]
+        if after and self._known.get(name, "") == before:
+            self._known[name] = after
+        return time.time(), self._known.get(name, "")
+
+    async def aclose(self) -> None:
+        """Cancel what still runs."""
+        await self._redis.aclose()

@@ -136,7 +136,7 @@ class Status:
     def _silent_json(self) -> dict[str, Any]:
         """Give the registries that do not answer; nothing when all do."""
         silent = [
-            {"registry": each.key, "since": iso(each.since), "message": each.why, "waiting": each.total}
+            {"registry": each.registry, "since": iso(each.since), "message": each.why, "waiting": each.total}
             for each in self.silent
         ]
         return {"silent": silent} if silent else {}

@@ -1,4 +1,4 @@
-"""Keys that jobs wait for, such as hosts that do not answer: reported by one process, known to all.
+"""Keys that jobs wait for, hosts that do not answer and logins that are refused: one process reports, all know.
 
 A job whose error names a key (`replicator.errors.Wait`) goes back into the queue without a lease, a slot or an attempt,
 and so does every other job that needs the key, before it is started: a string in its content begins with the key and a
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import structlog
 
 from replicator.queue.client import FAULTS, Queue
-from replicator.queue.job import Lane, QueueUnavailable
+from replicator.queue.job import Lane, QueueUnavailable, describe_key, login_of
 from replicator.queue.records import moment
 from replicator.tasks import cancel_all
 
@@ -64,11 +64,18 @@ class KeySilence:
         return sum(self.jobs.values())
 
     @property
+    def registry(self) -> str:
+        """The registry that it is, or to which the login belongs."""
+        login = login_of(self.key)
+        return self.key if login is None else login[0]
+
+    @property
     def sentence(self) -> str:
         """The silence in words, for a page, a terminal and a message."""
         total = self.total
         copies = f"{total:,} cop{'y waits' if total == 1 else 'ies wait'} for it"
-        return f"registry {self.key} has not answered since {self.since:%Y-%m-%d %H:%M} UTC; {copies}"
+        what = describe_key(self.key, "registry {} has not answered")
+        return f"{what} since {self.since:%Y-%m-%d %H:%M} UTC; {copies}"
 
 
 async def list_waits(queue: Queue) -> list[KeySilence]:

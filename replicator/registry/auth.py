@@ -8,107 +8,42 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
-from urllib.parse import urlencode
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from cachetools import LRUCache
-from yarl import URL
 
 from replicator.registry.credentials import LoginSource
-from replicator.registry.errors import AskedLoginRefused, LoginRefused, ProtocolViolated
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from replicator.registry.credentials import Access, Login
-
-_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_PART = re.compile(
-    rf"\s*(?:,\s*)*(?:"
-    rf"(?P<key>{_NAME})\s*=\s*(?:\"(?P<quoted>(?:[^\"\\]|\\.)*)\"|(?P<plain>[^\s,\"]+))"
-    rf"|(?P<scheme>{_NAME})(?=\s|,|$)"
-    rf")"
+from replicator.registry.errors import AskedLoginRefused, LoginRefused, ProtocolViolated, RegistryError
+from replicator.registry.ladder import LoginLadder, LoginPatience
+from replicator.registry.token_endpoint import (
+    HARBOR_SERVICE,
+    Token,
+    is_anonymous,
+    lacks_scope,
+    parse_challenges,
+    realm_of,
+    refresh_form,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
-    """A challenge of a ``WWW-Authenticate`` header (RFC 9110, section 11.6.1).
+    from yarl import URL
 
-    Attributes:
-        scheme: lower-case, e.g. ``bearer``.
-        parameters: by lower-case name, unquoted.
-    """
-
-    scheme: str
-    parameters: Mapping[str, str]
-
-
-def lacks_scope(headers: Iterable[str]) -> bool:
-    """Tell whether a 401 says that the token is valid but does not allow enough (RFC 6750, section 3.1)."""
-    return any(challenge.parameters.get("error") == "insufficient_scope" for challenge in parse_challenges(headers))
-
-
-def parse_challenges(headers: Iterable[str]) -> tuple[Challenge, ...]:
-    """Read every challenge of every header, in order; a part that can't be read ends its header.
-
-    Several headers, several challenges in one header and commas inside quoted strings are all legal.
-    """
-    challenges: list[Challenge] = []
-    for header in headers:
-        parameters: dict[str, str] | None = None
-        position = 0
-        while match := _PART.match(header, position):
-            position = match.end()
-            if scheme := match["scheme"]:
-                parameters = {}
-                challenges.append(Challenge(scheme.lower(), parameters))
-            elif parameters is None:
-                break
-            else:
-                value = match["plain"]
-                if value is None:
-                    value = re.sub(r"\\(.)", r"\1", match["quoted"])
-                # A parameter must not be repeated (RFC 9110); if it is, the first one counts.
-                parameters.setdefault(match["key"].lower(), value)
-    return tuple(challenges)
-
+    from replicator.registry.connection import Request
+    from replicator.registry.credentials import Access, Login
 
 _DEFAULT_LIFE = 60.0
 """Seconds that a token lives if its answer does not say ("Token Response Fields")."""
 _MAX_LIFE = 24 * 3600.0
-_REFUSED_SECONDS = 30.0
-"""Seconds for which a refused login is not sent again."""
 _FRESH_SECONDS = 5.0
 """Age in seconds up to which a refused token is no reason to request another."""
 SETTLING_SECONDS = 1.0
 """Age up to which a refused token may be too young: the registry's clock may be behind that of the token's issuer."""
 _MAX_TOKEN = 16 * 1024
 _MAX_CACHED = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A bearer token, with its times on the monotonic clock."""
-
-    value: str
-    issued: float
-    expires: float
-
-    @property
-    def header(self) -> str:
-        """The value of ``Authorization``."""
-        return f"Bearer {self.value}"
-
-    def outlasts(self, now: float, *, long: bool) -> bool:
-        """Tell whether it outlasts a request that begins now; a ``long`` one has a body that may take minutes."""
-        life = self.expires - self.issued
-        left = self.expires - now
-        # Relative to its life, so that a token of a few seconds is usable at all.
-        return left > (min(life / 2, 300.0) if long else min(life / 5, 15.0))
 
 
 @dataclass(slots=True)
@@ -120,6 +55,8 @@ class _Grant:
     """Whether the registry has accepted this token."""
     arrived: float = float("-inf")
     """When this token was received, on the monotonic clock."""
+    anonymous: bool = False
+    """Whether the token endpoint took the login for none when it gave this token."""
     denied: float = float("-inf")
     """When a token was last dropped because of a 403, on the monotonic clock."""
     refused_upload: str | None = None
@@ -140,24 +77,37 @@ class TokenSource(Protocol):
             RegistryError: any other answer, or none.
         """
 
+    async def try_basic(self, authorization: str) -> None:
+        """Try whether the registry takes a header of HTTP Basic.
+
+        Raises:
+            LoginRefused: it does not.
+            RegistryError: there was no answer to tell by.
+        """
+
 
 class Authorizer:
     """The ``Authorization`` headers of one registry under one login.
 
     Tokens are cached by scope, and requested once, however many requests wait for the same one.
 
+    Args:
+        access: with the login.
+        source: the way to token endpoints.
+        ladder: of the login; None for one of its own.
+
     Attributes:
         service: the ``service`` of the registry's token challenge; None before the first, or if it named none.
     """
 
-    def __init__(self, access: Access, source: TokenSource) -> None:
+    def __init__(self, access: Access, source: TokenSource, ladder: LoginLadder | None = None) -> None:
         self.service: str | None = None
         self._source = source
         self._login = LoginSource(access)
+        self._ladder = ladder or LoginLadder("", access, LoginPatience())
         self._realm: URL | None = None
         self._use_basic = False
         self._grants: LRUCache[frozenset[str], _Grant] = LRUCache(_MAX_CACHED)
-        self._refusal: tuple[float, LoginRefused] | None = None
 
     async def header(self, scopes: frozenset[str], *, long: bool = False, basic: bool = False) -> str | None:
         """Return the header for a request that needs ``scopes``; None before the first challenge.
@@ -169,6 +119,7 @@ class Authorizer:
 
         Raises:
             LoginRefused: the token endpoint refuses the login, or HTTP Basic needs a password and there is none.
+            LoginOnHold: the login was refused and is not sent for now.
             RegistryError: the token endpoint can't be reached, or its answer is invalid.
         """
         if basic or self._realm is None:
@@ -188,7 +139,12 @@ class Authorizer:
         login = await self._login.get(self.service)
         if login is not None and login.basic is None:
             raise LoginRefused("the login is an identity token, and HTTP Basic takes a password", "log in with one")
-        return login.basic if login is not None else None
+        if login is None or (basic := login.basic) is None:
+            return None
+        if not self._login.asks and await self._ladder.admit(claim=False):
+            # The answer to the request itself may be as public as a list of Harbor's.
+            await self._prove(lambda: self._source.try_basic(basic))
+        return basic
 
     def challenged(
         self, headers: Iterable[str], scopes: frozenset[str], used: str | None, *, basic: bool = False
@@ -214,7 +170,7 @@ class Authorizer:
             grant.token = None
         challenges = parse_challenges(headers)
         for challenge in challenges:
-            if challenge.scheme == "bearer" and (realm := _realm(challenge)) is not None:
+            if challenge.scheme == "bearer" and (realm := realm_of(challenge)) is not None:
                 self._realm = realm
                 self.service = challenge.parameters.get("service")
                 return True
@@ -235,7 +191,7 @@ class Authorizer:
         grant = self._grant(scopes)
         if grant.token is None or used != grant.token.header or grant.accepted or lacks_scope(headers):
             return False
-        return time.monotonic() - grant.arrived < SETTLING_SECONDS
+        return not grant.anonymous and time.monotonic() - grant.arrived < SETTLING_SECONDS
 
     def upload_refused(self, scopes: frozenset[str], used: str | None) -> bool:
         """Note that an upload was answered 401; return True if that is not due to an expired token.
@@ -282,25 +238,123 @@ class Authorizer:
             # A token that lives for a few seconds never outlasts a long request: one request a second is enough.
             if (token := grant.token) is not None and (token.outlasts(now, long=long) or now - token.issued < 1.0):
                 return token
-            self._fail_if_refused_lately(now)
+            take = self._log_in if self._login.exists else self._take
+            return await take(realm, scopes, grant)
+
+    async def _take(self, realm: URL, scopes: frozenset[str], grant: _Grant) -> Token:
+        token = grant.token = await self._request_token(realm, scopes)
+        grant.accepted, grant.arrived, grant.anonymous = False, time.monotonic(), False
+        return token
+
+    async def _log_in(self, realm: URL, scopes: frozenset[str], grant: _Grant) -> Token:
+        """Request a token with the login, unless it is on hold, and note whether it was accepted."""
+        async with self._ladder.attempt():
             try:
-                token = grant.token = await self._request_token(realm, scopes)
+                token = await self._take(realm, scopes, grant)
             except LoginRefused as error:
                 # For several repositories at once it may only mean that one of them is not ours.
-                if error.status == 401 and len(scopes) == 1:
-                    self._refusal = (time.monotonic(), error)
-                raise
-            grant.accepted, grant.arrived = False, time.monotonic()
+                if error.status != 401 or len(scopes) > 1:
+                    raise
+                await self._refuse(error)
+            grant.anonymous = self.service == HARBOR_SERVICE and is_anonymous(token.value)
+            if not grant.anonymous:
+                await self._ladder.worked()
+            elif self._ladder.has_worked:
+                grant.token = None
+                await self._refuse(LoginRefused("Harbor takes the login for none", status=401))
+            else:
+                # A public project needs no login: the claim lasts until the registry answers.
+                self._ladder.keep_claim()
             return token
 
-    def _fail_if_refused_lately(self, now: float) -> None:
-        """Keep a wrong password from being sent for every tag: many servers lock an account after a few of those."""
-        if self._refusal is None:
+    async def _refuse(self, error: RegistryError, sent: int = 1) -> NoReturn:
+        refusal = await self._ladder.refused(error, sent)
+        if refusal is error:
+            raise error
+        raise refusal from error
+
+    async def _prove(
+        self, send: Callable[[], Awaitable[object]], refusal: LoginRefused | None = None, sent: int = 1
+    ) -> None:
+        """Send the login by itself.
+
+        Args:
+            send: sends it.
+            refusal: what to raise if it is refused; None if it is admitted already, for what is raised then.
+            sent: how often it was sent then.
+
+        Raises:
+            LoginRefused, LoginOnHold: it is refused.
+            RegistryError: there was no answer to tell by.
+        """
+        async with self._ladder.attempt(admitted=refusal is None):
+            try:
+                await send()
+            except LoginRefused as error:
+                if error.status != 401:
+                    raise
+                await self._refuse(refusal or error, sent)
+            await self._ladder.worked()
+
+    async def settle(self, request: Request, used: str | None, *, denied: bool) -> None:
+        """Note that a request was answered otherwise than with 401.
+
+        Args:
+            request: the request.
+            used: its ``Authorization``.
+            denied: see `accepted`.
+        """
+        if used is None:
             return
-        when, error = self._refusal
-        if now - when < _REFUSED_SECONDS:
-            raise error.again()
-        self._refusal = None
+        self.accepted(request.scopes, upload=request.streams, denied=denied)
+        # What an API answers may be public, so it proves nothing.
+        if used.startswith("Basic ") and not request.basic:
+            await self._ladder.worked()
+        elif self._grant(request.scopes).anonymous:
+            await self._ladder.release()
+
+    async def judge(
+        self, error: RegistryError, request: Request, used: str | None, *, tried: bool
+    ) -> RegistryError | None:
+        """Find out whether a 401 was meant for the login or for the request, where that is not certain.
+
+        Harbor takes a login that it can't look up for none, and says so only when the token is used; and it answers
+        401 to a good token when its database is away, as it does for a project that is not there.
+
+        Args:
+            error: of the 401.
+            request: the request.
+            used: its ``Authorization``.
+            tried: the login was tried by itself already.
+
+        Returns:
+            The error to raise; None if the login is accepted now, so the request is worth another attempt.
+        """
+        error.login = await self._ladder.fingerprint()
+        grant, realm = self._grant(request.scopes), self._realm
+        refusal = error.recast(AskedLoginRefused if self._login.asks else LoginRefused)
+        refusal.why = f"the login was refused: {error.why}"
+        # Of several repositories one may not be ours.
+        if used is None or tried or len(request.scopes) > 1:
+            return error
+        try:
+            if used.startswith("Basic "):
+                if self._login.asks:
+                    return error
+                if request.basic or not self._ladder.has_worked:
+                    await self._refuse(refusal)
+                await self._prove(lambda: self._source.try_basic(used), refusal, sent=2)
+            elif self.service != HARBOR_SERVICE or realm is None or not self._login.exists:
+                return error
+            elif grant.anonymous:
+                grant.token = None
+                if not self._ladder.proven_since(grant.arrived):
+                    await self._refuse(refusal)
+            else:
+                await self._prove(lambda: self._request_token(realm, frozenset()), refusal)
+        except RegistryError as found:
+            return found
+        return None
 
     async def _request_token(self, realm: URL, scopes: frozenset[str]) -> Token:
         query = [("service", self.service)] if self.service is not None else []
@@ -338,24 +392,9 @@ class Authorizer:
     async def _fetch_as(self, login: Login | None, realm: URL, query: list[tuple[str, str]]) -> bytes:
         try:
             if login is not None and login.refresh_token is not None:
-                return await self._source.fetch_token(realm, (), None, _refresh_form(login.refresh_token, query))
+                return await self._source.fetch_token(realm, (), None, refresh_form(login.refresh_token, query))
             return await self._source.fetch_token(realm, query, login.basic if login is not None else None)
         except LoginRefused as error:
             if not self._login.asks:
                 raise
             raise error.recast(AskedLoginRefused) from error
-
-
-def _refresh_form(token: str, query: list[tuple[str, str]]) -> bytes:
-    """Return the form for a refresh token (distribution's "OAuth2 Token Authentication"): one field for all scopes."""
-    scopes = " ".join(value for name, value in query if name == "scope")
-    others = [(name, value) for name, value in query if name != "scope"]
-    grant = [("grant_type", "refresh_token"), ("client_id", "replicator"), ("refresh_token", token), ("scope", scopes)]
-    return urlencode([*grant, *others]).encode("ascii")
-
-
-def _realm(challenge: Challenge) -> URL | None:
-    try:
-        return URL(challenge.parameters.get("realm", "")) or None
-    except ValueError:
-        return None

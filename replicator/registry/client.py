@@ -12,6 +12,7 @@ from replicator.registry.blobs import Blobs
 from replicator.registry.connection import open_socket
 from replicator.registry.connection_errors import ProxyNotVerified
 from replicator.registry.flow import NEWS_SECONDS
+from replicator.registry.ladder import LoginLadder, LoginPatience
 from replicator.registry.limits import HostLimits, RequestObserver, Timing
 from replicator.registry.manifests import Manifests, Referrers, Tags
 from replicator.registry.places import Courtesy
@@ -20,7 +21,7 @@ from replicator.registry.rate import Rates
 from replicator.registry.transport import Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
     from types import TracebackType
 
     from aiohttp.tracing import Trace
@@ -86,6 +87,7 @@ class Registries:
         rates: bytes and requests a second by host; None for no limit.
         observer: sees every request.
         proxies: for every access that has none of its own.
+        patience: with refused logins.
 
     Attributes:
         proxies: the same.
@@ -103,8 +105,10 @@ class Registries:
         rates: Rates | None = None,
         observer: RequestObserver | None = None,
         proxies: Proxies | None = None,
+        patience: LoginPatience | None = None,
     ) -> None:
         self._access = access
+        self._patience = patience or LoginPatience()
         self.proxies = proxies or Proxies()
         self._user_agent = user_agent
         self._timing = timing or Timing()
@@ -117,6 +121,7 @@ class Registries:
         self._pushing = asyncio.Event()
         self.courtesy = Courtesy(_STEPS_BESIDE_PUSHES)
         self._transports: dict[tuple[str, Access], Transport] = {}
+        self._ladders: dict[Hashable, LoginLadder] = {}
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -229,6 +234,13 @@ class Registries:
             limits.line.on_push = lambda: loop.call_soon_threadsafe(self._pushing.set)
         return self._limits[host]
 
+    def _ladder(self, registry: str, access: Access) -> LoginLadder:
+        # By the login alone: what is known of it outlives a reload, and holds for every way to the registry.
+        login = (registry, access.username, access.password, access.logins)
+        if login not in self._ladders:
+            self._ladders[login] = LoginLadder(registry, access, self._patience)
+        return self._ladders[login]
+
     def transport(self, repository: Repository) -> Transport:
         """Return the transport to a repository's registry under the login for that repository, e.g. for REST APIs."""
         assert self._session is not None, "used outside of its context"  # noqa: S101 - a programming error
@@ -237,7 +249,8 @@ class Registries:
         if key not in self._transports:
             limits = self._limits_of(repository.registry)
             access = replace(access, proxies=access.proxies or self.proxies)
+            ladder = self._ladder(repository.registry, access)
             self._transports[key] = Transport(
-                repository.registry, access, self._session, limits, self._timing, self._observer
+                repository.registry, access, self._session, limits, self._timing, self._observer, ladder
             )
         return self._transports[key]

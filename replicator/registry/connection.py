@@ -79,6 +79,16 @@ class Reply:
     url: URL
 
 
+@dataclass(slots=True)
+class Refusals:
+    """The 401s to one request: how many, whether a young token had its time, and whether the login was tried alone."""
+
+    number: int = 0
+    settled: bool = False
+    judged: bool = False
+    pause: float = 0.0
+
+
 _refuse_internal: ContextVar[bool] = ContextVar("refuse_internal", default=False)
 """Set while a request to a foreign host is sent: aiohttp's socket factory is told nothing about the request."""
 

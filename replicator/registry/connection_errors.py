@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import aiohttp
 
 from replicator.registry.errors import (
+    CertificateExpired,
     CertificateRefused,
     ConnectionFailed,
     NoTls,
@@ -35,9 +36,11 @@ _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"}
 _WRONG_NAME = "use the name that is in the certificate (subjectAltName), or have one issued for this name"
 _TOO_WEAK = "have it issued again with RSA of 2048 bits or more, and SHA-256"
 _STRICT = "from Python 3.13 on its form is checked strictly; name its authority with ca_file, and it is taken"
+_EXPIRED = 10
+"""OpenSSL's ``X509_V_ERR_CERT_HAS_EXPIRED``."""
+_RENEW = "renew it there, and the copies go on by themselves; if it is valid still, this machine's clock is ahead"
 _CERTIFICATE_ADVICE = {
     9: "check this machine's clock; if it is right, the certificate was installed too early",
-    10: "it has to be renewed there, unless this machine's clock is ahead",
     26: "have it issued again with extendedKeyUsage serverAuth",
     62: _WRONG_NAME,
     64: _WRONG_NAME,
@@ -81,6 +84,8 @@ def connection_error(
     if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, AddressRefused):
         return led_to(url, error.os_error)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        if getattr(error.certificate_error, "verify_code", 0) == _EXPIRED:
+            return CertificateExpired(f"the TLS certificate of {url.host}:{url.port} has expired", _RENEW)
         return CertificateRefused(*certificate_words(url, error, led_by, ca_file))
     if isinstance(error, aiohttp.ClientConnectorSSLError):
         reason = getattr(error.os_error, "reason", None) or error.os_error

@@ -4,6 +4,7 @@
     ├── ConnectionFailed            no answer: DNS, refused, reset, closed, too slow            transient
     │   ├── HostSilent              not asked: it has not answered for a while                  transient
     │   ├── WrongAddress            no such host, or no TLS with it                         transient
+    │   ├── CertificateExpired      the server's certificate has expired                        transient
     │   ├── NoTls                   the server does not speak TLS                               permanent
     │   └── ProxyFailed             the proxy refuses, or can't be reached                      transient
     ├── CertificateRefused          the server's certificate is not trusted                     permanent
@@ -13,6 +14,7 @@
     ├── Unauthorized                401 with a fresh login                                      credentials
     │   └── LoginRefused            the token endpoint refused the login                        credentials
     │       └── AskedLoginRefused   the same, for a login from a credential helper or an API    credentials
+    ├── LoginOnHold                 a refused login, until it is sent again                     transient
     ├── LoginUnavailable            the source of the login failed                              transient
     │   └── LoginMissing            the source of the login does not have it                    credentials
     ├── Denied                      403                                                         permanent
@@ -99,7 +101,7 @@ class RegistryError(ReplicatorError):
         """
         error = kind(self.why + also, self.do, status=self.status, codes=self.codes, retry_after=self.retry_after)
         error.cut = self.cut
-        error.wait = self.wait
+        error.wait, error.login = self.wait, self.login
         return error.at(self.registry, self.request)
 
     def again(self, also: str = "") -> Self:
@@ -144,6 +146,13 @@ class HostSilent(ConnectionFailed):
 
 class WrongAddress(ConnectionFailed):
     """The host's name can't be resolved, or TLS with it fails: a passing fault, or a mistake in the address."""
+
+
+class CertificateExpired(ConnectionFailed):
+    """The server's TLS certificate has expired: nobody is reached there until it is renewed, so it counts as silence."""
+
+    silent: bool = True
+    refused: bool = True
 
 
 class NoTls(ConnectionFailed):
@@ -196,6 +205,12 @@ class LoginRefused(Unauthorized):
 
 class AskedLoginRefused(LoginRefused):
     """The token endpoint refused a login that came from `Access.logins` on demand."""
+
+
+class LoginOnHold(RegistryError):
+    """The login was refused and may be accepted later; until then it is not sent. See `LoginLadder`."""
+
+    error_class: ErrorClass = ErrorClass.TRANSIENT
 
 
 class LoginUnavailable(RegistryError):

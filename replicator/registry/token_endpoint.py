@@ -1,4 +1,4 @@
-"""Requests to the token endpoint of one registry.
+"""The token endpoint of one registry: the challenges that name it, the requests to it, and the tokens that it gives.
 
 Harbor's token service is Harbor itself, and its challenge names it by the request's Host and the scheme of its
 external URL. So an inner address, or a proxy that passes too little on, makes it name an address that is none.
@@ -6,8 +6,12 @@ external URL. So an inner address, or a proxy that passes too little on, makes i
 
 from __future__ import annotations
 
-from dataclasses import replace
+import base64
+import json
+import re
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlencode
 
 from yarl import URL
 
@@ -24,15 +28,115 @@ from replicator.registry.proxies import Proxies
 from replicator.retry import retrying
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import aiohttp
 
     from replicator.registry.credentials import Access
     from replicator.registry.limits import HostLimits, Timing
 
+_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_PART = re.compile(
+    rf"\s*(?:,\s*)*(?:"
+    rf"(?P<key>{_NAME})\s*=\s*(?:\"(?P<quoted>(?:[^\"\\]|\\.)*)\"|(?P<plain>[^\s,\"]+))"
+    rf"|(?P<scheme>{_NAME})(?=\s|,|$)"
+    rf")"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """A challenge of a ``WWW-Authenticate`` header (RFC 9110, section 11.6.1).
+
+    Attributes:
+        scheme: lower-case, e.g. ``bearer``.
+        parameters: by lower-case name, unquoted.
+    """
+
+    scheme: str
+    parameters: Mapping[str, str]
+
+
+def lacks_scope(headers: Iterable[str]) -> bool:
+    """Tell whether a 401 says that the token is valid but does not allow enough (RFC 6750, section 3.1)."""
+    return any(challenge.parameters.get("error") == "insufficient_scope" for challenge in parse_challenges(headers))
+
+
+def parse_challenges(headers: Iterable[str]) -> tuple[Challenge, ...]:
+    """Read every challenge of every header, in order; a part that can't be read ends its header.
+
+    Several headers, several challenges in one header and commas inside quoted strings are all legal.
+    """
+    challenges: list[Challenge] = []
+    for header in headers:
+        parameters: dict[str, str] | None = None
+        position = 0
+        while match := _PART.match(header, position):
+            position = match.end()
+            if scheme := match["scheme"]:
+                parameters = {}
+                challenges.append(Challenge(scheme.lower(), parameters))
+            elif parameters is None:
+                break
+            else:
+                value = match["plain"]
+                if value is None:
+                    value = re.sub(r"\\(.)", r"\1", match["quoted"])
+                # A parameter must not be repeated (RFC 9110); if it is, the first one counts.
+                parameters.setdefault(match["key"].lower(), value)
+    return tuple(challenges)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A bearer token, with its times on the monotonic clock."""
+
+    value: str
+    issued: float
+    expires: float
+
+    @property
+    def header(self) -> str:
+        """The value of ``Authorization``."""
+        return f"Bearer {self.value}"
+
+    def outlasts(self, now: float, *, long: bool) -> bool:
+        """Tell whether it outlasts a request that begins now; a ``long`` one has a body that may take minutes."""
+        life = self.expires - self.issued
+        left = self.expires - now
+        # Relative to its life, so that a token of a few seconds is usable at all.
+        return left > (min(life / 2, 300.0) if long else min(life / 5, 15.0))
+
+
+def realm_of(challenge: Challenge) -> URL | None:
+    """Return the realm of a challenge; None if it names none, or no URL."""
+    try:
+        return URL(challenge.parameters.get("realm", "")) or None
+    except ValueError:
+        return None
+
+
+def refresh_form(token: str, query: list[tuple[str, str]]) -> bytes:
+    """Return the form for a refresh token (distribution's "OAuth2 Token Authentication"): one field for all scopes."""
+    scopes = " ".join(value for name, value in query if name == "scope")
+    others = [(name, value) for name, value in query if name != "scope"]
+    grant = [("grant_type", "refresh_token"), ("client_id", "replicator"), ("refresh_token", token), ("scope", scopes)]
+    return urlencode([*grant, *others]).encode("ascii")
+
+
+def is_anonymous(token: str) -> bool:
+    """Tell whether a token of Harbor's (a JWT, RFC 7519) names no subject; it does not, where a login was no good."""
+    try:
+        payload = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (ValueError, IndexError, RecursionError):
+        return False
+    return isinstance(claims, dict) and not claims.get("sub")
+
+
 _MAX_ANSWER = 64 * 1024
-_HARBOR = ("service", "harbor-registry")
+HARBOR_SERVICE = "harbor-registry"
+_HARBOR = ("service", HARBOR_SERVICE)
 _HARBOR_PATH = "/service/token"
 
 
@@ -103,6 +207,32 @@ class TokenEndpoint:
                 if harbor and realm.origin() != home.origin() and not isinstance(error, LoginRefused):
                     error.do = misnamed(realm, home)
                 raise
+
+    async def try_basic(self, authorization: str) -> None:
+        """Try whether the registry takes a header of HTTP Basic (specification, "Determining Support").
+
+        Raises:
+            LoginRefused: it does not.
+            RegistryError: there was no answer to tell by.
+        """
+        transport = self._transport
+        request = Request("GET", await transport.url("/v2/"), headers={"Authorization": authorization})
+
+        async def attempt() -> None:
+            transport.limits.requests.spent(1)
+            with request_context(transport.registry, str(request)):
+                response = await transport.send(request)
+                try:
+                    if response.status != 401 and response.status < 500:
+                        return
+                    error = await transport.read_failure(response)
+                finally:
+                    response.release()
+            if error.status != 401:
+                raise error
+            raise LoginRefused(f"the login was refused: {error.why}", status=401)
+
+        await retrying(attempt, attempts=transport.timing.attempts, on_retry=log_retry)
 
     async def _fetch(self, request: Request, label: str, *, own: bool) -> bytes:
         transport = self._transport

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 import aiohttp
 from yarl import URL
 
-from replicator.registry.auth import SETTLING_SECONDS, Authorizer, lacks_scope
+from replicator.registry.auth import SETTLING_SECONDS, Authorizer
 from replicator.registry.circuit import SLOW_STALL, STALL
 from replicator.registry.connection import (
     AddressGuard,
+    Refusals,
     Reply,
     Request,
     explicit_base,
@@ -43,7 +44,7 @@ from replicator.registry.errors import (
 )
 from replicator.registry.limits import Abilities
 from replicator.registry.proxies import Proxies
-from replicator.registry.token_endpoint import TokenEndpoint
+from replicator.registry.token_endpoint import TokenEndpoint, lacks_scope
 from replicator.retry import is_transient, parse_retry_after, retrying
 from replicator.standstill import alive, waiting
 from replicator.tasks import Shared
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
     from replicator.registry.circuit import Circuit, Contact
     from replicator.registry.credentials import Access
+    from replicator.registry.ladder import LoginLadder
     from replicator.registry.limits import HostLimits, RequestObserver, Timing
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -71,6 +73,7 @@ class Transport:
         limits: shared by all transports of this host.
         timing: deadlines and attempts.
         observer: sees every request.
+        ladder: of the login.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Transport:
         limits: HostLimits,
         timing: Timing,
         observer: RequestObserver,
+        ladder: LoginLadder,
     ) -> None:
         self.registry = registry
         self.limits = limits
@@ -88,7 +92,7 @@ class Transport:
         self.observer = observer
         # Not shared with other logins: the registry may allow another what it refuses to this one.
         self.abilities = Abilities()
-        self.authorizer = Authorizer(access, TokenEndpoint(self, access))
+        self.authorizer = Authorizer(access, TokenEndpoint(self, access), ladder)
         self._access = access
         self._session = session
         self._ssl = tls_of(access)
@@ -176,47 +180,48 @@ class Transport:
             Unauthorized: the registry's challenge can't be met.
             UploadLost: a stream was answered 401 for the first time; the next upload gets a fresh login.
         """
-        refusals, settled, pause = 0, False, 0.0
+        refusals = Refusals()
         with self.context(request):
             while True:
-                if pause:
+                if refusals.pause:
                     with waiting():
-                        await asyncio.sleep(pause)
+                        await asyncio.sleep(refusals.pause)
                 authorization = await self.authorizer.header(request.scopes, long=request.streams, basic=request.basic)
                 async with self._follow(request, authorization) as response:
                     if response.status != 401:
-                        if authorization is not None:
-                            denied = response.status == 403
-                            self.authorizer.accepted(request.scopes, upload=request.streams, denied=denied)
+                        await self.authorizer.settle(request, authorization, denied=response.status == 403)
                         yield response
                         return
-                    refusals += authorization is not None and not pause
-                    pause = await self._meet_challenge(request, response, authorization, refusals, settled=settled)
-                    settled = settled or pause > 0
+                    refusals.number += authorization is not None and not refusals.pause
+                    await self._meet_challenge(request, response, authorization, refusals)
                 # The repetition goes at once, as a deadline may run; later requests wait for it.
                 self.limits.requests.spent(1)
 
     async def _meet_challenge(
-        self, request: Request, response: aiohttp.ClientResponse, used: str | None, refusals: int, *, settled: bool
-    ) -> float:
-        """Learn from a 401; return the pause before another attempt, and raise what the 401 means if there is none."""
+        self, request: Request, response: aiohttp.ClientResponse, used: str | None, refusals: Refusals
+    ) -> None:
+        """Learn from a 401, with a pause before another attempt if it needs one; raise what the 401 means if not."""
         error = await self.failure(response)
         if isinstance(error, StorageRefused):
             # The login is not for the host of the redirect, so its challenge names no realm to trust.
             raise error
         challenges = response.headers.getall("WWW-Authenticate", [])
-        young = not (request.streams or settled or "DENIED" in error.codes)
+        young = not (request.streams or refusals.settled or "DENIED" in error.codes)
+        refusals.pause = 0.0
         if young and self.authorizer.is_young(challenges, request.scopes, used):
-            return SETTLING_SECONDS
+            refusals.pause, refusals.settled = SETTLING_SECONDS, True
+            return
         again = self.authorizer.challenged(challenges, request.scopes, used, basic=request.basic)
         if request.streams and not self.authorizer.upload_refused(request.scopes, used):
             # The stream is consumed: only its owner can start it again.
             raise error.recast(UploadLost)
-        if request.streams or refusals > 1 or not again:
+        if request.streams or refusals.judged or refusals.number > 1 or not again:
             if lacks_scope(challenges):
                 raise error.again(f": the login does not allow {' '.join(sorted(request.scopes))}")
-            raise error
-        return 0.0
+            found = await self.authorizer.judge(error, request, used, tried=refusals.judged)
+            if found is not None or request.streams:
+                raise found or error
+            refusals.judged = True
 
     @asynccontextmanager
     async def _follow(self, request: Request, authorization: str | None) -> AsyncIterator[aiohttp.ClientResponse]:

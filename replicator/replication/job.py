@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from dataclasses import replace
@@ -13,21 +12,18 @@ import structlog
 
 from replicator.console import short
 from replicator.copy import Outcome, Result, SourceNotFound, selection_key
-from replicator.errors import ConfigError, ErrorClass, ReplicatorError
-from replicator.queue import DeadLetters, Description, Job, Lane, QueueUnavailable
+from replicator.errors import ErrorClass, ReplicatorError
+from replicator.queue import Description, Job, Lane
 from replicator.registry.errors import DigestMismatch, NotFound
 from replicator.registry.places import BULK
 from replicator.replication.transfer import CopyFailed, transfer
 from replicator.rules import CopyRequest
-from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from replicator.copy import Copier
-    from replicator.queue import DeadLetter, JsonValue, Observations, Queue, Running
-    from replicator.reference import Repository
-    from replicator.rules import Rules
+    from replicator.queue import JsonValue, Observations, Running
 
 log = structlog.get_logger("replicator.copy")
 
@@ -293,84 +289,3 @@ def _fields(outcome: Outcome) -> dict[str, Any]:
     return {name: value for name, value in outcome.to_json().items() if value not in ("", None)} | {
         "result": str(outcome.result)
     }
-
-
-_UNDER_WAY_SECONDS = 30.0
-"""After a change of a login: copies that began with the old one may fail until then."""
-_OFFLINE_SECONDS = 5.0
-
-
-class RefusedLogins:
-    """Queues dead letters again that died of a login, as soon as a reload brings another login for that registry.
-
-    Args:
-        queue: has the dead letters.
-        rules: with the logins in force.
-    """
-
-    def __init__(self, queue: Queue, rules: Rules) -> None:
-        self._queue = queue
-        self._rules = rules
-        self._before = rules
-        self._task: asyncio.Task[None] | None = None
-
-    def renew(self, rules: Rules) -> None:
-        """Compare the logins with those of other rules, and queue the affected copies in the background."""
-        if self._task is None or self._task.done():
-            self._before = self._rules
-        else:
-            # The changes of both reloads count.
-            self._task.cancel()
-        self._rules = rules
-        self._task = asyncio.create_task(self._run(self._before, rules))
-
-    async def close(self) -> None:
-        """End the task that is under way."""
-        if self._task is not None:
-            await cancel_all({self._task})
-
-    async def _run(self, before: Rules, after: Rules) -> None:
-        for pause in (0.0, _UNDER_WAY_SECONDS):
-            await asyncio.sleep(pause)
-            while True:
-                try:
-                    await self._retry(before, after)
-                    break
-                except QueueUnavailable:
-                    await asyncio.sleep(_OFFLINE_SECONDS)
-                except Exception:
-                    log.exception("renewed logins broken")
-                    return
-
-    async def _retry(self, before: Rules, after: Rules) -> None:
-        letters, ids, cursor = DeadLetters(self._queue), list[str](), 0
-        while True:
-            page = await letters.page(cursor)
-            ids += [letter.id for letter in page.letters if _has_new_login(letter, before, after)]
-            cursor = page.following
-            if not cursor:
-                break
-        if ids and (queued := await letters.retry(dict.fromkeys(ids))):
-            log.info("failures queued again", number=len(queued), destinations=queued[:10], reason="login changed")
-
-
-def _has_new_login(letter: DeadLetter, before: Rules, after: Rules) -> bool:
-    """Tell whether a registry refused a login that has changed since."""
-    if letter.error_class is not ErrorClass.CREDENTIALS or letter.payload is None:
-        return False
-    try:
-        request = CopyRequest.from_json(letter.payload)
-    except ValueError:
-        return False
-    ends = [request.source.repository, request.destination.repository]
-    # The message names the registry that refused; without it, it may have been either of them.
-    ends = [end for end in ends if end.registry in letter.message] or ends
-    return any(_login(before, end) != _login(after, end) for end in ends)
-
-
-def _login(rules: Rules, repository: Repository) -> tuple[Any, ...] | None:
-    try:
-        access = rules.credentials(repository)
-    except ConfigError:
-        return None
-    return None if access is None else (access.username, access.password, access.logins)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from replicator.errors import Wait
     from replicator.reference import Repository
     from replicator.registry import Access, RequestObserver
+    from replicator.registry.ladder import LoginPatience
     from replicator.replication.repositories import Neighbours
     from replicator.rules.request import CopyRequest
     from replicator.settings import Settings
@@ -102,7 +103,9 @@ async def transfer(
         return await _creating(copier.registries, request.destination.repository, attempt)
     except RegistryError as error:
         words = explained(error, request.destination)
-        raise CopyFailed(words, error.error_class, error.retry_after, error.wait) from error
+        failed = CopyFailed(words, error.error_class, error.retry_after, error.wait)
+        failed.login = error.login
+        raise failed from error
 
 
 async def outlast(
@@ -229,6 +232,7 @@ async def open_registries(
     neighbours: Neighbours | None = None,
     observer: RequestObserver | None = None,
     rates: Rates | None = None,
+    patience: LoginPatience | None = None,
 ) -> AsyncIterator[tuple[Registries, Copier]]:
     """Open connections to the registries, and a copier that uses them.
 
@@ -239,6 +243,7 @@ async def open_registries(
         neighbours: names repositories that may have blobs to mount; None for none.
         observer: called for every request.
         rates: those of this process; None to take all that the settings allow for itself.
+        patience: with refused logins; None for that of a process alone.
 
     Raises:
         ConfigError: the environment names a proxy that can't be used.
@@ -261,6 +266,7 @@ async def open_registries(
         rates=rates or rates_of(settings),
         observer=observer,
         proxies=Proxies.from_environ(variables()),
+        patience=patience,
     ) as registries:
         copier = Copier(
             registries,

@@ -22,7 +22,7 @@ from replicator import __version__
 from replicator.harbor.registration import needed_for_policies, open_registrar
 from replicator.queue import Lane, announced
 from replicator.registry.proxies import Proxies
-from replicator.replication.job import Handler, RefusedLogins
+from replicator.replication.job import Handler
 from replicator.replication.reconciler import Reconciler
 from replicator.replication.repositories import Neighbours
 from replicator.replication.sweep import Sweeper
@@ -34,7 +34,7 @@ from replicator.server.http import Server, certificate_of, listen
 from replicator.server.metrics import Metrics
 from replicator.server.notify import open_notifier
 from replicator.server.page import StatusPage
-from replicator.server.reload import Reloader
+from replicator.server.reload import RefusedLogins, Reloader
 from replicator.server.runtime import make_worker, open_checks, open_copier, open_queue
 from replicator.server.traces import open_traces
 from replicator.settings import variables
@@ -219,9 +219,11 @@ async def _open(settings: Settings, rules: Rules, lanes: Collection[Lane]) -> As
         requests = observer if traces is None else traces.around_observer(observer)
         neighbours = Neighbours(rules)
         async with (
-            open_copier(settings, rules, queue, requests, neighbours) as (registries, copier),
+            contextlib.aclosing(RefusedLogins(queue, rules)) as refused,
+            open_copier(settings, rules, queue, requests, neighbours, refused.recovered) as (registries, copier),
             open_checks(queue) as checks,
         ):
+            refused.begin()
 
             def waiting(host: str, lane: Lane) -> int:
                 return registries.waiting(host, bulk=lane is Lane.BACKFILL)
@@ -242,13 +244,9 @@ async def _open(settings: Settings, rules: Rules, lanes: Collection[Lane]) -> As
             )
             every = parse_interval(settings.sweep)
             sweeper = Sweeper(every, rules, copier, queue, checks) if every is not None else None
-            refused = RefusedLogins(queue, rules)
-            try:
-                yield _Parts(
-                    queue, metrics, traces, registries, worker, reconciler, sweeper, neighbours, registrar, refused
-                )
-            finally:
-                await refused.close()
+            yield _Parts(
+                queue, metrics, traces, registries, worker, reconciler, sweeper, neighbours, registrar, refused
+            )
 
 
 @contextlib.asynccontextmanager

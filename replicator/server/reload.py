@@ -1,4 +1,4 @@
-"""Reloading changed rules, logins, tokens, certificates and limits of bandwidth while the program runs.
+"""Reloading changed rules, logins, tokens, certificates and limits while the program runs; and copies after a change.
 
 A change is applied as a whole or not at all. If it can't be used, every problem is logged and the previous
 configuration stays in use. Copies in progress finish under the one they started with.
@@ -12,19 +12,23 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from replicator.errors import ConfigError
-from replicator.queue import LoadedConfig
+from replicator.errors import ConfigError, ErrorClass
+from replicator.queue import DeadLetters, LoadedConfig, QueueUnavailable, list_waits, login_of
 from replicator.registry.docker_logins import config_file
+from replicator.registry.ladder import fingerprint
+from replicator.rules import CopyRequest
 from replicator.settings import secrets_directory
 from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
+    from replicator.queue import DeadLetter, Queue
+    from replicator.reference import Repository
     from replicator.rules import Rules
     from replicator.settings import Settings
 
@@ -47,6 +51,11 @@ _RELOADABLE = frozenset(
     }
 )
 """Settings that a reload applies; all others need a restart."""
+
+_UNDER_WAY_SECONDS = 30.0
+"""After a change of a login: copies that began with the old one may fail until then."""
+_OFFLINE_SECONDS = 5.0
+_copies = structlog.get_logger("replicator.copy")
 
 Marks = tuple[tuple[str, tuple[int, ...]], ...]
 """Path and device, inode, size and mtime (ns) of each file; compares equal if no file was replaced or written."""
@@ -180,3 +189,113 @@ def marks(files: Iterable[Path]) -> Marks:
 
 def _changed(before: Settings, after: Settings) -> list[str]:
     return [name for name in type(before).model_fields if getattr(before, name) != getattr(after, name)]
+
+
+class RefusedLogins:
+    """Queues dead letters again that died of a login, as soon as there is another login or theirs works again.
+
+    Args:
+        queue: has the dead letters, and the jobs that wait for a login.
+        rules: with the logins in force.
+    """
+
+    def __init__(self, queue: Queue, rules: Rules) -> None:
+        self._queue = queue
+        self._rules = rules
+        self._before = rules
+        self._task: asyncio.Task[None] | None = None
+        self._others: set[asyncio.Task[None]] = set()
+
+    def begin(self) -> None:
+        """Compare the logins with those of the dead letters: another may have come with this start."""
+        self._also(lambda letter: _died_of_another(letter, self._rules), _UNDER_WAY_SECONDS)
+
+    def recovered(self, login: str) -> None:
+        """Queue what died of a login that works again (`LoginPatience.recovered`)."""
+        self._also(lambda letter: letter.login == login)
+
+    def renew(self, rules: Rules) -> None:
+        """Compare the logins with those of other rules, and queue the affected copies in the background."""
+        if self._task is None or self._task.done():
+            self._before = self._rules
+        else:
+            # The changes of both reloads count.
+            self._task.cancel()
+        self._rules, before = rules, self._before
+        work = self._run(lambda letter: _has_new_login(letter, before, rules), 0.0, _UNDER_WAY_SECONDS)
+        self._task = asyncio.create_task(work)
+
+    async def aclose(self) -> None:
+        """End the tasks that are under way."""
+        await cancel_all(self._others | ({self._task} if self._task is not None else set()))
+
+    def _also(self, is_meant: Callable[[DeadLetter], bool], *later: float) -> None:
+        task = asyncio.create_task(self._run(is_meant, 0.0, *later))
+        self._others.add(task)
+        task.add_done_callback(self._others.discard)
+
+    async def _run(self, is_meant: Callable[[DeadLetter], bool], *pauses: float) -> None:
+        for pause in pauses:
+            await asyncio.sleep(pause)
+            while True:
+                try:
+                    await self._retry(is_meant)
+                    break
+                except QueueUnavailable:
+                    await asyncio.sleep(_OFFLINE_SECONDS)
+                except Exception:
+                    _copies.exception("renewed logins broken")
+                    return
+
+    async def _retry(self, is_meant: Callable[[DeadLetter], bool]) -> None:
+        # Each of them asks again whether its login may be sent, or has another one.
+        for silence in await list_waits(self._queue):
+            if login_of(silence.key) is not None:
+                await self._queue.ask("wait_end", silence.key)
+        letters, ids, cursor = DeadLetters(self._queue), list[str](), 0
+        while True:
+            page = await letters.page(cursor)
+            refused = [letter for letter in page.letters if letter.error_class is ErrorClass.CREDENTIALS]
+            # In a thread: a fingerprint takes its time.
+            ids += [letter.id for letter in await asyncio.to_thread(lambda: [*filter(is_meant, refused)])]
+            cursor = page.following
+            if not cursor:
+                break
+        if ids and (queued := await letters.retry(dict.fromkeys(ids))):
+            _copies.info("failures queued again", number=len(queued), destinations=queued[:10], reason="login changed")
+
+
+def _ends(letter: DeadLetter) -> list[Repository]:
+    """Return source and destination of a dead letter; none if it can't be read."""
+    try:
+        request = CopyRequest.from_json(letter.payload or {})
+    except (ValueError, KeyError, TypeError):
+        return []
+    return [request.source.repository, request.destination.repository]
+
+
+def _has_new_login(letter: DeadLetter, before: Rules, after: Rules) -> bool:
+    """Tell whether a registry refused a login that has changed since."""
+    ends = _ends(letter)
+    # The message names the registry that refused; without it, it may have been either of them.
+    ends = [end for end in ends if end.registry in letter.message] or ends
+    return any(_login(before, end) != _login(after, end) for end in ends)
+
+
+def _died_of_another(letter: DeadLetter, rules: Rules) -> bool:
+    """Tell whether the login that was refused is another one now."""
+    registry = letter.login.partition(" ")[0]
+    for end in _ends(letter):
+        if end.registry == registry:
+            with contextlib.suppress(ConfigError):
+                access = rules.credentials(end)
+                return access is not None and fingerprint(registry, access) != letter.login
+    return False
+
+
+def _login(rules: Rules, repository: Repository) -> tuple[Any, ...] | None:
+    try:
+        access = rules.credentials(repository)
+    except ConfigError:
+        return None
+    return None if access is None else (access.username, access.password, access.logins)

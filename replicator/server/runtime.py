@@ -13,6 +13,7 @@ from replicator.queue import (
     PushNews,
     Queue,
     RedisBlobLocks,
+    RedisLogins,
     RedisSelectionStore,
     RedisSurveyStore,
     RetryPolicy,
@@ -67,6 +68,7 @@ async def open_copier(
     queue: Queue,
     observer: RequestObserver | None = None,
     neighbours: Neighbours | None = None,
+    recovered: Callable[[str], None] | None = None,
 ) -> AsyncIterator[tuple[Registries, Copier]]:
     """Open the registries and a copier that shares locks and caches with all processes on the queue.
 
@@ -76,9 +78,12 @@ async def open_copier(
         queue: whose Redis holds what is shared.
         observer: told of every request.
         neighbours: names repositories that may have blobs to mount; None for the destinations of the rules.
+        recovered: see `LoginPatience`; given by processes that run for years, which also try again a login that has
+            never worked.
     """
     # Imported here: commands that only look into the queue have no use for the copy engine.
     from replicator.registry import RequestObserver
+    from replicator.registry.ladder import LoginPatience
     from replicator.replication.repositories import Neighbours
     from replicator.replication.transfer import Shared, access_by, open_registries, rates_of
 
@@ -88,6 +93,7 @@ async def open_copier(
     async with (
         aclosing(RedisSelectionStore(queue)) as selections,
         aclosing(RedisSurveyStore(queue)) as surveys,
+        aclosing(RedisLogins(queue)) as logins,
         open_wait_reporter(queue) as waits,
         sharing(queue, rates.items) as shares,
     ):
@@ -101,8 +107,9 @@ async def open_copier(
 
         observer = replace(observer or RequestObserver(), silent=silent)
         shared = Shared(RedisBlobLocks(queue), selections, surveys)
+        patience = LoginPatience(logins, shared=True, patient=recovered is not None, recovered=recovered)
         async with (
-            open_registries(settings, access, shared, neighbours, observer, rates) as opened,
+            open_registries(settings, access, shared, neighbours, observer, rates, patience) as opened,
             _push_news(queue, opened[0]),
         ):
             rates.on_start = shares.wake

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from replicator.registry.auth import Challenge, parse_challenges
 from replicator.registry.connection import Reply
 from replicator.registry.manifests import next_page
+from replicator.registry.token_endpoint import Challenge, parse_challenges
 
 NAMES = st.text(string.ascii_letters + string.digits + "-_", min_size=1, max_size=12)
 VALUES = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30)

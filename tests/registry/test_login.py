@@ -13,7 +13,6 @@ from aiohttp import web
 from replicator.errors import ErrorClass
 from replicator.reference import Repository
 from replicator.registry import Access, Descriptor, RemoteRepository
-from replicator.registry.auth import Token
 from replicator.registry.errors import (
     ConnectionFailed,
     LoginRefused,
@@ -26,6 +25,7 @@ from replicator.registry.errors import (
     UploadLost,
 )
 from replicator.registry.manifest import digest_of
+from replicator.registry.token_endpoint import Token
 from tests.registry.conftest import QUICK, Server, client, served
 from tests.registry.guard import BASIC, PASSWORD, USER, Guard, only_basic
 from tests.standins.faults import Answer, Cut, CutUpload, Fault, FaultLayer, Redirect

@@ -1,4 +1,4 @@
--- The memory that processes share: selections of images, and observations of destinations.
+-- The memory that processes share: selections of images, observations of destinations, and how logins fare.
 
 -- generations --
 -- A memory bounded by two generations: when the new one is full it becomes the old one, and what was old is dropped.
@@ -90,3 +90,21 @@ for i = 3, #ARGV, 3 do
   end
 end
 return NOW
+
+-- login_swap with waits --
+-- Replace the record of a login, if it is still the one that was read; see registry/ladder.py.
+--
+--   <prefix>:<login>           JSON: when it worked, its refusals; for 30 days after the last change
+--
+-- ARGV: prefix, login, record that was read or '', new record or '' to read only, key whose jobs go on or ''.
+-- Returns the time, and the record that is there now or ''.
+local key = prefix .. ':' .. ARGV[2]
+local current = redis.call('GET', key) or ''
+if ARGV[4] ~= '' and current == ARGV[3] then
+  allow_writes()
+  redis.call('SET', key, ARGV[4], 'PX', 30 * 86400000)
+  current = ARGV[4]
+  local waiting = ARGV[5] ~= '' and get_wait(ARGV[5])
+  if waiting and not waiting.back then end_wait(ARGV[5], waiting) end
+end
+return {NOW, current}

@@ -229,7 +229,7 @@ class QueueLookups(Collector):
         seconds = dict.fromkeys(self._hosts.labels, 0.0)
         copies = dict.fromkeys(self._hosts.labels, 0)
         for each in silent:
-            label = self._hosts.label(each.key)
+            label = self._hosts.label(each.registry)
             seconds[label] = max(each.seconds, seconds.get(label, 0.0))
             copies[label] = copies.get(label, 0) + each.total
         for family, values in ((families.SILENT, seconds), (families.SILENT_COPIES, copies)):

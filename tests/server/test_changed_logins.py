@@ -14,10 +14,11 @@ import structlog
 from replicator.errors import ErrorClass
 from replicator.queue import DeadLetters, Lane, Queue
 from replicator.reference import Repository
-from replicator.replication import job as jobs
-from replicator.replication.job import RefusedLogins, job_for
+from replicator.replication.job import job_for
 from replicator.replication.transfer import CopyFailed
 from replicator.rules import Rules, parse
+from replicator.server import reload
+from replicator.server.reload import RefusedLogins
 from tests.queue.conftest import Recorder, eventually, idle, working
 from tests.queue.servers import RedisServer
 
@@ -110,14 +111,14 @@ async def test_only_what_died_of_the_login_that_changed_is_queued_again(
 
             await eventually(queued)
         finally:
-            await refused.close()
+            await refused.aclose()
     assert [line["number"] for line in logs] == ([len(again)] if again else [])
 
 
 async def test_a_copy_that_dies_of_the_old_login_after_the_change_is_queued_again_once(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "_UNDER_WAY_SECONDS", 1.0)
+    monkeypatch.setattr(reload, "_UNDER_WAY_SECONDS", 1.0)
     refused = RefusedLogins(queue, rules())
     refused.renew(rules(harbor="new"))
     # A second reload, without a change of its own, does not hide the first.
@@ -132,13 +133,13 @@ async def test_a_copy_that_dies_of_the_old_login_after_the_change_is_queued_agai
     await asyncio.wait_for(refused._task, 10)
     await die(queue, ("team/a", CopyFailed(REFUSED, ErrorClass.CREDENTIALS)))
     assert await left(queue) == {"team-a:v1"}
-    await refused.close()
+    await refused.aclose()
 
 
 async def test_an_outage_of_redis_is_waited_out(
     queue: Queue, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "_OFFLINE_SECONDS", 0.05)
+    monkeypatch.setattr(reload, "_OFFLINE_SECONDS", 0.05)
     await die(queue, ("team/a", CopyFailed(REFUSED, ErrorClass.CREDENTIALS)))
     server.kill()
     refused = RefusedLogins(queue, rules())
@@ -150,4 +151,4 @@ async def test_an_outage_of_redis_is_waited_out(
         return not await left(queue)
 
     await eventually(queued, timeout=30)
-    await refused.close()
+    await refused.aclose()
