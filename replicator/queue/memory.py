@@ -232,23 +232,27 @@ class RedisLogins:
         self._redis = BestEffortRedis(queue, deadline=deadline, trouble="refused logins not shared")
         self._known: dict[str, str] = {}
 
-    async def swap(self, name: str, before: str, after: str, resume: str = "") -> tuple[float, str]:
-        """Replace a text, if it is still the one that was read; return the time, and the text that is there now.
+    async def swap(self, name: str, before: str, after: str, resume: str = "") -> tuple[float, str, bool]:
+        """Replace a text, if it is still the one that was read.
 
         Args:
             name: of the record.
             before: what was read; empty for nothing.
             after: the new text; empty to read only.
             resume: the key (`replicator.errors.Wait`) whose jobs go on if it is replaced; empty for none.
+
+        Returns:
+            The time, the text that is there now, and whether it was replaced.
         """
         reply = await self._redis.ask("login_swap", name, before, after, resume)
         if reply is not None:
-            time_ms, text = reply
+            time_ms, text, replaced = reply
             self._known[name] = text.decode(errors="replace")
-            return time_ms / 1000, self._known[name]
-        if after and self._known.get(name, "") == before:
+            return time_ms / 1000, self._known[name], bool(replaced)
+        replaced = bool(after) and self._known.get(name, "") == before
+        if replaced:
             self._known[name] = after
-        return time.time(), self._known.get(name, "")
+        return time.time(), self._known.get(name, ""), replaced
 
     async def aclose(self) -> None:
         """Cancel what still runs."""

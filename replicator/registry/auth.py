@@ -164,8 +164,8 @@ class Authorizer:
         grant = self._grant(scopes)
         token = grant.token
         if token is not None and used == token.header:
-            if not grant.accepted and time.monotonic() - token.issued < _FRESH_SECONDS:
-                # Issued a moment ago and never accepted: it allows too little, and so would another.
+            if grant.anonymous or (not grant.accepted and time.monotonic() - token.issued < _FRESH_SECONDS):
+                # Given to nobody, or a moment ago and never accepted: it allows too little, and so would another.
                 return False
             grant.token = None
         challenges = parse_challenges(headers)
@@ -261,7 +261,7 @@ class Authorizer:
                 await self._ladder.worked()
             elif self._ladder.has_worked:
                 grant.token = None
-                await self._refuse(LoginRefused("Harbor takes the login for none", status=401))
+                await self._refuse(LoginRefused("the login was refused: Harbor takes it for none", status=401))
             else:
                 # A public project needs no login: the claim lasts until the registry answers.
                 self._ladder.keep_claim()
@@ -269,9 +269,7 @@ class Authorizer:
 
     async def _refuse(self, error: RegistryError, sent: int = 1) -> NoReturn:
         refusal = await self._ladder.refused(error, sent)
-        if refusal is error:
-            raise error
-        raise refusal from error
+        raise refusal from error if refusal is not error else None
 
     async def _prove(
         self, send: Callable[[], Awaitable[object]], refusal: LoginRefused | None = None, sent: int = 1
@@ -335,7 +333,7 @@ class Authorizer:
         refusal = error.recast(AskedLoginRefused if self._login.asks else LoginRefused)
         refusal.why = f"the login was refused: {error.why}"
         # Of several repositories one may not be ours.
-        if used is None or tried or len(request.scopes) > 1:
+        if used is None or len(request.scopes) > 1 or (tried and not grant.anonymous):
             return error
         try:
             if used.startswith("Basic "):
@@ -347,8 +345,9 @@ class Authorizer:
             elif self.service != HARBOR_SERVICE or realm is None or not self._login.exists:
                 return error
             elif grant.anonymous:
-                grant.token = None
-                if not self._ladder.proven_since(grant.arrived):
+                # Another request may have been refused with the same token: that was one login.
+                own, grant.token = grant.token is not None and used == grant.token.header, None
+                if own and not self._ladder.proven_since(grant.arrived):
                     await self._refuse(refusal)
             else:
                 await self._prove(lambda: self._request_token(realm, frozenset()), refusal)

@@ -149,7 +149,7 @@ class WrongAddress(ConnectionFailed):
 
 
 class CertificateExpired(ConnectionFailed):
-    """The server's TLS certificate has expired: nobody is reached there until it is renewed, so it counts as silence."""
+    """The server's TLS certificate has expired. It counts as silence: nobody is reached there until it is renewed."""
 
     silent: bool = True
     refused: bool = True

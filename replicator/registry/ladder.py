@@ -116,14 +116,17 @@ class LoginRecord:
 class LoginStore(Protocol):
     """Where the records of logins are kept."""
 
-    async def swap(self, name: str, before: str, after: str, resume: str = "") -> tuple[float, str]:
-        """Replace a text, if it is still the one that was read; return the time, and the text that is there now.
+    async def swap(self, name: str, before: str, after: str, resume: str = "") -> tuple[float, str, bool]:
+        """Replace a text, if it is still the one that was read.
 
         Args:
             name: of the record.
             before: what was read; empty for nothing.
             after: the new text; empty to read only.
             resume: the key (`Wait`) whose jobs go on if it is replaced; empty for none.
+
+        Returns:
+            The time, the text that is there now, and whether it was replaced.
         """
 
 
@@ -134,11 +137,12 @@ class LocalLogins:
         self._clock = clock
         self._texts: dict[str, str] = {}
 
-    async def swap(self, name: str, before: str, after: str, resume: str = "") -> tuple[float, str]:
+    async def swap(self, name: str, before: str, after: str, resume: str = "") -> tuple[float, str, bool]:
         """See `LoginStore`."""
-        if after and self._texts.get(name, "") == before:
+        replaced = bool(after) and self._texts.get(name, "") == before
+        if replaced:
             self._texts[name] = after
-        return self._clock(), self._texts.get(name, "")
+        return self._clock(), self._texts.get(name, ""), replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +185,7 @@ class LoginLadder:
         self._claims = self._keeps = False
         self._proven = float("-inf")
         self._news = asyncio.Event()
+        self._changing: set[asyncio.Task[tuple[float, LoginRecord]]] = set()
         # Few at once: those under way when a login is refused are refused with it.
         self._places = asyncio.Semaphore(2)
 
@@ -234,7 +239,7 @@ class LoginLadder:
         if time.monotonic() - self._proven < _SURE_SECONDS:
             return False
         while True:
-            now, text = await self._swap("", "")
+            now, text, _ = await self._swap("", "")
             record = self._last = _read(text)
             if record.is_good or not (claim or record.refusals):
                 return False
@@ -242,8 +247,9 @@ class LoginLadder:
                 raise self._failure(record, now)
             if record.claimed <= now:
                 claimed = _write(replace(record, claimed=now + _CLAIM_SECONDS))
-                self._claims = (await self._swap(text, claimed))[1] == claimed
-                if self._claims:
+                *_, is_ours = await self._swap(text, claimed)
+                if is_ours:
+                    self._claims = True
                     return bool(record.refusals)
             self._news.clear()
             with waiting(), contextlib.suppress(TimeoutError):
@@ -269,30 +275,35 @@ class LoginLadder:
         """
         step, patient, why = self._claims, self._patience.patient, error.why
         self._proven = float("-inf")
-        now = await self._change(lambda record, now: record.refused(now, why, sent, patient=patient, step=step))
+        now, record = await self._change(lambda record, now: record.refused(now, why, sent, patient=patient, step=step))
         error.login = await self.fingerprint()
-        return error if self._last.ended else self._failure(self._last, now).at(error.registry, error.request)
+        return error if record.ended else self._failure(record, now).at(error.registry, error.request)
 
     async def release(self) -> None:
         """Let others send the login: what became of this request says nothing about it."""
         if self._claims:
             await self._change(lambda record, _: replace(record, claimed=0.0))
 
-    async def _change(self, change: Callable[[LoginRecord, float], LoginRecord]) -> float:
-        """Change the record, whatever others do to it meanwhile; return the time."""
+    async def _change(self, change: Callable[[LoginRecord, float], LoginRecord]) -> tuple[float, LoginRecord]:
+        """Change the record, even if the caller is cancelled: what was sent counts. Return the time and the record."""
         self._claims = False
-        now, text = await self._swap("", "")
-        while True:
-            self._last = change(_read(text), now)
-            wanted = _write(self._last)
-            goes_on = self._last.is_good or self._last.ended
-            now, found = await self._swap(text, wanted, self._key if goes_on else "")
-            if found == wanted:
-                self._news.set()
-                return now
-            text = found
+        changing = asyncio.create_task(self._change_record(change))
+        self._changing.add(changing)
+        changing.add_done_callback(self._changing.discard)
+        return await asyncio.shield(changing)
 
-    async def _swap(self, before: str, after: str, resume: str = "") -> tuple[float, str]:
+    async def _change_record(self, change: Callable[[LoginRecord, float], LoginRecord]) -> tuple[float, LoginRecord]:
+        now, text, _ = await self._swap("", "")
+        while True:
+            record = change(_read(text), now)
+            goes_on = record.is_good or record.ended
+            now, text, replaced = await self._swap(text, _write(record), self._key if goes_on else "")
+            if replaced:
+                self._last = record
+                self._news.set()
+                return now, record
+
+    async def _swap(self, before: str, after: str, resume: str = "") -> tuple[float, str, bool]:
         if self._name is None:
             mark = (await self.fingerprint()).rpartition(" ")[2]
             self._name = f"{self._key} {mark or id(self)}"

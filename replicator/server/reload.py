@@ -55,7 +55,6 @@ _RELOADABLE = frozenset(
 _UNDER_WAY_SECONDS = 30.0
 """After a change of a login: copies that began with the old one may fail until then."""
 _OFFLINE_SECONDS = 5.0
-_copies = structlog.get_logger("replicator.copy")
 
 Marks = tuple[tuple[str, tuple[int, ...]], ...]
 """Path and device, inode, size and mtime (ns) of each file; compares equal if no file was replaced or written."""
@@ -244,7 +243,7 @@ class RefusedLogins:
                 except QueueUnavailable:
                     await asyncio.sleep(_OFFLINE_SECONDS)
                 except Exception:
-                    _copies.exception("renewed logins broken")
+                    log.exception("renewed logins broken")
                     return
 
     async def _retry(self, is_meant: Callable[[DeadLetter], bool]) -> None:
@@ -257,12 +256,12 @@ class RefusedLogins:
             page = await letters.page(cursor)
             refused = [letter for letter in page.letters if letter.error_class is ErrorClass.CREDENTIALS]
             # In a thread: a fingerprint takes its time.
-            ids += [letter.id for letter in await asyncio.to_thread(lambda: [*filter(is_meant, refused)])]
+            ids += [letter.id for letter in await asyncio.to_thread(list, filter(is_meant, refused))]
             cursor = page.following
             if not cursor:
                 break
         if ids and (queued := await letters.retry(dict.fromkeys(ids))):
-            _copies.info("failures queued again", number=len(queued), destinations=queued[:10], reason="login changed")
+            log.info("failures queued again", number=len(queued), destinations=queued[:10], reason="login changed")
 
 
 def _ends(letter: DeadLetter) -> list[Repository]:

@@ -79,6 +79,13 @@ LIMITS = {
         Limit("answer of a token endpoint", "registry.token_endpoint._MAX_ANSWER", "bytes", "not read"),
         Limit("a token", "registry.auth._MAX_TOKEN", "characters", "refused"),
         Limit("a token's life that is believed", "registry.auth._MAX_LIFE", "s", "asked for anew"),
+        Limit(
+            "refusals of one login in half an hour",
+            "registry.ladder.REFUSALS",
+            "",
+            "it is not sent; copies are given up",
+        ),
+        Limit("time in which they count", "registry.ladder.WINDOW", "s", "it is sent again"),
         Limit("tokens held for a login", "registry.auth._MAX_CACHED", "", "the least recently used is forgotten"),
         Limit("redirects of a request", "registry.transport._MAX_REDIRECTS", "", "refused"),
         Limit("`Retry-After` that a request waits for", "retry.MAX_PAUSE", "s", "the job waits in the queue"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -12,16 +14,14 @@ from aiohttp.client_reqrep import ConnectionKey
 from yarl import URL
 
 from replicator.commands.check.registries import look_at_certificate
+from replicator.errors import ErrorClass
 from replicator.reference import Repository
 from replicator.registry import Access
 from replicator.registry.connection_errors import certificate_words
-from replicator.registry.errors import CertificateRefused
+from replicator.registry.errors import CertificateExpired, CertificateRefused
 from replicator.registry.proxies import Proxies
 from tests.registry.conftest import client, served
 from tests.standins.certificates import harbors_recipe, strict
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 async def nothing(_: web.BaseRequest) -> web.StreamResponse:
@@ -77,3 +77,18 @@ async def test_an_authority_that_is_not_in_the_ca_file_is_said_with_its_name(tmp
 async def test_a_certificate_for_another_name_is_said_with_the_field_that_counts(tmp_path: Path) -> None:
     with pytest.raises(CertificateRefused, match="the name that is in the certificate \\(subjectAltName\\)"):
         await ask(harbors_recipe(tmp_path, "harbor.example.com"), Access(ca_file=tmp_path / "ca.pem"))
+
+
+async def test_an_expired_certificate_is_an_outage_of_the_other_side_with_its_cure() -> None:
+    ca = trustme.CA()
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("localhost", not_after=datetime.now(UTC) - timedelta(days=1)).configure_cert(tls)
+    with ca.cert_pem.tempfile() as ca_file, pytest.raises(CertificateExpired) as caught:
+        await ask(tls, Access(ca_file=Path(ca_file)))
+    error = caught.value
+    assert error.error_class is ErrorClass.TRANSIENT
+    # It counts as silence, so copies wait for the registry, without an attempt.
+    assert error.silent
+    assert error.wait is not None
+    assert "has expired" in str(error)
+    assert "renew it there" in str(error)

@@ -163,6 +163,9 @@ class _Endpoint:
     ) -> bytes:
         return self.body
 
+    async def try_basic(self, authorization: str) -> None:
+        raise AssertionError("no registry here wants Basic")
+
 
 @SLOW
 @given(

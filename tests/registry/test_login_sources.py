@@ -54,6 +54,9 @@ class Tokens:
             raise LoginRefused("401", status=401)
         return b'{"token": "t", "expires_in": 300}'
 
+    async def try_basic(self, authorization: str) -> None:
+        raise AssertionError("no registry here wants Basic")
+
 
 async def test_a_source_is_told_the_service_and_its_login_is_used() -> None:
     logins, tokens = Logins(GOOD), Tokens()

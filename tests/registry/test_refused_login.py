@@ -52,6 +52,9 @@ class Answers:
             raise LoginRefused("no", status=403)
         return self._token
 
+    async def try_basic(self, authorization: str) -> None:
+        raise AssertionError("no registry here wants Basic")
+
 
 @pytest.mark.parametrize("challenge", ['Basic realm="r"', 'Bearer realm="http://h/token"'])
 @pytest.mark.parametrize("token", [None, b'{"token": "t"}'])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ import structlog
 from replicator.errors import ErrorClass
 from replicator.queue import DeadLetters, Lane, Queue
 from replicator.reference import Repository
+from replicator.registry import Access
+from replicator.registry.ladder import fingerprint
 from replicator.replication.job import job_for
 from replicator.replication.transfer import CopyFailed
 from replicator.rules import Rules, parse
@@ -152,3 +155,35 @@ async def test_an_outage_of_redis_is_waited_out(
 
     await eventually(queued, timeout=30)
     await refused.aclose()
+
+
+async def test_what_died_of_another_login_is_queued_again_at_a_start(queue: Queue) -> None:
+    def refused(login: str) -> CopyFailed:
+        error = CopyFailed(REFUSED, ErrorClass.CREDENTIALS)
+        error.login = login
+        return error
+
+    def mark(password: str) -> str:
+        return fingerprint(HARBOR, Access("u", password))
+
+    await die(
+        queue,
+        ("team/old", refused(mark("old"))),
+        ("team/new", refused(mark("new"))),
+        # By an earlier version, which did not note the login.
+        ("team/unknown", refused("")),
+    )
+    async with aclosing(RefusedLogins(queue, rules(harbor="new"))) as started:
+        started.begin()
+
+        async def queued() -> bool:
+            return await left(queue) == {"team-new:v1", "team-unknown:v1"}
+
+        await eventually(queued)
+    async with aclosing(RefusedLogins(queue, rules(harbor="new"))) as started:
+        started.recovered(mark("new"))
+
+        async def all_queued() -> bool:
+            return await left(queue) == {"team-unknown:v1"}
+
+        await eventually(all_queued)

@@ -248,7 +248,7 @@ class HarborStandIn:
         if request.path.startswith(f"{PREFIX}/"):
             return await self.api(request)
         if request.path == "/v2/" or request.path.startswith("/v2/"):
-            return await self._registry(request)
+            return self.projects.outage(request) or await self._registry(request)
         return web.Response(status=404, text="404 page not found")
 
     def _token(self, request: web.BaseRequest) -> web.Response:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.standins.tokens import ALL, READ, WRITE, Account
+from tests.standins.tokens import ALL, READ, WRITE, Account, errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +40,12 @@ class Projects:
         users: secrets or accounts by name. ``robot$project+name`` is bound to its project and ``robot$name`` is not;
             a robot given as a secret may pull and push, a user may do everything.
         projects: whether each is public.
+
+    Attributes:
+        database_away: PostgreSQL can't be asked: every login is taken for none, and every token is refused.
+        lock_seconds: for how long a wrong password locks the name of a user, never of a robot; Harbor: 1.5.
+        locked: by the name of a user, until when it is locked (`time.monotonic`).
+        refused: the name in each request with a password that was taken for none.
     """
 
     def __init__(self, users: Mapping[str, str | Account], projects: Mapping[str, bool]) -> None:
@@ -50,6 +57,10 @@ class Projects:
             else Account(user)
             for name, user in users.items()
         }
+        self.database_away = False
+        self.lock_seconds = 0.0
+        self.refused: list[str] = []
+        self.locked: dict[str, float] = {}
         self.by_name: dict[str, Project] = {}
         for name, public in projects.items():
             self.add(name, public=public)
@@ -68,7 +79,26 @@ class Projects:
 
     def login(self, credentials: Credentials) -> str:
         """Return the account's name, or nothing: a wrong password makes an anonymous request, as in Harbor."""
-        return credentials.username if credentials.account(self.accounts) is not None else ""
+        if credentials.scheme != "basic":
+            return ""
+        name, now = credentials.username, time.monotonic()
+        is_locked = now < self.locked.get(name, 0.0)
+        if credentials.account(self.accounts) is not None and not is_locked and not self.database_away:
+            return name
+        self.refused.append(name)
+        if not is_locked and not name.startswith(_ROBOT):
+            self.locked[name] = now + self.lock_seconds
+        return ""
+
+    def outage(self, request: web.BaseRequest) -> web.Response | None:
+        """Return the answer of the registry while the database is away: it can't look up the project then."""
+        if not self.database_away or "Authorization" not in request.headers:
+            return None
+        words = (
+            "failed to connect to `user=postgres database=registry`: 10.0.0.5:5432 (harbor-database): dial error: "
+            "dial tcp 10.0.0.5:5432: connect: connection refused"
+        )
+        return errors(401, "UNAUTHORIZED", words, headers={"WWW-Authenticate": ""})
 
     def actions(self, subject: str, repository: str) -> frozenset[str]:
         """Return what an account, or nobody, may do in a repository or project."""

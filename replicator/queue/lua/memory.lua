@@ -97,14 +97,15 @@ return NOW
 --   <prefix>:<login>           JSON: when it worked, its refusals; for 30 days after the last change
 --
 -- ARGV: prefix, login, record that was read or '', new record or '' to read only, key whose jobs go on or ''.
--- Returns the time, and the record that is there now or ''.
+-- Returns the time, the record that is there now or '', and 1 if it was replaced.
 local key = prefix .. ':' .. ARGV[2]
 local current = redis.call('GET', key) or ''
-if ARGV[4] ~= '' and current == ARGV[3] then
+local replaced = ARGV[4] ~= '' and current == ARGV[3]
+if replaced then
   allow_writes()
   redis.call('SET', key, ARGV[4], 'PX', 30 * 86400000)
   current = ARGV[4]
   local waiting = ARGV[5] ~= '' and get_wait(ARGV[5])
   if waiting and not waiting.back then end_wait(ARGV[5], waiting) end
 end
-return {NOW, current}
+return {NOW, current, replaced and 1 or 0}
