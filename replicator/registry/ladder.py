@@ -42,7 +42,6 @@ _REFUSED_SECONDS = 30.0
 _LOOK_SECONDS = 0.1
 _REMEMBER_SECONDS = 86_400.0
 """Age from which the note that a login works is renewed: Redis keeps it for 30 days."""
-_MAX_WORDS = 500
 
 
 @lru_cache(maxsize=256)
@@ -110,7 +109,7 @@ class LoginRecord:
         recent = (*(at for at in self.refusals if now - at < WINDOW), *[now] * sent)[-REFUSALS:]
         goes_on = bool(self.worked) or patient
         ended = self.ended or not goes_on or (step and len(recent) >= REFUSALS)
-        return LoginRecord(self.worked, recent, 0.0, ended, why[:_MAX_WORDS])
+        return LoginRecord(self.worked, recent, 0.0, ended, why)
 
 
 class LoginStore(Protocol):

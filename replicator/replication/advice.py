@@ -122,7 +122,7 @@ def _login_advice(error: LoginRefused) -> str:
             "check that the registry belongs to the account under aliyun, and check region and instance_id; if the "
             "login comes from Docker's credential helper, check it there"
         )
-    hint = _ACR_LOGIN if acr.is_acr(error.registry) else ""
+    hint = _ACR_LOGIN if acr.is_acr(error.registry) else ", and that its robot account has not expired"
     return f"check the username and password of {error.registry} under auth{hint}"
 
 
