@@ -445,7 +445,8 @@ if newest ~= seen then
   wake(lane)
   return 'queued again'
 end
-local silent = runner and ARGV[14] and get_wait(ARGV[13])
+-- A login is not refused to one worker alone.
+local silent = runner and ARGV[14] and string.sub(ARGV[13], 1, 6) ~= 'login:' and get_wait(ARGV[13])
 if silent and answers_others(silent, tonumber(ARGV[14])) then
   -- Its place in the queue is its own: for others there is no reason to wait, or to give up.
   how, silent.apart = 'wait', silent.apart or {}
