@@ -120,7 +120,7 @@ async def test_a_password_that_is_changed_serves_the_next_copy(house: House, tmp
     async with running("serve", "--config", config, cwd=house.directory, settings=settings) as serving:
         await pushed(house, serving, "library/app", "v1", 1)
         (failed, *_) = await serving.until("copy failed")
-        assert failed["error_class"] == "credentials"
+        assert "the login was refused" in failed["error"]
         (secrets / "ACR_PASSWORD").write_text(ACR_USER[1])
         await serving.until("configuration loaded")
         await pushed(house, serving, "library/app", "v2", 2)
@@ -129,7 +129,7 @@ async def test_a_password_that_is_changed_serves_the_next_copy(house: House, tmp
 
 
 @pytest.mark.parametrize("renewed", ["HARBOR_PASSWORD", "ACR_PASSWORD"])
-async def test_what_died_of_a_login_is_copied_when_that_login_changes_and_not_for_another(
+async def test_what_waits_for_a_login_is_copied_when_that_login_changes_and_not_for_another(
     house: House, tmp_path: Path, renewed: str
 ) -> None:
     right = {"HARBOR_PASSWORD": HARBOR_ROBOT[1], "ACR_PASSWORD": ACR_USER[1]}
@@ -146,7 +146,7 @@ async def test_what_died_of_a_login_is_copied_when_that_login_changes_and_not_fo
     async with running("serve", "--config", config, cwd=house.directory, settings=settings) as serving:
         for number, tag in enumerate(("v1", "v2"), 1):
             await pushed(house, serving, "team/app", tag, number)
-        await serving.until("job dead", count=2, error_class="credentials")
+        await serving.until("job waits", count=2)
         # Other logins have no part in it, nor has a reload without any change.
         other = next(name for name in right if name != renewed)
         for number in (1, 2):
@@ -154,9 +154,9 @@ async def test_what_died_of_a_login_is_copied_when_that_login_changes_and_not_fo
             await serving.until("configuration loaded", count=number)
         (secrets / renewed).write_text(right[renewed])
         await serving.until("copy done", count=2)
-        (again,) = serving.said("failures queued again")
-        assert (again["number"], len(again["destinations"])) == (2, 2)
-        assert len(serving.said("job dead")) == 2
+        assert serving.said("job dead") == []
+        # Another login's change lets them ask once more, and not in circles.
+        assert len(serving.said("copy failed")) < 40
         assert right[renewed] not in str(serving.lines)
     for number, tag in enumerate(("v1", "v2"), 1):
         await verify_tree(house.behind_acr, "image-syncer/team-app", tag, image(number))
