@@ -116,14 +116,14 @@ def copy_options(
     """
     chosen = parse_platforms("--platform", platforms)
     choice = Attestations(attestations) if attestations is not None else automatic_attestations(destination.registry)
-    options = CopyOptions(chosen, choice, signatures)
+    options = CopyOptions(chosen, choice, signatures or None)
     if destination.digest is None:
         return options
     if options.platforms or choice is Attestations.STRIP:
         option = "--platform" if options.platforms else "--attestations"
         message = "changes the image's digest, and DESTINATION names a digest: name a tag there"
         raise ConfigError("command line", [Problem(option, message)])
-    return options if attestations is not None else CopyOptions((), Attestations.KEEP, signatures)
+    return options if attestations is not None else CopyOptions((), Attestations.KEEP, signatures or None)
 
 
 def access_of(settings: Settings) -> Callable[[Repository], Access]:

@@ -9,9 +9,11 @@ if TYPE_CHECKING:
     from replicator.copy.context import AttestationsFound, Outcome, Result, SourceNotFound
     from replicator.copy.engine import Copier
     from replicator.copy.ledger import BlobLock, BlobLocks
+    from replicator.copy.options import Accessories
     from replicator.copy.selection import SelectionStore, selection_key
 
 __all__ = [
+    "Accessories",
     "AttestationsFound",
     "BlobLock",
     "BlobLocks",
@@ -27,6 +29,7 @@ __all__ = [
 __getattr__ = lazy_exports(
     __name__,
     {
+        "Accessories": "options",
         "Comparison": "compare",
         "Copier": "engine",
         "BlobLock": "ledger",

@@ -9,13 +9,16 @@ from replicator.copy.context import Result, SourceNotFound
 from replicator.copy.options import Attestations
 from replicator.copy.selection import Selection, select
 from replicator.registry.errors import DigestMismatch, NotFound
+from replicator.registry.manifests import fallback_tag
 from replicator.tasks import gather2
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
     from replicator.copy.context import CopyContext
     from replicator.copy.options import CopyOptions
     from replicator.copy.selection import CachedSelection, SelectionCache
-    from replicator.registry import Manifest
+    from replicator.registry import Descriptor, Manifest, RemoteRepository
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class Comparison:
         note: what is left out, or why the image is skipped.
         selection: what is selected of the image; None where the image was not read.
         present: what the destination's tag named where the image has to be copied; None for nothing.
+        lacks_signatures: whether the image is there and signatures of it may not be.
     """
 
     result: Result | None
@@ -37,6 +41,7 @@ class Comparison:
     note: str = ""
     selection: Selection | None = field(default=None, repr=False)
     present: str | None = None
+    lacks_signatures: bool = False
 
 
 async def compare(
@@ -195,3 +200,36 @@ def _compare_cached(present: str | None, digest: str, cached: CachedSelection) -
         return Comparison(Result.SKIPPED, digest, None, cached.note)
     result = Result.UP_TO_DATE if cached.digest == present else None
     return Comparison(result, digest, cached.digest, cached.note, present=None if result is not None else present)
+
+
+SIGNATURE_SUFFIX = ".sig"
+"""Behind the fallback tag of an image: cosign's old signatures."""
+
+
+async def signatures_held(target: RemoteRepository, subject: str, digests: Collection[str]) -> set[str]:
+    """Return the signatures of ``subject`` that a destination holds; ``digests`` are those that are looked for.
+
+    Its tag of cosign's is asked first, and its list of referrers only where that is not enough.
+
+    Raises:
+        RegistryError: the destination gave no usable answer.
+    """
+    head = await target.head_destination(f"{fallback_tag(subject)}{SIGNATURE_SUFFIX}")
+    held = {head.digest} if head is not None else set()
+    return held if held.issuperset(digests) else held | await _list(target, subject)
+
+
+async def _list(repository: RemoteRepository, subject: str) -> set[str]:
+    found: Iterable[Descriptor] | None = await repository.referrers(subject)
+    if found is None:
+        index = await read_fallback(repository, subject)
+        found = index.manifests if index is not None else ()
+    return {descriptor.digest for descriptor in found}
+
+
+async def read_fallback(repository: RemoteRepository, subject: str) -> Manifest | None:
+    """Read the index that lists referrers where a registry has no API; None without one."""
+    try:
+        return await repository.get_manifest(fallback_tag(subject))
+    except NotFound:
+        return None

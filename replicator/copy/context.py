@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from replicator.copy.options import VERBATIM
 from replicator.errors import ErrorClass, ReplicatorError
-from replicator.registry.errors import NotFound
+from replicator.registry.errors import NOT_AN_IMAGE, Denied, NotFound, Refused
 from replicator.registry.manifest import CONFIG_TYPES, platform_of
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Outcome:
         warnings: refusals that did not make the copy fail.
         source_digest: the digest of the source's tag when it was copied or compared. Only for the process that made
             the copy: it is not in `to_json`.
+        settled: whether another attempt would bring no signature more; it is not in `to_json` either.
     """
 
     result: Result
@@ -74,11 +76,12 @@ class Outcome:
     signatures: int = 0
     warnings: tuple[str, ...] = ()
     source_digest: str | None = field(default=None, compare=False)
+    settled: bool = field(default=True, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values, one key per attribute; ``signatures`` and ``warnings`` only where there are any."""
         values = asdict(self) | {"warnings": list(self.warnings)}
-        del values["source_digest"]
+        del values["source_digest"], values["settled"]
         return {key: value for key, value in values.items() if value or key not in ("signatures", "warnings")}
 
     @classmethod
@@ -94,7 +97,11 @@ class Outcome:
 
 @dataclass(slots=True)
 class Tally:
-    """Running counts of a copy; `Outcome` explains them."""
+    """Running counts of a copy; `Outcome` explains them.
+
+    Attributes:
+        settled: whether another attempt would bring no signature more.
+    """
 
     bytes: int = 0
     blobs_copied: int = 0
@@ -103,6 +110,8 @@ class Tally:
     manifests: int = 0
     signatures: int = 0
     warned: int = 0
+    settled: bool = True
+    _notes: list[str] = field(default_factory=list)
     _warnings: list[str] = field(default_factory=list)
 
     def warn(self, message: str) -> None:
@@ -110,6 +119,16 @@ class Tally:
         self.warned += 1
         if self.warned <= _MAX_WARNINGS:
             self._warnings.append(message)
+
+    def note(self, message: str) -> None:
+        """Add what is worth a word and no warning; no more than twenty, each once."""
+        if message not in self._notes and len(self._notes) < _MAX_WARNINGS:
+            self._notes.append(message)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The notes so far."""
+        return tuple(self._notes)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -143,6 +162,9 @@ class AttestationsFound(ReplicatorError):
         )
 
 
+_SIGNATURE_KIND = re.compile(r"signature|sigstore|cosign|\bsig\b|notary|in-toto|dsse|attestation|provenance")
+_OTHER_KIND = re.compile(r"sbom|spdx|cyclonedx")
+_REFUSALS_OF_KINDS = frozenset({400, 415, 422})
 _MAX_READS = 8
 """Concurrent manifest reads, each up to 4 MiB."""
 _CACHE_BYTES = 1024 * 1024
@@ -204,10 +226,11 @@ class CopyContext:
             blobs_present=self.tally.blobs_present,
             manifests=self.tally.manifests,
             seconds=round(time.monotonic() - self.started, 3),
-            note=note,
+            note="; ".join(filter(None, (note, *self.tally.notes))),
             signatures=self.tally.signatures,
             warnings=self.tally.warnings,
             source_digest=source_digest,
+            settled=self.tally.settled,
         )
 
 
@@ -263,6 +286,27 @@ class SourceReader:
 def is_image(manifest: Manifest) -> bool:
     """Tell a container image from another artifact by its config, as registries do that accept only images."""
     return manifest.config is not None and manifest.config.media_type in CONFIG_TYPES
+
+
+def is_signature_kind(kind: str) -> bool:
+    """Tell whether an ``artifactType`` is that of signatures or attestations, not of SBOMs or anything else."""
+    kind = kind.lower()
+    return _SIGNATURE_KIND.search(kind) is not None and _OTHER_KIND.search(kind) is None
+
+
+def kind_of(manifest: Manifest) -> str:
+    """Return what tells a manifest from an image: its ``artifactType``, else the type of its config.
+
+    What calls itself an image, as cosign's old signatures do, is told by its last layer.
+    """
+    if manifest.subject is None and is_image(manifest) and manifest.blobs:
+        return manifest.blobs[-1].media_type
+    return manifest.artifact_type
+
+
+def is_of_kind(error: Denied | Refused) -> bool:
+    """Tell whether a refusal of a manifest is about its kind, not about a quota or a permission."""
+    return NOT_AN_IMAGE in error.why or (isinstance(error, Refused) and error.status in _REFUSALS_OF_KINDS)
 
 
 def _ignore(_: int) -> None:

@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from replicator.copy.blobs import BlobCopier
-from replicator.copy.compare import Comparison, compare, compare_listed, read_root
+from replicator.copy.compare import Comparison, compare, compare_listed, read_root, signatures_held
 from replicator.copy.context import CopyContext, Outcome, Result
-from replicator.copy.ledger import Ledger, NoBlobLocks
-from replicator.copy.options import VERBATIM
+from replicator.copy.ledger import Ledger, NoBlobLocks, RefusedKinds, TagLocks
+from replicator.copy.options import EVERYTHING, VERBATIM
 from replicator.copy.push import Pusher
 from replicator.copy.selection import Selection, SelectionCache, select
-from replicator.copy.signatures import SignatureCopier, TagLocks
+from replicator.copy.signatures import SignatureCopier
 from replicator.copy.survey import Survey
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from replicator.copy.ledger import BlobLocks
-    from replicator.copy.options import CopyOptions
+    from replicator.copy.options import Accessories, CopyOptions
     from replicator.copy.selection import SelectionStore
     from replicator.copy.survey import Neighbours
     from replicator.reference import Reference, Repository
@@ -35,9 +35,11 @@ class Copier:
         neighbours: names repositories of a destination's registry that may have blobs to mount; None for those that
             `expect` names and that were compared.
         survey_store: shares with other processes which of those repositories were read; None for a single process.
+        refused_store: shares with other processes what destinations refuse; None for a single process.
 
     Attributes:
         registries: access to the registries.
+        refused: the kinds of manifests that destinations refuse.
         selections: known selections; prefetch many before comparing many.
     """
 
@@ -49,9 +51,11 @@ class Copier:
         selection_store: SelectionStore | None = None,
         neighbours: Neighbours | None = None,
         survey_store: SelectionStore | None = None,
+        refused_store: SelectionStore | None = None,
     ) -> None:
         self.registries = registries
         self.selections = SelectionCache(selection_store)
+        self.refused = RefusedKinds(refused_store)
         self._ledger = Ledger()
         locks = blob_locks or NoBlobLocks()
         self._survey = Survey(registries, self._ledger, locks, neighbours=neighbours, store=survey_store)
@@ -80,7 +84,7 @@ class Copier:
     ) -> Comparison:
         """Tell whether a destination holds what `copy` would write; nothing is written.
 
-        Signatures are not compared.
+        Signatures are not compared; see `holds`.
 
         Args:
             source: what would be copied.
@@ -102,6 +106,18 @@ class Copier:
         self._note(destination, found)
         return found
 
+    async def holds(self, destination: Repository, accessories: Accessories) -> bool:
+        """Tell whether a destination holds the signatures that a list has shown; the source is not asked.
+
+        Raises:
+            RegistryError: the destination gave no usable answer.
+        """
+        if not accessories.digests:
+            return True
+        target = self.registries.destination(destination)
+        held = await signatures_held(target, accessories.subject, accessories.digests)
+        return held.issuperset(accessories.digests)
+
     # The library's one public entry point: all but the two ends are options, named at each call.
     async def copy(
         self,
@@ -110,6 +126,7 @@ class Copier:
         *,
         options: CopyOptions = VERBATIM,
         announced: str | None = None,
+        accessories: Accessories | None = None,
         force: bool = False,
         confirm: Callable[[], Awaitable[None]] | None = None,
         progress: Callable[[int], None] | None = None,
@@ -126,6 +143,8 @@ class Copier:
             options: what is copied of the image.
             announced: the digest of the source's tag, from the latest event. If the destination already holds that
                 image, the source is not asked.
+            accessories: what a list of the source has shown of signatures; they count if they are of the image that is
+                copied.
             force: write the tag even where it already has the right digest; blobs known to be there are still not
                 sent.
             confirm: awaited right before each attempt to write the tag, which then takes at most `Timing.tag`
@@ -151,14 +170,25 @@ class Copier:
             result = Result.COPIED
         elif found.digest is not None:
             self._ledger.add(destination.registry, destination.repository.name, found.digest)
-        if options.signatures and found.digest is not None:
-            if selection is None:
-                root = await read_root(context, found.announced)
-                # If the destination holds the original, every signature of it still applies.
-                unchanged = root.digest == found.digest
-                selection = Selection(root) if unchanged else await select(root, context)
-            await SignatureCopier(context, self._blobs, self._tag_locks).copy_all(found.announced, selection)
+        if found.digest is not None:
+            await self._copy_signatures(context, found, accessories)
         return context.outcome(result or Result.UP_TO_DATE, found.digest, found.note, source_digest=found.announced)
+
+    async def _copy_signatures(self, context: CopyContext, found: Comparison, accessories: Accessories | None) -> None:
+        options, selection, digest = context.options, found.selection, str(found.digest)
+        listed = accessories if accessories is not None and accessories.subject == found.announced else None
+        if not (options.signatures if listed is None else listed.wanted_by(options) or listed.tags):
+            return
+        copier = SignatureCopier(context, self._blobs, self._tag_locks, self.refused)
+        if listed is not None and not listed.is_index and digest == listed.subject:
+            await copier.copy_listed(listed)
+            return
+        if selection is None and digest == found.announced:
+            # Every signature of the original applies. It is read at the destination: there it counts as no pull.
+            selection = Selection(await context.target.get_manifest(digest))
+        elif selection is None:
+            selection = await select(await read_root(context, found.announced), context)
+        await copier.copy_all(found.announced, selection, listed)
 
     def _note(self, destination: Reference, found: Comparison) -> None:
         """Note the manifest that a comparison saw at the destination: later copies may mount its blobs."""
@@ -167,13 +197,19 @@ class Copier:
             self._survey.seen(destination.repository, present)
 
     async def copy_signature(
-        self, source: Reference, destination: Reference, *, progress: Callable[[int], None] | None = None
+        self,
+        source: Reference,
+        destination: Reference,
+        *,
+        options: CopyOptions = EVERYTHING,
+        progress: Callable[[int], None] | None = None,
     ) -> Outcome:
         """Copy a signature, an attestation or another referrer of an image, if the destination has the image.
 
         Args:
             source: the referrer, by digest, or by a tag of cosign's or of the referrers tag schema.
             destination: where to, under the same digest or tag.
+            options: whether only signatures and attestations are copied, as far as the destination takes them.
             progress: called with the number of blob bytes of every chunk that is read.
 
         Returns:
@@ -183,6 +219,7 @@ class Copier:
             SourceNotFound: the source does not have it.
             RegistryError: either registry failed; its class tells whether to retry.
         """
-        context = CopyContext.open(self.registries, source, destination, progress=progress)
-        result, digest, note = await SignatureCopier(context, self._blobs, self._tag_locks).copy_one()
-        return context.outcome(result, digest, note)
+        context = CopyContext.open(self.registries, source, destination, options, progress)
+        copier = SignatureCopier(context, self._blobs, self._tag_locks, self.refused)
+        result, digest, note = await copier.copy_one()
+        return context.outcome(result, digest, note, source_digest=digest)

@@ -1,4 +1,4 @@
-"""Record of which blobs a registry has, how far its repositories were read for that, and the locks on blobs.
+"""Record of what registries have and refuse, how far their repositories were read for that, and the locks on blobs.
 
 All of it only saves work: without it a blob is looked up, or sent, a second time.
 """
@@ -11,12 +11,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from cachetools import LRUCache
+from cachetools import LRUCache, TTLCache
+
+from replicator.tasks import KeyedLock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Container, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from replicator.copy.selection import SelectionStore
     from replicator.reference import Repository
     from replicator.registry.limits import Abilities
 
@@ -102,6 +105,50 @@ class Ledger:
             self._entries.pop((registry, digest), None)
 
 
+REFUSED_SECONDS = 7 * 24 * 3600.0
+"""Seconds after which a refused kind is tried again."""
+MAX_REFUSED = 1000
+"""Refused kinds that are remembered at once."""
+
+
+class RefusedKinds:
+    """The kinds of manifests that destinations have refused, so that no more of them are sent for a week.
+
+    A kind is the type that a registry decides by: ``artifactType``, or the media type of the config. What one namespace
+    refuses another may take, since their editions and policies may differ.
+
+    Args:
+        store: keeps them for all processes; None for this process alone.
+        clock: the time of day, in seconds since 1970.
+    """
+
+    def __init__(self, store: SelectionStore | None = None, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._clock = clock
+        self._known: TTLCache[str, None] = TTLCache(MAX_REFUSED, REFUSED_SECONDS, clock)
+
+    async def refused(self, host: str, namespace: str, kind: str) -> bool:
+        """Tell whether a destination refused this kind within a week."""
+        name = _kind_name(host, namespace, kind)
+        if name not in self._known and self._store is not None:
+            (text,) = await self._store.recall([name])
+            # The store may keep it for longer.
+            if text is not None and text.isdecimal() and 0 <= self._clock() - int(text) < REFUSED_SECONDS:
+                return True
+        return name in self._known
+
+    def note(self, host: str, namespace: str, kind: str) -> None:
+        """Note that a destination refused this kind now."""
+        name = _kind_name(host, namespace, kind)
+        self._known[name] = None
+        if self._store is not None:
+            self._store.note(name, str(int(self._clock())))
+
+
+def _kind_name(host: str, namespace: str, kind: str) -> str:
+    return hashlib.sha256(f"{host}/{namespace} {kind}".encode()).hexdigest()[:32]
+
+
 class BlobLock(Protocol):
     """Lock on one blob at one registry, with what other processes know of the blob."""
 
@@ -180,6 +227,25 @@ class NoBlobLocks:
 
     async def share(self, registry: str, repository: str, digests: Sequence[str]) -> None:
         """Do nothing."""
+
+
+class TagLocks:
+    """Locks on tags that several copies may write: read, change and write of one tag is atomic among all processes."""
+
+    def __init__(self, locks: BlobLocks) -> None:
+        self._process_locks = KeyedLock()
+        self._locks = locks
+
+    @asynccontextmanager
+    async def hold(self, repository: Repository, tag: str) -> AsyncIterator[None]:
+        """Hold the lock on a tag.
+
+        Blob locks may be taken while it is held, never the other way round, so the two can't deadlock.
+        """
+        registry, name = repository.registry, repository.name
+        # The name in front keeps the item apart from any digest.
+        async with self._process_locks.hold(registry, name, tag), self._locks.hold(registry, name, f"{name}:{tag}"):
+            yield
 
 
 BYTES_A_REQUEST = 128 * 1024

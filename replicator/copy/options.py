@@ -1,12 +1,13 @@
-"""Options of a copy: which platforms, which attestations, and whether signatures are copied too."""
+"""Options of a copy: which platforms, which attestations, and which signatures and other referrers are copied too."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
-from replicator.reference import Platform
+from replicator.reference import Platform, is_digest, is_signature_tag
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +29,8 @@ class Attestations(StrEnum):
 _ANY = Platform("*", "*")
 _PRECEDENCE = (Attestations.STRIP, Attestations.STRIP_REFUSED, Attestations.KEEP, Attestations.FAIL)
 """The last one wins when several rules ask for the same copy, so that nothing one of them wants is lost."""
+_MORE_SIGNATURES = (False, None, True)
+_SIGNATURES_IN_WORDS = {True: "with signatures", False: "without signatures"}
 _IN_WORDS = {
     Attestations.STRIP: "attestations are left out",
     Attestations.STRIP_REFUSED: "attestations that the registry refuses are left out",
@@ -42,12 +45,13 @@ class CopyOptions:
     Attributes:
         platforms: patterns of the platforms to copy, sorted and unique; empty for all, which ``*/*`` means too.
         attestations: the treatment of BuildKit's attestations.
-        signatures: copy signatures and other referrers of the image too.
+        signatures: True to copy everything that refers to the image; None to copy those signatures and attestations
+            that a list of the source has shown (`Accessories`), as far as the destination takes them; False for none.
     """
 
     platforms: tuple[Platform, ...] = ()
     attestations: Attestations = Attestations.KEEP
-    signatures: bool = False
+    signatures: bool | None = None
 
     def __post_init__(self) -> None:
         # Normalized, so that equal selections are equal values: they are cache keys, and give equal bytes.
@@ -57,7 +61,7 @@ class CopyOptions:
     def __str__(self) -> str:
         parts = [f"only {', '.join(map(str, self.platforms))}"] if self.platforms else []
         parts += [_IN_WORDS[self.attestations]] if self.attestations in _IN_WORDS else []
-        parts += ["with signatures"] if self.signatures else []
+        parts += [_SIGNATURES_IN_WORDS[self.signatures]] if self.signatures is not None else []
         return "; ".join(parts) or "everything, byte for byte"
 
     @property
@@ -74,7 +78,7 @@ class CopyOptions:
         return CopyOptions(
             (*self.platforms, *other.platforms) if self.platforms and other.platforms else (),
             max(self.attestations, other.attestations, key=_PRECEDENCE.index),
-            self.signatures or other.signatures,
+            max(self.signatures, other.signatures, key=_MORE_SIGNATURES.index),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -84,8 +88,8 @@ class CopyOptions:
             values["platforms"] = [str(platform) for platform in self.platforms]
         if self.attestations is not Attestations.KEEP:
             values["attestations"] = str(self.attestations)
-        if self.signatures:
-            values["signatures"] = True
+        if self.signatures is not None:
+            values["signatures"] = self.signatures
         return values
 
     @classmethod
@@ -98,9 +102,69 @@ class CopyOptions:
         return cls(
             tuple(Platform.parse(text) for text in values.get("platforms", ())),
             Attestations(values.get("attestations", Attestations.KEEP)),
-            values.get("signatures", False) is True,
+            value if isinstance(value := values.get("signatures"), bool) else None,
         )
 
 
 VERBATIM = CopyOptions()
-"""The default: everything, byte for byte, without signatures."""
+"""The default: everything, byte for byte, with the signatures that a list has shown."""
+
+EVERYTHING = CopyOptions(signatures=True)
+"""Everything, byte for byte, with all that refers to it."""
+
+MAX_ACCESSORIES = 100
+"""Accessories of one image that a list of the source brings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accessories:
+    """The signatures and attestations of an image that a list of the source has shown, so that nothing else is asked.
+
+    Attributes:
+        subject: the digest of the image.
+        digests: of their manifests; there may be others among them, if the list does not tell them apart.
+        is_index: whether the image is an index, whose children may have signatures of their own.
+        tags: tags of cosign's that the list has beside them, such as attestations; they come along when the image is
+            copied, and are compared by themselves.
+    """
+
+    subject: str
+    digests: tuple[str, ...] = ()
+    is_index: bool = False
+    tags: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """A short name of exactly these."""
+        return hashlib.sha256(" ".join(sorted(self.digests)).encode()).hexdigest()[:16]
+
+    def wanted_by(self, options: CopyOptions) -> bool:
+        """Tell whether a copy with these options has to look for any at the destination."""
+        if options.signatures is False:
+            return False
+        return bool(self.digests) or (options.signatures is True and self.is_index)
+
+    def for_job(self, options: CopyOptions) -> Accessories | None:
+        """Return what a copy with these options has to know; None if that is nothing."""
+        if options.signatures is None:
+            return self if self.digests or self.tags else None
+        # Where all are wanted, an empty list spares the copy the search for them.
+        return self if options.signatures else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values."""
+        values = {"subject": self.subject, "digests": list(self.digests), "is_index": self.is_index}
+        return values | ({"tags": list(self.tags)} if self.tags else {})
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Parse the values of `to_json`.
+
+        Raises:
+            ValueError, TypeError, AttributeError, KeyError: the values have another form.
+        """
+        subject, digests, tags = values["subject"], tuple(values["digests"]), tuple(values.get("tags", ()))
+        valid = all(map(is_digest, (subject, *digests))) and all(map(is_signature_tag, tags))
+        if not valid or len(digests) + len(tags) > 2 * MAX_ACCESSORIES:
+            raise ValueError("not stored accessories")
+        return cls(subject, digests, values.get("is_index", False) is True, tags)

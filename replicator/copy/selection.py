@@ -313,7 +313,7 @@ def selection_key(digest: str, options: CopyOptions) -> str:
         digest: the digest of the source's tag.
         options: the parts of the image that are copied; whether signatures are copied makes no difference.
     """
-    selected = json.dumps(replace(options, signatures=False).to_json(), sort_keys=True)
+    selected = json.dumps(replace(options, signatures=None).to_json(), sort_keys=True)
     name = f"{ALGORITHM} {digest} {selected}".encode()
     return base64.urlsafe_b64encode(hashlib.sha256(name).digest()[:12]).decode()
 

@@ -3,37 +3,42 @@
 Specifications: OCI distribution 1.1, "Listing Referrers", "Referrers Tag Schema" and "Pushing Manifests with Subject";
 cosign's "Signature Specification" for the tags ``sha256-<hex>.sig``, ``.att`` and ``.sbom``.
 
-Referrers are copied byte for byte, after the image. A registry's refusal of one is a warning and never fails the copy.
+Referrers are copied byte for byte, after the image. A registry's refusal of one is a warning and never fails the copy;
+where signatures are copied only as far as the destination takes them, it is a note, and that kind is left out for a
+week.
+
+Harbor lists cosign's old signatures among the referrers although they name no subject: those go by their tag.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from replicator.copy.context import Result, SourceNotFound
+from replicator.copy.compare import SIGNATURE_SUFFIX, read_fallback, signatures_held
+from replicator.copy.context import Result, SourceNotFound, is_of_kind, is_signature_kind, kind_of
 from replicator.copy.push import Pusher
 from replicator.copy.selection import MAX_DEPTH
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.reference import parse_signature_tag
-from replicator.registry.errors import ManifestIncomplete, NotFound, UnsupportedManifest
-from replicator.registry.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, digest_of, parse_manifest
+from replicator.registry.errors import Denied, ManifestIncomplete, NotFound, Refused, UnsupportedManifest
+from replicator.registry.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, descriptor_row, digest_of, parse_manifest
 from replicator.registry.manifests import fallback_tag
-from replicator.tasks import KeyedLock, gather_all
+from replicator.tasks import gather_all
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import Iterator, Sequence
 
     from replicator.copy.blobs import BlobCopier
     from replicator.copy.context import CopyContext
-    from replicator.copy.ledger import BlobLocks
+    from replicator.copy.ledger import RefusedKinds, TagLocks
+    from replicator.copy.options import Accessories
     from replicator.copy.selection import Selection
-    from replicator.reference import Repository
-    from replicator.registry import Descriptor, Manifest, RemoteRepository
+    from replicator.registry import Manifest
 
-_COSIGN_SUFFIXES = (".sig", ".att", ".sbom")
+_COSIGN_SUFFIXES = (SIGNATURE_SUFFIX, ".att", ".sbom")
 _MAX_REFERRER_DEPTH = 3
 """Referrers of referrers: a signature of an SBOM of an image has depth two."""
 _LIST_BATCH_BYTES = 1024 * 1024
@@ -42,44 +47,49 @@ _MAX_IMAGES = 4
 """Images whose signatures are looked up at once."""
 
 
-class TagLocks:
-    """Locks on tags that several copies may write: read, change and write of one tag is atomic among all processes."""
-
-    def __init__(self, locks: BlobLocks) -> None:
-        self._process_locks = KeyedLock()
-        self._locks = locks
-
-    @asynccontextmanager
-    async def hold(self, repository: Repository, tag: str) -> AsyncIterator[None]:
-        """Hold the lock on a tag.
-
-        Blob locks may be taken while it is held, never the other way round, so the two can't deadlock.
-        """
-        registry, name = repository.registry, repository.name
-        # The name in front keeps the item apart from any digest.
-        async with self._process_locks.hold(registry, name, tag), self._locks.hold(registry, name, f"{name}:{tag}"):
-            yield
-
-
 class SignatureCopier:
-    """Copies the signatures of one image, or one signature."""
+    """Copies the signatures of one image, or one signature.
 
-    def __init__(self, context: CopyContext, blobs: BlobCopier, tag_locks: TagLocks) -> None:
+    Args:
+        context: the copy this belongs to.
+        blobs: copies the blobs.
+        tag_locks: locks on the tags that list referrers.
+        refused: the kinds that destinations refuse.
+    """
+
+    def __init__(self, context: CopyContext, blobs: BlobCopier, tag_locks: TagLocks, refused: RefusedKinds) -> None:
         self._context = context
         self._origin = context.origin
         self._target = context.target
         self._tally = context.tally
         self._push = Pusher(context, blobs)
         self._tag_locks = tag_locks
+        self._refused = refused
+        self._auto = context.options.signatures is None
+        namespace, slash, _ = context.target.repository.name.partition("/")
+        self._place = context.target.repository.registry, namespace if slash else ""
         self._lookups = asyncio.Semaphore(_MAX_IMAGES)
         self._visited: set[str] = set()
+        self._left_out = ""
 
-    async def copy_all(self, announced: str, selection: Selection) -> None:
+    async def copy_listed(self, listed: Accessories) -> None:
+        """Copy the signatures of an image that has no children, and was copied byte for byte.
+
+        Args:
+            listed: what a list of the source has shown.
+
+        Raises:
+            ReplicatorError: a failure that a retry may mend.
+        """
+        await self._copy_referrers_of(listed.subject, listed)
+
+    async def copy_all(self, announced: str, selection: Selection, listed: Accessories | None = None) -> None:
         """Copy the referrers of an image and of those of its children that were copied.
 
         Args:
             announced: the digest of the image at the source.
             selection: what was copied of it.
+            listed: what a list of the source has shown of the image, so that it is not asked for that again.
 
         Raises:
             ReplicatorError: a failure that a retry may mend; a permanent one is only a warning.
@@ -91,8 +101,8 @@ class SignatureCopier:
         if selection.manifest.digest != announced:
             # A signature is over bytes, and the index was rewritten.
             del digests[selection.manifest.digest]
-            await self._warn_of_lost_signatures(announced, selection.manifest.digest)
-        await gather_all(self._copy_referrers_of(digest) for digest in digests)
+            await self._tell_of_lost_signatures(announced, selection.manifest.digest, listed)
+        await gather_all(self._copy_referrers_of(digest, listed) for digest in digests)
 
     async def copy_one(self) -> tuple[Result, str | None, str]:
         """Copy the signature that is the source of this copy, if the destination has its subject.
@@ -105,23 +115,10 @@ class SignatureCopier:
             ReplicatorError: a failure that a retry may mend.
         """
         source = self._context.source
-        pushed: Manifest | None = None
-        if source.tag is not None:
-            parsed = parse_signature_tag(source.tag)
-            if parsed is None:
-                return Result.SKIPPED, None, "its tag is not a signature's"
-            subject, suffix = parsed
-        else:
-            try:
-                pushed = await self._origin.get_manifest(source.identifier)
-            except NotFound as error:
-                raise SourceNotFound(source, error) from error
-            except UnsupportedManifest as error:
-                # No rule asked for it: a push by digest alone is only looked at for signatures.
-                return Result.SKIPPED, None, str(error)
-            if pushed.subject is None:
-                return Result.SKIPPED, None, "it refers to no image"
-            subject, suffix = pushed.subject.digest, ""
+        found = await self._find_subject()
+        if isinstance(found, str):
+            return Result.SKIPPED, None, found
+        subject, suffix, pushed = found
         if await self._target.head_destination(subject) is None:
             return Result.SKIPPED, None, f"its subject {subject} is not at the destination"
         before = self._tally.manifests
@@ -137,9 +134,26 @@ class SignatureCopier:
             self._warn(source.identifier, error)
         if self._tally.manifests > before:
             return Result.COPIED, digest, ""
-        if self._tally.warned:
+        if self._tally.warned or self._tally.notes:
             return Result.SKIPPED, None, "; ".join(self._tally.warnings)
+        if self._left_out:
+            return Result.SKIPPED, None, f"{self._place[0]} has refused {self._left_out} within the last week"
         return Result.UP_TO_DATE, digest, ""
+
+    async def _find_subject(self) -> tuple[str, str, Manifest | None] | str:
+        """Return the subject of the signature that is the source, its suffix and, by digest, itself; or why not."""
+        source = self._context.source
+        if source.tag is not None:
+            parsed = parse_signature_tag(source.tag)
+            return (*parsed, None) if parsed is not None else "its tag is not a signature's"
+        try:
+            pushed = await self._origin.get_manifest(source.identifier)
+        except NotFound as error:
+            raise SourceNotFound(source, error) from error
+        except UnsupportedManifest as error:
+            # No rule asked for it: a push by digest alone is only looked at for signatures.
+            return str(error)
+        return (pushed.subject.digest, "", pushed) if pushed.subject is not None else "it refers to no image"
 
     async def _find_signable(
         self, manifest: Manifest, selection: Selection, digests: dict[str, None], depth: int = 0
@@ -157,27 +171,32 @@ class SignatureCopier:
                 nested = nested or await self._context.reader.child(child.digest, manifest.digest)
                 await self._find_signable(nested, selection, digests, depth + 1)
 
-    async def _warn_of_lost_signatures(self, announced: str, digest: str) -> None:
+    async def _tell_of_lost_signatures(self, announced: str, digest: str, listed: Accessories | None) -> None:
         try:
-            signed = await self._is_signed(announced)
+            signed = bool(listed.digests) if listed is not None else await self._is_signed(announced)
         except ReplicatorError as error:
             self._warn(f"referrers of {announced}", error)
         else:
             if signed:
-                self._tally.warn(
+                (self._tally.note if self._auto else self._tally.warn)(
                     f"the signatures of {announced} are not copied: they are not valid for the rewritten index {digest}"
                 )
 
-    async def _copy_referrers_of(self, digest: str) -> None:
+    async def _copy_referrers_of(self, digest: str, listed: Accessories | None) -> None:
         async with self._lookups:
-            for suffix in _COSIGN_SUFFIXES:
-                tag = f"{fallback_tag(digest)}{suffix}"
+            is_listed = listed is not None and digest == listed.subject
+            suffixes = () if self._auto else _COSIGN_SUFFIXES
+            tags = [f"{fallback_tag(digest)}{suffix}" for suffix in suffixes]
+            for tag in listed.tags if listed is not None and is_listed else tags:
                 try:
                     await self._copy_tag(tag)
                 except ReplicatorError as error:
                     self._warn(tag, error)
             try:
-                await self._copy_referrers(digest, 0)
+                if listed is not None and is_listed:
+                    await self._copy_digests(digest, listed.digests, 0)
+                else:
+                    await self._copy_referrers(digest, 0)
             except ReplicatorError as error:
                 self._warn(f"referrers of {digest}", error)
 
@@ -187,9 +206,17 @@ class SignatureCopier:
             return True
         return bool(await self._list_origin(digest))
 
-    async def _copy_tag(self, tag: str) -> str | None:
-        """Bring one of cosign's tags up to date; return its digest, or None if the source does not have it."""
-        if await self._origin.head_manifest(tag) is None:
+    async def _copy_tag(self, tag: str, read: Manifest | None = None) -> str | None:
+        """Bring one of cosign's tags up to date.
+
+        Args:
+            tag: the tag.
+            read: what it names, most likely; None to ask first whether there is such a tag.
+
+        Returns:
+            Its digest; None if the source does not have it.
+        """
+        if read is None and await self._origin.head_manifest(tag) is None:
             return None
         async with self._tag_locks.hold(self._target.repository, tag):
             # The source is read under the lock, so the last writer is also the last reader.
@@ -197,10 +224,15 @@ class SignatureCopier:
             present = await self._target.head_destination(tag)
             if wanted is None or (present is not None and present.digest == wanted.digest):
                 return wanted.digest if wanted is not None else None
-            manifest = await self._origin.get_manifest(wanted.digest)
+            is_read = read is not None and read.digest == wanted.digest
+            manifest = read if read is not None and is_read else await self._origin.get_manifest(wanted.digest)
+            kind = kind_of(manifest)
+            if await self._is_refused(kind):
+                return manifest.digest
             await self._push.copy_parts(manifest)
-            await self._push.put(manifest, tag)
-            self._tally.signatures += 1
+            with self._refusals(kind, new=present is None):
+                await self._push.put(manifest, tag)
+                self._tally.signatures += 1
             return manifest.digest
 
     async def _copy_referrers(self, subject: str, depth: int, pushed: Manifest | None = None) -> None:
@@ -218,29 +250,41 @@ class SignatureCopier:
         digests = sorted(await self._list_origin(subject))
         if pushed is not None and pushed.digest not in digests:
             digests.append(pushed.digest)
+        await self._copy_digests(subject, digests, depth, pushed)
+
+    async def _copy_digests(
+        self, subject: str, digests: Sequence[str], depth: int, pushed: Manifest | None = None
+    ) -> None:
+        """Copy these referrers of ``subject``, and theirs; those of signatures only where everything is copied."""
         if not digests:
             return
         async with self._tag_locks.hold(self._target.repository, fallback_tag(subject)):
             present = await self._copy_missing(subject, digests, pushed)
-        if depth < _MAX_REFERRER_DEPTH:
+        if depth < _MAX_REFERRER_DEPTH and not self._auto:
             for digest in present:
                 await self._copy_referrers(digest, depth + 1)
 
-    async def _copy_missing(self, subject: str, digests: list[str], pushed: Manifest | None) -> list[str]:
-        """Copy the referrers that are missing; return those that the destination has now."""
-        listed = await self._list(self._target, subject)
+    async def _copy_missing(self, subject: str, digests: Sequence[str], pushed: Manifest | None) -> list[str]:
+        """Copy the referrers that are missing; return those that may have referrers of their own."""
+        held = await signatures_held(self._target, subject, digests)
         present, unlisted, unlisted_bytes = [], [], 0
         for digest in digests:
-            if digest not in listed:
+            if digest not in held:
                 try:
                     known = pushed if pushed is not None and pushed.digest == digest else None
                     manifest = known or await self._origin.get_manifest(digest)
+                    if manifest.subject is None and is_signature_kind(kind_of(manifest)):
+                        # One of cosign's old ones; Harbor goes on listing it when its tag has moved on.
+                        await self._copy_tag(f"{fallback_tag(subject)}{SIGNATURE_SUFFIX}", manifest)
+                        continue
                     by_registry = await self._copy_referrer(manifest, subject)
                 except ReplicatorError as error:
                     self._warn(digest, error)
                     continue
+                if by_registry is None:
+                    continue
                 if not by_registry:
-                    unlisted.append(_row(manifest))
+                    unlisted.append(descriptor_row(manifest))
                     unlisted_bytes += len(manifest.content)
                 if unlisted_bytes > _LIST_BATCH_BYTES:
                     await self._extend_list(subject, unlisted)
@@ -250,45 +294,62 @@ class SignatureCopier:
             await self._extend_list(subject, unlisted)
         return present
 
-    async def _copy_referrer(self, manifest: Manifest, subject: str) -> bool:
-        """Copy one referrer; return whether the registry lists it, or leaves that to its clients."""
+    async def _copy_referrer(self, manifest: Manifest, subject: str) -> bool | None:
+        """Copy one referrer; return whether the registry lists it, or leaves that to its clients; None if left out."""
         named = manifest.subject.digest if manifest.subject is not None else "nothing"
         if named != subject:
             raise UnsupportedManifest(f"it is listed as a referrer of {subject}, but refers to {named}").at(
                 self._context.source.registry, manifest.digest
             )
+        kind = kind_of(manifest)
+        if self._auto and (not is_signature_kind(kind) or await self._is_refused(kind)):
+            return None
         await self._push.copy_parts(manifest)
-        listed = await self._push.put(manifest, manifest.digest)
-        self._tally.signatures += 1
+        listed = None
+        with self._refusals(kind):
+            listed = await self._push.put(manifest, manifest.digest)
+            self._tally.signatures += 1
         return listed
+
+    async def _is_refused(self, kind: str) -> bool:
+        if not self._auto or not await self._refused.refused(*self._place, kind):
+            return False
+        self._left_out = kind
+        return True
+
+    @contextmanager
+    def _refusals(self, kind: str, *, new: bool = True) -> Iterator[None]:
+        """Remember that the destination refuses a kind, and go on, where only what it takes is copied.
+
+        Args:
+            kind: of the manifest that is written.
+            new: whether its tag is new. One that can't be moved says nothing about the kind.
+        """
+        try:
+            yield
+        except (Denied, Refused) as error:
+            if not self._auto or not new or not is_of_kind(error):
+                raise
+            self._refused.note(*self._place, kind)
+            self._tally.note(f"not copied: {kind}: {error}; this kind is not tried again for a week")
 
     async def _list_origin(self, subject: str) -> set[str]:
         """List the referrers of ``subject`` by the API and by the fallback tag, which may be older than the API."""
-        listed = {descriptor.digest for descriptor in await self._origin.referrers(subject) or ()}
+        found = await self._origin.referrers(subject)
+        listed = {descriptor.digest for descriptor in found or ()}
+        if self._auto and found is not None:
+            return listed
         try:
-            index = await self._read_fallback(self._origin, subject)
+            index = await read_fallback(self._origin, subject)
         except ReplicatorError as error:
             self._warn(fallback_tag(subject), error)
         else:
             listed |= {descriptor.digest for descriptor in index.manifests} if index is not None else set()
         return listed
 
-    async def _list(self, repository: RemoteRepository, subject: str) -> set[str]:
-        found: Iterable[Descriptor] | None = await repository.referrers(subject)
-        if found is None:
-            index = await self._read_fallback(repository, subject)
-            found = index.manifests if index is not None else ()
-        return {descriptor.digest for descriptor in found}
-
-    async def _read_fallback(self, repository: RemoteRepository, subject: str) -> Manifest | None:
-        try:
-            return await repository.get_manifest(fallback_tag(subject))
-        except NotFound:
-            return None
-
     async def _extend_list(self, subject: str, rows: list[dict[str, Any]]) -> None:
         """Add rows to the index under the fallback tag, which lists referrers where the registry has no API."""
-        before = await self._read_fallback(self._target, subject)
+        before = await read_fallback(self._target, subject)
         if before is not None and not before.is_index:
             # Somebody else's image: it is left alone.
             raise self._unlistable(subject, "the fallback tag names an image")
@@ -325,21 +386,12 @@ class SignatureCopier:
         )
 
     def _warn(self, what: str, error: ReplicatorError) -> None:
-        """Turn a permanent error into a warning.
+        """Turn a permanent error into a warning, or into a note where only what the destination takes is copied.
 
         Raises:
             ReplicatorError: any other error, which a retry may mend.
         """
         if error.error_class is not ErrorClass.PERMANENT:
             raise error
-        self._tally.warn(f"not copied: {what}: {error}")
-
-
-def _row(manifest: Manifest) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "mediaType": manifest.media_type,
-        "digest": manifest.digest,
-        "size": len(manifest.content),
-    }
-    row |= {"artifactType": manifest.artifact_type} if manifest.artifact_type else {}
-    return row | ({"annotations": dict(manifest.annotations)} if manifest.annotations else {})
+        self._tally.settled = False
+        (self._tally.note if self._auto else self._tally.warn)(f"not copied: {what}: {error}")

@@ -213,6 +213,19 @@ class ArtifactTag:
 
 
 @dataclass(frozen=True, slots=True)
+class Accessory:
+    """What is attached to an artifact.
+
+    Attributes:
+        digest: of its manifest.
+        kind: Harbor's name for it, such as ``signature.cosign``; ``subject.accessory`` for what Harbor does not know.
+    """
+
+    digest: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """A row of a list of artifacts: an image, an index, or anything else with a manifest.
 
@@ -220,14 +233,16 @@ class Artifact:
         digest: of the manifest.
         size: bytes, with everything that the manifest names; None if Harbor does not say.
         tags: none if it was pushed by digest, or if its tag has moved to another artifact.
-        has_accessories: whether signatures or the like are attached to it.
+        accessories: signatures and the like that are attached to it.
+        is_index: whether it has children, as an image for several platforms has.
     """
 
     repository: Repository
     digest: str
     size: int | None
     tags: tuple[ArtifactTag, ...]
-    has_accessories: bool
+    accessories: tuple[Accessory, ...] = ()
+    is_index: bool = False
 
 
 def project_of(row: Mapping[str, Any]) -> str | None:
@@ -259,13 +274,14 @@ def artifact_of(
     digest = row.get("digest")
     if repository is None or listed not in (None, repository) or not isinstance(digest, str) or not is_digest(digest):
         return None
-    accessories = row.get("accessories")
+    references = row.get("references")
     return Artifact(
         repository,
         digest,
         _number(row.get("size")),
         tuple(_tags(row.get("tags"))),
-        isinstance(accessories, list) and bool(accessories),
+        tuple(_accessories(row.get("accessories"))),
+        isinstance(references, list) and bool(references),
     )
 
 
@@ -280,6 +296,13 @@ def _tags(rows: Any) -> Iterator[ArtifactTag]:
         name = row.get("name") if isinstance(row, dict) else None
         if isinstance(name, str) and is_tag(name):
             yield ArtifactTag(name, _time(row.get("push_time")))
+
+
+def _accessories(rows: Any) -> Iterator[Accessory]:
+    for row in rows if isinstance(rows, list) else ():
+        digest, kind = (row.get("digest"), row.get("type")) if isinstance(row, dict) else (None, None)
+        if isinstance(digest, str) and is_digest(digest):
+            yield Accessory(digest, kind if isinstance(kind, str) else "")
 
 
 def _number(value: Any) -> int | None:

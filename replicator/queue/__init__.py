@@ -34,7 +34,13 @@ from replicator.queue.job import (
 )
 from replicator.queue.leaders import Complaint, Leadership, NewDeadLetters, Notices
 from replicator.queue.lease import Running
-from replicator.queue.memory import Observations, RedisLogins, RedisSelectionStore, RedisSurveyStore
+from replicator.queue.memory import (
+    Observations,
+    RedisLogins,
+    RedisRefusedStore,
+    RedisSelectionStore,
+    RedisSurveyStore,
+)
 from replicator.queue.processes import LoadedConfig, ProcessInfo, announced, processes
 from replicator.queue.reconciles import (
     Findings,
@@ -89,6 +95,7 @@ __all__ = [
     "Reconciles",
     "RedisBlobLocks",
     "RedisLogins",
+    "RedisRefusedStore",
     "RedisSelectionStore",
     "RedisSurveyStore",
     "RetryPolicy",

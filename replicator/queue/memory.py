@@ -3,12 +3,14 @@
 All of it only saves requests to registries. So nothing here fails or waits for Redis beyond a deadline: while Redis is
 away, slow or refuses, nothing is known, and what was to be remembered is lost.
 
-There are three memories, each bounded by two generations (``memory.lua``), and one of logins (`RedisLogins`); the third
-one has times, by the clock of Redis (`RedisClock`):
+There are four memories, each bounded by two generations (``memory.lua``), and one of logins (`RedisLogins`); the
+last of the four has times, by the clock of Redis (`RedisClock`):
 
 - **Selections** (`RedisSelectionStore`): what a selection leaves of an image. The value of a key never changes.
 - **Surveys** (`RedisSurveyStore`): which repositories of a destination's registry were read for blobs to mount from
   them. What was found is in the blob locks. Whatever is wrong here costs a few requests, or an upload.
+- **Refused kinds** (`RedisRefusedStore`): what a namespace of a destination refused, and when. For a week no more of
+  it is sent there.
 - **Observations** (`Observations`): that a destination held what is wanted, and since when. A backfill that has just
   listed the sources leaves out a destination that was observed to hold the same, lately enough, without asking it.
 
@@ -30,7 +32,8 @@ What keeps it true:
 - All times are Redis's, and those of observations rather too early (`RedisClock`), so the machines' clocks do not
   matter. An observation that is dated too early costs a request to the registry, no more.
 
-Signatures are not covered: no observation is trusted of an image that is wanted with them.
+Signatures have observations of their own: that a destination held all those that a list of the source had shown of an
+image. Nothing voids them but time, so a signature that somebody deletes at the destination is missed until then.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ if TYPE_CHECKING:
 
     from replicator.queue.client import Queue
 
-_SELECTIONS, _SURVEYS = "forms", "surveys"
+_SELECTIONS, _SURVEYS, _REFUSED = "forms", "surveys", "refused"
 """In the names of keys, where older processes look for them."""
 
 
@@ -96,6 +99,13 @@ class RedisSurveyStore(RedisSelectionStore):
 
     def __init__(self, queue: Queue, *, deadline: float = 1.0, items: int = 20_000) -> None:
         super().__init__(queue, deadline=deadline, items=items, name=_SURVEYS)
+
+
+class RedisRefusedStore(RedisSelectionStore):
+    """The kinds of manifests that destinations refuse, in the same form: since when."""
+
+    def __init__(self, queue: Queue, *, deadline: float = 1.0, items: int = 1000) -> None:
+        super().__init__(queue, deadline=deadline, items=items, name=_REFUSED)
 
 
 _BEST_SECONDS = 10.0

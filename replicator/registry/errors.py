@@ -288,6 +288,10 @@ def read_error(body: bytes) -> ErrorBody:
     return ErrorBody(codes, one_line(words, _MAX_QUOTED))
 
 
+NOT_AN_IMAGE = "unknown manifest class"
+"""How ACR, and a distribution registry that takes only images, refuses the manifest of anything else."""
+
+
 def _words(error: Mapping[str, object]) -> str:
     code, message, detail = error.get("code", ""), error.get("message", ""), error.get("detail")
     text = f"{code}: {message}" if message else str(code)

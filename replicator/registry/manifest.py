@@ -157,6 +157,17 @@ def entries(index: Manifest) -> tuple[Descriptor, ...]:
     return _descriptors(json.loads(index.content), "manifests")
 
 
+def descriptor_row(manifest: Manifest) -> dict[str, Any]:
+    """Return a manifest's row in an index of referrers (specification, "Pushing Manifests with Subject")."""
+    row: dict[str, Any] = {
+        "mediaType": manifest.media_type,
+        "digest": manifest.digest,
+        "size": len(manifest.content),
+    }
+    row |= {"artifactType": manifest.artifact_type} if manifest.artifact_type else {}
+    return row | ({"annotations": dict(manifest.annotations)} if manifest.annotations else {})
+
+
 def _common_fields(document: dict[str, Any], config_type: str) -> dict[str, Any]:
     """Return the fields that every kind of manifest may have."""
     subject, artifact_type = document.get("subject"), document.get("artifactType")

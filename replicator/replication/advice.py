@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from replicator.aliyun import acr
 from replicator.aliyun.operations import AccountIncomplete, AccountRefused, NamespaceMissing, ram_action
 from replicator.registry.errors import (
+    NOT_AN_IMAGE,
     AskedLoginRefused,
     Denied,
     LoginRefused,
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from replicator.errors import ReplicatorError
     from replicator.reference import Reference, Repository
 
-_NOT_AN_IMAGE = "unknown manifest class"
-"""How ACR, and a distribution registry that takes only images, refuses the manifest of anything else."""
 _NO_PROJECT = "; or there is no such project"
 _GATED = (
     "the project's settings at Harbor (Configuration) withhold the image until it is scanned, has no severe "
@@ -58,7 +57,7 @@ def may_lack_repository(error: RegistryError, repository: Repository) -> bool:
     if isinstance(error, NotFound):
         return "NAME_UNKNOWN" in error.codes
     refused = isinstance(error, Denied | Unauthorized) and not isinstance(error, LoginRefused)
-    return refused and _NOT_AN_IMAGE not in error.why and not acr.is_of_quantity(error.why)
+    return refused and NOT_AN_IMAGE not in error.why and not acr.is_of_quantity(error.why)
 
 
 def _advice(error: RegistryError, destination: Reference | None) -> str:
@@ -77,7 +76,7 @@ def _advice(error: RegistryError, destination: Reference | None) -> str:
         return f"check the name, and that the login may see it{_NO_PROJECT}"
     if not isinstance(error, Denied | Unauthorized):
         return ""
-    if _NOT_AN_IMAGE in error.why:
+    if NOT_AN_IMAGE in error.why:
         return (
             "it takes only images, and never a manifest with another config (an attestation, a signature, a chart); "
             "to copy an image without its attestations, set attestations: strip in the rule (--attestations strip)"

@@ -275,8 +275,7 @@ class Backfill:
 
     def _job(self, found: Found, comparison: Comparison | None) -> Job:
         request = replace(found.request, force=self._options.force)
-        if comparison is not None:
-            request = informed(request, comparison)
+        request = informed(request, comparison, found.accessories)
         return job_for(request, retries=self._options.retries)
 
     async def _follow_copies(self, queue: Queue) -> None:

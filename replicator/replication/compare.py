@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING
 
 from replicator.console import short
 from replicator.copy import Result, SourceNotFound, selection_key
+from replicator.copy.options import VERBATIM
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.replication.advice import explained
-from replicator.replication.job import may_trust
+from replicator.replication.job import may_trust, signature_fact
 from replicator.replication.report import Row, RowOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from replicator.copy import Comparison, Copier
+    from replicator.copy import Accessories, Comparison, Copier
     from replicator.queue import Observations
     from replicator.replication.listing import Found
     from replicator.rules import CopyRequest
+
+SETTLED_SECONDS = 7 * 86_400.0
+"""For so long the signatures of an image that were seen at a destination are not looked for again."""
 
 TRUSTED = "not compared, as it was seen to be up to date lately"
 
@@ -53,8 +57,7 @@ class Checker:
         Returns:
             The row of each copy; None if its destination has to be compared.
         """
-        digests = [each.digest if may_trust(each.request) else None for each in found]
-        rows = await self._confirmed([(each, digest) for each, digest in zip(found, digests, strict=True) if digest])
+        rows = await self._confirmed([(each, each.digest) for each in found if each.digest is not None])
         return [rows.get(each) for each in found]
 
     async def recall(self, found: Sequence[Found]) -> None:
@@ -71,16 +74,19 @@ class Checker:
         """
         request = found.request
         started, compared_at = time.monotonic(), time.time()
-        digest = None if request.signature else found.digest
+        digest = found.digest
         try:
             if digest is None and self._trust is not None and may_trust(request):
                 # No list named the digest. One request to the source may save one to the destination.
                 digest = await self._resolve(request)
                 if digest is not None and (row := (await self._confirmed([(found, digest)])).get(found)) is not None:
                     return row
+            # A signature has no parts to select.
+            options = VERBATIM if request.signature else request.options
             comparison = await self._copier.compare(
-                request.source, request.destination, request.options, announced=digest, read=self._dry_run
+                request.source, request.destination, options, announced=digest, read=self._dry_run
             )
+            lacks_signatures = comparison.result is Result.UP_TO_DATE and await self._lacks_signatures(found)
         except SourceNotFound as error:
             # Not passed over: a rule names this tag, or a list did a moment ago.
             return replace(row_of(found, RowOutcome.FAILED), error=str(error))
@@ -94,16 +100,38 @@ class Checker:
             if self._checks is not None and may_trust(request):
                 key = selection_key(comparison.announced, request.options)
                 self._checks.record(str(request.destination), key, compared_at)
-            # Whether all signatures are at the destination is for the job to see; a comparison does not cover them.
-            wants_signatures = not self._dry_run and request.options.signatures
-            if (wants_signatures or self._force) and not request.signature:
-                return comparison
+            if (lacks_signatures or self._force) and not request.signature:
+                return replace(comparison, lacks_signatures=lacks_signatures)
         return replace(
             row_of(found, RowOutcome(comparison.result.value)),
             digest=comparison.digest,
             seconds=round(time.monotonic() - started, 3),
             note=comparison.note,
         )
+
+    async def _lacks_signatures(self, found: Found) -> bool:
+        """Tell whether signatures of an image that is at the destination may be missing there."""
+        request, attached = found.request, found.accessories
+        if request.signature:
+            return False
+        if attached is None:
+            # The source's list has shown none. Where all are wanted, the job has to look.
+            return bool(request.options.signatures) and not self._dry_run
+        if not attached.wanted_by(request.options):
+            return False
+        fact = signature_fact(request, attached)
+        if self._checks is not None and not self._force and all(await self._checks.confirmed([fact], SETTLED_SECONDS)):
+            return False
+        began = time.time()
+        children = request.options.signatures is True and attached.is_index
+        if not await self._copier.holds(request.destination.repository, attached):
+            return True
+        if children:
+            # Their signatures are in no list.
+            return not self._dry_run
+        if self._checks is not None:
+            self._checks.record(*fact, began)
+        return False
 
     async def _resolve(self, request: CopyRequest) -> str | None:
         source = self._copier.registries.source(request.source.repository)
@@ -114,15 +142,27 @@ class Checker:
         """Return the rows of those copies whose destination was seen to hold this digest within the time of trust."""
         if self._trust is None or self._checks is None or self._force or not found:
             return {}
-        expected = [
-            (str(each.request.destination), selection_key(digest, each.request.options)) for each, digest in found
-        ]
-        confirmed = await self._checks.confirmed(expected, self._trust)
+        facts = [(each, fact) for each, digest in found for fact in _facts(each, digest)]
+        confirmed = await self._checks.confirmed([fact for _, fact in facts], self._trust)
+        held: dict[Found, bool] = {}
+        for (each, _), holds in zip(facts, confirmed, strict=True):
+            held[each] = held.get(each, True) and holds
         return {
-            each: replace(row_of(each, RowOutcome.UP_TO_DATE), note=TRUSTED)
-            for (each, _), holds in zip(found, confirmed, strict=True)
-            if holds
+            each: replace(row_of(each, RowOutcome.UP_TO_DATE), note=TRUSTED) for each, holds in held.items() if holds
         }
+
+
+def _facts(found: Found, digest: str) -> list[tuple[str, str]]:
+    """Return the observations that together show that there is nothing to copy; none if no observation can."""
+    request, attached = found.request, found.accessories
+    if not may_trust(request):
+        return []
+    facts = [(str(request.destination), selection_key(digest, request.options))]
+    if request.signature:
+        return facts
+    if attached is None:
+        return [] if request.options.signatures else facts
+    return [*facts, signature_fact(request, attached)] if attached.wanted_by(request.options) else facts
 
 
 def row_of(found: Found, outcome: RowOutcome) -> Row:
@@ -130,9 +170,13 @@ def row_of(found: Found, outcome: RowOutcome) -> Row:
     return Row(str(found.request.source), str(found.request.destination), outcome, size=found.size)
 
 
-def informed(request: CopyRequest, comparison: Comparison) -> CopyRequest:
-    """Return a request with what its comparison saw, which saves the copy these questions."""
-    if request.signature or request.source.tag is None:
+def informed(
+    request: CopyRequest, comparison: Comparison | None, accessories: Accessories | None = None
+) -> CopyRequest:
+    """Return a request with what its comparison and the source's list saw, which saves the copy these questions."""
+    if accessories is not None and not request.signature:
+        request = replace(request, accessories=accessories.for_job(request.options))
+    if comparison is None or request.signature or request.source.tag is None:
         return request
     absent = comparison.result is None and comparison.present is None
     return replace(request, announced=comparison.announced, absent=absent)
@@ -140,7 +184,9 @@ def informed(request: CopyRequest, comparison: Comparison) -> CopyRequest:
 
 def why(comparison: Comparison) -> str:
     """Say why an image would be copied, and what of it would be left out."""
-    if comparison.result is Result.UP_TO_DATE:
+    if comparison.lacks_signatures:
+        reason = "signatures of it are missing"
+    elif comparison.result is Result.UP_TO_DATE:
         reason = "it is forced"
     elif comparison.present is None:
         reason = "it is not there yet"

@@ -22,7 +22,7 @@ from replicator.rules import CopyRequest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from replicator.copy import Copier
+    from replicator.copy import Accessories, Copier
     from replicator.queue import JsonValue, Observations, Running
 
 log = structlog.get_logger("replicator.copy")
@@ -79,11 +79,16 @@ def trace_of(payload: Mapping[str, Any]) -> str | None:
 def may_trust(request: CopyRequest) -> bool:
     """Tell whether an observation of the destination (`Observations`) can prove that there is nothing to copy.
 
-    It can for tags alone: a digest always names the same content and is not recorded. It can't if signatures are
-    wanted, because an observation says nothing about them.
+    It can for tags alone: a digest always names the same content and is not recorded. Signatures have observations of
+    their own; see `signature_fact`.
     """
-    by_tag = request.source.tag is not None and request.destination.tag is not None
-    return by_tag and not request.signature and not request.options.signatures
+    return request.source.tag is not None and request.destination.tag is not None
+
+
+def signature_fact(request: CopyRequest, accessories: Accessories) -> tuple[str, str]:
+    """Name the observation that a destination holds the signatures of an image, and say what is observed."""
+    kind = "all" if request.options.signatures else "signatures"
+    return f"{request.destination.repository}@{accessories.subject} {kind}", accessories.key
 
 
 def describe(
@@ -247,13 +252,19 @@ class Handler:
 
     def _record(self, request: CopyRequest, outcome: Outcome, began: float) -> None:
         """Record what the destination holds now, after a copy that began at ``began`` (`time.time`)."""
-        if self._checks is None or not may_trust(request) or outcome.source_digest is None:
+        if self._checks is None or outcome.source_digest is None:
             return
-        if outcome.result in (Result.COPIED, Result.UP_TO_DATE):
+        if outcome.result not in (Result.COPIED, Result.UP_TO_DATE):
+            return
+        attached = request.accessories
+        if may_trust(request):
             # Without signatures, the tag is the last thing a copy writes, so it was right a moment ago. If nothing was
             # written, the destination may have been read at the very beginning.
-            seen = time.time() if outcome.result is Result.COPIED else began
+            written = outcome.result is Result.COPIED and not outcome.signatures
+            seen = time.time() if written else began
             self._checks.record(str(request.destination), selection_key(outcome.source_digest, request.options), seen)
+        if attached is not None and attached.subject == outcome.source_digest and outcome.settled:
+            self._checks.record(*signature_fact(request, attached), began)
 
 
 def _settling(request: CopyRequest, running: Running, cause: BaseException | None) -> float | None:

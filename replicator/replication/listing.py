@@ -12,13 +12,15 @@ import contextlib
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
+from replicator.copy.options import MAX_ACCESSORIES, Accessories
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.harbor import ROWS_A_PAGE
 from replicator.harbor.api import narrow_login
 from replicator.reference import Reference, Repository
 from replicator.registry.errors import NotFound
+from replicator.registry.manifests import fallback_tag
 from replicator.replication.repositories import (
     LISTED_AT_ONCE,
     NotListed,
@@ -31,13 +33,16 @@ from replicator.rules import CopyRequest, Narrowing, find_collisions
 from replicator.tasks import merge_streams
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Collection, Iterable, Iterator
+    from collections.abc import AsyncGenerator, Collection, Container, Iterable, Iterator
     from datetime import datetime
 
     from replicator.copy import Copier
     from replicator.registry import Registries
+    from replicator.replication.tag_lists import TagInfo
     from replicator.rules import Asked, Collision, Route, Rules
 
+_NO_SIGNATURES = frozenset({"sbom.harbor", "accelerator.nydus"})
+"""Kinds of accessories that are no signatures; of others the manifest tells."""
 _MAX_UNFIT = 20
 """Repositories without a possible destination that are named in warnings; further ones are counted."""
 
@@ -51,12 +56,35 @@ class Found:
         digest: of the source's tag; None if the list had only names.
         size: bytes of the image with all its parts; None if it is not known.
         pushed: when the tag was set, UTC; None if it is not known.
+        accessories: the signatures and attestations of the image that may be wanted; None if the list shows none.
     """
 
     asked: Asked
     digest: str | None = None
     size: int | None = None
     pushed: datetime | None = None
+    accessories: Accessories | None = None
+
+    @classmethod
+    def of(cls, asked: Asked, info: TagInfo | None, tags: Container[str]) -> Self:
+        """Return a copy with what a list says about its tag, if that is more than its name.
+
+        Args:
+            asked: the copy.
+            info: what the list says.
+            tags: those that are listed beside it.
+        """
+        if info is None:
+            return cls(asked)
+        wanted = asked.request.options.signatures
+        everything = wanted is True
+        suffixes = (".sig", ".att", ".sbom") if everything else (".sig", ".att") if wanted is None else ()
+        names = [f"{fallback_tag(info.digest)}{suffix}" for suffix in suffixes]
+        digests = [each.digest for each in info.accessories if everything or each.kind not in _NO_SIGNATURES]
+        attached = Accessories(
+            info.digest, tuple(digests[:MAX_ACCESSORIES]), info.is_index, tuple(name for name in names if name in tags)
+        )
+        return cls(asked, info.digest, info.size, info.pushed, attached)
 
     @property
     def request(self) -> CopyRequest:
@@ -137,6 +165,9 @@ class ListingCollisions:
         source, destination = request.source, request.destination
         # The same digest is the same content, wherever it comes from.
         if destination.tag is None or destination.repository not in self._candidates:
+            return
+        if request.signature and request.options.signatures is None:
+            # Equal images share the name of their signatures. Nobody asked for these, so no rule is at fault.
             return
         keeps_name = source.digest is None and source.tag == destination.tag
         origin: _Origin = (source.repository if keeps_name else source, request.rule)
@@ -301,10 +332,8 @@ class Listing:
             info = page.tags.get(request.source.tag) if request.source.tag is not None else None
             if collision is not None:
                 refused.append(ListingRefused(asked, collision))
-            elif info is None:
-                found.append(Found(asked))
             else:
-                found.append(Found(asked, info.digest, info.size, info.pushed))
+                found.append(Found.of(asked, info, page.tags))
         return Batch(str(page.repository), tuple(found), tuple(refused), warnings=warnings)
 
 

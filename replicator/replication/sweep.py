@@ -30,7 +30,7 @@ from replicator.reference import Repository
 from replicator.registry.errors import ConnectionFailed
 from replicator.registry.places import BULK
 from replicator.replication.compare import Checker, informed
-from replicator.replication.job import job_for
+from replicator.replication.job import job_for, signature_fact
 from replicator.replication.listing import Found
 from replicator.replication.repositories import NotListed, SweptHarbor, WantedRepository
 from replicator.replication.tag_lists import TagLister
@@ -67,7 +67,7 @@ _STOP_SECONDS = 5.0
 _BROKEN_PAUSE = 60.0
 
 _Copy = tuple[str, str]
-"""A destination, and the digest that its source names."""
+"""A destination, and the digest that its source names; or what `signature_fact` names."""
 
 
 class Sweeper:
@@ -170,13 +170,15 @@ class Sweeper:
         """Store how far projects were swept; return whether this process still leads, and goes on."""
         return await self._sweeps.keep(projects, replaced) and not self._stopping.is_set()
 
-    async def compare(self, found: Sequence[Found]) -> tuple[dict[_Copy, Job], bool]:
+    async def compare(self, found: Sequence[Found]) -> tuple[dict[_Copy, Job], dict[_Copy, Job], bool]:
         """Compare tags with their destinations.
 
         Returns:
-            The copies to make, without those that were queued lately; and whether all tags were compared.
+            The copies to make, and those of signatures alone, without what was queued lately; and whether all tags were
+            compared.
         """
         jobs: dict[_Copy, Job] = {}
+        signatures: dict[_Copy, Job] = {}
         complete = True
         rows = await self._checker.trusted(found)
         unknown = [each for each, row in zip(found, rows, strict=True) if row is None]
@@ -189,13 +191,17 @@ class Sweeper:
             if checked is None:
                 # A transient error: the repository is compared again.
                 complete = False
-            elif isinstance(checked, Comparison) and checked.result is None:
+            elif isinstance(checked, Comparison) and (checked.result is None or checked.lacks_signatures):
                 key = (str(each.request.destination), checked.announced)
+                if checked.lacks_signatures and each.accessories is not None:
+                    # One of the tags that name this image is enough.
+                    key = signature_fact(each.request, each.accessories)
                 if key not in self._queued:
-                    jobs[key] = job_for(informed(each.request, checked))
+                    found_jobs = signatures if checked.lacks_signatures else jobs
+                    found_jobs[key] = job_for(informed(each.request, checked, each.accessories))
 
         await gather_tolerant(check(each) for each in unknown)
-        return jobs, complete
+        return jobs, signatures, complete
 
     async def enqueue(self, jobs: Mapping[_Copy, Job], lane: Lane) -> int:
         """Queue copies, and return how many were not in the queue already."""
@@ -365,10 +371,13 @@ class _Sweep:
                     if patient and info.pushed is not None and _is_young(info.pushed):
                         young = True
                         continue
-                    found.append(Found(asked, info.digest, info.size, info.pushed))
-        jobs, complete = await self._sweeper.compare(found)
-        lane = Lane.BACKFILL if len(jobs) > _MANY else lane
+                    found.append(Found.of(asked, info, page.tags))
+        jobs, signatures, complete = await self._sweeper.compare(found)
+        lane = Lane.BACKFILL if len(jobs) + len(signatures) > _MANY else lane
         queued = await self._sweeper.enqueue(jobs, lane)
+        # Those count as no lost event: pushes by digest are not listened to.
+        if signed := await self._sweeper.enqueue(signatures, lane):
+            log.info("sweep queued signatures", source=str(repository), images=signed, lane=str(lane))
         if queued:
             log.info("sweep queued copies", source=str(repository), copies=queued, lane=str(lane))
         (harbor.postponed.add if young else harbor.postponed.discard)(str(repository))

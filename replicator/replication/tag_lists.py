@@ -2,8 +2,8 @@
 
 Harbor lists artifacts with their tags, digests and times, a hundred a page: of one repository or, since 2.12, of a
 whole project. That takes a login with ``artifact:list``. The registry's own ``tags/list`` has only names, and is what
-remains for other registries and logins. Harbor hides the tags of signatures that it counts as accessories;
-``tags/list`` shows them, so it is read as well where an artifact has accessories.
+remains for other registries and logins. Harbor's lists leave out the tags of signatures that it counts as accessories:
+those come with the artifact that they are attached to.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from replicator.errors import ReplicatorError
 from replicator.harbor import Artifact, HarborApi
-from replicator.reference import Repository, is_signature_tag
+from replicator.reference import Repository
 from replicator.registry.errors import Denied, NotFound, RegistryError, Unauthorized
 from replicator.replication.repositories import LISTED_AT_ONCE, NotListed
 from replicator.tasks import merge_streams
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Container, Iterable, Mapping
     from datetime import datetime
 
+    from replicator.harbor.lists import Accessory
     from replicator.registry import Registries
     from replicator.registry.transport import Transport
     from replicator.replication.repositories import WantedRepository
@@ -41,11 +42,15 @@ class TagInfo:
         digest: of the artifact that it names.
         size: bytes of the artifact with all its parts; None if it is not known.
         pushed: when the tag was set, UTC; None if it is not known.
+        accessories: what is attached to the artifact.
+        is_index: whether the artifact has children.
     """
 
     digest: str
     size: int | None
     pushed: datetime | None
+    accessories: tuple[Accessory, ...] = ()
+    is_index: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,6 @@ class TagLister:
         place = Repository(registry, f"{project}/x")
         repositories = {each.repository: each for each in wanted}
         unseen = {each.repository for each in wanted if each.artifact_count}
-        signatures = _Signatures()
         try:
             async with contextlib.aclosing(self._api(place).artifacts_of_project(project)) as pages:
                 page = await self._first_of_project(pages, place)
@@ -105,7 +109,6 @@ class TagLister:
                     for repository, artifacts in _by_repository(page, repositories).items():
                         unseen.discard(repository)
                         yield TagPage(repository, _tags(artifacts))
-                        signatures.note(repository, artifacts)
                     page = await anext(pages, None)
         except ReplicatorError as error:
             yield NotListed(f"{registry}/{project}/", error)
@@ -114,9 +117,6 @@ class TagLister:
             unseen = set(repositories)
         # A repository that has artifacts and is missing in the project's list is listed alone, so that none is lost.
         rest = [self.of_repository(repositories[each], whole=False) for each in sorted(unseen)]
-        rest += [
-            self._guarded(repositories[each], self._signature_tags(each, shown)) for each, shown in signatures.hidden()
-        ]
         async for listed in merge_streams(rest, LISTED_AT_ONCE):
             yield listed
 
@@ -143,7 +143,6 @@ class TagLister:
     async def _pages(self, wanted: WantedRepository) -> _TagPages:
         repository = wanted.repository
         is_listed = False
-        signatures = _Signatures()
         if await self._is_harbor(repository):
             async with contextlib.aclosing(self._api(repository).artifacts(repository)) as pages:
                 page = await self._first_of_repository(pages, repository)
@@ -153,12 +152,8 @@ class TagLister:
                 while page is not None:
                     is_listed = is_listed or bool(page)
                     yield _tags(page)
-                    signatures.note(repository, page)
                     page = await anext(pages, None)
         if is_listed:
-            for _, shown in signatures.hidden():
-                async for tags in self._signature_tags(repository, shown):
-                    yield tags
             return
         async for tags in self._names(repository):
             self._warn_if_refused(repository)
@@ -174,13 +169,6 @@ class TagLister:
                 tags = {}
         if tags:
             yield tags
-
-    async def _signature_tags(self, repository: Repository, shown: Collection[str]) -> _TagPages:
-        """List the tags of signatures that the list of artifacts has not ``shown``."""
-        async for names in self._names(repository):
-            tags = {tag: info for tag, info in names.items() if is_signature_tag(tag) and tag not in shown}
-            if tags:
-                yield tags
 
     async def _first_of_project(self, pages: _ArtifactPages, place: Repository) -> list[Artifact] | None:
         """Read the first page of a project's list; None if there is no such list."""
@@ -256,7 +244,9 @@ async def _joined(pages: _TagPages) -> _TagPages:
 
 def _tags(artifacts: Iterable[Artifact]) -> dict[str, TagInfo | None]:
     return {
-        tag.name: TagInfo(artifact.digest, artifact.size, tag.pushed) for artifact in artifacts for tag in artifact.tags
+        tag.name: TagInfo(artifact.digest, artifact.size, tag.pushed, artifact.accessories, artifact.is_index)
+        for artifact in artifacts
+        for tag in artifact.tags
     }
 
 
@@ -266,23 +256,3 @@ def _by_repository(artifacts: Iterable[Artifact], wanted: Container[Repository])
         if artifact.repository in wanted:
             found.setdefault(artifact.repository, []).append(artifact)
     return found
-
-
-class _Signatures:
-    """Finds repositories with tags of signatures that the list of artifacts hides."""
-
-    def __init__(self) -> None:
-        self._shown: dict[Repository, set[str]] = {}
-        self._signed: dict[Repository, None] = {}
-
-    def note(self, repository: Repository, artifacts: Iterable[Artifact]) -> None:
-        for artifact in artifacts:
-            if artifact.has_accessories:
-                self._signed[repository] = None
-            shown = {tag.name for tag in artifact.tags if is_signature_tag(tag.name)}
-            if shown:
-                self._shown.setdefault(repository, set()).update(shown)
-
-    def hidden(self) -> list[tuple[Repository, Collection[str]]]:
-        """Return these repositories, each with the signature tags that the list did show."""
-        return [(repository, self._shown.get(repository, ())) for repository in self._signed]

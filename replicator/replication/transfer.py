@@ -85,12 +85,15 @@ async def transfer(
 
     async def attempt() -> Outcome:
         if request.signature:
-            return await copier.copy_signature(request.source, request.destination, progress=progress)
+            return await copier.copy_signature(
+                request.source, request.destination, options=request.options, progress=progress
+            )
         return await copier.copy(
             request.source,
             request.destination,
             options=request.options,
             announced=request.announced,
+            accessories=request.accessories,
             force=request.force,
             confirm=confirm,
             progress=progress,
@@ -217,11 +220,13 @@ class Shared:
         locks: the uploads of other processes.
         selections: what other processes selected of images.
         surveys: which repositories other processes read for blobs to mount.
+        refused: what destinations refuse.
     """
 
     locks: BlobLocks | None = None
     selections: SelectionStore | None = None
     surveys: SelectionStore | None = None
+    refused: SelectionStore | None = None
 
 
 @asynccontextmanager
@@ -274,5 +279,6 @@ async def open_registries(
             selection_store=shared.selections,
             neighbours=neighbours,
             survey_store=shared.surveys,
+            refused_store=shared.refused,
         )
         yield registries, copier

@@ -26,6 +26,8 @@ CONTENT_KEYS = ("platforms", "attestations", "signatures")
 _AUTO = "auto"
 ATTESTATIONS = (_AUTO, *(str(choice) for choice in (Attestations.KEEP, Attestations.STRIP, Attestations.FAIL)))
 """Values of ``attestations``."""
+SIGNATURES = {_AUTO: None, "true": True, "false": False}
+"""What each value of ``signatures`` means in `CopyOptions`."""
 _SYSTEMS = ("linux", "windows", "darwin", "freebsd", "android", "wasip1")
 _ARCHITECTURES = (
     *("amd64", "arm64", "arm", "386", "ppc64le", "s390x", "riscv64", "loong64"),
@@ -40,11 +42,12 @@ class Content:
 
     Attributes:
         attestations: a value of `Attestations`, or ``auto``.
+        signatures: a key of `SIGNATURES`.
     """
 
     platforms: tuple[Platform, ...] | None = None
     attestations: str | None = None
-    signatures: bool | None = None
+    signatures: str | None = None
 
     def over(self, other: Content) -> Content:
         """Return this content, with missing keys taken from ``other``."""
@@ -58,7 +61,7 @@ class Content:
         """Return the options for a copy to ``registry``."""
         automatically = self.attestations in (None, _AUTO)
         attestations = automatic_attestations(registry) if automatically else Attestations(str(self.attestations))
-        return CopyOptions(self.platforms or (), attestations, bool(self.signatures))
+        return CopyOptions(self.platforms or (), attestations, SIGNATURES[self.signatures or _AUTO])
 
     def under_its_digest(self, registry: str) -> CopyOptions:
         """Return the options for a destination that is the source's digest: no byte may change."""
@@ -86,8 +89,17 @@ def read_content(fields: Mapping[str, Node], warnings: list[Problem]) -> Content
     return Content(
         None if platforms is None else _platforms(platforms, warnings),
         None if attestations is None else attestations.choice(ATTESTATIONS),
-        None if signatures is None else signatures.boolean(),
+        None if signatures is None else _signatures(signatures),
     )
+
+
+def _signatures(node: Node) -> str | None:
+    if isinstance(node.value, bool):
+        return str(node.value).lower()
+    if node.value == _AUTO:
+        return _AUTO
+    node.wrong("must be true, false or auto, without quotes")
+    return None
 
 
 def _platforms(node: Node, warnings: list[Problem]) -> tuple[Platform, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from replicator.aliyun.acr import NAME_SEGMENTS, is_acr
 from replicator.errors import Problem
-from replicator.reference import is_registry, is_tag
+from replicator.reference import is_registry, is_signature_tag, is_tag
 from replicator.rules.defaults import CONTENT_KEYS, NOTHING_SAID, Content, read_content
 from replicator.rules.mapping import SourcePattern, Template, parse_source
 from replicator.rules.patterns import compile_tag_pattern, is_glob, shorten
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from replicator.rules.defaults import Defaults
     from replicator.rules.node import Node
 
+_COSIGN_TAG = f"sha256-{'0' * 64}.sig"
 DESTINATION = ("to", "tags", *CONTENT_KEYS)
 """Keys of a destination that is a mapping."""
 TAGS = ("include", "exclude", "semver", "latest")
@@ -157,13 +158,15 @@ class _Reader:
             return None
         digest_tag = ends[0] if source.digest is not None and ends else None
         content = own.over(self._defaults.content)
+        if content.signatures is None and tags is not None and _speaks_of_signatures(tags):
+            content = replace(content, signatures="false")
         options = content.options(template.registry)
         if source.digest is not None and digest_tag is None:
             if own.changes_bytes:
                 node.wrong("a part of the image has another digest; append a tag to the destination")
             # A default that strips parts can't apply: the destination's name is the digest of all of it.
             options = content.under_its_digest(template.registry)
-        elif source.digest is None and options.signatures:
+        elif source.digest is None and options.signatures is not False:
             tags = replace(tags, signatures_apart=True)
         target = DestinationTag(template, tags, pairs, digest_tag, options, node.path)
         if _is_onto_itself(source, target):
@@ -252,6 +255,14 @@ class _Reader:
         for tag, end in zip(source.tags, ends, strict=True):
             pairs[tag] = (*pairs.get(tag, ()), end)
         return pairs
+
+
+def _speaks_of_signatures(tags: TagFilter) -> bool:
+    """Tell whether a rule's tags say themselves what becomes of cosign's: they name one, or leave them out."""
+    if any(map(is_signature_tag, tags.exact or ())):
+        return True
+    left_out = TagFilter(exclude=tags.exclude)
+    return not left_out.matches(_COSIGN_TAG)
 
 
 def _is_onto_itself(source: SourcePattern, target: DestinationTag) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from replicator.copy.options import VERBATIM, CopyOptions
+from replicator.copy.options import VERBATIM, Accessories, CopyOptions
 from replicator.reference import Reference, Repository, is_digest
 from replicator.rules.patterns import compile_glob
 from replicator.rules.tags import TagFilter
@@ -30,6 +30,7 @@ class CopyRequest:
         announced: the digest that the tag named when the copy was requested.
         force: whether to copy even if the destination names the right digest.
         absent: whether the destination had no such tag when the copy was requested.
+        accessories: the signatures that a list has shown of the image; None if none was read.
     """
 
     source: Reference
@@ -41,6 +42,7 @@ class CopyRequest:
     announced: str | None = None
     force: bool = False
     absent: bool = False
+    accessories: Accessories | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values, without those that equal the default."""
@@ -61,6 +63,8 @@ class CopyRequest:
             values["force"] = True
         if self.absent:
             values["absent"] = True
+        if self.accessories is not None:
+            values["accessories"] = self.accessories.to_json()
         return values
 
     @classmethod
@@ -71,7 +75,7 @@ class CopyRequest:
             ValueError: the values have another form.
         """
         try:
-            selection, announced = values.get("selection"), values.get("announced")
+            selection, announced, attached = map(values.get, ("selection", "announced", "accessories"))
             if announced is not None and not is_digest(announced):
                 raise ValueError("not a stored copy request: announced is not a digest")
             return cls(
@@ -84,6 +88,7 @@ class CopyRequest:
                 announced,
                 values.get("force", False) is True,
                 values.get("absent", False) is True,
+                None if attached is None else Accessories.from_json(attached),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a stored copy request: {error!r}") from error

@@ -91,7 +91,7 @@ class Rule:
             if reference.digest != digest:
                 return f"the digest is {reference.digest or 'not given'}, not {digest}"
             return self._requests(Reference(reference.repository, digest=digest), target, destination)
-        if target.options.signatures and _is_signature(reference):
+        if _is_signature(reference, target):
             return self._signature(reference, target, destination)
         if reference.tag is None:
             return "no tag is given, and the rule is for tags"
@@ -134,8 +134,7 @@ class Rule:
             tags = [*tags, *(target.tags.exact or ())]
         passing = replace(target.tags, latest=None).select(tags)
         selected = frozenset(passing[: target.tags.latest])
-        if target.options.signatures:
-            passing += sorted(set(filter(is_signature_tag, tags)))
+        passing += sorted(tag for tag in set(tags) if _is_signature(Reference(repository, tag), target))
         return [
             replace(request, selection=None) if tag in selected else request
             for tag in passing
@@ -147,8 +146,17 @@ class Rule:
         return [] if isinstance(judged, str) else judged
 
 
-def _is_signature(reference: Reference) -> bool:
-    return reference.tag is None or is_signature_tag(reference.tag)
+def _is_signature(reference: Reference, target: DestinationTag) -> bool:
+    """Tell whether a push is one of signatures that are wanted.
+
+    Where nobody asked for them, Harbor's list tells of all that it attaches to an image. So a digest alone is none, and
+    no list of tags is read for tags that are written out.
+    """
+    wanted, tag = target.options.signatures, reference.tag
+    if wanted is None:
+        named = tag is not None and is_signature_tag(tag) and not tag.endswith(".sbom")
+        return named and target.tags.exact is None
+    return wanted and (tag is None or is_signature_tag(tag))
 
 
 @dataclass(frozen=True, slots=True)

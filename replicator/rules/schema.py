@@ -48,7 +48,13 @@ _AUTH = {
 _CONTENT = {
     "platforms": (None, "Copy only the images for these platforms, e.g. linux/amd64; all by default."),
     "attestations": ({"enum": [*ATTESTATIONS]}, "Whether BuildKit's attestations are copied."),
-    "signatures": (_BOOLEAN, "Whether signatures, and everything else that refers to the image, are copied too."),
+    "signatures": (
+        {"enum": [True, False, "auto"]},
+        (
+            "Whether signatures and attestations are copied too: auto, the default, for those in Harbor's list; "
+            "true for everything that refers to the image."
+        ),
+    ),
 }
 _DEFAULTS = {
     "registry": (_STRING, 'The registry that "" stands for.'),

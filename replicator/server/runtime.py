@@ -14,6 +14,7 @@ from replicator.queue import (
     Queue,
     RedisBlobLocks,
     RedisLogins,
+    RedisRefusedStore,
     RedisSelectionStore,
     RedisSurveyStore,
     RetryPolicy,
@@ -94,6 +95,7 @@ async def open_copier(
         aclosing(RedisSelectionStore(queue)) as selections,
         aclosing(RedisSurveyStore(queue)) as surveys,
         aclosing(RedisLogins(queue)) as logins,
+        aclosing(RedisRefusedStore(queue)) as refused,
         open_wait_reporter(queue) as waits,
         sharing(queue, rates.items) as shares,
     ):
@@ -106,7 +108,7 @@ async def open_copier(
                 waits.begin(registry, **facts, is_open=silence.is_open, why=silence.why)
 
         observer = replace(observer or RequestObserver(), silent=silent)
-        shared = Shared(RedisBlobLocks(queue), selections, surveys)
+        shared = Shared(RedisBlobLocks(queue), selections, surveys, refused)
         patience = LoginPatience(logins, shared=True, patient=recovered is not None, recovered=recovered)
         async with (
             open_registries(settings, access, shared, neighbours, observer, rates, patience) as opened,

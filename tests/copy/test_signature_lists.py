@@ -14,7 +14,7 @@ from replicator.copy.context import Tally
 from replicator.copy.options import Attestations, CopyOptions
 from replicator.reference import Platform
 from replicator.registry import Registries
-from replicator.registry.manifest import OCI_INDEX, Manifest
+from replicator.registry.manifest import OCI_INDEX, Manifest, descriptor_row
 from tests.copy.conftest import RecordingLocks
 from tests.copy.ends import NAME, ROOT, Ends, some_ends
 from tests.standins.faults import Answer, Fault
@@ -172,7 +172,7 @@ async def test_circular_lists_are_read_once(plain: Ends) -> None:
 
 def test_a_row_without_an_artifact_type_has_none() -> None:
     one = Manifest(OCI_INDEX, "sha256:0", b"{}")
-    assert signatures._row(one) == {"mediaType": OCI_INDEX, "digest": "sha256:0", "size": 2}
+    assert descriptor_row(one) == {"mediaType": OCI_INDEX, "digest": "sha256:0", "size": 2}
 
 
 def test_warnings_are_bounded() -> None:

@@ -10,8 +10,9 @@ import pytest
 
 from tests.end_to_end.conftest import report
 from tests.running import begun, replicator
+from tests.standins.cosign import cosign_signature
 from tests.standins.faults import Fault, Hold
-from tests.standins.images import image, push
+from tests.standins.images import cosign_tag, image, push, verify_tree
 from tests.standins.logins import HARBOR_ROBOT
 
 if TYPE_CHECKING:
@@ -133,11 +134,16 @@ async def test_fast_asks_the_source_where_no_list_tells_the_digest(house: House)
     assert await fast(house, rules) == ({"v1": "up to date", "v2": "copied"}, ["v2"])
 
 
-async def test_fast_looks_for_signatures_all_the_same(house: House) -> None:
-    await push(house.behind_harbor, "team/app", "v1", image(1))
-    rules = house.rules({"HARBOR/team/*": {"to": "ACR/cache/{name}", "signatures": True}})
+async def test_fast_sees_a_new_signature_in_harbor_s_list(house: House) -> None:
+    root = image(1)
+    await push(house.harbor.host, "team/app", "v1", root, HARBOR_ROBOT)
+    rules = house.rules({"HARBOR/team/*": "ACR/cache/{name}"})
     assert (await fast(house, rules))[0] == {"v1": "copied"}
-    assert await fast(house, rules) == ({"v1": "up to date"}, ["v1"])
+    assert await fast(house, rules) == ({"v1": "up to date"}, [])
+    await push(house.harbor.host, "team/app", cosign_tag(root), cosign_signature(root), HARBOR_ROBOT)
+    assert (await fast(house, rules))[0] == {"v1": "up to date"}
+    await verify_tree(house.behind_acr, "cache/app", cosign_tag(root), cosign_signature(root))
+    assert await fast(house, rules) == ({"v1": "up to date"}, [])
 
 
 async def test_since_looks_only_at_tags_that_were_set_since_then(house: House) -> None:

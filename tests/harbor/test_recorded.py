@@ -157,14 +157,14 @@ def artifacts() -> Iterator[tuple[Any, ...]]:
         found = artifact_of(row, HARBOR, "signed", repository)
         assert found is not None
         assert found.repository == repository
-        yield found.digest, found.size, [tag.name for tag in found.tags], found.has_accessories
+        yield found.digest, found.size, [tag.name for tag in found.tags], [each.kind for each in found.accessories]
 
 
 def test_artifacts_are_read() -> None:
     """An attestation in cosign's old form is a row of its own; an image has two signatures."""
     assert list(artifacts()) == [
-        (digest(1), 597, [f"sha256-{3:064x}.att"], False),
-        (digest(3), 1302, ["v1"], True),
+        (digest(1), 597, [f"sha256-{3:064x}.att"], []),
+        (digest(3), 1302, ["v1"], ["signature.cosign", "signature.cosign"]),
     ]
 
 

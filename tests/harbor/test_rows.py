@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.harbor import Artifact, ArtifactTag, ListedRepository
-from replicator.harbor.lists import artifact_of, project_of, repository_of
+from replicator.harbor.lists import Accessory, artifact_of, project_of, repository_of
 from replicator.reference import Repository, is_digest, is_tag
 
 HOST = "harbor.example.com"
@@ -28,12 +29,15 @@ ROW: dict[str, Any] = {
 
 def test_a_row_has_repository_digest_and_times() -> None:
     pushed = datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)
-    expected = Artifact(APP, DIGEST, 1234, (ArtifactTag("v1", pushed), ArtifactTag("latest", None)), False)
+    expected = Artifact(APP, DIGEST, 1234, (ArtifactTag("v1", pushed), ArtifactTag("latest", None)))
     assert artifact_of(ROW, HOST, "team") == expected
     assert artifact_of(ROW, HOST, "team", APP) == expected
-    signed = artifact_of(ROW | {"accessories": [{"type": "signature.cosign"}]}, HOST, "team")
-    assert signed is not None
-    assert signed.has_accessories
+    attached: list[Any] = [{"type": "signature.cosign", "digest": DIGEST}, {"digest": DIGEST}, {"type": "x"}, None]
+    children = [{"child_digest": DIGEST}]
+    signed = artifact_of(ROW | {"accessories": attached, "references": children}, HOST, "team")
+    assert signed == replace(
+        expected, accessories=(Accessory(DIGEST, "signature.cosign"), Accessory(DIGEST, "")), is_index=True
+    )
 
 
 def test_the_list_of_one_repository_need_not_name_it() -> None:

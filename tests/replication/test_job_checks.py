@@ -211,15 +211,15 @@ async def test_an_answer_that_another_writer_overtakes_is_not_trusted(shop: Shop
     assert not await shop.trusts(OLD)
 
 
-async def test_with_signatures_nothing_is_trusted_and_earlier_observations_are_void(shop: Shop) -> None:
+async def test_with_signatures_the_image_is_observed_too_and_earlier_observations_are_void(shop: Shop) -> None:
     await shop.push(OLD)
     await shop.saw(OLD)
     await shop.push(NEW)
     for result in ("copied", "up to date"):
         assert await shop.do(shop.wanted(options=SIGNED)) == result
         assert not await shop.trusts(OLD)
-        assert not await shop.trusts(NEW)
-        assert not await shop.trusts(NEW, SIGNED)
+        assert await shop.trusts(NEW)
+        assert await shop.trusts(NEW, SIGNED)
 
 
 async def test_a_missing_source_records_nothing_about_its_destination(shop: Shop) -> None:
@@ -278,12 +278,10 @@ async def test_a_lost_lease_ends_the_copy_before_the_tag_and_voids_nothing(shop:
     assert await shop.trusts(OLD)
 
 
-def test_only_a_tag_without_signatures_may_be_trusted() -> None:
+def test_only_a_tag_may_be_trusted() -> None:
     source, destination = map(Reference.parse, ("h.example/team/app:v1", "r.example/cache/app:v1"))
     digest = "@sha256:" + "1" * 64
     asked = CopyRequest(source, destination, "rule")
     assert may_trust(asked)
-    assert not may_trust(replace(asked, options=SIGNED))
-    assert not may_trust(replace(asked, signature=True))
     assert not may_trust(replace(asked, source=Reference.parse(f"h.example/team/app{digest}")))
     assert not may_trust(replace(asked, destination=Reference.parse(f"r.example/cache/app{digest}")))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from replicator.copy import Accessories
 from replicator.harbor import HarborApi
 from replicator.reference import Repository
 from replicator.registry import Access, Registries
@@ -122,15 +123,17 @@ async def is_harbor(house: House, access: Access | None = None) -> bool:
         {"HARBOR/team/*": {"to": "PLAIN/{name}", "tags": {"latest": 9}, "signatures": True}},
     ],
 )
-async def test_tags_of_signatures_are_found_for_signed_artifacts(house: House, images: dict[str, str]) -> None:
+async def test_signatures_come_with_the_artifact_and_cost_no_request(house: House, images: dict[str, str]) -> None:
     root = image(1)
     await push(house.harbor.host, "team/signed", "v1", root, HARBOR_ROBOT)
     await push(house.harbor.host, "team/signed", cosign_tag(root), cosign_signature(root), HARBOR_ROBOT)
     # One of those is an artifact of the list itself.
     put = await house.put(["team/plain:1", f"team/signed:{cosign_tag(root, '')}"])
-    expected = put | {"team/signed:v1": root.digest, f"team/signed:{cosign_tag(root)}": None}
-    assert tags_of(await house.listed(images)) == expected
-    assert house.asked("tags/list") == ["/v2/team/signed/tags/list"]
+    batches = await house.listed(images)
+    assert tags_of(batches) == put | {"team/signed:v1": root.digest}
+    attached = {found.accessories for found in found_in(batches) if found.request.source.tag == "v1"}
+    assert attached == {Accessories(root.digest, (cosign_signature(root).digest,))}
+    assert house.asked("tags/list") == []
 
 
 async def test_a_repository_that_vanished_is_left_out_unless_a_rule_names_it(house: House) -> None:

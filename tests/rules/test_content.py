@@ -42,7 +42,8 @@ def options_of(value: Any, key: str = "a/b", pushed: str = "a/b:1", **defaults: 
         ({"attestations": "strip"}, CopyOptions(attestations=Attestations.STRIP)),
         ({"attestations": "fail"}, CopyOptions(attestations=Attestations.FAIL)),
         ({"signatures": True}, CopyOptions(signatures=True)),
-        ({"signatures": False}, VERBATIM),
+        ({"signatures": False}, CopyOptions(signatures=False)),
+        ({"signatures": "auto"}, VERBATIM),
     ],
 )
 def test_a_destination_and_the_defaults_say_it_with_the_same_keys(keys: dict[str, Any], options: CopyOptions) -> None:
@@ -58,7 +59,8 @@ def test_a_destination_and_the_defaults_say_it_with_the_same_keys(keys: dict[str
         ({"platforms": "linux/amd64"}, {"platforms": "linux/arm64/v8"}, CopyOptions((AMD,))),
         ({"platforms": "*/*"}, {"platforms": "linux/arm64/v8"}, VERBATIM),
         ({"attestations": "auto"}, {"attestations": "strip"}, VERBATIM),
-        ({"signatures": False}, {"signatures": True}, VERBATIM),
+        ({"signatures": False}, {"signatures": True}, CopyOptions(signatures=False)),
+        ({"signatures": "auto"}, {"signatures": True}, VERBATIM),
         (
             {"attestations": "fail"},
             {"platforms": "linux/amd64", "signatures": True},
@@ -122,7 +124,7 @@ def test_auto_leaves_out_what_is_refused_at_acr_and_keeps_all_elsewhere(
         ({"attestations": "x"}, "expected one of auto, keep, strip, fail"),
         ({"attestations": False}, ".attestations: must be one of auto, keep, strip, fail, not true or false"),
         ({"attestations": ["keep"]}, ".attestations: must be one of auto, keep, strip, fail, not a list"),
-        ({"signatures": "true"}, ".signatures: must be true or false, without quotes"),
+        ({"signatures": "true"}, ".signatures: must be true, false or auto, without quotes"),
         ({"signature": True}, ".signature: unknown key; did you mean signatures?"),
     ],
 )

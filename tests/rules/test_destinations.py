@@ -58,7 +58,7 @@ def test_a_rule_with_latest_leaves_the_choice_to_the_job() -> None:
     tags = {"include": "v*", "latest": 3}
     rules = rules_of({f"{HARBOR}/team/api": {"to": f"{ACR}/a/b", "tags": tags}})
     (request,) = rules.destinations(pushed("team/api:v1"))
-    assert request.selection == TagFilter(include=("v*",), latest=3)
+    assert request.selection == TagFilter(include=("v*",), latest=3, signatures_apart=True)
     assert not rules.destinations(pushed("team/api:x1"))
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.copy.options import CopyOptions
+from replicator.copy.options import VERBATIM, CopyOptions
 from replicator.errors import ConfigError
 from replicator.reference import Reference, Repository, is_signature_tag
 from replicator.rules import CopyRequest, Rules, TagFilter, find_collisions
@@ -69,12 +69,38 @@ def test_a_tag_of_signatures_keeps_its_name_whatever_the_filter(tag: str, key: s
 
 @pytest.mark.parametrize("tag", SIGNATURES)
 def test_without_signatures_such_a_tag_is_one_as_any_other(tag: str) -> None:
-    rules = rules_for({"to": f"{PLAIN}/x", "tags": {"latest": 1}})
+    rules = rules_for({"to": f"{PLAIN}/x", "tags": {"latest": 1}, "signatures": False})
     (request,) = rules.destinations(pushed(f"a/b:{tag}"))
     assert not request.signature
     assert request.selection == TagFilter(latest=1)
     assert [str(request.source.tag) for request in rules.requests(APP, [tag])] == [tag]
-    assert not rules_for({"to": f"{PLAIN}/x", "tags": {"include": "v*"}}).destinations(pushed(f"a/b:{tag}"))
+    only = {"to": f"{PLAIN}/x", "tags": {"include": "v*"}, "signatures": False}
+    assert not rules_for(only).destinations(pushed(f"a/b:{tag}"))
+
+
+@pytest.mark.parametrize("tag", SIGNATURES)
+def test_by_default_all_but_sboms_come_as_signatures(tag: str) -> None:
+    rules = rules_for({"to": f"{PLAIN}/x", "tags": {"include": "v*", "latest": 1}})
+    (expected,) = [replace(signature(f":{tag}"), options=VERBATIM)]
+    wanted = () if tag.endswith(".sbom") else (expected,)
+    assert rules.destinations(pushed(f"a/b:{tag}")) == wanted
+    assert tuple(rules.requests(APP, [tag])) == wanted
+    assert rules.destinations(pushed(f"a/b@{SHA}")) == ()
+
+
+def test_by_default_no_list_is_read_for_tags_that_are_written_out() -> None:
+    rules = rules_for(f"{PLAIN}/x", "a/b:v1")
+    assert not rules.sources()[0].needs_tags
+    assert not any(rules.destinations(pushed(f"a/b:{tag}")) for tag in SIGNATURES)
+
+
+@pytest.mark.parametrize(("key", "tags"), [(f"a/b:{SIGNATURES[1]}", {}), ("a/b", {"exclude": "sha256-*"})])
+def test_a_rule_whose_tags_speak_of_signatures_is_taken_at_its_word(key: str, tags: dict[str, Any]) -> None:
+    for tag in SIGNATURES:
+        (*requests,) = rules_for({"to": f"{PLAIN}/x", "tags": tags}, key).destinations(pushed(f"a/b:{tag}"))
+        assert [request.signature for request in requests] == ([False] if key.endswith(tag) else [])
+    asked = rules_for({"to": f"{PLAIN}/x", "tags": tags, "signatures": "auto"}, "a/b")
+    assert asked.destinations(pushed(f"a/b:{SIGNATURES[1]}"))
 
 
 def test_a_rule_about_a_digest_asks_for_no_signatures_by_name() -> None:
@@ -109,7 +135,8 @@ def test_signatures_are_not_copied_onto_themselves() -> None:
 
 
 def test_one_that_does_not_wait_for_its_image_wins() -> None:
-    for items in ([signed(), f"{PLAIN}/x"], [f"{PLAIN}/x", signed()]):
+    plain = {"to": f"{PLAIN}/x", "signatures": False}
+    for items in ([signed(), plain], [plain, signed()]):
         rules = rules_for(items)
         tag = SIGNATURES[1]
         expected = replace(signature(f":{tag}"), signature=False)
@@ -156,7 +183,7 @@ CONTENT = st.fixed_dictionaries(
     optional={
         "platforms": st.sampled_from(["linux/amd64", ["linux/arm64", "linux/amd64"], "*/*"]),
         "attestations": st.sampled_from(["auto", "keep", "strip", "fail"]),
-        "signatures": st.booleans(),
+        "signatures": st.sampled_from([True, False, "auto"]),
     },
 )
 FILTERS = st.fixed_dictionaries(
@@ -222,7 +249,7 @@ def test_what_is_a_signature_keeps_its_name_and_needs_a_rule_that_wants_it(image
     rules = usable(images)
     for request in rules.destinations(pushed(f"a/b{name}")) if rules is not None else ():
         if request.signature:
-            assert request.options.signatures
+            assert request.options.signatures is not False
             assert (request.source.tag, request.source.digest) == (request.destination.tag, request.destination.digest)
             assert request.source.tag is None or is_signature_tag(request.source.tag)
         assert request.signature or request.source.tag is not None or f"a/b@{SHA}" in request.rule
