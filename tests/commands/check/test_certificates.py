@@ -47,7 +47,7 @@ NOW = datetime.now(UTC)
 @pytest.mark.parametrize(
     ("name", "validity", "says"),
     [
-        ("127.0.0.1", {"not_before": NOW - timedelta(9), "not_after": NOW - timedelta(1)}, "has to be renewed"),
+        ("127.0.0.1", {"not_before": NOW - timedelta(9), "not_after": NOW - timedelta(1)}, "renew it there"),
         ("127.0.0.1", {"not_before": NOW + timedelta(1), "not_after": NOW + timedelta(9)}, "too early"),
         ("other.example.com", {}, "use the name that is in the certificate"),
         ("127.0.0.2", {}, "use the name that is in the certificate"),
