@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import logging.handlers
 import sys
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from structlog.typing import Processor
+
+_LIMIT_SECONDS = 1.0
+_MOST_CLIENTS = 1000
+"""Addresses of a `LogLimit`; further ones share a line."""
 
 Format = Literal["auto", "console", "json"]
 
@@ -39,6 +44,44 @@ class _Stderr(logging.StreamHandler[TextIO]):
     @stream.setter
     def stream(self, _: TextIO) -> None:
         return
+
+
+class LogLimit:
+    """A warning that strangers can cause: at most one line a second and address, with the number of those left out.
+
+    Args:
+        logger: the logger's name.
+        event: what is logged.
+    """
+
+    def __init__(self, logger: str, event: str) -> None:
+        self._log: structlog.stdlib.BoundLogger = structlog.get_logger(logger)
+        self._event = event
+        self._left_out: dict[str | None, int] = {}
+
+    def warning(self, client: str | None, **values: Any) -> None:
+        """Log it, unless it was logged less than a second ago; then it counts in the next line.
+
+        Args:
+            client: the address that caused it; None for an unknown one.
+            values: of the line.
+        """
+        if client not in self._left_out and len(self._left_out) >= _MOST_CLIENTS:
+            client = None
+        if client in self._left_out:
+            self._left_out[client] += 1
+            return
+        self._write(client, values)
+
+    def _write(self, client: str | None, values: dict[str, Any]) -> None:
+        self._log.warning(self._event, client=client, **values)
+        self._left_out[client] = 0
+        asyncio.get_running_loop().call_later(_LIMIT_SECONDS, self._end, client, values)
+
+    def _end(self, client: str | None, values: dict[str, Any]) -> None:
+        more = self._left_out.pop(client)
+        if more:
+            self._write(client, values | {"more": more})
 
 
 def configure_logs(level: str = "info", form: Format = "auto", file: Path | None = None) -> None:

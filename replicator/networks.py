@@ -1,4 +1,4 @@
-"""IP addresses and networks: lists of them in settings, internal addresses; and TLS with an authority that is named."""
+"""IP addresses and networks: lists of them in settings, internal addresses; TLS certificates and authorities."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 import ssl
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
+
+from replicator.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,6 +115,56 @@ def _plain(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
         if mapped is not None:
             return IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
     return network
+
+
+class Certificate:
+    """The server's TLS certificate, which can be renewed while the server runs.
+
+    Args:
+        certificate: PEM file with the certificate and its chain.
+        key: PEM file with the key, without a password; None if it is in the same file.
+
+    Raises:
+        ConfigError: the files can't be used.
+    """
+
+    def __init__(self, certificate: Path, key: Path | None) -> None:
+        self._files = (certificate, key)
+        # Python's own choice of versions and ciphers for a server: TLS 1.2 and later.
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._load(self.context)
+
+    def check(self) -> None:
+        """Try what the files contain now, without using it.
+
+        Raises:
+            ConfigError: they can't be used.
+        """
+        self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+
+    def renew(self) -> None:
+        """Use what the files contain now for new connections.
+
+        Raises:
+            ConfigError: they can't be used; the previous certificate stays in use.
+        """
+        # Loading replaces the certificate before it checks the key, so a bad pair would break the context in use.
+        self.check()
+        self._load(self.context)
+
+    def _load(self, context: ssl.SSLContext) -> None:
+        certificate, key = self._files
+        try:
+            # Without a password given, OpenSSL would ask the terminal for that of an encrypted key.
+            context.load_cert_chain(certificate, key, password="")
+        except OSError as error:
+            if isinstance(error, ssl.SSLError):
+                message = f"{certificate} and {key or 'its key'} must be a matching PEM certificate and key"
+                message += f", the key without a password ({error.reason or error})"
+            else:
+                missing = certificate if not certificate.exists() else key or certificate
+                message = f"{missing} can't be read: {error.strerror or error}"
+            raise ConfigError("settings", [Problem("REPLICATOR_TLS_CERTIFICATE", message)]) from None
 
 
 def trusting(ca_file: Path) -> ssl.SSLContext:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import logging
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
 
 from replicator.errors import ConfigError
-from replicator.logs import configure_logs
+from replicator.logs import LogLimit, configure_logs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,3 +82,35 @@ def test_a_full_disk_stops_no_work_and_prints_no_trace(tmp_path: Path, capsys: p
 def test_a_file_that_can_not_be_written_is_an_error_of_the_option(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--log"):
         configure_logs("info", "json", tmp_path)
+
+
+async def test_the_mistakes_of_an_address_are_one_line_a_second_and_counted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replicator.logs._LIMIT_SECONDS", 0.2)
+    monkeypatch.setattr("replicator.logs._MOST_CLIENTS", 2)
+    configure_logs(form="json")
+    limit = LogLimit("replicator.test", "refused")
+    for client in ("192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4", "192.0.2.1"):
+        limit.warning(client, reason="wrong")
+    lines: list[dict[str, Any]] = []
+
+    async def until(count: int) -> None:
+        async with asyncio.timeout(20):
+            while len(lines) < count:
+                lines.extend(json.loads(line) for line in capsys.readouterr().err.splitlines())
+                await asyncio.sleep(0.01)
+
+    # The third and fourth address share a line: what is remembered of strangers has a bound.
+    await until(5)
+    assert sorted((str(line["client"]), line.get("more", 0)) for line in lines) == [
+        ("192.0.2.1", 0),
+        ("192.0.2.1", 2),
+        ("192.0.2.2", 0),
+        ("None", 0),
+        ("None", 1),
+    ]
+    await asyncio.sleep(0.5)
+    limit.warning("192.0.2.3", reason="wrong")
+    await until(6)
+    assert lines[-1]["client"] == "192.0.2.3"

@@ -22,6 +22,7 @@ from replicator.errors import FAILED, OK
 from replicator.reference import Reference
 from replicator.registry.proxies import Proxies
 from replicator.rules import CopyRequest, Rules
+from replicator.rules.schema import rules_schema
 from replicator.settings import variables
 
 _BEFORE_COPY = "if {} when the copy starts"
@@ -96,3 +97,8 @@ def _notes(request: CopyRequest) -> list[str]:
     elif request.options != VERBATIM:
         notes.append(str(request.options))
     return notes
+
+
+def schema() -> None:
+    """Print the JSON schema of the rules file, for completion and validation in editors."""
+    typer.echo(json.dumps(rules_schema(), indent=2))

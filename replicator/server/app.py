@@ -32,9 +32,11 @@ from replicator.console import printable
 from replicator.errors import ErrorClass
 from replicator.harbor.events import PUSH, SCANNED, Event, Fate, MalformedEvent, Push, parse_event
 from replicator.harbor.policy import PATH, canonical
+from replicator.logs import LogLimit
 from replicator.queue import Lane, QueueError, hasten
 from replicator.reference import Reference, Repository
 from replicator.replication.job import job_for
+from replicator.server.connections import trust
 from replicator.server.http import MAX_PATH, RequestIdMiddleware, client_of, read_body
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     """Takes the ``Accept`` header, and returns the metrics and their content type. Raises nothing."""
 
 log = structlog.get_logger("replicator.webhook")
+_refused = LogLimit("replicator.webhook", "webhook refused")
 
 MAX_BODY = 1024 * 1024
 """Bytes of a webhook's body; Harbor's events have about one thousand."""
@@ -104,14 +107,16 @@ class Webhook:
         """Answer one delivery."""
         client = client_of(request)
         if not self._auth.allows_address(client):
-            log.warning("webhook refused", reason="address not in REPLICATOR_WEBHOOK_SOURCES", client=client)
+            _refused.warning(client, reason="address not in REPLICATOR_WEBHOOK_SOURCES")
             self._delivered(None, Fate.UNAUTHORIZED)
             return _error(403, "this address may not send webhooks")
         token = self._auth.matching_token(request.headers.get("Authorization", ""))
         if token is None:
-            log.warning("webhook refused", reason="wrong Authorization", client=client)
+            _refused.warning(client, reason="wrong Authorization")
             self._delivered(None, Fate.UNAUTHORIZED)
             return _error(401, "the Authorization header is not the configured webhook token")
+        if not self._auth.is_open:
+            trust(request)
         kind = None
         try:
             event = parse_event(await read_body(request, MAX_BODY))

@@ -1,8 +1,7 @@
 """The HTTP server: its socket, its TLS certificate, and uvicorn with bounds on what a stranger can send.
 
-uvicorn limits neither the size of a request's head nor the time it may take to arrive: anyone who reaches the port
-could fill the memory with headers, or hold every connection open by sending nothing. Starlette bounds no body. Each
-request has an id, in the answer and in the logs.
+Starlette bounds no body; what else a stranger can send is bounded in `replicator.server.connections`. Each request has
+an id, in the answer and in the logs.
 """
 
 from __future__ import annotations
@@ -11,147 +10,43 @@ import asyncio
 import contextlib
 import secrets
 import socket
-import ssl
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import uvicorn
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from yarl import URL
 
 from replicator.errors import ConfigError, Problem
-from replicator.networks import plain_address
+from replicator.networks import Certificate
+from replicator.server.connections import BoundedProtocol, Strangers
 from replicator.settings import split_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Coroutine, Iterator
 
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from replicator.settings import Settings
 
-MAX_HEAD = 64 * 1024
-"""Bytes of a request beside its body: request line, headers, chunk sizes, trailers."""
-REQUEST_SECONDS = 15.0
-"""For a whole request to arrive, from the connection's start or the request's first byte."""
+MOST_STRANGERS = 512
+"""Connections that have shown no valid token or password; so many fit into 64 MiB."""
+MOST_TLS_STRANGERS = 256
+"""The same over TLS, which takes 150 KiB for each."""
+HANDSHAKE_SECONDS = 15.0
+"""For a TLS handshake."""
 _BACKLOG = 2048
 _CLOSE_SECONDS = 3
 """For requests in progress when the server stops; more than the queue's own deadline."""
+_ACCEPTED_AT_ONCE = 64
+_ACCEPT_PAUSE = 1.0
+"""When there are no files left, or no memory."""
 
-
-class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol over httptools, which closes a connection whose request is too large or too slow."""
-
-    _deadline: asyncio.TimerHandle | None = None
-    _head_bytes = 0
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Start the deadline of the first request."""
-        super().connection_made(transport)
-        if self.client is not None:
-            # A socket for both families shows an IPv4 sender as ::ffff:…, but REPLICATOR_WEBHOOK_SOURCES names IPv4.
-            self.client = (plain_address(self.client[0]), self.client[1])
-        self._start_deadline()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the deadline."""
-        self._cancel_deadline()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Parse a part of a request, and refuse the request once its head is too large."""
-        if self.transport.is_closing():
-            return
-        if self._deadline is None:
-            self._start_deadline()
-        # Everything counts as head until `on_body` subtracts what the parser found to be body.
-        self._head_bytes += len(data)
-        super().data_received(data)
-        if self._head_bytes > MAX_HEAD and not self.transport.is_closing():
-            self.logger.warning("HTTP request refused: more than %d bytes beside its body", MAX_HEAD)
-            self.send_400_response(f"more than {MAX_HEAD} bytes beside the body")
-
-    def on_body(self, body: bytes) -> None:
-        """Leave the body to the application, which bounds it itself."""
-        self._head_bytes -= len(body)
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """Cancel the deadline: the request is complete."""
-        self._head_bytes = 0
-        self._cancel_deadline()
-        super().on_message_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse and close; a request still being answered is told that its client is gone."""
-        if self.cycle is not None:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-        super().send_400_response(msg)
-
-    def _start_deadline(self) -> None:
-        self._deadline = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
-
-    def _cancel_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-
-class Certificate:
-    """The server's TLS certificate, which can be renewed while the server runs.
-
-    Args:
-        certificate: PEM file with the certificate and its chain.
-        key: PEM file with the key, without a password; None if it is in the same file.
-
-    Raises:
-        ConfigError: the files can't be used.
-    """
-
-    def __init__(self, certificate: Path, key: Path | None) -> None:
-        self._files = (certificate, key)
-        # Python's own choice of versions and ciphers for a server: TLS 1.2 and later.
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._load(self.context)
-
-    def check(self) -> None:
-        """Try what the files contain now, without using it.
-
-        Raises:
-            ConfigError: they can't be used.
-        """
-        self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
-
-    def renew(self) -> None:
-        """Use what the files contain now for new connections.
-
-        Raises:
-            ConfigError: they can't be used; the previous certificate stays in use.
-        """
-        # Loading replaces the certificate before it checks the key, so a bad pair would break the context in use.
-        self.check()
-        self._load(self.context)
-
-    def _load(self, context: ssl.SSLContext) -> None:
-        certificate, key = self._files
-        try:
-            # Without a password given, OpenSSL would ask the terminal for that of an encrypted key.
-            context.load_cert_chain(certificate, key, password="")
-        except OSError as error:
-            if isinstance(error, ssl.SSLError):
-                message = f"{certificate} and {key or 'its key'} must be a matching PEM certificate and key"
-                message += f", the key without a password ({error.reason or error})"
-            else:
-                missing = certificate if not certificate.exists() else key or certificate
-                message = f"{missing} can't be read: {error.strerror or error}"
-            raise ConfigError("settings", [Problem("REPLICATOR_TLS_CERTIFICATE", message)]) from None
+_server = structlog.get_logger("replicator.http")
 
 
 def certificate_of(settings: Settings) -> Certificate | None:
@@ -250,6 +145,9 @@ class Server(uvicorn.Server):
             )
         )
         self._on_listening = on_listening
+        self._tls = certificate.context if certificate is not None else None
+        self._strangers = Strangers(MOST_STRANGERS if certificate is None else MOST_TLS_STRANGERS)
+        self._accepting: set[asyncio.Task[None]] = set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -257,12 +155,68 @@ class Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to accept connections."""
-        await super().startup(sockets)
-        scheme = "https" if self.config.is_ssl else "http"
+        """Start to accept connections.
+
+        Not as uvicorn does it: asyncio's servers tell nobody of connections that have not finished their handshake.
+        """
+        await self.lifespan.startup()
+        self.servers = []
         for listener in sockets or ():
+            self._begin(self._accept(listener))
             host, port = listener.getsockname()[:2]
+            scheme = "http" if self._tls is None else "https"
             self._on_listening(URL(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"))
+        self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop to accept connections, and give requests in progress a moment."""
+        for task in self._accepting:
+            task.cancel()
+        await super().shutdown(sockets)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        listener.setblocking(False)
+        while True:
+            try:
+                for _ in range(_ACCEPTED_AT_ONCE):
+                    accepted, _ = await asyncio.get_running_loop().sock_accept(listener)
+                    self._begin(self._connect(accepted))
+            except ConnectionError:
+                continue
+            except OSError as error:
+                _server.error("no connection accepted", error=error.strerror)
+                await asyncio.sleep(_ACCEPT_PAUSE)
+            # While more connections wait, accepting does not, and the requests of these want to be served.
+            await asyncio.sleep(0)
+
+    async def _connect(self, accepted: socket.socket) -> None:
+        """Make the TLS handshake, if there is one, and serve the connection."""
+        protocol = BoundedProtocol(
+            self._strangers, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        if self._tls is not None:
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101 - this is one
+            self._strangers.add(protocol, task.cancel)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: protocol,
+                accepted,
+                ssl=self._tls,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS if self._tls is not None else None,
+                ssl_shutdown_timeout=_CLOSE_SECONDS if self._tls is not None else None,
+            )
+        except OSError:
+            # No handshake, or one that took too long; who connects in this way is nobody to tell anyone of.
+            self._strangers.remove(protocol)
+        except asyncio.CancelledError:
+            self._strangers.remove(protocol)
+            raise
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._accepting.add(task)
+        task.add_done_callback(self._accepting.discard)
 
 
 log = structlog.get_logger("replicator.access")

@@ -43,6 +43,7 @@ def test_no_limit_of_an_answer_is_left_out() -> None:
     bounds = set()
     for module in (
         "server.app",
+        "server.connections",
         "server.http",
         "harbor.events",
         *(f"registry.{path.stem}" for path in _modules("registry")),

@@ -5,43 +5,92 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
-import uvicorn
+import trustme
+from starlette.requests import Request
 
-from replicator.server import http as connections
-from replicator.server.http import MAX_HEAD, BoundedProtocol, listen
+from replicator.networks import Certificate
+from replicator.server import connections, http
+from replicator.server.connections import MAX_HEAD, MAX_HEADERS, MAX_PIPELINE, trust
+from replicator.server.http import Server, listen
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
+    from pathlib import Path
 
 MIB = 1024 * 1024
 
 
-async def refusing(_: Any, __: Any, send: Any) -> None:
-    """Answer without having read the body, as to a wrong token."""
-    await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
-    await send({"type": "http.response.body"})
+async def refusing(scope: Any, __: Any, send: Any) -> None:
+    """Answer without having read the body, as to a wrong token; who shows a token is trusted."""
+    if dict(scope["headers"]).get(b"authorization") == b"right":
+        trust(Request(scope))
+    size = 8 * MIB if scope["path"] == "/large" else 0
+    await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"%d" % size)]})
+    await send({"type": "http.response.body", "body": b" " * size})
 
 
-class Server(uvicorn.Server):
-    """One that leaves the signals to the tests."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+@contextlib.asynccontextmanager
+async def serving(certificate: Certificate | None = None) -> AsyncIterator[tuple[str, int]]:
+    listening = asyncio.Event()
+    server = Server(refusing, lambda _: listening.set(), certificate=certificate)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        found = listener.getsockname()
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        await listening.wait()
+        yield found
+        server.should_exit = True
+        await task
 
 
 @pytest.fixture
 async def address() -> AsyncIterator[tuple[str, int]]:
-    config = uvicorn.Config(refusing, http=BoundedProtocol, ws="none", lifespan="off", log_config=None)
-    server = Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        yield listener.getsockname()
-        server.should_exit = True
-        await serving
+    async with serving() as found:
+        yield found
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Certificate:
+    file = tmp_path / "tls.pem"
+    trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)
+    return Certificate(file, None)
+
+
+class Client:
+    """A connection of its own; ``GET`` is a request, as often as asked for."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self.writer = writer
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def to(cls, address: tuple[str, int]) -> AsyncIterator[Self]:
+        reader, writer = await asyncio.open_connection(*address)
+        yield cls(reader, writer)
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    async def get(self, *headers: str, path: str = "/", times: int = 1) -> bytes:
+        """Return the first answer's status."""
+        self.writer.write("\r\n".join([f"GET {path} HTTP/1.1", *headers, "", ""]).encode() * times)
+        return await self.answer()
+
+    async def answer(self) -> bytes:
+        """Return the next answer's status."""
+        return (await self._reader.readuntil(b"\r\n\r\n"))[9:12]
+
+    async def rest(self) -> bytes:
+        """Return what comes until the server closes."""
+        found = bytearray()
+        with contextlib.suppress(ConnectionResetError):
+            async with asyncio.timeout(20):
+                while chunk := await self._reader.read(65_536):
+                    found += chunk
+        return bytes(found)
 
 
 async def flood(address: tuple[str, int], head: bytes, more: bytes) -> tuple[int, bytes]:
@@ -78,6 +127,91 @@ async def test_everything_but_the_body_has_a_bound(address: tuple[str, int], hea
     sent, _ = await flood(address, head, more)
     # The buffers of the sockets between come on top of what is read.
     assert sent < 32 * MIB
+
+
+async def test_as_many_headers_as_a_request_may_have_are_read(address: tuple[str, int]) -> None:
+    async with Client.to(address) as client:
+        assert await client.get(*["A: b"] * MAX_HEADERS) == b"401"
+        assert await client.get(*["A: b"] * (MAX_HEADERS + 1)) == b"400"
+
+
+async def test_a_pipeline_is_answered_up_to_its_bound_and_closed_beyond(address: tuple[str, int]) -> None:
+    async with Client.to(address) as client:
+        assert await client.get(times=1 + MAX_PIPELINE) == b"401"
+        assert [await client.answer() for _ in range(MAX_PIPELINE)] == [b"401"] * MAX_PIPELINE
+    async with Client.to(address) as client:
+        assert await client.get(times=2 + MAX_PIPELINE) == b"400"
+        assert await client.rest() == b"more than 8 requests wait for their answers"
+
+
+async def test_after_its_answer_little_of_a_body_is_read(address: tuple[str, int]) -> None:
+    async with Client.to(address) as client:
+        assert await client.get("Content-Length: 10000000000") == b"401"
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(20):
+                while True:
+                    client.writer.write(b" " * 65_536)
+                    await client.writer.drain()
+                    sent += 65_536
+        # The buffers of the sockets between come on top of what is read.
+        assert sent < 32 * MIB
+
+
+async def test_an_answer_that_is_not_taken_ends_the_connection(
+    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.2)
+    async with Client.to(address) as client:
+        # The reader has a buffer too, and does not read on.
+        await client.get(path="/large", times=3)
+        while True:
+            client.writer.write(b"\r\n")
+            try:
+                await client.writer.drain()
+            except ConnectionError:
+                break
+            await asyncio.sleep(0.05)
+        assert len(await client.rest()) < 24 * MIB
+
+
+async def test_one_connection_too_many_ends_the_longest_idle_one_that_showed_no_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http, "MOST_STRANGERS", 3)
+    async with contextlib.AsyncExitStack() as stack, serving() as address:
+
+        async def client() -> Client:
+            made = await stack.enter_async_context(Client.to(address))
+            assert await made.get() == b"401"
+            return made
+
+        harbor, first, second = [await client() for _ in range(3)]
+        assert await harbor.get("Authorization: right") == b"401"
+        third = await client()
+        assert await first.get() == b"401"
+        await client()
+        # The first has asked since, and Harbor is trusted.
+        assert await second.rest() == b""
+        for kept in (harbor, first, third):
+            assert await kept.get() == b"401"
+
+
+async def test_a_tls_connection_without_a_handshake_ends(
+    certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "HANDSHAKE_SECONDS", 0.2)
+    async with serving(certificate) as address, Client.to(address) as client:
+        assert await client.rest() == b""
+
+
+async def test_connections_count_before_their_handshake(
+    certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "MOST_TLS_STRANGERS", 1)
+    monkeypatch.setattr(http, "HANDSHAKE_SECONDS", 600.0)
+    async with serving(certificate) as address, Client.to(address) as first, Client.to(address):
+        assert await first.rest() == b""
 
 
 async def test_a_large_body_does_not_count_as_head(address: tuple[str, int]) -> None:

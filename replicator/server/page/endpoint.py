@@ -20,8 +20,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from replicator.logs import LogLimit
 from replicator.queue import DeadLetters, QueueUnavailable
 from replicator.server.auth import is_cross_site
+from replicator.server.connections import trust
 from replicator.server.http import client_of, read_body
 from replicator.server.page.facts import PageCache, PageData, View
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from replicator.server.page.rendering import PageRenderer
 
 log = structlog.get_logger("replicator.page")
+_refused = LogLimit("replicator.page", "status page refused")
 
 _MAX_FORM = 16 * 1024
 
@@ -130,9 +133,10 @@ class StatusPage:
             raise HTTPException(404)
         authorization = request.headers.get("Authorization", "")
         if self._auth.matches_password(authorization):
+            trust(request)
             return
         if authorization:  # a browser sends none until it is asked to
-            log.warning("status page refused", reason="wrong Authorization", client=client_of(request))
+            _refused.warning(client_of(request), reason="wrong Authorization")
         challenge = {"WWW-Authenticate": 'Basic realm="replicator", charset="UTF-8"'}
         raise HTTPException(401, "log in with any user name, and REPLICATOR_STATUS_TOKEN as the password", challenge)
 
