@@ -19,8 +19,12 @@ _METADATA_SERVICES = frozenset({"100.100.100.200", "fd00:ec2::254"})
 _MAPPED_BITS = 96
 """Length of the prefix ``::ffff:`` of an IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2)."""
 
-_EMBEDDING = tuple(map(IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")))
-"""Networks whose last 32 bits are an IPv4 address: NAT64 (RFC 6052, RFC 8215), IPv4-compatible (RFC 4291, 2.5.5.1)."""
+_EMBEDDING = tuple(map(IPv6Network, ("64:ff9b::/96", "::/96")))
+"""Networks whose last 32 bits are an IPv4 address: NAT64 (RFC 6052), IPv4-compatible (RFC 4291, section 2.5.5.1)."""
+_LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
+"""NAT64 within a network (RFC 8215), whose operator may choose any of the lengths of `_NAT64_BYTES`."""
+_NAT64_BYTES = ((6, 7, 9, 10), (7, 9, 10, 11), (9, 10, 11, 12), (12, 13, 14, 15))
+"""Where the IPv4 address stands behind a prefix of 48, 56, 64 or 96 bits (RFC 6052, section 2.2)."""
 
 
 class Networks:
@@ -63,8 +67,8 @@ def plain_address(address: str) -> str:
 def is_internal(address: str) -> bool:
     """Tell whether an address is this machine, its link, or a cloud's metadata service.
 
-    An IPv6 address that a gateway translates into an IPv4 address (NAT64, 6to4) counts as that one too. Services
-    there often trust everyone who can reach them, so a registry must not redirect us to them.
+    An IPv6 address that a gateway translates into an IPv4 address (NAT64, 6to4, Teredo) counts as that one too.
+    Services there often trust everyone who can reach them, so a registry must not redirect us to them.
 
     Args:
         address: as a socket takes it, with or without a ``%zone``. Any other text is not internal.
@@ -91,8 +95,14 @@ def _translated(address: IPv4Address | IPv6Address) -> Iterator[IPv4Address]:
     if isinstance(address, IPv6Address):
         if any(address in network for network in _EMBEDDING):
             yield IPv4Address(int(address) & 0xFFFFFFFF)
+        if address in _LOCAL_NAT64:
+            found = (IPv4Address(bytes(address.packed[place] for place in places)) for places in _NAT64_BYTES)
+            # Behind a long prefix the places of a short one are zero, and that says nothing.
+            yield from filter(int, found)
         if address.sixtofour is not None:
             yield address.sixtofour
+        if address.teredo is not None:
+            yield from address.teredo
 
 
 def _network(item: str) -> IPv4Network | IPv6Network:

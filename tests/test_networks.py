@@ -66,7 +66,14 @@ def test_any_other_text_is_in_no_network(text: str) -> None:
         "100.100.100.200",
         "fd00:ec2::254",
         "64:ff9b::a9fe:a9fe",
+        "64:ff9b::7f00:1",
         "64:ff9b:1::7f00:1",
+        "64:ff9b:1:7f00:0:100::",
+        "64:ff9b:1:7f:0:1::",
+        "64:ff9b:1:0:7f:0:100:0",
+        "::ffff:0:0",
+        "2001:0:7f00:1::808:808",
+        "2001:0:808:808::80ff:fffe",
         "::127.0.0.1",
         "2002:7f00:1::",
         "0.0.0.0",
@@ -79,7 +86,19 @@ def test_this_machine_its_link_and_metadata_services_are_internal(address: str) 
 
 
 @pytest.mark.parametrize(
-    "address", ["10.0.0.1", "192.0.2.7", "100.100.100.201", "2001:db8::1", "fd00::1", "64:ff9b::808:808", "no address"]
+    "address",
+    [
+        "10.0.0.1",
+        "192.0.2.7",
+        "100.100.100.201",
+        "2001:db8::1",
+        "fd00::1",
+        "64:ff9b::808:808",
+        "64:ff9b:1::808:808",
+        "2002:808:808::",
+        "2001:0:808:808::",
+        "no address",
+    ],
 )
 def test_all_other_addresses_are_not_internal(address: str) -> None:
     assert not is_internal(address)

@@ -148,7 +148,7 @@ def test_no_proxy_excepts_what_it_excepts_for_go_programs(no_proxy: str, host: s
     [
         *("localhost", "a.localhost", "127.0.0.1", "127.1", "0x7f.1", "2130706433", "017700000001", "::1", "0.0.0.0"),
         *("169.254.169.254", "2852039166", "169.254.169.254.", "fe80::1", "::ffff:169.254.169.254", "100.100.100.200"),
-        *("64:ff9b::a9fe:a9fe", "::127.0.0.1"),
+        *("64:ff9b::a9fe:a9fe", "64:ff9b::7f00:1", "2002:7f00:1::", "::127.0.0.1"),
     ],
 )
 def test_an_internal_address_is_recognized_in_every_spelling(host: str) -> None:
