@@ -97,8 +97,3 @@ def _notes(request: CopyRequest) -> list[str]:
     elif request.options != VERBATIM:
         notes.append(str(request.options))
     return notes
-
-
-def schema() -> None:
-    """Print the JSON schema of the rules file, for completion and validation in editors."""
-    typer.echo(json.dumps(rules_schema(), indent=2))

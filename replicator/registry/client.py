@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
 
 from replicator.registry.blobs import Blobs
 from replicator.registry.connection import open_socket
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
     from types import TracebackType
 
+    from aiohttp.http import RawResponseMessage
+    from aiohttp.streams import StreamReader
     from aiohttp.tracing import Trace
 
     from replicator.reference import Repository
@@ -47,12 +52,52 @@ MAX_HEADER = 64 * 1024
 """Bytes of the status line, and of each header of an answer: presigned links and proxies' cookies can be long."""
 
 
+MAX_INTERIM = 100
+"""Interim answers (1xx) before the answer to a request: a registry that works for long may send one now and then."""
+_HEAD_PIECE = 16 * 1024
+
+
+class _Protocol(ResponseHandler):
+    """aiohttp's side of a connection, which takes only so many interim answers: the parser keeps all that it finds."""
+
+    _interim: int | None = None
+    """Interim answers to the request that is sent; None once it is answered."""
+
+    def set_response_params(self, **given: Any) -> None:
+        self._interim = 0
+        super().set_response_params(**given)
+
+    def data_received(self, data: bytes) -> None:
+        # In small pieces up to the answer: what arrives at once may hold ten thousand of the others.
+        while self._interim is not None and len(data) > _HEAD_PIECE and self.exception() is None:
+            super().data_received(data[:_HEAD_PIECE])
+            data = data[_HEAD_PIECE:]
+        if self._interim is None or self.exception() is None:
+            super().data_received(data)
+
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+        if self._interim is not None:
+            self._interim = self._interim + 1 if 100 <= data[0].code < 200 and data[0].code != 101 else None
+        if self._interim is None or self._interim <= MAX_INTERIM:
+            super().feed_data(data, size)
+        elif self.exception() is None:
+            self.set_exception(HttpProcessingError(message=f"more than {MAX_INTERIM} interim answers"))
+            if self.transport is not None:
+                self.transport.abort()
+
+
 class ProxyConnector(aiohttp.TCPConnector):
     """A connector that verifies an https:// proxy by the system's authorities, independently of the target's settings.
 
     aiohttp uses the target's setting for both, so ``insecure: true`` would show the proxy's password to anyone. There
-    is no public way to change that; a version of aiohttp without the private one connects to no such proxy.
+    is no public way to change that; a version of aiohttp without the private one connects to no such proxy. Nor is
+    there one to bound interim answers.
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        protocol: type[ResponseHandler] = _Protocol
+        self._factory = functools.partial(protocol, self._loop)
 
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout

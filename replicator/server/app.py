@@ -38,6 +38,7 @@ from replicator.reference import Reference, Repository
 from replicator.replication.job import job_for
 from replicator.server.connections import trust
 from replicator.server.http import MAX_PATH, RequestIdMiddleware, client_of, read_body
+from replicator.tasks import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -65,6 +66,7 @@ _SHOWN = 10
 _MISDIRECTED_SECONDS = 60.0
 _PART_SECONDS = 5.0
 """Between two attempts at an image of a repository while parts of some image there are scanned, each with an event."""
+_READY_SECONDS = 1.0
 _CLOCK_TOLERANCE = timedelta(days=1)
 """Between an event's time and ours. Harbor's own delivery attempts are over within hours."""
 
@@ -230,11 +232,44 @@ class Webhook:
         return next(iter(self._sources)) if len(self._sources) == 1 else None
 
 
+class Readiness:
+    """Whether events can be queued: Redis is asked once a second at most, whoever asks this.
+
+    Args:
+        queue: must accept writes.
+        problems: what else stands against it.
+    """
+
+    def __init__(self, queue: Queue, problems: Problems) -> None:
+        self._queue = queue
+        self._problems = problems
+        self._asked: float | None = None
+        self._asking = Shared(self._ask)
+        self._trouble = ""
+
+    async def problems(self) -> list[str]:
+        """Return why this process is not ready, one sentence each, without an address: anyone may read it."""
+        if self._asked is None or time.monotonic() - self._asked >= _READY_SECONDS:
+            await self._asking.result()
+        cause, _, _ = self._trouble.partition(":")
+        queue = [f"the queue can't take or give work ({cause}); the log says more"] if cause else []
+        return [*self._problems(), *queue]
+
+    async def _ask(self) -> None:
+        trouble = ""
+        try:
+            await self._queue.ping()
+        except QueueError as error:
+            trouble = f"{type(error.__cause__ or error).__name__}: {error}"
+            if trouble != self._trouble:
+                log.warning("not ready", reason=str(error))
+        self._asked, self._trouble = time.monotonic(), trouble
+
+
 def create_app(
     webhook: Webhook,
-    queue: Queue,
+    readiness: Readiness,
     *,
-    problems: Problems,
     metrics: Expose | None,
     access_log: bool = False,
     more: Iterable[Route] = (),
@@ -243,20 +278,19 @@ def create_app(
 
     Args:
         webhook: takes the events.
-        queue: must accept writes for ``/readyz``.
-        problems: what else makes ``/readyz`` fail.
+        readiness: answers ``/readyz``.
         metrics: exposes the metrics; None if they have an address of their own.
         access_log: log a line for every request.
         more: further routes, such as the status page's.
     """
     paths = [f"{path}{end}" for path in (PATH, PATH + "/{registry}") for end in ("", "/")]
     hooks = [Route(path, webhook.receive, methods=["POST"]) for path in paths]
-    return _application([*hooks, *_probes(queue, problems, metrics), *more], access_log=access_log)
+    return _application([*hooks, *_probes(readiness, metrics), *more], access_log=access_log)
 
 
-def create_probes_app(queue: Queue, *, problems: Problems, metrics: Expose, access_log: bool = False) -> ASGIApp:
+def create_probes_app(readiness: Readiness, *, metrics: Expose, access_log: bool = False) -> ASGIApp:
     """Build the ASGI application of probes and metrics at an address of their own; the arguments are as above."""
-    return _application(_probes(queue, problems, metrics), access_log=access_log)
+    return _application(_probes(readiness, metrics), access_log=access_log)
 
 
 def _application(routes: list[Route], *, access_log: bool) -> ASGIApp:
@@ -273,21 +307,17 @@ def _application(routes: list[Route], *, access_log: bool) -> ASGIApp:
     return RequestIdMiddleware(app, access_log=access_log)
 
 
-def _probes(queue: Queue, problems: Problems, expose: Expose | None) -> list[Route]:
+def _probes(readiness: Readiness, expose: Expose | None) -> list[Route]:
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
-    async def readiness(_: Request) -> Response:
-        found = problems()
-        try:
-            await queue.ping()
-        except QueueError as error:
-            found = [*found, str(error)]
-        if found:
-            return JSONResponse({"status": "not ready", "problems": found}, 503)
+    async def ready(_: Request) -> Response:
+        problems = await readiness.problems()
+        if problems:
+            return JSONResponse({"status": "not ready", "problems": problems}, 503)
         return JSONResponse({"status": "ready"})
 
-    routes = [Route("/healthz", health), Route("/readyz", readiness)]
+    routes = [Route("/healthz", health), Route("/readyz", ready)]
     if expose is None:
         return routes
 

@@ -28,7 +28,7 @@ from replicator.replication.repositories import Neighbours
 from replicator.replication.sweep import Sweeper
 from replicator.replication.transfer import access_by
 from replicator.schedule import parse_interval
-from replicator.server.app import Webhook, create_app, create_probes_app
+from replicator.server.app import Readiness, Webhook, create_app, create_probes_app
 from replicator.server.auth import PageAuth, WebhookAuth
 from replicator.server.http import Server, certificate_of, listen
 from replicator.server.metrics import Metrics
@@ -85,7 +85,7 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, lane
     ):
         async with _open(settings, rules, lanes) as parts:
             worker = parts.worker if lanes else None
-            stopping = _Stopping(worker, parts.reconciler, parts.sweeper)
+            stopping = _Stopping(parts.queue, worker, parts.reconciler, parts.sweeper)
             webhook = Webhook(rules, parts.queue, auth, parts.metrics.deliveries.delivered, parts.trace)
             page = StatusPage(parts.queue, rules, PageAuth.of(settings))
 
@@ -101,8 +101,7 @@ async def serve(first: Configuration, load: Callable[[], Configuration], *, lane
             reloader = Reloader(first, load, apply)
             app = create_app(
                 webhook,
-                parts.queue,
-                problems=stopping.problems,
+                stopping.readiness,
                 metrics=parts.metrics.expose if probes_listener is None else None,
                 access_log=settings.access_log,
                 more=page.routes(),
@@ -135,7 +134,7 @@ async def work(first: Configuration, load: Callable[[], Configuration], *, lanes
     log.info("starting", version=__version__)
     with _probes_listener(settings) as probes_listener, graceful_shutdown() as shutdown:
         async with _open(settings, first.rules, lanes) as parts:
-            stopping = _Stopping(parts.worker, parts.reconciler, parts.sweeper)
+            stopping = _Stopping(parts.queue, parts.worker, parts.reconciler, parts.sweeper)
             reloader = Reloader(first, load, parts.renew)
             async with _beside("worker", settings, probes_listener, parts, stopping, reloader):
                 shutdown.on_signal(stopping.stop)
@@ -146,12 +145,13 @@ async def work(first: Configuration, load: Callable[[], Configuration], *, lanes
 class _Stopping:
     """Stops the work of this process, and tells its readiness probe."""
 
-    def __init__(self, worker: Worker | None, *planners: Reconciler | Sweeper | None) -> None:
+    def __init__(self, queue: Queue, worker: Worker | None, *planners: Reconciler | Sweeper | None) -> None:
+        self.readiness = Readiness(queue, self._problems)
         self._worker = worker
         self._planners = planners
         self.event = asyncio.Event()
 
-    def problems(self) -> list[str]:
+    def _problems(self) -> list[str]:
         return ["this process is stopping"] if self.event.is_set() else []
 
     def stop(self) -> None:
@@ -280,9 +280,7 @@ async def _probes(
     if listener is None:
         yield
         return
-    app = create_probes_app(
-        parts.queue, problems=stopping.problems, metrics=parts.metrics.expose, access_log=settings.access_log
-    )
+    app = create_probes_app(stopping.readiness, metrics=parts.metrics.expose, access_log=settings.access_log)
     server = Server(app, _log_probes)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:

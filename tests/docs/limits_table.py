@@ -91,6 +91,7 @@ LIMITS = {
         Limit("trust in signatures that were seen", "replication.compare.SETTLED_SECONDS", "s", "looked for again"),
         Limit("pages of referrers", "registry.manifests._MAX_REFERRER_PAGES", "", "left out"),
         Limit("a header of an answer", "registry.client.MAX_HEADER", "bytes", "the answer is no HTTP"),
+        Limit("interim answers (1xx) before an answer", "registry.client.MAX_INTERIM", "", "the answer is no HTTP"),
         Limit("a page of tags", "registry.manifests._MAX_PAGE_BYTES", "bytes", "the list fails"),
         Limit("pages of tags", "registry.manifests._MAX_TAG_PAGES", "", "the list fails"),
         Limit("tags of a repository", "registry.manifests.MAX_TAGS", "", "the list fails"),
@@ -207,6 +208,7 @@ LIMITS = {
             "s",
             "each process takes an equal part",
         ),
+        Limit("questions of `/readyz`", "server.app._READY_SECONDS", "s apart", "the last answer is given again"),
         Limit("connections of a process", "queue.client._CONNECTIONS", "", "who comes next waits"),
     ),
 }

@@ -72,12 +72,14 @@ async def test_a_copy_goes_on_while_redis_is_away_and_is_recorded_when_it_is_bac
                     await asyncio.sleep(0.01)
             async with aiohttp.ClientSession() as session, session.get(f"{serving.url}/readyz") as ready:
                 assert ready.status == 503
-                assert "redis.sock" in await ready.text()
+                assert "the queue can't take or give work" in await ready.text()
             redis.start()
             (done,) = await serving.until("copy done", result="copied")
             await serving.until("job done")
             assert done["tries"] == 1
             assert serving.said("copy failed") == []
-            async with aiohttp.ClientSession() as session, session.get(f"{serving.url}/readyz") as ready:
-                assert ready.status == 200
+            # An answer holds for a second.
+            async with aiohttp.ClientSession() as session, asyncio.timeout(20):
+                while (await session.get(f"{serving.url}/readyz")).status != 200:
+                    await asyncio.sleep(0.1)
     await verify_tree(house.behind_acr, "image-syncer/app", "v1", image())

@@ -1,8 +1,10 @@
-"""The addresses that a registry may lead to: other hosts, but not this machine (SSRF)."""
+"""The addresses that a registry may lead to: other hosts, but not this machine (SSRF); and answers without end."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +14,7 @@ from replicator.errors import ErrorClass
 from replicator.networks import is_internal
 from replicator.reference import Repository
 from replicator.registry import Access, Request, Timing
-from replicator.registry.errors import ConnectionFailed, NotFound, ProtocolViolated, UnsupportedManifest
+from replicator.registry.errors import ConnectionFailed, NotFound, ProtocolViolated, RegistryError, UnsupportedManifest
 from tests.registry.conftest import client, repository, served
 from tests.standins.faults import Fault, Redirect
 from tests.standins.server import serve
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from tests.standins.server import Handler
 
+MIB = 1024 * 1024
 INTERNAL = "127.0.0.2"
 
 
@@ -130,3 +133,31 @@ async def test_a_repository_with_more_tags_than_can_be_held_is_refused(monkeypat
         with pytest.raises(ProtocolViolated, match="more than 25 tags"):
             _ = [tag async for tag in remote.tags()]
         assert len(faults.log) == 3
+
+
+async def test_interim_answers_without_end_end_the_request_and_take_no_memory() -> None:
+    early, sent = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 2000, 0
+
+    async def flood(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        with contextlib.suppress(OSError):
+            while sent < 16 * MIB:
+                writer.write(early)
+                await writer.drain()
+                sent += len(early)
+        writer.close()
+
+    server = await asyncio.start_server(flood, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    async with server, client(Access(endpoint=f"http://{host}:{port}"), Timing(attempts=1)) as registries:
+        remote = registries.source(Repository(f"{host}:{port}", "team/app"))
+        tracemalloc.start()
+        try:
+            with pytest.raises(RegistryError, match="is not HTTP"):
+                await remote.head_manifest("v1")
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < 8 * MIB
+    # The buffers of the sockets between come on top of what is read.
+    assert sent < 16 * MIB

@@ -13,7 +13,7 @@ import pytest
 
 from replicator.queue import LoadedConfig, Queue, announced
 from replicator.rules import parse
-from replicator.server.app import Webhook, create_app
+from replicator.server.app import Readiness, Webhook, create_app
 from replicator.server.auth import PageAuth, WebhookAuth
 from replicator.server.http import Server, listen
 from replicator.server.page import StatusPage
@@ -90,7 +90,7 @@ async def shown(queue: Queue) -> AsyncIterator[Site]:
     rules = parse(json.dumps(RULES), "rules.json", environ={})
     webhook = Webhook(rules, queue, WebhookAuth(TOKEN), lambda *_: None)
     page = StatusPage(queue, rules, PageAuth(PASSWORD))
-    app = create_app(webhook, queue, problems=list, metrics=None, more=page.routes())
+    app = create_app(webhook, Readiness(queue, list), metrics=None, more=page.routes())
     listening: asyncio.Future[URL] = asyncio.get_running_loop().create_future()
     server = Server(app, listening.set_result)
     with contextlib.closing(listen("127.0.0.1:0", "REPLICATOR_LISTEN")) as listener:
