@@ -22,7 +22,6 @@ from replicator.errors import FAILED, OK
 from replicator.reference import Reference
 from replicator.registry.proxies import Proxies
 from replicator.rules import CopyRequest, Rules
-from replicator.rules.schema import rules_schema
 from replicator.settings import variables
 
 _BEFORE_COPY = "if {} when the copy starts"

@@ -20,7 +20,7 @@ from replicator.harbor.policy import CLOUD_EVENTS, DEFAULT, PolicyTarget, payloa
 from replicator.queue import Lane
 from replicator.reference import Repository
 from replicator.rules import parse
-from replicator.server.app import Webhook, create_app
+from replicator.server.app import Readiness, Webhook, create_app
 from replicator.server.auth import WebhookAuth
 from replicator.server.http import Server, listen
 from tests.queue.conftest import prefix, queue, server, short_dir
@@ -93,7 +93,7 @@ async def test_each_delivery_is_taken_by_the_webhook(queue: Queue) -> None:
     rules = parse(json.dumps(document), "rules.json", environ={})
     webhook = Webhook(rules, queue, WebhookAuth(TOKEN), lambda kind, fate: fates.append((kind, fate)))
     answers = {}
-    async with serving(create_app(webhook, queue, problems=list, metrics=None)) as url:
+    async with serving(create_app(webhook, Readiness(queue, list), metrics=None)) as url:
         for what, delivery in DELIVERIES.items():
             answers[what] = await deliver(url, delivery)
     for what, (status, said) in answers.items():
