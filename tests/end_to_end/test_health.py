@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shutil
 import socket
 from typing import TYPE_CHECKING
 
+import aiohttp
 import pytest
 import trustme
 from aiohttp import web
@@ -44,6 +47,21 @@ async def test_a_webhook_that_serves_is_healthy_and_one_that_ended_is_not(rules:
             assert await health(tmp_path, REPLICATOR_LISTEN=f"{host}:{port}") == 0
         assert await health(tmp_path, "--listen", serving.address, REPLICATOR_LISTEN="127.0.0.1:1") == 0
     assert await health(tmp_path, REPLICATOR_LISTEN=serving.address) == 1
+
+
+async def test_a_state_directory_that_is_deleted_makes_it_not_ready_and_says_so(rules: Path, tmp_path: Path) -> None:
+    state = tmp_path / "own state"
+    options = ("--config", rules, "--state-dir", state)
+    async with running("serve", "--no-worker", *options, cwd=tmp_path) as serving, aiohttp.ClientSession() as session:
+        shutil.rmtree(state)
+        async with asyncio.timeout(30):
+            while True:
+                async with session.get(f"http://{serving.address}/readyz") as answer:
+                    if answer.status == 503:
+                        told = await answer.text()
+                        break
+        assert "STATE_DIR was deleted" in told
+        assert await health(tmp_path, REPLICATOR_LISTEN=serving.address) == 0
 
 
 async def test_a_webhook_with_a_certificate_is_asked_by_https_whoever_issued_it(rules: Path, tmp_path: Path) -> None:

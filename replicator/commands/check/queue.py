@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -14,11 +15,14 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
+from rich.filesize import decimal
 
 from replicator.commands.check.findings import Finding, FindingState, clock_problem
 from replicator.errors import ConfigError
 from replicator.queue.connection import open_redis
-from replicator.queue.embedded import Use, server_program, use_of
+from replicator.queue.embedded import LOG, server_program
+from replicator.queue.job import QueueError
+from replicator.queue.state_directory import Use, fault_of, find_damage, room, use_of, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -171,7 +175,7 @@ async def try_state_directory(directory: Path) -> list[Finding]:
     """Check that the embedded queue can keep its data; nothing is created or started."""
     subject = str(directory)
     try:
-        server_program()
+        program = server_program()
     except ConfigError as error:
         return [Finding("queue", subject, FindingState.FAILED, "; ".join(map(str, error.problems)))]
     place = directory
@@ -185,10 +189,38 @@ async def try_state_directory(directory: Path) -> list[Finding]:
     except OSError as error:
         message = f"its lock can't be read ({error.strerror}): run this as the user of the service"
         return [Finding("queue", subject, FindingState.FAILED, message)]
+    if fault := fault_of(place):
+        return [Finding("queue", subject, FindingState.FAILED, fault)]
+    if trouble := await _trouble(directory, use, program):
+        return [Finding("queue", subject, FindingState.FAILED, trouble)]
+    state = "can be used" if place == directory else "will be created at the first start"
+    message = "in use by the running replicator" if use is Use.SERVER else state
+    free, size = room(place)
+    about = f"{decimal(free)} of {decimal(size)} free"
+    version = await asyncio.to_thread(version_of, program)
+    return [Finding("queue", subject, FindingState.OK, f"{message} ({', '.join(filter(None, (version, about)))})")]
+
+
+async def _trouble(directory: Path, use: Use, program: str) -> str:
+    """Say what is wrong with the server or the data of a state directory; empty if nothing is."""
     if use is Use.SERVER:
-        return [Finding("queue", subject, FindingState.OK, "in use by the running replicator")]
+        return ""
+    if use is Use.SILENT:
+        return (
+            f"its queue server runs, but does not answer: it is stopped, or waits for its disk; see {directory / LOG}"
+        )
     if use is Use.LOCKED:
-        message = "locked by another replicator whose queue does not answer: end that process, or set "
-        return [Finding("queue", subject, FindingState.FAILED, f"{message}REPLICATOR_STATE_DIR to another directory")]
-    message = "can be used" if place == directory else "will be created at the first start"
-    return [Finding("queue", subject, FindingState.OK, message)]
+        return (
+            "in use by another replicator whose queue server does not run: the log of that replicator says why; or set "
+            "REPLICATOR_STATE_DIR to another directory"
+        )
+    try:
+        damage = await asyncio.to_thread(find_damage, directory, program)
+    except QueueError as error:
+        return str(error)
+    if damage is None:
+        return ""
+    return (
+        f"the last {damage.bad} bytes of {damage.file} are damaged: the next start keeps a copy of them, goes on with "
+        "what is before, and has a reconcile compare everything"
+    )

@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 from replicator import __version__
 from replicator.queue import ReconcileState, list_waits
 from replicator.queue.leaders import SweepState
+from replicator.queue.state_directory import room
 from replicator.replication.reconciler import overdue
 from replicator.server.metrics import families
 from replicator.server.metrics.counters import AttemptCounts, BoundedLabels, DeliveryCounts, RequestCounts
@@ -33,6 +34,7 @@ from replicator.timetable import UNLIMITED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from prometheus_client.metrics_core import Metric
 
@@ -94,6 +96,11 @@ class Metrics:
         """Expose when the configuration was loaded, and whether a newer one was refused."""
         self._loaded.set_function(lambda: loaded().loaded)
         self._reload_failed.set_function(lambda: loaded().problem is not None)
+
+    def watch_disk(self, directory: Path) -> None:
+        """Expose the room on the disk of the embedded queue's directory."""
+        gauge(families.STATE_FREE, self._registry).set_function(lambda: room(directory)[0])
+        gauge(families.STATE_SIZE, self._registry).set_function(lambda: room(directory)[1])
 
     def watch_limits(self, timetable: Callable[[str, str], Timetable]) -> None:
         """Expose the limits in force of every host of the rules.

@@ -189,6 +189,14 @@ RELOAD_FAILED = Family(
     "gauge",
     "1 if the files have changed but can't be used, so that the previous rules stay in use, else 0.",
 )
+STATE_FREE = Family(
+    "replicator_state_free_bytes",
+    "gauge",
+    "Free bytes on the disk of the embedded queue's directory (REPLICATOR_STATE_DIR).",
+)
+STATE_SIZE = Family(
+    "replicator_state_size_bytes", "gauge", "Size of the disk of the embedded queue's directory, in bytes."
+)
 
 COUNTED = (
     EVENTS,
@@ -224,7 +232,17 @@ LOOKED_UP = (
 )
 """Read from Redis at the scrape: the same in all processes of an installation, so take the maximum."""
 
-FAMILIES = (BUILD, LOADED, RELOAD_FAILED, UPLOAD_LIMIT, REQUESTS_LIMIT, *COUNTED, *LOOKED_UP)
+FAMILIES = (
+    BUILD,
+    LOADED,
+    RELOAD_FAILED,
+    UPLOAD_LIMIT,
+    REQUESTS_LIMIT,
+    STATE_FREE,
+    STATE_SIZE,
+    *COUNTED,
+    *LOOKED_UP,
+)
 
 
 def counter(family: Family, registry: CollectorRegistry) -> Counter:

@@ -33,6 +33,8 @@ class Occasion(StrEnum):
     """Changed files can't be used."""
     SILENCE = "silence"
     """A registry does not answer, and copies wait for it."""
+    STATE_DIRECTORY = "state_directory"
+    """The embedded queue can't keep anything: its disk is full, or its directory was deleted."""
     TEST = "test"
     """``replicator notify test``."""
 

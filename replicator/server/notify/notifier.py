@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import structlog
 from yarl import URL
 
 from replicator.queue import Notices, QueueUnavailable
 from replicator.server.notify.decide import NotifyTiming, decide, take_snapshot
-from replicator.server.notify.message import NotifyState, Origin
+from replicator.server.notify.message import Message, MessageState, NotifyState, Occasion, Origin, PendingMessage
 from replicator.server.notify.sending import Sender, open_poster
 from replicator.tasks import background
 
@@ -65,6 +67,7 @@ class Notifier:
         self._notices = Notices(queue, lease=lease)
         self._stopping = asyncio.Event()
         self._unavailable = False
+        self._faults = _FaultReport(sender, timing)
 
     def beside(self) -> contextlib.AbstractAsyncContextManager[None]:
         """Run while the context lasts."""
@@ -82,10 +85,12 @@ class Notifier:
             try:
                 await self.step()
                 self._unavailable = False
+                await self._faults.look("")
             except QueueUnavailable as error:
                 if not self._unavailable:
                     log.warning("queue unavailable", error=str(error), waiting_for="notifications")
                 self._unavailable = True
+                await self._faults.look(self._queue.fault())
             except Exception:
                 # A bug here must not stop the replication.
                 log.exception("notifications broken")
@@ -116,6 +121,46 @@ class Notifier:
         pending = await self._sender.send(state.pending, snapshot.now)
         if pending != state.pending:
             await self._notices.keep(replace(state, pending=pending).dump())
+
+
+class _FaultReport:
+    """Reports a fault of the queue's own directory, from the memory of this process: the queue keeps nothing then."""
+
+    def __init__(self, sender: Sender, timing: NotifyTiming) -> None:
+        self._sender = sender
+        self._pause = int(timing.pause * 1000)
+        self._pending: tuple[PendingMessage, ...] = ()
+        self._since: int | None = None
+        self._reported = -self._pause
+
+    async def look(self, fault: str) -> None:
+        """Report a fault that has begun or ended since the last look, and retry what was not sent.
+
+        Args:
+            fault: what is wrong now (`Queue.fault`); empty when nothing is.
+        """
+        now = int(time.time() * 1000)
+        messages = self._news(fault, now)
+        if messages or self._pending:
+            self._pending = await self._sender.send(self._sender.with_new(self._pending, messages, now), now)
+
+    def _news(self, fault: str, now: int) -> list[Message]:
+        if fault and self._since is None and abs(now - self._reported) >= self._pause:
+            self._since = self._reported = now
+            what, _, advice = fault.partition("; ")
+            return [
+                self._message(MessageState.TROUBLE, f"replicator: {what}", now, advice=("No event is taken.", advice))
+            ]
+        if not fault and self._since is not None:
+            recovered = self._message(
+                MessageState.RECOVERED, "replicator: recovered: the queue takes events again", now
+            )
+            self._since = None
+            return [recovered]
+        return []
+
+    def _message(self, state: MessageState, title: str, now: int, advice: tuple[str, ...] = ()) -> Message:
+        return Message(uuid4().hex, Occasion.STATE_DIRECTORY, state, title, now, since=self._since, advice=advice)
 
 
 def origin_of(settings: Settings) -> Origin:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import signal
 import socket
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +16,8 @@ from aiohttp import web
 from replicator.commands.check.findings import FindingState
 from replicator.commands.check.queue import try_state_directory
 from replicator.commands.check.webhook import try_address
-from replicator.queue.embedded import LOCK, embedded_server
+from replicator.queue import Job, Lane, Queue, embedded_server, state_directory
+from replicator.queue.state_directory import LOCK
 from tests.commands.check.asking import RULE, checked, failed, told
 from tests.queue.servers import RedisServer
 from tests.running import running
@@ -107,26 +113,64 @@ async def test_a_state_directory_is_told_to_be_absent_at_rest_or_in_use_and_is_l
     assert not directory.exists()
     async with embedded_server(directory):
         before = content(directory)
-        assert (await of_directory(directory)) == (FindingState.OK, "in use by the running replicator")
+        state, message = await of_directory(directory)
+        assert state is FindingState.OK
+        # Which server, and how much room it has.
+        assert re.fullmatch(
+            r"in use by the running replicator \(valkey \d+\.\d+\.\d+, \S+ \wB of \S+ \wB free\)", message
+        )
         assert content(directory) == before
     before = content(directory)
-    assert (await of_directory(directory)) == (FindingState.OK, "can be used")
+    state, message = await of_directory(directory)
+    assert (state, message.startswith("can be used (valkey ")) == (FindingState.OK, True)
     assert content(directory) == before
 
 
 async def test_a_state_directory_with_a_long_path_is_found_in_use_too(tmp_path: Path) -> None:
     directory = tmp_path / ("long" * 30)
     async with embedded_server(directory):
-        assert (await of_directory(directory)) == (FindingState.OK, "in use by the running replicator")
+        assert "in use by the running replicator" in (await of_directory(directory))[1]
 
 
 async def test_a_state_directory_that_is_locked_by_who_does_not_answer_is_told(tmp_path: Path) -> None:
     async with embedded_server(tmp_path / "state"):
         (tmp_path / "state" / "valkey.sock").unlink()
         state, message = await of_directory(tmp_path / "state")
-        assert (state, "locked by another replicator" in message) == (FindingState.FAILED, True)
+        assert (state, "by another replicator whose queue server does not run" in message) == (
+            FindingState.FAILED,
+            True,
+        )
         # A lock is told of, and never taken.
         assert (await of_directory(tmp_path / "state"))[0] is FindingState.FAILED
+
+
+async def test_a_full_disk_a_silent_server_and_damaged_data_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "state"
+    async with embedded_server(directory) as url, await Queue.connect(url) as queue:
+        await queue.enqueue([Job("r.example/a:1", {})], Lane.EVENTS)
+        monkeypatch.setattr(state_directory, "_ANSWER_SECONDS", 0.2)
+        server = int((await queue.redis.info("server"))["process_id"])
+        os.kill(server, signal.SIGSTOP)
+        state, message = await of_directory(directory)
+        assert (state, "runs, but does not answer" in message) == (FindingState.FAILED, True)
+        os.kill(server, signal.SIGCONT)
+        with monkeypatch.context() as full:
+            full.setattr(tempfile, "TemporaryFile", no_space)
+            state, message = await of_directory(directory)
+            assert (state, message.startswith("STATE_DIR is full: ")) == (FindingState.FAILED, True)
+    with next((directory / "appendonlydir").glob("*.incr.aof")).open("ab") as file:
+        file.write(bytes(100))
+    state, message = await of_directory(directory)
+    assert (state, message.startswith("the last 100 bytes of ")) == (FindingState.FAILED, True)
+    next((directory / "appendonlydir").glob("*.manifest")).unlink()
+    state, message = await of_directory(directory)
+    assert (state, "but no manifest" in message) == (FindingState.FAILED, True)
+
+
+def no_space(**_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def content(directory: Path) -> dict[str, Any]:

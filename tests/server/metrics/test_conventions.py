@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -57,6 +58,7 @@ def use(metrics: Metrics) -> None:
     metrics.requests.received(ACR, 10)
     metrics.requests.sent(ACR, 20)
     metrics.requests.throttled(ACR)
+    metrics.watch_disk(Path("/"))
     metrics.watch_limits(lambda kind, _: LIMITS[kind])
 
 

@@ -93,6 +93,24 @@ async def test_every_receiver_is_notified_in_its_format_and_no_secret_is_logged(
     assert not [secret for secret in SECRETS if secret in str(lines)]
 
 
+async def test_a_full_disk_of_the_queue_is_told_though_the_queue_is_down(queue: Queue, robots: Chats) -> None:
+    async def down() -> None:
+        raise QueueUnavailable(queue.fault())
+
+    queue.fault = lambda: "STATE_DIR is full: 0 bytes free in /state; free some space"
+    async with process(queue, robots.plain) as one:
+        step, one.notifier.step = one.notifier.step, down  # type: ignore[method-assign]  # the queue is down
+        async with one.notifier.beside(), asyncio.timeout(10):
+            while not robots.taken:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
+            assert titles(robots) == ["replicator: STATE_DIR is full: 0 bytes free in /state"]
+            one.notifier.step = step  # type: ignore[method-assign]  # it is back
+            while len(robots.taken) < 2:
+                await asyncio.sleep(0.01)
+    assert titles(robots)[1:] == ["replicator: recovered: the queue takes events again"]
+
+
 async def test_one_of_several_processes_sends(queue: Queue, robots: Chats) -> None:
     await bury(queue, "a", "b", "c")
     async with AsyncExitStack() as stack:
