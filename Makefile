@@ -90,10 +90,11 @@ $(TOOLS)/.installed: .ci/tools.txt
 audit: $(TOOLS)/.installed ## Check the locked versions for known vulnerabilities (queries an advisory database)
 	$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock --requirement build.lock
 
-sbom: $(TOOLS)/.installed ## Write the image's bill of materials, as CycloneDX: dist/replicator.cdx.json
+sbom: install $(TOOLS)/.installed ## Write the image's bill of materials, as CycloneDX: dist/replicator.cdx.json
 	@mkdir -p dist
 	$(TOOLS)/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible \
 	  --output-format JSON --output-file dist/replicator.cdx.json
+	$(BIN)/python -m tests.supply.bundled dist/replicator.cdx.json
 
 licenses: install ## List the licences of the runtime dependencies
 	$(BIN)/python -m tests.supply.licenses

@@ -114,20 +114,16 @@ def _off(value: Any) -> Any:
     return None if _is_off(value) else value
 
 
-def _bandwidth(value: Any) -> Any:
-    """Check limits of bandwidth as `replicator.timetable` reads them; every word for "off" is ``unlimited``."""
-    if _is_off(value):
-        return "unlimited"
-    parse_bandwidth(str(value))
-    return value
+def _limits(parse: Callable[[str], Any]) -> BeforeValidator:
+    """Check limits as a parser of `replicator.timetable` reads them; every word for "off" is ``unlimited``."""
 
+    def check(value: Any) -> Any:
+        if _is_off(value):
+            return "unlimited"
+        parse(str(value))
+        return str(value)
 
-def _request_rates(value: Any) -> Any:
-    """Check limits of requests as `replicator.timetable` reads them; every word for "off" is ``unlimited``."""
-    if _is_off(value):
-        return "unlimited"
-    parse_request_rates(str(value))
-    return str(value)
+    return BeforeValidator(check)
 
 
 def _networks(value: Any) -> Any:
@@ -175,6 +171,9 @@ class Settings(BaseSettings):
         "replicator", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="prefix of all keys in Redis"
     )
     state_dir: Path = Field(default_factory=_state_home, description="directory of the embedded queue's data")
+    queue_server: Path | None = Field(
+        None, description="program of the embedded queue; if unset, the bundled Valkey, else a server on `PATH`"
+    )
     listen: Annotated[str, BeforeValidator(_address)] = Field(
         "0.0.0.0:8080",
         description="address of the webhook, as host:port; `:8080` or `[::]:8080` for IPv4 and IPv6",
@@ -236,12 +235,12 @@ class Settings(BaseSettings):
         description="concurrent requests and transfers, per registry and process; lowered while the registry limits "
         "the rate",
     )
-    bandwidth: Annotated[str, BeforeValidator(_bandwidth)] = Field(
+    bandwidth: Annotated[str, _limits(parse_bandwidth)] = Field(
         "unlimited",
         description="limit of uploads to each registry, for all processes together: `40Mbit/s`, `5MB/s`, `512KiB/s` or "
         "a timetable such as `08:00-20:00 Asia/Shanghai 20Mbit/s, else unlimited`",
     )
-    requests_per_second: Annotated[str, BeforeValidator(_request_rates)] = Field(
+    requests_per_second: Annotated[str, _limits(parse_request_rates)] = Field(
         "unlimited",
         description="limit of requests to each registry, for all processes together: a number, or a timetable of "
         "numbers",

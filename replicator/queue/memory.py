@@ -38,18 +38,27 @@ image. Nothing voids them but time, so a signature that somebody deletes at the 
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import hashlib
 import time
 from typing import TYPE_CHECKING
 
+import structlog
+
 from replicator.queue.best_effort import Batcher, BestEffortRedis
 from replicator.queue.client import BATCH
+from replicator.queue.job import QueueUnavailable
+from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
     from replicator.queue.client import Queue
+    from replicator.queue.state_directory import Mark
+
+log = structlog.get_logger("replicator.queue")
 
 _SELECTIONS, _SURVEYS, _REFUSED = "forms", "surveys", "refused"
 """In the names of keys, where older processes look for them."""
@@ -267,3 +276,51 @@ class RedisLogins:
     async def aclose(self) -> None:
         """Cancel what still runs."""
         await self._redis.aclose()
+
+
+_LOOK_SECONDS = 5.0
+
+
+@contextlib.asynccontextmanager
+async def watch_for_older_state(queue: Queue, mark: Mark | None = None) -> AsyncIterator[None]:
+    """Notice that Redis was put back to an older state, now and while the context lasts.
+
+    A backup that is restored has forgotten events that were acknowledged since, and so has a server that lost its last
+    writes. Then a reconcile is due at once, and observations of destinations are forgotten.
+
+    Args:
+        queue: whose number of enqueues is compared with what this process has seen of it.
+        mark: what earlier processes have seen of it, for the embedded queue.
+    """
+    known = 0
+
+    async def look() -> None:
+        nonlocal known
+        marked = mark.read() if mark is not None else 0
+        try:
+            number, older = await queue.ask("look_back", max(known, marked or 0), "1" if marked is None else "")
+        except QueueUnavailable:
+            return
+        if older:
+            log.warning(
+                "queue put back to an older state",
+                known=max(known, marked or 0),
+                next="a reconcile compares everything, if one is scheduled",
+            )
+        known = number
+        if mark is not None and number != marked:
+            mark.write(number)
+
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            await look()
+
+    await look()
+    watching = asyncio.create_task(watch(), name="older state")
+    try:
+        yield
+    finally:
+        await cancel_all({watching})
+        if mark is not None:
+            await look()

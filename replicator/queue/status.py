@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from replicator.console import iso
+from replicator.queue.client import FAULTS
 from replicator.queue.leaders import SweepState
 from replicator.queue.processes import processes
 from replicator.queue.reconciles import ReconcileState
@@ -14,6 +15,8 @@ from replicator.queue.waits import list_waits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from arq.connections import ArqRedis
 
     from replicator.queue.client import Queue
     from replicator.queue.job import Counts, Lane, RunningJob, WaitingJob, WorkerInfo
@@ -35,6 +38,7 @@ class Status:
         sweep: what sweeps have found.
         limits: the limits of bandwidth and requests in force; more than one where processes have different settings.
         silent: the registries that do not answer, the longest silence first.
+        server: name and version of the queue's server; empty if it does not tell.
     """
 
     taken: datetime
@@ -47,6 +51,7 @@ class Status:
     sweep: SweepState
     limits: Sequence[str] = ()
     silent: Sequence[KeySilence] = ()
+    server: str = ""
 
     @classmethod
     async def read(cls, queue: Queue) -> Self:
@@ -66,6 +71,7 @@ class Status:
             sweep=await SweepState.read(queue),
             limits=sorted({process.limits for process in await processes(queue)} - {""}),
             silent=await list_waits(queue),
+            server=await server_version(queue.redis),
         )
 
     @property
@@ -85,6 +91,7 @@ class Status:
         return {
             "taken": iso(self.taken),
             "queue": self.where,
+            **({"server": self.server} if self.server else {}),
             "lanes": {
                 str(lane): {"queued": count.queued, "running": count.running, "waiting": count.waiting}
                 for lane, count in self.counts.lanes.items()
@@ -166,3 +173,14 @@ class Status:
             else None
         )
         return {"reconcile": {"running": now, "last": last.to_json() if last is not None else None}}
+
+
+async def server_version(redis: ArqRedis) -> str:
+    """Return name and version of a server, e.g. ``valkey 9.1.2``; empty if it does not answer, or not this (INFO)."""
+    try:
+        info = await redis.info("server")
+    except FAULTS:
+        return ""
+    if (version := info.get("valkey_version")) is not None:
+        return f"valkey {str(version)[:40]}"
+    return f"redis {str(info['redis_version'])[:40]}" if "redis_version" in info else ""

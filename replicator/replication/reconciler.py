@@ -215,7 +215,8 @@ class Reconciler:
             if self._uncovered and not failed:
                 due = state.now
             spread = schedule.spread
-            if due <= state.now and (first or self._uncovered):
+            # Without a last one, Redis was put back to an older state: nothing is sure before the next one.
+            if due <= state.now and (first or self._uncovered or state.last_started is None):
                 spread = min(spread, _SPREAD_AT_START)
             begins = due + timedelta(seconds=random.uniform(0, spread))  # noqa: S311 - no secret
             self._plan = (state.last_started, self._uncovered, begins)

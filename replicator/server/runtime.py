@@ -23,7 +23,8 @@ from replicator.queue import (
     open_wait_reporter,
     sharing,
 )
-from replicator.queue.state_directory import Faults
+from replicator.queue.memory import watch_for_older_state
+from replicator.queue.state_directory import Faults, Mark
 from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
@@ -53,15 +54,16 @@ async def open_queue(settings: Settings) -> AsyncIterator[Queue]:
     """
     if settings.redis_url is not None:
         url = settings.redis_url.get_secret_value()
-        async with await Queue.connect(url, prefix=settings.redis_prefix) as queue:
+        async with await Queue.connect(url, prefix=settings.redis_prefix) as queue, watch_for_older_state(queue):
             yield queue
         return
     async with (
-        embedded_server(settings.state_dir) as url,
+        embedded_server(settings.state_dir, settings.queue_server) as url,
         await Queue.connect(url, prefix=settings.redis_prefix) as queue,
     ):
         queue.fault = Faults(settings.state_dir)
-        yield queue
+        async with watch_for_older_state(queue, Mark(settings.state_dir, settings.redis_prefix)):
+            yield queue
 
 
 @asynccontextmanager

@@ -210,6 +210,19 @@ LIMITS = {
         ),
         Limit("questions of `/readyz`", "server.app._READY_SECONDS", "s apart", "the last answer is given again"),
         Limit("connections of a process", "queue.client._CONNECTIONS", "", "who comes next waits"),
+        Limit(
+            "share of the container's memory for the embedded queue",
+            "queue.state_directory._MEMORY_SHARE",
+            "",
+            "what only saves requests is dropped, then 503",
+        ),
+        Limit("free bytes under the embedded queue, at least", "queue.state_directory.LEAST_ROOM", "bytes", "503"),
+        Limit(
+            "copies of damaged ends of the embedded queue's file",
+            "queue.state_directory._MOST_KEPT",
+            "",
+            "the oldest is deleted",
+        ),
     ),
 }
 

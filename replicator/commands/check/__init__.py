@@ -181,7 +181,10 @@ class Check:
         ]
         if settings.redis_url is None:
             directory = settings.state_dir
-            return [Probe("queue", str(directory), partial(try_state_directory, directory)), *probes]
+            return [
+                Probe("queue", str(directory), partial(try_state_directory, directory, settings.queue_server)),
+                *probes,
+            ]
         url = settings.redis_url.get_secret_value()
         return [Probe("redis", "REPLICATOR_REDIS_URL", partial(try_redis, url, settings.redis_prefix)), *probes]
 

@@ -23,6 +23,7 @@ from replicator.queue.connection import open_redis
 from replicator.queue.embedded import LOG, server_program
 from replicator.queue.job import QueueError
 from replicator.queue.state_directory import Use, fault_of, find_damage, room, use_of, version_of
+from replicator.queue.status import server_version
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +55,9 @@ async def try_redis(url: str, prefix: str) -> list[Finding]:
     try:
         where, redis = handle.where, handle.redis
         await redis.register_script(_TRY)(keys=[key.format(prefix=prefix) for key in _KEYS])
-        found = [Finding("redis", where, FindingState.OK, "answers, runs scripts and accepts writes")]
+        version = await server_version(redis)
+        message = f"answers, runs scripts and accepts writes{version and f' ({version})'}"
+        found = [Finding("redis", where, FindingState.OK, message)]
         return [*found, *await _kept(redis, where), await _time(redis, where)]
     except (RedisError, OSError) as error:
         return [Finding("redis", handle.where, FindingState.FAILED, redis_words(error))]
@@ -171,11 +174,16 @@ async def _time(redis: ArqRedis, where: str) -> Finding:
     return Finding("clock", where, FindingState.FAILED, problem)
 
 
-async def try_state_directory(directory: Path) -> list[Finding]:
-    """Check that the embedded queue can keep its data; nothing is created or started."""
+async def try_state_directory(directory: Path, server: Path | None = None) -> list[Finding]:
+    """Check that the embedded queue can keep its data; nothing is created or started.
+
+    Args:
+        directory: the state directory.
+        server: the server's program, if the settings name one.
+    """
     subject = str(directory)
     try:
-        program = server_program()
+        program = server_program(server)
     except ConfigError as error:
         return [Finding("queue", subject, FindingState.FAILED, "; ".join(map(str, error.problems)))]
     place = directory

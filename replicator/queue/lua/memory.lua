@@ -109,3 +109,26 @@ if replaced then
   if waiting and not waiting.back then end_wait(ARGV[5], waiting) end
 end
 return {NOW, current, replaced and 1 or 0}
+
+-- make_room --
+-- Drop all that only saves requests, because the memory is full. ARGV: prefix. Returns how many keys there were.
+local dropped = 0
+for _, name in ipairs({'known', 'forms', 'surveys', 'refused', 'checks'}) do
+  -- DEL and not UNLINK: the caller needs the room at once.
+  dropped = dropped + redis.call('DEL', prefix .. ':' .. name .. ':new', prefix .. ':' .. name .. ':old')
+end
+return dropped
+
+-- look_back --
+-- Notice that Redis was put back to an older state: the number of enqueues, which only rises, is lower than known. Then
+-- a reconcile is due at once, and what was observed at destinations is forgotten: both may be older than what happened.
+-- ARGV: prefix, the number that is known, '1' when the data is known to be a copy. Returns the number, 1 if it is older.
+local number, known = tonumber(redis.call('GET', SEQ) or 0), tonumber(ARGV[2])
+if number >= known and not (ARGV[3] == '1' and number > 0) then return {number, 0} end
+allow_writes()
+-- No number is given twice; and the other processes, which know it too, see that this was noticed.
+number = math.max(number, known)
+redis.call('SET', SEQ, string.format('%.0f', number))
+redis.call('HDEL', prefix .. ':reconcile', 'started', 'rules')
+redis.call('DEL', prefix .. ':checks:new', prefix .. ':checks:old')
+return {number, 1}
