@@ -32,6 +32,7 @@ from replicator.queue.state_directory import (
     PING,
     PONG,
     SOCKET,
+    Faults,
     ask,
     fault_of,
     find_damage,
@@ -147,6 +148,7 @@ class _Server:
         self.socket = socket
         self._directory = directory
         self._program = program
+        self._fault = Faults(directory)
         self._silent = False
         self._lock: int | None = None
         self._child: asyncio.subprocess.Process | None = None
@@ -167,7 +169,7 @@ class _Server:
                 log.info("embedded queue in use", directory=str(self._directory), own=self._child is not None)
                 return
             if self._child is None:
-                if fault := fault_of(self._directory):
+                if fault := self._fault():
                     raise QueueError(fault)
                 if self._try_lock():
                     await self._spawn()
@@ -217,10 +219,9 @@ class _Server:
         """Replace the server whenever it dies, until cancelled."""
         while True:
             await self._until_it_ends()
-            fault = fault_of(self._directory)
-            log.log(
-                logging.ERROR if fault else logging.WARNING, "embedded queue ended", error=fault or self._last_words()
-            )
+            fault = self._fault.look()
+            level = logging.ERROR if fault else logging.WARNING
+            log.log(level, "embedded queue ended", directory=str(self._directory), reason=fault or self._last_words())
             pause, told = 0.05, fault
             while True:
                 try:
@@ -228,9 +229,9 @@ class _Server:
                     break
                 except (QueueError, ConfigError, OSError) as error:
                     # Once a cause: the number of free bytes changes.
-                    if not told or not fault_of(self._directory):
+                    if not told or not self._fault():
                         log.warning("embedded queue not restarted", error=str(error))
-                    told = fault_of(self._directory)
+                    told = self._fault()
                     await asyncio.sleep(_WATCH_SECONDS if told else pause)
                     pause = min(_LONGEST_PAUSE, pause * 2)
 
@@ -293,8 +294,10 @@ class _Server:
         try:
             there = os.stat(self._directory / LOCK)  # noqa: PTH116 - for samestat
             return not os.path.samestat(there, os.fstat(self._lock)) or manifest_of(self._directory) is None
-        except (OSError, QueueError):
+        except (FileNotFoundError, QueueError):
             return True
+        except OSError:
+            return False  # a disk that can't be read now
 
     async def _answers(self) -> bool:
         """Tell whether a server answers PING; while it loads its data it does not."""

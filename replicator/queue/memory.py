@@ -304,6 +304,7 @@ async def watch_for_older_state(queue: Queue, mark: Mark | None = None) -> Async
         if older:
             log.warning(
                 "queue put back to an older state",
+                reason="queue.mark is missing or a copy" if marked is None else "it knows fewer enqueues",
                 known=max(known, marked or 0),
                 next="a reconcile compares everything, if one is scheduled",
             )

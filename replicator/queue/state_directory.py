@@ -40,7 +40,7 @@ LEAST_ROOM = 1 << 20
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Errors of a write for which there is no room."""
 _FRESH_SECONDS = 1.0
-_DATA = "appendonlydir"
+_DATA, _MANIFEST = "appendonlydir", "appendonly.aof.manifest"
 _EMPTY_BYTES = 256
 """More than the files of an empty queue have; a crash at the very first start leaves those without a manifest."""
 _MARK = "queue.mark"
@@ -174,9 +174,12 @@ class Faults:
 
     def __call__(self) -> str:
         """Return the fault of the directory, or an empty text."""
-        if time.monotonic() >= self._expires:
-            self._fault = fault_of(self._directory)
-            self._expires = time.monotonic() + _FRESH_SECONDS
+        return self._fault if time.monotonic() < self._expires else self.look()
+
+    def look(self) -> str:
+        """Return the same, of this very moment."""
+        self._fault = fault_of(self._directory)
+        self._expires = time.monotonic() + _FRESH_SECONDS
         return self._fault
 
 
@@ -202,14 +205,14 @@ def manifest_of(directory: Path) -> Path | None:
         QueueError: there is data without a manifest, which a server would take for an empty queue.
     """
     data = directory / _DATA
-    if (found := next(data.glob("*.manifest"), None)) is not None:
-        return found
+    if (manifest := data / _MANIFEST).is_file():
+        return manifest
     files = [file for pattern in ("*.aof", "*.rdb") for file in data.glob(pattern)]
     if sum(file.stat().st_size for file in files) <= _EMPTY_BYTES:
         return None
     raise QueueError(
         f"{data} has {len(files)} data files, but no manifest",
-        do="put appendonly.aof.manifest back from a backup; or move appendonlydir away: the queue starts empty, and a "
+        do=f"put {_MANIFEST} back from a backup; or move appendonlydir away: the queue starts empty, and a "
         "reconcile finds what is missing",
     )
 

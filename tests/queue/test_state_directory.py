@@ -60,7 +60,7 @@ async def test_a_full_disk_is_told_once_and_the_queue_goes_on_when_there_is_room
                     pass
         ended = [line for line in lines if line["event"].startswith("embedded queue")]
         assert [(line["event"], line["log_level"]) for line in ended] == [("embedded queue ended", "error")]
-        assert "STATE_DIR is full" in ended[0]["error"]
+        assert "STATE_DIR is full" in ended[0]["reason"]
 
         async def back() -> bool:
             with contextlib.suppress(QueueUnavailable):
