@@ -277,8 +277,8 @@ def repair(directory: Path, damage: Damage) -> Path:
 class Mark:
     """The number of the newest enqueue, kept beside the data and not in it: an older copy of the data has a lower one.
 
-    The file is written in place. So its inode, which it holds too, changes only when the directory was copied from
-    elsewhere, as a backup is restored.
+    With it stands the identity of the lock's file, which is made once and never written: its inode, and when that last
+    changed. Both are others when the directory was copied from elsewhere, as a backup is restored.
 
     Args:
         directory: the state directory.
@@ -286,6 +286,7 @@ class Mark:
     """
 
     def __init__(self, directory: Path, prefix: str) -> None:
+        self._directory = directory
         self._file = directory / _MARK
         self._prefix = prefix
 
@@ -301,18 +302,21 @@ class Mark:
         with contextlib.suppress(OSError):
             file = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
-                text = json.dumps({"inode": os.fstat(file).st_ino, "numbers": numbers}).encode()
+                text = json.dumps({"identity": self._identity(), "numbers": numbers}).encode()
                 os.pwrite(file, text, 0)
                 os.truncate(file, len(text))
             finally:
                 os.close(file)
 
+    def _identity(self) -> list[int]:
+        lock = (self._directory / LOCK).stat()
+        return [lock.st_ino, lock.st_ctime_ns]
+
     def _numbers(self) -> dict[str, Any] | None:
         try:
             with self._file.open("rb") as file:
                 mark = json.loads(file.read(1 << 16))
-                inode = os.fstat(file.fileno()).st_ino
-            return dict(mark["numbers"]) if mark["inode"] == inode else None
+            return dict(mark["numbers"]) if mark["identity"] == self._identity() else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

@@ -61,7 +61,7 @@ async def test_a_copy_is_shown_while_it_runs_with_its_bytes(house: House) -> Non
                 pass
         (job,) = seen["running"]
         (worker,) = seen["workers"]
-        assert set(seen) == {"taken", "queue", "lanes", "dead", "running", "waiting", "workers"}
+        assert set(seen) == {"taken", "queue", "server", "lanes", "dead", "running", "waiting", "workers"}
         assert seen["lanes"] == {"events": {**IDLE, "running": 1}, "backfill": IDLE}
         assert (seen["dead"], seen["waiting"]) == (0, [])
         assert set(job) == {"destination", "lane", "since", "bytes", "tries", "worker"}

@@ -13,11 +13,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from replicator.queue import Findings, Job, Lane, Observations, Reconciles, ReconcileState, memory
+from replicator.queue.state_directory import Mark
 from replicator.replication.reconciler import next_run
 from replicator.schedule import Every
 from replicator.server.runtime import open_queue
 from replicator.settings import Settings
-from tests.queue.conftest import eventually, prefix, queue, server, short_dir
+from tests.queue.conftest import PATIENCE, eventually, prefix, queue, server, short_dir
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -36,6 +37,13 @@ async def opened(state_dir: Path) -> AsyncIterator[tuple[Queue, bool]]:
     """Open the embedded queue; tell whether an older state was noticed."""
     with capture_logs() as lines:
         async with open_queue(Settings(state_dir=state_dir)) as queue:
+            # On a busy machine the first look may have been in vain.
+            mark = Mark(state_dir, queue.prefix)
+
+            async def looked() -> bool:
+                return mark.read() is not None
+
+            await eventually(looked)
             yield queue, any(line["event"] == NOTICED for line in lines)
 
 
@@ -44,7 +52,7 @@ async def reconciled(queue: Queue) -> None:
     lease = await Reconciles(queue).begin((await ReconcileState.read(queue)).last_started)
     assert lease is not None
     await lease.end(Findings(), "digest")
-    async with aclosing(Observations(queue)) as checks:
+    async with aclosing(Observations(queue, deadline=PATIENCE)) as checks:
         checks.record(PLACE, "wanted", time.time())
 
 
@@ -52,7 +60,7 @@ async def is_due(queue: Queue) -> bool:
     """Tell whether a reconcile is due; then nothing observed may be trusted either."""
     state = await ReconcileState.read(queue)
     due = next_run(Every(86400), state) <= state.now
-    async with aclosing(Observations(queue)) as checks:
+    async with aclosing(Observations(queue, deadline=PATIENCE)) as checks:
         assert await checks.confirmed([(PLACE, "wanted")], 3600) == [not due]
     assert state.covers("digest", state.now + timedelta(days=1)) == (not due)
     return due
