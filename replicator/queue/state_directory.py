@@ -148,7 +148,7 @@ def room(directory: Path) -> tuple[int, int]:
 def fault_of(directory: Path) -> str:
     """Say why no server can keep its data in a directory: it is gone, or full; empty if it can."""
     if not directory.is_dir():
-        return f"STATE_DIR was deleted: {directory} does not exist; create it again, and the queue starts empty"
+        return f"STATE_DIR was deleted; create {directory} again, and the queue starts empty"
     free, _ = room(directory)
     if free >= LEAST_ROOM:
         try:
@@ -161,7 +161,7 @@ def fault_of(directory: Path) -> str:
                 return ""  # starting the server will say what it is
         else:
             return ""
-    return f"STATE_DIR is full: {free} bytes free in {directory}; free some space, and the queue goes on by itself"
+    return f"STATE_DIR is full: {free} bytes free; free some space in {directory}, and the queue goes on by itself"
 
 
 class Faults:

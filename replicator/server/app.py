@@ -251,16 +251,17 @@ class Readiness:
         """Return why this process is not ready, one sentence each, without an address: anyone may read it."""
         if self._asked is None or time.monotonic() - self._asked >= _READY_SECONDS:
             await self._asking.result()
-        cause, _, _ = self._trouble.partition(":")
-        queue = [f"the queue can't take or give work ({cause}); the log says more"] if cause else []
-        return [*self._problems(), *queue]
+        return [*self._problems(), *([self._trouble] if self._trouble else [])]
 
     async def _ask(self) -> None:
         trouble = ""
         try:
             await self._queue.ping()
         except QueueError as error:
-            trouble = f"{type(error.__cause__ or error).__name__}: {error}"
+            # A fault of the state directory names it after a semicolon; every other one may name an address.
+            fault, _, _ = self._queue.fault().partition(";")
+            trouble = fault or f"the queue can't take or give work ({type(error.__cause__ or error).__name__})"
+            trouble += "; the log says more"
             if trouble != self._trouble:
                 log.warning("not ready", reason=str(error))
         self._asked, self._trouble = time.monotonic(), trouble

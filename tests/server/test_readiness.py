@@ -10,6 +10,8 @@ from replicator.server import app
 from replicator.server.app import Readiness
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pytest
 
     from replicator.queue import Queue
@@ -21,6 +23,7 @@ class Pings:
     def __init__(self) -> None:
         self.number = 0
         self.trouble = ""
+        self.fault: Callable[[], str] = str
 
     async def ping(self) -> None:
         self.number += 1
@@ -42,5 +45,8 @@ async def test_redis_is_asked_once_whoever_asks_at_a_time(monkeypatch: pytest.Mo
     assert pings.number == 2
     # Anyone may read it, so it has no address.
     assert problem == "the queue can't take or give work (ConnectionRefusedError); the log says more"
+    pings.fault = lambda: "STATE_DIR is full: 0 bytes free; free some space in /state"
+    (problem,) = set(await readiness.problems()) - set(more)
+    assert problem == "STATE_DIR is full: 0 bytes free; the log says more"
     pings.trouble = ""
     assert await readiness.problems() == more

@@ -97,14 +97,14 @@ async def test_a_full_disk_of_the_queue_is_told_though_the_queue_is_down(queue: 
     async def down() -> None:
         raise QueueUnavailable(queue.fault())
 
-    queue.fault = lambda: "STATE_DIR is full: 0 bytes free in /state; free some space"
+    queue.fault = lambda: "STATE_DIR is full: 0 bytes free; free some space in /state"
     async with process(queue, robots.plain) as one:
         step, one.notifier.step = one.notifier.step, down  # type: ignore[method-assign]  # the queue is down
         async with one.notifier.beside(), asyncio.timeout(10):
             while not robots.taken:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.2)
-            assert titles(robots) == ["replicator: STATE_DIR is full: 0 bytes free in /state"]
+            assert titles(robots) == ["replicator: STATE_DIR is full: 0 bytes free"]
             one.notifier.step = step  # type: ignore[method-assign]  # it is back
             while len(robots.taken) < 2:
                 await asyncio.sleep(0.01)
