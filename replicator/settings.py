@@ -149,11 +149,7 @@ class Settings(BaseSettings):
     """Every setting; the variable of each is its name in capitals behind ``REPLICATOR_``. Times are in seconds."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_ignore_empty=True,
-        extra="ignore",
-        hide_input_in_errors=True,
-        frozen=True,
+        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", hide_input_in_errors=True, frozen=True
     )
 
     config: Path | None = Field(None, description="rules file, JSON or YAML")
@@ -168,7 +164,16 @@ class Settings(BaseSettings):
         None, description="Redis of the queue; if unset, an embedded server keeps the queue in the state directory"
     )
     redis_prefix: str = Field(
-        "replicator", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="prefix of all keys in Redis"
+        "replicator",
+        pattern=r"^([A-Za-z0-9._-]{1,64}|\{[A-Za-z0-9._-]{1,62}\})$",
+        description="prefix of all keys in Redis; in braces, as `{replicator}`, for a Redis Cluster or a proxy to one",
+    )
+    redis_replicas: int | None = Field(
+        None,
+        ge=0,
+        le=10,
+        description="replicas of Redis that must hold an event before it is accepted, else it is answered with 503; if "
+        "unset, 1 as long as there are replicas",
     )
     state_dir: Path = Field(default_factory=_state_home, description="directory of the embedded queue's data")
     queue_server: Path | None = Field(
@@ -192,16 +197,13 @@ class Settings(BaseSettings):
         "newlines; for rotating the token without losing an event",
     )
     webhook_sources: _Addresses | None = Field(
-        None,
-        description="addresses and networks that may send webhooks, e.g. `10.0.0.0/8, 192.0.2.7`; if unset, any",
+        None, description="addresses and networks that may send webhooks, e.g. `10.0.0.0/8, 192.0.2.7`; if unset, any"
     )
     trusted_proxies: _Addresses | None = Field(
-        None,
-        description="addresses and networks of reverse proxies whose `X-Forwarded-For` is trusted; if unset, none",
+        None, description="addresses and networks of reverse proxies whose `X-Forwarded-For` is trusted; if unset, none"
     )
     tls_certificate: Path | None = Field(
-        None,
-        description="PEM file with the webhook's TLS certificate and its chain; if set, the webhook serves HTTPS",
+        None, description="PEM file with the webhook's TLS certificate and its chain; if set, the webhook serves HTTPS"
     )
     tls_key: Path | None = Field(
         None,

@@ -41,7 +41,6 @@ from replicator.queue.memory import (
     RedisSelectionStore,
     RedisSurveyStore,
 )
-from replicator.queue.processes import LoadedConfig, ProcessInfo, announced, processes
 from replicator.queue.reconciles import (
     Findings,
     Progress,
@@ -52,7 +51,7 @@ from replicator.queue.reconciles import (
     RunningReconcile,
 )
 from replicator.queue.shares import FIRST_SHARE, sharing
-from replicator.queue.status import Status
+from replicator.queue.status import LoadedConfig, ProcessInfo, Status, announced, processes
 from replicator.queue.waits import KeySilence, WaitReporter, hasten, list_waits, open_wait_reporter
 from replicator.queue.worker import Worker
 

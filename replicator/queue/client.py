@@ -1,23 +1,21 @@
 """The client of the queue: enqueue jobs, hear how they ended, look at the queue.
 
-Each step on the queue is atomic: a Lua script, which is a named section of a file in ``lua/``.
+Each step on the queue is atomic: a Lua script, see `replicator.queue.scripts`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Self
 
 import structlog
-from redis.exceptions import AuthenticationError, OutOfMemoryError, RedisError
+from redis.exceptions import AuthenticationError, OutOfMemoryError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from replicator.errors import ConfigError, Problem
-from replicator.queue.connection import RedisHandle, open_redis
+from replicator.queue.connection import RedisHandle, is_demoted, open_redis
 from replicator.queue.job import (
     Counts,
     Finished,
@@ -31,54 +29,14 @@ from replicator.queue.job import (
     encode_job,
 )
 from replicator.queue.records import decode, milliseconds
+from replicator.queue.scripts import NotReplicated, Replicas, Scripts, advice
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
     from datetime import datetime
     from types import TracebackType
 
-    from arq.connections import ArqRedis
-
-_FILES = ("jobs", "dead_letters", "looks", "processes", "leaders", "blob_locks", "memory")
-_SECTION = re.compile(r"^-- (\w+)(?: with ([\w ]+))? --\n", re.MULTILINE)
-"""The head of a section: ``-- name --``, or ``-- name with others --`` where other sections are put in front of it."""
-
-
-@cache
-def sections() -> dict[str, str]:
-    """Return every section by name, complete: ``keys.lua``, then the sections it names, then itself."""
-    folder = files(__package__) / "lua"
-    keys = (folder / "keys.lua").read_text()
-    texts: dict[str, str] = {}
-    needed: dict[str, list[str]] = {}
-    for name in _FILES:
-        _, *parts = _SECTION.split((folder / f"{name}.lua").read_text())
-        for section, others, text in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
-            texts[section] = text
-            needed[section] = (others or "").split()
-    return {name: "".join([keys, *(texts[other] for other in needed[name]), text]) for name, text in texts.items()}
-
-
-class Scripts:
-    """The scripts of one installation.
-
-    Args:
-        redis: where they run; each is loaded there at its first use, and again when Redis has forgotten it.
-        prefix: of the installation, the first argument of every script.
-    """
-
-    def __init__(self, redis: ArqRedis, prefix: str) -> None:
-        self._prefix = prefix
-        self._scripts: dict[str, Any] = {name: redis.register_script(text) for name, text in sections().items()}
-
-    async def run(self, name: str, *arguments: str | bytes | float) -> Any:
-        """Run ``name``; its section says what it takes and gives.
-
-        Raises:
-            redis.exceptions.RedisError: Redis is away or refuses.
-        """
-        return await self._scripts[name](args=[self._prefix, *arguments])
-
+    from replicator.queue.connection import QueueClient
 
 log = structlog.get_logger("replicator.queue")
 
@@ -90,10 +48,12 @@ ALIVE_MS = 20_000
 
 _BLOCK_MS = 2_000
 _CONNECTIONS = 32
-_PREFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_PREFIX = re.compile(r"(?!.{65})([A-Za-z0-9._-]+|\{[A-Za-z0-9._-]+\})")
 FAULTS = (RedisError, OSError)
 """What a command raises when Redis is away or refuses."""
-_AWAY = (RedisConnectionError, RedisTimeoutError, OSError)
+_AWAY = (RedisConnectionError, RedisTimeoutError, OSError, NotReplicated)
+_WAIT_PART = 0.35
+"""Part of a deadline that the replicas get, so that a step can be repeated once within it."""
 
 
 class Queue:
@@ -101,35 +61,53 @@ class Queue:
 
     Args:
         handle: the connection.
-        prefix: what separates this installation from others on the same Redis: letters, digits, dot, ``_``, ``-``.
+        prefix: what separates this installation from others on the same Redis: letters, digits, dot, ``_``, ``-``, all
+            of it in braces where the keys must share a slot.
         deadline: seconds after which an operation that Redis has not confirmed raises ``QueueUnavailable``.
+        replicas: how many must hold what a failover must not undo; None for one where there are replicas.
+
+    Attributes:
+        replicas: the replicas of Redis that are waited for.
 
     Raises:
         ConfigError: the prefix has other characters.
     """
 
-    def __init__(self, handle: RedisHandle, *, prefix: str = "replicator", deadline: float = 2.0) -> None:
+    def __init__(
+        self, handle: RedisHandle, *, prefix: str = "replicator", deadline: float = 2.0, replicas: int | None = None
+    ) -> None:
         if not _PREFIX.fullmatch(prefix):
-            raise ConfigError("queue prefix", [Problem("", f"{prefix!r} must be letters, digits, dot, _ or -")])
+            message = f"{prefix!r} must be letters, digits, dot, _ or -; all of it may be in braces"
+            raise ConfigError("queue prefix", [Problem("", message)])
         self._handle = handle
         self.prefix = prefix
         self._deadline = deadline
-        self._scripts = Scripts(handle.redis, prefix)
+        self._wanted = replicas
         self._connections = asyncio.Semaphore(_CONNECTIONS)
-        self._inspected = False
+        self._renewed = False
         self.fault: Callable[[], str] = lambda: ""
         """Says why Redis can't take or give work, where this process knows better than its answer; empty otherwise."""
+        self._begin()
+
+    def _begin(self) -> None:
+        """Know nothing of the Redis yet."""
+        expected, seconds = bool(self._handle.sentinels), _WAIT_PART * self._deadline
+        self.replicas = Replicas(self.redis, wanted=self._wanted, deadline=seconds, expected=expected)
+        self._scripts = Scripts(self.redis, self.prefix, self.replicas)
+        self._inspected = False
 
     @classmethod
-    async def connect(cls, url: str, *, prefix: str = "replicator", deadline: float = 2.0) -> Self:
+    async def connect(
+        cls, url: str, *, prefix: str = "replicator", deadline: float = 2.0, replicas: int | None = None
+    ) -> Self:
         """Make a client for the Redis at ``url`` (forms: :mod:`replicator.queue.connection`).
 
         A Redis that is away is no error here: every operation says that it is missing, and goes on when it is back.
 
         Raises:
-            ConfigError: the URL or the prefix is wrong, or it leads to a Redis Cluster.
+            ConfigError: the URL or the prefix is wrong, or the prefix does not suit a Redis Cluster.
         """
-        queue = cls(open_redis(url), prefix=prefix, deadline=deadline)
+        queue = cls(open_redis(url), prefix=prefix, deadline=deadline, replicas=replicas)
         try:
             await queue.ping()
         except QueueUnavailable as error:
@@ -151,8 +129,20 @@ class Queue:
         """Close all connections."""
         await self._handle.close()
 
+    def renew(self, handle: RedisHandle) -> None:
+        """Use the connections of ``handle`` from now on: its URL has another login or leads elsewhere.
+
+        Steps under way fail like those of a connection that was cut, and are repeated.
+        """
+        if handle.url == self._handle.url:
+            return
+        self._handle.become(handle)
+        self._renewed = True
+        self._begin()
+        log.info("queue connects anew", redis=self.where)
+
     @property
-    def redis(self) -> ArqRedis:
+    def redis(self) -> QueueClient:
         """The client underneath, for arq."""
         return self._handle.redis
 
@@ -232,7 +222,7 @@ class Queue:
 
         Raises:
             QueueUnavailable: it is away, refuses the login, is out of memory, can't write to its disk or is a replica.
-            ConfigError: it is a Redis Cluster.
+            ConfigError: it is a Redis Cluster over whose slots the prefix spreads the keys.
         """
         await self.ask("ping")
 
@@ -323,7 +313,7 @@ class Queue:
 
         Raises:
             QueueUnavailable: Redis is away or refuses; it may have run all the same.
-            ConfigError: it is a Redis Cluster.
+            ConfigError: it is a Redis Cluster over whose slots the prefix spreads the keys.
         """
         return await self._within_deadline(self._repeat(name, *arguments))
 
@@ -333,7 +323,7 @@ class Queue:
         Raises:
             redis.exceptions.RedisError: Redis is away or refuses.
             OSError: the same.
-            ConfigError: it is a Redis Cluster.
+            ConfigError: it is a Redis Cluster over whose slots the prefix spreads the keys.
         """
         async with self._connections:
             if not self._inspected:
@@ -356,16 +346,23 @@ class Queue:
                 return
 
     async def _inspect(self) -> None:
-        """Refuse a cluster; warn of a Redis that evicts."""
+        """Learn what Redis is: refuse a cluster whose slots the keys would be spread over, warn of one that evicts."""
+        # Leads to the node of a cluster that has the keys, so that INFO is that node's.
+        await self.redis.exists(f"{self.prefix}:gen")
         try:
             info = await self.redis.info()
         except _AWAY:
             raise
         except RedisError:
             info = {}  # an ACL may forbid INFO
+        await self.replicas.look(info)
         self._inspected = True
-        if info.get("cluster_enabled"):
-            message = "Redis Cluster is not supported; give the URL of a single server, or of its sentinels"
+        if info.get("cluster_enabled") and not self.prefix.startswith("{"):
+            message = f"is a Redis Cluster, so {advice('CROSSSLOT')}"
+            if self._renewed:
+                # The process runs: it is to go on when the URL is put right.
+                self._inspected = False
+                raise ResponseError(message)
             raise ConfigError(self.where, [Problem("", message)])
         policy = info.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
@@ -385,7 +382,9 @@ class Queue:
                 # What only saves requests must not keep out what is to be copied.
                 if not await self.run_script("make_room"):
                     raise
-            except _AWAY:
+            except FAULTS as error:
+                if not isinstance(error, _AWAY) and not is_demoted(error):
+                    raise
                 if loop.time() + pause > last_start:
                     raise
                 await asyncio.sleep(pause)
@@ -402,4 +401,5 @@ class Queue:
     def _reason(self, error: Exception) -> str:
         if isinstance(error, TimeoutError) and not str(error):
             return f"no answer within {self._deadline:g} s"
-        return str(error) or type(error).__name__
+        hint = advice(str(error))
+        return f"{error}: {hint}" if hint else str(error) or type(error).__name__

@@ -17,8 +17,8 @@ from replicator.queue.client import BATCH, FAULTS, Queue
 from replicator.queue.job import CONTENT_GONE, JsonValue, Lane, RetryPolicy, WorkerInfo
 from replicator.queue.lane import LaneWorker, WorkerContext
 from replicator.queue.lease import LeaseKeeper, RedisHealth
-from replicator.queue.processes import heartbeat
 from replicator.queue.records import EPOCH, encode
+from replicator.queue.status import heartbeat
 from replicator.queue.waits import SilentKeys
 from replicator.tasks import cancel_all
 
@@ -108,7 +108,7 @@ class Worker:
         """Run jobs until :meth:`stop`, through outages of Redis of any length. To be called once.
 
         Raises:
-            ConfigError: the queue is on a Redis Cluster.
+            ConfigError: it is a Redis Cluster over whose slots the prefix spreads the keys.
         """
         # Made now: the health of Redis is unknown for half a lease from the start.
         health = RedisHealth(self._lease)

@@ -54,12 +54,16 @@ async def open_queue(settings: Settings) -> AsyncIterator[Queue]:
     """
     if settings.redis_url is not None:
         url = settings.redis_url.get_secret_value()
-        async with await Queue.connect(url, prefix=settings.redis_prefix) as queue, watch_for_older_state(queue):
+        replicas = settings.redis_replicas
+        async with (
+            await Queue.connect(url, prefix=settings.redis_prefix, replicas=replicas) as queue,
+            watch_for_older_state(queue),
+        ):
             yield queue
         return
     async with (
         embedded_server(settings.state_dir, settings.queue_server) as url,
-        await Queue.connect(url, prefix=settings.redis_prefix) as queue,
+        await Queue.connect(url, prefix=settings.redis_prefix, replicas=0) as queue,
     ):
         queue.fault = Faults(settings.state_dir)
         async with watch_for_older_state(queue, Mark(settings.state_dir, settings.redis_prefix)):

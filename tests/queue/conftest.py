@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from replicator.queue import Lane, Queue, RedisBlobLocks, RetryPolicy, Running, Worker
+from replicator.queue import Job, Lane, Queue, QueueUnavailable, RedisBlobLocks, RetryPolicy, Running, Worker
 from tests.queue.servers import RedisServer
 
 if TYPE_CHECKING:
@@ -139,6 +139,15 @@ async def idle(queue: Queue, timeout: float = 10) -> None:
     await eventually(empty, timeout)
 
 
+async def accepted(queue: Queue, job_id: str) -> bool:
+    """Tell whether an event of this job is accepted."""
+    try:
+        await queue.enqueue([Job(job_id, {})], Lane.EVENTS)
+    except QueueUnavailable:
+        return False
+    return True
+
+
 async def command(queue: Queue, *words: str | bytes | int) -> Any:
     """Ask the queue's Redis something of its own."""
-    return await queue.redis.execute_command(*words)  # type: ignore[no-untyped-call]  # redis-py leaves it without types
+    return await queue.redis.execute_command(*words)

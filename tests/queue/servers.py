@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import signal
 import socket
@@ -38,6 +39,14 @@ class RedisServer:
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, such as SIGSTOP and SIGCONT."""
+        os.kill(self.pid, number)
 
     def start(self) -> Self:
         self.directory.mkdir(exist_ok=True, parents=True)
@@ -81,6 +90,7 @@ class RedisServer:
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self._process is not None:
             self._process.send_signal(number)
+            self._process.send_signal(signal.SIGCONT)
             self._process.wait(10)
             self._process = None
 
@@ -94,10 +104,73 @@ class RedisServer:
         self.kill()
 
 
-class CuttingProxy:
-    """A Unix socket in front of another, whose connections can be cut, refused or held up at will."""
+class Replicated:
+    """A master and its replicas, each of which can be stalled, killed or made the master.
 
-    def __init__(self, path: Path, target: Path) -> None:
+    Args:
+        directory: of their data.
+        through: the port by which the replicas reach the master, if it is not its own.
+        replicas: how many.
+    """
+
+    def __init__(self, directory: Path, *, through: int | None = None, replicas: int = 1) -> None:
+        self.port = free_port()
+        # A replica is synchronized at once, and not after five seconds.
+        options = ("--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0")
+        self.master = RedisServer(directory / "m", "--port", str(self.port), *options)
+        follow = ("--replicaof", f"127.0.0.1 {through or self.port}")
+        self.ports = [free_port() for _ in range(replicas)]
+        self.replicas = [
+            RedisServer(directory / f"r{i}", "--port", str(port), *options, *follow)
+            for i, port in enumerate(self.ports)
+        ]
+
+    def __enter__(self) -> Self:
+        self.master.start()
+        for replica in self.replicas:
+            replica.start()
+        for replica in self.replicas:
+            eventually_says(replica, "INFO replication", "master_link_status:up")
+        eventually_says(self.master, "INFO replication", f"slave{len(self.replicas) - 1}:")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for server in (self.master, *self.replicas):
+            server.kill()
+
+    def promote(self, replica: int = 0) -> None:
+        """Make a replica the master, and the former master its replica if it runs."""
+        ask(self.replicas[replica], "REPLICAOF NO ONE")
+        if self.master.is_running:
+            ask(self.master, f"REPLICAOF 127.0.0.1 {self.ports[replica]}")
+
+
+def ask(server: RedisServer, command: str) -> str:
+    """Return what a server answers to a command in a line."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        connection.connect(str(server.socket))
+        connection.sendall(command.encode() + b"\r\n")
+        return connection.recv(65536).decode()
+
+
+def eventually_says(server: RedisServer, command: str, words: str, timeout: float = 20) -> None:
+    """Wait until the answer of a server has these words in it."""
+    deadline = time.monotonic() + timeout
+    while words not in ask(server, command):
+        assert time.monotonic() < deadline, f"{words} is not in the answer to {command}"
+        time.sleep(0.02)
+
+
+class CuttingProxy:
+    """An address in front of a server's Unix socket, whose connections can be cut, refused or held up at will.
+
+    Args:
+        path: a Unix socket, or a port.
+        target: the server; another one counts for new connections.
+    """
+
+    def __init__(self, path: Path | int, target: Path) -> None:
         self.path = path
         self.target = target
         self.cuts = 0
@@ -110,10 +183,13 @@ class CuttingProxy:
 
     @property
     def url(self) -> str:
-        return f"unix://{self.path}"
+        return f"redis://127.0.0.1:{self.path}" if isinstance(self.path, int) else f"unix://{self.path}"
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_unix_server(self._serve, self.path)
+        if isinstance(self.path, int):
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.path)
+        else:
+            self._server = await asyncio.start_unix_server(self._serve, self.path)
         return self
 
     async def __aexit__(self, *_: object) -> None:

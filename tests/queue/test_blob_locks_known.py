@@ -30,7 +30,7 @@ async def look(locks: RedisBlobLocks, repository: str, digest: str = DIGEST) -> 
 
 
 async def command(queue: Queue, *words: str | bytes) -> Any:
-    return await queue.redis.execute_command(*words)  # type: ignore[no-untyped-call]  # redis-py leaves it without types
+    return await queue.redis.execute_command(*words)
 
 
 async def overwrite(queue: Queue, value: bytes) -> None:

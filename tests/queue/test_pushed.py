@@ -178,6 +178,6 @@ async def test_a_push_that_an_older_version_served_and_left_behind_does_not_coun
     queue: Queue, handler: Recorder, at: datetime | None
 ) -> None:
     left = int(OLD.timestamp() * 1000)
-    await queue.redis.execute_command("HSET", f"{queue.prefix}:pushed", A, left)  # type: ignore[no-untyped-call]  # redis-py leaves it without types
+    await queue.redis.execute_command("HSET", f"{queue.prefix}:pushed", A, left)
     await queue.enqueue([pushed(at)], Lane.EVENTS)
     assert await run_all(queue, handler, 1) == [at]

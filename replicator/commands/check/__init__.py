@@ -186,7 +186,8 @@ class Check:
                 *probes,
             ]
         url = settings.redis_url.get_secret_value()
-        return [Probe("redis", "REPLICATOR_REDIS_URL", partial(try_redis, url, settings.redis_prefix)), *probes]
+        look = partial(try_redis, url, settings.redis_prefix, settings.redis_replicas)
+        return [Probe("redis", "REPLICATOR_REDIS_URL", look), *probes]
 
     async def _limits(self) -> list[Finding]:
         """Say which limits of bandwidth and requests are in force, and until when."""

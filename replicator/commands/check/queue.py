@@ -6,6 +6,7 @@ import asyncio
 import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from redis.exceptions import (
     BusyLoadingError,
@@ -21,7 +22,9 @@ from replicator.commands.check.findings import Finding, FindingState, clock_prob
 from replicator.errors import ConfigError
 from replicator.queue.connection import open_redis
 from replicator.queue.embedded import LOG, server_program
-from replicator.queue.job import QueueError
+from replicator.queue.job import Job, Lane, QueueError, encode_job
+from replicator.queue.memory import MOST_DESTINATIONS, short_name
+from replicator.queue.scripts import NotReplicated, Replicas, Scripts, advice
 from replicator.queue.state_directory import Use, fault_of, find_damage, room, use_of, version_of
 from replicator.queue.status import server_version
 
@@ -30,11 +33,13 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from arq.connections import ArqRedis
+    from replicator.queue.connection import QueueClient, RedisHandle
 
 SETTINGS = "redis settings"
 """The name of the finding about Redis's settings."""
 _MAX_QUOTED = 200
+_REPLICA_SECONDS = 1.0
+_UNSAFE = "REPLICATOR_REDIS_REPLICAS=0"
 _LOGIN_WORDS = ("invalid username-password", "without any password configured", "Authentication required")
 _KEYS = ("{prefix}:check", "arq:job:{prefix}:check")
 """A key under each pattern that an ACL must allow, see docs/deployment.md."""
@@ -45,8 +50,13 @@ return 1
 """One script, so that no key is visible to others or left behind if the connection breaks."""
 
 
-async def try_redis(url: str, prefix: str) -> list[Finding]:
-    """Check that Redis answers, accepts writes and keeps them, and has the right time.
+async def try_redis(url: str, prefix: str, replicas: int | None = None) -> list[Finding]:
+    """Check that Redis answers, runs the queue's steps and keeps what they write, and has the right time.
+
+    Args:
+        url: the setting.
+        prefix: of the installation.
+        replicas: how many must hold an event; None for one where there are replicas.
 
     Raises:
         ConfigError: the URL is malformed.
@@ -55,14 +65,62 @@ async def try_redis(url: str, prefix: str) -> list[Finding]:
     try:
         where, redis = handle.where, handle.redis
         await redis.register_script(_TRY)(keys=[key.format(prefix=prefix) for key in _KEYS])
+        held = await _run_a_job(handle, prefix, replicas)
         version = await server_version(redis)
         message = f"answers, runs scripts and accepts writes{version and f' ({version})'}"
-        found = [Finding("redis", where, FindingState.OK, message)]
+        found = [Finding("redis", where, FindingState.OK, message), *held]
         return [*found, *await _kept(redis, where), await _time(redis, where)]
     except (RedisError, OSError) as error:
         return [Finding("redis", handle.where, FindingState.FAILED, redis_words(error))]
     finally:
         await handle.close()
+
+
+async def _run_a_job(handle: RedisHandle, prefix: str, wanted: int | None) -> list[Finding]:
+    """Queue a job, begin and end it as a worker does, under a prefix of its own; say whether replicas hold it.
+
+    Raises:
+        redis.exceptions.RedisError: a step does not run.
+    """
+    redis, trial, job_id = handle.redis, f"{prefix}:check-{uuid4().hex[:8]}", "check.example/job:1"
+    replicas = Replicas(redis, wanted=wanted, deadline=_REPLICA_SECONDS, expected=bool(handle.sentinels))
+    await replicas.look()
+    needed, lane, lease = await replicas.needed(), Lane.EVENTS, 10_000
+    late = ""
+    try:
+        for attempt in (replicas, Replicas(redis, wanted=0, deadline=_REPLICA_SECONDS, expected=False)):
+            scripts = Scripts(redis, trial, attempt)
+            try:
+                await scripts.run("enqueue", lane, "", job_id, encode_job(Job(job_id, {})), "", 0, "")
+                break
+            except NotReplicated as error:
+                late = str(error)
+        token = uuid4().hex
+        _, job = await scripts.run("claim", lane, 1, token, "check", lease, 0, 0)
+        facts = (job_id, f"{token}:{job_id}")
+        await scripts.run("confirm", lease, *facts, "", short_name(job_id), MOST_DESTINATIONS)
+        await scripts.run("finish", *facts, job[2], lane, "done", 0, 0, "", "", "", "")
+    finally:
+        left = ("seq", "gen", "running", "merged", "checks:new", f"queue:{lane}")
+        jobs = (f"arq:{kind}:{trial}:{job_id}" for kind in ("job", "in-progress", "retry"))
+        await redis.delete(*(f"{trial}:{name}" for name in left), *jobs)
+    return _held(handle, replicas, needed, late)
+
+
+def _held(handle: RedisHandle, replicas: Replicas, needed: int, late: str) -> list[Finding]:
+    """Say whether events survive a failover; nothing for a Redis that has never had a replica."""
+    where = handle.where
+    if late:
+        message = f"{late}, so events get 503: mend the replica, or let a failover lose events: {_UNSAFE}"
+        return [Finding("redis replicas", where, FindingState.FAILED, message)]
+    if replicas.awaited:
+        noun = "replica holds" if needed == 1 else "replicas hold"
+        message = f"an event is accepted once {needed} {noun} it"
+        return [Finding("redis replicas", where, FindingState.OK, message)]
+    if replicas.problem:
+        message = f"not waited for, as {replicas.problem}: a failover can lose events of its last moments"
+        return [Finding("redis replicas", where, FindingState.NOT_TRIED, f"{message}, which a sweep finds again")]
+    return []
 
 
 def redis_words(error: RedisError | OSError) -> str:
@@ -78,12 +136,14 @@ def redis_words(error: RedisError | OSError) -> str:
         return "its memory is full: raise its maxmemory, or find what else fills it"
     if isinstance(error, BusyLoadingError):
         return "is still loading its data: try again"
+    if hint := advice(said):
+        return f"refuses: {hint} ({said})"
     if isinstance(error, ResponseError):
         return f"refuses: {said}"
     return f"does not answer: check REPLICATOR_REDIS_URL, and that it runs and is reachable from here ({said})"
 
 
-async def _kept(redis: ArqRedis, where: str) -> list[Finding]:
+async def _kept(redis: QueueClient, where: str) -> list[Finding]:
     """Check for settings that lose jobs: eviction, and no append-only file."""
     try:
         info: Mapping[str, Any] = await redis.info()
@@ -95,16 +155,13 @@ async def _kept(redis: ArqRedis, where: str) -> list[Finding]:
         judge_file(await settings.value("appendonly", "aof_enabled"), await settings.value("appendfsync"), info),
         judge_memory(await settings.value("maxmemory-policy", "maxmemory_policy")),
     ]
-    if info.get("cluster_enabled"):
-        message = "is a Redis Cluster, which is not supported: use a single server"
-        findings.append((FindingState.FAILED, message))
     return [Finding(SETTINGS, where, state, message) for state, message in findings]
 
 
 class _RedisSettings:
     """Redis's settings, from INFO if possible, else from CONFIG GET, which managed services refuse."""
 
-    def __init__(self, redis: ArqRedis, info: Mapping[str, Any]) -> None:
+    def __init__(self, redis: QueueClient, info: Mapping[str, Any]) -> None:
         self._redis = redis
         self._info = info
 
@@ -162,7 +219,7 @@ def judge_memory(policy: str | None) -> tuple[FindingState, str]:
     return FindingState.OK, "evicts nothing (maxmemory-policy noeviction)"
 
 
-async def _time(redis: ArqRedis, where: str) -> Finding:
+async def _time(redis: QueueClient, where: str) -> Finding:
     # Every script of the queue uses TIME, so the ACL must allow it anyway.
     seconds, microseconds = await redis.time()
     theirs = datetime.fromtimestamp(seconds + microseconds / 1_000_000, UTC)

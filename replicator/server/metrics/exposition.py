@@ -206,6 +206,7 @@ class QueueLookups(Collector):
         yield _gauge(families.QUEUE_UP, self._state is not None)
         if self._state is None:
             return
+        yield _gauge(families.QUEUE_REPLICAS, self._queue.replicas.awaited)
         counts, oldest = self._state.counts, self._state.oldest
         jobs, ages = _gauge(families.QUEUE_JOBS), _gauge(families.QUEUE_OLDEST)
         for lane, count in counts.lanes.items():

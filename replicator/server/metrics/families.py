@@ -121,6 +121,11 @@ LEASE_LOSSES = Family(
     "replicator_lease_losses_total", "counter", "Copies taken over by another worker while they ran here."
 )
 QUEUE_UP = Family("replicator_queue_up", "gauge", "1 if the queue's Redis answered during this scrape, else 0.")
+QUEUE_REPLICAS = Family(
+    "replicator_queue_replicas_awaited",
+    "gauge",
+    "Replicas of Redis that must hold an event before it is accepted; 0 if none is waited for.",
+)
 QUEUE_JOBS = Family(
     "replicator_queue_jobs",
     "gauge",
@@ -217,6 +222,7 @@ COUNTED = (
 
 LOOKED_UP = (
     QUEUE_UP,
+    QUEUE_REPLICAS,
     QUEUE_JOBS,
     QUEUE_OLDEST,
     DEAD_LETTERS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,7 @@ from replicator.commands.check.findings import FindingState
 from replicator.commands.check.queue import judge_file, judge_memory, try_redis
 from tests.commands.check.clocks import WrongClock
 from tests.docs.pages import ROOT
-from tests.queue.servers import RedisServer
+from tests.queue.servers import RedisServer, Replicated, ask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,6 +95,20 @@ async def test_a_replica_is_told(own: RedisServer) -> None:
     async with Redis(unix_socket_path=str(own.socket)) as redis:
         await redis.execute_command("REPLICAOF", "127.0.0.1", "1")  # type: ignore[no-untyped-call]  # as above
     assert "set REPLICATOR_REDIS_URL to its master" in (await probed(own.url, FindingState.FAILED))["redis"]
+
+
+async def test_how_many_replicas_hold_an_event_is_told(tmp_path: Path) -> None:
+    with Replicated(tmp_path) as servers:
+        assert "once 1 replica holds it" in (await probed(servers.master.url, FindingState.OK))["redis replicas"]
+        ask(servers.master, "ACL SETUSER default -wait")
+        told = await probed(servers.master.url, FindingState.NOT_TRIED)
+        assert "WAIT is refused" in told["redis replicas"]
+        ask(servers.master, "ACL SETUSER default +wait")
+        servers.replicas[0].send_signal(signal.SIGSTOP)
+        told = await probed(servers.master.url, FindingState.FAILED)
+        assert "events get 503" in told["redis replicas"]
+        async with Redis(unix_socket_path=str(servers.master.socket)) as redis:
+            assert await redis.keys() == []
 
 
 @pytest.mark.parametrize("ahead", [3600, -90])

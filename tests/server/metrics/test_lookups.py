@@ -196,7 +196,7 @@ async def test_a_failed_reconcile_keeps_the_time_of_the_last_success(metrics: Me
 async def test_a_success_noted_by_an_older_version_counts(metrics: Metrics, queue: Queue) -> None:
     await reconcile(queue, Findings(drift=1))
     noted = (await exposed(metrics)).value("replicator_reconcile_last_success_timestamp_seconds")
-    await queue.redis.execute_command("HDEL", f"{queue.prefix}:reconcile", "succeeded")  # type: ignore[no-untyped-call]  # redis-py leaves it without types
+    await queue.redis.execute_command("HDEL", f"{queue.prefix}:reconcile", "succeeded")
     assert (await exposed(metrics)).value("replicator_reconcile_last_success_timestamp_seconds") == noted
 
 
@@ -205,7 +205,7 @@ async def test_a_reconcile_that_no_process_starts_is_overdue_until_one_does(rule
     await reconcile(queue, Findings())
     assert (await exposed(metrics)).value("replicator_reconcile_overdue_seconds") == 0
     hours_ago = int((datetime.now(UTC) - timedelta(hours=3)).timestamp() * 1000)
-    await queue.redis.execute_command("HSET", f"{queue.prefix}:reconcile", "started", hours_ago)  # type: ignore[no-untyped-call]  # redis-py leaves it without types
+    await queue.redis.execute_command("HSET", f"{queue.prefix}:reconcile", "started", hours_ago)
     late = (await exposed(metrics)).value("replicator_reconcile_overdue_seconds")
     assert 7200 - 60 < late < 7200 + 60
     state = await ReconcileState.read(queue)
@@ -215,5 +215,5 @@ async def test_a_reconcile_that_no_process_starts_is_overdue_until_one_does(rule
 
 async def test_without_a_schedule_none_is_overdue(metrics: Metrics, queue: Queue) -> None:
     await reconcile(queue, Findings())
-    await queue.redis.execute_command("HSET", f"{queue.prefix}:reconcile", "started", 1000)  # type: ignore[no-untyped-call]  # redis-py leaves it without types
+    await queue.redis.execute_command("HSET", f"{queue.prefix}:reconcile", "started", 1000)
     assert (await exposed(metrics)).value("replicator_reconcile_overdue_seconds") == 0

@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 
 from replicator.queue import Job, Lane, Queue, WorkerInfo
 from replicator.queue.leaders import Sweeps
-from replicator.queue.processes import heartbeat
 from replicator.queue.records import encode
+from replicator.queue.status import heartbeat
 from replicator.server.auth import PageAuth
 from tests.queue.conftest import command, eventually
 from tests.running import TOKEN, running

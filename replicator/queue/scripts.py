@@ -1,0 +1,236 @@
+"""The steps of the queue as Lua scripts, and the replicas of Redis that must hold what a step has written.
+
+A script is a named section of a file in ``lua/``. Each is given one key, by which a proxy or a cluster finds the shard;
+its other keys are made from the prefix, and share that shard if the prefix is in braces (a hash tag).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from replicator.queue.connection import is_demoted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from replicator.queue.connection import QueueClient
+
+log = structlog.get_logger("replicator.queue")
+
+_FILES = ("jobs", "dead_letters", "looks", "processes", "leaders", "blob_locks", "memory")
+_SECTION = re.compile(r"^-- (\w+)(?: with ([\w ]+))? --\n", re.MULTILINE)
+"""The head of a section: ``-- name --``, or ``-- name with others --`` where other sections are put in front of it."""
+_REPLICATED = frozenset({"enqueue", "claim", "confirm", "dead_letter_retry"})
+"""The steps that a failover must not undo: work that was accepted, and whose a job is while its tag is written. The end
+of an attempt may get lost: the job runs again."""
+_REPEATS = 3
+"""Times that one step is sent: again after its script was loaded, or to another node of a cluster."""
+
+ABSENT_SECONDS = 60.0
+"""After so long without a connected replica none is waited for, unless their number was set by hand."""
+_LOOK_SECONDS = 5.0
+_PROBE_SECONDS = 60.0
+_PROBE_MS = 100
+"""For WAIT where INFO does not say whether there are replicas."""
+
+
+_ADVICE = (
+    (
+        ("using the KEYS array", "must be a single literal string", "bad lua script"),
+        "set the instance's parameter script_check_enable to 0 (ApsaraDB, Tair), as scripts make keys from the prefix",
+    ),
+    (
+        ("CROSSSLOT", "same slot", "non local key"),
+        "all keys must share a slot: put REPLICATOR_REDIS_PREFIX in braces, as {replicator}, and run a backfill",
+    ),
+    (("MOVED ",), "is a Redis Cluster: begin REPLICATOR_REDIS_URL with redis+cluster:// or rediss+cluster://"),
+    (
+        ("eval not support", "unknown command 'eval", "unknown command `eval", "unknown command 'EVAL"),
+        "the service does not run Lua scripts, which the queue needs: upgrade its minor version, or use another Redis",
+    ),
+    (("READONLY",), "is a replica: have REPLICATOR_REDIS_URL lead to the master, or to the sentinels"),
+)
+"""What to do about answers of clusters, and of the proxies of managed services."""
+
+
+def advice(said: str) -> str:
+    """Return what to do about an answer of Redis or of a proxy before it; empty where nothing is known."""
+    return next((advised for words, advised in _ADVICE if any(word in said for word in words)), "")
+
+
+@cache
+def sections() -> dict[str, str]:
+    """Return every section by name, complete: ``keys.lua``, then the sections it names, then itself."""
+    folder = files(__package__) / "lua"
+    keys = (folder / "keys.lua").read_text()
+    texts: dict[str, str] = {}
+    needed: dict[str, list[str]] = {}
+    for name in _FILES:
+        _, *parts = _SECTION.split((folder / f"{name}.lua").read_text())
+        for section, others, text in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+            texts[section] = text
+            needed[section] = (others or "").split()
+    return {name: "".join([keys, *(texts[other] for other in needed[name]), text]) for name, text in texts.items()}
+
+
+class NotReplicated(RedisError):
+    """Too few replicas confirmed in time that they hold what was written. It may take effect all the same."""
+
+
+class Replicas:
+    """How many replicas of Redis must hold a step before it counts.
+
+    A master acknowledges what its replicas do not have yet, and a failover loses that.
+
+    Args:
+        redis: the client.
+        wanted: the number set by hand, which is kept to; None for one where there are replicas.
+        deadline: seconds that they get to confirm.
+        expected: whether there should be replicas, as behind sentinels.
+
+    Attributes:
+        awaited: how many the next step waits for, as known by the last look.
+        problem: why none is waited for although there may be some; empty without such a reason.
+        wait_ms: what they get to confirm.
+    """
+
+    def __init__(self, redis: QueueClient, *, wanted: int | None, deadline: float, expected: bool) -> None:
+        self.awaited = wanted or 0
+        self.problem = ""
+        self.wait_ms = max(1, int(deadline * 1000))
+        self._redis = redis
+        self._wanted = wanted
+        self._seen = time.monotonic() if expected else None
+        self._look_at = 0.0
+        self._refused = ""
+
+    async def look(self, info: Mapping[str, Any] | None = None) -> None:
+        """Find out whether there are replicas, unless their number was set by hand.
+
+        Args:
+            info: an answer to INFO, if there is one already.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        if self._wanted is not None or self._refused:
+            return
+        self._look_at = time.monotonic() + _LOOK_SECONDS  # set first: steps at the same time need not all look
+        if info is None:
+            try:
+                info = await self._redis.info("replication")
+            except ResponseError:
+                info = {}  # an ACL may forbid INFO
+        if "connected_slaves" in info:
+            # What a replica has connected does not hold what its master writes.
+            found = info.get("role") == "master" and int(info["connected_slaves"]) > 0
+        else:
+            found = await self._probe()
+        if found:
+            self._seen = time.monotonic()
+        self._decide()
+
+    async def needed(self) -> int:
+        """Return for how many replicas the next step must wait.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        if time.monotonic() >= self._look_at:
+            await self.look()
+        return self.awaited
+
+    def judge(self, held: Any, needed: int) -> None:
+        """Judge the answer to WAIT.
+
+        Raises:
+            NotReplicated: too few replicas hold the step, or the server is no master any more.
+            redis.exceptions.ResponseError: it refuses WAIT, and the number of replicas was set by hand.
+        """
+        if isinstance(held, Exception):
+            if is_demoted(held):
+                raise NotReplicated(str(held)) from held
+            if self._wanted is not None:
+                raise ResponseError(f"WAIT is refused ({held}): set REPLICATOR_REDIS_REPLICAS to 0")
+            self._refused = f"WAIT is refused: {held}"
+            self._decide()
+        elif held < needed:
+            self._look_at = 0.0
+            raise NotReplicated(f"{held} of {needed} replicas confirmed it within {self.wait_ms / 1000:g} s")
+
+    async def _probe(self) -> bool:
+        """Tell whether a replica has what this connection knows of, where INFO does not tell."""
+        self._look_at = time.monotonic() + _PROBE_SECONDS
+        try:
+            return int(await self._redis.execute_command("WAIT", 1, _PROBE_MS)) > 0
+        except ResponseError as error:
+            if not is_demoted(error):
+                self._refused = f"WAIT is refused: {error}"
+            return False
+
+    def _decide(self) -> None:
+        absent = self._seen is None or time.monotonic() - self._seen >= ABSENT_SECONDS
+        former = self.awaited, self.problem
+        self.awaited = 0 if self._refused or absent else 1
+        self.problem = self._refused
+        if absent and self._seen is not None and not self._refused:
+            self.problem = f"no replica was connected for {ABSENT_SECONDS:g} s"
+        if former == (self.awaited, self.problem):
+            return
+        if self.awaited:
+            log.info("replicas awaited", replicas=self.awaited)
+        elif self.problem:
+            log.warning("replicas not awaited", reason=self.problem)
+
+
+class Scripts:
+    """The scripts of one installation.
+
+    Args:
+        redis: where they run; each is loaded there at its first use, and again when Redis has forgotten it.
+        prefix: of the installation, the first argument of every script.
+        replicas: must hold the steps that a failover must not undo.
+    """
+
+    def __init__(self, redis: QueueClient, prefix: str, replicas: Replicas) -> None:
+        self._redis = redis
+        self._prefix = prefix
+        self._replicas = replicas
+        self._scripts: dict[str, Any] = {name: redis.register_script(text) for name, text in sections().items()}
+
+    async def run(self, name: str, *arguments: str | bytes | float) -> Any:
+        """Run ``name``; its section says what it takes and gives.
+
+        Raises:
+            NotReplicated: too few replicas confirmed it.
+            redis.exceptions.RedisError: Redis is away or refuses.
+        """
+        needed = await self._replicas.needed() if name in _REPLICATED else 0
+        script, key = self._scripts[name], f"{self._prefix}:gen"
+        if not needed:
+            return await script(keys=[key], args=[self._prefix, *arguments])
+        for _ in range(_REPEATS):
+            # WAIT counts what its own connection wrote, so both go through one, and in one round trip.
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.execute_command("EVALSHA", script.sha, 1, key, self._prefix, *arguments)
+                pipe.execute_command("WAIT", needed, self._replicas.wait_ms)
+                answer, held = await pipe.execute(raise_on_error=False)
+            if isinstance(answer, NoScriptError):
+                await self._redis.script_load(script.script)
+            elif not isinstance(answer, Exception):
+                break
+            elif not await self._redis.leaves(answer):
+                raise answer
+        else:
+            raise answer
+        if isinstance(held, Exception):
+            await self._redis.leaves(held)
+        self._replicas.judge(held, needed)
+        return answer
