@@ -21,6 +21,7 @@ import structlog
 from replicator import __version__
 from replicator.harbor.registration import needed_for_policies, open_registrar
 from replicator.queue import Lane, announced
+from replicator.queue.connection import open_redis
 from replicator.registry.proxies import Proxies
 from replicator.replication.job import Handler
 from replicator.replication.reconciler import Reconciler
@@ -179,6 +180,7 @@ class _Parts:
     neighbours: Neighbours
     registrar: Registrar | None
     refused: RefusedLogins
+    has_redis: bool
 
     def trace(self) -> str | None:
         """Return the current trace's ``traceparent``; None without traces."""
@@ -196,8 +198,12 @@ class _Parts:
         """
         # What may refuse goes first.
         proxies = Proxies.from_environ(variables())
+        url = new.settings.redis_url if self.has_redis else None
+        redis = open_redis(url.get_secret_value()) if url is not None else None
         if self.registrar is not None:
             self.registrar.renew(new.settings, new.rules)
+        if redis is not None:
+            self.queue.renew(redis)
         self.registries.renew(access_by(new.rules.credentials), proxies)
         self.registries.rates.renew(new.settings.upload_limits, new.settings.request_limits)
         self.reconciler.renew(new.rules)
@@ -247,7 +253,17 @@ async def _open(settings: Settings, rules: Rules, lanes: Collection[Lane]) -> As
             every = parse_interval(settings.sweep)
             sweeper = Sweeper(every, rules, copier, queue, checks) if every is not None else None
             yield _Parts(
-                queue, metrics, traces, registries, worker, reconciler, sweeper, neighbours, registrar, refused
+                queue=queue,
+                metrics=metrics,
+                traces=traces,
+                registries=registries,
+                worker=worker,
+                reconciler=reconciler,
+                sweeper=sweeper,
+                neighbours=neighbours,
+                registrar=registrar,
+                refused=refused,
+                has_redis=settings.redis_url is not None,
             )
 
 

@@ -1,4 +1,4 @@
-"""Reloading changed rules, logins, tokens, certificates and limits while the program runs; and copies after a change.
+"""Reloading rules, logins, tokens, certificates, limits and Redis's URL at a change; and copies after a change.
 
 A change is applied as a whole or not at all. If it can't be used, every problem is logged and the previous
 configuration stays in use. Copies in progress finish under the one they started with.
@@ -48,6 +48,7 @@ _RELOADABLE = frozenset(
         "webhook_sources",
         "webhook_anonymous",
         "status_token",
+        "redis_url",
     }
 )
 """Settings that a reload applies; all others need a restart."""
@@ -155,8 +156,11 @@ class Reloader:
             problems = [str(problem) for problem in error.problems]
             log.error("configuration refused", source=error.source, problems=problems)  # noqa: TRY400 - the user's
             return
-        changed = _changed(self.current.settings, found.settings)
-        if ignored := [f"REPLICATOR_{name.upper()}" for name in changed if name not in _RELOADABLE]:
+        former = self.current.settings
+        changed = _changed(former, found.settings)
+        # Another Redis is taken over; but not one in place of the embedded queue, or the reverse.
+        fixed = {"redis_url"} if (former.redis_url is None) != (found.settings.redis_url is None) else set()
+        if ignored := [f"REPLICATOR_{name.upper()}" for name in changed if name not in _RELOADABLE - fixed]:
             log.warning("setting needs a restart", names=", ".join(ignored))
         self.current, self._marks = found, found.marks
         self._loaded, self._problem = time.time(), None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 
+from tests.queue.servers import RedisServer, ask, free_port
 from tests.running import TOKEN, running
 from tests.standins.faults import Fault, Hold
 from tests.standins.images import image, push, verify_tree
@@ -221,3 +222,23 @@ async def test_of_what_is_refused_nothing_is_in_force_not_even_the_page_s_passwo
                 login = {"Authorization": "Basic " + base64.b64encode(f"anyone:{password}".encode()).decode()}
                 async with session.get(serving.url, headers=login) as answer:
                     assert answer.status == status
+
+
+async def test_another_password_of_redis_is_taken_over_from_its_secret_file(house: House, tmp_path: Path) -> None:
+    secrets, port = tmp_path / "secrets", free_port()
+    secrets.mkdir()
+    url = secrets / "replicator_redis_url"
+    url.write_text(f"redis://:one@127.0.0.1:{port}")
+    settings = {"REPLICATOR_SECRETS_DIR": str(secrets), "REPLICATOR_SWEEP": "off"}
+    options = ("--port", str(port), "--bind", "127.0.0.1", "--requirepass", "one")
+    with RedisServer(tmp_path / "redis", *options) as redis:
+        config = house.rules(LIBRARY)
+        async with running("serve", "--config", config, cwd=house.directory, settings=settings) as serving:
+            await pushed(house, serving, "library/app", "v1", 1)
+            await serving.until("copy done")
+            ask(redis, "AUTH one\r\nCONFIG SET requirepass two\r\nCLIENT KILL TYPE normal")
+            url.write_text(f"redis://:two@127.0.0.1:{port}")
+            await serving.until("queue connects anew")
+            await pushed(house, serving, "library/app", "v2", 2)
+            await serving.until("copy done", 2)
+            assert serving.said("setting needs a restart") == []
