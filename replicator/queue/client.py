@@ -47,6 +47,7 @@ ALIVE_MS = 20_000
 """A process whose last sign of life is older counts as gone."""
 
 _BLOCK_MS = 2_000
+_LOOKS, _LOOK_PAUSE = 20, 0.05
 _CONNECTIONS = 32
 _PREFIX = re.compile(r"(?!.{65})([A-Za-z0-9._-]+|\{[A-Za-z0-9._-]+\})")
 FAULTS = (RedisError, OSError)
@@ -110,6 +111,7 @@ class Queue:
         queue = cls(open_redis(url), prefix=prefix, deadline=deadline, replicas=replicas)
         try:
             await queue.ping()
+            await queue._refuse_shards()
         except QueueUnavailable as error:
             log.warning("queue unavailable", error=str(error))
         except BaseException:
@@ -225,6 +227,14 @@ class Queue:
             ConfigError: it is a Redis Cluster over whose slots the prefix spreads the keys.
         """
         await self.ask("ping")
+
+    async def _refuse_shards(self) -> None:
+        """Refuse a proxy that keeps what a step writes elsewhere than where a command looks for it."""
+        for _ in range(_LOOKS):
+            if await self._within_deadline(self.redis.exists(f"{self.prefix}:ping")):
+                return
+            await asyncio.sleep(_LOOK_PAUSE)  # a proxy may read from a replica
+        raise ConfigError(self.where, [Problem("", f"spreads the keys over shards: {advice('CROSSSLOT')}")])
 
     async def finished(self, run: str) -> AsyncIterator[Finished]:
         """Yield the ends of the jobs enqueued as ``run``, each once, as they come, whichever process runs them.

@@ -39,6 +39,7 @@ SETTINGS = "redis settings"
 """The name of the finding about Redis's settings."""
 _MAX_QUOTED = 200
 _REPLICA_SECONDS = 1.0
+_ALIYUN = ".aliyuncs.com"
 _UNSAFE = "REPLICATOR_REDIS_REPLICAS=0"
 _LOGIN_WORDS = ("invalid username-password", "without any password configured", "Authentication required")
 _KEYS = ("{prefix}:check", "arq:job:{prefix}:check")
@@ -91,7 +92,7 @@ async def _run_a_job(handle: RedisHandle, prefix: str, wanted: int | None) -> li
         for attempt in (replicas, Replicas(redis, wanted=0, deadline=_REPLICA_SECONDS, expected=False)):
             scripts = Scripts(redis, trial, attempt)
             try:
-                await scripts.run("enqueue", lane, "", job_id, encode_job(Job(job_id, {})), "", 0, "")
+                await scripts.run("enqueue", lane, "check", job_id, encode_job(Job(job_id, {})), "", 0, "")
                 break
             except NotReplicated as error:
                 late = str(error)
@@ -99,9 +100,11 @@ async def _run_a_job(handle: RedisHandle, prefix: str, wanted: int | None) -> li
         _, job = await scripts.run("claim", lane, 1, token, "check", lease, 0, 0)
         facts = (job_id, f"{token}:{job_id}")
         await scripts.run("confirm", lease, *facts, "", short_name(job_id), MOST_DESTINATIONS)
-        await scripts.run("finish", *facts, job[2], lane, "done", 0, 0, "", "", "", "")
+        await scripts.run("finish", *facts, job[2], lane, "done", 0, 0, "ended", "", "", "")
+        if not await redis.xread({f"{trial}:finished:check": "0"}):
+            raise ResponseError(f"CROSSSLOT: what a script writes is not found at its key {trial}:finished:check")
     finally:
-        left = ("seq", "gen", "running", "merged", "checks:new", f"queue:{lane}")
+        left = ("seq", "gen", "running", "merged", "checks:new", f"queue:{lane}", "finished:check", f"waiters:{job_id}")
         jobs = (f"arq:{kind}:{trial}:{job_id}" for kind in ("job", "in-progress", "retry"))
         await redis.delete(*(f"{trial}:{name}" for name in left), *jobs)
     return _held(handle, replicas, needed, late)
@@ -152,7 +155,12 @@ async def _kept(redis: QueueClient, where: str) -> list[Finding]:
         return [Finding(SETTINGS, where, FindingState.NOT_TRIED, message)]
     settings = _RedisSettings(redis, info)
     findings = [
-        judge_file(await settings.value("appendonly", "aof_enabled"), await settings.value("appendfsync"), info),
+        judge_file(
+            await settings.value("appendonly", "aof_enabled"),
+            await settings.value("appendfsync"),
+            info,
+            aliyun=where.partition("://")[2].partition(":")[0].endswith(_ALIYUN),
+        ),
         judge_memory(await settings.value("maxmemory-policy", "maxmemory_policy")),
     ]
     return [Finding(SETTINGS, where, state, message) for state, message in findings]
@@ -176,13 +184,16 @@ class _RedisSettings:
         return str(answer[name]) if name in answer else None
 
 
-def judge_file(appendonly: str | None, appendfsync: str | None, info: Mapping[str, Any]) -> tuple[FindingState, str]:
+def judge_file(
+    appendonly: str | None, appendfsync: str | None, info: Mapping[str, Any], *, aliyun: bool = False
+) -> tuple[FindingState, str]:
     """Judge whether Redis still has its jobs after a restart.
 
     Args:
         appendonly: ``yes`` or ``1`` if there is an append-only file; None if unknown.
         appendfsync: when that file is flushed to disk; None if unknown.
         info: the answer to INFO.
+        aliyun: whether it is ApsaraDB or Tair, whose file is flushed once a second and never at each write.
     """
     if appendonly is None:
         return (
@@ -201,7 +212,10 @@ def judge_file(appendonly: str | None, appendfsync: str | None, info: Mapping[st
             FindingState.OK,
             "keeps an append-only file; does not tell how often it is flushed to disk (no CONFIG GET)",
         )
-    late = "" if appendfsync == "always" else ": a power cut can lose the last second; appendfsync always loses nothing"
+    late = ""
+    if appendfsync != "always":
+        late = ": a power cut can lose the last second"
+        late += ", if it hits the replicas too" if aliyun else "; appendfsync always loses nothing"
     return FindingState.OK, f"keeps an append-only file (appendfsync {appendfsync[:_MAX_QUOTED]}){late}"
 
 

@@ -16,6 +16,7 @@ from replicator.commands.check.queue import judge_file, judge_memory, try_redis
 from tests.commands.check.clocks import WrongClock
 from tests.docs.pages import ROOT
 from tests.queue.servers import RedisServer, Replicated, ask
+from tests.queue.tair import TairProxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,6 +112,23 @@ async def test_how_many_replicas_hold_an_event_is_told(tmp_path: Path) -> None:
             assert await redis.keys() == []
 
 
+async def test_a_proxy_that_checks_scripts_is_told_which_parameter_to_change(tmp_path: Path) -> None:
+    async with TairProxy(tmp_path, script_check=True) as proxy:
+        (found,) = await try_redis(proxy.url, "{replicator}")
+    assert found.state is FindingState.FAILED
+    assert "script_check_enable to 0" in found.message
+
+
+async def test_a_proxy_over_whose_shards_the_prefix_spreads_the_keys_is_told_the_prefix(tmp_path: Path) -> None:
+    async with TairProxy(tmp_path) as proxy:
+        (found,) = await try_redis(proxy.url, "replicator")
+        assert "put REPLICATOR_REDIS_PREFIX in braces" in found.message
+        braced = await try_redis(proxy.url, "{replicator}")
+    states = {each.name: each.state for each in braced}
+    assert states["redis"] is FindingState.OK
+    assert "WAIT is refused" in next(each.message for each in braced if each.name == "redis replicas")
+
+
 @pytest.mark.parametrize("ahead", [3600, -90])
 async def test_a_clock_that_is_wrong_is_told(own: RedisServer, tmp_path: Path, ahead: float) -> None:
     async with WrongClock(tmp_path / "clock.sock", own.socket, ahead) as clock:
@@ -197,6 +215,13 @@ def test_only_what_is_known_to_be_kept_counts_as_kept(appendonly: str | None, ap
     assert (state is FindingState.OK) == (appendonly in ("yes", "1"))
     assert (state is FindingState.NOT_TRIED) == (appendonly is None)
     assert "appendonly" in message or state is FindingState.OK
+
+
+def test_what_a_service_does_not_offer_is_not_advised() -> None:
+    for aliyun in (False, True):
+        state, message = judge_file("1", "everysec", INFO, aliyun=aliyun)
+        assert state is FindingState.OK
+        assert ("appendfsync always" in message) != aliyun
 
 
 def test_a_file_that_can_not_be_written_is_told() -> None:
