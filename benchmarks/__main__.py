@@ -12,7 +12,7 @@ import typer
 import uvloop
 from rich.console import Console
 
-from benchmarks import contests, queue, start
+from benchmarks import contests, failover, queue, start
 from benchmarks.backfill.program import Size, measure_all
 from benchmarks.holding import hold
 from benchmarks.line import program as line
@@ -24,6 +24,8 @@ from benchmarks.table import requests_table, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from rich.table import Table
 
     from benchmarks.contest import Contest
 
@@ -60,6 +62,7 @@ class Name(StrEnum):
     MEMORY = "memory"
     SOAK = "soak"
     LINE = "line"
+    FAILOVER = "failover"
 
 
 _GROUPS = {
@@ -97,6 +100,7 @@ def main(
     rtt: Annotated[str, typer.Option(help="Of line: the round trip, e.g. 100ms.")] = "0ms",
     row: Annotated[list[str] | None, typer.Option(help=f"Of line: only these; {', '.join(ROWS)}.")] = None,
     minutes: Annotated[float, typer.Option(min=0.1, help="Minutes of soak.")] = 60,
+    events: Annotated[int, typer.Option(min=10, help="Events of failover.")] = 100_000,
     requests: Annotated[bool, typer.Option("--requests", help="Say too what the requests are.")] = False,
     storage: Annotated[
         Path | None, typer.Option(help="Where the registries keep their content; in memory when nothing is said.")
@@ -111,6 +115,11 @@ def main(
         Name.LATENCY: lambda: (contests.latency(latency_tags, delay / 1000), None),
         Name.FRESH: lambda: (contests.fresh(_LAYER), None),
     }
+    tables: dict[Name, Callable[[], Table]] = {
+        Name.QUEUE: queue.measure,
+        Name.FAILOVER: lambda: failover.measure_failover(events),
+        Name.START: lambda: start.measure(max(runs, _STARTS), against),
+    }
     if backfill_tags < repositories:
         raise typer.BadParameter("a repository has one tag at least", param_hint="--backfill-tags")
     place = storage or (_MEMORY if _MEMORY.is_dir() else None)
@@ -120,10 +129,8 @@ def main(
     backfills = [name for name in wanted if name in _GROUPS[Name.BACKFILL]]
     for name in wanted:
         try:
-            if name is Name.QUEUE:
-                console.print(queue.measure())
-            elif name is Name.START:
-                console.print(start.measure(max(runs, _STARTS), against))
+            if name in tables:
+                console.print(tables[name]())
             elif name is Name.LINE:
                 with _runner() as runner:
                     runner.run(line.measure(row or list(ROWS), terms, console))

@@ -109,7 +109,9 @@ async def test_a_process_that_may_not_make_void_what_was_seen_is_not_confirmed(
 ) -> None:
     await see(own_queue, (PLACE, "one"))
     writer = await Writer(own_queue).take()
-    rights = "~arq:* ~replicator:none ~replicator:queue:* ~replicator:running %R~replicator:checks:* +@all"
+    rights = (
+        "~arq:* ~replicator:none ~replicator:gen ~replicator:queue:* ~replicator:running %R~replicator:checks:* +@all"
+    )
     await command(own_queue, "ACL", "SETUSER", "limited", "on", ">pw", *rights.split())
     async with await Queue.connect(own_server.url.replace("unix://", "unix://limited:pw@")) as client:
         assert await client.run_script("renew", 50_000, PLACE, "mine", "") == [], "else it is not about that"

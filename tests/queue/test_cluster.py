@@ -48,9 +48,9 @@ def one(short_dir: Path) -> Iterator[Node]:
 
 
 @pytest.fixture
-def three(short_dir: Path) -> Iterator[list[Node]]:
+def three(short_dir: Path, prefix: str) -> Iterator[list[Node]]:
     """Two nodes with slots, and a replica of the one that has the queue's."""
-    nodes = [Node(short_dir / f"three-{i}") for i in range(3)]
+    nodes = [Node(short_dir / f"{prefix}-{i}") for i in range(3)]
     try:
         owner, other, replica = (node.start() for node in nodes)
         ask(owner, "CLUSTER ADDSLOTSRANGE 1 16383")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from replicator.errors import ConfigError
 from replicator.queue import DeadLetters, Job, Lane, Queue, QueueUnavailable, Running
 from replicator.queue.lease import RedisHealth
 from tests.queue.conftest import Recorder, eventually, idle, working
@@ -269,14 +268,6 @@ async def test_a_lost_answer_to_a_start_costs_no_lease_time(
         await handler.started(1, timeout=20)
         await idle(client)
     assert len(handler.runs) == 1
-
-
-async def test_a_cluster_is_refused_with_a_reason(short_dir: Path) -> None:
-    with (
-        RedisServer(short_dir / "cluster", "--cluster-enabled", "yes") as cluster,
-        pytest.raises(ConfigError, match="Redis Cluster is not supported"),
-    ):
-        await Queue.connect(cluster.url)
 
 
 async def test_after_an_outage_longer_than_a_third_of_a_lease_nothing_is_taken_over_for_half_a_lease() -> None:
