@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import tempfile
@@ -27,8 +28,9 @@ from replicator.queue import Job, Lane, Queue, QueueUnavailable
 from tests.queue.servers import RedisServer, ask, eventually_says, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
+_SERVICE = "queue"
 _SENDERS = 16
 _STALL_SECONDS = 1.5
 """Long enough that more is on its way to a stalled replica than the buffers of its connection hold."""
@@ -53,6 +55,7 @@ class _Group:
 
     def __init__(self, directory: Path, program: str) -> None:
         self.ports = [free_port() for _ in range(3)]
+        self.sentinel = free_port()
         options = ("--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0", "--repl-backlog-size", "256mb")
         self.nodes = [
             RedisServer(directory / str(port), "--port", str(port), *options, "--appendfsync", "no", program=program)
@@ -67,38 +70,52 @@ class _Group:
         for node in self.nodes[1:]:
             eventually_says(node, "INFO replication", "master_link_status:up")
 
-    def master(self) -> RedisServer | None:
-        for node in self.nodes:
-            if node.is_running and "role:master" in ask(node, "INFO replication"):
-                return node
-        return None
+    def master(self) -> RedisServer:
+        """Return the master that the sentinel names.
+
+        Raises:
+            RunFailed: the sentinel does not answer.
+        """
+        with socket.create_connection(("127.0.0.1", self.sentinel), 5) as connection:
+            connection.sendall(f"SENTINEL GET-MASTER-ADDR-BY-NAME {_SERVICE}\r\n".encode())
+            words = connection.recv(4096).split(b"\r\n")
+        try:
+            return self.nodes[self.ports.index(int(words[4]))]
+        except (IndexError, ValueError):
+            raise RunFailed(f"the sentinel answers {words!r}") from None
 
     async def fail_over(self) -> None:
-        """Kill the master while its replicas stall, and wait until another one has a replica."""
-        master = self.master()
-        if master is None:
-            raise RunFailed("there is no master")
-        replicas = [node for node in self.nodes if node is not master]
-        for node in replicas:
+        """Kill the master while its replicas stall; it comes back once the other replica follows the next master."""
+        former = self.master()
+        others = [node for node in self.nodes if node is not former]
+        for node in others:
             node.send_signal(signal.SIGSTOP)
         await asyncio.sleep(_STALL_SECONDS)
-        master.kill()
-        for node in replicas:
+        former.kill()
+        for node in others:
             node.send_signal(signal.SIGCONT)
         async with asyncio.timeout(120):
-            while not any("role:master" in ask(node, "INFO replication") for node in replicas):
+            while (master := self.master()) is former or not _follows(master, others):
                 await asyncio.sleep(0.1)
-            # It comes back as a master without the others, and the sentinel makes it a replica.
-            await asyncio.to_thread(master.start)
-            for node in self.nodes:
-                while "master_link_status:down" in (said := ask(node, "INFO replication")) or (
-                    node is master and "role:master" in said
-                ):
-                    await asyncio.sleep(0.2)
+            await asyncio.to_thread(former.start)
+            while not _follows(master, self.nodes):
+                await asyncio.sleep(0.1)
 
     def kill(self) -> None:
         for node in self.nodes:
             node.kill()
+
+
+def _follows(master: RedisServer, nodes: Sequence[RedisServer]) -> bool:
+    """Tell whether all other nodes have what this one has."""
+    try:
+        said = {node: ask(node, "INFO replication") for node in nodes}
+    except OSError:
+        return False  # the sentinel closes the connections of a node that it makes a replica
+    port = master.options[1]
+    return "role:master" in said.pop(master) and all(
+        f"master_port:{port}\r" in answer and "master_link_status:up" in answer for answer in said.values()
+    )
 
 
 def measure_failover(events: int) -> Table:
@@ -113,8 +130,9 @@ def measure_failover(events: int) -> Table:
         raise RunFailed("redis-server is not installed")
     table = Table("replicas", "events accepted", "refused (503)", "failovers", "lost", "seconds", "p50", "p99")
     # Without waiting a part suffices to see the losses.
-    for replicas, number in ((1, events), (0, events // 5)):
-        with _group(program) as (group, url):
+    for replicas, number in ((1, events), (2, events // 5), (0, events // 5)):
+        with _group(program) as group:
+            url = f"redis+sentinel://127.0.0.1:{group.sentinel}/{_SERVICE}"
             run, latencies = asyncio.run(_measure(group, url, replicas, number))
         centiles = statistics.quantiles(latencies, n=100)
         table.add_row(
@@ -127,19 +145,20 @@ def measure_failover(events: int) -> Table:
 
 
 @contextmanager
-def _group(program: str) -> Iterator[tuple[_Group, str]]:
+def _group(program: str) -> Iterator[_Group]:
     with tempfile.TemporaryDirectory(prefix="failover-", dir="/tmp") as name:
-        group, port = _Group(Path(name), program), free_port()
+        group = _Group(Path(name), program)
         try:
             group.start()
             config = Path(name) / "sentinel.conf"
             config.write_text(
-                f"port {port}\nbind 127.0.0.1\ndir {name}\nsentinel monitor queue 127.0.0.1 {group.ports[0]} 1\n"
-                "sentinel down-after-milliseconds queue 2500\nsentinel failover-timeout queue 5000\n"
+                f"port {group.sentinel}\nbind 127.0.0.1\ndir {name}\n"
+                f"sentinel monitor {_SERVICE} 127.0.0.1 {group.ports[0]} 1\n"
+                f"sentinel down-after-milliseconds {_SERVICE} 2500\nsentinel failover-timeout {_SERVICE} 10000\n"
             )
             with subprocess.Popen([program, str(config), "--sentinel"], stdout=subprocess.DEVNULL) as sentinel:
                 try:
-                    yield group, f"redis+sentinel://127.0.0.1:{port}/queue"
+                    yield group
                 finally:
                     sentinel.kill()
         finally:

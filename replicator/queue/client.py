@@ -411,5 +411,5 @@ class Queue:
     def _reason(self, error: Exception) -> str:
         if isinstance(error, TimeoutError) and not str(error):
             return f"no answer within {self._deadline:g} s"
-        hint = advice(str(error))
+        hint = advice(error)
         return f"{error}: {hint}" if hint else str(error) or type(error).__name__

@@ -30,7 +30,7 @@ from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection, 
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelManagedSSLConnection
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, MovedError, ReadOnlyError, RedisError
+from redis.exceptions import BusyLoadingError, MasterDownError, MovedError, ReadOnlyError, RedisError
 
 from replicator.errors import ConfigError, Problem
 from replicator.networks import lenient
@@ -71,7 +71,7 @@ _DEMOTED = ("READONLY", "LOADING", "MASTERDOWN", "UNBLOCKED", "WAIT cannot be us
 
 def is_demoted(error: Exception) -> bool:
     """Tell whether a server answers that it is not, or not yet, the master: another one may be by now."""
-    return isinstance(error, ReadOnlyError | BusyLoadingError) or (
+    return isinstance(error, ReadOnlyError | BusyLoadingError | MasterDownError) or (
         isinstance(error, RedisError) and any(words in str(error) for words in _DEMOTED)
     )
 

@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
 
 from replicator.queue.connection import is_demoted
 
@@ -60,8 +60,10 @@ _ADVICE = (
 """What to do about answers of clusters, and of the proxies of managed services."""
 
 
-def advice(said: str) -> str:
+def advice(answer: Exception | str) -> str:
     """Return what to do about an answer of Redis or of a proxy before it; empty where nothing is known."""
+    # Of some answers redis-py keeps the class and not the first word.
+    said = f"MOVED {answer}" if isinstance(answer, MovedError) else str(answer)
     return next((advised for words, advised in _ADVICE if any(word in said for word in words)), "")
 
 

@@ -75,13 +75,13 @@ class TairProxy:
                     await _join(reader, writer, *chosen, words)
                     return
                 answer = await _ask(*chosen, words)
-                if name == "SCRIPT":
+                if name in ("SCRIPT", "HELLO", "AUTH", "SELECT"):
                     await _ask(*shards[1], words)
                 if name == "INFO":
                     answer = _without_replication(answer)
                 writer.write(answer)
-        except (OSError, asyncio.IncompleteReadError):
-            pass
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client or the test has ended
         finally:
             for each in (writer, *(up for _, up in shards)):
                 each.close()
@@ -132,10 +132,11 @@ async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, words
 async def _read_answer(reader: asyncio.StreamReader) -> bytes:
     head = await reader.readuntil(b"\r\n")
     kind, number = head[:1], head[1:-2]
-    if kind == b"$" and int(number) >= 0:
+    if kind in (b"$", b"=") and int(number) >= 0:
         return head + await reader.readexactly(int(number) + 2)
-    if kind == b"*" and int(number) > 0:
-        return head + b"".join([await _read_answer(reader) for _ in range(int(number))])
+    if kind in (b"*", b"~", b">", b"%") and int(number) > 0:
+        several = int(number) * (2 if kind == b"%" else 1)
+        return head + b"".join([await _read_answer(reader) for _ in range(several)])
     return head
 
 
@@ -159,6 +160,6 @@ async def _join(
 
 
 def _without_replication(answer: bytes) -> bytes:
-    text = answer.partition(b"\r\n")[2][:-2]
+    text = answer.partition(b"\r\n")[2][:-2].removeprefix(b"txt:")
     text = re.sub(rb"# Replication\r\n(?:[^#\r]\S*\r\n)*", b"", text)
     return b"$%d\r\n%s\r\n" % (len(text), text)

@@ -139,7 +139,7 @@ def redis_words(error: RedisError | OSError) -> str:
         return "its memory is full: raise its maxmemory, or find what else fills it"
     if isinstance(error, BusyLoadingError):
         return "is still loading its data: try again"
-    if hint := advice(said):
+    if hint := advice(error):
         return f"refuses: {hint} ({said})"
     if isinstance(error, ResponseError):
         return f"refuses: {said}"
