@@ -1,7 +1,8 @@
 """Events through failovers of Redis: what is lost of what was accepted, and what it costs to wait for a replica.
 
 A master, two replicas and a sentinel. Every few seconds both replicas stall, the master dies meanwhile, and the
-sentinel has a replica take its place; the dead one comes back as a replica.
+sentinel has a replica take its place; the dead one comes back when that is done, or amid it, when it takes events again
+with the replica that does not follow the next master yet.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 _SERVICE = "queue"
 _SENDERS = 16
-_STALL_SECONDS = 1.5
-"""Long enough that more is on its way to a stalled replica than the buffers of its connection hold."""
+_STALL_SECONDS = 1.0
+_FILLER = 32 << 20
 _BETWEEN_SECONDS = 10.0
 _PAYLOAD = {"content": "x" * 1024}
 _SAMPLES = 3_000
@@ -84,26 +85,42 @@ class _Group:
         except (IndexError, ValueError):
             raise RunFailed(f"the sentinel answers {words!r}") from None
 
-    async def fail_over(self) -> None:
-        """Kill the master while its replicas stall; it comes back once the other replica follows the next master."""
+    async def fail_over(self, *, early: bool) -> None:
+        """Kill the master while its replicas stall, and start it again.
+
+        Args:
+            early: whether it comes back as soon as a replica is promoted, when the sentinel has not told yet and the
+                other replica still follows the former master; else once the failover is over.
+        """
         former = self.master()
         others = [node for node in self.nodes if node is not former]
         for node in others:
             node.send_signal(signal.SIGSTOP)
+        # More than the buffers of a connection hold: what follows in the stream dies with the master.
+        await asyncio.to_thread(_fill, former)
         await asyncio.sleep(_STALL_SECONDS)
         former.kill()
         for node in others:
             node.send_signal(signal.SIGCONT)
         async with asyncio.timeout(120):
-            while (master := self.master()) is former or not _follows(master, others):
+            while early and not any("role:master" in ask(node, "INFO replication") for node in others):
+                await asyncio.sleep(0.02)
+            while not early and (self.master() is former or not _follows(self.master(), others)):
                 await asyncio.sleep(0.1)
             await asyncio.to_thread(former.start)
-            while not _follows(master, self.nodes):
+            while not _follows(self.master(), self.nodes):
                 await asyncio.sleep(0.1)
 
     def kill(self) -> None:
         for node in self.nodes:
             node.kill()
+
+
+def _fill(server: RedisServer) -> None:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(server.socket))
+        connection.sendall(b"*3\r\n$3\r\nSET\r\n$6\r\nfiller\r\n$%d\r\n%s\r\n" % (_FILLER, b"x" * _FILLER))
+        connection.recv(16)
 
 
 def _follows(master: RedisServer, nodes: Sequence[RedisServer]) -> bool:
@@ -128,15 +145,19 @@ def measure_failover(events: int) -> Table:
     program = shutil.which("redis-server")
     if program is None:
         raise RunFailed("redis-server is not installed")
-    table = Table("replicas", "events accepted", "refused (503)", "failovers", "lost", "seconds", "p50", "p99")
-    # Without waiting a part suffices to see the losses.
-    for replicas, number in ((1, events), (2, events // 5), (0, events // 5)):
+    table = Table(
+        "awaited", "master is back", "events accepted", "refused (503)", "failovers", "lost", "seconds", "p50", "p99"
+    )
+    part = events // 5  # suffices to see losses
+    for replicas, early, number in ((1, False, events), (0, False, part), (1, True, part), (2, True, part)):
         with _group(program) as group:
             url = f"redis+sentinel://127.0.0.1:{group.sentinel}/{_SERVICE}"
-            run, latencies = asyncio.run(_measure(group, url, replicas, number))
+            run, latencies = asyncio.run(_measure(group, url, replicas, number, early=early))
         centiles = statistics.quantiles(latencies, n=100)
         table.add_row(
-            *(str(value) for value in (replicas, len(run.accepted), run.refused, run.failovers, run.lost)),
+            str(replicas),
+            "during the failover" if early else "after it",
+            *(str(value) for value in (len(run.accepted), run.refused, run.failovers, run.lost)),
             f"{run.seconds:.0f}",
             f"{statistics.median(latencies) * 1000:.2f} ms",
             f"{centiles[98] * 1000:.2f} ms",
@@ -165,7 +186,7 @@ def _group(program: str) -> Iterator[_Group]:
             group.kill()
 
 
-async def _measure(group: _Group, url: str, replicas: int, events: int) -> tuple[_Run, list[float]]:
+async def _measure(group: _Group, url: str, replicas: int, events: int, *, early: bool) -> tuple[_Run, list[float]]:
     async with await Queue.connect(url, replicas=replicas) as queue:
         latencies = [await _send(queue, f"r.example/quiet:{number}") for number in range(_SAMPLES)]
         run, began = _Run(), time.monotonic()
@@ -175,7 +196,7 @@ async def _measure(group: _Group, url: str, replicas: int, events: int) -> tuple
                     async with asyncio.timeout(_BETWEEN_SECONDS):
                         await asyncio.shield(sending)
                 if not sending.done():
-                    await group.fail_over()
+                    await group.fail_over(early=early)
                     run.failovers += 1
         run.seconds = time.monotonic() - began
         known: set[str] = set()

@@ -59,6 +59,8 @@ _KEEPALIVE: dict[str, Any] = {
 _ONCE = Retry(NoBackoff(), 0)
 """redis-py must not retry by itself, as it does from version 6 on: every caller has a deadline and a back-off of its
 own, and a sentinel that is away must leave time for the next one."""
+_PROTOCOL: dict[str, Any] = {"protocol": 2}
+"""RESP2: the default of newer versions of redis-py begins with HELLO, which not every proxy knows."""
 _TLS_OPTIONS = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
 _SENTINEL_OPTIONS = frozenset({"sentinel_username", "sentinel_password"})
 
@@ -234,6 +236,7 @@ def _open_sentinel(
             "socket_timeout": CONNECT_TIMEOUT,
             "socket_connect_timeout": CONNECT_TIMEOUT,
             "retry": _ONCE,
+            **_PROTOCOL,
             **_KEEPALIVE,
             **ssl,
         },
@@ -299,8 +302,9 @@ class _TlsConnection(SSLConnection):
     """TLS that accepts certificates of an authority in the URL as curl and Go do."""
 
     def _connection_arguments(self) -> Any:
-        # The files of the URL are read for each connection, since they may have been renewed.
-        self.ssl_context.context = None
+        if self.ssl_context.ca_certs or self.ssl_context.certfile:
+            # The files of the URL are read for each connection, since they may have been renewed.
+            self.ssl_context.context = None
         if self.ssl_context.ca_certs:
             lenient(self.ssl_context.get())
         return super()._connection_arguments()
@@ -325,6 +329,7 @@ def _common(parts: SplitResult, options: dict[str, str], *, tls: bool) -> dict[s
         "socket_connect_timeout": CONNECT_TIMEOUT,
         "retry": _ONCE,
         "client_name": "replicator",
+        **_PROTOCOL,
     }
     if at and not arguments["password"]:
         raise _refuse("it has a user but no password; write redis://user:password@host, or redis://:password@host")
