@@ -156,6 +156,14 @@ def test_an_empty_name_of_the_secrets_directory_is_not_the_working_directory(
     assert "A" not in variables()
 
 
+def test_a_prefix_may_be_in_braces_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPLICATOR_REDIS_PREFIX", "{replicator}")
+    assert load_settings().redis_prefix == "{replicator}"
+    monkeypatch.setenv("REPLICATOR_REDIS_PREFIX", "{replicator")
+    with pytest.raises(ConfigError, match="REPLICATOR_REDIS_PREFIX"):
+        load_settings()
+
+
 def test_a_user_without_a_home_has_a_state_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)

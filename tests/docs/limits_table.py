@@ -209,6 +209,13 @@ LIMITS = {
             "each process takes an equal part",
         ),
         Limit("questions of `/readyz`", "server.app._READY_SECONDS", "s apart", "the last answer is given again"),
+        Limit(
+            "without a connected replica, where there have been some",
+            "queue.scripts.ABSENT_SECONDS",
+            "s",
+            "503 until then; then events are accepted without one",
+        ),
+        Limit("nodes of a cluster that a command is sent on to", "queue.connection._REDIRECTS", "", "it fails"),
         Limit("connections of a process", "queue.client._CONNECTIONS", "", "who comes next waits"),
         Limit(
             "share of the container's memory for the embedded queue",
