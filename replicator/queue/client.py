@@ -94,7 +94,7 @@ class Queue:
         """Know nothing of the Redis yet."""
         expected, seconds = bool(self._handle.sentinels), _WAIT_PART * self._deadline
         self.replicas = Replicas(self.redis, wanted=self._wanted, deadline=seconds, expected=expected)
-        self._scripts = Scripts(self.redis, self.prefix, self.replicas)
+        self._scripts = Scripts(self.redis, self.prefix, self.replicas, self.where)
         self._inspected = False
 
     @classmethod
@@ -356,27 +356,11 @@ class Queue:
                 return
 
     async def _inspect(self) -> None:
-        """Learn what Redis is: refuse a cluster whose slots the keys would be spread over, warn of one that evicts."""
-        # Leads to the node of a cluster that has the keys, so that INFO is that node's.
-        await self.redis.exists(f"{self.prefix}:gen")
-        try:
-            info = await self.redis.info()
-        except _AWAY:
-            raise
-        except RedisError:
-            info = {}  # an ACL may forbid INFO
-        await self.replicas.look(info)
+        trouble = await self._scripts.inspect()
+        if trouble:
+            # A process that runs already is to go on when the URL is put right.
+            raise ResponseError(trouble) if self._renewed else ConfigError(self.where, [Problem("", trouble)])
         self._inspected = True
-        if info.get("cluster_enabled") and not self.prefix.startswith("{"):
-            message = f"is a Redis Cluster, so {advice('CROSSSLOT')}"
-            if self._renewed:
-                # The process runs: it is to go on when the URL is put right.
-                self._inspected = False
-                raise ResponseError(message)
-            raise ConfigError(self.where, [Problem("", message)])
-        policy = info.get("maxmemory_policy", "noeviction")
-        if policy != "noeviction":
-            log.warning("queue may be evicted", redis=self.where, maxmemory_policy=policy, needed="noeviction")
 
     async def _repeat(self, name: str, *arguments: str | bytes | float) -> Any:
         pause, loop = 0.02, asyncio.get_running_loop()

@@ -13,7 +13,9 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from replicator.queue.connection import is_demoted
 
@@ -199,10 +201,12 @@ class Scripts:
         redis: where they run; each is loaded there at its first use, and again when Redis has forgotten it.
         prefix: of the installation, the first argument of every script.
         replicas: must hold the steps that a failover must not undo.
+        where: the address of Redis, for messages.
     """
 
-    def __init__(self, redis: QueueClient, prefix: str, replicas: Replicas) -> None:
+    def __init__(self, redis: QueueClient, prefix: str, replicas: Replicas, where: str) -> None:
         self._redis = redis
+        self._where = where
         self._prefix = prefix
         self._replicas = replicas
         self._scripts: dict[str, Any] = {name: redis.register_script(text) for name, text in sections().items()}
@@ -236,3 +240,25 @@ class Scripts:
             await self._redis.leaves(held)
         self._replicas.judge(held, needed)
         return answer
+
+    async def inspect(self) -> str:
+        """Learn what Redis is, and warn of one that evicts; return why it can't keep the queue, or an empty text.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is away.
+        """
+        # Leads to the node of a cluster that has the keys, so that INFO is that node's.
+        await self._redis.exists(f"{self._prefix}:gen")
+        try:
+            info = await self._redis.info()
+        except (RedisConnectionError, RedisTimeoutError):
+            raise
+        except RedisError:
+            info = {}  # an ACL may forbid INFO
+        await self._replicas.look(info)
+        if info.get("cluster_enabled") and not self._prefix.startswith("{"):
+            return f"is a Redis Cluster, so {advice('CROSSSLOT')}"
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            log.warning("queue may be evicted", redis=self._where, maxmemory_policy=policy, needed="noeviction")
+        return ""

@@ -200,7 +200,7 @@ async def test_a_flood_is_refused_when_the_memory_is_full_and_what_was_taken_is_
     monkeypatch.setattr(module, "memory_for_server", lambda: 8 << 20)
     taken = 0
     async with embedded_server(state_dir) as url, await Queue.connect(url) as queue:
-        await queue.redis.execute_command("HSET", f"{queue.prefix}:known:new", "blob", "x" * (1 << 20))  # type: ignore[no-untyped-call]  # redis-py leaves it without types
+        await queue.redis.execute_command("HSET", f"{queue.prefix}:known:new", "blob", "x" * (1 << 20))
         refused = ""
         while not refused:
             jobs = [Job(f"r.example/a:{taken + n}", {"fill": "x" * 1000}) for n in range(100)]

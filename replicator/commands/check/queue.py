@@ -90,7 +90,7 @@ async def _run_a_job(handle: RedisHandle, prefix: str, wanted: int | None) -> li
     late = ""
     try:
         for attempt in (replicas, Replicas(redis, wanted=0, deadline=_REPLICA_SECONDS, expected=False)):
-            scripts = Scripts(redis, trial, attempt)
+            scripts = Scripts(redis, trial, attempt, handle.where)
             try:
                 await scripts.run("enqueue", lane, "check", job_id, encode_job(Job(job_id, {})), "", 0, "")
                 break
