@@ -16,8 +16,7 @@ from replicator.copy import Outcome
 from replicator.queue import Lane, QueueError
 from replicator.registry.places import BULK
 from replicator.replication.advice import explained
-from replicator.replication.compare import Checker, informed, row_of, why
-from replicator.replication.enqueue import Enqueuer, RepositoryQueue
+from replicator.replication.compare import Checker, Enqueuer, RepositoryQueue, informed, row_of, why
 from replicator.replication.job import job_for
 from replicator.replication.report import Report, Row, RowOutcome
 from replicator.tasks import cancel_all

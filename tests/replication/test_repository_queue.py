@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from replicator.reference import Reference
-from replicator.replication.enqueue import RepositoryQueue
+from replicator.replication.compare import RepositoryQueue
 from replicator.replication.listing import Found
 from replicator.rules import Asked, CopyRequest
 
