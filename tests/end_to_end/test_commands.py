@@ -109,7 +109,7 @@ async def test_explain_tells_what_of_an_image_is_copied_where_it_is_not_everythi
     tag = f"sha256-{'a' * 64}.sig"
     assert await explained(f":{tag}") == [
         f"registry.cn-beijing.aliyuncs.com/team/app:{tag} {waits}",
-        f"registry.example.com/app:{tag}",
+        f"registry.example.com/app:{tag} {waits}",
     ]
 
 
