@@ -63,12 +63,16 @@ class ReplicatorError(Exception):
         retry_after: seconds the other side asked to wait before the next attempt, if it did.
         wait: set if another attempt is of no use for now, and does not count as one.
         login: the fingerprint of the login that was refused (`replicator.registry.credentials.fingerprint`), if known.
+        repeatable: whether the same request may succeed a moment later; if not, only the work as a whole is retried.
+        costly: a body was sent in vain, over a line that may be paid for, so the work is retried a few times only.
     """
 
     error_class: ErrorClass = ErrorClass.PERMANENT
     retry_after: float | None = None
     wait: Wait | None = None
     login: str = ""
+    repeatable: bool = True
+    costly: bool = False
 
     def __init__(self, what: str = "", why: str = "", do: str = "") -> None:
         super().__init__(*filter(None, (what, why, do)))

@@ -58,8 +58,8 @@ async def retrying(
             back.
 
     Raises:
-        Exception: the last failure: it is not retryable, it waits for something, there are no attempts left, or its
-            pause would be longer than ``MAX_PAUSE`` or end after ``until``.
+        Exception: the last failure: it is not retryable or not `ReplicatorError.repeatable`, it waits for something,
+            there are no attempts left, or its pause would be longer than ``MAX_PAUSE`` or end after ``until``.
     """
     number = 0
     while True:
@@ -73,6 +73,7 @@ async def retrying(
                 pause = max(pause, min(key_pause, MAX_PAUSE))
             late = pause > MAX_PAUSE or (until is not None and asyncio.get_running_loop().time() + pause >= until)
             waits = key_pause is not None and not patient
+            waits = waits or not getattr(error, "repeatable", True)
             if not retryable(error) or number == attempts or late or waits:
                 raise
             if on_retry is not None:

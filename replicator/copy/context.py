@@ -8,7 +8,7 @@ import re
 import time
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from replicator.copy.options import VERBATIM
 from replicator.errors import ErrorClass, ReplicatorError
@@ -142,12 +142,22 @@ class SourceNotFound(ReplicatorError):
 
     Attributes:
         source: the missing reference.
+        says_gone: what the registry's own words say is not there: the manifest (``MANIFEST_UNKNOWN``, or Harbor's
+            ``NOT_FOUND`` of an artifact or its repository), or the repository (``NAME_UNKNOWN``), as a registry may
+            say too whose storage is not mounted; None if it has no such words.
     """
 
     error_class: ErrorClass = ErrorClass.NOT_YET
 
     def __init__(self, source: Reference, cause: RegistryError) -> None:
         self.source = source
+        self.says_gone: Literal["manifest", "repository"] | None = None
+        name = re.escape(source.repository.name)
+        named = re.search(rf"\b(artifact {name}[:@]|repository {name} )", cause.why)
+        if "MANIFEST_UNKNOWN" in cause.codes or ("NOT_FOUND" in cause.codes and named):
+            self.says_gone = "manifest"
+        elif "NAME_UNKNOWN" in cause.codes:
+            self.says_gone = "repository"
         advice = "check the tag, and that this login may pull it; or there is no such project"
         super().__init__(f"{source} not found ({cause.why}): {advice}")
 

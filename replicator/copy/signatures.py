@@ -17,7 +17,7 @@ import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from replicator.copy.compare import SIGNATURE_SUFFIX, read_fallback, signatures_held
+from replicator.copy.compare import SIGNATURE_SUFFIX, read_fallback, read_root, signatures_held
 from replicator.copy.context import Result, SourceNotFound, is_of_kind, is_signature_kind, kind_of
 from replicator.copy.push import Pusher
 from replicator.copy.selection import MAX_DEPTH
@@ -127,6 +127,8 @@ class SignatureCopier:
             if suffix:
                 digest = await self._copy_tag(f"{fallback_tag(subject)}{suffix}")
                 if digest is None:
+                    # For the registry's own words, which its answer to HEAD did not have.
+                    await read_root(self._context, source.identifier)
                     raise SourceNotFound(source, NotFound("there is no such tag").at(source.registry, "HEAD"))
             else:
                 await self._copy_referrers(subject, 0, pushed)

@@ -22,7 +22,15 @@ from replicator.harbor.lists import (
 )
 from replicator.reference import Repository, is_registry
 from replicator.registry import Request
-from replicator.registry.errors import Denied, NotFound, ProtocolViolated, Refused, RegistryError, Unauthorized
+from replicator.registry.errors import (
+    Denied,
+    ForeignAnswer,
+    NotFound,
+    ProtocolViolated,
+    Refused,
+    RegistryError,
+    Unauthorized,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection
@@ -127,7 +135,7 @@ class HarborApi:
             request = Request("GET", url, basic=True)
             reply = await self._transport.call(request, expect={200}, max_body=_MAX_PONG_BYTES, patient=True)
         except RegistryError as error:
-            if error.error_class is ErrorClass.TRANSIENT:
+            if error.error_class is ErrorClass.TRANSIENT and not isinstance(error, ForeignAnswer):
                 raise
             return False
         # A redirect to another host proves nothing about this one.

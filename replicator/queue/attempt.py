@@ -13,7 +13,7 @@ import structlog
 
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue.dead_letters import DeadLetter
-from replicator.queue.job import Failure, Finished, Lane, RunningRecord, describe_key
+from replicator.queue.job import Finished, Lane, RunningRecord, describe_key
 from replicator.queue.lease import LeaseObserver
 from replicator.queue.records import Moment, decode, encode
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger("replicator.queue")
 
 _MESSAGE_LENGTH = 2000
+CONTENT_GONE = "its content is gone from Redis; push the tag again, and set maxmemory-policy noeviction"
+"""Why a job is a dead letter that Redis has evicted, or lost with a restored file."""
 
 
 class AttemptEnd(StrEnum):
@@ -79,7 +81,7 @@ class StartedJob:
         generation: number of its newest enqueue: a later one asks for another attempt.
         failures: failed attempts in a row before this one.
         retries: bound on them; None without one.
-        first_failure: time of the first of them (UTC); None without one.
+        last: the last of them; None without one.
         record: what Redis keeps of the running job.
         merged: see `Running.merged`.
     """
@@ -89,9 +91,20 @@ class StartedJob:
     generation: int
     failures: int
     retries: int | None
-    first_failure: datetime | None
+    last: LastFailure | None
     record: RunningRecord
     merged: bool
+
+    @property
+    def first_failure(self) -> datetime | None:
+        """Time of the first failure in a row (UTC); None without one."""
+        return self.last.first if self.last is not None else None
+
+    def fails_as(self, error_class: ErrorClass) -> datetime | None:
+        """Return since when all failures in a row have been of this class; None if the last one was of another."""
+        if self.last is None or self.last.error_class != error_class:
+            return None
+        return self.last.class_since or self.last.first
 
     @classmethod
     def read(cls, reply: list[Any]) -> StartedJob:
@@ -103,22 +116,50 @@ class StartedJob:
             generation=generation,
             failures=failures,
             retries=None if retries is None else int(retries),
-            first_failure=_first_failure(waiting),
+            last=_last_failure(waiting),
             record=decode(RunningRecord, record),
             merged=bool(merged),
         )
 
 
 @dataclass(frozen=True, slots=True)
-class _FirstFailure:
+class Failure:
+    """The last failure of a job that waits for its retry, as a record.
+
+    Attributes:
+        message: what went wrong, for a person.
+        tries: failed attempts in a row.
+        first: time of the first of them (UTC).
+        last: time of the last of them (UTC).
+        waits_for: the key that it waits for, if that is why it failed.
+        class_since: time of the first failure in a row of this class (UTC); None if that is ``first``.
+        costly: how many of the failures were `replicator.errors.ReplicatorError.costly`.
+    """
+
+    id: str
+    error_class: ErrorClass
+    message: str
+    tries: int
+    first: Moment
+    last: Moment
+    waits_for: str = ""
+    class_since: Moment | None = None
+    costly: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LastFailure:
     """All that a start needs of a `Failure`: the rest may be of a newer version, which knows more classes of errors."""
 
     first: Moment
+    error_class: str = ""
+    class_since: Moment | None = None
+    costly: int = 0
 
 
-def _first_failure(waiting: bytes | None) -> datetime | None:
+def _last_failure(waiting: bytes | None) -> LastFailure | None:
     with contextlib.suppress(ValueError):
-        return decode(_FirstFailure, waiting).first if waiting is not None else None
+        return decode(LastFailure, waiting) if waiting is not None else None
     return None
 
 
@@ -153,7 +194,7 @@ class Ending:
         """JSON of the failure; empty without one."""
         if self.failure is None:
             return b""
-        optional = ("waits_for", "login")
+        optional = ("waits_for", "login", "class_since", "costly")
         return encode(self.failure, without=[name for name in optional if not getattr(self.failure, name, "")])
 
     @property
@@ -216,6 +257,9 @@ def failed(  # the facts of one failure
         return _waits(job, error.wait, message, now, policy=policy, lane=lane, payload=payload, seconds=seconds)
     first = job.first_failure or now
     failures = job.failures + 1
+    spent = job.last.costly if job.last is not None else 0
+    costly = isinstance(error, ReplicatorError) and error.costly
+    spent += costly
     delay = policy.delay(
         error_class,
         failures=failures,
@@ -224,6 +268,7 @@ def failed(  # the facts of one failure
         retries=job.retries,
         retry_after=retry_after,
         expected=isinstance(error, ReplicatorError),
+        costly=spent if costly else 0,
     )
     finished = encode(
         Finished(job.id, None, message, error_class, failures, round(seconds, 3), retrying=delay is not None)
@@ -232,7 +277,17 @@ def failed(  # the facts of one failure
         login = error.login if isinstance(error, ReplicatorError) else ""
         letter = DeadLetter(job.id, lane, payload, error_class, message, failures, first, now, login)
         return Ending("dead", finished=finished, failure=letter, payload=payload)
-    failure = Failure(job.id, error_class, message, failures, first, now)
+    class_since = job.fails_as(error_class) or now
+    failure = Failure(
+        job.id,
+        error_class,
+        message,
+        failures,
+        first,
+        now,
+        class_since=None if class_since == first else class_since,
+        costly=spent,
+    )
     return Ending("retry", delay=delay, finished=finished, failure=failure, payload=payload)
 
 
@@ -266,7 +321,8 @@ def _waits(  # the facts of one failure
         return Ending("dead", finished=finished, failure=letter, payload=payload, wait=wait)
     # A refusal for load is shown as the attempt that it was, although it does not count towards a limit.
     shown = job.failures if wait.key else job.failures + 1
-    failure = Failure(job.id, ErrorClass.TRANSIENT, message, shown, first, now, wait.key)
+    spent = job.last.costly if job.last is not None else 0
+    failure = Failure(job.id, ErrorClass.TRANSIENT, message, shown, first, now, wait.key, costly=spent)
     if wait.key:
         how: Literal["wait", "retry"] = "wait"
         delay = wait.pause

@@ -33,9 +33,6 @@ FUNCTION = "handle"
 MAX_ID_BYTES = 1024
 """A destination reference has at most 255 + 1 + 128 characters and a host; a longer id is a mistake."""
 
-CONTENT_GONE = "its content is gone from Redis; push the tag again, and set maxmemory-policy noeviction"
-"""Why a job is a dead letter that Redis has evicted, or lost with a restored file."""
-
 
 class Lane(StrEnum):
     """One of the two queues, each with slots of its own: a bulk of backfill jobs never delays an event."""
@@ -165,27 +162,6 @@ def encode_running(record: RunningRecord) -> bytes:
     return encode(record, without=[name for name in ("pushed", "waits_since") if getattr(record, name) is None])
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """The last failure of a job that waits for its retry, as a record.
-
-    Attributes:
-        message: what went wrong, for a person.
-        tries: failed attempts in a row.
-        first: time of the first of them (UTC).
-        last: time of the last of them (UTC).
-        waits_for: the key that it waits for, if that is why it failed.
-    """
-
-    id: str
-    error_class: ErrorClass
-    message: str
-    tries: int
-    first: Moment
-    last: Moment
-    waits_for: str = ""
-
-
 _LOGIN = "login:"
 
 
@@ -220,6 +196,9 @@ class LeaseLost(QueueError):
 
 
 _HOUR = 3600.0
+COSTLY_PAUSES = (60.0, 600.0, _HOUR, 4 * _HOUR)
+"""Seconds after each attempt that sent a body in vain, over a line that may be paid for."""
+COSTLY_ATTEMPTS = len(COSTLY_PAUSES) + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +235,7 @@ class RetryPolicy:
         retries: int | None = None,
         retry_after: float | None = None,
         expected: bool = True,
+        costly: int = 0,
     ) -> float | None:
         """Return the pause before the next attempt, or None when there is none.
 
@@ -267,11 +247,15 @@ class RetryPolicy:
             retries: the job's own bound, if it has one.
             retry_after: seconds that the registry asked for, if it did.
             expected: False for an exception that is not a ``ReplicatorError``.
+            costly: number of costly failures, this one included; 0 if it is none. Where a person waits, and so sets
+                ``retries``, the first is the last.
         """
         if error_class in (ErrorClass.CREDENTIALS, ErrorClass.PERMANENT):
             return None
         bounds = [retries, None if expected else self.unexpected_retries]
         if any(bound is not None and failures > bound for bound in bounds):
+            return None
+        if costly and (retries is not None or costly >= COSTLY_ATTEMPTS):
             return None
         slow = error_class is ErrorClass.NOT_YET
         horizon = self.not_yet_horizon if slow else self.horizon
@@ -280,6 +264,8 @@ class RetryPolicy:
         first, cap = (self.not_yet, self.not_yet_cap) if slow else (self.first, self.cap)
         # The exponent is capped because a float overflows at 2 ** 1024.
         pause = min(cap, first * 2.0 ** min(failures - 1, 64)) * (1 - luck / 2)
+        if costly:
+            first, pause = COSTLY_PAUSES[0], max(COSTLY_PAUSES[0], COSTLY_PAUSES[costly - 1] * (1 - luck / 4))
         if retry_after is not None and math.isfinite(retry_after):
             pause = max(pause, min(retry_after, self.longest_wait))
         # The last attempt comes at the horizon, not a pause before it.
@@ -352,7 +338,7 @@ class WaitingJob:
         tries: failed attempts in a row.
         first: time of the first of them (UTC).
         due: time of the next attempt (UTC).
-        waits_for: see `replicator.queue.job.Failure`.
+        waits_for: see `replicator.queue.attempt.Failure`.
     """
 
     id: str

@@ -20,10 +20,10 @@ import arq.worker
 import structlog
 
 from replicator.errors import ErrorClass
-from replicator.queue.attempt import Ending, StartedJob, failed, succeeded
+from replicator.queue.attempt import CONTENT_GONE, Ending, StartedJob, failed, succeeded
 from replicator.queue.client import FAULTS, Queue
 from replicator.queue.history import describe_end, encode_entry, lag_ms
-from replicator.queue.job import CONTENT_GONE, FUNCTION, JsonValue, Lane, QueueError, decode_job
+from replicator.queue.job import FUNCTION, JsonValue, Lane, QueueError, decode_job
 from replicator.queue.lease import Lease, LeaseKeeper, RedisHealth, Running
 from replicator.queue.records import dump_json, load_json
 from replicator.queue.waits import SilentKeys, encode_answered
@@ -318,6 +318,7 @@ class LaneWorker(arq.worker.Worker):
             merged=job.merged,
             lapsed=job.record.lapses > 0,
             pushed=job.record.pushed,
+            fails_as=job.fails_as,
         )
         context = {
             **self.ctx,

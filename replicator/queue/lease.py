@@ -19,10 +19,11 @@ from replicator.queue.memory import MOST_DESTINATIONS, short_name
 from replicator.standstill import alive, waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
     from datetime import datetime
 
+    from replicator.errors import ErrorClass
     from replicator.queue.job import Lane, RunningRecord
 
 log = structlog.get_logger("replicator.queue")
@@ -219,7 +220,19 @@ class Running:
         pushed: time of the oldest push that this attempt serves (UTC); None where that is unknown.
     """
 
-    __slots__ = ("_keeper", "_lease", "enqueued_at", "id", "lane", "lapsed", "merged", "payload", "pushed", "tries")
+    __slots__ = (
+        "_fails_as",
+        "_keeper",
+        "_lease",
+        "enqueued_at",
+        "id",
+        "lane",
+        "lapsed",
+        "merged",
+        "payload",
+        "pushed",
+        "tries",
+    )
 
     def __init__(  # a value with two ties to the queue; all but these are keywords
         self,
@@ -233,6 +246,7 @@ class Running:
         merged: bool,
         lapsed: bool,
         pushed: datetime | None,
+        fails_as: Callable[[ErrorClass], datetime | None],
     ) -> None:
         self.id = lease.id
         self.payload = payload
@@ -242,8 +256,14 @@ class Running:
         self.merged = merged
         self.lapsed = lapsed
         self.pushed = pushed
+        self._fails_as = fails_as
         self._lease = lease
         self._keeper = keeper
+
+    def failing(self, error_class: ErrorClass) -> float:
+        """Return for how many seconds all attempts before this one have failed with this class; 0 if they have not."""
+        since = self._fails_as(error_class)
+        return 0.0 if since is None else max(0.0, (self._lease.record.since - since).total_seconds())
 
     async def confirm(self) -> None:
         """Make sure that this job is still this worker's alone, for a full lease from now: the fence.

@@ -12,9 +12,10 @@ from uuid import uuid4
 
 import structlog
 
+from replicator.queue.attempt import CONTENT_GONE
 from replicator.queue.best_effort import listen
 from replicator.queue.client import BATCH, FAULTS, Queue
-from replicator.queue.job import CONTENT_GONE, JsonValue, Lane, RetryPolicy, WorkerInfo
+from replicator.queue.job import JsonValue, Lane, RetryPolicy, WorkerInfo
 from replicator.queue.lane import LaneWorker, WorkerContext
 from replicator.queue.lease import LeaseKeeper, RedisHealth
 from replicator.queue.records import EPOCH, encode

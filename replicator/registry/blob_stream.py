@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import aiohttp
 
 from replicator.registry.connection import GZIP_MAGIC, is_gzip, packing, packing_advice
-from replicator.registry.errors import ConnectionFailed, DigestMismatch, ProtocolViolated, RegistryError
+from replicator.registry.errors import (
+    ConnectionFailed,
+    DigestMismatch,
+    ProtocolViolated,
+    RegistryError,
+)
 from replicator.registry.manifest import hasher_for
 from replicator.retry import is_transient, retrying
 from replicator.standstill import Standstill, alive, standstill_words
@@ -361,6 +366,9 @@ class BlobStream:
         elif response.status == 200:
             # The server ignored the Range; ranges are optional.
             self._skip = self._offset
+            is_html = response.headers.get("Content-Type", "").startswith("text/html")
+            if is_html and response.content_length != self.blob.size:
+                raise await self._transport.failure(response)
             if is_gzip(self._encoding) and response.content_length != self.blob.size:
                 self._unpacker = Unpacker(self.blob.media_type)
             else:

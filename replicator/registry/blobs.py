@@ -13,14 +13,17 @@ from yarl import URL
 
 from replicator.registry.blob_stream import BlobStream
 from replicator.registry.connection import Request, resolve
+from replicator.registry.connection_errors import foreign_answer
 from replicator.registry.errors import (
     ConnectionFailed,
     Cut,
     Denied,
     DigestMismatch,
+    ForeignAnswer,
     LoginRefused,
     NotFound,
     ProtocolViolated,
+    Refused,
     RegistryError,
     StorageRefused,
     Unauthorized,
@@ -103,13 +106,14 @@ class Blobs(Endpoint):
         try:
             reply = await self._transport.call(replace(request, follows=False), expect={200, *REDIRECTS})
             if reply.status == 200:
+                _refuse_page(reply)
                 return True
             if not distrust and self.abilities.redirects is not False and _is_in_storage(reply, digest):
                 self.abilities.redirects = True
                 return True
         except LoginRefused:
             raise
-        except (NotFound, Denied, Unauthorized):
+        except (NotFound, Denied, Refused, Unauthorized):
             return False
         try:
             reply = await self._transport.call(request, expect={200}, attempts=1)
@@ -345,6 +349,8 @@ class Blobs(Endpoint):
         async with transport.exchange(replace(request, body=body())) as response:
             if response.status not in (201, 204):
                 error = await transport.failure(response)
+                if isinstance(error, ForeignAnswer):
+                    raise error
                 out_of_step = response.status == 416 or bool(_SESSION_CODES.intersection(error.codes))
                 if response.status == 404 or out_of_step:
                     # The rest of an upload may be out of step because bytes of the broken request still came in.
@@ -368,6 +374,12 @@ class Blobs(Endpoint):
             await self._transport.call(request, expect={200, 202, 204}, attempts=1)
         except RegistryError:
             return
+
+
+def _refuse_page(reply: Reply) -> None:
+    """Refuse a 200 to a HEAD that is a page's."""
+    if reply.headers.get("Content-Type", "").startswith("text/html") and "Docker-Content-Digest" not in reply.headers:
+        raise foreign_answer(reply.status, b"<html>")
 
 
 def _is_in_storage(reply: Reply, digest: str) -> bool:

@@ -1,10 +1,14 @@
-"""Words and classes for a connection that failed: at the other side, at a proxy, or because it was refused here."""
+"""Words and classes for what went wrong: a connection that failed, at any of its ends, and an answer that is none."""
 
 from __future__ import annotations
 
 import errno
+import html
+import json
 import os
-from typing import TYPE_CHECKING, TypeVar
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import aiohttp
 
@@ -12,18 +16,29 @@ from replicator.registry.errors import (
     CertificateExpired,
     CertificateRefused,
     ConnectionFailed,
+    Denied,
+    ForeignAnswer,
+    ManifestIncomplete,
+    NotFound,
     NoTls,
+    NotYet,
     ProtocolViolated,
     ProxyFailed,
+    Refused,
+    RegistryError,
+    ServerFailed,
+    TooManyRequests,
+    Unauthorized,
     WrongAddress,
+    one_line,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from yarl import URL
 
-    from replicator.registry.errors import RegistryError
     from replicator.registry.proxies import Proxy
 
 _Failed = TypeVar("_Failed", bound=ConnectionFailed)
@@ -190,3 +205,118 @@ def certificate_words(
         unknown = f"add its authority to {holds}; insecure: true there takes any certificate of its storage"
     advice = _CERTIFICATE_ADVICE.get(code, unknown)
     return f"the TLS certificate of {url.host}:{url.port} is not trusted ({reason})", advice
+
+
+_MAX_QUOTED = 300
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorBody:
+    """The body of an error answer.
+
+    Attributes:
+        codes: the error codes.
+        message: its words as one short line.
+        form: whose it is by its form; ``none`` for an empty body, which says nothing about that.
+    """
+
+    codes: tuple[str, ...]
+    message: str
+    form: Literal["registry", "none", "storage", "page", "text"] = "registry"
+
+    MISSING: ClassVar[frozenset[str]] = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"})
+
+
+def read_error(body: bytes) -> ErrorBody:
+    """Read an error body (specification, "Error Codes"); of a page the title is quoted, of any other text the start."""
+    try:
+        errors = json.loads(body)["errors"]
+        codes = tuple(str(error.get("code", "")) for error in errors)
+        words = "; ".join(filter(None, (_words(error) for error in errors)))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        text = body.decode("utf-8", "replace")
+        if is_page(body):
+            title = _TITLE.search(text)
+            return ErrorBody((), one_line(html.unescape(title[1]) if title else "", _MAX_QUOTED), "page")
+        words = one_line(text, _MAX_QUOTED)
+        # S3, and whatever speaks like it, refuses in XML.
+        return ErrorBody((), words, "storage" if "<Error>" in text[:500] else "text" if words else "none")
+    return ErrorBody(codes, one_line(words, _MAX_QUOTED))
+
+
+_PAGE = re.compile(rb"<(!doctype\s+html|!--|(html|head|body|title|meta|script|h1)\b)", re.IGNORECASE)
+_TITLE = re.compile(r"<title[^<>]{0,200}>([^<]{0,500})", re.IGNORECASE)
+
+
+def is_page(body: bytes) -> bool:
+    """Tell whether a body is a page of HTML, by its beginning: its Content-Type may be a framework's default."""
+    return _PAGE.match(body[:1000].lstrip(b"\xef\xbb\xbf \t\r\n")) is not None
+
+
+def foreign_answer(status: int, body: bytes, method: str = "") -> ForeignAnswer:
+    """Return the error for an answer that is not the registry's; ``method`` is that of the request."""
+    answer = read_error(body)
+    error = ForeignAnswer(status=status, why="")
+    # Blobs and manifests are put.
+    error.is_page, error.costly = answer.form == "page", method == "PUT"
+    what, title = ("a page of HTML", "title ") if error.is_page else ("text", "")
+    quoted = f" ({title}{answer.message!r})" if answer.message else ""
+    error.why = f"{status}: not the registry's answer: {what}{quoted}, as firewalls and proxies send"
+    return error
+
+
+def _words(error: Mapping[str, object]) -> str:
+    code, message, detail = error.get("code", ""), error.get("message", ""), error.get("detail")
+    text = f"{code}: {message}" if message else str(code)
+    return f"{text} ({json.dumps(detail)})" if detail else text
+
+
+def from_answer(
+    status: int, body: bytes, method: str = "", *, challenges: bool = False, retry_after: float | None = None
+) -> RegistryError:
+    """Return the error that an unwanted answer means.
+
+    Args:
+        status: the HTTP status.
+        body: the start of the answer's body.
+        method: of the request.
+        challenges: it names a way to log in, as a 401 must (RFC 9110, section 15.5.2), so a page is no outage.
+        retry_after: seconds from the answer's Retry-After.
+    """
+    answer = read_error(body)
+    do = ""
+    if status == 413:
+        do = "the body is larger than the registry, or a proxy in front of it, accepts: only its limit can be raised"
+    why = f"{status}" + (f", the registry says: {answer.message}" if answer.message else "")
+    kind = _kind(status, answer)
+    if answer.form in ("page", "text"):
+        foreign = foreign_answer(status, body, method)
+        foreign.do, foreign.retry_after, why = do, retry_after, foreign.why
+        if not issubclass(kind, ServerFailed | TooManyRequests) and not (kind is Unauthorized and challenges):
+            return foreign
+    error = kind(why, do, status=status, codes=answer.codes, retry_after=retry_after)
+    if isinstance(error, Unauthorized):
+        error.challenged = challenges
+    return error
+
+
+def _kind(status: int, answer: ErrorBody) -> type[RegistryError]:
+    if status == 401:
+        return Unauthorized
+    if status == 403:
+        return Denied
+    if status == 412:
+        return NotYet
+    if status == 429 or "TOOMANYREQUESTS" in answer.codes:
+        return TooManyRequests
+    if "MANIFEST_BLOB_UNKNOWN" in answer.codes or (status == 400 and ErrorBody.MISSING.intersection(answer.codes)):
+        # Registries disagree on the code of a missing part: BLOB_UNKNOWN and MANIFEST_UNKNOWN count at a 400 only,
+        # since at a 404 they are about the request's own subject.
+        return ManifestIncomplete
+    if status == 404:
+        return NotFound
+    if status >= 500 or status == 408:
+        return ServerFailed
+    if status < 400:
+        return ProtocolViolated
+    return Refused

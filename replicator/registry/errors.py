@@ -18,6 +18,7 @@
     ├── LoginUnavailable            the source of the login failed                              transient
     │   └── LoginMissing            the source of the login does not have it                    credentials
     ├── Denied                      403                                                         permanent
+    ├── ForeignAnswer               a page or a text of something in front of the registry          transient
     ├── NotFound                    404: repository, manifest or blob                           permanent
     ├── NotYet                      412: a policy of the source does not release the image yet  not yet
     ├── ManifestIncomplete          the destination lacks something that a manifest names       transient
@@ -28,21 +29,21 @@
     └── UnsupportedManifest         a manifest of a type that is not copied                     permanent
 
 Error codes are those of the OCI distribution specification 1.1, "Error Codes".
+
+A body that no registry writes is a `ForeignAnswer`: what stands in front of a registry has the last word about nothing.
 """
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from replicator.errors import ErrorClass, ReplicatorError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
-_MAX_QUOTED = 300
 _MAX_WORDS = 1000
 
 
@@ -101,7 +102,7 @@ class RegistryError(ReplicatorError):
         """
         error = kind(self.why + also, self.do, status=self.status, codes=self.codes, retry_after=self.retry_after)
         error.cut = self.cut
-        error.wait, error.login = self.wait, self.login
+        error.wait, error.login, error.costly = self.wait, self.login, self.costly
         return error.at(self.registry, self.request)
 
     def again(self, also: str = "") -> Self:
@@ -194,9 +195,10 @@ class TooManyRequests(RegistryError):
 
 
 class Unauthorized(RegistryError):
-    """A fresh login is not enough for the request."""
+    """A fresh login is not enough for the request. ``challenged``: the answer named a way to log in, as it has to."""
 
     error_class: ErrorClass = ErrorClass.CREDENTIALS
+    challenged: bool = True
 
 
 class LoginRefused(Unauthorized):
@@ -229,6 +231,18 @@ class Denied(RegistryError):
     """The registry answered 403: the login is known and not allowed to do this."""
 
 
+class ForeignAnswer(RegistryError):
+    """Something in front of the registry answered in its place: a firewall, a login page, an ingress without a backend.
+
+    Attributes:
+        is_page: it is a page of HTML; any other text may be the own word of a path that is no registry's.
+    """
+
+    error_class: ErrorClass = ErrorClass.TRANSIENT
+    repeatable: bool = False
+    is_page: bool = False
+
+
 class NotFound(RegistryError):
     """The registry answered 404: there is no such repository, manifest or blob."""
 
@@ -243,6 +257,7 @@ class ManifestIncomplete(RegistryError):
     """The registry refused a manifest because the repository lacks a blob or manifest that it names."""
 
     error_class: ErrorClass = ErrorClass.TRANSIENT
+    repeatable: bool = False
 
 
 class UploadLost(RegistryError):
@@ -267,75 +282,11 @@ class UnsupportedManifest(RegistryError):
     """A manifest of a media type that can't be copied faithfully, e.g. Docker schema 1."""
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorBody:
-    """The body of an error answer: its codes, and its words as one short line."""
-
-    codes: tuple[str, ...]
-    message: str
-
-    MISSING: ClassVar[frozenset[str]] = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"})
-
-
-def read_error(body: bytes) -> ErrorBody:
-    """Read an error body (specification, "Error Codes"); any other text is quoted, shortened."""
-    try:
-        errors = json.loads(body)["errors"]
-        codes = tuple(str(error.get("code", "")) for error in errors)
-        words = "; ".join(filter(None, (_words(error) for error in errors)))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return ErrorBody((), one_line(body.decode("utf-8", "replace"), _MAX_QUOTED))
-    return ErrorBody(codes, one_line(words, _MAX_QUOTED))
-
-
 NOT_AN_IMAGE = "unknown manifest class"
 """How ACR, and a distribution registry that takes only images, refuses the manifest of anything else."""
-
-
-def _words(error: Mapping[str, object]) -> str:
-    code, message, detail = error.get("code", ""), error.get("message", ""), error.get("detail")
-    text = f"{code}: {message}" if message else str(code)
-    return f"{text} ({json.dumps(detail)})" if detail else text
 
 
 def one_line(text: str, limit: int) -> str:
     """Return one printable line of bounded length: an answer must not be able to forge a log or drive a terminal."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
-def from_answer(status: int, body: bytes, *, retry_after: float | None = None) -> RegistryError:
-    """Return the error that an unwanted answer means.
-
-    Args:
-        status: the HTTP status.
-        body: the start of the answer's body.
-        retry_after: seconds from the answer's Retry-After.
-    """
-    answer = read_error(body)
-    why = f"{status}" + (f", the registry says: {answer.message}" if answer.message else "")
-    do = ""
-    if status == 413:
-        do = "the body is larger than the registry, or a proxy in front of it, accepts: only its limit can be raised"
-    kind: type[RegistryError]
-    if status == 401:
-        kind = Unauthorized
-    elif status == 403:
-        kind = Denied
-    elif status == 412:
-        kind = NotYet
-    elif status == 429 or "TOOMANYREQUESTS" in answer.codes:
-        kind = TooManyRequests
-    elif "MANIFEST_BLOB_UNKNOWN" in answer.codes or (status == 400 and ErrorBody.MISSING.intersection(answer.codes)):
-        # Registries disagree on the code of a missing part: BLOB_UNKNOWN and MANIFEST_UNKNOWN count at a 400 only,
-        # since at a 404 they are about the request's own subject.
-        kind = ManifestIncomplete
-    elif status == 404:
-        kind = NotFound
-    elif status >= 500 or status == 408:
-        kind = ServerFailed
-    elif status < 400:
-        kind = ProtocolViolated
-    else:
-        kind = Refused
-    return kind(why, do, status=status, codes=answer.codes, retry_after=retry_after)

@@ -18,10 +18,12 @@ from replicator.registry.errors import (
     ConnectionFailed,
     Denied,
     DigestMismatch,
+    ForeignAnswer,
     LoginRefused,
     NotFound,
     ProtocolViolated,
     Refused,
+    RegistryError,
     Unauthorized,
     UnsupportedManifest,
 )
@@ -78,6 +80,16 @@ class Endpoint:
     def timing(self) -> Timing:
         """The deadlines and attempts of requests to the registry."""
         return self._transport.timing
+
+    async def answers(self) -> bool:
+        """Tell whether the registry itself answers, at ``/v2/`` (specification, "Determining Support")."""
+        request = Request("GET", await self._transport.url("/v2/"), self._scopes)
+        try:
+            await self._transport.call(request, expect={200})
+        except RegistryError as error:
+            # With a challenge: without one it would be a `ForeignAnswer`, or come from the token endpoint.
+            return isinstance(error, Unauthorized) and not isinstance(error, LoginRefused)
+        return True
 
     async def pause(self) -> None:
         """Wait while the registry asks for a pause, or its rate is used up, so that the next request has no delay.
@@ -216,8 +228,10 @@ class Referrers(Endpoint):
             for _ in range(_MAX_REFERRER_PAGES):
                 try:
                     reply = await self._transport.call(request, expect={200}, max_body=MAX_MANIFEST_BYTES)
-                except (NotFound, Refused, Denied) as error:
-                    if self.abilities.referrers:
+                except (NotFound, Refused, Denied, ForeignAnswer) as error:
+                    # A server of Go's answers a path that it does not know with a text.
+                    unknown = not isinstance(error, ForeignAnswer) or (error.status == 404 and not error.is_page)
+                    if self.abilities.referrers or not unknown:
                         raise
                     # An unknown repository, or one that is closed to this login, says nothing about the API.
                     if not isinstance(error, Denied) and not _UNKNOWN.intersection(error.codes):
@@ -246,11 +260,15 @@ _GATED = 412
 class Manifests(Endpoint):
     """Requests to ``/manifests/``."""
 
-    async def head_manifest(self, identifier: str) -> Descriptor | None:
+    async def head_manifest(self, identifier: str, *, explain: bool = True) -> Descriptor | None:
         """Resolve a tag or digest without reading the manifest; Harbor does not count this as a pull.
 
         If the registry does not support HEAD, or sends no digest, that is remembered, and the manifest is read instead.
         An image that is withheld is asked for with GET too: only that answer has a body, which names the policy.
+
+        Args:
+            identifier: a tag or digest.
+            explain: read the manifest after a refusal too: an answer to HEAD has no words, so it may be a firewall's.
 
         Returns:
             Its descriptor; None if there is no such manifest.
@@ -260,7 +278,7 @@ class Manifests(Endpoint):
             UnsupportedManifest: it had to be read, and is of a type that is not copied.
             RegistryError: any other answer, or none.
         """
-        abilities, gated = self._transport.abilities, False
+        abilities, remember = self._transport.abilities, True
         try:
             if abilities.heads is not False:
                 request = await self._request("HEAD", f"/manifests/{identifier}", {"Accept": ACCEPT})
@@ -272,11 +290,18 @@ class Manifests(Endpoint):
                     size = int(length) if length.isascii() and length.isdigit() else 0
                     abilities.heads = True
                     return Descriptor(reply.headers.get("Content-Type", ""), digest, size)
-                gated = reply.status == _GATED
+                remember = reply.status != _GATED
+        except NotFound:
+            return None
+        except (Denied, Refused, Unauthorized) as error:
+            if not explain or (isinstance(error, Unauthorized) and error.challenged):
+                raise
+            remember = False
+        try:
             manifest = await self.get_manifest(identifier)
         except NotFound:
             return None
-        if not gated:
+        if remember:
             # Keep HEAD enabled if it has ever worked here.
             abilities.heads = abilities.heads or False
         return Descriptor(manifest.media_type, manifest.digest, len(manifest.content))
@@ -290,10 +315,10 @@ class Manifests(Endpoint):
             RegistryError: the login was refused, or there was no usable answer.
         """
         try:
-            return await self.head_manifest(tag)
+            return await self.head_manifest(tag, explain=False)
         except LoginRefused:
             raise
-        except (Denied, Unauthorized, UnsupportedManifest):
+        except (Denied, Refused, Unauthorized, UnsupportedManifest):
             return None
 
     async def get_manifest(self, identifier: str) -> Manifest:

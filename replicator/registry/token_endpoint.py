@@ -16,8 +16,10 @@ from urllib.parse import urlencode
 from yarl import URL
 
 from replicator.registry.connection import Request, log_retry
+from replicator.registry.connection_errors import foreign_answer, is_page
 from replicator.registry.errors import (
     ConnectionFailed,
+    ForeignAnswer,
     LoginRefused,
     ProtocolViolated,
     ProxyFailed,
@@ -223,13 +225,13 @@ class TokenEndpoint:
             with request_context(transport.registry, str(request)):
                 response = await transport.send(request)
                 try:
-                    if response.status != 401 and response.status < 500:
-                        return
                     error = await transport.read_failure(response)
                 finally:
                     response.release()
-            if error.status != 401:
+            if response.status >= 500 or (isinstance(error, ForeignAnswer) and error.is_page):
                 raise error
+            if response.status != 401:
+                return
             raise LoginRefused(f"the login was refused: {error.why}", status=401)
 
         await retrying(attempt, attempts=transport.timing.attempts, on_retry=log_retry)
@@ -270,11 +272,15 @@ class TokenEndpoint:
         try:
             if response.status == 200:
                 # Every request for this scope waits for the token, so a dripping answer has the time of one read.
-                return await transport.read(response, _MAX_ANSWER, within=transport.timing.read)
+                body = await transport.read(response, _MAX_ANSWER, within=transport.timing.read)
+                if is_page(body):
+                    raise foreign_answer(response.status, body)
+                return body
             error = (self._access.proxies or Proxies()).attribute(await transport.read_failure(response), response)
         finally:
             response.release()
-        if isinstance(error, ProxyFailed):
+        # A text may be the endpoint's own: no specification says how it refuses.
+        if isinstance(error, ProxyFailed) or (isinstance(error, ForeignAnswer) and error.is_page):
             raise error
         form = request.body is not None
         # An endpoint without refresh tokens, such as Harbor's, has no POST.

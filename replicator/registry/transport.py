@@ -31,21 +31,20 @@ from replicator.registry.connection import (
     resolve,
     tls_of,
 )
-from replicator.registry.connection_errors import connection_error
+from replicator.registry.connection_errors import connection_error, foreign_answer, from_answer, is_page
 from replicator.registry.errors import (
     ConnectionFailed,
-    ManifestIncomplete,
+    ForeignAnswer,
     ProtocolViolated,
     RegistryError,
     StorageRefused,
     UploadLost,
-    from_answer,
     request_context,
 )
 from replicator.registry.limits import Abilities
 from replicator.registry.proxies import Proxies
 from replicator.registry.token_endpoint import TokenEndpoint, lacks_scope
-from replicator.retry import is_transient, parse_retry_after, retrying
+from replicator.retry import parse_retry_after, retrying
 from replicator.standstill import alive, waiting
 from replicator.tasks import Shared
 
@@ -152,7 +151,7 @@ class Transport:
                     return await self._call_once(request, expect, max_body)
 
         most = attempts or self.timing.attempts
-        return await retrying(attempt, attempts=most, retryable=_is_retryable, on_retry=log_retry, patient=patient)
+        return await retrying(attempt, attempts=most, on_retry=log_retry, patient=patient)
 
     async def _call_once(self, request: Request, expect: Collection[int], max_body: int) -> Reply:
         try:
@@ -161,6 +160,8 @@ class Transport:
                 if response.status not in expect:
                     raise await self.failure(response)
                 body = b"" if request.method == "HEAD" else await self.read(response, max_body + 1)
+                if is_page(body):
+                    raise foreign_answer(response.status, body, request.method)
                 if len(body) > max_body:
                     raise ProtocolViolated(f"the answer is larger than {max_body} bytes")
                 self.limits.answered()
@@ -202,7 +203,7 @@ class Transport:
     ) -> None:
         """Learn from a 401, with a pause before another attempt if it needs one; raise what the 401 means if not."""
         error = await self.failure(response)
-        if isinstance(error, StorageRefused):
+        if isinstance(error, StorageRefused | ForeignAnswer):
             # The login is not for the host of the redirect, so its challenge names no realm to trust.
             raise error
         challenges = response.headers.getall("WWW-Authenticate", [])
@@ -279,7 +280,8 @@ class Transport:
         if response.method != "HEAD" and response.status != 416:
             body = await self.read(response, _MAX_ERROR_BODY, within=self.timing.read, partial=True)
         retry_after = parse_retry_after(response.headers.get("Retry-After"))
-        error = from_answer(response.status, body, retry_after=retry_after)
+        challenges = "WWW-Authenticate" in response.headers
+        error = from_answer(response.status, body, response.method, challenges=challenges, retry_after=retry_after)
         if self.limits.overloaded(error):
             self.observer.throttled(self.registry)
         elif response.status < 500:
@@ -392,8 +394,3 @@ class Transport:
         # One contact: a firewall that drops what goes to port 443 is no silence if port 80 answers.
         with self.limits.circuit().contact() as contact:
             return await find_base(self._access.endpoint or self.registry, ask)
-
-
-def _is_retryable(error: Exception) -> bool:
-    # What a manifest misses must be pushed first: the same PUT can't succeed.
-    return is_transient(error) and not isinstance(error, ManifestIncomplete)

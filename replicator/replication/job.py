@@ -34,6 +34,8 @@ _LOOKS = 3
 """Attempts after which a tag that names another digest than its event is believed."""
 _ATTEMPTS_TO_RESOLVE = 3
 """Attempts before a source tag that does not resolve counts as deleted: an event may be ahead of Harbor's cache."""
+_GONE_SECONDS = {"manifest": 120.0, "repository": 3600.0}
+"""Seconds for which a registry has to say that something is gone: an outage may be what makes it say so."""
 _ANNOUNCED_SECONDS = 600.0
 """Age from which the digest of an event is not believed to be the tag's any more."""
 SETTLING_SECONDS = 600.0
@@ -174,7 +176,7 @@ class Handler:
                 **_circumstances(request, running),
             )
             raise
-        level = trouble if outcome.warnings else logging.INFO
+        level = trouble if outcome.warnings or outcome.result is Result.SOURCE_GONE else logging.INFO
         log.log(level, "copy done", **_fields(outcome), **_circumstances(request, running))
         return outcome.to_json()
 
@@ -204,7 +206,7 @@ class Handler:
         try:
             outcome = await transfer(self._copier, request, confirm=running.confirm, progress=progress)
         except SourceNotFound as error:
-            if running.tries < _ATTEMPTS_TO_RESOLVE:
+            if not await self._is_gone(error, request, running):
                 raise
             return Outcome(Result.SOURCE_GONE, str(request.source), str(request.destination), note=str(error))
         except CopyFailed as error:
@@ -224,6 +226,20 @@ class Handler:
                 ErrorClass.NOT_YET,
             )
         return outcome
+
+    async def _is_gone(self, error: SourceNotFound, request: CopyRequest, running: Running) -> bool:
+        """Tell whether the source has said so in its own words, for long enough, and is not broken as a whole.
+
+        If not, the next attempt is put off until then where attempts are limited to so few.
+        """
+        if error.says_gone is None:
+            return False
+        left = _GONE_SECONDS[error.says_gone] - running.failing(error.error_class)
+        if running.tries >= _ATTEMPTS_TO_RESOLVE and left <= 0:
+            return await self._copier.registries.source(request.source.repository).answers()
+        if running.tries == _ATTEMPTS_TO_RESOLVE - 1 and error.says_gone == "manifest":
+            error.retry_after = max(0.0, left)
+        return False
 
     async def _lags(
         self, request: CopyRequest, outcome: Outcome, announced: str | None, pushed: datetime | None

@@ -107,7 +107,7 @@ async def transfer(
     except RegistryError as error:
         words = explained(error, request.destination)
         failed = CopyFailed(words, error.error_class, error.retry_after, error.wait)
-        failed.login = error.login
+        failed.login, failed.costly = error.login, error.costly
         raise failed from error
 
 

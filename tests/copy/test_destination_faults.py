@@ -15,6 +15,7 @@ from replicator.registry import Access, Registries
 from replicator.registry.errors import (
     ConnectionFailed,
     Denied,
+    ForeignAnswer,
     ProtocolViolated,
     Refused,
     RegistryError,
@@ -213,7 +214,7 @@ async def test_a_refusal_before_the_body_was_sent_is_read(loaded: Pair, then: st
     loaded.destination.faults.add(
         Fault(CutUpload(1000, Raw(early, then=then)), "PUT", UPLOAD, times=None)  # type: ignore[arg-type]  # one of two
     )
-    with pytest.raises(Refused, match="no more"):
+    with pytest.raises(ForeignAnswer, match="no more"):
         await loaded.copy()
     assert not await loaded.destination.has_tag("v1")
 

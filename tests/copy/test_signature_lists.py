@@ -145,7 +145,7 @@ async def test_a_denied_or_unknown_repository_does_not_rule_out_the_referrers_ap
 
 async def test_a_permanent_error_while_looking_for_signatures_is_a_warning(plain: Ends) -> None:
     await plain.source.push("v1", index([image(1), image(2, architecture="arm64")]))
-    plain.source.faults.add(Fault(Answer(418), "HEAD", r"\.sig$", times=None))
+    plain.source.faults.add(Fault(Answer(418), path=r"\.sig$", times=None))
     outcome = await plain.copy(options=CopyOptions((Platform("linux", "amd64"),), signatures=True))
     assert outcome.result is Result.COPIED
     assert len(outcome.warnings) == 2

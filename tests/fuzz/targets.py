@@ -18,8 +18,9 @@ from replicator.networks import Networks
 from replicator.queue.job import decode_job
 from replicator.reference import Reference, is_repository_name, is_tag
 from replicator.registry.connection import Reply, resolve
+from replicator.registry.connection_errors import from_answer
 from replicator.registry.docker_config import parse_config
-from replicator.registry.errors import ProtocolViolated, from_answer
+from replicator.registry.errors import ProtocolViolated
 from replicator.registry.manifest import MAX_MANIFEST_BYTES, parse_manifest, refuse_foreign_type
 from replicator.registry.manifests import next_page
 from replicator.registry.token_endpoint import lacks_scope, parse_challenges

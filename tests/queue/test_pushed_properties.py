@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from replicator.errors import ErrorClass
 from replicator.queue import Job, Lane, Queue
-from replicator.queue.attempt import StartedJob
+from replicator.queue.attempt import Failure, StartedJob
 from replicator.queue.connection import RedisHandle, open_redis
-from replicator.queue.job import Failure
 from replicator.queue.records import encode
 from tests.queue.servers import RedisServer
 

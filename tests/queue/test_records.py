@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from replicator.errors import ErrorClass
 from replicator.queue import DeadLetter, Finished, Lane, ProcessInfo, WaitingJob, WorkerInfo
-from replicator.queue.job import Failure, RunningRecord, encode_running
+from replicator.queue.attempt import Failure
+from replicator.queue.job import RunningRecord, encode_running
 from replicator.queue.leaders import Complaint
 from replicator.queue.records import EPOCH, decode, encode, milliseconds, moment
 

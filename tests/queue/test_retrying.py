@@ -11,6 +11,7 @@ import structlog
 
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import DeadLetters, Job, Lane, Queue, RetryPolicy, Running
+from replicator.queue import job as job_module
 from replicator.queue.attempt import StartedJob
 from replicator.queue.records import dump_json
 from tests.queue.conftest import QUICK, Recorder, command, eventually, idle, working
@@ -62,6 +63,53 @@ async def test_a_job_with_few_retries_is_a_dead_letter_after_them(queue: Queue, 
         await idle(queue)
     [letter] = await DeadLetters(queue).all()
     assert letter.tries == 3
+
+
+def test_a_body_is_sent_in_vain_five_times_with_pauses_from_a_minute_to_four_hours() -> None:
+    def pauses(luck: float, retries: int | None = None) -> list[float | None]:
+        policy = RetryPolicy()
+        return [
+            policy.delay(ErrorClass.TRANSIENT, failures=40, elapsed=60, luck=luck, retries=retries, costly=number)
+            for number in (1, 2, 3, 4, 5)
+        ]
+
+    assert pauses(0) == [60, 600, 3600, 14_400, None]
+    assert pauses(1) == [60, 450, 2700, 10_800, None]
+    # Where a person waits, it is told at once.
+    assert pauses(0, retries=1000) == [None] * 5
+
+
+async def test_bodies_sent_in_vain_are_counted_over_other_failures(
+    queue: Queue, handler: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_module, "COSTLY_PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(job_module, "COSTLY_ATTEMPTS", 3)
+
+    def in_vain() -> Fault:
+        fault = Fault(ErrorClass.TRANSIENT)
+        fault.costly = True
+        return fault
+
+    others = [Fault(ErrorClass.TRANSIENT), Fault(ErrorClass.NOT_YET)]
+    handler.errors = [others[0], in_vain(), others[0], in_vain(), *others, in_vain()]
+    await queue.enqueue([Job(A, {})], Lane.EVENTS)
+    async with working(queue, handler):
+        await handler.started(7)
+        await idle(queue)
+    [letter] = await DeadLetters(queue).all()
+    assert letter.tries == 7
+
+
+async def test_a_handler_is_told_for_how_long_an_attempt_fails_alike(queue: Queue, handler: Recorder) -> None:
+    handler.errors = [Fault(each) for each in (ErrorClass.TRANSIENT, *[ErrorClass.NOT_YET] * 3)]
+    await queue.enqueue([Job(A, {})], Lane.EVENTS)
+    async with working(queue, handler):
+        await handler.started(5)
+        await idle(queue)
+    told = [(run.failing(ErrorClass.TRANSIENT) > 0, run.failing(ErrorClass.NOT_YET) > 0) for run in handler.runs]
+    assert told == [(False, False), (True, False), (False, True), (False, True), (False, True)]
+    last = [run.failing(ErrorClass.NOT_YET) for run in handler.runs]
+    assert last[2] < last[3] < last[4]
 
 
 async def test_a_bounded_enqueue_does_not_make_an_unbounded_one_impatient(queue: Queue, handler: Recorder) -> None:

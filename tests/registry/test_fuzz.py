@@ -18,7 +18,8 @@ from replicator.registry import Access, Descriptor, Registries, Request
 from replicator.registry.auth import Authorizer
 from replicator.registry.blob_stream import BlobStream
 from replicator.registry.connection import Reply
-from replicator.registry.errors import ConnectionFailed, ProtocolViolated, RegistryError, from_answer
+from replicator.registry.connection_errors import from_answer
+from replicator.registry.errors import ConnectionFailed, ProtocolViolated, RegistryError
 from replicator.registry.manifest import OCI_INDEX, OCI_MANIFEST, parse_manifest, refuse_foreign_type
 from replicator.registry.manifests import next_page
 from replicator.registry.token_endpoint import Token, TokenEndpoint, lacks_scope, parse_challenges

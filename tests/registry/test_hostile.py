@@ -18,10 +18,9 @@ from replicator.registry import Access, Descriptor, RemoteRepository, Timing
 from replicator.registry.connection_errors import connection_words
 from replicator.registry.errors import (
     ConnectionFailed,
-    Denied,
     DigestMismatch,
+    ForeignAnswer,
     ProtocolViolated,
-    Refused,
     RegistryError,
     TooManyRequests,
 )
@@ -304,7 +303,7 @@ EARLY = b"HTTP/1.1 %s\r\nContent-Length: 7\r\nRetry-After: 1\r\nConnection: clos
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(b"403 Forbidden", Denied), (b"413 Too Large", Refused), (b"429 Too Many", TooManyRequests)],
+    [(b"403 Forbidden", ForeignAnswer), (b"413 Too Large", ForeignAnswer), (b"429 Too Many", TooManyRequests)],
 )
 @pytest.mark.parametrize("then", ["close", "reset", "stall"])
 async def test_a_refusal_that_comes_before_the_body_was_sent_is_read(

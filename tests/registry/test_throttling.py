@@ -11,7 +11,7 @@ from aiohttp import web
 
 from replicator.reference import Repository
 from replicator.registry import Access, Registries, Timing, limits
-from replicator.registry.errors import from_answer
+from replicator.registry.connection_errors import from_answer
 from replicator.registry.limits import HostLimits
 from tests.registry.conftest import served
 

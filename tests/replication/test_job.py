@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+import structlog
 
 from replicator.copy import Copier, Outcome, Result, SourceNotFound
 from replicator.errors import ErrorClass, ReplicatorError
@@ -43,6 +44,10 @@ class Job:
     enqueued_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     confirmed: int = 0
     read: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def failing(self, _: ErrorClass) -> float:
+        return self.seconds
 
     async def confirm(self) -> None:
         self.confirmed += 1
@@ -163,12 +168,16 @@ async def test_a_missing_source_is_retried_and_then_counts_as_gone(harbor: Harbo
     rules = rules_of(harbor, acr)
     payload = request(rules, harbor, "deleted").to_json()
     async with handling(rules) as handler:
-        for tries in (1, 2):
+        for work in (Job(payload), Job(payload, tries=2, seconds=20), Job(payload, tries=9, seconds=119)):
             with pytest.raises(SourceNotFound) as caught:
-                await run(handler, Job(payload, tries=tries))
+                await run(handler, work)
             assert caught.value.error_class is ErrorClass.NOT_YET
-        outcome = await run(handler, Job(payload, tries=3))
+            # So that the third attempt of a backfill, which has no more, comes late enough.
+            assert caught.value.retry_after == (100 if work.tries == 2 else None)
+        with structlog.testing.capture_logs() as logs:
+            outcome = await run(handler, Job(payload, tries=3, seconds=120))
     assert outcome["result"] == "source gone"
+    assert [line["log_level"] for line in logs if line["event"] == "copy done"] == ["warning"]
     assert acr.faults.log.count("PUT") == 0
 
 
@@ -254,7 +263,8 @@ async def test_a_missing_signature_is_retried_as_often_as_a_missing_tag(
             (found,) = rules.destinations(Reference.parse(f"{harbor.host}/team/app{name}"))
             with pytest.raises(SourceNotFound):
                 await run(handler, Job(found.to_json(), tries=2))
-            assert (await run(handler, Job(found.to_json(), tries=3)))["result"] == "source gone"
+            gone = await run(handler, Job(found.to_json(), tries=3, seconds=120))
+            assert gone["result"] == "source gone"
 
 
 @pytest.mark.parametrize(("selection", "result"), [(False, "copied"), (True, "skipped")])

@@ -224,7 +224,7 @@ async def test_with_signatures_the_image_is_observed_too_and_earlier_observation
 
 async def test_a_missing_source_records_nothing_about_its_destination(shop: Shop) -> None:
     async with shop.handling() as handler:
-        outcome = await run(handler, Job(shop.wanted().to_json(), tries=3))
+        outcome = await run(handler, Job(shop.wanted().to_json(), tries=3, seconds=120))
     assert outcome["result"] == "source gone"
     assert await shop.queue.redis.keys("replicator:checks:*") == []
 

@@ -1,0 +1,165 @@
+"""Answers that are not the registry's, and those of registries that look like such."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from replicator.errors import ErrorClass
+from replicator.reference import Repository
+from replicator.registry import Access
+from replicator.registry.connection_errors import from_answer, is_page
+from replicator.registry.errors import (
+    Denied,
+    ForeignAnswer,
+    LoginRefused,
+    NotFound,
+    Refused,
+    RegistryError,
+    ServerFailed,
+    TooManyRequests,
+    Unauthorized,
+)
+from replicator.registry.manifest import Descriptor
+from replicator.registry.token_endpoint import TokenEndpoint
+from tests.registry.conftest import client
+from tests.registry.test_login import guarded, login
+from tests.standins.faults import Answer, Fault
+from tests.standins.images import image, push
+
+if TYPE_CHECKING:
+    from tests.registry.conftest import Server
+    from tests.registry.test_login import Guarded
+
+__all__ = ["guarded", "login"]
+
+DIGEST = "sha256:" + "0" * 64
+HTML = b"<html><head><title>nginx</title></head></html>"
+XML = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>NoSuchKey</Code></Error>'
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (404, b"", NotFound),
+        (403, b"", Denied),
+        (413, b" \r\n", Refused),
+        (404, b'{"errors": [{"code": "NAME_UNKNOWN"}]}', NotFound),
+        (403, b'{"errors": [{"message": "no"}]}', Denied),
+        (404, XML, NotFound),
+        (403, b"<Error><Code>AccessDenied</Code></Error>", Denied),
+        (404, b"default backend - 404", ForeignAnswer),
+        (404, b'{"message": "no Route matched with those values"}', ForeignAnswer),
+        (403, HTML, ForeignAnswer),
+        (302, HTML, ForeignAnswer),
+        (401, HTML, ForeignAnswer),
+        (502, HTML, ServerFailed),
+        (429, HTML, TooManyRequests),
+    ],
+)
+def test_an_answer_is_the_registry_s_by_the_form_of_its_body(
+    status: int, body: bytes, kind: type[RegistryError]
+) -> None:
+    error = from_answer(status, body)
+    assert type(error) is kind
+    assert ("not the registry's answer" in error.why) == (body == HTML or kind is ForeignAnswer)
+
+
+def test_a_proxy_that_asks_for_http_basic_may_do_so_with_a_page() -> None:
+    error = from_answer(401, HTML, challenges=True)
+    assert (type(error), error.error_class) == (Unauthorized, ErrorClass.CREDENTIALS)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"\xef\xbb\xbf\r\n <!DOCTYPE  html><p>", True),
+        (b"<!-- a b --><html>", True),
+        (b"<HTML>", True),
+        (b"<h1>Forbidden</h1>", True),
+        (XML, False),
+        (b'{"a": "<html>"}', False),
+        (b"", False),
+        (b" " * 8_000_000, False),
+        (b"<!--" * 100_000, True),
+        (b"<title" * 100_000, True),
+    ],
+    ids=range(10),
+)
+def test_a_page_is_told_by_its_beginning_in_bounded_time(body: bytes, told: bool) -> None:
+    began = time.process_time()
+    assert is_page(body) == told
+    assert isinstance(from_answer(404, body[: 16 * 1024]), ForeignAnswer) == (told or body.startswith(b"{"))
+    assert time.process_time() - began < 5
+
+
+async def test_a_head_has_no_words_so_the_source_is_asked_again_and_the_destination_is_not(registry: Server) -> None:
+    await push(registry.host, "team/app", "v1", image(1))
+    async with client() as registries:
+        source = registries.source(Repository(registry.host, "team/app"))
+        target = registries.destination(Repository(registry.host, "team/app"))
+        for status in (400, 401, 403, 413):
+            registry.faults.faults[:] = [Fault(Answer(status, body=HTML), path="/manifests/", times=None)]
+            with pytest.raises(ForeignAnswer):
+                await source.head_manifest("v1")
+            registry.faults.log.clear()
+            assert await target.head_destination("v1") is None
+            assert [entry.method for entry in registry.faults.log] == ["HEAD"]
+        registry.faults.faults.clear()
+        registry.faults.log.clear()
+        # No lasting harm: HEAD is still the way, which Harbor does not count as a pull.
+        assert await source.head_manifest("v1") is not None
+        assert [entry.method for entry in registry.faults.log] == ["HEAD"]
+
+
+async def test_a_page_stands_for_no_blob_and_no_list(registry: Server) -> None:
+    async with client() as registries:
+        remote = registries.source(Repository(registry.host, "team/app"))
+        for status in (200, 404):
+            page = Answer(status, body=HTML, headers={"Content-Type": "text/html"})
+            registry.faults.faults[:] = [Fault(page, path="/referrers/|/blobs/|/tags/", times=None)]
+            with pytest.raises(ForeignAnswer):
+                await remote.referrers(DIGEST)
+            with pytest.raises(ForeignAnswer):
+                [tag async for tag in remote.tags()]
+            with pytest.raises(ForeignAnswer):
+                await remote.open_blob(Descriptor("application/octet-stream", DIGEST, 1_000_000))
+        registry.faults.faults[:] = [Fault(Answer(200, headers={"Content-Type": "text/html"}), "HEAD", times=None)]
+        with pytest.raises(ForeignAnswer):
+            await remote.has_blob(DIGEST)
+        registry.faults.faults.clear()
+        # The real one has no such API, and says so with the text of a server that does not know the path.
+        assert remote.abilities.referrers is None
+        assert await remote.referrers(DIGEST) is None
+        assert remote.abilities.referrers is False
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [(Answer(401, body=b"Auth failed."), LoginRefused), (Answer(401, body=HTML), ForeignAnswer)],
+    ids=["text", "page"],
+)
+async def test_a_token_endpoint_may_refuse_with_a_text_but_not_with_a_page(
+    guarded: Guarded,
+    answer: Answer,
+    kind: type[RegistryError],
+) -> None:
+    fault = guarded.tokens.faults.add(Fault(answer, times=None))
+    with pytest.raises(kind):
+        await guarded.repository.get_manifest("v1")
+    # A page may be a refusal all the same: the password is sent once in an attempt.
+    assert fault.hits == 1
+
+
+@pytest.mark.parametrize(("answer", "proves"), [(Answer(200, body=b"{}"), True), (Answer(403, body=HTML), False)])
+async def test_a_page_does_not_prove_a_login(registry: Server, answer: Answer, proves: bool) -> None:
+    registry.faults.add(Fault(answer, path="^/v2/$", times=None))
+    async with client() as registries:
+        endpoint = TokenEndpoint(registries.transport(Repository(registry.host, "team/app")), Access("a", "b"))
+        if proves:
+            await endpoint.try_basic("Basic YTpi")
+        else:
+            with pytest.raises(ForeignAnswer):
+                await endpoint.try_basic("Basic YTpi")
