@@ -14,9 +14,15 @@ The class of an error decides whether, and how patiently, its work is retried.
 
 from __future__ import annotations
 
+import base64
+import html
+import json
+import re
+from collections import OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
+from urllib.parse import quote, quote_plus, unquote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -116,6 +122,103 @@ class ConfigError(ReplicatorError):
         self.problems = tuple(problems)
         lines = "\n".join(f"  {problem}" for problem in self.problems)
         super().__init__(f"{source}: {len(self.problems)} problem(s)\n{lines}")
+
+
+SHORT_SECRET, LONG_SECRET = 4, 8
+"""Characters that a secret has to have before it is cut from a text: a shorter one may be an ordinary word."""
+_MOST_SECRETS = 512
+_ROUNDS = 3
+"""How often a text may be encoded, e.g. percent-encoded inside of JSON."""
+_CUT = "***"
+
+
+class SentLogins:
+    """The logins that this process has sent last, which no text of others may show: some servers quote a request back.
+
+    A search takes a time that grows with the length of the text, and little more: most texts have the beginning of no
+    login in them.
+    """
+
+    def __init__(self, most: int = _MOST_SECRETS) -> None:
+        self._most = most
+        self._forms: OrderedDict[str, tuple[str, ...]] = OrderedDict()
+        self._beginnings: dict[int, frozenset[str]] = {}
+
+    def sent(self, authorization: str) -> None:
+        """Note a value of ``Authorization`` or ``Proxy-Authorization``, or any other secret, before it is sent."""
+        if authorization in self._forms:
+            self._forms.move_to_end(authorization)
+            return
+        scheme, _, value = authorization.partition(" ")
+        secrets = [value or scheme]
+        if scheme == "Basic":
+            pair = base64.b64decode(value).decode("utf-8", "replace")
+            bare = value.rstrip("=")
+            secrets = [pair, bare, bare.translate(str.maketrans("+/", "-_")), pair.partition(":")[2]]
+        forms = [form for secret in secrets for form in _forms(secret)]
+        # The longest first, so that nothing is left of one that contains another.
+        self._forms[authorization] = tuple(sorted(dict.fromkeys(forms), key=len, reverse=True))
+        if len(self._forms) > self._most:
+            self._forms.popitem(last=False)
+        self._beginnings.clear()
+
+    def cut(self, text: str, least: int = LONG_SECRET) -> str:
+        """Return a text without these logins; without any words if one is in it in a form that is not foreseen.
+
+        Args:
+            text: of another side. If it is cut off within a login, so is the login.
+            least: characters that a secret has to have.
+        """
+        for form in self._possible(text, least):
+            text = text.replace(form, _CUT)
+            if (start := _begins_at(form, text)) is not None:
+                text = text[:start] + _CUT
+        plain = text
+        for _ in range(_ROUNDS):
+            before, plain = plain, _decoded(_BROKEN_ESCAPE.sub("", plain))
+            if plain == before:
+                break
+            if any(form in plain or _begins_at(form, plain) is not None for form in self._possible(plain, least)):
+                return f"{_CUT} (it quotes the login, and is left out)"
+        return text
+
+    def _possible(self, text: str, least: int) -> list[str]:
+        """Return the forms of all logins if the beginning of one is in a text; none if not."""
+        if least not in self._beginnings:
+            known = (form for forms in self._forms.values() for form in forms if len(form) >= least)
+            self._beginnings[least] = frozenset(form[:least] for form in known)
+        beginnings = self._beginnings[least]
+        if not any(text[start : start + least] in beginnings for start in range(len(text) - least + 1)):
+            return []
+        return [form for forms in self._forms.values() for form in forms if len(form) >= least]
+
+
+def _begins_at(secret: str, text: str) -> int | None:
+    """Return where a secret begins within which a text was cut off; None if it was not."""
+    start = text.rfind(secret[:LONG_SECRET], max(0, len(text) - len(secret)))
+    return start if start >= 0 and secret.startswith(text[start:]) else None
+
+
+def _forms(secret: str) -> tuple[str, ...]:
+    """Return a secret as it may be quoted: as it is, percent-encoded, in JSON and in HTML."""
+    inside = json.dumps(secret)[1:-1]
+    raw = json.dumps(secret, ensure_ascii=False)[1:-1]
+    return (secret, quote(secret), quote(secret, safe=""), quote_plus(secret), inside, raw, html.escape(secret))
+
+
+_BROKEN_ESCAPE = re.compile(r"(?:%[0-9a-fA-F]?|\\(?:u[0-9a-fA-F]{0,3}|x[0-9a-fA-F]?)?|&#?[0-9a-zA-Z]{0,8})\Z")
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))")
+
+
+def _decoded(text: str) -> str:
+    """Undo one layer of percent-encoding, HTML and JSON."""
+    if "\\" in text:
+        text = _ESCAPE.sub(lambda found: chr(int(found[1] or found[2], 16)) if found[1] or found[2] else found[3], text)
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return html.unescape(unquote(text))
+
+
+SENT_LOGINS = SentLogins()
 
 
 OK = 0

@@ -18,6 +18,7 @@ from replicator.registry.errors import (
     DigestMismatch,
     ProtocolViolated,
     RegistryError,
+    one_line,
 )
 from replicator.registry.manifest import hasher_for
 from replicator.retry import is_transient, retrying
@@ -386,7 +387,7 @@ class BlobStream:
         total = match and match[3]
         if match is None or int(match[1]) != self._offset or total not in ("*", str(self.blob.size)):
             requested = f"requested from byte {self._offset} of {self.blob.size}"
-            raise ProtocolViolated(f"{requested}, answered Content-Range {value[:80]!r}")
+            raise ProtocolViolated(f"{requested}, answered Content-Range {one_line(value, 80)!r}")
 
     def _wrong_size(self, how: str) -> DigestMismatch:
         advice = packing_advice(self._encoding) if self._encoding else ""

@@ -23,7 +23,7 @@ from yarl import URL
 
 from replicator.networks import is_internal, trusting
 from replicator.registry.connection_errors import AddressRefused, connection_error, led_to
-from replicator.registry.errors import ConnectionFailed, NoTls, ProtocolViolated
+from replicator.registry.errors import ConnectionFailed, NoTls, ProtocolViolated, one_line
 
 if TYPE_CHECKING:
     import ssl
@@ -310,7 +310,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 def packing(headers: Mapping[str, str]) -> str:
     """Return the Content-Encoding of an answer, which should have none; empty for none."""
     encoding = headers.get("Content-Encoding", "").strip().lower()
-    return "" if encoding == "identity" else encoding[:40]
+    return "" if encoding == "identity" else one_line(encoding, 40)
 
 
 def packing_advice(encoding: str) -> str:

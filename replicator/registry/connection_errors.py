@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import aiohttp
 
+from replicator.errors import SHORT_SECRET
 from replicator.registry.errors import (
     CertificateExpired,
     CertificateRefused,
@@ -237,11 +238,16 @@ def read_error(body: bytes) -> ErrorBody:
         text = body.decode("utf-8", "replace")
         if is_page(body):
             title = _TITLE.search(text)
-            return ErrorBody((), one_line(html.unescape(title[1]) if title else "", _MAX_QUOTED), "page")
-        words = one_line(text, _MAX_QUOTED)
+            return ErrorBody((), _quoted(html.unescape(title[1]) if title else ""), "page")
+        words = _quoted(text)
         # S3, and whatever speaks like it, refuses in XML.
         return ErrorBody((), words, "storage" if "<Error>" in text[:500] else "text" if words else "none")
-    return ErrorBody(codes, one_line(words, _MAX_QUOTED))
+    return ErrorBody(codes, _quoted(words))
+
+
+def _quoted(text: str) -> str:
+    # All of it is the other side's, so even a password that is a word is cut out.
+    return one_line(text, _MAX_QUOTED, least=SHORT_SECRET)
 
 
 _PAGE = re.compile(rb"<(!doctype\s+html|!--|(html|head|body|title|meta|script|h1)\b)", re.IGNORECASE)

@@ -39,7 +39,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from replicator.errors import ErrorClass, ReplicatorError
+from replicator.errors import LONG_SECRET, SENT_LOGINS, ErrorClass, ReplicatorError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -286,7 +286,11 @@ NOT_AN_IMAGE = "unknown manifest class"
 """How ACR, and a distribution registry that takes only images, refuses the manifest of anything else."""
 
 
-def one_line(text: str, limit: int) -> str:
-    """Return one printable line of bounded length: an answer must not be able to forge a log or drive a terminal."""
+def one_line(text: str, limit: int, *, least: int = LONG_SECRET) -> str:
+    """Return one printable line of bounded length: an answer must not be able to forge a log or drive a terminal.
+
+    A login of ours that it quotes back is cut out, if it has at least ``least`` characters: see `SentLogins`.
+    """
+    text = SENT_LOGINS.cut(text, least)
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from replicator.reference import Platform, is_digest
+from replicator.registry.errors import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -143,7 +144,7 @@ def parse_manifest(content: bytes, content_type: str, digest: str) -> Manifest:
         children = _unique(_descriptors(document, "manifests"))
         return Manifest(media_type, digest, content, children, **_common_fields(document, ""))
     if media_type not in IMAGE_TYPES:
-        name = ascii(media_type[:100]) if media_type else "unknown"
+        name = ascii(one_line(media_type, 100)) if media_type else "unknown"
         raise ValueError(f"manifests of type {name} can't be copied{_advice(document, media_type)}")
     if "manifests" in document:
         raise ValueError(f"{digest} is an image with manifests: ambiguous, refused")
@@ -189,7 +190,9 @@ def _media_type(document: dict[str, Any], content_type: str) -> str:
     if announced in INDEX_TYPES | IMAGE_TYPES:
         # A document of two types could mean one image here and another to the client that pulls it (CVE-2021-41190).
         if declared not in (None, announced):
-            raise ValueError(f"the manifest is served as {announced} but calls itself {ascii(declared)[:100]}: refused")
+            raise ValueError(
+                f"the manifest is served as {announced} but calls itself {one_line(str(declared), 100)!a}: refused"
+            )
         return announced
     return declared if isinstance(declared, str) else announced
 
@@ -205,7 +208,7 @@ def refuse_foreign_type(content_type: str) -> None:
     """
     announced = content_type.partition(";")[0].strip().lower()
     if announced.startswith("application/vnd.") and announced not in INDEX_TYPES | IMAGE_TYPES:
-        raise ValueError(f"manifests of type {announced[:100]!a} can't be copied{_advice({}, announced)}")
+        raise ValueError(f"manifests of type {one_line(announced, 100)!a} can't be copied{_advice({}, announced)}")
 
 
 def _advice(document: dict[str, Any], media_type: str) -> str:

@@ -26,6 +26,7 @@ from replicator.registry.errors import (
     RegistryError,
     Unauthorized,
     UnsupportedManifest,
+    one_line,
 )
 from replicator.registry.manifest import (
     ACCEPT,
@@ -386,5 +387,5 @@ class Manifests(Endpoint):
             # A registry may announce a digest of another algorithm, which can't be compared.
             comparable = not is_digest(stored) or stored.partition(":")[0] == manifest.digest.partition(":")[0]
             if comparable and stored != manifest.digest:
-                raise ProtocolViolated(f"sent {manifest.digest}, the registry stored {stored[:80]!a}")
+                raise ProtocolViolated(f"sent {manifest.digest}, the registry stored {one_line(stored, 80)!a}")
             return "OCI-Subject" in reply.headers

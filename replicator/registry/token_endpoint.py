@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 
 from yarl import URL
 
+from replicator.errors import SENT_LOGINS
 from replicator.registry.connection import Request, log_retry
 from replicator.registry.connection_errors import foreign_answer, is_page
 from replicator.registry.errors import (
@@ -120,6 +121,7 @@ def realm_of(challenge: Challenge) -> URL | None:
 
 def refresh_form(token: str, query: list[tuple[str, str]]) -> bytes:
     """Return the form for a refresh token (distribution's "OAuth2 Token Authentication"): one field for all scopes."""
+    SENT_LOGINS.sent(token)
     scopes = " ".join(value for name, value in query if name == "scope")
     others = [(name, value) for name, value in query if name != "scope"]
     grant = [("grant_type", "refresh_token"), ("client_id", "replicator"), ("refresh_token", token), ("scope", scopes)]

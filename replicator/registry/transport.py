@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 from yarl import URL
 
+from replicator.errors import SENT_LOGINS
 from replicator.registry.auth import SETTLING_SECONDS, Authorizer
 from replicator.registry.circuit import SLOW_STALL, STALL
 from replicator.registry.connection import (
@@ -316,6 +317,9 @@ class Transport:
         headers = {"Accept-Encoding": "identity", **request.headers}
         if proxy is not None and url.scheme == "http":
             headers |= proxy.credentials
+        for login in (headers.get("Authorization"), proxy and proxy.login):
+            if login:
+                SENT_LOGINS.sent(login)
         # Interim answers and dripping headers never meet the limit of a read. A stream has limits of its own.
         within = None if request.streams else timing.commit
         data = io.BytesIO(body) if isinstance(body, bytes) else body and contact.watch(body)

@@ -109,6 +109,9 @@ LIMITS = {
             "it is not sent; copies are given up",
         ),
         Limit("time in which they count", "registry.ladder.WINDOW", "s", "it is sent again"),
+        Limit(
+            "logins sent last that are cut from texts of others", "errors._MOST_SECRETS", "", "the first are forgotten"
+        ),
         Limit("tokens held for a login", "registry.auth._MAX_CACHED", "", "the least recently used is forgotten"),
         Limit("redirects of a request", "registry.transport._MAX_REDIRECTS", "", "refused"),
         Limit(
