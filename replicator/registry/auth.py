@@ -22,6 +22,7 @@ from replicator.registry.token_endpoint import (
     Token,
     is_anonymous,
     lacks_scope,
+    may_be_harbor,
     parse_challenges,
     realm_of,
     refresh_form,
@@ -295,13 +296,7 @@ class Authorizer:
             await self._ladder.worked()
 
     async def settle(self, request: Request, used: str | None, *, denied: bool) -> None:
-        """Note that a request was answered otherwise than with 401.
-
-        Args:
-            request: the request.
-            used: its ``Authorization``.
-            denied: see `accepted`.
-        """
+        """Note that a request with the ``Authorization`` ``used`` was answered otherwise than with 401."""
         if used is None:
             return
         self.accepted(request.scopes, upload=request.streams, denied=denied)
@@ -312,7 +307,7 @@ class Authorizer:
             await self._ladder.release()
 
     async def judge(
-        self, error: RegistryError, request: Request, used: str | None, *, tried: bool
+        self, error: RegistryError, headers: Iterable[str], request: Request, used: str | None, *, tried: bool
     ) -> RegistryError | None:
         """Find out whether a 401 was meant for the login or for the request, where that is not certain.
 
@@ -321,6 +316,7 @@ class Authorizer:
 
         Args:
             error: of the 401.
+            headers: the values of its ``WWW-Authenticate``.
             request: the request.
             used: its ``Authorization``.
             tried: the login was tried by itself already.
@@ -328,6 +324,10 @@ class Authorizer:
         Returns:
             The error to raise; None if the login is accepted now, so the request is worth another attempt.
         """
+        if lacks_scope(headers):
+            return error.again(f": the login does not allow {' '.join(sorted(request.scopes))}")
+        if request.basic and not may_be_harbor(headers):
+            return error
         error.login = await self._ladder.fingerprint()
         grant, realm = self._grant(request.scopes), self._realm
         refusal = error.recast(AskedLoginRefused if self._login.asks else LoginRefused)

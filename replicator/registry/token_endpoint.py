@@ -65,6 +65,18 @@ def lacks_scope(headers: Iterable[str]) -> bool:
     return any(challenge.parameters.get("error") == "insufficient_scope" for challenge in parse_challenges(headers))
 
 
+def may_be_harbor(headers: Iterable[str]) -> bool:
+    """Tell whether a 401 to a request of Harbor's API can be Harbor's; other registries challenge whatever the path is.
+
+    Harbor's API has no challenge, or that of its own realm, as seen at 2.16.
+    """
+    challenges = parse_challenges(headers)
+    return not challenges or any(
+        challenge.parameters.get("realm") == "harbor" or challenge.parameters.get("service") == HARBOR_SERVICE
+        for challenge in challenges
+    )
+
+
 def parse_challenges(headers: Iterable[str]) -> tuple[Challenge, ...]:
     """Read every challenge of every header, in order; a part that can't be read ends its header.
 

@@ -44,7 +44,7 @@ from replicator.registry.errors import (
 )
 from replicator.registry.limits import Abilities
 from replicator.registry.proxies import Proxies
-from replicator.registry.token_endpoint import TokenEndpoint, lacks_scope
+from replicator.registry.token_endpoint import TokenEndpoint
 from replicator.retry import parse_retry_after, retrying
 from replicator.standstill import alive, waiting
 from replicator.tasks import Shared
@@ -218,9 +218,7 @@ class Transport:
             # The stream is consumed: only its owner can start it again.
             raise error.recast(UploadLost)
         if request.streams or refusals.judged or refusals.number > 1 or not again:
-            if lacks_scope(challenges):
-                raise error.again(f": the login does not allow {' '.join(sorted(request.scopes))}")
-            found = await self.authorizer.judge(error, request, used, tried=refusals.judged)
+            found = await self.authorizer.judge(error, challenges, request, used, tried=refusals.judged)
             if found is not None or request.streams:
                 raise found or error
             refusals.judged = True
