@@ -2,7 +2,7 @@
 
     ReplicatorError                               base: what happened, why, and what to do                  permanent
     ├── ConfigError                               rules, settings or command line are invalid               permanent
-    ├── replicator.standstill.StoodStill          nothing moved in a copy for too long                      transient
+    ├── replicator.retry.StoodStill          nothing moved in a copy for too long                      transient
     ├── replicator.queue.job.QueueError           the queue can't take or hand out work                     transient
     ├── replicator.registry.errors.RegistryError  a registry refused, failed or broke the protocol          permanent
     ├── replicator.copy.context.SourceNotFound    the source has no such tag or digest                      not yet

@@ -10,8 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from replicator.errors import ReplicatorError
-from replicator.retry import MAX_PAUSE, is_transient
-from replicator.standstill import waiting
+from replicator.retry import MAX_PAUSE, is_transient, waiting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator

@@ -28,9 +28,9 @@ from replicator.registry.credentials import Access
 from replicator.registry.docker_logins import docker_logins
 from replicator.registry.errors import RegistryError
 from replicator.replication.transfer import OUTAGE_SECONDS, access_by, open_registries, outlast, transfer
+from replicator.retry import ends_on_standstill
 from replicator.rules.request import CopyRequest
 from replicator.settings import Settings, variables
-from replicator.standstill import ends_on_standstill
 from replicator.tasks import stoppable
 
 

@@ -25,7 +25,7 @@ from replicator.errors import ReplicatorError
 from replicator.reference import Repository, is_signature_tag
 from replicator.registry.errors import NotFound, UnsupportedManifest
 from replicator.registry.places import Budget, PromotingLock
-from replicator.standstill import waiting
+from replicator.retry import waiting
 from replicator.tasks import gather_all
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import structlog
 
 from replicator.queue.best_effort import BestEffortRedis, Listener
 from replicator.queue.client import BATCH
-from replicator.standstill import waiting
+from replicator.retry import waiting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

@@ -27,7 +27,7 @@ from replicator.queue.job import FUNCTION, JsonValue, Lane, QueueError, decode_j
 from replicator.queue.lease import Lease, LeaseKeeper, RedisHealth, Running
 from replicator.queue.records import dump_json, load_json
 from replicator.queue.waits import SilentKeys, encode_answered
-from replicator.standstill import StoodStill, ends_on_standstill
+from replicator.retry import StoodStill, ends_on_standstill
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence

@@ -16,7 +16,7 @@ import structlog
 from replicator.queue.client import FAULTS, Queue
 from replicator.queue.job import LeaseLost, encode_running
 from replicator.queue.memory import MOST_DESTINATIONS, short_name
-from replicator.standstill import alive, waiting
+from replicator.retry import alive, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -21,8 +21,7 @@ from replicator.registry.errors import (
     one_line,
 )
 from replicator.registry.manifest import hasher_for
-from replicator.retry import is_transient, retrying
-from replicator.standstill import Standstill, alive, standstill_words
+from replicator.retry import Standstill, alive, is_transient, retrying, standstill_words
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

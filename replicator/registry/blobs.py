@@ -33,8 +33,7 @@ from replicator.registry.flow import Flow, Line, Urgency
 from replicator.registry.manifest import MAX_MANIFEST_BYTES, digest_of
 from replicator.registry.manifests import Endpoint
 from replicator.registry.transport import REDIRECTS
-from replicator.retry import is_transient, retrying
-from replicator.standstill import PROGRESS, Standstill, alive, standstill_words, waiting
+from replicator.retry import PROGRESS, Standstill, alive, is_transient, retrying, standstill_words, waiting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable

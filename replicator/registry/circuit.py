@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from replicator.errors import Wait
 from replicator.registry.errors import ConnectionFailed, HostSilent, RegistryError
-from replicator.standstill import waiting
+from replicator.retry import waiting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

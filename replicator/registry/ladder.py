@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from replicator.errors import Wait
 from replicator.registry.errors import AskedLoginRefused, LoginOnHold, LoginRefused, RegistryError
-from replicator.standstill import waiting
+from replicator.retry import waiting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

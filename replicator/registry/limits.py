@@ -19,8 +19,7 @@ from replicator.registry.flow import Flow, Line
 from replicator.registry.places import Budget, is_bulk, promoted_by
 from replicator.registry.rate import Rate
 from replicator.registry.streams import Streams
-from replicator.retry import MAX_PAUSE
-from replicator.standstill import waiting
+from replicator.retry import MAX_PAUSE, waiting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

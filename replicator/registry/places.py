@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from replicator.standstill import waiting
+from replicator.retry import waiting
 from replicator.tasks import KeyedLock
 
 if TYPE_CHECKING:

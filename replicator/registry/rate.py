@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
-from replicator.standstill import waiting
+from replicator.retry import waiting
 from replicator.timetable import UNLIMITED, HostTimetables
 
 if TYPE_CHECKING:

@@ -45,8 +45,7 @@ from replicator.registry.errors import (
 from replicator.registry.limits import Abilities
 from replicator.registry.proxies import Proxies
 from replicator.registry.token_endpoint import TokenEndpoint
-from replicator.retry import parse_retry_after, retrying
-from replicator.standstill import alive, waiting
+from replicator.retry import alive, parse_retry_after, retrying, waiting
 from replicator.tasks import Shared
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from replicator.registry.errors import ConnectionFailed
 from replicator.registry.flow import Flow
 from replicator.registry.limits import HostLimits
 from replicator.registry.rate import Rate
-from replicator.standstill import PROGRESS, Standstill, StoodStill, alive, ends_on_standstill, waiting
+from replicator.retry import PROGRESS, Standstill, StoodStill, alive, ends_on_standstill, waiting
 from replicator.tasks import cancel_all
 from tests.registry.conftest import QUICK, client, repository
 from tests.standins.faults import Fault, Trickle
