@@ -129,6 +129,7 @@ class Copier:
         accessories: Accessories | None = None,
         force: bool = False,
         confirm: Callable[[], Awaitable[None]] | None = None,
+        answered: Callable[[], None] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Outcome:
         """Make the destination's tag name the source's image, or what the options select of it.
@@ -149,6 +150,7 @@ class Copier:
                 sent.
             confirm: awaited right before each attempt to write the tag, which then takes at most `Timing.tag`
                 seconds. An exception from it ends the copy, and nothing more is written.
+            answered: called when such an attempt is over; not if no answer came, as it may be carried out late then.
             progress: called with the number of blob bytes of every chunk that is read.
 
         Returns:
@@ -166,7 +168,7 @@ class Copier:
         if result is None and selection is not None and selection.manifest is not None:
             push = Pusher(context, self._blobs, selection.rewritten)
             await push.copy_parts(selection.manifest)
-            await push.put_root(selection.manifest, destination.identifier, confirm)
+            await push.put_root(selection.manifest, destination.identifier, confirm, answered)
             result = Result.COPIED
         elif found.digest is not None:
             self._ledger.add(destination.registry, destination.repository.name, found.digest)

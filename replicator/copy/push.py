@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from replicator.copy.selection import MAX_DEPTH, MAX_NESTED_BYTES
-from replicator.registry.errors import ManifestIncomplete, RegistryError, UnsupportedManifest
+from replicator.registry.errors import ManifestIncomplete, RegistryError, UnsupportedManifest, may_land_late
 from replicator.retry import is_transient, retrying
 from replicator.tasks import KeyedLock, gather_tolerant
 
@@ -74,20 +74,33 @@ class Pusher:
         return await self._put(manifest, lambda: self._target.put_manifest(manifest, identifier))
 
     async def put_root(
-        self, manifest: Manifest, identifier: str, confirm: Callable[[], Awaitable[None]] | None
+        self,
+        manifest: Manifest,
+        identifier: str,
+        confirm: Callable[[], Awaitable[None]] | None,
+        answered: Callable[[], None] | None = None,
     ) -> None:
         """Write ``manifest`` under its tag.
 
         Each attempt is confirmed and ends within `Timing.tag`: a late write could undo the write of another process.
+        ``answered`` is called after each attempt but those that the registry may still carry out.
         """
         timing = self._target.timing
+        answered = answered or (lambda: None)
 
         async def attempt() -> bool:
             # A Retry-After is waited for before the confirmation: afterwards it would use up the lease.
             await self._target.pause()
             if confirm is not None:
                 await confirm()
-            return await self._target.put_manifest(manifest, identifier, within=timing.tag)
+            try:
+                listed = await self._target.put_manifest(manifest, identifier, within=timing.tag)
+            except RegistryError as error:
+                if not may_land_late(error):
+                    answered()
+                raise
+            answered()
+            return listed
 
         failures = 0
 

@@ -347,6 +347,7 @@ class LaneWorker(arq.worker.Worker):
         lag = lag_ms(self.lane, ending, seconds, description)
         wait, horizon = ending.wait, int(self._context.policy.horizon * 1000)
         failures = job.failures + (wait is None)
+        unanswered = "1" if lease.unanswered else ""
         facts = (job.record.token, job.generation, self.lane, ending.how, int(ending.delay * 1000), failures)
         waiting: tuple[str | bytes | int, ...] = encode_answered(self._context.answered, ending)
         if wait is not None:
@@ -356,7 +357,7 @@ class LaneWorker(arq.worker.Worker):
         while True:
             attempts += 1
             try:
-                arguments = (job.id, *facts, ending.finished, ending.note, entry, lag, *waiting)
+                arguments = (job.id, *facts, ending.finished, ending.note, entry, lag, unanswered, *waiting)
                 answer = await self._queue.run_script("finish", *arguments)
                 break
             except FAULTS as error:
@@ -365,6 +366,8 @@ class LaneWorker(arq.worker.Worker):
                 pause = min(1.0, pause * 2)
         self._health.succeeded()
         ended = answer.decode()
+        if lease.unanswered and ended != "lost":
+            log.warning("tag write unanswered", id=job.id, how=ended)
         self._log_end(job, ending, ended, seconds, attempts)
         if (observer := self._context.observer) is None:
             return

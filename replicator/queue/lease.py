@@ -28,8 +28,20 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("replicator.queue")
 
+COMPARE_AGAIN_SECONDS = 120.0
+"""After the limit of a write to which no answer came, its destination is compared again: it may land that late."""
+_WRITE_SECONDS = 20.0
 _REPORT_SECONDS = 1.0
 _CONFIRM_PAUSE = 0.2
+
+
+def write_limit(lease: float) -> float:
+    """Return the seconds that a write behind the fence may take: it must end before another worker can have the lease.
+
+    Args:
+        lease: seconds of a lease.
+    """
+    return min(_WRITE_SECONDS, lease * 2 / 3)
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +53,7 @@ class Lease:
         renewed: when it was last known to be ours, by the event loop's clock.
         bytes_done: the handler's progress.
         lost: another worker has it now.
+        unanswered: writes behind the fence to which no answer has come.
         task: the handler's task, cancelled when the lease is lost.
     """
 
@@ -49,6 +62,7 @@ class Lease:
     renewed: float
     bytes_done: int = 0
     lost: bool = False
+    unanswered: int = 0
     task: asyncio.Task[Any] | None = field(default=None, repr=False)
 
     def lose(self) -> None:
@@ -73,16 +87,24 @@ class LeaseKeeper:
         seconds: how long a lease lasts when it is not renewed.
         health: learns whether Redis answers.
         observer: hears of leases that are lost.
+        compare_again: seconds after the limit of a write to which no answer came until its destination is compared
+            again.
     """
 
     def __init__(
-        self, queue: Queue, seconds: float, health: RedisHealth, observer: LeaseObserver | None = None
+        self,
+        queue: Queue,
+        seconds: float,
+        health: RedisHealth,
+        observer: LeaseObserver | None = None,
+        compare_again: float = COMPARE_AGAIN_SECONDS,
     ) -> None:
         self._queue = queue
         self._health = health
         self._observer = observer
         self._held: dict[str, Lease] = {}
         self._any_held = asyncio.Event()
+        self._write = (int(write_limit(seconds) * 1000), int(compare_again * 1000))
         self.seconds = seconds
 
     def add(self, lease: Lease) -> None:
@@ -118,20 +140,22 @@ class LeaseKeeper:
     async def confirm(self, lease: Lease) -> None:
         """Make sure that ``lease`` is ours for its full time from now; wait for Redis if it is away.
 
-        The same step voids what was observed of the job's destination before (`replicator.queue.memory`).
+        The same step voids what was observed of the job's destination before (`replicator.queue.memory`), and notes
+        that it is being written until an answer comes, also for the case that this worker dies.
 
         Raises:
             LeaseLost: it is another worker's.
         """
         while not lease.lost:
             try:
-                await self._renew([lease], "confirm", short_name(lease.id), MOST_DESTINATIONS)
+                await self._renew([lease], "confirm", short_name(lease.id), MOST_DESTINATIONS, *self._write)
                 break
             except FAULTS as error:
                 self._health.failed(error)
                 await asyncio.sleep(_CONFIRM_PAUSE)
         if lease.lost:
             raise LeaseLost(f"{lease.id} is another worker's by now; this copy writes nothing more")
+        lease.unanswered += 1
 
     async def _renew(self, leases: list[Lease], script: str = "renew", *more: str | int) -> None:
         # Taken before the request: Redis counts the lease from a moment after this one, never from an earlier one.
@@ -272,11 +296,18 @@ class Running:
         destination are void from then on. While Redis is away it waits, which is no
         standstill: bytes that were sent must not be sent again.
 
+        Call `answered` once the answer to the write is there. Otherwise it may be carried out late: no other attempt
+        begins before the write's limit, and the destination is compared again after that.
+
         Raises:
             LeaseLost: another worker has the job: write nothing more.
         """
         with waiting():
             await self._keeper.confirm(self._lease)
+
+    def answered(self) -> None:
+        """Note that the write after the last `confirm` is over, well or not: it will not be carried out later."""
+        self._lease.unanswered -= 1
 
     def progress(self, bytes_done: int) -> None:
         """Report how many bytes are done; others see it about a second later. Cheap: call it at every chunk.

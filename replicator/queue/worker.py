@@ -17,7 +17,7 @@ from replicator.queue.best_effort import listen
 from replicator.queue.client import BATCH, FAULTS, Queue
 from replicator.queue.job import JsonValue, Lane, RetryPolicy, WorkerInfo
 from replicator.queue.lane import LaneWorker, WorkerContext
-from replicator.queue.lease import LeaseKeeper, RedisHealth
+from replicator.queue.lease import COMPARE_AGAIN_SECONDS, LeaseKeeper, RedisHealth
 from replicator.queue.records import EPOCH, encode
 from replicator.queue.status import heartbeat
 from replicator.queue.waits import SilentKeys
@@ -52,6 +52,8 @@ class Worker:
         describe: says what the history keeps of a job that ended; None to keep nothing.
         answered: says which keys answered to an attempt that went well, see `replicator.queue.waits.Answered`.
         observer: hears of attempts that end.
+        compare_again: seconds after the limit of a write to which no answer came until its destination is compared
+            again.
 
     Attributes:
         waiting: returns how many requests and bodies of the handlers wait for their turn at registries, by lane.
@@ -70,6 +72,7 @@ class Worker:
         describe: Describe | None = None,
         answered: Answered | None = None,
         observer: AttemptObserver | None = None,
+        compare_again: float = COMPARE_AGAIN_SECONDS,
     ) -> None:
         self.id = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self.waiting: Callable[[], Mapping[Lane, int]] = dict
@@ -78,6 +81,7 @@ class Worker:
         self._drain = drain
         self._started = datetime.now(UTC)
         self._lease = lease
+        self._compare_again = compare_again
         self._observer = observer
         self._context = partial(
             WorkerContext,
@@ -113,7 +117,7 @@ class Worker:
         """
         # Made now: the health of Redis is unknown for half a lease from the start.
         health = RedisHealth(self._lease)
-        keeper = LeaseKeeper(self._queue, self._lease, health, self._observer)
+        keeper = LeaseKeeper(self._queue, self._lease, health, self._observer, self._compare_again)
         waits = SilentKeys(self._queue, self._wake_lanes)
         context = self._context(keeper=keeper, health=health, waits=waits)
         self._lanes = [LaneWorker(lane, number, context) for lane, number in self._concurrency.items()]

@@ -38,6 +38,11 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("replicator.registry")
 
 
+async def unrepeatable(body: bytes) -> AsyncIterator[bytes]:
+    """Yield a body that aiohttp sends once: when a kept connection breaks, it repeats what it can read again."""
+    yield body
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One request. As text it is method and path, without the query, which may hold a signature.
@@ -50,6 +55,7 @@ class Request:
         body: bytes, which every attempt sends again, or a stream, which can be sent only once.
         basic: send HTTP Basic without a challenge, as the REST APIs beside the registry expect it.
         follows: follow redirects of GET and HEAD; if not, a redirect is an answer.
+        once: it is not sent again unseen on another connection; the first may be carried out all the same.
     """
 
     method: str
@@ -59,6 +65,7 @@ class Request:
     body: bytes | AsyncIterator[bytes | memoryview] | None = None
     basic: bool = False
     follows: bool = True
+    once: bool = False
 
     def __str__(self) -> str:
         return f"{self.method} {self.url.path}"

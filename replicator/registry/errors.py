@@ -141,6 +141,13 @@ class ConnectionFailed(RegistryError):
     refused: bool = False
 
 
+def may_land_late(error: RegistryError) -> bool:
+    """Tell whether a request that ended so may still be carried out: no answer came, or only that of a gateway."""
+    if isinstance(error, ServerFailed):
+        return error.status not in (500, 501, 503)
+    return isinstance(error, ConnectionFailed) and not isinstance(error, HostSilent)
+
+
 class HostSilent(ConnectionFailed):
     """The host has not answered for a while, so it was not asked; see `replicator.registry.circuit`."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -371,6 +372,7 @@ class Manifests(Endpoint):
         """
         headers = {"Content-Type": manifest.media_type}
         request = await self._request("PUT", f"/manifests/{identifier}", headers, manifest.content)
+        request = replace(request, once=within is not None)
         with self._transport.context(request):
             try:
                 async with asyncio.timeout(within):
@@ -379,7 +381,7 @@ class Manifests(Endpoint):
                         request, expect={200, 201, 202}, attempts=1 if once else None, waited=once
                     )
             except TimeoutError as error:
-                late = ConnectionFailed(f"not answered in {within:g} s")
+                late = ConnectionFailed(f"not answered in {within:g} s; it may still be carried out")
                 raise self._transport.silent(late, within or 0.0) from error
             stored = reply.headers.get("Docker-Content-Digest")
             if stored is None:

@@ -31,6 +31,7 @@ from replicator.registry.connection import (
     read_body,
     resolve,
     tls_of,
+    unrepeatable,
 )
 from replicator.registry.connection_errors import connection_error, foreign_answer, from_answer, is_page
 from replicator.registry.errors import (
@@ -320,6 +321,8 @@ class Transport:
         # Interim answers and dripping headers never meet the limit of a read. A stream has limits of its own.
         within = None if request.streams else timing.commit
         data = io.BytesIO(body) if isinstance(body, bytes) else body and contact.watch(body)
+        if request.once and isinstance(body, bytes):
+            data, headers["Content-Length"] = unrepeatable(body), str(len(body))
         began, status = time.monotonic(), None
         try:
             async with asyncio.timeout(within), self._guard.towards(url, self._base, self._proxies):

@@ -204,7 +204,9 @@ class Handler:
             request = replace(request, force=True)
         began = time.time()
         try:
-            outcome = await transfer(self._copier, request, confirm=running.confirm, progress=progress)
+            outcome = await transfer(
+                self._copier, request, confirm=running.confirm, answered=running.answered, progress=progress
+            )
         except SourceNotFound as error:
             if not await self._is_gone(error, request, running):
                 raise

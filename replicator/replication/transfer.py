@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from replicator import __version__
 from replicator.copy import Copier
 from replicator.errors import ErrorClass, ReplicatorError
+from replicator.queue import write_limit
 from replicator.registry import Registries, RegistryError, Timing
 from replicator.registry.errors import (
     ConnectionFailed,
@@ -65,6 +66,7 @@ async def transfer(
     request: CopyRequest,
     *,
     confirm: Callable[[], Awaitable[None]] | None = None,
+    answered: Callable[[], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Outcome:
     """Copy what a request names, into a repository that is created on demand.
@@ -75,6 +77,7 @@ async def transfer(
         copier: makes the copy.
         request: what is copied where, and how.
         confirm: awaited right before the tag is written; what it raises ends the copy.
+        answered: called when such a write is over, see `Copier.copy`.
         progress: called with the number of blob bytes as they are read.
 
     Raises:
@@ -96,6 +99,7 @@ async def transfer(
             accessories=request.accessories,
             force=request.force,
             confirm=confirm,
+            answered=answered,
             progress=progress,
         )
 
@@ -258,8 +262,7 @@ async def open_registries(
         connect=settings.connect_timeout,
         read=settings.read_timeout,
         write=settings.read_timeout,
-        # The write of a tag must end before another worker can hold the lease on its destination.
-        tag=min(20.0, settings.lease * 2 / 3),
+        tag=write_limit(settings.lease),
     )
     agent = f"replicator/{__version__}"
     async with Registries(

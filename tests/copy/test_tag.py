@@ -92,6 +92,49 @@ async def test_each_attempt_to_write_a_tag_is_confirmed(loaded: Pair, fault: Fau
     assert confirm.writes == list(range((fault.times or 0) + 1))
 
 
+@pytest.mark.parametrize(
+    ("fault", "open_writes"),
+    [
+        (Fault(Answer(503), "PUT", TAG, times=2), 0),
+        (Fault(Answer(404, "MANIFEST_BLOB_UNKNOWN"), "PUT", TAG, times=1), 0),
+        (Fault(Answer(504), "PUT", TAG, times=1), 1),
+        (Fault(Cut(None, "reset"), "PUT", TAG, times=2), 2),
+        (Fault(Delay(30), "PUT", TAG, times=1), 1),
+    ],
+    ids=lambda value: str(getattr(value, "action", value)),
+)
+async def test_a_write_is_over_only_when_the_registry_has_answered(
+    loaded: Pair, fault: Fault, open_writes: int
+) -> None:
+    loaded.destination.faults.add(Fault(fault.action, fault.method, fault.path, times=fault.times))
+    if isinstance(fault.action, Delay):
+        loaded.hurry(loaded.destination, Timing(tag=2))
+    confirm, answered = Confirming(loaded), 0
+
+    def note() -> None:
+        nonlocal answered
+        answered += 1
+
+    await loaded.copy(confirm=confirm, answered=note)
+    assert len(confirm.writes) - answered == open_writes
+
+
+async def test_a_write_that_was_cancelled_or_refused_is_told_apart(loaded: Pair) -> None:
+    answers: list[str] = []
+    refusal = loaded.destination.faults.add(Fault(Answer(403, "DENIED"), "PUT", TAG, times=1))
+    with pytest.raises(Denied):
+        await loaded.copy(answered=lambda: answers.append("refused"))
+    held = loaded.destination.faults.add(Fault(Delay(30), "PUT", TAG, times=1))
+    copying = asyncio.create_task(loaded.copy(answered=lambda: answers.append("cancelled")))
+    async with asyncio.timeout(30):
+        while not held.hits:
+            await asyncio.sleep(0.01)
+    copying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await copying
+    assert (answers, refusal.hits) == (["refused"], 1)
+
+
 async def test_a_lease_lost_between_two_attempts_ends_them(loaded: Pair) -> None:
     await loaded.destination.push("v1", image(9))
     fault = loaded.destination.faults.add(Fault(Answer(503), "PUT", TAG, times=None))

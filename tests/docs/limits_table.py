@@ -239,6 +239,12 @@ LIMITS = {
             "",
             "the oldest is deleted",
         ),
+        Limit(
+            "after a write of a tag that was not answered",
+            "queue.lease.COMPARE_AGAIN_SECONDS",
+            "s",
+            "the destination is compared again",
+        ),
     ),
 }
 

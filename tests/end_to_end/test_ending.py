@@ -35,7 +35,7 @@ async def test_a_second_signal_ends_at_once_and_the_copy_is_done_by_the_next_pro
     rules = house.rules(EVERYTHING)
     # Neither the copy's end nor that of the drain time would come within the test.
     settings = {"REPLICATOR_DRAIN_TIMEOUT": "3600"}
-    slow = house.acr.faults.add(Fault(Delay(3600), method="PUT", path="/manifests/", times=1))
+    slow = house.acr.faults.add(Fault(Delay(3600), method="PUT", path="/blobs/uploads/", times=1))
     async with running("serve", "--config", rules, "--no-worker", cwd=house.directory) as webhook:
         house.harbor.add_policy("library", f"{webhook.url}/webhooks/harbor", auth_header=TOKEN)
         async with running(

@@ -77,10 +77,11 @@ async def test_a_copy_is_shown_while_it_runs_with_its_bytes(house: House) -> Non
         assert table.code == 0
         assert destination in table.out
         assert "1 worker" in table.out
-    # It was handed back: nothing runs, nothing is lost, and no try is burnt.
+    # It was handed back: nothing runs, nothing is lost, and no try is burnt. It waits until the write is over.
     seen = await status(house.directory)
     assert (seen["running"], seen["workers"]) == ([], [])
-    assert seen["lanes"] == {"events": {**IDLE, "queued": 1}, "backfill": IDLE}
+    assert seen["lanes"] == {"events": {**IDLE, "waiting": 1}, "backfill": IDLE}
+    assert [(each["destination"], each["tries"]) for each in seen["waiting"]] == [(destination, 0)]
     assert "no worker runs" in (await replicator("status", cwd=house.directory)).out
 
 

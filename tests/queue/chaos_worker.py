@@ -42,6 +42,7 @@ async def main() -> None:
             await asyncio.sleep(random.choice([0, 0.005, 0.02]))
             await running.confirm()
             ledger.write(running.id, version, running.payload["n"])
+            running.answered()
         finally:
             ledger.end(running.id, token)
         return {"version": version}
@@ -55,6 +56,7 @@ async def main() -> None:
             lease=lease,
             drain=0.1,
             timeout=30,
+            compare_again=0.2,
         )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

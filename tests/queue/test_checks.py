@@ -133,6 +133,7 @@ async def test_a_worker_whose_lease_is_confirmed_may_write_and_what_was_seen_unt
         for confirm in (False, True):
             if confirm:
                 await running.confirm()
+                running.answered()
             believed.append(await trusted(queue, "one"))
         return {}
 

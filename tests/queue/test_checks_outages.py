@@ -116,7 +116,7 @@ async def test_a_process_that_may_not_make_void_what_was_seen_is_not_confirmed(
     async with await Queue.connect(own_server.url.replace("unix://", "unix://limited:pw@")) as client:
         assert await client.run_script("renew", 50_000, PLACE, "mine", "") == [], "else it is not about that"
         with pytest.raises(RedisError):
-            await client.run_script("confirm", 30_000, PLACE, "mine", "", short_name(PLACE), 10)
+            await client.run_script("confirm", 30_000, PLACE, "mine", "", short_name(PLACE), 10, 10_000, 10_000)
     assert await own_queue.redis.pttl(writer.key) > 30_000
 
 

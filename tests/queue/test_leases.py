@@ -33,6 +33,7 @@ async def handle(running):
         await asyncio.sleep(float(sys.argv[4]))
         await running.confirm()
         print("WRITES", flush=True)
+        running.answered()
     except (LeaseLost, asyncio.CancelledError):
         print("STOPS", flush=True)
         raise
@@ -121,6 +122,7 @@ async def test_the_fence_refuses_a_worker_whose_lease_is_anothers(queue: Queue) 
 
     async def handle(running: Running) -> dict[str, Any]:
         await running.confirm()
+        running.answered()
         confirmed.set()
         await taken.wait()
         try:
@@ -149,6 +151,7 @@ async def test_the_fence_gives_a_full_lease_from_then_on(queue: Queue) -> None:
     async def handle(running: Running) -> dict[str, Any]:
         await queue.redis.pexpire(lease_key(queue, A), 500)
         await running.confirm()
+        running.answered()
         left.append(await queue.redis.pttl(lease_key(queue, A)))
         return {}
 
@@ -249,7 +252,7 @@ async def test_jobs_of_workers_that_may_be_alive_are_left_to_them_for_a_while_an
     assert reply[0] == started
 
 
-@pytest.mark.parametrize(("script", "more"), [("renew", ()), ("confirm", ("name", 10))])
+@pytest.mark.parametrize(("script", "more"), [("renew", ()), ("confirm", ("name", 10, 10_000, 10_000))])
 async def test_a_renewed_job_counts_as_running_for_as_long_as_it_is_renewed(
     queue: Queue, script: str, more: tuple[str | int, ...]
 ) -> None:

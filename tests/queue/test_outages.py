@@ -152,6 +152,7 @@ async def test_the_fence_waits_for_redis(own_server: RedisServer, own_queue: Que
         started.set()
         await gate.wait()
         await running.confirm()
+        running.answered()
         confirmed.set()
         return {}
 

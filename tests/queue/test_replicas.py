@@ -68,6 +68,7 @@ async def test_a_copy_begins_and_a_tag_is_written_only_if_a_replica_knows_whose_
         began.set()
         await stalled.wait()
         await running.confirm()
+        running.answered()
         assert resumed.is_set()
         # The end of a copy needs no replica.
         pair.replicas[0].send_signal(signal.SIGSTOP)

@@ -52,6 +52,9 @@ class Job:
     async def confirm(self) -> None:
         self.confirmed += 1
 
+    def answered(self) -> None:
+        pass
+
     def progress(self, number: int) -> None:
         self.read.append(number)
 

@@ -15,12 +15,13 @@ import pytest
 
 from replicator.copy import Copier, selection_key
 from replicator.copy.options import VERBATIM, Attestations, CopyOptions
-from replicator.queue import LeaseLost, Observations, Queue
+from replicator.queue import Lane, LeaseLost, Observations, Queue
 from replicator.reference import Reference
-from replicator.registry import Registries
-from replicator.replication.job import Handler, may_trust
+from replicator.registry import Registries, Timing
+from replicator.replication.job import Handler, job_for, may_trust
 from replicator.replication.transfer import CopyFailed, access_by
 from replicator.rules import CopyRequest
+from tests.queue.conftest import eventually, idle, working
 from tests.queue.servers import RedisServer
 from tests.queue.test_checks import Asked, Writer, void
 from tests.replication.test_job import Job, request, rules_of, run
@@ -30,6 +31,8 @@ from tests.standins.logins import HARBOR_ROBOT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from aiohttp import web
 
     from replicator.rules import Rules
     from tests.standins.acr import AcrStandIn
@@ -276,6 +279,63 @@ async def test_a_lost_lease_ends_the_copy_before_the_tag_and_voids_nothing(shop:
             await run(handler, work)
     assert shop.acr.faults.log.count("PUT", "/manifests/v1") == 0
     assert await shop.trusts(OLD)
+
+
+class LateWrites:
+    """A destination that carries its first write of a tag out when it is ``released``, whether its client waits or not.
+
+    Attributes:
+        held: there is such a write.
+    """
+
+    def __init__(self, acr: AcrStandIn) -> None:
+        self.held, self.released = asyncio.Event(), asyncio.Event()
+        self._handler = acr.faults._handler
+        acr.faults._handler = self
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.method != "PUT" or not request.path.endswith("/manifests/v1") or self.held.is_set():
+            return await self._handler(request)
+        await request.read()
+        self.held.set()
+        return await asyncio.shield(self._land(request))
+
+    async def _land(self, request: web.BaseRequest) -> web.StreamResponse:
+        await self.released.wait()
+        return await self._handler(request)
+
+
+async def test_an_old_image_that_lands_late_over_a_newer_one_is_not_trusted_and_is_replaced(shop: Shop) -> None:
+    late = LateWrites(shop.acr)
+    job = job_for(shop.wanted())
+
+    async def is_there(root: Image) -> bool:
+        found = await shop.registries.source(Reference.parse(job.id).repository).head_manifest("v1")
+        return found is not None and found.digest == root.digest
+
+    async def waits() -> bool:
+        return [each.id for each in await shop.queue.waiting() if each.tries == 0] == [job.id]
+
+    await shop.push(OLD)
+    await shop.queue.enqueue([job], Lane.EVENTS)
+    async with (
+        Registries(access_by(shop.rules.credentials), timing=Timing(tag=1, attempts=1)) as registries,
+        aclosing(Observations(shop.queue, pause=0)) as checks,
+        working(shop.queue, Handler(Copier(registries), checks), lease=1.5, timeout=None),
+    ):
+        await asyncio.wait_for(late.held.wait(), 30)
+        await shop.push(NEW)
+        await shop.queue.enqueue([job], Lane.EVENTS)
+        await eventually(waits, 30)
+        assert await is_there(NEW)
+        late.released.set()
+        await eventually(lambda: is_there(OLD), 30)
+        assert not await shop.trusts(NEW)
+        # Two minutes pass.
+        await shop.queue.redis.hset(f"{shop.queue.prefix}:unanswered", job.id, "1 2 x")  # type: ignore[misc]  # redis-py's union
+        await shop.queue.redis.zadd(shop.queue.lane_queue(Lane.EVENTS), {f"{shop.queue.prefix}:{job.id}": 2})
+        await eventually(lambda: is_there(NEW), 30)
+        await idle(shop.queue, 30)
 
 
 def test_only_a_tag_may_be_trusted() -> None:

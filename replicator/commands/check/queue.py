@@ -99,7 +99,7 @@ async def _run_a_job(handle: RedisHandle, prefix: str, wanted: int | None) -> li
         token = uuid4().hex
         _, job = await scripts.run("claim", lane, 1, token, "check", lease, 0, 0)
         facts = (job_id, f"{token}:{job_id}")
-        await scripts.run("confirm", lease, *facts, "", short_name(job_id), MOST_DESTINATIONS)
+        await scripts.run("confirm", lease, *facts, "", short_name(job_id), MOST_DESTINATIONS, lease, 0)
         await scripts.run("finish", *facts, job[2], lane, "done", 0, 0, "ended", "", "", "")
         if not await redis.xread({f"{trial}:finished:check": "0"}):
             raise ResponseError(f"CROSSSLOT: what a script writes is not found at its key {trial}:finished:check")

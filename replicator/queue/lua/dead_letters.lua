@@ -40,6 +40,8 @@ return queued
 local dropped = {}
 for i = 2, #ARGV do
   if redis.call('HDEL', DEAD, ARGV[i]) == 1 then dropped[#dropped + 1] = ARGV[i] end
+  local look = string.match(redis.call('HGET', UNANSWERED, ARGV[i]) or '', '^%d+ (%d+) ')
+  if look and NOW >= tonumber(look) then redis.call('HDEL', UNANSWERED, ARGV[i]) end
   redis.call('HDEL', DEAD_JOBS, ARGV[i])
   redis.call('ZREM', DEAD_ORDER, ARGV[i])
 end

@@ -206,7 +206,55 @@ for key, record in pairs(all_waits()) do
 end
 return found
 
--- claim with waits --
+-- unanswered with generations observed --
+-- Writes to which no answer came: the registry may carry such a write out late, over a newer one. So no other write
+-- begins before its limit, and the destination is compared once more after that, when all that is late has landed.
+-- Put in front of the scripts that start and end attempts.
+
+-- Say why a job waits, unless a failure says so: by the first of several it is decided when to give up.
+local function note_why(id, message)
+  local failure = {id = id, error_class = 'transient', message = message, tries = 0, first = NOW, last = NOW}
+  redis.call('HSETNX', WAITING, id, cjson.encode(failure))
+end
+
+-- Remember that no answer came to the write of a destination that is under way, if there is one.
+local function note_unanswered(id)
+  local write = redis.call('HGET', WRITING, id)
+  if not write then return end
+  redis.call('HDEL', WRITING, id)
+  redis.call('HSET', UNANSWERED, id, write)
+  -- What the enqueue knew of the destination is not true any more.
+  redis.call('SADD', MERGED, id)
+  note_why(id, "a write of the tag was not answered: tried again when it can't be carried out any more")
+  local look, name = string.match(write, '^%d+ (%d+) (.*)$')
+  -- Dated ahead: nothing that is observed before the late write has landed counts.
+  OBSERVED.keep(name, look .. ' ', math.huge)
+end
+
+-- Returns until when no other write may begin, and when the destination is to be compared again; nil without need.
+local function unanswered(id)
+  local limit, look = string.match(redis.call('HGET', UNANSWERED, id) or '', '^(%d+) (%d+) ')
+  return tonumber(limit), tonumber(look)
+end
+
+-- Returns until when a job must not start; nil if it may. An attempt that starts late enough compares what is there.
+local function held_until(id)
+  -- Its worker died while it wrote.
+  note_unanswered(id)
+  local limit, look = unanswered(id)
+  if limit and NOW < limit then return limit end
+  if look and NOW >= look then redis.call('HDEL', UNANSWERED, id) end
+end
+
+-- Keep a job that is done, to compare its destination again.
+local function compare_later(id, lane, look)
+  redis.call('DEL', failures_key(id))
+  for _, known in ipairs({BOUND, PUSHED, WAITING}) do redis.call('HDEL', known, id) end
+  note_why(id, 'copied, but a write of the tag was not answered: compared again, as it may be carried out late')
+  redis.call('ZADD', queue(lane), look, member(id))
+end
+
+-- claim with waits generations observed unanswered --
 -- Start up to `count` jobs that are due: take their leases, in one step.
 -- ARGV: prefix, lane, count, token (unique to this request), worker, lease in ms,
 --       takeover: '1' when jobs of workers that died may be taken,
@@ -342,8 +390,11 @@ for i = 1, #due, 2 do
     -- started a second time.
     redis.call('ZADD', queue(lane), NOW + left, due[i])
   elseif takeover or not before then
+    local held = held_until(id)
     local key, wait = waits_for(id, tonumber(due[i + 1]))
-    if key then
+    if held then
+      redis.call('ZADD', queue(lane), held, due[i])
+    elseif key then
       if died then note_push(id, died.pushed) end
       redis.call('HDEL', RUNNING, id)
       park(id, lane, key, wait, tonumber(due[i + 1]), horizon)
@@ -362,16 +413,20 @@ next_look = math.min(next_look, tonumber(upcoming[2] or math.huge))
 table.insert(started, 1, next_look < math.huge and math.max(0, next_look - NOW) or -1)
 return started
 
--- confirm with generations observed --
+-- confirm with generations observed unanswered --
 -- The fence: prolong a lease right before its job's destination is written, and void what was observed there before.
 -- ARGV: prefix, lease in ms, id, token, running record or '' to leave it, the destination's short name,
--- most items of a generation. Returns the tokens of leases that are lost: this one or none.
+-- most items of a generation, ms that the write may take, ms after that until the destination is compared again if no
+-- answer comes. Returns the tokens of leases that are lost: this one or none.
 local lease_ms, id, token = tonumber(ARGV[2]), ARGV[3], ARGV[4]
 if not has_lease(id, token) then return {token} end
 -- Also when memory is full: this write is smaller than the job that it helps to get done.
 allow_writes()
 -- First, so that if it is refused, the lease is not confirmed and the tag is not written.
-OBSERVED.keep(ARGV[6], string.format('%.0f ', NOW), tonumber(ARGV[7]))
+local _, look = unanswered(id)
+OBSERVED.keep(ARGV[6], string.format('%.0f ', math.max(NOW, look or 0)), tonumber(ARGV[7]))
+local limit = NOW + tonumber(ARGV[8])
+redis.call('HSET', WRITING, id, string.format('%.0f %.0f %s', limit, limit + tonumber(ARGV[9]), ARGV[6]))
 renew_lease(id, token, lease_ms, ARGV[5])
 return {}
 
@@ -386,11 +441,12 @@ for i = 3, #ARGV, 3 do
 end
 return lost
 
--- finish with chronicle waits --
+-- finish with chronicle waits generations observed unanswered --
 -- End an attempt, in one step. ARGV: prefix, id, token, generation seen at the start, lane it was started from,
 --   how: 'done' | 'retry' | 'wait' | 'dead' | 'release', delay in ms, failures in a row,
 --   record for the runs that wait, note: the failure of what waits ('retry', 'wait') or the dead letter ('dead'),
---   entry for the history or '', lag in ms or ''; and for a failure that has to do with a key:
+--   entry for the history or '', lag in ms or '', '1' when no answer came to a write of the destination;
+--   and for a failure that has to do with a key:
 --   the key, since when it is silent in ms, ms of waiting that count as one attempt, horizon in ms, why,
 --   the attempts that its waiting counts as; or for one that went well, where it is known: the keys that answered, each
 --   with a space behind it. Without those, it is the key that the id begins with: an id is a destination.
@@ -405,6 +461,9 @@ redis.call('HDEL', RUNNING, id)
 local runner = running and cjson.decode(running)
 local lane = lane_of(id) or started_lane
 local newest = tonumber(redis.call('HGET', GEN, id) or 0)
+if ARGV[13] == '1' then note_unanswered(id) else redis.call('HDEL', WRITING, id) end
+local limit, look = unanswered(id)
+local earliest = math.max(NOW, limit or 0)
 -- A push that this attempt did not serve is left to the next one.
 if how ~= 'done' and runner then note_push(id, runner.pushed) end
 
@@ -412,7 +471,7 @@ if how ~= 'done' and runner then note_push(id, runner.pushed) end
 local function answered_at(key)
   if how ~= 'done' then return nil end
   local is_destination = string.sub(id, 1, #key + 1) == key .. '/'
-  local told = ARGV[13] and ' ' .. ARGV[13]
+  local told = ARGV[14] and ' ' .. ARGV[14]
   if told and not string.find(told, ' ' .. key .. ' ', 1, true) or not told and not is_destination then return nil end
   -- A destination is written at the end; a source may have been read long before that.
   return is_destination and NOW or runner and runner.since
@@ -426,7 +485,7 @@ for key, wait in pairs(all_waits()) do
     wait.answered = math.max(answered, wait.answered or 0)
     if wait.apart and runner then wait.apart[runner.worker] = nil end
     put_wait(key, wait)
-  elseif wait.probe == id and not wait.back and (how ~= 'wait' or ARGV[13] ~= key) then
+  elseif wait.probe == id and not wait.back and (how ~= 'wait' or ARGV[14] ~= key) then
     -- A probe that ended otherwise says nothing of the key: another job may.
     wait.probe, wait.next = nil, NOW
     put_wait(key, wait)
@@ -436,7 +495,7 @@ end
 
 if newest ~= seen then
   -- Enqueued while it ran: the copy may have missed the newer tag, so it runs again, however this attempt ended.
-  redis.call('ZADD', queue(lane), NOW, member(id))
+  redis.call('ZADD', queue(lane), earliest, member(id))
   -- A failure is not reported: the next attempt, at once, began after these runs asked too, and may go well.
   if how == 'done' then
     report_end(id, seen, record)
@@ -446,55 +505,55 @@ if newest ~= seen then
   return 'queued again'
 end
 -- A login is not refused to one worker alone.
-local silent = runner and ARGV[14] and string.sub(ARGV[13], 1, 6) ~= 'login:' and get_wait(ARGV[13])
-if silent and answers_others(silent, tonumber(ARGV[14])) then
+local silent = runner and ARGV[15] and string.sub(ARGV[14], 1, 6) ~= 'login:' and get_wait(ARGV[14])
+if silent and answers_others(silent, tonumber(ARGV[15])) then
   -- Its place in the queue is its own: for others there is no reason to wait, or to give up.
   how, silent.apart = 'wait', silent.apart or {}
   for each, ends in pairs(silent.apart) do
     if NOW - ends >= REMEMBER_MS then silent.apart[each] = nil end
   end
   silent.apart[runner.worker] = NOW + math.max(1000, math.min(delay, LONGEST_PAUSE_MS))
-  put_wait(ARGV[13], silent)
+  put_wait(ARGV[14], silent)
   redis.call('ZADD', queue(lane), runner.due, member(id))
   wake(lane)
 elseif how == 'done' then
-  forget(id)
+  if look then compare_later(id, lane, look) else forget(id) end
   report_end(id, seen, record)
   note_ended(lane, ARGV[11], ARGV[12])
 elseif how == 'dead' then
   make_dead_letter(id, seen, note, record)
   note_ended(lane, ARGV[11], ARGV[12])
 elseif how == 'retry' then
-  redis.call('ZADD', queue(lane), NOW + delay, member(id))
+  redis.call('ZADD', queue(lane), math.max(NOW + delay, earliest), member(id))
   redis.call('SET', failures_key(id), failures)
   redis.call('HSET', WAITING, id, note)
-  report_end(id, seen, record, tonumber(ARGV[18] or failures))
+  report_end(id, seen, record, tonumber(ARGV[19] or failures))
 elseif how == 'wait' then
-  local key, wait = ARGV[13], get_wait(ARGV[13])
+  local key, wait = ARGV[14], get_wait(ARGV[14])
   local due = runner and runner.due or NOW
   redis.call('HSET', WAITING, id, note)
-  report_end(id, seen, record, tonumber(ARGV[18]))
+  report_end(id, seen, record, tonumber(ARGV[19]))
   if wait and wait.back and NOW - wait.back < SETTLE_MS then
     -- The key has just come back, and the worker that failed had not heard of it.
     redis.call('ZADD', queue(lane), NOW + 1000, member(id))
   else
     local known = wait and not wait.back
-    if not known then wait = {since = tonumber(ARGV[14]), why = ARGV[17], probe = id} end
+    if not known then wait = {since = tonumber(ARGV[15]), why = ARGV[18], probe = id} end
     if runner and wait.probe == id then wait.failed = runner.worker end
-    wait.since, wait.patience = math.min(wait.since, tonumber(ARGV[14])), tonumber(ARGV[15])
+    wait.since, wait.patience = math.min(wait.since, tonumber(ARGV[15])), tonumber(ARGV[16])
     if wait.probe == id then
       wait.pause = math.min(LONGEST_PAUSE_MS, 2 * (wait.pause or 500))
       local pause = delay > 0 and math.min(delay, LONGEST_PAUSE_MS) or wait.pause
       wait.probe, wait.next = nil, NOW + (known and pause or first_pause(pause))
     end
     put_wait(key, wait)
-    park(id, lane, key, wait, due, tonumber(ARGV[16]))
+    park(id, lane, key, wait, due, tonumber(ARGV[17]))
     if not known then wake('waits') end
   end
 else
   -- Handed back: to its former place in the queue, unless it has to wait.
   local due = delay > 0 and NOW + delay or runner and runner.due or NOW
-  redis.call('ZADD', queue(lane), due, member(id))
+  redis.call('ZADD', queue(lane), math.max(due, limit or 0), member(id))
   wake(lane)
 end
 return how

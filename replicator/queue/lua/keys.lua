@@ -15,6 +15,9 @@
 --   <prefix>:bound             hash id -> how many retries it has, where that is limited
 --   <prefix>:merged            set of the pending ids whose payload stands for more than one enqueue
 --   <prefix>:pushed            hash id -> time of the oldest push not yet picked up by an attempt (sender's clock)
+--   <prefix>:writing           hash id -> "limit look name": its destination is being written. Until when that may take, when
+--                              the destination is compared again if no answer comes, and its short name
+--   <prefix>:unanswered        the same, of a write to which no answer came: it may be carried out late
 --   <prefix>:waits             hash key -> JSON: what jobs wait for without an attempt, see "waits" in jobs.lua
 --   <prefix>:waits:<lane>:<key>  sorted set of the ids that wait for it -> when they were due
 --   <prefix>:waiters:<id>      hash run -> "generation:retries": the runs that wait for its end
@@ -35,7 +38,7 @@
 local prefix = ARGV[1]
 local GEN, SEQ, RUNNING, WAITING = prefix .. ':gen', prefix .. ':seq', prefix .. ':running', prefix .. ':waiting'
 local BOUND, MERGED, PUSHED = prefix .. ':bound', prefix .. ':merged', prefix .. ':pushed'
-local WAITS = prefix .. ':waits'
+local WAITS, WRITING, UNANSWERED = prefix .. ':waits', prefix .. ':writing', prefix .. ':unanswered'
 local DEAD, DEAD_JOBS, DEAD_ORDER = prefix .. ':dead', prefix .. ':dead-jobs', prefix .. ':buried'
 local LANES = {'events', 'backfill'}
 local FINISHED_EXPIRY = 86400000
