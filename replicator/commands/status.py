@@ -103,6 +103,8 @@ def draw_status(status: Status) -> RenderableType:
         parts.append(Text("", style="yellow").append_text(plain(silence.sentence)))
         if silence.why:
             parts.append(Text("  ").append_text(plain(silence.why)))
+    if status.clock is not None:
+        parts.append(Text(status.clock.sentence, style="yellow"))
     if status.running:
         parts += [Text(), _running(status)]
     if status.waiting:

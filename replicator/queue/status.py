@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Self
 from uuid import uuid4
 
+import structlog
+
 from replicator.console import iso
 from replicator.queue.client import ALIVE_MS, FAULTS
 from replicator.queue.leaders import SweepState
@@ -33,6 +35,10 @@ if TYPE_CHECKING:
     from replicator.queue.job import Counts, Lane, RunningJob, WaitingJob, WorkerInfo
     from replicator.queue.waits import KeySilence
 
+log = structlog.get_logger("replicator.queue")
+
+CLOCK_SHOWN_SECONDS = 86_400.0
+"""For so long it is shown that Redis's clock was set back."""
 _BEAT_SECONDS = 5.0
 _GOODBYE_SECONDS = 1.0
 _MOST_CHARACTERS = 2000
@@ -54,7 +60,9 @@ async def heartbeat(
     async def beat() -> None:
         while True:
             with contextlib.suppress(*FAULTS):
-                await queue.run_script("heartbeat", kind, name, record(), ALIVE_MS)
+                set_back = await queue.run_script("heartbeat", kind, name, record(), ALIVE_MS)
+                if set_back:
+                    log.warning("queue clock set back", seconds=round(set_back / 1000), redis=queue.where)
             await asyncio.sleep(_BEAT_SECONDS)
 
     beating = asyncio.create_task(beat())
@@ -145,6 +153,38 @@ async def processes(queue: Queue) -> list[ProcessInfo]:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockSetBack:
+    """A step of Redis's clock into the past. What lay ahead in the queue was brought forward by as much.
+
+    Attributes:
+        at: when it was noticed, by the clock as it is since then (UTC).
+        seconds: by how much.
+    """
+
+    at: datetime
+    seconds: float
+
+    @classmethod
+    def read(cls, now_ms: float, at: bytes | None, by: bytes | None) -> Self | None:
+        """Read what Redis has of the last step; None if there was none lately.
+
+        Args:
+            now_ms: Redis's time in ms.
+            at: the field ``back`` of its hash ``clock``.
+            by: the field ``by`` of it.
+        """
+        if at is None or by is None or not 0 <= now_ms - float(at) <= CLOCK_SHOWN_SECONDS * 1000:
+            return None
+        return cls(moment(float(at)), float(by) / 1000)
+
+    @property
+    def sentence(self) -> str:
+        """The step for a person."""
+        step = f"the clock of Redis was set back by {self.seconds:.0f} s at {iso(self.at)}"
+        return f"{step}; copies that wait were brought forward by as much"
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The queue at one moment. Its parts are asked for one after the other, so they may differ by a job or two.
 
@@ -160,6 +200,7 @@ class Status:
         limits: the limits of bandwidth and requests in force; more than one where processes have different settings.
         silent: the registries that do not answer, the longest silence first.
         server: name and version of the queue's server; empty if it does not tell.
+        clock: the last step of Redis's clock into the past; None without one in the last day.
     """
 
     taken: datetime
@@ -173,6 +214,7 @@ class Status:
     limits: Sequence[str] = ()
     silent: Sequence[KeySilence] = ()
     server: str = ""
+    clock: ClockSetBack | None = None
 
     @classmethod
     async def read(cls, queue: Queue) -> Self:
@@ -193,6 +235,7 @@ class Status:
             limits=sorted({process.limits for process in await processes(queue)} - {""}),
             silent=await list_waits(queue),
             server=await server_version(queue.redis),
+            clock=ClockSetBack.read(*await queue.ask("clock_show")),
         )
 
     @property
@@ -257,6 +300,7 @@ class Status:
             ],
             **({"limits": list(self.limits)} if self.limits else {}),
             **self._silent_json(),
+            **({"clock": {"set_back": iso(self.clock.at), "seconds": self.clock.seconds}} if self.clock else {}),
             **self._reconcile_json(),
             **self._sweep_json(),
         }

@@ -31,6 +31,7 @@ from replicator.queue import (
     WorkerInfo,
 )
 from replicator.queue.leaders import SweepState
+from replicator.queue.status import ClockSetBack
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 REFERENCE = "registry.cn-beijing.aliyuncs.com/a-namespace/with-a-rather-long-name-of-a-repository:v1.2.3-release"
@@ -89,6 +90,13 @@ def test_registries_that_do_not_answer_are_named() -> None:
     named = {"registry": "acr.example", "since": iso(NOON), "message": "no connection", "waiting": 1}
     assert seen.to_json()["silent"] == [named]
     assert "silent" not in status().to_json()
+
+
+def test_a_clock_of_redis_that_was_set_back_is_told() -> None:
+    seen = replace(status(), clock=ClockSetBack(NOON, 3600.0))
+    assert "the clock of Redis was set back by 3600 s at 2026-01-01T12:00:00.000Z" in printed(seen, width=140)
+    assert seen.to_json()["clock"] == {"set_back": iso(NOON), "seconds": 3600.0}
+    assert "clock" not in status().to_json()
 
 
 def test_harbors_whose_webhooks_are_switched_off_are_named() -> None:

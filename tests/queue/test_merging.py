@@ -26,7 +26,7 @@ async def test_an_enqueued_job_runs_with_its_payload_and_then_leaves_nothing_beh
     assert handler.payloads == [{"source": "h.example/a:1", "n": 1}]
     assert (handler.runs[0].id, handler.runs[0].lane, handler.runs[0].tries) == ("r.example/a:1", Lane.EVENTS, 1)
     left = {key.decode() for key in await queue.redis.keys(f"*{queue.prefix}*")}
-    assert left == {f"{queue.prefix}:seq", f"{queue.prefix}:ping"}
+    assert left == {f"{queue.prefix}:{name}" for name in ("seq", "ping", "clock")}
 
 
 async def test_pushes_of_one_tag_before_it_runs_are_one_copy_with_the_newest_payload(

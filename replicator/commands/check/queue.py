@@ -26,7 +26,7 @@ from replicator.queue.job import Job, Lane, QueueError, encode_job
 from replicator.queue.memory import MOST_DESTINATIONS, short_name
 from replicator.queue.scripts import NotReplicated, Replicas, Scripts, advice
 from replicator.queue.state_directory import Use, fault_of, find_damage, room, use_of, version_of
-from replicator.queue.status import server_version
+from replicator.queue.status import ClockSetBack, server_version
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +70,7 @@ async def try_redis(url: str, prefix: str, replicas: int | None = None) -> list[
         version = await server_version(redis)
         message = f"answers, runs scripts and accepts writes{version and f' ({version})'}"
         found = [Finding("redis", where, FindingState.OK, message), *held]
-        return [*found, *await _kept(redis, where), await _time(redis, where)]
+        return [*found, *await _kept(redis, where), await _time(redis, where, prefix)]
     except (RedisError, OSError) as error:
         return [Finding("redis", handle.where, FindingState.FAILED, redis_words(error))]
     finally:
@@ -104,7 +104,8 @@ async def _run_a_job(handle: RedisHandle, prefix: str, wanted: int | None) -> li
         if not await redis.xread({f"{trial}:finished:check": "0"}):
             raise ResponseError(f"CROSSSLOT: what a script writes is not found at its key {trial}:finished:check")
     finally:
-        left = ("seq", "gen", "running", "merged", "checks:new", f"queue:{lane}", "finished:check", f"waiters:{job_id}")
+        names = ("seq", "gen", "running", "merged", "checks:new", "clock", "finished:check")
+        left = (*names, f"queue:{lane}", f"waiters:{job_id}")
         jobs = (f"arq:{kind}:{trial}:{job_id}" for kind in ("job", "in-progress", "retry"))
         await redis.delete(*(f"{trial}:{name}" for name in left), *jobs)
     return _held(handle, replicas, needed, late)
@@ -233,13 +234,17 @@ def judge_memory(policy: str | None) -> tuple[FindingState, str]:
     return FindingState.OK, "evicts nothing (maxmemory-policy noeviction)"
 
 
-async def _time(redis: QueueClient, where: str) -> Finding:
+async def _time(redis: QueueClient, where: str, prefix: str) -> Finding:
     # Every script of the queue uses TIME, so the ACL must allow it anyway.
     seconds, microseconds = await redis.time()
     theirs = datetime.fromtimestamp(seconds + microseconds / 1_000_000, UTC)
     # The queue uses Redis's clock alone, so a difference only harms what is compared with the time of day.
     effect = "scheduled reconciles run at the wrong time, and ages in replicator status are wrong"
     problem = clock_problem(theirs, datetime.now(UTC), "Redis", effect)
+    back, by = await redis.execute_command("HMGET", f"{prefix}:clock", "back", "by")
+    step = ClockSetBack.read(theirs.timestamp() * 1000, back, by)
+    if problem is None and step is not None:
+        return Finding("clock", where, FindingState.NOT_TRIED, f"{step.sentence}: synchronize it by NTP")
     if problem is None:
         return Finding("clock", where, FindingState.OK, "agrees with this machine's")
     return Finding("clock", where, FindingState.FAILED, problem)

@@ -53,6 +53,10 @@ elseif not owner or owner == token then
 elseif ARGV[8] == '1' then
   redis.call('SET', urgent_key(item), '1', 'PX', lease_ms)
 end
+-- Taken before the clock was set back: Redis keeps the time at which a key expires.
+if reply[1] == 'held' and redis.call('PTTL', lock_key(item)) > lease_ms then
+  redis.call('PEXPIRE', lock_key(item), lease_ms)
+end
 for _, noted in ipairs(others) do reply[#reply + 1] = noted.place end
 return reply
 

@@ -39,7 +39,8 @@ repeat
       end
       local lane = pause < math.huge and lane_of(id)
       if lane and redis.call('EXISTS', lease(id)) == 0 then
-        local due = math.max(NOW, failure.last + pause)
+        -- A failure in the future was noted before the clock was set back.
+        local due = math.max(NOW, math.min(failure.last, NOW) + pause)
         if due < tonumber(redis.call('ZSCORE', queue(lane), member(id))) then
           redis.call('ZADD', queue(lane), string.format('%.0f', due), member(id))
           hastened[#hastened + 1] = id
@@ -206,6 +207,59 @@ for key, record in pairs(all_waits()) do
 end
 return found
 
+-- clock with waits --
+-- When Redis's clock is set back, what was due soon would wait for as long as that, and leases would not lapse. So what
+-- lies ahead is brought forward by as much. Put in front of `claim`, which runs every two seconds at the least.
+local BACK_MS, PAGE = 5000, 500
+
+-- Bring forward what lies ahead in a sorted set of times.
+local function bring_forward(key, by)
+  -- By rank: what was moved is still in front of what was not.
+  local rank, page = redis.call('ZCOUNT', key, '-inf', NOW), nil
+  repeat
+    page = redis.call('ZRANGE', key, rank, rank + PAGE - 1, 'WITHSCORES')
+    local moved = {}
+    for i = 1, #page, 2 do moved[i], moved[i + 1] = page[i + 1] - by, page[i] end
+    if #moved > 0 then redis.call('ZADD', key, unpack(moved)) end
+    rank = rank + PAGE
+  until #page < 2 * PAGE
+end
+
+local function bring_waits_forward(by)
+  local function nearer(time) return time and time > NOW and time - by or time end
+  for key, record in pairs(all_waits()) do
+    for _, lane in ipairs(LANES) do bring_forward(parked(lane, key), by) end
+    for _, field in ipairs({'since', 'next', 'back', 'answered'}) do record[field] = nearer(record[field]) end
+    for worker, ends in pairs(record.apart or {}) do record.apart[worker] = nearer(ends) end
+    put_wait(key, record)
+  end
+end
+
+local function notice_clock(lease_ms)
+  local by = note_time() - NOW
+  -- A failover to a replica whose clock is a little behind is none.
+  if by < BACK_MS then return end
+  -- The newest time is up to a second older than what was queued last.
+  for _, lane in ipairs(LANES) do bring_forward(queue(lane), by + 1000) end
+  bring_waits_forward(by + 1000)
+  -- Redis keeps the time at which a key expires: leases begin anew.
+  for _, id in ipairs(redis.call('HKEYS', RUNNING)) do
+    if redis.call('PTTL', lease(id)) > lease_ms then redis.call('PEXPIRE', lease(id), lease_ms) end
+  end
+  for _, writes in ipairs({WRITING, UNANSWERED}) do
+    local all = redis.call('HGETALL', writes)
+    for i = 1, #all, 2 do
+      local limit, look, name = string.match(all[i + 1], '^(%d+) (%d+) (.*)$')
+      local nearest = NOW + lease_ms
+      if tonumber(limit) > nearest then
+        redis.call('HSET', writes, all[i], string.format('%.0f %.0f %s', nearest, nearest + look - limit, name))
+      end
+    end
+  end
+  local now, span = string.format('%.0f', NOW), string.format('%.0f', by)
+  redis.call('HSET', CLOCK, 'newest', now, 'back', now, 'by', span, 'untold', span)
+end
+
 -- unanswered with generations observed --
 -- Writes to which no answer came: the registry may carry such a write out late, over a newer one. So no other write
 -- begins before its limit, and the destination is compared once more after that, when all that is late has landed.
@@ -254,7 +308,7 @@ local function compare_later(id, lane, look)
   redis.call('ZADD', queue(lane), look, member(id))
 end
 
--- claim with waits generations observed unanswered --
+-- claim with waits clock generations observed unanswered --
 -- Start up to `count` jobs that are due: take their leases, in one step.
 -- ARGV: prefix, lane, count, token (unique to this request), worker, lease in ms,
 --       takeover: '1' when jobs of workers that died may be taken,
@@ -266,6 +320,7 @@ local lane, count, token, worker, lease_ms = ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local takeover, again, horizon = ARGV[7] == '1', ARGV[8] == '1', tonumber(ARGV[9] or 86400000)
 local started = {}
 allow_writes()
+notice_clock(lease_ms)
 
 local waits, silent, not_ours, next_look = all_waits(), {}, {}, math.huge
 for key, record in pairs(waits) do
@@ -459,6 +514,8 @@ local running = redis.call('HGET', RUNNING, id)
 redis.call('DEL', lease(id))
 redis.call('HDEL', RUNNING, id)
 local runner = running and cjson.decode(running)
+-- An attempt in the future began before the clock was set back.
+if runner then runner.due, runner.since = math.min(runner.due, NOW), math.min(runner.since, NOW) end
 local lane = lane_of(id) or started_lane
 local newest = tonumber(redis.call('HGET', GEN, id) or 0)
 if ARGV[13] == '1' then note_unanswered(id) else redis.call('HDEL', WRITING, id) end

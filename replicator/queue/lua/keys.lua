@@ -26,6 +26,8 @@
 --   <prefix>:buried            sorted set of the ids of dead letters, in the order of their death: a number of :seq
 --   <prefix>:workers           hash worker -> JSON: its sign of life
 --   <prefix>:processes         hash process -> JSON: its sign of life, and which configuration it runs with
+--   <prefix>:clock             hash: newest, the newest time of Redis that was seen; back, by, when its clock was set back last
+--                              and by how many ms; untold, the same until it is logged
 --   <prefix>:ping              what a ping writes
 --   <prefix>:reconcile         hash: started, when the last reconcile that ended began; result, what it found (JSON);
 --                              succeeded, when the last one ended that was completed
@@ -39,6 +41,7 @@ local prefix = ARGV[1]
 local GEN, SEQ, RUNNING, WAITING = prefix .. ':gen', prefix .. ':seq', prefix .. ':running', prefix .. ':waiting'
 local BOUND, MERGED, PUSHED = prefix .. ':bound', prefix .. ':merged', prefix .. ':pushed'
 local WAITS, WRITING, UNANSWERED = prefix .. ':waits', prefix .. ':writing', prefix .. ':unanswered'
+local CLOCK = prefix .. ':clock'
 local DEAD, DEAD_JOBS, DEAD_ORDER = prefix .. ':dead', prefix .. ':dead-jobs', prefix .. ':buried'
 local LANES = {'events', 'backfill'}
 local FINISHED_EXPIRY = 86400000
@@ -56,6 +59,14 @@ local function waiters_key(id) return prefix .. ':waiters:' .. id end
 
 -- Begin with a write that is allowed when memory is full: the work in the queue must still get done.
 local function allow_writes() redis.call('DEL', prefix .. ':none') end
+
+-- Note the time, at most once a second, as each command is written to the append-only file. Returns the newest time that
+-- was seen before.
+local function note_time()
+  local newest = tonumber(redis.call('HGET', CLOCK, 'newest') or 0)
+  if NOW - newest >= 1000 then redis.call('HSET', CLOCK, 'newest', string.format('%.0f', NOW)) end
+  return newest
+end
 
 local function lane_of(id)
   for _, lane in ipairs(LANES) do
@@ -96,6 +107,7 @@ end
 -- Returns the lane it is in, and whether it was pending before.
 local function enqueue(id, job, lane, retries, run, pushed)
   local generation = redis.call('INCR', SEQ)
+  note_time()
   local pending = redis.call('HEXISTS', GEN, id) == 1
   redis.call('HSET', GEN, id, generation)
   -- An older version of this program, which knows no pushes, leaves them behind when the job is done.

@@ -24,7 +24,12 @@ end
 -- Take a lease that is free or the token's own. Returns since when it is taken, or nil when another has it.
 local function take(name, token, lease_ms, record)
   local current, before = owner(name)
-  if current and current ~= token then return nil end
+  if current and current ~= token then
+    -- It was taken before the clock was set back: Redis keeps the time at which a key expires.
+    local longest = tonumber(lease_ms)
+    if redis.call('PTTL', name .. ':lease') > longest then redis.call('PEXPIRE', name .. ':lease', longest) end
+    return nil
+  end
   local since = before and before.since or NOW
   if record then record.since = since end
   put(name, token, lease_ms, record)
@@ -115,7 +120,8 @@ if not take(NOTICES, ARGV[2], ARGV[3]) then return {0} end
 local complaints = {}
 local all = redis.call('HGETALL', COMPLAINTS)
 for i = 1, #all, 2 do
-  if cjson.decode(all[i + 1])['until'] < NOW then
+  local ends = cjson.decode(all[i + 1])['until']
+  if ends < NOW or ends > NOW + ARGV[3] then
     redis.call('HDEL', COMPLAINTS, all[i])
   else
     complaints[#complaints + 1] = all[i + 1]

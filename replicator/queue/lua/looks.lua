@@ -72,6 +72,10 @@ for _, lane in ipairs(LANES) do
 end
 return ages
 
+-- clock_show --
+-- ARGV: prefix. Returns now, when Redis's clock was set back last, and by how many ms; nil for both if it never was.
+return {NOW, unpack(redis.call('HMGET', CLOCK, 'back', 'by'))}
+
 -- running --
 -- ARGV: prefix. Returns id, running record, ... of the jobs with a live lease.
 local live, records = {}, redis.call('HGETALL', RUNNING)

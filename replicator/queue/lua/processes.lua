@@ -2,7 +2,7 @@
 
 -- heartbeat --
 -- Show a sign of life. ARGV: prefix, kind ('workers' or 'processes'), its name, its record (JSON) or '' when it has
--- stopped, most ms between two signs.
+-- stopped, most ms between two signs. Returns by how many ms Redis's clock was set back, to one process once; or 0.
 local known, name = prefix .. ':' .. ARGV[2], ARGV[3]
 allow_writes()
 if ARGV[4] == '' then return redis.call('HDEL', known, name) end
@@ -12,15 +12,18 @@ redis.call('HSET', known, name, cjson.encode(record))
 -- A process that was killed can't withdraw its record; the living do it.
 local all = redis.call('HGETALL', known)
 for i = 1, #all, 2 do
-  if cjson.decode(all[i + 1]).seen < NOW - tonumber(ARGV[5]) then redis.call('HDEL', known, all[i]) end
+  -- One in the future is a sign from before the clock was set back.
+  if math.abs(NOW - cjson.decode(all[i + 1]).seen) > tonumber(ARGV[5]) then redis.call('HDEL', known, all[i]) end
 end
-return 1
+local set_back = redis.call('HGET', CLOCK, 'untold')
+if set_back then redis.call('HDEL', CLOCK, 'untold') end
+return tonumber(set_back or 0)
 
 -- alive --
 -- ARGV: prefix, kind ('workers' or 'processes'), most ms since a sign of life. Returns the records of the living.
 local alive = {}
 for _, record in ipairs(redis.call('HVALS', prefix .. ':' .. ARGV[2])) do
-  if cjson.decode(record).seen >= NOW - tonumber(ARGV[3]) then alive[#alive + 1] = record end
+  if math.abs(NOW - cjson.decode(record).seen) <= tonumber(ARGV[3]) then alive[#alive + 1] = record end
 end
 return alive
 

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from replicator.commands.check.findings import FindingState
 from replicator.commands.check.queue import judge_file, judge_memory, try_redis
+from replicator.queue import Queue
 from tests.commands.check.clocks import WrongClock
 from tests.docs.pages import ROOT
 from tests.queue.servers import RedisServer, Replicated, ask
@@ -135,6 +136,15 @@ async def test_a_clock_that_is_wrong_is_told(own: RedisServer, tmp_path: Path, a
         found = await probed(clock.url, FindingState.FAILED)
     assert "synchronize both by NTP" in found["clock"]
     assert ("ahead of" if ahead > 0 else "behind") in found["clock"]
+
+
+async def test_a_clock_that_was_set_back_is_told_for_a_day(own: RedisServer) -> None:
+    async with await Queue.connect(own.url) as queue:
+        seconds, _ = await queue.redis.time()
+        for ago, state in ((3600, FindingState.NOT_TRIED), (90_000, FindingState.OK)):
+            await queue.redis.hset("replicator:clock", mapping={"back": (seconds - ago) * 1000, "by": 3_600_000})  # type: ignore[misc]  # redis-py's union
+            found = await probed(own.url, state)
+            assert ("set back by 3600 s" in found["clock"]) == (state is FindingState.NOT_TRIED)
 
 
 async def test_a_clock_that_is_right_within_a_minute_is_no_complaint(own: RedisServer, tmp_path: Path) -> None:
