@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 import uvloop
 from rich.console import Console
 
-from benchmarks import contests, failover, queue, start
+from benchmarks import chaos, contests, failover, queue, start
 from benchmarks.backfill.program import Size, measure_all
 from benchmarks.holding import hold
 from benchmarks.line import program as line
@@ -63,6 +64,7 @@ class Name(StrEnum):
     SOAK = "soak"
     LINE = "line"
     FAILOVER = "failover"
+    CHAOS = "chaos"
 
 
 _GROUPS = {
@@ -99,7 +101,8 @@ def main(
     rate: Annotated[str, typer.Option(help="Of line: bytes or bits a second, e.g. 2MiB/s or 20Mbit/s.")] = "2MiB/s",
     rtt: Annotated[str, typer.Option(help="Of line: the round trip, e.g. 100ms.")] = "0ms",
     row: Annotated[list[str] | None, typer.Option(help=f"Of line: only these; {', '.join(ROWS)}.")] = None,
-    minutes: Annotated[float, typer.Option(min=0.1, help="Minutes of soak.")] = 60,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Minutes of soak and chaos.")] = 60,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of chaos: repeats the order of the faults.")] = None,
     events: Annotated[int, typer.Option(min=10, help="Events of failover.")] = 100_000,
     requests: Annotated[bool, typer.Option("--requests", help="Say too what the requests are.")] = False,
     storage: Annotated[
@@ -139,6 +142,11 @@ def main(
                     done = runner.run(program.soak(minutes, place))
                 console.print(program.report(done))
                 program.judge(done)
+            elif name is Name.CHAOS:
+                with _runner() as runner:
+                    found = runner.run(chaos.chaos(minutes, random.randrange(10**6) if seed is None else seed))
+                console.print(chaos.report(found))
+                chaos.judge(found)
             elif name in contest:
                 timed, counted = contest[name]()
                 with _runner() as runner:

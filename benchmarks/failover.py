@@ -10,10 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import signal
-import socket
 import statistics
-import subprocess
 import tempfile
 import time
 from contextlib import asynccontextmanager, contextmanager
@@ -26,15 +23,13 @@ from rich.table import Table
 from benchmarks.measuring import RunFailed
 from replicator.logs import configure_logs
 from replicator.queue import Job, Lane, Queue, QueueUnavailable
-from tests.queue.servers import RedisServer, ask, eventually_says, free_port
+from tests.queue.servers import SentinelGroup, ask
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator
 
-_SERVICE = "queue"
 _SENDERS = 16
 _STALL_SECONDS = 1.0
-_FILLER = 32 << 20
 _BETWEEN_SECONDS = 10.0
 _PAYLOAD = {"content": "x" * 1024}
 _SAMPLES = 3_000
@@ -51,88 +46,24 @@ class _Run:
     seconds: float = 0.0
 
 
-class _Group:
-    """The servers; the names of the nodes do not change, their parts do."""
+async def _fail_over(group: SentinelGroup, *, early: bool) -> None:
+    """Kill the master while its replicas stall, and start it again.
 
-    def __init__(self, directory: Path, program: str) -> None:
-        self.ports = [free_port() for _ in range(3)]
-        self.sentinel = free_port()
-        options = ("--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0", "--repl-backlog-size", "256mb")
-        self.nodes = [
-            RedisServer(directory / str(port), "--port", str(port), *options, "--appendfsync", "no", program=program)
-            for port in self.ports
-        ]
-
-    def start(self) -> None:
-        for node in self.nodes:
-            node.start()
-        for node in self.nodes[1:]:
-            ask(node, f"REPLICAOF 127.0.0.1 {self.ports[0]}")
-        for node in self.nodes[1:]:
-            eventually_says(node, "INFO replication", "master_link_status:up")
-
-    def master(self) -> RedisServer:
-        """Return the master that the sentinel names.
-
-        Raises:
-            RunFailed: the sentinel does not answer.
-        """
-        with socket.create_connection(("127.0.0.1", self.sentinel), 5) as connection:
-            connection.sendall(f"SENTINEL GET-MASTER-ADDR-BY-NAME {_SERVICE}\r\n".encode())
-            words = connection.recv(4096).split(b"\r\n")
-        try:
-            return self.nodes[self.ports.index(int(words[4]))]
-        except (IndexError, ValueError):
-            raise RunFailed(f"the sentinel answers {words!r}") from None
-
-    async def fail_over(self, *, early: bool) -> None:
-        """Kill the master while its replicas stall, and start it again.
-
-        Args:
-            early: whether it comes back as soon as a replica is promoted, when the sentinel has not told yet and the
-                other replica still follows the former master; else once the failover is over.
-        """
-        former = self.master()
-        others = [node for node in self.nodes if node is not former]
-        for node in others:
-            node.send_signal(signal.SIGSTOP)
-        # More than the buffers of a connection hold: what follows in the stream dies with the master.
-        await asyncio.to_thread(_fill, former)
-        await asyncio.sleep(_STALL_SECONDS)
-        former.kill()
-        for node in others:
-            node.send_signal(signal.SIGCONT)
-        async with asyncio.timeout(120):
-            while early and not any("role:master" in ask(node, "INFO replication") for node in others):
-                await asyncio.sleep(0.02)
-            while not early and (self.master() is former or not _follows(self.master(), others)):
-                await asyncio.sleep(0.1)
-            await asyncio.to_thread(former.start)
-            while not _follows(self.master(), self.nodes):
-                await asyncio.sleep(0.1)
-
-    def kill(self) -> None:
-        for node in self.nodes:
-            node.kill()
-
-
-def _fill(server: RedisServer) -> None:
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(server.socket))
-        connection.sendall(b"*3\r\n$3\r\nSET\r\n$6\r\nfiller\r\n$%d\r\n%s\r\n" % (_FILLER, b"x" * _FILLER))
-        connection.recv(16)
-
-
-def _follows(master: RedisServer, nodes: Sequence[RedisServer]) -> bool:
-    """Tell whether all other nodes have what this one has."""
-    try:
-        said = {node: ask(node, "INFO replication") for node in nodes}
-    except OSError:
-        return False  # the sentinel closes the connections of a node that it makes a replica
-    port = master.options[1]
-    return "role:master" in said.pop(master) and all(
-        f"master_port:{port}\r" in answer and "master_link_status:up" in answer for answer in said.values()
-    )
+    Args:
+        group: the servers.
+        early: whether it comes back as soon as a replica is promoted, when the sentinel has not told yet and the other
+            replica still follows the former master; else once the failover is over.
+    """
+    former = await asyncio.to_thread(group.kill_master, _STALL_SECONDS)
+    others = [node for node in group.nodes if node is not former]
+    async with asyncio.timeout(120):
+        while early and not any("role:master" in ask(node, "INFO replication") for node in others):
+            await asyncio.sleep(0.02)
+        while not early and not group.replicates(others):
+            await asyncio.sleep(0.1)
+        await asyncio.to_thread(former.start)
+        while not group.replicates():
+            await asyncio.sleep(0.1)
 
 
 def measure_failover(events: int) -> Table:
@@ -151,8 +82,7 @@ def measure_failover(events: int) -> Table:
     part = events // 5  # suffices to see losses
     for replicas, early, number in ((1, False, events), (0, False, part), (1, True, part), (2, True, part)):
         with _group(program) as group:
-            url = f"redis+sentinel://127.0.0.1:{group.sentinel}/{_SERVICE}"
-            run, latencies = asyncio.run(_measure(group, url, replicas, number, early=early))
+            run, latencies = asyncio.run(_measure(group, replicas, number, early=early))
         centiles = statistics.quantiles(latencies, n=100)
         table.add_row(
             str(replicas),
@@ -166,28 +96,17 @@ def measure_failover(events: int) -> Table:
 
 
 @contextmanager
-def _group(program: str) -> Iterator[_Group]:
-    with tempfile.TemporaryDirectory(prefix="failover-", dir="/tmp") as name:
-        group = _Group(Path(name), program)
-        try:
-            group.start()
-            config = Path(name) / "sentinel.conf"
-            config.write_text(
-                f"port {group.sentinel}\nbind 127.0.0.1\ndir {name}\n"
-                f"sentinel monitor {_SERVICE} 127.0.0.1 {group.ports[0]} 1\n"
-                f"sentinel down-after-milliseconds {_SERVICE} 2500\nsentinel failover-timeout {_SERVICE} 10000\n"
-            )
-            with subprocess.Popen([program, str(config), "--sentinel"], stdout=subprocess.DEVNULL) as sentinel:
-                try:
-                    yield group
-                finally:
-                    sentinel.kill()
-        finally:
-            group.kill()
+def _group(program: str) -> Iterator[SentinelGroup]:
+    options = ("--repl-backlog-size", "256mb", "--appendfsync", "no")
+    with (
+        tempfile.TemporaryDirectory(prefix="failover-", dir="/tmp") as name,
+        SentinelGroup(Path(name), program, *options) as group,
+    ):
+        yield group
 
 
-async def _measure(group: _Group, url: str, replicas: int, events: int, *, early: bool) -> tuple[_Run, list[float]]:
-    async with await Queue.connect(url, replicas=replicas) as queue:
+async def _measure(group: SentinelGroup, replicas: int, events: int, *, early: bool) -> tuple[_Run, list[float]]:
+    async with await Queue.connect(group.url, replicas=replicas) as queue:
         latencies = [await _send(queue, f"r.example/quiet:{number}") for number in range(_SAMPLES)]
         run, began = _Run(), time.monotonic()
         async with _senders(queue, run, events) as sending:
@@ -196,7 +115,7 @@ async def _measure(group: _Group, url: str, replicas: int, events: int, *, early
                     async with asyncio.timeout(_BETWEEN_SECONDS):
                         await asyncio.shield(sending)
                 if not sending.done():
-                    await group.fail_over(early=early)
+                    await _fail_over(group, early=early)
                     run.failovers += 1
         run.seconds = time.monotonic() - began
         known: set[str] = set()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.standins.faults import Entry, RequestLog
 
 _TAG = re.compile(r"/v2/(?P<repository>.+)/manifests/(?P<tag>[^/:]+)\Z")
@@ -46,6 +49,19 @@ class TagWrite:
 def tag_writes(log: RequestLog) -> list[TagWrite]:
     """Return the PUTs of tags, in the order of their arrival."""
     return [write for entry in log if (write := TagWrite.of(entry)) is not None]
+
+
+def overlapping(writes: Sequence[TagWrite]) -> list[str]:
+    """Name the writes of a tag that began before another one of it had ended, in a sentence each."""
+    by_name: defaultdict[str, list[TagWrite]] = defaultdict(list)
+    for write in writes:
+        by_name[write.name].append(write)
+    return [
+        f"{name}: from {b.began:.3f} while one went on until {a.ended:.3f}"
+        for name, of_name in by_name.items()
+        for a, b in itertools.pairwise(sorted(of_name, key=lambda write: write.began))
+        if b.began < a.ended
+    ]
 
 
 def times_written(log: RequestLog) -> Counter[str]:

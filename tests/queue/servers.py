@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Self
 from replicator.queue.embedded import server_program
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+_FILLER = 32 << 20
 
 
 def free_port() -> int:
@@ -48,7 +51,8 @@ class RedisServer:
         """Send a signal, such as SIGSTOP and SIGCONT."""
         os.kill(self.pid, number)
 
-    def start(self) -> Self:
+    def start(self, *more: str) -> Self:
+        """Start it, with ``more`` options for this time."""
         self.directory.mkdir(exist_ok=True, parents=True)
         self.socket.unlink(missing_ok=True)
         with (self.directory / "log").open("ab") as log:
@@ -68,6 +72,7 @@ class RedisServer:
                     "--appendfsync",
                     "always",
                     *self.options,
+                    *more,
                 ],
                 stdout=log,
                 stderr=log,
@@ -143,6 +148,145 @@ class Replicated:
         ask(self.replicas[replica], "REPLICAOF NO ONE")
         if self.master.is_running:
             ask(self.master, f"REPLICAOF 127.0.0.1 {self.ports[replica]}")
+
+
+class SentinelGroup:
+    """A master, two replicas and sentinels. The nodes stay; which of them is the master changes.
+
+    Args:
+        directory: of their data.
+        program: the server's.
+        sentinels: how many; most of them must agree before a replica becomes the master.
+        down_after_ms: silence after which they look for another master.
+        options: of the nodes.
+    """
+
+    SERVICE = "queue"
+
+    def __init__(
+        self, directory: Path, program: str, *options: str, sentinels: int = 1, down_after_ms: int = 2500
+    ) -> None:
+        self.directory = directory
+        self.program = program
+        self.ports = [free_port() for _ in range(3)]
+        self.sentinel_ports = [free_port() for _ in range(sentinels)]
+        self._down_after_ms = down_after_ms
+        self._sentinels: list[subprocess.Popen[bytes]] = []
+        own = ("--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0", *options)
+        self.nodes = [
+            RedisServer(directory / str(port), "--port", str(port), *own, program=program) for port in self.ports
+        ]
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"127.0.0.1:{port}" for port in self.sentinel_ports)
+        return f"redis+sentinel://{hosts}/{self.SERVICE}"
+
+    def __enter__(self) -> Self:
+        self.start_nodes(self.nodes[0])
+        self.start_sentinels()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill_sentinels()
+        for node in self.nodes:
+            node.kill()
+
+    def start_nodes(self, master: RedisServer) -> None:
+        """Start those that do not run, as replicas of the master where they are others."""
+        for node in sorted(self.nodes, key=lambda node: node is not master):
+            if not node.is_running:
+                node.start(*(("--replicaof", f"127.0.0.1 {self._port(master)}") if node is not master else ()))
+        for node in self.nodes:
+            if node is not master:
+                eventually_says(node, "INFO replication", "master_link_status:up")
+
+    def start_sentinels(self) -> None:
+        """Start them with what they knew, and wait until they know all nodes."""
+        for port in self.sentinel_ports:
+            config = self.directory / f"sentinel-{port}.conf"
+            if not config.exists():
+                config.write_text(
+                    f"port {port}\nbind 127.0.0.1\ndir {self.directory}\n"
+                    f"sentinel monitor {self.SERVICE} 127.0.0.1 {self.ports[0]} {len(self.sentinel_ports) // 2 + 1}\n"
+                    f"sentinel down-after-milliseconds {self.SERVICE} {self._down_after_ms}\n"
+                    f"sentinel failover-timeout {self.SERVICE} 10000\n"
+                )
+            self._sentinels.append(
+                subprocess.Popen([self.program, str(config), "--sentinel"], stdout=subprocess.DEVNULL)
+            )
+        deadline = time.monotonic() + 60
+        others = len(self.sentinel_ports) - 1
+        for port in self.sentinel_ports:
+            while not {b"num-slaves": 2, b"num-other-sentinels": others}.items() <= self._known_by(port).items():
+                assert time.monotonic() < deadline, f"sentinel {port} does not know the nodes"
+                time.sleep(0.05)
+
+    def kill_sentinels(self) -> None:
+        while self._sentinels:
+            sentinel = self._sentinels.pop()
+            sentinel.kill()
+            sentinel.wait()
+
+    def master(self) -> RedisServer:
+        """Return the master that the first sentinel names.
+
+        Raises:
+            OSError: it does not answer.
+        """
+        words = self._ask_sentinel(self.sentinel_ports[0], f"SENTINEL GET-MASTER-ADDR-BY-NAME {self.SERVICE}")
+        try:
+            return self.nodes[self.ports.index(int(words[4]))]
+        except (IndexError, ValueError):
+            raise ConnectionError(f"the sentinel answers {words!r}") from None
+
+    def kill_master(self, stalled: float) -> RedisServer:
+        """Kill the master while its replicas stand still, and have them go on; return it.
+
+        Args:
+            stalled: seconds before its end for which they do; what it is sent then dies with it.
+        """
+        master = self.master()
+        others = [node for node in self.nodes if node is not master]
+        for node in others:
+            node.send_signal(signal.SIGSTOP)
+        # More than the buffers of a connection hold: what follows in the stream stays at the master.
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(master.socket))
+            connection.sendall(b"*3\r\n$3\r\nSET\r\n$6\r\nfiller\r\n$%d\r\n%s\r\n" % (_FILLER, b"x" * _FILLER))
+            connection.recv(16)
+        time.sleep(stalled)
+        master.kill()
+        for node in others:
+            node.send_signal(signal.SIGCONT)
+        return master
+
+    def replicates(self, nodes: Sequence[RedisServer] | None = None) -> bool:
+        """Tell whether these nodes, or all, are the master and replicas that have what it has."""
+        try:
+            master = self.master()
+            said = {node: ask(node, "INFO replication") for node in nodes or self.nodes}
+        except OSError:
+            return False  # the sentinel closes the connections of a node that it makes a replica
+        return "role:master" in said.pop(master, "") and all(
+            f"master_port:{self._port(master)}\r" in answer and "master_link_status:up" in answer
+            for answer in said.values()
+        )
+
+    def _port(self, node: RedisServer) -> int:
+        return self.ports[self.nodes.index(node)]
+
+    def _known_by(self, port: int) -> dict[bytes, int]:
+        try:
+            words = self._ask_sentinel(port, f"SENTINEL MASTER {self.SERVICE}")
+        except OSError:
+            return {}
+        return {name: int(value) for name, value in zip(words[2::4], words[4::4], strict=False) if value.isdigit()}
+
+    def _ask_sentinel(self, port: int, command: str) -> list[bytes]:
+        with socket.create_connection(("127.0.0.1", port), 5) as connection:
+            connection.sendall(command.encode() + b"\r\n")
+            return connection.recv(65536).split(b"\r\n")
 
 
 def ask(server: RedisServer, command: str) -> str:
