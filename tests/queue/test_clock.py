@@ -13,7 +13,7 @@ import pytest
 
 from replicator.errors import ErrorClass
 from replicator.queue import Job, Lane, Queue, Reconciles, Status, scripts
-from replicator.queue.job import Failure
+from replicator.queue.attempt import Failure
 from replicator.queue.records import EPOCH, encode
 from tests.queue.conftest import blob_locks, working
 
