@@ -37,6 +37,7 @@ async def test_a_job_that_waits_for_a_gate_is_due_at_once_when_it_opens(queue: Q
     # It is due already.
     assert await hasten(queue, ErrorClass.NOT_YET, {SCANNED: 0}) == []
     async with working(queue, handler, policy=FAR):
+        await handler.started(4)
         await waiting_for(queue, "r.example/a:10", "r.example/b:1")
     assert (handler.runs[-1].id, handler.runs[-1].tries) == (A, 2)
 
