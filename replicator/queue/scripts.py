@@ -36,7 +36,7 @@ _REPEATS = 3
 """Times that one step is sent: again after its script was loaded, or to another node of a cluster."""
 
 ABSENT_SECONDS = 60.0
-"""After so long without a connected replica none is waited for, unless their number was set by hand."""
+"""After looks for so long that found no replica none is waited for, unless their number was set by hand."""
 _LOOK_SECONDS = 5.0
 _PROBE_SECONDS = 60.0
 _PROBE_MS = 100
@@ -111,7 +111,8 @@ class Replicas:
         self.wait_ms = max(1, int(deadline * 1000))
         self._redis = redis
         self._wanted = wanted
-        self._seen = time.monotonic() if expected else None
+        self._known = expected
+        self._missed: float | None = None
         self._look_at = 0.0
         self._refused = ""
 
@@ -137,8 +138,9 @@ class Replicas:
             found = info.get("role") == "master" and int(info["connected_slaves"]) > 0
         else:
             found = await self._probe()
-        if found:
-            self._seen = time.monotonic()
+        # Counted from the first look in vain, not from the last other one: nobody may have looked for hours.
+        self._known = self._known or found
+        self._missed = None if found else self._missed or time.monotonic()
         self._decide()
 
     async def needed(self) -> int:
@@ -180,11 +182,11 @@ class Replicas:
             return False
 
     def _decide(self) -> None:
-        absent = self._seen is None or time.monotonic() - self._seen >= ABSENT_SECONDS
+        missed = self._missed is not None and time.monotonic() - self._missed >= ABSENT_SECONDS
         former = self.awaited, self.problem
-        self.awaited = 0 if self._refused or absent else 1
+        self.awaited = 0 if self._refused or missed or not self._known else 1
         self.problem = self._refused
-        if absent and self._seen is not None and not self._refused:
+        if missed and self._known and not self._refused:
             self.problem = f"no replica was connected for {ABSENT_SECONDS:g} s"
         if former == (self.awaited, self.problem):
             return

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
+from redis.exceptions import NoPermissionError
 
 from replicator.queue import Job, Lane, Queue, QueueUnavailable, Running, scripts
 from tests.queue.conftest import Recorder, accepted, command, eventually, idle, working
@@ -163,6 +165,47 @@ async def test_a_replica_that_stays_away_is_not_waited_for_any_longer_and_that_i
         ("replicas not awaited", "no replica was connected for 0.3 s"),
         ("replicas awaited", None),
     ]
+
+
+class Answering:
+    """A Redis as it looks to who asks for its replicas."""
+
+    def __init__(self, *, info: bool) -> None:
+        self.replicas = 1
+        self._info = info
+
+    async def info(self, section: str) -> dict[str, Any]:
+        assert section == "replication"
+        if not self._info:
+            raise NoPermissionError("this user has no permissions to run the 'info' command")
+        return {"role": "master", "connected_slaves": self.replicas}
+
+    async def execute_command(self, *command: Any) -> int:
+        assert command[0] == "WAIT"
+        return self.replicas
+
+
+@pytest.mark.parametrize("info", [True, False], ids=["INFO", "WAIT"])
+async def test_the_minute_without_a_replica_begins_with_the_first_look_that_finds_none(
+    monkeypatch: pytest.MonkeyPatch, info: bool
+) -> None:
+    clock, redis = SimpleNamespace(monotonic=lambda: now), Answering(info=info)
+    monkeypatch.setattr(scripts, "time", clock)
+    replicas = scripts.Replicas(redis, wanted=None, deadline=1, expected=False)  # type: ignore[arg-type]  # what it needs
+    now = 1000.0
+    await replicas.look()
+    # A night without any event, and so without a look; then one comes while the replica restarts.
+    now, redis.replicas = 50_000.0, 0
+    assert await replicas.needed() == 1
+    now += scripts.ABSENT_SECONDS - 1
+    await replicas.look()
+    assert replicas.awaited == 1
+    now += 1
+    await replicas.look()
+    assert (replicas.awaited, replicas.problem) == (0, "no replica was connected for 60 s")
+    redis.replicas = 1
+    await replicas.look()
+    assert (replicas.awaited, replicas.problem) == (1, "")
 
 
 async def awaits_again(queue: Queue) -> bool:
