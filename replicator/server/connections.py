@@ -67,10 +67,8 @@ class Strangers:
         self._open.pop(connection, None)
 
 
-class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
+class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol over httptools, which closes a connection whose requests are too large, too slow or too many.
-
-    It takes what arrives in small pieces: asyncio's own have 256 KiB, which hold ten thousand requests.
 
     Args:
         strangers: the connections of the server without a token, this one among them.
@@ -79,6 +77,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     _deadline: asyncio.TimerHandle | None = None
     _untaken: asyncio.TimerHandle | None = None
+    _piece_bytes = 0
     _head_bytes = 0
     _headers = 0
     _unread_bytes = 0
@@ -95,14 +94,6 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     def trusted(self) -> bool:
         """Whether it has shown a token or password."""
         return bool(self._standing["trusted"])
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Return where the next piece goes to; all connections share it, as each piece is copied at once."""
-        return _PIECE
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Take a piece."""
-        self.data_received(bytes(_PIECE[:nbytes]))
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Start the deadline of the first request."""
@@ -142,6 +133,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         if self._deadline is None:
             self._start_deadline()
         # Everything counts as head until `on_body` subtracts what the parser found to be body.
+        self._piece_bytes = len(data)
         self._head_bytes += len(data)
         self._unset_keepalive_if_required()
         try:
@@ -156,7 +148,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     def on_message_begin(self) -> None:
         """Refuse a request behind too many that wait: a server may close a pipeline (RFC 9112, section 9.3.2)."""
         if self.cycle is None or self.cycle.response_complete:
-            self._head_bytes = self._headers = 0
+            self._head_bytes, self._headers = self._piece_bytes, 0
         elif len(self._unanswered) > MAX_PIPELINE:
             self._fail(f"more than {MAX_PIPELINE} requests wait for their answers")
         self._unread_bytes = 0
@@ -177,6 +169,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Leave the body to the application, which bounds it itself; after the answer read no more than a little."""
+        self._piece_bytes -= len(body)
         self._head_bytes = max(0, self._head_bytes - len(body))
         super().on_body(body)
         if len(self.cycle.body) >= len(_PIECE):
@@ -239,6 +232,43 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         if self._untaken is not None:
             self._untaken.cancel()
             self._untaken = None
+
+
+class Pieces(asyncio.BufferedProtocol):
+    """Hands a connection what arrives in small pieces: the event loops' own have 256 KiB, ten thousand requests.
+
+    A class of its own, since uvloop takes what is an `asyncio.Protocol` too for one without buffers.
+
+    Args:
+        connection: whose it is.
+    """
+
+    def __init__(self, connection: BoundedProtocol) -> None:
+        self._connection = connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Pass it on."""
+        self._connection.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Pass it on."""
+        self._connection.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Pass it on."""
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass it on."""
+        self._connection.resume_writing()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where the next piece goes to; all connections share it, as each piece is copied at once."""
+        return _PIECE
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take a piece."""
+        self._connection.data_received(bytes(_PIECE[:nbytes]))
 
 
 def trust(request: Request) -> None:

@@ -22,7 +22,7 @@ from yarl import URL
 
 from replicator.errors import ConfigError, Problem
 from replicator.networks import Certificate
-from replicator.server.connections import BoundedProtocol, Strangers
+from replicator.server.connections import BoundedProtocol, Pieces, Strangers
 from replicator.settings import split_address
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class Server(uvicorn.Server):
             self._strangers.add(protocol, task.cancel)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: protocol,
+                lambda: Pieces(protocol),
                 accepted,
                 ssl=self._tls,
                 ssl_handshake_timeout=HANDSHAKE_SECONDS if self._tls is not None else None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 import trustme
+import uvloop
 from starlette.requests import Request
 
 from replicator.networks import Certificate
@@ -17,7 +18,7 @@ from replicator.server.connections import MAX_HEAD, MAX_HEADERS, MAX_PIPELINE, t
 from replicator.server.http import Server, listen
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 MIB = 1024 * 1024
@@ -131,6 +132,31 @@ async def test_everything_but_the_body_has_a_bound(address: tuple[str, int], hea
     sent, _ = await flood(address, head, more)
     # The buffers of the sockets between come on top of what is read.
     assert sent < 32 * MIB
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_head_is_read_in_small_pieces_up_to_its_bound_by_every_loop(
+    monkeypatch: pytest.MonkeyPatch, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    pieces: list[int] = []
+    take = connections.BoundedProtocol.data_received
+
+    def data_received(self: connections.BoundedProtocol, data: bytes) -> None:
+        pieces.append(len(data))
+        take(self, data)
+
+    async def answers() -> list[bytes]:
+        async with serving() as address:
+            found = []
+            for size in (MAX_HEAD - 1000, MAX_HEAD + 1, 12 * MAX_HEAD):
+                async with Client.to(address) as client:
+                    found.append(await client.get("X: " + "a" * size))
+            return found
+
+    monkeypatch.setattr(connections.BoundedProtocol, "data_received", data_received)
+    with asyncio.Runner(loop_factory=loop) as runner:
+        assert runner.run(answers()) == [b"401", b"400", b"400"]
+    assert max(pieces) <= 16 * 1024
 
 
 async def test_as_many_headers_as_a_request_may_have_are_read(address: tuple[str, int]) -> None:
