@@ -258,14 +258,22 @@ def repair(directory: Path, damage: Damage) -> Path:
     The mark goes too: commands that were acknowledged may have been in that end, so everything has to be compared.
 
     Raises:
-        OSError: the copy can't be written; nothing was changed.
+        QueueError: the copy can't be written; nothing was changed.
     """
     kept = directory / f"damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.aof"
-    with damage.file.open("r+b") as file, kept.open("xb") as copy:
-        file.seek(damage.good)
-        shutil.copyfileobj(file, copy)
-        copy.flush()
-        os.fsync(copy.fileno())
+    with damage.file.open("r+b") as file:
+        try:
+            with kept.open("xb") as copy:
+                file.seek(damage.good)
+                shutil.copyfileobj(file, copy)
+                copy.flush()
+                os.fsync(copy.fileno())
+        except OSError as error:
+            # A part of it at each start would fill the disk.
+            kept.unlink(missing_ok=True)
+            what = f"the damaged end of {damage.file} is not cut off, as it can't be copied"
+            do = f"have {damage.bad} bytes free in {directory}"
+            raise QueueError(what, error.strerror or str(error), do) from error
         (directory / _MARK).unlink(missing_ok=True)
         file.truncate(damage.good)
         os.fsync(file.fileno())

@@ -10,7 +10,7 @@ import re
 import shutil
 import signal
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
 from structlog.testing import capture_logs
@@ -152,6 +152,25 @@ async def test_copies_of_damaged_ends_are_bounded(state_dir: Path) -> None:
         state_directory.repair(state_dir, state_directory.Damage(file, 4, 1))
         assert file.read_bytes() == b"good"
     assert [each.read_bytes() for each in sorted(state_dir.glob("damaged-*"))] == [b"\2", b"\3", b"\4"]
+
+
+async def test_a_damaged_end_for_whose_copy_there_is_no_room_is_left_alone(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state_dir.mkdir()
+    file = state_dir / "a.aof"
+    file.write_bytes(b"good" + bytes(1000))
+
+    def copy(_: object, copied: BinaryIO) -> None:
+        copied.write(b"a part")
+        no_space()
+
+    monkeypatch.setattr(shutil, "copyfileobj", copy)
+    with pytest.raises(QueueError, match="No space left on device; have 1000 bytes free"):
+        state_directory.repair(state_dir, state_directory.Damage(file, 4, 1000))
+    # Each start would leave a part of a copy.
+    assert [each.name for each in state_dir.iterdir()] == ["a.aof"]
+    assert file.stat().st_size == 1004
 
 
 async def test_data_without_their_manifest_are_no_empty_queue(state_dir: Path) -> None:
