@@ -150,6 +150,7 @@ def fault_of(directory: Path) -> str:
     if not directory.is_dir():
         return f"STATE_DIR was deleted; create {directory} again, and the queue starts empty"
     free, _ = room(directory)
+    left = f"{free} bytes free"
     if free >= LEAST_ROOM:
         try:
             # A quota is full long before its disk is.
@@ -159,9 +160,10 @@ def fault_of(directory: Path) -> str:
         except OSError as error:
             if error.errno not in FULL:
                 return ""  # starting the server will say what it is
+            left = (error.strerror or left).lower()  # a quota, or no inodes: the number would mislead
         else:
             return ""
-    return f"STATE_DIR is full: {free} bytes free; free some space in {directory}, and the queue goes on by itself"
+    return f"STATE_DIR is full: {left}; free some space in {directory}, and the queue goes on by itself"
 
 
 class Faults:
