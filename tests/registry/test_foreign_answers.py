@@ -119,7 +119,7 @@ async def test_a_page_stands_for_no_blob_and_no_list(registry: Server) -> None:
         remote = registries.source(Repository(registry.host, "team/app"))
         for status in (200, 404):
             page = Answer(status, body=HTML, headers={"Content-Type": "text/html"})
-            registry.faults.faults[:] = [Fault(page, path="/referrers/|/blobs/|/tags/", times=None)]
+            registry.faults.faults[:] = [Fault(page, path="/referrers/|/blobs/|/tags/|^/v2/$", times=None)]
             with pytest.raises(ForeignAnswer):
                 await remote.referrers(DIGEST)
             with pytest.raises(ForeignAnswer):
@@ -129,6 +129,9 @@ async def test_a_page_stands_for_no_blob_and_no_list(registry: Server) -> None:
         registry.faults.faults[:] = [Fault(Answer(200, headers={"Content-Type": "text/html"}), "HEAD", times=None)]
         with pytest.raises(ForeignAnswer):
             await remote.has_blob(DIGEST)
+        registry.faults.faults[:] = [Fault(Answer(404, body=HTML), path="/referrers/", times=None)]
+        # Some registries answer so to a path that they do not know; it need not stay so.
+        assert await remote.referrers(DIGEST) is None
         registry.faults.faults.clear()
         # The real one has no such API, and says so with the text of a server that does not know the path.
         assert remote.abilities.referrers is None
