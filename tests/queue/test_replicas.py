@@ -12,7 +12,8 @@ import pytest
 import structlog
 from redis.exceptions import NoPermissionError
 
-from replicator.queue import Job, Lane, Queue, QueueUnavailable, Running, scripts
+from replicator.errors import ReplicatorError
+from replicator.queue import DeadLetters, Job, Lane, Queue, QueueUnavailable, Running, scripts
 from tests.queue.conftest import Recorder, accepted, command, eventually, idle, working
 from tests.queue.servers import CuttingProxy, RedisServer, Replicated, ask, free_port
 
@@ -96,6 +97,26 @@ async def test_a_copy_begins_and_a_tag_is_written_only_if_a_replica_knows_whose_
         async with asyncio.timeout(20):
             await written.wait()
         await idle(client)
+
+
+async def test_a_dead_letter_is_queued_again_once_a_replica_knows_it(client: Queue, pair: Replicated) -> None:
+    async def refuse(_: Running) -> dict[str, str]:
+        raise ReplicatorError("no")
+
+    await client.enqueue([Job(A, {})], Lane.EVENTS)
+    async with working(client, refuse):
+        await eventually(lambda: has_died(client))
+    pair.replicas[0].send_signal(signal.SIGSTOP)
+    # The client repeats the step, which is done by then at the master.
+    with pytest.raises(QueueUnavailable, match="0 of 1 replicas"):
+        await DeadLetters(client).retry([A])
+    pair.replicas[0].send_signal(signal.SIGCONT)
+    await eventually(lambda: accepted(client, B))
+    assert A in ask(pair.replicas[0], f"HGETALL {client.prefix}:gen")
+
+
+async def has_died(queue: Queue) -> bool:
+    return (await queue.counts()).dead == 1
 
 
 async def is_running(queue: Queue) -> bool:

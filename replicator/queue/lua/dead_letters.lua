@@ -33,6 +33,8 @@ for i = 2, #ARGV do
     queued[#queued + 1] = ARGV[i]
   end
 end
+-- Repeated, it finds nothing to do; but WAIT counts only from a write of its own connection on.
+redis.call('SET', prefix .. ':ping', NOW, 'PX', 60000)
 return queued
 
 -- dead_letter_drop --
