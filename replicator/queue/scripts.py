@@ -125,8 +125,16 @@ class Replicas:
         Raises:
             redis.exceptions.RedisError: Redis is away.
         """
-        if self._wanted is not None or self._refused:
+        if self._wanted is not None:
             return
+        if self._refused:
+            # It may have been a passing fault of a proxy.
+            self._look_at = time.monotonic() + _PROBE_SECONDS
+            try:
+                await self._redis.execute_command("WAIT", 1, 1)
+            except ResponseError:
+                return
+            self._refused = ""
         self._look_at = time.monotonic() + _LOOK_SECONDS  # set first: steps at the same time need not all look
         if info is None:
             try:

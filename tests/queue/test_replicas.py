@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from replicator.errors import ReplicatorError
 from replicator.queue import DeadLetters, Job, Lane, Queue, QueueUnavailable, Running, scripts
@@ -103,12 +103,12 @@ async def test_a_dead_letter_is_queued_again_once_a_replica_knows_it(client: Que
     async def refuse(_: Running) -> dict[str, str]:
         raise ReplicatorError("no")
 
-    await client.enqueue([Job(A, {})], Lane.EVENTS)
+    await eventually(lambda: accepted(client, A))
     async with working(client, refuse):
         await eventually(lambda: has_died(client))
     pair.replicas[0].send_signal(signal.SIGSTOP)
     # The client repeats the step, which is done by then at the master.
-    with pytest.raises(QueueUnavailable, match="0 of 1 replicas"):
+    with pytest.raises(QueueUnavailable):
         await DeadLetters(client).retry([A])
     pair.replicas[0].send_signal(signal.SIGCONT)
     await eventually(lambda: accepted(client, B))
@@ -193,6 +193,7 @@ class Answering:
 
     def __init__(self, *, info: bool) -> None:
         self.replicas = 1
+        self.refuses = False
         self._info = info
 
     async def info(self, section: str) -> dict[str, Any]:
@@ -203,6 +204,8 @@ class Answering:
 
     async def execute_command(self, *command: Any) -> int:
         assert command[0] == "WAIT"
+        if self.refuses:
+            raise ResponseError("unknown command 'WAIT'")
         return self.replicas
 
 
@@ -227,6 +230,23 @@ async def test_the_minute_without_a_replica_begins_with_the_first_look_that_find
     redis.replicas = 1
     await replicas.look()
     assert (replicas.awaited, replicas.problem) == (1, "")
+
+
+async def test_wait_is_tried_again_where_it_was_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, redis = SimpleNamespace(monotonic=lambda: now), Answering(info=True)
+    monkeypatch.setattr(scripts, "time", clock)
+    replicas = scripts.Replicas(redis, wanted=None, deadline=1, expected=False)  # type: ignore[arg-type]  # what it needs
+    now, redis.refuses = 1000.0, True
+    assert await replicas.needed() == 1
+    with structlog.testing.capture_logs() as logs:
+        replicas.judge(ResponseError("unknown command 'WAIT'"), 1)
+        for _ in range(3):
+            now += 60
+            assert await replicas.needed() == 0
+        redis.refuses = False
+        now += 60
+        assert (await replicas.needed(), replicas.problem) == (1, "")
+    assert [line["event"] for line in logs] == ["replicas not awaited", "replicas awaited"]
 
 
 async def awaits_again(queue: Queue) -> bool:
