@@ -32,7 +32,7 @@ from replicator.queue.records import decode, milliseconds
 from replicator.queue.scripts import NotReplicated, Replicas, Scripts, advice
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
     from datetime import datetime
     from types import TracebackType
 
@@ -204,18 +204,19 @@ class Queue:
             added += await self.ask("enqueue", *arguments)
         return added
 
-    async def pending(self, digests: Mapping[str, str]) -> set[str]:
+    async def pending(self, digests: Mapping[str, str], *, resting: Collection[str] = ()) -> set[str]:
         """Return the ids of jobs that are pending, whether queued, running or waiting, with a digest in their payload.
 
         Args:
             digests: by id.
+            resting: ids that count only while they wait for a retry.
 
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        pairs, found = list(digests.items()), set[str]()
-        for start in range(0, len(pairs), BATCH):
-            arguments = [part for pair in pairs[start : start + BATCH] for part in pair]
+        asked, found = [(id_, digest, "1" if id_ in resting else "") for id_, digest in digests.items()], set[str]()
+        for start in range(0, len(asked), BATCH):
+            arguments = [part for each in asked[start : start + BATCH] for part in each]
             found |= {each.decode() for each in await self.ask("pending", *arguments)}
         return found
 

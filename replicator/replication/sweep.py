@@ -192,21 +192,26 @@ class Sweeper:
                 # A transient error: the repository is compared again.
                 complete = False
             elif isinstance(checked, Comparison) and (checked.result is None or checked.lacks_signatures):
-                key = (str(each.request.destination), checked.announced)
+                request = informed(each.request, checked, each.accessories)
+                attached = f" {request.accessories.key}" if request.accessories is not None else ""
+                key = (f"{request.destination}{attached}", checked.announced)
                 if checked.lacks_signatures and each.accessories is not None:
                     # One of the tags that name this image is enough.
                     key = signature_fact(each.request, each.accessories)
                 if key not in self._queued:
                     found_jobs = signatures if checked.lacks_signatures else jobs
-                    found_jobs[key] = job_for(informed(each.request, checked, each.accessories))
+                    found_jobs[key] = job_for(request)
 
         await gather_tolerant(check(each) for each in unknown)
         return jobs, signatures, complete
 
     async def enqueue(self, jobs: Mapping[_Copy, Job], lane: Lane) -> int:
         """Queue copies, and return how many were not in the queue already."""
-        # A copy of the same digest that waits for its retry would begin at once, and a running one would run twice.
-        pending = await self._queue.pending({job.id: digest for (_, digest), job in jobs.items()})
+        # A copy of the same digest that waits for its retry would begin at once, and a running one would run twice. But
+        # one that an event has queued, or that runs, may know nothing of signatures that have come since.
+        signed = {job.id for job in jobs.values() if "accessories" in job.payload}
+        digests = {job.id: digest for (_, digest), job in jobs.items()}
+        pending = await self._queue.pending(digests, resting=signed)
         lacking = [job for job in jobs.values() if job.id not in pending]
         added = await self._queue.enqueue(lacking, lane) if lacking else 0
         self._queued.update(dict.fromkeys(jobs))

@@ -12,7 +12,7 @@ from rich.console import Console
 from replicator.commands.failures import print_failures, retry_failures
 from replicator.commands.status import show_status
 from replicator.errors import ErrorClass
-from replicator.queue import DeadLetter, DeadLetters, Job, Lane, Queue
+from replicator.queue import DeadLetter, DeadLetters, Job, Lane, Queue, RetryPolicy
 from replicator.queue.job import encode_job
 from replicator.queue.records import EPOCH, encode
 from replicator.settings import Settings, load_settings
@@ -133,3 +133,11 @@ async def test_jobs_are_pending_with_a_digest_of_their_payload_until_they_are_do
 
         await eventually(buried)
     assert await queue.pending(asked) == set(asked) - {jobs[0].id}
+    # Some count only while they wait for a retry.
+    retried = jobs[1].id
+    assert await queue.pending(asked, resting={retried}) == set(asked) - {jobs[0].id, retried}
+    await queue.enqueue(jobs[1:2], Lane.EVENTS)
+    handler.errors = [Fault(ErrorClass.TRANSIENT)]
+    async with working(queue, handler, concurrency={Lane.EVENTS: 1}, policy=RetryPolicy(first=3600, cap=3600)):
+        await eventually(queue.waiting)
+    assert await queue.pending({retried: asked[retried]}, resting={retried}) == {retried}

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import pytest
 
 from replicator.queue import Lane
 from replicator.queue.leaders import SweepState
+from replicator.reference import Reference, Repository
+from replicator.replication.job import Handler, job_for
+from tests.replication.conftest import TEAM
 from tests.standins.cosign import cosign_signature
 from tests.standins.images import cosign_tag, fetch_raw, image, push, referrer
 from tests.standins.logins import HARBOR_ROBOT
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from replicator.queue import JsonValue, Running
     from replicator.replication.sweep import Sweeper
     from tests.replication.conftest import Stage
     from tests.standins.images import Image
@@ -98,3 +108,35 @@ async def test_two_tags_of_one_image_make_one_job_of_its_signatures(stage: Stage
     await brought(stage, sweeper)
     await pushed(stage, cosign_tag(ROOT), SIGNATURE)
     assert await brought(stage, sweeper) == 1
+
+
+@pytest.mark.parametrize("runs", [False, True])
+async def test_an_image_that_is_signed_before_its_copy_has_ended_comes_with_its_signature(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, *, runs: bool
+) -> None:
+    """A pipeline signs seconds after the push; the copy of a large image, or one behind others, takes minutes."""
+    sweeper = await stage.sweeper()
+    await stage.house.put(["team/app:other"])
+    await sweeper.step()
+    await pushed(stage, "v1")
+    source = Reference(Repository(stage.house.harbor.host, "team/app"), "v1")
+    (request,) = stage.house.rules(TEAM).destinations(source)
+    await stage.queue.enqueue([job_for(replace(request, announced=ROOT.digest))], Lane.EVENTS)
+    begun, signed = asyncio.Event(), asyncio.Event()
+    handle = Handler.__call__
+
+    async def slow(self: Handler, running: Running) -> Mapping[str, JsonValue]:
+        begun.set()
+        await signed.wait()
+        return await handle(self, running)
+
+    monkeypatch.setattr(Handler, "__call__", slow)
+    copying = asyncio.create_task(stage.copy()) if runs else None
+    if copying is not None:
+        await begun.wait()
+    await pushed(stage, cosign_tag(ROOT), SIGNATURE)
+    await sweeper.step()
+    signed.set()
+    await (copying or stage.copy())
+    assert await held(stage, "v1") == ROOT.content
+    assert await held(stage, cosign_tag(ROOT)) == SIGNATURE.content
