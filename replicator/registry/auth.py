@@ -7,7 +7,6 @@ names, or to the registry itself if it asks for Basic, and nowhere else.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn, Protocol
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 from cachetools import LRUCache
 
 from replicator.registry.credentials import LoginSource
-from replicator.registry.errors import AskedLoginRefused, LoginRefused, ProtocolViolated, RegistryError
+from replicator.registry.errors import AskedLoginRefused, LoginRefused, RegistryError, Unauthorized
 from replicator.registry.ladder import LoginLadder, LoginPatience
 from replicator.registry.token_endpoint import (
     HARBOR_SERVICE,
@@ -24,26 +23,23 @@ from replicator.registry.token_endpoint import (
     lacks_scope,
     may_be_harbor,
     parse_challenges,
+    read_token,
     realm_of,
     refresh_form,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable
 
     from yarl import URL
 
     from replicator.registry.connection import Request
     from replicator.registry.credentials import Access, Login
 
-_DEFAULT_LIFE = 60.0
-"""Seconds that a token lives if its answer does not say ("Token Response Fields")."""
-_MAX_LIFE = 24 * 3600.0
 _FRESH_SECONDS = 5.0
 """Age in seconds up to which a refused token is no reason to request another."""
 SETTLING_SECONDS = 1.0
 """Age up to which a refused token may be too young: the registry's clock may be behind that of the token's issuer."""
-_MAX_TOKEN = 16 * 1024
 _MAX_CACHED = 4096
 
 
@@ -256,7 +252,15 @@ class Authorizer:
                 # For several repositories at once it may only mean that one of them is not ours.
                 if error.status != 401 or len(scopes) > 1:
                     raise
-                await self._refuse(error)
+                if not scopes or self.service == HARBOR_SERVICE or not self._ladder.is_good:
+                    await self._refuse(error)
+                # Some endpoints answer so for a repository that a good login may not use.
+                try:
+                    await self._request_token(realm, frozenset())
+                except LoginRefused:
+                    await self._refuse(error, sent=2)
+                await self._ladder.worked()
+                raise error.recast(Unauthorized, f" (for {' '.join(scopes)}, not for the login)") from error
             grant.anonymous = self.service == HARBOR_SERVICE and is_anonymous(token.value)
             if not grant.anonymous:
                 await self._ladder.worked()
@@ -361,22 +365,7 @@ class Authorizer:
         # Before the request, so that a slow answer does not extend the token's life.
         issued = time.monotonic()
         body = await self._fetch(realm, query)
-        endpoint = f"the token endpoint {realm.host}{realm.path}"
-        try:
-            answer: Mapping[str, object] = json.loads(body)
-            value = answer.get("token") or answer.get("access_token")
-            life = answer.get("expires_in")
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise ProtocolViolated(f"the answer of {endpoint} is not JSON") from error
-        if (
-            not isinstance(value, str)
-            or not 0 < len(value) <= _MAX_TOKEN
-            or not (value.isascii() and value.isprintable())
-        ):
-            raise LoginRefused(f"{endpoint} gave no token")
-        # Bounded before it becomes a float: JSON's integers have no limit.
-        seconds = float(min(life, _MAX_LIFE)) if isinstance(life, int | float) and life > 0 else _DEFAULT_LIFE
-        return Token(value, issued, issued + seconds)
+        return read_token(body, f"the token endpoint {realm.host}{realm.path}", issued)
 
     async def _fetch(self, realm: URL, query: list[tuple[str, str]]) -> bytes:
         login = await self._login.get(self.service)

@@ -193,6 +193,11 @@ class LoginLadder:
         """Whether the login has been accepted before, as far as it is known."""
         return bool(self._last.worked)
 
+    @property
+    def is_good(self) -> bool:
+        """Whether the login has worked and was not refused since, as far as it is known."""
+        return self._last.is_good
+
     def proven_since(self, moment: float) -> bool:
         """Tell whether the login was accepted after a moment (`time.monotonic`)."""
         return self._proven > moment

@@ -123,6 +123,37 @@ class Token:
         return left > (min(life / 2, 300.0) if long else min(life / 5, 15.0))
 
 
+_DEFAULT_LIFE = 60.0
+"""Seconds that a token lives if its answer does not say ("Token Response Fields")."""
+_MAX_LIFE = 24 * 3600.0
+_MAX_TOKEN = 16 * 1024
+
+
+def read_token(body: bytes, endpoint: str, issued: float) -> Token:
+    """Read the answer of a token endpoint ("Token Response Fields").
+
+    Args:
+        body: of its 200.
+        endpoint: its name, for errors.
+        issued: when it was asked, on the monotonic clock.
+
+    Raises:
+        ProtocolViolated: it is not JSON.
+        LoginRefused: there is no token in it.
+    """
+    try:
+        answer: Mapping[str, object] = json.loads(body)
+        value = answer.get("token") or answer.get("access_token")
+        life = answer.get("expires_in")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ProtocolViolated(f"the answer of {endpoint} is not JSON") from error
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_TOKEN or not (value.isascii() and value.isprintable()):
+        raise LoginRefused(f"{endpoint} gave no token")
+    # Bounded before it becomes a float: JSON's integers have no limit.
+    seconds = float(min(life, _MAX_LIFE)) if isinstance(life, int | float) and life > 0 else _DEFAULT_LIFE
+    return Token(value, issued, issued + seconds)
+
+
 def realm_of(challenge: Challenge) -> URL | None:
     """Return the realm of a challenge; None if it names none, or no URL."""
     try:

@@ -100,8 +100,8 @@ LIMITS = {
         Limit("an error's body that is read", "registry.transport._MAX_ERROR_BODY", "bytes", "not read"),
         Limit("an error's words that are shown", "registry.connection_errors._MAX_QUOTED", "characters", "cut off"),
         Limit("answer of a token endpoint", "registry.token_endpoint._MAX_ANSWER", "bytes", "not read"),
-        Limit("a token", "registry.auth._MAX_TOKEN", "characters", "refused"),
-        Limit("a token's life that is believed", "registry.auth._MAX_LIFE", "s", "asked for anew"),
+        Limit("a token", "registry.token_endpoint._MAX_TOKEN", "characters", "refused"),
+        Limit("a token's life that is believed", "registry.token_endpoint._MAX_LIFE", "s", "asked for anew"),
         Limit(
             "refusals of one login in half an hour",
             "registry.ladder.REFUSALS",

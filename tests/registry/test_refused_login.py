@@ -5,12 +5,18 @@ from collections.abc import Sized
 from typing import TYPE_CHECKING
 
 import pytest
+from aiohttp import web
 
+from replicator.errors import ErrorClass
 from replicator.reference import Repository
-from replicator.registry import Access, Registries
+from replicator.registry import Access, Registries, Timing
 from replicator.registry.auth import Authorizer
-from replicator.registry.errors import LoginRefused
+from replicator.registry.errors import LoginOnHold, LoginRefused, Unauthorized
+from replicator.registry.ladder import LoginPatience
+from tests.registry.conftest import Server, served
+from tests.registry.guard import PASSWORD, USER, Guard
 from tests.standins.logins import ACR_USER
+from tests.standins.proxy import Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,6 +43,36 @@ async def test_a_right_password_is_not_held_up_by_a_wrong_one(acr: AcrStandIn) -
         with pytest.raises(LoginRefused):
             await registries.source(Repository(acr.host, "cache/wrong")).head_manifest("v1")
         assert await registries.destination(Repository(acr.host, "cache/right")).head_destination("v1") is None
+
+
+async def test_a_repository_that_a_token_endpoint_refuses_holds_up_no_other(registry: Server) -> None:
+    """Some token endpoints answer 401, as to a wrong password, for a repository that a good login may not use."""
+    async with Upstream(registry.host) as upstream:
+        guard = Guard(upstream.forward)
+
+        async def token(request: web.BaseRequest) -> web.StreamResponse:
+            if "closed" in request.query.get("scope", "") or revoked:
+                return web.json_response({"errors": [{"code": "UNAUTHORIZED"}]}, status=401)
+            return await guard.token(request)
+
+        revoked = False
+        async with served(guard) as front, served(token) as tokens:
+            guard.realm = f"http://{tokens.host}/token"
+            access = Access(USER, PASSWORD, endpoint=f"http://{front.host}")
+            patience = LoginPatience(patient=True)
+            async with Registries(lambda _: access, patience=patience, timing=Timing(attempts=1)) as registries:
+                for number in range(3):
+                    assert await registries.source(Repository(front.host, f"open{number}")).head_manifest("v1") is None
+                    with pytest.raises(Unauthorized, match="not for the login") as caught:
+                        await registries.source(Repository(front.host, "closed")).head_manifest("v1")
+                    assert caught.value.error_class is ErrorClass.CREDENTIALS
+                # A login that is no good any more is sent without a repository once, and not at each step.
+                tokens.faults.log.clear()
+                revoked = True
+                for _ in range(3):
+                    with pytest.raises(LoginOnHold):
+                        await registries.source(Repository(front.host, "open3")).head_manifest("v1")
+                assert len(tokens.faults.log) == 2
 
 
 class Answers:
