@@ -199,7 +199,10 @@ class HarborApi:
         Raises:
             RegistryError: there is no such answer.
         """
-        return SystemInfo.read(await self.json("/systeminfo"))
+        system = SystemInfo.read(await self.json("/systeminfo"))
+        if system is not None and system.version is None:
+            await self._transport.authorizer.doubt()
+        return system
 
     async def is_user(self) -> bool:
         """Tell whether the login is a user; Harbor describes itself to users and to no robot account (412).

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn
 
 from cachetools import LRUCache
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from yarl import URL
 
-    from replicator.registry.connection import Request
+    from replicator.registry.connection import Request, TokenSource
     from replicator.registry.credentials import Access, Login
 
 _FRESH_SECONDS = 5.0
@@ -60,27 +60,6 @@ class _Grant:
     """The ``Authorization`` under which an upload was answered 401, if none has succeeded since."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a token is requested: all other requests wait for the same one."""
-
-
-class TokenSource(Protocol):
-    """A way to token endpoints: the transport, which knows TLS, deadlines and retries."""
-
-    async def fetch_token(
-        self, realm: URL, query: Iterable[tuple[str, str]], authorization: str | None, form: bytes | None = None
-    ) -> bytes:
-        """GET the realm, or POST a form to it, and return the body of its 200.
-
-        Raises:
-            RegistryError: any other answer, or none.
-        """
-
-    async def try_basic(self, authorization: str) -> None:
-        """Try whether the registry takes a header of HTTP Basic.
-
-        Raises:
-            LoginRefused: it does not.
-            RegistryError: there was no answer to tell by.
-        """
 
 
 class Authorizer:
@@ -141,7 +120,7 @@ class Authorizer:
         if not self._login.asks and await self._ladder.admit(claim=False):
             # The answer to the request itself may be as public as a list of Harbor's.
             await self._prove(lambda: self._source.try_basic(basic))
-        return basic
+        return None if self._ladder.spares else basic
 
     def challenged(
         self, headers: Iterable[str], scopes: frozenset[str], used: str | None, *, basic: bool = False
@@ -308,7 +287,18 @@ class Authorizer:
         if used.startswith("Basic ") and not request.basic:
             await self._ladder.worked()
         elif self._grant(request.scopes).anonymous:
-            await self._ladder.release()
+            await self._ladder.release(spare=True)
+
+    async def doubt(self) -> None:
+        """Find out whether the login is any good, after an answer of Harbor's API such as it gives to no login."""
+        login = None if self._login.asks else await self._login.get()
+        if login is None or (basic := login.basic) is None or self._ladder.spares:
+            return
+        await self._ladder.admit()
+        if self._ladder.has_worked:
+            await self._prove(lambda: self._source.try_basic(basic))
+        else:
+            await self._ladder.spare()
 
     async def judge(
         self, error: RegistryError, headers: Iterable[str], request: Request, used: str | None, *, tried: bool
@@ -332,6 +322,11 @@ class Authorizer:
             return error.again(f": the login does not allow {' '.join(sorted(request.scopes))}")
         if request.basic and not may_be_harbor(headers):
             return error
+        if self._ladder.spares and not tried:
+            # It was not sent, and is needed here.
+            self._grant(request.scopes).token = None
+            await self._ladder.spare(ends=True)
+            return None
         error.login = await self._ladder.fingerprint()
         grant, realm = self._grant(request.scopes), self._realm
         refusal = error.recast(AskedLoginRefused if self._login.asks else LoginRefused)
@@ -368,7 +363,7 @@ class Authorizer:
         return read_token(body, f"the token endpoint {realm.host}{realm.path}", issued)
 
     async def _fetch(self, realm: URL, query: list[tuple[str, str]]) -> bytes:
-        login = await self._login.get(self.service)
+        login = None if self._ladder.spares else await self._login.get(self.service)
         try:
             return await self._fetch_as(login, realm, query)
         except LoginRefused:

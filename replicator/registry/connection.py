@@ -15,7 +15,7 @@ import zlib
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import aiohttp
 import structlog
@@ -27,7 +27,7 @@ from replicator.registry.errors import ConnectionFailed, NoTls, ProtocolViolated
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
     from aiohttp import AddrInfoType
     from multidict import CIMultiDictProxy
@@ -84,6 +84,27 @@ class Reply:
     headers: CIMultiDictProxy[str]
     body: bytes
     url: URL
+
+
+class TokenSource(Protocol):
+    """A way to token endpoints: the transport, which knows TLS, deadlines and retries."""
+
+    async def fetch_token(
+        self, realm: URL, query: Iterable[tuple[str, str]], authorization: str | None, form: bytes | None = None
+    ) -> bytes:
+        """GET the realm, or POST a form to it, and return the body of its 200.
+
+        Raises:
+            RegistryError: any other answer, or none.
+        """
+
+    async def try_basic(self, authorization: str) -> None:
+        """Try whether the registry takes a header of HTTP Basic.
+
+        Raises:
+            LoginRefused: it does not.
+            RegistryError: there was no answer to tell by.
+        """
 
 
 @dataclass(slots=True)

@@ -39,6 +39,8 @@ _CLAIM_SECONDS = 10.0
 """Seconds for the answer to the one request of a login that is not known to be good; then another may send it."""
 _REFUSED_SECONDS = 30.0
 """Seconds for which a login that was refused for good is not sent again."""
+_SPARED_SECONDS = WINDOW / REFUSALS
+"""Seconds for which a login that is taken for none is left out where none is needed."""
 _LOOK_SECONDS = 0.1
 _REMEMBER_SECONDS = 86_400.0
 """Age from which the note that a login works is renewed: Redis keeps it for 30 days."""
@@ -70,6 +72,7 @@ class LoginRecord:
         claimed: until when one request with it may be under way, and no other is sent.
         ended: the ladder is at its end: each further refusal is final.
         why: the words of the last refusal.
+        spared: until when it is left out: it has never worked, was taken for none, and a public project needs none.
     """
 
     worked: float = 0.0
@@ -77,6 +80,7 @@ class LoginRecord:
     claimed: float = 0.0
     ended: bool = False
     why: str = ""
+    spared: float = 0.0
 
     @property
     def is_good(self) -> bool:
@@ -171,6 +175,9 @@ class LoginLadder:
         registry: the host the rules name.
         access: with the login.
         patience: of the process.
+
+    Attributes:
+        spares: whether requests go without the login for now, as `admit` has found (`LoginRecord.spared`).
     """
 
     def __init__(self, registry: str, access: Access, patience: LoginPatience) -> None:
@@ -179,6 +186,7 @@ class LoginLadder:
         self._patience = patience
         account = "" if access.logins is not None else access.username or ""
         self._key = f"{LOGIN}{registry}/{quote(account, safe='')}"
+        self.spares = False
         self._name: str | None = None
         self._last = LoginRecord()
         self._claims = self._keeps = False
@@ -245,7 +253,8 @@ class LoginLadder:
         while True:
             now, text, _ = await self._swap("", "")
             record = self._last = _read(text)
-            if record.is_good or not (claim or record.refusals):
+            self.spares = record.spared > now
+            if self.spares or record.is_good or not (claim or record.refusals):
                 return False
             if self._due(record) > now:
                 raise self._failure(record, now)
@@ -262,7 +271,7 @@ class LoginLadder:
 
     async def worked(self) -> None:
         """Note that the login was accepted; all that waits for it goes on."""
-        self._proven = time.monotonic()
+        self._proven, self.spares = time.monotonic(), False
         if not self._claims and self._last.is_good and time.time() - self._last.worked < _REMEMBER_SECONDS:
             return
         ended = self._last.ended
@@ -283,10 +292,18 @@ class LoginLadder:
         error.login = await self.fingerprint()
         return error if record.ended else self._failure(record, now).at(error.registry, error.request)
 
-    async def release(self) -> None:
-        """Let others send the login: what became of this request says nothing about it."""
-        if self._claims:
+    async def release(self, *, spare: bool = False) -> None:
+        """Let others send the login, since what became of this request says nothing about it; or ``spare`` it."""
+        if self._claims and spare:
+            await self.spare()
+        elif self._claims:
             await self._change(lambda record, _: replace(record, claimed=0.0))
+
+    async def spare(self, *, ends: bool = False) -> None:
+        """Leave the login out for a while, since it was taken for none and none was needed; or use it again at once."""
+        self.spares = not ends
+        seconds = 0.0 if ends else _SPARED_SECONDS
+        await self._change(lambda record, now: replace(record, claimed=0.0, spared=now + seconds))
 
     async def _change(self, change: Callable[[LoginRecord, float], LoginRecord]) -> tuple[float, LoginRecord]:
         """Change the record, even if the caller is cancelled: what was sent counts. Return the time and the record."""

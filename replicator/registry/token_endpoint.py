@@ -208,7 +208,7 @@ class Sender(Protocol):
 
 
 class TokenEndpoint:
-    """The token endpoint of a registry, see `replicator.registry.auth.TokenSource`.
+    """The token endpoint of a registry, see `replicator.registry.connection.TokenSource`.
 
     Args:
         transport: sends the requests.

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from replicator.errors import ErrorClass
+from replicator.harbor import HarborApi
 from replicator.reference import Repository
 from replicator.registry import Access, Registries, Request, Timing
 from replicator.registry.errors import LoginOnHold, LoginRefused, Unauthorized
@@ -175,6 +176,63 @@ async def test_at_the_end_of_the_ladder_the_refusal_is_final_in_the_registrys_wo
         with pytest.raises(LoginRefused):
             await house.ask(registries)
         assert house.refused == REFUSALS + 1
+
+
+async def test_a_wrong_password_is_seldom_sent_for_public_projects_which_need_none(
+    house: House, harbor_upstream: str
+) -> None:
+    """Harbor serves them to it as to nobody; but a directory counts each request with it, and locks the account."""
+    house.harbor.projects.lock_seconds = 0.0
+    house.harbor.add_project("open", public=True)
+    names = [f"open/app{number}" for number in range(8)]
+    for name in names:
+        await push(harbor_upstream, name, "v1", image(1))
+    async with house.opened((HARBOR_ADMIN[0], "wrong")) as registries:
+        api = HarborApi(house.harbor.host, registries.transport(Repository(house.harbor.host, "open/x")))
+        for name in names:
+            await house.ask(registries, name)
+            assert len([each async for each in api.repositories("open")]) == len(names)
+        assert house.refused == 1
+        # It may be good by now, so it is sent where it is needed; and again after a while.
+        await house.hold(registries)
+        assert house.refused == 2
+        house.clock.now += WINDOW
+    async with house.opened((HARBOR_ADMIN[0], "wrong"), patient=False) as registries:
+        with pytest.raises(LoginRefused):
+            await house.ask(registries)
+
+
+async def test_a_good_login_that_was_left_out_of_a_public_project_is_sent_for_a_private_one(
+    house: House, harbor_upstream: str
+) -> None:
+    house.harbor.add_project("open", public=True)
+    await push(harbor_upstream, "open/app", "v1", image(1))
+    house.harbor.projects.locked[HARBOR_ADMIN[0]] = time.monotonic() + 3600
+    async with house.opened(HARBOR_ADMIN) as registries:
+        await house.ask(registries, "open/app")
+        house.harbor.projects.locked.clear()
+        api = HarborApi(house.harbor.host, registries.transport(Repository(house.harbor.host, "team/x")))
+        assert len([each async for each in api.repositories("team")]) == 2
+        await house.ask(registries)
+    assert house.refused == 1
+
+
+async def test_a_login_that_works_no_more_is_noticed_where_all_that_is_asked_is_public(house: House) -> None:
+    """As by a sweep at rest: each of its requests would count at a directory."""
+    house.harbor.add_project("open", public=True)
+    async with house.opened(HARBOR_ADMIN) as registries:
+        await house.ask(registries)
+        house.clock.now += 1
+        del house.harbor.projects.accounts[HARBOR_ADMIN[0]]
+        house.harbor.projects.lock_seconds = 0.0
+        api = HarborApi(house.harbor.host, registries.transport(Repository(house.harbor.host, "open/x")))
+        with pytest.raises(LoginOnHold):
+            await api.system()
+        before = house.refused
+        for _ in range(5):
+            with pytest.raises(LoginOnHold):
+                await anext(api.repositories("open"))
+        assert house.refused == before == 2
 
 
 async def test_a_project_that_is_not_there_is_final_at_once_and_holds_up_nobody(house: House) -> None:
