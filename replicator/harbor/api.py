@@ -132,7 +132,7 @@ class HarborApi:
         """
         try:
             url = await self._transport.url("/api/v2.0/ping")
-            request = Request("GET", url, basic=True)
+            request = Request("GET", url, basic=True, anonymous=True)
             reply = await self._transport.call(request, expect={200}, max_body=_MAX_PONG_BYTES, patient=True)
         except RegistryError as error:
             if error.error_class is ErrorClass.TRANSIENT and not isinstance(error, ForeignAnswer):

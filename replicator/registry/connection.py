@@ -54,6 +54,7 @@ class Request:
         headers: further headers.
         body: bytes, which every attempt sends again, or a stream, which can be sent only once.
         basic: send HTTP Basic without a challenge, as the REST APIs beside the registry expect it.
+        anonymous: send no login, since none is needed: then a 401 says nothing about the login.
         follows: follow redirects of GET and HEAD; if not, a redirect is an answer.
         once: it is not sent again unseen on another connection; the first may be carried out all the same.
     """
@@ -64,6 +65,7 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | AsyncIterator[bytes | memoryview] | None = None
     basic: bool = False
+    anonymous: bool = False
     follows: bool = True
     once: bool = False
 

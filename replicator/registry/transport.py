@@ -188,7 +188,10 @@ class Transport:
                 if refusals.pause:
                     with waiting():
                         await asyncio.sleep(refusals.pause)
-                authorization = await self.authorizer.header(request.scopes, long=request.streams, basic=request.basic)
+                authorization = None
+                if not request.anonymous:
+                    header = self.authorizer.header(request.scopes, long=request.streams, basic=request.basic)
+                    authorization = await header
                 async with self._follow(request, authorization) as response:
                     if response.status != 401:
                         await self.authorizer.settle(request, authorization, denied=response.status == 403)

@@ -235,6 +235,16 @@ async def test_a_login_that_works_no_more_is_noticed_where_all_that_is_asked_is_
         assert house.refused == before == 2
 
 
+async def test_a_registry_that_refuses_what_only_a_harbor_has_holds_up_no_login(house: House) -> None:
+    house.harbor.faults.add(Fault(Answer(401), path="/api/v2.0/ping", times=None))
+    async with house.opened() as registries:
+        assert not await HarborApi(
+            house.harbor.host, registries.transport(Repository(house.harbor.host, "x"))
+        ).is_harbor()
+        assert "Authorization" not in house.harbor.faults.log.select("GET", "/ping")[0].headers
+        await house.ask(registries)
+
+
 async def test_a_project_that_is_not_there_is_final_at_once_and_holds_up_nobody(house: House) -> None:
     async with house.opened() as registries:
         for _ in range(2):
