@@ -186,7 +186,8 @@ class SweptHarbor:
         sources = [each for each in rules.sources() if each.registry == self.registry]
         projects = {each.repository.name.partition("/")[0] if each.repository else each.project for each in sources}
         try:
-            if self.is_harbor is None:
+            if not self.is_harbor:
+                # Again if it was none: what stands in front of a Harbor may have answered for it while it was away.
                 self.is_harbor = await self.api().is_harbor()
             if self.is_harbor:
                 system = await self.api(min(filter(None, projects), default="x")).system() or SystemInfo()

@@ -13,7 +13,7 @@ from replicator.queue.leaders import SweepState, SweptProject
 from replicator.queue.records import encode, milliseconds
 from replicator.reference import Reference
 from replicator.registry.manifest import digest_of
-from replicator.replication import sweep
+from replicator.replication import repositories, sweep
 from replicator.replication.compare import Checker
 from replicator.replication.job import job_for
 from tests.replication.conftest import TEAM
@@ -174,6 +174,23 @@ async def test_what_is_there_at_first_is_left_out_in_every_project_however_late_
     await stage.house.put(["p3/app:v2"])
     for _ in range(4):
         await sweeper.step()
+    assert await stage.queued() == 2
+
+
+async def test_a_harbor_whose_proxy_answered_for_it_at_the_start_is_swept_when_it_is_back(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Answer(404, headers={"Content-Type": "text/plain"}, body=b"default backend - 404")
+    stage.house.harbor.faults.add(Fault(page, path="/api/v2.0/ping", times=None))
+    monkeypatch.setattr(repositories, "_PROJECTS_SECONDS", 0.0)
+    sweeper = await stage.sweeper()
+    await sweeper.step()
+    assert set(stage.house.asked()) == {"/ping"}
+    stage.house.harbor.faults.faults.clear()
+    await stage.house.put(["team/app:v1"])
+    await sweeper.step()
+    await stage.house.put(["team/app:v2"])
+    await sweeper.step()
     assert await stage.queued() == 2
 
 
