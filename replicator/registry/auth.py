@@ -85,6 +85,12 @@ class Authorizer:
         self._use_basic = False
         self._grants: LRUCache[frozenset[str], _Grant] = LRUCache(_MAX_CACHED)
 
+    async def header_for(self, request: Request) -> str | None:
+        """Return the header for a request; see `header`."""
+        if request.anonymous:
+            return None
+        return await self.header(request.scopes, long=request.streams, basic=request.basic)
+
     async def header(self, scopes: frozenset[str], *, long: bool = False, basic: bool = False) -> str | None:
         """Return the header for a request that needs ``scopes``; None before the first challenge.
 

@@ -230,17 +230,17 @@ class Referrers(Endpoint):
             for _ in range(_MAX_REFERRER_PAGES):
                 try:
                     reply = await self._transport.call(request, expect={200}, max_body=MAX_MANIFEST_BYTES)
-                except (NotFound, Refused, Denied, ForeignAnswer) as error:
+                except (NotFound, Refused, Denied, Unauthorized, ForeignAnswer) as error:
                     # A server of Go's answers a path that it does not know with a text, others do with a page.
                     unknown = not isinstance(error, ForeignAnswer) or error.status == 404
-                    if self.abilities.referrers or not unknown:
+                    if self.abilities.referrers or not unknown or isinstance(error, LoginRefused):
                         raise
                     if isinstance(error, ForeignAnswer) and error.is_page:
                         if await self.answers():
                             return None
                         raise
                     # An unknown repository, or one that is closed to this login, says nothing about the API.
-                    if not isinstance(error, Denied) and not _UNKNOWN.intersection(error.codes):
+                    if not isinstance(error, Denied | Unauthorized) and not _UNKNOWN.intersection(error.codes):
                         self.abilities.referrers = False
                     return None
                 try:

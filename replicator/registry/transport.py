@@ -188,10 +188,7 @@ class Transport:
                 if refusals.pause:
                     with waiting():
                         await asyncio.sleep(refusals.pause)
-                authorization = None
-                if not request.anonymous:
-                    header = self.authorizer.header(request.scopes, long=request.streams, basic=request.basic)
-                    authorization = await header
+                authorization = await self.authorizer.header_for(request)
                 async with self._follow(request, authorization) as response:
                     if response.status != 401:
                         await self.authorizer.settle(request, authorization, denied=response.status == 403)

@@ -143,6 +143,18 @@ async def test_a_denied_or_unknown_repository_does_not_rule_out_the_referrers_ap
             assert (await ends.copy()).signatures == 1
 
 
+async def test_a_destination_that_denies_its_list_of_referrers_with_401_takes_the_image_and_its_signature(
+    plain: Ends,
+) -> None:
+    one = referrer(ROOT, 1)
+    await plain.source.push("v1", ROOT)
+    await plain.source.attach((one, ROOT))
+    plain.destination.faults.add(Fault(Answer(401, "DENIED"), "GET", "/referrers/", times=None))
+    outcome = await plain.copy()
+    assert (outcome.result, outcome.signatures, outcome.warnings) == (Result.COPIED, 1, ())
+    assert (await plain.copy()).result is Result.UP_TO_DATE
+
+
 async def test_a_permanent_error_while_looking_for_signatures_is_a_warning(plain: Ends) -> None:
     await plain.source.push("v1", index([image(1), image(2, architecture="arm64")]))
     plain.source.faults.add(Fault(Answer(418), path=r"\.sig$", times=None))
