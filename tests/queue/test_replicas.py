@@ -213,10 +213,10 @@ class Answering:
 async def test_the_minute_without_a_replica_begins_with_the_first_look_that_finds_none(
     monkeypatch: pytest.MonkeyPatch, info: bool
 ) -> None:
+    now = 1000.0
     clock, redis = SimpleNamespace(monotonic=lambda: now), Answering(info=info)
     monkeypatch.setattr(scripts, "time", clock)
     replicas = scripts.Replicas(redis, wanted=None, deadline=1, expected=False)  # type: ignore[arg-type]  # what it needs
-    now = 1000.0
     await replicas.look()
     # A night without any event, and so without a look; then one comes while the replica restarts.
     now, redis.replicas = 50_000.0, 0
@@ -233,10 +233,11 @@ async def test_the_minute_without_a_replica_begins_with_the_first_look_that_find
 
 
 async def test_wait_is_tried_again_where_it_was_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
     clock, redis = SimpleNamespace(monotonic=lambda: now), Answering(info=True)
     monkeypatch.setattr(scripts, "time", clock)
     replicas = scripts.Replicas(redis, wanted=None, deadline=1, expected=False)  # type: ignore[arg-type]  # what it needs
-    now, redis.refuses = 1000.0, True
+    redis.refuses = True
     assert await replicas.needed() == 1
     with structlog.testing.capture_logs() as logs:
         replicas.judge(ResponseError("unknown command 'WAIT'"), 1)
