@@ -172,15 +172,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._piece_bytes -= len(body)
         self._head_bytes = max(0, self._head_bytes - len(body))
         super().on_body(body)
-        if len(self.cycle.body) >= len(_PIECE):
-            # Until the application asks for it: uvicorn would take 64 KiB from who may have no token.
-            self.flow.pause_reading()
         if self.cycle.response_complete:
             self._unread_bytes += len(body)
             if self._unread_bytes > MAX_UNREAD:
                 # Closing with bytes unread resets the connection, and some systems drop an answer that was not read.
                 self.transport.pause_reading()
                 self._start_deadline(_LINGER_SECONDS)
+        elif len(self.cycle.body) >= len(_PIECE):
+            # Until the application asks for it: uvicorn would take 64 KiB from who may have no token.
+            self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         """Cancel the deadline: the request is complete."""

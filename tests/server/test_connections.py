@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -148,14 +149,17 @@ def test_a_head_is_read_in_small_pieces_up_to_its_bound_by_every_loop(
     async def answers() -> list[bytes]:
         async with serving() as address:
             found = []
-            for size in (MAX_HEAD - 1000, MAX_HEAD + 1, 12 * MAX_HEAD):
+            for size in (MAX_HEAD - 1000, MAX_HEAD + 1):
                 async with Client.to(address) as client:
                     found.append(await client.get("X: " + "a" * size))
+            async with Client.to(address) as client:
+                client.writer.write(b"POST / HTTP/1.1\r\nContent-Length: 60000\r\n\r\n" + b" " * 60_000)
+                found.append(await client.answer())
             return found
 
     monkeypatch.setattr(connections.BoundedProtocol, "data_received", data_received)
     with asyncio.Runner(loop_factory=loop) as runner:
-        assert runner.run(answers()) == [b"401", b"400", b"400"]
+        assert runner.run(answers()) == [b"401", b"400", b"401"]
     assert max(pieces) <= 16 * 1024
 
 
@@ -186,6 +190,20 @@ async def test_after_its_answer_little_of_a_body_is_read(address: tuple[str, int
                     sent += 65_536
         # The buffers of the sockets between come on top of what is read.
         assert sent < 32 * MIB
+
+
+async def test_a_connection_goes_on_after_a_body_that_nobody_asked_for(
+    certificate: Certificate, tmp_path: Path
+) -> None:
+    # With TLS more than a piece of the body is there before the answer.
+    trusting = ssl.create_default_context(cafile=tmp_path / "tls.pem")
+    trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    async with serving(certificate) as address:
+        client = Client(*await asyncio.open_connection(*address, ssl=trusting))
+        for _ in range(2):
+            client.writer.write(b"POST / HTTP/1.1\r\nContent-Length: 60000\r\n\r\n" + b" " * 60_000)
+            assert await client.answer() == b"401"
+        client.writer.close()
 
 
 async def test_an_answer_that_is_not_taken_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
