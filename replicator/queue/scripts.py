@@ -32,6 +32,7 @@ _SECTION = re.compile(r"^-- (\w+)(?: with ([\w ]+))? --\n", re.MULTILINE)
 _REPLICATED = frozenset({"enqueue", "claim", "confirm", "dead_letter_retry"})
 """The steps that a failover must not undo: work that was accepted, and whose a job is while its tag is written. The end
 of an attempt may get lost: the job runs again."""
+_REPLICA = re.compile(r"slave\d+")
 _REPEATS = 3
 """Times that one step is sent: again after its script was loaded, or to another node of a cluster."""
 
@@ -143,7 +144,7 @@ class Replicas:
                 info = {}  # an ACL may forbid INFO
         if "connected_slaves" in info:
             # What a replica has connected does not hold what its master writes.
-            found = info.get("role") == "master" and int(info["connected_slaves"]) > 0
+            found = info.get("role") == "master" and int(info["connected_slaves"]) > 0 and _is_any_online(info)
         else:
             found = await self._probe()
         # Counted from the first look in vain, not from the last other one: nobody may have looked for hours.
@@ -202,6 +203,15 @@ class Replicas:
             log.info("replicas awaited", replicas=self.awaited)
         elif self.problem:
             log.warning("replicas not awaited", reason=self.problem)
+
+
+def _is_any_online(info: Mapping[str, Any]) -> bool:
+    """Tell by an answer to INFO whether a replica has all data and follows: in its first sync it confirms nothing.
+
+    A service may not list its replicas; then those that are connected count.
+    """
+    listed = [replica for name, replica in info.items() if _REPLICA.fullmatch(name) and isinstance(replica, dict)]
+    return not listed or any(replica.get("state") == "online" for replica in listed)
 
 
 class Scripts:

@@ -232,6 +232,17 @@ async def test_the_minute_without_a_replica_begins_with_the_first_look_that_find
     assert (replicas.awaited, replicas.problem) == (1, "")
 
 
+@pytest.mark.parametrize(
+    ("listed", "awaited"),
+    [({}, 1), ({"slave0": {"state": "online"}}, 1), ({"slave0": {"state": "wait_bgsave"}}, 0)],
+    ids=["not listed", "online", "in its first sync"],
+)
+async def test_a_replica_that_does_not_follow_yet_is_not_waited_for(listed: dict[str, Any], awaited: int) -> None:
+    replicas = scripts.Replicas(Answering(info=True), wanted=None, deadline=1, expected=False)  # type: ignore[arg-type]  # what it needs
+    await replicas.look({"role": "master", "connected_slaves": 1, **listed})
+    assert replicas.awaited == awaited
+
+
 async def test_wait_is_tried_again_where_it_was_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     clock, redis = SimpleNamespace(monotonic=lambda: now), Answering(info=True)
