@@ -36,7 +36,7 @@ async def chaos(minutes: float, seed: int) -> Found:
     if program is None:
         raise RunFailed("redis-server is not installed")
     directory = Path(tempfile.mkdtemp(prefix="chaos-", dir="/tmp"))
-    found = await Chaos(directory, program, seed, pause=_PAUSE).run(minutes)
+    found = await Chaos(directory, program, seed, pause=_PAUSE, sentinels=3).run(minutes)
     if found.wrong:
         print(f"The logs are in {directory}.")
     else:

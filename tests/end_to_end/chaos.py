@@ -1,7 +1,7 @@
 """Everything at once, over HTTP: what a run of chaos does, and what it finds in the end.
 
 A Harbor and an ACR, both in front of real registries, a ``serve`` that takes the events, two ``worker`` processes, and
-a Redis of three nodes with three sentinels. Tags are pushed all the time, a few of them again and again. Meanwhile
+a Redis of three nodes with sentinels. Tags are pushed all the time, a few of them again and again. Meanwhile
 processes are killed and stopped, Redis fails over and is full, and the registries fail, cut and delay. Harbor tells of
 a push three times at most and waits three seconds for an answer each time; what it got a 2xx for has to arrive.
 
@@ -86,14 +86,17 @@ class Chaos:
         program: the server of Redis.
         seed: for the order of the faults and of the pushes.
         pause: mean seconds between two pushes.
+        sentinels: of Redis; several have to agree before a failover, which takes longer.
     """
 
-    def __init__(self, directory: Path, program: str, seed: int, *, pause: float = 0.25) -> None:
+    def __init__(self, directory: Path, program: str, seed: int, *, pause: float = 0.25, sentinels: int = 1) -> None:
         self.found = Found(seed)
         self._directory = directory
         self._pause = pause
+        self._sentinels = sentinels
         self._base = [layer(0, 4000)]
         self._pushed: defaultdict[str, list[Image]] = defaultdict(list)
+        self._versions: defaultdict[str, dict[str, int]] = defaultdict(dict)
         self._program = program
         self._pushing_on = True
 
@@ -119,20 +122,21 @@ class Chaos:
             self._acr.written = defaultdict(list)
             self._behind = behind[1]
             self._redis = SentinelGroup(
-                self._directory, self._program, "--appendfsync", "no", sentinels=3, down_after_ms=2000
+                self._directory, self._program, "--appendfsync", "no", sentinels=self._sentinels, down_after_ms=2000
             )
             await asyncio.to_thread(stack.enter_context, self._redis)
             address = f"127.0.0.1:{free_port()}"
+            self._url = f"http://{address}"
             self._fleet = Fleet(self._directory, self._settings(address))
             self._fleet.keep("serve", "serve", "--no-worker", "--config", self._rules("serve"))
             for name in WORKERS:
                 self._fleet.keep(name, "worker", "--config", self._rules(name))
             stack.push_async_callback(self._fleet.stop)
             self._faults = Faults(self.found.seed, self.found.counts, self._fleet, self._redis, self._harbor, self._acr)
-            await _ready(f"http://{address}/readyz")
-            self._harbor.add_policy("library", f"http://{address}/webhooks/harbor", auth_header=TOKEN)
+            await _ready(f"{self._url}/readyz")
+            self._harbor.add_policy("library", f"{self._url}/webhooks/harbor", auth_header=TOKEN)
             await self._trouble(minutes)
-            await self._settle()
+            await self._settle(fully=minutes is not None)
             await self._fleet.stop()
             await self._judge()
         return self.found
@@ -158,16 +162,15 @@ class Chaos:
 
     async def _trouble(self, minutes: float | None) -> None:
         began = time.monotonic()
-        pushing = [asyncio.create_task(self._push(half)) for half in range(2)]
-        spoiling = asyncio.create_task(self._faults.spoil())
-        first = True
-        while first or (minutes is not None and time.monotonic() < began + minutes * 60):
+        async with asyncio.TaskGroup() as group:
+            spoiling = group.create_task(self._faults.spoil())
+            for half in range(2):
+                group.create_task(self._push(half))
             await self._faults.round()
-            first = False
-        self._pushing_on = False
-        await asyncio.gather(*pushing)
-        spoiling.cancel()
-        await asyncio.wait([spoiling])
+            while minutes is not None and time.monotonic() < began + minutes * 60:
+                await self._faults.round()
+            self._pushing_on = False
+            spoiling.cancel()
         self.found.counts["faults of registries"] += self._faults.clear_faults()
         self.found.seconds = time.monotonic() - began
 
@@ -179,52 +182,77 @@ class Chaos:
             chosen = half + 2 * drawn.randrange(_HOT // 2 if drawn.random() < 0.7 else _COLD // 2)
             repository, tag = f"app{chosen % 5}", f"v{chosen}"
             root = image(number, (300,), base=self._base)
-            self._pushed[f"mirror/{repository}:{tag}"].append(root)
+            name = f"mirror/{repository}:{tag}"
+            self._versions[name][root.digest] = len(self._pushed[name])
+            self._pushed[name].append(root)
             await push(self._harbor.host, f"library/{repository}", tag, root, HARBOR_ADMIN)
             self.found.counts["pushes"] += 1
             await asyncio.sleep(drawn.expovariate(1 / (2 * self._pause)))
 
-    async def _settle(self) -> None:
-        """Wait until Harbor has told of all, and nothing is left to do."""
+    async def _settle(self, *, fully: bool) -> None:
+        """Wait until Harbor has told of all, and nothing is left to do.
+
+        Args:
+            fully: also wait for jobs that wait; else only until all is right. A destination whose write was unanswered
+                is compared again after two minutes.
+        """
         began = time.monotonic()
         await self._faults.whole()
+        await _ready(f"{self._url}/readyz")
         await self._harbor.deliveries_settled()
         async with await Queue.connect(self._redis.url, replicas=2, deadline=30) as queue:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_SETTLE_SECONDS):
-                    while any(
-                        lane.queued or lane.running or lane.waiting for lane in (await queue.counts()).lanes.values()
-                    ):
-                        await asyncio.sleep(0.3)
-            counts = await queue.counts()
+                    while await _left(queue, fully=fully) or await self._lost():
+                        await asyncio.sleep(0.5)
+            self.found.broken += await _left(queue, fully=fully)
+            if dead := (await queue.counts()).dead:
+                self.found.broken.append(f"{dead} dead letters")
         self.found.settled = time.monotonic() - began
-        if counts.dead:
-            self.found.broken.append(f"{counts.dead} dead letters")
-        if left := [
-            f"{name}: {lane}" for name, lane in counts.lanes.items() if lane.queued or lane.running or lane.waiting
-        ]:
-            self.found.broken.append(f"not done in {_SETTLE_SECONDS:g} s: {left}")
 
-    async def _judge(self) -> None:
-        found = self.found
-        versions = {
-            name: {root.digest: number for number, root in enumerate(roots)} for name, roots in self._pushed.items()
-        }
-        accepted = self._accepted(versions)
-        for name, number in sorted(accepted.items()):
+    async def _lost(self) -> list[str]:
+        """Return the tags that are not as their newest accepted push or a later one left them."""
+        lost = []
+        for name, number in sorted(self._accepted().items()):
             repository, _, tag = name.partition(":")
             try:
                 content, _ = await fetch_raw(self._behind, repository, tag)
-                there = versions[name][f"sha256:{hashlib.sha256(content).hexdigest()}"]
+                there = self._version(name, f"sha256:{hashlib.sha256(content).hexdigest()}")
                 await verify_tree(self._behind, repository, tag, self._pushed[name][there])
             except (LookupError, AssertionError) as error:
-                found.lost.append(f"{name}: {error!r}")
+                lost.append(f"{name}: {error!r}")
             else:
                 if there < number:
-                    found.lost.append(f"{name}: push {there} is there, and {number} was accepted")
+                    lost.append(f"{name}: push {there} is there, and {number} was accepted")
+        return lost
+
+    def _accepted(self) -> dict[str, int]:
+        """Return the newest push of each tag whose event got a 2xx."""
+        accepted: dict[str, int] = {}
+        for delivery in self._harbor.deliveries:
+            if delivery.succeeded:
+                data = delivery.event["event_data"]
+                (resource,) = data["resources"]
+                name = f"mirror/{data['repository']['name']}:{resource['tag']}"
+                accepted[name] = max(accepted.get(name, 0), self._version(name, resource["digest"]))
+        return accepted
+
+    def _version(self, name: str, digest: str) -> int:
+        """Return the number of the push of a tag that had this digest.
+
+        Raises:
+            LookupError: there was none.
+        """
+        return self._versions[name][digest]
+
+    async def _judge(self) -> None:
+        found = self.found
+        found.counts["deliveries"] = len(self._harbor.deliveries)
+        found.counts["accepted events"] = sum(delivery.succeeded for delivery in self._harbor.deliveries)
+        found.lost = await self._lost()
         for name, digests in self._acr.written.items():
-            if name in versions:  # a tag's, not a manifest's
-                order = [versions[name][digest] for digest in digests]
+            if name in self._pushed:  # a tag's, not a manifest's
+                order = [self._version(name, digest) for digest in digests]
                 found.stale += [f"{name}: {b} over {a}" for a, b in itertools.pairwise(order) if b < a]
         writes = tag_writes(self._acr.faults.log)
         found.overlapping += overlapping(writes)
@@ -234,18 +262,15 @@ class Chaos:
         if any(self._fleet.codes):
             found.broken.append(f"exit codes {self._fleet.codes}")
 
-    def _accepted(self, versions: dict[str, dict[str, int]]) -> dict[str, int]:
-        """Return the newest push of each tag whose event got a 2xx, and count."""
-        accepted: dict[str, int] = {}
-        for delivery in self._harbor.deliveries:
-            self.found.counts["deliveries"] += 1
-            if delivery.succeeded:
-                self.found.counts["accepted events"] += 1
-                data = delivery.event["event_data"]
-                (resource,) = data["resources"]
-                name = f"mirror/{data['repository']['name']}:{resource['tag']}"
-                accepted[name] = max(accepted.get(name, 0), versions[name][resource["digest"]])
-        return accepted
+
+async def _left(queue: Queue, *, fully: bool) -> list[str]:
+    """Say what a queue still has to do, a sentence for each lane; perhaps without what waits for its time."""
+    lanes = (await queue.counts()).lanes
+    return [
+        f"not done: {name} {lane}"
+        for name, lane in lanes.items()
+        if lane.queued or lane.running or (fully and lane.waiting)
+    ]
 
 
 def _is_bad(line: str) -> bool:

@@ -97,6 +97,7 @@ class Fleet:
                 await asyncio.sleep(0.3)
 
     def signal(self, number: int, *names: str) -> None:
+        """Send a signal to these, or to all."""
         for name in names or tuple(self.running):
             with contextlib.suppress(ProcessLookupError):
                 self.running[name].send_signal(number)
@@ -114,6 +115,7 @@ class Fleet:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def lines(self) -> Iterable[str]:
+        """Return all that they logged."""
         for file in sorted(self._directory.glob("*.log")):
             for line in file.read_text().splitlines():
                 yield f"{file.stem}: {line}"
@@ -201,9 +203,9 @@ class Faults:
 
         First a worker stands still, and the other one takes its copies over, for which Redis must not be away for long.
         """
-        stopping = asyncio.create_task(self._stop_worker())
-        await self._all([self._kill_serve, self._kill_worker, self._cut_redis])
-        await stopping
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._stop_worker())
+            await self._all([self._kill_serve, self._kill_worker, self._cut_redis])
         await self._all([self._end_worker, self._fill_redis, self._kill_replica, self._kill_master, self._stop_master])
         await self._restart_everything()
 

@@ -184,6 +184,8 @@ class SentinelGroup:
 
     def __enter__(self) -> Self:
         self.start_nodes(self.nodes[0])
+        for node in self.nodes[1:]:
+            eventually_says(node, "INFO replication", "master_link_status:up")
         self.start_sentinels()
         return self
 
@@ -197,9 +199,6 @@ class SentinelGroup:
         for node in sorted(self.nodes, key=lambda node: node is not master):
             if not node.is_running:
                 node.start(*(("--replicaof", f"127.0.0.1 {self._port(master)}") if node is not master else ()))
-        for node in self.nodes:
-            if node is not master:
-                eventually_says(node, "INFO replication", "master_link_status:up")
 
     def start_sentinels(self) -> None:
         """Start them with what they knew, and wait until they know all nodes."""
@@ -223,6 +222,7 @@ class SentinelGroup:
                 time.sleep(0.05)
 
     def kill_sentinels(self) -> None:
+        """Kill them; what they know stays in their files."""
         while self._sentinels:
             sentinel = self._sentinels.pop()
             sentinel.kill()
