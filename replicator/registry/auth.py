@@ -54,6 +54,8 @@ class _Grant:
     """When this token was received, on the monotonic clock."""
     anonymous: bool = False
     """Whether the token endpoint took the login for none when it gave this token."""
+    bare: bool = False
+    """Whether the login was left out when this token was requested (`LoginLadder.spares`)."""
     denied: float = float("-inf")
     """When a token was last dropped because of a 403, on the monotonic clock."""
     refused_upload: str | None = None
@@ -224,6 +226,7 @@ class Authorizer:
             return await take(realm, scopes, grant)
 
     async def _take(self, realm: URL, scopes: frozenset[str], grant: _Grant) -> Token:
+        grant.bare = self._ladder.spares
         token = grant.token = await self._request_token(realm, scopes)
         grant.accepted, grant.arrived, grant.anonymous = False, time.monotonic(), False
         return token
@@ -306,6 +309,12 @@ class Authorizer:
         else:
             await self._ladder.spare()
 
+    def _left_out(self, request: Request, used: str | None) -> bool:
+        """Tell whether a request went without the login that there is (`LoginLadder.spares`)."""
+        if request.basic:
+            return used is None and self._login.exists and not request.anonymous
+        return self._grant(request.scopes).bare
+
     async def judge(
         self, error: RegistryError, headers: Iterable[str], request: Request, used: str | None, *, tried: bool
     ) -> RegistryError | None:
@@ -328,13 +337,12 @@ class Authorizer:
             return error.again(f": the login does not allow {' '.join(sorted(request.scopes))}")
         if request.basic and not may_be_harbor(headers):
             return error
-        if self._ladder.spares and not tried:
-            # It was not sent, and is needed here.
-            self._grant(request.scopes).token = None
-            await self._ladder.spare(ends=True)
+        grant, realm = self._grant(request.scopes), self._realm
+        if not tried and self._left_out(request, used):
+            grant.bare, grant.token = False, None
+            await self._ladder.need()
             return None
         error.login = await self._ladder.fingerprint()
-        grant, realm = self._grant(request.scopes), self._realm
         refusal = error.recast(AskedLoginRefused if self._login.asks else LoginRefused)
         refusal.why = f"the login was refused: {error.why}"
         # Of several repositories one may not be ours.

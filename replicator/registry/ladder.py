@@ -299,11 +299,17 @@ class LoginLadder:
         elif self._claims:
             await self._change(lambda record, _: replace(record, claimed=0.0))
 
-    async def spare(self, *, ends: bool = False) -> None:
-        """Leave the login out for a while, since it was taken for none and none was needed; or use it again at once."""
-        self.spares = not ends
-        seconds = 0.0 if ends else _SPARED_SECONDS
-        await self._change(lambda record, now: replace(record, claimed=0.0, spared=now + seconds))
+    async def spare(self) -> None:
+        """Leave the login out for a while, since it was taken for none and none was needed."""
+        self.spares = True
+        await self._change(lambda record, now: replace(record, claimed=0.0, spared=now + _SPARED_SECONDS))
+
+    async def need(self) -> None:
+        """Leave the login out no longer; another process may have said so already."""
+        now, text, _ = await self._swap("", "")
+        if _read(text).spared > now:
+            await self._change(lambda record, _: replace(record, claimed=0.0, spared=0.0))
+        self.spares = False
 
     async def _change(self, change: Callable[[LoginRecord, float], LoginRecord]) -> tuple[float, LoginRecord]:
         """Change the record, even if the caller is cancelled: what was sent counts. Return the time and the record."""

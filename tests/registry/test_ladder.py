@@ -212,8 +212,13 @@ async def test_a_good_login_that_was_left_out_of_a_public_project_is_sent_for_a_
         await house.ask(registries, "open/app")
         house.harbor.projects.locked.clear()
         api = HarborApi(house.harbor.host, registries.transport(Repository(house.harbor.host, "team/x")))
-        assert len([each async for each in api.repositories("team")]) == 2
-        await house.ask(registries)
+
+        async def repositories() -> None:
+            assert len([each async for each in api.repositories("team")]) == 2
+
+        # At once: all of them find out that the login is needed.
+        names = ("team/app", "team/other")
+        await asyncio.gather(*(house.ask(registries, name) for name in names), *(repositories() for _ in range(3)))
     assert house.refused == 1
 
 
