@@ -28,11 +28,11 @@ from replicator.queue.job import (
     WorkerInfo,
     encode_job,
 )
-from replicator.queue.records import decode, milliseconds
+from replicator.queue.records import decode, dump_json, milliseconds
 from replicator.queue.scripts import NotReplicated, Replicas, Scripts, advice
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
     from datetime import datetime
     from types import TracebackType
 
@@ -204,21 +204,21 @@ class Queue:
             added += await self.ask("enqueue", *arguments)
         return added
 
-    async def pending(self, digests: Mapping[str, str], *, resting: Collection[str] = ()) -> set[str]:
+    async def pending(self, digests: Mapping[str, str], parts: Mapping[str, Any] | None = None) -> set[str]:
         """Return the ids of jobs that are pending, whether queued, running or waiting, with a digest in their payload.
 
         Args:
             digests: by id.
-            resting: ids that count only while they wait for a retry.
+            parts: by id, what must be a part of the payload besides, unless the job waits for a retry.
 
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        asked, found = [(id_, digest, "1" if id_ in resting else "") for id_, digest in digests.items()], set[str]()
-        for start in range(0, len(asked), BATCH):
-            arguments = [part for each in asked[start : start + BATCH] for part in each]
-            found |= {each.decode() for each in await self.ask("pending", *arguments)}
-        return found
+        texts, arguments = {id_: dump_json(part) for id_, part in (parts or {}).items()}, list[str | bytes]()
+        for id_, digest in digests.items():
+            arguments += [id_, digest, texts.get(id_, b"")]
+        steps = [arguments[start : start + 3 * BATCH] for start in range(0, len(arguments), 3 * BATCH)]
+        return {each.decode() for step in steps for each in await self.ask("pending", *step)}
 
     async def ping(self) -> None:
         """Make sure that Redis is there and takes writes.

@@ -209,9 +209,9 @@ class Sweeper:
         """Queue copies, and return how many were not in the queue already."""
         # A copy of the same digest that waits for its retry would begin at once, and a running one would run twice. But
         # one that an event has queued, or that runs, may know nothing of signatures that have come since.
-        signed = {job.id for job in jobs.values() if "accessories" in job.payload}
+        signed = {job.id: job.payload["accessories"] for job in jobs.values() if "accessories" in job.payload}
         digests = {job.id: digest for (_, digest), job in jobs.items()}
-        pending = await self._queue.pending(digests, resting=signed)
+        pending = await self._queue.pending(digests, signed)
         lacking = [job for job in jobs.values() if job.id not in pending]
         added = await self._queue.enqueue(lacking, lane) if lacking else 0
         self._queued.update(dict.fromkeys(jobs))

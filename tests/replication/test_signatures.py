@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
 
 from replicator.queue import Lane
-from replicator.queue.leaders import SweepState
+from replicator.queue.leaders import SweepState, SweptProject
+from replicator.queue.records import encode, milliseconds
 from replicator.reference import Reference, Repository
 from replicator.replication.job import Handler, job_for
 from tests.replication.conftest import TEAM
@@ -136,6 +138,12 @@ async def test_an_image_that_is_signed_before_its_copy_has_ended_comes_with_its_
         await begun.wait()
     await pushed(stage, cosign_tag(ROOT), SIGNATURE)
     await sweeper.step()
+    # Another process knows nothing of what this one has queued, and leaves it alone.
+    number = await stage.queue.redis.get(f"{stage.queue.prefix}:seq")
+    await stage.queue.redis.delete(f"{stage.queue.prefix}:sweep:lease")
+    await stage.store(encode(SweptProject(seen=milliseconds(datetime.now(UTC)) - 60_000)))
+    await (await stage.sweeper()).step()
+    assert await stage.queue.redis.get(f"{stage.queue.prefix}:seq") == number
     signed.set()
     await (copying or stage.copy())
     assert await held(stage, "v1") == ROOT.content

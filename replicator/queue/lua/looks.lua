@@ -102,14 +102,14 @@ end
 return found
 
 -- pending --
--- ARGV: prefix, then id, text, '1' or '', .... Returns the ids that are pending with that text in the content of their
--- job; with 1 only those that wait for a retry or for a key.
+-- ARGV: prefix, then id, text, text or '', .... Returns the ids that are pending with both texts in the content of their
+-- job; one that waits for a retry or for a key does not need the second.
 local found = {}
 for i = 2, #ARGV, 3 do
   local id = ARGV[i]
   local content = redis.call('HEXISTS', GEN, id) == 1 and redis.call('GET', job_key(id))
   local waits = redis.call('HEXISTS', WAITING, id) == 1 and redis.call('EXISTS', lease(id)) == 0
-  if content and string.find(content, ARGV[i + 1], 1, true) and (ARGV[i + 2] == '' or waits) then
+  if content and string.find(content, ARGV[i + 1], 1, true) and (waits or string.find(content, ARGV[i + 2], 1, true)) then
     found[#found + 1] = id
   end
 end
