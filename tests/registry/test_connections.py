@@ -142,7 +142,7 @@ async def test_insecure_holds_for_the_storage_that_the_registry_redirects_to(
 async def test_insecure_does_not_hold_for_a_token_server_elsewhere_that_gets_the_password(
     secure: Server, authority: trustme.CA
 ) -> None:
-    access = Access("user", "password", insecure=True)
+    access = Access("user", "pass-word", insecure=True)
     async with served(nothing, tls=tls(authority, "localhost")) as other, client(access) as registries:
         realm = f"https://{other.host.replace('127.0.0.1', 'localhost')}/token"
         challenge = {"WWW-Authenticate": f'Bearer realm="{realm}"'}

@@ -91,7 +91,7 @@ async def test_a_request_that_is_refused_for_its_login_counts_twice() -> None:
 
     async with repository(answer) as (remote, _):
         host = remote.repository.registry
-        access = Access("user", "password", endpoint=f"http://{host}")
+        access = Access("user", "pass-word", endpoint=f"http://{host}")
         rates = Rates(requests=parse_request_rates("0.1"))
         async with Registries(lambda _: access, rates=rates) as registries:
             rates.requests(host).spent(-1)

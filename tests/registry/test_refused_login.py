@@ -95,7 +95,7 @@ class Answers:
 @pytest.mark.parametrize("challenge", ['Basic realm="r"', 'Bearer realm="http://h/token"'])
 @pytest.mark.parametrize("token", [None, b'{"token": "t"}'])
 async def test_what_is_remembered_of_logins_is_bounded(challenge: str, token: bytes | None) -> None:
-    authorizer = Authorizer(Access("user", "password"), Answers(token))
+    authorizer = Authorizer(Access("user", "pass-word"), Answers(token))
     for number in range(10_000):
         scopes = frozenset({f"repository:{number}:pull"})
         authorizer.challenged([challenge], scopes, None)
