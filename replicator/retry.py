@@ -121,6 +121,18 @@ def parse_retry_after(value: str | None, now: datetime | None = None) -> float |
     return max(0.0, (when - (now or datetime.now(UTC))).total_seconds())
 
 
+_WRITE_SECONDS = 20.0
+
+
+def write_limit(lease: float) -> float:
+    """Return the seconds that a write behind the fence may take: it must end before another worker can have the lease.
+
+    Args:
+        lease: seconds of a lease.
+    """
+    return min(_WRITE_SECONDS, lease * 2 / 3)
+
+
 PROGRESS = 64 * 1024
 """Bytes of a body that count as progress."""
 

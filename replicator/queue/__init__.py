@@ -33,7 +33,7 @@ from replicator.queue.job import (
     login_of,
 )
 from replicator.queue.leaders import Complaint, Leadership, NewDeadLetters, Notices
-from replicator.queue.lease import Running, write_limit
+from replicator.queue.lease import Running
 from replicator.queue.memory import (
     Observations,
     RedisLogins,
@@ -114,5 +114,4 @@ __all__ = [
     "open_wait_reporter",
     "processes",
     "sharing",
-    "write_limit",
 ]

@@ -16,7 +16,7 @@ import structlog
 from replicator.queue.client import FAULTS, Queue
 from replicator.queue.job import LeaseLost, encode_running
 from replicator.queue.memory import MOST_DESTINATIONS, short_name
-from replicator.retry import alive, waiting
+from replicator.retry import alive, waiting, write_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,18 +30,8 @@ log = structlog.get_logger("replicator.queue")
 
 COMPARE_AGAIN_SECONDS = 120.0
 """After the limit of a write to which no answer came, its destination is compared again: it may land that late."""
-_WRITE_SECONDS = 20.0
 _REPORT_SECONDS = 1.0
 _CONFIRM_PAUSE = 0.2
-
-
-def write_limit(lease: float) -> float:
-    """Return the seconds that a write behind the fence may take: it must end before another worker can have the lease.
-
-    Args:
-        lease: seconds of a lease.
-    """
-    return min(_WRITE_SECONDS, lease * 2 / 3)
 
 
 @dataclass(slots=True, eq=False)

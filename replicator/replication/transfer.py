@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from replicator import __version__
 from replicator.copy import Copier
 from replicator.errors import ErrorClass, ReplicatorError
-from replicator.queue import write_limit
 from replicator.registry import Registries, RegistryError, Timing
 from replicator.registry.errors import (
     ConnectionFailed,
@@ -27,7 +26,7 @@ from replicator.registry.errors import (
 from replicator.registry.proxies import Proxies
 from replicator.registry.rate import Rates
 from replicator.replication.advice import explained, may_lack_repository
-from replicator.retry import retrying
+from replicator.retry import retrying, write_limit
 from replicator.settings import variables
 
 if TYPE_CHECKING:

@@ -255,13 +255,13 @@ async def test_one_where_nothing_can_be_listed_failed_and_is_not_tried_again_at_
 async def test_what_can_not_be_compared_is_told_with_its_reason(house: House) -> None:
     for tag in ("v1", "v2"):
         await push(house.behind_harbor, "library/app", tag, image(1))
-    house.acr.faults.add(Fault(Answer(400, "UNSUPPORTED"), None, "/manifests/v2", times=None))
+    house.acr.faults.add(Fault(Answer(302, headers={"Location": "v2"}), None, "/manifests/v2", times=None))
     async with serve(house, every("20s")) as serving:
         (line,) = await serving.until("reconcile done")
         assert (line["level"], line["failed"], line["drift"], line["complete"]) == ("warning", 1, 1, False)
         (failure,) = serving.said("reconcile failure")
         assert failure["source"] == f"{house.harbor.host}/library/app:v2"
-        assert "400" in failure["error"]
+        assert "redirects" in failure["error"]
 
 
 @pytest.mark.parametrize("command", ["serve", "worker"])

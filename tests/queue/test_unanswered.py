@@ -12,8 +12,8 @@ import pytest
 
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Job, Lane, Observations, Queue, Running
-from replicator.queue.lease import write_limit
 from replicator.queue.memory import short_name
+from replicator.retry import write_limit
 from tests.queue.conftest import PATIENCE, eventually, idle, working
 
 if TYPE_CHECKING:

@@ -86,7 +86,9 @@ def test_the_candidates_hold_every_collision(images: dict[str, Any], tags: dict[
     # Twice, as a listing does: when it reads ahead, and when it yields.
     for request in requests * 2:
         seen.add(request)
-    expected = {collision.destination: collision for collision in find_collisions(requests)}
+    # Signatures that no rule asks for by name are at nobody's fault: equal images share their names.
+    asked = [request for request in requests if not (request.signature and request.options.signatures is None)]
+    expected = {collision.destination: collision for collision in find_collisions(asked)}
     assert {
-        request.destination: collision for request in requests if (collision := seen.of(request)) is not None
+        request.destination: collision for request in asked if (collision := seen.of(request)) is not None
     } == expected
