@@ -39,6 +39,8 @@ tools: install ## Install Helm and kubectl, which render deploy/ in the tests, i
 test: export PYTHONDONTWRITEBYTECODE =
 test: export PYTHONUNBUFFERED =
 test: install system tools ## Run the whole suite; PYTEST_ARGS='tests/rules -k glob' for a part of it
+	@# Compiled once here: each worker would compile all the tests for itself, at the same time.
+	@$(if $(PYTEST_ARGS),,ls -d tests/*/ | xargs -P $$(nproc) -n 5 $(BIN)/pytest --collect-only --quiet >/dev/null || true)
 	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=worksteal $(PYTEST_ARGS) || \
 	  { echo "Run again, alone: a test that passes now met the others or a full machine, and is to be mended."; \
 	    $(BIN)/pytest --last-failed --last-failed-no-failures=none --maxfail=3; }
