@@ -215,6 +215,10 @@ class Observations:
             held += [answer == ord("1") for answer in reply]
         return held
 
+    async def noted(self, destination: str, within: float) -> bool:
+        """Tell whether a destination was seen, or about to be written, in the last seconds; True if Redis is away."""
+        return bool(await self._redis.ask("observations_noted", int(within * 1000), short_name(destination)) != 0)
+
     async def aclose(self) -> None:
         """Send the rest, within a few deadlines."""
         await self._batcher.aclose()

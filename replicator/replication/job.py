@@ -199,7 +199,7 @@ class Handler:
             event = request.announced
         if running.tries > 1 or running.merged or waited > _ANNOUNCED_SECONDS:
             request = replace(request, announced=None, absent=False)
-        if request.absent and not running.lapsed:
+        if request.absent and not running.lapsed and not await self._came_since(request):
             # The destination is not asked a second time.
             request = replace(request, force=True)
         began = time.time()
@@ -242,6 +242,12 @@ class Handler:
         if running.tries == _ATTEMPTS_TO_RESOLVE - 1 and error.says_gone == "manifest":
             error.retry_after = max(0.0, left)
         return False
+
+    async def _came_since(self, request: CopyRequest) -> bool:
+        """Tell whether another copy may have written a tag since it was seen to be absent."""
+        # Twice the age of what is believed: it was seen a while before its copy was requested.
+        within = 2 * _ANNOUNCED_SECONDS
+        return self._checks is not None and await self._checks.noted(str(request.destination), within)
 
     async def _lags(
         self, request: CopyRequest, outcome: Outcome, announced: str | None, pushed: datetime | None

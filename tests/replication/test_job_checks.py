@@ -345,3 +345,11 @@ def test_only_a_tag_may_be_trusted() -> None:
     assert may_trust(asked)
     assert not may_trust(replace(asked, source=Reference.parse(f"h.example/team/app{digest}")))
     assert not may_trust(replace(asked, destination=Reference.parse(f"r.example/cache/app{digest}")))
+
+
+async def test_a_tag_that_another_copy_wrote_since_it_was_seen_to_be_absent_is_not_written_again(shop: Shop) -> None:
+    """A run that was killed left that copy behind, and it ended between the comparison and the request."""
+    await shop.push(NEW)
+    seen = shop.wanted(announced=NEW.digest, absent=True)
+    assert [await shop.do(seen), await shop.do(seen)] == ["copied", "up to date"]
+    assert shop.acr.faults.log.count("PUT", "/manifests/v1") == 1

@@ -77,6 +77,12 @@ for i = 3, #ARGV, 2 do
 end
 return table.concat(reply)
 
+-- observations_noted with generations observed --
+-- Tell whether anything was lately noted of a destination: that it was seen, or about to be written.
+-- ARGV: prefix, ms that count as lately, destination. Returns 1 or 0.
+local time = latest(ARGV[3])
+return time and NOW - time < tonumber(ARGV[2]) and 1 or 0
+
 -- observations_record with generations observed --
 -- Record what destinations were observed to hold, each unless something newer is known of it.
 -- ARGV: prefix, most items of a generation, then triples: destination, time, wanted. Returns the time.
