@@ -31,13 +31,14 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelManagedSSLConnection
 from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, MasterDownError, MovedError, ReadOnlyError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from replicator.errors import ConfigError, Problem
 from replicator.networks import lenient
 from replicator.queue.records import dump_json, load_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from urllib.parse import SplitResult
 
 SOURCE = "Redis URL"
@@ -78,6 +79,17 @@ def is_demoted(error: Exception) -> bool:
     )
 
 
+@contextlib.contextmanager
+def closed_is_away() -> Iterator[None]:
+    """Raise redis-py's error for a connection that was closed just before a command was sent; uvloop has its own."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "the handler is closed" not in str(error):
+            raise
+        raise RedisConnectionError(str(error)) from error
+
+
 class QueueClient(ArqRedis):
     """The client of one installation; it serialises jobs as JSON.
 
@@ -92,11 +104,13 @@ class QueueClient(ArqRedis):
         """Run a command, on another node of a cluster if that has the keys."""
         for _ in range(_REDIRECTS):
             try:
-                return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py leaves it without types
+                with closed_is_away():
+                    return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py leaves it without types
             except RedisError as error:
                 if not await self.leaves(error):
                     raise
-        return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py leaves it without types
+        with closed_is_away():
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py leaves it without types
 
     async def leaves(self, error: Exception) -> bool:
         """Drop the connections if an answer says that they lead to the wrong server.

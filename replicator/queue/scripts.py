@@ -17,7 +17,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from replicator.queue.connection import is_demoted
+from replicator.queue.connection import closed_is_away, is_demoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -247,7 +247,8 @@ class Scripts:
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.execute_command("EVALSHA", script.sha, 1, key, self._prefix, *arguments)
                 pipe.execute_command("WAIT", needed, self._replicas.wait_ms)
-                answer, held = await pipe.execute(raise_on_error=False)
+                with closed_is_away():
+                    answer, held = await pipe.execute(raise_on_error=False)
             if isinstance(answer, NoScriptError):
                 await self._redis.script_load(script.script)
             elif not isinstance(answer, Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import ssl
@@ -12,6 +13,7 @@ from urllib.parse import quote
 
 import pytest
 import trustme
+from redis.asyncio.connection import AbstractConnection
 
 from replicator.errors import ConfigError
 from replicator.queue import Job, Lane, Queue, QueueUnavailable, scripts
@@ -295,3 +297,20 @@ def test_every_connection_has_time_limits() -> None:
 async def test_a_prefix_of_other_characters_is_refused(prefix: str) -> None:
     with pytest.raises(ConfigError, match="queue prefix"):
         await Queue.connect(f"unix:///nowhere-{os.getpid()}", prefix=prefix)
+
+
+@pytest.mark.parametrize("replicas", [0, 1])
+async def test_a_connection_that_uvloop_has_closed_meanwhile_is_an_outage(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, replicas: int
+) -> None:
+    """uvloop raises a RuntimeError for a write to a closed transport, where asyncio raises a ConnectionError."""
+    async with await Queue.connect(server.url, deadline=0.5, replicas=replicas) as queue:
+
+        async def send(_: AbstractConnection, command: object, *, check_health: bool = True) -> None:
+            raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+
+        with contextlib.suppress(QueueUnavailable):  # it finds out that there is no replica
+            await queue.enqueue([Job("r.example/a:1", {})], Lane.EVENTS)
+        monkeypatch.setattr(AbstractConnection, "send_packed_command", send)
+        with pytest.raises(QueueUnavailable, match="handler is closed"):
+            await queue.enqueue([Job("r.example/a:1", {})], Lane.EVENTS)
