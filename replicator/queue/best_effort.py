@@ -17,6 +17,7 @@ import structlog
 from redis.exceptions import NoPermissionError
 
 from replicator.queue.client import BATCH, FAULTS, Queue
+from replicator.queue.connection import closed_is_away
 from replicator.queue.records import dump_json, load_json
 from replicator.tasks import cancel_all
 
@@ -203,8 +204,9 @@ async def subscribe(
         subscription = queue.redis.pubsub()
         pause = 0.2
         try:
-            await subscription.subscribe(channel)
-            await _hear(subscription, hear)
+            with closed_is_away():
+                await subscription.subscribe(channel)
+                await _hear(subscription, hear)
         except NoPermissionError as error:
             log.log(forbidden, "queue polled", reason=str(error), channel=channel)
             pause = _FORBIDDEN_SECONDS

@@ -262,7 +262,7 @@ async def test_a_lost_answer_to_a_start_costs_no_lease_time(
         async def started() -> bool:
             return (await direct.counts()).lanes[Lane.EVENTS].running == 1
 
-        await eventually(started)  # by its poll: it heard nothing of the announcement either
+        await eventually(started, timeout=30)  # by its poll: it heard nothing of the announcement either
         proxy.mute_answers = False
         proxy.cut()
         # Less than the lease, which is 30 s.
