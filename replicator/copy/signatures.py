@@ -213,7 +213,7 @@ class SignatureCopier:
 
         Args:
             tag: the tag.
-            read: what it names, most likely; None to ask first whether there is such a tag.
+            read: the manifest that the tag most likely names; None to ask first whether the tag exists.
 
         Returns:
             Its digest; None if the source does not have it.

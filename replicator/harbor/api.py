@@ -52,7 +52,7 @@ SILENT = (
     "webhooks are switched off in the system settings of this Harbor, so it sends no events and images wait for the "
     "next sweep or reconcile; an administrator switches them on under Configuration, System Settings, Webhooks enabled"
 )
-"""What to do about a Harbor whose `SystemInfo.notifies` is False."""
+"""Advice for a Harbor whose `SystemInfo.notifies` is False."""
 
 _PROJECT_ROBOT = re.compile(r"[^$+]*\$(?P<project>[a-z0-9][a-z0-9._-]*)\+.+")
 """Name of a robot account that belongs to a project; that of one of the system has no ``+``."""

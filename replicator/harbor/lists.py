@@ -214,7 +214,7 @@ class ArtifactTag:
 
 @dataclass(frozen=True, slots=True)
 class Accessory:
-    """What is attached to an artifact.
+    """An artifact that is attached to another one, such as a signature.
 
     Attributes:
         digest: of its manifest.

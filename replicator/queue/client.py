@@ -141,7 +141,7 @@ class Queue:
         self._handle.become(handle)
         self._renewed = True
         self._begin()
-        log.info("queue connects anew", redis=self.where)
+        log.info("queue reconnects", redis=self.where)
 
     @property
     def redis(self) -> QueueClient:
@@ -374,7 +374,7 @@ class Queue:
             except AuthenticationError:
                 raise  # a ConnectionError too, but one that repeating does not mend
             except OutOfMemoryError:
-                # What only saves requests must not keep out what is to be copied.
+                # Caches only save requests: they must not keep jobs out.
                 if not await self.run_script("make_room"):
                     raise
             except FAULTS as error:

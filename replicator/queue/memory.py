@@ -244,7 +244,7 @@ class Observations:
 class RedisLogins:
     """The ``replicator.registry.ladder.LoginStore`` in the Redis of a queue, which stays open. Nothing here raises.
 
-    While Redis is away, each process goes on with what it knew.
+    While Redis is away, each process uses the records that it read last.
 
     Args:
         queue: whose Redis, and whose prefix.
@@ -260,7 +260,7 @@ class RedisLogins:
 
         Args:
             name: of the record.
-            before: what was read; empty for nothing.
+            before: the text that was read; empty for none.
             after: the new text; empty to read only.
             resume: the key (`replicator.errors.Wait`) whose jobs go on if it is replaced; empty for none.
 
@@ -293,8 +293,8 @@ async def watch_for_older_state(queue: Queue, mark: Mark | None = None) -> Async
     writes. Then a reconcile is due at once, and observations of destinations are forgotten.
 
     Args:
-        queue: whose number of enqueues is compared with what this process has seen of it.
-        mark: what earlier processes have seen of it, for the embedded queue.
+        queue: its counter of enqueues is compared with the highest value that this process has seen.
+        mark: the highest value that earlier processes have seen, for the embedded queue.
     """
     known = 0
 

@@ -30,7 +30,7 @@ _FILES = ("jobs", "dead_letters", "looks", "processes", "leaders", "blob_locks",
 _SECTION = re.compile(r"^-- (\w+)(?: with ([\w ]+))? --\n", re.MULTILINE)
 """The head of a section: ``-- name --``, or ``-- name with others --`` where other sections are put in front of it."""
 _REPLICATED = frozenset({"enqueue", "claim", "confirm", "dead_letter_retry"})
-"""The steps that a failover must not undo: work that was accepted, and whose a job is while its tag is written. The end
+"""The steps that a failover must not undo: accepted work, and the owner of a job while its tag is written. The end
 of an attempt may get lost: the job runs again."""
 _REPLICA = re.compile(r"slave\d+")
 _REPEATS = 3
@@ -103,7 +103,7 @@ class Replicas:
     Attributes:
         awaited: how many the next step waits for, as known by the last look.
         problem: why none is waited for although there may be some; empty without such a reason.
-        wait_ms: what they get to confirm.
+        wait_ms: their time to confirm.
     """
 
     def __init__(self, redis: QueueClient, *, wanted: int | None, deadline: float, expected: bool) -> None:
@@ -143,7 +143,7 @@ class Replicas:
             except ResponseError:
                 info = {}  # an ACL may forbid INFO
         if "connected_slaves" in info:
-            # What a replica has connected does not hold what its master writes.
+            # The replicas of a replica do not hold the writes of its master.
             found = info.get("role") == "master" and int(info["connected_slaves"]) > 0 and _is_any_online(info)
         else:
             found = await self._probe()

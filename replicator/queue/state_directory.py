@@ -1,4 +1,4 @@
-"""The state directory of the embedded queue: who uses it, the room left, damage to its files, and its mark.
+"""The state directory of the embedded queue: its user, the free space, damage to its files, and its mark.
 
 The server keeps its jobs in ``appendonlydir``: a manifest, a base and files that only grow. The mark beside it tells
 whether the directory was replaced by an older copy of itself.
@@ -48,8 +48,8 @@ _KEPT = "damaged-*.aof"
 _MOST_KEPT = 3
 _CHECK_SECONDS = 300.0
 _MEMORY_SHARE = 0.3
-"""Of the memory that the container may have: the server's, the same again for what changes while it rewrites its file,
-and the replicator's own fit into it together."""
+"""Share of the container's memory limit. The data, as much again for pages that change while the server rewrites its
+file, and the replicator itself fit into the limit together."""
 _UNLIMITED = 1 << 60
 """cgroup v1 writes no limit as the largest number of pages."""
 _ANALYZED = re.compile(r"AOF analyzed: .*\bsize=(\d+), ok_up_to=(\d+),.*\bdiff=(\d+)")

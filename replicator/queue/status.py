@@ -81,7 +81,7 @@ class LoadedConfig:
 
     Attributes:
         loaded: since when, in seconds since 1970.
-        problem: why what the files say now was not loaded; None when it was.
+        problem: why the present content of the files was not loaded; None if it was.
     """
 
     loaded: float

@@ -30,7 +30,7 @@
 
 Error codes are those of the OCI distribution specification 1.1, "Error Codes".
 
-A body that no registry writes is a `ForeignAnswer`: what stands in front of a registry has the last word about nothing.
+A body that no registry writes is a `ForeignAnswer`: it comes from a proxy or firewall, so it decides nothing for good.
 """
 
 from __future__ import annotations

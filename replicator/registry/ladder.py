@@ -64,7 +64,7 @@ def fingerprint(registry: str, access: Access) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LoginRecord:
-    """What the processes of an installation know of a login; times in seconds since 1970.
+    """The shared record of a login; times in seconds since 1970.
 
     Attributes:
         worked: when it was accepted, about; 0 if never.
@@ -124,7 +124,7 @@ class LoginStore(Protocol):
 
         Args:
             name: of the record.
-            before: what was read; empty for nothing.
+            before: the text that was read; empty for none.
             after: the new text; empty to read only.
             resume: the key (`Wait`) whose jobs go on if it is replaced; empty for none.
 
@@ -360,7 +360,7 @@ class LoginLadder:
 
 
 LOGIN = "login:"
-"""What the keys (`Wait`) of logins begin with; a host and an account follow."""
+"""Prefix of the keys (`Wait`) of logins; a host and an account follow."""
 
 
 def _read(text: str) -> LoginRecord:

@@ -191,7 +191,7 @@ class Handler:
             bytes_read += number
             running.progress(bytes_read)
 
-        # What was known at the request is stale after a failed attempt, after another push was merged into this job,
+        # The facts in the request are stale after a failed attempt, after another push was merged into this job,
         # and after a long wait, as for a registry that did not answer.
         waited = (datetime.now(UTC) - running.enqueued_at).total_seconds()
         event = None

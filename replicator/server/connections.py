@@ -53,7 +53,7 @@ class Strangers:
 
     def add(self, connection: BoundedProtocol, end: Callable[[], object]) -> None:
         """Note a connection that is idle from now on, and how to end it; another may be ended for it."""
-        # A request in progress does not count: who takes no answer is as idle as who asks for none.
+        # A request in progress does not count: a client that takes no answer is as idle as one that sends no request.
         self.remove(connection)
         while len(self._open) >= self._most:
             oldest = next(iter(self._open))
@@ -179,7 +179,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.transport.pause_reading()
                 self._start_deadline(_LINGER_SECONDS)
         elif len(self.cycle.body) >= len(_PIECE):
-            # Until the application asks for it: uvicorn would take 64 KiB from who may have no token.
+            # Until the application asks for it: uvicorn would take 64 KiB from a client without a token.
             self.flow.pause_reading()
 
     def on_message_complete(self) -> None:

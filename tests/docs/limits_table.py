@@ -101,7 +101,7 @@ LIMITS = {
         Limit("an error's words that are shown", "registry.connection_errors._MAX_QUOTED", "characters", "cut off"),
         Limit("answer of a token endpoint", "registry.token_endpoint._MAX_ANSWER", "bytes", "not read"),
         Limit("a token", "registry.token_endpoint._MAX_TOKEN", "characters", "refused"),
-        Limit("a token's life that is believed", "registry.token_endpoint._MAX_LIFE", "s", "asked for anew"),
+        Limit("a token's life that is believed", "registry.token_endpoint._MAX_LIFE", "s", "requested again"),
         Limit(
             "refusals of one login in half an hour",
             "registry.ladder.REFUSALS",

@@ -238,7 +238,7 @@ async def test_another_password_of_redis_is_taken_over_from_its_secret_file(hous
             await serving.until("copy done")
             ask(redis, "AUTH one\r\nCONFIG SET requirepass two\r\nCLIENT KILL TYPE normal")
             url.write_text(f"redis://:two@127.0.0.1:{port}")
-            await serving.until("queue connects anew")
+            await serving.until("queue reconnects")
             await pushed(house, serving, "library/app", "v2", 2)
             await serving.until("copy done", 2)
             assert serving.said("setting needs a restart") == []

@@ -214,7 +214,7 @@ local BACK_MS, PAGE = 5000, 500
 
 -- Bring forward what lies ahead in a sorted set of times.
 local function bring_forward(key, by)
-  -- By rank: what was moved is still in front of what was not.
+  -- By rank: the moved entries stay in front of the others.
   local rank, page = redis.call('ZCOUNT', key, '-inf', NOW), nil
   repeat
     page = redis.call('ZRANGE', key, rank, rank + PAGE - 1, 'WITHSCORES')
@@ -242,7 +242,7 @@ local function notice_clock(lease_ms)
   -- The newest time is up to a second older than what was queued last.
   for _, lane in ipairs(LANES) do bring_forward(queue(lane), by + 1000) end
   bring_waits_forward(by + 1000)
-  -- Redis keeps the time at which a key expires: leases begin anew.
+  -- Redis keeps the time at which a key expires: leases start again.
   for _, id in ipairs(redis.call('HKEYS', RUNNING)) do
     if redis.call('PTTL', lease(id)) > lease_ms then redis.call('PEXPIRE', lease(id), lease_ms) end
   end
