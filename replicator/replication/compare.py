@@ -177,7 +177,7 @@ def row_of(found: Found, outcome: RowOutcome) -> Row:
 def informed(
     request: CopyRequest, comparison: Comparison | None, accessories: Accessories | None = None
 ) -> CopyRequest:
-    """Return a request with the findings of its comparison and of the source's list, which the copy need not ask again."""
+    """Return a request with the findings of its comparison and of the list, which the copy need not ask again."""
     if accessories is not None and not request.signature:
         request = replace(request, accessories=accessories.for_job(request.options))
     if comparison is None or request.signature or request.source.tag is None:
