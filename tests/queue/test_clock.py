@@ -123,7 +123,7 @@ async def test_a_late_write_is_waited_for_no_longer_than_a_lease(clocked: Queue)
     due, started = await begin(clocked, "w:2")
     assert started == []
     assert 0 < due <= LEASE_MS + 1000
-    _, look, name = (await clocked.redis.hget(f"{clocked.prefix}:unanswered", A)).split()  # type: ignore[misc]
+    _, look, name = (await clocked.redis.hget(f"{clocked.prefix}:unanswered", A)).split()  # type: ignore[misc]  # redis-py types it as maybe not awaitable
     seconds, _ = await clocked.redis.time()
     assert 100 < int(look) / 1000 - seconds <= 151
     assert name == b"name"
