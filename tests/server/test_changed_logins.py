@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import tempfile
 from contextlib import aclosing
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,21 +21,15 @@ from replicator.rules import Rules, parse
 from replicator.server import reload
 from replicator.server.reload import RefusedLogins
 from tests.queue.conftest import Recorder, eventually, idle, working
-from tests.queue.servers import RedisServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from replicator.rules import CopyRequest
+    from tests.queue.servers import RedisServer
 
 HARBOR, ACR = "harbor.example.com", "acr.example.com"
 REFUSED = f"{HARBOR}: GET /service/token: 401"
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    with tempfile.TemporaryDirectory(prefix="rq-", dir="/tmp") as directory, RedisServer(Path(directory)) as running:
-        yield running
 
 
 @pytest.fixture

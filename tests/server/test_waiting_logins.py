@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,24 +15,18 @@ from replicator.registry import ladder as ladders
 from replicator.registry.errors import LoginOnHold, LoginRefused
 from replicator.registry.ladder import REFUSALS, LoginPatience, fingerprint
 from tests.queue.conftest import PATIENCE, eventually, idle, working
-from tests.queue.servers import RedisServer
 from tests.standins.images import image, push
 from tests.standins.logins import HARBOR_ROBOT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from replicator.queue import Running
+    from tests.queue.servers import RedisServer
     from tests.standins.harbor import HarborStandIn
 
 COPIES, FEW = 200, 40
 QUICK = RetryPolicy(first=0.05, cap=0.1)
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    with tempfile.TemporaryDirectory(prefix="rq-", dir="/tmp") as directory, RedisServer(Path(directory)) as running:
-        yield running
 
 
 @pytest.fixture
