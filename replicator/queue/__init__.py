@@ -15,7 +15,7 @@ from replicator.queue.blob_locks import RedisBlobLocks
 from replicator.queue.client import Queue
 from replicator.queue.dead_letters import DeadLetter, DeadLetterPage, DeadLetters
 from replicator.queue.embedded import embedded_server
-from replicator.queue.history import Description, Ended, History, LagSpan
+from replicator.queue.history import Action, Description, Ended, History, LagSpan, named, note_action, system_user
 from replicator.queue.job import (
     Counts,
     Finished,
@@ -57,6 +57,7 @@ from replicator.queue.worker import Worker
 
 __all__ = [
     "FIRST_SHARE",
+    "Action",
     "Attempt",
     "AttemptEnd",
     "AttemptObserver",
@@ -111,7 +112,10 @@ __all__ = [
     "hasten",
     "list_waits",
     "login_of",
+    "named",
+    "note_action",
     "open_wait_reporter",
     "processes",
     "sharing",
+    "system_user",
 ]

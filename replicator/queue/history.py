@@ -1,4 +1,4 @@
-"""A bounded history of what ended lately, kept in the queue's Redis for a person to look at.
+"""A bounded history of what ended lately and of what people did, kept in the queue's Redis for a person to look at.
 
 The step that ends a job writes its entry (``finish``), so an entry costs no request of its own, and a result that
 Redis did not take has none. Each lane has a list of its own, so that a large backfill does not push the events out.
@@ -6,15 +6,19 @@ Redis did not take has none. Each lane has a list of its own, so that a large ba
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import getpass
+import os
+import socket
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeAlias
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import structlog
 
 from replicator.console import printable
-from replicator.errors import ErrorClass
+from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue.job import JsonValue, Lane
 from replicator.queue.reconciles import ReconcileResult
 from replicator.queue.records import EPOCH, Moment, decode, encode, moment
@@ -32,11 +36,14 @@ MOST_JOBS = 1000
 """Jobs that are kept, a lane (``chronicle``); one takes 0.3 to 6 KB."""
 MOST_RECONCILES = 30
 """Reconciles that are kept."""
+MOST_ACTIONS = 1000
+"""Actions of people that are kept; one takes 0.1 to 1 KB."""
 LAG_SPAN = timedelta(minutes=15)
 """The length of one :class:`LagSpan`."""
 LAG_KEPT = timedelta(hours=48)
 """How long lags are kept."""
 _MOST_BYTES = 600
+_MOST_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +99,9 @@ class Ended:
     tries: int
 
 
+Entry = TypeVar("Entry")
+
+
 @dataclass(frozen=True, slots=True)
 class LagSpan:
     """How long the pushes waited that arrived within one quarter of an hour.
@@ -111,6 +121,23 @@ class LagSpan:
 
 
 @dataclass(frozen=True, slots=True)
+class Action:
+    """What a person did, on the status page or with a command.
+
+    Attributes:
+        at: when, by Redis's clock (UTC).
+        action: a verb, such as ``retry`` or ``pause``.
+        what: what it was done to.
+        by: who did it, see `system_user`; on the status page the name with which the browser logged in.
+    """
+
+    at: Moment
+    action: str
+    what: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     """All that the history holds.
 
@@ -119,12 +146,14 @@ class History:
         ended: jobs, the newest first.
         lags: the quarters of an hour of the last 48 hours in which something arrived, the oldest first.
         reconciles: their results, the newest first.
+        actions: what people did, the newest first.
     """
 
     now: datetime
     ended: tuple[Ended, ...] = ()
     lags: tuple[LagSpan, ...] = ()
     reconciles: tuple[ReconcileResult, ...] = ()
+    actions: tuple[Action, ...] = ()
 
     @classmethod
     async def read(cls, queue: Queue) -> History:
@@ -133,8 +162,8 @@ class History:
         Raises:
             QueueUnavailable: it does not answer.
         """
-        now, events, backfill, lags, reconciles = await queue.ask("history")
-        ended = [entry for text in [*events, *backfill] if (entry := _read_entry(text)) is not None]
+        now, events, backfill, lags, reconciles, actions = await queue.ask("history")
+        ended = [entry for text in [*events, *backfill] if (entry := _read_entry(Ended, text)) is not None]
         results = [result for text in reconciles if (result := ReconcileResult.read(text)) is not None]
         spans = sorted(_read_lags(lags), key=lambda span: span.start)
         oldest = moment(now) - LAG_KEPT
@@ -143,7 +172,45 @@ class History:
             tuple(sorted(ended, key=lambda entry: entry.at, reverse=True)),
             tuple(span for span in spans if span.start > oldest),
             tuple(results),
+            tuple(action for text in actions if (action := _read_entry(Action, text)) is not None),
         )
+
+
+async def note_action(queue: Queue | None, *, action: str, what: str, by: str) -> None:
+    """Log what a person did, and keep it in the history.
+
+    Call it once the action is done: an action does not fail because its trace can't be kept, which is only logged.
+
+    Args:
+        queue: where the history is; None only to log it.
+        action: a verb, such as ``retry`` or ``pause``.
+        what: what it was done to, see `named`.
+        by: who did it.
+    """
+    entry = Action(EPOCH, _cut(action), _cut(what), _cut(by))
+    log.info("operator action", action=entry.action, what=entry.what, by=entry.by)
+    if queue is not None:
+        try:
+            await queue.ask("note_action", encode(entry, without={"at"}))
+        except ReplicatorError as error:
+            log.warning("operator action not kept", action=entry.action, what=entry.what, error=str(error))
+
+
+def named(names: Collection[str]) -> str:
+    """Name the first few of many things, for `note_action`."""
+    first = ", ".join(islice(names, _MOST_NAMED))
+    more = len(names) - _MOST_NAMED
+    return f"{first} and {more:,} more" if more > 0 else first
+
+
+def system_user() -> str:
+    """Return who runs this process: ``user@host``, and who became that user by sudo."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name; before Python 3.13 that is a KeyError
+        user = f"uid {os.getuid()}"
+    former = os.environ.get("SUDO_USER", user)
+    return f"{user}@{socket.gethostname()}{f' (sudo by {former})' if former != user else ''}"
 
 
 def describe_end(describe: Describe | None, lane: Lane, ending: Ending) -> Description | None:
@@ -202,10 +269,10 @@ def _cut(text: str) -> str:
     return printable(text).encode(errors="replace")[:_MOST_BYTES].decode(errors="ignore")
 
 
-def _read_entry(text: bytes) -> Ended | None:
+def _read_entry(kind: type[Entry], text: bytes) -> Entry | None:
     milliseconds, _, record = text.partition(b" ")
     try:
-        return decode(Ended, record, at=float(milliseconds))
+        return decode(kind, record, at=float(milliseconds))
     except ValueError:
         return None
 

@@ -110,9 +110,11 @@ def test_the_bounds_of_the_history_are_those_of_the_program() -> None:
     (row,) = re.findall(r"^\| `replicator:history:\*`, `replicator:lag` \|(.*)$", PAGE.read_text(), re.MULTILINE)
     assert f"the last {history.MOST_JOBS:,} copies of each lane" in row
     assert f"the last {history.MOST_RECONCILES} reconciles" in row
+    assert f"the last {history.MOST_ACTIONS:,} actions" in row
     assert f"{history.LAG_KEPT // history.LAG_SPAN} quarters of an hour" in row
     script = (ROOT / "replicator/queue/lua/looks.lua").read_text()
-    assert f"HISTORY_JOBS, HISTORY_RECONCILES = {history.MOST_JOBS}, {history.MOST_RECONCILES}\n" in script
+    bounds = f"{history.MOST_JOBS}, {history.MOST_RECONCILES}, {history.MOST_ACTIONS}"
+    assert f"HISTORY_JOBS, HISTORY_RECONCILES, HISTORY_ACTIONS = {bounds}\n" in script
     spans = f"{history.LAG_SPAN.seconds * 1000}, {history.LAG_KEPT // history.LAG_SPAN}"
     assert f"LAG_SPAN, LAG_SPANS = {spans}\n" in script
     # The longest entry there can be: what takes two bytes for one in JSON, or four bytes each.
@@ -124,7 +126,9 @@ def test_the_bounds_of_the_history_are_those_of_the_program() -> None:
         entry = history.encode_entry(job, Lane.BACKFILL, Ending("done", lag=1e6), 3600.0, description)
         longest = max(longest, len(entry))
     (most,) = re.findall(r"(\d+) MB at the most", row)
-    assert len(Lane) * history.MOST_JOBS * longest < int(most) * 1_000_000
+    bytes_of_an_action = 3 * 2 * 600 + 100
+    copies, actions = len(Lane) * history.MOST_JOBS * longest, history.MOST_ACTIONS * bytes_of_an_action
+    assert copies + actions < int(most) * 1_000_000
 
 
 def test_every_part_of_the_status_page_is_explained() -> None:

@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+from structlog.testing import capture_logs
 
 from replicator.errors import ErrorClass
 from replicator.queue import (
+    Action,
     DeadLetters,
     Description,
     Findings,
@@ -20,16 +22,21 @@ from replicator.queue import (
     Queue,
     Reconciles,
     ReconcileState,
+    named,
+    note_action,
+    system_user,
 )
 from replicator.queue.attempt import Ending, StartedJob
-from replicator.queue.history import MOST_JOBS, MOST_RECONCILES, encode_entry, lag_ms
+from replicator.queue.history import MOST_ACTIONS, MOST_JOBS, MOST_RECONCILES, encode_entry, lag_ms
 from replicator.queue.job import RunningRecord
-from replicator.queue.records import EPOCH
+from replicator.queue.records import EPOCH, encode
 from tests.queue.conftest import Recorder, command, eventually, idle, working
 from tests.queue.test_retrying import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from tests.queue.servers import RedisServer
 
 DESCRIPTION = Description("copied", "h.example/a:1", "a rule", "a note", 42)
 RECORD = RunningRecord("t", Lane.EVENTS, "w", EPOCH, 0, 0, 0, 0)
@@ -233,3 +240,50 @@ async def test_dead_letters_are_read_in_pages_however_many_there_are(queue: Queu
 
 async def _dead(queue: Queue, number: int) -> bool:
     return (await queue.counts()).dead == number
+
+
+async def test_what_people_did_is_kept_the_newest_first_bounded_and_logged(queue: Queue) -> None:
+    for number in range(MOST_ACTIONS + 3):
+        await queue.ask("note_action", encode(Action(EPOCH, "retry", f"number {number}", "a@h"), without={"at"}))
+    with capture_logs() as lines:
+        await note_action(queue, action="pause", what='rule "a"\x1b[2J', by="alice@host")
+    assert [line for line in lines if line["event"] == "operator action"] == [
+        {"event": "operator action", "log_level": "info", "action": "pause", "what": 'rule "a" [2J', "by": "alice@host"}
+    ]
+    kept = await History.read(queue)
+    newest, *older = kept.actions
+    assert (newest.action, newest.what, newest.by) == ("pause", 'rule "a" [2J', "alice@host")
+    assert EPOCH < newest.at <= kept.now
+    assert [action.what for action in older] == [f"number {n}" for n in range(MOST_ACTIONS + 2, 3, -1)]
+
+
+async def test_an_action_does_not_fail_when_its_trace_cannot_be_kept(own_server: RedisServer) -> None:
+    async with await Queue.connect(own_server.url, deadline=0.2) as queue:
+        own_server.kill()
+        with capture_logs() as lines:
+            await note_action(queue, action="drop", what="all", by="a@h")
+            await note_action(None, action="drop", what="all", by="a@h")
+    assert [line["event"] for line in lines if "action" in line] == [
+        "operator action",
+        "operator action not kept",
+        "operator action",
+    ]
+
+
+def test_a_user_is_named_with_the_host_and_who_called_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "node-1")
+    monkeypatch.setenv("LOGNAME", "replicator")
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    assert system_user() == "replicator@node-1"
+    monkeypatch.setenv("SUDO_USER", "alice")
+    assert system_user() == "replicator@node-1 (sudo by alice)"
+    for name in ("SUDO_USER", "LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000_000)
+    assert system_user() == "uid 4000000000@node-1"
+
+
+def test_of_many_things_the_first_are_named() -> None:
+    assert named(["a"]) == "a"
+    assert named(["a", "b", "c"]) == "a, b, c"
+    assert named([str(n) for n in range(1203)]) == "0, 1, 2 and 1,200 more"

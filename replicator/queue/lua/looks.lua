@@ -6,8 +6,9 @@
 --
 --   <prefix>:history:<lane>       list of "<ms> <JSON>", one for each job that ended, the newest first
 --   <prefix>:history:reconciles   list of results as in <prefix>:reconcile, the newest first
+--   <prefix>:history:actions      list of "<ms> <JSON>", one for each action of a person, the newest first
 --   <prefix>:lag                  hash quarter of an hour since 1970 -> "<number> <sum> <longest>", in ms
-local HISTORY_JOBS, HISTORY_RECONCILES = 1000, 30
+local HISTORY_JOBS, HISTORY_RECONCILES, HISTORY_ACTIONS = 1000, 30, 1000
 local LAG_SPAN, LAG_SPANS = 900000, 192
 local LAG = prefix .. ':lag'
 
@@ -116,11 +117,19 @@ end
 return found
 
 -- history with chronicle --
--- ARGV: prefix. Returns: now, what ended in the lanes (a list each), the lags (a hash), reconciles (a list).
+-- ARGV: prefix. Returns: now, what ended in the lanes (a list each), the lags (a hash), reconciles and actions (a list
+-- each).
 return {
   NOW, redis.call('LRANGE', history('events'), 0, -1), redis.call('LRANGE', history('backfill'), 0, -1),
   redis.call('HGETALL', LAG), redis.call('LRANGE', history('reconciles'), 0, -1),
+  redis.call('LRANGE', history('actions'), 0, -1),
 }
+
+-- note_action with chronicle --
+-- Note what a person did. ARGV: prefix, record (JSON).
+allow_writes()
+note_first(history('actions'), string.format('%.0f ', NOW) .. ARGV[2], HISTORY_ACTIONS)
+return 1
 
 -- ping --
 -- Write something small: it is refused, like an enqueue, when memory is full, the disk fails or this is a replica.
