@@ -50,6 +50,7 @@ COMMANDS = {
         "failures",
         "List the dead letters: copies that are no longer retried. Subcommands retry or drop them.",
     ),
+    "history": ("failures", "Show what happened lately: actions of people, reconciles, and copies that ended."),
     "webhook": ("webhook", "Manage Harbor's webhook policies."),
     "notify": ("notify", "Test notifications (DingTalk, Feishu, WeCom, Slack)."),
 }

@@ -1,10 +1,10 @@
-"""``replicator failures``: list the dead letters, retry them or drop them."""
+"""``replicator failures`` and ``replicator history``: the dead letters, and what ended and was done lately."""
 
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -12,9 +12,11 @@ from replicator.commands.options import Json, RedisUrl, StateDir, parse_referenc
 from replicator.commands.status import existing_queue
 from replicator.console import document, iso, local, page, plain, say, stderr
 from replicator.errors import FAILED, OK, ConfigError, Problem
-from replicator.queue import DeadLetter, DeadLetters
+from replicator.queue import DeadLetter, DeadLetters, History, Queue, named, note_action, system_user
 from replicator.settings import Settings
 
+_SHOWN = 20
+"""Rows of each table of the history by default."""
 _NONE = "no dead letters"
 _UNKNOWN = "no dead letter with this destination"
 _LOST = "can't be retried as its content is lost, push the tag again"
@@ -62,6 +64,86 @@ def drop(
     run(drop_failures(settings, _destinations(ref, every_one), out=Console(), err=stderr()))
 
 
+def history(
+    context: typer.Context,
+    as_json: Json = False,
+    limit: Annotated[
+        int, typer.Option(metavar="NUMBER", min=1, help="Most rows of each table; --json prints all.")
+    ] = _SHOWN,
+    redis_url: RedisUrl = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Show what happened lately: actions of people, reconciles, and copies that ended."""
+    run(print_history(settings_of(context, quiet=True), as_json=as_json, limit=limit, out=Console()))
+
+
+async def print_history(settings: Settings, *, as_json: bool, limit: int, out: Console) -> int:
+    """Print the history, the newest first: as tables, or as a JSON object of `history_json`.
+
+    Raises:
+        ConfigError: the queue's settings are wrong.
+        QueueError: the queue does not answer.
+    """
+    async with existing_queue(settings) as queue:
+        read = await History.read(queue)
+    if as_json:
+        document(history_json(read), out)
+    else:
+        page(draw_history(read, limit), out)
+    return OK
+
+
+def history_json(read: History) -> dict[str, Any]:
+    """Return the history as JSON values: ``actions``, ``reconciles`` and ``copies``, lists with the newest first.
+
+    Times are RFC 3339 in UTC; ``seconds`` is how long the last attempt took, ``lag`` how long its push waited.
+    """
+    return {
+        "actions": [
+            {"at": iso(each.at), "action": each.action, "what": each.what, "by": each.by} for each in read.actions
+        ],
+        "reconciles": [each.to_json() for each in read.reconciles],
+        "copies": [
+            {
+                "at": iso(each.at),
+                "source": each.source or None,
+                "destination": each.id,
+                "rule": each.rule or None,
+                "lane": str(each.lane),
+                "result": each.result,
+                "note": each.note,
+                "error_class": None if each.error_class is None else str(each.error_class),
+                "bytes": each.bytes,
+                "seconds": each.seconds,
+                "lag": each.lag,
+                "tries": each.tries,
+            }
+            for each in read.ended
+        ],
+    }
+
+
+def draw_history(read: History, limit: int) -> RenderableType:
+    """Draw the newest entries of the history as a table for each kind."""
+    actions = _table("action", "by", "when")
+    for action in read.actions[:limit]:
+        what = plain(f"{action.action}: {action.what}")
+        actions.add_row(what, plain(action.by), local(action.at))
+    reconciles = _table("reconcile", ">listed", ">drift", ">failed", "when")
+    for result in read.reconciles[:limit]:
+        found = result.findings
+        how = plain(f"on {result.host}{f': {found.error}' if found.error is not None else ''}")
+        numbers = (str(number) for number in (found.listed, found.drift, found.failed))
+        reconciles.add_row(how, *numbers, local(result.ended))
+    copies = _table("copy", "result", "when")
+    for ended in read.ended[:limit]:
+        lines = (ended.source or "(its source is lost)", f"-> {ended.id}", ended.note)
+        copies.add_row(Group(*(plain(line) for line in lines if line)), ended.result, local(ended.at))
+    tables = (("No actions.", actions), ("No reconciles.", reconciles), ("No copies.", copies))
+    parts = [part for none, table in tables for part in (table if table.row_count else Text(none), Text())]
+    return Group(*parts[:-1])
+
+
 async def print_failures(settings: Settings, *, as_json: bool, out: Console) -> int:
     """Print all dead letters, the oldest first: as a table, or as a JSON array of `letter_json`.
 
@@ -99,16 +181,17 @@ async def retry_failures(settings: Settings, references: Sequence[str] | None, *
     async with existing_queue(settings) as queue:
         queued = await DeadLetters(queue).retry(references)
         done = set(queued)
-        named = references is not None
+        by_name = references is not None
         missing = [reference for reference in dict.fromkeys(references or ()) if reference not in done]
         # With --all, a letter that is left is reported only if its content is lost: it may be a new failure.
-        left = await DeadLetters(queue).all() if missing or not named else []
+        left = await DeadLetters(queue).all() if missing or not by_name else []
         lost = [letter.id for letter in left if letter.id not in done and letter.payload is None]
         idle = bool(queued) and not await queue.workers()
+        await _note(queue, "retry", queued, everything=not by_name)
     _list("queued again", queued, out)
-    refused = [reference for reference in lost if not named or reference in missing]
+    refused = [reference for reference in lost if not by_name or reference in missing]
     unknown = [reference for reference in missing if reference not in lost]
-    if not (named or queued or refused):
+    if not (by_name or queued or refused):
         say(_NONE, out)
     _list(_LOST, refused, err)
     _list(_UNKNOWN, unknown, err)
@@ -135,6 +218,7 @@ async def drop_failures(settings: Settings, references: Sequence[str] | None, *,
     """
     async with existing_queue(settings) as queue:
         dropped = await DeadLetters(queue).drop(references)
+        await _note(queue, "drop", dropped, everything=references is None)
     _list("dropped", dropped, out)
     unknown = [reference for reference in dict.fromkeys(references or ()) if reference not in dropped]
     _list(_UNKNOWN, unknown, err)
@@ -165,11 +249,7 @@ def letter_json(letter: DeadLetter) -> dict[str, Any]:
 
 def failures_table(letters: Sequence[DeadLetter]) -> Table:
     """Draw dead letters as a table. Source, destination and reason share a column, which takes the remaining width."""
-    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", leading=1)
-    table.add_column("copy and reason", overflow="fold")
-    table.add_column("class", no_wrap=True)
-    table.add_column("attempts", justify="right", no_wrap=True)
-    table.add_column("first, last", no_wrap=True)
+    table = _table("copy and reason", "class", ">attempts", "first, last", leading=1)
     for letter in letters:
         source = (letter.payload or {}).get("source")
         what = Group(
@@ -180,6 +260,22 @@ def failures_table(letters: Sequence[DeadLetter]) -> Table:
         times = f"{local(letter.first)}\n{local(letter.last)}"
         table.add_row(what, str(letter.error_class), str(letter.tries), times)
     return table
+
+
+def _table(*headings: str, leading: int = 0) -> Table:
+    """Make an empty table; only its first column may wrap. ``>`` before a heading aligns its column right."""
+    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", leading=leading)
+    first, *others = headings
+    table.add_column(first, overflow="fold")
+    for heading in others:
+        table.add_column(heading.removeprefix(">"), justify="right" if heading[0] == ">" else "left", no_wrap=True)
+    return table
+
+
+async def _note(queue: Queue, action: str, references: Sequence[str], *, everything: bool) -> None:
+    if references:
+        what = f"all {len(references):,} dead letters" if everything else f"dead letter {named(references)}"
+        await note_action(queue, action=action, what=what, by=system_user())
 
 
 def _list(what: str, references: Iterable[str], console: Console) -> None:

@@ -11,18 +11,22 @@ from rich.console import Console
 from rich.table import Table
 
 from replicator.commands.options import Auth, Config, Images, Json, rules_of, run, settings_of
+from replicator.commands.status import existing_queue
 from replicator.console import document, page, plain, say, stderr
-from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem
+from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem, ReplicatorError
 from replicator.harbor.api import SILENT
 from replicator.harbor.events import Answer, send_samples
 from replicator.harbor.policy import shown_address
 from replicator.harbor.registration import Change, Policies, PolicyChange, PolicyStatus
+from replicator.queue import named, note_action, system_user
 from replicator.reference import Repository
 from replicator.registry import Access
 from replicator.replication.transfer import access_by, open_registries
 from replicator.rules import Rules
 from replicator.settings import Settings
 from replicator.tasks import stoppable
+
+_DONE = frozenset({Change.CREATED, Change.UPDATED, Change.REMOVED})
 
 Login = tuple[str, str]
 """A user name and a password that replace those of the rules."""
@@ -159,7 +163,7 @@ async def register_policies(scope: Scope, *, skip_cert_verify: bool, as_json: bo
     async def work(policies: Policies) -> list[PolicyChange]:
         return await policies.register(url, token, skip_cert_verify=skip_cert_verify)
 
-    return await _change(scope, work, as_json=as_json, warn=True, out=out)
+    return await _change(scope, work, "register webhook", as_json=as_json, warn=True, out=out)
 
 
 async def remove_policies(scope: Scope, *, as_json: bool, out: Console) -> int:
@@ -175,7 +179,7 @@ async def remove_policies(scope: Scope, *, as_json: bool, out: Console) -> int:
     async def work(policies: Policies) -> list[PolicyChange]:
         return await policies.unregister(scope.settings.webhook_url, on_wait=waiting)
 
-    return await _change(scope, work, as_json=as_json, out=out)
+    return await _change(scope, work, "unregister webhook", as_json=as_json, out=out)
 
 
 async def show_policies(scope: Scope, *, as_json: bool, out: Console) -> int:
@@ -258,12 +262,13 @@ def needed_url(settings: Settings) -> str:
 async def _change(
     scope: Scope,
     work: Callable[[Policies], Awaitable[list[PolicyChange]]],
+    action: str,
     *,
     as_json: bool,
     out: Console,
     warn: bool = False,
 ) -> int:
-    """Change the policies, and print the result; with ``warn`` also the Harbors that send no events."""
+    """Change the policies, note the action, and print the result; with ``warn`` also Harbors that send no events."""
 
     async def change() -> tuple[list[PolicyChange], list[str]]:
         async with scope.open() as policies:
@@ -273,6 +278,7 @@ async def _change(
     if result is None:
         return INTERRUPTED
     changes, silent = result
+    await _note(scope.settings, action, changes)
     if as_json:
         document([_change_json(each) | {"switched_off": each.registry in silent} for each in changes], out)
     for each in () if as_json else changes:
@@ -282,6 +288,19 @@ async def _change(
     if not as_json and warn:
         _warn(silent, out)
     return _code(changes) if changes else FAILED
+
+
+async def _note(settings: Settings, action: str, changes: list[PolicyChange]) -> None:
+    """Note an action in the history, if there is a queue here: webhooks can be registered from anywhere."""
+    done = [_project(each) for each in changes if each.change in _DONE]
+    if not done:
+        return
+    facts = {"action": action, "what": named(done), "by": system_user()}
+    try:
+        async with existing_queue(settings) as queue:
+            await note_action(queue, **facts)
+    except ReplicatorError:
+        await note_action(None, **facts)
 
 
 def _warn(silent: list[str], out: Console) -> None:

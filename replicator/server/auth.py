@@ -83,6 +83,21 @@ def _matches(given: bytes, token: str) -> bool:
     return hmac.compare_digest(given, b"Bearer " + token.encode()) | bare
 
 
+def user_of(authorization: str) -> str:
+    """Return the user name of an ``Authorization`` header; empty without one. Nobody verifies it."""
+    return _basic(authorization)[0].decode(errors="replace")
+
+
+def _basic(authorization: str) -> tuple[bytes, bytes, bytes]:
+    """Return the user name, a colon and the password of HTTP Basic; all empty if it is not that."""
+    scheme, _, encoded = authorization.partition(" ")
+    try:
+        credentials = base64.b64decode(encoded.strip(), validate=True)
+    except (ValueError, binascii.Error):
+        credentials = b""
+    return credentials.partition(b":") if scheme.lower() == "basic" else (b"", b"", b"")
+
+
 _FORM_PERIOD = 12 * 3600
 """Seconds for which forms get the same token; it is accepted for one more period."""
 
@@ -114,14 +129,9 @@ class PageAuth:
         """
         if self.token is None:
             return False
-        scheme, _, encoded = authorization.partition(" ")
-        try:
-            credentials = base64.b64decode(encoded.strip(), validate=True)
-        except (ValueError, binascii.Error):
-            credentials = b""
-        _, colon, password = credentials.partition(b":")
+        _, colon, password = _basic(authorization)
         matches = hmac.compare_digest(password, self.token.encode())
-        return matches and bool(colon) and scheme.lower() == "basic"
+        return matches and bool(colon)
 
     def form_token(self, now: float) -> str:
         """Return the token of a form that is rendered now (seconds since 1970).

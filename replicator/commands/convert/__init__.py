@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from replicator.commands.convert import image_syncer, regsync, skopeo
-from replicator.commands.convert.draft import Converted, File, Options, finished
+from replicator.commands.convert import regsync, skopeo
+from replicator.commands.convert.draft import Converted, File, Options, finished, image_syncer_draft
 from replicator.commands.init import write
 from replicator.commands.options import Namespace, Registry
 from replicator.errors import ConfigError, Problem
@@ -131,7 +131,7 @@ def _together(
     return sections
 
 
-_FORMATS = {"image-syncer": image_syncer.drafted, "regsync": regsync.drafted, "skopeo": skopeo.drafted}
+_FORMATS = {"image-syncer": image_syncer_draft, "regsync": regsync.drafted, "skopeo": skopeo.drafted}
 
 
 def convert_files(files: Sequence[File], options: Options, program: Program | None = None) -> Converted:

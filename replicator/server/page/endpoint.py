@@ -21,8 +21,8 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from replicator.logs import LogLimit
-from replicator.queue import DeadLetters, QueueUnavailable
-from replicator.server.auth import is_cross_site
+from replicator.queue import DeadLetters, QueueUnavailable, note_action
+from replicator.server.auth import is_cross_site, user_of
 from replicator.server.connections import trust
 from replicator.server.http import client_of, read_body
 from replicator.server.page.facts import PageCache, PageData, View
@@ -39,6 +39,8 @@ log = structlog.get_logger("replicator.page")
 _refused = LogLimit("replicator.page", "status page refused")
 
 _MAX_FORM = 16 * 1024
+_MAX_USER = 100
+"""Characters of a user's name in the history."""
 
 
 class StatusPage:
@@ -96,7 +98,7 @@ class StatusPage:
             raise HTTPException(403, "the form is not from this page, or is too old: reload the page")
         view = View.of(request.query_params)
         try:
-            done = await self._do(form, client_of(request))
+            done = await self._do(form, _who(request))
         except QueueUnavailable as error:
             return self._answer(self._renderer.render_outage(str(error), fragment=False), 503)
         self._cache.invalidate()
@@ -104,24 +106,28 @@ class StatusPage:
         # A redirect, so that reloading the page does not send the form again.
         return Response(status_code=303, headers={"Location": f"{address}{'&' if address != '?' else ''}done={done}"})
 
-    async def _do(self, form: dict[str, str], client: str | None) -> str:
-        """Do what a form asks for; return one word for the result, see `rendering`.
+    async def _do(self, form: dict[str, str], by: str) -> str:
+        """Do what a form asks for, and note it in the history; return one word for the result, see `rendering`.
 
         Raises:
             HTTPException: the form asks for something else.
             QueueUnavailable: Redis does not answer; part of it may be done.
         """
+        letters = DeadLetters(self._queue)
         match form.get("do"), form.get("id"):
             case "retry", str(job_id):
-                ids, done = await DeadLetters(self._queue).retry([job_id]), "retried"
+                ids, done, what = await letters.retry([job_id]), "retried", f"dead letter {job_id}"
             case "drop", str(job_id):
-                ids, done = await DeadLetters(self._queue).drop([job_id]), "dropped"
+                ids, done, what = await letters.drop([job_id]), "dropped", f"dead letter {job_id}"
             case "retry all", None:
-                ids, done = await DeadLetters(self._queue).retry(), "retried"
+                ids, done = await letters.retry(), "retried"
+                what = f"all {len(ids):,} dead letters"
             case _:
                 raise HTTPException(400, "the form asks for something that this page can't do")
-        log.info("failures dealt with", how=done, number=len(ids), destinations=ids[:10], client=client)
-        return done if ids else "absent"
+        if not ids:
+            return "absent"
+        await note_action(self._queue, action="retry" if done == "retried" else "drop", what=what, by=by)
+        return done
 
     def _authenticate(self, request: Request) -> None:
         """Check the password.
@@ -152,6 +158,12 @@ class StatusPage:
                 "Cache-Control": "no-store",
             },
         )
+
+
+def _who(request: Request) -> str:
+    """Return who sent a form, for the history."""
+    user, client = user_of(request.headers.get("Authorization", ""))[:_MAX_USER], client_of(request)
+    return f"{user or 'someone'} on the status page{f' from {client}' if client else ''}"
 
 
 def _form(body: bytes) -> dict[str, str]:

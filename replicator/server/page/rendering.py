@@ -129,6 +129,7 @@ def _summary(spans: Sequence[LagSpan], hours: int) -> str:
 
 _MAX_RUNNING = 50
 _MAX_WAITING = 25
+_MAX_ACTIONS = 20
 _MAX_RULES = 200
 _MAX_PROCESSES = 100
 _DONE = {
@@ -211,6 +212,7 @@ class PageRenderer:
             more_rules=max(0, len(keys) - _MAX_RULES),
             keys=keys[:_MAX_RULES],
             reconciles=history.reconciles,
+            actions=history.actions[:_MAX_ACTIONS],
             processes=facts.processes[:_MAX_PROCESSES],
         )
 

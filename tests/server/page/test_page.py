@@ -104,7 +104,7 @@ async def test_the_fragment_has_only_the_parts_that_change(site: Site) -> None:
         return {about["id"] for _, about in of.tags if "data-live" in about}
 
     assert live(whole) == live(part)
-    assert len(live(part)) == 10
+    assert len(live(part)) == 11
     assert not {"html", "style", "script"} & {tag for tag, _ in part.tags}
 
 
@@ -181,7 +181,10 @@ async def test_a_dead_letter_is_retried_or_dropped_by_its_button(site: Site) -> 
     assert "Queued again." in (await page(site, told.headers["Location"])).texts[""]
     with capture_logs() as lines:
         told = await site.post(second.pressed("drop"), second.attributes["action"])
-    assert [(line["event"], line["destinations"]) for line in lines] == [("failures dealt with", [second.fields["id"]])]
+    assert [(line["event"], line["action"], line["what"], line["by"]) for line in lines] == [
+        ("operator action", "drop", f"dead letter {second.fields['id']}", "anyone on the status page from 127.0.0.1")
+    ]
+    assert f"drop: dead letter {second.fields['id']}" in (await page(site)).texts["actions"]
     assert "Dropped." in (await page(site, told.headers["Location"])).texts[""]
     counts = await site.queue.counts()
     assert (counts.dead, counts.lanes[Lane.EVENTS].queued) == (1, 1)

@@ -1,0 +1,155 @@
+"""What ``history`` prints, and the commands that leave a line in it."""
+
+from __future__ import annotations
+
+import io
+import json
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from pydantic import SecretStr
+from rich.console import Console
+
+from replicator.commands.failures import draw_history, drop_failures, history_json, print_history, retry_failures
+from replicator.commands.webhook import Scope, register_policies, remove_policies
+from replicator.console import page
+from replicator.errors import ErrorClass
+from replicator.harbor.registration import Change, PolicyChange
+from replicator.queue import Action, Ended, Findings, History, Lane, ReconcileResult
+from replicator.settings import Settings
+from tests.queue.conftest import prefix, queue, server, short_dir
+from tests.server.page.seeding import bury, letter
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from replicator.queue import Queue
+    from tests.queue.servers import RedisServer
+
+__all__ = ["prefix", "queue", "server", "short_dir"]
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+COPY = Ended(
+    NOON, "r.example/a:1", Lane.EVENTS, "given up", "", "", "denied\x1b[2J", ErrorClass.PERMANENT, 0, 1.5, None, 3
+)
+READ = History(
+    NOON,
+    ended=(COPY,),
+    reconciles=(ReconcileResult(NOON - timedelta(minutes=1), NOON, "node-1", Findings(listed=7, drift=2)),),
+    actions=tuple(Action(NOON, "drop", f"dead letter {n}", "alice@host") for n in range(3)),
+)
+
+
+@pytest.fixture(autouse=True)
+def me(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "node-1")
+    monkeypatch.setenv("LOGNAME", "alice")
+    monkeypatch.delenv("SUDO_USER", raising=False)
+
+
+def printed(what: Any) -> str:
+    out = Console(file=io.StringIO(), width=200)
+    page(what, out)
+    return cast("io.StringIO", out.file).getvalue()
+
+
+def test_the_newest_of_each_kind_are_shown() -> None:
+    text = printed(draw_history(READ, 2))
+    assert "drop: dead letter 1" in text
+    assert "dead letter 2" not in text, "no more than were asked for"
+    for part in ("alice@host", "on node-1", "r.example/a:1", "given up", "denied", "(its source is lost)"):
+        assert part in text
+    assert "\x1b" not in text
+    empty = printed(draw_history(History(NOON), 2))
+    assert all(none in empty for none in ("No actions.", "No reconciles.", "No copies."))
+
+
+def test_json_has_all_of_it_with_times_in_utc() -> None:
+    values = json.loads(json.dumps(history_json(READ)))
+    assert len(values["actions"]) == 3
+    assert values["actions"][0] == {
+        "at": "2026-01-01T12:00:00.000Z",
+        "action": "drop",
+        "what": "dead letter 0",
+        "by": "alice@host",
+    }
+    assert values["reconciles"][0]["drift"] == 2
+    (copy,) = values["copies"]
+    assert (copy["destination"], copy["source"], copy["error_class"]) == ("r.example/a:1", None, "permanent")
+
+
+async def actions(queue: Queue) -> list[tuple[str, str, str]]:
+    return [(each.action, each.what, each.by) for each in (await History.read(queue)).actions]
+
+
+def settings_for(server: RedisServer, prefix: str) -> Settings:
+    return Settings(redis_url=SecretStr(server.url), redis_prefix=prefix)
+
+
+async def test_retries_and_drops_of_dead_letters_are_noted_and_those_of_nothing_are_not(
+    queue: Queue, server: RedisServer, prefix: str
+) -> None:
+    settings, out = settings_for(server, prefix), Console(file=io.StringIO(), width=200)
+    first, *others = (letter(n) for n in range(1, 4))
+    await bury(queue, first, *others)
+    assert await retry_failures(settings, [first["id"]], out=out, err=out) == 0
+    assert await retry_failures(settings, [first["id"]], out=out, err=out) == 1
+    assert await drop_failures(settings, None, out=out, err=out) == 0
+    assert await drop_failures(settings, None, out=out, err=out) == 0
+    assert await actions(queue) == [
+        ("drop", "all 2 dead letters", "alice@node-1"),
+        ("retry", f"dead letter {first['id']}", "alice@node-1"),
+    ]
+    await print_history(settings, as_json=False, limit=20, out=out)
+    assert "drop: all 2 dead letters" in cast("io.StringIO", out.file).getvalue()
+
+
+class Policies:
+    """Policies of which a change is reported, without any Harbor."""
+
+    def silent(self) -> list[str]:
+        return []
+
+    async def register(self, *_: Any, **__: Any) -> list[PolicyChange]:
+        return [PolicyChange("h.example", name, change) for name, change in zip("abc", Change, strict=False)]
+
+    async def unregister(self, *_: Any, **__: Any) -> list[PolicyChange]:
+        return [PolicyChange("h.example", "a", Change.REMOVED), PolicyChange("h.example", "b", Change.ABSENT)]
+
+
+class FakeScope:
+    """The part of `Scope` that a command uses."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Policies]:
+        yield Policies()
+
+
+async def test_webhooks_that_were_registered_or_removed_are_noted(
+    queue: Queue, server: RedisServer, prefix: str
+) -> None:
+    settings = settings_for(server, prefix).model_copy(
+        update={"webhook_url": "https://r.example/webhooks/harbor", "webhook_token": SecretStr("t")}
+    )
+    scope, out = cast("Scope", FakeScope(settings)), Console(file=io.StringIO())
+    assert await register_policies(scope, skip_cert_verify=False, as_json=False, out=out) == 0
+    assert await remove_policies(scope, as_json=True, out=out) == 0
+    assert await actions(queue) == [
+        ("unregister webhook", "h.example/a", "alice@node-1"),
+        ("register webhook", "h.example/a, h.example/b", "alice@node-1"),
+    ]
+
+
+async def test_webhooks_are_registered_where_there_is_no_queue(server: RedisServer) -> None:
+    settings = Settings(
+        redis_url=SecretStr("redis://127.0.0.1:1"),
+        webhook_url="https://r.example/webhooks/harbor",
+        webhook_token=SecretStr("t"),
+    )
+    scope, out = cast("Scope", FakeScope(settings)), Console(file=io.StringIO())
+    assert await register_policies(scope, skip_cert_verify=False, as_json=True, out=out) == 0
