@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from replicator.registry import Registries
     from replicator.rules import Rules
     from replicator.server.reload import Configuration
-    from replicator.server.spans import Traces
+    from replicator.server.traces import Traces
     from replicator.settings import Settings
 
 log = structlog.get_logger("replicator")
