@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from replicator.commands.backfill_display import Display, Plan, summary
+from replicator import __version__
+from replicator.commands.backfill_display import Display, Plan, summary, tell_unknown_rules
 from replicator.commands.options import (
     Auth,
     Config,
@@ -30,9 +32,8 @@ from replicator.commands.options import (
     settings_of,
 )
 from replicator.console import stderr
-from replicator.copy import Copier
 from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem
-from replicator.queue import Lane, Observations, Queue, QueueError, Worker
+from replicator.queue import InForce, Lane, LoadedConfig, Queue, QueueError, Worker, announced
 from replicator.reference import Platform
 from replicator.replication.backfill import Backfill, BackfillOptions
 from replicator.replication.job import Handler
@@ -237,12 +238,23 @@ async def run_backfill(request: BackfillRequest, *, out: Console, err: Console) 
             listing = Listing(rules, registries, request.narrowing, copier)
             task = Backfill(listing, copier, queue, options=request.options, checks=checks, on_row=on_row)
             task.report.warnings += [str(warning) for warning in rules.warnings]
+            in_force = None
+            if queue is not None:
+                in_force, loaded = InForce(queue, rules.digest, rules.parts), LoadedConfig(time.time(), None)
+                shown = announced(queue, "backfill", __version__, lambda: loaded, rules=in_force)
+                if request.options.detach:
+                    task.report.warnings += await tell_unknown_rules(queue, rules, err)
+                    # Shown once, so that its rules are known; it works nothing off.
+                    async with shown:
+                        pass
+                else:
+                    await stack.enter_async_context(shown)
             try:
                 async with display.follow(task.report, queue):
                     if queue is None or request.options.detach:
                         await task.run()
                     else:
-                        worker = _worker(settings, queue, copier, checks)
+                        worker = _worker(settings, queue, Handler(copier, checks, rules, in_force), in_force)
                         await _run_with_worker(worker, task, shutdown)
                     if queue is not None and request.options.detach:
                         task.report.warnings += await _no_worker_warning(queue, task.report)
@@ -335,11 +347,10 @@ async def _no_worker_warning(queue: Queue, report: Report) -> list[str]:
     return []
 
 
-def _worker(settings: Settings, queue: Queue, copier: Copier, checks: Observations | None) -> Worker:
+def _worker(settings: Settings, queue: Queue, handler: Handler, in_force: InForce | None) -> Worker:
     policy = dataclasses.replace(retry_policy(settings), not_yet_cap=_NOT_YET_CAP)
     concurrency = {Lane.EVENTS: _EVENT_COPIES, Lane.BACKFILL: settings.backfill_concurrency}
-    handler = Handler(copier, checks)
-    return make_worker(settings, queue, handler, concurrency=concurrency, policy=policy)
+    return make_worker(settings, queue, handler, concurrency=concurrency, policy=policy, in_force=in_force)
 
 
 async def _run_with_worker(worker: Worker, task: Backfill, shutdown: Shutdown) -> None:

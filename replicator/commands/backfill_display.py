@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from replicator.console import age, page, plain, say, short
-from replicator.queue import QueueError
+from replicator.queue import KnownConfig, QueueError
 from replicator.replication.report import MAX_FAILURES, Report, Row, RowOutcome, SortedRows
 from replicator.tasks import cancel_all
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from replicator.queue import Queue, RunningJob
+    from replicator.rules import Rules
 
 _REFRESH_SECONDS = 0.5
 _LINE_SECONDS = 10.0
@@ -296,3 +297,21 @@ def _ending(report: Report) -> str:
     if report.broken_off:
         return "Aborted after"
     return "Stopped at the first failure after" if report.failed_fast else "Done in"
+
+
+async def tell_unknown_rules(queue: Queue, rules: Rules, err: Console) -> list[str]:
+    """Say at once that the processes that run have other rules than a detached backfill; return what was said."""
+    with contextlib.suppress(QueueError):
+        known = (await KnownConfig.read(queue)).values()
+        others = [each for each in known if each.commands and not each.is_one_off]
+        if others and not any(each.digest in ("", rules.digest) for each in others):
+            theirs = frozenset[str]().union(*(each.parts for each in others))
+            what = "copies that both ask for are made with their options"
+            if not theirs.issuperset(rules.parts):
+                what = "what they do not name is not copied, and ends after ten minutes as skipped"
+            words = (
+                f"no process on {queue.where} has these rules: {what}; leave out --detach, or run a worker with them"
+            )
+            say(words, err, label="Warning:", style="yellow")
+            return [words]
+    return []

@@ -13,6 +13,7 @@ from replicator.queue.attempt import Attempt, AttemptEnd, AttemptObserver
 from replicator.queue.best_effort import PushNews
 from replicator.queue.blob_locks import RedisBlobLocks
 from replicator.queue.client import Queue
+from replicator.queue.configurations import Differing, InForce, KnownConfig
 from replicator.queue.dead_letters import DeadLetter, DeadLetterPage, DeadLetters
 from replicator.queue.embedded import embedded_server
 from replicator.queue.history import Action, Description, Ended, History, LagSpan, named, note_action, system_user
@@ -24,6 +25,7 @@ from replicator.queue.job import (
     Lane,
     LaneCounts,
     LeaseLost,
+    LeftToOthers,
     QueueError,
     QueueUnavailable,
     RetryPolicy,
@@ -67,18 +69,22 @@ __all__ = [
     "DeadLetterPage",
     "DeadLetters",
     "Description",
+    "Differing",
     "Ended",
     "Findings",
     "Finished",
     "History",
+    "InForce",
     "Job",
     "JsonValue",
     "KeySilence",
+    "KnownConfig",
     "LagSpan",
     "Lane",
     "LaneCounts",
     "Leadership",
     "LeaseLost",
+    "LeftToOthers",
     "LoadedConfig",
     "NewDeadLetters",
     "Notices",

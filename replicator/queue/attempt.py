@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ import structlog
 
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue.dead_letters import DeadLetter
-from replicator.queue.job import Finished, Lane, RunningRecord, describe_key
+from replicator.queue.job import Finished, Lane, LeftToOthers, RunningRecord, describe_key
 from replicator.queue.lease import LeaseObserver
 from replicator.queue.records import Moment, decode, encode
 
@@ -84,6 +85,7 @@ class StartedJob:
         last: the last of them; None without one.
         record: what Redis keeps of the running job.
         merged: see `Running.merged`.
+        asked: the configurations whose processes know nothing of it, by their digests.
     """
 
     id: str
@@ -94,6 +96,7 @@ class StartedJob:
     last: LastFailure | None
     record: RunningRecord
     merged: bool
+    asked: tuple[str, ...] = ()
 
     @property
     def first_failure(self) -> datetime | None:
@@ -109,7 +112,7 @@ class StartedJob:
     @classmethod
     def read(cls, reply: list[Any]) -> StartedJob:
         """Read one entry of the script's answer."""
-        job_id, job, generation, failures, retries, waiting, record, merged = reply
+        job_id, job, generation, failures, retries, waiting, record, merged, noted = reply
         return cls(
             id=job_id.decode(),
             job=job,
@@ -119,6 +122,8 @@ class StartedJob:
             last=_last_failure(waiting),
             record=decode(RunningRecord, record),
             merged=bool(merged),
+            # The first is the one that it was left to.
+            asked=tuple(noted.decode().split(" ")[1:]),
         )
 
 
@@ -177,9 +182,10 @@ class Ending:
         lag: see `Attempt.lag`.
         wait: the reason why the attempt does not count.
         waited: the attempts that its waiting counts as, for runs whose retries are limited.
+        left_to: see `LeftToOthers.note`.
     """
 
-    how: Literal["done", "retry", "wait", "dead", "release"]
+    how: Literal["done", "retry", "wait", "dead", "release", "foreign"]
     delay: float = 0.0
     finished: bytes = b""
     failure: Failure | DeadLetter | None = None
@@ -188,6 +194,7 @@ class Ending:
     lag: float | None = None
     wait: Wait | None = None
     waited: int = 0
+    left_to: str = ""
 
     @property
     def note(self) -> bytes:
@@ -211,7 +218,7 @@ class Ending:
             ended: what ``finish`` made of it.
             seconds: how long it took.
         """
-        if self.how in ("release", "wait"):
+        if self.how in ("release", "wait", "foreign"):
             return None
         # A job that failed for good is queued again all the same when it was enqueued meanwhile.
         failed = AttemptEnd.DEAD if ended == "dead" else AttemptEnd.RETRIED
@@ -243,6 +250,8 @@ def failed(  # the facts of one failure
     seconds: float,
 ) -> Ending:
     """Decide by the error's class whether a failed attempt is followed by another."""
+    if isinstance(error, LeftToOthers):
+        return Ending("foreign", payload=payload, left_to=error.note)
     error_class, retry_after = ErrorClass.TRANSIENT, None
     message = str(error) or type(error).__name__
     if isinstance(error, ReplicatorError):
@@ -332,3 +341,37 @@ def _waits(  # the facts of one failure
         spread = 1 - random.random() / 2  # noqa: S311 - spreads retries, hides nothing
         delay = max(min(wait.pause, policy.longest_wait), min(policy.cap, max(policy.first, elapsed / 2)) * spread)
     return Ending(how, delay=delay, finished=finished, failure=failure, payload=payload, wait=wait, waited=waited)
+
+
+def log_end(job: StartedJob, lane: Lane, ending: Ending, ended: str, seconds: float, requests: int) -> None:
+    """Log how an attempt ended.
+
+    Args:
+        job: what was attempted.
+        lane: whose slot it took.
+        ending: how it was to end.
+        ended: what ``finish`` made of it.
+        seconds: how long it took.
+        requests: how often Redis was asked to take its end.
+    """
+    facts: dict[str, Any] = {"id": job.id, "lane": lane.value, "seconds": round(seconds, 3)}
+    if ended == "lost":
+        # After a repetition the first request may have been carried out, with only its answer lost.
+        level = logging.WARNING if requests == 1 else logging.INFO
+        log.log(level, "job result not taken", how=ending.how, attempts=requests, **facts)
+    elif ended == "queued again":
+        log.info("job queued again", how=ending.how, **facts)
+    elif ended == "done":
+        log.debug("job done", tries=job.failures + 1, **facts)
+    elif ended == "release":
+        log.info("job handed back", **facts)
+    elif ended == "foreign":
+        log.debug("job left to others", rules=ending.left_to.partition(" ")[0][:12], **facts)
+    elif ended == "wait":
+        log.info("job waits", waits_for=ending.wait.key if ending.wait else "", error=ending.why, **facts)
+    elif (failure := ending.failure) is not None:
+        facts |= {"error_class": failure.error_class, "error": failure.message, "tries": failure.tries}
+        if ended == "dead":
+            log.error("job dead", **facts)
+        else:
+            log.warning("job failed", retry_in_seconds=round(ending.delay, 1), **facts)

@@ -5,6 +5,7 @@ write to Redis could run code here.
 
 QueueError              the queue can't do what was asked; also the base of all below
 ├── QueueUnavailable    Redis is away, refuses the login or can't take writes: nothing was durably taken
+├── LeftToOthers        this job is none of this process's
 └── LeaseLost           another worker runs this job now: stop, write nothing more
 """
 
@@ -189,6 +190,18 @@ class QueueError(ReplicatorError):
 
 class QueueUnavailable(QueueError):
     """Redis did not confirm within the deadline, or said that it can't: take nothing as queued."""
+
+
+class LeftToOthers(QueueError):
+    """Raised by a handler for a job that is none of this process's: it is left to others, without an attempt.
+
+    Attributes:
+        note: the digest of their configuration, then those whose processes know nothing of the job.
+    """
+
+    def __init__(self, note: str) -> None:
+        super().__init__("this job is left to processes with other rules")
+        self.note = note
 
 
 class LeaseLost(QueueError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
 import time
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import arq.worker
 import structlog
 
 from replicator.errors import ErrorClass
-from replicator.queue.attempt import CONTENT_GONE, Ending, StartedJob, failed, succeeded
+from replicator.queue.attempt import CONTENT_GONE, Ending, StartedJob, failed, log_end, succeeded
 from replicator.queue.client import FAULTS, Queue
 from replicator.queue.history import describe_end, encode_entry, lag_ms
 from replicator.queue.job import FUNCTION, JsonValue, Lane, QueueError, decode_job
@@ -78,6 +77,7 @@ class WorkerContext:
         describe: says what the history keeps of a job that ended; None to keep nothing.
         answered: says which keys answered to an attempt that went well; None if that is not known.
         observer: hears of attempts that end.
+        configuration: returns the digest of the one that the handler has in force; empty without one.
     """
 
     queue: Queue
@@ -91,6 +91,7 @@ class WorkerContext:
     describe: Describe | None
     answered: Answered | None
     observer: AttemptObserver | None
+    configuration: Callable[[], str]
 
 
 class LaneWorker(arq.worker.Worker):
@@ -163,7 +164,8 @@ class LaneWorker(arq.worker.Worker):
         again, token = self._unheard is not None, self._unheard or f"{self._context.worker}:{uuid4().hex}"
         lease_ms = int(self._lease * 1000)
         horizon = int(self._context.policy.horizon * 1000)
-        arguments = (self.lane, free, token, self._context.worker, lease_ms, int(takeover), int(again), horizon)
+        worker, rules = self._context.worker, self._context.configuration()
+        arguments = (self.lane, free, token, worker, lease_ms, int(takeover), int(again), horizon, rules)
         try:
             due_ms, *replies = await self._queue.run_script("claim", *arguments)
         except FAULTS as error:
@@ -319,6 +321,7 @@ class LaneWorker(arq.worker.Worker):
             lapsed=job.record.lapses > 0,
             pushed=job.record.pushed,
             fails_as=job.fails_as,
+            asked=job.asked,
         )
         context = {
             **self.ctx,
@@ -350,6 +353,8 @@ class LaneWorker(arq.worker.Worker):
         unanswered = "1" if lease.unanswered else ""
         facts = (job.record.token, job.generation, self.lane, ending.how, int(ending.delay * 1000), failures)
         waiting: tuple[str | bytes | int, ...] = encode_answered(self._context.answered, ending)
+        if ending.how == "foreign":
+            waiting = (ending.left_to,)
         if wait is not None:
             since, patience = int(wait.since * 1000), int(wait.patience * 1000)
             waiting = (wait.key, since, patience, horizon, ending.why, ending.waited)
@@ -368,7 +373,7 @@ class LaneWorker(arq.worker.Worker):
         ended = answer.decode()
         if lease.unanswered and ended != "lost":
             log.warning("tag write unanswered", id=job.id, how=ended)
-        self._log_end(job, ending, ended, seconds, attempts)
+        log_end(job, self.lane, ending, ended, seconds, attempts)
         if (observer := self._context.observer) is None:
             return
         if ended != "lost":
@@ -376,24 +381,3 @@ class LaneWorker(arq.worker.Worker):
                 observer.attempt_ended(attempt)
         elif attempts == 1 and not lease.lost:
             observer.lease_lost()
-
-    def _log_end(self, job: StartedJob, ending: Ending, ended: str, seconds: float, attempts: int) -> None:
-        facts: dict[str, Any] = {"id": job.id, "lane": self.lane.value, "seconds": round(seconds, 3)}
-        if ended == "lost":
-            # After a repetition the first request may have been carried out, with only its answer lost.
-            level = logging.WARNING if attempts == 1 else logging.INFO
-            log.log(level, "job result not taken", how=ending.how, attempts=attempts, **facts)
-        elif ended == "queued again":
-            log.info("job queued again", how=ending.how, **facts)
-        elif ended == "done":
-            log.debug("job done", tries=job.failures + 1, **facts)
-        elif ended == "release":
-            log.info("job handed back", **facts)
-        elif ended == "wait":
-            log.info("job waits", waits_for=ending.wait.key if ending.wait else "", error=ending.why, **facts)
-        elif (failure := ending.failure) is not None:
-            facts |= {"error_class": failure.error_class, "error": failure.message, "tries": failure.tries}
-            if ended == "dead":
-                log.error("job dead", **facts)
-            else:
-                log.warning("job failed", retry_in_seconds=round(ending.delay, 1), **facts)

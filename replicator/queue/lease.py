@@ -232,12 +232,14 @@ class Running:
             place in the queue.
         lapsed: whether a worker died while it ran this job, which may have done a part of it.
         pushed: time of the oldest push that this attempt serves (UTC); None where that is unknown.
+        asked: the digests of the configurations whose processes know nothing of it.
     """
 
     __slots__ = (
         "_fails_as",
         "_keeper",
         "_lease",
+        "asked",
         "enqueued_at",
         "id",
         "lane",
@@ -261,6 +263,7 @@ class Running:
         lapsed: bool,
         pushed: datetime | None,
         fails_as: Callable[[ErrorClass], datetime | None],
+        asked: tuple[str, ...],
     ) -> None:
         self.id = lease.id
         self.payload = payload
@@ -270,6 +273,7 @@ class Running:
         self.merged = merged
         self.lapsed = lapsed
         self.pushed = pushed
+        self.asked = asked
         self._fails_as = fails_as
         self._lease = lease
         self._keeper = keeper

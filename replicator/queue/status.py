@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from arq.connections import ArqRedis
 
     from replicator.queue.client import Queue
+    from replicator.queue.configurations import InForce
     from replicator.queue.job import Counts, Lane, RunningJob, WaitingJob, WorkerInfo
     from replicator.queue.waits import KeySilence
 
@@ -46,7 +47,11 @@ _MOST_CHARACTERS = 2000
 
 @contextlib.asynccontextmanager
 async def heartbeat(
-    queue: Queue, kind: Literal["processes", "workers"], name: str, record: Callable[[], bytes]
+    queue: Queue,
+    kind: Literal["processes", "workers"],
+    name: str,
+    record: Callable[[], bytes],
+    in_force: InForce | None = None,
 ) -> AsyncIterator[None]:
     """Show signs of life for as long as the context lasts. Redis away is no error: the others see them later.
 
@@ -55,17 +60,43 @@ async def heartbeat(
         kind: what shows itself.
         name: its name among those of its kind.
         record: returns its present record (JSON); the script adds the time as ``seen``.
+        in_force: its configuration, if it shows one.
     """
 
     async def beat() -> None:
-        while True:
-            with contextlib.suppress(*FAULTS):
-                set_back = await queue.run_script("heartbeat", kind, name, record(), ALIVE_MS)
-                if set_back:
-                    log.warning("queue clock set back", seconds=round(set_back / 1000), redis=queue.where)
-            await asyncio.sleep(_BEAT_SECONDS)
+        configured = () if in_force is None else in_force.arguments()
+        reply = await queue.run_script("heartbeat", kind, name, record(), ALIVE_MS, *configured)
+        if in_force is None:
+            set_back = reply
+        else:
+            set_back, *heard = reply
+            in_force.heard(str(configured[0]), heard)
+        if set_back:
+            log.warning("queue clock set back", seconds=round(set_back / 1000), redis=queue.where)
 
-    beating = asyncio.create_task(beat())
+    async def beat_on(*, begin: bool) -> None:
+        while True:
+            if begin:
+                with contextlib.suppress(*FAULTS):
+                    await beat()
+            begin = True
+            if in_force is None:
+                await asyncio.sleep(_BEAT_SECONDS)
+                continue
+            # Another configuration is shown at once: jobs are left to those that have it.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_BEAT_SECONDS):
+                    await in_force.changed.wait()
+            in_force.changed.clear()
+
+    shown = False
+    if in_force is not None:
+        # The others are to know of a configuration before it queues anything.
+        with contextlib.suppress(*FAULTS):
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                await beat()
+                shown = True
+    beating = asyncio.create_task(beat_on(begin=not shown))
     try:
         yield
     finally:
@@ -100,6 +131,9 @@ class ProcessInfo:
         loaded: since when its configuration is in force (UTC).
         problem: why what its files say now is not in force; None when it is.
         limits: the limits of bandwidth and requests in force, in a line; empty without any.
+        rules: the digest of its rules; empty if it does not tell.
+        rules_since: since when it has them, by Redis's clock.
+        seen: its last sign of life, by Redis's clock.
     """
 
     command: str
@@ -110,6 +144,9 @@ class ProcessInfo:
     loaded: Moment
     problem: str | None = None
     limits: str = ""
+    rules: str = ""
+    rules_since: Moment | None = None
+    seen: Moment | None = None
 
 
 @contextlib.asynccontextmanager
@@ -119,6 +156,7 @@ async def announced(
     version: str,
     in_force: Callable[[], LoadedConfig],
     limits: Callable[[], str] = lambda: "",
+    rules: InForce | None = None,
 ) -> AsyncIterator[None]:
     """Show this process to the others for as long as the context lasts.
 
@@ -128,6 +166,7 @@ async def announced(
         version: of the program.
         in_force: returns the configuration it runs with.
         limits: says which limits of bandwidth and requests are in force, in a line.
+        rules: those in force.
     """
     started = datetime.now(UTC)
 
@@ -135,10 +174,12 @@ async def announced(
         now = in_force()
         problem = None if now.problem is None else now.problem[:_MOST_CHARACTERS].encode(errors="replace").decode()
         loaded, host, limited = moment(now.loaded * 1000), socket.gethostname(), limits()[:_MOST_CHARACTERS]
-        info = ProcessInfo(command, version, host, os.getpid(), started, loaded, problem, limited)
-        return encode(info, without=() if limited else {"limits"})
+        digest = "" if rules is None else rules.digest
+        info = ProcessInfo(command, version, host, os.getpid(), started, loaded, problem, limited, digest)
+        empty = {name for name in ("limits", "rules") if not getattr(info, name)}
+        return encode(info, without={"rules_since", "seen", *empty})
 
-    async with heartbeat(queue, "processes", uuid4().hex, record):
+    async with heartbeat(queue, "processes", uuid4().hex, record, rules):
         yield
 
 

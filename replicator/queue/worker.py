@@ -54,6 +54,7 @@ class Worker:
         observer: hears of attempts that end.
         compare_again: seconds after the limit of a write to which no answer came until its destination is compared
             again.
+        configuration: returns the digest of the one that the handler has in force; empty without one.
 
     Attributes:
         waiting: returns how many requests and bodies of the handlers wait for their turn at registries, by lane.
@@ -73,6 +74,7 @@ class Worker:
         answered: Answered | None = None,
         observer: AttemptObserver | None = None,
         compare_again: float = COMPARE_AGAIN_SECONDS,
+        configuration: Callable[[], str] = str,
     ) -> None:
         self.id = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self.waiting: Callable[[], Mapping[Lane, int]] = dict
@@ -93,6 +95,7 @@ class Worker:
             describe=describe,
             answered=answered,
             observer=observer,
+            configuration=configuration,
         )
         self._lanes: list[LaneWorker] = []
         self._stop = asyncio.Event()

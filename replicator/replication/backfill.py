@@ -275,7 +275,7 @@ class Backfill:
     def _job(self, found: Found, comparison: Comparison | None) -> Job:
         request = replace(found.request, force=self._options.force)
         request = informed(request, comparison, found.accessories)
-        return job_for(request, retries=self._options.retries)
+        return job_for(request, retries=self._options.retries, rules=self._listing.rules_digest)
 
     async def _follow_copies(self, queue: Queue) -> None:
         async for finished in queue.finished(self._run_id):

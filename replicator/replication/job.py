@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ import structlog
 from replicator.console import short
 from replicator.copy import Outcome, Result, SourceNotFound, selection_key
 from replicator.errors import ErrorClass, ReplicatorError
-from replicator.queue import Description, Job, Lane
+from replicator.queue import Description, Job, Lane, LeftToOthers
 from replicator.registry.errors import DigestMismatch, NotFound
 from replicator.registry.places import BULK
 from replicator.replication.transfer import CopyFailed, transfer
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from replicator.copy import Accessories, Copier
-    from replicator.queue import JsonValue, Observations, Running
+    from replicator.queue import InForce, JsonValue, Observations, Running
+    from replicator.rules import Rules
 
 log = structlog.get_logger("replicator.copy")
 
@@ -42,6 +44,10 @@ SETTLING_SECONDS = 600.0
 """Age of a push up to which a layer that its source lacks, or serves with other bytes, may still be on its way."""
 _EVENT_ID = "event_id"
 _TRACE = "traceparent"
+_RULES = "rules"
+_DIGEST = re.compile("[0-9a-f]{32}")
+WITHDRAWN = "no rule names it any more"
+"""The note on a job that was queued under other rules, and that no process's rules name."""
 
 
 def job_for(
@@ -51,6 +57,7 @@ def job_for(
     event_id: str | None = None,
     pushed: datetime | None = None,
     trace: str | None = None,
+    rules: str = "",
 ) -> Job:
     """Make the job for a copy request; its id is the destination, so two copies to one destination are one job.
 
@@ -60,8 +67,9 @@ def job_for(
         event_id: the event that asks for the copy, for log lines; None without one.
         pushed: when the image was pushed; None without an event, or if it does not say.
         trace: the ``traceparent`` of the request that asks for the copy; None without traces.
+        rules: the digest of the rules that ask for it; empty if that is not known.
     """
-    optional = {_EVENT_ID: event_id, _TRACE: trace}
+    optional = {_EVENT_ID: event_id, _TRACE: trace, _RULES: rules or None}
     known = {name: value for name, value in optional.items() if value is not None}
     return Job(str(request.destination), {**request.to_json(), **known}, retries, pushed)
 
@@ -76,6 +84,18 @@ def trace_of(payload: Mapping[str, Any]) -> str | None:
     """Return the ``traceparent`` stored in a job; None without one."""
     trace = payload.get(_TRACE)
     return trace if isinstance(trace, str) else None
+
+
+def rules_of(payload: Mapping[str, Any]) -> str:
+    """Return the digest of the rules that queued a job; empty if an older version did."""
+    digest = payload.get(_RULES)
+    return digest if isinstance(digest, str) and _DIGEST.fullmatch(digest) else ""
+
+
+def withdrawn(request: CopyRequest, *warnings: str) -> Outcome:
+    """Return the outcome of a copy that no rule names any more."""
+    source, destination = str(request.source), str(request.destination)
+    return Outcome(Result.SKIPPED, source, destination, note=WITHDRAWN, warnings=tuple(filter(None, warnings)))
 
 
 def may_trust(request: CopyRequest) -> bool:
@@ -135,17 +155,34 @@ class Handler:
     Args:
         copier: makes the copies; its registries answer what a rule asks when the job runs.
         checks: records what is seen at destinations, and has to be closed after the last job; None to record nothing.
+        rules: decide what is copied when an attempt begins; None to copy what the job says.
+        in_force: knows of the rules of other processes; None if there are none.
     """
 
-    def __init__(self, copier: Copier, checks: Observations | None = None) -> None:
+    def __init__(
+        self,
+        copier: Copier,
+        checks: Observations | None = None,
+        rules: Rules | None = None,
+        in_force: InForce | None = None,
+    ) -> None:
         self._copier = copier
         self._checks = checks
+        self._rules = rules
+        self._in_force = in_force
+
+    def renew(self, rules: Rules) -> None:
+        """Have other rules decide from the next attempt on."""
+        self._rules = rules
+        if self._in_force is not None:
+            self._in_force.renew(rules.digest, rules.parts)
 
     async def __call__(self, running: Running) -> Mapping[str, JsonValue]:
         """Run one job and return its `Outcome` as JSON values.
 
         Raises:
             ReplicatorError: the job failed; the error's class decides about a retry.
+            LeftToOthers: it is a job of processes with other rules.
         """
         if running.lane is Lane.BACKFILL:
             BULK.set(True)
@@ -162,6 +199,11 @@ class Handler:
             raise CopyFailed(f"the queued job can't be read: {error}", ErrorClass.PERMANENT) from error
         # A backfill reports failures and warnings itself, so in its lane they are no warning in the log.
         trouble = logging.WARNING if running.lane is Lane.EVENTS else logging.INFO
+        present = await self._present(request, running)
+        if isinstance(present, Outcome):
+            log.log(logging.WARNING if present.warnings else logging.INFO, "copy done", **_fields(present))
+            return present.to_json()
+        request = present
         try:
             outcome = await self._outcome(request, running)
         except ReplicatorError as error:
@@ -179,6 +221,28 @@ class Handler:
         level = trouble if outcome.warnings or outcome.result is Result.SOURCE_GONE else logging.INFO
         log.log(level, "copy done", **_fields(outcome), **_circumstances(request, running))
         return outcome.to_json()
+
+    async def _present(self, request: CopyRequest, running: Running) -> CopyRequest | Outcome:
+        """Return a copy as the rules in force ask for it, or the outcome of one that no rule names any more.
+
+        Raises:
+            LeftToOthers: other processes have rules that may name it.
+        """
+        rules, digest = self._rules, rules_of(running.payload)
+        if rules is None or digest == rules.digest:
+            return request
+        present = rules.present(request)
+        if present == request or self._in_force is None:
+            return present or withdrawn(request)
+        place = await self._in_force.place(digest, running.asked)
+        if present is not None and not place.is_one_off:
+            return present
+        if place.left_to is not None:
+            raise LeftToOthers(place.left_to)
+        minutes = f"{place.away / 60:.0f}"
+        return withdrawn(
+            request, "" if place.is_former else f"no process has had the rules that queued it for {minutes} minutes"
+        )
 
     async def _outcome(self, request: CopyRequest, running: Running) -> Outcome:
         if not await self._is_selected(request):

@@ -193,6 +193,9 @@ class Listing:
     Args:
         narrowing: the part of the rules to list; None for all of them.
         copier: learns the destinations as soon as they are known; None for no copier.
+
+    Attributes:
+        rules_digest: see `Rules.digest`.
     """
 
     def __init__(
@@ -204,7 +207,7 @@ class Listing:
     ) -> None:
         self._copier = copier
         self.narrowing = narrowing or Narrowing(rules)
-        self._rules = rules
+        self._rules, self.rules_digest = rules, rules.digest
         self._registries = registries
         self._collisions = ListingCollisions(())
         self._missing: set[Repository] = set()

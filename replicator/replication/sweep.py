@@ -170,8 +170,8 @@ class Sweeper:
         """Store how far projects were swept; return whether this process still leads, and goes on."""
         return await self._sweeps.keep(projects, replaced) and not self._stopping.is_set()
 
-    async def compare(self, found: Sequence[Found]) -> tuple[dict[_Copy, Job], dict[_Copy, Job], bool]:
-        """Compare tags with their destinations.
+    async def compare(self, found: Sequence[Found], rules: str) -> tuple[dict[_Copy, Job], dict[_Copy, Job], bool]:
+        """Compare tags with their destinations; ``rules`` is the digest of those that ask for them.
 
         Returns:
             The copies to make, and those of signatures alone, without what was queued lately; and whether all tags were
@@ -200,7 +200,7 @@ class Sweeper:
                     key = signature_fact(each.request, each.accessories)
                 if key not in self._queued:
                     found_jobs = signatures if checked.lacks_signatures else jobs
-                    found_jobs[key] = job_for(request)
+                    found_jobs[key] = job_for(request, rules=rules)
 
         await gather_tolerant(check(each) for each in unknown)
         return jobs, signatures, complete
@@ -377,7 +377,7 @@ class _Sweep:
                         young = True
                         continue
                     found.append(Found.of(asked, info, page.tags))
-        jobs, signatures, complete = await self._sweeper.compare(found)
+        jobs, signatures, complete = await self._sweeper.compare(found, rules.digest)
         lane = Lane.BACKFILL if len(jobs) + len(signatures) > _MANY else lane
         queued = await self._sweeper.enqueue(jobs, lane)
         # Those count as no lost event: pushes by digest are not listened to.

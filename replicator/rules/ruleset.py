@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from replicator.rules.tags import TagFilter
 
 
+_MOST_PARTS = 200
+
+
 class Rules:
     """The content of a rules file. Pure: no method uses network, disk or clock, and none changes anything.
 
@@ -68,6 +71,36 @@ class Rules:
         """
         texts = sorted({json.dumps(rule.to_json(), sort_keys=True) for rule in self._rules})
         return sha256(json.dumps(texts).encode()).hexdigest()[:32]
+
+    @cached_property
+    def parts(self) -> tuple[str, ...]:
+        """Short digests of what is copied where, a few hundred at most, whatever tags and options are chosen.
+
+        Two versions of one file have some in common, and the files of two installations have none.
+        """
+        pairs = {
+            f"{rule.source.registry}/{rule.source.path} {target.template}"
+            for rule in self._rules
+            for target in rule.targets
+        }
+        # The lowest: of files that are nearly the same these are nearly the same too.
+        return tuple(sorted(sha256(pair.encode()).hexdigest()[:12] for pair in pairs)[:_MOST_PARTS])
+
+    def present(self, request: CopyRequest) -> CopyRequest | None:
+        """Return a copy that was requested earlier as the rules ask for it now; None if none does any more."""
+        for now in self.destinations(request.source):
+            if now.destination == request.destination:
+                # What a list has shown of the signatures was chosen for the options of that time.
+                shown = request.accessories if now.options == request.options else None
+                return replace(
+                    request,
+                    rule=now.rule,
+                    selection=now.selection,
+                    options=now.options,
+                    signature=now.signature,
+                    accessories=shown,
+                )
+        return None
 
     def destinations(self, reference: Reference) -> tuple[CopyRequest, ...]:
         """Return every copy that the rules ask for after a push of ``reference``.

@@ -164,7 +164,8 @@ class Webhook:
         if not requests:
             return {"ignored": "; ".join(dict.fromkeys(ignored))}, False
         pushed, trace = _credible(event.occurred), self._trace()
-        jobs = [job_for(request, event_id=event.id, pushed=pushed, trace=trace) for request in requests]
+        rules, id_ = self._rules.digest, event.id
+        jobs = [job_for(request, event_id=id_, pushed=pushed, trace=trace, rules=rules) for request in requests]
         await self._queue.enqueue(jobs, Lane.EVENTS)
         queued = [{"source": str(request.source), "destination": str(request.destination)} for request in requests]
         return {"queued": queued, **({"ignored": "; ".join(ignored)} if ignored else {})}, True

@@ -20,7 +20,7 @@ import structlog
 
 from replicator import __version__
 from replicator.harbor.registration import needed_for_policies, open_registrar
-from replicator.queue import Lane, announced
+from replicator.queue import InForce, Lane, announced
 from replicator.queue.connection import open_redis
 from replicator.registry.proxies import Proxies
 from replicator.replication.job import Handler
@@ -177,6 +177,8 @@ class _Parts:
     worker: Worker
     reconciler: Reconciler
     sweeper: Sweeper | None
+    in_force: InForce
+    handler: Handler
     neighbours: Neighbours
     registrar: Registrar | None
     refused: RefusedLogins
@@ -206,6 +208,7 @@ class _Parts:
             self.queue.renew(redis)
         self.registries.renew(access_by(new.rules.credentials), proxies)
         self.registries.rates.renew(new.settings.upload_limits, new.settings.request_limits)
+        self.handler.renew(new.rules)
         self.reconciler.renew(new.rules)
         if self.sweeper is not None:
             self.sweeper.renew(new.rules)
@@ -237,13 +240,15 @@ async def _open(settings: Settings, rules: Rules, lanes: Collection[Lane]) -> As
                 return registries.waiting(host, bulk=lane is Lane.BACKFILL)
 
             metrics.requests.watch_waiting(waiting)
-            handler = Handler(copier, checks)
+            in_force = InForce(queue, rules.digest, rules.parts)
+            handler = Handler(copier, checks, rules, in_force)
             worker = make_worker(
                 settings,
                 queue,
                 handler if traces is None else traces.around_handler(handler),
                 concurrency=concurrency,
                 observer=metrics.attempts,
+                in_force=in_force,
             )
             worker.waiting = lambda: {lane: registries.waiting(bulk=lane is Lane.BACKFILL) for lane in Lane}
             registrar = open_registrar(settings, rules, registries)
@@ -260,6 +265,8 @@ async def _open(settings: Settings, rules: Rules, lanes: Collection[Lane]) -> As
                 worker=worker,
                 reconciler=reconciler,
                 sweeper=sweeper,
+                in_force=in_force,
+                handler=handler,
                 neighbours=neighbours,
                 registrar=registrar,
                 refused=refused,
@@ -285,7 +292,7 @@ async def _beside(
         parts.reconciler.beside(),
         parts.sweeper.beside() if parts.sweeper is not None else contextlib.nullcontext(),
         reloader.beside(),
-        announced(parts.queue, command, __version__, reloader.status, parts.limits),
+        announced(parts.queue, command, __version__, reloader.status, parts.limits, parts.in_force),
     ):
         yield
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from replicator.queue import (
     FIRST_SHARE,
+    InForce,
     Observations,
     PushNews,
     Queue,
@@ -155,6 +156,7 @@ def make_worker(
     concurrency: Mapping[Lane, int],
     policy: RetryPolicy | None = None,
     observer: AttemptObserver | None = None,
+    in_force: InForce | None = None,
 ) -> Worker:
     """Make a worker; the caller runs it.
 
@@ -165,6 +167,7 @@ def make_worker(
         concurrency: copies at once in each lane.
         policy: when a failed copy is retried.
         observer: told of every finished attempt.
+        in_force: the rules that the handler has in force.
     """
     from replicator.replication.job import answered, describe
 
@@ -179,4 +182,5 @@ def make_worker(
         describe=describe,
         answered=answered,
         observer=observer,
+        configuration=lambda: "" if in_force is None else in_force.digest,
     )

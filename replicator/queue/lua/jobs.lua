@@ -313,9 +313,11 @@ end
 -- ARGV: prefix, lane, count, token (unique to this request), worker, lease in ms,
 --       takeover: '1' when jobs of workers that died may be taken,
 --       again: '1' when an earlier request with this token may have been carried out with its answer lost,
---       horizon: ms for which a job may wait for a key; a day if it is left out.
+--       horizon: ms for which a job may wait for a key; a day if it is left out,
+--       the digest of the worker's configuration; empty or left out without one.
 -- Returns: ms until the next job is due or -1, then for each job an array:
---       id, arq's job or nil, generation, failures, retries or nil, last failure or nil, running record, 1 if merged.
+--       id, arq's job or nil, generation, failures, retries or nil, last failure or nil, running record, 1 if merged,
+--       what <prefix>:foreign notes of it or ''.
 local lane, count, token, worker, lease_ms = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], tonumber(ARGV[6])
 local takeover, again, horizon = ARGV[7] == '1', ARGV[8] == '1', tonumber(ARGV[9] or 86400000)
 local started = {}
@@ -417,6 +419,7 @@ local function take(id, record)
   started[#started + 1] = {
     id, redis.call('GET', job_key(id)), tonumber(redis.call('HGET', GEN, id) or 0), record.failures,
     redis.call('HGET', BOUND, id), redis.call('HGET', WAITING, id), text, redis.call('SISMEMBER', MERGED, id),
+    take_back(id) or '',
   }
 end
 
@@ -434,6 +437,19 @@ end
 local reach = count + redis.call('HLEN', RUNNING) + ((next(silent) or next(not_ours)) and AT_ONCE or 0)
 local put_off = 0
 local due = redis.call('ZRANGEBYSCORE', queue(lane), '-inf', NOW, 'WITHSCORES', 'LIMIT', 0, reach)
+-- First what others have left to this worker's configuration. In the queue it is due later, so that they pass it over.
+local own, left_to_us = ARGV[10] or '', {}
+if own ~= '' then left_to_us = redis.call('ZRANGE', foreign(lane, own), 0, count - 1, 'WITHSCORES') end
+for i = #left_to_us - 1, 1, -2 do
+  local id, place = left_to_us[i], math.min(NOW, tonumber(left_to_us[i + 1]))
+  redis.call('ZREM', foreign(lane, own), id)
+  -- One that is not there was ended by an older version of this program, or an event has moved it.
+  if redis.call('ZSCORE', queue(lane), member(id)) then
+    redis.call('ZADD', queue(lane), place, member(id))
+    table.insert(due, 1, string.format('%.0f', place))
+    table.insert(due, 1, member(id))
+  end
+end
 for i = 1, #due, 2 do
   if #started >= count then break end
   local id = string.sub(due[i], #prefix + 2)
@@ -462,6 +478,7 @@ for i = 1, #due, 2 do
   end
 end
 if put_off > 0 and #due >= 2 * reach then next_look = NOW end
+if own ~= '' and #started < count and redis.call('EXISTS', foreign(lane, own)) == 1 then next_look = NOW end
 
 local upcoming = redis.call('ZRANGEBYSCORE', queue(lane), '(' .. NOW, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
 next_look = math.min(next_look, tonumber(upcoming[2] or math.huge))
@@ -498,14 +515,16 @@ return lost
 
 -- finish with chronicle waits generations observed unanswered --
 -- End an attempt, in one step. ARGV: prefix, id, token, generation seen at the start, lane it was started from,
---   how: 'done' | 'retry' | 'wait' | 'dead' | 'release', delay in ms, failures in a row,
+--   how: 'done' | 'retry' | 'wait' | 'dead' | 'release' | 'foreign', delay in ms, failures in a row,
 --   record for the runs that wait, note: the failure of what waits ('retry', 'wait') or the dead letter ('dead'),
 --   entry for the history or '', lag in ms or '', '1' when no answer came to a write of the destination;
 --   and for a failure that has to do with a key:
 --   the key, since when it is silent in ms, ms of waiting that count as one attempt, horizon in ms, why,
 --   the attempts that its waiting counts as; or for one that went well, where it is known: the keys that answered, each
 --   with a space behind it. Without those, it is the key that the id begins with: an id is a destination.
+--   or for 'foreign': what <prefix>:foreign notes of the job.
 -- Returns 'lost' (another worker has the lease: nothing was changed), 'queued again' (a newer enqueue), or `how`.
+local FOREIGN_MS, MOST_FOREIGN_MS = 5000, 600000
 local id, token, seen, started_lane, how = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local delay, failures, record, note = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], ARGV[10]
 
@@ -607,6 +626,17 @@ elseif how == 'wait' then
     park(id, lane, key, wait, due, tonumber(ARGV[17]))
     if not known then wake('waits') end
   end
+elseif how == 'foreign' then
+  local theirs = foreign(lane, string.match(ARGV[14], '^%S*'))
+  redis.call('HSET', FOREIGN, id, ARGV[14])
+  redis.call('ZADD', theirs, runner and runner.due or NOW, id)
+  -- In the queue it is due later, for the case that nobody with that configuration takes it. The more there are, the
+  -- later: fifty a second are looked at in vain.
+  local pause = math.max(FOREIGN_MS, math.min(20 * redis.call('ZCARD', theirs), MOST_FOREIGN_MS))
+  redis.call('ZADD', queue(lane), math.max(NOW + pause, earliest), member(id))
+  -- What an older version of this program has ended is not taken out of these.
+  for _, each in ipairs({FOREIGN, theirs}) do redis.call('PEXPIRE', each, 6 * MOST_FOREIGN_MS) end
+  wake(lane)
 else
   -- Handed back: to its former place in the queue, unless it has to wait.
   local due = delay > 0 and NOW + delay or runner and runner.due or NOW

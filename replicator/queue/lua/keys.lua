@@ -20,6 +20,10 @@
 --   <prefix>:unanswered        the same, of a write to which no answer came: it may be carried out late
 --   <prefix>:waits             hash key -> JSON: what jobs wait for without an attempt, see "waits" in jobs.lua
 --   <prefix>:waits:<lane>:<key>  sorted set of the ids that wait for it -> when they were due
+--   <prefix>:foreign           hash id -> "digest asked...": a job that is left to processes with another configuration. The
+--                              digest of theirs, then those that know nothing of it, each with a space before it
+--   <prefix>:foreign:<lane>:<digest>  sorted set of the ids that are left to that configuration -> when they were due
+--   <prefix>:configs, :turns   hash digest -> JSON, counter: see "configured" in processes.lua
 --   <prefix>:waiters:<id>      hash run -> "generation:retries": the runs that wait for its end
 --   <prefix>:finished:<run>    stream of ends for one run
 --   <prefix>:dead, :dead-jobs  hashes id -> JSON record, id -> arq's job
@@ -41,7 +45,7 @@ local prefix = ARGV[1]
 local GEN, SEQ, RUNNING, WAITING = prefix .. ':gen', prefix .. ':seq', prefix .. ':running', prefix .. ':waiting'
 local BOUND, MERGED, PUSHED = prefix .. ':bound', prefix .. ':merged', prefix .. ':pushed'
 local WAITS, WRITING, UNANSWERED = prefix .. ':waits', prefix .. ':writing', prefix .. ':unanswered'
-local CLOCK = prefix .. ':clock'
+local CLOCK, FOREIGN = prefix .. ':clock', prefix .. ':foreign'
 local DEAD, DEAD_JOBS, DEAD_ORDER = prefix .. ':dead', prefix .. ':dead-jobs', prefix .. ':buried'
 local LANES = {'events', 'backfill'}
 local FINISHED_EXPIRY = 86400000
@@ -55,6 +59,7 @@ local function lease(id) return 'arq:in-progress:' .. member(id) end
 local function job_key(id) return 'arq:job:' .. member(id) end
 local function failures_key(id) return 'arq:retry:' .. member(id) end
 local function parked(lane, key) return WAITS .. ':' .. lane .. ':' .. key end
+local function foreign(lane, digest) return FOREIGN .. ':' .. lane .. ':' .. digest end
 local function waiters_key(id) return prefix .. ':waiters:' .. id end
 
 -- Begin with a write that is allowed when memory is full: the work in the queue must still get done.
@@ -76,6 +81,16 @@ end
 
 -- pcall: if an ACL forbids the channel, all else still works; workers then find the work when they poll.
 local function wake(lane) redis.pcall('PUBLISH', prefix .. ':wake', lane) end
+
+-- Take a job out of the set of those that are left to another configuration. Returns what is noted of it, or false.
+local function take_back(id)
+  local noted = redis.call('HGET', FOREIGN, id)
+  if noted then
+    local digest = string.match(noted, '^%S*')
+    for _, lane in ipairs(LANES) do redis.call('ZREM', foreign(lane, digest), id) end
+  end
+  return noted
+end
 
 -- Whether a token has the lease of a job. An expired lease is still its own if no worker took the job since: then
 -- nothing else ran meanwhile.
@@ -116,6 +131,8 @@ local function enqueue(id, job, lane, retries, run, pushed)
   local before = redis.call('SET', job_key(id), job, 'GET')
   redis.call('DEL', failures_key(id))
   redis.call('HDEL', WAITING, id)
+  -- The new content may be of a configuration that others know.
+  if take_back(id) then redis.call('HDEL', FOREIGN, id) end
   local dead = redis.call('HDEL', DEAD, id) == 1
   redis.call('HDEL', DEAD_JOBS, id)
   redis.call('ZREM', DEAD_ORDER, id)
@@ -164,6 +181,7 @@ end
 -- Forget a job that is done or dead.
 local function forget(id)
   redis.call('DEL', job_key(id), failures_key(id), lease(id))
+  if take_back(id) then redis.call('HDEL', FOREIGN, id) end
   redis.call('HDEL', GEN, id)
   redis.call('HDEL', WAITING, id)
   redis.call('HDEL', BOUND, id)

@@ -1,0 +1,266 @@
+"""Configurations that the processes on one queue have in force, and the jobs that only some of these processes know.
+
+A job names the configuration that queued it. A worker whose own configuration does not name the job leaves it to a
+process that knows it: without an attempt, and out of the way of other jobs. The queue knows configurations by their
+digests alone. Processes of an older version name none; theirs is the empty one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Self
+
+import structlog
+from cachetools import TTLCache
+
+from replicator.queue.client import ALIVE_MS
+from replicator.queue.job import QueueUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from datetime import datetime
+
+    from replicator.queue.client import Queue
+    from replicator.queue.status import ProcessInfo
+
+log = structlog.get_logger("replicator.queue")
+
+AWAY_SECONDS = 600.0
+"""For so long a job waits for a process that knows it."""
+DIFFER_SECONDS = 300.0
+"""For so long an update may take until it is told that processes have different rules."""
+_FRESH_SECONDS = 1.0
+_MOST_ASKED = 32
+_ONE_OFF = "backfill"
+"""The command that ends by itself, and works off what it has queued."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownConfig:
+    """What Redis has noted of a configuration.
+
+    Attributes:
+        first: the number of starts and reloads of all processes when it was seen first.
+        last: the same when it was seen last.
+        away: seconds since a process had it in force.
+        stays: a process with it runs for years.
+        parts: digests of its parts.
+        commands: of the processes that have it in force now.
+        jobs: how many jobs are left to it.
+    """
+
+    digest: str
+    first: int
+    last: int
+    away: float
+    stays: bool
+    parts: frozenset[str]
+    commands: tuple[str, ...]
+    jobs: int
+
+    @property
+    def is_one_off(self) -> bool:
+        """Whether only commands that end by themselves have it in force."""
+        return bool(self.commands) and all(command == _ONE_OFF for command in self.commands)
+
+    @classmethod
+    async def read(cls, queue: Queue, *digests: str) -> dict[str, Self]:
+        """Ask Redis for all configurations.
+
+        Args:
+            queue: over whose processes.
+            digests: one that is to be noted if it is not known; none for a look.
+
+        Raises:
+            QueueUnavailable: it does not answer.
+        """
+        found: dict[str, Self] = {}
+        for digest, first, last, away, stays, parts, commands, jobs in await queue.ask("configs", ALIVE_MS, *digests):
+            name, words = digest.decode(), commands.decode().split()
+            known = cls(
+                name, first, last, away / 1000, bool(stays), frozenset(parts.decode().split()), tuple(words), jobs
+            )
+            found[name] = known
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a job belongs that the own configuration does not name.
+
+    Attributes:
+        left_to: see `LeftToOthers.note`; None if no process knows the job, and none is waited for.
+        is_one_off: only a command that ends by itself has the configuration in force that queued the job.
+        away: seconds since the last process had the configuration that queued it; 0 if one has.
+        is_former: the own configuration has taken the place of the one that queued it.
+    """
+
+    left_to: str | None
+    is_one_off: bool = False
+    away: float = 0.0
+    is_former: bool = False
+
+
+class InForce:
+    """The configuration that this process has in force, beside those of the other processes.
+
+    Args:
+        queue: over whose processes.
+        digest: the same for configurations that ask for the same work.
+        parts: digests of its parts: two versions of one file share some, the files of two installations none.
+
+    Attributes:
+        turn: counts the starts and reloads of all processes, up to that of this configuration; None until Redis has
+            heard of it.
+        changed: set when another one came into force.
+    """
+
+    def __init__(self, queue: Queue, digest: str, parts: Sequence[str] = ()) -> None:
+        self._queue = queue
+        self.digest, self.parts = digest, tuple(parts)
+        self.turn: int | None = None
+        self.changed = asyncio.Event()
+        self._since = time.monotonic()
+        self._former: set[str] = set()
+        self._strangers: set[str] = set()
+        self._told: TTLCache[str, None] = TTLCache(_MOST_ASKED, AWAY_SECONDS)
+        self._known: Mapping[str, KnownConfig] = {}
+        self._read_at = float("-inf")
+        self._reading = asyncio.Lock()
+
+    def renew(self, digest: str, parts: Sequence[str]) -> None:
+        """Have another configuration in force from now on."""
+        self.parts = tuple(parts)
+        if digest == self.digest:
+            return
+        self._former.add(self.digest)
+        self._former.discard(digest)
+        self.digest, self.turn, self._since = digest, None, time.monotonic()
+        self._read_at = float("-inf")
+        self.changed.set()
+
+    def arguments(self) -> tuple[str | int, ...]:
+        """Return what a sign of life says of it."""
+        return self.digest, " ".join(self.parts), "" if self.turn is None else self.turn
+
+    def heard(self, digest: str, reply: Sequence[bytes | int]) -> None:
+        """Take the answer to a sign of life with ``digest``: the turn, then the others, and whether they share a part.
+
+        Each installation that shares the queue by mistake is told of once.
+        """
+        if digest != self.digest:
+            return
+        turn, *others = reply
+        self.turn = int(turn)
+        for name, alike in zip(others[::2], others[1::2], strict=True):
+            other = name.decode() if isinstance(name, bytes) else str(name)
+            if alike == b"1":
+                self._strangers.discard(other)
+            elif other not in self._strangers:
+                self._strangers.add(other)
+                log.warning(
+                    "queue shared with other rules",
+                    redis=self._queue.where,
+                    prefix=self._queue.prefix,
+                    rules=other[:12],
+                    do="give each installation its own REPLICATOR_REDIS_PREFIX, unless both are meant to be one",
+                )
+
+    async def place(self, digest: str, asked: Collection[str]) -> Place:
+        """Find the processes that a job is left to which this configuration does not name.
+
+        Args:
+            digest: of the configuration that queued it; empty for an older version.
+            asked: those whose processes know nothing of it.
+        """
+        try:
+            known = await self._look(digest)
+        except QueueUnavailable:
+            return Place(self._note(digest, asked))
+        queued = known[digest]
+        if queued.commands:
+            return Place(self._note(digest, asked), queued.is_one_off)
+        others = [each.digest for each in known.values() if each.digest and each.commands and not each.is_one_off]
+        if open_to_it := sorted(set(others) - {self.digest, *asked}):
+            return Place(self._note(open_to_it[0], asked), away=queued.away)
+        if self._took_over(queued, known.get(self.digest)):
+            return Place(None, away=queued.away, is_former=True)
+        # A process that has just begun can't tell how long the others will be away.
+        is_over = self.turn is not None and min(queued.away, time.monotonic() - self._since) >= AWAY_SECONDS
+        if is_over:
+            return Place(None, away=queued.away)
+        if digest not in self._told:
+            self._told[digest] = None
+            log.warning(
+                "copies wait for their rules",
+                rules=digest[:12] or "of an older version",
+                do="start a process with the rules that queued them: without one they end after ten minutes",
+            )
+        return Place(self._note(digest, asked), away=queued.away)
+
+    def _note(self, owner: str, asked: Collection[str]) -> str:
+        """Return what is noted of a job that is left to ``owner``: no configuration is asked twice."""
+        names = dict.fromkeys([*asked, self.digest, owner])
+        return " ".join([owner, *list(filter(None, names))[:_MOST_ASKED]])
+
+    def _took_over(self, queued: KnownConfig, own: KnownConfig | None) -> bool:
+        """Tell whether this configuration is a later version of the one that queued a job."""
+        if self.turn is None or not (queued.digest in self._former or queued.parts & set(self.parts)):
+            return False
+        # In a rolling update the former one was in force for a while beside this one.
+        return queued.last < self.turn or (queued.stays and own is not None and queued.first < own.first)
+
+    async def _look(self, digest: str) -> Mapping[str, KnownConfig]:
+        async with self._reading:
+            if digest not in self._known or time.monotonic() - self._read_at > _FRESH_SECONDS:
+                self._known = await KnownConfig.read(self._queue, digest)
+                self._read_at = time.monotonic()
+            return self._known
+
+
+@dataclass(frozen=True, slots=True)
+class Differing:
+    """Processes on one queue that have different rules.
+
+    Attributes:
+        seconds: for how long.
+        sides: one process of each, in words.
+    """
+
+    seconds: float
+    sides: tuple[str, ...]
+
+    @classmethod
+    def among(cls, processes: Sequence[ProcessInfo]) -> Self | None:
+        """Compare the processes that run for years; None if all have the same rules, or do not tell theirs."""
+        first: dict[str, ProcessInfo] = {}
+        now: datetime | None = None
+        for each in processes:
+            if not each.rules or each.rules_since is None or each.command == _ONE_OFF:
+                continue
+            now = each.seen if now is None or (each.seen is not None and each.seen > now) else now
+            known = first.get(each.rules)
+            if known is None or known.rules_since is None or each.rules_since < known.rules_since:
+                first[each.rules] = each
+        if len(first) < 2 or now is None:
+            return None
+        since = max(each.rules_since for each in first.values() if each.rules_since is not None)
+        sides = tuple(f"{each.command} {each.host}:{each.pid} has {digest[:12]}" for digest, each in first.items())
+        return cls(max(timedelta(), now - since).total_seconds(), sides)
+
+    @property
+    def is_old(self) -> bool:
+        """Whether it has lasted longer than an update takes."""
+        return self.seconds > DIFFER_SECONDS
+
+    @property
+    def sentence(self) -> str:
+        """What it means for a person."""
+        return (
+            f"processes on this queue have had different rules for {self.seconds / 60:.0f} minutes "
+            f"({', '.join(self.sides[:3])}): restart those with the old ones, or give each installation its own "
+            "REPLICATOR_REDIS_PREFIX"
+        )
