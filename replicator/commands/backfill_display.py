@@ -57,7 +57,8 @@ class Display:
         if row.outcome is RowOutcome.FAILED:
             say(f"{where}: {row.error or ''}", self._console, label="failed", style="red")
         elif row.outcome is RowOutcome.COPIED:
-            say(f"copied {where} ({decimal(row.bytes)})", self._console)
+            replaced = f", replaced: {row.replaced}" if row.replaced else ""
+            say(f"copied {where} ({decimal(row.bytes)}{replaced})", self._console)
         for warning in row.warnings:
             say(f"{where}: {warning}", self._console, label="warning", style="yellow")
 
@@ -287,6 +288,8 @@ def _counts_table(report: Report) -> Table:
             style = "red" if outcome is RowOutcome.FAILED and report.counts[outcome] else ""
             trusted = outcome is RowOutcome.UP_TO_DATE and report.trusted
             words = f"{outcome} ({report.trusted} recently verified, not checked again)" if trusted else str(outcome)
+            if report.replaced and outcome in (RowOutcome.COPIED, RowOutcome.WOULD_COPY):
+                words += f" ({report.replaced} over another image)"
             table.add_row(str(report.counts[outcome]), words, style=style)
     return table
 

@@ -21,7 +21,7 @@ from replicator.commands.options import (
 )
 from replicator.console import age, say, stderr
 from replicator.copy.context import Outcome, Result
-from replicator.copy.options import VERBATIM, Attestations, CopyOptions
+from replicator.copy.options import VERBATIM, Attestations, CopyOptions, Overwrite
 from replicator.errors import INTERRUPTED, OK, ConfigError, Problem
 from replicator.reference import Reference, Repository
 from replicator.registry.credentials import Access
@@ -55,6 +55,9 @@ def copy(
     signatures: Annotated[
         bool, typer.Option("--signatures", help="Also copy signatures, and other artifacts that refer to the image.")
     ] = False,
+    overwrite: Annotated[
+        Literal["always", "never"], typer.Option(help="Whether a tag that names another image is replaced.")
+    ] = "always",
     log: Log = None,
     log_level: LogLevel = None,
     log_format: LogFormat = None,
@@ -69,6 +72,7 @@ def copy(
             parse_reference(source, "SOURCE"),
             target,
             copy_options(target, platform, attestations, signatures),
+            Overwrite(overwrite),
         )
     )
 
@@ -79,6 +83,7 @@ async def copy_one(
     source: Reference,
     destination: Reference,
     options: CopyOptions = VERBATIM,
+    overwrite: Overwrite = Overwrite.ALWAYS,
 ) -> int:
     """Copy one image and print the outcome.
 
@@ -89,7 +94,7 @@ async def copy_one(
         ReplicatorError: the copy failed.
     """
     async with open_registries(settings, access) as (_, copier):
-        request = CopyRequest(source, destination, rule="", options=options)
+        request = CopyRequest(source, destination, rule="", options=options, overwrite=overwrite)
         async with ends_on_standstill(settings.copy_timeout):
             outcome = await stoppable(outlast(lambda: transfer(copier, request), _say_waiting))
     if outcome is None:
@@ -165,6 +170,7 @@ def _sentence(outcome: Outcome) -> str:
     if outcome.result is Result.SKIPPED:
         return f"skipped: {outcome.source}: {outcome.note}"
     signatures = f"; signatures: {outcome.signatures}" if outcome.signatures else ""
+    signatures += f"; replaced: {outcome.replaced}" if outcome.replaced else ""
     more = f"{signatures}{outcome.note and f'; {outcome.note}'}"
     if outcome.result is Result.UP_TO_DATE:
         return f"up to date: {outcome.destination} is {outcome.digest}{more}"

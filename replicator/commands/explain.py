@@ -17,7 +17,7 @@ from replicator.commands.options import (
     settings_of,
 )
 from replicator.console import say
-from replicator.copy.options import VERBATIM
+from replicator.copy.options import VERBATIM, Overwrite
 from replicator.errors import FAILED, OK
 from replicator.reference import Reference
 from replicator.registry.proxies import Proxies
@@ -95,4 +95,6 @@ def _notes(request: CopyRequest) -> list[str]:
         notes.append(_BEFORE_COPY.format("the image it signs is at the destination"))
     elif request.options != VERBATIM:
         notes.append(str(request.options))
+    if request.overwrite is not Overwrite.ALWAYS:
+        notes.append(f"overwrite: {request.overwrite}")
     return notes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from replicator.copy.context import Result, SourceNotFound
@@ -31,7 +31,8 @@ class Comparison:
         digest: what the destination's tag should name; None when the image is skipped or was not read.
         note: what is left out, or why the image is skipped.
         selection: what is selected of the image; None where the image was not read.
-        present: what the destination's tag named where the image has to be copied; None for nothing.
+        present: what the destination's tag named where the image has to be copied, so what would be replaced unless
+            it is ``digest``; None for a missing tag, or one that was not asked for.
         lacks_signatures: whether the image is there and signatures of it may not be.
     """
 
@@ -43,9 +44,19 @@ class Comparison:
     present: str | None = None
     lacks_signatures: bool = False
 
+    @property
+    def replaced(self) -> str | None:
+        """What a copy would replace: another image under the destination's tag; None where the tag is missing."""
+        return self.present if self.result is None and self.present != self.digest else None
+
 
 async def compare(
-    context: CopyContext, cache: SelectionCache, *, announced: str | None = None, force: bool = False
+    context: CopyContext,
+    cache: SelectionCache,
+    *,
+    announced: str | None = None,
+    force: bool = False,
+    absent: bool = False,
 ) -> Comparison:
     """Compare an image with its destination, asking both.
 
@@ -54,7 +65,8 @@ async def compare(
         cache: known selections; new ones are added.
         announced: the digest that an event gave for the source's tag. If the destination holds that image, the source
             is not asked.
-        force: ignore what the destination holds, so that the image is copied in any case.
+        force: copy the image in any case. The destination is asked all the same, to tell what is replaced.
+        absent: the destination has no such tag, as was seen a moment ago: it is not asked where ``announced`` is given.
 
     Returns:
         The comparison, with a selection where the image has to be copied.
@@ -72,13 +84,13 @@ async def compare(
         )
         digest = head.digest if head is not None else None
     else:
-        target_head = None if force else await context.target.head_destination(context.destination.identifier)
-        if target_head is not None:
+        target_head = None if absent else await context.target.head_destination(context.destination.identifier)
+        if target_head is not None and not force:
             known = await _compare_known(target_head.digest, announced, context.options, cache)
             if known is not None:
                 return known
         digest, root = await _read_announced(context, announced)
-    present = target_head.digest if target_head is not None and not force else None
+    present = target_head.digest if target_head is not None else None
     if digest is not None and not force:
         # A root that has just been read costs no request, so the shared cache is not asked.
         known = await _compare_known(present, digest, context.options, cache, fetch=root is None)
@@ -87,11 +99,12 @@ async def compare(
     if root is None:
         # By digest, so that a push between the two requests can't mix two images.
         root = await read_root(context, digest or context.source.identifier)
-        if digest is None:
+        if digest is None and not force:
             known = await _compare_known(present, root.digest, context.options, cache, fetch=False)
             if known is not None:
                 return known
-    return await _compare_read(root, present, context, cache)
+    found = await _compare_read(root, present, context, cache)
+    return replace(found, result=None) if force and found.result is Result.UP_TO_DATE else found
 
 
 async def compare_listed(

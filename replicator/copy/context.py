@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -26,6 +26,9 @@ _MAX_WARNINGS = 20
 """Warnings kept in full: an outcome goes through the queue and into logs."""
 
 
+_OPTIONAL = frozenset({"signatures", "warnings", "replaced"})
+
+
 class Result(StrEnum):
     """How a successful copy ended."""
 
@@ -36,7 +39,8 @@ class Result(StrEnum):
     SOURCE_GONE = "source gone"
     """The source's tag was deleted before the copy ran; the destination was left alone."""
     SKIPPED = "skipped"
-    """Nothing to copy: the tag is not among the latest, no selected platform matches, or the registry refuses it."""
+    """Nothing to copy: the tag is not among the latest, no selected platform matches, the registry refuses it, or
+    nothing may be replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,8 @@ class Outcome:
         note: the reason, where the result alone does not give it, or what was left out.
         signatures: signatures and other referrers written; ``manifests`` includes them.
         warnings: refusals that did not make the copy fail.
+        replaced: the digest of another image that the destination's tag named before it was written; None if there was
+            none.
         source_digest: the digest of the source's tag when it was copied or compared. Only for the process that made
             the copy: it is not in `to_json`.
         settled: whether another attempt would bring no signature more; it is not in `to_json` either.
@@ -75,23 +81,25 @@ class Outcome:
     note: str = ""
     signatures: int = 0
     warnings: tuple[str, ...] = ()
+    replaced: str | None = None
     source_digest: str | None = field(default=None, compare=False)
     settled: bool = field(default=True, compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON values, one key per attribute; ``signatures`` and ``warnings`` only where there are any."""
+        """Return JSON values, one key per attribute; the last three only where there are any."""
         values = asdict(self) | {"warnings": list(self.warnings)}
         del values["source_digest"], values["settled"]
-        return {key: value for key, value in values.items() if value or key not in ("signatures", "warnings")}
+        return {key: value for key, value in values.items() if value or key not in _OPTIONAL}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Outcome:
-        """Parse the values of `to_json`.
+        """Parse the values of `to_json`; keys of a later version are ignored.
 
         Raises:
             TypeError, ValueError: the values have another form.
         """
         warnings = tuple(values.get("warnings", ()))
+        values = {each.name: values[each.name] for each in fields(cls) if each.name in values}
         return cls(**{**values, "result": Result(values["result"]), "warnings": warnings})
 
 
@@ -222,7 +230,13 @@ class CopyContext:
         return cls(source, destination, origin, target, options, SourceReader(origin), progress or _ignore)
 
     def outcome(
-        self, result: Result, digest: str | None, note: str = "", *, source_digest: str | None = None
+        self,
+        result: Result,
+        digest: str | None,
+        note: str = "",
+        *,
+        source_digest: str | None = None,
+        replaced: str | None = None,
     ) -> Outcome:
         """Return the outcome of the copy, with the counts and the time so far."""
         return Outcome(
@@ -239,6 +253,7 @@ class CopyContext:
             note="; ".join(filter(None, (note, *self.tally.notes))),
             signatures=self.tally.signatures,
             warnings=self.tally.warnings,
+            replaced=replaced,
             source_digest=source_digest,
             settled=self.tally.settled,
         )

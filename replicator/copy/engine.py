@@ -8,14 +8,14 @@ from replicator.copy.blobs import BlobCopier
 from replicator.copy.compare import Comparison, compare, compare_listed, read_root, signatures_held
 from replicator.copy.context import CopyContext, Outcome, Result
 from replicator.copy.ledger import Ledger, NoBlobLocks, RefusedKinds, TagLocks
-from replicator.copy.options import EVERYTHING, VERBATIM
+from replicator.copy.options import EVERYTHING, VERBATIM, Overwrite
 from replicator.copy.push import Pusher
 from replicator.copy.selection import Selection, SelectionCache, select
 from replicator.copy.signatures import SignatureCopier
 from replicator.copy.survey import Survey
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Collection, Iterable
 
     from replicator.copy.ledger import BlobLocks
     from replicator.copy.options import Accessories, CopyOptions
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from replicator.copy.survey import Neighbours
     from replicator.reference import Reference, Repository
     from replicator.registry import Registries
+
+
+class _LeftAlone(Exception):
+    """The destination's tag has come to name an image that may not be replaced, which the argument names."""
 
 
 class Copier:
@@ -128,6 +132,10 @@ class Copier:
         announced: str | None = None,
         accessories: Accessories | None = None,
         force: bool = False,
+        absent: bool = False,
+        overwrite: Overwrite = Overwrite.ALWAYS,
+        own: Collection[str] = (),
+        writing: Callable[[str, str | None], None] | None = None,
         confirm: Callable[[], Awaitable[None]] | None = None,
         answered: Callable[[], None] | None = None,
         progress: Callable[[int], None] | None = None,
@@ -148,6 +156,13 @@ class Copier:
                 copied.
             force: write the tag even where it already has the right digest; blobs known to be there are still not
                 sent.
+            absent: the destination has no such tag, as was seen a moment ago. It is not asked again where ``announced``
+                is given and anything may be overwritten.
+            overwrite: which images may be replaced. Where not any may, the tag is looked at once more right before it
+                is written, as somebody else may have set it while blobs were sent.
+            own: the digests that this installation wrote under the tag.
+            writing: called right before ``confirm`` with the digest that is about to be written, and that of another
+                image that it replaces; None if it replaces none.
             confirm: awaited right before each attempt to write the tag, which then takes at most `Timing.tag`
                 seconds. An exception from it ends the copy, and nothing more is written.
             answered: called when such an attempt is over; not if no answer came, as it may be carried out late then.
@@ -162,19 +177,42 @@ class Copier:
             RegistryError: either registry refused or failed; its class tells whether to retry.
         """
         context = CopyContext.open(self.registries, source, destination, options, progress)
-        found = await compare(context, self.selections, announced=announced, force=force)
+        absent = absent and overwrite is Overwrite.ALWAYS
+        found = await compare(context, self.selections, announced=announced, force=force, absent=absent)
         self._note(destination, found)
-        selection, result = found.selection, found.result
-        if result is None and selection is not None and selection.manifest is not None:
-            push = Pusher(context, self._blobs, selection.rewritten)
-            await push.copy_parts(selection.manifest)
-            await push.put_root(selection.manifest, destination.identifier, confirm, answered)
+        selection, result, replaced = found.selection, found.result, found.replaced
+        if result is None and selection is not None and (manifest := selection.manifest) is not None:
+
+            async def confirmed() -> None:
+                nonlocal replaced
+                if overwrite is not Overwrite.ALWAYS:
+                    head = await context.target.head_destination(destination.identifier)
+                    replaced = head.digest if head is not None and head.digest != manifest.digest else None
+                    if not overwrite.allows(replaced, own):
+                        raise _LeftAlone(replaced)
+                if writing is not None:
+                    writing(manifest.digest, replaced)
+                if confirm is not None:
+                    await confirm()
+
+            kept = None if overwrite.allows(replaced, own) else replaced
+            try:
+                if kept is None:
+                    push = Pusher(context, self._blobs, selection.rewritten)
+                    await push.copy_parts(manifest)
+                    await push.put_root(manifest, destination.identifier, confirmed, answered)
+            except _LeftAlone as left:
+                kept = str(left)
+            if kept is not None:
+                note = overwrite.kept(destination, kept)
+                return context.outcome(Result.SKIPPED, kept, note, source_digest=found.announced)
             result = Result.COPIED
         elif found.digest is not None:
             self._ledger.add(destination.registry, destination.repository.name, found.digest)
         if found.digest is not None:
             await self._copy_signatures(context, found, accessories)
-        return context.outcome(result or Result.UP_TO_DATE, found.digest, found.note, source_digest=found.announced)
+        result = result or Result.UP_TO_DATE
+        return context.outcome(result, found.digest, found.note, source_digest=found.announced, replaced=replaced)
 
     async def _copy_signatures(self, context: CopyContext, found: Comparison, accessories: Accessories | None) -> None:
         options, selection, digest = context.options, found.selection, str(found.digest)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Self
 from replicator.reference import Platform, is_digest, is_signature_tag
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
+
+    from replicator.reference import Reference
 
 
 class Attestations(StrEnum):
@@ -24,6 +26,34 @@ class Attestations(StrEnum):
     """An image that has any fails with a permanent error."""
     STRIP_REFUSED = "strip refused"
     """Only those that a registry of images refuses are left out."""
+
+
+class Overwrite(StrEnum):
+    """What a copy may replace: a tag at the destination that names another image."""
+
+    ALWAYS = "always"
+    """Whatever is there."""
+    OURS = "ours"
+    """Only what this installation wrote; what is not known to be its own is left alone."""
+    NEVER = "never"
+    """Nothing: only missing tags are filled."""
+
+    def allows(self, present: str | None, own: Collection[str] = ()) -> bool:
+        """Tell whether a tag that names ``present`` may be written.
+
+        Args:
+            present: its digest; None for a missing tag.
+            own: the digests that this installation wrote there.
+        """
+        return present is None or self is Overwrite.ALWAYS or (self is Overwrite.OURS and present in own)
+
+    def stricter(self, other: Overwrite) -> Overwrite:
+        """Return the one of two that replaces less."""
+        return max(self, other, key=list(Overwrite).index)
+
+    def kept(self, destination: Reference, present: str) -> str:
+        """Say in a note that a tag is left alone, and what it names."""
+        return f"left alone: {destination} holds {present}, overwrite: {self}"
 
 
 _ANY = Platform("*", "*")

@@ -77,7 +77,7 @@ class Pusher:
         self,
         manifest: Manifest,
         identifier: str,
-        confirm: Callable[[], Awaitable[None]] | None,
+        confirm: Callable[[], Awaitable[None]],
         answered: Callable[[], None] | None = None,
     ) -> None:
         """Write ``manifest`` under its tag.
@@ -91,8 +91,7 @@ class Pusher:
         async def attempt() -> bool:
             # A Retry-After is waited for before the confirmation: afterwards it would use up the lease.
             await self._target.pause()
-            if confirm is not None:
-                await confirm()
+            await confirm()
             try:
                 listed = await self._target.put_manifest(manifest, identifier, within=timing.tag)
             except RegistryError as error:

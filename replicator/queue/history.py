@@ -57,6 +57,7 @@ class Description:
         note: the reason for the result, where that does not say it.
         bytes: how much was sent.
         arrived: whether the tag is in place now, so that the time it took is the wait of its sender.
+        replaced: what the destination held before, where that was something else; empty otherwise.
     """
 
     result: str
@@ -65,6 +66,7 @@ class Description:
     note: str = ""
     bytes: int = 0
     arrived: bool = True
+    replaced: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class Ended:
         seconds: how long the last attempt took.
         lag: seconds from the push to the end; None where no push asked for it, or its time is unknown.
         tries: number of attempts.
+        replaced: what the destination held before, where that was something else; empty otherwise.
     """
 
     at: Moment
@@ -97,6 +100,7 @@ class Ended:
     seconds: float
     lag: float | None
     tries: int
+    replaced: str = ""
 
 
 Entry = TypeVar("Entry")
@@ -253,8 +257,9 @@ def encode_entry(
         seconds=round(seconds, 3),
         lag=None if ending.lag is None else round(ending.lag, 3),
         tries=job.failures + 1,
+        replaced=_cut(description.replaced),
     )
-    return encode(entry, without={"at"})
+    return encode(entry, without={"at"} if entry.replaced else {"at", "replaced"})
 
 
 def lag_ms(lane: Lane, ending: Ending, seconds: float, description: Description | None) -> str | int:

@@ -250,8 +250,10 @@ class Backfill:
         if isinstance(checked, Row):
             return checked
         if self._enqueuer is None:
-            digest, note = (checked.digest, why(checked)) if checked is not None else (None, "")
-            return replace(row_of(found, RowOutcome.WOULD_COPY), digest=digest, note=note)
+            row = row_of(found, RowOutcome.WOULD_COPY)
+            if checked is None:
+                return row
+            return replace(row, digest=checked.digest, note=why(checked), replaced=checked.replaced)
         job = self._job(found, checked)
         # Not counted as drift: what could not be compared, and what is up to date but may lack signatures.
         differs = checked is not None and checked.result is None
@@ -331,4 +333,5 @@ def _row_at_end(found: Found, finished: Finished) -> Row:
         seconds=outcome.seconds,
         note=outcome.note,
         warnings=outcome.warnings,
+        replaced=outcome.replaced,
     )

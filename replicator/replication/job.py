@@ -134,7 +134,7 @@ def describe(
         return None
     note = "; ".join(filter(None, (copied.note, *copied.warnings)))
     arrived = copied.result in (Result.COPIED, Result.UP_TO_DATE)
-    return Description(str(copied.result), source, rule, note, copied.bytes, arrived)
+    return Description(str(copied.result), source, rule, note, copied.bytes, arrived, copied.replaced or "")
 
 
 def answered(payload: Mapping[str, JsonValue], outcome: Mapping[str, JsonValue]) -> set[str]:
@@ -263,9 +263,9 @@ class Handler:
             event = request.announced
         if running.tries > 1 or running.merged or waited > _ANNOUNCED_SECONDS:
             request = replace(request, announced=None, absent=False)
-        if request.absent and not running.lapsed and not await self._came_since(request):
-            # The destination is not asked a second time.
-            request = replace(request, force=True)
+        if request.absent and (running.lapsed or await self._came_since(request)):
+            # Otherwise the destination is not asked a second time.
+            request = replace(request, absent=False)
         began = time.time()
         try:
             outcome = await transfer(

@@ -59,6 +59,8 @@ class Row:
         seconds: duration of the copy.
         note: what was left out of the image, why it was skipped, or why it was not compared.
         warnings: problems that did not make the copy fail, such as a refused signature.
+        replaced: the digest of another image that the destination's tag named before, or names before a copy that is
+            yet to be made; None for none.
     """
 
     source: str
@@ -71,6 +73,7 @@ class Row:
     seconds: float = 0.0
     note: str = ""
     warnings: tuple[str, ...] = ()
+    replaced: str | None = None
 
 
 @dataclass(slots=True)
@@ -89,6 +92,7 @@ class Report:
         failed_fast: a failed copy ended the run.
         broken_off: an error of the run itself ended it, such as a queue that takes nothing.
         bytes: blob bytes sent.
+        replaced: tags that named another image before they were copied, or would name one in a dry run.
         failures: the first rows that failed, `MAX_FAILURES` at the most.
     """
 
@@ -104,12 +108,14 @@ class Report:
     broken_off: bool = False
     counts: Counter[RowOutcome] = field(default_factory=Counter)
     bytes: int = 0
+    replaced: int = 0
     failures: list[Row] = field(default_factory=list)
 
     def add(self, row: Row) -> None:
         """Count a row."""
         self.counts[row.outcome] += 1
         self.bytes += row.bytes
+        self.replaced += row.replaced is not None and row.outcome in (RowOutcome.COPIED, RowOutcome.WOULD_COPY)
         if row.outcome is RowOutcome.FAILED and len(self.failures) < MAX_FAILURES:
             self.failures.append(row)
 

@@ -30,7 +30,7 @@ from replicator.retry import retrying, write_limit
 from replicator.settings import variables
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
     from replicator.copy import BlobLocks, Outcome, SelectionStore
     from replicator.errors import Wait
@@ -64,6 +64,8 @@ async def transfer(
     copier: Copier,
     request: CopyRequest,
     *,
+    own: Collection[str] = (),
+    writing: Callable[[str, str | None], None] | None = None,
     confirm: Callable[[], Awaitable[None]] | None = None,
     answered: Callable[[], None] | None = None,
     progress: Callable[[int], None] | None = None,
@@ -75,6 +77,8 @@ async def transfer(
     Args:
         copier: makes the copy.
         request: what is copied where, and how.
+        own: the digests that this installation wrote under the destination's tag.
+        writing: called before the tag is written, see `Copier.copy`.
         confirm: awaited right before the tag is written; what it raises ends the copy.
         answered: called when such a write is over, see `Copier.copy`.
         progress: called with the number of blob bytes as they are read.
@@ -97,6 +101,10 @@ async def transfer(
             announced=request.announced,
             accessories=request.accessories,
             force=request.force,
+            absent=request.absent,
+            overwrite=request.overwrite,
+            own=own,
+            writing=writing,
             confirm=confirm,
             answered=answered,
             progress=progress,

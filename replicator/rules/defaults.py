@@ -1,7 +1,7 @@
-"""Reader of the ``defaults`` section, and of the keys that select parts of an image.
+"""Reader of the ``defaults`` section, and of the keys that say what of an image is copied, and over what.
 
 The defaults give a meaning to ``""`` as a destination, where the command line wins over the file. ``platforms``,
-``attestations`` and ``signatures`` stand in ``defaults`` for all rules, or in a rule.
+``attestations``, ``signatures`` and ``overwrite`` stand in ``defaults`` for all rules, or in a rule.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from replicator.aliyun.acr import automatic_attestations
-from replicator.copy.options import Attestations, CopyOptions
+from replicator.copy.options import Attestations, CopyOptions, Overwrite
 from replicator.errors import Problem
 from replicator.reference import Platform, is_registry, is_repository_name
 from replicator.rules.mapping import Template
@@ -20,8 +20,8 @@ from replicator.rules.patterns import shorten
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-CONTENT_KEYS = ("platforms", "attestations", "signatures")
-"""Keys that select parts of an image."""
+CONTENT_KEYS = ("platforms", "attestations", "signatures", "overwrite")
+"""Keys that select parts of an image, and what a copy may replace."""
 
 _AUTO = "auto"
 ATTESTATIONS = (_AUTO, *(str(choice) for choice in (Attestations.KEEP, Attestations.STRIP, Attestations.FAIL)))
@@ -38,7 +38,7 @@ _ARCHITECTURES = (
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The parts of an image to copy, as one mapping of the file gives them; None for a key it does not have.
+    """The parts of an image to copy, and what may be replaced, as one mapping of the file says; None for a missing key.
 
     Attributes:
         attestations: a value of `Attestations`, or ``auto``.
@@ -48,6 +48,7 @@ class Content:
     platforms: tuple[Platform, ...] | None = None
     attestations: str | None = None
     signatures: str | None = None
+    overwrite: Overwrite | None = None
 
     def over(self, other: Content) -> Content:
         """Return this content, with missing keys taken from ``other``."""
@@ -55,6 +56,7 @@ class Content:
             other.platforms if self.platforms is None else self.platforms,
             other.attestations if self.attestations is None else self.attestations,
             other.signatures if self.signatures is None else self.signatures,
+            other.overwrite if self.overwrite is None else self.overwrite,
         )
 
     def options(self, registry: str) -> CopyOptions:
@@ -79,17 +81,19 @@ NOTHING_SAID = Content()
 
 
 def read_content(fields: Mapping[str, Node], warnings: list[Problem]) -> Content:
-    """Read the three keys if they are among ``fields``; mistakes are noted at their nodes.
+    """Read the four keys if they are among ``fields``; mistakes are noted at their nodes.
 
     Args:
         fields: nodes by key; other keys are ignored.
         warnings: collects what is allowed but looks like a mistake.
     """
-    platforms, attestations, signatures = (fields.get(key) for key in CONTENT_KEYS)
+    platforms, attestations, signatures, overwrite = (fields.get(key) for key in CONTENT_KEYS)
+    replaces = None if overwrite is None else overwrite.choice([*Overwrite])
     return Content(
         None if platforms is None else _platforms(platforms, warnings),
         None if attestations is None else attestations.choice(ATTESTATIONS),
         None if signatures is None else _signatures(signatures),
+        None if replaces is None else Overwrite(replaces),
     )
 
 

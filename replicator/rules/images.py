@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from replicator.aliyun.acr import NAME_SEGMENTS, is_acr
+from replicator.copy.options import Overwrite
 from replicator.errors import Problem
 from replicator.reference import is_registry, is_signature_tag, is_tag
 from replicator.rules.defaults import CONTENT_KEYS, NOTHING_SAID, Content, read_content
@@ -168,7 +169,8 @@ class _Reader:
             options = content.under_its_digest(template.registry)
         elif source.digest is None and options.signatures is not False:
             tags = replace(tags, signatures_apart=True)
-        target = DestinationTag(template, tags, pairs, digest_tag, options, node.path)
+        overwrite = content.overwrite or Overwrite.ALWAYS
+        target = DestinationTag(template, tags, pairs, digest_tag, options, node.path, overwrite)
         if _is_onto_itself(source, target):
             node.wrong("the image would be copied onto itself")
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from replicator.copy.options import VERBATIM, Accessories, CopyOptions
+from replicator.copy.options import VERBATIM, Accessories, CopyOptions, Overwrite
 from replicator.reference import Reference, Repository, is_digest
 from replicator.rules.patterns import compile_glob
 from replicator.rules.tags import TagFilter
@@ -31,6 +31,7 @@ class CopyRequest:
         force: whether to copy even if the destination names the right digest.
         absent: whether the destination had no such tag when the copy was requested.
         accessories: the signatures that a list has shown of the image; None if none was read.
+        overwrite: what may be replaced at the destination.
     """
 
     source: Reference
@@ -43,6 +44,7 @@ class CopyRequest:
     force: bool = False
     absent: bool = False
     accessories: Accessories | None = None
+    overwrite: Overwrite = Overwrite.ALWAYS
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values, without those that equal the default."""
@@ -65,6 +67,8 @@ class CopyRequest:
             values["absent"] = True
         if self.accessories is not None:
             values["accessories"] = self.accessories.to_json()
+        if self.overwrite is not Overwrite.ALWAYS:
+            values["overwrite"] = str(self.overwrite)
         return values
 
     @classmethod
@@ -89,6 +93,7 @@ class CopyRequest:
                 values.get("force", False) is True,
                 values.get("absent", False) is True,
                 None if attached is None else Accessories.from_json(attached),
+                Overwrite(values.get("overwrite", Overwrite.ALWAYS)),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a stored copy request: {error!r}") from error

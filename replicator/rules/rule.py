@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from replicator.copy.options import VERBATIM, CopyOptions
+from replicator.copy.options import VERBATIM, CopyOptions, Overwrite
 from replicator.reference import Reference, Repository, is_signature_tag
 from replicator.rules.request import CopyRequest
 
@@ -33,6 +33,7 @@ class DestinationTag:
         digest_tag: the tag for a source that is a digest, if it gets one.
         options: the parts of an image to copy.
         path: its path in the file.
+        overwrite: what may be replaced there.
     """
 
     template: Template
@@ -41,6 +42,7 @@ class DestinationTag:
     digest_tag: str | None = None
     options: CopyOptions = VERBATIM
     path: str = ""
+    overwrite: Overwrite = Overwrite.ALWAYS
 
     @property
     def selection(self) -> TagFilter | None:
@@ -69,6 +71,8 @@ class Rule:
                 "pairs": {tag: sorted(ends) for tag, ends in target.pairs.items()},
                 "digest_tag": target.digest_tag,
                 "options": target.options.to_json(),
+                # Left out by default, so that rules from before it was known are still the same.
+                **({} if target.overwrite is Overwrite.ALWAYS else {"overwrite": str(target.overwrite)}),
             }
             for target in self.targets
         ]
@@ -109,7 +113,10 @@ class Rule:
             ends.remove(source)
         if not ends:
             return _ONTO_ITSELF
-        return [CopyRequest(source, end, self.key, target.selection, target.options) for end in ends]
+        return [
+            CopyRequest(source, end, self.key, target.selection, target.options, overwrite=target.overwrite)
+            for end in ends
+        ]
 
     def _signature(
         self, reference: Reference, target: DestinationTag, destination: Repository

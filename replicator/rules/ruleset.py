@@ -8,7 +8,7 @@ from functools import cached_property, reduce
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from replicator.copy.options import CopyOptions
+from replicator.copy.options import CopyOptions, Overwrite
 from replicator.reference import Reference, Repository, is_tag
 from replicator.rules.request import Asked, CopyRequest, Explanation, Source
 from replicator.rules.rule import Route, route
@@ -257,6 +257,7 @@ def _merged(group: list[CopyRequest]) -> CopyRequest:
         options=reduce(CopyOptions.merged_with, (request.options for request in group)),
         # A copy as an image needs no subject at the destination, so it wins over one as a signature.
         signature=all(request.signature for request in group),
+        overwrite=reduce(Overwrite.stricter, (request.overwrite for request in group)),
     )
     selections: dict[TagFilter, None] = {}
     for request in sorted(group, key=lambda request: (request.rule, repr(request.selection))):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from replicator.aliyun import Visibility
+from replicator.copy.options import Overwrite
 from replicator.rules import auth, defaults, images, loading
 from replicator.rules.auth import ALIYUN_KEYS, CREATE
 from replicator.rules.defaults import ATTESTATIONS, CONTENT_KEYS
@@ -53,6 +54,13 @@ _CONTENT = {
         (
             "Whether signatures and attestations are copied too: auto, the default, for those in Harbor's list; "
             "true for everything that refers to the image."
+        ),
+    ),
+    "overwrite": (
+        {"enum": [*Overwrite]},
+        (
+            "What may be replaced at the destination: always, the default, whatever a tag names; ours, what this "
+            "installation wrote; never, nothing, so that only missing tags are filled."
         ),
     ),
 }

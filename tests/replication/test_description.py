@@ -35,3 +35,10 @@ def test_a_copy_that_was_skipped_or_is_gone_has_not_arrived() -> None:
 
 def test_a_job_without_a_payload_is_in_the_history_without_names() -> None:
     assert describe(Lane.EVENTS, {}, None) == Description("given up", arrived=False)
+
+
+def test_the_history_has_what_a_copy_replaced() -> None:
+    replacing = Outcome(Result.COPIED, "h.example/a:1", "r.example/a:1", replaced="sha256:old").to_json()
+    told = describe(Lane.BACKFILL, PAYLOAD, replacing)
+    assert told is not None
+    assert told.replaced == "sha256:old"

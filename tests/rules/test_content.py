@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from replicator.aliyun.acr import automatic_attestations
-from replicator.copy.options import VERBATIM, Attestations, CopyOptions
+from replicator.copy.options import VERBATIM, Attestations, CopyOptions, Overwrite
 from replicator.reference import Platform, Reference, Repository
 from replicator.rules import CopyRequest, Rules, parse
 from tests.rules.building import ACR, DEFAULTS, HARBOR, PLAIN, message_of, problems_of, rules_of, text_of
@@ -220,3 +220,38 @@ def test_a_backfill_wants_the_same_of_a_tag_that_one_rule_has_no_longer_among_it
     assert {(str(request.source.tag), request.options) for request in requests} == {
         (tag, request_of(rules, f"a/b:{tag}").options) for tag in ("1", "2")
     }
+
+
+@pytest.mark.parametrize(
+    ("value", "defaults", "overwrite"),
+    [
+        (item(), {}, Overwrite.ALWAYS),
+        (item(), {"overwrite": "never"}, Overwrite.NEVER),
+        (item(overwrite="ours"), {"overwrite": "never"}, Overwrite.OURS),
+        (item(overwrite="always"), {"overwrite": "never"}, Overwrite.ALWAYS),
+    ],
+)
+def test_a_rule_says_what_may_be_replaced_and_the_defaults_where_it_does_not(
+    value: dict[str, Any], defaults: dict[str, str], overwrite: Overwrite
+) -> None:
+    request = request_of(rules_of({f"{HARBOR}/a/b": value}, defaults=DEFAULTS | defaults))
+    assert request.overwrite is overwrite
+    stored = request.to_json()
+    assert ("overwrite" in stored) is (overwrite is not Overwrite.ALWAYS)
+    assert CopyRequest.from_json(stored) == request
+
+
+def test_of_several_rules_for_one_copy_the_one_counts_that_replaces_least() -> None:
+    for order in itertools.permutations([item(overwrite="ours"), item(), item(overwrite="never")]):
+        assert request_of(rules_of({f"{HARBOR}/a/b": list(order)})).overwrite is Overwrite.NEVER
+
+
+def test_rules_without_overwrite_have_the_digest_that_they_always_had() -> None:
+    plain, default, other = (
+        rules_of({f"{HARBOR}/a/b": value}).digest for value in (item(), item(overwrite="always"), item(overwrite="ours"))
+    )
+    assert plain == default != other
+
+
+def test_a_mistake_in_overwrite_is_told_with_the_word_that_was_meant() -> None:
+    assert "did you mean never?" in message_of({f"{HARBOR}/a/b": item(overwrite="neve")})

@@ -218,7 +218,10 @@ class View:
             for entry in ended
             if (not self.result or entry.result == self.result)
             and (not self.rule or entry.rule == self.rule)
-            and (not text or any(text in part.casefold() for part in (entry.source, entry.id, entry.note)))
+            and (
+                not text
+                or any(text in part.casefold() for part in (entry.source, entry.id, entry.note, entry.replaced))
+            )
         ]
 
 
