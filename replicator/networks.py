@@ -1,11 +1,13 @@
-"""IP addresses and networks: lists of them in settings, internal addresses; TLS certificates and authorities."""
+"""Addresses and networks in settings, internal addresses; TLS certificates and authorities."""
 
 from __future__ import annotations
 
 import re
 import ssl
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from yarl import URL
 
 from replicator.errors import ConfigError, Problem
 
@@ -203,3 +205,53 @@ def lenient(context: ssl.SSLContext) -> ssl.SSLContext:
     """
     context.verify_flags = context.verify_flags & ~ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
     return context
+
+
+def check_address(value: Any) -> Any:
+    """Check the setting of an address to listen on, ``host:port``; an empty host means every address.
+
+    Raises:
+        ValueError: it is none.
+    """
+    host, colon, port = str(value).rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("write it as host:port, e.g. 0.0.0.0:8080 or [::]:8080")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError("write an IPv6 address in brackets, e.g. [::]:8080")
+    return value
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Split ``host:port``: the host without brackets, empty for every address; port 0 lets the system choose."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def check_webhook_url(value: Any) -> Any:
+    """Check the setting of the webhook's URL, and return it without a slash at its end.
+
+    It goes to Harbor as it is, which shows it to others.
+
+    Raises:
+        ValueError: it is no such URL.
+    """
+    example = (
+        "write the URL under which Harbor reaches the webhook, e.g. https://replicator.example.com/webhooks/harbor"
+    )
+    try:
+        url = URL(str(value))
+        host, user, port = url.host, url.user or url.password, url.port
+    except ValueError:
+        raise ValueError(example) from None
+    if url.scheme not in ("http", "https") or not host or not port or url.fragment or not str(value).isprintable():
+        raise ValueError(example)
+    if user:
+        raise ValueError("must not contain a user name or password: the token is REPLICATOR_WEBHOOK_TOKEN")
+    if url.path in ("", "/"):
+        raise ValueError("has no path: the webhook's path is /webhooks/harbor")
+    # A slash at the end is a typing error there; a proxy's own path may need it.
+    return str(url.with_path(url.path.rstrip("/")).with_query(url.query)) if _ends_in_webhook(url) else value
+
+
+def _ends_in_webhook(url: URL) -> bool:
+    return url.path.endswith("/") and re.search(r"/webhooks/harbor(/[^/]*)?/+\Z", url.path) is not None

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
-from yarl import URL
 
 from replicator.errors import ConfigError, Problem
-from replicator.networks import Networks
+from replicator.networks import Networks, check_address, check_webhook_url
 from replicator.receivers import Receiver, parse_receivers
 from replicator.schedule import Schedule, parse_interval, parse_schedule
 from replicator.timetable import HostTimetables, parse_bandwidth, parse_request_rates
@@ -51,46 +50,6 @@ def secrets_directory() -> Path:
 def _stripped(secret: SecretStr) -> SecretStr:
     """Without the line end that editors and ``echo`` leave in secret files."""
     return SecretStr(secret.get_secret_value().strip())
-
-
-def _address(value: Any) -> Any:
-    """Check ``host:port``; an empty host means every address."""
-    host, colon, port = str(value).rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
-        raise ValueError("write it as host:port, e.g. 0.0.0.0:8080 or [::]:8080")
-    if ":" in host and not (host.startswith("[") and host.endswith("]")):
-        raise ValueError("write an IPv6 address in brackets, e.g. [::]:8080")
-    return value
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Split ``host:port``: the host without brackets, empty for every address; port 0 lets the system choose."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def _webhook_url(value: Any) -> Any:
-    """Check the webhook's address; it goes to Harbor as it is, which shows it to others."""
-    example = (
-        "write the URL under which Harbor reaches the webhook, e.g. https://replicator.example.com/webhooks/harbor"
-    )
-    try:
-        url = URL(str(value))
-        host, user, port = url.host, url.user or url.password, url.port
-    except ValueError:
-        raise ValueError(example) from None
-    if url.scheme not in ("http", "https") or not host or not port or url.fragment or not str(value).isprintable():
-        raise ValueError(example)
-    if user:
-        raise ValueError("must not contain a user name or password: the token is REPLICATOR_WEBHOOK_TOKEN")
-    if url.path in ("", "/"):
-        raise ValueError("has no path: the webhook's path is /webhooks/harbor")
-    # A slash at the end is a typing error there; a proxy's own path may need it.
-    return str(url.with_path(url.path.rstrip("/")).with_query(url.query)) if _ends_in_webhook(url) else value
-
-
-def _ends_in_webhook(url: URL) -> bool:
-    return url.path.endswith("/") and re.search(r"/webhooks/harbor(/[^/]*)?/+\Z", url.path) is not None
 
 
 def _schedule(parse: Callable[[str], Any]) -> BeforeValidator:
@@ -179,11 +138,11 @@ class Settings(BaseSettings):
     queue_server: Path | None = Field(
         None, description="program of the embedded queue; if unset, the bundled Valkey, else a server on `PATH`"
     )
-    listen: Annotated[str, BeforeValidator(_address)] = Field(
+    listen: Annotated[str, BeforeValidator(check_address)] = Field(
         "0.0.0.0:8080",
         description="address of the webhook, as host:port; `:8080` or `[::]:8080` for IPv4 and IPv6",
     )
-    metrics_listen: Annotated[str, BeforeValidator(_address)] | None = Field(
+    metrics_listen: Annotated[str, BeforeValidator(check_address)] | None = Field(
         None,
         description="second address for `/metrics`, `/healthz` and `/readyz`, as host:port; `worker` serves them "
         "only there, and with it `serve` serves `/metrics` only there",
@@ -209,7 +168,7 @@ class Settings(BaseSettings):
         None,
         description="PEM file with the certificate's private key; if unset, it is read from the certificate's file",
     )
-    webhook_url: Annotated[str, BeforeValidator(_webhook_url)] | None = Field(
+    webhook_url: Annotated[str, BeforeValidator(check_webhook_url)] | None = Field(
         None,
         description="URL under which Harbor reaches the webhook, for `replicator webhook` and policies that a "
         "reconcile creates",

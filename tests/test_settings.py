@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from replicator.errors import ConfigError
+from replicator.networks import split_address
 from replicator.schedule import Cron, Every
-from replicator.settings import Settings, load_settings, split_address, unknown_variables, variables
+from replicator.settings import Settings, load_settings, unknown_variables, variables
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,8 @@ from yarl import URL
 from replicator.commands.options import Listen, run, settings_of
 from replicator.console import say, stderr
 from replicator.errors import FAILED, OK
-from replicator.settings import Settings, split_address
+from replicator.networks import split_address
+from replicator.settings import Settings
 
 _SECONDS = 4.0
 """More than a replicator needs to notice that its Redis does not answer."""

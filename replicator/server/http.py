@@ -21,9 +21,8 @@ from starlette.requests import ClientDisconnect
 from yarl import URL
 
 from replicator.errors import ConfigError, Problem
-from replicator.networks import Certificate
+from replicator.networks import Certificate, split_address
 from replicator.server.connections import BoundedProtocol, Pieces, Strangers
-from replicator.settings import split_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator

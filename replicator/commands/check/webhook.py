@@ -28,12 +28,12 @@ from replicator.harbor.policy import (
     shown_address,
 )
 from replicator.harbor.registration import registration_problems
+from replicator.networks import split_address
 from replicator.receivers import Format
 from replicator.reference import Repository
 from replicator.registry.errors import Denied, ProxyFailed, RegistryError, Unauthorized
 from replicator.registry.proxies import connect
 from replicator.server.http import bind, certificate_of
-from replicator.settings import split_address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
