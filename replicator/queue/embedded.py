@@ -31,8 +31,10 @@ from replicator.queue.state_directory import (
     LOCK,
     PING,
     PONG,
+    PRIVATE_SOCKET,
     SOCKET,
     Faults,
+    Use,
     ask,
     fault_of,
     find_damage,
@@ -40,6 +42,7 @@ from replicator.queue.state_directory import (
     memory_for_server,
     repair,
     short_path,
+    use_of,
 )
 from replicator.tasks import cancel_all
 
@@ -59,7 +62,7 @@ _DAMAGED = "Bad file format reading the append only file"
 
 
 @asynccontextmanager
-async def embedded_server(state_dir: Path, program: Path | None = None) -> AsyncIterator[str]:
+async def embedded_server(state_dir: Path, program: Path | None = None, *, alone: bool = False) -> AsyncIterator[str]:
     """Keep a server running on ``state_dir`` for as long as the context lasts; yield its ``unix://`` URL.
 
     A server that runs there already is used. A server that dies is replaced, on a full disk as soon as there is room.
@@ -67,6 +70,7 @@ async def embedded_server(state_dir: Path, program: Path | None = None) -> Async
     Args:
         state_dir: where its data is.
         program: the server to start; None for the one that `server_program` finds.
+        alone: whether no other process may use it meanwhile: its socket has another name.
 
     Raises:
         ConfigError: the directory can't be used, or there is no server program on this machine.
@@ -75,7 +79,9 @@ async def embedded_server(state_dir: Path, program: Path | None = None) -> Async
     """
     directory = _prepare(state_dir)
     with short_path(directory) as reachable:
-        server = _Server(directory, reachable / SOCKET, program)
+        if alone and (use := await use_of(directory)) is not Use.NOBODY:
+            raise QueueError(f"{directory} is in use by {use}", do="stop the replicator that uses it, and try again")
+        server = _Server(directory, reachable / (PRIVATE_SOCKET if alone else SOCKET), program)
         try:
             await server.start()
         except BaseException:
@@ -338,7 +344,7 @@ class _Server:
         assert self._lock is not None  # noqa: S101 - only the process with the lock starts one
         program = server_program(self._program)
         manifest_of(self._directory)
-        (self._directory / SOCKET).unlink(missing_ok=True)
+        self.socket.unlink(missing_ok=True)
         log_file = self._directory / LOG
         if log_file.exists() and log_file.stat().st_size > _LOG_BYTES:
             log_file.unlink()
@@ -354,7 +360,7 @@ class _Server:
                 "--port",
                 "0",
                 "--unixsocket",
-                SOCKET,
+                self.socket.name,
                 "--unixsocketperm",
                 "700",
                 "--dir",

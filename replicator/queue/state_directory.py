@@ -28,7 +28,7 @@ from replicator.queue.job import QueueError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SOCKET = "valkey.sock"
+SOCKET, PRIVATE_SOCKET = "valkey.sock", "alone.sock"
 LOCK = "queue.lock"
 _SOCKET_PATH_BYTES = 107
 """``sun_path`` of unix(7) without its closing zero; other systems have 103."""
@@ -41,6 +41,7 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Errors of a write for which there is no room."""
 _FRESH_SECONDS = 1.0
 _DATA, _MANIFEST = "appendonlydir", "appendonly.aof.manifest"
+_MOVED = "appendonlydir.moved"
 _EMPTY_BYTES = 256
 """More than the files of an empty queue have; a crash at the very first start leaves those without a manifest."""
 _MARK = "queue.mark"
@@ -217,6 +218,17 @@ def manifest_of(directory: Path) -> Path | None:
         do=f"put {_MANIFEST} back from a backup; or move appendonlydir away: the queue starts empty, and a "
         "reconcile finds what is missing",
     )
+
+
+def forget_data(directory: Path) -> None:
+    """Delete the data of a queue that was moved elsewhere, whose server has ended."""
+    moved = directory / _MOVED
+    shutil.rmtree(moved, ignore_errors=True)
+    # At once: a rest of the data would be an error, or half a queue.
+    with contextlib.suppress(FileNotFoundError):
+        (directory / _DATA).rename(moved)
+    shutil.rmtree(moved, ignore_errors=True)
+    (directory / _MARK).unlink(missing_ok=True)
 
 
 def find_damage(directory: Path, program: str) -> Damage | None:

@@ -9,6 +9,7 @@
 --   <prefix>:history:actions      list of "<ms> <JSON>", one for each action of a person, the newest first
 --   <prefix>:lag                  hash quarter of an hour since 1970 -> "<number> <sum> <longest>", in ms
 local HISTORY_JOBS, HISTORY_RECONCILES, HISTORY_ACTIONS = 1000, 30, 1000
+local HISTORIES = {'events', 'backfill', 'reconciles', 'actions'}
 local LAG_SPAN, LAG_SPANS = 900000, 192
 local LAG = prefix .. ':lag'
 
