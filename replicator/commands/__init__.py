@@ -51,6 +51,7 @@ COMMANDS = {
         "List the dead letters: copies that are no longer retried. Subcommands retry or drop them.",
     ),
     "history": ("failures", "Show what happened lately: actions of people, reconciles, and copies that ended."),
+    "queue": ("queue", "Move the queue from the state directory to a Redis."),
     "webhook": ("webhook", "Manage Harbor's webhook policies."),
     "notify": ("notify", "Test notifications (DingTalk, Feishu, WeCom, Slack)."),
 }

@@ -17,6 +17,7 @@ from replicator.console import age, document, iso, page, plain, say, stderr
 from replicator.errors import OK, ConfigError, Problem
 from replicator.queue import Lane, Queue, QueueUnavailable, ReconcileResult, Status
 from replicator.queue.leaders import SweepState
+from replicator.queue.move import LeftBehind, left_behind
 from replicator.server.runtime import open_queue
 from replicator.settings import Settings
 
@@ -61,16 +62,25 @@ async def show_status(settings: Settings, *, as_json: bool, every: float | None,
     """
     async with existing_queue(settings) as queue:
         if every is None:
+            left = await _left_behind(settings)
             read = await Status.read(queue)
             if as_json:
-                document(read.to_json(), out)
+                document(read.to_json() | ({} if left is None else {"left_behind": left.to_json()}), out)
             else:
-                page(draw_status(read), out)
+                lines = [] if left is None else [Text("", style="yellow").append_text(plain(left.sentence))]
+                page(Group(draw_status(read), *lines), out)
         elif out.is_terminal and not as_json:
             await _redraw(queue, every, out)
         else:
             await _repeat(queue, every, out, err, as_json=as_json)
     return OK
+
+
+async def _left_behind(settings: Settings) -> LeftBehind | None:
+    """Look for work in the state directory if the queue is in Redis."""
+    if settings.redis_url is None:
+        return None
+    return await left_behind(settings.state_dir, settings.redis_prefix, settings.queue_server)
 
 
 @asynccontextmanager

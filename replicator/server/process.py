@@ -22,6 +22,7 @@ from replicator import __version__
 from replicator.harbor.registration import needed_for_policies, open_registrar
 from replicator.queue import InForce, Lane, announced
 from replicator.queue.connection import open_redis
+from replicator.queue.move import left_behind
 from replicator.registry.proxies import Proxies
 from replicator.replication.job import Handler
 from replicator.replication.reconciler import Reconciler
@@ -39,7 +40,7 @@ from replicator.server.reload import RefusedLogins, Reloader
 from replicator.server.runtime import make_worker, open_checks, open_copier, open_queue
 from replicator.server.traces import open_traces
 from replicator.settings import variables
-from replicator.tasks import graceful_shutdown
+from replicator.tasks import cancel_all, graceful_shutdown
 
 if TYPE_CHECKING:
     import socket
@@ -294,7 +295,20 @@ async def _beside(
         reloader.beside(),
         announced(parts.queue, command, __version__, reloader.status, parts.limits, parts.in_force),
     ):
-        yield
+        looking = asyncio.create_task(_tell_of_left_work(settings))
+        try:
+            yield
+        finally:
+            await cancel_all({looking})
+
+
+async def _tell_of_left_work(settings: Settings) -> None:
+    """Say that the state directory has jobs which the queue in Redis does not know."""
+    if settings.redis_url is None:
+        return
+    left = await left_behind(settings.state_dir, settings.redis_prefix, settings.queue_server)
+    if left is not None:
+        log.warning("work left in the state directory", **left.to_json(), next=left.sentence)
 
 
 @contextlib.asynccontextmanager

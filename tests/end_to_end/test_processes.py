@@ -45,6 +45,7 @@ OFFLINE: dict[str, tuple[list[str], int, str]] = {
     "schema": ([], 0, '"$schema"'),
     "check": (["--config=rules.json", "--redis-url=http://h"], 2, "redis://"),
     "health": (["--listen=127.0.0.1:1"], 1, "127.0.0.1:1"),
+    "queue": (["move"], 2, "REPLICATOR_REDIS_URL"),
     "status": (["--json"], 0, '"workers": []'),
     "failures": (["--json"], 0, "[]"),
     "webhook": (["register"], 2, "no rules file"),

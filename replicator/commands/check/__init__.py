@@ -16,7 +16,7 @@ from rich.table import Table
 
 from replicator import __version__
 from replicator.commands.check.findings import Finding, FindingState, Probe, judge_limits, run_probe
-from replicator.commands.check.queue import try_redis, try_state_directory
+from replicator.commands.check.queue import look_for_left_work, try_redis, try_state_directory
 from replicator.commands.check.registries import (
     log_in,
     look_at_artifacts,
@@ -187,7 +187,12 @@ class Check:
             ]
         url = settings.redis_url.get_secret_value()
         look = partial(try_redis, url, settings.redis_prefix, settings.redis_replicas)
-        return [Probe("redis", "REPLICATOR_REDIS_URL", look), *probes]
+        left = partial(look_for_left_work, settings.state_dir, settings.redis_prefix, settings.queue_server)
+        return [
+            Probe("redis", "REPLICATOR_REDIS_URL", look),
+            Probe("queue", str(settings.state_dir), left),
+            *probes,
+        ]
 
     async def _limits(self) -> list[Finding]:
         """Say which limits of bandwidth and requests are in force, and until when."""

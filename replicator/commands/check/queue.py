@@ -24,6 +24,7 @@ from replicator.queue.connection import open_redis
 from replicator.queue.embedded import LOG, server_program
 from replicator.queue.job import Job, Lane, QueueError, encode_job
 from replicator.queue.memory import MOST_DESTINATIONS, short_name
+from replicator.queue.move import left_behind
 from replicator.queue.scripts import NotReplicated, Replicas, Scripts, advice
 from replicator.queue.state_directory import Use, fault_of, find_damage, room, use_of, version_of
 from replicator.queue.status import ClockSetBack, server_version
@@ -75,6 +76,18 @@ async def try_redis(url: str, prefix: str, replicas: int | None = None) -> list[
         return [Finding("redis", handle.where, FindingState.FAILED, redis_words(error))]
     finally:
         await handle.close()
+
+
+async def look_for_left_work(directory: Path, prefix: str, program: Path | None) -> list[Finding]:
+    """Look for jobs in the state directory of an installation whose queue is in Redis.
+
+    Args:
+        directory: the state directory; it need not exist.
+        prefix: of the installation.
+        program: the server that the settings name, which is started for a moment if there are data.
+    """
+    left = await left_behind(directory, prefix, program)
+    return [] if left is None else [Finding("queue", str(directory), FindingState.FAILED, left.sentence)]
 
 
 async def _run_a_job(handle: RedisHandle, prefix: str, wanted: int | None) -> list[Finding]:
