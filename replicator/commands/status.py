@@ -15,7 +15,7 @@ from rich.text import Text
 from replicator.commands.options import Json, RedisUrl, StateDir, run, settings_of
 from replicator.console import age, document, iso, page, plain, say, stderr
 from replicator.errors import OK, ConfigError, Problem
-from replicator.queue import Lane, Queue, QueueUnavailable, ReconcileResult, Status
+from replicator.queue import Lane, Queue, QueueUnavailable, ReconcileResult, Status, ownerless
 from replicator.queue.leaders import SweepState
 from replicator.queue.move import LeftBehind, left_behind
 from replicator.server.runtime import open_queue
@@ -113,6 +113,10 @@ def draw_status(status: Status) -> RenderableType:
         parts.append(Text("", style="yellow").append_text(plain(silence.sentence)))
         if silence.why:
             parts.append(Text("  ").append_text(plain(silence.why)))
+    if status.differing is not None and status.differing.is_old:
+        parts.append(Text("", style="yellow").append_text(plain(status.differing.sentence)))
+    if status.ownerless:
+        parts.append(Text(ownerless(status.ownerless), style="yellow"))
     if status.clock is not None:
         parts.append(Text(status.clock.sentence, style="yellow"))
     if status.running:

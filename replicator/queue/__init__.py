@@ -13,7 +13,7 @@ from replicator.queue.attempt import Attempt, AttemptEnd, AttemptObserver
 from replicator.queue.best_effort import PushNews
 from replicator.queue.blob_locks import RedisBlobLocks
 from replicator.queue.client import Queue
-from replicator.queue.configurations import Differing, InForce, KnownConfig
+from replicator.queue.configurations import Differing, InForce, KnownConfig, ProcessInfo, ownerless
 from replicator.queue.dead_letters import DeadLetter, DeadLetterPage, DeadLetters
 from replicator.queue.embedded import embedded_server
 from replicator.queue.history import Action, Description, Ended, History, LagSpan, named, note_action, system_user
@@ -53,7 +53,7 @@ from replicator.queue.reconciles import (
     RunningReconcile,
 )
 from replicator.queue.shares import FIRST_SHARE, sharing
-from replicator.queue.status import LoadedConfig, ProcessInfo, Status, announced, processes
+from replicator.queue.status import LoadedConfig, Status, announced, processes
 from replicator.queue.waits import KeySilence, WaitReporter, hasten, list_waits, open_wait_reporter
 from replicator.queue.worker import Worker
 
@@ -121,6 +121,7 @@ __all__ = [
     "named",
     "note_action",
     "open_wait_reporter",
+    "ownerless",
     "processes",
     "sharing",
     "system_user",

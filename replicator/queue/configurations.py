@@ -11,20 +11,21 @@ import asyncio
 import time
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 from cachetools import TTLCache
 
+from replicator.console import age
 from replicator.queue.client import ALIVE_MS
-from replicator.queue.job import QueueUnavailable
+from replicator.queue.job import ONE_OFF, QueueUnavailable
+from replicator.queue.records import Moment
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from replicator.queue.client import Queue
-    from replicator.queue.status import ProcessInfo
 
 log = structlog.get_logger("replicator.queue")
 
@@ -34,8 +35,6 @@ DIFFER_SECONDS = 300.0
 """For so long an update may take until it is told that processes have different rules."""
 _FRESH_SECONDS = 1.0
 _MOST_ASKED = 32
-_ONE_OFF = "backfill"
-"""The command that ends by itself, and works off what it has queued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ class KnownConfig:
     @property
     def is_one_off(self) -> bool:
         """Whether only commands that end by themselves have it in force."""
-        return bool(self.commands) and all(command == _ONE_OFF for command in self.commands)
+        return bool(self.commands) and all(command == ONE_OFF for command in self.commands)
 
     @classmethod
     async def read(cls, queue: Queue, *digests: str) -> dict[str, Self]:
@@ -154,6 +153,9 @@ class InForce:
         if digest != self.digest:
             return
         turn, *others = reply
+        if self.turn is None:
+            # What was read before may name the former configuration as that of this process.
+            self._read_at = float("-inf")
         self.turn = int(turn)
         for name, alike in zip(others[::2], others[1::2], strict=True):
             other = name.decode() if isinstance(name, bytes) else str(name)
@@ -221,6 +223,48 @@ class InForce:
             return self._known
 
 
+def ownerless(jobs: int) -> str:
+    """Say that copies wait for a process with their rules."""
+    if jobs == 1:
+        return "1 copy waits for a process with its rules, and ends as skipped without one"
+    return f"{jobs:,} copies wait for a process with their rules, and end as skipped without one"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessInfo:
+    """A process that showed a sign of life in the last seconds.
+
+    Attributes:
+        command: the command it was started as.
+        version: of the program.
+        pid: its process id on that host.
+        started: when it started (UTC).
+        loaded: since when its configuration is in force (UTC).
+        problem: why what its files say now is not in force; None when it is.
+        limits: the limits of bandwidth and requests in force, in a line; empty without any.
+        rules: the digest of its rules; empty if it does not tell.
+        rules_since: since when it has them, by Redis's clock.
+        seen: its last sign of life, by Redis's clock.
+    """
+
+    command: str
+    version: str
+    host: str
+    pid: int
+    started: Moment
+    loaded: Moment
+    problem: str | None = None
+    limits: str = ""
+    rules: str = ""
+    rules_since: Moment | None = None
+    seen: Moment | None = None
+
+    @property
+    def stays(self) -> bool:
+        """Whether it runs for years."""
+        return self.command != ONE_OFF
+
+
 @dataclass(frozen=True, slots=True)
 class Differing:
     """Processes on one queue that have different rules.
@@ -239,7 +283,7 @@ class Differing:
         first: dict[str, ProcessInfo] = {}
         now: datetime | None = None
         for each in processes:
-            if not each.rules or each.rules_since is None or each.command == _ONE_OFF:
+            if not each.rules or each.rules_since is None or not each.stays:
                 continue
             now = each.seen if now is None or (each.seen is not None and each.seen > now) else now
             known = first.get(each.rules)
@@ -251,6 +295,10 @@ class Differing:
         sides = tuple(f"{each.command} {each.host}:{each.pid} has {digest[:12]}" for digest, each in first.items())
         return cls(max(timedelta(), now - since).total_seconds(), sides)
 
+    def to_json(self) -> dict[str, Any]:
+        """Give it as JSON values."""
+        return {"seconds": self.seconds, "processes": list(self.sides)}
+
     @property
     def is_old(self) -> bool:
         """Whether it has lasted longer than an update takes."""
@@ -260,7 +308,6 @@ class Differing:
     def sentence(self) -> str:
         """What it means for a person."""
         return (
-            f"processes on this queue have had different rules for {self.seconds / 60:.0f} minutes "
-            f"({', '.join(self.sides[:3])}): restart those with the old ones, or give each installation its own "
-            "REPLICATOR_REDIS_PREFIX"
+            f"processes on this queue have had different rules for {age(self.seconds)} ({', '.join(self.sides[:3])}): "
+            "restart those with the old ones, or give each installation its own REPLICATOR_REDIS_PREFIX"
         )

@@ -385,3 +385,14 @@ def _addresses(parts: SplitResult, default_port: int) -> list[tuple[str, int]]:
             raise _refuse(f"{text!r} is not a host or host:port")
         addresses.append((host, int(port)))
     return addresses
+
+
+async def server_version(redis: ArqRedis) -> str:
+    """Return name and version of a server, e.g. ``valkey 9.1.2``; empty if it does not answer, or not this (INFO)."""
+    try:
+        info = await redis.info("server")
+    except (RedisError, OSError):
+        return ""
+    if (version := info.get("valkey_version")) is not None:
+        return f"valkey {str(version)[:40]}"
+    return f"redis {str(info['redis_version'])[:40]}" if "redis_version" in info else ""

@@ -28,6 +28,8 @@ from replicator.queue.records import Moment, decode, dump_json, encode, load_jso
 JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 """What JSON can express."""
 
+ONE_OFF = "backfill"
+"""The command that ends by itself, and works off what it has queued."""
 FUNCTION = "handle"
 """The name under which arq finds the one function that every job calls."""
 

@@ -20,16 +20,16 @@ import structlog
 
 from replicator.console import iso
 from replicator.queue.client import ALIVE_MS, FAULTS
+from replicator.queue.configurations import Differing, KnownConfig, ProcessInfo
+from replicator.queue.connection import server_version
 from replicator.queue.leaders import SweepState
 from replicator.queue.reconciles import ReconcileState
-from replicator.queue.records import Moment, decode, encode, moment
+from replicator.queue.records import decode, encode, moment
 from replicator.queue.waits import list_waits
 from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from arq.connections import ArqRedis
 
     from replicator.queue.client import Queue
     from replicator.queue.configurations import InForce
@@ -117,36 +117,6 @@ class LoadedConfig:
 
     loaded: float
     problem: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessInfo:
-    """A process that showed a sign of life in the last seconds.
-
-    Attributes:
-        command: the command it was started as.
-        version: of the program.
-        pid: its process id on that host.
-        started: when it started (UTC).
-        loaded: since when its configuration is in force (UTC).
-        problem: why what its files say now is not in force; None when it is.
-        limits: the limits of bandwidth and requests in force, in a line; empty without any.
-        rules: the digest of its rules; empty if it does not tell.
-        rules_since: since when it has them, by Redis's clock.
-        seen: its last sign of life, by Redis's clock.
-    """
-
-    command: str
-    version: str
-    host: str
-    pid: int
-    started: Moment
-    loaded: Moment
-    problem: str | None = None
-    limits: str = ""
-    rules: str = ""
-    rules_since: Moment | None = None
-    seen: Moment | None = None
 
 
 @contextlib.asynccontextmanager
@@ -242,6 +212,8 @@ class Status:
         silent: the registries that do not answer, the longest silence first.
         server: name and version of the queue's server; empty if it does not tell.
         clock: the last step of Redis's clock into the past; None without one in the last day.
+        differing: processes that have different rules; None if they agree.
+        ownerless: copies that wait for a process with the rules that queued them, while none has these.
     """
 
     taken: datetime
@@ -256,6 +228,8 @@ class Status:
     silent: Sequence[KeySilence] = ()
     server: str = ""
     clock: ClockSetBack | None = None
+    differing: Differing | None = None
+    ownerless: int = 0
 
     @classmethod
     async def read(cls, queue: Queue) -> Self:
@@ -264,6 +238,7 @@ class Status:
         Raises:
             QueueUnavailable: it does not answer.
         """
+        alive, known = await processes(queue), await KnownConfig.read(queue)
         return cls(
             taken=datetime.now(UTC),
             where=queue.where,
@@ -273,10 +248,12 @@ class Status:
             workers=await queue.workers(),
             reconcile=await ReconcileState.read(queue),
             sweep=await SweepState.read(queue),
-            limits=sorted({process.limits for process in await processes(queue)} - {""}),
+            limits=sorted({process.limits for process in alive} - {""}),
             silent=await list_waits(queue),
             server=await server_version(queue.redis),
             clock=ClockSetBack.read(*await queue.ask("clock_show")),
+            differing=Differing.among(alive),
+            ownerless=sum(each.jobs for each in known.values() if not each.commands),
         )
 
     @property
@@ -340,6 +317,8 @@ class Status:
                 for worker in self.workers
             ],
             **({"limits": list(self.limits)} if self.limits else {}),
+            **({"rules_differ": self.differing.to_json()} if self.differing else {}),
+            **({"without_rules": self.ownerless} if self.ownerless else {}),
             **self._silent_json(),
             **({"clock": {"set_back": iso(self.clock.at), "seconds": self.clock.seconds}} if self.clock else {}),
             **self._reconcile_json(),
@@ -379,14 +358,3 @@ class Status:
             else None
         )
         return {"reconcile": {"running": now, "last": last.to_json() if last is not None else None}}
-
-
-async def server_version(redis: ArqRedis) -> str:
-    """Return name and version of a server, e.g. ``valkey 9.1.2``; empty if it does not answer, or not this (INFO)."""
-    try:
-        info = await redis.info("server")
-    except FAULTS:
-        return ""
-    if (version := info.get("valkey_version")) is not None:
-        return f"valkey {str(version)[:40]}"
-    return f"redis {str(info['redis_version'])[:40]}" if "redis_version" in info else ""

@@ -60,6 +60,16 @@ LIMITS = {
         Limit("images in one event", "harbor.events._MAX_RESOURCES", "", "400"),
         Limit("waiting copies looked at after a scan", "queue.waits._MAX_HASTENED", "", "they wait for their back-off"),
     ),
+    "Rules in force": (
+        Limit(
+            "time for which a copy waits for a process that knows it",
+            "queue.configurations.AWAY_SECONDS",
+            "s",
+            "skipped",
+        ),
+        Limit("parts of its rules that a process shows", "rules.ruleset._MOST_PARTS", "", "the lowest digests"),
+        Limit("other rules that one copy is offered to", "queue.configurations._MOST_ASKED", "", "it waits, then ends"),
+    ),
     "Names": (
         Limit("a repository's name", "reference.MAX_NAME_LENGTH", "characters", "refused"),
         Limit("a job's id: the destination", "queue.job.MAX_ID_BYTES", "bytes", "refused"),

@@ -16,7 +16,13 @@ from rich.table import Table
 
 from replicator import __version__
 from replicator.commands.check.findings import Finding, FindingState, Probe, judge_limits, run_probe
-from replicator.commands.check.queue import look_for_left_work, try_redis, try_state_directory
+from replicator.commands.check.queue import (
+    compare_rules,
+    compare_rules_in,
+    look_for_left_work,
+    try_redis,
+    try_state_directory,
+)
 from replicator.commands.check.registries import (
     log_in,
     look_at_artifacts,
@@ -179,17 +185,22 @@ class Check:
             Probe("notify", each.host, partial(reach_receiver, each, self._registries.proxies))
             for each in settings.receivers
         ]
+        prefix = settings.redis_prefix
         if settings.redis_url is None:
             directory = settings.state_dir
             return [
                 Probe("queue", str(directory), partial(try_state_directory, directory, settings.queue_server)),
+                Probe("rules", str(directory), partial(compare_rules_in, directory, prefix, self._rules)),
                 *probes,
             ]
         url = settings.redis_url.get_secret_value()
-        look = partial(try_redis, url, settings.redis_prefix, settings.redis_replicas)
-        left = partial(look_for_left_work, settings.state_dir, settings.redis_prefix, settings.queue_server)
+        look = partial(try_redis, url, prefix, settings.redis_replicas)
+        compare = partial(compare_rules, url, prefix, self._rules)
+        left = partial(look_for_left_work, settings.state_dir, prefix, settings.queue_server)
+        name = "REPLICATOR_REDIS_URL"
         return [
-            Probe("redis", "REPLICATOR_REDIS_URL", look),
+            Probe("redis", name, look),
+            Probe("rules", name, compare),
             Probe("queue", str(settings.state_dir), left),
             *probes,
         ]

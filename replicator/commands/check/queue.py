@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -20,25 +21,31 @@ from rich.filesize import decimal
 
 from replicator.commands.check.findings import Finding, FindingState, clock_problem
 from replicator.errors import ConfigError
-from replicator.queue.connection import open_redis
+from replicator.queue import Differing, KnownConfig, Queue, processes
+from replicator.queue.connection import open_redis, server_version
 from replicator.queue.embedded import LOG, server_program
 from replicator.queue.job import Job, Lane, QueueError, encode_job
 from replicator.queue.memory import MOST_DESTINATIONS, short_name
 from replicator.queue.move import left_behind
 from replicator.queue.scripts import NotReplicated, Replicas, Scripts, advice
-from replicator.queue.state_directory import Use, fault_of, find_damage, room, use_of, version_of
-from replicator.queue.status import ClockSetBack, server_version
+from replicator.queue.state_directory import SOCKET, Use, fault_of, find_damage, room, short_path, use_of, version_of
+from replicator.queue.status import ClockSetBack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
     from typing import Any
 
+    from replicator.queue import ProcessInfo
     from replicator.queue.connection import QueueClient, RedisHandle
+    from replicator.rules import Rules
 
+_IN_FORCE = "rules"
+"""The name of the finding about the rules in force."""
 SETTINGS = "redis settings"
 """The name of the finding about Redis's settings."""
 _MAX_QUOTED = 200
+_MAX_NAMED = 3
 _REPLICA_SECONDS = 1.0
 _ALIYUN = ".aliyuncs.com"
 _UNSAFE = "REPLICATOR_REDIS_REPLICAS=0"
@@ -88,6 +95,47 @@ async def look_for_left_work(directory: Path, prefix: str, program: Path | None)
     """
     left = await left_behind(directory, prefix, program)
     return [] if left is None else [Finding("queue", str(directory), FindingState.FAILED, left.sentence)]
+
+
+async def compare_rules(url: str, prefix: str, rules: Rules) -> list[Finding]:
+    """Compare the rules with those that the processes on the queue have in force; nothing while none runs.
+
+    Raises:
+        ConfigError: the URL or the prefix is wrong.
+    """
+    found: list[ProcessInfo] = []
+    known: Mapping[str, KnownConfig] = {}
+    async with Queue(open_redis(url), prefix=prefix, replicas=0) as queue:
+        # A queue that does not answer has a line of its own.
+        with contextlib.suppress(QueueError):
+            found, known = await processes(queue), await KnownConfig.read(queue)
+        where = queue.where
+    running = [each for each in found if each.rules and each.stays]
+    others = [each for each in running if each.rules != rules.digest]
+    if not running:
+        return []
+    if not others:
+        noun = "process has" if len(running) == 1 else "processes have"
+        return [Finding(_IN_FORCE, where, FindingState.OK, f"{len(running)} {noun} these rules in force")]
+    names = ", ".join(f"{each.command} {each.host}:{each.pid}" for each in others[:_MAX_NAMED])
+    parts = frozenset(rules.parts)
+    if not any(parts & known[each.rules].parts for each in others if each.rules in known):
+        message = f"another installation uses this queue ({names}): give each its own REPLICATOR_REDIS_PREFIX"
+        return [Finding(_IN_FORCE, where, FindingState.FAILED, message)]
+    differing = Differing.among(found)
+    if differing is not None and differing.is_old:
+        return [Finding(_IN_FORCE, where, FindingState.FAILED, differing.sentence)]
+    message = f"other rules than these are in force ({names}): they change with a reload (SIGHUP) or a restart"
+    return [Finding(_IN_FORCE, where, FindingState.NOT_TRIED, message)]
+
+
+async def compare_rules_in(directory: Path, prefix: str, rules: Rules) -> list[Finding]:
+    """Do the same for the embedded queue; nothing while its server does not run."""
+    with contextlib.suppress(OSError):
+        if await use_of(directory) is Use.SERVER:
+            with short_path(directory) as reachable:
+                return await compare_rules(f"unix://{(reachable / SOCKET).absolute()}", prefix, rules)
+    return []
 
 
 async def _run_a_job(handle: RedisHandle, prefix: str, wanted: int | None) -> list[Finding]:

@@ -23,7 +23,7 @@ from prometheus_client.openmetrics import exposition as open_metrics
 from prometheus_client.registry import Collector
 
 from replicator import __version__
-from replicator.queue import ReconcileState, list_waits
+from replicator.queue import Differing, ReconcileState, list_waits, processes
 from replicator.queue.leaders import SweepState
 from replicator.queue.state_directory import room
 from replicator.replication.reconciler import overdue
@@ -154,6 +154,7 @@ class _QueueState:
     reconcile: ReconcileState
     sweep: SweepState
     silent: Sequence[KeySilence]
+    differing: Differing | None
 
 
 class QueueLookups(Collector):
@@ -195,7 +196,8 @@ class QueueLookups(Collector):
         queue = self._queue
         counts, oldest = await queue.counts(), await queue.oldest()
         reconcile, sweep = await ReconcileState.read(queue), await SweepState.read(queue)
-        return _QueueState(counts, oldest, reconcile, sweep, await list_waits(queue))
+        differing = Differing.among(await processes(queue))
+        return _QueueState(counts, oldest, reconcile, sweep, await list_waits(queue), differing)
 
     def describe(self) -> Iterable[Metric]:
         """Name the metrics, so that the library detects duplicates without collecting."""
@@ -219,6 +221,8 @@ class QueueLookups(Collector):
         yield from self._silences(self._state.silent)
         yield from self._reconcile(self._state.reconcile)
         yield from self._sweep(self._state.sweep)
+        differing = self._state.differing
+        yield _gauge(families.RULES_DIFFER, 0 if differing is None else differing.seconds)
 
     def _sweep(self, state: SweepState) -> Iterable[Metric]:
         yield _gauge(families.SWEEP_ENDED, state.ended.timestamp() if state.ended is not None else 0)

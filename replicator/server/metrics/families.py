@@ -194,6 +194,11 @@ RELOAD_FAILED = Family(
     "gauge",
     "1 if the files have changed but can't be used, so that the previous rules stay in use, else 0.",
 )
+RULES_DIFFER = Family(
+    "replicator_rules_differ_seconds",
+    "gauge",
+    "Seconds for which processes on this queue have had different rules; 0 if all have the same.",
+)
 STATE_FREE = Family(
     "replicator_state_free_bytes",
     "gauge",
@@ -235,6 +240,7 @@ LOOKED_UP = (
     SWEEP_ENDED,
     SWEEP_REPLACED,
     WEBHOOKS,
+    RULES_DIFFER,
 )
 """Read from Redis at the scrape: the same in all processes of an installation, so take the maximum."""
 

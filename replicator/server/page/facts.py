@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
 
 from replicator.harbor.api import SILENT
-from replicator.queue import History, ProcessInfo, QueueUnavailable, Status, processes
+from replicator.queue import History, ProcessInfo, QueueUnavailable, Status, ownerless, processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -115,6 +115,11 @@ def health(facts: Facts) -> Health:
         more = f" And {len(status.silent) - 1} more." if len(status.silent) > 1 else ""
         sentence = status.silent[0].sentence
         return Health("warning", f"{sentence[0].upper()}{sentence[1:]}.{more}", status.silent[0].why)
+    if status.differing is not None and status.differing.is_old:
+        sentence = "Processes on this queue have different rules."
+        return Health("warning", sentence, status.differing.sentence)
+    if status.ownerless:
+        return Health("warning", f"{ownerless(status.ownerless)}.")
     if off := status.sweep.switched_off:
         more = f" and {len(off) - 1} more" if len(off) > 1 else ""
         return Health("warning", f"Webhooks are switched off at {off[0]}{more}.", SILENT)
