@@ -14,7 +14,7 @@ from replicator.queue.best_effort import PushNews
 from replicator.queue.blob_locks import RedisBlobLocks
 from replicator.queue.client import Queue
 from replicator.queue.configurations import Differing, InForce, KnownConfig, ProcessInfo, ownerless
-from replicator.queue.dead_letters import DeadLetter, DeadLetterPage, DeadLetters
+from replicator.queue.dead_letters import DeadLetter, DeadLetterPage, DeadLetters, PendingJob, list_jobs
 from replicator.queue.embedded import embedded_server
 from replicator.queue.history import Action, Description, Ended, History, LagSpan, named, note_action, system_user
 from replicator.queue.job import (
@@ -54,7 +54,19 @@ from replicator.queue.reconciles import (
 )
 from replicator.queue.shares import FIRST_SHARE, sharing
 from replicator.queue.status import LoadedConfig, Status, announced, processes
-from replicator.queue.waits import KeySilence, WaitReporter, hasten, list_waits, open_wait_reporter
+from replicator.queue.waits import (
+    KeySilence,
+    Pause,
+    Selection,
+    WaitReporter,
+    cancel,
+    hasten,
+    list_pauses,
+    list_waits,
+    open_wait_reporter,
+    pause,
+    resume,
+)
 from replicator.queue.worker import Worker
 
 __all__ = [
@@ -89,6 +101,8 @@ __all__ = [
     "NewDeadLetters",
     "Notices",
     "Observations",
+    "Pause",
+    "PendingJob",
     "ProcessInfo",
     "Progress",
     "PushNews",
@@ -108,21 +122,27 @@ __all__ = [
     "Running",
     "RunningJob",
     "RunningReconcile",
+    "Selection",
     "Status",
     "WaitReporter",
     "WaitingJob",
     "Worker",
     "WorkerInfo",
     "announced",
+    "cancel",
     "embedded_server",
     "hasten",
+    "list_jobs",
+    "list_pauses",
     "list_waits",
     "login_of",
     "named",
     "note_action",
     "open_wait_reporter",
     "ownerless",
+    "pause",
     "processes",
+    "resume",
     "sharing",
     "system_user",
 ]

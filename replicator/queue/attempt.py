@@ -173,7 +173,8 @@ class Ending:
     """How an attempt ended: what the ``finish`` script takes, and what is reported of it.
 
     Attributes:
-        how: the attempt went well, failed with a retry to come, waits for a key, failed for good, or is handed back.
+        how: the attempt went well, failed with a retry to come, waits for a key, failed for good, is handed back, or
+            its job was cancelled.
         delay: seconds until the next attempt, or until a probe of the key.
         finished: JSON of a `Finished`, for the runs that wait for the job.
         failure: why it failed; None when it did not.
@@ -185,7 +186,7 @@ class Ending:
         left_to: see `LeftToOthers.note`.
     """
 
-    how: Literal["done", "retry", "wait", "dead", "release", "foreign"]
+    how: Literal["done", "retry", "wait", "dead", "release", "cancel", "foreign"]
     delay: float = 0.0
     finished: bytes = b""
     failure: Failure | DeadLetter | None = None
@@ -210,7 +211,7 @@ class Ending:
         return "" if self.failure is None else self.failure.message
 
     def report(self, job: StartedJob, lane: Lane, ended: str, seconds: float) -> Attempt | None:
-        """Return what an observer hears; None of an attempt that was handed back, or of a job that waits.
+        """Return what an observer hears; None of an attempt that was handed back or cancelled, or of a job that waits.
 
         Args:
             job: what was attempted.
@@ -218,7 +219,7 @@ class Ending:
             ended: what ``finish`` made of it.
             seconds: how long it took.
         """
-        if self.how in ("release", "wait", "foreign"):
+        if self.how in ("release", "wait", "cancel", "foreign") or ended == "cancel":
             return None
         # A job that failed for good is queued again all the same when it was enqueued meanwhile.
         failed = AttemptEnd.DEAD if ended == "dead" else AttemptEnd.RETRIED
@@ -363,8 +364,8 @@ def log_end(job: StartedJob, lane: Lane, ending: Ending, ended: str, seconds: fl
         log.info("job queued again", how=ending.how, **facts)
     elif ended == "done":
         log.debug("job done", tries=job.failures + 1, **facts)
-    elif ended == "release":
-        log.info("job handed back", **facts)
+    elif ended in ("release", "cancel"):
+        log.info("job handed back" if ended == "release" else "job cancelled", **facts)
     elif ended == "foreign":
         log.debug("job left to others", rules=ending.left_to.partition(" ")[0][:12], **facts)
     elif ended == "wait":

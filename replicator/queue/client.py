@@ -272,7 +272,7 @@ class Queue:
             QueueUnavailable: Redis does not answer.
         """
         *numbers, dead = await self.ask("counts")
-        lanes = {lane: LaneCounts(*numbers[3 * i : 3 * i + 3]) for i, lane in enumerate(Lane)}
+        lanes = {lane: LaneCounts(*numbers[4 * i : 4 * i + 4]) for i, lane in enumerate(Lane)}
         return Counts(lanes, dead)
 
     async def oldest(self) -> dict[Lane, float]:

@@ -1,4 +1,4 @@
-"""Dead letters: jobs that failed for good and are kept until somebody retries or drops them."""
+"""Dead letters: jobs that failed for good, kept until somebody retries or drops them. And a list of the others."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from replicator.errors import ErrorClass
 from replicator.queue.client import BATCH
-from replicator.queue.job import Lane
-from replicator.queue.records import Moment, decode
+from replicator.queue.job import Lane, decode_job
+from replicator.queue.records import Moment, decode, dump_json, moment
+from replicator.queue.waits import JOBS_A_STEP
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from replicator.queue.client import Queue
+    from replicator.queue.waits import Selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,3 +138,75 @@ class DeadLetters:
         every = list(ids)
         for start in range(0, len(every), BATCH):
             yield every[start : start + BATCH]
+
+
+@dataclass(frozen=True, slots=True)
+class PendingJob:
+    """A job that is not done.
+
+    Attributes:
+        state: ``queued``, ``running``, ``waiting`` (for a retry or a host) or ``paused``.
+        source: where it copies from; empty if that was lost.
+        rule: the rule that asked for it; the same.
+        due: when it may start (UTC); while it runs, when its lease expires.
+        failure: the last one; empty without one.
+        pause: the name of the selection that pauses it; empty without one, and where its whole lane is paused.
+    """
+
+    id: str
+    state: str
+    lane: Lane
+    source: str
+    rule: str
+    due: datetime
+    failure: str = ""
+    pause: str = ""
+
+
+async def list_jobs(queue: Queue, selections: Sequence[Selection], *, limit: int) -> tuple[list[PendingJob], int]:
+    """List up to ``limit`` pending jobs, in no order; return them and how many are selected in all.
+
+    Raises:
+        QueueUnavailable: Redis does not answer.
+    """
+    wanted, cursor, total, found = [dump_json(each.to_json()) for each in selections], "0", 0, dict[str, PendingJob]()
+    while True:
+        reply = await queue.ask("job_list", cursor, JOBS_A_STEP, max(0, limit - len(found)), *wanted)
+        cursor, total = reply[0].decode(), total + reply[1]
+        for each in reply[2:]:
+            job = _pending(*each)
+            found[job.id] = job
+        if cursor == "0":
+            return list(found.values()), max(total, len(found))
+
+
+def _pending(
+    job_id: bytes,
+    state: bytes,
+    lane: bytes,
+    due: bytes,
+    content: bytes | None,
+    failure: bytes | None,
+    name: bytes | None,
+) -> PendingJob:
+    try:
+        payload = decode_job(content or b"").payload
+    except ValueError:
+        payload = {}
+    source, rule = (str(payload.get(name, "")) for name in ("source", "rule"))
+    message = decode(_Message, failure).message if failure is not None else ""
+    return PendingJob(
+        job_id.decode(),
+        state.decode(),
+        Lane(lane.decode()),
+        source,
+        rule,
+        moment(float(due)),
+        message,
+        (name or b"").decode(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    message: str = ""

@@ -80,6 +80,7 @@ class Finished:
         seconds: duration of the last attempt.
         retrying: the job failed more often than this run's ``retries`` allow, but another run with more patience
             enqueued it too, so it is still being retried.
+        cancelled: a person has cancelled it; then it has neither an outcome nor a class of failure.
     """
 
     id: str
@@ -89,6 +90,7 @@ class Finished:
     tries: int
     seconds: float
     retrying: bool = False
+    cancelled: bool = False
 
 
 def encode_job(job: Job) -> bytes:
@@ -299,11 +301,17 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class LaneCounts:
-    """How many jobs of a lane could start now, run, and wait for a retry."""
+    """How many jobs of a lane could start now, run, wait for a retry, and are held by a pause of some jobs."""
 
     queued: int
     running: int
     waiting: int
+    paused: int = 0
+
+    @property
+    def pending(self) -> int:
+        """How many there are in any state."""
+        return self.queued + self.running + self.waiting + self.paused
 
 
 @dataclass(frozen=True, slots=True)

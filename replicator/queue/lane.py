@@ -274,8 +274,8 @@ class LaneWorker(arq.worker.Worker):
                 del self.job_tasks[job_id]
         seconds = self.loop.time() - began
         error = None if task.cancelled() else task.exception()
-        if lease.lost and (task.cancelled() or error is not None):
-            return None
+        if (lease.lost or lease.ends) and (task.cancelled() or error is not None):
+            return None if lease.lost else Ending("cancel" if lease.ends == "cancel" else "release")
         # While stopping, an error may be no more than the handler's way of taking its cancellation.
         if task.cancelled() or (self._stopping and error is not None):
             return Ending("release", delay=0.0 if self._stopping else _CANCELLED_PAUSE)

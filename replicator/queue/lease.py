@@ -44,6 +44,7 @@ class Lease:
         bytes_done: the handler's progress.
         lost: another worker has it now.
         unanswered: writes behind the fence to which no answer has come.
+        ends: how a person has the attempt end early: ``pause`` hands its job back, ``cancel`` forgets it; else empty.
         task: the handler's task, cancelled when the lease is lost.
     """
 
@@ -53,11 +54,22 @@ class Lease:
     bytes_done: int = 0
     lost: bool = False
     unanswered: int = 0
+    ends: str = ""
     task: asyncio.Task[Any] | None = field(default=None, repr=False)
 
     def lose(self) -> None:
         """Mark it lost and stop the handler."""
         self.lost = True
+        if self.task is not None:
+            self.task.cancel()
+
+    def end_early(self, how: str) -> None:
+        """Stop the handler, unless it is writing the tag at this moment: then the next renewal asks again."""
+        if self.unanswered:
+            return
+        if not self.ends:
+            log.info("job ends early", id=self.id, how=how)
+        self.ends = how
         if self.task is not None:
             self.task.cancel()
 
@@ -96,6 +108,8 @@ class LeaseKeeper:
         self._any_held = asyncio.Event()
         self._write = (int(write_limit(seconds) * 1000), int(compare_again * 1000))
         self.seconds = seconds
+        self.hurry = asyncio.Event()
+        """Set to renew all leases at once, because some of their attempts may have to end early."""
 
     def add(self, lease: Lease) -> None:
         """Renew ``lease`` from now on."""
@@ -113,11 +127,12 @@ class LeaseKeeper:
         tick = min(_REPORT_SECONDS, self.seconds / 6)
         while True:
             await self._any_held.wait()
-            now = asyncio.get_running_loop().time()
+            now, hurry = asyncio.get_running_loop().time(), self.hurry.is_set()
+            self.hurry.clear()
             due = [
                 lease
                 for lease in self._held.values()
-                if now - lease.renewed >= self.seconds / 3 or lease.bytes_done != lease.record.bytes
+                if hurry or now - lease.renewed >= self.seconds / 3 or lease.bytes_done != lease.record.bytes
             ]
             if due:
                 try:
@@ -134,9 +149,9 @@ class LeaseKeeper:
         that it is being written until an answer comes, also for the case that this worker dies.
 
         Raises:
-            LeaseLost: it is another worker's.
+            LeaseLost: it is another worker's, or a person has it end early.
         """
-        while not lease.lost:
+        while not lease.lost and not lease.ends:
             try:
                 await self._renew([lease], "confirm", short_name(lease.id), MOST_DESTINATIONS, *self._write)
                 break
@@ -145,6 +160,8 @@ class LeaseKeeper:
                 await asyncio.sleep(_CONFIRM_PAUSE)
         if lease.lost:
             raise LeaseLost(f"{lease.id} is another worker's by now; this copy writes nothing more")
+        if lease.ends:
+            raise LeaseLost(f"{lease.id} was {'paused' if lease.ends == 'pause' else 'cancelled'}; it is not written")
         lease.unanswered += 1
 
     async def _renew(self, leases: list[Lease], script: str = "renew", *more: str | int) -> None:
@@ -158,9 +175,12 @@ class LeaseKeeper:
                 record = encode_running(lease.record)
             arguments += [lease.id, lease.record.token, record]
         reply = await self._queue.run_script(script, int(self.seconds * 1000), *arguments, *more)
-        lost = {token.decode() for token in reply}
+        lost = {token.decode() for token in reply if not isinstance(token, list)}
+        ends = {pair[1].decode(): pair[0].decode() for pair in reply if isinstance(pair, list)}
         for lease in leases:
             lease.renewed = now
+            if lease.record.token in ends and lease.record.token in self._held:
+                lease.end_early(ends[lease.record.token])
             # A job that ended while this request was under way has no lease any more: it is done, not lost.
             if lease.record.token in lost and lease.record.token in self._held:
                 log.warning("lease lost", id=lease.id)
@@ -294,7 +314,7 @@ class Running:
         begins before the write's limit, and the destination is compared again after that.
 
         Raises:
-            LeaseLost: another worker has the job: write nothing more.
+            LeaseLost: another worker has the job, or a person has it end early: write nothing more.
         """
         with waiting():
             await self._keeper.confirm(self._lease)

@@ -1,28 +1,35 @@
-"""Keys that jobs wait for, hosts that do not answer and logins that are refused: one process reports, all know.
+"""What keeps jobs from starting: keys that they wait for, and people who pause them; and who cancels them.
+
+Keys are hosts that do not answer and logins that are refused: one process reports, all know.
 
 A job whose error names a key (`replicator.errors.Wait`) goes back into the queue without a lease, a slot or an attempt,
 and so does every other job that needs the key, before it is started: a string in its content begins with the key and a
 slash. One job at a time is started as a probe. When the key is back, all of them are where they were in the queue.
+
+A pause is kept in Redis too: no process starts a job of its `Selection` until somebody resumes it (``control.lua``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import itertools
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import structlog
 
 from replicator.queue.client import FAULTS, Queue
-from replicator.queue.job import Lane, QueueUnavailable, describe_key, login_of
-from replicator.queue.records import moment
+from replicator.queue.job import Lane, QueueError, QueueUnavailable, describe_key, login_of
+from replicator.queue.records import Moment, decode, dump_json, moment
 from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from datetime import datetime
 
     from replicator.errors import ErrorClass
@@ -213,3 +220,172 @@ async def open_wait_reporter(queue: Queue) -> AsyncIterator[WaitReporter]:
         yield reporter
     finally:
         await cancel_all({running})
+
+
+MAX_PAUSES = 100
+"""Pauses at the same time: each costs a comparison a job (``pauses``)."""
+MAX_WILDCARDS = 16
+"""Wildcards in one pattern of a selection, which Redis compares."""
+_MAX_PATTERN = 1024
+JOBS_A_STEP = 250
+"""Jobs that one step of a cancellation or a list looks at: Redis does all else between two steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which pending jobs a person means: those that match everything that is given; without anything, all.
+
+    All but ``lane`` and ``run`` are globs: ``*`` and ``?`` stop at a slash, ``**`` does not. Images match with and
+    without their host and their tag.
+
+    Attributes:
+        rule: the rule that asked for the copy.
+        source: the image that is copied.
+        destination: where it is copied to.
+        host: the registry of the one or the other.
+        lane: the queue that it is in.
+        run: a backfill that waits for it.
+
+    Raises:
+        ValueError: a pattern is too long, or has too many wildcards.
+    """
+
+    rule: str = ""
+    source: str = ""
+    destination: str = ""
+    host: str = ""
+    lane: Lane | None = None
+    run: str = ""
+
+    def __post_init__(self) -> None:
+        for name, text in self.to_json().items():
+            if len(text) > _MAX_PATTERN or text.count("*") + text.count("?") > MAX_WILDCARDS:
+                message = f"a pattern has at most {_MAX_PATTERN} characters and {MAX_WILDCARDS} wildcards"
+                raise ValueError(f"{name} {text[:60]!r}: {message}")
+
+    @classmethod
+    def combinations(cls, **choices: Iterable[str]) -> tuple[Selection, ...]:
+        """Return a selection for every combination of the values of each field; one of all jobs without any value."""
+        given = [[(name, value) for value in dict.fromkeys(values)] for name, values in choices.items() if values]
+        return tuple(cls(**dict(fields)) for fields in itertools.product(*given))  # type: ignore[arg-type]  # by name
+
+    def to_json(self) -> dict[str, str]:
+        """Give the fields that are set."""
+        return {name: str(value) for name, value in asdict(self).items() if value}
+
+    @property
+    def name(self) -> str:
+        """Its name in Redis: the same for equal selections."""
+        return hashlib.sha256(dump_json(self.to_json())).hexdigest()[:16]
+
+    @property
+    def sentence(self) -> str:
+        """It in words, e.g. ``rule h.example/a/**, lane events``."""
+        return ", ".join(f"{name} {value}" for name, value in self.to_json().items()) or "everything"
+
+    @property
+    def options(self) -> str:
+        """It as options of a shell's command line."""
+        given = " ".join(f"--{name} {shlex.quote(value)}" for name, value in self.to_json().items())
+        return given or "--all"
+
+
+@dataclass(frozen=True, slots=True)
+class _PauseRecord:
+    selection: Mapping[str, str]
+    since: Moment
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A pause in force.
+
+    Attributes:
+        selection: of which jobs.
+        since: when it began (UTC).
+        by: who paused them.
+        held: how many jobs it holds up that are due, as far as a worker has come upon them.
+    """
+
+    selection: Selection
+    since: datetime
+    by: str
+    held: int
+
+    @property
+    def sentence(self) -> str:
+        """The pause in words, for a page, a terminal and a message."""
+        held = f"; {self.held:,} cop{'y waits' if self.held == 1 else 'ies wait'}"
+        return f"{self.selection.sentence} paused since {self.since:%Y-%m-%d %H:%M} UTC by {self.by}{held}"
+
+
+async def pause(queue: Queue, selections: Iterable[Selection], *, by: str, now: bool = False) -> int:
+    """Start no job of some selections, in any process, until they are resumed. Jobs are still taken and kept.
+
+    Args:
+        queue: where they are.
+        selections: which jobs; one that is paused already stays as it is.
+        by: who pauses them.
+        now: hand running jobs back too; otherwise they end.
+
+    Returns:
+        How many running jobs were told to end.
+
+    Raises:
+        QueueError: there are too many pauses.
+        QueueUnavailable: Redis does not answer; some may be paused.
+    """
+    told = 0
+    for each in selections:
+        since, running = await queue.ask("pause", each.name, dump_json(each.to_json()), by, int(now))
+        if not since:
+            raise QueueError(f"not paused: there are {MAX_PAUSES} pauses already; resume some")
+        told += running
+    return told
+
+
+async def resume(queue: Queue, selections: Iterable[Selection]) -> set[str]:
+    """End the pauses of exactly these selections; return the names of those that were paused.
+
+    Raises:
+        QueueUnavailable: Redis does not answer; some may be resumed.
+    """
+    return {name.decode() for name in await queue.ask("resume", *(each.name for each in selections))}
+
+
+async def list_pauses(queue: Queue) -> list[Pause]:
+    """List the pauses in force, the oldest first.
+
+    Raises:
+        QueueUnavailable: Redis does not answer.
+    """
+    found = []
+    for data, held in await queue.ask("pause_list"):
+        record = decode(_PauseRecord, data)
+        known = {name: record.selection.get(name, "") for name in Selection.__dataclass_fields__}
+        lane = Lane(known["lane"]) if known["lane"] else None
+        found.append(Pause(Selection(**{**known, "lane": lane}), record.since, record.by, held))  # type: ignore[arg-type]  # by name
+    return sorted(found, key=lambda each: each.since)
+
+
+async def cancel(queue: Queue, selections: Sequence[Selection], *, dry_run: bool = False) -> tuple[int, int]:
+    """Forget pending jobs, in small steps between which Redis does all else; have those that run end.
+
+    Args:
+        queue: where they are.
+        selections: which jobs.
+        dry_run: only count them.
+
+    Returns:
+        How many jobs were forgotten, and how many running ones were told to end.
+
+    Raises:
+        QueueUnavailable: Redis does not answer; some may be forgotten.
+    """
+    wanted, cursor, forgotten, told = [dump_json(each.to_json()) for each in selections], "0", 0, 0
+    while True:
+        reply = await queue.ask("job_cancel", cursor, JOBS_A_STEP, int(dry_run), *wanted)
+        cursor, forgotten, told = reply[0].decode(), forgotten + reply[1], told + reply[2]
+        if cursor == "0":
+            return forgotten, told

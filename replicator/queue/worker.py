@@ -138,7 +138,7 @@ class Worker:
 
     async def _work(self, keeper: LeaseKeeper, health: RedisHealth, waits: SilentKeys) -> None:
         wakes: dict[str, asyncio.Event] = {lane.lane: lane.wake for lane in self._lanes}
-        wakes["waits"] = waits.changed
+        wakes |= {"waits": waits.changed, "stops": keeper.hurry}
         try:
             async with asyncio.TaskGroup() as group:
                 background = [

@@ -293,7 +293,7 @@ class Backfill:
             queued = dict(self._queued)
             with contextlib.suppress(QueueError):
                 counts = await queue.counts()
-                if not queued or any(lane.queued + lane.running + lane.waiting for lane in counts.lanes.values()):
+                if not queued or any(lane.pending for lane in counts.lanes.values()):
                     continue
                 # An empty queue may as well mean that the last copy ended just now.
                 await asyncio.sleep(_HEARING_SECONDS)

@@ -308,7 +308,7 @@ local function compare_later(id, lane, look)
   redis.call('ZADD', queue(lane), look, member(id))
 end
 
--- claim with waits clock generations observed unanswered --
+-- claim with waits clock generations observed unanswered selection stops pauses --
 -- Start up to `count` jobs that are due: take their leases, in one step.
 -- ARGV: prefix, lane, count, token (unique to this request), worker, lease in ms,
 --       takeover: '1' when jobs of workers that died may be taken,
@@ -325,6 +325,31 @@ allow_writes()
 notice_clock(lease_ms)
 
 local waits, silent, not_ours, next_look = all_waits(), {}, {}, math.huge
+local pauses, paused_jobs, pause_names, paused_lanes = read_pauses()
+for name, pause in pairs(pauses) do
+  if pause.ended then
+    if unpark(pause_key(name)) then next_look = NOW else redis.call('HDEL', PAUSES, name) end
+  end
+end
+if paused_lanes[lane] then count = 0 end
+
+-- Park a job that is paused until it is resumed; for a silent key it waits no longer. Returns whether it is paused.
+local function hold(id, due)
+  local number = next(paused_jobs) and selected_by(paused_jobs, id, lane, redis.call('GET', job_key(id)))
+  if not number then return false end
+  for key in pairs(waits) do
+    due = tonumber(redis.call('ZSCORE', parked(lane, key), id) or due)
+    redis.call('ZREM', parked(lane, key), id)
+  end
+  for _, each in ipairs(LANES) do
+    local key = parked(each, pause_key(pause_names[number]))
+    -- An event may have moved it into this lane since it was parked.
+    if each == lane then redis.call('ZADD', key, 'NX', due, id) else redis.call('ZREM', key, id) end
+  end
+  redis.call('ZADD', queue(lane), NOW + FALLBACK_MS, member(id))
+  return true
+end
+
 for key, record in pairs(waits) do
   local apart = record.back and record.apart and record.apart[worker]
   if apart then not_ours[key] = apart end
@@ -344,14 +369,19 @@ end
 for key, record in pairs(silent) do
   -- Not the worker whose attempt was in vain, if another one takes it: the fault may be the worker's.
   local from = record.next + (record.failed == worker and has_others() and OTHERS_MS or 0)
-  if first_parked(lane, key) then
+  if count > 0 and first_parked(lane, key) then
     if from <= NOW then
       local others = {}
       for other in pairs(silent) do others[other] = other ~= key or nil end
-      local id = next_probe(lane, key, others)
-      record.probe, record.next = id, NOW + LONGEST_PAUSE_MS
-      put_wait(key, record)
-      redis.call('ZADD', queue(lane), 'XX', tonumber(redis.call('ZSCORE', parked(lane, key), id)), member(id))
+      local id, held = next_probe(lane, key, others), 0
+      while id and held < AT_ONCE and hold(id, NOW) do id, held = next_probe(lane, key, others), held + 1 end
+      if held == AT_ONCE then
+        next_look = NOW
+      elseif id then
+        record.probe, record.next = id, NOW + LONGEST_PAUSE_MS
+        put_wait(key, record)
+        redis.call('ZADD', queue(lane), 'XX', tonumber(redis.call('ZSCORE', parked(lane, key), id)), member(id))
+      end
     else
       next_look = math.min(next_look, from)
     end
@@ -402,8 +432,7 @@ local function take(id, record)
     record.pushed = math.min(pushed, record.pushed or pushed)
   end
   local content = next(silent) and redis.call('GET', job_key(id)) or ''
-  for key, wait in pairs(waits) do
-    if silent[key] and needs(content, key) then record.waits_since = wait.since end
+  local function leave(key)
     for _, each in ipairs(LANES) do
       local due = redis.call('ZSCORE', parked(each, key), id)
       if due then
@@ -412,6 +441,11 @@ local function take(id, record)
       end
     end
   end
+  for key, wait in pairs(waits) do
+    if silent[key] and needs(content, key) then record.waits_since = wait.since end
+    leave(key)
+  end
+  for name in pairs(pauses) do leave(pause_key(name)) end
   redis.call('SET', lease(id), record.token, 'PX', lease_ms)
   redis.call('ZADD', queue(lane_of(id) or lane), NOW + lease_ms, member(id))
   local text = cjson.encode(record)
@@ -434,7 +468,8 @@ if again then
 end
 
 -- As many more as run: an expired lease whose job may not be taken over must not hide what is behind it.
-local reach = count + redis.call('HLEN', RUNNING) + ((next(silent) or next(not_ours)) and AT_ONCE or 0)
+local sifts = next(silent) or next(not_ours) or next(paused_jobs)
+local reach = count + redis.call('HLEN', RUNNING) + (sifts and AT_ONCE or 0)
 local put_off = 0
 local due = redis.call('ZRANGEBYSCORE', queue(lane), '-inf', NOW, 'WITHSCORES', 'LIMIT', 0, reach)
 -- First what others have left to this worker's configuration. In the queue it is due later, so that they pass it over.
@@ -463,7 +498,17 @@ for i = 1, #due, 2 do
   elseif takeover or not before then
     local held = held_until(id)
     local key, wait = waits_for(id, tonumber(due[i + 1]))
-    if held then
+    local stop, generation = stop_of(id, died and died.token)
+    if stop == 'cancel' and generation >= tonumber(redis.call('HGET', GEN, id) or 0) then
+      -- Its worker died before it heard of that.
+      report_end(id, generation, cancelled_record(id))
+      forget(id)
+      redis.call('HDEL', STOPS, id)
+    elseif hold(id, tonumber(due[i + 1])) then
+      if died then note_push(id, died.pushed) end
+      redis.call('HDEL', RUNNING, id)
+      put_off = put_off + 1
+    elseif held then
       redis.call('ZADD', queue(lane), held, due[i])
     elseif key then
       if died then note_push(id, died.pushed) end
@@ -485,13 +530,15 @@ next_look = math.min(next_look, tonumber(upcoming[2] or math.huge))
 table.insert(started, 1, next_look < math.huge and math.max(0, next_look - NOW) or -1)
 return started
 
--- confirm with generations observed unanswered --
+-- confirm with generations observed unanswered stops --
 -- The fence: prolong a lease right before its job's destination is written, and void what was observed there before.
 -- ARGV: prefix, lease in ms, id, token, running record or '' to leave it, the destination's short name,
 -- most items of a generation, ms that the write may take, ms after that until the destination is compared again if no
--- answer comes. Returns the tokens of leases that are lost: this one or none.
+-- answer comes. Returns the tokens of leases that are lost: this one or none; or how it shall end with its token.
 local lease_ms, id, token = tonumber(ARGV[2]), ARGV[3], ARGV[4]
 if not has_lease(id, token) then return {token} end
+local stop = stop_of(id, token)
+if stop then return {{stop, token}} end
 -- Also when memory is full: this write is smaller than the job that it helps to get done.
 allow_writes()
 -- First, so that if it is refused, the lease is not confirmed and the tag is not written.
@@ -502,20 +549,26 @@ redis.call('HSET', WRITING, id, string.format('%.0f %.0f %s', limit, limit + ton
 renew_lease(id, token, lease_ms, ARGV[5])
 return {}
 
--- renew --
+-- renew with stops --
 -- Prolong leases. ARGV: prefix, lease in ms, then for each: id, token, running record or '' to leave it.
--- Returns the tokens of leases that are lost.
+-- Returns the tokens of leases that are lost; and of attempts that shall end, how ('pause' or 'cancel') with the token.
 local lease_ms, lost = tonumber(ARGV[2]), {}
 allow_writes()
 for i = 3, #ARGV, 3 do
   local id, token, record = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  if has_lease(id, token) then renew_lease(id, token, lease_ms, record) else lost[#lost + 1] = token end
+  if has_lease(id, token) then
+    renew_lease(id, token, lease_ms, record)
+    local stop = stop_of(id, token)
+    if stop then lost[#lost + 1] = {stop, token} end
+  else
+    lost[#lost + 1] = token
+  end
 end
 return lost
 
--- finish with chronicle waits generations observed unanswered --
+-- finish with chronicle waits generations observed unanswered stops --
 -- End an attempt, in one step. ARGV: prefix, id, token, generation seen at the start, lane it was started from,
---   how: 'done' | 'retry' | 'wait' | 'dead' | 'release' | 'foreign', delay in ms, failures in a row,
+--   how: 'done' | 'retry' | 'wait' | 'dead' | 'release' | 'cancel' | 'foreign', delay in ms, failures in a row,
 --   record for the runs that wait, note: the failure of what waits ('retry', 'wait') or the dead letter ('dead'),
 --   entry for the history or '', lag in ms or '', '1' when no answer came to a write of the destination;
 --   and for a failure that has to do with a key:
@@ -523,7 +576,8 @@ return lost
 --   the attempts that its waiting counts as; or for one that went well, where it is known: the keys that answered, each
 --   with a space behind it. Without those, it is the key that the id begins with: an id is a destination.
 --   or for 'foreign': what <prefix>:foreign notes of the job.
--- Returns 'lost' (another worker has the lease: nothing was changed), 'queued again' (a newer enqueue), or `how`.
+-- Returns 'lost' (another worker has the lease: nothing was changed), 'queued again' (a newer enqueue), or `how`, which
+-- is 'cancel' for every attempt but a successful one if the job was cancelled meanwhile.
 local FOREIGN_MS, MOST_FOREIGN_MS = 5000, 600000
 local id, token, seen, started_lane, how = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local delay, failures, record, note = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], ARGV[10]
@@ -533,6 +587,15 @@ local running = redis.call('HGET', RUNNING, id)
 redis.call('DEL', lease(id))
 redis.call('HDEL', RUNNING, id)
 local runner = running and cjson.decode(running)
+local stop, generation = stop_of(id, token)
+redis.call('HDEL', STOPS, id)
+if stop == 'cancel' then
+  -- What was enqueued until then is cancelled too, and what was enqueued since is not.
+  seen = math.max(seen, generation)
+  if how ~= 'done' then how, record = 'cancel', cancelled_record(id) end
+elseif how == 'cancel' then
+  how = 'release'
+end
 -- An attempt in the future began before the clock was set back.
 if runner then runner.due, runner.since = math.min(runner.due, NOW), math.min(runner.since, NOW) end
 local lane = lane_of(id) or started_lane
@@ -573,16 +636,17 @@ if newest ~= seen then
   -- Enqueued while it ran: the copy may have missed the newer tag, so it runs again, however this attempt ended.
   redis.call('ZADD', queue(lane), earliest, member(id))
   -- A failure is not reported: the next attempt, at once, began after these runs asked too, and may go well.
-  if how == 'done' then
-    report_end(id, seen, record)
-    note_ended(lane, ARGV[11], ARGV[12])
-  end
+  if how == 'done' or how == 'cancel' then report_end(id, seen, record) end
+  if how == 'done' then note_ended(lane, ARGV[11], ARGV[12]) end
   wake(lane)
   return 'queued again'
 end
 -- A login is not refused to one worker alone.
 local silent = runner and ARGV[15] and string.sub(ARGV[14], 1, 6) ~= 'login:' and get_wait(ARGV[14])
-if silent and answers_others(silent, tonumber(ARGV[15])) then
+if how == 'cancel' then
+  forget(id)
+  report_end(id, seen, record)
+elseif silent and answers_others(silent, tonumber(ARGV[15])) then
   -- Its place in the queue is its own: for others there is no reason to wait, or to give up.
   how, silent.apart = 'wait', silent.apart or {}
   for each, ends in pairs(silent.apart) do

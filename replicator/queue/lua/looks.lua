@@ -40,8 +40,9 @@ local function note_ended(lane, entry, lag)
   if (lag or '') ~= '' then note_lag(tonumber(lag)) end
 end
 
--- counts --
--- ARGV: prefix. Returns for each lane: queued, running, waiting for a retry; then the number of dead letters.
+-- counts with waits selection pauses --
+-- ARGV: prefix. Returns for each lane: queued, running, waiting for a retry, parked for pauses; then the number of dead
+-- letters.
 local running, leased = {events = 0, backfill = 0}, {events = 0, backfill = 0}
 local records = redis.call('HGETALL', RUNNING)
 for i = 1, #records, 2 do
@@ -53,13 +54,14 @@ for i = 1, #records, 2 do
     if present then leased[present] = leased[present] + 1 end
   end
 end
-local counts = {}
+local counts, held = {}, count_parked()
 for _, lane in ipairs(LANES) do
   -- Running jobs are in the queue too, at the end of their lease: only the rest waits for a retry.
   local later = redis.call('ZCOUNT', queue(lane), '(' .. NOW, '+inf')
   counts[#counts + 1] = redis.call('ZCOUNT', queue(lane), '-inf', NOW)
   counts[#counts + 1] = running[lane]
-  counts[#counts + 1] = math.max(0, later - leased[lane])
+  counts[#counts + 1] = math.max(0, later - leased[lane] - held[lane])
+  counts[#counts + 1] = held[lane]
 end
 counts[#counts + 1] = redis.call('HLEN', DEAD)
 return counts

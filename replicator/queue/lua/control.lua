@@ -1,0 +1,306 @@
+-- What people do to pending jobs: pause and resume them, cancel them, look at them.
+
+-- selection --
+-- Which jobs a person means. Put in front of the scripts that select jobs.
+--
+-- A selection has the fields rule, source, destination, host, lane and run, each of which may be missing; a job is
+-- selected if it matches all that are there. All but lane and run are globs: `*` and `?` stop at a slash, `**` does not.
+
+local function globs(glob, text)
+  if glob == text then return true end
+  local byte, STAR, MARK, SLASH = string.byte, 42, 63, 47
+  -- Where to go on after a mismatch: behind the last star and, if that can't take more, behind the last double star.
+  local i, j, star, at, wide, from = 1, 1, nil, nil, nil, nil
+  while j <= #text do
+    local char, letter = byte(glob, i), byte(text, j)
+    if char == STAR and byte(glob, i + 1) == STAR then
+      while byte(glob, i) == STAR do i = i + 1 end
+      wide, from, star = i, j, nil
+    elseif char == STAR then
+      i = i + 1
+      star, at = i, j
+    elseif char == letter or char == MARK and letter ~= SLASH then
+      i, j = i + 1, j + 1
+    elseif star and byte(text, at) ~= SLASH then
+      at = at + 1
+      i, j = star, at
+    elseif wide then
+      from, star = from + 1, nil
+      i, j = wide, from
+    else
+      return false
+    end
+  end
+  return string.find(glob, '^%**$', i) ~= nil
+end
+
+-- Returns an image with and without its host and its tag, and its host.
+local function forms(image)
+  local host, name = string.match(image, '^([^/]+)/(.+)$')
+  if not host then return {image}, '' end
+  local repository = string.match(name, '^[^:@]+') or name
+  return {image, name, host .. '/' .. repository, repository}, host
+end
+
+local function any_form(glob, image)
+  for _, form in ipairs((forms(image))) do
+    if globs(glob, form) then return true end
+  end
+  return false
+end
+
+local function payload_of(content)
+  local ok, job = pcall(cjson.decode, content or '')
+  local payload = ok and type(job) == 'table' and type(job.k) == 'table' and job.k.payload
+  return type(payload) == 'table' and payload or {}
+end
+
+local function has_field(selections, names)
+  for _, selection in ipairs(selections) do
+    for _, name in ipairs(names) do
+      if selection[name] then return true end
+    end
+  end
+  return false
+end
+
+local function wants_content(selections) return has_field(selections, {'rule', 'source', 'host'}) end
+
+-- Returns the number of the first selection that a job matches; nil if it matches none.
+local function selected_by(selections, id, lane, content)
+  local payload
+  local function field(name)
+    payload = payload or payload_of(content)
+    return type(payload[name]) == 'string' and payload[name] or ''
+  end
+  local function host_matches(glob)
+    local _, to = forms(id)
+    local _, from = forms(field('source'))
+    return globs(glob, to) or globs(glob, from)
+  end
+  for number, want in ipairs(selections) do
+    if (not want.lane or want.lane == lane)
+      and (not want.run or redis.call('HEXISTS', waiters_key(id), want.run) == 1)
+      and (not want.destination or any_form(want.destination, id))
+      and (not want.rule or globs(want.rule, field('rule')))
+      and (not want.source or any_form(want.source, field('source')))
+      and (not want.host or host_matches(want.host)) then
+      return number
+    end
+  end
+end
+
+-- Returns the pending jobs of a page of HSCAN that are selected: id, generation, lane, content, and the token of the
+-- attempt that runs. The content is there if a selection wants it, or with_content.
+local function select_page(fields, selections, with_content)
+  local ids, generations, jobs, leases, found = {}, {}, {}, {}, {}
+  for i = 1, #fields, 2 do
+    local id = fields[i]
+    ids[#ids + 1], generations[#ids + 1], jobs[#ids + 1], leases[#ids + 1] = id, fields[i + 1], job_key(id), lease(id)
+  end
+  if #ids == 0 then return found end
+  local contents = (with_content or wants_content(selections)) and redis.call('MGET', unpack(jobs)) or {}
+  local owners, wants_lane = redis.call('MGET', unpack(leases)), with_content or has_field(selections, {'lane'})
+  for n, id in ipairs(ids) do
+    local lane = wants_lane and lane_of(id) or nil
+    if selected_by(selections, id, lane, contents[n]) then
+      found[#found + 1] = {id = id, generation = tonumber(generations[n]), lane = lane, content = contents[n], owner = owners[n]}
+    end
+  end
+  return found
+end
+
+local function read_selections(first)
+  local selections = {}
+  for i = first, #ARGV do selections[#selections + 1] = cjson.decode(ARGV[i]) end
+  return selections
+end
+
+-- stops --
+-- Attempts that shall end early. Put in front of the scripts that renew and end attempts.
+--
+--   <prefix>:stops             hash id -> "how generation token": 'pause' to hand the job back, 'cancel' to forget its
+--                              enqueues up to the generation
+local STOPS, STOPS_EXPIRY = prefix .. ':stops', 86400000
+
+-- Returns how an attempt shall end, and the generation of the job when that was decided; nil if it goes on.
+local function stop_of(id, token)
+  local how, generation, of = string.match(redis.call('HGET', STOPS, id) or '', '^(%a+) (%d+) (.*)$')
+  if of and of == token then return how, tonumber(generation) end
+end
+
+local function stop_attempt(id, how, generation, token)
+  redis.call('HSET', STOPS, id, string.format('%s %.0f %s', how, generation, token))
+  redis.call('PEXPIRE', STOPS, STOPS_EXPIRY)
+end
+
+-- Returns the record for the runs that wait for a job that was cancelled.
+local function cancelled_record(id)
+  return cjson.encode({id = id, outcome = cjson.null, error = 'cancelled', error_class = cjson.null, tries = 0,
+    seconds = 0, retrying = false, cancelled = true})
+end
+
+-- pauses --
+-- Jobs that are not started until a person resumes them. Put in front of the scripts that know of pauses, after waits
+-- and selection.
+--
+-- While a whole lane is paused, its jobs stay in their queue. Of a pause of some jobs, those that were due are parked as
+-- for a key that does not answer: what is behind them in the queue is not hidden.
+--
+--   <prefix>:pauses            hash name -> JSON: selection, since, by; ended, when it was resumed and until no job is
+--                              parked any more
+local PAUSES, MOST_PAUSES = prefix .. ':pauses', 100
+
+local function pause_key(name) return 'pause:' .. name end
+
+-- Returns the pauses by name; selections and names of those in force; and which lanes are paused as a whole.
+local function read_pauses()
+  local pauses, selections, names, whole, all = {}, {}, {}, {}, redis.call('HGETALL', PAUSES)
+  for i = 1, #all, 2 do
+    local name, pause = all[i], cjson.decode(all[i + 1])
+    pauses[name] = pause
+    if not pause.ended then
+      local want, is_whole = pause.selection, true
+      for field in pairs(want) do is_whole = is_whole and field == 'lane' end
+      for _, lane in ipairs(is_whole and LANES or {}) do
+        whole[lane] = whole[lane] or not want.lane or want.lane == lane
+      end
+      if not is_whole then selections[#selections + 1], names[#names + 1] = want, name end
+    end
+  end
+  return pauses, selections, names, whole
+end
+
+-- Returns how many jobs of each lane are parked for pauses.
+local function count_parked()
+  local counts = {events = 0, backfill = 0}
+  for _, name in ipairs(redis.call('HKEYS', PAUSES)) do
+    for _, lane in ipairs(LANES) do counts[lane] = counts[lane] + redis.call('ZCARD', parked(lane, pause_key(name))) end
+  end
+  return counts
+end
+
+-- pause with waits selection stops pauses --
+-- Start no job of a selection until it is resumed. ARGV: prefix, name, selection (JSON), by, '1' to hand running ones
+-- back. Returns since when it is paused in ms, or 0 if there are too many pauses; and how many running ones were told.
+local text = redis.call('HGET', PAUSES, ARGV[2])
+local pause, told = text and cjson.decode(text), 0
+if not (pause and not pause.ended) then
+  if not pause and redis.call('HLEN', PAUSES) >= MOST_PAUSES then return {0, 0} end
+  pause = {selection = cjson.decode(ARGV[3]), since = NOW, by = ARGV[4]}
+  allow_writes()
+  redis.call('HSET', PAUSES, ARGV[2], cjson.encode(pause))
+end
+if ARGV[5] == '1' then
+  local running = redis.call('HGETALL', RUNNING)
+  for i = 1, #running, 2 do
+    local id, token = running[i], cjson.decode(running[i + 1]).token
+    if redis.call('GET', lease(id)) == token
+      and selected_by({pause.selection}, id, lane_of(id), redis.call('GET', job_key(id))) then
+      stop_attempt(id, 'pause', redis.call('HGET', GEN, id) or 0, token)
+      told = told + 1
+    end
+  end
+  wake('stops')
+end
+return {pause.since, told}
+
+-- resume with waits pauses --
+-- End pauses. ARGV: prefix, then names. Returns the names of those that were in force.
+local ended = {}
+allow_writes()
+for i = 2, #ARGV do
+  local text = redis.call('HGET', PAUSES, ARGV[i])
+  local pause = text and cjson.decode(text)
+  if pause and not pause.ended then
+    pause.ended = NOW
+    redis.call('HSET', PAUSES, ARGV[i], cjson.encode(pause))
+    ended[#ended + 1] = ARGV[i]
+  end
+end
+for _, lane in ipairs(LANES) do wake(lane) end
+return ended
+
+-- pause_list with waits pauses --
+-- ARGV: prefix. Returns for each pause in force: its record (JSON), and how many jobs it holds that were due.
+local found, all = {}, redis.call('HGETALL', PAUSES)
+for i = 1, #all, 2 do
+  local pause, held, only_lane = cjson.decode(all[i + 1]), 0, true
+  for field in pairs(pause.selection) do only_lane = only_lane and field == 'lane' end
+  for _, lane in ipairs(LANES) do
+    held = held + redis.call('ZCARD', parked(lane, pause_key(all[i])))
+    if only_lane and (pause.selection.lane or lane) == lane then
+      held = held + redis.call('ZCOUNT', queue(lane), '-inf', NOW)
+    end
+  end
+  if not pause.ended then found[#found + 1] = {all[i + 1], held} end
+end
+return found
+
+-- job_cancel with waits selection stops pauses --
+-- Forget a page of the pending jobs, and have those that run end.
+-- ARGV: prefix, cursor ('0' for the first page), about how many jobs are looked at, '1' to change nothing, selections.
+-- Returns: the cursor of the next page or '0', how many jobs were forgotten, how many that run were told.
+local page = redis.call('HSCAN', GEN, ARGV[2], 'COUNT', ARGV[3])
+local dry, gone, members, doomed, told, is_gone = ARGV[4] == '1', {}, {}, {}, 0, {}
+for _, job in ipairs(select_page(page[2], read_selections(5), false)) do
+  local id = job.id
+  if job.owner then
+    told = told + 1
+    if not dry then stop_attempt(id, 'cancel', job.generation, job.owner) end
+  else
+    gone[#gone + 1], members[#members + 1], is_gone[id] = id, member(id), true
+    doomed[#doomed + 1] = job_key(id)
+    doomed[#doomed + 1] = failures_key(id)
+    if not dry and redis.call('EXISTS', waiters_key(id)) == 1 then
+      report_end(id, job.generation, cancelled_record(id))
+    end
+  end
+end
+if dry then return {page[1], #gone, told} end
+if told > 0 then wake('stops') end
+if #gone == 0 then return {page[1], 0, told} end
+redis.call('DEL', unpack(doomed))
+if redis.call('EXISTS', WRITING) == 1 then
+  -- Their workers died while they wrote.
+  for _, id in ipairs(gone) do
+    local write = redis.call('HGET', WRITING, id)
+    if write then redis.call('HSET', UNANSWERED, id, write) end
+  end
+  redis.call('HDEL', WRITING, unpack(gone))
+end
+for _, hash in ipairs({GEN, WAITING, BOUND, PUSHED, RUNNING, STOPS}) do redis.call('HDEL', hash, unpack(gone)) end
+redis.call('SREM', MERGED, unpack(gone))
+local keys = {}
+for _, name in ipairs(redis.call('HKEYS', PAUSES)) do keys[#keys + 1] = pause_key(name) end
+for key, record in pairs(all_waits()) do
+  keys[#keys + 1] = key
+  if is_gone[record.probe or ''] then
+    record.probe, record.next = nil, NOW
+    put_wait(key, record)
+  end
+end
+for _, lane in ipairs(LANES) do
+  redis.call('ZREM', queue(lane), unpack(members))
+  for _, key in ipairs(keys) do redis.call('ZREM', parked(lane, key), unpack(gone)) end
+end
+return {page[1], #gone, told}
+
+-- job_list with waits selection pauses --
+-- Give a page of the pending jobs.
+-- ARGV: prefix, cursor ('0' for the first page), about how many jobs are looked at, most that are given, selections.
+-- Returns: the cursor of the next page or '0', how many are selected, then for each that is given: id, state, lane,
+-- when it is due in ms, its content or nil, its last failure (JSON) or nil, the name of its pause or nil.
+local page = redis.call('HSCAN', GEN, ARGV[2], 'COUNT', ARGV[3])
+local found, _, selections, names, whole = {}, read_pauses()
+local jobs = select_page(page[2], read_selections(5), true)
+for n = 1, math.min(#jobs, tonumber(ARGV[4])) do
+  local job = jobs[n]
+  local id, lane, content = job.id, job.lane or 'events', job.content or nil
+  local due = tonumber(redis.call('ZSCORE', queue(lane), member(id)) or NOW)
+  local failure, number = redis.call('HGET', WAITING, id), selected_by(selections, id, lane, content)
+  local state = due > NOW and 'waiting' or 'queued'
+  if job.owner then state = 'running' elseif number or whole[lane] then state = 'paused' end
+  found[#found + 1] = {id, state, lane, string.format('%.0f', due), content or false, failure, names[number] or false}
+end
+return {page[1], #jobs, unpack(found)}
