@@ -9,13 +9,13 @@ from replicator.copy.compare import Comparison, compare, compare_listed, read_ro
 from replicator.copy.context import CopyContext, Outcome, Result
 from replicator.copy.ledger import Ledger, NoBlobLocks, RefusedKinds, TagLocks
 from replicator.copy.options import EVERYTHING, VERBATIM, Overwrite
-from replicator.copy.push import Pusher
+from replicator.copy.push import LeftAlone, Pusher, TagGuard
 from replicator.copy.selection import Selection, SelectionCache, select
 from replicator.copy.signatures import SignatureCopier
 from replicator.copy.survey import Survey
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable
+    from collections.abc import Awaitable, Callable, Container, Iterable
 
     from replicator.copy.ledger import BlobLocks
     from replicator.copy.options import Accessories, CopyOptions
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from replicator.copy.survey import Neighbours
     from replicator.reference import Reference, Repository
     from replicator.registry import Registries
-
-
-class _LeftAlone(Exception):
-    """The destination's tag has come to name an image that may not be replaced, which the argument names."""
 
 
 class Copier:
@@ -134,7 +130,8 @@ class Copier:
         force: bool = False,
         absent: bool = False,
         overwrite: Overwrite = Overwrite.ALWAYS,
-        own: Collection[str] = (),
+        own: Container[str] = (),
+        permit: Callable[[Comparison], Awaitable[None]] | None = None,
         writing: Callable[[str, str | None], None] | None = None,
         confirm: Callable[[], Awaitable[None]] | None = None,
         answered: Callable[[], None] | None = None,
@@ -161,6 +158,7 @@ class Copier:
             overwrite: which images may be replaced. Where not any may, the tag is looked at once more right before it
                 is written, as somebody else may have set it while blobs were sent.
             own: the digests that this installation wrote under the tag.
+            permit: awaited before anything is sent, with the comparison. An exception from it ends the copy.
             writing: called right before ``confirm`` with the digest that is about to be written, and that of another
                 image that it replaces; None if it replaces none.
             confirm: awaited right before each attempt to write the tag, which then takes at most `Timing.tag`
@@ -182,31 +180,18 @@ class Copier:
         self._note(destination, found)
         selection, result, replaced = found.selection, found.result, found.replaced
         if result is None and selection is not None and (manifest := selection.manifest) is not None:
-
-            async def confirmed() -> None:
-                nonlocal replaced
-                if overwrite is not Overwrite.ALWAYS:
-                    head = await context.target.head_destination(destination.identifier)
-                    replaced = head.digest if head is not None and head.digest != manifest.digest else None
-                    if not overwrite.allows(replaced, own):
-                        raise _LeftAlone(replaced)
-                if writing is not None:
-                    writing(manifest.digest, replaced)
-                if confirm is not None:
-                    await confirm()
-
-            kept = None if overwrite.allows(replaced, own) else replaced
+            guard = TagGuard(context, manifest.digest, replaced, overwrite=overwrite, own=own)
+            guard.writing, guard.confirm = writing, confirm
             try:
-                if kept is None:
-                    push = Pusher(context, self._blobs, selection.rewritten)
-                    await push.copy_parts(manifest)
-                    await push.put_root(manifest, destination.identifier, confirmed, answered)
-            except _LeftAlone as left:
-                kept = str(left)
-            if kept is not None:
-                note = overwrite.kept(destination, kept)
-                return context.outcome(Result.SKIPPED, kept, note, source_digest=found.announced)
-            result = Result.COPIED
+                guard.check()
+                if permit is not None:
+                    await permit(found)
+                push = Pusher(context, self._blobs, selection.rewritten)
+                await push.copy_parts(manifest)
+                await push.put_root(manifest, destination.identifier, guard, answered)
+            except LeftAlone as left:
+                return context.outcome(Result.SKIPPED, left.present, str(left), source_digest=found.announced)
+            result, replaced = Result.COPIED, guard.replaced
         elif found.digest is not None:
             self._ledger.add(destination.registry, destination.repository.name, found.digest)
         if found.digest is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from replicator.reference import Platform, is_digest, is_signature_tag
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Container, Mapping
 
     from replicator.reference import Reference
 
@@ -38,7 +38,7 @@ class Overwrite(StrEnum):
     NEVER = "never"
     """Nothing: only missing tags are filled."""
 
-    def allows(self, present: str | None, own: Collection[str] = ()) -> bool:
+    def allows(self, present: str | None, own: Container[str] = ()) -> bool:
         """Tell whether a tag that names ``present`` may be written.
 
         Args:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from replicator.copy.options import Overwrite
 from replicator.copy.selection import MAX_DEPTH, MAX_NESTED_BYTES
 from replicator.registry.errors import ManifestIncomplete, RegistryError, UnsupportedManifest, may_land_late
 from replicator.retry import is_transient, retrying
 from replicator.tasks import KeyedLock, gather_tolerant
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Container, Mapping
 
     from replicator.copy.blobs import BlobCopier
     from replicator.copy.context import CopyContext
@@ -21,6 +22,66 @@ _MAX_REPAIRS = 2
 """How often the parts of one manifest are copied again because the destination reported one missing."""
 _MAX_CHILDREN = 8
 """Child manifests in memory at once, each up to 4 MiB."""
+
+
+class LeftAlone(Exception):
+    """The destination's tag names an image that may not be replaced; the text is a note on that.
+
+    Attributes:
+        present: the image's digest.
+    """
+
+    def __init__(self, note: str, present: str) -> None:
+        super().__init__(note)
+        self.present = present
+
+
+class TagGuard:
+    """Guards the writes of a destination's tag: awaited right before each of them.
+
+    Args:
+        context: the copy this belongs to.
+        digest: what is written.
+        replaced: the digest of another image that the tag named when it was compared; None for none.
+        overwrite: which images may be replaced. Where not any may, the tag is looked at once more before each write.
+        own: the digests that this installation wrote under the tag.
+
+    Attributes:
+        replaced: the same, as it was seen last.
+        writing: called with both digests before the confirmation.
+        confirm: awaited last; what it raises ends the copy.
+    """
+
+    def __init__(
+        self, context: CopyContext, digest: str, replaced: str | None, *, overwrite: Overwrite, own: Container[str]
+    ) -> None:
+        self.replaced = replaced
+        self.writing: Callable[[str, str | None], None] | None = None
+        self.confirm: Callable[[], Awaitable[None]] | None = None
+        self._context = context
+        self._digest = digest
+        self._overwrite = overwrite
+        self._own = own
+
+    async def __call__(self) -> None:
+        """Look once more, tell what is written, and confirm it.
+
+        Raises:
+            LeftAlone: the tag has come to name an image that may not be replaced.
+        """
+        if self._overwrite is not Overwrite.ALWAYS:
+            head = await self._context.target.head_destination(self._context.destination.identifier)
+            self.replaced = head.digest if head is not None and head.digest != self._digest else None
+            self.check()
+        if self.writing is not None:
+            self.writing(self._digest, self.replaced)
+        if self.confirm is not None:
+            await self.confirm()
+
+    def check(self) -> None:
+        """Raise `LeftAlone` if the image that was seen last may not be replaced."""
+        if self.replaced is not None and not self._overwrite.allows(self.replaced, self._own):
+            raise LeftAlone(self._overwrite.kept(self._context.destination, self.replaced), self.replaced)
 
 
 class Pusher:

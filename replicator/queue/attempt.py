@@ -85,6 +85,7 @@ class StartedJob:
         last: the last of them; None without one.
         record: what Redis keeps of the running job.
         merged: see `Running.merged`.
+        owned: what is remembered of its destination (`replicator.queue.memory.TagRecord`); empty for nothing.
         asked: the configurations whose processes know nothing of it, by their digests.
     """
 
@@ -97,6 +98,7 @@ class StartedJob:
     record: RunningRecord
     merged: bool
     asked: tuple[str, ...] = ()
+    owned: str = ""
 
     @property
     def first_failure(self) -> datetime | None:
@@ -112,7 +114,7 @@ class StartedJob:
     @classmethod
     def read(cls, reply: list[Any]) -> StartedJob:
         """Read one entry of the script's answer."""
-        job_id, job, generation, failures, retries, waiting, record, merged, noted = reply
+        job_id, job, generation, failures, retries, waiting, record, merged, noted, owned = reply
         return cls(
             id=job_id.decode(),
             job=job,
@@ -124,6 +126,7 @@ class StartedJob:
             merged=bool(merged),
             # The first is the one that it was left to.
             asked=tuple(noted.decode().split(" ")[1:]),
+            owned=owned.decode(errors="replace"),
         )
 
 

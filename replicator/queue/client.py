@@ -166,8 +166,8 @@ class Queue:
         """Queue ``jobs`` durably: up to 500 in one atomic step, more in several.
 
         A queued job takes the new payload; one that waits for a retry, or is a dead letter, starts again at once with
-        a fresh count of attempts; a running one runs again afterwards. An event moves a job out of the backfill lane,
-        never the reverse.
+        a fresh count of attempts; a running one runs again afterwards; one with another ``source`` in its payload ends
+        first. An event moves a job out of the backfill lane, never the reverse.
 
         Args:
             jobs: what to do; of several with one id the last counts.
@@ -183,24 +183,24 @@ class Queue:
                 it does no harm.
             ValueError: a payload can't be expressed in JSON; nothing was queued.
         """
-        last: dict[str, Job] = {}
-        several: set[str] = set()
-        pushed: dict[str, datetime] = {}
+        last: dict[tuple[str, object], Job] = {}
+        several: set[tuple[str, object]] = set()
+        pushed: dict[tuple[str, object], datetime] = {}
         for job in jobs:
-            if job.id in last:
-                several.add(job.id)
-            last[job.id] = job
+            if (name := (job.id, job.payload.get("source"))) in last:
+                several.add(name)
+            last[name] = job
             if job.pushed is not None:
-                pushed[job.id] = min(job.pushed, pushed.get(job.id, job.pushed))
+                pushed[name] = min(job.pushed, pushed.get(name, job.pushed))
         # All are encoded before the first is sent: a bad payload must not leave a part of them queued.
-        stored = [(job, encode_job(job)) for job in last.values()]
+        stored = [(key, job, encode_job(job)) for key, job in last.items()]
         added = 0
         for start in range(0, len(stored), BATCH):
             arguments: list[str | bytes | int] = [lane, run or ""]
-            for job, data in stored[start : start + BATCH]:
+            for key, job, data in stored[start : start + BATCH]:
                 retries = "" if job.retries is None else job.retries
-                since = milliseconds(pushed[job.id]) if job.id in pushed else ""
-                arguments += [job.id, data, retries, int(job.id in several), since]
+                since = milliseconds(pushed[key]) if key in pushed else ""
+                arguments += [job.id, data, retries, int(key in several), since]
             added += await self.ask("enqueue", *arguments)
         return added
 

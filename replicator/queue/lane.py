@@ -322,6 +322,7 @@ class LaneWorker(arq.worker.Worker):
             pushed=job.record.pushed,
             fails_as=job.fails_as,
             asked=job.asked,
+            owned=job.owned,
         )
         context = {
             **self.ctx,

@@ -16,6 +16,7 @@ import structlog
 from replicator.queue.client import FAULTS, Queue
 from replicator.queue.job import LeaseLost, encode_running
 from replicator.queue.memory import MOST_DESTINATIONS, short_name
+from replicator.queue.records import TagRecord
 from replicator.retry import alive, waiting, write_limit
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Lease:
         lost: another worker has it now.
         unanswered: writes behind the fence to which no answer has come.
         ends: how a person has the attempt end early: ``pause`` hands its job back, ``cancel`` forgets it; else empty.
+        owned: what is remembered of the destination once it is written; empty for no change.
         task: the handler's task, cancelled when the lease is lost.
     """
 
@@ -55,6 +57,7 @@ class Lease:
     lost: bool = False
     unanswered: int = 0
     ends: str = ""
+    owned: str = ""
     task: asyncio.Task[Any] | None = field(default=None, repr=False)
 
     def lose(self) -> None:
@@ -146,14 +149,17 @@ class LeaseKeeper:
         """Make sure that ``lease`` is ours for its full time from now; wait for Redis if it is away.
 
         The same step voids what was observed of the job's destination before (`replicator.queue.memory`), and notes
-        that it is being written until an answer comes, also for the case that this worker dies.
+        that it is being written until an answer comes, also for the case that this worker dies; and it remembers what
+        is written and for which source (`Running.own`).
 
         Raises:
             LeaseLost: it is another worker's, or a person has it end early.
         """
         while not lease.lost and not lease.ends:
             try:
-                await self._renew([lease], "confirm", short_name(lease.id), MOST_DESTINATIONS, *self._write)
+                await self._renew(
+                    [lease], "confirm", short_name(lease.id), MOST_DESTINATIONS, *self._write, lease.owned
+                )
                 break
             except FAULTS as error:
                 self._health.failed(error)
@@ -253,6 +259,7 @@ class Running:
         lapsed: whether a worker died while it ran this job, which may have done a part of it.
         pushed: time of the oldest push that this attempt serves (UTC); None where that is unknown.
         asked: the digests of the configurations whose processes know nothing of it.
+        owned: what is remembered of its destination.
     """
 
     __slots__ = (
@@ -265,6 +272,7 @@ class Running:
         "lane",
         "lapsed",
         "merged",
+        "owned",
         "payload",
         "pushed",
         "tries",
@@ -284,6 +292,7 @@ class Running:
         pushed: datetime | None,
         fails_as: Callable[[ErrorClass], datetime | None],
         asked: tuple[str, ...],
+        owned: str,
     ) -> None:
         self.id = lease.id
         self.payload = payload
@@ -294,6 +303,7 @@ class Running:
         self.lapsed = lapsed
         self.pushed = pushed
         self.asked = asked
+        self.owned = TagRecord.parse(owned)
         self._fails_as = fails_as
         self._lease = lease
         self._keeper = keeper
@@ -302,6 +312,10 @@ class Running:
         """Return for how many seconds all attempts before this one have failed with this class; 0 if they have not."""
         since = self._fails_as(error_class)
         return 0.0 if since is None else max(0.0, (self._lease.record.since - since).total_seconds())
+
+    def own(self, record: TagRecord) -> None:
+        """Have the next `confirm` remember what is about to be written, and for which source."""
+        self._lease.owned = record.text
 
     async def confirm(self) -> None:
         """Make sure that this job is still this worker's alone, for a full lease from now: the fence.

@@ -3,8 +3,9 @@
 All of it only saves requests to registries. So nothing here fails or waits for Redis beyond a deadline: while Redis is
 away, slow or refuses, nothing is known, and what was to be remembered is lost.
 
-There are four memories, each bounded by two generations (``memory.lua``), and one of logins (`RedisLogins`); the
-last of the four has times, by the clock of Redis (`RedisClock`):
+There are four such memories, each bounded by two generations (``memory.lua``), and one of logins (`RedisLogins`); the
+last of the four has times, by the clock of Redis (`RedisClock`). A fifth says which source owns a destination's tag and
+what was written there (`TagRecord`); the step that lets a tag be written writes it (``confirm``), so it can't be lost.
 
 - **Selections** (`RedisSelectionStore`): what a selection leaves of an image. The value of a key never changes.
 - **Surveys** (`RedisSurveyStore`): which repositories of a destination's registry were read for blobs to mount from
@@ -50,6 +51,7 @@ import structlog
 from replicator.queue.best_effort import Batcher, BestEffortRedis
 from replicator.queue.client import BATCH
 from replicator.queue.job import QueueUnavailable
+from replicator.queue.records import TagRecord
 from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
@@ -157,6 +159,9 @@ def short_name(destination: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(destination.encode()).digest()[:12]).decode()
 
 
+MOST_OWNED = 100_000
+"""How many destinations' owners are remembered in each of two generations; one takes 150 to 450 bytes of Redis."""
+
 _CLOCK_ANSWERS = 5
 """Answers from which the time of Redis is learned before the first observation is dated by it."""
 _LONGEST_TRUST = 30 * 86400.0
@@ -179,9 +184,9 @@ class Observations:
         self._items = items
         self._clock = RedisClock()
         self._redis = BestEffortRedis(queue, deadline=deadline, trouble="memory unavailable")
-        self._batcher: Batcher[tuple[str, float, str]] = Batcher(self._note, pause=pause)
+        self._batcher: Batcher[tuple[str, float, str, str, str]] = Batcher(self._note, pause=pause)
 
-    def record(self, destination: str, wanted: str, at: float) -> None:
+    def record(self, destination: str, wanted: str, at: float, source: str = "") -> None:
         """Record that a destination held what is wanted; it is sent about a second later, or lost.
 
         Args:
@@ -189,9 +194,20 @@ class Observations:
             wanted: what it held, as a short text; see ``replicator.copy.selection_key``.
             at: since when it is certain, by ``time.time()`` of this machine: a moment after the tag was written, or
                 before the destination was asked.
+            source: the reference that owns the destination's tag, if none is known to; empty to say nothing of that.
         """
         moment = time.monotonic() - max(0.0, time.time() - at)
-        self._batcher.put((short_name(destination), moment, wanted))
+        self._batcher.put((short_name(destination), moment, wanted, destination if source else "", source))
+
+    async def owned(self, destinations: Sequence[str]) -> list[TagRecord] | None:
+        """Return what is remembered of destinations' tags, by `TagRecord`; None when Redis does not answer."""
+        found: list[TagRecord] = []
+        for start in range(0, len(destinations), BATCH):
+            reply = await self._redis.ask("owned_recall", *destinations[start : start + BATCH])
+            if reply is None:
+                return None
+            found += [TagRecord.parse(text.decode(errors="replace")) for text in reply]
+        return found
 
     async def confirmed(self, expected: Sequence[tuple[str, str]], within: float) -> list[bool]:
         """Tell which destinations were lately observed to hold what is wanted; a round trip for 500 of them.
@@ -224,14 +240,18 @@ class Observations:
         await self._batcher.aclose()
         await self._redis.aclose()
 
-    async def _note(self, batch: Sequence[tuple[str, float, str]]) -> None:
+    async def _note(self, batch: Sequence[tuple[str, float, str, str, str]]) -> None:
         if self._clock.showed(0.0) is None:
             # The quickest of several answers gives the closest bound. The first one alone is slow, as the script is
             # loaded for it, and would date the observation before the void note of its own copy.
             for _ in range(_CLOCK_ANSWERS):
                 if not await self._send(()):
                     return
-        words = [word for item, moment, wanted in batch for word in (item, self._clock.showed(moment) or 0, wanted)]
+        words = [
+            word
+            for item, moment, wanted, id_, source in batch
+            for word in (item, self._clock.showed(moment) or 0, wanted, id_, source)
+        ]
         await self._send(words)
 
     async def _send(self, words: Iterable[str | int]) -> bool:

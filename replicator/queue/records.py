@@ -1,4 +1,4 @@
-"""The JSON records that the queue keeps in Redis, as typed values.
+"""The records that the queue keeps in Redis, as typed values: in JSON, but for `TagRecord`.
 
 A record is a frozen dataclass: a field's name is the key in the JSON, its annotation what the reader checks. Keys that
 a reader does not know are ignored, because an old and a new process share one queue during an upgrade: a newer version
@@ -8,8 +8,9 @@ may add a key, and must neither rename one nor change its type. A new word of an
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -126,3 +127,55 @@ def load_json(data: bytes) -> Any:
         ValueError: it is not JSON.
     """
     return json.loads(data)
+
+
+_KEPT_WRITES = 3
+_DIGEST_PART = 32
+
+
+@dataclass(frozen=True, slots=True)
+class TagRecord:
+    """What an installation remembers of a destination's tag; all of it is empty where nothing is known.
+
+    It is written before the tag is, so the newest write may not have arrived. A digest is ``in`` a record if it is one
+    of the last that were written.
+
+    Attributes:
+        source: the reference that owns the tag: its image was written there last, or seen there first.
+        written: beginnings of the digests that were written, the newest first.
+        replaced: the digest that a write replaced whose job has not ended well yet; empty otherwise.
+    """
+
+    source: str = ""
+    written: tuple[str, ...] = ()
+    replaced: str = ""
+
+    def __contains__(self, digest: object) -> bool:
+        return _beginning(str(digest)) in self.written
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the stored form; what has another form is nothing."""
+        parts = ["" if part == "-" else part for part in text.split(" ")]
+        if len(parts) != len(("source", "written", "replaced")):
+            return cls()
+        return cls(parts[0], tuple(filter(None, parts[1].split(","))), parts[2])
+
+    @property
+    def text(self) -> str:
+        """The stored form."""
+        return " ".join(part or "-" for part in (self.source, ",".join(self.written), self.replaced))
+
+    def told(self, replaced: str | None) -> str | None:
+        """Return what a write replaces, given what the tag names: an own write that nobody heard of is left out."""
+        return self.replaced if self.replaced and replaced in self else replaced
+
+    def after(self, source: str, digest: str, replaced: str | None) -> TagRecord:
+        """Return the record for a write of ``digest`` over ``replaced``."""
+        beginning = _beginning(digest)
+        written = (beginning, *(each for each in self.written if each != beginning))[:_KEPT_WRITES]
+        return TagRecord(source, written, self.told(replaced) or "")
+
+
+def _beginning(digest: str) -> str:
+    return digest.partition(":")[2][:_DIGEST_PART]

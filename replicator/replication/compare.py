@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from replicator.console import short
 from replicator.copy import Result, SourceNotFound, selection_key
-from replicator.copy.options import VERBATIM
+from replicator.copy.options import VERBATIM, Overwrite
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Lane
 from replicator.replication.advice import explained
-from replicator.replication.job import may_trust, signature_fact
 from replicator.replication.report import Row, RowOutcome
+from replicator.rules.request import may_trust, signature_fact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -99,11 +99,16 @@ class Checker:
                 return replace(row_of(found, RowOutcome.FAILED), error=explained(error, request.destination))
             return None
         if comparison.result is None:
-            return comparison
+            kept = await self._left_alone(request, comparison)
+            if kept is None:
+                return comparison
+            note = request.overwrite.kept(request.destination, kept)
+            return replace(row_of(found, RowOutcome.SKIPPED), digest=kept, note=note)
         if comparison.result is Result.UP_TO_DATE:
             if self._checks is not None and may_trust(request):
                 key = selection_key(comparison.announced, request.options)
-                self._checks.record(str(request.destination), key, compared_at)
+                owner = "" if request.signature else str(request.source)
+                self._checks.record(str(request.destination), key, compared_at, owner)
             if (lacks_signatures or self._force) and not request.signature:
                 return replace(comparison, lacks_signatures=lacks_signatures)
         return replace(
@@ -112,6 +117,18 @@ class Checker:
             seconds=round(time.monotonic() - started, 3),
             note=comparison.note,
         )
+
+    async def _left_alone(self, request: CopyRequest, comparison: Comparison) -> str | None:
+        """Return the image at the destination if it may not be replaced; None to copy, or to leave that to the job."""
+        replaced = comparison.replaced
+        if replaced is None or request.overwrite.allows(replaced):
+            return None
+        if request.overwrite is Overwrite.OURS:
+            owned = await self._checks.owned([str(request.destination)]) if self._checks is not None else None
+            # What this installation wrote is known to the queue alone.
+            if owned is None or replaced in owned[0]:
+                return None
+        return replaced
 
     async def _lacks_signatures(self, found: Found) -> bool:
         """Tell whether signatures of an image that is at the destination may be missing there."""

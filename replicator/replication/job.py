@@ -17,13 +17,14 @@ from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Description, Job, Lane, LeftToOthers
 from replicator.registry.errors import DigestMismatch, NotFound
 from replicator.registry.places import BULK
-from replicator.replication.transfer import CopyFailed, transfer
+from replicator.replication.transfer import CopyFailed, is_selected, owner_of, transfer
 from replicator.rules import CopyRequest
+from replicator.rules.request import may_trust, signature_fact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from replicator.copy import Accessories, Copier
+    from replicator.copy import Comparison, Copier
     from replicator.queue import InForce, JsonValue, Observations, Running
     from replicator.rules import Rules
 
@@ -98,21 +99,6 @@ def withdrawn(request: CopyRequest, *warnings: str) -> Outcome:
     return Outcome(Result.SKIPPED, source, destination, note=WITHDRAWN, warnings=tuple(filter(None, warnings)))
 
 
-def may_trust(request: CopyRequest) -> bool:
-    """Tell whether an observation of the destination (`Observations`) can prove that there is nothing to copy.
-
-    It can for tags alone: a digest always names the same content and is not recorded. Signatures have observations of
-    their own; see `signature_fact`.
-    """
-    return request.source.tag is not None and request.destination.tag is not None
-
-
-def signature_fact(request: CopyRequest, accessories: Accessories) -> tuple[str, str]:
-    """Name the observation that a destination holds the signatures of an image, and say what is observed."""
-    kind = "all" if request.options.signatures else "signatures"
-    return f"{request.destination.repository}@{accessories.subject} {kind}", accessories.key
-
-
 def describe(
     lane: Lane, payload: Mapping[str, JsonValue], outcome: Mapping[str, JsonValue] | None
 ) -> Description | None:
@@ -130,7 +116,7 @@ def describe(
     if outcome is None:
         return Description(GIVEN_UP, source, rule, arrived=False)
     copied = Outcome.from_json(dict(outcome))
-    if copied.result is Result.UP_TO_DATE and lane is Lane.BACKFILL and not copied.warnings:
+    if copied.result is Result.UP_TO_DATE and lane is Lane.BACKFILL and not (copied.warnings or copied.replaced):
         return None
     note = "; ".join(filter(None, (copied.note, *copied.warnings)))
     arrived = copied.result in (Result.COPIED, Result.UP_TO_DATE)
@@ -245,16 +231,9 @@ class Handler:
         )
 
     async def _outcome(self, request: CopyRequest, running: Running) -> Outcome:
-        if not await self._is_selected(request):
+        if not await is_selected(self._copier.registries, request):
             note = "it is not among the latest tags that its rule names"
             return Outcome(Result.SKIPPED, str(request.source), str(request.destination), note=note)
-        bytes_read = 0
-
-        def progress(number: int) -> None:
-            nonlocal bytes_read
-            bytes_read += number
-            running.progress(bytes_read)
-
         # The facts in the request are stale after a failed attempt, after another push was merged into this job,
         # and after a long wait, as for a registry that did not answer.
         waited = (datetime.now(UTC) - running.enqueued_at).total_seconds()
@@ -268,9 +247,7 @@ class Handler:
             request = replace(request, absent=False)
         began = time.time()
         try:
-            outcome = await transfer(
-                self._copier, request, confirm=running.confirm, answered=running.answered, progress=progress
-            )
+            outcome = await self._transfer(request, running)
         except SourceNotFound as error:
             if not await self._is_gone(error, request, running):
                 raise
@@ -291,6 +268,43 @@ class Handler:
                 "Harbor's database replica or a cache before it may lag, or the tag was moved back",
                 ErrorClass.NOT_YET,
             )
+        return outcome
+
+    async def _transfer(self, request: CopyRequest, running: Running) -> Outcome:
+        """Copy, and note what is written and for which source."""
+        bytes_read = 0
+
+        def progress(number: int) -> None:
+            nonlocal bytes_read
+            bytes_read += number
+            running.progress(bytes_read)
+
+        owned, owner = running.owned, str(request.source)
+
+        async def permit(found: Comparison) -> None:
+            nonlocal owner
+            owner = await owner_of(self._copier.registries, self._rules, request, found, owned.source)
+
+        def writing(digest: str, replaced: str | None) -> None:
+            # A digest has one content, wherever it comes from.
+            if request.destination.tag is not None:
+                running.own(owned.after(owner, digest, replaced))
+
+        outcome = await transfer(
+            self._copier,
+            request,
+            own=owned,
+            permit=permit,
+            writing=writing,
+            confirm=running.confirm,
+            answered=running.answered,
+            progress=progress,
+        )
+        if outcome.result is Result.COPIED:
+            outcome = replace(outcome, replaced=owned.told(outcome.replaced))
+        elif outcome.result is Result.UP_TO_DATE and outcome.digest in owned:
+            # An earlier attempt wrote it, and did not come to its end.
+            outcome = replace(outcome, replaced=owned.replaced or None)
         return outcome
 
     async def _is_gone(self, error: SourceNotFound, request: CopyRequest, running: Running) -> bool:
@@ -329,15 +343,6 @@ class Handler:
         (seen,) = await self._checks.confirmed([expected], (datetime.now(UTC) - pushed).total_seconds())
         return not seen
 
-    async def _is_selected(self, request: CopyRequest) -> bool:
-        """Tell whether the tag is still among the latest, for a rule that copies only those."""
-        tag = request.source.tag
-        if request.selection is None or tag is None:
-            return True
-        tags = [each async for each in self._copier.registries.source(request.source.repository).tags()]
-        # A tag that is gone is not skipped: the copy says that the source does not exist.
-        return tag not in tags or tag in request.selection.select(tags)
-
     def _record(self, request: CopyRequest, outcome: Outcome, began: float) -> None:
         """Record what the destination holds now, after a copy that began at ``began`` (`time.time`)."""
         if self._checks is None or outcome.source_digest is None:
@@ -350,7 +355,9 @@ class Handler:
             # written, the destination may have been read at the very beginning.
             written = outcome.result is Result.COPIED and not outcome.signatures
             seen = time.time() if written else began
-            self._checks.record(str(request.destination), selection_key(outcome.source_digest, request.options), seen)
+            key = selection_key(outcome.source_digest, request.options)
+            owner = "" if request.signature else str(request.source)
+            self._checks.record(str(request.destination), key, seen, owner)
         if attached is not None and attached.subject == outcome.source_digest and outcome.settled:
             self._checks.record(*signature_fact(request, attached), began)
 

@@ -115,7 +115,7 @@ class Report:
         """Count a row."""
         self.counts[row.outcome] += 1
         self.bytes += row.bytes
-        self.replaced += row.replaced is not None and row.outcome in (RowOutcome.COPIED, RowOutcome.WOULD_COPY)
+        self.replaced += row.replaced is not None
         if row.outcome is RowOutcome.FAILED and len(self.failures) < MAX_FAILURES:
             self.failures.append(row)
 

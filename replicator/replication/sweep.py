@@ -30,10 +30,11 @@ from replicator.reference import Repository
 from replicator.registry.errors import ConnectionFailed
 from replicator.registry.places import BULK
 from replicator.replication.compare import Checker, informed
-from replicator.replication.job import job_for, signature_fact
+from replicator.replication.job import job_for
 from replicator.replication.listing import Found
 from replicator.replication.repositories import NotListed, SweptHarbor, WantedRepository
 from replicator.replication.tag_lists import TagLister
+from replicator.rules.request import signature_fact
 from replicator.tasks import background, gather_tolerant
 
 if TYPE_CHECKING:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from replicator import __version__
 from replicator.copy import Copier
 from replicator.errors import ErrorClass, ReplicatorError
+from replicator.reference import Reference
 from replicator.registry import Registries, RegistryError, Timing
 from replicator.registry.errors import (
     ConnectionFailed,
@@ -27,17 +28,19 @@ from replicator.registry.proxies import Proxies
 from replicator.registry.rate import Rates
 from replicator.replication.advice import explained, may_lack_repository
 from replicator.retry import retrying, write_limit
+from replicator.rules.request import Collision
 from replicator.settings import variables
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+    from collections.abc import AsyncIterator, Awaitable, Callable, Container
 
-    from replicator.copy import BlobLocks, Outcome, SelectionStore
+    from replicator.copy import BlobLocks, Comparison, Outcome, SelectionStore
     from replicator.errors import Wait
     from replicator.reference import Repository
     from replicator.registry import Access, RequestObserver
     from replicator.registry.ladder import LoginPatience
     from replicator.replication.repositories import Neighbours
+    from replicator.rules import Rules
     from replicator.rules.request import CopyRequest
     from replicator.settings import Settings
 
@@ -60,11 +63,77 @@ class CopyFailed(ReplicatorError):
         self.wait = wait
 
 
+class Collides(CopyFailed):
+    """Another source owns the destination's tag."""
+
+    def __init__(self, request: CopyRequest, owner: Reference, reason: str = "") -> None:
+        collision = Collision(request.destination, tuple(sorted((request.source, owner), key=str)))
+        message = f"{collision}: {owner} was there first{reason}; give the sources different destinations"
+        super().__init__(message, ErrorClass.PERMANENT)
+
+
+async def owner_of(
+    registries: Registries, rules: Rules | None, request: CopyRequest, found: Comparison, owner: str
+) -> str:
+    """Return the source that owns the destination's tag once a copy has been made: the first that was copied there.
+
+    Another one takes over when no rule sends the owner there any more, or the owner's tag is gone.
+
+    Args:
+        registries: the owner's is asked only if another source is about to write another image.
+        rules: those in force; None if they are not known, so that the owner stays.
+        request: the copy.
+        found: its comparison.
+        owner: the source that is remembered; empty for none.
+
+    Raises:
+        Collides: the owner is another source, which wants another image there.
+        CopyFailed: it could not be asked.
+    """
+    source = str(request.source)
+    if owner in ("", source) or request.destination.tag is None or found.digest == found.present:
+        return owner or source
+    try:
+        claim: CopyRequest | None = replace(request, source=Reference.parse(owner), accessories=None, announced=None)
+    except ValueError:
+        return source
+    if rules is not None and claim is not None:
+        claim = rules.present(claim)
+    if claim is None:
+        return source
+    try:
+        head = await registries.source(claim.source.repository).head_manifest(claim.source.identifier)
+        if head is None or not await is_selected(registries, claim):
+            return source
+    except RegistryError as error:
+        if error.error_class in (ErrorClass.TRANSIENT, ErrorClass.NOT_YET):
+            raise CopyFailed(explained(error), error.error_class, error.retry_after, error.wait) from error
+        raise Collides(request, claim.source, f", and can't be read now ({error.why})") from error
+    if head.digest == found.announced and claim.options == request.options:
+        return owner
+    raise Collides(request, claim.source)
+
+
+async def is_selected(registries: Registries, request: CopyRequest) -> bool:
+    """Tell whether the tag is still among the latest, for a rule that copies only those.
+
+    Raises:
+        RegistryError: the source can't list its tags.
+    """
+    tag = request.source.tag
+    if request.selection is None or tag is None:
+        return True
+    tags = [each async for each in registries.source(request.source.repository).tags()]
+    # A tag that is gone is not skipped: the copy says that the source does not exist.
+    return tag not in tags or tag in request.selection.select(tags)
+
+
 async def transfer(
     copier: Copier,
     request: CopyRequest,
     *,
-    own: Collection[str] = (),
+    own: Container[str] = (),
+    permit: Callable[[Comparison], Awaitable[None]] | None = None,
     writing: Callable[[str, str | None], None] | None = None,
     confirm: Callable[[], Awaitable[None]] | None = None,
     answered: Callable[[], None] | None = None,
@@ -78,7 +147,8 @@ async def transfer(
         copier: makes the copy.
         request: what is copied where, and how.
         own: the digests that this installation wrote under the destination's tag.
-        writing: called before the tag is written, see `Copier.copy`.
+        permit: awaited before anything is sent, see `Copier.copy`.
+        writing: called before the tag is written.
         confirm: awaited right before the tag is written; what it raises ends the copy.
         answered: called when such a write is over, see `Copier.copy`.
         progress: called with the number of blob bytes as they are read.
@@ -104,6 +174,7 @@ async def transfer(
             absent=request.absent,
             overwrite=request.overwrite,
             own=own,
+            permit=permit,
             writing=writing,
             confirm=confirm,
             answered=answered,

@@ -99,6 +99,21 @@ class CopyRequest:
             raise ValueError(f"not a stored copy request: {error!r}") from error
 
 
+def may_trust(request: CopyRequest) -> bool:
+    """Tell whether an observation of the destination (`Observations`) can prove that there is nothing to copy.
+
+    It can for tags alone: a digest always names the same content and is not recorded. Signatures have observations of
+    their own; see `signature_fact`.
+    """
+    return request.source.tag is not None and request.destination.tag is not None
+
+
+def signature_fact(request: CopyRequest, accessories: Accessories) -> tuple[str, str]:
+    """Name the observation that a destination holds the signatures of an image, and say what is observed."""
+    kind = "all" if request.options.signatures else "signatures"
+    return f"{request.destination.repository}@{accessories.subject} {kind}", accessories.key
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A copy together with the rules that ask for it.

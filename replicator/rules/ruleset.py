@@ -99,6 +99,7 @@ class Rules:
                     options=now.options,
                     signature=now.signature,
                     accessories=shown,
+                    overwrite=now.overwrite,
                 )
         return None
 

@@ -203,9 +203,9 @@ async def test_many_are_sent_and_asked_500_at_a_time(queue: Queue) -> None:
     # The first questions are for the time alone.
     assert asked.scripts == [
         *[("observations_record", 1)] * 5,
-        ("observations_record", 1 + 3 * 500),
-        ("observations_record", 1 + 3 * 500),
-        ("observations_record", 1 + 3 * 200),
+        ("observations_record", 1 + 5 * 500),
+        ("observations_record", 1 + 5 * 500),
+        ("observations_record", 1 + 5 * 200),
     ]
     asked.scripts.clear()
     wrong = [("r.example/team/app:v7", "8"), ("r.example/team/other:v7", "7")]

@@ -14,6 +14,7 @@ import structlog
 from replicator.copy import Copier, Outcome, Result, SourceNotFound
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Lane, Running
+from replicator.queue.records import TagRecord
 from replicator.reference import Reference
 from replicator.registry import Registries
 from replicator.replication.job import SETTLING_SECONDS, Handler, answered, job_for
@@ -45,9 +46,14 @@ class Job:
     confirmed: int = 0
     read: list[int] = field(default_factory=list)
     seconds: float = 0.0
+    owned: TagRecord = TagRecord()
+    noted: list[TagRecord] = field(default_factory=list)
 
     def failing(self, _: ErrorClass) -> float:
         return self.seconds
+
+    def own(self, record: TagRecord) -> None:
+        self.noted.append(record)
 
     async def confirm(self) -> None:
         self.confirmed += 1

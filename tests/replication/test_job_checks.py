@@ -18,9 +18,10 @@ from replicator.copy.options import VERBATIM, Attestations, CopyOptions
 from replicator.queue import Lane, LeaseLost, Observations, Queue
 from replicator.reference import Reference
 from replicator.registry import Registries, Timing
-from replicator.replication.job import Handler, job_for, may_trust
+from replicator.replication.job import Handler, job_for
 from replicator.replication.transfer import CopyFailed, access_by
 from replicator.rules import CopyRequest
+from replicator.rules.request import may_trust
 from tests.queue.conftest import eventually, idle, working
 from tests.queue.servers import RedisServer
 from tests.queue.test_checks import Asked, Writer, void

@@ -248,7 +248,8 @@ def test_of_several_rules_for_one_copy_the_one_counts_that_replaces_least() -> N
 
 def test_rules_without_overwrite_have_the_digest_that_they_always_had() -> None:
     plain, default, other = (
-        rules_of({f"{HARBOR}/a/b": value}).digest for value in (item(), item(overwrite="always"), item(overwrite="ours"))
+        rules_of({f"{HARBOR}/a/b": value}).digest
+        for value in (item(), item(overwrite="always"), item(overwrite="ours"))
     )
     assert plain == default != other
 

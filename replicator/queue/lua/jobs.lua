@@ -308,7 +308,7 @@ local function compare_later(id, lane, look)
   redis.call('ZADD', queue(lane), look, member(id))
 end
 
--- claim with waits clock generations observed unanswered selection stops pauses --
+-- claim with waits clock generations observed owned unanswered selection stops pauses --
 -- Start up to `count` jobs that are due: take their leases, in one step.
 -- ARGV: prefix, lane, count, token (unique to this request), worker, lease in ms,
 --       takeover: '1' when jobs of workers that died may be taken,
@@ -317,7 +317,7 @@ end
 --       the digest of the worker's configuration; empty or left out without one.
 -- Returns: ms until the next job is due or -1, then for each job an array:
 --       id, arq's job or nil, generation, failures, retries or nil, last failure or nil, running record, 1 if merged,
---       what <prefix>:foreign notes of it or ''.
+--       what <prefix>:foreign notes of it or '', what is remembered of its destination or ''.
 local lane, count, token, worker, lease_ms = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], tonumber(ARGV[6])
 local takeover, again, horizon = ARGV[7] == '1', ARGV[8] == '1', tonumber(ARGV[9] or 86400000)
 local started = {}
@@ -453,7 +453,7 @@ local function take(id, record)
   started[#started + 1] = {
     id, redis.call('GET', job_key(id)), tonumber(redis.call('HGET', GEN, id) or 0), record.failures,
     redis.call('HGET', BOUND, id), redis.call('HGET', WAITING, id), text, redis.call('SISMEMBER', MERGED, id),
-    take_back(id) or '',
+    take_back(id) or '', get_owned(id) or '',
   }
 end
 
@@ -530,11 +530,12 @@ next_look = math.min(next_look, tonumber(upcoming[2] or math.huge))
 table.insert(started, 1, next_look < math.huge and math.max(0, next_look - NOW) or -1)
 return started
 
--- confirm with generations observed unanswered stops --
+-- confirm with generations observed owned unanswered stops --
 -- The fence: prolong a lease right before its job's destination is written, and void what was observed there before.
 -- ARGV: prefix, lease in ms, id, token, running record or '' to leave it, the destination's short name,
 -- most items of a generation, ms that the write may take, ms after that until the destination is compared again if no
--- answer comes. Returns the tokens of leases that are lost: this one or none; or how it shall end with its token.
+-- answer comes, what is remembered of the destination from now on or '' for no change. Returns the tokens of leases
+-- that are lost: this one or none; or how it shall end with its token.
 local lease_ms, id, token = tonumber(ARGV[2]), ARGV[3], ARGV[4]
 if not has_lease(id, token) then return {token} end
 local stop = stop_of(id, token)
@@ -546,6 +547,7 @@ local _, look = unanswered(id)
 OBSERVED.keep(ARGV[6], string.format('%.0f ', math.max(NOW, look or 0)), tonumber(ARGV[7]))
 local limit = NOW + tonumber(ARGV[8])
 redis.call('HSET', WRITING, id, string.format('%.0f %.0f %s', limit, limit + tonumber(ARGV[9]), ARGV[6]))
+keep_owned(id, ARGV[10])
 renew_lease(id, token, lease_ms, ARGV[5])
 return {}
 
@@ -566,7 +568,7 @@ for i = 3, #ARGV, 3 do
 end
 return lost
 
--- finish with chronicle waits generations observed unanswered stops --
+-- finish with chronicle waits generations observed owned unanswered stops --
 -- End an attempt, in one step. ARGV: prefix, id, token, generation seen at the start, lane it was started from,
 --   how: 'done' | 'retry' | 'wait' | 'dead' | 'release' | 'cancel' | 'foreign', delay in ms, failures in a row,
 --   record for the runs that wait, note: the failure of what waits ('retry', 'wait') or the dead letter ('dead'),
@@ -603,6 +605,7 @@ local newest = tonumber(redis.call('HGET', GEN, id) or 0)
 if ARGV[13] == '1' then note_unanswered(id) else redis.call('HDEL', WRITING, id) end
 local limit, look = unanswered(id)
 local earliest = math.max(NOW, limit or 0)
+if how == 'done' then note_told(id) end
 -- A push that this attempt did not serve is left to the next one.
 if how ~= 'done' and runner then note_push(id, runner.pushed) end
 

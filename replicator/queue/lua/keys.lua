@@ -26,6 +26,7 @@
 --   <prefix>:configs, :turns   hash digest -> JSON, counter: see "configured" in processes.lua
 --   <prefix>:waiters:<id>      hash run -> "generation:retries": the runs that wait for its end
 --   <prefix>:finished:<run>    stream of ends for one run
+--   <prefix>:rivals            hash id -> JSON list: jobs with other sources than the pending one, which run after it
 --   <prefix>:dead, :dead-jobs  hashes id -> JSON record, id -> arq's job
 --   <prefix>:buried            sorted set of the ids of dead letters, in the order of their death: a number of :seq
 --   <prefix>:workers           hash worker -> JSON: its sign of life
@@ -45,7 +46,7 @@ local prefix = ARGV[1]
 local GEN, SEQ, RUNNING, WAITING = prefix .. ':gen', prefix .. ':seq', prefix .. ':running', prefix .. ':waiting'
 local BOUND, MERGED, PUSHED = prefix .. ':bound', prefix .. ':merged', prefix .. ':pushed'
 local WAITS, WRITING, UNANSWERED = prefix .. ':waits', prefix .. ':writing', prefix .. ':unanswered'
-local CLOCK, FOREIGN = prefix .. ':clock', prefix .. ':foreign'
+local CLOCK, FOREIGN, RIVALS = prefix .. ':clock', prefix .. ':foreign', prefix .. ':rivals'
 local DEAD, DEAD_JOBS, DEAD_ORDER = prefix .. ':dead', prefix .. ':dead-jobs', prefix .. ':buried'
 local LANES = {'events', 'backfill'}
 local FINISHED_EXPIRY = 86400000
@@ -116,11 +117,77 @@ local function note_push(id, at)
   if at and not (known and known <= at) then redis.call('HSET', PUSHED, id, string.format('%.0f', at)) end
 end
 
+-- Two jobs with one id and different sources would write one destination. They are not merged, or one source's image would
+-- stand for the other's without a word: one runs after the other, and its handler finds that they collide. Jobs of
+-- signatures, and those whose id has a digest, bring the same content from wherever.
+local MOST_RIVALS = 8
+
+local function source_of(job)
+  if not job or string.find(job, '"signature":true', 1, true) then return nil end
+  return string.match(job, '"source":"([^"]*)"')
+end
+
+local function is_rival(id, job, other)
+  if string.find(id, '@', 1, true) then return false end
+  local one, two = source_of(job), source_of(other)
+  return one and two and one ~= two
+end
+
+-- Keep a job until the pending one with another source has ended. Of one source the newest job counts; if there are too
+-- many sources, the last one gives way.
+local function wait_behind(id, job, lane, retries, run, pushed)
+  local generation = redis.call('INCR', SEQ)
+  note_time()
+  local rivals = cjson.decode(redis.call('HGET', RIVALS, id) or '[]')
+  local place = math.min(#rivals + 1, MOST_RIVALS)
+  for i, rival in ipairs(rivals) do
+    if not is_rival(id, rival.job, job) then place = i end
+  end
+  local before = rivals[place] or {}
+  if (before.pushed or '') ~= '' and (pushed == '' or tonumber(before.pushed) < tonumber(pushed)) then
+    pushed = before.pushed
+  end
+  rivals[place] = {job = job, lane = lane, retries = retries, pushed = pushed, generation = generation}
+  redis.call('HSET', RIVALS, id, cjson.encode(rivals))
+  if run ~= '' then redis.call('HSET', waiters_key(id), run, generation .. ':' .. retries) end
+end
+
+-- Forget a dead letter. Returns whether there was one.
+local function forget_letter(id)
+  redis.call('HDEL', DEAD_JOBS, id)
+  redis.call('ZREM', DEAD_ORDER, id)
+  return redis.call('HDEL', DEAD, id) == 1
+end
+
+-- Queue the next job that waits behind one that has ended.
+local function promote(id)
+  local text = redis.call('HGET', RIVALS, id)
+  if not text then return end
+  local rivals = cjson.decode(text)
+  local rival = table.remove(rivals, 1)
+  if #rivals > 0 then redis.call('HSET', RIVALS, id, cjson.encode(rivals)) else redis.call('HDEL', RIVALS, id) end
+  redis.call('HSET', GEN, id, string.format('%.0f', rival.generation))
+  redis.call('SET', job_key(id), rival.job)
+  redis.call('SADD', MERGED, id)
+  if rival.retries ~= '' then redis.call('HSET', BOUND, id, rival.retries) end
+  note_push(id, rival.pushed)
+  redis.call('ZADD', queue(rival.lane), NOW, member(id))
+  wake(rival.lane)
+end
+
 -- Queue a job, merged with its earlier enqueues that are not done, in whatever state, and with its dead letter. An
 -- event delivered twice counts as two enqueues: comparing the payloads (they differ in their time) would cost more than
--- the one request that an unmerged job may save.
+-- the one request that an unmerged job may save. A job with another source than the pending one waits behind it, and
+-- leaves the dead letter of another source alone.
 -- Returns the lane it is in, and whether it was pending before.
 local function enqueue(id, job, lane, retries, run, pushed)
+  local buried = redis.call('HGET', DEAD_JOBS, id)
+  local same_letter = not is_rival(id, buried, job)
+  if redis.call('HEXISTS', GEN, id) == 1 and is_rival(id, redis.call('GET', job_key(id)), job) then
+    wait_behind(id, job, lane, retries, run, pushed)
+    if same_letter then forget_letter(id) end
+    return lane_of(id) or lane, true
+  end
   local generation = redis.call('INCR', SEQ)
   note_time()
   local pending = redis.call('HEXISTS', GEN, id) == 1
@@ -133,9 +200,7 @@ local function enqueue(id, job, lane, retries, run, pushed)
   redis.call('HDEL', WAITING, id)
   -- The new content may be of a configuration that others know.
   if take_back(id) then redis.call('HDEL', FOREIGN, id) end
-  local dead = redis.call('HDEL', DEAD, id) == 1
-  redis.call('HDEL', DEAD_JOBS, id)
-  redis.call('ZREM', DEAD_ORDER, id)
+  local dead = same_letter and forget_letter(id)
   if pending or before or dead then redis.call('SADD', MERGED, id) end
   -- The enqueue with the most patience decides how often the job is retried.
   local bound = redis.call('HGET', BOUND, id)
@@ -189,6 +254,7 @@ local function forget(id)
   redis.call('SREM', MERGED, id)
   redis.call('HDEL', RUNNING, id)
   for _, lane in ipairs(LANES) do redis.call('ZREM', queue(lane), member(id)) end
+  promote(id)
 end
 
 -- Turn a job into a dead letter, with its stored form for a later retry.

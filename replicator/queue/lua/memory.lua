@@ -8,7 +8,8 @@
 --   <prefix>:<name>:new, :old  hashes item -> text
 local GENERATION_EXPIRY = 30 * 86400000
 
-local function generations(name)
+-- lasting: they are kept however long nobody writes.
+local function generations(name, lasting)
   local memory = {new = prefix .. ':' .. name .. ':new', old = prefix .. ':' .. name .. ':old'}
 
   local renewed = false
@@ -19,7 +20,7 @@ local function generations(name)
     redis.call('HSET', memory.new, item, text)
     redis.call('HDEL', memory.old, item)
     -- Once a script, as each command is written to the append-only file.
-    if not renewed then redis.call('PEXPIRE', memory.new, GENERATION_EXPIRY) end
+    if not renewed and not lasting then redis.call('PEXPIRE', memory.new, GENERATION_EXPIRY) end
     renewed = true
     if redis.call('HLEN', memory.new) >= limit then
       redis.call('UNLINK', memory.old)
@@ -83,17 +84,48 @@ return table.concat(reply)
 local time = latest(ARGV[3])
 return time and NOW - time < tonumber(ARGV[2]) and 1 or 0
 
--- observations_record with generations observed --
--- Record what destinations were observed to hold, each unless something newer is known of it.
--- ARGV: prefix, most items of a generation, then triples: destination, time, wanted. Returns the time.
+-- owned with generations --
+-- Which source owns a destination's tag, and what was written there. Put in front of the scripts that use it. No other
+-- memory pushes it out, as it says what may be replaced.
+--
+--   <prefix>:owned:new, :old   short form of an id -> "source written replaced", see TagRecord in memory.py
+local OWNED, MOST_OWNED = generations('owned', true), 100000
+
+local function owned_name(id) return string.sub(redis.sha1hex(id), 1, 24) end
+
+local function get_owned(id) return OWNED.get(owned_name(id)) end
+
+-- Remember it; an empty text changes nothing.
+local function keep_owned(id, text)
+  if (text or '') ~= '' then OWNED.keep(owned_name(id), text, MOST_OWNED) end
+end
+
+-- Note that it was told what the last write replaced.
+local function note_told(id)
+  local source, written, replaced = string.match(get_owned(id) or '', '^(%S+) (%S+) (%S+)$')
+  if replaced and replaced ~= '-' then keep_owned(id, source .. ' ' .. written .. ' -') end
+end
+
+-- owned_recall with generations owned --
+-- ARGV: prefix, then ids. Returns what is remembered of each, or ''.
+local reply = {}
+for i = 2, #ARGV do reply[#reply + 1] = get_owned(ARGV[i]) or '' end
+return reply
+
+-- observations_record with generations observed owned --
+-- Record what destinations were observed to hold, each unless something newer is known of it; and which source owns it,
+-- unless another one is known to. ARGV: prefix, most items of a generation, then for each: destination, time, wanted,
+-- the destination's id or '', the source. Returns the time.
 local limit = tonumber(ARGV[2])
 -- A note an hour ahead was made before the clock was set back; nothing older than it is under way any more.
 local stale = NOW + 3600000
-for i = 3, #ARGV, 3 do
+for i = 3, #ARGV, 5 do
   local time, known = math.min(tonumber(ARGV[i + 1]), NOW), latest(ARGV[i])
   if not known or known < time or known > stale then
     OBSERVED.keep(ARGV[i], string.format('%.0f %s', time, ARGV[i + 2]), limit)
   end
+  local id = ARGV[i + 3]
+  if id ~= '' and not get_owned(id) then keep_owned(id, ARGV[i + 4] .. ' - -') end
 end
 return NOW
 
