@@ -240,7 +240,10 @@ async def run_backfill(request: BackfillRequest, *, out: Console, err: Console) 
             task.report.warnings += [str(warning) for warning in rules.warnings]
             in_force = None
             if queue is not None:
-                in_force, loaded = InForce(queue, rules.digest, rules.parts), LoadedConfig(time.time(), None)
+                in_force, loaded = (
+                    InForce(queue, rules.digest, rules.parts, stays=False),
+                    LoadedConfig(time.time(), None),
+                )
                 shown = announced(queue, "backfill", __version__, lambda: loaded, rules=in_force)
                 if request.options.detach:
                     task.report.warnings += await tell_unknown_rules(queue, rules, err)

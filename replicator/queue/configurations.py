@@ -110,6 +110,7 @@ class InForce:
         queue: over whose processes.
         digest: the same for configurations that ask for the same work.
         parts: digests of its parts: two versions of one file share some, the files of two installations none.
+        stays: this process runs for years, and is not meant to have other rules than the others.
 
     Attributes:
         turn: counts the starts and reloads of all processes, up to that of this configuration; None until Redis has
@@ -117,8 +118,8 @@ class InForce:
         changed: set when another one came into force.
     """
 
-    def __init__(self, queue: Queue, digest: str, parts: Sequence[str] = ()) -> None:
-        self._queue = queue
+    def __init__(self, queue: Queue, digest: str, parts: Sequence[str] = (), *, stays: bool = True) -> None:
+        self._queue, self._stays = queue, stays
         self.digest, self.parts = digest, tuple(parts)
         self.turn: int | None = None
         self.changed = asyncio.Event()
@@ -161,7 +162,7 @@ class InForce:
             other = name.decode() if isinstance(name, bytes) else str(name)
             if alike == b"1":
                 self._strangers.discard(other)
-            elif other not in self._strangers:
+            elif self._stays and other not in self._strangers:
                 self._strangers.add(other)
                 log.warning(
                     "queue shared with other rules",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 from tests.end_to_end.conftest import report
@@ -63,6 +64,46 @@ async def test_beside_a_running_serve_there_is_nothing_to_warn_of(house: House) 
     assert code == 0, out
     assert "3  up to date" in out
     assert "Warning" not in out
+
+
+async def test_what_no_rule_names_any_more_when_serve_starts_is_skipped_and_not_copied(house: House) -> None:
+    await pushed(house)
+    await push(house.harbor.host, "team/app", "v1", image(4), HARBOR_ROBOT)
+    both = house.rules({"HARBOR/library/app": "ACR/image-syncer/app", "HARBOR/team/app": "ACR/image-syncer/team"})
+    code, out = await detached(house, both)
+    assert code == 0, out
+    one = house.rules({"HARBOR/library/app": "ACR/image-syncer/app"})
+    async with running("serve", "--config", one, cwd=house.directory, ready="worker started") as serving:
+        await serving.until("copy done", count=3, result="copied")
+        (line,) = await serving.until("copy done", result="skipped")
+        assert line["note"] == "no rule names it any more"
+        assert line["source"].endswith("/team/app:v1")
+        assert house.acr.faults.log.count("PUT", "/team/") == 0
+        failures = await replicator("failures", "--json", cwd=house.directory)
+        assert json.loads(failures.out) == []
+
+
+async def test_beside_a_serve_with_other_rules_it_says_so_and_a_backfill_in_the_foreground_makes_its_copies(
+    house: House,
+) -> None:
+    one = await pushed(house)
+    async with running("serve", "--config", one, cwd=house.directory, ready="worker started") as serving:
+        await push(house.harbor.host, "team/app", "v1", image(4), HARBOR_ROBOT)
+        other = house.directory / "other.json"
+        house.rules({"HARBOR/team/app": "ACR/image-syncer/team"}).rename(other)
+        ended = await replicator("backfill", "--config", other, "--detach", cwd=house.directory)
+        assert ended.code == 0, ended.said
+        assert "has these rules: what they do not name is not copied" in ended.err
+        await serving.until("copies wait for their rules")
+        check = await replicator("check", "--config", other, cwd=house.directory)
+        assert "another installation uses this queue" in check.out
+        ended = await replicator("backfill", "--config", other, cwd=house.directory)
+        assert ended.code == 0, ended.said
+        # The copy that was left to these rules may be done before it is compared.
+        assert re.search(r"1  (copied|up to date)", ended.out), ended.out
+        assert "shared with other rules" not in ended.err
+        assert not [line for line in serving.lines if line.get("source", "").endswith("/team/app:v1")]
+    await verify_tree(house.behind_acr, "image-syncer/team", "v1", image(4))
 
 
 async def test_what_can_not_be_compared_is_a_failure_all_the_same(house: House) -> None:
