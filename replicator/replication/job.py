@@ -187,7 +187,8 @@ class Handler:
         trouble = logging.WARNING if running.lane is Lane.EVENTS else logging.INFO
         present = await self._present(request, running)
         if isinstance(present, Outcome):
-            log.log(logging.WARNING if present.warnings else logging.INFO, "copy done", **_fields(present))
+            level = logging.WARNING if present.warnings else logging.INFO
+            log.log(level, "copy done", **_fields(present), **_circumstances(request, running))
             return present.to_json()
         request = present
         try:

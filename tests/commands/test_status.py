@@ -17,6 +17,7 @@ from replicator.errors import ErrorClass
 from replicator.queue import (
     Counts,
     DeadLetter,
+    Differing,
     Findings,
     KeySilence,
     Lane,
@@ -97,6 +98,19 @@ def test_a_clock_of_redis_that_was_set_back_is_told() -> None:
     assert "the clock of Redis was set back by 3600 s at 2026-01-01T12:00:00.000Z" in printed(seen, width=140)
     assert seen.to_json()["clock"] == {"set_back": iso(NOON), "seconds": 3600.0}
     assert "clock" not in status().to_json()
+
+
+def test_processes_with_different_rules_are_told_once_that_lasts_longer_than_an_update() -> None:
+    differing = Differing(400.0, ("serve a:1 has 0123", "worker b:2 has 4567"))
+    seen = replace(status(), differing=differing, ownerless=1)
+    shown = printed(seen, width=300)
+    assert "different rules for 6 min (serve a:1 has 0123, worker b:2 has 4567)" in shown
+    assert "1 copy waits for a process with its rules, and ends as skipped without one" in shown
+    told = seen.to_json()
+    assert told["rules_differ"] == {"seconds": 400.0, "processes": list(differing.sides)}
+    assert told["without_rules"] == 1
+    assert "different" not in printed(replace(seen, differing=replace(differing, seconds=200.0)), width=300)
+    assert not {"rules_differ", "without_rules"} & set(status().to_json())
 
 
 def test_harbors_whose_webhooks_are_switched_off_are_named() -> None:

@@ -694,12 +694,13 @@ elseif how == 'wait' then
     if not known then wake('waits') end
   end
 elseif how == 'foreign' then
-  local theirs = foreign(lane, string.match(ARGV[14], '^%S*'))
+  local owner = string.match(ARGV[14], '^%S*')
+  local theirs = foreign(lane, owner)
   redis.call('HSET', FOREIGN, id, ARGV[14])
   redis.call('ZADD', theirs, runner and runner.due or NOW, id)
   -- In the queue it is due later, for the case that nobody with that configuration takes it. The more there are, the
-  -- later: fifty a second are looked at in vain.
-  local pause = math.max(FOREIGN_MS, math.min(20 * redis.call('ZCARD', theirs), MOST_FOREIGN_MS))
+  -- later: fifty a second are looked at in vain. An older version takes it from there alone.
+  local pause = math.max(owner == '' and 1000 or FOREIGN_MS, math.min(20 * redis.call('ZCARD', theirs), MOST_FOREIGN_MS))
   redis.call('ZADD', queue(lane), math.max(NOW + pause, earliest), member(id))
   -- What an older version of this program has ended is not taken out of these.
   for _, each in ipairs({FOREIGN, theirs}) do redis.call('PEXPIRE', each, 6 * MOST_FOREIGN_MS) end

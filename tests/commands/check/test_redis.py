@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from replicator.commands.check.findings import FindingState
-from replicator.commands.check.queue import judge_file, judge_memory, try_redis
-from replicator.queue import Queue
+from replicator.commands.check.queue import compare_rules, judge_file, judge_memory, try_redis
+from replicator.queue import InForce, LoadedConfig, Queue, announced
+from replicator.rules import parse
 from tests.commands.check.clocks import WrongClock
 from tests.docs.pages import ROOT
 from tests.queue.servers import RedisServer, Replicated, ask
@@ -22,6 +24,8 @@ from tests.queue.tair import TairProxy
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from replicator.rules import Rules
 
 DOCUMENTED = re.search(r"^user replicator on >change-me (.*)$", (ROOT / "docs/deployment.md").read_text(), re.MULTILINE)
 
@@ -245,3 +249,40 @@ def test_only_a_policy_that_never_evicts_is_right(policy: str | None) -> None:
     assert (state is FindingState.OK) == (policy == "noeviction")
     assert (state is FindingState.NOT_TRIED) == (policy is None)
     assert "noeviction" in message
+
+
+async def test_the_rules_are_compared_with_those_that_are_in_force(own: RedisServer) -> None:
+    """With a version of the same file, with the same file, and with that of another installation."""
+
+    def rules(*images: str) -> Rules:
+        named = ", ".join(f"h.example/{image}: r.example/{image}" for image in images)
+        text = f"auth: {{h.example: {{anonymous: true}}, r.example: {{anonymous: true}}}}\nimages: {{{named}}}"
+        return parse(text, "rules", environ={})
+
+    async def compared(*images: str) -> tuple[FindingState, str] | None:
+        found = await compare_rules(own.url, "replicator", rules(*images))
+        return (found[0].state, found[0].message) if found else None
+
+    assert await compared("a", "b") is None
+    async with await Queue.connect(own.url) as queue:
+        redis: Any = queue.redis
+        in_force = rules("a", "b")
+        running = InForce(queue, in_force.digest, in_force.parts)
+        async with announced(queue, "serve", "1", lambda: LoadedConfig(1.0, None), rules=running):
+            assert await compared("a", "b") == (FindingState.OK, "1 process has these rules in force")
+            state, message = await compared("a", "c") or (None, "")
+            assert (state, "change with a reload" in message) == (FindingState.NOT_TRIED, True)
+            state, message = await compared("c") or (None, "")
+            assert (state, "another installation uses this queue" in message) == (FindingState.FAILED, True)
+            # A one-off is meant to differ.
+            one_off = InForce(queue, "f" * 32)
+            async with announced(queue, "backfill", "1", lambda: LoadedConfig(1.0, None), rules=one_off):
+                assert await compared("a", "b") == (FindingState.OK, "1 process has these rules in force")
+            late = InForce(queue, "e" * 32, in_force.parts)
+            async with announced(queue, "worker", "1", lambda: LoadedConfig(1.0, None), rules=late):
+                assert (await compared("a", "b") or (None,))[0] is FindingState.NOT_TRIED
+                for name, record in (await redis.hgetall("replicator:processes")).items():
+                    longer = json.loads(record) | {"rules_since": json.loads(record)["seen"] - 400_000}
+                    await redis.hset("replicator:processes", name, json.dumps(longer))
+                state, message = await compared("a", "b") or (None, "")
+                assert (state, "different rules for 6 min" in message) == (FindingState.FAILED, True)

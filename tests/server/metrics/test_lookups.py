@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from replicator.schedule import parse_schedule
 from replicator.server.metrics import Metrics
 from tests.queue.conftest import Recorder, eventually, working
 from tests.queue.servers import CuttingProxy
+from tests.queue.test_configurations import shown
 from tests.queue.test_retrying import Fault
 from tests.server.metrics.test_conventions import exposed
 
@@ -155,6 +157,21 @@ async def test_a_harbor_whose_webhooks_are_switched_off_is_shown_as_long_as_swee
         assert found == {("harbor.example.com",): both, ("other",): both}
     await queue.redis.delete(f"{queue.prefix}:sweep:webhooks")
     assert (await exposed(metrics)).series("replicator_harbor_webhooks_enabled") == {}
+
+
+async def test_processes_with_different_rules_are_shown_with_the_time_since_they_differ(
+    metrics: Metrics, queue: Queue
+) -> None:
+    assert (await exposed(metrics)).value("replicator_rules_differ_seconds") == 0
+    redis: Any = queue.redis
+    async with shown(queue, "1" * 32), shown(queue, "2" * 32):
+        for name, record in (await redis.hgetall(f"{queue.prefix}:processes")).items():
+            process = json.loads(record)
+            # As it would be kept by the signs of life that follow.
+            longer = json.dumps(process | {"rules_since": process["seen"] - 400_000})
+            await redis.hset(f"{queue.prefix}:processes", name, longer)
+        assert 400 <= (await exposed(metrics)).value("replicator_rules_differ_seconds") < 1000
+    assert (await exposed(metrics)).value("replicator_rules_differ_seconds") == 0
 
 
 async def test_a_record_in_redis_that_can_not_be_read_does_not_stop_the_scrape(metrics: Metrics, queue: Queue) -> None:

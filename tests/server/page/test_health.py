@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from replicator.queue import (
     Counts,
+    Differing,
     Findings,
     History,
     KeySilence,
@@ -78,6 +79,18 @@ def test_a_registry_that_does_not_answer_is_named_with_the_copies_that_wait_for_
     assert (found.level, found.detail) == ("warning", "no connection")
     assert found.sentence == (
         "Registry acr.example has not answered since 2026-01-01 12:00 UTC; 74 copies wait for it. And 1 more."
+    )
+
+
+def test_processes_with_different_rules_and_copies_without_any_are_named() -> None:
+    seen, differing = facts(dead=2), Differing(400.0, ("serve a:1 has 0123", "worker b:2 has 4567"))
+    found = health(replace(seen, status=replace(seen.status, differing=differing, ownerless=3)))
+    assert (found.level, found.sentence) == ("warning", "Processes on this queue have different rules.")
+    assert "for 6 min (serve a:1 has 0123, worker b:2 has 4567)" in found.detail
+    # An update takes a while.
+    young = replace(seen.status, differing=replace(differing, seconds=299.0), ownerless=3)
+    assert health(replace(seen, status=young)).sentence == (
+        "3 copies wait for a process with their rules, and end as skipped without one."
     )
 
 
