@@ -204,6 +204,18 @@ async def test_a_reload_takes_over_from_the_rules_before_it_at_once(queue: Queue
         await eventually(has_taken_over)
 
 
+async def test_a_redis_that_lost_its_state_counts_the_turns_from_the_start(queue: Queue) -> None:
+    async with shown(queue, OLD), shown(queue, NEW) as new:
+        assert new.turn == 2
+        await queue.redis.delete(f"{queue.prefix}:turns")
+        new.changed.set()
+
+        async def counted() -> bool:
+            return new.turn == 1
+
+        await eventually(counted)
+
+
 async def test_the_rules_of_another_installation_or_of_an_older_version_are_waited_for_and_for_ten_minutes_only(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:

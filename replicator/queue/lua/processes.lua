@@ -57,7 +57,8 @@ if digest then
   local before = redis.call('HGET', known, name)
   before = before and cjson.decode(before)
   record.rules_since = before and before.rules == digest and before.rules_since or NOW
-  if turn == '' then turn = redis.call('INCR', TURNS) end
+  -- Or if this is another Redis, or one that was put back to an older state.
+  if turn == '' or tonumber(turn) > tonumber(redis.call('GET', TURNS) or 0) then turn = redis.call('INCR', TURNS) end
   note_config(digest, ARGV[7], record.command ~= 'backfill')
 end
 redis.call('HSET', known, name, cjson.encode(record))
