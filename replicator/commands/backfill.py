@@ -53,7 +53,7 @@ from replicator.replication.report import (
 from replicator.replication.transfer import access_by, open_registries
 from replicator.rules import Narrowing, Rules
 from replicator.schedule import parse_duration, parse_moment
-from replicator.server.runtime import make_worker, open_checks, open_copier, open_queue, retry_policy
+from replicator.server.runtime import make_worker, open_checks, open_copier, open_queue, origin_of, retry_policy
 from replicator.settings import Settings
 from replicator.tasks import Shutdown, cancel_all, graceful_shutdown
 
@@ -240,10 +240,8 @@ async def run_backfill(request: BackfillRequest, *, out: Console, err: Console) 
             task.report.warnings += [str(warning) for warning in rules.warnings]
             in_force = None
             if queue is not None:
-                in_force, loaded = (
-                    InForce(queue, rules.digest, rules.parts, stays=False),
-                    LoadedConfig(time.time(), None),
-                )
+                origin, loaded = origin_of(settings), LoadedConfig(time.time(), None)
+                in_force = InForce(queue, rules.digest, rules.parts, origin=origin, stays=False)
                 shown = announced(queue, "backfill", __version__, lambda: loaded, rules=in_force)
                 if request.options.detach:
                     task.report.warnings += await tell_unknown_rules(queue, rules, err)

@@ -110,6 +110,7 @@ class InForce:
         queue: over whose processes.
         digest: the same for configurations that ask for the same work.
         parts: digests of its parts: two versions of one file share some, the files of two installations none.
+        origin: one more part, for where the configuration comes from; empty where that is not known.
         stays: this process runs for years, and is not meant to have other rules than the others.
 
     Attributes:
@@ -118,9 +119,12 @@ class InForce:
         changed: set when another one came into force.
     """
 
-    def __init__(self, queue: Queue, digest: str, parts: Sequence[str] = (), *, stays: bool = True) -> None:
+    def __init__(
+        self, queue: Queue, digest: str, parts: Sequence[str] = (), *, origin: str = "", stays: bool = True
+    ) -> None:
         self._queue, self._stays = queue, stays
-        self.digest, self.parts = digest, tuple(parts)
+        self._origin = [origin] if origin else []
+        self.digest, self.parts = digest, (*parts, *self._origin)
         self.turn: int | None = None
         self.changed = asyncio.Event()
         self._since = time.monotonic()
@@ -133,7 +137,7 @@ class InForce:
 
     def renew(self, digest: str, parts: Sequence[str]) -> None:
         """Have another configuration in force from now on."""
-        self.parts = tuple(parts)
+        self.parts = (*parts, *self._origin)
         if digest == self.digest:
             return
         self._former.add(self.digest)

@@ -37,7 +37,7 @@ from replicator.server.metrics import Metrics
 from replicator.server.notify import open_notifier
 from replicator.server.page import StatusPage
 from replicator.server.reload import RefusedLogins, Reloader
-from replicator.server.runtime import make_worker, open_checks, open_copier, open_queue
+from replicator.server.runtime import make_worker, open_checks, open_copier, open_queue, origin_of
 from replicator.server.traces import open_traces
 from replicator.settings import variables
 from replicator.tasks import cancel_all, graceful_shutdown
@@ -241,7 +241,7 @@ async def _open(settings: Settings, rules: Rules, lanes: Collection[Lane]) -> As
                 return registries.waiting(host, bulk=lane is Lane.BACKFILL)
 
             metrics.requests.watch_waiting(waiting)
-            in_force = InForce(queue, rules.digest, rules.parts)
+            in_force = InForce(queue, rules.digest, rules.parts, origin=origin_of(settings))
             handler = Handler(copier, checks, rules, in_force)
             worker = make_worker(
                 settings,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from replicator.queue import (
@@ -69,6 +71,22 @@ async def open_queue(settings: Settings) -> AsyncIterator[Queue]:
         queue.fault = Faults(settings.state_dir)
         async with watch_for_older_state(queue, Mark(settings.state_dir, settings.redis_prefix)):
             yield queue
+
+
+def origin_of(settings: Settings) -> str:
+    """Return a digest of the place of the rules file: on this machine, by its directory, which edits do not replace.
+
+    Its present content is a later version of what was there before, even if nothing of that is left.
+    """
+    file = settings.config or settings.images
+    try:
+        place = file.absolute().parent.stat() if file is not None else None
+    except OSError:
+        place = None
+    if file is None or place is None:
+        return ""
+    text = f"{socket.gethostname()} {place.st_dev} {place.st_ino} {file.name}"
+    return sha256(text.encode()).hexdigest()[:12]
 
 
 @asynccontextmanager

@@ -28,10 +28,13 @@ from replicator.queue import (
     configurations,
     processes,
 )
+from replicator.server.runtime import origin_of
+from replicator.settings import Settings
 from tests.queue.conftest import Recorder, command, eventually, idle, working
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from replicator.queue import ProcessInfo, Running
 
@@ -68,10 +71,10 @@ class Process(Recorder):
 
 @asynccontextmanager
 async def shown(
-    queue: Queue, digest: str, parts: tuple[str, ...] = FILE, command: str = "serve"
+    queue: Queue, digest: str, parts: tuple[str, ...] = FILE, command: str = "serve", *, origin: str = ""
 ) -> AsyncIterator[InForce]:
     """A process with a configuration that copies nothing."""
-    in_force = InForce(queue, digest, parts)
+    in_force = InForce(queue, digest, parts, origin=origin)
     config = LoadedConfig(time.time(), None)
     async with announced(queue, command, "1", lambda: config, rules=in_force):
         yield in_force
@@ -192,6 +195,19 @@ async def test_in_a_rolling_update_it_ends_when_the_last_process_with_the_former
         fresh = InForce(queue, OTHER, FILE)
         fresh.turn = later.turn
         assert (await fresh.place(NEW, ())).is_former
+
+
+async def test_another_content_of_the_same_file_takes_over_from_the_one_before(queue: Queue, tmp_path: Path) -> None:
+    file, other = tmp_path / "rules.yaml", tmp_path / "other.yaml"
+    origin = origin_of(Settings(config=file))
+    assert origin == origin_of(Settings(config=tmp_path / "." / "rules.yaml"))
+    assert origin_of(Settings(config=other)) not in ("", origin)
+    assert origin_of(Settings(config=tmp_path / "absent" / "rules.yaml")) == ""
+    async with shown(queue, OLD, ("a",), origin=origin):
+        pass
+    for at, is_former in ((origin, True), (origin_of(Settings(config=other)), False)):
+        async with shown(queue, NEW, ("z",), origin=at) as new:
+            assert (await new.place(OLD, ())).is_former is is_former
 
 
 async def test_a_reload_takes_over_from_the_rules_before_it_at_once(queue: Queue) -> None:

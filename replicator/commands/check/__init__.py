@@ -67,6 +67,7 @@ from replicator.registry.proxies import Proxies
 from replicator.replication.transfer import access_by
 from replicator.rules import Narrowing, Rules
 from replicator.rules.request import Source
+from replicator.server.runtime import origin_of
 from replicator.settings import Settings, variables
 
 _TIMING = Timing(connect=8, read=8, write=8, commit=8, tag=8, attempts=1)
@@ -185,17 +186,17 @@ class Check:
             Probe("notify", each.host, partial(reach_receiver, each, self._registries.proxies))
             for each in settings.receivers
         ]
-        prefix = settings.redis_prefix
+        prefix, origin = settings.redis_prefix, origin_of(settings)
         if settings.redis_url is None:
             directory = settings.state_dir
             return [
                 Probe("queue", str(directory), partial(try_state_directory, directory, settings.queue_server)),
-                Probe("rules", str(directory), partial(compare_rules_in, directory, prefix, self._rules)),
+                Probe("rules", str(directory), partial(compare_rules_in, directory, prefix, self._rules, origin)),
                 *probes,
             ]
         url = settings.redis_url.get_secret_value()
         look = partial(try_redis, url, prefix, settings.redis_replicas)
-        compare = partial(compare_rules, url, prefix, self._rules)
+        compare = partial(compare_rules, url, prefix, self._rules, origin)
         left = partial(look_for_left_work, settings.state_dir, prefix, settings.queue_server)
         name = "REPLICATOR_REDIS_URL"
         return [

@@ -97,8 +97,14 @@ async def look_for_left_work(directory: Path, prefix: str, program: Path | None)
     return [] if left is None else [Finding("queue", str(directory), FindingState.FAILED, left.sentence)]
 
 
-async def compare_rules(url: str, prefix: str, rules: Rules) -> list[Finding]:
+async def compare_rules(url: str, prefix: str, rules: Rules, origin: str = "") -> list[Finding]:
     """Compare the rules with those that the processes on the queue have in force; nothing while none runs.
+
+    Args:
+        url: of the queue.
+        prefix: of the installation.
+        rules: those of the command.
+        origin: see `replicator.server.runtime.origin_of`.
 
     Raises:
         ConfigError: the URL or the prefix is wrong.
@@ -118,7 +124,7 @@ async def compare_rules(url: str, prefix: str, rules: Rules) -> list[Finding]:
         noun = "process has" if len(running) == 1 else "processes have"
         return [Finding(_IN_FORCE, where, FindingState.OK, f"{len(running)} {noun} these rules in force")]
     names = ", ".join(f"{each.command} {each.host}:{each.pid}" for each in others[:_MAX_NAMED])
-    parts = frozenset(rules.parts)
+    parts = frozenset((*rules.parts, *filter(None, [origin])))
     if not any(parts & known[each.rules].parts for each in others if each.rules in known):
         message = f"another installation uses this queue ({names}): give each its own REPLICATOR_REDIS_PREFIX"
         return [Finding(_IN_FORCE, where, FindingState.FAILED, message)]
@@ -129,12 +135,12 @@ async def compare_rules(url: str, prefix: str, rules: Rules) -> list[Finding]:
     return [Finding(_IN_FORCE, where, FindingState.NOT_TRIED, message)]
 
 
-async def compare_rules_in(directory: Path, prefix: str, rules: Rules) -> list[Finding]:
+async def compare_rules_in(directory: Path, prefix: str, rules: Rules, origin: str) -> list[Finding]:
     """Do the same for the embedded queue; nothing while its server does not run."""
     with contextlib.suppress(OSError):
         if await use_of(directory) is Use.SERVER:
             with short_path(directory) as reachable:
-                return await compare_rules(f"unix://{(reachable / SOCKET).absolute()}", prefix, rules)
+                return await compare_rules(f"unix://{(reachable / SOCKET).absolute()}", prefix, rules, origin)
     return []
 
 
