@@ -173,8 +173,9 @@ async def test_one_that_knows_it_by_other_rules_takes_it(queue: Queue) -> None:
         assert old.offered.total() <= 1
 
 
-async def test_a_job_of_a_former_version_of_the_own_rules_ends_at_once(queue: Queue) -> None:
-    async with shown(queue, OLD):
+@pytest.mark.parametrize("former", ["serve", "backfill"])
+async def test_a_job_of_a_former_version_of_the_own_rules_ends_at_once(queue: Queue, former: str) -> None:
+    async with shown(queue, OLD, command=former):
         pass
     async with shown(queue, NEW, ("b", "c")) as new:
         assert await new.place(OLD, ()) == replace(await new.place(OLD, ()), left_to=None, is_former=True)
