@@ -31,9 +31,9 @@ from replicator.commands.options import (
     run,
     settings_of,
 )
-from replicator.console import stderr
+from replicator.console import say, stderr
 from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem
-from replicator.queue import InForce, Lane, LoadedConfig, Queue, QueueError, Worker, announced
+from replicator.queue import InForce, Lane, LoadedConfig, Queue, QueueError, Worker, announced, list_pauses
 from replicator.reference import Platform
 from replicator.replication.backfill import Backfill, BackfillOptions
 from replicator.replication.job import Handler
@@ -240,6 +240,7 @@ async def run_backfill(request: BackfillRequest, *, out: Console, err: Console) 
             task.report.warnings += [str(warning) for warning in rules.warnings]
             in_force = None
             if queue is not None:
+                await _tell_pauses(queue, err)
                 origin, loaded = origin_of(settings), LoadedConfig(time.time(), None)
                 in_force = InForce(queue, rules.digest, rules.parts, origin=origin, stays=False)
                 shown = announced(queue, "backfill", __version__, lambda: loaded, rules=in_force)
@@ -264,7 +265,7 @@ async def run_backfill(request: BackfillRequest, *, out: Console, err: Console) 
                 try:
                     end_all(outputs)
                 finally:
-                    summary(task.report, out)
+                    summary(task.report, out, run=task.run_id if queue is not None and task.follows_copies else "")
         return _exit_code(task.report)
     return INTERRUPTED
 
@@ -333,7 +334,18 @@ def _parse_times(since: str | None, within: str, problems: list[Problem]) -> tup
 def _exit_code(report: Report) -> int:
     if report.interrupted:
         return INTERRUPTED
-    return FAILED if report.counts[RowOutcome.FAILED] else OK
+    return FAILED if report.counts[RowOutcome.FAILED] or report.counts[RowOutcome.CANCELLED] else OK
+
+
+async def _tell_pauses(queue: Queue, err: Console) -> None:
+    with contextlib.suppress(QueueError):
+        for each in await list_pauses(queue):
+            say(
+                f"{each.sentence}; replicator queue resume {each.selection.options}",
+                err,
+                label="paused:",
+                style="yellow",
+            )
 
 
 async def _no_worker_warning(queue: Queue, report: Report) -> list[str]:

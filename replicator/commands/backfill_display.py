@@ -239,8 +239,14 @@ class Plan:
             self._rows.close()
 
 
-def summary(report: Report, console: Console) -> None:
-    """Print every failure with its reason, the warnings, the counts, and what is left to do."""
+def summary(report: Report, console: Console, *, run: str = "") -> None:
+    """Print every failure with its reason, the warnings, the counts, and what is left to do.
+
+    Args:
+        report: the result.
+        console: where it is printed.
+        run: the id under which copies that are left can be cancelled; empty if they have none.
+    """
     if report.failures:
         say("", console, label="Failed:", style="red")
         for row in report.failures:
@@ -256,6 +262,10 @@ def summary(report: Report, console: Console) -> None:
         say(f"Skipped as older than --since: {report.older}", console)
     if queued := report.counts[RowOutcome.QUEUED]:
         say(f"Still queued: {queued}; the next worker or backfill copies them", console)
+        if run:
+            say(f"To delete them instead: replicator queue cancel --run {run} --lane backfill", console, indent=2)
+    if cancelled := report.counts[RowOutcome.CANCELLED]:
+        say(f"Cancelled: {cancelled}; run the backfill again to copy them", console)
     if left := report.counts[RowOutcome.NOT_BEGUN]:
         say(f"Not started: {left}; run the backfill again to copy them", console)
     if not report.complete:

@@ -12,7 +12,7 @@ from replicator.commands.options import Json, RedisUrl, StateDir, parse_referenc
 from replicator.commands.status import existing_queue
 from replicator.console import document, iso, local, page, plain, say, stderr
 from replicator.errors import FAILED, OK, ConfigError, Problem
-from replicator.queue import DeadLetter, DeadLetters, History, Queue, named, note_action, system_user
+from replicator.queue import DeadLetter, DeadLetters, History, Queue, Selection, named, note_action, system_user
 from replicator.settings import Settings
 
 _SHOWN = 20
@@ -219,9 +219,13 @@ async def drop_failures(settings: Settings, references: Sequence[str] | None, *,
     async with existing_queue(settings) as queue:
         dropped = await DeadLetters(queue).drop(references)
         await _note(queue, "drop", dropped, everything=references is None)
+        unknown = [reference for reference in dict.fromkeys(references or ()) if reference not in dropped]
+        pending = await queue.pending(dict.fromkeys(unknown, "")) if unknown else set()
     _list("dropped", dropped, out)
-    unknown = [reference for reference in dict.fromkeys(references or ()) if reference not in dropped]
-    _list(_UNKNOWN, unknown, err)
+    _list(_UNKNOWN, [reference for reference in unknown if reference not in pending], err)
+    for reference in sorted(pending):
+        say(f"still pending, so it is no dead letter: {reference}", err)
+        say(f"replicator queue cancel {Selection(destination=reference).options} deletes it", err, indent=2)
     if references is None and not dropped:
         say(_NONE, out)
     return FAILED if unknown else OK

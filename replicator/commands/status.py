@@ -1,7 +1,7 @@
 """``replicator status``: the queue at one moment, or continuously."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from rich.text import Text
 from replicator.commands.options import Json, RedisUrl, StateDir, run, settings_of
 from replicator.console import age, document, iso, page, plain, say, stderr
 from replicator.errors import OK, ConfigError, Problem
-from replicator.queue import Lane, Queue, QueueUnavailable, ReconcileResult, Status, ownerless
+from replicator.queue import Lane, Pause, Queue, QueueUnavailable, ReconcileResult, Status, ownerless
 from replicator.queue.leaders import SweepState
 from replicator.queue.move import LeftBehind, left_behind
 from replicator.server.runtime import open_queue
@@ -105,7 +105,7 @@ async def existing_queue(settings: Settings) -> AsyncIterator[Queue]:
 def draw_status(status: Status) -> RenderableType:
     """Draw the status as a headline and tables."""
     limits = [Text("limits: ").append_text(plain(text)) for text in status.limits]
-    parts: list[RenderableType] = [_head(status), *limits, _lanes(status)]
+    parts: list[RenderableType] = [_head(status), *limits, *draw_pauses(status.pauses), _lanes(status)]
     if dead := status.counts.dead:
         letters = "dead letter" if dead == 1 else "dead letters"
         parts.append(Text(f"{dead} {letters}: replicator failures lists them", style="red"))
@@ -131,6 +131,15 @@ def draw_status(status: Status) -> RenderableType:
     if reconciles := _reconciles(status):
         parts += [Text(), *reconciles]
     return Group(*parts)
+
+
+def draw_pauses(pauses: Sequence[Pause]) -> list[Text]:
+    """Draw pauses as lines, each with the command that ends it."""
+    lines = []
+    for each in pauses:
+        lines.append(Text("", style="yellow").append_text(plain(each.sentence)))
+        lines.append(Text("  ").append_text(plain(f"replicator queue resume {each.selection.options}")))
+    return lines
 
 
 async def _redraw(queue: Queue, every: float, out: Console) -> None:
@@ -172,9 +181,11 @@ def _head(status: Status) -> Text:
 
 
 def _lanes(status: Status) -> Table:
-    table = _table("", ">queued", ">running", ">waiting for a retry")
+    held = any(count.paused for count in status.counts.lanes.values())
+    table = _table("", ">queued", ">running", ">waiting for a retry", *([">paused"] if held else []))
     for lane, count in status.counts.lanes.items():
-        table.add_row(str(lane), str(count.queued), str(count.running), str(count.waiting))
+        numbers = (count.queued, count.running, count.waiting, *([count.paused] if held else []))
+        table.add_row(str(lane), *map(str, numbers))
     return table
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import structlog
 
@@ -19,12 +20,13 @@ from replicator.queue.lease import LeaseObserver
 from replicator.queue.records import Moment, decode, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from replicator.errors import Wait
     from replicator.queue.job import JsonValue, RetryPolicy
 
 log = structlog.get_logger("replicator.queue")
+
+Answered: TypeAlias = Callable[[Mapping[str, Any], Mapping[str, Any]], Iterable[str]]
+"""Takes the payload and the outcome of an attempt that went well; returns the keys that certainly answered to it."""
 
 _MESSAGE_LENGTH = 2000
 CONTENT_GONE = "its content is gone from Redis; push the tag again, and set maxmemory-policy noeviction"
@@ -379,3 +381,14 @@ def log_end(job: StartedJob, lane: Lane, ending: Ending, ended: str, seconds: fl
             log.error("job dead", **facts)
         else:
             log.warning("job failed", retry_in_seconds=round(ending.delay, 1), **facts)
+
+
+def encode_answered(answered: Answered | None, ending: Ending) -> tuple[str, ...]:
+    """Return the argument of ``finish`` for the keys that answered; empty if none is known."""
+    if answered is None or ending.how != "done":
+        return ()
+    try:
+        return ("".join(f"{key} " for key in answered(ending.payload or {}, ending.outcome or {})),)
+    except Exception:
+        log.exception("keys that answered not known")
+        return ("",)

@@ -19,22 +19,21 @@ import arq.worker
 import structlog
 
 from replicator.errors import ErrorClass
-from replicator.queue.attempt import CONTENT_GONE, Ending, StartedJob, failed, log_end, succeeded
+from replicator.queue.attempt import CONTENT_GONE, Ending, StartedJob, encode_answered, failed, log_end, succeeded
 from replicator.queue.client import FAULTS, Queue
 from replicator.queue.history import describe_end, encode_entry, lag_ms
 from replicator.queue.job import FUNCTION, JsonValue, Lane, QueueError, decode_job
 from replicator.queue.lease import Lease, LeaseKeeper, RedisHealth, Running
 from replicator.queue.records import dump_json, load_json
-from replicator.queue.waits import SilentKeys, encode_answered
+from replicator.queue.waits import SilentKeys
 from replicator.retry import StoodStill, ends_on_standstill
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
-    from replicator.queue.attempt import AttemptObserver
+    from replicator.queue.attempt import Answered, AttemptObserver
     from replicator.queue.history import Describe
     from replicator.queue.job import RetryPolicy, StoredJob
-    from replicator.queue.waits import Answered
 
 log = structlog.get_logger("replicator.queue")
 

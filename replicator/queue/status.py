@@ -25,7 +25,7 @@ from replicator.queue.connection import server_version
 from replicator.queue.leaders import SweepState
 from replicator.queue.reconciles import ReconcileState
 from replicator.queue.records import decode, encode, moment
-from replicator.queue.waits import list_waits
+from replicator.queue.waits import list_pauses, list_waits
 from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from replicator.queue.client import Queue
     from replicator.queue.configurations import InForce
     from replicator.queue.job import Counts, Lane, RunningJob, WaitingJob, WorkerInfo
-    from replicator.queue.waits import KeySilence
+    from replicator.queue.waits import KeySilence, Pause
 
 log = structlog.get_logger("replicator.queue")
 
@@ -210,6 +210,7 @@ class Status:
         sweep: what sweeps have found.
         limits: the limits of bandwidth and requests in force; more than one where processes have different settings.
         silent: the registries that do not answer, the longest silence first.
+        pauses: what people have paused, the oldest first.
         server: name and version of the queue's server; empty if it does not tell.
         clock: the last step of Redis's clock into the past; None without one in the last day.
         differing: processes that have different rules; None if they agree.
@@ -226,6 +227,7 @@ class Status:
     sweep: SweepState
     limits: Sequence[str] = ()
     silent: Sequence[KeySilence] = ()
+    pauses: Sequence[Pause] = ()
     server: str = ""
     clock: ClockSetBack | None = None
     differing: Differing | None = None
@@ -250,6 +252,7 @@ class Status:
             sweep=await SweepState.read(queue),
             limits=sorted({process.limits for process in alive} - {""}),
             silent=await list_waits(queue),
+            pauses=await list_pauses(queue),
             server=await server_version(queue.redis),
             clock=ClockSetBack.read(*await queue.ask("clock_show")),
             differing=Differing.among(alive),
@@ -275,7 +278,12 @@ class Status:
             "queue": self.where,
             **({"server": self.server} if self.server else {}),
             "lanes": {
-                str(lane): {"queued": count.queued, "running": count.running, "waiting": count.waiting}
+                str(lane): {
+                    "queued": count.queued,
+                    "running": count.running,
+                    "waiting": count.waiting,
+                    "paused": count.paused,
+                }
                 for lane, count in self.counts.lanes.items()
             },
             "dead": self.counts.dead,
@@ -319,6 +327,7 @@ class Status:
             **({"limits": list(self.limits)} if self.limits else {}),
             **({"rules_differ": self.differing.to_json()} if self.differing else {}),
             **({"without_rules": self.ownerless} if self.ownerless else {}),
+            **({"pauses": [each.to_json() for each in self.pauses]} if self.pauses else {}),
             **self._silent_json(),
             **({"clock": {"set_back": iso(self.clock.at), "seconds": self.clock.seconds}} if self.clock else {}),
             **self._reconcile_json(),

@@ -19,10 +19,11 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from replicator.console import iso
 from replicator.queue.client import FAULTS, Queue
 from replicator.queue.job import Lane, QueueError, QueueUnavailable, describe_key, login_of
 from replicator.queue.records import Moment, decode, dump_json, moment
@@ -33,10 +34,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from replicator.errors import ErrorClass
-    from replicator.queue.attempt import Ending
-
-Answered: TypeAlias = Callable[[Mapping[str, Any], Mapping[str, Any]], Iterable[str]]
-"""Takes the payload and the outcome of an attempt that went well; returns the keys that certainly answered to it."""
 
 log = structlog.get_logger("replicator.queue")
 
@@ -119,17 +116,6 @@ async def hasten(queue: Queue, error_class: ErrorClass, reasons: Mapping[str, fl
     """
     texts = [part for text, seconds in reasons.items() for part in (text, int(seconds * 1000))]
     return [job_id.decode() for job_id in await queue.ask("hasten", str(error_class), _MAX_HASTENED, *texts)]
-
-
-def encode_answered(answered: Answered | None, ending: Ending) -> tuple[str, ...]:
-    """Return the argument of ``finish`` for the keys that answered; empty if none is known."""
-    if answered is None or ending.how != "done":
-        return ()
-    try:
-        return ("".join(f"{key} " for key in answered(ending.payload or {}, ending.outcome or {})),)
-    except Exception:
-        log.exception("keys that answered not known")
-        return ("",)
 
 
 class SilentKeys:
@@ -226,8 +212,9 @@ MAX_PAUSES = 100
 """Pauses at the same time: each costs a comparison a job (``pauses``)."""
 MAX_WILDCARDS = 16
 """Wildcards in one pattern of a selection, which Redis compares."""
-_MAX_PATTERN = 1024
-JOBS_A_STEP = 250
+MAX_PATTERN = 1024
+"""Characters in one."""
+JOBS_A_STEP = 200
 """Jobs that one step of a cancellation or a list looks at: Redis does all else between two steps."""
 
 
@@ -259,8 +246,8 @@ class Selection:
 
     def __post_init__(self) -> None:
         for name, text in self.to_json().items():
-            if len(text) > _MAX_PATTERN or text.count("*") + text.count("?") > MAX_WILDCARDS:
-                message = f"a pattern has at most {_MAX_PATTERN} characters and {MAX_WILDCARDS} wildcards"
+            if len(text) > MAX_PATTERN or text.count("*") + text.count("?") > MAX_WILDCARDS:
+                message = f"a pattern has at most {MAX_PATTERN} characters and {MAX_WILDCARDS} wildcards"
                 raise ValueError(f"{name} {text[:60]!r}: {message}")
 
     @classmethod
@@ -272,6 +259,10 @@ class Selection:
     def to_json(self) -> dict[str, str]:
         """Give the fields that are set."""
         return {name: str(value) for name, value in asdict(self).items() if value}
+
+    def covers(self, lane: Lane) -> bool:
+        """Tell whether it means every job of a lane."""
+        return self in (Selection(), Selection(lane=lane))
 
     @property
     def name(self) -> str:
@@ -318,6 +309,15 @@ class Pause:
         """The pause in words, for a page, a terminal and a message."""
         held = f"; {self.held:,} cop{'y waits' if self.held == 1 else 'ies wait'}"
         return f"{self.selection.sentence} paused since {self.since:%Y-%m-%d %H:%M} UTC by {self.by}{held}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Give it as JSON values; the time is RFC 3339 in UTC."""
+        return {
+            "selection": self.selection.to_json(),
+            "since": iso(self.since),
+            "by": self.by,
+            "waiting": self.held,
+        }
 
 
 async def pause(queue: Queue, selections: Iterable[Selection], *, by: str, now: bool = False) -> int:
@@ -369,7 +369,7 @@ async def list_pauses(queue: Queue) -> list[Pause]:
     return sorted(found, key=lambda each: each.since)
 
 
-async def cancel(queue: Queue, selections: Sequence[Selection], *, dry_run: bool = False) -> tuple[int, int]:
+async def cancel(queue: Queue, selections: Sequence[Selection], *, dry_run: bool = False) -> tuple[int, list[str]]:
     """Forget pending jobs, in small steps between which Redis does all else; have those that run end.
 
     Args:
@@ -378,14 +378,16 @@ async def cancel(queue: Queue, selections: Sequence[Selection], *, dry_run: bool
         dry_run: only count them.
 
     Returns:
-        How many jobs were forgotten, and how many running ones were told to end.
+        How many jobs were forgotten, and the ids of the running ones that were told to end.
 
     Raises:
         QueueUnavailable: Redis does not answer; some may be forgotten.
     """
-    wanted, cursor, forgotten, told = [dump_json(each.to_json()) for each in selections], "0", 0, 0
+    wanted, cursor, forgotten = [dump_json(each.to_json()) for each in selections], "0", 0
+    told: dict[str, None] = {}
     while True:
         reply = await queue.ask("job_cancel", cursor, JOBS_A_STEP, int(dry_run), *wanted)
-        cursor, forgotten, told = reply[0].decode(), forgotten + reply[1], told + reply[2]
+        cursor, forgotten = reply[0].decode(), forgotten + reply[1]
+        told |= dict.fromkeys(job_id.decode() for job_id in reply[2:])
         if cursor == "0":
-            return forgotten, told
+            return forgotten, list(told)

@@ -26,10 +26,9 @@ from replicator.tasks import cancel_all
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from replicator.queue.attempt import AttemptObserver
+    from replicator.queue.attempt import Answered, AttemptObserver
     from replicator.queue.history import Describe
     from replicator.queue.lease import Running
-    from replicator.queue.waits import Answered
 
 log = structlog.get_logger("replicator.queue")
 
@@ -50,7 +49,7 @@ class Worker:
         timeout: seconds for which an attempt may stand still, see `Running.progress` and `Running.waiting`; None for
             no limit, if the handler has deadlines of its own.
         describe: says what the history keeps of a job that ended; None to keep nothing.
-        answered: says which keys answered to an attempt that went well, see `replicator.queue.waits.Answered`.
+        answered: says which keys answered to an attempt that went well, see `replicator.queue.attempt.Answered`.
         observer: hears of attempts that end.
         compare_again: seconds after the limit of a write to which no answer came until its destination is compared
             again.

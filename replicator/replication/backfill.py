@@ -75,6 +75,8 @@ class Backfill:
 
     Attributes:
         report: the result so far.
+        run_id: under which the queue reports the ends of its copies, if it follows them.
+        follows_copies: whether it waits for its copies.
         failed_fast: set when a failure ended the run.
     """
 
@@ -95,9 +97,9 @@ class Backfill:
         self._queue = queue
         self._options = options
         self._on_row = on_row
-        self._run_id = f"backfill-{uuid4().hex[:12]}"
-        self._follows_copies = queue is not None and not options.detach
-        self._enqueuer = Enqueuer(queue, self._run_id if self._follows_copies else None) if queue is not None else None
+        self.run_id = f"backfill-{uuid4().hex[:12]}"
+        self.follows_copies = queue is not None and not options.detach
+        self._enqueuer = Enqueuer(queue, self.run_id if self.follows_copies else None) if queue is not None else None
         # A tag is in one of these from its listing to its row; `_report_unfinished` relies on that.
         self._listed: deque[Found] = deque()
         self._to_compare = RepositoryQueue(_LISTED_AHEAD)
@@ -133,7 +135,7 @@ class Backfill:
                 helpers = []
                 if self._enqueuer is not None:
                     helpers += [group.create_task(self._enqueuer.run())]
-                if self._queue is not None and self._follows_copies:
+                if self._queue is not None and self.follows_copies:
                     helpers += [group.create_task(self._follow_copies(self._queue))]
                     helpers += [group.create_task(self._requeue_lost(self._queue))]
                 work = [group.create_task(self._list(), name="listing")]
@@ -162,7 +164,7 @@ class Backfill:
 
     def _is_busy(self) -> bool:
         # After `stop`, queued copies may end until the worker beside this has drained, and its owner cancels `run`.
-        return bool(self._working or self._queued) or (self._stopping and self._follows_copies)
+        return bool(self._working or self._queued) or (self._stopping and self.follows_copies)
 
     def _report_unfinished(self) -> None:
         """Add a row for every tag that has none; there is one only if the run ended early."""
@@ -280,7 +282,7 @@ class Backfill:
         return job_for(request, retries=self._options.retries, rules=self._listing.rules_digest)
 
     async def _follow_copies(self, queue: Queue) -> None:
-        async for finished in queue.finished(self._run_id):
+        async for finished in queue.finished(self.run_id):
             found = self._queued.pop(finished.id, None)
             if found is not None:
                 self._finish(_row_at_end(found, finished))
@@ -301,7 +303,7 @@ class Backfill:
                 if lost:
                     log.warning("queue has forgotten copies", copies=len(lost))
                     jobs = [self._job(found, None) for found in lost]
-                    await queue.enqueue(jobs, Lane.BACKFILL, run=self._run_id)
+                    await queue.enqueue(jobs, Lane.BACKFILL, run=self.run_id)
 
     def _finish(self, row: Row) -> None:
         self._slots.release()
@@ -319,6 +321,8 @@ class Backfill:
 
 def _row_at_end(found: Found, finished: Finished) -> Row:
     row = replace(row_of(found, RowOutcome.FAILED), seconds=finished.seconds)
+    if finished.cancelled:
+        return replace(row, outcome=RowOutcome.CANCELLED)
     if finished.outcome is None:
         error = finished.error or "no reason was given"
         if finished.retrying:

@@ -37,6 +37,8 @@ class RowOutcome(StrEnum):
     SKIPPED = "skipped"
     SOURCE_GONE = "source gone"
     FAILED = "failed"
+    CANCELLED = "cancelled"
+    """Somebody deleted it from the queue (``replicator queue cancel``)."""
     WOULD_COPY = "would copy"
     """In a dry run: it differs, or is missing at the destination."""
     QUEUED = "queued"

@@ -85,6 +85,16 @@ def test_the_plan_says_why_something_is_not_copied_and_folds_no_name_where_there
     assert all(len(line) < 40 for line in planned(Row(name, "", RowOutcome.FAILED), width=39).split("\n"))
 
 
+def test_the_summary_says_how_to_delete_what_is_queued_and_what_was_cancelled() -> None:
+    report = report_of(Row("a", "b", RowOutcome.QUEUED), Row("a", "c", RowOutcome.CANCELLED), interrupted=True)
+    console = paper()
+    with console.capture() as capture:
+        summary(report, console, run="backfill-0123")
+    assert "replicator queue cancel --run backfill-0123 --lane backfill" in capture.get()
+    assert "Cancelled: 1; run the backfill again to copy them" in capture.get()
+    assert "queue cancel" not in summarised(report), "copies that nobody follows have no run"
+
+
 @pytest.mark.parametrize(
     ("fields", "head"),
     [

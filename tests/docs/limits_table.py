@@ -73,6 +73,10 @@ LIMITS = {
     "Names": (
         Limit("a repository's name", "reference.MAX_NAME_LENGTH", "characters", "refused"),
         Limit("a job's id: the destination", "queue.job.MAX_ID_BYTES", "bytes", "refused"),
+        Limit("a pattern of `queue pause`, `cancel` or `list`", "queue.waits.MAX_PATTERN", "characters", "refused"),
+        Limit("wildcards in it", "queue.waits.MAX_WILDCARDS", "", "refused"),
+        Limit("pauses at the same time", "queue.waits.MAX_PAUSES", "", "refused"),
+        Limit("actions of people that are kept", "queue.history.MOST_ACTIONS", "", "the oldest is dropped"),
     ),
     "Rules and files": (
         Limit("a rules file", "rules.document.MAX_BYTES", "bytes", "refused"),

@@ -130,11 +130,11 @@ async def eventually(check: Callable[[], Awaitable[Any]], timeout: float = 10) -
 
 
 async def idle(queue: Queue, timeout: float = 10) -> None:
-    """Wait until nothing is queued, running or waiting."""
+    """Wait until nothing is queued, running, waiting or paused."""
 
     async def empty() -> bool:
         counts = await queue.counts()
-        return all(lane.queued == lane.running == lane.waiting == 0 for lane in counts.lanes.values())
+        return not any(lane.pending for lane in counts.lanes.values())
 
     await eventually(empty, timeout)
 

@@ -15,6 +15,7 @@ from replicator.queue import (
     Lane,
     Queue,
     QueueError,
+    RetryPolicy,
     Running,
     Selection,
     cancel,
@@ -91,7 +92,7 @@ async def test_jobs_are_selected_by_rule_source_destination_host_lane_and_run(
     listed, total = await list_jobs(queue, [selection], limit=10)
     assert sorted(each.id.split("/")[-1][0] for each in listed) == names.split()
     assert total == len(listed)
-    assert await cancel(queue, [selection], dry_run=True) == (total, 0)
+    assert await cancel(queue, [selection], dry_run=True) == (total, [])
     await pause(queue, [selection], by="me")
     started = [name for lane in Lane for name in await claimed(queue, lane, token=lane)]
     # A job is not started if any selection pauses it, so those that are started are all the others.
@@ -223,8 +224,6 @@ async def test_the_tag_of_a_job_that_was_stopped_is_not_written(queue: Queue) ->
 
 async def test_a_job_is_cancelled_in_every_state_and_its_runs_hear_of_it(queue: Queue, handler: Recorder) -> None:
     handler.errors = [Fault(ErrorClass.TRANSIENT)]
-    from replicator.queue import RetryPolicy
-
     slow = RetryPolicy(first=600, cap=600)
     async with working(queue, handler, policy=slow, concurrency=ONE_EACH, lease=3.0):
         await queue.enqueue([job("waits")], Lane.BACKFILL, run="r")
@@ -242,7 +241,8 @@ async def test_a_job_is_cancelled_in_every_state_and_its_runs_hear_of_it(queue: 
         await pause(queue, [Selection(source="team/parked")], by="me")
         await queue.enqueue([job("other", team="other")], Lane.BACKFILL)
         # "merged" runs in the lane of events, "runs" in that of the backfill.
-        assert await cancel(queue, [TEAM]) == (2, 2)
+        forgotten, told = await cancel(queue, [TEAM])
+        assert (forgotten, len(told)) == (2, 2)
         found = await ended(queue, "r", 4)
         assert all(each.cancelled and each.outcome is None for each in found)
         assert {each.id.split("/")[-1] for each in found} == {"waits:1", "runs:1", "queued:1", "merged:1"}
@@ -265,12 +265,12 @@ async def test_a_push_after_a_cancellation_is_copied_and_one_before_it_is_not(qu
         await queue.enqueue([job("a")], Lane.EVENTS)
         await handler.started(1)
         await queue.enqueue([job("a")], Lane.EVENTS)
-        assert await cancel(queue, [ALL]) == (0, 1)
+        assert await cancel(queue, [ALL]) == (0, [job("a").id])
         await eventually(lambda: gone(queue))
         assert len(handler.runs) == 1
         await queue.enqueue([job("a")], Lane.EVENTS)
         await handler.started(2)
-        assert await cancel(queue, [ALL]) == (0, 1)
+        assert await cancel(queue, [ALL]) == (0, [job("a").id])
         await queue.enqueue([job("a")], Lane.EVENTS)
         await handler.started(3)
         handler.gate.set()
@@ -286,7 +286,7 @@ async def test_a_job_whose_worker_died_is_cancelled(queue: Queue) -> None:
     await queue.enqueue([job("a"), job("b")], Lane.EVENTS, run="r")
     assert await claimed(queue) == ["a", "b"]
     await command(queue, "DEL", f"arq:in-progress:{queue.prefix}:{job('a').id}")
-    assert await cancel(queue, [ALL]) == (1, 1)
+    assert await cancel(queue, [ALL]) == (1, [job("b").id])
     # Its worker dies before it hears of that.
     await command(queue, "DEL", f"arq:in-progress:{queue.prefix}:{job('b').id}")
     await command(queue, "ZADD", f"{queue.prefix}:queue:events", 1, f"{queue.prefix}:{job('b').id}")
@@ -314,5 +314,5 @@ async def test_a_list_is_bounded_and_counts_all(many: Queue) -> None:
     listed, total = await list_jobs(many, [TEAM], limit=30)
     assert (len(listed), total) == (30, 700)
     assert listed[0].rule == "h.example/team/**"
-    assert await cancel(many, [Selection(source="team/n1*")]) == (111, 0)
+    assert await cancel(many, [Selection(source="team/n1*")]) == (111, [])
     assert (await many.counts()).lanes[Lane.BACKFILL].queued == 589

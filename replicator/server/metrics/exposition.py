@@ -23,7 +23,7 @@ from prometheus_client.openmetrics import exposition as open_metrics
 from prometheus_client.registry import Collector
 
 from replicator import __version__
-from replicator.queue import Differing, ReconcileState, list_waits, processes
+from replicator.queue import Differing, Lane, ReconcileState, list_pauses, list_waits, processes
 from replicator.queue.leaders import SweepState
 from replicator.queue.state_directory import room
 from replicator.replication.reconciler import overdue
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from replicator.queue import Counts, KeySilence, Lane, LoadedConfig, Queue
+    from replicator.queue import Counts, KeySilence, LoadedConfig, Pause, Queue
     from replicator.rules import Rules
     from replicator.schedule import Schedule
     from replicator.server.metrics.families import Family
@@ -155,6 +155,7 @@ class _QueueState:
     sweep: SweepState
     silent: Sequence[KeySilence]
     differing: Differing | None
+    pauses: Sequence[Pause]
 
 
 class QueueLookups(Collector):
@@ -196,8 +197,9 @@ class QueueLookups(Collector):
         queue = self._queue
         counts, oldest = await queue.counts(), await queue.oldest()
         reconcile, sweep = await ReconcileState.read(queue), await SweepState.read(queue)
+        silent, pauses = await list_waits(queue), await list_pauses(queue)
         differing = Differing.among(await processes(queue))
-        return _QueueState(counts, oldest, reconcile, sweep, await list_waits(queue), differing)
+        return _QueueState(counts, oldest, reconcile, sweep, silent, differing, pauses)
 
     def describe(self) -> Iterable[Metric]:
         """Name the metrics, so that the library detects duplicates without collecting."""
@@ -212,17 +214,25 @@ class QueueLookups(Collector):
         counts, oldest = self._state.counts, self._state.oldest
         jobs, ages = _gauge(families.QUEUE_JOBS), _gauge(families.QUEUE_OLDEST)
         for lane, count in counts.lanes.items():
-            for state in ("queued", "running", "waiting"):
+            for state in ("queued", "running", "waiting", "paused"):
                 jobs.add_metric([lane.value, state], getattr(count, state))
             ages.add_metric([lane.value], oldest[lane])
         yield jobs
         yield ages
+        yield from self._pauses(self._state.pauses)
         yield _gauge(families.DEAD_LETTERS, counts.dead)
         yield from self._silences(self._state.silent)
         yield from self._reconcile(self._state.reconcile)
         yield from self._sweep(self._state.sweep)
         differing = self._state.differing
         yield _gauge(families.RULES_DIFFER, 0 if differing is None else differing.seconds)
+
+    def _pauses(self, pauses: Sequence[Pause]) -> Iterable[Metric]:
+        yield _gauge(families.QUEUE_PAUSES, len(pauses))
+        lanes = _gauge(families.QUEUE_PAUSED)
+        for lane in Lane:
+            lanes.add_metric([lane.value], any(each.selection.covers(lane) for each in pauses))
+        yield lanes
 
     def _sweep(self, state: SweepState) -> Iterable[Metric]:
         yield _gauge(families.SWEEP_ENDED, state.ended.timestamp() if state.ended is not None else 0)

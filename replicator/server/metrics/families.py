@@ -129,13 +129,24 @@ QUEUE_REPLICAS = Family(
 QUEUE_JOBS = Family(
     "replicator_queue_jobs",
     "gauge",
-    "Unfinished jobs: queued, running, or waiting for a retry.",
+    "Unfinished jobs: queued, running, waiting for a retry, or held by a pause of some jobs (paused).",
     ("lane", "state"),
 )
 QUEUE_OLDEST = Family(
     "replicator_queue_oldest_seconds",
     "gauge",
     "Seconds that the oldest due job has been waiting to start; 0 if there is none.",
+    ("lane",),
+)
+QUEUE_PAUSES = Family(
+    "replicator_queue_pauses",
+    "gauge",
+    "Pauses in force (replicator queue pause); 0 if every copy may start.",
+)
+QUEUE_PAUSED = Family(
+    "replicator_queue_lane_paused",
+    "gauge",
+    "1 if a whole lane is paused, so that none of its copies starts, else 0.",
     ("lane",),
 )
 DEAD_LETTERS = Family(
@@ -230,6 +241,8 @@ LOOKED_UP = (
     QUEUE_REPLICAS,
     QUEUE_JOBS,
     QUEUE_OLDEST,
+    QUEUE_PAUSES,
+    QUEUE_PAUSED,
     DEAD_LETTERS,
     SILENT,
     SILENT_COPIES,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from replicator.console import age
-from replicator.queue import Lane, ReconcileState, list_waits
+from replicator.queue import Lane, ReconcileState, list_pauses, list_waits
 from replicator.server.notify.message import Example, Message, MessageState, Occasion, Reported
 
 if TYPE_CHECKING:
@@ -124,6 +124,8 @@ async def take_snapshot(queue: Queue, notices: Notices, leadership: Leadership, 
 
 async def _lateness(queue: Queue, now: int, silent: Collection[str]) -> Lateness:
     not_started = (await queue.oldest())[Lane.EVENTS]
+    if any(each.selection.covers(Lane.EVENTS) for each in await list_pauses(queue)):
+        not_started = 0.0  # as somebody wants it
     waiting = [
         job
         for job in await queue.waiting(limit=_MAX_WAITING)

@@ -3,7 +3,7 @@
 | request | answers |
 |---|---|
 | ``GET /`` | the page; 401 without the password, 404 if no password is set, 503 if Redis does not answer |
-| ``POST /`` | 303 after a dead letter was retried or dropped; 400, 403 a form that is not ours, 413, 503 |
+| ``POST /`` | 303 after the form was carried out; 400, 403 a form that is not ours, 413, 503 |
 
 All links are relative and name no path, so that the page works under any path that a proxy puts it at.
 """
@@ -21,11 +21,20 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from replicator.logs import LogLimit
-from replicator.queue import DeadLetters, QueueUnavailable, note_action
+from replicator.queue import (
+    DeadLetters,
+    QueueUnavailable,
+    cancel,
+    list_jobs,
+    list_pauses,
+    note_action,
+    pause,
+    resume,
+)
 from replicator.server.auth import is_cross_site, user_of
 from replicator.server.connections import trust
 from replicator.server.http import client_of, read_body
-from replicator.server.page.facts import PageCache, PageData, View
+from replicator.server.page.facts import PENDING, PageCache, PageData, PendingCopies, View, selection_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -44,7 +53,7 @@ _MAX_USER = 100
 
 
 class StatusPage:
-    """Shows the installation, and retries or drops dead letters.
+    """Shows the installation; retries or drops dead letters, and pauses, resumes or cancels copies.
 
     Args:
         queue: what is shown.
@@ -82,7 +91,10 @@ class StatusPage:
         view = View.of(request.query_params)
         fragment = "fragment" in request.query_params
         try:
-            data = PageData(await self._cache.read(), await DeadLetters(self._queue).page(view.part))
+            letters = await DeadLetters(self._queue).page(view.part)
+            # Not for a page that is open already: to look through a long queue every few seconds is too much.
+            pending = None if fragment else await self._look_up(view)
+            data = PageData(await self._cache.read(), letters, pending)
         except QueueUnavailable as error:
             return self._answer(self._renderer.render_outage(str(error), fragment=fragment), 503)
         form_token = self._auth.form_token(time.time())
@@ -106,6 +118,11 @@ class StatusPage:
         # A redirect, so that reloading the page does not send the form again.
         return Response(status_code=303, headers={"Location": f"{address}{'&' if address != '?' else ''}done={done}"})
 
+    async def _look_up(self, view: View) -> PendingCopies | None:
+        if (selection := view.selection) is None:
+            return None
+        return PendingCopies(selection, *await list_jobs(self._queue, [selection], limit=PENDING))
+
     async def _do(self, form: dict[str, str], by: str) -> str:
         """Do what a form asks for, and note it in the history; return one word for the result, see `rendering`.
 
@@ -122,11 +139,38 @@ class StatusPage:
             case "retry all", None:
                 ids, done = await letters.retry(), "retried"
                 what = f"all {len(ids):,} dead letters"
+            case "pause" | "pause now" | "cancel" | "resume" as action, None:
+                return await self._control(action, form, by)
             case _:
                 raise HTTPException(400, "the form asks for something that this page can't do")
         if not ids:
             return "absent"
         await note_action(self._queue, action="retry" if done == "retried" else "drop", what=what, by=by)
+        return done
+
+    async def _control(self, action: str, form: dict[str, str], by: str) -> str:
+        """Pause, resume or cancel the copies that a form selects; see `_do`."""
+        if action == "resume":
+            paused = [each.selection for each in await list_pauses(self._queue)]
+            found = [each for each in paused if each.name == form.get("pause")]
+            if not found:
+                return "absent"
+            (selection,) = found
+        else:
+            try:
+                selection = selection_of(form.get("by", ""), form.get("what", ""))
+            except ValueError as error:
+                raise HTTPException(400, str(error)) from None
+        done, number = "resumed", ""
+        if action == "cancel":
+            forgotten, told = await cancel(self._queue, [selection])
+            done, number = "cancelled", f": {forgotten + len(told):,} copies"
+        elif action == "resume":
+            await resume(self._queue, [selection])
+        else:
+            await pause(self._queue, [selection], by=by, now=action == "pause now")
+            done, number = "paused", ", running copies too" if action == "pause now" else ""
+        await note_action(self._queue, action=action.split()[0], what=f"{selection.sentence}{number}", by=by)
         return done
 
     def _authenticate(self, request: Request) -> None:

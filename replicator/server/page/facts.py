@@ -9,13 +9,22 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
 
 from replicator.harbor.api import SILENT
-from replicator.queue import History, ProcessInfo, QueueUnavailable, Status, ownerless, processes
+from replicator.queue import (
+    History,
+    Lane,
+    ProcessInfo,
+    QueueUnavailable,
+    Selection,
+    Status,
+    ownerless,
+    processes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from replicator.queue import DeadLetterPage, Ended, Queue
+    from replicator.queue import DeadLetterPage, Ended, PendingJob, Queue
 
 _FRESH_SECONDS = 1.0
 _DEADLINE = 5.0
@@ -44,11 +53,21 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
+class PendingCopies:
+    """A selection of pending copies, the first of them, and how many there are."""
+
+    selection: Selection
+    jobs: Sequence[PendingJob]
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class PageData:
-    """What one page is rendered from: the facts, and the requested part of the dead letters."""
+    """What one page is rendered from: the facts, the requested dead letters, and pending copies if requested."""
 
     facts: Facts
     dead_letters: DeadLetterPage
+    pending: PendingCopies | None = None
 
 
 class PageCache:
@@ -107,6 +126,10 @@ def health(facts: Facts) -> Health:
     if status.unserved:
         unserved = " or ".join(f"{lane} ({status.counts.lanes[lane].queued:,} queued)" for lane in status.unserved)
         return Health("bad", f"No worker copies for the lane {unserved}.")
+    if status.pauses:
+        more = f" And {len(status.pauses) - 1} more." if len(status.pauses) > 1 else ""
+        sentence = status.pauses[0].sentence
+        return Health("warning", f"{sentence[0].upper()}{sentence[1:]}.{more}")
     if refused:
         who = "" if len(refused) == 1 else f"{len(refused)} processes: "
         sentence = "The changed configuration has an error. Still using the previous one."
@@ -182,6 +205,8 @@ class View:
         part: the scan cursor of the part of the dead letters; 0 for the first.
         letters: the page within that part, from 1.
         hours: the length of the chart.
+        by: what pending copies are looked up by: ``all`` or a field of a `Selection`; empty to look up none.
+        what: the pattern for that.
         done: what a form has just done, to be shown once.
     """
 
@@ -192,6 +217,8 @@ class View:
     part: int = 0
     letters: int = 1
     hours: int = 24
+    by: str = ""
+    what: str = ""
     done: str = ""
 
     @classmethod
@@ -206,8 +233,18 @@ class View:
             part=_number(query, "part", 0),
             letters=max(1, _number(query, "letters", 1)),
             hours=hours if hours in HOURS else 24,
+            by=_text(query, "by"),
+            what=_text(query, "what"),
             done=_text(query, "done"),
         )
+
+    @property
+    def selection(self) -> Selection | None:
+        """The pending copies to look up; None for none."""
+        try:
+            return selection_of(self.by, self.what)
+        except ValueError:
+            return None
 
     def link(self, **changes: Any) -> str:
         """Return the address of this page with some values changed; only a query, so it works under any path."""
@@ -228,6 +265,25 @@ class View:
                 or any(text in part.casefold() for part in (entry.source, entry.id, entry.note, entry.replaced))
             )
         ]
+
+
+FIELDS = ("rule", "source", "destination", "host", "lane")
+"""What pending copies can be looked up by, beside ``all``."""
+PENDING = 10
+"""Pending copies on a page."""
+
+
+def selection_of(by: str, what: str) -> Selection:
+    """Return the pending copies that a form means.
+
+    Raises:
+        ValueError: it means none, or its pattern can't be used.
+    """
+    if by == "all" and not what:
+        return Selection()
+    if by not in FIELDS or not what:
+        raise ValueError("the form selects no copies: choose a field, and fill in its pattern")
+    return Selection(lane=Lane(what)) if by == "lane" else Selection(**{by: what})  # type: ignore[arg-type]  # by name
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from rich.filesize import decimal
 
 from replicator.console import age, iso, printable
 from replicator.replication.job import GIVEN_UP
-from replicator.server.page.facts import DEAD_LETTERS, HOURS, Health, activity, health, sheet
+from replicator.server.page.facts import DEAD_LETTERS, FIELDS, HOURS, Health, activity, health, sheet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,7 +135,10 @@ _MAX_PROCESSES = 100
 _DONE = {
     "retried": "Queued again.",
     "dropped": "Dropped. The image at the destination stays as it is.",
-    "absent": "Nothing was done: it is no longer a dead letter, or its job was lost. If so, push the tag again.",
+    "paused": "Paused. Pushes are still accepted and kept.",
+    "resumed": "Resumed.",
+    "cancelled": "Cancelled. What is at the destinations stays as it is.",
+    "absent": "Nothing was done: it is no longer there, or its job was lost. If so, push the tag again.",
 }
 """What the page can say about a form. The address only chooses one of these, so a link can't put words in our mouth."""
 
@@ -212,6 +215,8 @@ class PageRenderer:
             more_rules=max(0, len(keys) - _MAX_RULES),
             keys=keys[:_MAX_RULES],
             reconciles=history.reconciles,
+            pending=data.pending,
+            fields=FIELDS,
             actions=history.actions[:_MAX_ACTIONS],
             processes=facts.processes[:_MAX_PROCESSES],
         )

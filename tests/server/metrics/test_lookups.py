@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from replicator.errors import ErrorClass
-from replicator.queue import Findings, Job, Lane, Queue, Reconciles, ReconcileState, RetryPolicy
+from replicator.queue import (
+    Findings,
+    Job,
+    Lane,
+    Queue,
+    Reconciles,
+    ReconcileState,
+    RetryPolicy,
+    Selection,
+    pause,
+)
 from replicator.queue.leaders import Sweeps
 from replicator.schedule import parse_schedule
 from replicator.server.metrics import Metrics
@@ -55,9 +65,11 @@ async def test_jobs_are_counted_by_lane_and_state(metrics: Metrics, queue: Queue
         ("events", "queued"): 3,
         ("events", "running"): 1,
         ("events", "waiting"): 1,
+        ("events", "paused"): 0,
         ("backfill", "queued"): 5,
         ("backfill", "running"): 0,
         ("backfill", "waiting"): 0,
+        ("backfill", "paused"): 0,
     }
     assert found.value("replicator_queue_up") == 1
 
@@ -76,6 +88,17 @@ async def test_the_oldest_is_the_longest_due_job_that_has_not_started(metrics: M
     _, claim = await queue.run_script("claim", Lane.EVENTS, 1, "w:1", "w", 30_000, 0, 0)
     assert claim[0] == b"r.example/a:1"
     assert 0 <= (await exposed(metrics)).value("replicator_queue_oldest_seconds", lane="events") < 100
+
+
+async def test_pauses_are_counted_and_whole_lanes_are_told_apart(metrics: Metrics, queue: Queue) -> None:
+    assert (await exposed(metrics)).value("replicator_queue_pauses") == 0
+    await queue.enqueue([Job("r.example/a:1", {}), Job("r.example/b:1", {})], Lane.EVENTS)
+    await pause(queue, [Selection(destination="a"), Selection(lane=Lane.BACKFILL)], by="me")
+    await queue.run_script("claim", Lane.EVENTS, 1, "w:1", "w", 30_000, 0, 0)
+    found = await exposed(metrics)
+    assert found.value("replicator_queue_pauses") == 2
+    assert found.series("replicator_queue_lane_paused") == {("events",): 0, ("backfill",): 1}
+    assert found.series("replicator_queue_jobs")["events", "paused"] == 1
 
 
 async def commands(queue: Queue) -> dict[str, int]:

@@ -1,0 +1,56 @@
+"""Pauses, and the buttons that stop copies."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from replicator.queue import History, Job, Lane, list_pauses
+from replicator.server.auth import PageAuth
+from tests.server.page.conftest import PASSWORD
+from tests.server.page.seeding import ACR, HARBOR
+from tests.server.page.test_page import page
+
+if TYPE_CHECKING:
+    from tests.server.page.conftest import Site
+
+
+async def test_pending_copies_are_looked_up_paused_resumed_and_cancelled_by_buttons(site: Site) -> None:
+    copies = [Job(f"{ACR}/mirror/a:{n}", {"source": f"{HARBOR}/team/a:{n}", "rule": "r"}) for n in range(12)]
+    await site.queue.enqueue([*copies, Job(f"{ACR}/mirror/b:1", {})], Lane.BACKFILL)
+    query = "?by=source&what=team/**"
+    seen = await page(site, query)
+    assert "12 pending: source team/**." in seen.texts["pending"]
+    assert "and 2 more" in seen.texts["pending"]
+    assert "pending:" not in (await page(site, query + "&fragment=1")).texts["pending"], "it may be a long queue"
+    (form,) = (each for each in seen.forms if "pause" in each.buttons)
+    told = await site.post(form.pressed("pause"), form.attributes["action"])
+    assert "done=paused" in told.headers["Location"]
+    seen = await page(site)
+    assert "source team/** paused since" in seen.texts["queue"]
+    (resumes,) = (each for each in seen.forms if "resume" in each.buttons)
+    for done in ("resumed", "absent"):
+        assert (await site.post(resumes.pressed("resume"))).headers["Location"] == f"?done={done}"
+    assert await list_pauses(site.queue) == []
+    told = await site.post(form.pressed("cancel"))
+    assert told.headers["Location"] == "?done=cancelled"
+    assert (await site.queue.counts()).lanes[Lane.BACKFILL].queued == 1
+    noted = [(each.action, each.what) for each in (await History.read(site.queue)).actions]
+    assert noted == [
+        ("cancel", "source team/**: 12 copies"),
+        ("resume", "source team/**"),
+        ("pause", "source team/**"),
+    ]
+
+
+@pytest.mark.parametrize("fields", [{}, {"by": "source"}, {"by": "lane", "what": "x"}, {"by": "run", "what": "x"}])
+async def test_a_form_that_selects_no_copies_stops_none(site: Site, fields: dict[str, str]) -> None:
+    await site.queue.enqueue([Job(f"{ACR}/mirror/a:1", {})], Lane.EVENTS)
+    token = PageAuth(PASSWORD).form_token(time.time())
+    for do in ("pause", "pause now", "cancel"):
+        assert (await site.post({"do": do, "token": token, **fields})).status == 400
+    assert (await site.post({"do": "cancel", "token": "wrong", "by": "all"})).status == 403
+    assert (await site.queue.counts()).lanes[Lane.EVENTS].queued == 1
+    assert (await site.get(f"?by={fields.get('by', '')}&what={fields.get('what', '')}")).status == 200
