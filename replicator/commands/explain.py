@@ -24,6 +24,7 @@ from replicator.registry.proxies import Proxies
 from replicator.rules import CopyRequest, Rules
 from replicator.settings import variables
 
+_MOST_RIVALS = 5
 _BEFORE_COPY = "if {} when the copy starts"
 
 
@@ -60,6 +61,11 @@ def explain_reference(rules: Rules, reference: Reference, proxies: Proxies) -> i
     for request in requests:
         notes = "; ".join(_notes(request))
         say(f"{request.source} -> {request.destination}{notes and f' ({notes})'}")
+        if rivals := rules.rivals(request):
+            more = len(rivals) - _MOST_RIVALS
+            named = ", ".join(map(str, rivals[:_MOST_RIVALS])) + (f" and {more} more like these" if more > 0 else "")
+            exists = "it exists" if len(rivals) == 1 else "one of them exists"
+            say(f" with {named}, if {exists}: it goes there too", label="would collide", style="yellow")
     for host, words in _routes(rules, requests, proxies).items():
         say(f"{host} is reached {words}")
     if not requests:

@@ -1,6 +1,7 @@
 """All copies that the rules ask for now, yielded while the rest is still being listed, without any that collide.
 
-A collision is two sources on their way to one destination tag; which copy won would be chance. It has to be known
+A collision is two sources on their way to one destination tag with different images; which one won would be chance. It
+has to be known
 before the first of the two is queued, though tags are listed in a stream. So repositories are listed first, a hundred
 a request. Their names tell which destination repositories can get tags from several sources, and only what goes there
 has its tags read ahead (`ListingCollisions`). The rest, which is nearly always all of it, is listed once.
@@ -9,18 +10,20 @@ has its tags read ahead (`ListingCollisions`). The rest, which is nearly always 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
+
+import structlog
 
 from replicator.copy.options import MAX_ACCESSORIES, Accessories
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.harbor import ROWS_A_PAGE
 from replicator.harbor.api import narrow_login
-from replicator.reference import Reference, Repository
+from replicator.reference import Repository
 from replicator.registry.errors import NotFound
 from replicator.registry.manifests import fallback_tag
+from replicator.registry.places import BULK
 from replicator.replication.repositories import (
     LISTED_AT_ONCE,
     NotListed,
@@ -29,20 +32,27 @@ from replicator.replication.repositories import (
     destinations,
 )
 from replicator.replication.tag_lists import TAGS_A_PAGE, TagLister, TagPage
-from replicator.rules import CopyRequest, Narrowing, find_collisions
+from replicator.rules import CopyRequest, Narrowing
+from replicator.rules.collisions import ListingCollisions, collision_candidates
 from replicator.tasks import merge_streams
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Collection, Container, Iterable, Iterator
+    from collections.abc import AsyncGenerator, Container, Iterable, Iterator
     from datetime import datetime
 
     from replicator.copy import Copier
     from replicator.registry import Registries
     from replicator.replication.tag_lists import TagInfo
-    from replicator.rules import Asked, Collision, Route, Rules
+    from replicator.rules import Asked, Collision, Rules
 
+log = structlog.get_logger("replicator.collisions")
+
+_MOST_LOGGED = 20
+"""Collisions that are logged at the start."""
 _NO_SIGNATURES = frozenset({"sbom.harbor", "accelerator.nydus"})
 """Kinds of accessories that are no signatures; of others the manifest tells."""
+_MOST_COMPARED = 1000
+"""Collisions whose images are compared; further ones are taken to differ."""
 _MAX_UNFIT = 20
 """Repositories without a possible destination that are named in warnings; further ones are counted."""
 
@@ -124,69 +134,6 @@ class Batch:
     warnings: tuple[str, ...] = ()
 
 
-def collision_candidates(routes: Iterable[Route]) -> frozenset[Repository]:
-    """Return the destination repositories where two copies can meet at one tag.
-
-    Tags of one repository that keep their names never meet, so these are the destinations of several repositories and
-    those where tags are renamed.
-
-    Args:
-        routes: one for each source repository.
-    """
-    reached: set[Repository] = set()
-    candidates: set[Repository] = set()
-    for route in routes:
-        candidates |= route.renaming | (route.destinations & reached)
-        reached |= route.destinations
-    return frozenset(candidates)
-
-
-_Origin = tuple[Reference | Repository, str]
-"""A source, and the rule that sends it. A repository stands for its tag of the same name as the destination's."""
-
-
-class ListingCollisions:
-    """Collects the copies into some destination repositories, and finds those that collide.
-
-    Args:
-        candidates: the destination repositories to watch, see `collision_candidates`.
-    """
-
-    def __init__(self, candidates: Collection[Repository]) -> None:
-        self._candidates = frozenset(candidates)
-        # There may be a million destinations and hardly a collision. So of each destination only a short digest is
-        # kept, with an origin that most tags of a repository share; whole requests are kept for collisions alone.
-        self._first: dict[bytes, _Origin] = {}
-        self._origins: dict[_Origin, _Origin] = {}
-        self._colliding: dict[Reference, dict[CopyRequest, None]] = {}
-
-    def add(self, request: CopyRequest) -> None:
-        """Add a copy; adding it twice makes no difference."""
-        source, destination = request.source, request.destination
-        # The same digest is the same content, wherever it comes from.
-        if destination.tag is None or destination.repository not in self._candidates:
-            return
-        if request.signature and request.options.signatures is None:
-            # Equal images share the name of their signatures. Nobody asked for these, so no rule is at fault.
-            return
-        keeps_name = source.digest is None and source.tag == destination.tag
-        origin: _Origin = (source.repository if keeps_name else source, request.rule)
-        origin = self._origins.setdefault(origin, origin)
-        key = hashlib.blake2b(str(destination).encode(), digest_size=16).digest()
-        first, rule = self._first.setdefault(key, origin)
-        if first == origin[0]:
-            return
-        first_source = Reference(first, destination.tag) if isinstance(first, Repository) else first
-        first_request = CopyRequest(first_source, destination, rule)
-        colliding = self._colliding.setdefault(destination, {first_request: None})
-        colliding[CopyRequest(source, destination, request.rule)] = None
-
-    def of(self, request: CopyRequest) -> Collision | None:
-        """Return the collision at the destination of ``request``, as far as it has been seen; None if there is none."""
-        colliding = self._colliding.get(request.destination)
-        return find_collisions(colliding)[0] if colliding is not None else None
-
-
 class Listing:
     """Lists all copies that the rules ask for, each once.
 
@@ -210,7 +157,27 @@ class Listing:
         self._rules, self.rules_digest = rules, rules.digest
         self._registries = registries
         self._collisions = ListingCollisions(())
+        self._agreed: dict[Collision, bool] = {}
         self._missing: set[Repository] = set()
+
+    async def collisions(self) -> AsyncGenerator[Collision, None]:
+        """Yield the collisions of the tags that exist now, as `batches` would; what can't be listed is passed over.
+
+        Without a request where the rules exclude any.
+        """
+        if not self._rules.may_collide:
+            return
+        repositories = RepositoryLister(self.narrowing, self._registries)
+        async with contextlib.aclosing(repositories.failures()) as failures:
+            async for _ in failures:
+                pass
+        wanted = [repositories.wanted[repository] for repository in sorted(repositories.wanted)]
+        async with contextlib.aclosing(self._read_ahead(wanted)) as failures:
+            async for _ in failures:
+                pass
+        for collision in self._collisions:
+            if not await self._agree(collision):
+                yield collision
 
     async def batches(self) -> AsyncGenerator[Batch, None]:
         """Yield what is found, batch by batch; the next is listed only as the one before is consumed.
@@ -238,6 +205,8 @@ class Listing:
         async with contextlib.aclosing(merge_streams(streams, LISTED_AT_ONCE)) as pages:
             async for page in pages:
                 batch = self._batch(page, tags)
+                if batch.refused and isinstance(page, TagPage):
+                    batch = await self._with_agreed(batch, page)
                 if batch.found or batch.refused or batch.error is not None or batch.warnings:
                     yield batch
 
@@ -318,6 +287,35 @@ class Listing:
         for asked in self._rules.asked(repository, tags):
             self._collisions.add(asked.request)
 
+    async def _agree(self, collision: Collision) -> bool:
+        """Tell whether all sources of a collision have the same image, and the rules want the same of it."""
+        if collision in self._agreed or len(self._agreed) >= _MOST_COMPARED:
+            return self._agreed.get(collision, False)
+        digests: set[str | None] = set()
+        options = set()
+        for source in collision.sources:
+            request = self._rules.present(CopyRequest(source, collision.destination, ""))
+            options.add(request.options if request is not None else None)
+            try:
+                head = await self._registries.source(source.repository).head_manifest(source.identifier)
+            except ReplicatorError:
+                head = None
+            digests.add(head.digest if head is not None else None)
+        agree = len(digests) == len(options) == 1 and None not in digests
+        self._agreed[collision] = agree
+        return agree
+
+    async def _with_agreed(self, batch: Batch, page: TagPage) -> Batch:
+        """Return a batch that makes those of its refused copies whose sources all have the same image."""
+        found, refused = list(batch.found), []
+        for each in batch.refused:
+            if await self._agree(each.collision):
+                tag = each.asked.request.source.tag
+                found.append(Found.of(each.asked, page.tags.get(tag) if tag is not None else None, page.tags))
+            else:
+                refused.append(each)
+        return replace(batch, found=tuple(found), refused=tuple(refused))
+
     def _batch(self, page: TagPage | NotListed, tags: TagLister) -> Batch:
         warnings = tuple(tags.warnings)
         tags.warnings.clear()
@@ -347,3 +345,24 @@ async def _without_tags(repository: Repository) -> AsyncGenerator[TagPage, None]
 
 def _pages(artifacts: int) -> int:
     return max(1, math.ceil(artifacts / ROWS_A_PAGE))
+
+
+async def warn_of_collisions(rules: Rules, registries: Registries) -> None:
+    """Log a warning for each collision of the tags that exist now; it raises nothing.
+
+    The lists give way to pushes. What can't be listed is left to the next reconcile.
+    """
+    BULK.set(True)
+    number = 0
+    try:
+        async with contextlib.aclosing(Listing(rules, registries).collisions()) as collisions:
+            async for collision in collisions:
+                number += 1
+                if number <= _MOST_LOGGED:
+                    sources = [str(source) for source in collision.sources]
+                    log.warning("collision", destination=str(collision.destination), sources=sources)
+    except Exception:
+        # This runs beside the webhook and the copies, and a fault in it must not end them.
+        log.exception("collisions not looked for")
+    if number > _MOST_LOGGED:
+        log.warning("more collisions", number=number - _MOST_LOGGED)

@@ -1,22 +1,27 @@
-"""Search for collisions: different sources that go to one destination, as far as the rules alone tell.
+"""Search for collisions: different sources that go to one destination, in the rules and in what a backfill lists.
 
 A certain collision is a problem. One that depends on which repositories and tags exist is a warning; a backfill, which
-lists them, finds out (`replicator.rules.request.find_collisions`). A single rule that sends all its matches to one
-destination is found in `replicator.rules.images`.
+lists them, finds out (`ListingCollisions`). A single rule that sends all its matches to one destination is found in
+`replicator.rules.images`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 from dataclasses import dataclass, replace
+from itertools import islice, product
 from typing import TYPE_CHECKING
 
 from replicator.errors import Problem
 from replicator.reference import Reference, Repository, is_repository_name, is_signature_tag
+from replicator.rules.request import CopyRequest, find_collisions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Iterator
 
-    from replicator.rules.rule import DestinationTag, Rule
+    from replicator.rules.request import Collision
+    from replicator.rules.rule import DestinationTag, Route, Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,5 +209,146 @@ def _inverse(rule: Rule, target: DestinationTag, destination: Repository) -> Rep
     return Repository(rule.source.registry, path) if is_repository_name(path) and rule.source.includes(path) else None
 
 
+_MOST_RULES = 1000
+MOST_FLAT = 256
+"""Names of repositories that may become one name by ``{flat}``; of a name with more dashes, some are left out."""
+
+
+def may_collide(rules: Iterable[Rule]) -> bool:
+    """Tell whether two sources can go to one destination tag under ``rules``, whatever repositories exist."""
+    seen: list[tuple[str, bool]] = []
+    for rule in rules:
+        for target in rule.targets:
+            beginning, whole = target.template.fixed
+            if "flat" in target.template.placeholders or target.pairs or target.digest_tag or len(seen) > _MOST_RULES:
+                return True
+            for other, other_whole in seen:
+                apart = whole and other_whole and beginning != other
+                if not apart and (beginning.startswith(other) or other.startswith(beginning)):
+                    return True
+            seen.append((beginning, whole))
+    return False
+
+
+def possible_sources(rules: Iterable[Rule], destination: Reference) -> Iterator[Reference]:
+    """Yield the references that may go to a destination tag, some perhaps twice; the rules have to judge each."""
+    if destination.tag is None:
+        return
+    for rule in rules:
+        for target in rule.targets:
+            for repository in _possible_repositories(rule, target, destination.repository):
+                if rule.source.digest is not None:
+                    yield Reference(repository, digest=rule.source.digest)
+                elif target.pairs:
+                    yield from (Reference(repository, tag) for tag in target.pairs)
+                else:
+                    yield Reference(repository, destination.tag)
+
+
+def _possible_repositories(rule: Rule, target: DestinationTag, destination: Repository) -> Iterator[Repository]:
+    source, template = rule.source, target.template
+    if template.registry != destination.registry:
+        return
+    if source.repository is not None:
+        yield source.repository
+        return
+    parts = re.split(r"\{(\w+)\}", template.path)
+    known: set[str] = set()
+    pattern = ""
+    for number, part in enumerate(parts):
+        if number % 2 == 0:
+            pattern += re.escape(part)
+        elif part in known:
+            pattern += f"(?P={part})"
+        else:
+            known.add(part)
+            pattern += f"(?P<{part}>.+)"
+    if (match := re.fullmatch(pattern, destination.name)) is None:
+        return
+    values = match.groupdict()
+    project = values.get("project", source.project)
+    if "repository" in values:
+        names: Iterable[str] = [values["repository"]]
+    elif "name" in values:
+        names = [f"{project}/{values['name']}" if project is not None else values["name"]]
+    elif "flat" in values:
+        words = values["flat"].split("-")
+        separators = islice(product("-/", repeat=len(words) - 1), MOST_FLAT)
+        names = ("".join(map("".join, zip(words, (*each, ""), strict=True))) for each in separators)
+    else:
+        return
+    for name in names:
+        if is_repository_name(name) and source.includes(name):
+            yield Repository(source.registry, name)
+
+
 def _and(sources: Iterable[Reference]) -> str:
     return " and from ".join(sorted(str(source) for source in sources))
+
+
+def collision_candidates(routes: Iterable[Route]) -> frozenset[Repository]:
+    """Return the destination repositories where two copies can meet at one tag.
+
+    Tags of one repository that keep their names never meet, so these are the destinations of several repositories and
+    those where tags are renamed.
+
+    Args:
+        routes: one for each source repository.
+    """
+    reached: set[Repository] = set()
+    candidates: set[Repository] = set()
+    for route in routes:
+        candidates |= route.renaming | (route.destinations & reached)
+        reached |= route.destinations
+    return frozenset(candidates)
+
+
+_Origin = tuple[Reference | Repository, str]
+"""A source, and the rule that sends it. A repository stands for its tag of the same name as the destination's."""
+
+
+class ListingCollisions:
+    """Collects the copies into some destination repositories, and finds those that collide.
+
+    Args:
+        candidates: the destination repositories to watch, see `collision_candidates`.
+    """
+
+    def __init__(self, candidates: Collection[Repository]) -> None:
+        self._candidates = frozenset(candidates)
+        # There may be a million destinations and hardly a collision. So of each destination only a short digest is
+        # kept, with an origin that most tags of a repository share; whole requests are kept for collisions alone.
+        self._first: dict[bytes, _Origin] = {}
+        self._origins: dict[_Origin, _Origin] = {}
+        self._colliding: dict[Reference, dict[CopyRequest, None]] = {}
+
+    def add(self, request: CopyRequest) -> None:
+        """Add a copy; adding it twice makes no difference."""
+        source, destination = request.source, request.destination
+        # The same digest is the same content, wherever it comes from.
+        if destination.tag is None or destination.repository not in self._candidates:
+            return
+        if request.signature and request.options.signatures is None:
+            # Equal images share the name of their signatures. Nobody asked for these, so no rule is at fault.
+            return
+        keeps_name = source.digest is None and source.tag == destination.tag
+        origin: _Origin = (source.repository if keeps_name else source, request.rule)
+        origin = self._origins.setdefault(origin, origin)
+        key = hashlib.blake2b(str(destination).encode(), digest_size=16).digest()
+        first, rule = self._first.setdefault(key, origin)
+        if first == origin[0]:
+            return
+        first_source = Reference(first, destination.tag) if isinstance(first, Repository) else first
+        first_request = CopyRequest(first_source, destination, rule)
+        colliding = self._colliding.setdefault(destination, {first_request: None})
+        colliding[CopyRequest(source, destination, request.rule)] = None
+
+    def __iter__(self) -> Iterator[Collision]:
+        """Iterate over all collisions so far."""
+        for colliding in self._colliding.values():
+            yield from find_collisions(colliding)
+
+    def of(self, request: CopyRequest) -> Collision | None:
+        """Return the collision at the destination of ``request``, as far as it has been seen; None if there is none."""
+        colliding = self._colliding.get(request.destination)
+        return find_collisions(colliding)[0] if colliding is not None else None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from replicator.copy.options import CopyOptions, Overwrite
 from replicator.reference import Reference, Repository, is_tag
+from replicator.rules.collisions import may_collide, possible_sources
 from replicator.rules.request import Asked, CopyRequest, Explanation, Source
 from replicator.rules.rule import Route, route
 
@@ -85,6 +86,23 @@ class Rules:
         }
         # The lowest: of files that are nearly the same these are nearly the same too.
         return tuple(sorted(sha256(pair.encode()).hexdigest()[:12] for pair in pairs)[:_MOST_PARTS])
+
+    @cached_property
+    def may_collide(self) -> bool:
+        """Whether two sources can go to one destination tag, if the repositories exist."""
+        return may_collide(self._rules)
+
+    def rivals(self, request: CopyRequest) -> list[Reference]:
+        """Return other sources that go to the destination of a copy if they exist, as far as the rules alone tell.
+
+        Sorted, and those that `{flat}` makes equal `collisions.MOST_FLAT` at the most.
+        """
+        found: dict[Reference, None] = {}
+        for source in possible_sources(self._rules, request.destination):
+            same = source == request.source
+            if not same and any(each.destination == request.destination for each in self.destinations(source)):
+                found[source] = None
+        return sorted(found, key=str)
 
     def present(self, request: CopyRequest) -> CopyRequest | None:
         """Return a copy that was requested earlier as the rules ask for it now; None if none does any more."""

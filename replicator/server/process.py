@@ -25,6 +25,7 @@ from replicator.queue.connection import open_redis
 from replicator.queue.move import left_behind
 from replicator.registry.proxies import Proxies
 from replicator.replication.job import Handler
+from replicator.replication.listing import warn_of_collisions
 from replicator.replication.reconciler import Reconciler
 from replicator.replication.repositories import Neighbours
 from replicator.replication.sweep import Sweeper
@@ -180,6 +181,7 @@ class _Parts:
     sweeper: Sweeper | None
     in_force: InForce
     handler: Handler
+    rules: Rules
     neighbours: Neighbours
     registrar: Registrar | None
     refused: RefusedLogins
@@ -268,6 +270,7 @@ async def _open(settings: Settings, rules: Rules, lanes: Collection[Lane]) -> As
                 sweeper=sweeper,
                 in_force=in_force,
                 handler=handler,
+                rules=rules,
                 neighbours=neighbours,
                 registrar=registrar,
                 refused=refused,
@@ -295,11 +298,14 @@ async def _beside(
         reloader.beside(),
         announced(parts.queue, command, __version__, reloader.status, parts.limits, parts.in_force),
     ):
-        looking = asyncio.create_task(_tell_of_left_work(settings))
+        looking = {
+            asyncio.create_task(_tell_of_left_work(settings), name="left work"),
+            asyncio.create_task(warn_of_collisions(parts.rules, parts.registries), name="collisions"),
+        }
         try:
             yield
         finally:
-            await cancel_all({looking})
+            await cancel_all(looking)
 
 
 async def _tell_of_left_work(settings: Settings) -> None:

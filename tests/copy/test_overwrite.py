@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from replicator.copy import Comparison, Outcome, Result
 from replicator.copy.options import Overwrite
-from tests.copy.conftest import Pair
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import image
+
+if TYPE_CHECKING:
+    from tests.copy.conftest import Pair
 
 NEW, OLD, THEIRS = image(1), image(2), image(3)
 

@@ -46,7 +46,7 @@ class Job:
     confirmed: int = 0
     read: list[int] = field(default_factory=list)
     seconds: float = 0.0
-    owned: TagRecord = TagRecord()
+    owned: TagRecord = field(default_factory=TagRecord)
     noted: list[TagRecord] = field(default_factory=list)
 
     def failing(self, _: ErrorClass) -> float:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tests.replication.conftest import tags_of
+import structlog
+
+from replicator.registry import Registries
+from replicator.replication.listing import Listing, warn_of_collisions
+from replicator.replication.transfer import access_by
+from tests.replication.conftest import QUICK, tags_of
 from tests.standins.faults import Answer, Fault
+from tests.standins.images import image, push
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from replicator.replication.listing import Batch
+    from replicator.rules import Collision
     from tests.replication.conftest import House
 
 
@@ -96,3 +103,54 @@ async def test_a_repository_that_can_not_be_read_ahead_is_not_copied(house: Hous
     batches = await house.listed({"HARBOR/team/**": "PLAIN/copy/{flat}"})
     assert [batch.what for batch in batches if batch.error] == [f"{house.harbor.host}/team/a/b-c"]
     assert set(tags_of(batches)) == {"team/a-b/c:v1", "team/x:v1"}
+
+
+async def test_sources_with_the_same_image_do_not_collide(house: House) -> None:
+    for repository in ("team/a/b-c", "team/a-b/c"):
+        await push(house.behind, repository, "v1", image(1))
+        await push(house.behind, repository, "v2", image(2) if repository == "team/a-b/c" else image(1))
+    batches = await house.listed({"HARBOR/team/**": "PLAIN/copy/{flat}"})
+    assert set(tags_of(batches)) == {"team/a/b-c:v1", "team/a-b/c:v1"}
+    assert set(refused_in(batches)) == {"team/a/b-c:v2", "team/a-b/c:v2"}
+
+
+async def test_sources_of_one_image_collide_where_different_parts_of_it_are_wanted(house: House) -> None:
+    for repository in ("team/a/b", "team/a-b"):
+        await push(house.behind, repository, "v1", image(1))
+    images: dict[str, Any] = {
+        "HARBOR/team/a/*": "PLAIN/copy/{flat}",
+        "HARBOR/team/a-*": {"to": "PLAIN/copy/{flat}", "platforms": "linux/amd64"},
+    }
+    assert set(refused_in(await house.listed(images))) == {"team/a/b:v1", "team/a-b:v1"}
+
+
+async def test_collisions_are_looked_for_alone_and_without_a_request_where_the_rules_exclude_them(
+    house: House,
+) -> None:
+    await house.put(["team/a/b-c:v1", "team/a-b/c:v1", "team/x:v1"])
+    found = [
+        str(collision.destination) for collision in await collisions_in(house, {"HARBOR/team/**": "PLAIN/copy/{flat}"})
+    ]
+    assert found == ["registry.example.com/copy/team-a-b-c:v1"]
+    house.harbor.faults.log.clear()
+    assert await collisions_in(house, {"HARBOR/team/**": "PLAIN/copy/{name}"}) == []
+    assert house.asked() == []
+
+
+async def test_the_start_warns_of_collisions_and_ignores_a_harbor_that_is_away(house: House) -> None:
+    await house.put(["team/a/b-c:v1", "team/a-b/c:v1"])
+    rules = house.rules({"HARBOR/team/**": "PLAIN/copy/{flat}"})
+    async with Registries(access_by(rules.credentials), timing=QUICK) as registries:
+        with structlog.testing.capture_logs() as logs:
+            await warn_of_collisions(rules, registries)
+            house.harbor.faults.add(Fault(Answer(403, "DENIED"), times=None))
+            await warn_of_collisions(rules, registries)
+    told = [entry for entry in logs if entry["event"] == "collision"]
+    assert [entry["log_level"] for entry in told] == ["warning"]
+    assert told[0]["sources"] == [f"{house.harbor.host}/team/{name}" for name in ("a-b/c:v1", "a/b-c:v1")]
+
+
+async def collisions_in(house: House, images: dict[str, Any]) -> list[Collision]:
+    rules = house.rules(images)
+    async with Registries(access_by(rules.credentials), timing=QUICK) as registries:
+        return [collision async for collision in Listing(rules, registries).collisions()]

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from replicator.reference import Reference, Repository
 from replicator.registry import Access, Registries
-from replicator.replication.listing import Listing, ListingCollisions, collision_candidates
+from replicator.replication.listing import Listing
 from replicator.replication.tag_lists import TagInfo, TagLister, TagPage
 from replicator.rules import Rules, find_collisions
+from replicator.rules.collisions import ListingCollisions, collision_candidates
 from tests.rules.building import HARBOR
 from tests.rules.test_properties import IMAGES, NAMES, SHA, TAGS, usable
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.errors import ConfigError
-from replicator.reference import Repository
+from replicator.reference import Reference, Repository
 from replicator.rules import find_collisions
+from replicator.rules.collisions import MOST_FLAT
 from tests.rules.building import ACR, HARBOR, PLAIN, goes_to, problems_of, rules_of
 
 SHA = "sha256:" + "a" * 64
@@ -161,3 +162,59 @@ def test_a_project_whose_name_is_too_long_for_any_repository_is_in_nobodys_way()
         }
     )
     assert goes_to(rules, f"{HARBOR}/team/app:v1") == {f"{PLAIN}/copy/app:v1"}
+
+
+@pytest.mark.parametrize(
+    ("entries", "pushed", "rivals"),
+    [
+        (
+            {f"{HARBOR}/a/**": f"{PLAIN}/m/{{flat}}", f"{HARBOR}/a-b/**": f"{PLAIN}/m/{{flat}}"},
+            "a-b/c:1",
+            ["a/b-c:1", "a/b/c:1"],
+        ),
+        ({f"{HARBOR}/*/**": f"{PLAIN}/m/{{project}}/{{name}}"}, "a-b/c:1", []),
+        ({f"{HARBOR}/a/*": f"{PLAIN}/m/{{name}}", f"{HARBOR}/b/*": f"{PLAIN}/m/{{name}}"}, "a/x:1", ["b/x:1"]),
+        ({f"{HARBOR}/a/*": f"{PLAIN}/m/{{name}}", f"{HARBOR}/b/*": f"{PLAIN}/n/{{name}}"}, "a/x:1", []),
+        ({f"{HARBOR}/a/*:v*": f"{PLAIN}/m/{{name}}", f"{HARBOR}/b/*:w*": f"{PLAIN}/m/{{name}}"}, "a/x:v1", []),
+        ({f"{HARBOR}/a/x:1": f"{PLAIN}/m/x:2", f"{HARBOR}/b/*": f"{PLAIN}/m/{{name}}"}, "a/x:1", ["b/x:2"]),
+        ({f"{HARBOR}/a/x:1": f"{PLAIN}/m/x:2", f"{HARBOR}/b/*": f"{PLAIN}/m/{{name}}"}, "b/x:2", ["a/x:1"]),
+    ],
+)
+def test_the_sources_that_may_collide_with_one_are_named(
+    entries: dict[str, Any], pushed: str, rivals: list[str]
+) -> None:
+    rules = rules_of(entries)
+    (request,) = rules.destinations(Reference.parse(f"{HARBOR}/{pushed}"))
+    assert [str(source) for source in rules.rivals(request)] == [f"{HARBOR}/{name}" for name in rivals]
+    assert rules.may_collide or not rivals
+
+
+def test_equal_names_at_two_harbors_may_collide() -> None:
+    rules = rules_of({f"{host}/a/*": f"{ACR}/m/{{name}}" for host in (HARBOR, PLAIN)})
+    (request,) = rules.destinations(Reference.parse(f"{HARBOR}/a/x:1"))
+    assert list(map(str, rules.rivals(request))) == [f"{PLAIN}/a/x:1"]
+
+
+def test_a_name_of_many_dashes_does_not_take_forever() -> None:
+    rules = rules_of({f"{HARBOR}/**": f"{PLAIN}/m/{{flat}}"})
+    (request,) = rules.destinations(Reference.parse(f"{HARBOR}/{'a-' * 60}a:1"))
+    assert len(rules.rivals(request)) <= MOST_FLAT
+
+
+@pytest.mark.parametrize(
+    ("destinations", "may"),
+    [
+        (["m/{name}"], False),
+        (["m/{flat}"], True),
+        (["m/{name}", "n/{name}"], False),
+        (["m/{name}", "m/b-{name}"], True),
+        (["m/x", "m/xy"], False),
+        (["m/x", "m/{name}"], True),
+    ],
+)
+def test_the_rules_alone_tell_whether_collisions_are_worth_a_look(destinations: list[str], *, may: bool) -> None:
+    entries = {
+        f"{HARBOR}/{'abc'[number]}/{'*' if '{' in path else 'x'}": f"{PLAIN}/{path}"
+        for number, path in enumerate(destinations)
+    }
+    assert rules_of(entries).may_collide is may

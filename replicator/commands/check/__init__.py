@@ -24,12 +24,14 @@ from replicator.commands.check.queue import (
     try_state_directory,
 )
 from replicator.commands.check.registries import (
+    COLLISION_SECONDS,
     log_in,
     look_at_artifacts,
     look_at_certificate,
     look_at_projects,
     look_at_route,
     look_for,
+    look_for_collisions,
     try_push,
 )
 from replicator.commands.check.webhook import (
@@ -162,13 +164,14 @@ class Check:
             ]
             listing = [group.create_task(self._source(source)) for source in sources]
             policies = group.create_task(self._policies(sources))
+            collisions = group.create_task(self._collisions())
         async with asyncio.TaskGroup() as group:
             artifacts = [
                 group.create_task(self._artifacts(repository, whole=whole))
                 for (_, _, whole), repository in self._listed.items()
             ]
             pushes = [group.create_task(self._push(destination)) for destination in self._destinations.values()]
-        tasks = (*hosts, *listing, *artifacts, policies, *pushes, *local)
+        tasks = (*hosts, *listing, collisions, *artifacts, policies, *pushes, *local)
         # Several rules share a login, and so its findings.
         return list(dict.fromkeys(line for task in tasks for line in task.result()))
 
@@ -267,6 +270,11 @@ class Check:
             return lines
 
         return [*found, *await self._try(Probe("list", subject, look))]
+
+    async def _collisions(self) -> list[Finding]:
+        look = partial(look_for_collisions, self._registries, self._rules, self._narrowing)
+        # It has a limit of its own.
+        return await run_probe(Probe("collision", "all rules", look), 2 * COLLISION_SECONDS)
 
     async def _artifacts(self, repository: Repository, *, whole: bool) -> list[Finding]:
         subject = f"{repository.registry}/{repository.name.partition('/')[0]}"

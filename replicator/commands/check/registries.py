@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from replicator.registry.errors import Denied, NotFound, ProxyFailed, RegistryEr
 from replicator.registry.manifest import ACCEPT
 from replicator.registry.proxies import connect
 from replicator.replication.advice import explained, may_lack_repository
+from replicator.replication.listing import Listing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 _NEEDED = "a robot account of Harbor needs repository:list, repository:pull and artifact:list"
 _MAX_NAMED = 10
+_MOST_COLLISIONS = 20
+COLLISION_SECONDS = 60.0
+"""Time for the lists of repositories and tags that may collide; those of a large Harbor take hundreds of requests."""
 _SOON = timedelta(days=30)
 """Remaining validity below which a certificate should be renewed."""
 
@@ -210,6 +215,26 @@ async def _first(pages: AsyncGenerator[Any, None]) -> None:
 
 def _name(source: Source) -> str:
     return str(source.repository) if source.repository is not None else f"{source.registry}/{source.glob}"
+
+
+async def look_for_collisions(registries: Registries, rules: Rules, narrowing: Narrowing) -> list[Finding]:
+    """List what goes to destinations that several sources may reach; report the tags where sources collide."""
+    found: list[Finding] = []
+    seconds = COLLISION_SECONDS
+    try:
+        async with asyncio.timeout(seconds), aclosing(Listing(rules, registries, narrowing).collisions()) as collisions:
+            async for collision in collisions:
+                if len(found) < _MOST_COLLISIONS:
+                    sources = " and from ".join(map(str, collision.sources))
+                    message = f"would come from {sources}: give the sources different destinations"
+                    found.append(Finding("collision", str(collision.destination), FindingState.FAILED, message))
+                else:
+                    message = f"there are more than {_MOST_COLLISIONS} collisions: backfill --dry-run lists all"
+                    return [*found, Finding("collision", "all rules", FindingState.FAILED, message)]
+    except TimeoutError:
+        message = f"not all lists were read within {seconds:g} s: backfill --dry-run finds all collisions"
+        found.append(Finding("collision", "all rules", FindingState.NOT_TRIED, message))
+    return found
 
 
 def look_at_route(registry: str, access: Access, proxies: Proxies) -> list[Finding]:
