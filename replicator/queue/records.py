@@ -129,6 +129,8 @@ def load_json(data: bytes) -> Any:
     return json.loads(data)
 
 
+MOST_RIVALS = 8
+"""Sources whose jobs wait behind the pending job of one destination (``keys.lua``)."""
 _KEPT_WRITES = 3
 _DIGEST_PART = 32
 

@@ -13,6 +13,7 @@ from uuid import uuid4
 import structlog
 
 from replicator.copy import Outcome
+from replicator.copy.options import Overwrite
 from replicator.queue import Lane, QueueError
 from replicator.registry.places import BULK
 from replicator.replication.advice import explained
@@ -255,7 +256,9 @@ class Backfill:
             row = row_of(found, RowOutcome.WOULD_COPY)
             if checked is None:
                 return row
-            return replace(row, digest=checked.digest, note=why(checked), replaced=checked.replaced)
+            own = "; only if this installation wrote that (overwrite: ours)"
+            note = why(checked) + (own if checked.replaced and found.request.overwrite is Overwrite.OURS else "")
+            return replace(row, digest=checked.digest, note=note, replaced=checked.replaced)
         job = self._job(found, checked)
         # Not counted as drift: what could not be compared, and what is up to date but may lack signatures.
         differs = checked is not None and checked.result is None

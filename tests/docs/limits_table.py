@@ -218,6 +218,18 @@ LIMITS = {
             "the older half is forgotten",
         ),
         Limit(
+            "destinations whose owner and last writes are remembered in Redis, in each of two halves",
+            "queue.memory.MOST_OWNED",
+            "",
+            "the older half is forgotten",
+        ),
+        Limit(
+            "sources whose jobs wait behind that of another source for the same destination",
+            "queue.records.MOST_RIVALS",
+            "",
+            "the last one gives way",
+        ),
+        Limit(
             "slots lent while a registry is silent, for each slot of a lane", "queue.lane._LENT_SLOTS", "", "jobs wait"
         ),
         Limit("an error's words in Redis", "queue.attempt._MESSAGE_LENGTH", "characters", "cut off"),

@@ -11,7 +11,7 @@ import pytest
 from replicator.errors import ErrorClass
 from replicator.queue import DeadLetters, Job, JsonValue, Lane, Observations, Queue, Running
 from replicator.queue.memory import MOST_OWNED
-from replicator.queue.records import TagRecord
+from replicator.queue.records import MOST_RIVALS, TagRecord
 from replicator.queue.scripts import sections
 from tests.queue.conftest import PATIENCE, Recorder, idle, working
 from tests.queue.test_retrying import Fault
@@ -177,7 +177,8 @@ async def test_owners_outlive_a_full_memory_and_months_without_a_write(queue: Qu
     assert await queue.redis.ttl(f"{queue.prefix}:owned:new") == -1
 
 
-def test_the_bound_of_the_owners_is_that_of_the_script() -> None:
+def test_the_bounds_are_those_of_the_scripts() -> None:
+    assert f"local MOST_RIVALS = {MOST_RIVALS}\n" in sections()["enqueue"]
     assert f"generations('owned', true), {MOST_OWNED}\n" in sections()["owned_recall"]
 
 
