@@ -46,14 +46,14 @@ class TemporaryLogins:
 
     Args:
         registry: the host the rules name.
-        account: the account they are issued to.
+        account: the account they are issued to, also an attribute.
         deadline: seconds for all attempts of one renewal.
         pause: seconds between a failed renewal and the next attempt.
     """
 
     def __init__(self, registry: str, account: Account, *, deadline: float = DEADLINE, pause: float = _PAUSE) -> None:
         self._registry = registry
-        self._account = account
+        self.account = account
         self._deadline = deadline
         self._pause = pause
         self._openapi = OpenApi(registry, account)
@@ -106,7 +106,7 @@ class TemporaryLogins:
         return True
 
     async def _renew(self, service: str | None) -> _Cached:
-        region, instance_id = find_region_and_instance(self._registry, self._account, service, GET_AUTHORIZATION_TOKEN)
+        region, instance_id = find_region_and_instance(self._registry, self.account, service, GET_AUTHORIZATION_TOKEN)
         operation = get_authorization_token(instance_id)
         answer = await with_retries(
             lambda: self._openapi.ask(operation, region), self._registry, operation.action, self._deadline

@@ -56,7 +56,7 @@ def explain_reference(rules: Rules, reference: Reference, proxies: Proxies) -> i
     """
     for item in rules.explain(reference):
         label, style = ("matches", "green") if item.matches else ("no match", "dim")
-        say(f" {item.rule}: {item.reason}", label=label, style=style)
+        say(f" {item.rule}{item.file and f' in {item.file}'}: {item.reason}", label=label, style=style)
     requests = rules.destinations(reference)
     for request in requests:
         notes = "; ".join(_notes(request))

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Config = Annotated[Path | None, typer.Option(metavar="FILE", help="Rules file, JSON or YAML (REPLICATOR_CONFIG).")]
+Config = Annotated[
+    Path | None,
+    typer.Option(metavar="PATH", help="Rules file, JSON or YAML, or a directory of them (REPLICATOR_CONFIG)."),
+]
 Auth = Annotated[Path | None, typer.Option(metavar="FILE", help="Separate file for the auth part of the rules.")]
 Images = Annotated[Path | None, typer.Option(metavar="FILE", help="Separate file for the images part of the rules.")]
 Registry = Annotated[str | None, typer.Option(metavar="HOST", help='Registry for destinations that are "".')]
@@ -103,24 +106,36 @@ def rules_of(context: typer.Context, settings: Settings, platforms: tuple[Platfo
         platforms: for rules that list none; empty for all.
 
     Raises:
-        ConfigError: no file is given, or it is invalid.
+        ConfigError: no file is given, or one is invalid; with every problem of all files.
+    """
+    from replicator.rules import load
+
+    options = rules_options(context, settings, platforms)
+    return log_rules(load(settings.config, auth=settings.auth, images=settings.images, **options))
+
+
+def rules_options(context: typer.Context, settings: Settings, platforms: tuple[Platform, ...] = ()) -> dict[str, Any]:
+    """Return what rules depend on beside their files, see `replicator.rules.defaults.RulesOptions`.
+
+    Raises:
+        ConfigError: no file is given.
     """
     if settings.config is None and settings.images is None:
         message = "no rules file: give --config FILE, or set REPLICATOR_CONFIG"
         raise ConfigError("command line", [Problem("--config", message)])
     from replicator.registry.docker_logins import docker_logins
-    from replicator.rules import load
 
-    rules = load(
-        settings.config,
-        auth=settings.auth,
-        images=settings.images,
-        environ=variables(),
-        registry=context.params.get("registry"),
-        namespace=context.params.get("namespace"),
-        platforms=platforms,
-        elsewhere=docker_logins(settings.docker_config),
-    )
+    return {
+        "environ": variables(),
+        "registry": context.params.get("registry"),
+        "namespace": context.params.get("namespace"),
+        "platforms": platforms,
+        "elsewhere": docker_logins(settings.docker_config),
+    }
+
+
+def log_rules(rules: Rules) -> Rules:
+    """Log the source of every login, and what looks like a mistake; return the rules."""
     for host, source in rules.logins:
         structlog.get_logger("replicator").info("login", registry=host, source=source)
     for warning in rules.warnings:

@@ -1,6 +1,6 @@
 """Rules: which images are copied where, and with which login.
 
-`load` and `parse` read a rules file and report all its mistakes at once. `Rules` answers questions about references,
+`load` and `parse` read rules files and report all their mistakes at once. `Rules` answers questions about references,
 without network, disk or clock. The format is documented in ``docs/rules.md``.
 """
 
@@ -9,10 +9,18 @@ from typing import TYPE_CHECKING
 from replicator import lazy_exports
 
 if TYPE_CHECKING:
-    from replicator.rules.auth import Credentials
+    from replicator.rules.credentials import Credentials
     from replicator.rules.loading import load, load_credentials, parse
-    from replicator.rules.narrowing import Matched, Narrowing
-    from replicator.rules.request import Asked, Collision, CopyRequest, Explanation, Source, find_collisions
+    from replicator.rules.request import (
+        Asked,
+        Collision,
+        CopyRequest,
+        Explanation,
+        Matched,
+        Narrowing,
+        Source,
+        find_collisions,
+    )
     from replicator.rules.rule import Route
     from replicator.rules.ruleset import Rules
     from replicator.rules.tags import TagFilter
@@ -38,12 +46,12 @@ __all__ = [
 __getattr__ = lazy_exports(
     __name__,
     {
-        "Credentials": "auth",
+        "Credentials": "credentials",
         "load": "loading",
         "load_credentials": "loading",
         "parse": "loading",
-        "Matched": "narrowing",
-        "Narrowing": "narrowing",
+        "Matched": "request",
+        "Narrowing": "request",
         "Asked": "request",
         "Collision": "request",
         "CopyRequest": "request",

@@ -11,20 +11,22 @@ import re
 import ssl
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from replicator.aliyun import INSTALL, Account, Creates, MissingRepositories, TemporaryLogins, Visibility, is_installed
 from replicator.aliyun.acr import endpoint_of
 from replicator.errors import ConfigError, Problem
-from replicator.reference import Repository, is_registry, is_repository_name
+from replicator.reference import is_registry, is_repository_name
 from replicator.registry.credentials import Access
 from replicator.registry.proxies import Proxies
+from replicator.rules.credentials import Credentials, describe_problem
 from replicator.rules.node import expand_variables, is_endpoint
 from replicator.rules.patterns import shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
+    from replicator.rules.credentials import Elsewhere
     from replicator.rules.node import Node
 
 UNCOUNTED_AGENT = "harbor-registry-client"
@@ -113,84 +115,6 @@ AUTH_KEYS = ("username", "password", "aliyun", "insecure", "ca_file", "endpoint"
 _FORGOTTEN_BRACES = re.compile(r"\$[A-Z_][A-Z0-9_]*\Z")
 
 
-class Elsewhere(Protocol):
-    """A source of logins outside the rules file, e.g. `docker_logins.DockerLogins`."""
-
-    @property
-    def problem(self) -> Problem | None:
-        """A mistake that makes all of them unusable."""
-
-    def find(self, path: str) -> tuple[Access, str] | None:
-        """Return the login for ``registry`` or ``registry/…``, and its origin in words.
-
-        Raises:
-            ConfigError: there may be a login, but it can't be read.
-        """
-
-
-class Credentials:
-    """Logins by registry, project or repository; the longest matching key wins.
-
-    Args:
-        entries: by ``registry``, ``registry/project`` or a longer path.
-        broken: further keys of the file whose entries have mistakes.
-        elsewhere: asked if no key matches.
-        lent: the origins of logins that entries take from elsewhere, by key.
-    """
-
-    def __init__(
-        self,
-        entries: Mapping[str, Access],
-        broken: Iterable[str] = (),
-        elsewhere: Elsewhere | None = None,
-        lent: Mapping[str, str] | None = None,
-    ) -> None:
-        self._entries = dict(entries)
-        self._declared = frozenset(entries) | frozenset(broken)
-        self._elsewhere = elsewhere
-        self._lent = dict(lent or {})
-
-    @property
-    def keys(self) -> frozenset[str]:
-        """The keys, hosts in lower case."""
-        return frozenset(self._entries)
-
-    def find(self, repository: Repository, *, elsewhere: bool = True) -> Access | None:
-        """Return the access to ``repository``, or None if no key matches here or elsewhere.
-
-        Args:
-            repository: the repository to reach.
-            elsewhere: whether logins from outside the file may be used.
-
-        Raises:
-            ConfigError: no key matches here, and the logins elsewhere can't be read.
-        """
-        found = self.search(f"{repository.registry.lower()}/{repository.name}", elsewhere=elsewhere)
-        return found[0] if found is not None else None
-
-    def search(self, path: str, *, elsewhere: bool = True) -> tuple[Access, str] | None:
-        """Return the access to ``registry/…``, with the host in lower case, and its origin; see `find`."""
-        key, slash = path, "/"
-        while slash:
-            access = self._entries.get(key)
-            if access is not None:
-                origin = "anonymous in the rules" if access.is_anonymous else "the rules"
-                return access, self._lent.get(key, origin)
-            # Shorten by one segment, so that team is no prefix of teams/app.
-            key, slash, _ = key.rpartition("/")
-        return self._elsewhere.find(path) if self._elsewhere is not None and elsewhere else None
-
-    def covering(self, beginning: str, *, whole: bool) -> frozenset[str]:
-        """Return the keys that match every repository with this beginning, those with mistakes too.
-
-        Args:
-            beginning: ``registry/…``: a repository's name, or the beginning that all names share.
-            whole: whether ``beginning`` is a whole repository.
-        """
-        covering = {key for key in self._declared if beginning.startswith(f"{key}/")}
-        return frozenset(covering | ({beginning} & self._declared if whole else set()))
-
-
 def read_auth(
     node: Node,
     environ: Mapping[str, str],
@@ -244,11 +168,6 @@ def _borrowed(node: Node, key: str, access: Access, elsewhere: Elsewhere | None,
         return None
     login, lent[key] = found
     return replace(access, username=login.username, password=login.password, logins=login.logins)
-
-
-def describe_problem(error: ConfigError) -> str:
-    """Return an error in logins elsewhere as a part of a message."""
-    return f"the logins of {error.source} can't be used: {'; '.join(map(str, error.problems))}"
 
 
 class _Entry:

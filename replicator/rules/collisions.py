@@ -42,12 +42,12 @@ class CollisionSearch:
     """Searches rules for collisions; after `check` both lists are complete.
 
     Attributes:
-        problems: certain collisions.
+        problems: certain collisions, each with the file of its rule.
         warnings: possible collisions.
     """
 
     def __init__(self) -> None:
-        self.problems: list[Problem] = []
+        self.problems: list[tuple[str, Problem]] = []
         self.warnings: list[Problem] = []
 
     def check(self, rules: Iterable[Rule]) -> None:
@@ -74,14 +74,14 @@ class CollisionSearch:
     def _check_flow(self, flow: _Flow, others: list[_Flow]) -> None:
         for tag, sources in (flow.tags or {}).items():
             if len(sources) > 1:
-                self._wrong(flow.target, f"the tag {tag} would come from {_and(sources)}; give each a tag of its own")
+                self._wrong(flow, f"the tag {tag} would come from {_and(sources)}; give each a tag of its own")
                 return
         doubts: list[str] = []
         for other in others:
             certain, possible = _collide(flow, other)
-            message = f"it would get different images from this rule and from {other.rule.key}"
+            message = f"it would get different images from this rule and from {_told(other.rule, flow.rule)}"
             if certain:
-                self._wrong(flow.target, f"{message}; send each to a repository or tag of its own")
+                self._wrong(flow, f"{message}; send each to a repository or tag of its own")
                 return
             if possible:
                 doubts.append(f"{message} if both tag filters let the same tag pass")
@@ -99,7 +99,9 @@ class CollisionSearch:
             if _shown(rule, target) == _shown(other_rule, other) and _hidden(rule, target) != _hidden(
                 other_rule, other
             ):
-                message = f"equal names matched by this rule and by {other_rule.key} would go to one destination"
+                message = (
+                    f"equal names matched by this rule and by {_told(other_rule, rule)} would go to one destination"
+                )
                 self._warn(target, f"{message}; make the destinations differ")
                 break
         others.append((rule, target))
@@ -115,15 +117,20 @@ class CollisionSearch:
             for flow in flows:
                 shared = flow.tags is None or any(map(glob.tags.matches, flow.tags))
                 if repository != flow.repository and (shared or _signatures_collide(flow, other)):
-                    message = f"if {repository} exists, {glob_rule.key} sends it here too"
+                    message = f"if {repository} exists, {_told(glob_rule, flow.rule)} sends it here too"
                     self._warn(flow.target, f"{message}; make the destinations differ")
                     return
 
-    def _wrong(self, target: DestinationTag, message: str) -> None:
-        self.problems.append(Problem(target.path, f"collision: {message}"))
+    def _wrong(self, flow: _Flow, message: str) -> None:
+        self.problems.append((flow.rule.file, Problem(flow.target.path, f"collision: {message}")))
 
     def _warn(self, target: DestinationTag, message: str) -> None:
         self.warnings.append(Problem(target.path, f"collision: {message}"))
+
+
+def _told(other: Rule, rule: Rule) -> str:
+    """Return the key of another rule, with its file if that is not the file of ``rule``."""
+    return other.key if other.file == rule.file else f"{other.key} in {other.file}"
 
 
 def _destination_tags(rule: Rule, target: DestinationTag, repository: Repository) -> dict[str, set[Reference]] | None:

@@ -20,6 +20,8 @@ from replicator.rules.patterns import shorten
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from replicator.rules.credentials import Elsewhere
+
 CONTENT_KEYS = ("platforms", "attestations", "signatures", "overwrite")
 """Keys that select parts of an image, and what a copy may replace."""
 
@@ -170,6 +172,25 @@ class Defaults:
         if self.registry is None or self.namespace is None:
             return None
         return Template(self.registry, f"{self.namespace}/{{name}}", is_default=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RulesOptions:
+    """What rules depend on beside their files.
+
+    Attributes:
+        environ: the values of ``${NAME}``; by default the environment.
+        registry: the default registry; wins over a file's.
+        namespace: the default namespace; wins over a file's.
+        platforms: the default platforms; empty for a file's.
+        elsewhere: logins for registries that have none in the files.
+    """
+
+    environ: Mapping[str, str] | None = None
+    registry: str | None = None
+    namespace: str | None = None
+    platforms: tuple[Platform, ...] = ()
+    elsewhere: Elsewhere | None = None
 
 
 def read_defaults(

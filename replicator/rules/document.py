@@ -1,4 +1,4 @@
-"""Reader of JSON and YAML: the text of a rules file becomes plain values.
+"""Reader of rules files: the files that are named, their text, and its JSON or YAML as plain values.
 
 YAML is read by version 1.2, except that no scalar turns into a number or a date: ``1.10``, ``0123`` and ``on`` are
 tags here. A scalar without quotes is a `Plain`, which code that wants a number can convert. No text makes the reader
@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 
-from replicator.errors import Problem
+from replicator.errors import ConfigError, Problem
 from replicator.rules.node import join
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
 MAX_BYTES = 1024 * 1024
 """Size of a rules file, in bytes of UTF-8."""
@@ -26,6 +27,12 @@ MAX_VALUES = 100_000
 """Values in a file; each repetition by an alias counts."""
 MAX_DEPTH = 32
 """Levels of nesting in a file. Rules need six."""
+
+MAX_FILES = 1000
+"""Rules files in a directory."""
+_SUFFIXES = frozenset({".json", ".yaml", ".yml"})
+_SCHEMA = ".schema.json"
+"""What the JSON schema of the rules may be called beside them."""
 
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -56,6 +63,116 @@ class Document:
     value: Any
     problems: tuple[Problem, ...] = ()
     readable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RulesFile:
+    """A rules file as it was read; ``--auth`` and ``--images`` are one in two parts.
+
+    Attributes:
+        name: its name in the directory of rules files; empty if it is the only one.
+        texts: the texts by section; under an empty key that of a file with all sections.
+        folder: the base of relative paths in it; None for the working directory.
+        problems: why it can't be read.
+    """
+
+    name: str
+    texts: Mapping[str, str] = field(repr=False)
+    folder: Path | None = None
+    problems: tuple[Problem, ...] = ()
+
+
+def find_files(
+    config: Path | None, *, auth: Path | None = None, images: Path | None = None
+) -> tuple[list[RulesFile], str]:
+    """Read the texts of the files that `load` takes; return them and their name for errors.
+
+    Raises:
+        ConfigError: the arguments don't go together, or what they name can't be read. A file of a directory that can't
+            be read is among its `problems`.
+    """
+    if config is not None:
+        if auth is not None or images is not None:
+            message = "give one rules file (--config) or two files (--auth and --images), not both"
+            raise ConfigError("command line", [Problem("", message)])
+        return read_files(config), str(config)
+    if images is None:
+        message = "no rules: give a rules file (--config), or two files (--auth and --images)"
+        raise ConfigError("command line", [Problem("", message)])
+    paths = {"auth": auth, "images": images}
+    texts = {section: read_text(path) for section, path in paths.items() if path is not None}
+    folder = (auth or images).parent
+    return [RulesFile("", texts, folder)], " and ".join(str(path) for path in paths.values() if path)
+
+
+def read_files(path: Path) -> list[RulesFile]:
+    """Read a rules file, or those of a directory in the order of their names.
+
+    A directory's files are those that end in ``.json``, ``.yaml`` or ``.yml``. Hidden ones are left out, which those
+    are that Kubernetes keeps in the directory of a mounted ConfigMap (``..data``), and so are directories in it.
+
+    Raises:
+        ConfigError: the file or the directory can't be read, or has no rules file.
+    """
+    if not path.is_dir():
+        return [RulesFile("", {"": read_text(path)}, path.parent)]
+    try:
+        names = sorted(each.name for each in path.iterdir() if _is_named_as_rules(each.name) and not each.is_dir())
+    except OSError as error:
+        raise ConfigError(str(path), [Problem("", f"it can't be read: {error.strerror or error}")]) from None
+    if not names:
+        message = "no rules file is in this directory: name it *.yaml, *.yml or *.json"
+        raise ConfigError(str(path), [Problem("", message)])
+    if len(names) > MAX_FILES:
+        raise ConfigError(str(path), [Problem("", f"more than {MAX_FILES} rules files, the limit for a directory")])
+    return [_read_file(path, name) for name in names]
+
+
+def _is_named_as_rules(name: str) -> bool:
+    _, dot, suffix = name.rpartition(".")
+    return f"{dot}{suffix}" in _SUFFIXES and not name.startswith(".") and not name.endswith(_SCHEMA)
+
+
+def _read_file(folder: Path, name: str) -> RulesFile:
+    path = folder / name
+    if path.exists() and not path.is_file():
+        # Opening a named pipe would wait for its writer.
+        return RulesFile(name, {}, folder, (Problem("", "is not a regular file"),))
+    try:
+        return RulesFile(name, {"": read_text(path)}, folder)
+    except ConfigError as error:
+        return RulesFile(name, {}, folder, error.problems)
+
+
+def read_text(path: Path) -> str:
+    """Read one file.
+
+    Raises:
+        ConfigError: it can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            # One byte more than allowed tells that a file is too large without reading all of it.
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        problem = "there is no such file; see --config or REPLICATOR_CONFIG"
+    except IsADirectoryError:
+        problem = "this is a directory; give a file in it"
+    except PermissionError:
+        problem = "permission denied; check its owner and mode"
+    except (OSError, ValueError) as error:
+        problem = f"it can't be read: {error}"
+    else:
+        if len(data) > MAX_BYTES:
+            raise ConfigError(
+                str(path), [Problem("", f"larger than {MAX_BYTES // 1024} KiB, the limit for a rules file")]
+            )
+        try:
+            return data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            problem = f"it is not UTF-8 (line {line}); save it as UTF-8"
+    raise ConfigError(str(path), [Problem("", problem)])
 
 
 def read_document(text: str, path: str = "") -> Document:

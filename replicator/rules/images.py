@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from replicator.aliyun.acr import NAME_SEGMENTS, is_acr
 from replicator.copy.options import Overwrite
 from replicator.errors import Problem
 from replicator.reference import is_registry, is_signature_tag, is_tag
+from replicator.rules.credentials import NamedDestination
 from replicator.rules.defaults import CONTENT_KEYS, NOTHING_SAID, Content, read_content
 from replicator.rules.mapping import SourcePattern, Template, parse_source
+from replicator.rules.node import join
 from replicator.rules.patterns import compile_tag_pattern, is_glob, shorten
 from replicator.rules.rule import DestinationTag, Rule
 from replicator.rules.tags import TagFilter, version_range
@@ -26,21 +29,6 @@ DESTINATION = ("to", "tags", *CONTENT_KEYS)
 """Keys of a destination that is a mapping."""
 TAGS = ("include", "exclude", "semver", "latest")
 """Keys of its ``tags``."""
-
-
-@dataclass(frozen=True, slots=True)
-class NamedDestination:
-    """A repository, or a pattern of them, that needs a login.
-
-    Attributes:
-        beginning: ``registry/…``: the repository's name, or the beginning that all matching names share.
-        whole: whether that is the whole name.
-        key: the rule that names it.
-    """
-
-    beginning: str
-    whole: bool
-    key: str
 
 
 def read_images(node: Node, defaults: Defaults, warnings: list[Problem]) -> tuple[list[Rule], list[NamedDestination]]:
@@ -316,3 +304,19 @@ def _semver(node: Node | None) -> str | None:
         return None
     checked = _all_checked([node], version_range)
     return checked[0] if checked else None
+
+
+_RULE_PATH = re.compile(r'(?:\["(?:[^"\\]|\\.)*"\]|\.[\w-]+)')
+
+
+def in_order(problems: list[Problem], images: Node | None) -> list[Problem]:
+    """Sort problems of ``images`` by their rule, in the order of the file."""
+    if images is None or not isinstance(images.value, dict):
+        return problems
+    order = {join("", key): number for number, key in enumerate(images.value)}
+
+    def number(problem: Problem) -> int:
+        match = _RULE_PATH.match(problem.path.removeprefix(images.path))
+        return order.get(match[0].removeprefix("."), -1) if match else -1
+
+    return sorted(problems, key=number)

@@ -56,11 +56,13 @@ class Rule:
 
     Attributes:
         key: as in the file.
+        file: its name, if there are several.
     """
 
     key: str
     source: SourcePattern
     targets: tuple[DestinationTag, ...]
+    file: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the copies that it asks for as JSON values; its place and spelling in the file are no part of them."""

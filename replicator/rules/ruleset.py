@@ -1,4 +1,4 @@
-"""The rules of a file as a whole: from a reference to its copies."""
+"""The rules as a whole: from a reference to its copies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from replicator.errors import Problem
     from replicator.registry.credentials import Access
-    from replicator.rules.auth import Credentials
+    from replicator.rules.credentials import Credentials
     from replicator.rules.rule import DestinationTag, Rule
     from replicator.rules.tags import TagFilter
 
@@ -28,15 +28,16 @@ _MOST_PARTS = 200
 
 
 class Rules:
-    """The content of a rules file. Pure: no method uses network, disk or clock, and none changes anything.
+    """The content of all rules files. Pure: no method uses network, disk or clock, and none changes anything.
 
     Hosts are compared and returned in lower case.
 
     Args:
-        rules: in the order of the file.
-        credentials: from the file's ``auth``.
+        rules: in the order of the file; of several files, in the order of their names.
+        credentials: from ``auth``.
         warnings: what is allowed but looks like a mistake.
         logins: pairs of a registry and the origin of its login, in words.
+        out: names of rules files whose rules are not among them, because of a problem.
     """
 
     def __init__(
@@ -45,11 +46,13 @@ class Rules:
         credentials: Credentials,
         warnings: Iterable[Problem] = (),
         logins: Iterable[tuple[str, str]] = (),
+        out: Iterable[str] = (),
     ) -> None:
         self._rules = tuple(rules)
         self._credentials = credentials
         self.warnings: tuple[Problem, ...] = tuple(warnings)
         self.logins: tuple[tuple[str, str], ...] = tuple(logins)
+        self.out: tuple[str, ...] = tuple(out)
         self.hosts: frozenset[str] = frozenset(_hosts(self._rules))
         self.keys: tuple[str, ...] = tuple(rule.key for rule in self._rules)
         self._by_repository: dict[Repository, list[int]] = {}
@@ -291,7 +294,7 @@ def _merged(group: list[CopyRequest]) -> CopyRequest:
 def _explain(rule: Rule, reference: Reference) -> Explanation:
     refusal = rule.source.refusal(reference.repository)
     if refusal is not None:
-        return Explanation(rule.key, matches=False, reason=refusal)
+        return Explanation(rule.key, matches=False, reason=refusal, file=rule.file)
     reasons: dict[str, None] = {}
     destinations: dict[Reference, None] = {}
     for target in rule.targets:
@@ -302,7 +305,7 @@ def _explain(rule: Rule, reference: Reference) -> Explanation:
         destinations.update((request.destination, None) for request in judged)
         signature = any(request.signature for request in judged)
         reasons[_match_reason(rule, target, reference, signature=signature)] = None
-    return Explanation(rule.key, bool(destinations), "; ".join(reasons), tuple(destinations))
+    return Explanation(rule.key, bool(destinations), "; ".join(reasons), tuple(destinations), rule.file)
 
 
 def _match_reason(rule: Rule, target: DestinationTag, reference: Reference, *, signature: bool) -> str:

@@ -141,7 +141,8 @@ def rules_schema() -> dict[str, Any]:
         "title": "Rules file of replicator",
         "type": "object",
         "properties": {section: {"$ref": f"#/definitions/{section}"} for section in loading.SECTIONS},
-        "required": ["images"],
+        # A file of a directory may have nothing but logins.
+        "anyOf": [{"required": ["images"]}, {"required": ["auth"]}],
         "additionalProperties": False,
         "definitions": definitions,
     }

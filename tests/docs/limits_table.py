@@ -82,6 +82,7 @@ LIMITS = {
         Limit("a rules file", "rules.document.MAX_BYTES", "bytes", "refused"),
         Limit("values in it, those an alias repeats too", "rules.document.MAX_VALUES", "", "refused"),
         Limit("levels of nesting", "rules.document.MAX_DEPTH", "", "refused"),
+        Limit("rules files in a directory", "rules.document.MAX_FILES", "", "refused"),
         Limit("a pattern", "rules.patterns.MAX_PATTERN_LENGTH", "characters", "refused"),
         Limit("memory of a regular expression", "rules.patterns.MAX_MEMORY", "bytes", "Python's `re`, with a warning"),
         Limit("a range of node-semver", "rules.tags.MAX_RANGE_LENGTH", "characters", "refused"),

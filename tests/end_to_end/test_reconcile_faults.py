@@ -22,7 +22,7 @@ from replicator.replication import reconciler as reconciling
 from replicator.replication.reconciler import Reconciler, next_run
 from replicator.replication.transfer import access_by
 from replicator.rules import Rules, load
-from replicator.rules.auth import Credentials
+from replicator.rules.credentials import Credentials
 from replicator.schedule import Cron, Every
 from tests.queue.conftest import command
 from tests.queue.servers import RedisServer

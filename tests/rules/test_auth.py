@@ -118,7 +118,7 @@ def test_the_openapi_takes_the_proxy_of_its_registry_else_that_of_the_environmen
         access = parse(text, "x", environ=environ).credentials(Repository(ACR, "a/b"))
         assert access is not None
         assert isinstance(access.logins, TemporaryLogins)
-        return str(access.logins._account.proxies.find(URL("https://cr.cn-beijing.aliyuncs.com")))
+        return str(access.logins.account.proxies.find(URL("https://cr.cn-beijing.aliyuncs.com")))
 
     assert taken({}) == "None"
     assert taken({"HTTPS_PROXY": "env:1"}) == "env:1"

@@ -104,7 +104,7 @@ def test_an_unreadable_file_is_reported_with_advice(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no such file; see --config"):
         load(tmp_path / "missing")
     with pytest.raises(ConfigError, match="this is a directory"):
-        load(tmp_path)
+        load(None, images=tmp_path)
     with pytest.raises(ConfigError, match="can't be read"):
         load(tmp_path / "typo" / "below a file")
     with pytest.raises(ConfigError, match="can't be read"):
