@@ -111,7 +111,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", hide_input_in_errors=True, frozen=True
     )
 
-    config: Path | None = Field(None, description="rules file, JSON or YAML")
+    config: Path | None = Field(None, description="rules file, JSON or YAML; or a directory of rules files")
     auth: Path | None = Field(None, description="separate file for the `auth` part of the rules")
     images: Path | None = Field(None, description="separate file for the `images` part of the rules")
     docker_config: Annotated[str, _schedule(str)] | None = Field(
@@ -244,6 +244,11 @@ class Settings(BaseSettings):
         default=True,
         description="reload changed rules, logins, tokens, limits and certificates within seconds, without a restart; "
         "SIGHUP always reloads them",
+    )
+    strict: bool = Field(
+        default=False,
+        description="end with exit code 2 at a start if a rules file can't be used, instead of starting with its last "
+        "accepted version, or without its rules",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
     log_format: Literal["auto", "console", "json"] = Field(

@@ -18,15 +18,18 @@ from replicator.commands.options import (
     RedisUrl,
     Registry,
     StateDir,
-    rules_of,
+    log_rules,
+    rules_options,
     run,
     setting_options,
     settings_of,
 )
 from replicator.errors import ConfigError, Problem
 from replicator.queue import Lane
+from replicator.rules.defaults import RulesOptions
 from replicator.server import process
-from replicator.server.reload import Configuration, marks, watched_files
+from replicator.server.reload import Configuration
+from replicator.server.runtime import AcceptedRules
 from replicator.settings import Settings, load_settings
 
 Concurrency = Annotated[
@@ -42,6 +45,14 @@ Reconcile = Annotated[
         metavar="SCHEDULE",
         help="Schedule of the full comparison, which queues every tag that differs: off, 90s, 30m, 6h, 1d or a cron "
         "expression (REPLICATOR_RECONCILE).",
+    ),
+]
+Strict = Annotated[
+    bool | None,
+    typer.Option(
+        "--strict",
+        help="End with exit code 2 if a rules file can't be used, instead of starting with its last accepted version "
+        "(REPLICATOR_STRICT).",
     ),
 ]
 
@@ -60,6 +71,7 @@ def serve(
     reconcile: Reconcile = None,
     worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Also copy in this process.")] = True,
     lane: Lanes = None,
+    strict: Strict = None,
     log: Log = None,
     log_level: LogLevel = None,
     log_format: LogFormat = None,
@@ -84,6 +96,7 @@ def worker(
     concurrency: Concurrency = None,
     lane: Lanes = None,
     reconcile: Reconcile = None,
+    strict: Strict = None,
     log: Log = None,
     log_level: LogLevel = None,
     log_format: LogFormat = None,
@@ -99,10 +112,13 @@ def _configuration(context: typer.Context) -> tuple[Configuration, Callable[[], 
     Raises:
         ConfigError: it can't be used.
     """
+    first = settings_of(context)
+    rules = AcceptedRules(first)
 
-    def configuration(settings: Settings) -> Configuration:
-        # The marks first: a file that changes while the rules are read must be noticed as changed.
-        seen = marks(watched_files(settings))
-        return Configuration(settings, rules_of(context, settings), seen)
+    def configuration(settings: Settings, *, strict: bool = False) -> Configuration:
+        options = RulesOptions(**rules_options(context, settings))
+        found = rules.load(settings, options, strict=strict)
+        log_rules(found.rules)
+        return found
 
-    return configuration(settings_of(context)), lambda: configuration(load_settings(**setting_options(context)))
+    return configuration(first, strict=first.strict), lambda: configuration(load_settings(**setting_options(context)))

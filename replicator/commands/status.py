@@ -117,6 +117,7 @@ def draw_status(status: Status) -> RenderableType:
         parts.append(Text("", style="yellow").append_text(plain(status.differing.sentence)))
     if status.ownerless:
         parts.append(Text(ownerless(status.ownerless), style="yellow"))
+    parts += [Text("", style="yellow").append_text(plain(process.problem_sentence)) for process in status.refusing]
     if status.clock is not None:
         parts.append(Text(status.clock.sentence, style="yellow"))
     if status.running:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import structlog
 from cachetools import TTLCache
 
-from replicator.console import age
+from replicator.console import age, iso
 from replicator.queue.client import ALIVE_MS
 from replicator.queue.job import ONE_OFF, QueueUnavailable
 from replicator.queue.records import Moment
@@ -250,6 +250,8 @@ class ProcessInfo:
         rules: the digest of its rules; empty if it does not tell.
         rules_since: since when it has them, by Redis's clock.
         seen: its last sign of life, by Redis's clock.
+        problem_since: since when there is that problem (UTC).
+        out: names of rules files of which no version is in force, because of that problem.
     """
 
     command: str
@@ -263,6 +265,19 @@ class ProcessInfo:
     rules: str = ""
     rules_since: Moment | None = None
     seen: Moment | None = None
+    problem_since: Moment | None = None
+    out: tuple[str, ...] = ()
+
+    @property
+    def since(self) -> str | None:
+        """Since when there is its problem, as RFC 3339; None if that is unknown."""
+        return iso(self.problem_since) if self.problem_since is not None else None
+
+    @property
+    def problem_sentence(self) -> str:
+        """Its problem for a person, with since when it lasts."""
+        since = f" since {self.since}" if self.since is not None else ""
+        return f"{self.command} on {self.host}:{self.pid} does not use its files as they are{since}: {self.problem}"
 
     @property
     def stays(self) -> bool:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -43,6 +43,8 @@ CLOCK_SHOWN_SECONDS = 86_400.0
 _BEAT_SECONDS = 5.0
 _GOODBYE_SECONDS = 1.0
 _MOST_CHARACTERS = 2000
+_MOST_OUT = 20
+"""Names of rules files that are not in force, in a process's sign of life."""
 
 
 @contextlib.asynccontextmanager
@@ -113,10 +115,14 @@ class LoadedConfig:
     Attributes:
         loaded: since when, in seconds since 1970.
         problem: why the present content of the files was not loaded; None if it was.
+        since: since when there is that problem, in seconds since 1970.
+        out: names of rules files of which no version is in force.
     """
 
     loaded: float
     problem: str | None
+    since: float | None = None
+    out: Sequence[str] = ()
 
 
 @contextlib.asynccontextmanager
@@ -144,9 +150,14 @@ async def announced(
         now = in_force()
         problem = None if now.problem is None else now.problem[:_MOST_CHARACTERS].encode(errors="replace").decode()
         loaded, host, limited = moment(now.loaded * 1000), socket.gethostname(), limits()[:_MOST_CHARACTERS]
+        since = None if now.since is None else moment(now.since * 1000)
         digest = "" if rules is None else rules.digest
-        info = ProcessInfo(command, version, host, os.getpid(), started, loaded, problem, limited, digest)
-        empty = {name for name in ("limits", "rules") if not getattr(info, name)}
+        # The name of a file may hold bytes that are no text.
+        out = tuple(name[:_MOST_CHARACTERS].encode(errors="replace").decode() for name in now.out[:_MOST_OUT])
+        info = ProcessInfo(
+            command, version, host, os.getpid(), started, loaded, problem, limited, digest, problem_since=since, out=out
+        )
+        empty = {name for name in ("limits", "rules", "problem_since", "out") if not getattr(info, name)}
         return encode(info, without={"rules_since", "seen", *empty})
 
     async with heartbeat(queue, "processes", uuid4().hex, record, rules):
@@ -215,6 +226,7 @@ class Status:
         clock: the last step of Redis's clock into the past; None without one in the last day.
         differing: processes that have different rules; None if they agree.
         ownerless: copies that wait for a process with the rules that queued them, while none has these.
+        refusing: the processes that do not use their files as they are now.
     """
 
     taken: datetime
@@ -232,6 +244,7 @@ class Status:
     clock: ClockSetBack | None = None
     differing: Differing | None = None
     ownerless: int = 0
+    refusing: Sequence[ProcessInfo] = ()
 
     @classmethod
     async def read(cls, queue: Queue) -> Self:
@@ -257,6 +270,7 @@ class Status:
             clock=ClockSetBack.read(*await queue.ask("clock_show")),
             differing=Differing.among(alive),
             ownerless=sum(each.jobs for each in known.values() if not each.commands),
+            refusing=[process for process in alive if process.problem],
         )
 
     @property
@@ -329,6 +343,7 @@ class Status:
             **({"without_rules": self.ownerless} if self.ownerless else {}),
             **({"pauses": [each.to_json() for each in self.pauses]} if self.pauses else {}),
             **self._silent_json(),
+            **self._refusing_json(),
             **({"clock": {"set_back": iso(self.clock.at), "seconds": self.clock.seconds}} if self.clock else {}),
             **self._reconcile_json(),
             **self._sweep_json(),
@@ -341,6 +356,14 @@ class Status:
             for each in self.silent
         ]
         return {"silent": silent} if silent else {}
+
+    def _refusing_json(self) -> dict[str, Any]:
+        """Give the processes that do not use their files as they are; nothing when all do."""
+        told = [
+            {"host": each.host, "pid": each.pid, "since": each.since, "problem": each.problem, "out": list(each.out)}
+            for each in self.refusing
+        ]
+        return {"configuration": told} if told else {}
 
     def _sweep_json(self) -> dict[str, Any]:
         """Give the sweeps; nothing when there never was one."""

@@ -1,7 +1,8 @@
 """Reloading rules, logins, tokens, certificates, limits and Redis's URL at a change; and copies after a change.
 
-A change is applied as a whole or not at all. If it can't be used, every problem is logged and the previous
-configuration stays in use. Copies in progress finish under the one they started with.
+If a setting can't be used, every problem is logged and the previous configuration stays in use. If a rules file can't,
+its last accepted version stays in use, beside the other files as they are now. Copies in progress finish under the
+configuration they started with.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import asyncio
 import contextlib
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from replicator.console import iso
 from replicator.errors import ConfigError, ErrorClass
 from replicator.queue import DeadLetters, LoadedConfig, QueueUnavailable, list_waits, login_of
 from replicator.registry.docker_logins import config_file
@@ -25,11 +28,12 @@ from replicator.settings import secrets_directory
 from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
     from replicator.queue import DeadLetter, Queue
     from replicator.reference import Repository
     from replicator.rules import Rules
+    from replicator.rules.loading import Refusal
     from replicator.settings import Settings
 
 log = structlog.get_logger("replicator.reload")
@@ -69,11 +73,17 @@ class Configuration:
         settings: the settings.
         rules: the rules.
         marks: the `marks` of the `watched_files`, taken before they were read, so that a later change shows.
+        refused: the rules files that can't be used as they are now, by their paths.
+        is_former: whether none of the rules files can be used as it is now.
+        accept: notes that this configuration is in use.
     """
 
     settings: Settings
     rules: Rules
     marks: Marks
+    refused: Mapping[str, Refusal] = field(default_factory=dict)
+    is_former: bool = False
+    accept: Callable[[], None] = lambda: None
 
 
 class Reloader:
@@ -94,16 +104,19 @@ class Reloader:
         self.current = first
         self._loaded = time.time()
         self._problem: str | None = None
+        self._since: float | None = None
         self._load = load
         self._apply = apply
         self._requested = asyncio.Event()
         # The marks of the first reading, not of now: an embedded queue may take long to start, and the files may
         # have changed meanwhile.
         self._marks = first.marks
+        self._told: set[str] = set()
+        self._tell_refused()
 
     def status(self) -> LoadedConfig:
         """Return when the configuration in use was loaded, and why a newer one is not in use."""
-        return LoadedConfig(self._loaded, self._problem)
+        return LoadedConfig(self._loaded, self._problem, self._since, self.current.rules.out)
 
     def request(self) -> None:
         """Reload as soon as possible, whether a file has changed or not."""
@@ -112,6 +125,7 @@ class Reloader:
     @contextlib.asynccontextmanager
     async def beside(self) -> AsyncIterator[None]:
         """Reload at SIGHUP, and when a watched file changes if the settings ask for that, while the context lasts."""
+        await asyncio.to_thread(self.current.accept)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self.request)
         task = asyncio.create_task(self._run())
@@ -143,7 +157,7 @@ class Reloader:
             except Exception:
                 # A bug here must not stop the replication.
                 log.exception("reload broken")
-                self._problem = "internal error while reloading, see the log"
+                self._has("internal error while reloading, see the log")
                 await asyncio.sleep(_POLL_SECONDS)
 
     async def reload(self) -> None:
@@ -152,7 +166,7 @@ class Reloader:
             found = await asyncio.to_thread(self._load)
             self._apply(found)
         except ConfigError as error:
-            self._problem = str(error)
+            self._has(str(error))
             problems = [str(problem) for problem in error.problems]
             log.error("configuration refused", source=error.source, problems=problems)  # noqa: TRY400 - the user's
             return
@@ -163,8 +177,30 @@ class Reloader:
         if ignored := [f"REPLICATOR_{name.upper()}" for name in changed if name not in _RELOADABLE - fixed]:
             log.warning("setting needs a restart", names=", ".join(ignored))
         self.current, self._marks = found, found.marks
-        self._loaded, self._problem = time.time(), None
-        log.info("configuration loaded", sources=len(found.rules.sources()))
+        self._tell_refused()
+        await asyncio.to_thread(found.accept)
+        if not found.is_former:
+            self._loaded = time.time()
+            refused = {"refused": list(found.refused)} if found.refused else {}
+            log.info("configuration loaded", sources=len(found.rules.sources()), **refused)
+
+    def _tell_refused(self) -> None:
+        """Log why rules files are not in use as they are now, each of them once, and make it the present problem."""
+        texts: list[str] = []
+        for path, refusal in self.current.refused.items():
+            in_force = "none of its rules is in force"
+            if refusal.accepted is not None:
+                in_force = f"its version of {iso(datetime.fromtimestamp(refusal.accepted, UTC))} is in force"
+            texts.append(f"{ConfigError(path, refusal.problems)}\n  {in_force}")
+            if texts[-1] not in self._told:
+                problems = [str(problem) for problem in refusal.problems]
+                log.error("configuration refused", source=path, problems=problems, in_force=in_force)
+        self._told = set(texts)
+        self._has("\n".join(texts) or None)
+
+    def _has(self, problem: str | None) -> None:
+        if problem != self._problem:
+            self._problem, self._since = problem, None if problem is None else time.time()
 
 
 def watched_files(settings: Settings) -> list[Path]:

@@ -1,14 +1,22 @@
-"""The parts that every copying command needs, opened and closed in the right order."""
+"""The parts that copying commands need, opened and closed in the right order; and the rules that processes accept."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import socket
+import tempfile
+import time
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
+
+from replicator.errors import ConfigError
 from replicator.queue import (
     FIRST_SHARE,
     InForce,
@@ -39,7 +47,13 @@ if TYPE_CHECKING:
     from replicator.registry.circuit import Silence
     from replicator.replication.repositories import Neighbours
     from replicator.rules import Rules
+    from replicator.rules.defaults import RulesOptions
+    from replicator.rules.loading import Version
+    from replicator.server.reload import Configuration
     from replicator.settings import Settings
+
+_ACCEPTED = "accepted-rules.json"
+"""Name of the accepted rules in the state directory."""
 
 
 def retry_policy(settings: Settings) -> RetryPolicy:
@@ -202,3 +216,107 @@ def make_worker(
         observer=observer,
         configuration=lambda: "" if in_force is None else in_force.digest,
     )
+
+
+class AcceptedRules:
+    """The last accepted versions of the rules files: for a reload in memory, for a start in the state directory.
+
+    They may hold passwords, so they are kept where only this user can read them, and nowhere else.
+
+    Args:
+        settings: whose state directory. With a Redis elsewhere there need not be one; then nothing is kept.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._is_needed = settings.redis_url is None
+        has_directory = self._is_needed or "state_dir" in settings.model_fields_set
+        self._file = settings.state_dir / _ACCEPTED if has_directory else None
+        self._accepted: Mapping[str, Version] | None = None
+        self._written = b""
+
+    def load(self, settings: Settings, options: RulesOptions, *, strict: bool = False) -> Configuration:
+        """Read the rules files; of those that can't be used, take the last accepted version.
+
+        Args:
+            settings: where they are.
+            options: see `settle`.
+            strict: whether a file that can't be used is an error.
+
+        Raises:
+            ConfigError: no rules are left, or not all of them if ``strict``; with every problem.
+        """
+        # Imported here: commands that only look into the queue have no use for rules.
+        from replicator.rules.document import find_files
+        from replicator.rules.loading import settle
+        from replicator.server.reload import Configuration, marks, watched_files
+
+        # The marks first: a file that changes while the rules are read must be noticed as changed.
+        seen = marks(watched_files(settings))
+        config, paths = settings.config, (settings.config, settings.auth, settings.images)
+        source = " and ".join(str(path) for path in paths if path is not None)
+        # Another working directory names another file.
+        place = " and ".join(str(path.absolute()) for path in paths if path is not None)
+        if self._accepted is None:
+            self._accepted = self._read(place)
+        try:
+            files, _ = find_files(config, auth=settings.auth, images=settings.images)
+        except ConfigError as error:
+            if strict or not self._accepted or error.source not in map(str, paths):
+                raise
+            files = [replace(former.file, texts={}, problems=error.problems) for former in self._accepted.values()]
+        found = settle(files, source, self._accepted, options, time.time())
+        if strict and found.refused:
+            raise ConfigError(source, [problem for each in found.refused for problem in each.problems])
+        refused = {str(config / each.file) if config and each.file else source: each for each in found.refused}
+        return Configuration(
+            settings,
+            found.rules,
+            seen,
+            refused,
+            len(refused) == len(files),
+            lambda: self._accept(place, found.accepted),
+        )
+
+    def _accept(self, place: str, accepted: Mapping[str, Version]) -> None:
+        self._accepted = accepted
+        files = [
+            [name, version.accepted, str((version.file.folder or Path()).absolute()), dict(version.file.texts)]
+            for name, version in accepted.items()
+        ]
+        content = json.dumps({"rules": place, "files": files}).encode()
+        if self._file is None or content == self._written:
+            return
+        try:
+            # Its mode is 0600 from the first byte on.
+            number, name = tempfile.mkstemp(prefix=f".{_ACCEPTED}-", dir=self._file.parent)
+            try:
+                with open(number, "wb") as file:  # noqa: PTH123 - it is open
+                    file.write(content)
+                    file.flush()
+                    os.fsync(number)
+                Path(name).replace(self._file)
+            except OSError:
+                Path(name).unlink()
+                raise
+        except OSError as error:
+            if self._is_needed:
+                log = structlog.get_logger("replicator.reload")
+                log.warning("accepted rules not kept", file=str(self._file), reason=error.strerror or str(error))
+            return
+        self._written = content
+
+    def _read(self, place: str) -> dict[str, Version]:
+        """Return what an earlier process has accepted under the same name."""
+        from replicator.rules.document import RulesFile
+        from replicator.rules.loading import Version
+
+        try:
+            content = json.loads(self._file.read_bytes()) if self._file is not None else {}
+            if content.get("rules") != place:
+                return {}
+            return {
+                name: Version(RulesFile(name, dict(texts.items()), Path(folder)), float(accepted))
+                for name, accepted, folder, texts in content["files"]
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}

@@ -22,6 +22,7 @@ from replicator.queue import (
     KeySilence,
     Lane,
     LaneCounts,
+    ProcessInfo,
     Progress,
     ReconcileResult,
     ReconcileState,
@@ -91,6 +92,15 @@ def test_registries_that_do_not_answer_are_named() -> None:
     named = {"registry": "acr.example", "since": iso(NOON), "message": "no connection", "waiting": 1}
     assert seen.to_json()["silent"] == [named]
     assert "silent" not in status().to_json()
+
+
+def test_a_process_that_does_not_use_its_files_is_told_with_since_when() -> None:
+    process = ProcessInfo("serve", "1", "h", 1, NOON, NOON, "b.yaml: a typing mistake", "", NOON, ("b.yaml",))
+    seen = replace(status(), refusing=[process])
+    assert f"serve on h:1 does not use its files as they are since {iso(NOON)}: b.yaml" in printed(seen, width=120)
+    told = {"host": "h", "pid": 1, "since": iso(NOON), "problem": "b.yaml: a typing mistake", "out": ["b.yaml"]}
+    assert seen.to_json()["configuration"] == [told]
+    assert "configuration" not in status().to_json()
 
 
 def test_a_clock_of_redis_that_was_set_back_is_told() -> None:

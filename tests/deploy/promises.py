@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replicator.rules import parse
+from replicator.rules import load
 from replicator.settings import PREFIX, Settings
 from tests.deploy.dockerfile import texts, variables
 from tests.deploy.manifests import Manifest, container, environment, of_kind, pods, selected, validate
@@ -72,9 +74,9 @@ def _settings(manifests: list[Manifest], template: Manifest) -> None:
     mounted = {mount["mountPath"]: mount["name"] for mount in container(template)["volumeMounts"]}
     secret = volumes[mounted[ours["REPLICATOR_SECRETS_DIR"]]]["secret"]
     assert secret["defaultMode"] == 0o440, "for the pod's group, and for nobody else"
-    rules, _, file = variables()["REPLICATOR_CONFIG"].rpartition("/")
+    rules = volumes[mounted[ours["REPLICATOR_CONFIG"]]]["configMap"]
     maps = of_kind(manifests, "ConfigMap")
-    assert file in maps[volumes[mounted[rules]]["configMap"]["name"]]["data"]
+    assert all(file.endswith(".yaml") for file in maps[rules["name"]]["data"])
 
 
 def _stop(manifests: list[Manifest], template: Manifest) -> None:
@@ -103,8 +105,11 @@ def _probes(command: str, template: Manifest) -> None:
 
 
 def _rules(manifests: list[Manifest]) -> None:
-    (text,) = [each["data"]["rules.yaml"] for each in _maps(manifests) if "rules.yaml" in each["data"]]
-    assert list(parse(text, "rules.yaml", environ=SECRETS).warnings) == []
+    (files,) = [each["data"] for each in _maps(manifests) if each["metadata"]["name"].find("-rules") > 0]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in files.items():
+            (Path(folder) / name).write_text(text)
+        assert list(load(Path(folder), environ=SECRETS).warnings) == []
 
 
 def _references(manifests: list[Manifest]) -> None:

@@ -58,6 +58,11 @@ CASES: dict[str, dict[str, Any]] = {
     "redis": {**MINIMAL, **SCALED},
     "redis, everything": {**EVERYTHING, **SCALED, "secrets": REDIS, "backfill": {"enabled": True, "args": ["--fast"]}},
     "redis, keda": {**MINIMAL, **SCALED, "worker": {"autoscaling": {"by": "keda"}}},
+    "embedded, several files": {
+        **MINIMAL,
+        "rules": {"auth": RULES["auth"]},
+        "rulesFiles": {"team-a.yaml": {"images": RULES["images"]}},
+    },
     "redis, by hand": {**MINIMAL, **SCALED, "worker": {"autoscaling": {"by": "none"}, "replicas": 5}},
 }
 
@@ -140,8 +145,17 @@ def test_a_change_of_settings_rules_or_secrets_replaces_the_pods() -> None:
         {"settings": {"concurrency": 1}},
         {"secrets": {**SECRETS, "X": "y"}},
         {"rules": {"images": {"a.io/b": "c.io/d"}}},
+        {"rulesFiles": {"a.yaml": {"images": {"a.io/b": "c.io/d"}}}},
     ):
         assert annotations(**changed) != before
+
+
+def test_rules_may_lie_in_a_secret() -> None:
+    manifests = read(template({"existingSecret": "s", "existingRulesSecret": "rules-of-teams"}))
+    for _, pod in pods(manifests):
+        (volume,) = [each for each in pod["spec"]["volumes"] if each["name"] == "rules"]
+        assert volume["secret"] == {"secretName": "rules-of-teams", "defaultMode": 0o440}
+    assert [name for name in of_kind(manifests, "ConfigMap") if name.endswith("-rules")] == []
 
 
 def test_one_thing_scales_the_workers() -> None:
@@ -153,6 +167,7 @@ def test_one_thing_scales_the_workers() -> None:
         "redis": {"HorizontalPodAutoscaler"},
         "redis, everything": {"HorizontalPodAutoscaler"},
         "redis, keda": {"ScaledObject"},
+        "embedded, several files": set(),
         "redis, by hand": set(),
     }
     assert of_kind(rendered("redis, by hand"), "Deployment")["r-replicator-worker"]["spec"]["replicas"] == 5
@@ -176,6 +191,9 @@ def test_runbooks_are_where_the_values_say() -> None:
         ({**MINIMAL, "settings": {"drain_timeout": 60}}, "20 more than"),
         ({**MINIMAL, "backfill": {"enabled": True}}, "backfill needs mode redis"),
         ({**MINIMAL, "ingress": {"enabled": True}}, "ingress.host"),
+        ({**MINIMAL, "rulesFiles": {"rules.yaml": {}}}, "another name"),
+        ({**MINIMAL, "rulesFiles": {"a.txt": {}}}, "a.txt"),
+        ({**MINIMAL, "existingRulesConfigMap": "a", "existingRulesSecret": "b"}, "not both"),
         ({**MINIMAL, "nonsense": 1}, "nonsense"),
         ({**MINIMAL, "webhook": {"replica": 1}}, "replica"),
         ({**MINIMAL, "queue": {"mode": "rabbit"}}, "queue"),

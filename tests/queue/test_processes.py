@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from replicator.queue import LoadedConfig, Queue, announced, processes
+from replicator.queue import LoadedConfig, Queue, Status, announced, processes
 from tests.queue.conftest import eventually
 
 if TYPE_CHECKING:
@@ -24,6 +24,21 @@ async def test_a_process_is_listed_while_it_runs(queue: Queue) -> None:
         assert serve.problem.startswith("images: no such thing")
         assert len(serve.problem) == 2000
     assert await processes(queue) == []
+
+
+async def test_it_says_since_when_it_has_a_problem_and_which_rules_files_are_out(queue: Queue) -> None:
+    state = LoadedConfig(1.0, "a problem", 2.5, ["\udcff.yaml"])
+    async with announced(queue, "serve", "1.2", lambda: state):
+        (found,) = (await eventually(lambda: refusing(queue))).refusing
+    assert (found.out, found.since) == (("?.yaml",), "1970-01-01T00:00:02.500Z")
+    assert found.problem_sentence.endswith(
+        "does not use its files as they are since 1970-01-01T00:00:02.500Z: a problem"
+    )
+
+
+async def refusing(queue: Queue) -> Status | None:
+    status = await Status.read(queue)
+    return status if status.refusing else None
 
 
 async def test_one_without_a_problem_has_none(queue: Queue) -> None:

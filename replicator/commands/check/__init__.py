@@ -19,6 +19,7 @@ from replicator.commands.check.findings import Finding, FindingState, Probe, jud
 from replicator.commands.check.queue import (
     compare_rules,
     compare_rules_in,
+    look_at_processes,
     look_for_left_work,
     try_redis,
     try_state_directory,
@@ -56,8 +57,8 @@ from replicator.commands.options import (
     run,
     settings_of,
 )
-from replicator.console import document, page, plain, say
-from replicator.errors import FAILED, OK
+from replicator.console import document, page, plain, say, stderr
+from replicator.errors import FAILED, OK, ConfigError
 from replicator.harbor import HarborApi
 from replicator.harbor.policy import canonical
 from replicator.harbor.registration import named_projects
@@ -92,7 +93,14 @@ def check(
 ) -> None:
     """Test hosts, logins, permissions, queue and webhook, and explain how to fix what fails; copies nothing."""
     settings = settings_of(context, quiet=True)
-    rules = rules_of(context, settings)
+    try:
+        rules = rules_of(context, settings)
+    except ConfigError:
+        # A replicator that runs may use an earlier version of the files.
+        with asyncio.Runner() as runner:
+            for finding in runner.run(look_at_processes(settings)):
+                say(finding.message, stderr(), label="Running", style="yellow")
+        raise
     run(run_checks(settings, rules, Narrowing(rules, only or ()), as_json=as_json, out=Console()))
 
 
@@ -185,6 +193,7 @@ class Check:
         if own is not None:
             probes.append(Probe("listen", own, partial(try_address, own, "REPLICATOR_METRICS_LISTEN")))
         probes.append(Probe("limits", "all registries", self._limits))
+        probes.append(Probe("configuration", "running processes", partial(look_at_processes, settings)))
         probes += [
             Probe("notify", each.host, partial(reach_receiver, each, self._registries.proxies))
             for each in settings.receivers

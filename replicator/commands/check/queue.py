@@ -20,7 +20,7 @@ from redis.exceptions import (
 from rich.filesize import decimal
 
 from replicator.commands.check.findings import Finding, FindingState, clock_problem
-from replicator.errors import ConfigError
+from replicator.errors import ConfigError, ReplicatorError
 from replicator.queue import Differing, KnownConfig, Queue, processes
 from replicator.queue.connection import open_redis, server_version
 from replicator.queue.embedded import LOG, server_program
@@ -30,6 +30,7 @@ from replicator.queue.move import left_behind
 from replicator.queue.scripts import NotReplicated, Replicas, Scripts, advice
 from replicator.queue.state_directory import SOCKET, Use, fault_of, find_damage, room, short_path, use_of, version_of
 from replicator.queue.status import ClockSetBack
+from replicator.server.runtime import open_queue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from replicator.queue import ProcessInfo
     from replicator.queue.connection import QueueClient, RedisHandle
     from replicator.rules import Rules
+    from replicator.settings import Settings
 
 _IN_FORCE = "rules"
 """The name of the finding about the rules in force."""
@@ -350,6 +352,21 @@ async def try_state_directory(directory: Path, server: Path | None = None) -> li
     about = f"{decimal(free)} of {decimal(size)} free"
     version = await asyncio.to_thread(version_of, program)
     return [Finding("queue", subject, FindingState.OK, f"{message} ({', '.join(filter(None, (version, about)))})")]
+
+
+async def look_at_processes(settings: Settings) -> list[Finding]:
+    """Report each running process that does not use its files as they are now; nothing if all do, or none runs."""
+    try:
+        if settings.redis_url is None and await use_of(settings.state_dir) is not Use.SERVER:
+            return []
+        async with open_queue(settings) as queue:
+            return [
+                Finding("configuration", f"{each.host}:{each.pid}", FindingState.FAILED, each.problem_sentence)
+                for each in await processes(queue)
+                if each.problem
+            ]
+    except (ReplicatorError, OSError):
+        return []  # the check of the queue says so
 
 
 async def _trouble(directory: Path, use: Use, program: str) -> str:

@@ -82,6 +82,7 @@ class Metrics:
         self._registry.register(self._limits)
         self._loaded = gauge(families.LOADED, self._registry)
         self._reload_failed = gauge(families.RELOAD_FAILED, self._registry)
+        self._rules_out = gauge(families.RULES_OUT, self._registry)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
@@ -93,9 +94,10 @@ class Metrics:
         self._lookups.add_hosts(sorted(rules.hosts))
 
     def watch_configuration(self, loaded: Callable[[], LoadedConfig]) -> None:
-        """Expose when the configuration was loaded, and whether a newer one was refused."""
+        """Expose when the configuration was loaded, and whether files were refused or are left out."""
         self._loaded.set_function(lambda: loaded().loaded)
         self._reload_failed.set_function(lambda: loaded().problem is not None)
+        self._rules_out.set_function(lambda: len(loaded().out))
 
     def watch_disk(self, directory: Path) -> None:
         """Expose the room on the disk of the embedded queue's directory."""

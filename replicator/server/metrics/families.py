@@ -203,7 +203,12 @@ LOADED = Family(
 RELOAD_FAILED = Family(
     "replicator_rules_reload_failed",
     "gauge",
-    "1 if the files have changed but can't be used, so that the previous rules stay in use, else 0.",
+    "1 if the files as they are can't be used, so that earlier ones stay in use or a rules file is left out, else 0.",
+)
+RULES_OUT = Family(
+    "replicator_rules_files_out",
+    "gauge",
+    "Rules files that can't be used and of which no earlier version is in force: their images are not copied.",
 )
 RULES_DIFFER = Family(
     "replicator_rules_differ_seconds",
@@ -261,6 +266,7 @@ FAMILIES = (
     BUILD,
     LOADED,
     RELOAD_FAILED,
+    RULES_OUT,
     UPLOAD_LIMIT,
     REQUESTS_LIMIT,
     STATE_FREE,

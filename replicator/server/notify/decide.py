@@ -288,10 +288,10 @@ class _Decision:
         errors = sorted({complaint.text for complaint in complaints})
         # The set of errors identifies the problem, not the processes, which notice one after the other.
         mark = hashlib.sha256("\0".join(errors).encode()).hexdigest()[:16]
-        use = "1 process still uses" if len(complaints) == 1 else f"{len(complaints)} processes still use"
-        title = f"replicator: the changed configuration has an error; {use} the previous one"
+        use = "1 process does" if len(complaints) == 1 else f"{len(complaints)} processes do"
+        title = f"replicator: the configuration has an error; {use} not use it as it is now"
         advice = (
-            "Copying goes on with the previous configuration, but a process that restarts now will not start.",
+            "Copying goes on with the last accepted version of the files, and without a file that has none.",
             "Fix the file; it is reloaded automatically. replicator check shows what is wrong.",
         )
         examples = tuple(_configuration_example(error, complaints) for error in errors[:EXAMPLES])

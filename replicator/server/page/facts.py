@@ -133,6 +133,9 @@ def health(facts: Facts) -> Health:
     if refused:
         who = "" if len(refused) == 1 else f"{len(refused)} processes: "
         sentence = "The changed configuration has an error. Still using the previous one."
+        if out := sorted({name for process in refused for name in process.out}):
+            more = f" and {len(out) - 1} more" if len(out) > 1 else ""
+            sentence = f"A rules file has an error. Nothing is copied by the rules of {out[0]}{more}."
         return Health("warning", sentence, f"{who}{refused[0].problem}")
     if status.silent:
         more = f" And {len(status.silent) - 1} more." if len(status.silent) > 1 else ""

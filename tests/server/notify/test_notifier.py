@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tests.standins.chats import Chats
 
 QUICK = NotifyTiming(gather=0, pause=0)
-REFUSED = "replicator: the changed configuration has an error; 1 process still uses the previous one"
+REFUSED = "replicator: the configuration has an error; 1 process does not use it as it is now"
 RECOVERED = "replicator: recovered: no dead letters left"
 DEAD = "replicator: 1 copy failed and is not retried automatically"
 

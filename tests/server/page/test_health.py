@@ -57,6 +57,14 @@ def test_the_worst_fact_is_the_headline() -> None:
     assert health(facts()).sentence == "All is well: the queue is empty."
 
 
+def test_a_rules_file_that_is_left_out_is_named() -> None:
+    seen = facts(refused=1)
+    assert health(seen).level == "warning"
+    out = [replace(REFUSED, out=("b.yaml",)), replace(REFUSED, out=("b.yaml", "a.yaml"))]
+    found = health(replace(seen, processes=out))
+    assert found.sentence == "A rules file has an error. Nothing is copied by the rules of a.yaml and 1 more."
+
+
 def test_an_error_in_several_processes_is_shown_with_their_number() -> None:
     assert health(facts(refused=3)).detail == "3 processes: images: no such thing"
 

@@ -55,7 +55,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{/* So that a change of settings, rules or secrets replaces the pods. */}}
 {{- define "replicator.checksums" -}}
 checksum/settings: {{ toYaml .Values.settings | sha256sum }}
-checksum/rules: {{ toYaml .Values.rules | sha256sum }}
+checksum/rules: {{ toYaml (list .Values.rules .Values.rulesFiles) | sha256sum }}
 checksum/secrets: {{ toYaml .Values.secrets | sha256sum }}
 {{- end }}
 
@@ -80,8 +80,14 @@ securityContext:
     type: RuntimeDefault
 volumes:
   - name: rules
+    {{- if .Values.existingRulesSecret }}
+    secret:
+      secretName: {{ .Values.existingRulesSecret }}
+      defaultMode: 0440
+    {{- else }}
     configMap:
       name: {{ include "replicator.rules" . }}
+    {{- end }}
   - name: secrets
     secret:
       secretName: {{ include "replicator.secret" . }}
