@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from replicator.commands.check.findings import FindingState
-from replicator.commands.check.queue import compare_rules, judge_file, judge_memory, try_redis
-from replicator.queue import InForce, LoadedConfig, Queue, announced
+from replicator.commands.check.queue import compare_rules, judge_file, judge_memory, look_at_processes, try_redis
+from replicator.queue import InForce, LoadedConfig, Queue, announced, processes
 from replicator.rules import parse
+from replicator.settings import Settings
 from tests.commands.check.clocks import WrongClock
 from tests.docs.pages import ROOT
+from tests.queue.conftest import eventually
 from tests.queue.servers import RedisServer, Replicated, ask
 from tests.queue.tair import TairProxy
 
@@ -50,6 +52,22 @@ async def user(server: RedisServer, rights: str) -> str:
     async with Redis(unix_socket_path=str(server.socket)) as redis:
         await redis.execute_command("ACL", "SETUSER", "checker", "on", ">hidden", *rights.split())  # type: ignore[no-untyped-call]  # redis-py leaves it without types
     return f"unix://checker:hidden@{server.socket}"
+
+
+async def test_a_running_process_that_does_not_use_its_files_is_told(own: RedisServer) -> None:
+    settings = Settings(_env_file=None, redis_url=own.url)
+    state = LoadedConfig(1.0, None)
+    async with await Queue.connect(own.url) as queue, announced(queue, "worker", "1", lambda: state):
+        await eventually(lambda: processes(queue))
+        assert await look_at_processes(settings) == []
+    state = LoadedConfig(1.0, "b.yaml: a typing mistake", 2.0)
+    async with await Queue.connect(own.url) as queue, announced(queue, "serve", "1", lambda: state):
+        await eventually(lambda: processes(queue))
+        (found,) = await look_at_processes(settings)
+    assert (found.name, found.state) == ("configuration", FindingState.FAILED)
+    assert found.message.endswith("since 1970-01-01T00:00:02.000Z: b.yaml: a typing mistake")
+    own.stop()
+    assert await look_at_processes(settings) == [], "the line of Redis says so"
 
 
 async def test_one_that_is_as_it_should_be_is_told_to_be_so(own: RedisServer) -> None:
