@@ -143,7 +143,7 @@ class Settled:
 
     Attributes:
         refused: the files that can't be used as they are.
-        accepted: the version in force of each file, by its name.
+        accepted: the last accepted version of each file, by its name.
     """
 
     rules: Rules
@@ -169,37 +169,39 @@ def settle(
         ConfigError: no rule is left; with every problem of all files.
     """
     parts = {file.name: _Part(file).read(options) for file in files}
-    kept = {name: part for name in parts if (part := _kept(accepted.get(name), options)) is not None}
+    kept = {name: part for name, now in parts.items() if (part := _kept(accepted.get(name), now, options)) is not None}
     wanted = {name: part if part.is_sound else kept.get(name, part.without_rules()) for name, part in parts.items()}
     joined = _Joined(wanted.values())
     clashing = {name: list[Problem]() for name in parts}
     if joined.has_problems:
         wanted = _fitting(wanted, kept, set(joined.clashing), clashing)
         joined = _Joined(wanted.values())
-    in_force: dict[str, Version] = {}
+    versions: dict[str, Version] = {}
     refused: list[Refusal] = []
     for name, part in parts.items():
         found, former = wanted.get(name), accepted.get(name)
         if found is part:
             since = former.accepted if former is not None and former.file.texts == part.file.texts else now
-            in_force[name] = Version(part.file, since, part)
+            versions[name] = Version(part.file, since, part)
             continue
-        if former is not None and found is kept.get(name):
-            in_force[name] = replace(former, part=found)
-        since_then = in_force[name].accepted if name in in_force else None
-        refused.append(Refusal(name, (*part.problems(), *clashing[name]), since_then))
+        is_former = former is not None and found is not None and found is kept.get(name)
+        if former is not None:
+            # One that can't be used now may be of use later, when its variables are set again.
+            versions[name] = replace(former, part=found) if is_former else former
+        problems = (*part.problems(), *clashing[name])
+        refused.append(Refusal(name, problems, former.accepted if former is not None and is_former else None))
     out = [each.file for each in refused if each.accepted is None]
     if not joined.has_rules:
-        problems = [problem for each in refused for problem in each.problems]
-        raise ConfigError(source, problems or [Problem("images", _NO_IMAGES)])
-    return Settled(joined.rules(out), tuple(refused), in_force)
+        found_all = [problem for each in refused for problem in each.problems]
+        raise ConfigError(source, found_all or [Problem("images", _NO_IMAGES)])
+    return Settled(joined.rules(out), tuple(refused), versions)
 
 
-def _kept(version: Version | None, options: RulesOptions) -> _Part | None:
+def _kept(version: Version | None, now: _Part, options: RulesOptions) -> _Part | None:
     """Read an accepted version again, as a password may have changed; as it was then if that does not go any more."""
     if version is None:
         return None
-    part = _Part(version.file).read(options)
+    part = now if now.file.texts == version.file.texts else _Part(version.file).read(options)
     return part if part.is_sound else version.part
 
 
@@ -219,10 +221,12 @@ def _fitting(
         return _Joined([found[name] for name in wanted if name in found])
 
     found = {} if joined(kept).has_problems else dict(kept)
-    quiet = {name: part for name, part in wanted.items() if name not in clashing}
+    quiet = {name: part for name, part in wanted.items() if name not in clashing and not part.is_rest}
     if not joined(found | quiet).has_problems:
         found |= quiet
     pending = {name: part for name, part in wanted.items() if found.get(name) is not part}
+    # What is left of a file with mistakes must not keep out another one.
+    pending = dict(sorted(pending.items(), key=lambda item: item[1].is_rest))
     # A login may move from one file to another, so what did not fit at first may do so later.
     while fitting := {name for name, part in pending.items() if _add(name, part, found, joined)}:
         pending = {name: part for name, part in pending.items() if name not in fitting}
@@ -250,6 +254,7 @@ class _Part:
         named: what needs a login.
         credentials: the sound logins.
         warnings: what is allowed but looks like a mistake.
+        is_rest: whether it is what is left of a file with mistakes, see `without_rules`.
     """
 
     def __init__(self, file: RulesFile) -> None:
@@ -259,6 +264,7 @@ class _Part:
         self.credentials = Credentials({})
         self.warnings: list[Problem] = []
         self.images: Node | None = None
+        self.is_rest = False
         self.found: dict[str, list[Problem]] = {"": [self._placed(problem) for problem in file.problems]}
 
     def path(self, section: str) -> str:
@@ -276,7 +282,7 @@ class _Part:
     def without_rules(self) -> _Part:
         """Return its logins alone."""
         part = _Part(RulesFile(self.file.name, {}, self.file.folder))
-        part.credentials = self.credentials
+        part.is_rest, part.credentials = True, self.credentials
         return part
 
     def problems(self, joint: Mapping[str, list[Problem]] | None = None) -> list[Problem]:

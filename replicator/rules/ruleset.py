@@ -54,7 +54,7 @@ class Rules:
         self.logins: tuple[tuple[str, str], ...] = tuple(logins)
         self.out: tuple[str, ...] = tuple(out)
         self.hosts: frozenset[str] = frozenset(_hosts(self._rules))
-        self.keys: tuple[str, ...] = tuple(rule.key for rule in self._rules)
+        self.keys: tuple[str, ...] = tuple(dict.fromkeys(rule.key for rule in self._rules))
         self._by_repository: dict[Repository, list[int]] = {}
         self._by_project: dict[tuple[str, str], list[int]] = {}
         self._by_registry: dict[str, list[int]] = {}
@@ -204,7 +204,7 @@ class Rules:
             needs_tags = source.needs_tags or _needs_tags(rule)
             if pattern.repository is not None:
                 needs_tags = needs_tags or any(map(_needs_tags, self._candidates(pattern.repository)))
-            found[key] = replace(source, needs_tags=needs_tags, rules=(*source.rules, rule.key))
+            found[key] = replace(source, needs_tags=needs_tags, rules=tuple(dict.fromkeys((*source.rules, rule.key))))
         return tuple(sorted(found.values(), key=lambda source: not source.needs_tags))
 
     def hosts_of(self, keys: Collection[str]) -> frozenset[str]:

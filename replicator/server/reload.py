@@ -191,9 +191,9 @@ class Reloader:
             in_force = "none of its rules is in force"
             if refusal.accepted is not None:
                 in_force = f"its version of {iso(datetime.fromtimestamp(refusal.accepted, UTC))} is in force"
-            texts.append(f"{ConfigError(path, refusal.problems)}\n  {in_force}")
+            problems = [str(problem) for problem in refusal.problems]
+            texts.append("\n  ".join([f"{path}: {len(problems)} problem(s), {in_force}", *problems]))
             if texts[-1] not in self._told:
-                problems = [str(problem) for problem in refusal.problems]
                 log.error("configuration refused", source=path, problems=problems, in_force=in_force)
         self._told = set(texts)
         self._has("\n".join(texts) or None)

@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from replicator.server.reload import Configuration
     from replicator.settings import Settings
 
-_ACCEPTED = "accepted-rules.json"
-"""Name of the accepted rules in the state directory."""
+_ACCEPTED = "accepted-rules"
+"""Name of the accepted rules in the state directory; no name of a rules file, as that may be the same directory."""
 
 
 def retry_policy(settings: Settings) -> RetryPolicy:

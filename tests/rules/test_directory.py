@@ -13,14 +13,14 @@ from replicator.reference import Reference, Repository
 from replicator.rules import load, load_credentials
 from replicator.rules.defaults import RulesOptions
 from replicator.rules.document import find_files
-from replicator.rules.loading import settle
+from replicator.rules.loading import Version, settle
 from tests.rules.building import ACR, AUTH, HARBOR, PLAIN, goes_to
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from replicator.rules.loading import Settled, Version
+    from replicator.rules.loading import Settled
 
 A = {f"{HARBOR}/a/app": f"{ACR}/a/app"}
 B = {f"{HARBOR}/b/app": f"{ACR}/b/app"}
@@ -208,6 +208,17 @@ def test_the_logins_of_a_file_whose_rules_are_out_still_serve_the_others(tmp_pat
     assert [each.file for each in found.refused] == ["a.yaml"]
 
 
+def test_what_is_left_of_a_file_with_mistakes_does_not_keep_out_another(tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", {"nohost": ""}, auth={HARBOR: LOGIN | {"username": "another"}, ACR: LOGIN})
+    write(tmp_path, "b.yaml", B, auth={HARBOR: LOGIN, ACR: LOGIN})
+    found = settled(tmp_path)
+    assert copies(found) == {f"{ACR}/b/app:1"}
+    assert [each.file for each in found.refused] == ["a.yaml"]
+    access = found.rules.credentials(Repository(HARBOR, "b/app"))
+    assert access is not None
+    assert access.username == "u"
+
+
 def test_of_files_that_collide_the_one_that_was_accepted_before_stays(tmp_path: Path) -> None:
     write(tmp_path, "b.yaml", B)
     before = settled(tmp_path)
@@ -244,6 +255,20 @@ def test_an_accepted_version_takes_a_password_of_now_or_else_the_one_it_had(tmp_
     assert password(settled(tmp_path, accepted, PASSWORD="two")) == "two"
     assert password(settled(tmp_path, accepted)) == "one"
     assert "one" not in repr(accepted)
+
+
+def test_an_accepted_version_that_can_not_be_used_now_is_kept_for_later(tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", A)
+    write(tmp_path, "b.yaml", B, auth=AUTH | {f"{ACR}/b": LOGIN | {"password": "${PASSWORD}"}})
+    accepted = settled(tmp_path, PASSWORD="one").accepted
+    # As another process reads it.
+    stored = {name: Version(version.file, version.accepted) for name, version in accepted.items()}
+    (tmp_path / "b.yaml").write_text("[")
+    found = settled(tmp_path, stored)
+    assert (copies(found), found.rules.out) == ({f"{ACR}/a/app:1"}, ("b.yaml",))
+    assert [each.accepted for each in found.refused] == [None]
+    found = settled(tmp_path, found.accepted, PASSWORD="one")
+    assert (len(copies(found)), found.rules.out) == (2, ())
 
 
 def test_a_file_that_is_removed_takes_its_rules_along(tmp_path: Path) -> None:
