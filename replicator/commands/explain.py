@@ -22,6 +22,7 @@ from replicator.errors import FAILED, OK
 from replicator.reference import Reference
 from replicator.registry.proxies import Proxies
 from replicator.rules import CopyRequest, Rules
+from replicator.rules.ruleset import conditions_of
 from replicator.settings import variables
 
 _MOST_RIVALS = 5
@@ -96,7 +97,7 @@ def _routes(rules: Rules, requests: Iterable[CopyRequest], proxies: Proxies) -> 
 
 
 def _notes(request: CopyRequest) -> list[str]:
-    notes = [_BEFORE_COPY.format("it is among the latest")] if request.selection is not None else []
+    notes = [_BEFORE_COPY.format(conditions_of(request.selection))] if request.selection is not None else []
     if request.signature:
         notes.append(_BEFORE_COPY.format("the image it signs is at the destination"))
     elif request.options != VERBATIM:

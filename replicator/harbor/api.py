@@ -46,7 +46,7 @@ _MAX_TRANSIENT = 3
 # Without X-Is-Resource-Name, Harbor takes a project whose name is a number for the project with that id.
 _HEADERS = {"Accept": "application/json", "X-Is-Resource-Name": "true"}
 _ARTIFACTS = "&with_tag=true&with_accessory=true"
-
+_LABELS = "&with_label=true"
 
 SILENT = (
     "webhooks are switched off in the system settings of this Harbor, so it sends no events and images wait for the "
@@ -214,19 +214,26 @@ class HarborApi:
         """
         return (await self.call("GET", "/users/current", expect={200, 412})).status == 200
 
-    async def artifacts_of_project(self, project: str) -> AsyncGenerator[list[Artifact], None]:
+    async def artifacts_of_project(self, project: str, *, labels: bool = False) -> AsyncGenerator[list[Artifact], None]:
         """List the artifacts of all repositories of a project, page by page (``GET /projects/{project}/artifacts``).
 
         Raises:
             NotFound: Harbor is older than 2.12, where this list was added; or the project does not exist.
             RegistryError: any other answer, or none.
         """
-        async for page in self.pages(f"/projects/{project}/artifacts", _ARTIFACTS):
+        async for page in self.pages(f"/projects/{project}/artifacts", _ARTIFACTS + _LABELS * labels):
             found = (artifact_of(row, self._registry, project) for row in page)
             yield [artifact for artifact in found if artifact is not None]
 
-    async def artifacts(self, repository: Repository) -> AsyncGenerator[list[Artifact], None]:
+    async def artifacts(
+        self, repository: Repository, *, labels: bool = False, tag: str | None = None
+    ) -> AsyncGenerator[list[Artifact], None]:
         """List a repository's artifacts, page by page (``GET /projects/{project}/repositories/{name}/artifacts``).
+
+        Args:
+            repository: the repository.
+            labels: whether to ask for the labels too, which costs Harbor a look into its database for each artifact.
+            tag: list only the artifact with this tag.
 
         Raises:
             NotFound: the repository does not exist.
@@ -235,7 +242,8 @@ class HarborApi:
         project, _, name = repository.name.partition("/")
         # Harbor decodes the path before it splits it, so a slash in the name is encoded twice.
         path = f"/projects/{project}/repositories/{name.replace('/', '%252F')}/artifacts"
-        async for page in self.pages(path, _ARTIFACTS):
+        query = _ARTIFACTS + _LABELS * labels + (f"&q=tags%3D{tag}" if tag is not None else "")
+        async for page in self.pages(path, query):
             found = (artifact_of(row, self._registry, project, repository) for row in page)
             yield [artifact for artifact in found if artifact is not None]
 

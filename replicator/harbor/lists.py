@@ -235,6 +235,7 @@ class Artifact:
         tags: none if it was pushed by digest, or if its tag has moved to another artifact.
         accessories: signatures and the like that are attached to it.
         is_index: whether it has children, as an image for several platforms has.
+        labels: names of its labels, global ones and those of the project; none if they were not asked for.
     """
 
     repository: Repository
@@ -243,6 +244,7 @@ class Artifact:
     tags: tuple[ArtifactTag, ...]
     accessories: tuple[Accessory, ...] = ()
     is_index: bool = False
+    labels: frozenset[str] = frozenset()
 
 
 def project_of(row: Mapping[str, Any]) -> str | None:
@@ -282,6 +284,7 @@ def artifact_of(
         tuple(_tags(row.get("tags"))),
         tuple(_accessories(row.get("accessories"))),
         isinstance(references, list) and bool(references),
+        frozenset(_labels(row.get("labels"))),
     )
 
 
@@ -303,6 +306,13 @@ def _accessories(rows: Any) -> Iterator[Accessory]:
         digest, kind = (row.get("digest"), row.get("type")) if isinstance(row, dict) else (None, None)
         if isinstance(digest, str) and is_digest(digest):
             yield Accessory(digest, kind if isinstance(kind, str) else "")
+
+
+def _labels(rows: Any) -> Iterator[str]:
+    for row in rows if isinstance(rows, list) else ():
+        name = row.get("name") if isinstance(row, dict) else None
+        if isinstance(name, str):
+            yield name
 
 
 def _number(value: Any) -> int | None:

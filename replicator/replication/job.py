@@ -17,7 +17,7 @@ from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Description, Job, Lane, LeftToOthers
 from replicator.registry.errors import DigestMismatch, NotFound
 from replicator.registry.places import BULK
-from replicator.replication.transfer import CopyFailed, is_selected, owner_of, transfer
+from replicator.replication.transfer import CopyFailed, owner_of, select, transfer
 from replicator.rules import CopyRequest
 from replicator.rules.request import may_trust, signature_fact
 
@@ -232,15 +232,17 @@ class Handler:
         )
 
     async def _outcome(self, request: CopyRequest, running: Running) -> Outcome:
-        if not await is_selected(self._copier.registries, request):
-            note = "it is not among the latest tags that its rule names"
-            return Outcome(Result.SKIPPED, str(request.source), str(request.destination), note=note)
+        named = request
+        selected = await select(self._copier.registries, request)
+        if isinstance(selected, str):
+            return Outcome(Result.SKIPPED, str(request.source), str(request.destination), note=selected)
+        request = selected
         # The facts in the request are stale after a failed attempt, after another push was merged into this job,
         # and after a long wait, as for a registry that did not answer.
         waited = (datetime.now(UTC) - running.enqueued_at).total_seconds()
         event = None
         if running.lane is Lane.EVENTS and not running.merged and waited <= _ANNOUNCED_SECONDS:
-            event = request.announced
+            event = named.announced
         if running.tries > 1 or running.merged or waited > _ANNOUNCED_SECONDS:
             request = replace(request, announced=None, absent=False)
         if request.absent and (running.lapsed or await self._came_since(request)):
@@ -252,7 +254,7 @@ class Handler:
         except SourceNotFound as error:
             if not await self._is_gone(error, request, running):
                 raise
-            return Outcome(Result.SOURCE_GONE, str(request.source), str(request.destination), note=str(error))
+            return Outcome(Result.SOURCE_GONE, str(named.source), str(named.destination), note=str(error))
         except CopyFailed as error:
             if (age := _settling(request, running, error.__cause__)) is not None:
                 minutes = round(SETTLING_SECONDS / 60)
@@ -260,12 +262,13 @@ class Handler:
                 message = f"{error}; {words}: tried again until {minutes} minutes after the push"
                 raise CopyFailed(message, ErrorClass.NOT_YET) from error
             raise
+        outcome = replace(outcome, source=str(named.source))
         lags = running.tries < _LOOKS and await self._lags(request, outcome, event, running.pushed)
         self._record(request, outcome, began)
         if lags:
-            named = short(str(outcome.source_digest))
+            found = short(str(outcome.source_digest))
             raise CopyFailed(
-                f"the event announced {short(str(event))}, but {request.source} names {named}, which is in place: "
+                f"the event announced {short(str(event))}, but {named.source} names {found}, which is in place: "
                 "Harbor's database replica or a cache before it may lag, or the tag was moved back",
                 ErrorClass.NOT_YET,
             )

@@ -31,13 +31,13 @@ from replicator.replication.repositories import (
     WantedRepository,
     destinations,
 )
-from replicator.replication.tag_lists import TAGS_A_PAGE, TagLister, TagPage
+from replicator.replication.tag_lists import TAGS_A_PAGE, TagLister, TagPage, read_labels
 from replicator.rules import CopyRequest, Narrowing
 from replicator.rules.collisions import ListingCollisions, collision_candidates
 from replicator.tasks import merge_streams
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Container, Iterable, Iterator
+    from collections.abc import AsyncGenerator, Container, Iterator
     from datetime import datetime
 
     from replicator.copy import Copier
@@ -191,6 +191,8 @@ class Listing:
             async for failure in failures:
                 yield Batch(failure.what, error=failure.error)
         wanted = [repositories.wanted[repository] for repository in sorted(repositories.wanted)]
+        for each in wanted:
+            each.needs_labels = self._rules.route(each.repository).labels
         if self._copier is not None:
             self._copier.expect(destinations(self._rules, repositories.wanted), whole=self.narrowing.is_whole)
         warnings = self._unseen() + self._unfit(wanted)
@@ -269,22 +271,25 @@ class Listing:
         whole = self._rules.route(repository).whole
         tags: list[str] = []
         try:
+            if wanted.needs_labels:
+                self._note(TagPage(repository, await read_labels(self._registries, repository)))
+                return
             if wanted.needs_tags:
                 # Only names are needed, and this list has the most of them in a request.
                 async for tag in self._registries.source(repository).tags(patient=True):
                     tags.append(tag)
                     if len(tags) == TAGS_A_PAGE and not whole:
-                        self._note(repository, tags)
+                        self._note(TagPage(repository, dict.fromkeys(tags)))
                         tags = []
-            self._note(repository, tags)
+            self._note(TagPage(repository, dict.fromkeys(tags)))
         except ReplicatorError as error:
             # Which of its tags collide is not known, so none is copied.
             self._missing.add(repository)
             if wanted.named or not isinstance(error, NotFound):
                 yield NotListed(str(repository), error)
 
-    def _note(self, repository: Repository, tags: Iterable[str]) -> None:
-        for asked in self._rules.asked(repository, tags):
+    def _note(self, page: TagPage) -> None:
+        for asked in self._rules.asked(page.repository, page.tags, page.labels):
             self._collisions.add(asked.request)
 
     async def _agree(self, collision: Collision) -> bool:
@@ -323,7 +328,7 @@ class Listing:
             return Batch(page.what, error=page.error, warnings=warnings)
         found: list[Found] = []
         refused: list[ListingRefused] = []
-        for asked in self._rules.asked(page.repository, page.tags):
+        for asked in self._rules.asked(page.repository, page.tags, page.labels):
             request = asked.request
             # Added again: the tag may have been pushed since it was read ahead.
             self._collisions.add(request)

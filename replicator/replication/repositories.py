@@ -58,12 +58,14 @@ class WantedRepository:
 
     Attributes:
         needs_tags: whether its tags must be listed.
+        needs_labels: whether their labels must be known, which only a Harbor tells.
         named: whether a source names it without wildcards, so that it is a mistake if it does not exist.
         artifact_count: how many artifacts it has; None if no list says so.
     """
 
     repository: Repository
     needs_tags: bool = False
+    needs_labels: bool = False
     named: bool = False
     artifact_count: int | None = None
 

@@ -363,12 +363,13 @@ class _Sweep:
         found: list[Found] = []
         young = False
         lister = TagLister(harbor.copier.registries, {harbor.registry})
-        wanted, whole = WantedRepository(repository, needs_tags=True), rules.route(repository).whole
-        async with contextlib.aclosing(lister.of_repository(wanted, whole=whole)) as pages:
+        route = rules.route(repository)
+        wanted = WantedRepository(repository, needs_tags=True, needs_labels=route.labels)
+        async with contextlib.aclosing(lister.of_repository(wanted, whole=route.whole)) as pages:
             async for page in pages:
                 if isinstance(page, NotListed):
                     return 0, page.error.error_class is not ErrorClass.TRANSIENT
-                for asked in rules.asked(page.repository, page.tags):
+                for asked in rules.asked(page.repository, page.tags, page.labels):
                     tag = asked.request.source.tag
                     info = page.tags.get(tag) if tag is not None else None
                     if info is None:

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from replicator.errors import ReplicatorError
+from replicator.errors import ErrorClass, ReplicatorError
 from replicator.harbor import Artifact, HarborApi
 from replicator.reference import Repository
-from replicator.registry.errors import Denied, NotFound, RegistryError, Unauthorized
+from replicator.registry.errors import Denied, ForeignAnswer, NotFound, ProtocolViolated, RegistryError, Unauthorized
 from replicator.replication.repositories import LISTED_AT_ONCE, NotListed
 from replicator.tasks import merge_streams
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Container, Iterable, Mapping
+    from collections.abc import Collection, Container, Iterable
     from datetime import datetime
 
     from replicator.harbor.lists import Accessory
@@ -44,6 +44,7 @@ class TagInfo:
         pushed: when the tag was set, UTC; None if it is not known.
         accessories: what is attached to the artifact.
         is_index: whether the artifact has children.
+        labels: names of the artifact's labels; none if they were not asked for.
     """
 
     digest: str
@@ -51,6 +52,7 @@ class TagInfo:
     pushed: datetime | None
     accessories: tuple[Accessory, ...] = ()
     is_index: bool = False
+    labels: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +62,59 @@ class TagPage:
     repository: Repository
     tags: Mapping[str, TagInfo | None]
 
+    @property
+    def labels(self) -> dict[str, frozenset[str]]:
+        """The labels of each tag, as far as they are known."""
+        return {tag: info.labels for tag, info in self.tags.items() if info is not None}
+
+
+class LabelsUnknown(ReplicatorError):
+    """A rule asks for labels, and they can't be read."""
+
+    error_class = ErrorClass.PERMANENT
+
+    def __init__(self, repository: Repository, error: RegistryError | None) -> None:
+        why = (
+            f"has no labels: {repository.registry}/api/v2.0 does not answer as a Harbor does; for another registry, "
+            "remove labels and exclude_labels from the rules"
+        )
+        if error is not None:
+            why = f"does not show its labels, which need a login with artifact:list ({error})"
+            self.error_class = error.error_class
+        super().__init__(f"{repository} {why}")
+
+
+async def read_labels(registries: Registries, repository: Repository, tag: str | None = None) -> dict[str, TagInfo]:
+    """Read the tags of a repository at a Harbor with their labels.
+
+    Args:
+        registries: the client.
+        repository: the repository.
+        tag: read this tag alone, in one request.
+
+    Raises:
+        LabelsUnknown: it is not at a Harbor, or the login may not list its artifacts.
+        RegistryError: any other answer, or none.
+    """
+    api = HarborApi(repository.registry, registries.transport(repository))
+    found: dict[str, TagInfo] = {}
+    try:
+        async with contextlib.aclosing(api.artifacts(repository, labels=True, tag=tag)) as pages:
+            async for page in pages:
+                found |= _tags(page)
+    except (Denied, Unauthorized) as error:
+        raise LabelsUnknown(repository, error) from error
+    except (NotFound, ProtocolViolated, ForeignAnswer) as error:
+        # A proxy may have answered for a Harbor that is away, and for its registry then too.
+        if not await api.is_harbor() and await registries.source(repository).answers():
+            raise LabelsUnknown(repository, None) from error
+        if not isinstance(error, NotFound):
+            raise
+    return found
+
 
 _ArtifactPages = AsyncGenerator[list[Artifact], None]
-_TagPages = AsyncGenerator[dict[str, TagInfo | None], None]
+_TagPages = AsyncGenerator[Mapping[str, TagInfo | None], None]
 _Listed = AsyncGenerator[TagPage | NotListed, None]
 
 
@@ -102,7 +154,8 @@ class TagLister:
         repositories = {each.repository: each for each in wanted}
         unseen = {each.repository for each in wanted if each.artifact_count}
         try:
-            async with contextlib.aclosing(self._api(place).artifacts_of_project(project)) as pages:
+            labels = any(each.needs_labels for each in wanted)
+            async with contextlib.aclosing(self._api(place).artifacts_of_project(project, labels=labels)) as pages:
                 page = await self._first_of_project(pages, place)
                 is_listed = page is not None
                 while page is not None:
@@ -144,7 +197,8 @@ class TagLister:
         repository = wanted.repository
         is_listed = False
         if await self._is_harbor(repository):
-            async with contextlib.aclosing(self._api(repository).artifacts(repository)) as pages:
+            artifacts = self._api(repository).artifacts(repository, labels=wanted.needs_labels)
+            async with contextlib.aclosing(artifacts) as pages:
                 page = await self._first_of_repository(pages, repository)
                 # An empty list proves nothing: Harbor shows one for a repository that does not exist, or whose name a
                 # proxy has mangled. Only if the project's list said 0 artifacts as well is it taken as it is.
@@ -155,9 +209,13 @@ class TagLister:
                     page = await anext(pages, None)
         if is_listed:
             return
-        async for tags in self._names(repository):
+        # A list of names has no labels. This tells why there is no other, or reads what came meanwhile.
+        if wanted.needs_labels and (labelled := await read_labels(self._registries, repository)):
+            yield labelled
+            return
+        async for names in self._names(repository):
             self._warn_if_refused(repository)
-            yield tags
+            yield {} if wanted.needs_labels else names
 
     async def _names(self, repository: Repository) -> _TagPages:
         """List the names of all tags (OCI distribution specification 1.1, "Listing Tags")."""
@@ -242,9 +300,11 @@ async def _joined(pages: _TagPages) -> _TagPages:
     yield tags
 
 
-def _tags(artifacts: Iterable[Artifact]) -> dict[str, TagInfo | None]:
+def _tags(artifacts: Iterable[Artifact]) -> dict[str, TagInfo]:
     return {
-        tag.name: TagInfo(artifact.digest, artifact.size, tag.pushed, artifact.accessories, artifact.is_index)
+        tag.name: TagInfo(
+            artifact.digest, artifact.size, tag.pushed, artifact.accessories, artifact.is_index, artifact.labels
+        )
         for artifact in artifacts
         for tag in artifact.tags
     }

@@ -27,6 +27,7 @@ from replicator.registry.errors import (
 from replicator.registry.proxies import Proxies
 from replicator.registry.rate import Rates
 from replicator.replication.advice import explained, may_lack_repository
+from replicator.replication.tag_lists import read_labels
 from replicator.retry import retrying, write_limit
 from replicator.rules.request import Collision
 from replicator.settings import variables
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 OUTAGE_SECONDS = 180.0
 """For how long a copy in the foreground waits for a registry; a Harbor starts again within a minute or two."""
+_NOT_LATEST = "it is not among the latest tags that its rule names"
 _MAX_ATTEMPTS = 200
 _PAUSES = (0.0, 1.0, 2.0, 4.0)
 """Seconds before each further attempt: a registry may take a moment to see a repository that its API created."""
@@ -90,7 +92,8 @@ async def owner_of(
         Collides: the owner is another source, which wants another image there.
         CopyFailed: it could not be asked.
     """
-    source = str(request.source)
+    # A copy whose labels were read names the digest besides.
+    source = str(replace(request.source, digest=None) if request.source.tag is not None else request.source)
     if owner in ("", source) or request.destination.tag is None or found.digest == found.present:
         return owner or source
     try:
@@ -103,7 +106,7 @@ async def owner_of(
         return source
     try:
         head = await registries.source(claim.source.repository).head_manifest(claim.source.identifier)
-        if head is None or not await is_selected(registries, claim):
+        if head is None or isinstance(await select(registries, claim), str):
             return source
     except RegistryError as error:
         if error.error_class in (ErrorClass.TRANSIENT, ErrorClass.NOT_YET):
@@ -114,18 +117,37 @@ async def owner_of(
     raise Collides(request, claim.source)
 
 
-async def is_selected(registries: Registries, request: CopyRequest) -> bool:
-    """Tell whether the tag is still among the latest, for a rule that copies only those.
+async def select(registries: Registries, request: CopyRequest) -> CopyRequest | str:
+    """Return the copy to make for a rule with ``latest`` or labels, or why the tag is not copied.
+
+    A copy whose labels were read is one of the digest that has them: the tag may move to an image that has not.
 
     Raises:
+        CopyFailed: Harbor does not list the tag yet.
         RegistryError: the source can't list its tags.
     """
-    tag = request.source.tag
-    if request.selection is None or tag is None:
-        return True
-    tags = [each async for each in registries.source(request.source.repository).tags()]
-    # A tag that is gone is not skipped: the copy says that the source does not exist.
-    return tag not in tags or tag in request.selection.select(tags)
+    source, selection = request.source, request.selection
+    if selection is None or source.tag is None:
+        return request
+    origin = registries.source(source.repository)
+    if not selection.needs_labels:
+        tags = [each async for each in origin.tags()]
+        # A tag that is gone is not skipped: the copy says that the source does not exist.
+        if source.tag not in tags or source.tag in selection.select(tags):
+            return request
+        return _NOT_LATEST
+    only = None if selection.needs_all_tags else source.tag
+    infos = await read_labels(registries, source.repository, only)
+    info = infos.get(source.tag)
+    if info is None:
+        if await origin.head_manifest(source.tag) is None:
+            return request
+        what = f"{source} is in the registry, but Harbor does not list it yet, so its labels are not known"
+        raise CopyFailed(what, ErrorClass.NOT_YET)
+    labels = {tag: each.labels for tag, each in infos.items()}
+    if source.tag in selection.select(infos, labels):
+        return replace(request, source=replace(source, digest=info.digest), announced=info.digest)
+    return selection.refusal(source.tag, info.labels) or _NOT_LATEST
 
 
 async def transfer(

@@ -151,6 +151,14 @@ def _destination_tags(rule: Rule, target: DestinationTag, repository: Repository
 
 def _collide(flow: _Flow, other: _Flow) -> tuple[bool, bool]:
     """Return whether a collision of two flows to one destination is certain, and whether it is possible."""
+    certain, possible = _collide_by_names(flow, other)
+    if flow.target.tags.needs_labels or other.target.tags.needs_labels:
+        # It takes images with those labels.
+        return False, certain or possible
+    return certain, possible
+
+
+def _collide_by_names(flow: _Flow, other: _Flow) -> tuple[bool, bool]:
     if flow.tags is not None and other.tags is not None:
         mine, theirs = flow.tags, other.tags
         return any(tag in theirs and mine[tag] != theirs[tag] for tag in mine), False

@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 _COSIGN_TAG = f"sha256-{'0' * 64}.sig"
 DESTINATION = ("to", "tags", *CONTENT_KEYS)
 """Keys of a destination that is a mapping."""
-TAGS = ("include", "exclude", "semver", "latest")
+TAGS = ("include", "exclude", "semver", "labels", "exclude_labels", "latest")
 """Keys of its ``tags``."""
+_MAX_LABEL = 128
+_NO_HARBORS = ("docker.io", "registry-1.docker.io", "ghcr.io", "quay.io", "gcr.io", "registry.k8s.io", "public.ecr.aws")
+"""Registries that are known not to be Harbors, although their hosts are often named in rules."""
 
 
 def read_images(node: Node, defaults: Defaults, warnings: list[Problem]) -> tuple[list[Rule], list[NamedDestination]]:
@@ -107,9 +110,10 @@ class _Reader:
         semver, latest = _semver(fields.get("semver")), None
         if "latest" in fields:
             latest = fields["latest"].positive()
-        if include is None or exclude is None:
+        labels, excluded = self._labels(fields.get("labels")), self._labels(fields.get("exclude_labels"))
+        if include is None or exclude is None or labels is None or excluded is None:
             return None
-        tags = TagFilter(named, include, exclude, semver, latest)
+        tags = TagFilter(named, include, exclude, semver, labels, excluded, latest)
         if tags.exact is not None and not any(map(tags.matches, tags.exact)):
             message = f"none of the tags {', '.join(named)} passes, so nothing is ever copied"
             self._warnings.append(Problem(node.path, message))
@@ -124,6 +128,17 @@ class _Reader:
         patterns = _all_checked(items, compile_tag_pattern)
         self._warnings += _slow_expressions(zip((item.path for item in items), patterns or (), strict=False))
         return patterns
+
+    def _labels(self, node: Node | None) -> tuple[str, ...] | None:
+        if node is None:
+            return ()
+        items = node.items()
+        if not items:
+            node.wrong("is empty; remove it")
+        if self._source is not None and (problem := _has_no_labels(self._source)):
+            node.wrong(problem)
+            return None
+        return _all_checked(items, _check_label)
 
     def _target(self, node: Node, tags: TagFilter | None, own: Content) -> DestinationTag | None:
         text = node.text()
@@ -297,6 +312,23 @@ def _all_checked(items: list[Node], check: Callable[[str], object]) -> tuple[str
         else:
             texts.append(text)
     return tuple(texts) if len(texts) == len(items) > 0 else None
+
+
+def _has_no_labels(source: SourcePattern) -> str:
+    """Return why no image of a source can have labels of Harbor; empty if that can't be told from its name."""
+    if is_acr(source.registry) or source.registry in _NO_HARBORS:
+        return f"only a Harbor has labels, and {source.registry} is none; remove this"
+    repository = source.repository
+    if repository is not None and "/" not in repository.name:
+        return f"only a Harbor has labels, and its repositories are in projects: {repository.name} is in none"
+    return ""
+
+
+def _check_label(text: str) -> None:
+    if not text.strip() or not text.isprintable():
+        raise ValueError("is not the name of a label: it is empty, or has characters that can't be seen")
+    if len(text) > _MAX_LABEL:
+        raise ValueError(f"{shorten(text)} is longer than {_MAX_LABEL} characters, the most that Harbor allows a label")
 
 
 def _semver(node: Node | None) -> str | None:

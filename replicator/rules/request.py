@@ -28,8 +28,8 @@ class CopyRequest:
         source: by tag alone, so that the copy takes the image that the tag names then; or by digest alone.
         destination: by tag; by digest if the source is a digest and gets no tag.
         rule: the key of the rule in the file.
-        selection: set if the rule has ``latest``: the copy is made only if this selects the tag among all tags of the
-            source repository at that time.
+        selection: set if the rule has ``latest`` or labels: the copy is made only if this selects the tag among all
+            tags of the source repository at that time, by their labels then.
         options: the parts of the image to copy.
         signature: whether it is a signature, an attestation or anything else that refers to an image, and is copied
             only if that image is at the destination already.

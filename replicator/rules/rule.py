@@ -46,8 +46,8 @@ class DestinationTag:
 
     @property
     def selection(self) -> TagFilter | None:
-        """The filter to apply again when the copy runs; None without ``latest``."""
-        return self.tags if self.tags.latest is not None else None
+        """The filter to apply when the copy runs; None if the tag's name tells all."""
+        return self.tags if self.tags.latest is not None or self.tags.needs_labels else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,24 +130,42 @@ class Rule:
             return _ONTO_ITSELF
         return [CopyRequest(source, end, self.key, options=target.options, signature=True)]
 
-    def listed(self, target: DestinationTag, repository: Repository, tags: Collection[str]) -> list[CopyRequest]:
-        """Return the copies to ``target``, given all ``tags`` of a matching ``repository``.
+    def listed(
+        self,
+        target: DestinationTag,
+        repository: Repository,
+        tags: Collection[str],
+        labels: Mapping[str, Collection[str]] | None = None,
+    ) -> list[tuple[CopyRequest, bool]]:
+        """Return the copies to ``target``, given all ``tags`` of a matching ``repository``, and whether each is made.
 
-        Tags that ``latest`` leaves out are included, as the only requests with a ``selection``: another rule may ask
-        for the same copy.
+        Tags that ``latest`` leaves out are included: another rule may ask for the same copy. Of the copies that are
+        made, those have a ``selection`` whose rule asks for labels: the tag may move before its copy begins.
+
+        Args:
+            target: one of this rule's.
+            repository: the source.
+            tags: all its tags.
+            labels: the labels of each tag; without them, no tag passes a filter for labels.
         """
         if self.source.digest is not None:
-            return self._judged(target, Reference(repository, digest=self.source.digest))
-        if target.tags.latest is None:
+            return [(each, True) for each in self._judged(target, Reference(repository, digest=self.source.digest))]
+        if target.selection is None:
             # A tag that is written out but missing should fail visibly instead of being skipped.
             tags = [*tags, *(target.tags.exact or ())]
-        passing = replace(target.tags, latest=None).select(tags)
+        known = {tag: labels[tag] for tag in tags if tag in labels} if labels is not None else {}
+        named = known if target.tags.needs_labels else tags
+        passing = replace(target.tags, latest=None).select(named, known)
         selected = frozenset(passing[: target.tags.latest])
-        passing += sorted(tag for tag in set(tags) if _is_signature(Reference(repository, tag), target))
+        signatures = sorted(tag for tag in set(tags) if _is_signature(Reference(repository, tag), target))
+        again = target.tags.of_labels
         return [
-            replace(request, selection=None) if tag in selected else request
-            for tag in passing
-            for request in self._judged(target, Reference(repository, tag))
+            *(
+                (replace(request, selection=again) if tag in selected else request, tag in selected)
+                for tag in passing
+                for request in self._judged(target, Reference(repository, tag))
+            ),
+            *((each, True) for tag in signatures for each in self._judged(target, Reference(repository, tag))),
         ]
 
     def _judged(self, target: DestinationTag, reference: Reference) -> list[CopyRequest]:
@@ -178,12 +196,14 @@ class Route:
         renaming: those of them where a tag may have another name than at the source.
         whole: whether the rules must see all tags together. If not, ``Rules.asked`` for one page of tags after
             another gives the same copies as for all tags at once.
+        labels: whether the rules must see the labels of the tags.
         unfit: why some copies can't be made, whatever the tag: the destination can't hold the name.
     """
 
     destinations: frozenset[Repository]
     renaming: frozenset[Repository]
     whole: bool
+    labels: bool = False
     unfit: tuple[str, ...] = ()
 
 
@@ -191,11 +211,12 @@ def route(rules: Iterable[Rule], repository: Repository) -> Route:
     """Return the route of ``repository`` under ``rules``, which all match it."""
     destinations: set[Repository] = set()
     renaming: set[Repository] = set()
-    whole = False
+    whole = labels = False
     unfit: dict[str, None] = {}
     for rule in rules:
         for target in rule.targets:
             whole = whole or _is_whole(rule, target)
+            labels = labels or target.tags.needs_labels
             try:
                 destination = target.template.expand(repository)
             except ValueError as error:
@@ -207,7 +228,7 @@ def route(rules: Iterable[Rule], repository: Repository) -> Route:
             destinations.add(destination)
             if target.pairs or target.digest_tag is not None:
                 renaming.add(destination)
-    return Route(frozenset(destinations), frozenset(renaming), whole, tuple(unfit))
+    return Route(frozenset(destinations), frozenset(renaming), whole, labels, tuple(unfit))
 
 
 def _is_whole(rule: Rule, target: DestinationTag) -> bool:

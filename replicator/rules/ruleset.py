@@ -15,7 +15,7 @@ from replicator.rules.request import Asked, CopyRequest, Explanation, Source
 from replicator.rules.rule import Route, route
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from replicator.errors import Problem
     from replicator.registry.credentials import Access
@@ -140,36 +140,46 @@ class Rules:
                     found += judged
         return tuple(_once(found))
 
-    def requests(self, repository: Repository, tags: Iterable[str]) -> list[CopyRequest]:
+    def requests(
+        self, repository: Repository, tags: Iterable[str], labels: Mapping[str, Collection[str]] | None = None
+    ) -> list[CopyRequest]:
         """Return every copy that the rules ask for in a repository, the newest tags of each rule first.
 
-        Digests, and tags that a rule writes out, are requested even if they are not among ``tags``; with ``latest``
-        only if they are.
+        Digests, and tags that a rule writes out, are requested even if they are not among ``tags``; with ``latest`` or
+        labels only if they are.
 
         Args:
             repository: the source.
             tags: all its tags, among which ``latest`` counts. Strings that are no valid tags are ignored.
+            labels: the labels of each tag. Without them, a rule that asks for labels asks for no copy.
 
         Returns:
-            Each copy once, as a push of its tag would have requested it, but without a ``selection``: that is decided
-            here.
+            Each copy once, as a push of its tag would have requested it, but with a ``selection`` only for labels:
+            ``latest`` is decided here.
         """
-        return [asked.request for asked in self.asked(repository, tags)]
+        return [asked.request for asked in self.asked(repository, tags, labels)]
 
-    def asked(self, repository: Repository, tags: Iterable[str]) -> list[Asked]:
+    def asked(
+        self, repository: Repository, tags: Iterable[str], labels: Mapping[str, Collection[str]] | None = None
+    ) -> list[Asked]:
         """Return the same copies as `requests`, each with the rules that ask for it."""
         repository = _lowered(repository)
         known = [tag for tag in tags if is_tag(tag)]
-        found: list[CopyRequest] = []
+        found: dict[tuple[Reference, Reference], list[tuple[CopyRequest, bool]]] = {}
         for rule in self._candidates(repository):
             for target in rule.targets:
-                found += rule.listed(target, repository, known)
+                for request, made in rule.listed(target, repository, known, labels):
+                    found.setdefault((request.source, request.destination), []).append((request, made))
         # Most copies share the same few rules, so equal sets are kept once.
         sets: dict[frozenset[str], frozenset[str]] = {}
         asked: list[Asked] = []
-        for request, group in _merged_groups(found):
-            if request.selection is None:
-                keys = frozenset(other.rule for other in group if other.selection is None)
+        for group in found.values():
+            asking = [request for request, made in group if made]
+            if asking:
+                keys = frozenset(request.rule for request in asking)
+                # The options are those of all rules, and whether the tag is wanted is up to those that ask.
+                request = _merged([request for request, _ in group])
+                request = replace(request, selection=_merged_selection(asking))
                 asked.append(Asked(request, sets.setdefault(keys, keys)))
         return asked
 
@@ -256,39 +266,41 @@ def _lowered(repository: Repository) -> Repository:
 
 def _needs_tags(rule: Rule) -> bool:
     return rule.source.digest is None and any(
-        target.tags.exact is None or target.tags.latest is not None or target.options.signatures
+        target.tags.exact is None or target.selection is not None or target.options.signatures
         for target in rule.targets
     )
 
 
 def _once(requests: list[CopyRequest]) -> list[CopyRequest]:
     """Merge the requests for the same copy. The result does not depend on their order."""
-    return [request for request, _ in _merged_groups(requests)]
-
-
-def _merged_groups(requests: list[CopyRequest]) -> list[tuple[CopyRequest, list[CopyRequest]]]:
     groups: dict[tuple[Reference, Reference], list[CopyRequest]] = {}
     for request in requests:
         groups.setdefault((request.source, request.destination), []).append(request)
-    return [(group[0] if len(group) == 1 else _merged(group), group) for group in groups.values()]
+    return [_merged(group) for group in groups.values()]
 
 
 def _merged(group: list[CopyRequest]) -> CopyRequest:
-    first = replace(
+    if len(group) == 1:
+        return group[0]
+    return replace(
         min(group, key=lambda request: request.rule),
         options=reduce(CopyOptions.merged_with, (request.options for request in group)),
         # A copy as an image needs no subject at the destination, so it wins over one as a signature.
         signature=all(request.signature for request in group),
         overwrite=reduce(Overwrite.stricter, (request.overwrite for request in group)),
+        selection=_merged_selection(group),
     )
+
+
+def _merged_selection(group: list[CopyRequest]) -> TagFilter | None:
+    """Return the selection that lets a tag pass if one of the requests does."""
     selections: dict[TagFilter, None] = {}
     for request in sorted(group, key=lambda request: (request.rule, repr(request.selection))):
         if request.selection is None:
-            return replace(first, selection=None)
+            return None
         selections[request.selection] = None
-    # The tag passes if it is among the latest of one of them.
     selection, *others = selections
-    return replace(first, selection=replace(selection, others=(*selection.others, *others)))
+    return replace(selection, others=(*selection.others, *others)) if others else selection
 
 
 def _explain(rule: Rule, reference: Reference) -> Explanation:
@@ -313,7 +325,18 @@ def _match_reason(rule: Rule, target: DestinationTag, reference: Reference, *, s
         what = "a digest alone" if reference.tag is None else "such a tag"
         return f"the repository matches, and with signatures {what} counts as a signature"
     reason = "the repository and the digest match" if rule.source.digest else "the repository and the tag match"
-    latest = target.tags.latest
-    if latest is not None:
-        reason = f"{reason}, if the tag is among the latest {latest} of the source, which is checked when it is copied"
+    if (conditions := conditions_of(target.tags)) and rule.source.digest is None:
+        reason = f"{reason}, if {conditions}, which is checked when it is copied"
     return reason
+
+
+def conditions_of(tags: TagFilter) -> str:
+    """Say what a filter asks beside a tag's name; empty if it asks nothing else.
+
+    Args:
+        tags: the filter, with those that are merged with it.
+    """
+    own = [f"it has the label {' and '.join(tags.labels)}"] if tags.labels else []
+    own += [f"it does not have the label {' or '.join(tags.exclude_labels)}"] if tags.exclude_labels else []
+    own += [f"the tag is among the latest {tags.latest} of the source"] if tags.latest is not None else []
+    return ", or ".join(filter(None, (" and ".join(own), *map(conditions_of, tags.others))))

@@ -72,6 +72,8 @@ _TAGS = {
     "include": (None, "A tag passes if one of these matches: tags, globs, /expressions/."),
     "exclude": (None, "A tag passes if none of these matches: tags, globs, /expressions/."),
     "semver": (_STRING, "A tag passes if it is a version in this range, e.g. ^1.4 or >=1.4,<2."),
+    "labels": (None, "A tag passes if its artifact has all of these labels of Harbor."),
+    "exclude_labels": (None, "A tag passes if its artifact has none of these labels of Harbor."),
     "latest": ({"type": "integer", "minimum": 1}, "A tag passes if it is among this number of the highest."),
 }
 

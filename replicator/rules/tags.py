@@ -19,7 +19,7 @@ from replicator.reference import is_signature_tag
 from replicator.rules.patterns import compile_tag_pattern, is_expression, is_glob, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from packaging.specifiers import SpecifierSet
     from packaging.version import Version
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MAX_RANGE_LENGTH = 256
 """Characters in a range of node-semver."""
 
+_LISTS = ("named", "include", "exclude", "labels", "exclude_labels")
 _DIGITS = re.compile(r"([0-9]+)")
 _SEMANTIC = re.compile(
     r"[vV]?(?P<numbers>[0-9]+(?:\.[0-9]+){0,2})(?P<prerelease>-[0-9A-Za-z.-]+)?(?:_(?P<build>[0-9A-Za-z.-]+))?\Z"
@@ -185,6 +186,8 @@ class TagFilter:
         include: patterns of which a tag must match one too, if there are any.
         exclude: patterns of which a tag must match none.
         semver: a range of versions, see `replicator.rules.tags`.
+        labels: names of Harbor's labels, all of which the tag's artifact must have.
+        exclude_labels: names of labels of which it must have none.
         latest: how many tags pass at most: the highest ones of those that pass everything above.
         others: further filters; a tag passes if one of them lets it pass, and each counts its own latest.
         signatures_apart: whether tags of signatures never pass nor count among the latest; they are copied separately.
@@ -197,6 +200,8 @@ class TagFilter:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     semver: str | None = None
+    labels: tuple[str, ...] = ()
+    exclude_labels: tuple[str, ...] = ()
     latest: int | None = None
     others: tuple[TagFilter, ...] = ()
     signatures_apart: bool = False
@@ -212,8 +217,25 @@ class TagFilter:
     @property
     def is_everything(self) -> bool:
         """Whether every tag passes, except those of signatures."""
-        alone = not (self.named or self.include or self.exclude or self.semver is not None or self.latest)
+        names = self.named or self.include or self.exclude or self.semver is not None
+        alone = not (names or self.labels or self.exclude_labels or self.latest)
         return alone or any(other.is_everything for other in self.others)
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether a tag's labels have to be known."""
+        return bool(self.labels or self.exclude_labels) or any(other.needs_labels for other in self.others)
+
+    @property
+    def needs_all_tags(self) -> bool:
+        """Whether all tags of the repository have to be known."""
+        return self.latest is not None or any(other.needs_all_tags for other in self.others)
+
+    @property
+    def of_labels(self) -> TagFilter | None:
+        """The part that asks for labels; None if none does."""
+        asks = self.labels or self.exclude_labels
+        return TagFilter(labels=self.labels, exclude_labels=self.exclude_labels) if asks else None
 
     @property
     def exact(self) -> tuple[str, ...] | None:
@@ -222,32 +244,37 @@ class TagFilter:
             return None
         return self.named
 
-    def matches(self, tag: str) -> bool:
-        """Tell whether ``tag`` passes. ``latest`` is ignored, as it depends on all tags."""
-        return self.refusal(tag) is None
+    def matches(self, tag: str, labels: Collection[str] | None = None) -> bool:
+        """Tell whether ``tag`` passes, see `refusal`."""
+        return self.refusal(tag, labels) is None
 
-    def refusal(self, tag: str) -> str | None:
-        """Return why ``tag`` does not pass, in words; None if it passes. ``latest`` is ignored."""
-        reason = self._own_refusal(tag)
-        if reason is not None and any(other.matches(tag) for other in self.others):
+    def refusal(self, tag: str, labels: Collection[str] | None = None) -> str | None:
+        """Return why ``tag`` does not pass, in words; None if it passes.
+
+        ``latest`` is ignored, as it depends on all tags, and so are labels if ``labels``, those of the tag, is None.
+        """
+        reason = self._own_refusal(tag, labels)
+        if reason is not None and any(other.matches(tag, labels) for other in self.others):
             return None
         return reason
 
-    def select(self, tags: Iterable[str]) -> list[str]:
+    def select(self, tags: Iterable[str], labels: Mapping[str, Collection[str]] | None = None) -> list[str]:
         """Return the tags that pass, ``latest`` included, without repetitions, the newest first.
 
         Args:
             tags: all tags of the repository, among which ``latest`` counts.
+            labels: the labels of each tag, none if it is missing; None to ignore labels.
         """
         tags = list(tags)
         order = newest_first if self.semver is None else version_range(self.semver).newest_first
-        selected = order(tag for tag in tags if self._own_refusal(tag) is None)[: self.latest]
+        known = (lambda tag: labels.get(tag, ())) if labels is not None else (lambda _: None)
+        selected = order(tag for tag in tags if self._own_refusal(tag, known(tag)) is None)[: self.latest]
         if not self.others:
             return selected
         # Each filter counts its own latest, so selections are merged and not filtered again.
-        return newest_first([*selected, *(tag for other in self.others for tag in other.select(tags))])
+        return newest_first([*selected, *(tag for other in self.others for tag in other.select(tags, labels))])
 
-    def _own_refusal(self, tag: str) -> str | None:
+    def _own_refusal(self, tag: str, labels: Collection[str] | None) -> str | None:
         if self.signatures_apart and is_signature_tag(tag):
             return f"tag {tag} is one of signatures"
         if self.named and not _any(self.named, tag):
@@ -257,12 +284,19 @@ class TagFilter:
         for pattern in self.exclude:
             if compile_tag_pattern(pattern).search(tag):
                 return f"tag {tag} is excluded by {pattern}"
-        return None if self.semver is None else version_range(self.semver).refusal(tag)
+        refusal = None if self.semver is None else version_range(self.semver).refusal(tag)
+        return refusal if refusal is not None or labels is None else self._label_refusal(tag, labels)
+
+    def _label_refusal(self, tag: str, labels: Collection[str]) -> str | None:
+        if missing := [label for label in self.labels if label not in labels]:
+            return f"tag {tag} does not have the label {', '.join(missing)}"
+        found = [label for label in self.exclude_labels if label in labels]
+        return f"tag {tag} has the label {', '.join(found)}" if found else None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values, without attributes that are not set."""
         values: dict[str, Any] = {}
-        for name in ("named", "include", "exclude"):
+        for name in _LISTS:
             if patterns := getattr(self, name):
                 values[name] = list(patterns)
         if self.semver is not None:
@@ -283,7 +317,7 @@ class TagFilter:
             ValueError: the values have another form.
         """
         try:
-            lists = {name: tuple(values.get(name, ())) for name in ("named", "include", "exclude")}
+            lists = {name: tuple(values.get(name, ())) for name in _LISTS}
             others = tuple(cls.from_json(other) for other in values.get("others", ()))
             if type(values.get("latest", 1)) is not int:
                 raise ValueError("not a stored tag filter: latest is not an integer")

@@ -30,6 +30,8 @@ TAGS = st.fixed_dictionaries(
         "include": SOME,
         "exclude": SOME,
         "semver": st.sampled_from([">=1.4", "<2"]),
+        "labels": st.sampled_from(["prod", ["prod", "a b"]]),
+        "exclude_labels": st.sampled_from([7, ["broken"]]),
         "latest": st.integers(1, 99),
     },
 )

@@ -20,6 +20,7 @@ from tests.standins.harbor_api import PREFIX, HarborApi
 from tests.standins.harbor_content import Content
 from tests.standins.harbor_lists import bad_digest, list_referrers, list_tags
 from tests.standins.harbor_projects import Project, Projects
+from tests.standins.harbor_rows import shown_label
 from tests.standins.harbor_webhooks import Delivery, Policy, Webhooks, push_payload
 from tests.standins.proxy import Upstream
 from tests.standins.server import serve
@@ -210,6 +211,14 @@ class HarborStandIn:
         digest = await self._content.digest(repository, tag)
         assert digest is not None, f"there is no {repository}:{tag}"
         await self._content.set_tag(repository, digest, new_tag)
+
+    async def label(self, repository: str, reference: str, name: str, *, of_project: bool = False) -> None:
+        """Give an artifact a label, a global one or one of its project, as the UI does: nothing tells of it."""
+        digest = await self._content.digest(repository, reference)
+        assert digest is not None, f"there is no {repository}:{reference}"
+        project = self.projects.by_name[repository.partition("/")[0]] if of_project else None
+        labels = self._content.labels.setdefault((repository, digest), [])
+        labels.append(shown_label(len(labels) + 1, name, project))
 
     def catch_up(self) -> None:
         """Have the lag of all tags end."""

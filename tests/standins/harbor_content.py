@@ -144,6 +144,7 @@ class Content:
         self._deleted_tags: set[tuple[str, str]] = set()
         self._stale: dict[tuple[str, str], tuple[str | None, float]] = {}
         self._slots = asyncio.Semaphore(_AT_ONCE)
+        self.labels: dict[tuple[str, str], list[dict[str, Any]]] = {}
 
     def repository(self, name: str) -> tuple[int, float]:
         """Return a repository's number and when it was first seen, in seconds since 1970."""

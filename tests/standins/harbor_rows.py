@@ -27,14 +27,27 @@ async def page_of_artifacts(
     """Answer a page of artifacts."""
     with_tag = request.query.get("with_tag", "true").lower() == "true"
     with_accessory = request.query.get("with_accessory", "false").lower() == "true"
+    with_label = request.query.get("with_label", "false").lower() == "true"
+    if (query := request.query.get("q", "")).startswith("tags="):
+        # Of what "q" can ask for, the exact match of a tag.
+        artifacts = [each for each in artifacts if query.removeprefix("tags=") in each.tags]
 
     async def shown(row: dict[str, Any]) -> dict[str, Any]:
         accessories = (_shown_accessories(row["artifact"], content) or None) if with_accessory else None
-        return {**_shown_artifact(project, row["artifact"], content, with_tag=with_tag), "accessories": accessories}
+        labels = content.labels.get((row["artifact"].repository, row["artifact"].stored.digest)) if with_label else None
+        about = {"accessories": accessories, "labels": labels or None}
+        return {**_shown_artifact(project, row["artifact"], content, with_tag=with_tag), **about}
 
     # What lists are sorted by; the rest is made for the rows of the page only.
     rows = [{"id": each.id, "size": each.size, "push_time": each.pushed, "artifact": each} for each in artifacts]
     return await page_with(request, rows, shown)
+
+
+def shown_label(number: int, name: str, project: Project | None) -> dict[str, Any]:
+    """Show a label of a project, or a global one."""
+    scope = {"scope": "g"} if project is None else {"scope": "p", "project_id": project.id}
+    times = dict.fromkeys(("creation_time", "update_time"), moment(0))
+    return {"id": number, "name": name, "color": "#0065AB", **scope, **times}
 
 
 def _shown_accessories(artifact: Artifact, content: Content) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from replicator.registry.manifest import ACCEPT
 from replicator.registry.proxies import connect
 from replicator.replication.advice import explained, may_lack_repository
 from replicator.replication.listing import Listing
+from replicator.replication.tag_lists import LabelsUnknown, read_labels
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -98,11 +99,17 @@ async def look_for(
     subject = _name(source)
     async with aclosing(_repositories(registries, source)) as repositories:
         async for repository in repositories:
-            tags = [tag async for tag in registries.source(repository).tags()] if source.needs_tags else []
+            if rules.route(repository).labels:
+                try:
+                    infos = await read_labels(registries, repository)
+                except LabelsUnknown as error:
+                    return [Finding("list", subject, FindingState.FAILED, str(error))], []
+                asked_of = rules.asked(repository, infos, {tag: info.labels for tag, info in infos.items()})
+            else:
+                names = [tag async for tag in registries.source(repository).tags()] if source.needs_tags else []
+                asked_of = rules.asked(repository, names)
             requests = [
-                asked.request
-                for asked in rules.asked(repository, tags)
-                if asked.rules.intersection(source.rules) and narrowing.takes(asked)
+                asked.request for asked in asked_of if asked.rules.intersection(source.rules) and narrowing.takes(asked)
             ]
             if requests:
                 first = requests[0].source
