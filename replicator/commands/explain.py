@@ -59,7 +59,7 @@ def explain_reference(rules: Rules, reference: Reference, proxies: Proxies) -> i
         label, style = ("matches", "green") if item.matches else ("no match", "dim")
         say(f" {item.rule}{item.file and f' in {item.file}'}: {item.reason}", label=label, style=style)
     requests = rules.destinations(reference)
-    for request in requests:
+    for request in [request for request in requests if request.problem is None]:
         notes = "; ".join(_notes(request))
         say(f"{request.source} -> {request.destination}{notes and f' ({notes})'}")
         if rivals := rules.rivals(request):
@@ -69,9 +69,11 @@ def explain_reference(rules: Rules, reference: Reference, proxies: Proxies) -> i
             say(f" with {named}, if {exists}: it goes there too", label="would collide", style="yellow")
     for host, words in _routes(rules, requests, proxies).items():
         say(f"{host} is reached {words}")
+    for problem in dict.fromkeys(request.problem for request in requests if request.problem is not None):
+        say(f"the copy of {reference} would fail: {problem}")
     if not requests:
         say(f"{reference} would not be copied")
-    return OK if requests else FAILED
+    return OK if requests and all(request.problem is None for request in requests) else FAILED
 
 
 def schema() -> None:

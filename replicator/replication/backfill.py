@@ -206,9 +206,8 @@ class Backfill:
             self._add(Row(batch.what, "", RowOutcome.FAILED, error=error))
         for refused in batch.refused:
             request = refused.asked.request
-            error = f"{refused.collision}: give the sources different destinations"
             self.report.listed += 1
-            self._add(Row(str(request.source), str(request.destination), RowOutcome.FAILED, error=error))
+            self._add(Row(str(request.source), str(request.destination), RowOutcome.FAILED, error=refused.error))
         found = [each for each in batch.found if not self._is_older(each)]
         self.report.older += len(batch.found) - len(found)
         for each, row in zip(found, await self._checker.trusted(found), strict=True):

@@ -237,6 +237,8 @@ class Handler:
         if isinstance(selected, str):
             return Outcome(Result.SKIPPED, str(request.source), str(request.destination), note=selected)
         request = selected
+        if request.problem is not None:
+            raise CopyFailed(request.problem, ErrorClass.PERMANENT)
         # The facts in the request are stale after a failed attempt, after another push was merged into this job,
         # and after a long wait, as for a registry that did not answer.
         waited = (datetime.now(UTC) - running.enqueued_at).total_seconds()
@@ -283,7 +285,7 @@ class Handler:
             bytes_read += number
             running.progress(bytes_read)
 
-        owned, owner = running.owned, str(request.source)
+        owned, owner = running.owned, request.origin
 
         async def permit(found: Comparison) -> None:
             nonlocal owner
@@ -360,7 +362,7 @@ class Handler:
             written = outcome.result is Result.COPIED and not outcome.signatures
             seen = time.time() if written else began
             key = selection_key(outcome.source_digest, request.options)
-            owner = "" if request.signature else str(request.source)
+            owner = "" if request.signature else request.origin
             self._checks.record(str(request.destination), key, seen, owner)
         if attached is not None and attached.subject == outcome.source_digest and outcome.settled:
             self._checks.record(*signature_fact(request, attached), began)

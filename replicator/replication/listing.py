@@ -104,15 +104,22 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class ListingRefused:
-    """A copy that is not made because of a collision.
+    """A copy that is not made, because of a collision or because its destination can't hold its name.
 
     Attributes:
         asked: the copy, and the rules that ask for it.
-        collision: its destination, and every source known to be on its way there.
+        collision: its destination, and every source known to be on its way there; None if there is none.
     """
 
     asked: Asked
-    collision: Collision
+    collision: Collision | None
+
+    @property
+    def error(self) -> str:
+        """Why the copy is not made, and what to do."""
+        if self.collision is not None:
+            return f"{self.collision}: give the sources different destinations"
+        return str(self.asked.request.problem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +321,7 @@ class Listing:
         """Return a batch that makes those of its refused copies whose sources all have the same image."""
         found, refused = list(batch.found), []
         for each in batch.refused:
-            if await self._agree(each.collision):
+            if each.collision is not None and await self._agree(each.collision):
                 tag = each.asked.request.source.tag
                 found.append(Found.of(each.asked, page.tags.get(tag) if tag is not None else None, page.tags))
             else:
@@ -336,7 +343,7 @@ class Listing:
                 continue
             collision = self._collisions.of(request)
             info = page.tags.get(request.source.tag) if request.source.tag is not None else None
-            if collision is not None:
+            if collision is not None or request.problem is not None:
                 refused.append(ListingRefused(asked, collision))
             else:
                 found.append(Found.of(asked, info, page.tags))

@@ -372,8 +372,8 @@ class _Sweep:
                 for asked in rules.asked(page.repository, page.tags, page.labels):
                     tag = asked.request.source.tag
                     info = page.tags.get(tag) if tag is not None else None
-                    if info is None:
-                        # A list of names alone shows no change.
+                    if info is None or asked.request.problem is not None:
+                        # A list of names alone shows no change. And what can't be copied fails in each backfill.
                         continue
                     if patient and info.pushed is not None and _is_young(info.pushed):
                         young = True

@@ -92,8 +92,7 @@ async def owner_of(
         Collides: the owner is another source, which wants another image there.
         CopyFailed: it could not be asked.
     """
-    # A copy whose labels were read names the digest besides.
-    source = str(replace(request.source, digest=None) if request.source.tag is not None else request.source)
+    source = request.origin
     if owner in ("", source) or request.destination.tag is None or found.digest == found.present:
         return owner or source
     try:

@@ -14,7 +14,7 @@ from itertools import islice, product
 from typing import TYPE_CHECKING
 
 from replicator.errors import Problem
-from replicator.reference import Reference, Repository, is_repository_name, is_signature_tag
+from replicator.reference import Reference, Repository, is_repository_name, is_signature_tag, is_tag
 from replicator.rules.request import CopyRequest, find_collisions
 
 if TYPE_CHECKING:
@@ -36,6 +36,19 @@ class _Flow:
     target: DestinationTag
     repository: Repository
     tags: dict[str, set[Reference]] | None
+
+    @property
+    def around(self) -> tuple[str, str]:
+        """What the destination's tag has before and behind the source's."""
+        before, _, after = self.target.ends(self.repository, "\0")[0].partition("\0")
+        return before, after
+
+    def source_of(self, end: str) -> Reference | None:
+        """Return the source that a filter for tags would send to the tag ``end``; None if there is none."""
+        before, after = self.around
+        tag = end[len(before) : len(end) - len(after)]
+        fits = len(end) > len(before) + len(after) and end.startswith(before) and end.endswith(after)
+        return Reference(self.repository, tag) if fits and is_tag(tag) and self.target.tags.matches(tag) else None
 
 
 class CollisionSearch:
@@ -144,7 +157,7 @@ def _destination_tags(rule: Rule, target: DestinationTag, repository: Repository
     ends: dict[str, set[Reference]] = {}
     for tag in target.tags.exact:
         if target.tags.matches(tag):
-            for end in target.pairs.get(tag, (tag,)):
+            for end in target.ends(repository, tag):
                 ends.setdefault(end, set()).add(Reference(repository, tag))
     return ends
 
@@ -164,17 +177,18 @@ def _collide_by_names(flow: _Flow, other: _Flow) -> tuple[bool, bool]:
         return any(tag in theirs and mine[tag] != theirs[tag] for tag in mine), False
     if flow.tags is not None or other.tags is not None:
         return _collide_with_filter(*((flow, other) if flow.tags is not None else (other, flow)))
-    if flow.repository == other.repository:
+    if flow.repository == other.repository or flow.around != other.around:
+        # Tags that are made in two ways meet by chance at most, which a listing finds.
         return False, False
     certain = flow.target.tags.is_everything or other.target.tags.is_everything or _same(flow.target, other.target)
     return certain, not certain
 
 
 def _collide_with_filter(written: _Flow, filtered: _Flow) -> tuple[bool, bool]:
-    """Compare tags that are written out with a filter, which keeps the names of tags."""
+    """Compare tags that are written out with a filter."""
     possible = any(
-        filtered.target.tags.matches(tag) and sources != {Reference(filtered.repository, tag)}
-        for tag, sources in (written.tags or {}).items()
+        (source := filtered.source_of(end)) is not None and sources != {source}
+        for end, sources in (written.tags or {}).items()
     )
     # An additional tag for the same repository is most likely intended: the warning is for the day the source gets a
     # tag of that name. And which tags are the latest of another repository can't be known here.
@@ -196,8 +210,8 @@ def _signatures_collide(*flows: _Flow) -> bool:
 
 
 def _shown(rule: Rule, target: DestinationTag) -> str:
-    """Return the destination's path with the project filled in, as far as the rule fixes it."""
-    path = target.template.path
+    """Return the destination's path and tag with the project filled in, as far as the rule fixes it."""
+    path = str(target.template).partition("/")[2]
     if rule.source.project is not None:
         path = path.replace("{project}", rule.source.project).replace("{repository}", f"{rule.source.project}/{{name}}")
     return path
@@ -318,8 +332,11 @@ def collision_candidates(routes: Iterable[Route]) -> frozenset[Repository]:
     return frozenset(candidates)
 
 
-_Origin = tuple[Reference | Repository, str]
-"""A source, and the rule that sends it. A repository stands for its tag of the same name as the destination's."""
+_Origin = tuple[Reference | tuple[Repository, str, str], str]
+"""A source, and the rule that sends it.
+
+A repository with two texts stands for its tag that the destination's tag has between these texts.
+"""
 
 
 class ListingCollisions:
@@ -343,17 +360,23 @@ class ListingCollisions:
         # The same digest is the same content, wherever it comes from.
         if destination.tag is None or destination.repository not in self._candidates:
             return
-        if request.signature and request.options.signatures is None:
+        if request.problem is not None or (request.signature and request.options.signatures is None):
             # Equal images share the name of their signatures. Nobody asked for these, so no rule is at fault.
             return
-        keeps_name = source.digest is None and source.tag == destination.tag
-        origin: _Origin = (source.repository if keeps_name else source, request.rule)
+        origin: _Origin = (source, request.rule)
+        if source.digest is None and source.tag is not None and source.tag in destination.tag:
+            before, _, after = destination.tag.partition(source.tag)
+            origin = ((source.repository, before, after), request.rule)
         origin = self._origins.setdefault(origin, origin)
         key = hashlib.blake2b(str(destination).encode(), digest_size=16).digest()
         first, rule = self._first.setdefault(key, origin)
         if first == origin[0]:
             return
-        first_source = Reference(first, destination.tag) if isinstance(first, Repository) else first
+        if isinstance(first, Reference):
+            first_source = first
+        else:
+            repository, before, after = first
+            first_source = Reference(repository, destination.tag.removeprefix(before).removesuffix(after))
         first_request = CopyRequest(first_source, destination, rule)
         colliding = self._colliding.setdefault(destination, {first_request: None})
         colliding[CopyRequest(source, destination, request.rule)] = None

@@ -12,7 +12,7 @@ from replicator.errors import Problem
 from replicator.reference import is_registry, is_signature_tag, is_tag
 from replicator.rules.credentials import NamedDestination
 from replicator.rules.defaults import CONTENT_KEYS, NOTHING_SAID, Content, read_content
-from replicator.rules.mapping import SourcePattern, Template, parse_source
+from replicator.rules.mapping import TAG, SourcePattern, Template, parse_source
 from replicator.rules.node import join
 from replicator.rules.patterns import compile_tag_pattern, is_glob, shorten
 from replicator.rules.rule import DestinationTag, Rule
@@ -161,6 +161,9 @@ class _Reader:
         if pairs is None or tags is None:
             return None
         digest_tag = ends[0] if source.digest is not None and ends else None
+        if source.digest is not None and source.repository is not None and template.tag is not None:
+            digest_tag = template.expand_tag(source.repository, "")
+            template = replace(template, tag=None)
         content = own.over(self._defaults.content)
         if content.signatures is None and tags is not None and _speaks_of_signatures(tags):
             content = replace(content, signatures="false")
@@ -200,6 +203,11 @@ class _Reader:
         if problem is not None:
             node.wrong(problem)
             return None, ()
+        if "{" in tags or "}" in tags:
+            if "," in tags:
+                node.wrong("a tag with placeholders stands alone; for another tag, add another destination")
+                return None, ()
+            return Template(registry, path, tag=tags), ()
         ends = tuple(tags.split(",")) if colon else ()
         wrong = [end for end in ends if not is_tag(end)]
         for end in wrong:
@@ -211,6 +219,9 @@ class _Reader:
 
     def _fits(self, node: Node, source: SourcePattern, template: Template) -> bool:
         """Check that every match can be held at a destination of its own, as far as the rule alone tells."""
+        if problem := _tag_template_problem(source, template):
+            node.wrong(problem)
+            return False
         if source.repository is not None:
             try:
                 template.expand(source.repository)
@@ -276,6 +287,29 @@ def _is_onto_itself(source: SourcePattern, target: DestinationTag) -> bool:
     if source.digest is not None:
         return target.digest_tag is None
     return not target.pairs or any(tag in ends for tag, ends in target.pairs.items())
+
+
+def _tag_template_problem(source: SourcePattern, template: Template) -> str | None:
+    """Return why the tag of a template can never be right for a source; None if it can be, or there is none."""
+    if template.tag is None:
+        return None
+    if source.digest is not None:
+        if TAG in template.placeholders:
+            return "a digest has no tag, so {tag} stands for nothing; remove it"
+    elif not template.keeps_tags_apart and len(set(TagFilter(source.tags).exact or ("", "*"))) > 1:
+        return f"collision: all tags of the source would go to one tag; add {{tag}} to it, e.g. {template.tag}-{{tag}}"
+    in_tag = replace(template, path="").placeholders
+    segments = source.segments[1]
+    for name, most in (("repository", 1), ("name", 2)):
+        if name in in_tag and segments > most:
+            return f"{{{name}}} can have a slash, which a tag can't; use {{flat}}"
+    if source.registry == template.registry and "{" not in template.path and source.includes(template.path):
+        return "the source includes the destination, so its copies would be copied again and again"
+    if source.repository is None:
+        return None
+    exact = TagFilter(source.tags).exact or ("x",)
+    problems = [template.tag_problem(source.repository, "" if source.digest else tag) for tag in exact]
+    return next(filter(None, problems), None)
 
 
 def _missing_placeholders(source: SourcePattern, template: Template) -> str | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from replicator.aliyun.acr import NAME_SEGMENTS, is_acr
-from replicator.reference import Repository, is_digest, is_registry, is_repository_name
+from replicator.reference import MAX_TAG_LENGTH, Repository, is_digest, is_registry, is_repository_name, is_tag
 from replicator.rules.patterns import (
     check_name_glob,
     compile_glob,
@@ -168,14 +168,16 @@ def _parse_tags(text: str, wrong: Callable[[str], None]) -> tuple[str, ...]:
 
 
 PLACEHOLDERS = ("project", "repository", "name", "flat")
-"""The names allowed in braces in a destination."""
+"""The names allowed in braces in a destination's repository."""
+TAG = "tag"
+"""The further name that is allowed in its tag."""
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A destination repository that may depend on the source's.
+    """A destination repository that may depend on the source's, and a tag that may depend on both.
 
     Attributes:
         registry: its host.
@@ -183,19 +185,27 @@ class Template:
             (the name without the project; the whole name if there is no project) or ``{flat}`` (the whole name with
             ``-`` for every ``/``).
         is_default: whether it comes from ``""`` and the defaults.
+        tag: its tag, with the same placeholders and ``{tag}``; None if the destination says nothing of its tags, or
+            writes them out.
     """
 
     registry: str
     path: str
     is_default: bool = False
+    tag: str | None = None
 
     @property
     def placeholders(self) -> frozenset[str]:
-        """The placeholders in it, without braces."""
-        return frozenset(_BRACES.findall(self.path))
+        """The placeholders in repository and tag, without braces."""
+        return frozenset(_BRACES.findall(self.path)) | frozenset(_BRACES.findall(self.tag or ""))
+
+    @property
+    def keeps_tags_apart(self) -> bool:
+        """Whether two tags of one repository stay two tags."""
+        return self.tag is None or TAG in _BRACES.findall(self.tag)
 
     def __str__(self) -> str:
-        return f"{self.registry}/{self.path}"
+        return f"{self.registry}/{self.path}" + (f":{self.tag}" if self.tag is not None else "")
 
     @property
     def fixed(self) -> tuple[str, bool]:
@@ -211,10 +221,13 @@ class Template:
         """
         if not is_registry(self.registry):
             raise ValueError(f"{self.registry!r} is not a registry host, and a destination begins with one")
-        for name in self.placeholders - set(PLACEHOLDERS):
-            known = " ".join(f"{{{known}}}" for known in PLACEHOLDERS)
-            raise ValueError(f"{{{name}}} is not a placeholder; expected one of {known}")
+        for text, names in ((self.path, PLACEHOLDERS), (self.tag or "", (*PLACEHOLDERS, TAG))):
+            for name in sorted(set(_BRACES.findall(text)) - set(names)):
+                known = " ".join(f"{{{known}}}" for known in names)
+                raise ValueError(f"{{{name}}} is not a placeholder; expected one of {known}")
         Repository(self.registry, _BRACES.sub("x", self.path))
+        if self.tag is not None and not is_tag(_BRACES.sub("x", self.tag)):
+            raise ValueError(f"{shorten(self.tag)} can't become a tag: use letters, digits, . _ - and placeholders")
 
     def segments(self, source_minimum: int, source_maximum: float) -> tuple[int, float]:
         """Return the lowest and the highest number of segments, given those of the source's name."""
@@ -235,23 +248,28 @@ class Template:
         Raises:
             ValueError: there is none, e.g. for a nested name at ACR; the message says why.
         """
-        project, slash, name = source.name.partition("/")
-        if not slash and "{project}" in self.path:
+        if "/" not in source.name and "project" in self.placeholders:
             raise ValueError(f"{source.name} is in no project, and {{project}} needs one")
-        path = self.path
-        if "{" in path:
-            values = {
-                "project": project,
-                "repository": source.name,
-                "name": name if slash else source.name,
-                "flat": source.name.replace("/", "-"),
-            }
-            path = _BRACES.sub(lambda match: values[match[1]], path)
+        path = _filled_in(self.path, source)
         repository = Repository(self.registry, path)
         segments = path.count("/") + 1
         if is_acr(self.registry) and segments != NAME_SEGMENTS:
             raise ValueError(f"ACR can't hold {path}: {self.advice(segments)}")
         return repository
+
+    def expand_tag(self, source: Repository, tag: str) -> str:
+        """Return the tag of ``source`` and its ``tag``; `tag_problem` tells whether it is one."""
+        return tag if self.tag is None else _filled_in(self.tag, source, tag)
+
+    def tag_problem(self, source: Repository, tag: str) -> str | None:
+        """Return why the tag of ``source`` and its ``tag`` is none, and what to do; None if it is one."""
+        end = self.expand_tag(source, tag)
+        if is_tag(end):
+            return None
+        return (
+            f"its tag would be {shorten(end)} with {len(end)} characters, and a tag has at most {MAX_TAG_LENGTH}: "
+            f"give {source.name} a rule with a shorter tag"
+        )
 
     def advice(self, segments: float) -> str:
         """Return how to avoid a name of ``segments`` segments at ACR."""
@@ -265,3 +283,18 @@ class Template:
                 return f"{rule}; the default namespace must be one segment"
             return f'{rule}; instead of "" write {self.registry}/{namespace}{{flat}}'
         return f"{rule}; use {{flat}} to make one segment of a nested name"
+
+
+def _filled_in(text: str, source: Repository, tag: str = "") -> str:
+    """Return ``text`` with its placeholders replaced by parts of a source."""
+    if "{" not in text:
+        return text
+    project, slash, name = source.name.partition("/")
+    values = {
+        "project": project,
+        "repository": source.name,
+        "name": name if slash else source.name,
+        "flat": source.name.replace("/", "-"),
+        TAG: tag,
+    }
+    return _BRACES.sub(lambda match: values[match[1]], text)

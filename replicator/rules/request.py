@@ -38,6 +38,8 @@ class CopyRequest:
         absent: whether the destination had no such tag when the copy was requested.
         accessories: the signatures that a list has shown of the image; None if none was read.
         overwrite: what may be replaced at the destination.
+        problem: why the copy can't be made, and what to do; its destination is only a name for it then. None if it
+            can be made.
     """
 
     source: Reference
@@ -51,6 +53,13 @@ class CopyRequest:
     absent: bool = False
     accessories: Accessories | None = None
     overwrite: Overwrite = Overwrite.ALWAYS
+    problem: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """The source by its tag, where it has one: the digest of that tag may be named besides."""
+        source = self.source
+        return str(replace(source, digest=None) if source.tag is not None else source)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values, without those that equal the default."""
@@ -75,6 +84,8 @@ class CopyRequest:
             values["accessories"] = self.accessories.to_json()
         if self.overwrite is not Overwrite.ALWAYS:
             values["overwrite"] = str(self.overwrite)
+        if self.problem is not None:
+            values["problem"] = self.problem
         return values
 
     @classmethod
@@ -100,6 +111,7 @@ class CopyRequest:
                 values.get("absent", False) is True,
                 None if attached is None else Accessories.from_json(attached),
                 Overwrite(values.get("overwrite", Overwrite.ALWAYS)),
+                None if (problem := values.get("problem")) is None else str(problem),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a stored copy request: {error!r}") from error

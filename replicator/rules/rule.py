@@ -5,6 +5,7 @@ A `Route` sums up the destinations of a repository before its tags are known.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from replicator.rules.mapping import SourcePattern, Template
     from replicator.rules.tags import TagFilter
 
+_SHOWN = 100
+"""Characters that are shown of a tag that is too long."""
 _ONTO_ITSELF = "it would be copied onto itself"
 
 
@@ -43,6 +46,12 @@ class DestinationTag:
     options: CopyOptions = VERBATIM
     path: str = ""
     overwrite: Overwrite = Overwrite.ALWAYS
+
+    def ends(self, source: Repository, tag: str) -> tuple[str, ...]:
+        """Return the destination's tags for a ``tag`` of ``source``."""
+        if self.template.tag is not None:
+            return (self.template.expand_tag(source, tag),)
+        return self.pairs.get(tag, (tag,))
 
     @property
     def selection(self) -> TagFilter | None:
@@ -109,8 +118,14 @@ class Rule:
     def _requests(self, source: Reference, target: DestinationTag, destination: Repository) -> list[CopyRequest] | str:
         if source.tag is None:
             ends = [Reference(destination, target.digest_tag, None if target.digest_tag else source.digest)]
+        elif problem := target.template.tag_problem(source.repository, source.tag):
+            # A destination needs a valid name, and no copy goes there: it fails with the reason.
+            (end,) = target.ends(source.repository, source.tag)
+            name = f"{end[:_SHOWN]}-{hashlib.blake2b(end.encode(), digest_size=8).hexdigest()}"
+            named = Reference(destination, name)
+            return [CopyRequest(source, named, self.key, target.selection, target.options, problem=problem)]
         else:
-            ends = [Reference(destination, tag) for tag in target.pairs.get(source.tag, (source.tag,))]
+            ends = [Reference(destination, tag) for tag in target.ends(source.repository, source.tag)]
         if source in ends:
             ends.remove(source)
         if not ends:
@@ -226,7 +241,7 @@ def route(rules: Iterable[Rule], repository: Repository) -> Route:
             if rule.source.digest is not None and target.digest_tag is None:
                 continue
             destinations.add(destination)
-            if target.pairs or target.digest_tag is not None:
+            if target.pairs or target.digest_tag is not None or target.template.tag is not None:
                 renaming.add(destination)
     return Route(frozenset(destinations), frozenset(renaming), whole, labels, tuple(unfit))
 

@@ -314,6 +314,9 @@ def _explain(rule: Rule, reference: Reference) -> Explanation:
         if isinstance(judged, str):
             reasons[f"{target.template}: {judged}" if len(rule.targets) > 1 else judged] = None
             continue
+        if problem := next((request.problem for request in judged if request.problem is not None), None):
+            reasons[f"the repository and the tag match, but {problem}"] = None
+            continue
         destinations.update((request.destination, None) for request in judged)
         signature = any(request.signature for request in judged)
         reasons[_match_reason(rule, target, reference, signature=signature)] = None

@@ -19,7 +19,9 @@ _STRING = {"type": ["string", "number"]}
 _BOOLEAN = {"type": "boolean"}
 _VARIABLES = "${NAME} is replaced by that environment variable."
 _DEFAULT = '"" means the default registry and namespace.'
-_PLACEHOLDERS = "{project}, {name}, {repository} and {flat} stand for parts of the source's repository."
+_PLACEHOLDERS = (
+    "{project}, {name}, {repository} and {flat} stand for parts of the source's repository, in a tag {tag} for its tag."
+)
 
 _ALIYUN = {
     "access_key_id": (_STRING, f"The access key; goes with access_key_secret. {_VARIABLES}"),

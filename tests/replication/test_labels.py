@@ -156,6 +156,18 @@ async def test_a_tag_that_harbor_does_not_list_yet_is_looked_at_again(house: Hou
     assert caught.value.error_class is ErrorClass.NOT_YET
 
 
+async def test_a_copy_to_a_tag_that_is_too_long_fails_for_good_unless_nobody_wants_it(house: House) -> None:
+    long = "x" * 128
+    await house.put([f"team/app:{long}"])
+    rules = house.rules({"HARBOR/team/**": PROD | {"to": "BEHIND/copies/all:{flat}-{tag}"}})
+    request = pushed(house, rules, f"team/app:{long}")
+    assert "does not have the label prod" in (await handled(rules, request))["note"]
+    await house.harbor.label("team/app", long, "prod")
+    with pytest.raises(CopyFailed, match="with 137 characters, and a tag has at most 128") as caught:
+        await handled(rules, request)
+    assert caught.value.error_class is ErrorClass.PERMANENT
+
+
 async def test_a_sweep_queues_what_has_the_label_and_sees_one_that_came_later_at_the_next_change(stage: Stage) -> None:
     await stage.house.put(["team/app:v1", "team/app:v2"])
     sweeper = await stage.sweeper(TEAM)

@@ -29,6 +29,7 @@ def refused_in(batches: Iterable[Batch]) -> dict[str, list[str]]:
         ]
         for batch in batches
         for each in batch.refused
+        if each.collision is not None
     }
 
 
@@ -154,3 +155,27 @@ async def collisions_in(house: House, images: dict[str, Any]) -> list[Collision]
     rules = house.rules(images)
     async with Registries(access_by(rules.credentials), timing=QUICK) as registries:
         return [collision async for collision in Listing(rules, registries).collisions()]
+
+
+ALL = {"HARBOR/team/**": "PLAIN/ns/all:{flat}-{tag}"}
+
+
+async def test_many_repositories_fit_into_one_by_templates_and_tags_that_meet_collide(house: House) -> None:
+    put = await house.put(["team/app:x-1", "team/app:2", "team/app-x:1", "team/app-x:2"])
+    batches = await house.listed(ALL)
+    both = ["team/app-x:1", "team/app:x-1"]
+    assert refused_in(batches) == dict.fromkeys(both, both)
+    assert tags_of(batches) == {name: digest for name, digest in put.items() if name not in both}
+    (text,) = {each.error for batch in batches for each in batch.refused}
+    assert text.startswith("registry.example.com/ns/all:team-app-x-1 would come from")
+
+
+async def test_a_tag_that_a_template_makes_too_long_fails_alone(house: House) -> None:
+    long = f"team/app:{'x' * 128}"
+    await house.put([long, "team/app:1"])
+    batches = await house.listed(ALL)
+    assert set(tags_of(batches)) == {"team/app:1"}
+    (refused,) = [each for batch in batches for each in batch.refused]
+    assert str(refused.asked.request.source).endswith(long)
+    assert "its tag would be " in refused.error
+    assert "with 137 characters, and a tag has at most 128" in refused.error

@@ -33,9 +33,7 @@ def listed(rules: Rules) -> list[str]:
         ({"labels": ["Prod"]}, []),
     ],
 )
-def test_an_image_must_have_all_labels_and_no_excluded_one(
-    tags: dict[str, object], passing: list[str]
-) -> None:
+def test_an_image_must_have_all_labels_and_no_excluded_one(tags: dict[str, object], passing: list[str]) -> None:
     assert listed(labelled(**tags)) == passing
 
 

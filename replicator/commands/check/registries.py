@@ -113,6 +113,8 @@ async def look_for(
             ]
             if requests:
                 first = requests[0].source
+                if problem := requests[0].problem:
+                    return [Finding("list", subject, FindingState.FAILED, f"matches {first}, but {problem}")], []
                 found = [await _manifest(registries, first)]
                 return (
                     [Finding("list", subject, FindingState.OK, f"matches {first}"), *found],
