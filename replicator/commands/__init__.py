@@ -29,7 +29,7 @@ COMMANDS = {
     "init": ("init", "Write a first rules file, and .env with its secrets; prompts for what no option gives."),
     "convert": (
         "convert",
-        "Convert a file of image-syncer, regsync or skopeo sync to a rules file, and report what has no equivalent.",
+        "Convert a file of image-syncer, regsync, skopeo sync or Harbor's replication to a rules file.",
     ),
     "serve": ("serve", "Receive Harbor's webhooks and copy every pushed image, until SIGTERM."),
     "worker": ("serve", "Copy queued images, until SIGTERM; any number of workers can share one Redis."),

@@ -95,7 +95,9 @@ def test_registries_that_do_not_answer_are_named() -> None:
 
 
 def test_a_process_that_does_not_use_its_files_is_told_with_since_when() -> None:
-    process = ProcessInfo("serve", "1", "h", 1, NOON, NOON, "b.yaml: a typing mistake", "", NOON, ("b.yaml",))
+    process = ProcessInfo(
+        "serve", "1", "h", 1, NOON, NOON, "b.yaml: a typing mistake", problem_since=NOON, out=("b.yaml",)
+    )
     seen = replace(status(), refusing=[process])
     assert f"serve on h:1 does not use its files as they are since {iso(NOON)}: b.yaml" in printed(seen, width=120)
     told = {"host": "h", "pid": 1, "since": iso(NOON), "problem": "b.yaml: a typing mistake", "out": ["b.yaml"]}

@@ -211,6 +211,15 @@ sync:
   - {source: "harbor.example.com/a/b:1", target: "registry.example.com/a/b:1", type: image}
 """,
 )
+POLICIES = (
+    """[{"name": "all", "enabled": true, "dest_namespace": "mirror", "dest_namespace_replace_count": 1,
+ "src_registry": {"id": 0, "url": "http://core:8080"}, "override": false, "speed": 2048, "deletion": true,
+ "dest_registry": {"id": 3, "type": "ali-acr", "url": "https://registry.cn-beijing.aliyuncs.com", "insecure": true,
+  "credential": {"type": "basic", "access_key": "k", "access_secret": "*****"}},
+ "filters": [{"type": "name", "value": "team/{a,b*}"}, {"type": "tag", "value": "v[0-9]*", "decoration": "matches"},
+  {"type": "label", "value": ["a", "b"], "decoration": "excludes"}, {"type": "resource", "value": "image"}],
+ "trigger": {"type": "scheduled", "trigger_settings": {"cron": "0 0 2 * * *"}}}]""",
+)
 SKOPEO = (
     """harbor.example.com:
   tls-verify: false

@@ -123,9 +123,9 @@ def _docker(text: str) -> None:
 
 
 def _converts(program: Program) -> Callable[[str], None]:
-    # A file of regsync names every target itself.
-    registry, namespace = (None, None) if program == "regsync" else ("r.example.com", "n")
-    options = Options(registry, namespace, environ={"X": "x"})
+    # A file of regsync names every target itself, and so does a policy of Harbor.
+    registry, namespace = (None, None) if program in ("regsync", "harbor") else ("r.example.com", "n")
+    options = Options(registry, namespace, harbor="harbor.example.com", environ={"X": "x"})
 
     def attempt(text: str) -> None:
         converted = convert_files([File("images.yaml", text)], options, program)
@@ -182,6 +182,7 @@ TARGETS = {
     "convert image-syncer": Target(corpus.IMAGE_SYNCER, _converts("image-syncer"), (ConfigError,)),
     "convert regsync": Target(corpus.REGSYNC, _converts("regsync"), (ConfigError,)),
     "convert skopeo": Target(corpus.SKOPEO, _converts("skopeo"), (ConfigError,)),
+    "convert harbor": Target(corpus.POLICIES, _converts("harbor"), (ConfigError,)),
     "answers": Target(corpus.ANSWERS, _answers),
     "jobs": Target(corpus.JOBS, _jobs, (ValueError,)),
     "rows": Target(corpus.ROWS, _rows, (ValueError, TypeError, RecursionError)),

@@ -1,7 +1,7 @@
-"""``replicator convert``: files of image-syncer, regsync and skopeo become a rules file.
+"""``replicator convert``: files of image-syncer, regsync, skopeo and Harbor's replication become a rules file.
 
-This module detects the program by the content of the files. Each format has a module of its own that adds rules and
-logins to a `Draft`; the draft is written and then parsed again like any rules file. Nothing contacts the network.
+This module detects the program by the content of the files. The reader of each format adds rules and logins to a
+`Draft`; the draft is written and then parsed again like any rules file. Nothing contacts the network.
 """
 
 import os
@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from replicator.commands.convert import regsync, skopeo
-from replicator.commands.convert.draft import Converted, File, Options, finished, image_syncer_draft
+from replicator.commands.convert import harbor, regsync
+from replicator.commands.convert.draft import Converted, File, Options, finished
+from replicator.commands.convert.mappings import FIELDS, image_syncer_draft, skopeo_draft
 from replicator.commands.init import write
 from replicator.commands.options import Namespace, Registry
 from replicator.errors import ConfigError, Problem
@@ -21,7 +22,7 @@ from replicator.rules.document import MAX_BYTES, read_document
 
 __all__ = ["Converted", "File", "Options", "Program", "convert_files"]
 
-Program = Literal["image-syncer", "regsync", "skopeo"]
+Program = Literal["image-syncer", "regsync", "skopeo", "harbor"]
 """Programs whose files can be converted."""
 Part = Literal["whole", "auth", "images"]
 """The content of a file: all of it, or one of image-syncer's two sections."""
@@ -37,7 +38,8 @@ def read(files: Sequence[File], program: Program | None) -> tuple[Program, dict[
         program: the program, if it is known.
 
     Returns:
-        The program, and the top level of its file; for two files a mapping of ``auth`` and ``images``.
+        The program, and the top level of its file; for two files a mapping of ``auth`` and ``images``, and for
+        policies of Harbor a mapping of `harbor.POLICIES`.
 
     Raises:
         ConfigError: a file can't be read, the files don't belong together, or the program can't be detected.
@@ -47,6 +49,10 @@ def read(files: Sequence[File], program: Program | None) -> tuple[Program, dict[
     values: dict[str, Any] = {}
     for file in files:
         document = read_document(file.text)
+        if len(files) == 1 and document.readable and _has_policies(document.value, program):
+            if document.problems:
+                raise ConfigError(source, document.problems)
+            return "harbor", {harbor.POLICIES: document.value}
         problems += [_named(file.name, problem, alone=len(files) == 1) for problem in document.problems]
         values[file.name] = document.value
         if document.readable and not (isinstance(document.value, dict) and document.value):
@@ -67,6 +73,14 @@ def read(files: Sequence[File], program: Program | None) -> tuple[Program, dict[
     return "image-syncer", _together(values, kinds, source)
 
 
+def _has_policies(value: Any, program: Program | None) -> bool:
+    """Tell whether a file has replication policies of Harbor, one or a list."""
+    if program not in (None, "harbor") or not value:
+        return False
+    rows = value if isinstance(value, list) else [value]
+    return all(isinstance(row, dict) and (program is not None or len(harbor.SIGNS & set(row)) > 1) for row in rows)
+
+
 def _named(name: str, problem: Problem, *, alone: bool) -> Problem:
     return problem if alone else Problem(f"{name}: {problem.path}" if problem.path else name, problem.message)
 
@@ -84,7 +98,7 @@ def _kinds(value: Mapping[str, Any], program: Program | None) -> list[tuple[Prog
         found.append(("image-syncer", "auth"))
     if hosts and all(isinstance(entry, str | list) for entry in entries):
         found.append(("image-syncer", "images"))
-    if hosts and all(isinstance(entry, dict) and set(entry) & set(skopeo.FIELDS) for entry in entries):
+    if hosts and all(isinstance(entry, dict) and set(entry) & set(FIELDS) for entry in entries):
         found.append(("skopeo", "whole"))
     if program is None:
         return found
@@ -100,8 +114,8 @@ def _only(found: list[tuple[Program, Part]], source: str, value: Mapping[str, An
         raise ConfigError(source, [Problem("", f"can be a file of {names}; choose one with --from")])
     keys = ", ".join(list(value)[:3])
     message = (
-        f"is not a file of image-syncer (auth, images), regsync (creds, sync) or skopeo sync (registries); its "
-        f"keys: {keys}"
+        "is not a file of image-syncer (auth, images), regsync (creds, sync), skopeo sync (registries) or Harbor's "
+        f"replication (policies of its API); its keys: {keys}"
     )
     raise ConfigError(source, [Problem("", message)])
 
@@ -131,7 +145,12 @@ def _together(
     return sections
 
 
-_FORMATS = {"image-syncer": image_syncer_draft, "regsync": regsync.drafted, "skopeo": skopeo.drafted}
+_FORMATS = {
+    "image-syncer": image_syncer_draft,
+    "regsync": regsync.drafted,
+    "skopeo": skopeo_draft,
+    "harbor": harbor.drafted,
+}
 
 
 def convert_files(files: Sequence[File], options: Options, program: Program | None = None) -> Converted:
@@ -158,7 +177,7 @@ def convert(
         ),
     ],
     program: Annotated[
-        Literal["auto", "image-syncer", "regsync", "skopeo"],
+        Literal["auto", "image-syncer", "regsync", "skopeo", "harbor"],
         typer.Option("--from", help="The program of the file; auto detects it by the content."),
     ] = "auto",
     to: Annotated[
@@ -166,6 +185,14 @@ def convert(
         typer.Option(
             help="Destination of images for which the file names none, which is every image of skopeo's.",
             metavar="HOST[/NAMESPACE]",
+        ),
+    ] = None,
+    from_harbor: Annotated[
+        str | None,
+        typer.Option(
+            "--harbor",
+            help="The public host of the Harbor whose replication policies the file has.",
+            metavar="HOST",
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="The rules file to write; default: stdout.")] = None,
@@ -176,7 +203,10 @@ def convert(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing output file.")] = False,
 ) -> None:
-    """Convert a file of image-syncer, regsync or skopeo sync to a rules file, and report what has no equivalent."""
+    """Convert a file of image-syncer, regsync, skopeo sync or Harbor's replication to a rules file.
+
+    What has no equivalent is reported. Harbor's policies are what GET /api/v2.0/replication/policies answers.
+    """
     if to is not None:
         if registry is not None or namespace is not None:
             message = "replaces --registry and --namespace; remove it or these two"
@@ -187,7 +217,10 @@ def convert(
                 f"{registry!r} is not a registry host: write HOST or HOST/NAMESPACE, the host with a dot or a port"
             )
             raise ConfigError("command line", [Problem("--to", message)])
-    options = Options(registry, namespace or None, keep_secrets, os.environ)
+    if from_harbor is not None and not is_registry(from_harbor := _host(from_harbor)):
+        message = f"{from_harbor!r} is not a host: write it with a dot or a port, e.g. harbor.example.com"
+        raise ConfigError("command line", [Problem("--harbor", message)])
+    options = Options(registry, namespace or None, keep_secrets, from_harbor, os.environ)
     read = [File(str(file), _text(file)) for file in files]
     found = convert_files(read, options, None if program == "auto" else program)
     if output is None:
@@ -199,6 +232,11 @@ def convert(
         typer.echo(f"{source}: {remark}", err=True)
     if found.variables:
         typer.echo(f"Set these variables to the logins of {source}: {', '.join(found.variables)}", err=True)
+
+
+def _host(text: str) -> str:
+    """Return the host of a host or URL."""
+    return text.rpartition("://")[2].rstrip("/").lower()
 
 
 def _text(file: Path) -> str:

@@ -1,7 +1,7 @@
 """Draft of a rules file: logins, rules and remarks are collected, then written as YAML.
 
 The written file is parsed before it is returned. A mistake or a warning of the parser is reported at its origin in the
-source file. A file of image-syncer is nearly a rules file, so its draft is made here too.
+source file.
 """
 
 from __future__ import annotations
@@ -44,12 +44,14 @@ class Options:
         registry: the registry of images for which the file names no destination.
         namespace: their namespace. Both are options of image-syncer.
         keep_secrets: whether to write passwords literally instead of a variable for each.
+        harbor: the host of the Harbor whose replication policies these are.
         environ: the variables of regsync's templates in places where rules can't have variables.
     """
 
     registry: str | None = None
     namespace: str | None = None
     keep_secrets: bool = False
+    harbor: str | None = None
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -278,57 +280,3 @@ def _dumped(value: Any) -> str:
 def _with_style(value: Any, *, flow: bool | None) -> str:
     text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31, default_flow_style=flow)
     return str(text).rstrip("\n")
-
-
-_LOGIN_FIELDS = ("username", "password", "insecure")
-
-
-def image_syncer_draft(sections: Mapping[str, Any], options: Options) -> Draft:
-    """Return a draft from image-syncer's files, which have the form of a rules file: ``auth`` and ``images``.
-
-    Args:
-        sections: the top level of the file, or the contents of both files as ``auth`` and ``images``.
-        options: settings that the files don't have.
-    """
-    draft = Draft("image-syncer", options)
-    for key in sections:
-        if key not in ("auth", "images"):
-            draft.remark(key, "has no equivalent; left out")
-    names = {"registry": options.registry, "namespace": options.namespace}
-    draft.defaults = {name: given for name, given in names.items() if given is not None}
-    images = sections.get("images")
-    if isinstance(images, dict):
-        for source, destinations in images.items():
-            value = destinations if isinstance(destinations, list) else [destinations]
-            draft.images[source] = Entry(value, join("images", source))
-    elif images is None:
-        draft.wrong("images", "is missing; it maps sources to destinations, here or in a file of its own")
-    else:
-        draft.wrong("images", "must be a mapping of sources to destinations")
-    _add_logins(sections.get("auth") or {}, draft)
-    for host, _ in draft.hosts():
-        if host and not draft.has_login(host):
-            path = join("auth", host)
-            draft.auth[host] = Entry({"anonymous": True}, path)
-            draft.remark(path, "has no entry in the file; added without a login", draft.auth[host])
-    return draft
-
-
-def _add_logins(entries: Any, draft: Draft) -> None:
-    if not isinstance(entries, dict):
-        draft.wrong("auth", "must be a mapping of registries to logins")
-        return
-    for key, given in entries.items():
-        path = join("auth", key)
-        if not isinstance(given, dict):
-            draft.wrong(path, "must be a mapping with username and password")
-            continue
-        kept = {name: given[name] for name in _LOGIN_FIELDS if name in given}
-        if not kept.get("username") and not kept.get("password"):
-            kept = {"anonymous": True} | ({"insecure": kept["insecure"]} if "insecure" in kept else {})
-        elif isinstance(kept.get("password"), str):
-            kept["password"] = draft.secret(kept["password"], "PASSWORD", key)
-        draft.auth[key] = Entry(kept, path)
-        for name in given:
-            if name not in _LOGIN_FIELDS:
-                draft.remark(join(path, name), "has no equivalent; left out", draft.auth[key])

@@ -5,8 +5,10 @@ are. Ranges become ranges of PEP 440. The programs' ranges and PEP 440 agree on 
 dots with an optional ``v`` in front, so only these pass the filters made here, see `PLAIN`. skopeo's syntax is that of
 github.com/Masterminds/semver, regsync has its own.
 
-In regsync's files names of images default to Docker Hub, repositories may be selected by regular expressions, and
-strings may be Go templates (``text/template``) with regclient's functions, of which the common ones are supported.
+In regsync's files names of images default to Docker Hub, and repositories may be selected by regular expressions.
+
+Harbor's patterns are those of doublestar (github.com/bmatcuk/doublestar, version 1): ``*`` stops at a slash, ``**`` is
+any number of segments, ``{a,b}`` and ``[a-z]`` are choices.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from replicator.reference import is_digest, is_registry, is_repository_name, is_tag
-from replicator.rules.patterns import ExpressionError, compile_tag_pattern, shorten
+from replicator.rules.patterns import ExpressionError, check_name_glob, compile_tag_pattern, is_glob, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Iterator
 
 _NO_REPETITION = re.compile(r"(\\.)|\{(?=,[0-9]*\})", re.DOTALL)
 
@@ -268,70 +270,131 @@ def repositories(expression: str) -> str:
     return glob
 
 
-_ACTION = re.compile(r"\{\{-?\s*(.*?)\s*-?\}\}", re.DOTALL)
-_CALL = re.compile(r"""(env|file)\s+(?:"([^"\\]*)"|`([^`]*)`)\Z""")
-_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_TRIMMED = re.compile(r"\{\{-|-\}\}")
+MAX_CHOICES = 100
+"""Patterns that one pattern of Harbor becomes, at the most."""
+_TOO_MANY = f"has no equivalent: it stands for more than {MAX_CHOICES} patterns"
+_PLAIN_TAG = re.compile(r"[A-Za-z0-9._*?-]+\Z")
 
 
-def is_template(text: str) -> bool:
-    """Tell whether ``text`` contains a template."""
-    return "{{" in text
-
-
-def file_of(text: str) -> str | None:
-    """Return the path if all of ``text`` is ``{{file "path"}}``; else None."""
-    match = _ACTION.fullmatch(text.strip())
-    call = _CALL.match(match[1]) if match else None
-    return (call[2] or call[3]) if call and call[1] == "file" else None
-
-
-def with_variables(text: str) -> str:
-    """Return ``text`` with ``${NAME}`` for each ``{{env "NAME"}}``.
+def _choices(text: str) -> list[str]:
+    r"""Write out the braces of a pattern: ``{a,b}/*`` becomes ``a/*`` and ``b/*``.
 
     Raises:
-        ValueError: there is another template, or a name that can't be a variable here.
+        ValueError: it has classes or escapes, braces that do not match, or too many choices.
     """
+    if re.search(r"[\[\]\\]", text):
+        raise ValueError("has no equivalent: name the choices of [...] instead")
+    found = [text]
+    while any("{" in each for each in found):
+        found = list(dict.fromkeys(_first_choices(found)))
+        if len(found) > MAX_CHOICES:
+            raise ValueError(_TOO_MANY)
+    if any("}" in each for each in found):
+        raise ValueError("has braces that do not match")
+    return found
 
-    def variable(name: str) -> str:
-        if not _VARIABLE_NAME.match(name):
-            raise ValueError(f"has no equivalent: {name!r} can't be the name of a variable here")
-        return f"${{{name}}}"
 
-    if "${" in text:
-        raise ValueError("has no equivalent: ${ in the same string would be a variable here")
-    return _replaced(text, variable, {})
+def _first_choices(patterns: list[str]) -> Iterator[str]:
+    for pattern in patterns:
+        match = re.search(r"\{([^{}]*)\}", pattern)
+        if match is None:
+            if "{" in pattern:
+                raise ValueError("has braces that do not match")
+            yield pattern
+            continue
+        for choice in match[1].split(","):
+            yield f"{pattern[: match.start()]}{choice}{pattern[match.end() :]}"
 
 
-def filled_in(text: str, environ: Mapping[str, str], values: Mapping[str, str]) -> str:
-    """Return ``text`` with its templates replaced by their values.
-
-    Args:
-        text: a string of the file.
-        environ: the values of ``{{env "NAME"}}``.
-        values: the values of fields such as ``.Sync.Source``.
+def globs_of_harbor(text: str) -> list[str]:
+    """Return the globs that together match the repositories of a pattern of Harbor; none if it matches none.
 
     Raises:
-        ValueError: a variable is not set, or there is another template.
+        ValueError: there are no such globs; the message says why.
     """
+    found = list(dict.fromkeys(glob for each in _choices(text) for glob in _globs(each)))
+    if len(found) > MAX_CHOICES:
+        raise ValueError(_TOO_MANY)
+    for glob in found:
+        if is_glob(glob):
+            check_name_glob(glob)
+        elif not is_repository_name(glob):
+            raise ValueError(f"matches no repository: {shorten(glob)} can't be one")
+    return found
 
-    def variable(name: str) -> str:
-        if not environ.get(name):
-            raise ValueError(f"the environment variable {name} is not set; set it for the conversion")
-        return environ[name]
 
-    return _replaced(text, variable, values)
+def _globs(pattern: str) -> list[str]:
+    parts = [part if part == "**" else re.sub(r"\*{2,}", "*", part) for part in pattern.split("/")]
+    parts = [part for index, part in enumerate(parts) if part != "**" or parts[index - 1 : index] != ["**"]]
+    if parts == ["**"]:
+        return ["**"]
+    if len(parts) < 2:
+        return []
+    found = [""]
+    for index, part in enumerate(parts):
+        last, joined = index == len(parts) - 1, [f"{each}/{part}" if each else part for each in found]
+        # Between two segments ** is also none, which a glob of the rules is not.
+        found = joined + found if part == "**" and index > 0 and not last else joined
+        if len(found) > MAX_CHOICES:
+            raise ValueError(_TOO_MANY)
+    return [each for each in dict.fromkeys(found) if "/" in each]
 
 
-def _replaced(text: str, variable: Callable[[str], str], values: Mapping[str, str]) -> str:
-    def action(match: re.Match[str]) -> str:
-        call = _CALL.match(match[1])
-        if call and call[1] == "env":
-            return variable(call[2] or call[3] or "")
-        if match[1] in values:
-            return values[match[1]]
-        raise ValueError(f"has no equivalent: the template {match[0]!r} is not supported")
+def tags_of_harbor(text: str) -> list[str]:
+    """Return the patterns of which a tag must match one to match a pattern of Harbor.
 
-    if _TRIMMED.search(text):
-        raise ValueError("has no equivalent: templates with {{- or -}} are not supported")
-    return _ACTION.sub(action, text)
+    Raises:
+        ValueError: there are none; the message says why.
+    """
+    if "/" in text:
+        raise ValueError("matches no tag, as it has a slash")
+    try:
+        found = [re.sub(r"\*{2,}", "*", each) for each in _choices(text)]
+    except ValueError:
+        found = []
+    if not found or not all(map(_PLAIN_TAG.match, found)):
+        found = [f"/^{_expression(text)}$/"]
+    for pattern in found:
+        try:
+            compiled = compile_tag_pattern(pattern)
+        except ValueError as error:
+            raise ValueError(f"has no equivalent: {error}") from None
+        if compiled.reason is not None:
+            raise ValueError(f"has no equivalent: {compiled.reason}")
+    return found
+
+
+_PART = re.compile(r"\\(?P<escaped>.)|(?P<stars>\*+)|\[(?P<not>\^?)(?P<class>[^\]\\/]+)\]|(?P<other>.)", re.DOTALL)
+
+
+def _expression(text: str) -> str:
+    """Return a pattern without slashes as a regular expression.
+
+    Raises:
+        ValueError: it has brackets or braces that do not match.
+    """
+    depth, body = 0, ""
+    for part in _PART.finditer(text):
+        other = part["other"] or ""
+        if part["stars"]:
+            body += ".*"
+        elif part["class"]:
+            characters = re.sub(r"([\[&~|^])", r"\\\1", part["class"])
+            body += f"[{part['not']}{characters}]"
+        elif other == "?":
+            body += "."
+        elif other == "{":
+            depth += 1
+            body += "(?:"
+        elif other in ("[", "]", "}") and not (other == "}" and depth):
+            raise ValueError("has no equivalent: its brackets do not match, or have escapes in them")
+        elif other == "}":
+            depth -= 1
+            body += ")"
+        elif other == "," and depth:
+            body += "|"
+        else:
+            body += re.escape(part["escaped"] or other)
+    if depth:
+        raise ValueError("has braces that do not match")
+    return body

@@ -10,14 +10,12 @@ from replicator.commands.convert.patterns import (
     NOT_PLAIN,
     PLAIN,
     Name,
-    filled_in,
-    is_template,
     name_of,
     of_regsync,
     repositories,
     translated,
 )
-from replicator.commands.convert.regsync_logins import add_logins
+from replicator.commands.convert.regsync_logins import add_logins, filled_in, is_template
 from replicator.reference import Platform
 from replicator.rules.node import Node
 from replicator.schedule import parse_schedule

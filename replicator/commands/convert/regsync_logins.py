@@ -1,15 +1,22 @@
-"""Logins of a converted file: regsync's ``creds``, and placeholders for registries without a login in the source."""
+"""Logins of a converted file: regsync's ``creds`` with its templates, and variables for logins that are in no file.
+
+Strings of regsync may be Go templates (``text/template``) with regclient's functions, of which the common ones are
+supported.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replicator.commands.convert.draft import Entry, known_fields
-from replicator.commands.convert.patterns import HUB, file_of, filled_in, is_template, registry_of, with_variables
+from replicator.commands.convert.patterns import HUB, registry_of
 from replicator.rules.node import join
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from replicator.commands.convert.draft import Draft
     from replicator.rules.node import Node
 
@@ -154,3 +161,72 @@ class _Login:
             else:
                 message = "left out: write the certificate to a file, and name the file as ca_file"
                 self._remark(self._fields["regcert"].path, message)
+
+
+_ACTION = re.compile(r"\{\{-?\s*(.*?)\s*-?\}\}", re.DOTALL)
+_CALL = re.compile(r"""(env|file)\s+(?:"([^"\\]*)"|`([^`]*)`)\Z""")
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_TRIMMED = re.compile(r"\{\{-|-\}\}")
+
+
+def is_template(text: str) -> bool:
+    """Tell whether ``text`` contains a template."""
+    return "{{" in text
+
+
+def file_of(text: str) -> str | None:
+    """Return the path if all of ``text`` is ``{{file "path"}}``; else None."""
+    match = _ACTION.fullmatch(text.strip())
+    call = _CALL.match(match[1]) if match else None
+    return (call[2] or call[3]) if call and call[1] == "file" else None
+
+
+def with_variables(text: str) -> str:
+    """Return ``text`` with ``${NAME}`` for each ``{{env "NAME"}}``.
+
+    Raises:
+        ValueError: there is another template, or a name that can't be a variable here.
+    """
+
+    def variable(name: str) -> str:
+        if not _VARIABLE_NAME.match(name):
+            raise ValueError(f"has no equivalent: {name!r} can't be the name of a variable here")
+        return f"${{{name}}}"
+
+    if "${" in text:
+        raise ValueError("has no equivalent: ${ in the same string would be a variable here")
+    return _replaced(text, variable, {})
+
+
+def filled_in(text: str, environ: Mapping[str, str], values: Mapping[str, str]) -> str:
+    """Return ``text`` with its templates replaced by their values.
+
+    Args:
+        text: a string of the file.
+        environ: the values of ``{{env "NAME"}}``.
+        values: the values of fields such as ``.Sync.Source``.
+
+    Raises:
+        ValueError: a variable is not set, or there is another template.
+    """
+
+    def variable(name: str) -> str:
+        if not environ.get(name):
+            raise ValueError(f"the environment variable {name} is not set; set it for the conversion")
+        return environ[name]
+
+    return _replaced(text, variable, values)
+
+
+def _replaced(text: str, variable: Callable[[str], str], values: Mapping[str, str]) -> str:
+    def action(match: re.Match[str]) -> str:
+        call = _CALL.match(match[1])
+        if call and call[1] == "env":
+            return variable(call[2] or call[3] or "")
+        if match[1] in values:
+            return values[match[1]]
+        raise ValueError(f"has no equivalent: the template {match[0]!r} is not supported")
+
+    if _TRIMMED.search(text):
+        raise ValueError("has no equivalent: templates with {{- or -}} are not supported")
+    return _ACTION.sub(action, text)

@@ -67,7 +67,7 @@ def test_an_ambiguous_file_needs_its_program_named() -> None:
 @pytest.mark.parametrize("content", [{"version": "1", "services": {}}, {HOST: 1, "other": {}}])
 def test_a_file_of_no_known_program_is_refused(content: Any) -> None:
     (problem,) = problems_of(content)
-    assert problem.startswith("is not a file of image-syncer (auth, images), regsync (creds, sync) or skopeo sync")
+    assert problem.startswith("is not a file of image-syncer (auth, images), regsync (creds, sync), skopeo sync (")
 
 
 @pytest.mark.parametrize("content", [[], {}, "x", None])

@@ -1,4 +1,8 @@
-"""Converter for ``skopeo sync --src yaml``, whose format skopeo-sync(1) documents."""
+"""Converters for files that map registries or repositories to what is copied: those of image-syncer and skopeo.
+
+image-syncer has ``auth`` and ``images``, in one file or in two. The format of ``skopeo sync --src yaml`` is documented
+in skopeo-sync(1).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from replicator.commands.convert.draft import Draft, Entry, known_fields
 from replicator.commands.convert.patterns import HUB, PLAIN_OF_THREE, name_of, of_skopeo, registry_of, translated
 from replicator.commands.convert.regsync_logins import ANONYMOUS, HUB_ENDPOINT, add_missing
 from replicator.reference import is_digest, is_tag
-from replicator.rules.node import Node
+from replicator.rules.node import Node, join
 from replicator.rules.patterns import shorten
 
 if TYPE_CHECKING:
@@ -22,7 +26,7 @@ FIELDS = (*IMAGES, "credentials", "tls-verify", "cert-dir")
 """All keys of a registry's entry."""
 
 
-def drafted(sections: Mapping[str, Any], options: Options) -> Draft:
+def skopeo_draft(sections: Mapping[str, Any], options: Options) -> Draft:
     """Return a draft from a file of skopeo.
 
     Args:
@@ -148,3 +152,57 @@ class _Registry:
             )
             return self._draft.variable(field.upper(), self._registry)
         return value if field == "username" else self._draft.secret(value, "PASSWORD", self._registry)
+
+
+_LOGIN = ("username", "password", "insecure")
+
+
+def image_syncer_draft(sections: Mapping[str, Any], options: Options) -> Draft:
+    """Return a draft from image-syncer's files.
+
+    Args:
+        sections: the top level of the file, or the contents of both files as ``auth`` and ``images``.
+        options: settings that the files don't have.
+    """
+    draft = Draft("image-syncer", options)
+    for key in sections:
+        if key not in ("auth", "images"):
+            draft.remark(key, "has no equivalent; left out")
+    names = {"registry": options.registry, "namespace": options.namespace}
+    draft.defaults = {name: given for name, given in names.items() if given is not None}
+    images = sections.get("images")
+    if isinstance(images, dict):
+        for source, destinations in images.items():
+            value = destinations if isinstance(destinations, list) else [destinations]
+            draft.images[source] = Entry(value, join("images", source))
+    elif images is None:
+        draft.wrong("images", "is missing; it maps sources to destinations, here or in a file of its own")
+    else:
+        draft.wrong("images", "must be a mapping of sources to destinations")
+    _read_auth(sections.get("auth") or {}, draft)
+    for host, _ in draft.hosts():
+        if host and not draft.has_login(host):
+            path = join("auth", host)
+            draft.auth[host] = Entry({"anonymous": True}, path)
+            draft.remark(path, "has no entry in the file; added without a login", draft.auth[host])
+    return draft
+
+
+def _read_auth(entries: Any, draft: Draft) -> None:
+    if not isinstance(entries, dict):
+        draft.wrong("auth", "must be a mapping of registries to logins")
+        return
+    for key, given in entries.items():
+        path = join("auth", key)
+        if not isinstance(given, dict):
+            draft.wrong(path, "must be a mapping with username and password")
+            continue
+        kept = {name: given[name] for name in _LOGIN if name in given}
+        if not kept.get("username") and not kept.get("password"):
+            kept = {"anonymous": True} | ({"insecure": kept["insecure"]} if "insecure" in kept else {})
+        elif isinstance(kept.get("password"), str):
+            kept["password"] = draft.secret(kept["password"], "PASSWORD", key)
+        draft.auth[key] = Entry(kept, path)
+        for name in given:
+            if name not in _LOGIN:
+                draft.remark(join(path, name), "has no equivalent; left out", draft.auth[key])
