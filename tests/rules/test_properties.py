@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SHA = "sha256:" + "a" * 64
 NAMES = ["a", "a/x", "a/y", "a/x/y", "b/x", "b/xy", "c"]
 TAGS = ["1", "2", "1.10", "1.9", "v1-dev", "latest", "release-3", f"sha256-{'a' * 64}.sig"]
+LABELS = {tag: [["prod"], ["prod", "a"], []][number % 3] for number, tag in enumerate(TAGS)}
 PATHS = st.sampled_from([*NAMES, "a/*", "a/**", "*/x", "**", "*", "b/x*", "?/x"])
 BEHIND = st.sampled_from(["", "", "", ":1,2", ":v*", ":/^1/", ":latest,1.*", f"@{SHA}"])
 DESTINATIONS = st.sampled_from(
@@ -27,6 +28,7 @@ DESTINATIONS = st.sampled_from(
         *[f"{host}/{path}" for host in (ACR, PLAIN) for path in ("ns/x", "ns/{name}", "ns/{flat}", "{project}/{flat}")],
         f"{PLAIN}/copy/{{repository}}",
         f"{ACR}/ns/x:8,9",
+        f"{ACR}/ns/all:{{flat}}-{{tag}}",
         f"{HARBOR}/{{repository}}",
         f"{HARBOR}/a/{{name}}",
     ]
@@ -37,6 +39,8 @@ FILTERS = st.fixed_dictionaries(
         "include": st.sampled_from(["v*", ["1*", "/^re/"]]),
         "exclude": st.sampled_from(["*-dev", ["latest"]]),
         "semver": st.sampled_from([">=1.9", "<2"]),
+        "labels": st.sampled_from(["prod", ["prod", "a"]]),
+        "exclude_labels": st.just("a"),
         "latest": st.integers(1, 3),
     },
 )
@@ -105,7 +109,7 @@ def test_a_backfill_asks_for_what_pushes_would_have_asked_for(
     if rules is None:
         return
     repository = Repository(HARBOR, name)
-    requests = {(request.source, request.destination) for request in rules.requests(repository, tags)}
+    requests = {(request.source, request.destination) for request in rules.requests(repository, tags, LABELS)}
     pushes = [Reference(repository, digest=SHA), *(Reference(repository, tag) for tag in TAGS)]
     pushed = [request for push in pushes for request in rules.destinations(push)]
     assert requests <= {(request.source, request.destination) for request in pushed}
@@ -116,7 +120,7 @@ def test_a_backfill_asks_for_what_pushes_would_have_asked_for(
         if (request.source.tag is None and not request.signature)
         or (
             request.source.tag in tags
-            and (request.selection is None or request.source.tag in request.selection.select(tags))
+            and (request.selection is None or request.source.tag in request.selection.select(tags, LABELS))
         )
     }
     assert listed <= requests
@@ -136,7 +140,9 @@ def test_the_order_of_keys_makes_no_difference(
     other = parse(text_of(dict(entries)), "x", environ={})
     assert text_requests(rules.destinations(reference)) == text_requests(other.destinations(reference))
     repository = reference.repository
-    assert text_requests(rules.requests(repository, TAGS)) == text_requests(other.requests(repository, TAGS))
+    assert text_requests(rules.requests(repository, TAGS, LABELS)) == text_requests(
+        other.requests(repository, TAGS, LABELS)
+    )
     assert rules.hosts == other.hosts
 
 
@@ -151,17 +157,17 @@ def test_a_backfill_looks_through_every_repository_a_push_could_name(images: dic
         found = [source for source in sources if source.includes(name)]
         for source in found:
             assert source.project in (None, name.partition("/")[0])
-        wanted = rules.requests(repository, TAGS)
+        wanted = rules.requests(repository, TAGS, LABELS)
         assert found or not wanted
         if found and not found[0].needs_tags:
-            assert rules.requests(repository, []) == wanted
+            assert rules.requests(repository, [], {}) == wanted
 
 
 def asks(rules: Rules, repository: Repository, tags: list[str]) -> list[tuple[str, list[str]]]:
     """The requested copies, each with its rules, sorted."""
     return sorted(
         (json.dumps(asked.request.to_json(), sort_keys=True), sorted(asked.rules))
-        for asked in rules.asked(repository, tags)
+        for asked in rules.asked(repository, tags, LABELS)
     )
 
 
@@ -187,7 +193,7 @@ def test_every_copy_goes_where_its_route_leads(images: dict[str, Any], name: str
         return
     route = rules.route(Repository(HARBOR, name))
     assert route.renaming <= route.destinations
-    for request in rules.requests(Repository(HARBOR, name), TAGS):
+    for request in rules.requests(Repository(HARBOR, name), TAGS, LABELS):
         if request.destination.tag is not None:
             assert request.destination.repository in route.destinations
             if request.destination.tag != request.source.tag:
