@@ -151,6 +151,8 @@ async def test_a_push_takes_a_job_back_that_is_left_to_others(queue: Queue) -> N
         await queue.enqueue([replace(job, payload={"rules": NEW})], Lane.EVENTS)
         await idle(queue)
         assert new.done == [job.id]
+        # Those that knew nothing of its former content may know this one.
+        assert new.runs[0].asked == ()
         assert await left(queue) == {}
 
 
@@ -313,6 +315,22 @@ async def test_processes_with_different_rules_are_told_of_with_the_time_since_th
     assert not recent.is_old
     # An older version does not tell its rules.
     assert Differing.among([replace(found[0], rules=""), *found[1:2]]) is None
+
+
+async def test_since_when_a_process_has_its_rules_stays_the_same_until_it_has_others(queue: Queue) -> None:
+    async with shown(queue, OLD) as in_force:
+        (first,) = await processes(queue)
+
+        async def next_sign(former: ProcessInfo) -> ProcessInfo | None:
+            (found,) = await processes(queue)
+            return found if found.seen != former.seen else None
+
+        in_force.changed.set()
+        second = await eventually(lambda: next_sign(first))
+        assert second.rules_since == first.rules_since
+        in_force.renew(NEW, FILE)
+        third = await eventually(lambda: next_sign(second))
+        assert (third.rules, third.rules_since) == (NEW, third.seen)
 
 
 async def test_what_is_known_of_configurations_is_bounded(queue: Queue) -> None:
