@@ -6,24 +6,31 @@ Redis did not take has none. Each lane has a list of its own, so that a large ba
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import os
 import socket
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from weakref import WeakSet
 
 import structlog
 
-from replicator.console import printable
+from replicator.console import iso, printable
 from replicator.errors import ErrorClass, ReplicatorError
+from replicator.queue.client import FAULTS
 from replicator.queue.job import JsonValue, Lane
 from replicator.queue.reconciles import ReconcileResult
 from replicator.queue.records import EPOCH, Moment, decode, encode, moment
+from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from replicator.queue.attempt import Ending, StartedJob
     from replicator.queue.client import Queue
 
@@ -44,6 +51,9 @@ LAG_KEPT = timedelta(hours=48)
 """How long lags are kept."""
 _MOST_BYTES = 600
 _MOST_NAMED = 3
+_LOG_SECONDS = 5.0
+_LOGGING: WeakSet[Queue] = WeakSet()
+"""The queues of this process whose actions it logs for all to see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +191,7 @@ class History:
 
 
 async def note_action(queue: Queue | None, *, action: str, what: str, by: str) -> None:
-    """Log what a person did, and keep it in the history.
+    """Log what a person did, and keep it in the history. What a command did, the log of ``serve`` has a moment later.
 
     Call it once the action is done: an action does not fail because its trace can't be kept, which is only logged.
 
@@ -195,9 +205,33 @@ async def note_action(queue: Queue | None, *, action: str, what: str, by: str) -
     log.info("operator action", action=entry.action, what=entry.what, by=entry.by)
     if queue is not None:
         try:
-            await queue.ask("note_action", encode(entry, without={"at"}))
+            await queue.ask("note_action", encode(entry, without={"at"}), int(queue not in _LOGGING))
         except ReplicatorError as error:
             log.warning("operator action not kept", action=entry.action, what=entry.what, error=str(error))
+
+
+@asynccontextmanager
+async def logging_actions(queue: Queue) -> AsyncIterator[None]:
+    """Log the actions of commands, each in one process, for as long as the context lasts.
+
+    The log of a command goes where its own output does, which nobody collects.
+    """
+
+    async def log_them() -> None:
+        while True:
+            with suppress(*FAULTS):
+                for text in reversed(await queue.run_script("actions_to_log")):
+                    if (entry := _read_entry(Action, text)) is not None:
+                        facts = {"action": entry.action, "what": entry.what, "by": entry.by, "at": iso(entry.at)}
+                        log.info("operator action", **facts)
+            await asyncio.sleep(_LOG_SECONDS)
+
+    _LOGGING.add(queue)
+    logging = asyncio.create_task(log_them())
+    try:
+        yield
+    finally:
+        await cancel_all({logging})
 
 
 def named(names: Collection[str]) -> str:

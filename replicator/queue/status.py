@@ -22,6 +22,7 @@ from replicator.console import iso
 from replicator.queue.client import ALIVE_MS, FAULTS
 from replicator.queue.configurations import Differing, KnownConfig, ProcessInfo
 from replicator.queue.connection import server_version
+from replicator.queue.history import logging_actions
 from replicator.queue.leaders import SweepState
 from replicator.queue.reconciles import ReconcileState
 from replicator.queue.records import decode, encode, moment
@@ -134,7 +135,7 @@ async def announced(
     limits: Callable[[], str] = lambda: "",
     rules: InForce | None = None,
 ) -> AsyncIterator[None]:
-    """Show this process to the others for as long as the context lasts.
+    """Show this process to the others, and log what people do with commands, for as long as the context lasts.
 
     Args:
         queue: over whose processes.
@@ -160,7 +161,7 @@ async def announced(
         empty = {name for name in ("limits", "rules", "problem_since", "out") if not getattr(info, name)}
         return encode(info, without={"rules_since", "seen", *empty})
 
-    async with heartbeat(queue, "processes", uuid4().hex, record, rules):
+    async with heartbeat(queue, "processes", uuid4().hex, record, rules), logging_actions(queue):
         yield
 
 

@@ -308,7 +308,7 @@ class Pause:
     def sentence(self) -> str:
         """The pause in words, for a page, a terminal and a message."""
         held = f"; {self.held:,} cop{'y waits' if self.held == 1 else 'ies wait'}"
-        return f"{self.selection.sentence} paused since {self.since:%Y-%m-%d %H:%M} UTC by {self.by}{held}"
+        return f"{self.selection.sentence} has been paused since {self.since:%Y-%m-%d %H:%M} UTC by {self.by}{held}"
 
     def to_json(self) -> dict[str, Any]:
         """Give it as JSON values; the time is RFC 3339 in UTC."""

@@ -70,7 +70,7 @@ async def test_a_pause_is_shown_everywhere_and_ended_by_the_options_that_began_i
     shown = Paper()
     status = await Status.read(queue)
     page(draw_status(status), shown.console)
-    assert "rule h.example/team/** paused since" in shown.read()
+    assert "rule h.example/team/** has been paused since" in shown.read()
     assert status.to_json()["pauses"][0]["selection"] == {"rule": "h.example/team/**"}
     await print_jobs(settings, [Selection()], limit=1, as_json=False, out=out.console)
     text = out.read()

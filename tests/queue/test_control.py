@@ -171,7 +171,7 @@ async def test_a_pause_outlives_its_processes_and_is_the_first_ones(queue: Queue
     await pause(queue, [TEAM], by="second")
     assert await list_pauses(queue) == [before]
     assert before.since <= datetime.now(UTC)
-    assert before.sentence.startswith("rule h.example/team/** paused since ")
+    assert before.sentence.startswith("rule h.example/team/** has been paused since ")
     for number in range(MAX_PAUSES - 1):
         await pause(queue, [Selection(rule=str(number))], by="me")
     with pytest.raises(QueueError, match=f"{MAX_PAUSES} pauses"):

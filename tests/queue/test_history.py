@@ -27,7 +27,7 @@ from replicator.queue import (
     system_user,
 )
 from replicator.queue.attempt import Ending, StartedJob
-from replicator.queue.history import MOST_ACTIONS, MOST_JOBS, MOST_RECONCILES, encode_entry, lag_ms
+from replicator.queue.history import MOST_ACTIONS, MOST_JOBS, MOST_RECONCILES, encode_entry, lag_ms, logging_actions
 from replicator.queue.job import RunningRecord
 from replicator.queue.records import EPOCH, encode
 from tests.queue.conftest import Recorder, command, eventually, idle, working
@@ -244,7 +244,7 @@ async def _dead(queue: Queue, number: int) -> bool:
 
 async def test_what_people_did_is_kept_the_newest_first_bounded_and_logged(queue: Queue) -> None:
     for number in range(MOST_ACTIONS + 3):
-        await queue.ask("note_action", encode(Action(EPOCH, "retry", f"number {number}", "a@h"), without={"at"}))
+        await queue.ask("note_action", encode(Action(EPOCH, "retry", f"number {number}", "a@h"), without={"at"}), 0)
     with capture_logs() as lines:
         await note_action(queue, action="pause", what='rule "a"\x1b[2J', by="alice@host")
     assert [line for line in lines if line["event"] == "operator action"] == [
@@ -268,6 +268,28 @@ async def test_an_action_does_not_fail_when_its_trace_cannot_be_kept(own_server:
         "operator action not kept",
         "operator action",
     ]
+
+
+async def test_what_a_command_did_is_logged_by_one_process_that_runs_for_long(
+    queue: Queue, server: RedisServer, prefix: str
+) -> None:
+    async with (
+        await Queue.connect(server.url, prefix=prefix) as other,
+        await Queue.connect(server.url, prefix=prefix) as third,
+    ):
+        await note_action(queue, action="drop", what="a", by="a@h")
+        await note_action(queue, action="drop", what="b", by="a@h")
+        with capture_logs() as lines:
+            async with logging_actions(other), logging_actions(third):
+
+                async def logged() -> bool:
+                    return len([line for line in lines if line["event"] == "operator action"]) == 2
+
+                await eventually(logged)
+                await note_action(other, action="drop", what="c", by="the page")
+                assert await other.ask("actions_to_log") == [], "it is logged already"
+    assert [line["what"] for line in lines if line["event"] == "operator action"] == ["a", "b", "c"]
+    assert "at" in lines[0]
 
 
 def test_a_user_is_named_with_the_host_and_who_called_sudo(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@
 --   <prefix>:history:<lane>       list of "<ms> <JSON>", one for each job that ended, the newest first
 --   <prefix>:history:reconciles   list of results as in <prefix>:reconcile, the newest first
 --   <prefix>:history:actions      list of "<ms> <JSON>", one for each action of a person, the newest first
+--   <prefix>:history:unlogged     those of commands, until a process that runs for long has logged them
 --   <prefix>:lag                  hash quarter of an hour since 1970 -> "<number> <sum> <longest>", in ms
 local HISTORY_JOBS, HISTORY_RECONCILES, HISTORY_ACTIONS = 1000, 30, 1000
 local HISTORIES = {'events', 'backfill', 'reconciles', 'actions'}
@@ -129,10 +130,18 @@ return {
 }
 
 -- note_action with chronicle --
--- Note what a person did. ARGV: prefix, record (JSON).
+-- Note what a person did. ARGV: prefix, record (JSON), '1' if it is still to be logged by a process that runs for long.
+local entry = string.format('%.0f ', NOW) .. ARGV[2]
 allow_writes()
-note_first(history('actions'), string.format('%.0f ', NOW) .. ARGV[2], HISTORY_ACTIONS)
+note_first(history('actions'), entry, HISTORY_ACTIONS)
+if ARGV[3] == '1' then note_first(history('unlogged'), entry, HISTORY_ACTIONS) end
 return 1
+
+-- actions_to_log with chronicle --
+-- Give the actions that are still to be logged, to one process once. ARGV: prefix. Returns them, the newest first.
+local found = redis.call('LRANGE', history('unlogged'), 0, -1)
+if #found > 0 then redis.call('DEL', history('unlogged')) end
+return found
 
 -- ping --
 -- Write something small: it is refused, like an enqueue, when memory is full, the disk fails or this is a replica.

@@ -13,9 +13,11 @@ from replicator.queue import (
     KeySilence,
     Lane,
     LaneCounts,
+    Pause,
     ProcessInfo,
     ReconcileResult,
     ReconcileState,
+    Selection,
 )
 from replicator.queue.leaders import SweepState
 from replicator.server.page.facts import Facts, health
@@ -63,6 +65,16 @@ def test_a_rules_file_that_is_left_out_is_named() -> None:
     out = [replace(REFUSED, out=("b.yaml",)), replace(REFUSED, out=("b.yaml", "a.yaml"))]
     found = health(replace(seen, processes=out))
     assert found.sentence == "A rules file has an error. Nothing is copied by the rules of a.yaml and 1 more."
+
+
+def test_a_pause_comes_before_what_it_may_be_the_reason_of() -> None:
+    seen = facts(queued=3, dead=1, refused=1)
+    pauses = [Pause(Selection(), NOON, "alice@host", 3), Pause(Selection(rule="a"), NOON, "bob@host", 0)]
+    found = health(replace(seen, status=replace(seen.status, pauses=pauses)))
+    assert found.level == "warning"
+    assert found.sentence == (
+        "Everything has been paused since 2026-01-01 12:00 UTC by alice@host; 3 copies wait. And 1 more."
+    )
 
 
 def test_an_error_in_several_processes_is_shown_with_their_number() -> None:

@@ -29,7 +29,7 @@ async def test_pending_copies_are_looked_up_paused_resumed_and_cancelled_by_butt
     told = await site.post(form.pressed("pause"), form.attributes["action"])
     assert "done=paused" in told.headers["Location"]
     seen = await page(site)
-    assert "source team/** paused since" in seen.texts["queue"]
+    assert "source team/** has been paused since" in seen.texts["queue"]
     (resumes,) = (each for each in seen.forms if "resume" in each.buttons)
     for done in ("resumed", "absent"):
         assert (await site.post(resumes.pressed("resume"))).headers["Location"] == f"?done={done}"
