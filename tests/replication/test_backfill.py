@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.replication.conftest import House
 
 
-async def dry_run(house: House, images: dict[str, str], options: BackfillOptions) -> tuple[Backfill, list[Row]]:
+async def dry_run(house: House, images: dict[str, Any], options: BackfillOptions) -> tuple[Backfill, list[Row]]:
     rules = house.rules(images)
     rows: list[Row] = []
     async with Registries(access_by(rules.credentials), timing=QUICK) as registries:
@@ -92,3 +92,22 @@ async def test_since_leaves_out_older_tags_and_no_tag_without_a_time(house: Hous
     backfill, rows = await dry_run(house, images, BackfillOptions(since=tomorrow))
     assert [(row.source, row.outcome) for row in rows] == [(f"{house.behind}/plain/app:v1", RowOutcome.WOULD_COPY)]
     assert (backfill.report.listed, backfill.report.older) == (1, 1)
+
+
+async def test_a_dry_run_tells_what_would_be_replaced_what_is_missing_and_what_is_left_alone(house: House) -> None:
+    digests = await house.put(["team/app:v1", "team/app:v2", "copies/app:v1"])
+    there = digests["copies/app:v1"]
+    rows, counts = {}, {}
+    for overwrite in ("always", "ours", "never"):
+        images = {"HARBOR/team/app": {"to": "BEHIND/copies/app", "overwrite": overwrite}}
+        backfill, found = await dry_run(house, images, BackfillOptions())
+        assert {row.outcome for row in found if row.source.endswith(":v2")} == {RowOutcome.WOULD_COPY}
+        (rows[overwrite],) = [row for row in found if row.source.endswith(":v1")]
+        counts[overwrite] = backfill.report.replaced
+    assert (rows["always"].outcome, rows["always"].replaced) == (RowOutcome.WOULD_COPY, there)
+    assert rows["ours"].outcome is RowOutcome.WOULD_COPY
+    assert "only if this installation wrote that" in rows["ours"].note
+    assert (rows["never"].outcome, rows["never"].replaced) == (RowOutcome.SKIPPED, None)
+    assert rows["never"].note.startswith("left alone: ")
+    assert there in rows["never"].note
+    assert counts == {"always": 1, "ours": 1, "never": 0}

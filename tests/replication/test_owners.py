@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import hashlib
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from replicator.copy import Copier, Result
+from replicator.copy import Comparison, Copier, Result
 from replicator.copy.options import Overwrite
 from replicator.errors import ErrorClass
+from replicator.queue import DeadLetters, Lane, Observations
 from replicator.queue.records import TagRecord
-from replicator.reference import Reference
+from replicator.reference import Reference, Repository
 from replicator.registry import Registries
-from replicator.replication.job import Handler
+from replicator.replication.compare import Checker
+from replicator.replication.job import Handler, job_for
+from replicator.replication.listing import Found
+from replicator.replication.report import Row, RowOutcome
 from replicator.replication.transfer import Collides, CopyFailed, access_by
+from tests.replication.conftest import tiny
 from tests.replication.test_job import Job
 from tests.standins.faults import Answer, Fault
-from tests.standins.images import image, push
+from tests.standins.images import fetch_raw, image, push
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from replicator.rules import CopyRequest, Rules
-    from tests.replication.conftest import House
+    from tests.replication.conftest import House, Stage
 
 FLAT = {"HARBOR/team/a-*": "BEHIND/copies/{flat}", "HARBOR/team/a/*": "BEHIND/copies/{flat}"}
 OURS, THEIRS = "team/a-b:v1", "team/a/b:v1"
@@ -131,3 +137,56 @@ async def test_what_an_attempt_replaced_that_did_not_come_to_its_end_is_told_by_
         _, job = await run(handler, request, TagRecord())
         outcome = await handler(Job(request.to_json(), tries=2, owned=job.noted[-1]))  # type: ignore[arg-type]
     assert (outcome["result"], outcome["replaced"]) == ("up to date", digests["copies/team-a-b:v1"])
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_of_two_pushes_within_one_moment_neither_replaces_the_other_unseen(
+    stage: Stage, *, at_once: bool
+) -> None:
+    house = stage.house
+    digests = await house.put([OURS, THEIRS])
+    rules = house.rules(FLAT)
+    jobs = [job_for(request_of(house, rules, source)) for source in (OURS, THEIRS)]
+    for part in [jobs] if at_once else [[job] for job in jobs]:
+        await stage.queue.enqueue(part, Lane.EVENTS)
+    await stage.copy(FLAT)
+    (letter,) = await DeadLetters(stage.queue).all()
+    assert letter.error_class is ErrorClass.PERMANENT
+    assert all(f"{house.harbor.host}/{name}" in letter.message for name in (OURS, THEIRS))
+    assert await at_destination(house) == digests[OURS]
+    # The owner's next push is copied, and its rival's failure stays.
+    await push(house.behind, "team/a-b", "v1", tiny("moved"))
+    await stage.queue.enqueue([jobs[0]], Lane.EVENTS)
+    await stage.copy(FLAT)
+    assert await at_destination(house) == tiny("moved").digest
+    assert len(await DeadLetters(stage.queue).all()) == 1
+
+
+async def test_a_comparison_leaves_alone_what_this_installation_did_not_write(stage: Stage) -> None:
+    house = stage.house
+    digests = await house.put([OURS, "team/a-b:v2", "copies/team-a-b:v2"])
+    images: dict[str, Any] = {"HARBOR/team/a-b": {"to": "BEHIND/copies/{flat}", "overwrite": "ours"}}
+    rules = house.rules(images)
+    await stage.queue.enqueue([job_for(request_of(house, rules, OURS))], Lane.EVENTS)
+    await stage.copy(images)
+    await push(house.behind, "team/a-b", "v1", tiny("moved"))
+    async with Registries(access_by(rules.credentials)) as registries, aclosing(Observations(stage.queue)) as checks:
+        checker = Checker(Copier(registries), checks, trust=None, force=False, dry_run=False)
+        asked = {str(each.request.source.tag): each for each in rules.asked(*listed(house, "v1", "v2"))}
+        own = await checker.check(Found(asked["v1"]))
+        other = await checker.check(Found(asked["v2"]))
+    assert isinstance(own, Comparison)
+    assert own.replaced == digests[OURS]
+    there = digests["copies/team-a-b:v2"]
+    assert isinstance(other, Row)
+    assert (other.outcome, other.digest, other.replaced) == (RowOutcome.SKIPPED, there, None)
+    assert other.note == f"left alone: {asked['v2'].request.destination} holds {there}, overwrite: ours"
+
+
+async def at_destination(house: House) -> str:
+    content, _ = await fetch_raw(house.behind, "copies/team-a-b", "v1")
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def listed(house: House, *tags: str) -> tuple[Repository, tuple[str, ...]]:
+    return Repository(house.harbor.host, "team/a-b"), tags

@@ -11,6 +11,7 @@ from tests.commands.check.asking import RULE, checked, failed, told
 from tests.queue.servers import RedisServer
 from tests.running import replicator
 from tests.standins.faults import Answer, Fault, Headers
+from tests.standins.images import image, push
 from tests.standins.logins import ACR_USER, HARBOR_ROBOT
 
 if TYPE_CHECKING:
@@ -100,3 +101,13 @@ async def test_a_destination_is_tried_though_the_source_can_not_be_reached(pushe
     rules.write_text(rules.read_text().replace(pushed.harbor.host, "127.0.0.1:1"))
     lines = await checked(pushed, rules, 1)
     assert ("login", pushed.acr.host, "ok") in {(line["name"], line["subject"], line["state"]) for line in lines}
+
+
+async def test_two_sources_of_one_tag_are_told_as_the_backfill_refuses_them(pushed: House) -> None:
+    for seed, name in enumerate(("library/a/b-c", "library/a-b/c")):
+        await push(pushed.behind_harbor, name, "v1", image(seed))
+    rules = pushed.rules({"HARBOR/library/a**": "ACR/image-syncer/{flat}"})
+    text = failed(await checked(pushed, rules, 1))["collision"]
+    assert all(f"{pushed.harbor.host}/library/{name}:v1" in text for name in ("a/b-c", "a-b/c"))
+    rules = pushed.rules({"HARBOR/library/a/*": "ACR/image-syncer/{flat}"})
+    assert "collision" in told(await checked(pushed, rules, 0), "ok")

@@ -72,7 +72,9 @@ async def test_nobody_sees_or_does_anything_without_the_password(site: Site, pas
 
 async def test_the_page_shows_the_whole_installation(site: Site) -> None:
     await site.queue.enqueue([Job(f"{ACR}/mirror/a:{n}", {}) for n in range(3)], Lane.BACKFILL)
-    await remember(site.queue, ended(1), ended(2, result="given up", error_class="permanent", note="denied by ACR"))
+    replaced = "sha256:" + "0" * 64
+    given_up = ended(2, result="given up", error_class="permanent", note="denied by ACR")
+    await remember(site.queue, ended(3, replaced=replaced), ended(1), given_up)
     await bury(site.queue, letter(7))
     await lag(site.queue, (2, 4, 2.0, 30.0))
     seen = await page(site)
@@ -83,12 +85,13 @@ async def test_the_page_shows_the_whole_installation(site: Site) -> None:
     assert "4 pushes replicated in the last 24 hours: average 2.0 s, maximum 30 s" in seen.texts["lag"]
     assert f"{HARBOR}/team/app:1 to {ACR}/mirror/app:1 copied 1.5 MB 1.2 s 2.5 s" in seen.texts["copies"]
     assert "denied by ACR failed, permanent" in seen.texts["copies"]
+    assert f"replaced: {replaced} copied" in seen.texts["copies"]
     assert seen.texts["copies"].index("app:2") < seen.texts["copies"].index("app:1"), "the newest first"
     assert "dead:7" in seen.texts["failures"]
     assert "requested access to the resource is denied" in seen.texts["failures"]
     for key in (f"{HARBOR}/team/**", f"{HARBOR}/base/**"):
         assert key in seen.texts["rules"]
-    assert f"{HARBOR}/team/** 1 0 1" in seen.texts["rules"]
+    assert f"{HARBOR}/team/** 2 0 1" in seen.texts["rules"]
     assert "None yet." in seen.texts["reconciles"]
     assert "serve on" in seen.texts["processes"]
     headings = [tag for tag, _ in seen.tags if re.fullmatch("h[1-6]", tag)]
