@@ -224,7 +224,8 @@ class AcceptedRules:
     They may hold passwords, so they are kept where only this user can read them, and nowhere else.
 
     Args:
-        settings: whose state directory. With a Redis elsewhere there need not be one; then nothing is kept.
+        settings: whose state directory. With a Redis elsewhere it may not be set, or can't be written to; then nothing
+            is kept.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -287,6 +288,7 @@ class AcceptedRules:
         if self._file is None or content == self._written:
             return
         try:
+            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Its mode is 0600 from the first byte on.
             number, name = tempfile.mkstemp(prefix=f".{_ACCEPTED}-", dir=self._file.parent)
             try:

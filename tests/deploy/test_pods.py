@@ -85,7 +85,7 @@ async def test_a_pod_starts_with_what_it_is_given_and_answers_its_probes(
                 assert ask(address, container(pod)[name]["httpGet"]["path"]) == 200
             assert ask(address, "/metrics") == 200, "what the PodMonitor has scraped"
             assert not [line for line in process.lines if line.get("level") == "warning"]
-    assert (root / "var/lib/replicator").exists() == (overlay == "embedded")
+    assert (root / "var/lib/replicator/appendonlydir").exists() == (overlay == "embedded")
 
 
 async def test_a_pod_of_the_chart_starts_with_rules_that_are_values(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -43,8 +43,6 @@ class Process:
     """A process's life with rules files, without its queue."""
 
     def __init__(self, config: Path, state: Path, *, strict: bool = False, environ: Any = None, **more: Any) -> None:
-        if "redis_url" not in more and not state.parent.is_file():
-            state.mkdir(mode=0o700, exist_ok=True)  # as the embedded queue does
         self.settings = Settings(_env_file=None, config=config, state_dir=state, **more)
         self._environ = environ or {}
         self._rules = AcceptedRules(self.settings)
@@ -92,6 +90,7 @@ async def test_the_accepted_version_is_kept_for_this_user_alone_and_in_one_file(
     await Process(config, state, environ={"SECRET": "of the environment"}).run()
     (kept,) = state.iterdir()
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
     assert "its-password" in kept.read_text()
     assert "of the environment" not in kept.read_text()
     # The file with another name is not the same one, and what is accepted of it takes the place of the former.
@@ -131,7 +130,7 @@ async def test_strict_ends_a_start_with_a_file_that_can_not_be_used(tmp_path: Pa
     assert Process(config, state, strict=True).teams == "ab"
 
 
-async def test_with_redis_nothing_is_kept_unless_a_directory_is_named_that_there_is(tmp_path: Path) -> None:
+async def test_with_redis_nothing_is_kept_unless_a_directory_is_named_that_can_be_written(tmp_path: Path) -> None:
     config = tmp_path / "rules.json"
     config.write_text(text("a"))
     home = Settings(_env_file=None, redis_url=REDIS)
@@ -140,9 +139,6 @@ async def test_with_redis_nothing_is_kept_unless_a_directory_is_named_that_there
     with structlog.testing.capture_logs() as logs:
         await Process(config, tmp_path / "a file" / "state", redis_url=REDIS).run()
     assert [line["event"] for line in logs] == []
-    await Process(config, tmp_path / "named", redis_url=REDIS).run()
-    assert not (tmp_path / "named").exists()
-    (tmp_path / "named").mkdir()
     await Process(config, tmp_path / "named", redis_url=REDIS).run()
     config.write_text("{")
     assert Process(config, tmp_path / "named", redis_url=REDIS).teams == "a"
