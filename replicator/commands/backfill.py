@@ -82,6 +82,7 @@ class BackfillRequest:
         narrowing: the part of the rules that is meant; None for all.
         dry_run: only list what would be copied.
         outputs: files that are written meanwhile, and complete at the end.
+        strict: a destination that still holds a former image counts as a failure.
     """
 
     settings: Settings
@@ -90,6 +91,7 @@ class BackfillRequest:
     narrowing: Narrowing | None = None
     dry_run: bool = False
     outputs: Sequence[Output] = ()
+    strict: bool = False
 
 
 def backfill(
@@ -125,6 +127,9 @@ def backfill(
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
     detach: Annotated[
         bool, typer.Option("--detach", help="Queue what differs, and leave the copying to serve or worker.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="End with 1 if a destination still holds a former image.")
     ] = False,
     retries: Annotated[
         int, typer.Option("--retries", "-r", min=0, max=1000, metavar="NUMBER", help="Retries of a failing copy.")
@@ -194,7 +199,7 @@ def backfill(
         if file is not None
     ]
     narrowing = Narrowing(rules, only or (), rule or ())
-    request = BackfillRequest(settings, rules, options, narrowing, dry_run=dry_run, outputs=outputs)
+    request = BackfillRequest(settings, rules, options, narrowing, dry_run=dry_run, outputs=outputs, strict=strict)
     run(run_backfill(request, out=Console(), err=stderr()))
 
 
@@ -266,7 +271,7 @@ async def run_backfill(request: BackfillRequest, *, out: Console, err: Console) 
                     end_all(outputs)
                 finally:
                     summary(task.report, out, run=task.run_id if queue is not None and task.follows_copies else "")
-        return _exit_code(task.report)
+        return _exit_code(task.report, strict=request.strict)
     return INTERRUPTED
 
 
@@ -331,10 +336,11 @@ def _parse_times(since: str | None, within: str, problems: list[Problem]) -> tup
     return moment, trust
 
 
-def _exit_code(report: Report) -> int:
+def _exit_code(report: Report, *, strict: bool) -> int:
     if report.interrupted:
         return INTERRUPTED
-    return FAILED if report.counts[RowOutcome.FAILED] or report.counts[RowOutcome.CANCELLED] else OK
+    failed = report.counts[RowOutcome.FAILED] or report.counts[RowOutcome.CANCELLED]
+    return FAILED if failed or (strict and report.stale) else OK
 
 
 async def _tell_pauses(queue: Queue, err: Console) -> None:

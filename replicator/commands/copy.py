@@ -22,7 +22,7 @@ from replicator.commands.options import (
 from replicator.console import age, say, stderr
 from replicator.copy.context import Outcome, Result
 from replicator.copy.options import VERBATIM, Attestations, CopyOptions, Overwrite
-from replicator.errors import INTERRUPTED, OK, ConfigError, Problem
+from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem
 from replicator.reference import Reference, Repository
 from replicator.registry.credentials import Access
 from replicator.registry.docker_logins import docker_logins
@@ -88,7 +88,7 @@ async def copy_one(
     """Copy one image and print the outcome.
 
     Returns:
-        The exit code: `OK` or `INTERRUPTED`.
+        The exit code: `OK`, `FAILED` if the image was skipped, or `INTERRUPTED`.
 
     Raises:
         ReplicatorError: the copy failed.
@@ -102,7 +102,7 @@ async def copy_one(
     say(_sentence(outcome))
     for warning in outcome.warnings:
         say(warning, label="Warning:", style="yellow")
-    return OK
+    return FAILED if outcome.result is Result.SKIPPED else OK
 
 
 def copy_options(

@@ -242,6 +242,10 @@ def _last_reconcile(last: ReconcileResult, ended: str) -> Text:
         return line.append("failed, ", style="red").append_text(plain(found.error))
     line.append(f"{found.listed} tags in {last.seconds:.1f} s, {found.up_to_date} up to date, drift {found.drift}")
     line.append(f", {found.skipped} skipped, {found.warnings} warnings")
+    if found.stale:
+        line.append(f", {found.stale} still hold a former image", style="yellow")
+    if found.lost:
+        line.append(f", {found.lost} were in place and were missing", style="yellow")
     if found.unregistered:
         line.append(f", {found.unregistered} projects without a verified webhook policy", style="yellow")
     return line.append(f", {found.failed} failed", style="red" if found.failed else "")

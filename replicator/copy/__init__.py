@@ -23,6 +23,7 @@ __all__ = [
     "Result",
     "SelectionStore",
     "SourceNotFound",
+    "held_warning",
     "selection_key",
 ]
 
@@ -36,6 +37,7 @@ __getattr__ = lazy_exports(
         "BlobLocks": "ledger",
         "AttestationsFound": "context",
         "Outcome": "context",
+        "held_warning": "context",
         "Result": "context",
         "SourceNotFound": "context",
         "SelectionStore": "selection",

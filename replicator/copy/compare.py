@@ -31,8 +31,8 @@ class Comparison:
         digest: what the destination's tag should name; None when the image is skipped or was not read.
         note: what is left out, or why the image is skipped.
         selection: what is selected of the image; None where the image was not read.
-        present: what the destination's tag named where the image has to be copied, so what would be replaced unless
-            it is ``digest``; None for a missing tag, or one that was not asked for.
+        present: what the destination's tag named where the image has to be copied or is skipped; None for a missing tag,
+            or one that was not asked for.
         lacks_signatures: whether the image is there and signatures of it may not be.
     """
 
@@ -48,6 +48,11 @@ class Comparison:
     def replaced(self) -> str | None:
         """What a copy would replace: another image under the destination's tag; None where the tag is missing."""
         return self.present if self.result is None and self.present != self.digest else None
+
+    @property
+    def held(self) -> str | None:
+        """The former image that the destination's tag goes on naming, as this one is skipped; None without one."""
+        return self.present if self.result is Result.SKIPPED and self.present != self.announced else None
 
 
 async def compare(
@@ -174,7 +179,7 @@ async def _compare_read(root: Manifest, present: str | None, context: CopyContex
     selection = await select(root, context)
     cache.add(root.digest, context.options, selection)
     if selection.manifest is None:
-        return Comparison(Result.SKIPPED, root.digest, None, selection.note, selection)
+        return Comparison(Result.SKIPPED, root.digest, None, selection.note, selection, present)
     digest = selection.manifest.digest
     result = Result.UP_TO_DATE if digest == present else None
     return Comparison(result, root.digest, digest, selection.note, selection, present)
@@ -210,7 +215,7 @@ def _is_unchanged(present: str | None, digest: str, options: CopyOptions) -> boo
 
 def _compare_cached(present: str | None, digest: str, cached: CachedSelection) -> Comparison:
     if cached.digest is None:
-        return Comparison(Result.SKIPPED, digest, None, cached.note)
+        return Comparison(Result.SKIPPED, digest, None, cached.note, present=present)
     result = Result.UP_TO_DATE if cached.digest == present else None
     return Comparison(result, digest, cached.digest, cached.note, present=None if result is not None else present)
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -26,7 +26,7 @@ _MAX_WARNINGS = 20
 """Warnings kept in full: an outcome goes through the queue and into logs."""
 
 
-_OPTIONAL = frozenset({"signatures", "warnings", "replaced"})
+_OPTIONAL = frozenset({"signatures", "warnings", "replaced", "still_holds"})
 
 
 class Result(StrEnum):
@@ -66,6 +66,10 @@ class Outcome:
         source_digest: the digest of the source's tag when it was copied or compared. Only for the process that made
             the copy: it is not in `to_json`.
         settled: whether another attempt would bring no signature more; it is not in `to_json` either.
+        former: the digest that the destination's tag named before the copy; empty if there was no such tag, None if
+            the destination was not asked. It is not in `to_json` either.
+        still_holds: the digest that the destination's tag goes on naming, although the source's tag was skipped or is
+            gone; None if there is no such tag.
     """
 
     result: Result
@@ -84,11 +88,13 @@ class Outcome:
     replaced: str | None = None
     source_digest: str | None = field(default=None, compare=False)
     settled: bool = field(default=True, compare=False)
+    former: str | None = field(default=None, compare=False)
+    still_holds: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON values, one key per attribute; the last three only where there are any."""
+        """Return JSON values, one key per attribute; some of them only where there is a value."""
         values = asdict(self) | {"warnings": list(self.warnings)}
-        del values["source_digest"], values["settled"]
+        del values["source_digest"], values["settled"], values["former"]
         return {key: value for key, value in values.items() if value or key not in _OPTIONAL}
 
     @classmethod
@@ -101,6 +107,19 @@ class Outcome:
         warnings = tuple(values.get("warnings", ()))
         values = {each.name: values[each.name] for each in fields(cls) if each.name in values}
         return cls(**{**values, "result": Result(values["result"]), "warnings": warnings})
+
+    def held_by(self, digest: str | None) -> Self:
+        """Return the same outcome of a tag that was left alone, with a warning if the destination has such a tag.
+
+        Args:
+            digest: what the destination's tag names; None for no such tag.
+        """
+        return replace(self, still_holds=digest, warnings=(*self.warnings, *held_warning(digest)))
+
+
+def held_warning(digest: str | None) -> tuple[str, ...]:
+    """Return the warning that a destination's tag goes on naming a former image; nothing if there is no such tag."""
+    return (f"the destination still holds {digest}",) if digest is not None else ()
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from replicator.copy.blobs import BlobCopier
@@ -197,7 +198,10 @@ class Copier:
         if found.digest is not None:
             await self._copy_signatures(context, found, accessories)
         result = result or Result.UP_TO_DATE
-        return context.outcome(result, found.digest, found.note, source_digest=found.announced, replaced=replaced)
+        outcome = context.outcome(result, found.digest, found.note, source_digest=found.announced, replaced=replaced)
+        if result is Result.SKIPPED:
+            return outcome.held_by(found.held)
+        return replace(outcome, former=None if absent else found.present or "")
 
     async def _copy_signatures(self, context: CopyContext, found: Comparison, accessories: Accessories | None) -> None:
         options, selection, digest = context.options, found.selection, str(found.digest)
@@ -247,4 +251,12 @@ class Copier:
         context = CopyContext.open(self.registries, source, destination, options, progress)
         copier = SignatureCopier(context, self._blobs, self._tag_locks, self.refused)
         result, digest, note = await copier.copy_one()
-        return context.outcome(result, digest, note, source_digest=digest)
+        outcome = context.outcome(result, digest, note, source_digest=digest)
+        return await self._left_alone(outcome, destination) if result is Result.SKIPPED else outcome
+
+    async def _left_alone(self, outcome: Outcome, destination: Reference) -> Outcome:
+        """Ask what the destination's tag goes on naming, of an image that was skipped."""
+        if destination.tag is None:
+            return outcome
+        head = await self.registries.destination(destination.repository).head_destination(destination.tag)
+        return outcome.held_by(head.digest if head is not None else None)

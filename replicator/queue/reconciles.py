@@ -44,6 +44,8 @@ class Findings:
         drift: tags that differed, were queued, and were not in the queue before: their events were lost.
         skipped: tags that their rule leaves out.
         failed: listings and comparisons that failed.
+        stale: tags that were left out while their destination still holds a former image.
+        lost: tags that were missing at their destination although this installation had seen them there.
         unregistered: projects whose webhook policy could not be ensured; None where that was not wanted.
         error: why the run as a whole failed; None when it was completed.
     """
@@ -56,6 +58,8 @@ class Findings:
     warnings: int = 0
     unregistered: int | None = None
     error: str | None = None
+    stale: int = 0
+    lost: int = 0
 
     @property
     def complete(self) -> bool:
@@ -65,7 +69,7 @@ class Findings:
 
 @dataclass(frozen=True, slots=True)
 class _ResultRecord:
-    """A run that has ended, as the record in Redis. ``unregistered`` is missing where it was not wanted."""
+    """A run that has ended, as the record in Redis. Without a value, the last three are missing; of ``unregistered`` 0 is one."""
 
     host: str
     listed: int
@@ -78,6 +82,8 @@ class _ResultRecord:
     started: Moment
     ended: Moment
     unregistered: int | None = None
+    stale: int = 0
+    lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +125,8 @@ class ReconcileResult:
             "failed": found.failed,
             "complete": found.complete,
             "warnings": found.warnings,
+            "stale": found.stale,
+            "lost": found.lost,
             **({} if found.unregistered is None else {"unregistered": found.unregistered}),
             "error": found.error,
         }
@@ -278,10 +286,13 @@ class ReconcileLease:
             warnings=findings.warnings,
             error=findings.error[:_MOST_CHARACTERS] if findings.error is not None else None,
             unregistered=findings.unregistered,
+            stale=findings.stale,
+            lost=findings.lost,
             started=EPOCH,
             ended=EPOCH,
         )
-        optional = {"unregistered"} if findings.unregistered is None else set()
+        optional = {name for name in ("unregistered", "stale", "lost") if not getattr(findings, name)}
+        optional -= {"unregistered"} if findings.unregistered is not None else set()
         # The script adds the times, by its own clock.
         data = encode(record, without={"started", "ended"} | optional)
         clock = asyncio.get_running_loop().time

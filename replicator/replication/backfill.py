@@ -340,4 +340,5 @@ def _row_at_end(found: Found, finished: Finished) -> Row:
         note=outcome.note,
         warnings=outcome.warnings,
         replaced=outcome.replaced,
+        still_holds=outcome.still_holds,
     )

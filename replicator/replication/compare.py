@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from replicator.console import short
-from replicator.copy import Result, SourceNotFound, selection_key
+from replicator.copy import Result, SourceNotFound, held_warning, selection_key
 from replicator.copy.options import VERBATIM, Overwrite
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Lane
@@ -116,6 +116,8 @@ class Checker:
             digest=comparison.digest,
             seconds=round(time.monotonic() - started, 3),
             note=comparison.note,
+            warnings=held_warning(comparison.held),
+            still_holds=comparison.held,
         )
 
     async def _left_alone(self, request: CopyRequest, comparison: Comparison) -> str | None:

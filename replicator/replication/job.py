@@ -13,6 +13,7 @@ import structlog
 
 from replicator.console import short
 from replicator.copy import Outcome, Result, SourceNotFound, selection_key
+from replicator.copy.options import VERBATIM
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Description, Job, Lane, LeftToOthers
 from replicator.registry.errors import DigestMismatch, NotFound
@@ -235,7 +236,7 @@ class Handler:
         named = request
         selected = await select(self._copier.registries, request)
         if isinstance(selected, str):
-            return Outcome(Result.SKIPPED, str(request.source), str(request.destination), note=selected)
+            return await self._left_alone(request, Result.SKIPPED, selected)
         request = selected
         if request.problem is not None:
             raise CopyFailed(request.problem, ErrorClass.PERMANENT)
@@ -256,7 +257,7 @@ class Handler:
         except SourceNotFound as error:
             if not await self._is_gone(error, request, running):
                 raise
-            return Outcome(Result.SOURCE_GONE, str(named.source), str(named.destination), note=str(error))
+            return await self._left_alone(named, Result.SOURCE_GONE, str(error))
         except CopyFailed as error:
             if (age := _settling(request, running, error.__cause__)) is not None:
                 minutes = round(SETTLING_SECONDS / 60)
@@ -312,6 +313,27 @@ class Handler:
             # An earlier attempt wrote it, and did not come to its end.
             outcome = replace(outcome, replaced=owned.replaced or None)
         return outcome
+
+    async def _left_alone(self, request: CopyRequest, result: Result, note: str) -> Outcome:
+        """Return the outcome of a tag that is not copied, with what its destination goes on naming."""
+        outcome = Outcome(result, str(request.source), str(request.destination), note=note)
+        tag = request.destination.tag
+        if tag is None:
+            return outcome
+        try:
+            if result is Result.SOURCE_GONE:
+                target = self._copier.registries.destination(request.destination.repository)
+                head = await target.head_destination(tag)
+                return outcome.held_by(head.digest if head is not None else None)
+            options = VERBATIM if request.signature else request.options
+            found = await self._copier.compare(
+                request.source, request.destination, options, announced=request.announced, read=False
+            )
+        except ReplicatorError as error:
+            if error.error_class is ErrorClass.TRANSIENT:
+                raise
+            return outcome
+        return outcome.held_by(found.present if found.result is None else found.held)
 
     async def _is_gone(self, error: SourceNotFound, request: CopyRequest, running: Running) -> bool:
         """Tell whether the source has said so in its own words, for long enough, and is not broken as a whole.

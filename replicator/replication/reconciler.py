@@ -90,6 +90,8 @@ def findings(report: Report) -> Findings:
         failed=counts[RowOutcome.FAILED],
         warnings=len(report.warnings),
         error=error,
+        stale=report.stale,
+        lost=report.lost,
     )
 
 
@@ -298,7 +300,8 @@ class Reconciler:
         elif result.findings.error is not None:
             log.warning("reconcile failed", **result.to_json())
         else:
-            level = logging.WARNING if result.findings.failed else logging.INFO
+            ended = result.findings
+            level = logging.WARNING if ended.failed or ended.stale or ended.lost else logging.INFO
             log.log(level, "reconcile done", **result.to_json())
 
     async def _wait(self, *tasks: asyncio.Task[Any], timeout: float | None = None) -> None:

@@ -63,6 +63,7 @@ class Row:
         warnings: problems that did not make the copy fail, such as a refused signature.
         replaced: the digest of another image that the destination's tag named before, or names before a copy that is
             yet to be made; None for none.
+        still_holds: the digest that the destination's tag goes on naming, although the source's tag was skipped.
     """
 
     source: str
@@ -76,6 +77,7 @@ class Row:
     note: str = ""
     warnings: tuple[str, ...] = ()
     replaced: str | None = None
+    still_holds: str | None = None
 
 
 @dataclass(slots=True)
@@ -89,6 +91,9 @@ class Report:
         older: tags that ``since`` skipped; not counted as listed.
         trusted: tags that were taken as up to date without a comparison.
         drift: tags that were seen to differ from their destination, and were not in the queue already.
+        stale: tags that were skipped or are gone, while their destination still holds a former image.
+        lost: tags that were missing at their destination although this installation had seen them there.
+        lost_examples: the first of these destinations.
         seconds: duration of the run.
         interrupted: the run was cancelled.
         failed_fast: a failed copy ended the run.
@@ -104,6 +109,9 @@ class Report:
     older: int = 0
     trusted: int = 0
     drift: int = 0
+    stale: int = 0
+    lost: int = 0
+    lost_examples: list[str] = field(default_factory=list)
     seconds: float = 0.0
     interrupted: bool = False
     failed_fast: bool = False
@@ -118,6 +126,7 @@ class Report:
         self.counts[row.outcome] += 1
         self.bytes += row.bytes
         self.replaced += row.replaced is not None
+        self.stale += row.still_holds is not None
         if row.outcome is RowOutcome.FAILED and len(self.failures) < MAX_FAILURES:
             self.failures.append(row)
 

@@ -188,15 +188,14 @@ def test_of_many_that_wait_the_first_are_shown_and_the_others_counted() -> None:
 
 def test_a_reconcile_that_runs_and_the_last_one_are_shown() -> None:
     started = NOON - timedelta(hours=3)
-    result = ReconcileResult(
-        started, started + timedelta(seconds=42.5), "h2", Findings(1000, 985, drift=7, skipped=3, failed=5, warnings=1)
-    )
+    found = Findings(1000, 985, drift=7, skipped=3, failed=5, warnings=1, stale=2, lost=4)
+    result = ReconcileResult(started, started + timedelta(seconds=42.5), "h2", found)
     running = RunningReconcile("h1", 17, NOON - timedelta(seconds=90), Progress(800, 340))
     seen = status(reconcile=ReconcileState(NOON, started, result, running))
     shown = printed(seen)
     assert "reconcile running for 1 min on h1:17, 340 of 800 tags so far" in shown
     assert "last reconcile 2 h ago on h2: 1000 tags in 42.5 s, 985 up to date, drift 7, 3 skipped" in shown
-    assert "5 failed" in shown
+    assert "2 still hold a former image, 4 were in place and were missing, 5 failed" in shown
     assert seen.to_json()["reconcile"] == {
         "running": {"since": "2026-01-01T11:58:30.000Z", "host": "h1", "pid": 17, "listed": 800, "done": 340},
         "last": {
@@ -211,6 +210,8 @@ def test_a_reconcile_that_runs_and_the_last_one_are_shown() -> None:
             "failed": 5,
             "complete": False,
             "warnings": 1,
+            "stale": 2,
+            "lost": 4,
             "error": None,
         },
     }

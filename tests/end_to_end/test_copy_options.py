@@ -69,7 +69,7 @@ async def test_an_image_for_another_platform_is_skipped_with_the_reason(house: H
     await pushed(house, "v1", ARM64)
     ended = await copy(house, "--platform", "linux/amd64")
     reason = "it is for linux/arm64, not for linux/amd64"
-    assert (ended.code, ended.out) == (0, f"skipped: {house.harbor.host}/library/app:v1: {reason}\n")
+    assert (ended.code, ended.out) == (1, f"skipped: {house.harbor.host}/library/app:v1: {reason}\n")
     assert house.acr.faults.log.count("PUT") == house.acr.faults.log.count("POST") == 0
 
 

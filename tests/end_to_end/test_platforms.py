@@ -79,6 +79,13 @@ async def test_an_image_for_another_platform_is_skipped_with_the_reason_in_the_l
         # A later push under the same tag that has the platform is copied.
         await push(house.harbor.host, "library/app", "arm", ROOT, HARBOR_ROBOT)
         await serving.until("copy done", result="copied", digest=ONLY_AMD64.digest)
+        # It moves back: the destination goes on naming what is no longer at the source.
+        await push(house.harbor.host, "library/app", "arm", ARM64, HARBOR_ROBOT)
+        (line,) = await serving.until("copy done", still_holds=ONLY_AMD64.digest)
+        assert (line["result"], line["level"]) == ("skipped", "warning")
+        ended, rows = await backfill(house, "--strict")
+        assert (ended.code, rows["arm"]["still_holds"]) == (1, ONLY_AMD64.digest)
+        assert "Warning: 1 destination still holds a former image" in ended.out
     assert json.loads((await replicator("failures", "--json", cwd=house.directory)).out) == []
 
 

@@ -267,6 +267,8 @@ class QueueLookups(Collector):
         findings = state.last.findings if state.last is not None else None
         yield _gauge(families.RECONCILE_SUCCESS, success.timestamp() if success is not None else 0)
         yield _gauge(families.RECONCILE_DRIFT, findings.drift if findings is not None else 0)
+        yield _gauge(families.RECONCILE_STALE, findings.stale if findings is not None else 0)
+        yield _gauge(families.RECONCILE_LOST, findings.lost if findings is not None else 0)
         yield _gauge(families.RECONCILE_FAILED, findings is not None and findings.error is not None)
         yield _gauge(families.RECONCILE_OVERDUE, overdue(self._schedule, state))
 

@@ -49,7 +49,8 @@ EVENTS = Family(
 COPIES = Family(
     "replicator_copies_total",
     "counter",
-    "Finished attempts of copies: copied, in_place, skipped (or gone at the source), retried, or failed.",
+    "Finished attempts of copies: copied, in_place, skipped (or gone at the source), stale (the same, while the "
+    "destination still holds a former image), retried, or failed.",
     ("outcome", "rule", "lane"),
 )
 COPY_LAG = Family(
@@ -174,6 +175,16 @@ RECONCILE_DRIFT = Family(
     "gauge",
     "Images that the last reconcile found out of date without a webhook event.",
 )
+RECONCILE_STALE = Family(
+    "replicator_reconcile_stale_images",
+    "gauge",
+    "Images that the last reconcile left out while their destination still holds a former image.",
+)
+RECONCILE_LOST = Family(
+    "replicator_reconcile_lost_images",
+    "gauge",
+    "Images that the last reconcile found missing at their destination although they had been in place.",
+)
 SWEEP_ENDED = Family(
     "replicator_sweep_last_timestamp_seconds", "gauge", "Unix time at which the last sweep ended; 0 before the first."
 )
@@ -253,6 +264,8 @@ LOOKED_UP = (
     SILENT_COPIES,
     RECONCILE_SUCCESS,
     RECONCILE_DRIFT,
+    RECONCILE_STALE,
+    RECONCILE_LOST,
     RECONCILE_FAILED,
     RECONCILE_OVERDUE,
     SWEEP_ENDED,
