@@ -242,7 +242,7 @@ def succeeded(
         TypeError: the outcome can't be expressed in JSON.
         ValueError: the same.
     """
-    finished = encode(Finished(job.id, dict(outcome), None, None, job.failures + 1, round(seconds, 3)))
+    finished = Finished(job.id, dict(outcome), None, None, job.failures + 1, round(seconds, 3)).encode()
     return Ending("done", finished=finished, payload=payload, outcome=outcome, lag=lag)
 
 
@@ -285,9 +285,8 @@ def failed(  # the facts of one failure
         expected=isinstance(error, ReplicatorError),
         costly=spent if costly else 0,
     )
-    finished = encode(
-        Finished(job.id, None, message, error_class, failures, round(seconds, 3), retrying=delay is not None)
-    )
+    retrying = delay is not None
+    finished = Finished(job.id, None, message, error_class, failures, round(seconds, 3), retrying=retrying).encode()
     if delay is None:
         login = error.login if isinstance(error, ReplicatorError) else ""
         letter = DeadLetter(job.id, lane, payload, error_class, message, failures, first, now, login)
@@ -330,7 +329,7 @@ def _waits(  # the facts of one failure
     told = f"{message}; given up: {describe_key(wait.key)} since {silent:%Y-%m-%d %H:%M:%S} UTC"
     told = told if wait.key else message
     record = Finished(job.id, None, told, ErrorClass.TRANSIENT, tries, round(seconds, 3), retrying=go_on)
-    finished = encode(record)
+    finished = record.encode()
     if not go_on:
         letter = DeadLetter(job.id, lane, payload, ErrorClass.TRANSIENT, told, tries, first, now)
         return Ending("dead", finished=finished, failure=letter, payload=payload, wait=wait)

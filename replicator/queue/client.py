@@ -254,7 +254,7 @@ class Queue:
                     for entry, fields in entries:
                         if entry not in told:
                             told.add(entry)
-                            yield decode(Finished, fields[b"finished"])
+                            yield decode(Finished, fields[b"finished"], shared=b"shared" in fields)
                 if told:
                     await self.redis.xdel(stream, *told)
                     told.clear()

@@ -81,6 +81,7 @@ class Finished:
         retrying: the job failed more often than this run's ``retries`` allow, but another run with more patience
             enqueued it too, so it is still being retried.
         cancelled: a person has cancelled it; then it has neither an outcome nor a class of failure.
+        shared: it went well, and another run counts it as its own. It is no part of the record.
     """
 
     id: str
@@ -91,6 +92,11 @@ class Finished:
     seconds: float
     retrying: bool = False
     cancelled: bool = False
+    shared: bool = False
+
+    def encode(self) -> bytes:
+        """Return the record as JSON."""
+        return encode(self, without={"shared"})
 
 
 def encode_job(job: Job) -> bytes:

@@ -69,7 +69,7 @@ class Findings:
 
 @dataclass(frozen=True, slots=True)
 class _ResultRecord:
-    """A run that has ended, as the record in Redis. Without a value, the last three are missing; of ``unregistered`` 0 is one."""
+    """A run that has ended, as the record in Redis. The last three are missing where they say nothing."""
 
     host: str
     listed: int

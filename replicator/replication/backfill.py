@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 import time
 from collections import deque
 from dataclasses import dataclass, replace
@@ -12,7 +14,7 @@ from uuid import uuid4
 
 import structlog
 
-from replicator.copy import Outcome
+from replicator.copy import Outcome, Result
 from replicator.copy.options import Overwrite
 from replicator.queue import Lane, QueueError
 from replicator.registry.places import BULK
@@ -98,7 +100,7 @@ class Backfill:
         self._queue = queue
         self._options = options
         self._on_row = on_row
-        self.run_id = f"backfill-{uuid4().hex[:12]}"
+        self.run_id = f"backfill-{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:12]}"
         self.follows_copies = queue is not None and not options.detach
         self._enqueuer = Enqueuer(queue, self.run_id if self.follows_copies else None) if queue is not None else None
         # A tag is in one of these from its listing to its row; `_report_unfinished` relies on that.
@@ -331,6 +333,9 @@ def _row_at_end(found: Found, finished: Finished) -> Row:
             error += " (an event asked for it too, so it is still being retried)"
         return replace(row, error=error)
     outcome = Outcome.from_json(dict(finished.outcome))
+    if finished.shared and outcome.result is Result.COPIED:
+        note = "; ".join(filter(None, ("another run copied it", outcome.note)))
+        outcome = replace(outcome, result=Result.UP_TO_DATE, bytes=0, note=note)
     return replace(
         row,
         outcome=RowOutcome(outcome.result.value),

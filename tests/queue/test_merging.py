@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from typing import TYPE_CHECKING
 
 from replicator.errors import ErrorClass
@@ -222,3 +224,19 @@ async def test_queued_work_never_expires(queue: Queue) -> None:
     for key in await queue.redis.keys(f"*{queue.prefix}*"):
         if not key.endswith(b":ping"):
             assert await queue.redis.ttl(key) == -1, key
+
+
+async def test_a_copy_for_two_runs_is_counted_by_the_one_that_made_it_or_else_by_the_last(
+    queue: Queue, handler: Recorder
+) -> None:
+    here = f"{socket.gethostname()}:{os.getpid()}"
+    cases = {"others": (f"backfill-h:1:{'a' * 12}", f"backfill-h:2:{'b' * 12}"), "ours": (f"backfill-{here}:c", "x")}
+    for name, runs in cases.items():
+        for run in runs:
+            await queue.enqueue([Job(f"r.example/{name}:1", {})], Lane.BACKFILL, run=run)
+    async with working(queue, handler):
+        await idle(queue)
+    shared = {}
+    for run in (run for runs in cases.values() for run in runs):
+        shared[run] = (await anext(queue.finished(run))).shared
+    assert list(shared.values()) == [True, False, False, True]

@@ -48,7 +48,7 @@ async def test_a_tag_that_moved_to_an_image_without_the_platform_says_what_is_st
 ) -> None:
     await push(harbor.host, "team/app", "v1", ARM64, HARBOR_ROBOT)
     rules = rules_of(harbor, acr, ONE)
-    changes = {"force": True} if force else {}
+    changes: dict[str, Any] = {"force": True} if force else {}
     outcome = await do(rules, harbor, **changes)
     assert (outcome["result"], outcome.get("still_holds"), outcome.get("warnings")) == ("skipped", None, None)
     await push(acr_upstream, "cache/app", "v1", AMD64)

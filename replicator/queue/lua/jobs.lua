@@ -639,7 +639,7 @@ if newest ~= seen then
   -- Enqueued while it ran: the copy may have missed the newer tag, so it runs again, however this attempt ended.
   redis.call('ZADD', queue(lane), earliest, member(id))
   -- A failure is not reported: the next attempt, at once, began after these runs asked too, and may go well.
-  if how == 'done' or how == 'cancel' then report_end(id, seen, record) end
+  if how == 'done' or how == 'cancel' then report_end(id, seen, record, nil, runner and runner.worker) end
   if how == 'done' then note_ended(lane, ARGV[11], ARGV[12]) end
   wake(lane)
   return 'queued again'
@@ -661,7 +661,7 @@ elseif silent and answers_others(silent, tonumber(ARGV[15])) then
   wake(lane)
 elseif how == 'done' then
   if look then compare_later(id, lane, look) else forget(id) end
-  report_end(id, seen, record)
+  report_end(id, seen, record, nil, runner and runner.worker)
   note_ended(lane, ARGV[11], ARGV[12])
 elseif how == 'dead' then
   make_dead_letter(id, seen, note, record)

@@ -226,10 +226,25 @@ local function enqueue(id, job, lane, retries, run, pushed)
   return target, pending
 end
 
+-- Returns the one of several runs that counts a copy as its own: the one in whose process it was made, else the last
+-- that asked for it, as an earlier one may have been killed. Its name is `backfill-<host>:<pid>:<token>`.
+local function run_that_counts(waiters, seen, worker)
+  local newest, counts = -1, nil
+  for i = 1, #waiters, 2 do
+    local generation = tonumber(string.match(waiters[i + 1], '^(%d+):'))
+    local process = string.match(waiters[i], '^backfill%-(.+:)%x+$')
+    if process and string.sub(worker, 1, #process) == process then return waiters[i] end
+    if generation <= seen and generation > newest then newest, counts = generation, waiters[i] end
+  end
+  return counts
+end
+
 -- Report the end of a job to the runs that enqueued it before the attempt began (their generation is at most `seen`).
--- With `failures`, only to those whose retries are exhausted by that many failures.
-local function report_end(id, seen, record, failures)
+-- With `failures`, only to those whose retries are exhausted by that many failures. worker: the one that did the job
+-- well, or nil; then only one of the runs is not told that the copy is `shared`.
+local function report_end(id, seen, record, failures, worker)
   local waiters = redis.call('HGETALL', waiters_key(id))
+  local counts = worker and #waiters > 2 and run_that_counts(waiters, seen, worker)
   for i = 1, #waiters, 2 do
     local generation, retries = string.match(waiters[i + 1], '^(%d+):(%d*)$')
     local wanted = tonumber(generation) <= seen
@@ -237,7 +252,11 @@ local function report_end(id, seen, record, failures)
     if wanted then
       local stream = prefix .. ':finished:' .. waiters[i]
       redis.call('HDEL', waiters_key(id), waiters[i])
-      redis.call('XADD', stream, '*', 'finished', record)
+      if counts and counts ~= waiters[i] then
+        redis.call('XADD', stream, '*', 'finished', record, 'shared', '1')
+      else
+        redis.call('XADD', stream, '*', 'finished', record)
+      end
       redis.call('PEXPIRE', stream, FINISHED_EXPIRY)
     end
   end
