@@ -14,7 +14,7 @@ from replicator.queue.best_effort import PushNews
 from replicator.queue.blob_locks import RedisBlobLocks
 from replicator.queue.client import Queue
 from replicator.queue.configurations import Differing, InForce, KnownConfig, ProcessInfo, ownerless
-from replicator.queue.dead_letters import DeadLetter, DeadLetterPage, DeadLetters, PendingJob, list_jobs
+from replicator.queue.dead_letters import CauseWatch, DeadLetter, DeadLetterPage, DeadLetters, PendingJob, list_jobs
 from replicator.queue.embedded import embedded_server
 from replicator.queue.history import Action, Description, Ended, History, LagSpan, named, note_action, system_user
 from replicator.queue.job import (
@@ -75,6 +75,7 @@ __all__ = [
     "Attempt",
     "AttemptEnd",
     "AttemptObserver",
+    "CauseWatch",
     "Complaint",
     "Counts",
     "DeadLetter",

@@ -1,22 +1,36 @@
-"""Dead letters: jobs that failed for good, kept until somebody retries or drops them. And a list of the others."""
+"""Dead letters: jobs that failed for good, kept until somebody retries or drops them, or until their cause is over.
+
+And a list of the pending jobs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from replicator.errors import ErrorClass
 from replicator.queue.client import BATCH
-from replicator.queue.job import Lane, decode_job
+from replicator.queue.job import Lane, QueueUnavailable, decode_job
 from replicator.queue.records import Moment, decode, dump_json, moment
 from replicator.queue.waits import JOBS_A_STEP
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from datetime import datetime
 
     from replicator.queue.client import Queue
     from replicator.queue.waits import Selection
+
+log = structlog.get_logger("replicator.queue")
+
+MOST_WATCHED = 20_000
+"""Dead letters that one run compares with what it sees, the oldest first."""
+RIGHT, GONE = "the destination is right", "gone at the source"
+"""Why a dead letter ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +138,57 @@ class DeadLetters:
         """
         return await self._each("dead_letter_drop", ids)
 
+    async def end(self, marks: Mapping[str, bytes], why: str) -> list[str]:
+        """Forget dead letters whose cause is over; the history and the log say so.
+
+        Args:
+            marks: ids, each with its mark as it was before that was found: a dead letter that was made since stays.
+            why: the reason.
+
+        Returns:
+            The ids that were forgotten.
+
+        Raises:
+            QueueUnavailable: Redis does not answer; some may be forgotten.
+        """
+        ended: list[str] = []
+        pairs = list(marks.items())
+        for start in range(0, len(pairs), BATCH):
+            words = [word for pair in pairs[start : start + BATCH] for word in pair]
+            ended += [job_id.decode() for job_id in await self._queue.ask("dead_letter_end", why, *words)]
+        for job_id in ended:
+            log.info("dead letter ended", id=job_id, why=why)
+        return ended
+
+    async def marks(self, ids: Iterable[str]) -> dict[str, bytes]:
+        """Return the marks of those ids that are dead letters.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        every, found = list(dict.fromkeys(ids)), dict[str, bytes]()
+        for start in range(0, len(every), BATCH):
+            batch = every[start : start + BATCH]
+            marks = await self._queue.ask("dead_letter_marks", *batch)
+            found |= {job_id: mark for job_id, mark in zip(batch, marks, strict=False) if mark is not None}
+        return found
+
+    async def sources(self, limit: int) -> AsyncIterator[tuple[str, bytes, str]]:
+        """Yield the id, the mark and the source of each, the oldest first; an empty source where it is no image.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        mark, number = b"0", 0
+        while number < limit:
+            found = await self._queue.ask("dead_letter_sources", mark, BATCH)
+            for start in range(0, len(found), 3):
+                job_id, mark, source = found[start : start + 3]
+                yield job_id.decode(errors="replace"), mark, source.decode(errors="replace")
+            if len(found) < 3 * BATCH:
+                return
+            number += BATCH
+
     async def _each(self, script: str, ids: Iterable[str] | None) -> list[str]:
         done: list[str] = []
         async for batch in self._batches(ids):
@@ -138,6 +203,89 @@ class DeadLetters:
         every = list(ids)
         for start in range(0, len(every), BATCH):
             yield every[start : start + BATCH]
+
+
+class CauseWatch:
+    """Ends the dead letters whose destination a run finds right, or whose source it finds gone.
+
+    A dead letter counts only if it was read before that was found. While Redis is away none ends, and nothing fails.
+
+    Args:
+        queue: whose dead letters; None for none.
+    """
+
+    def __init__(self, queue: Queue | None) -> None:
+        self._letters = DeadLetters(queue) if queue is not None else None
+        self._marks: dict[str, bytes] = {}
+        self._right: dict[str, bytes] = {}
+        self._unseen: dict[str, list[str]] = {}
+
+    def __contains__(self, destination: str) -> bool:
+        """Tell whether a destination is known to have a dead letter."""
+        return destination in self._marks
+
+    async def read(self) -> None:
+        """Read all dead letters, at the beginning of a run that lists everything."""
+        if self._letters is None:
+            return
+        with _unless_away():
+            async for destination, mark, source in self._letters.sources(MOST_WATCHED):
+                self._marks[destination] = mark
+                if source:
+                    self._unseen.setdefault(source, []).append(destination)
+
+    async def look(self, destinations: Sequence[str]) -> None:
+        """Read the dead letters of a few destinations, right before they are compared."""
+        if self._letters is None or not destinations:
+            return
+        with _unless_away():
+            found = await self._letters.marks(destinations)
+            for destination in destinations:
+                self._marks.pop(destination, None)
+            self._marks |= found
+
+    def right(self, destination: str) -> None:
+        """Note that a destination was found right; `end` ends its dead letter."""
+        if (mark := self._marks.pop(destination, None)) is not None:
+            self._right[destination] = mark
+
+    def listed(self, repository: str, tags: Iterable[str]) -> None:
+        """Note that the source has these tags: their dead letters have not lost their cause."""
+        if self._unseen:
+            for tag in tags:
+                self._unseen.pop(f"{repository}:{tag}", None)
+
+    async def end(self) -> None:
+        """End the dead letters of what was found right."""
+        if self._letters is not None and self._right:
+            right, self._right = self._right, {}
+            with _unless_away():
+                await self._letters.end(right, RIGHT)
+
+    async def end_gone(self, is_gone: Callable[[str], Awaitable[bool]]) -> None:
+        """End the dead letters of tags that the source does not have any more, after the last list.
+
+        Args:
+            is_gone: tells whether a source that no list has shown is certainly gone.
+        """
+        if self._letters is None:
+            return
+        gone: dict[str, bytes] = {}
+        for source, destinations in self._unseen.items():
+            marks = {each: self._marks[each] for each in destinations if each in self._marks}
+            if marks and await is_gone(source):
+                gone |= marks
+        self._unseen = {}
+        with _unless_away():
+            await self._letters.end(gone, GONE)
+
+
+@contextmanager
+def _unless_away() -> Iterator[None]:
+    try:
+        yield
+    except QueueUnavailable as error:
+        log.warning("dead letters not compared", error=str(error))
 
 
 @dataclass(frozen=True, slots=True)

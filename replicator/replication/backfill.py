@@ -16,7 +16,9 @@ import structlog
 
 from replicator.copy import Outcome, Result
 from replicator.copy.options import Overwrite
-from replicator.queue import Lane, QueueError
+from replicator.errors import ReplicatorError
+from replicator.queue import CauseWatch, Lane, QueueError
+from replicator.reference import Reference
 from replicator.registry.places import BULK
 from replicator.replication.advice import explained
 from replicator.replication.compare import Checker, Enqueuer, RepositoryQueue, informed, row_of, why
@@ -41,6 +43,8 @@ _QUEUED_AT_ONCE = 1_000
 """The most copies of one run in the queue at once: enough for many workers."""
 _LOSS_SECONDS = 15.0
 """Seconds between two looks for copies that the queue has lost."""
+_LOOKS = 1_000
+"""The most sources of dead letters that are looked for at the end of a run, as no list showed them."""
 _HEARING_SECONDS = 3.0
 """Seconds for the news of a copy that has just ended to arrive."""
 
@@ -95,7 +99,11 @@ class Backfill:
     ) -> None:
         self._listing = listing
         dry_run = queue is None
-        self._checker = Checker(copier, checks, trust=options.trust, force=options.force, dry_run=dry_run)
+        self._letters = CauseWatch(queue)
+        self._checker = Checker(
+            copier, checks, trust=options.trust, force=options.force, dry_run=dry_run, letters=self._letters
+        )
+        self._registries = copier.registries
         self._courtesy = copier.registries.courtesy
         self._queue = queue
         self._options = options
@@ -133,6 +141,8 @@ class Backfill:
         # Lists and comparisons too: their requests wait for those of pushes.
         BULK.set(True)
         started = time.monotonic()
+        await self._letters.read()
+        self._listing.on_page = self._letters.listed
         try:
             async with asyncio.TaskGroup() as group:
                 helpers = []
@@ -150,6 +160,7 @@ class Backfill:
                     await self._changed.wait()
                     self._changed.clear()
                 await cancel_all(helpers)
+            await self._end_letters()
         except BaseExceptionGroup as errors:
             self.report.broken_off = True
             raise errors.exceptions[0] from None
@@ -160,6 +171,25 @@ class Backfill:
             self._report_unfinished()
             self.report.seconds = round(time.monotonic() - started, 3)
         return self.report
+
+    async def _end_letters(self) -> None:
+        """End the dead letters of what is right, and those of what is gone, as far as it was listed."""
+        await self._letters.end()
+        looks = 0
+
+        async def is_gone(source: str) -> bool:
+            nonlocal looks
+            with contextlib.suppress(ValueError, ReplicatorError):
+                reference = Reference.parse(source)
+                if reference.digest is None and looks < _LOOKS and self._listing.covers(reference.repository):
+                    looks += 1
+                    # A list may lack what a login may not see; this asks for the tag alone.
+                    origin = self._registries.source(reference.repository)
+                    return await origin.head_manifest(reference.identifier) is None
+            return False
+
+        if self.report.complete:
+            await self._letters.end_gone(is_gone)
 
     def _work_done(self, task: asyncio.Task[None]) -> None:
         self._working.discard(task)
@@ -220,6 +250,7 @@ class Backfill:
             else:
                 self._listed.append(each)
         await self._checker.recall(self._listed)
+        await self._letters.end()
         while self._listed:
             # Removed only after it has a place there, so that a cancelled run still has a row for it.
             await self._to_compare.put(self._listed[0])

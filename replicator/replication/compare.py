@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from replicator.copy import Accessories, Comparison, Copier
-    from replicator.queue import Job, Observations, Queue
+    from replicator.queue import CauseWatch, Job, Observations, Queue
     from replicator.reference import Repository
     from replicator.replication.listing import Found
     from replicator.rules import CopyRequest
@@ -41,11 +41,20 @@ class Checker:
         trust: seconds for which a destination that was up to date is trusted; None to compare each.
         force: copy also what is up to date.
         dry_run: nothing is queued, so no job will look again.
+        letters: ends the dead letters of what is right; what has one is never trusted.
     """
 
-    def __init__(
-        self, copier: Copier, checks: Observations | None, *, trust: float | None, force: bool, dry_run: bool
+    def __init__(  # one of a run: all but the first two are keywords
+        self,
+        copier: Copier,
+        checks: Observations | None,
+        *,
+        trust: float | None,
+        force: bool,
+        dry_run: bool,
+        letters: CauseWatch,
     ) -> None:
+        self.letters = letters
         self._copier = copier
         self._checks = checks
         self._trust = trust
@@ -111,6 +120,7 @@ class Checker:
                 self._checks.record(str(request.destination), key, compared_at, owner)
             if (lacks_signatures or self._force) and not request.signature:
                 return replace(comparison, lacks_signatures=lacks_signatures)
+            self.letters.right(str(request.destination))
         return replace(
             row_of(found, RowOutcome(comparison.result.value)),
             digest=comparison.digest,
@@ -163,6 +173,7 @@ class Checker:
 
     async def _confirmed(self, found: Sequence[tuple[Found, str]]) -> dict[Found, Row]:
         """Return the rows of those copies whose destination was seen to hold this digest within the time of trust."""
+        found = [pair for pair in found if str(pair[0].request.destination) not in self.letters]
         if self._trust is None or self._checks is None or self._force or not found:
             return {}
         facts = [(each, fact) for each, digest in found for fact in _facts(each, digest)]

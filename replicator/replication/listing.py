@@ -37,7 +37,7 @@ from replicator.rules.collisions import ListingCollisions, collision_candidates
 from replicator.tasks import merge_streams
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Container, Iterator
+    from collections.abc import AsyncGenerator, Callable, Container, Iterable, Iterator
     from datetime import datetime
 
     from replicator.copy import Copier
@@ -150,6 +150,7 @@ class Listing:
 
     Attributes:
         rules_digest: see `Rules.digest`.
+        on_page: called with a repository and some of its tags, whatever the rules want of them.
     """
 
     def __init__(
@@ -166,6 +167,9 @@ class Listing:
         self._collisions = ListingCollisions(())
         self._agreed: dict[Collision, bool] = {}
         self._missing: set[Repository] = set()
+        self._found: RepositoryLister | None = None
+        self._tags: TagLister | None = None
+        self.on_page: Callable[[str, Iterable[str]], object] = lambda *_: None
 
     async def collisions(self) -> AsyncGenerator[Collision, None]:
         """Yield the collisions of the tags that exist now, as `batches` would; what can't be listed is passed over.
@@ -193,7 +197,7 @@ class Listing:
         of its sources. A repository that a pattern found and that was deleted since is passed over.
         """
         self._missing.clear()
-        repositories = RepositoryLister(self.narrowing, self._registries)
+        repositories = self._found = RepositoryLister(self.narrowing, self._registries)
         async with contextlib.aclosing(repositories.failures()) as failures:
             async for failure in failures:
                 yield Batch(failure.what, error=failure.error)
@@ -209,7 +213,7 @@ class Listing:
             async for failure in failures:
                 yield Batch(failure.what, error=failure.error)
         wanted = [each for each in wanted if each.repository not in self._missing]
-        tags = TagLister(self._registries, {registry for registry, _ in repositories.artifacts})
+        tags = self._tags = TagLister(self._registries, {registry for registry, _ in repositories.artifacts})
         streams = self._streams(wanted, repositories, tags)
         async with contextlib.aclosing(merge_streams(streams, LISTED_AT_ONCE)) as pages:
             async for page in pages:
@@ -218,6 +222,15 @@ class Listing:
                     batch = await self._with_agreed(batch, page)
                 if batch.found or batch.refused or batch.error is not None or batch.warnings:
                     yield batch
+
+    def covers(self, repository: Repository) -> bool:
+        """Tell, after the last batch, whether every tag was listed that this repository has, if there still is one."""
+        if self._found is None or self._tags is None or not self._rules.route(repository).destinations:
+            return False
+        if repository in self._found.wanted:
+            return repository in self._tags.complete
+        project = repository.registry, repository.name.partition("/")[0]
+        return project in self._found.artifacts and self.narrowing.includes(repository)
 
     def _streams(
         self, wanted: list[WantedRepository], repositories: RepositoryLister, tags: TagLister
@@ -333,6 +346,7 @@ class Listing:
         tags.warnings.clear()
         if isinstance(page, NotListed):
             return Batch(page.what, error=page.error, warnings=warnings)
+        self.on_page(str(page.repository), page.tags)
         found: list[Found] = []
         refused: list[ListingRefused] = []
         for asked in self._rules.asked(page.repository, page.tags, page.labels):

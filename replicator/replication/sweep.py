@@ -23,7 +23,7 @@ from cachetools import TTLCache
 
 from replicator.copy import Comparison
 from replicator.errors import ErrorClass, ReplicatorError
-from replicator.queue import Lane, QueueUnavailable
+from replicator.queue import CauseWatch, Lane, QueueUnavailable
 from replicator.queue.leaders import Sweeps, SweptProject
 from replicator.queue.records import milliseconds
 from replicator.reference import Repository
@@ -90,7 +90,8 @@ class Sweeper:
         self._rules = rules
         self._copier = copier
         self._queue = queue
-        self._checker = Checker(copier, checks, trust=_TRUST_SECONDS, force=False, dry_run=False)
+        self._letters = CauseWatch(queue)
+        self._checker = Checker(copier, checks, trust=_TRUST_SECONDS, force=False, dry_run=False, letters=self._letters)
         self._sweeps = Sweeps(queue, lease=2 * interval + 30)
         self._stopping = asyncio.Event()
         self._harbors: dict[str, SweptHarbor] = {}
@@ -181,6 +182,7 @@ class Sweeper:
         jobs: dict[_Copy, Job] = {}
         signatures: dict[_Copy, Job] = {}
         complete = True
+        await self._letters.look([str(each.request.destination) for each in found])
         rows = await self._checker.trusted(found)
         unknown = [each for each, row in zip(found, rows, strict=True) if row is None]
         slots = asyncio.Semaphore(_COMPARED_AT_ONCE)
@@ -204,6 +206,7 @@ class Sweeper:
                     found_jobs[key] = job_for(request, rules=rules)
 
         await gather_tolerant(check(each) for each in unknown)
+        await self._letters.end()
         return jobs, signatures, complete
 
     async def enqueue(self, jobs: Mapping[_Copy, Job], lane: Lane) -> int:

@@ -136,10 +136,12 @@ class TagLister:
 
     Attributes:
         warnings: fall-backs that were taken, and why; whoever reports them removes them.
+        complete: the repositories whose tags were all listed.
     """
 
     def __init__(self, registries: Registries, harbors: Iterable[str]) -> None:
         self.warnings: list[str] = []
+        self.complete: set[Repository] = set()
         self._registries = registries
         self._hosts = {registry: _Host(is_harbor=True) for registry in harbors}
         # Logins without artifact:list, each with the project that refused them: a robot may have it in others.
@@ -168,6 +170,7 @@ class TagLister:
             return
         if not is_listed:
             unseen = set(repositories)
+        self.complete |= repositories.keys() - unseen
         # A repository that has artifacts and is missing in the project's list is listed alone, so that none is lost.
         rest = [self.of_repository(repositories[each], whole=False) for each in sorted(unseen)]
         async for listed in merge_streams(rest, LISTED_AT_ONCE):
@@ -207,15 +210,17 @@ class TagLister:
                     is_listed = is_listed or bool(page)
                     yield _tags(page)
                     page = await anext(pages, None)
-        if is_listed:
-            return
-        # A list of names has no labels. This tells why there is no other, or reads what came meanwhile.
-        if wanted.needs_labels and (labelled := await read_labels(self._registries, repository)):
-            yield labelled
-            return
-        async for names in self._names(repository):
-            self._warn_if_refused(repository)
-            yield {} if wanted.needs_labels else names
+        if not is_listed:
+            # A list of names has no labels. This tells why there is no other, or reads what came meanwhile.
+            if wanted.needs_labels and (labelled := await read_labels(self._registries, repository)):
+                yield labelled
+            else:
+                async for names in self._names(repository):
+                    self._warn_if_refused(repository)
+                    yield {} if wanted.needs_labels else names
+                if wanted.needs_labels:
+                    return
+        self.complete.add(repository)
 
     async def _names(self, repository: Repository) -> _TagPages:
         """List the names of all tags (OCI distribution specification 1.1, "Listing Tags")."""

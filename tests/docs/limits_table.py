@@ -213,6 +213,18 @@ LIMITS = {
         Limit("failures that a report is told of at its end", "replication.report.MAX_FAILURES", "", "counted"),
         Limit("images remembered, a process", "copy.selection._MAX_ENTRIES", "", "the oldest are forgotten"),
         Limit(
+            "dead letters that one backfill or reconcile compares with what it finds",
+            "queue.dead_letters.MOST_WATCHED",
+            "",
+            "the newest are left to a later run",
+        ),
+        Limit(
+            "sources of dead letters that it looks for, as no list shows them",
+            "replication.backfill._LOOKS",
+            "",
+            "the others are left to a later run",
+        ),
+        Limit(
             "destinations remembered in Redis, in each of two halves",
             "queue.memory.MOST_DESTINATIONS",
             "",

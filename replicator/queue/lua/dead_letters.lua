@@ -37,14 +37,66 @@ end
 redis.call('SET', prefix .. ':ping', NOW, 'PX', 60000)
 return queued
 
--- dead_letter_drop --
+-- forgotten --
+-- Put in front of the scripts that forget dead letters.
+
+-- Returns whether there was such a dead letter.
+local function forget_letter(id)
+  local known = redis.call('HDEL', DEAD, id) == 1
+  local look = string.match(redis.call('HGET', UNANSWERED, id) or '', '^%d+ (%d+) ')
+  if look and NOW >= tonumber(look) then redis.call('HDEL', UNANSWERED, id) end
+  redis.call('HDEL', DEAD_JOBS, id)
+  redis.call('ZREM', DEAD_ORDER, id)
+  return known
+end
+
+-- dead_letter_drop with forgotten --
 -- Forget dead letters. ARGV: prefix, then ids. Returns the ids that were forgotten.
 local dropped = {}
 for i = 2, #ARGV do
-  if redis.call('HDEL', DEAD, ARGV[i]) == 1 then dropped[#dropped + 1] = ARGV[i] end
-  local look = string.match(redis.call('HGET', UNANSWERED, ARGV[i]) or '', '^%d+ (%d+) ')
-  if look and NOW >= tonumber(look) then redis.call('HDEL', UNANSWERED, ARGV[i]) end
-  redis.call('HDEL', DEAD_JOBS, ARGV[i])
-  redis.call('ZREM', DEAD_ORDER, ARGV[i])
+  if forget_letter(ARGV[i]) then dropped[#dropped + 1] = ARGV[i] end
 end
 return dropped
+
+-- dead_letter_marks --
+-- ARGV: prefix, then ids. Returns the mark of each dead letter; nil for an id that is none.
+local marks = {}
+for i = 2, #ARGV do marks[i - 1] = redis.call('ZSCORE', DEAD_ORDER, ARGV[i]) end
+return marks
+
+-- dead_letter_sources --
+-- Give what dead letters should have copied, in the order of their death.
+-- ARGV: prefix, mark behind which they begin, how many.
+-- Returns for each: id, mark, source; '' for the source of what is no image.
+local found = {}
+local marks = redis.call('ZRANGEBYSCORE', DEAD_ORDER, '(' .. ARGV[2], '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[3])
+for i = 1, #marks, 2 do
+  local record = redis.call('HGET', DEAD, marks[i])
+  local payload = record and cjson.decode(record).payload
+  local source = type(payload) == 'table' and not payload.signature and payload.source
+  for _, part in ipairs({marks[i], marks[i + 1], type(source) == 'string' and source or ''}) do
+    found[#found + 1] = part
+  end
+end
+return found
+
+-- dead_letter_end with chronicle forgotten --
+-- Forget dead letters whose cause is over, and note it in the history; one that was made since has another mark, and
+-- stays. ARGV: prefix, why, then pairs of an id and its mark. Returns the ids that were forgotten.
+local ended = {}
+for i = 3, #ARGV, 2 do
+  local id = ARGV[i]
+  local record = redis.call('ZSCORE', DEAD_ORDER, id) == ARGV[i + 1] and redis.call('HGET', DEAD, id)
+  if record then
+    local letter = cjson.decode(record)
+    local payload = type(letter.payload) == 'table' and letter.payload or {}
+    local function word(text) return type(text) == 'string' and string.sub(text, 1, 600) or '' end
+    local entry = {id = id, lane = letter.lane, result = 'ended', source = word(payload.source),
+      rule = word(payload.rule), note = ARGV[2], error_class = cjson.null, bytes = 0, seconds = 0, lag = cjson.null,
+      tries = letter.tries}
+    note_ended(letter.lane, cjson.encode(entry))
+    forget_letter(id)
+    ended[#ended + 1] = id
+  end
+end
+return ended
