@@ -258,6 +258,10 @@ def summary(report: Report, console: Console, *, run: str = "") -> None:
         say(warning, console, label="Warning:", style="yellow")
     console.print(_counts_table(report))
     say(f"{_ending(report)} {report.seconds:.1f} s, {decimal(report.bytes)} copied", console)
+    if report.lost:
+        were = "1 tag that was" if report.lost == 1 else f"{report.lost} tags that were"
+        what = f"{were} in place before {'was' if report.lost == 1 else 'were'} missing, e.g. {report.lost_examples[0]}"
+        say(f"{what}: was the registry emptied or replaced?", console, label="Warning:", style="yellow")
     if report.stale:
         still = "1 destination still holds" if report.stale == 1 else f"{report.stale} destinations still hold"
         what = f"{still} a former image: what its tag names at the source now is not copied"

@@ -34,6 +34,7 @@ class Comparison:
         present: what the destination's tag named where the image has to be copied or is skipped; None for a missing tag,
             or one that was not asked for.
         lacks_signatures: whether the image is there and signatures of it may not be.
+        lost: whether the destination has no such tag, although this installation had seen one in place.
     """
 
     result: Result | None
@@ -43,6 +44,7 @@ class Comparison:
     selection: Selection | None = field(default=None, repr=False)
     present: str | None = None
     lacks_signatures: bool = False
+    lost: bool = False
 
     @property
     def replaced(self) -> str | None:

@@ -38,6 +38,7 @@ from replicator.queue.leaders import Complaint, Leadership, NewDeadLetters, Noti
 from replicator.queue.lease import Running
 from replicator.queue.memory import (
     Observations,
+    Observed,
     RedisLogins,
     RedisRefusedStore,
     RedisSelectionStore,
@@ -102,6 +103,7 @@ __all__ = [
     "NewDeadLetters",
     "Notices",
     "Observations",
+    "Observed",
     "Pause",
     "PendingJob",
     "ProcessInfo",

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from replicator.queue.dead_letters import DeadLetter
-from replicator.queue.job import Lane
-from replicator.queue.records import decode, encode, moment
+from replicator.queue.job import Lane, QueueUnavailable
+from replicator.queue.records import Moment, decode, dump_json, encode, moment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from replicator.queue.client import Queue
@@ -132,6 +133,37 @@ class Notices:
         """
         dead, newer, newest, *records = await self._queue.ask("dead_letters_since", mark, most)
         return NewDeadLetters(dead, newer, newest, tuple(decode(DeadLetter, record) for record in records))
+
+
+@dataclass(frozen=True, slots=True)
+class LostImages:
+    """Images that a backfill or reconcile found missing at their destination although they had been in place.
+
+    Attributes:
+        at: when it ended (UTC).
+        images: how many.
+        examples: the first of these destinations.
+    """
+
+    at: Moment
+    images: int
+    examples: tuple[str, ...]
+
+    @classmethod
+    async def read(cls, queue: Queue) -> LostImages | None:
+        """Ask for those of the last run that found any, within a month; None without one.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        record = await queue.ask("lost_show")
+        return decode(cls, record) if record else None
+
+
+async def note_lost(queue: Queue, images: int, examples: Sequence[str]) -> None:
+    """Note such images, so that people are told. While Redis is away, they are only in the report of the run."""
+    with contextlib.suppress(QueueUnavailable):
+        await queue.ask("lost_note", images, dump_json(list(examples)))
 
 
 @dataclass(frozen=True, slots=True)

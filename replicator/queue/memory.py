@@ -18,7 +18,8 @@ what was written there (`TagRecord`); the step that lets a tag be written writes
 What an observation can't do: hide a changed source, because it is compared with what the source's list says now, and a
 changed image is another image; nor one that was changed back, because the observation of the first image was voided
 before the image in between was written. What it can do: hide a change that others made at the destination within the
-trusted time, by hand, by another installation, or by a copy outside the queue (``replicator copy``).
+trusted time, by hand or by another installation. So a backfill asks again for one tag of each repository, and where an
+observation proves wrong, earlier ones of the whole repository are not trusted any more (`Observations.distrust`).
 
 What keeps it true:
 
@@ -43,7 +44,9 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import re
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
@@ -168,6 +171,33 @@ _LONGEST_TRUST = 30 * 86400.0
 """Seconds after which every observation has expired (``generations`` in ``memory.lua``)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What a destination was observed to hold, and since when, in ms by Redis's clock; it may be void since."""
+
+    time: int
+    wanted: str
+
+    @classmethod
+    def read(cls, text: bytes) -> Observed | None:
+        """Read the record; None where nothing is certain."""
+        time_ms, _, wanted = text.decode(errors="replace").partition(" ")
+        if wanted.startswith("!"):
+            time_ms, _, wanted = wanted[1:].partition(" ")
+        return cls(int(time_ms), wanted) if wanted and time_ms.isdecimal() else None
+
+
+def _short_repository(repository: str) -> str:
+    # No destination's name ends so.
+    return short_name(f"{repository}/")
+
+
+def _repository(destination: str) -> str:
+    """Return the repository of a reference, or of what signatures are observed of."""
+    path, slash, name = destination.rpartition("/")
+    return f"{path}{slash}{re.split('[:@]', name, maxsplit=1)[0]}"
+
+
 class Observations:
     """Observations of destinations in the Redis of a queue, which stays open. Nothing here raises.
 
@@ -220,16 +250,43 @@ class Observations:
             An answer for each; False for all of them when Redis does not answer.
         """
         within_ms = int(min(within, _LONGEST_TRUST) * 1000)
-        named = [(short_name(destination), wanted) for destination, wanted in expected]
+        repositories = {each: _short_repository(_repository(each)) for each, _ in expected}
+        named = [(short_name(each), wanted, repositories[each]) for each, wanted in expected]
         held: list[bool] = []
         for start in range(0, len(named), BATCH):
             batch = named[start : start + BATCH]
-            pairs = (part for pair in batch for part in pair)
-            reply = await self._redis.ask("observations_confirmed", within_ms, *pairs)
+            triples = (part for triple in batch for part in triple)
+            reply = await self._redis.ask("observations_confirmed", within_ms, *triples)
             if reply is None or len(reply) != len(batch):
                 return [False] * len(named)
             held += [answer == ord("1") for answer in reply]
         return held
+
+    async def recall(self, destinations: Sequence[str]) -> list[Observed | None]:
+        """Return what each destination was last observed to hold, also where that is void since a write began.
+
+        Returns:
+            None for one of which nothing is certain, and for all when Redis does not answer.
+        """
+        found: list[Observed | None] = []
+        for start in range(0, len(destinations), BATCH):
+            batch = destinations[start : start + BATCH]
+            reply = await self._redis.ask("observations_show", *map(short_name, batch)) or [b""] * len(batch)
+            found += [Observed.read(text) for text in reply]
+        return found
+
+    async def distrust(self, repository: str, disproved: Observed | None = None) -> bool:
+        """Trust no earlier observation of a repository's tags, as one of them was disproved.
+
+        Returns:
+            Whether it was trusted until now; of an observation that was not, nothing follows.
+        """
+        since = disproved.time if disproved is not None else ""
+        return bool(await self._redis.ask("observations_void", self._items, _short_repository(repository), since))
+
+    async def void(self, destination: str) -> bool:
+        """Forget what a destination held, right before it is written outside the queue; return whether Redis did."""
+        return await self._redis.ask("observations_void", self._items, short_name(destination), "") is not None
 
     async def noted(self, destination: str, within: float) -> bool:
         """Tell whether a destination was seen, or about to be written, in the last seconds; True if Redis is away."""

@@ -18,10 +18,11 @@ from replicator.copy import Outcome, Result
 from replicator.copy.options import Overwrite
 from replicator.errors import ReplicatorError
 from replicator.queue import CauseWatch, Lane, QueueError
+from replicator.queue.leaders import note_lost
 from replicator.reference import Reference
 from replicator.registry.places import BULK
 from replicator.replication.advice import explained
-from replicator.replication.compare import Checker, Enqueuer, RepositoryQueue, informed, row_of, why
+from replicator.replication.compare import TRUSTED, Checker, Enqueuer, RepositoryQueue, informed, row_of, why
 from replicator.replication.job import job_for
 from replicator.replication.report import Report, Row, RowOutcome
 from replicator.tasks import cancel_all
@@ -43,6 +44,7 @@ _QUEUED_AT_ONCE = 1_000
 """The most copies of one run in the queue at once: enough for many workers."""
 _LOSS_SECONDS = 15.0
 """Seconds between two looks for copies that the queue has lost."""
+_EXAMPLES = 5
 _LOOKS = 1_000
 """The most sources of dead letters that are looked for at the end of a run, as no list showed them."""
 _HEARING_SECONDS = 3.0
@@ -101,7 +103,7 @@ class Backfill:
         dry_run = queue is None
         self._letters = CauseWatch(queue)
         self._checker = Checker(
-            copier, checks, trust=options.trust, force=options.force, dry_run=dry_run, letters=self._letters
+            copier, checks, trust=options.trust, force=options.force, dry_run=dry_run, letters=self._letters, probe=True
         )
         self._registries = copier.registries
         self._courtesy = copier.registries.courtesy
@@ -161,6 +163,8 @@ class Backfill:
                     self._changed.clear()
                 await cancel_all(helpers)
             await self._end_letters()
+            if self.report.lost and self._queue is not None:
+                await note_lost(self._queue, self.report.lost, self.report.lost_examples)
         except BaseExceptionGroup as errors:
             self.report.broken_off = True
             raise errors.exceptions[0] from None
@@ -245,7 +249,7 @@ class Backfill:
         for each, row in zip(found, await self._checker.trusted(found), strict=True):
             self.report.listed += 1
             if row is not None:
-                self.report.trusted += 1
+                self.report.trusted += row.note == TRUSTED
                 self._add(row)
             else:
                 self._listed.append(each)
@@ -284,6 +288,10 @@ class Backfill:
             checked = await self._checker.check(found)
         if isinstance(checked, Row):
             return checked
+        if checked is not None and checked.lost:
+            self.report.lost += 1
+            if len(self.report.lost_examples) < _EXAMPLES:
+                self.report.lost_examples.append(str(found.request.destination))
         if self._enqueuer is None:
             row = row_of(found, RowOutcome.WOULD_COPY)
             if checked is None:

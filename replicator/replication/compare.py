@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import time
 from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from replicator.console import short
-from replicator.copy import Result, SourceNotFound, held_warning, selection_key
+from replicator.copy import Comparison, Result, SourceNotFound, held_warning, selection_key
 from replicator.copy.options import VERBATIM, Overwrite
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Lane
 from replicator.replication.advice import explained
+from replicator.replication.job import LOST
 from replicator.replication.report import Row, RowOutcome
 from replicator.rules.request import may_trust, signature_fact
+from replicator.tasks import gather_tolerant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from replicator.copy import Accessories, Comparison, Copier
-    from replicator.queue import CauseWatch, Job, Observations, Queue
+    from replicator.copy import Accessories, Copier
+    from replicator.queue import CauseWatch, Job, Observations, Observed, Queue
     from replicator.reference import Repository
     from replicator.replication.listing import Found
     from replicator.rules import CopyRequest
@@ -42,6 +46,8 @@ class Checker:
         force: copy also what is up to date.
         dry_run: nothing is queued, so no job will look again.
         letters: ends the dead letters of what is right; what has one is never trusted.
+        probe: compare one trusted tag of each destination repository all the same. Where it is not what was seen, no
+            tag of that repository is trusted.
     """
 
     def __init__(  # one of a run: all but the first two are keywords
@@ -53,7 +59,12 @@ class Checker:
         force: bool,
         dry_run: bool,
         letters: CauseWatch,
+        probe: bool = False,
     ) -> None:
+        self._probe = probe
+        # Whether a repository keeps its trust; one entry for each that the run looks at.
+        self._verdicts: dict[Repository, asyncio.Future[bool]] = {}
+        self._seen: dict[str, Observed] = {}
         self.letters = letters
         self._copier = copier
         self._checks = checks
@@ -71,12 +82,51 @@ class Checker:
             The row of each copy; None if its destination has to be compared.
         """
         rows = await self._confirmed([(each, each.digest) for each in found if each.digest is not None])
+        if self._probe and rows:
+            chosen: dict[Repository, Found] = {}
+            # At random, so that each run asks for another one.
+            for each in random.sample(list(rows), len(rows)):
+                if _target(each) not in self._verdicts:
+                    chosen.setdefault(_target(each), each)
+            await self.recall(list(chosen.values()))
+            await gather_tolerant(self._ask_again(each, rows) for each in chosen.values())
+            rows = {each: row for each, row in rows.items() if await self._verdicts[_target(each)]}
         return [rows.get(each) for each in found]
+
+    async def _ask_again(self, found: Found, rows: dict[Found, Row]) -> None:
+        """Compare a destination that is trusted, and replace its row by what was found."""
+        with self._verdict(_target(found)) as verdict:
+            async with self._copier.registries.courtesy.step():
+                checked = await self._compare(found, found.digest)
+            if isinstance(checked, Row):
+                rows[found] = checked
+            elif checked is not None:
+                del rows[found]
+                await self._disprove(found, checked, verdict)
+
+    async def _disprove(self, found: Found, checked: Comparison, verdict: asyncio.Future[bool]) -> None:
+        if checked.result is None and self._checks is not None:
+            await self._checks.distrust(str(_target(found)))
+            verdict.set_result(False)
+
+    @contextlib.contextmanager
+    def _verdict(self, repository: Repository) -> Iterator[asyncio.Future[bool]]:
+        """Decide about a repository; it keeps its trust unless something else is decided meanwhile."""
+        verdict = self._verdicts[repository] = asyncio.get_running_loop().create_future()
+        try:
+            yield verdict
+        finally:
+            if not verdict.done():
+                verdict.set_result(True)
 
     async def recall(self, found: Sequence[Found]) -> None:
         """Load at once what other processes know of the images that `check` is about to compare."""
         images = [(each.digest, each.request.options) for each in found if each.digest is not None]
         await self._copier.selections.prefetch(images)
+        if self._checks is not None:
+            names = [str(each.request.destination) for each in found if may_trust(each.request)]
+            seen = await self._checks.recall(names)
+            self._seen |= {name: one for name, one in zip(names, seen, strict=True) if one is not None}
 
     async def check(self, found: Found) -> Row | Comparison | None:
         """Compare a tag with its destination.
@@ -85,34 +135,57 @@ class Checker:
             The row, if nothing is to be copied or nothing can be; the comparison, if something is to be copied; None,
             if a transient error hid the answer, so that the job has to find out.
         """
+        request, digest = found.request, found.digest
+        if digest is not None or self._trust is None or not may_trust(request):
+            return await self._compare(found, digest)
+        try:
+            # No list named the digest. One request to the source may save one to the destination.
+            digest = await self._resolve(request)
+        except ReplicatorError as error:
+            return self._failed(found, error)
+        row = (await self._confirmed([(found, digest)])).get(found) if digest is not None else None
+        repository = _target(found)
+        if row is not None and (not self._probe or (repository in self._verdicts and await self._verdicts[repository])):
+            return row
+        if row is None or repository in self._verdicts:
+            return await self._compare(found, digest)
+        with self._verdict(repository) as verdict:
+            checked = await self._compare(found, digest)
+            if isinstance(checked, Comparison):
+                await self._disprove(found, checked, verdict)
+        return checked
+
+    def _failed(self, found: Found, error: ReplicatorError) -> Row | None:
+        """Return the row of a tag that can't be compared; None if a job has to find out."""
+        if isinstance(error, SourceNotFound):
+            # Not passed over: a rule names this tag, or a list did a moment ago.
+            return replace(row_of(found, RowOutcome.FAILED), error=str(error))
+        if error.error_class in (ErrorClass.CREDENTIALS, ErrorClass.PERMANENT) or self._dry_run:
+            return replace(row_of(found, RowOutcome.FAILED), error=explained(error, found.request.destination))
+        return None
+
+    async def _compare(self, found: Found, digest: str | None) -> Row | Comparison | None:
         request = found.request
         started, compared_at = time.monotonic(), time.time()
-        digest = found.digest
+        seen = self._seen.pop(str(request.destination), None)
         try:
-            if digest is None and self._trust is not None and may_trust(request):
-                # No list named the digest. One request to the source may save one to the destination.
-                digest = await self._resolve(request)
-                if digest is not None and (row := (await self._confirmed([(found, digest)])).get(found)) is not None:
-                    return row
             # A signature has no parts to select.
             options = VERBATIM if request.signature else request.options
             comparison = await self._copier.compare(
                 request.source, request.destination, options, announced=digest, read=self._dry_run
             )
             lacks_signatures = comparison.result is Result.UP_TO_DATE and await self._lacks_signatures(found)
-        except SourceNotFound as error:
-            # Not passed over: a rule names this tag, or a list did a moment ago.
-            return replace(row_of(found, RowOutcome.FAILED), error=str(error))
         except ReplicatorError as error:
-            if error.error_class in (ErrorClass.CREDENTIALS, ErrorClass.PERMANENT) or self._dry_run:
-                return replace(row_of(found, RowOutcome.FAILED), error=explained(error, request.destination))
-            return None
+            return self._failed(found, error)
         if comparison.result is None:
             kept = await self._left_alone(request, comparison)
-            if kept is None:
-                return comparison
-            note = request.overwrite.kept(request.destination, kept)
-            return replace(row_of(found, RowOutcome.SKIPPED), digest=kept, note=note)
+            if kept is not None:
+                note = request.overwrite.kept(request.destination, kept)
+                return replace(row_of(found, RowOutcome.SKIPPED), digest=kept, note=note)
+            lost = comparison.present is None and seen is not None
+            if lost and self._checks is not None:
+                await self._checks.distrust(str(_target(found)), seen)
+            return replace(comparison, lost=lost)
         if comparison.result is Result.UP_TO_DATE:
             if self._checks is not None and may_trust(request):
                 key = selection_key(comparison.announced, request.options)
@@ -199,6 +272,10 @@ def _facts(found: Found, digest: str) -> list[tuple[str, str]]:
     return [*facts, signature_fact(request, attached)] if attached.wanted_by(request.options) else facts
 
 
+def _target(found: Found) -> Repository:
+    return found.request.destination.repository
+
+
 def row_of(found: Found, outcome: RowOutcome) -> Row:
     """Return the row of a copy, with the size from the list."""
     return Row(str(found.request.source), str(found.request.destination), outcome, size=found.size)
@@ -222,6 +299,8 @@ def why(comparison: Comparison) -> str:
         reason = "signatures of it are missing"
     elif comparison.result is Result.UP_TO_DATE:
         reason = "it is forced"
+    elif comparison.lost:
+        reason = LOST
     elif comparison.present is None:
         reason = "it is not there yet"
     else:

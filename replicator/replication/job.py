@@ -34,6 +34,8 @@ log = structlog.get_logger("replicator.copy")
 GIVEN_UP = "given up"
 """The result of a dead letter in the history; stored in Redis."""
 
+LOST = "it had been in place, and was missing"
+
 _LOOKS = 3
 """Attempts after which a tag that names another digest than its event is believed."""
 _ATTEMPTS_TO_RESOLVE = 3
@@ -266,6 +268,7 @@ class Handler:
                 raise CopyFailed(message, ErrorClass.NOT_YET) from error
             raise
         outcome = replace(outcome, source=str(named.source))
+        outcome = await self._with_loss(request, outcome, running.lane)
         lags = running.tries < _LOOKS and await self._lags(request, outcome, event, running.pushed)
         self._record(request, outcome, began)
         if lags:
@@ -313,6 +316,27 @@ class Handler:
             # An earlier attempt wrote it, and did not come to its end.
             outcome = replace(outcome, replaced=owned.replaced or None)
         return outcome
+
+    async def _with_loss(self, request: CopyRequest, outcome: Outcome, lane: Lane) -> Outcome:
+        """Return the outcome with a word on it, if the destination had lost what this installation had seen there.
+
+        Then nothing that was seen in its repository is trusted any more.
+        """
+        missing = outcome.former == "" or (outcome.former is None and request.absent)
+        # What another image was selected from is known only where all of it is copied.
+        other = outcome.former if request.options.is_verbatim else None
+        if self._checks is None or outcome.result is not Result.COPIED or not (missing or other):
+            return outcome
+        (seen,) = await self._checks.recall([str(request.destination)]) if may_trust(request) else (None,)
+        if seen is None or (not missing and selection_key(str(other), request.options) == seen.wanted):
+            return outcome
+        await self._checks.distrust(str(request.destination.repository), seen)
+        if not missing:
+            return outcome
+        if lane is Lane.EVENTS:
+            return replace(outcome, warnings=(*outcome.warnings, LOST))
+        # A backfill or reconcile has counted it, and says it once for all.
+        return replace(outcome, note="; ".join(filter(None, (LOST, outcome.note))))
 
     async def _left_alone(self, request: CopyRequest, result: Result, note: str) -> Outcome:
         """Return the outcome of a tag that is not copied, with what its destination goes on naming."""

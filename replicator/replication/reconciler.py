@@ -285,6 +285,8 @@ class Reconciler:
         """Record the result of a run in Redis, for all processes, and in the log."""
         for row in report.failures[:_SHOWN_FAILURES]:
             log.warning("reconcile failure", source=row.source, destination=row.destination, error=row.error)
+        if report.lost:
+            log.warning("destination lost images", images=report.lost, examples=report.lost_examples)
         warnings = report.warnings[:_SHOWN_FAILURES]
         for warning in warnings:
             if warning not in self._warned:

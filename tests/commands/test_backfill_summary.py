@@ -138,3 +138,11 @@ def test_the_summary_says_what_was_not_looked_at() -> None:
     assert "Skipped as older than --since: 3" in text
     assert "The list of tags is incomplete" in text
     assert "The list of tags" not in summarised(report_of())
+
+
+def test_what_was_lost_and_what_still_holds_a_former_image_are_told_apart() -> None:
+    report = report_of(Row("a", "b", RowOutcome.SKIPPED, still_holds=DIGESTS[0]))
+    report.lost, report.lost_examples = 3, ["r.example.com/a:1", "r.example.com/a:2"]
+    told = summarised(report)
+    assert "Warning: 3 tags that were in place before were missing, e.g. r.example.com/a:1:" in told
+    assert "Warning: 1 destination still holds a former image" in told

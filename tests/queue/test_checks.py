@@ -213,9 +213,9 @@ async def test_many_are_sent_and_asked_500_at_a_time(queue: Queue) -> None:
         assert await checks.confirmed([*seen, *wrong], 60) == [True] * 1200 + [False] * 2
         assert await checks.confirmed([], 60) == []
     assert asked.scripts == [
-        ("observations_confirmed", 1 + 2 * 500),
-        ("observations_confirmed", 1 + 2 * 500),
-        ("observations_confirmed", 1 + 2 * 202),
+        ("observations_confirmed", 1 + 3 * 500),
+        ("observations_confirmed", 1 + 3 * 500),
+        ("observations_confirmed", 1 + 3 * 202),
     ]
 
 

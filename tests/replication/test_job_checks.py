@@ -217,7 +217,7 @@ async def test_an_answer_that_another_writer_overtakes_is_not_trusted(shop: Shop
 
 async def test_with_signatures_the_image_is_observed_too_and_earlier_observations_are_void(shop: Shop) -> None:
     await shop.push(OLD)
-    await shop.saw(OLD)
+    assert await shop.do(shop.wanted()) == "copied"
     await shop.push(NEW)
     for result in ("copied", "up to date"):
         assert await shop.do(shop.wanted(options=SIGNED)) == result
@@ -267,7 +267,7 @@ async def test_one_step_on_redis_precedes_the_tag(shop: Shop) -> None:
     asked = Asked(shop.queue)
     async with shop.handling() as handler:
         await run(handler, work)
-        assert [name for name, _ in asked.scripts] == ["confirm"]
+        assert [name for name, _ in asked.scripts] == ["confirm", "observations_show"]
 
 
 async def test_a_lost_lease_ends_the_copy_before_the_tag_and_voids_nothing(shop: Shop) -> None:

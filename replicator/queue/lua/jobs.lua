@@ -544,7 +544,7 @@ if stop then return {{stop, token}} end
 allow_writes()
 -- First, so that if it is refused, the lease is not confirmed and the tag is not written.
 local _, look = unanswered(id)
-OBSERVED.keep(ARGV[6], string.format('%.0f ', math.max(NOW, look or 0)), tonumber(ARGV[7]))
+void_observation(ARGV[6], math.max(NOW, look or 0), tonumber(ARGV[7]))
 local limit = NOW + tonumber(ARGV[8])
 redis.call('HSET', WRITING, id, string.format('%.0f %.0f %s', limit, limit + tonumber(ARGV[9]), ARGV[6]))
 keep_owned(id, ARGV[10])

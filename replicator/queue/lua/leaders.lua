@@ -141,6 +141,17 @@ return 1
 release(NOTICES, ARGV[2])
 return redis.call('HDEL', NOTICES .. ':complaints', ARGV[2])
 
+-- lost_note --
+-- Note the images that a backfill or reconcile found missing at their destination although they had been in place.
+-- ARGV: prefix, how many, the first of them (a JSON list).
+local lost = {at = NOW, images = tonumber(ARGV[2]), examples = cjson.decode(ARGV[3])}
+redis.call('SET', prefix .. ':lost', cjson.encode(lost), 'PX', 30 * 86400000)
+return 1
+
+-- lost_show --
+-- ARGV: prefix. Returns what was noted last (JSON), or ''.
+return redis.call('GET', prefix .. ':lost') or ''
+
 -- sweep_take with leases --
 -- Take or renew the leadership of sweeps. ARGV: prefix, token, lease in ms.
 -- Returns: whether it leads, now, and the name and the record (JSON) of each project.

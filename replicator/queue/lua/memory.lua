@@ -58,7 +58,9 @@ return 1
 -- The latest observation of each destination. Put in front of the observations_ scripts and of `confirm`.
 --
 --   <prefix>:checks:new, :old  destination -> "time wanted": what it was seen to hold, and since when;
---                              "time " is a void note: it was about to be written, so earlier observations are void
+--                              "time " is a void note: it was about to be written, so earlier observations are void;
+--                              "time !since wanted" is one that keeps what it made void;
+--                              repository -> "time ": earlier observations of all its tags are not trusted
 local OBSERVED = generations('checks')
 
 -- Returns the time of the latest observation of a destination, and what it held ('' for nothing certain); or nil.
@@ -67,13 +69,23 @@ local function latest(destination)
   return tonumber(time), wanted
 end
 
+-- Void what was observed of a destination that is about to be written, and keep it in the note.
+local function void_observation(destination, time, limit)
+  local since, held = latest(destination)
+  held = held or ''
+  if held ~= '' and string.sub(held, 1, 1) ~= '!' then held = string.format('!%.0f %s', since, held) end
+  OBSERVED.keep(destination, string.format('%.0f %s', time, held), limit)
+end
+
 -- observations_confirmed with generations observed --
 -- Tell which destinations were lately observed to hold what is wanted.
--- ARGV: prefix, ms that count as lately, then pairs: destination, wanted. Returns a text: 1 or 0 for each.
-local within, reply = tonumber(ARGV[2]), {}
-for i = 3, #ARGV, 2 do
+-- ARGV: prefix, ms that count as lately, then triples: destination, wanted, repository. Returns a text: 1 or 0 for each.
+local within, reply, doubted = tonumber(ARGV[2]), {}, {}
+for i = 3, #ARGV, 3 do
   local time, held = latest(ARGV[i])
-  local lately = time and time <= NOW and NOW - time < within
+  local repository = ARGV[i + 2]
+  doubted[repository] = doubted[repository] or latest(repository) or 0
+  local lately = time and time <= NOW and NOW - time < within and time > doubted[repository]
   reply[#reply + 1] = lately and held ~= '' and held == ARGV[i + 1] and '1' or '0'
 end
 return table.concat(reply)
@@ -111,6 +123,20 @@ end
 local reply = {}
 for i = 2, #ARGV do reply[#reply + 1] = get_owned(ARGV[i]) or '' end
 return reply
+
+-- observations_show with generations observed --
+-- ARGV: prefix, then destinations. Returns the latest observation of each, "time wanted", or ''.
+local found = {}
+for i = 2, #ARGV do found[i - 1] = OBSERVED.get(ARGV[i]) or '' end
+return found
+
+-- observations_void with generations observed --
+-- Void what was observed of a destination, or of all tags of a repository.
+-- ARGV: prefix, most items of a generation, item, or '' or the time of an observation that was disproved: then nothing
+-- is done if it has been void already. Returns whether it was voided.
+if ARGV[4] ~= '' and (latest(ARGV[3]) or 0) >= tonumber(ARGV[4]) then return 0 end
+OBSERVED.keep(ARGV[3], string.format('%.0f ', NOW), tonumber(ARGV[2]))
+return 1
 
 -- observations_record with generations observed owned --
 -- Record what destinations were observed to hold, each unless something newer is known of it; and which source owns it,

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from replicator.console import age
 from replicator.queue import Lane, ReconcileState, list_pauses, list_waits
+from replicator.queue.leaders import LostImages
 from replicator.server.notify.message import Example, Message, MessageState, Occasion, Reported
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class Snapshot:
         reconcile: how the last one ended; None if that is unknown.
         complaints: from processes that refused a changed configuration.
         silent: registries that do not answer, the longest silence first.
+        lost: images that were found missing lately although they had been in place.
     """
 
     now: int
@@ -97,6 +99,7 @@ class Snapshot:
     reconcile: ReconcileResult | None
     complaints: tuple[Complaint, ...]
     silent: tuple[KeySilence, ...] = ()
+    lost: LostImages | None = None
 
 
 async def take_snapshot(queue: Queue, notices: Notices, leadership: Leadership, mark: int) -> Snapshot:
@@ -119,6 +122,7 @@ async def take_snapshot(queue: Queue, notices: Notices, leadership: Leadership, 
         reconcile=(await ReconcileState.read(queue)).last,
         complaints=leadership.complaints,
         silent=tuple(silent),
+        lost=await LostImages.read(queue),
     )
 
 
@@ -153,6 +157,7 @@ def decide(state: NotifyState, snapshot: Snapshot, timing: NotifyTiming) -> tupl
     """
     decision = _Decision(state, snapshot, timing)
     decision.dead_letters()
+    decision.lost()
     decision.drift()
     decision.reconcile()
     decision.lag()
@@ -215,6 +220,24 @@ class _Decision:
         )
         self.state = replace(self.state, mark=letters.mark, gathering=None)
         self._remember(Occasion.DEAD_LETTERS, Reported("dead", self._began(Occasion.DEAD_LETTERS, since), self._now))
+
+    def lost(self) -> None:
+        """Report each run that found images missing which had been in place, once."""
+        found, last = self._snapshot.lost, self.state.reported.get(Occasion.LOST)
+        at = int(found.at.timestamp() * 1000) if found is not None else 0
+        if found is None or (last is not None and last.mark == str(at)) or self._reported_lately(Occasion.LOST):
+            return
+        images = "1 image was" if found.images == 1 else f"{found.images} images were"
+        self._send(
+            Occasion.LOST,
+            MessageState.NEWS,
+            f"replicator: {images} in place at the destination before, and missing now",
+            since=at,
+            count=found.images,
+            examples=tuple(Example.of(each, "missing") for each in found.examples),
+            advice=("They are copied again. Was the registry emptied or replaced, or does a policy delete there?",),
+        )
+        self._remember(Occasion.LOST, Reported(str(at), at, self._now))
 
     def drift(self) -> None:
         """Report each reconcile that found drift, once."""

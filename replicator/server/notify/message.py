@@ -27,6 +27,8 @@ class Occasion(StrEnum):
     """Copies wait for longer than the settings allow."""
     DRIFT = "drift"
     """A reconcile found images that were out of date without a webhook event."""
+    LOST = "lost"
+    """Images were in place at their destination, and were missing: the registry may have been emptied or replaced."""
     RECONCILE = "reconcile"
     """A reconcile failed, or could not compare everything."""
     CONFIGURATION = "configuration"
@@ -177,7 +179,7 @@ EMPTY = NotifyState(mark=0, gathering=None, reported={}, pending=())
 """Nothing reported, nothing to send."""
 _KEYS = {"mark": "mark", "gathering": "gathering", "reported": "told", "pending": "parcels"}
 """The keys of the fields in JSON, where older versions of this program look for them."""
-_NEWER = frozenset({Occasion.SILENCE})
+_NEWER = frozenset({Occasion.SILENCE, Occasion.LOST})
 """Occasions that older versions do not know."""
 
 

@@ -219,11 +219,13 @@ async def test_before_the_first_reconcile_its_metrics_are_zero(metrics: Metrics)
 
 async def test_a_failed_reconcile_keeps_the_time_of_the_last_success(metrics: Metrics, queue: Queue) -> None:
     began = datetime.now(UTC).timestamp()
-    await reconcile(queue, Findings(listed=10, drift=3))
+    await reconcile(queue, Findings(listed=10, drift=3, stale=2, lost=4))
     good = await exposed(metrics)
     ended = good.value("replicator_reconcile_last_success_timestamp_seconds")
     assert began - 1 <= ended <= datetime.now(UTC).timestamp() + 1
     assert good.value("replicator_reconcile_drift_images") == 3
+    assert good.value("replicator_reconcile_stale_images") == 2
+    assert good.value("replicator_reconcile_lost_images") == 4
     assert good.value("replicator_reconcile_failed") == 0
     await asyncio.sleep(0.005)  # the next one needs another time by Redis's clock
     await reconcile(queue, Findings(error="nothing could be listed"))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from replicator.errors import ErrorClass
 from replicator.queue import Complaint, DeadLetter, Findings, KeySilence, Lane, NewDeadLetters, ReconcileResult
+from replicator.queue.leaders import LostImages
 from replicator.server.notify.decide import Lateness, NotifyTiming, Snapshot, decide
 from replicator.server.notify.message import (
     EMPTY,
@@ -164,6 +165,18 @@ def test_late_copies_are_reported_once_and_so_is_their_recovery() -> None:
 def test_without_a_worker_the_advice_is_to_start_one() -> None:
     (message,) = Reports()(at(0, lateness=Lateness(1000, workers=0)))
     assert message.advice[0] == "No worker is running for events: start replicator serve or replicator worker."
+
+
+def test_each_run_that_finds_images_missing_which_had_been_in_place_is_reported_once() -> None:
+    report, ended = Reports(), datetime.fromtimestamp(NOW / 1000, UTC)
+    lost = LostImages(ended, 7, ("acr/a:v1", "acr/a:v2"))
+    (message,) = report(at(0, lost=lost))
+    assert message.title == "replicator: 7 images were in place at the destination before, and missing now"
+    assert (message.occasion, message.state, message.count) == (Occasion.LOST, MessageState.NEWS, 7)
+    assert [each.subject for each in message.examples] == ["acr/a:v1", "acr/a:v2"]
+    assert report(at(86_000, lost=lost)) == []
+    (message,) = report(at(86_400, lost=LostImages(ended + timedelta(days=1), 1, ("acr/a:v1",))))
+    assert "1 image was in place" in message.title
 
 
 def test_each_reconcile_that_finds_drift_is_reported_once() -> None:
