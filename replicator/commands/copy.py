@@ -1,9 +1,10 @@
-"""``replicator copy``: one image, in the foreground and without a queue."""
+"""``replicator copy``: one image, in the foreground; a queue that is there hears of it."""
 
 # Annotations are evaluated at once, here and in the other modules of commands: typer reads them when it runs.
 import dataclasses
-from collections.abc import Callable, Collection, Iterable
-from typing import Annotated, Literal
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -22,7 +23,7 @@ from replicator.commands.options import (
 from replicator.console import age, say, stderr
 from replicator.copy.context import Outcome, Result
 from replicator.copy.options import VERBATIM, Attestations, CopyOptions, Overwrite
-from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem
+from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem, ReplicatorError
 from replicator.reference import Reference, Repository
 from replicator.registry.credentials import Access
 from replicator.registry.docker_logins import docker_logins
@@ -32,6 +33,9 @@ from replicator.retry import ends_on_standstill
 from replicator.rules.request import CopyRequest
 from replicator.settings import Settings, variables
 from replicator.tasks import stoppable
+
+if TYPE_CHECKING:
+    from replicator.queue import CauseWatch, Observations
 
 
 def copy(
@@ -93,16 +97,74 @@ async def copy_one(
     Raises:
         ReplicatorError: the copy failed.
     """
-    async with open_registries(settings, access) as (_, copier):
-        request = CopyRequest(source, destination, rule="", options=options, overwrite=overwrite)
+    request = CopyRequest(source, destination, rule="", options=options, overwrite=overwrite)
+    async with open_registries(settings, access) as (_, copier), _installation(settings, request) as told:
         async with ends_on_standstill(settings.copy_timeout):
-            outcome = await stoppable(outlast(lambda: transfer(copier, request), _say_waiting))
-    if outcome is None:
-        return INTERRUPTED
+            outcome = await stoppable(outlast(lambda: transfer(copier, request, confirm=told.writes), _say_waiting))
+        if outcome is None:
+            return INTERRUPTED
+        if outcome.result is not Result.SKIPPED:
+            await told.is_right()
     say(_sentence(outcome))
     for warning in outcome.warnings:
         say(warning, label="Warning:", style="yellow")
     return FAILED if outcome.result is Result.SKIPPED else OK
+
+
+class _Installation:
+    """What an installation on this machine, or on the Redis of the settings, hears of a copy; nothing without one."""
+
+    def __init__(self, request: CopyRequest, watch: "CauseWatch | None", checks: "Observations | None") -> None:
+        self._destination = str(request.destination)
+        self._watch = watch
+        self._checks = checks
+
+    async def writes(self) -> None:
+        """Take back what is remembered of the destination, right before it is written."""
+        if self._checks is not None and not await self._checks.void(self._destination):
+            _say_unheard("its Redis does not answer")
+
+    async def is_right(self) -> None:
+        """End the dead letter of this copy: its cause is over."""
+        if self._watch is not None:
+            self._watch.right(self._destination)
+            await self._watch.end()
+
+
+@asynccontextmanager
+async def _installation(settings: Settings, request: CopyRequest) -> AsyncIterator[_Installation]:
+    """Open the queue, if there is one: it is not made for a copy, and a copy does not fail for want of it."""
+    try:
+        is_there = settings.redis_url is not None or settings.state_dir.exists()
+    except OSError:
+        is_there = False
+    if not is_there:
+        yield _Installation(request, None, None)
+        return
+    # Imported here: most copies have no queue beside them.
+    from replicator.queue import CauseWatch, DeadLetter, Observations
+    from replicator.server.runtime import open_queue
+
+    def is_same(letter: DeadLetter) -> bool:
+        with suppress(ValueError):
+            given_up = CopyRequest.from_json(letter.payload)
+            return (given_up.source, given_up.options) == (request.source, request.options)
+        return False
+
+    async with AsyncExitStack() as stack:
+        watch, checks = None, None
+        try:
+            queue = await stack.enter_async_context(open_queue(settings))
+            watch, checks = CauseWatch(queue), await stack.enter_async_context(aclosing(Observations(queue)))
+            await watch.look([str(request.destination)], only=is_same)
+        except (ReplicatorError, OSError) as error:
+            _say_unheard(str(error))
+        yield _Installation(request, watch, checks)
+
+
+def _say_unheard(why: str) -> None:
+    what = f"a backfill with --fast may not notice this copy, as the queue can't be told: {why}"
+    say(what, stderr(), label="Warning:", style="yellow")
 
 
 def copy_options(

@@ -160,17 +160,16 @@ class DeadLetters:
             log.info("dead letter ended", id=job_id, why=why)
         return ended
 
-    async def marks(self, ids: Iterable[str]) -> dict[str, bytes]:
-        """Return the marks of those ids that are dead letters.
+    async def marks(self, ids: Iterable[str]) -> list[tuple[bytes, DeadLetter]]:
+        """Return those ids that are dead letters, each with its mark.
 
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        every, found = list(dict.fromkeys(ids)), dict[str, bytes]()
+        every, found = list(dict.fromkeys(ids)), list[tuple[bytes, DeadLetter]]()
         for start in range(0, len(every), BATCH):
-            batch = every[start : start + BATCH]
-            marks = await self._queue.ask("dead_letter_marks", *batch)
-            found |= {job_id: mark for job_id, mark in zip(batch, marks, strict=False) if mark is not None}
+            reply = await self._queue.ask("dead_letter_marks", *every[start : start + BATCH])
+            found += [(reply[i + 1], decode(DeadLetter, reply[i + 2])) for i in range(0, len(reply), 3)]
         return found
 
     async def sources(self, limit: int) -> AsyncIterator[tuple[str, bytes, str]]:
@@ -234,15 +233,20 @@ class CauseWatch:
                 if source:
                     self._unseen.setdefault(source, []).append(destination)
 
-    async def look(self, destinations: Sequence[str]) -> None:
-        """Read the dead letters of a few destinations, right before they are compared."""
+    async def look(self, destinations: Sequence[str], only: Callable[[DeadLetter], bool] = lambda _: True) -> None:
+        """Read the dead letters of a few destinations, right before they are compared.
+
+        Args:
+            destinations: references.
+            only: tells which dead letters count.
+        """
         if self._letters is None or not destinations:
             return
         with _unless_away():
             found = await self._letters.marks(destinations)
             for destination in destinations:
                 self._marks.pop(destination, None)
-            self._marks |= found
+            self._marks |= {letter.id: mark for mark, letter in found if only(letter)}
 
     def right(self, destination: str) -> None:
         """Note that a destination was found right; `end` ends its dead letter."""
@@ -284,7 +288,7 @@ class CauseWatch:
 def _unless_away() -> Iterator[None]:
     try:
         yield
-    except QueueUnavailable as error:
+    except (QueueUnavailable, ValueError) as error:  # away, or of another version
         log.warning("dead letters not compared", error=str(error))
 
 

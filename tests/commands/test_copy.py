@@ -43,11 +43,12 @@ async def said(
     """The lines that are printed when a copy ends so, and what of the image was asked for."""
     asked: list[CopyOptions] = []
 
-    async def transfer(_: Any, request: CopyRequest) -> Outcome:
+    async def transfer(_: Any, request: CopyRequest, **__: Any) -> Outcome:
         asked.append(request.options)
         return outcome
 
     monkeypatch.setattr(command, "transfer", transfer)
+    monkeypatch.setenv("REPLICATOR_STATE_DIR", "/nonexistent/state")
     code = await command.copy_one(load_settings(), lambda _: Access(), SOURCE, DESTINATION, *options)
     assert code == (FAILED if outcome.result is Result.SKIPPED else OK)
     return capsys.readouterr().out.splitlines(), asked[0]

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 from structlog.testing import capture_logs
 
 from replicator.errors import ErrorClass, ReplicatorError
-from replicator.queue import CauseWatch, DeadLetters, History, Job, Lane, Queue, dead_letters
+from replicator.queue import CauseWatch, DeadLetters, History, Job, JsonValue, Lane, Queue, dead_letters
 from tests.queue.conftest import Recorder, eventually, working
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import pytest
 
     from tests.queue.servers import RedisServer
@@ -20,13 +18,14 @@ if TYPE_CHECKING:
 A, B = "r.example/a:1", "r.example/b:1"
 
 
-async def bury(queue: Queue, handler: Recorder, *ids: str, payload: Mapping[str, bool] | None = None) -> None:
-    """Have these jobs fail for good; the source of ``r.example/a:1`` is ``h.example/a:1``."""
+async def bury(queue: Queue, handler: Recorder, *ids: str, source: str = "", signature: bool = False) -> None:
+    """Have these jobs fail for good; without one, the source of ``r.example/a:1`` is ``h.example/a:1``."""
     before = (await queue.counts()).dead
     handler.errors = [ReplicatorError("denied") for _ in ids]
     for error in handler.errors:
         error.error_class = ErrorClass.PERMANENT  # type: ignore[attr-defined]  # of the instance alone
-    jobs = [Job(each, {"source": each.replace("r.", "h.", 1), "rule": "k", **(payload or {})}) for each in ids]
+    more: dict[str, JsonValue] = {"rule": "k", "signature": signature}
+    jobs = [Job(each, {"source": source or each.replace("r.", "h.", 1), "destination": each, **more}) for each in ids]
     await queue.enqueue(jobs, Lane.EVENTS)
     async with working(queue, handler):
         await eventually(lambda: _dead(queue, before + len(ids)))
@@ -84,7 +83,7 @@ async def test_one_that_was_made_after_the_comparison_began_stays(queue: Queue, 
 
 async def test_what_no_list_shows_ends_as_gone_if_it_certainly_is(queue: Queue, handler: Recorder) -> None:
     await bury(queue, handler, A, B, "r.example/c:1")
-    await bury(queue, handler, "r.example/s:1", payload={"signature": True})
+    await bury(queue, handler, "r.example/s:1", signature=True)
     watch, asked = CauseWatch(queue), list[str]()
     await watch.read()
     watch.listed("h.example/b", ["0", "1"])

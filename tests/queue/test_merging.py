@@ -240,3 +240,17 @@ async def test_a_copy_for_two_runs_is_counted_by_the_one_that_made_it_or_else_by
     for run in (run for runs in cases.values() for run in runs):
         shared[run] = (await anext(queue.finished(run))).shared
     assert list(shared.values()) == [True, False, False, True]
+
+
+async def test_a_run_that_asks_while_another_s_copy_is_made_does_not_count_it(queue: Queue, handler: Recorder) -> None:
+    ours, job = f"backfill-{socket.gethostname()}:{os.getpid()}:c", Job("r.example/a:1", {})
+    handler.gate.clear()
+    await queue.enqueue([job], Lane.BACKFILL, run="other")
+    async with working(queue, handler):
+        await handler.started(1)
+        await queue.enqueue([job], Lane.BACKFILL, run=ours)
+        handler.gate.set()
+        await idle(queue)
+    assert len(handler.runs) == 2
+    # Each of the two attempts has a run that counts it.
+    assert [(await anext(queue.finished(run))).shared for run in ("other", ours)] == [False, False]

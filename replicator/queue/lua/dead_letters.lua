@@ -59,10 +59,15 @@ end
 return dropped
 
 -- dead_letter_marks --
--- ARGV: prefix, then ids. Returns the mark of each dead letter; nil for an id that is none.
-local marks = {}
-for i = 2, #ARGV do marks[i - 1] = redis.call('ZSCORE', DEAD_ORDER, ARGV[i]) end
-return marks
+-- ARGV: prefix, then ids. Returns id, mark, record (JSON), ... of those that are dead letters.
+local found = {}
+for i = 2, #ARGV do
+  local mark, record = redis.call('ZSCORE', DEAD_ORDER, ARGV[i]), redis.call('HGET', DEAD, ARGV[i])
+  if mark and record then
+    for _, part in ipairs({ARGV[i], mark, record}) do found[#found + 1] = part end
+  end
+end
+return found
 
 -- dead_letter_sources --
 -- Give what dead letters should have copied, in the order of their death.

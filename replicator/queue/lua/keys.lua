@@ -234,8 +234,10 @@ local function run_that_counts(waiters, seen, worker)
   for i = 1, #waiters, 2 do
     local generation = tonumber(string.match(waiters[i + 1], '^(%d+):'))
     local process = string.match(waiters[i], '^backfill%-(.+:)%x+$')
-    if process and string.sub(worker, 1, #process) == process then return waiters[i] end
-    if generation <= seen and generation > newest then newest, counts = generation, waiters[i] end
+    if generation <= seen then
+      if process and string.sub(worker, 1, #process) == process then return waiters[i] end
+      if generation > newest then newest, counts = generation, waiters[i] end
+    end
   end
   return counts
 end
