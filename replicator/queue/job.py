@@ -95,8 +95,8 @@ class Finished:
     shared: bool = False
 
     def encode(self) -> bytes:
-        """Return the record as JSON."""
-        return encode(self, without={"shared"})
+        """Return the record as JSON. That the job was cancelled is told by the script which ends it then."""
+        return encode(self, without={"shared", "cancelled"})
 
 
 def encode_job(job: Job) -> bytes:

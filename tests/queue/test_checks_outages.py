@@ -110,7 +110,8 @@ async def test_a_process_that_may_not_make_void_what_was_seen_is_not_confirmed(
     await see(own_queue, (PLACE, "one"))
     writer = await Writer(own_queue).take()
     rights = (
-        "~arq:* ~replicator:none ~replicator:gen ~replicator:queue:* ~replicator:running %R~replicator:checks:* +@all"
+        "~arq:* ~replicator:none ~replicator:gen ~replicator:queue:* ~replicator:running ~replicator:stops "
+        "%R~replicator:checks:* +@all"
     )
     await command(own_queue, "ACL", "SETUSER", "limited", "on", ">pw", *rights.split())
     async with await Queue.connect(own_server.url.replace("unix://", "unix://limited:pw@")) as client:
