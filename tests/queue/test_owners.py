@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from replicator.errors import ErrorClass
-from replicator.queue import DeadLetters, Job, JsonValue, Lane, Observations, Queue, Running
+from replicator.queue import DeadLetters, Job, JsonValue, Lane, Observations, Queue, RetryPolicy, Running
 from replicator.queue.memory import MOST_OWNED
 from replicator.queue.records import MOST_RIVALS, TagRecord
 from replicator.queue.scripts import sections
-from tests.queue.conftest import PATIENCE, Recorder, idle, working
+from tests.queue.conftest import PATIENCE, Recorder, eventually, idle, working
 from tests.queue.test_retrying import Fault
 
 if TYPE_CHECKING:
@@ -191,3 +191,35 @@ def test_a_record_keeps_the_last_writes_and_reads_what_it_wrote() -> None:
     assert record.after(THEIRS, NEW, OLD).told(NEW) == OLD
     for text in ("", "x", "a b", "a b c d", "- - -"):
         assert TagRecord.parse(text) == TagRecord()
+
+
+async def test_a_source_that_is_away_does_not_hold_up_the_other_and_runs_after_it(
+    queue: Queue, handler: Recorder
+) -> None:
+    pushed = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=5)
+    handler.errors = [Fault(ErrorClass.TRANSIENT)]
+    async with working(queue, handler, policy=RetryPolicy(first=3600, cap=3600, horizon=36_000)):
+        away = Job(PLACE, {"source": OURS, "n": 0}, pushed=pushed)
+        await queue.enqueue([away], Lane.BACKFILL, run="ours")
+        await handler.started(1)
+        await eventually(queue.waiting)
+        await queue.enqueue([job(THEIRS)], Lane.EVENTS, run="theirs")
+        ends = [await anext(aiter(queue.finished(run))) for run in ("theirs", "ours")]
+    assert ran(handler) == [(OURS, 0), (THEIRS, 0), (OURS, 0)]
+    assert [(run.tries, run.pushed) for run in handler.runs] == [(1, pushed), (1, None), (1, pushed)]
+    assert [end.error for end in ends] == [None, None]
+
+
+async def test_two_sources_that_are_away_in_turn_are_each_run_once_more(queue: Queue, handler: Recorder) -> None:
+    pushed = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=5)
+    handler.errors = [Fault(ErrorClass.TRANSIENT), Fault(ErrorClass.TRANSIENT)]
+    async with working(queue, handler, policy=RetryPolicy(first=3600, cap=3600, horizon=36_000)):
+        for number, source in enumerate((OURS, THEIRS, OURS)):
+            when = pushed if number == 0 else None
+            await queue.enqueue([Job(PLACE, {"source": source, "n": number}, pushed=when)], Lane.EVENTS)
+            await handler.started(number + 1)
+            if number < 2:
+                await eventually(queue.waiting)
+        await idle(queue)
+    assert ran(handler) == [(OURS, 0), (THEIRS, 1), (OURS, 2), (THEIRS, 1)]
+    assert handler.runs[2].pushed == pushed

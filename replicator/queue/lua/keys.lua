@@ -136,21 +136,46 @@ end
 
 -- Keep a job until the pending one with another source has ended. Of one source the newest job counts; if there are too
 -- many sources, the last one gives way.
-local function wait_behind(id, job, lane, retries, run, pushed)
-  local generation = redis.call('INCR', SEQ)
-  note_time()
+local function wait_behind(id, rival)
   local rivals = cjson.decode(redis.call('HGET', RIVALS, id) or '[]')
   local place = math.min(#rivals + 1, MOST_RIVALS)
-  for i, rival in ipairs(rivals) do
-    if not is_rival(id, rival.job, job) then place = i end
+  for i, other in ipairs(rivals) do
+    if not is_rival(id, other.job, rival.job) then place = i end
   end
-  local before = rivals[place] or {}
-  if (before.pushed or '') ~= '' and (pushed == '' or tonumber(before.pushed) < tonumber(pushed)) then
-    pushed = before.pushed
-  end
-  rivals[place] = {job = job, lane = lane, retries = retries, pushed = pushed, generation = generation}
+  local before = rivals[place] and rivals[place].pushed or ''
+  if before ~= '' and (rival.pushed == '' or tonumber(before) < tonumber(rival.pushed)) then rival.pushed = before end
+  rivals[place] = rival
   redis.call('HSET', RIVALS, id, cjson.encode(rivals))
-  if run ~= '' then redis.call('HSET', waiters_key(id), run, generation .. ':' .. retries) end
+end
+
+-- Whether a pending job only waits: for a retry, for a key that does not answer, or for another configuration.
+local function only_waits(id)
+  local waits = redis.call('HEXISTS', WAITING, id) == 1 or redis.call('HEXISTS', FOREIGN, id) == 1
+  return waits and redis.call('EXISTS', lease(id)) == 0
+end
+
+-- Have the pending job, which only waits, make way for one with another source: its own may be away for long, or for good.
+-- Returns when the other one was pushed, if it had made way itself; nil without one.
+local function make_way(id, present, job)
+  local served, generation = tonumber(redis.call('HGET', GEN, id) or 0), redis.call('INCR', SEQ)
+  local rivals, others, pushed = cjson.decode(redis.call('HGET', RIVALS, id) or '[]'), {}, nil
+  for _, rival in ipairs(rivals) do
+    if is_rival(id, rival.job, job) then others[#others + 1] = rival else pushed = rival.pushed end
+  end
+  if #others < #rivals then redis.call('HSET', RIVALS, id, #others > 0 and cjson.encode(others) or '[]') end
+  wait_behind(id, {
+    job = present, lane = lane_of(id) or 'events', retries = redis.call('HGET', BOUND, id) or '',
+    pushed = redis.call('HGET', PUSHED, id) or '', generation = generation,
+  })
+  redis.call('HDEL', BOUND, id)
+  redis.call('HDEL', PUSHED, id)
+  -- The runs that wait for it must not take the other's end for its own.
+  local waiters = redis.call('HGETALL', waiters_key(id))
+  for i = 1, #waiters, 2 do
+    local number, retries = string.match(waiters[i + 1], '^(%d+):(%d*)$')
+    if tonumber(number) <= served then redis.call('HSET', waiters_key(id), waiters[i], generation .. ':' .. retries) end
+  end
+  return pushed
 end
 
 -- Forget a dead letter. Returns whether there was one.
@@ -182,16 +207,20 @@ end
 -- leaves the dead letter of another source alone.
 -- Returns the lane it is in, and whether it was pending before.
 local function enqueue(id, job, lane, retries, run, pushed)
-  local buried = redis.call('HGET', DEAD_JOBS, id)
-  local same_letter = not is_rival(id, buried, job)
-  if redis.call('HEXISTS', GEN, id) == 1 and is_rival(id, redis.call('GET', job_key(id)), job) then
-    wait_behind(id, job, lane, retries, run, pushed)
-    if same_letter then forget_letter(id) end
-    return lane_of(id) or lane, true
-  end
+  local same_letter = not is_rival(id, redis.call('HGET', DEAD_JOBS, id), job)
+  local pending = redis.call('HEXISTS', GEN, id) == 1
+  local present = pending and redis.call('GET', job_key(id))
+  local rival = is_rival(id, present, job)
   local generation = redis.call('INCR', SEQ)
   note_time()
-  local pending = redis.call('HEXISTS', GEN, id) == 1
+  if rival and only_waits(id) then
+    note_push(id, make_way(id, present, job))
+  elseif rival then
+    wait_behind(id, {job = job, lane = lane, retries = retries, pushed = pushed, generation = generation})
+    if same_letter then forget_letter(id) end
+    if run ~= '' then redis.call('HSET', waiters_key(id), run, generation .. ':' .. retries) end
+    return lane_of(id) or lane, true
+  end
   redis.call('HSET', GEN, id, generation)
   -- An older version of this program, which knows no pushes, leaves them behind when the job is done.
   if not pending then redis.call('HDEL', PUSHED, id) end
@@ -207,7 +236,7 @@ local function enqueue(id, job, lane, retries, run, pushed)
   local bound = redis.call('HGET', BOUND, id)
   if retries == '' then
     redis.call('HDEL', BOUND, id)
-  elseif not pending or (bound and tonumber(bound) < tonumber(retries)) then
+  elseif rival or not pending or (bound and tonumber(bound) < tonumber(retries)) then
     redis.call('HSET', BOUND, id, retries)
   end
   local present = lane_of(id)
