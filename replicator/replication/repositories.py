@@ -5,8 +5,9 @@ Their destinations are the neighbours of a copy: repositories that may have blob
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ import structlog
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.harbor import HarborApi
 from replicator.harbor.api import SystemInfo
+from replicator.queue.records import milliseconds
 from replicator.reference import Repository
 from replicator.rules import Narrowing
 from replicator.tasks import merge_streams
@@ -34,6 +36,8 @@ LISTED_AT_ONCE = 4
 """Projects, or repositories, that are listed at the same time; the pages of each one after the other."""
 _PROJECTS_SECONDS = 600.0
 """Seconds for which the projects of a Harbor, and its version, are remembered."""
+_LABELS_SECONDS = 600.0
+"""Seconds after which the repositories of rules with labels are looked at again: no list shows a label as a change."""
 _FIRST_VERSION = (2, 15)
 """The first Harbor that counts changes of tags in ``update_time``."""
 _ADVICE = "; grant repository:list (before Harbor 2.15 log:list too), or set REPLICATOR_SWEEP=off"
@@ -163,6 +167,7 @@ class SweptHarbor:
         problems: by project, the reason why it can't be swept.
         refused: projects that the login may not list; they are tried again after a while.
         postponed: repositories whose youngest tags were left to their events once.
+        labelled: repositories whose labels are to be looked at.
     """
 
     def __init__(self, registry: str, copier: Copier) -> None:
@@ -174,6 +179,8 @@ class SweptHarbor:
         self.problems: dict[str, str] = {}
         self.refused: set[str] = set()
         self.postponed: set[str] = set()
+        self.labelled: deque[Repository] = deque()
+        self._labels_due = time.monotonic() + _LABELS_SECONDS
         self._until = float("-inf")
 
     def api(self, project: str = "x") -> HarborApi:
@@ -207,6 +214,18 @@ class SweptHarbor:
         except ReplicatorError as error:
             self.note("", error)
 
+    async def find_labelled(self, rules: Rules) -> None:
+        """Find the repositories whose labels are to be looked at, once in ten minutes and when all were looked at."""
+        keys = rules.keys_with_labels(self.registry)
+        if not keys or self.labelled or time.monotonic() < self._labels_due:
+            return
+        self._labels_due = time.monotonic() + _LABELS_SECONDS
+        lister = RepositoryLister(Narrowing(rules, keys=keys), self.copier.registries)
+        # What can't be listed is noted where its changes are read.
+        async for _ in lister.failures():
+            pass
+        self.labelled.extend(each for each in lister.wanted if rules.route(each).labels)
+
     def note(self, project: str, error: ReplicatorError | None) -> None:
         """Note whether a project could be listed; the first failure is logged."""
         if error is None:
@@ -215,6 +234,31 @@ class SweptHarbor:
             advice = "" if error.error_class is ErrorClass.TRANSIENT else _ADVICE
             self.problems[project] = f"{self.registry}/{project} can't be swept: {error}{advice}"
             _sweep_log.warning("sweep failed", source=f"{self.registry}/{project}", error=str(error))
+
+
+async def changed_since(
+    pages: AsyncGenerator[list[ListedRepository], None], oldest: int | None, overlap: int, on_page: Callable[[], None]
+) -> AsyncGenerator[tuple[int, ListedRepository], None]:
+    """Yield the repositories that changed since ``oldest``, and those that will be read again.
+
+    Args:
+        pages: the latest change first.
+        oldest: in milliseconds since 1970; None for those alone that will be read again.
+        overlap: milliseconds before the latest change whose changes will be read again.
+        on_page: called for each page.
+    """
+    again: int | None = None
+    async with contextlib.aclosing(pages):
+        async for page in pages:
+            on_page()
+            for each in page:
+                if each.changed is None:
+                    return
+                moment = milliseconds(each.changed)
+                again = moment - overlap if again is None else again
+                if moment < (again if oldest is None else min(again, oldest)):
+                    return
+                yield moment, each
 
 
 class Neighbours:

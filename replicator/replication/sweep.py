@@ -7,6 +7,9 @@ tells which repositories to look at. Older Harbors have a log of each project, f
 What is read: the repositories that changed since the last sweep, and those of five minutes before, because rows may be
 committed late. A repository is compared as in a backfill, but a digest that a destination was seen to hold costs no
 request there. A tag that differs is queued as if an event had announced it.
+
+A label is no change of its repository, and no event tells of it. So every ten minutes the repositories of rules that
+ask for labels are compared too, with the lists that a sweep has left.
 """
 
 from __future__ import annotations
@@ -32,16 +35,15 @@ from replicator.registry.places import BULK
 from replicator.replication.compare import Checker, informed
 from replicator.replication.job import job_for
 from replicator.replication.listing import Found
-from replicator.replication.repositories import NotListed, SweptHarbor, WantedRepository
+from replicator.replication.repositories import NotListed, SweptHarbor, WantedRepository, changed_since
 from replicator.replication.tag_lists import TagLister
 from replicator.rules.request import signature_fact
 from replicator.tasks import background, gather_tolerant
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from replicator.copy import Copier
-    from replicator.harbor import ListedRepository
     from replicator.queue import Job, Observations, Queue
     from replicator.rules import Rules
 
@@ -280,7 +282,16 @@ class _Sweep:
                 return False
             if states[name].pending and not await self._compare(name, states):
                 return False
+        if whole:
+            await self._look_for_labels()
         return True
+
+    async def _look_for_labels(self) -> None:
+        """Look for images that were labelled, in the lists that are left."""
+        await self._harbor.find_labelled(self._rules)
+        while self._harbor.labelled and self._left > 0:
+            self._left -= 1
+            await self._try_look_at(self._harbor.labelled.popleft(), Lane.EVENTS)
 
     async def _list(self, name: str, project: str, states: dict[str, SweptProject]) -> bool:
         """Read which repositories of a project changed."""
@@ -291,7 +302,7 @@ class _Sweep:
         api = harbor.api(project)
         changes = api.changes(project) if harbor.counts_changes else api.logged_changes(project)
         try:
-            async for moment, each in self._changed(changes, oldest):
+            async for moment, each in changed_since(changes, oldest, _OVERLAP, self._spend):
                 # A clock that was set back, or a repository that was deleted, takes the newest time back too.
                 seen, repository = max(seen, moment), each.repository.name
                 if done.get(repository) != moment and self._rules.route(each.repository).destinations:
@@ -310,27 +321,8 @@ class _Sweep:
         states[name] = SweptProject(self._now, seen, done, pending)
         return await self._sweeper.keep({name: states[name]})
 
-    async def _changed(
-        self, pages: AsyncGenerator[list[ListedRepository], None], oldest: int | None
-    ) -> AsyncGenerator[tuple[int, ListedRepository], None]:
-        """Yield the repositories that changed since ``oldest``, and those that will be read again.
-
-        Args:
-            pages: the latest change first.
-            oldest: in milliseconds since 1970; None for those alone that will be read again.
-        """
-        again: int | None = None
-        async with contextlib.aclosing(pages):
-            async for page in pages:
-                self._left -= 1
-                for each in page:
-                    if each.changed is None:
-                        return
-                    moment = milliseconds(each.changed)
-                    again = moment - _OVERLAP if again is None else again
-                    if moment < (again if oldest is None else min(again, oldest)):
-                        return
-                    yield moment, each
+    def _spend(self) -> None:
+        self._left -= 1
 
     async def _compare(self, name: str, states: dict[str, SweptProject]) -> bool:
         """Compare the changed repositories of a project, and queue the copies."""
@@ -340,20 +332,23 @@ class _Sweep:
             self._left -= 1
             state = states[name]
             place = Repository(self._harbor.registry, repository)
-            try:
-                replaced, finished = await self._look_at(place, lane)
-            except QueueUnavailable:
-                raise
-            except Exception:
-                # A fault with one repository must not stop all others: it is left to the reconcile.
-                log.exception("sweep broken", source=str(place))
-                replaced, finished = 0, True
+            replaced, finished = await self._try_look_at(place, lane)
             if finished:
                 pending = {other: its for other, its in state.pending.items() if other != repository}
                 states[name] = state = replace(state, pending=pending)
             if not await self._sweeper.keep({name: state}, replaced):
                 return False
         return True
+
+    async def _try_look_at(self, place: Repository, lane: Lane) -> tuple[int, bool]:
+        try:
+            return await self._look_at(place, lane)
+        except QueueUnavailable:
+            raise
+        except Exception:
+            # A fault with one repository must not stop all others: it is left to the reconcile.
+            log.exception("sweep broken", source=str(place))
+            return 0, True
 
     async def _look_at(self, repository: Repository, lane: Lane) -> tuple[int, bool]:
         """Compare the tags of one repository.

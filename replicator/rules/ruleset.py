@@ -183,6 +183,14 @@ class Rules:
                 asked.append(Asked(request, sets.setdefault(keys, keys)))
         return asked
 
+    def keys_with_labels(self, registry: str) -> tuple[str, ...]:
+        """Return the keys of the rules that ask for labels at a registry."""
+        return tuple(
+            rule.key
+            for rule in self._rules
+            if rule.source.registry == registry and any(target.tags.needs_labels for target in rule.targets)
+        )
+
     def route(self, repository: Repository) -> Route:
         """Return the possible destinations of ``repository``, independent of its tags."""
         repository = _lowered(repository)

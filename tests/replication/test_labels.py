@@ -8,9 +8,11 @@ import pytest
 
 from replicator.copy import Copier, Result
 from replicator.errors import ErrorClass
+from replicator.queue.leaders import SweepState
 from replicator.reference import Reference
 from replicator.registry import Registries
 from replicator.registry.errors import ForeignAnswer
+from replicator.replication import repositories
 from replicator.replication.job import Handler, job_for
 from replicator.replication.tag_lists import LabelsUnknown
 from replicator.replication.transfer import CopyFailed, access_by
@@ -168,7 +170,7 @@ async def test_a_copy_to_a_tag_that_is_too_long_fails_for_good_unless_nobody_wan
     assert caught.value.error_class is ErrorClass.PERMANENT
 
 
-async def test_a_sweep_queues_what_has_the_label_and_sees_one_that_came_later_at_the_next_change(stage: Stage) -> None:
+async def test_a_sweep_finds_a_label_that_came_later_when_its_repository_changes(stage: Stage) -> None:
     await stage.house.put(["team/app:v1", "team/app:v2"])
     sweeper = await stage.sweeper(TEAM)
     await sweeper.step()
@@ -180,3 +182,32 @@ async def test_a_sweep_queues_what_has_the_label_and_sees_one_that_came_later_at
     assert await stage.queued() == 1
     await stage.copy(TEAM)
     assert await fetch_raw(stage.house.behind, "copies/team-app", "v1") is not None
+
+
+async def test_a_sweep_finds_a_label_that_came_later_by_itself(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    await stage.house.put(["team/app:v1", "team/other:v1", "library/app:v1"])
+    monkeypatch.setattr(repositories, "_LABELS_SECONDS", 0.0)
+    sweeper = await stage.sweeper(TEAM | {"HARBOR/library/**": "BEHIND/lib/{name}"})
+    await sweeper.step()
+    await stage.house.harbor.label("team/app", "v1", "prod")
+    stage.forget()
+    await sweeper.step()
+    assert await stage.queued() == 1
+    # A lost event it was not, and rules without labels are not looked through.
+    assert (await SweepState.read(stage.queue)).replaced == 0
+    assert sorted(stage.house.asked("/artifacts$")) == [
+        "/projects/team/repositories/app/artifacts",
+        "/projects/team/repositories/other/artifacts",
+    ]
+    await sweeper.step()
+    assert await stage.queued() == 1
+
+
+async def test_labels_are_looked_for_every_ten_minutes_and_only_if_a_rule_asks_for_some(stage: Stage) -> None:
+    await stage.house.put(["team/app:v1"])
+    assert repositories._LABELS_SECONDS == 600
+    sweeper = await stage.sweeper(TEAM)
+    await sweeper.step()
+    stage.forget()
+    await sweeper.step()
+    assert stage.house.asked() == ["/projects/team/repositories"]
