@@ -1,4 +1,4 @@
-"""Alibaba Cloud's OpenAPI for ACR: temporary logins, and repositories created on demand.
+"""Alibaba Cloud's OpenAPI for ACR: temporary logins, repositories created on demand, and their types.
 
 Its libraries are optional (``pip install 'replicator[aliyun]'``) and are imported at the first request.
 """
@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 from replicator import lazy_exports
 
 if TYPE_CHECKING:
-    from replicator.aliyun.logins import TemporaryLogins
+    from replicator.aliyun.on_demand import MissingRepositories, RepositoryTypes, TemporaryLogins
     from replicator.aliyun.operations import INSTALL, Account, Creates, Visibility, is_installed
-    from replicator.aliyun.repositories import MissingRepositories
 
 __all__ = [
     "INSTALL",
     "Account",
     "Creates",
     "MissingRepositories",
+    "RepositoryTypes",
     "TemporaryLogins",
     "Visibility",
     "is_installed",
@@ -25,12 +25,13 @@ __all__ = [
 __getattr__ = lazy_exports(
     __name__,
     {
-        "TemporaryLogins": "logins",
+        "TemporaryLogins": "on_demand",
         "Account": "operations",
         "Creates": "operations",
         "INSTALL": "operations",
         "Visibility": "operations",
         "is_installed": "operations",
-        "MissingRepositories": "repositories",
+        "MissingRepositories": "on_demand",
+        "RepositoryTypes": "on_demand",
     },
 )

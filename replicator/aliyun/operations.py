@@ -137,6 +137,13 @@ def get_repository(instance_id: str, namespace: str, name: str) -> Operation:
     return Operation("GetRepo", "", "GET", f"/repos/{namespace}/{name}")
 
 
+def get_namespace(instance_id: str, namespace: str) -> Operation:
+    """Look up a namespace; the answer for a missing one is an error."""
+    if instance_id:
+        return Operation("GetNamespace", instance_id, query={"InstanceId": instance_id, "NamespaceName": namespace})
+    return Operation("GetNamespace", "", "GET", f"/namespace/{namespace}")
+
+
 def create_namespace(instance_id: str, namespace: str, visibility: Visibility) -> Operation:
     """Create a namespace that creates repositories on push.
 

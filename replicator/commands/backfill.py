@@ -38,6 +38,7 @@ from replicator.reference import Platform
 from replicator.replication.backfill import Backfill, BackfillOptions
 from replicator.replication.job import Handler
 from replicator.replication.listing import Listing
+from replicator.replication.publicity import open_publicity
 from replicator.replication.report import (
     IN_PLACE,
     ImagesFile,
@@ -261,8 +262,9 @@ async def run_backfill(request: BackfillRequest, *, out: Console, err: Console) 
                     if queue is None or request.options.detach:
                         await task.run()
                     else:
-                        worker = _worker(settings, queue, Handler(copier, checks, rules, in_force), in_force)
-                        await _run_with_worker(worker, task, shutdown)
+                        async with open_publicity(queue, registries, rules) as publicity:
+                            handler = Handler(copier, checks, rules, in_force, publicity)
+                            await _run_with_worker(_worker(settings, queue, handler, in_force), task, shutdown)
                     if queue is not None and request.options.detach:
                         task.report.warnings += await _no_worker_warning(queue, task.report)
             finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
@@ -56,11 +56,27 @@ class Overwrite(StrEnum):
         return f"left alone: {destination} holds {present}, overwrite: {self}"
 
 
+class Public(StrEnum):
+    """Treatment of a private image whose destination anyone may pull from; without a word it is copied with a warning.
+
+    The words of the rules file.
+    """
+
+    ALLOW = "allow"
+    """It is copied without a warning."""
+    REFUSE = "refuse"
+    """It is not copied, as far as that is known before the copy."""
+
+
 _ANY = Platform("*", "*")
 _PRECEDENCE = (Attestations.STRIP, Attestations.STRIP_REFUSED, Attestations.KEEP, Attestations.FAIL)
 """The last one wins when several rules ask for the same copy, so that nothing one of them wants is lost."""
 _MORE_SIGNATURES = (False, None, True)
 _SIGNATURES_IN_WORDS = {True: "with signatures", False: "without signatures"}
+_PUBLIC_IN_WORDS = {
+    Public.ALLOW: "a private image may go where anyone may pull it",
+    Public.REFUSE: "a private image is not copied to where anyone may pull it",
+}
 _IN_WORDS = {
     Attestations.STRIP: "attestations are left out",
     Attestations.STRIP_REFUSED: "attestations that the registry refuses are left out",
@@ -77,11 +93,14 @@ class CopyOptions:
         attestations: the treatment of BuildKit's attestations.
         signatures: True to copy everything that refers to the image; None to copy those signatures and attestations
             that a list of the source has shown (`Accessories`), as far as the destination takes them; False for none.
+        public: whether a private image may go where anyone may pull it; None for a warning. It is no part of what is
+            copied, so copies that differ in it alone are equal.
     """
 
     platforms: tuple[Platform, ...] = ()
     attestations: Attestations = Attestations.KEEP
     signatures: bool | None = None
+    public: Public | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         # Normalized, so that equal selections are equal values: they are cache keys, and give equal bytes.
@@ -92,6 +111,7 @@ class CopyOptions:
         parts = [f"only {', '.join(map(str, self.platforms))}"] if self.platforms else []
         parts += [_IN_WORDS[self.attestations]] if self.attestations in _IN_WORDS else []
         parts += [_SIGNATURES_IN_WORDS[self.signatures]] if self.signatures is not None else []
+        parts += [_PUBLIC_IN_WORDS[self.public]] if self.public is not None else []
         return "; ".join(parts) or "everything, byte for byte"
 
     @property
@@ -103,12 +123,14 @@ class CopyOptions:
         """Return the options of one copy that two rules ask for: whatever either of them wants.
 
         Platforms are united; for attestations the first of `Attestations.FAIL`, ``KEEP``, ``STRIP_REFUSED`` and
-        ``STRIP`` wins. The order does not matter.
+        ``STRIP`` wins; for public destinations the stricter one. The order does not matter.
         """
+        public = (self.public, other.public)
         return CopyOptions(
             (*self.platforms, *other.platforms) if self.platforms and other.platforms else (),
             max(self.attestations, other.attestations, key=_PRECEDENCE.index),
             max(self.signatures, other.signatures, key=_MORE_SIGNATURES.index),
+            Public.REFUSE if Public.REFUSE in public else None if None in public else Public.ALLOW,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -120,6 +142,8 @@ class CopyOptions:
             values["attestations"] = str(self.attestations)
         if self.signatures is not None:
             values["signatures"] = self.signatures
+        if self.public is not None:
+            values["public"] = str(self.public)
         return values
 
     @classmethod
@@ -133,6 +157,7 @@ class CopyOptions:
             tuple(Platform.parse(text) for text in values.get("platforms", ())),
             Attestations(values.get("attestations", Attestations.KEEP)),
             value if isinstance(value := values.get("signatures"), bool) else None,
+            Public(values["public"]) if "public" in values else None,
         )
 
 

@@ -311,9 +311,9 @@ def selection_key(digest: str, options: CopyOptions) -> str:
 
     Args:
         digest: the digest of the source's tag.
-        options: the parts of the image that are copied; whether signatures are copied makes no difference.
+        options: the parts of the image that are copied; nothing else of them makes a difference.
     """
-    selected = json.dumps(replace(options, signatures=None).to_json(), sort_keys=True)
+    selected = json.dumps(replace(options, signatures=None, public=None).to_json(), sort_keys=True)
     name = f"{ALGORITHM} {digest} {selected}".encode()
     return base64.urlsafe_b64encode(hashlib.sha256(name).digest()[:12]).decode()
 

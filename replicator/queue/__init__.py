@@ -37,13 +37,16 @@ from replicator.queue.job import (
 from replicator.queue.leaders import Complaint, Leadership, NewDeadLetters, Notices
 from replicator.queue.lease import Running
 from replicator.queue.memory import (
-    Observations,
-    Observed,
+    PublicAnswer,
+    PublicCopies,
+    PublicCopy,
     RedisLogins,
     RedisRefusedStore,
     RedisSelectionStore,
     RedisSurveyStore,
+    list_public_copies,
 )
+from replicator.queue.observations import Observations, Observed
 from replicator.queue.reconciles import (
     Findings,
     Progress,
@@ -108,6 +111,9 @@ __all__ = [
     "PendingJob",
     "ProcessInfo",
     "Progress",
+    "PublicAnswer",
+    "PublicCopies",
+    "PublicCopy",
     "PushNews",
     "Queue",
     "QueueError",
@@ -137,6 +143,7 @@ __all__ = [
     "hasten",
     "list_jobs",
     "list_pauses",
+    "list_public_copies",
     "list_waits",
     "login_of",
     "named",

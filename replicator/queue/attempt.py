@@ -87,7 +87,7 @@ class StartedJob:
         last: the last of them; None without one.
         record: what Redis keeps of the running job.
         merged: see `Running.merged`.
-        owned: what is remembered of its destination (`replicator.queue.memory.TagRecord`); empty for nothing.
+        owned: what is remembered of its destination (`replicator.queue.records.TagRecord`); empty for nothing.
         asked: the configurations whose processes know nothing of it, by their digests.
     """
 

@@ -15,7 +15,7 @@ import structlog
 
 from replicator.queue.client import FAULTS, Queue
 from replicator.queue.job import LeaseLost, encode_running
-from replicator.queue.memory import MOST_DESTINATIONS, short_name
+from replicator.queue.observations import MOST_DESTINATIONS, short_name
 from replicator.queue.records import TagRecord
 from replicator.retry import alive, waiting, write_limit
 
@@ -148,7 +148,7 @@ class LeaseKeeper:
     async def confirm(self, lease: Lease) -> None:
         """Make sure that ``lease`` is ours for its full time from now; wait for Redis if it is away.
 
-        The same step voids what was observed of the job's destination before (`replicator.queue.memory`), and notes
+        The same step voids what was observed of the job's destination before (`replicator.queue.observations`), and notes
         that it is being written until an answer comes, also for the case that this worker dies; and it remembers what
         is written and for which source (`Running.own`).
 

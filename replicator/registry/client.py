@@ -165,7 +165,7 @@ class Registries:
         self._limits: dict[str, HostLimits] = {}
         self._pushing = asyncio.Event()
         self.courtesy = Courtesy(_STEPS_BESIDE_PUSHES)
-        self._transports: dict[tuple[str, Access], Transport] = {}
+        self._transports: dict[tuple[str, Access, bool], Transport] = {}
         self._ladders: dict[Hashable, LoginLadder] = {}
 
     async def __aenter__(self) -> Self:
@@ -206,6 +206,24 @@ class Registries:
     def destination(self, repository: Repository) -> RemoteRepository:
         """Return a repository to write to."""
         return RemoteRepository(repository, self.transport(repository), "pull,push")
+
+    def anonymous(self, repository: Repository) -> RemoteRepository:
+        """Return a repository to read from as anyone can, with neither the login nor its tokens.
+
+        A request is sent once: nothing depends on the answer. It counts in the limits of the host like any other.
+        """
+        return RemoteRepository(repository, self.transport(repository, anonymous=True), "pull")
+
+    async def is_public(self, repository: Repository) -> bool | None:
+        """Tell whether anyone may pull from a repository, if its access has another way to know than to try it."""
+        types = self._access(repository).types
+        if types is None:
+            return None
+        authorizer = self.transport(repository).authorizer
+        if authorizer.service is None:
+            # Nothing was asked yet: the challenge may name the instance.
+            await self.destination(repository).answers()
+        return await types.is_public(repository.name, authorizer.service)
 
     async def create(self, repository: Repository) -> bool:
         """Create a repository that a push was refused for, if its access has a creator.
@@ -286,16 +304,23 @@ class Registries:
             self._ladders[login] = LoginLadder(registry, access, self._patience)
         return self._ladders[login]
 
-    def transport(self, repository: Repository) -> Transport:
-        """Return the transport to a repository's registry under the login for that repository, e.g. for REST APIs."""
+    def transport(self, repository: Repository, *, anonymous: bool = False) -> Transport:
+        """Return the transport to a repository's registry under the login for that repository, e.g. for REST APIs.
+
+        Args:
+            repository: the repository.
+            anonymous: without that login, for requests that are sent once.
+        """
         assert self._session is not None, "used outside of its context"  # noqa: S101 - a programming error
         access = self._access(repository)
-        key = (repository.registry, access)
+        access = access.for_anyone() if anonymous else access
+        key = (repository.registry, access, anonymous)
         if key not in self._transports:
             limits = self._limits_of(repository.registry)
             access = replace(access, proxies=access.proxies or self.proxies)
             ladder = self._ladder(repository.registry, access)
+            timing = replace(self._timing, attempts=1) if anonymous else self._timing
             self._transports[key] = Transport(
-                repository.registry, access, self._session, limits, self._timing, self._observer, ladder
+                repository.registry, access, self._session, limits, timing, self._observer, ladder
             )
         return self._transports[key]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path  # noqa: TC003 - part of the value's type, resolved by its users
 from typing import Protocol
 
@@ -72,6 +72,21 @@ class Creator(Protocol):
         """
 
 
+class RepositoryTypes(Protocol):
+    """A way to ask who may pull from repositories, other than to try it. It is hashable."""
+
+    async def is_public(self, name: str, service: str | None) -> bool | None:
+        """Tell whether anyone may pull from the repository ``name``, or could if a push created it now.
+
+        Args:
+            name: of the repository, without its registry.
+            service: the ``service`` of the registry's token challenge, if it named one.
+
+        Returns:
+            None if that can't be found out.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """The address of one registry and the login there.
@@ -87,6 +102,7 @@ class Access:
         manifest_agent: ``User-Agent`` of each GET of a manifest at a source, instead of the usual one; of nothing
             else, and never at a destination.
         creator: creates a repository after a refused push.
+        types: tells whether a repository is public.
         proxies: for all requests to the registry, its token server and the storage that it redirects to; None for
             those of the environment.
     """
@@ -99,12 +115,17 @@ class Access:
     logins: Logins | None = field(default=None, repr=False)
     manifest_agent: str | None = None
     creator: Creator | None = field(default=None, repr=False)
+    types: RepositoryTypes | None = field(default=None, repr=False)
     proxies: Proxies | None = None
 
     @property
     def is_anonymous(self) -> bool:
         """Whether there is no login, neither a fixed one nor a source of logins."""
         return self.username is None and self.logins is None
+
+    def for_anyone(self) -> Access:
+        """Return the same address without any login."""
+        return replace(self, username=None, password=None, logins=None, creator=None, types=None)
 
 
 _LIFE = 60.0

@@ -315,8 +315,8 @@ class Transport:
         headers = {"Accept-Encoding": "identity", **request.headers}
         if proxy is not None and url.scheme == "http":
             headers |= proxy.credentials
-        for login in (headers.get("Authorization"), proxy and proxy.login):
-            if login:
+        for login in (not self._access.is_anonymous and headers.get("Authorization"), proxy and proxy.login):
+            if login:  # the token that anyone gets is no secret
                 SENT_LOGINS.sent(login)
         # Interim answers and dripping headers never meet the limit of a read. A stream has limits of its own.
         within = None if request.streams else timing.commit

@@ -33,6 +33,19 @@ _ACR_LOGIN = (
 )
 
 
+def close_to_anyone(destination: Repository) -> str:
+    """Say how a repository becomes private that anyone may pull from; the words are those of the registry's console."""
+    namespace, _, name = destination.name.partition("/")
+    if not acr.is_acr(destination.registry):
+        private = f"make {destination.name}, or its project, private at {destination.registry}"
+    else:
+        private = (
+            f"in ACR's console set the type (仓库类型) of the repository {name} to private (私有), "
+            f"and likewise the default type (默认仓库类型) of the namespace {namespace}, which new ones get"
+        )
+    return f"{private}; if everybody may have it, write public: allow in the rule"
+
+
 def explained(error: ReplicatorError, destination: Reference | None = None) -> str:
     """Return the text of an error, followed by advice where there is any.
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from replicator.copy import Comparison, Copier
     from replicator.queue import InForce, JsonValue, Observations, Running
+    from replicator.replication.publicity import Publicity
     from replicator.rules import Rules
 
 log = structlog.get_logger("replicator.copy")
@@ -146,6 +147,7 @@ class Handler:
         checks: records what is seen at destinations, and has to be closed after the last job; None to record nothing.
         rules: decide what is copied when an attempt begins; None to copy what the job says.
         in_force: knows of the rules of other processes; None if there are none.
+        publicity: notices private images that become public; None for none.
     """
 
     def __init__(
@@ -154,11 +156,13 @@ class Handler:
         checks: Observations | None = None,
         rules: Rules | None = None,
         in_force: InForce | None = None,
+        publicity: Publicity | None = None,
     ) -> None:
         self._copier = copier
         self._checks = checks
         self._rules = rules
         self._in_force = in_force
+        self._publicity = publicity
 
     def renew(self, rules: Rules) -> None:
         """Have other rules decide from the next attempt on."""
@@ -208,6 +212,8 @@ class Handler:
                 **_circumstances(request, running),
             )
             raise
+        if self._publicity is not None and outcome.result is Result.COPIED:
+            self._publicity.copied(request)
         level = trouble if outcome.warnings or outcome.result is Result.SOURCE_GONE else logging.INFO
         log.log(level, "copy done", **_fields(outcome), **_circumstances(request, running))
         return outcome.to_json()
@@ -253,6 +259,8 @@ class Handler:
         if request.absent and (running.lapsed or await self._came_since(request)):
             # Otherwise the destination is not asked a second time.
             request = replace(request, absent=False)
+        if self._publicity is not None:
+            await self._publicity.guard(request)
         began = time.time()
         try:
             outcome = await self._transfer(request, running)

@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replicator.aliyun import INSTALL, Account, Creates, MissingRepositories, TemporaryLogins, Visibility, is_installed
+from replicator.aliyun import INSTALL, Account, Creates, Visibility, is_installed
 from replicator.aliyun.acr import endpoint_of
+from replicator.aliyun.on_demand import MissingRepositories, RepositoryTypes, TemporaryLogins
 from replicator.errors import ConfigError, Problem
 from replicator.reference import is_registry, is_repository_name
 from replicator.registry.credentials import Access
@@ -217,7 +218,8 @@ class _Entry:
         account = replace(account, proxies=access.proxies or Proxies.from_environ(self._environ))
         creates = account.creates
         creator = MissingRepositories(self._registry, account, creates) if creates is not None else None
-        return replace(access, logins=TemporaryLogins(self._registry, account), creator=creator)
+        logins, types = TemporaryLogins(self._registry, account), RepositoryTypes(self._registry, account)
+        return replace(access, logins=logins, creator=creator, types=types)
 
     def _login_is_complete(self, username: str | None, password: str | None, *, anonymous: bool) -> bool:
         named = "username" in self._fields, "password" in self._fields

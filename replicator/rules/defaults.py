@@ -1,16 +1,16 @@
-"""Reader of the ``defaults`` section, and of the keys that say what of an image is copied, and over what.
+"""Reader of the ``defaults`` section, and of the keys that say what of an image is copied, where to, and over what.
 
 The defaults give a meaning to ``""`` as a destination, where the command line wins over the file. ``platforms``,
-``attestations``, ``signatures`` and ``overwrite`` stand in ``defaults`` for all rules, or in a rule.
+``attestations``, ``signatures``, ``overwrite`` and ``public`` stand in ``defaults`` for all rules, or in a rule.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from replicator.aliyun.acr import automatic_attestations
-from replicator.copy.options import Attestations, CopyOptions, Overwrite
+from replicator.copy.options import Attestations, CopyOptions, Overwrite, Public
 from replicator.errors import Problem
 from replicator.reference import Platform, is_registry, is_repository_name
 from replicator.rules.mapping import Template
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from replicator.rules.credentials import Elsewhere
 
-CONTENT_KEYS = ("platforms", "attestations", "signatures", "overwrite")
-"""Keys that select parts of an image, and what a copy may replace."""
+CONTENT_KEYS = ("platforms", "attestations", "signatures", "overwrite", "public")
+"""Keys that select parts of an image, and say what a copy may replace and whether a private image may become public."""
 
 _AUTO = "auto"
 ATTESTATIONS = (_AUTO, *(str(choice) for choice in (Attestations.KEEP, Attestations.STRIP, Attestations.FAIL)))
@@ -45,12 +45,14 @@ class Content:
     Attributes:
         attestations: a value of `Attestations`, or ``auto``.
         signatures: a key of `SIGNATURES`.
+        public: a value of `Public`.
     """
 
     platforms: tuple[Platform, ...] | None = None
     attestations: str | None = None
     signatures: str | None = None
     overwrite: Overwrite | None = None
+    public: str | None = None
 
     def over(self, other: Content) -> Content:
         """Return this content, with missing keys taken from ``other``."""
@@ -59,19 +61,21 @@ class Content:
             other.attestations if self.attestations is None else self.attestations,
             other.signatures if self.signatures is None else self.signatures,
             other.overwrite if self.overwrite is None else self.overwrite,
+            other.public if self.public is None else self.public,
         )
 
     def options(self, registry: str) -> CopyOptions:
         """Return the options for a copy to ``registry``."""
         automatically = self.attestations in (None, _AUTO)
         attestations = automatic_attestations(registry) if automatically else Attestations(str(self.attestations))
-        return CopyOptions(self.platforms or (), attestations, SIGNATURES[self.signatures or _AUTO])
+        public = Public(self.public) if self.public is not None else None
+        return CopyOptions(self.platforms or (), attestations, SIGNATURES[self.signatures or _AUTO], public)
 
     def under_its_digest(self, registry: str) -> CopyOptions:
         """Return the options for a destination that is the source's digest: no byte may change."""
         options = self.options(registry)
         fails = options.attestations is Attestations.FAIL
-        return CopyOptions((), Attestations.FAIL if fails else Attestations.KEEP, options.signatures)
+        return replace(options, platforms=(), attestations=Attestations.FAIL if fails else Attestations.KEEP)
 
     @property
     def changes_bytes(self) -> bool:
@@ -83,19 +87,20 @@ NOTHING_SAID = Content()
 
 
 def read_content(fields: Mapping[str, Node], warnings: list[Problem]) -> Content:
-    """Read the four keys if they are among ``fields``; mistakes are noted at their nodes.
+    """Read these keys if they are among ``fields``; mistakes are noted at their nodes.
 
     Args:
         fields: nodes by key; other keys are ignored.
         warnings: collects what is allowed but looks like a mistake.
     """
-    platforms, attestations, signatures, overwrite = (fields.get(key) for key in CONTENT_KEYS)
+    platforms, attestations, signatures, overwrite, public = (fields.get(key) for key in CONTENT_KEYS)
     replaces = None if overwrite is None else overwrite.choice([*Overwrite])
     return Content(
         None if platforms is None else _platforms(platforms, warnings),
         None if attestations is None else attestations.choice(ATTESTATIONS),
         None if signatures is None else _signatures(signatures),
         None if replaces is None else Overwrite(replaces),
+        None if public is None else public.choice(tuple(map(str, Public))),
     )
 
 

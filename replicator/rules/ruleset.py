@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, reduce
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from replicator.copy.options import CopyOptions, Overwrite
+from replicator.copy.options import CopyOptions, Overwrite, Public
 from replicator.reference import Reference, Repository, is_tag
 from replicator.rules.collisions import may_collide, possible_sources
 from replicator.rules.request import Asked, CopyRequest, Explanation, Source
@@ -242,6 +243,16 @@ class Rules:
             ConfigError: no key matches here, and the logins elsewhere can't be read.
         """
         return self._credentials.find(repository, elsewhere=repository.registry.lower() in self.hosts)
+
+    def allows_public(self, source: Repository, destination: Repository) -> bool:
+        """Tell whether there are rules from ``source`` to ``destination``, and all of them say ``public: allow``."""
+        found: list[Public | None] = []
+        for rule in self._candidates(_lowered(source)):
+            for target in rule.targets:
+                with suppress(ValueError):  # a name that the destination can't hold
+                    if target.template.expand(_lowered(source)) == destination:
+                        found.append(target.options.public)
+        return bool(found) and all(public is Public.ALLOW for public in found)
 
     def _candidates(self, repository: Repository) -> Iterator[Rule]:
         for number in self._numbers(repository):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from replicator.aliyun import Visibility
-from replicator.copy.options import Overwrite
+from replicator.copy.options import Overwrite, Public
 from replicator.rules import auth, defaults, images, loading
 from replicator.rules.auth import ALIYUN_KEYS, CREATE
 from replicator.rules.defaults import ATTESTATIONS, CONTENT_KEYS
@@ -64,6 +64,10 @@ _CONTENT = {
             "What may be replaced at the destination: always, the default, whatever a tag names; ours, what this "
             "installation wrote; never, nothing, so that only missing tags are filled."
         ),
+    ),
+    "public": (
+        {"enum": [*Public]},
+        "A private image at a destination that anyone may pull from: copied with a warning; or allow, or refuse.",
     ),
 }
 _DEFAULTS = {

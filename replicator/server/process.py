@@ -26,6 +26,7 @@ from replicator.queue.move import left_behind
 from replicator.registry.proxies import Proxies
 from replicator.replication.job import Handler
 from replicator.replication.listing import warn_of_collisions
+from replicator.replication.publicity import Publicity, open_publicity
 from replicator.replication.reconciler import Reconciler
 from replicator.replication.repositories import Neighbours
 from replicator.replication.sweep import Sweeper
@@ -183,6 +184,7 @@ class _Parts:
     handler: Handler
     rules: Rules
     neighbours: Neighbours
+    publicity: Publicity
     registrar: Registrar | None
     refused: RefusedLogins
     has_redis: bool
@@ -216,6 +218,7 @@ class _Parts:
         if self.sweeper is not None:
             self.sweeper.renew(new.rules)
         self.neighbours.renew(new.rules)
+        self.publicity.renew(new.rules)
         self.refused.renew(new.rules)
         self.metrics.add_labels(new.rules)
 
@@ -236,6 +239,7 @@ async def _open(settings: Settings, rules: Rules, lanes: Collection[Lane]) -> As
             contextlib.aclosing(RefusedLogins(queue, rules)) as refused,
             open_copier(settings, rules, queue, requests, neighbours, refused.recovered) as (registries, copier),
             open_checks(queue) as checks,
+            open_publicity(queue, registries, rules) as publicity,
         ):
             refused.begin()
 
@@ -244,7 +248,7 @@ async def _open(settings: Settings, rules: Rules, lanes: Collection[Lane]) -> As
 
             metrics.requests.watch_waiting(waiting)
             in_force = InForce(queue, rules.digest, rules.parts, origin=origin_of(settings))
-            handler = Handler(copier, checks, rules, in_force)
+            handler = Handler(copier, checks, rules, in_force, publicity)
             worker = make_worker(
                 settings,
                 queue,
@@ -272,6 +276,7 @@ async def _open(settings: Settings, rules: Rules, lanes: Collection[Lane]) -> As
                 handler=handler,
                 rules=rules,
                 neighbours=neighbours,
+                publicity=publicity,
                 registrar=registrar,
                 refused=refused,
                 has_redis=settings.redis_url is not None,

@@ -34,7 +34,7 @@ from replicator.queue import (
     open_wait_reporter,
     sharing,
 )
-from replicator.queue.memory import watch_for_older_state
+from replicator.queue.observations import watch_for_older_state
 from replicator.queue.state_directory import Faults, Mark
 from replicator.tasks import cancel_all
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from replicator.aliyun.logins import TemporaryLogins
+from replicator.aliyun.on_demand import TemporaryLogins
 from replicator.aliyun.openapi import find_region_and_instance
 from replicator.aliyun.operations import Account, AccountIncomplete, AccountRefused, AlreadyThere, from_openapi, refusal
 from replicator.errors import ErrorClass

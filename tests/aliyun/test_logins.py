@@ -101,7 +101,7 @@ async def test_a_login_is_renewed_before_it_expires_and_kept_if_that_fails(
     logins = TemporaryLogins(REGISTRY, account, pause=0)
     first = await logins.login(PERSONAL)
     now = time.monotonic
-    monkeypatch.setattr("replicator.aliyun.logins.time.monotonic", lambda: now() + 3300)
+    monkeypatch.setattr("replicator.aliyun.on_demand.time.monotonic", lambda: now() + 3300)
     failing = stand_in.faults.add(Fault(refusal(403, "NoPermission")))
     assert await logins.login(PERSONAL) == first
     assert failing.hits == 1
@@ -115,7 +115,7 @@ async def test_an_expired_login_is_not_used(
     logins = TemporaryLogins(REGISTRY, account, pause=0)
     await logins.login(PERSONAL)
     now = time.monotonic
-    monkeypatch.setattr("replicator.aliyun.logins.time.monotonic", lambda: now() + 3700)
+    monkeypatch.setattr("replicator.aliyun.on_demand.time.monotonic", lambda: now() + 3700)
     stand_in.faults.add(Fault(refusal(403, "NoPermission"), times=None))
     with pytest.raises(AccountRefused):
         await logins.login(PERSONAL)
@@ -127,9 +127,9 @@ async def test_a_login_expires_with_the_key_that_requested_it(monkeypatch: pytes
         logins = TemporaryLogins(REGISTRY, Account("key-id", "key-secret", "sts", openapi_endpoint=f"http://{host}"))
         await logins.login(PERSONAL)
         now = time.monotonic
-        monkeypatch.setattr("replicator.aliyun.logins.time.monotonic", lambda: now() + 600)
+        monkeypatch.setattr("replicator.aliyun.on_demand.time.monotonic", lambda: now() + 600)
         assert (await logins.login(PERSONAL)).password == "temporary-1"
-        monkeypatch.setattr("replicator.aliyun.logins.time.monotonic", lambda: now() + 700)
+        monkeypatch.setattr("replicator.aliyun.on_demand.time.monotonic", lambda: now() + 700)
         assert (await logins.login(PERSONAL)).password == "temporary-2"
     assert stand_in.tokens == ["sts", "sts"]
 

@@ -26,7 +26,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ahead = 0.0
-        for module in ("aliyun.logins", "registry.credentials", "registry.auth"):
+        for module in ("aliyun.on_demand", "registry.credentials", "registry.auth"):
             monkeypatch.setattr(f"replicator.{module}.time", self)
 
     def monotonic(self) -> float:

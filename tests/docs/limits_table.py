@@ -226,13 +226,13 @@ LIMITS = {
         ),
         Limit(
             "destinations remembered in Redis, in each of two halves",
-            "queue.memory.MOST_DESTINATIONS",
+            "queue.observations.MOST_DESTINATIONS",
             "",
             "the older half is forgotten",
         ),
         Limit(
             "destinations whose owner and last writes are remembered in Redis, in each of two halves",
-            "queue.memory.MOST_OWNED",
+            "queue.observations.MOST_OWNED",
             "",
             "the older half is forgotten",
         ),

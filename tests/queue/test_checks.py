@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from replicator.queue import Job, Lane, LeaseLost, Observations, Queue, Running
 from replicator.queue.job import RunningRecord
 from replicator.queue.lease import Lease, LeaseKeeper, RedisHealth
-from replicator.queue.memory import RedisClock
+from replicator.queue.observations import RedisClock
 from replicator.queue.records import EPOCH
 from tests.queue.conftest import PATIENCE, command, eventually, idle, working
 

@@ -14,7 +14,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from replicator.queue import Observations, Queue
-from replicator.queue.memory import short_name
+from replicator.queue.observations import short_name
 from tests.queue.conftest import command
 from tests.queue.test_checks import PLACE, Writer, generations, see, trusted, void
 

@@ -10,7 +10,7 @@ import pytest
 
 from replicator.errors import ErrorClass
 from replicator.queue import DeadLetters, Job, JsonValue, Lane, Observations, Queue, RetryPolicy, Running
-from replicator.queue.memory import MOST_OWNED
+from replicator.queue.observations import MOST_OWNED
 from replicator.queue.records import MOST_RIVALS, TagRecord
 from replicator.queue.scripts import sections
 from tests.queue.conftest import PATIENCE, Recorder, eventually, idle, working

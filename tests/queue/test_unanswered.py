@@ -12,7 +12,7 @@ import pytest
 
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Job, Lane, Observations, Queue, Running
-from replicator.queue.memory import short_name
+from replicator.queue.observations import short_name
 from replicator.retry import write_limit
 from tests.queue.conftest import PATIENCE, eventually, idle, working
 

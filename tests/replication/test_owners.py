@@ -11,7 +11,7 @@ import pytest
 from replicator.copy import Comparison, Copier, Result
 from replicator.copy.options import Overwrite
 from replicator.errors import ErrorClass
-from replicator.queue import DeadLetters, Lane, Observations
+from replicator.queue import CauseWatch, DeadLetters, Lane, Observations
 from replicator.queue.records import TagRecord
 from replicator.reference import Reference, Repository
 from replicator.registry import Registries
@@ -171,7 +171,9 @@ async def test_a_comparison_leaves_alone_what_this_installation_did_not_write(st
     await stage.copy(images)
     await push(house.behind, "team/a-b", "v1", tiny("moved"))
     async with Registries(access_by(rules.credentials)) as registries, aclosing(Observations(stage.queue)) as checks:
-        checker = Checker(Copier(registries), checks, trust=None, force=False, dry_run=False)
+        checker = Checker(
+            Copier(registries), checks, letters=CauseWatch(stage.queue), trust=None, force=False, dry_run=False
+        )
         asked = {str(each.request.source.tag): each for each in rules.asked(*listed(house, "v1", "v2"))}
         own = await checker.check(Found(asked["v1"]))
         other = await checker.check(Found(asked["v2"]))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from replicator.aliyun.acr import automatic_attestations
-from replicator.copy.options import VERBATIM, Attestations, CopyOptions, Overwrite
+from replicator.copy.options import VERBATIM, Attestations, CopyOptions, Overwrite, Public
 from replicator.reference import Platform, Reference, Repository
 from replicator.rules import CopyRequest, Rules, parse
 from tests.rules.building import ACR, DEFAULTS, HARBOR, PLAIN, message_of, problems_of, rules_of, text_of
@@ -256,3 +256,35 @@ def test_rules_without_overwrite_have_the_digest_that_they_always_had() -> None:
 
 def test_a_mistake_in_overwrite_is_told_with_the_word_that_was_meant() -> None:
     assert "did you mean never?" in message_of({f"{HARBOR}/a/b": item(overwrite="neve")})
+
+
+@pytest.mark.parametrize("word", Public)
+def test_a_destination_and_the_defaults_say_what_becomes_of_a_private_image_in_public(word: Public) -> None:
+    other = "allow" if word is Public.REFUSE else "refuse"
+    assert options_of(item()).public is None
+    assert options_of(item(public=word.value)).public is word
+    assert options_of(f"{PLAIN}/x", public=word.value).public is word
+    assert options_of(item(public=word.value), public=other).public is word
+    # Under its digest too, where no part may be left out.
+    assert options_of(item(public=word.value), f"a/b@{SHA}", f"a/b@{SHA}").public is word
+    assert CopyOptions.from_json(CopyOptions(public=word).to_json()).public is word
+
+
+def test_of_two_rules_for_one_copy_the_stricter_word_on_public_destinations_counts() -> None:
+    options = [CopyOptions(public=word) for word in (Public.REFUSE, None, Public.ALLOW)]
+    for (place, one), (other_place, other) in itertools.product(enumerate(options), repeat=2):
+        assert one.merged_with(other).public is options[min(place, other_place)].public
+
+
+def test_rules_allow_public_copies_only_where_all_of_them_do() -> None:
+    source, destination = Repository(HARBOR, "a/b"), Repository(PLAIN, "x")
+    allowing, silent = item(public="allow"), item(tags={"include": "v*"})
+    assert rules_of({f"{HARBOR}/a/b": allowing}).allows_public(source, destination)
+    assert not rules_of({f"{HARBOR}/a/b": [allowing, silent]}).allows_public(source, destination)
+    assert not rules_of({f"{HARBOR}/a/b": allowing}).allows_public(source, Repository(PLAIN, "y"))
+    assert not rules_of({f"{HARBOR}/a/c": allowing}).allows_public(source, destination)
+
+
+@pytest.mark.parametrize("value", ["yes", True, ["allow"], None])
+def test_public_is_allow_or_refuse(value: Any) -> None:
+    assert problems_of(text_of({f"{HARBOR}/a/b": item(public=value)}))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-from replicator.queue import Findings, Job, Lane, Observations, Reconciles, ReconcileState, memory
+from replicator.queue import Findings, Job, Lane, Observations, Reconciles, ReconcileState, observations
 from replicator.queue.state_directory import Mark
 from replicator.replication.reconciler import next_run
 from replicator.schedule import Every
@@ -110,12 +110,12 @@ async def test_a_directory_that_is_restored_from_a_backup_is_noticed_once(tmp_pa
 async def test_a_redis_that_is_restored_or_has_lost_its_last_writes_is_noticed_while_it_runs(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(observations, "_LOOK_SECONDS", 0.05)
     for number in range(3):
         await enqueue(queue, f"a:{number}")
     await reconciled(queue)
     with capture_logs() as lines:
-        async with memory.watch_for_older_state(queue), memory.watch_for_older_state(queue):
+        async with observations.watch_for_older_state(queue), observations.watch_for_older_state(queue):
             await asyncio.sleep(0.3)
             assert not await is_due(queue)
             assert not lines

@@ -69,6 +69,7 @@ class AcrStandIn:
         faults: in front of the registry.
         token_faults: in front of the token service.
         accounts: who may log in; may be changed at any time.
+        public: repositories that anyone may pull from; may be changed at any time.
         namespaces: may be changed at any time, and so may ``mounts``, ``denied_status`` and ``denies_missing``.
         leaks: requests with credentials that were not for their receiver: any password at the registry's port, a
             name or a token that is not known here.
@@ -94,6 +95,7 @@ class AcrStandIn:
         self.token_host = ""
         self.personal = personal
         self.namespaces = dict(namespaces)
+        self.public: set[str] = set()
         self.mounts: Mounts = mounts
         self.denied_status = denied_status
         self.denies_missing = denies_missing
@@ -145,14 +147,24 @@ class AcrStandIn:
             return errors(400, "BAD_REQUEST", "unknown service")
         credentials = Credentials.of(request)
         account = credentials.account(self.accounts)
+        if account is None and credentials.scheme == "" and self.public:
+            # Anyone gets a token, which is good for public repositories alone.
+            wants = requested(request.query.getall("scope", []))
+            return self._issued("", {name: wanted & {PULL} & self._opened(name) for name, wanted in wants.items()})
         if account is None:
-            # There is no anonymous pull.
+            # Without a public repository there is no anonymous pull: instances of today have none.
             return errors(401, "UNAUTHORIZED", "authentication required", detail="USERNAME_OR_PASSWORD_ERROR")
         grants = {}
         for name, wanted in requested(request.query.getall("scope", [])).items():
             granted = wanted & account.actions
             grants[name] = granted if await self._may_push(name) else granted - {PUSH, DELETE}
-        token = self.tokens.issue(credentials.username, grants)
+        return self._issued(credentials.username, grants)
+
+    def _opened(self, name: str) -> frozenset[str]:
+        return frozenset({PULL}) if name in self.public else frozenset()
+
+    def _issued(self, subject: str, grants: Mapping[str, frozenset[str]]) -> web.Response:
+        token = self.tokens.issue(subject, grants)
         answer = {"token": token.value, "access_token": token.value, "expires_in": int(self.tokens.seconds)}
         return web.json_response(answer)
 

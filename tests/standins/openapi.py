@@ -70,9 +70,13 @@ class OpenApiStandIn:
             case ("CreateNamespace", "POST", "/"):
                 return self._create_namespace(request.query["NamespaceName"], request.query["DefaultRepoType"])
             case ("GetRepo", "GET", path):
-                return self._get(path.removeprefix("/repos/"))
+                return self._get(path.removeprefix("/repos/"), personal=True)
             case ("GetRepository", "POST", "/"):
-                return self._get(f"{request.query['RepoNamespaceName']}/{request.query['RepoName']}")
+                return self._get(f"{request.query['RepoNamespaceName']}/{request.query['RepoName']}", personal=False)
+            case ("GetNamespace", "GET", path):
+                return self._get_namespace(path.removeprefix("/namespace/"), personal=True)
+            case ("GetNamespace", "POST", "/"):
+                return self._get_namespace(request.query["NamespaceName"], personal=False)
         return refused(404, "InvalidAction.NotFound")
 
     def _login(self, request: web.BaseRequest, *, personal: bool) -> web.Response:
@@ -106,10 +110,19 @@ class OpenApiStandIn:
             self._acr.namespaces[namespace] = False
         return web.json_response({"Code": "success", "IsSuccess": True})
 
-    def _get(self, path: str) -> web.Response:
+    def _get(self, path: str, *, personal: bool) -> web.Response:
         if path not in self.repositories:
             return refused(404, "REPO_NOT_EXIST")
-        return web.json_response({"data": {"repo": {"repoType": self.repositories[path]}}})
+        kind = self.repositories[path]
+        return web.json_response({"data": {"repo": {"repoType": kind}}} if personal else {"RepoType": kind})
+
+    def _get_namespace(self, name: str, *, personal: bool) -> web.Response:
+        if name not in self.namespaces:
+            return refused(404, "NAMESPACE_NOT_EXIST")
+        kind, by_push = self.namespaces[name], self._acr is None or self._acr.namespaces.get(name, False)
+        if personal:
+            return web.json_response({"data": {"namespace": {"autoCreate": by_push, "defaultVisibility": kind}}})
+        return web.json_response({"AutoCreateRepo": by_push, "DefaultRepoType": kind})
 
 
 def refused(status: int, code: str, message: str = "refused") -> web.Response:

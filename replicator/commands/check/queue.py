@@ -25,8 +25,8 @@ from replicator.queue import Differing, KnownConfig, Queue, processes
 from replicator.queue.connection import open_redis, server_version
 from replicator.queue.embedded import LOG, server_program
 from replicator.queue.job import Job, Lane, QueueError, encode_job
-from replicator.queue.memory import MOST_DESTINATIONS, short_name
 from replicator.queue.move import left_behind
+from replicator.queue.observations import MOST_DESTINATIONS, short_name
 from replicator.queue.scripts import NotReplicated, Replicas, Scripts, advice
 from replicator.queue.state_directory import SOCKET, Use, fault_of, find_damage, room, short_path, use_of, version_of
 from replicator.queue.status import ClockSetBack

@@ -155,6 +155,55 @@ for i = 3, #ARGV, 5 do
 end
 return NOW
 
+-- asked with generations --
+-- Whether it was found out lately who may pull the image of a pair of repositories. Put in front of the public_ scripts.
+--
+--   <prefix>:asked:new, :old   pair -> "time answer": when it was asked last, and what came out; "asking" while it is
+local ASKED = generations('asked')
+
+-- Returns the answer that still counts, or ''. ARGV from `first` on: each answer, and the ms for which it counts.
+local function counting(pair, first)
+  local time, answer = string.match(ASKED.get(pair) or '', '^(%d+) (%a+)$')
+  for i = first, #ARGV, 2 do
+    local age = time and NOW - tonumber(time)
+    -- A note an hour ahead was made before the clock was set back.
+    if age and answer == ARGV[i] and age < tonumber(ARGV[i + 1]) and age > -3600000 then return answer end
+  end
+  return ''
+end
+
+-- public_answer with generations asked --
+-- Give the answer for a pair that still counts. ARGV: prefix, pair, then answers with the ms for which they count.
+return counting(ARGV[2], 3)
+
+-- public_begin with generations asked --
+-- Take the turn to ask. ARGV: prefix, most items of a generation, pair, then answers with the ms for which they count.
+-- Returns '' if it is to be asked now, else the answer that still counts.
+local answer = counting(ARGV[3], 4)
+if answer == '' then ASKED.keep(ARGV[3], string.format('%.0f asking', NOW), tonumber(ARGV[2])) end
+return answer
+
+-- public_end with generations asked --
+-- Keep what came out, and the list of those that are private at the source and public at the destination.
+--
+--   <prefix>:public            hash pair -> JSON: source, destination, tag, since
+--
+-- ARGV: prefix, most items of a generation, pair, answer, most pairs of the list, a record without `since` to list it,
+-- '' to take it off the list, or '-' to leave the list as it is. Returns 1 if it is new on the list.
+local key = prefix .. ':public'
+ASKED.keep(ARGV[3], string.format('%.0f %s', NOW, ARGV[4]), tonumber(ARGV[2]))
+if ARGV[6] == '' then redis.call('HDEL', key, ARGV[3]) end
+if ARGV[6] == '' or ARGV[6] == '-' then return 0 end
+if redis.call('HEXISTS', key, ARGV[3]) == 1 or redis.call('HLEN', key) >= tonumber(ARGV[5]) then return 0 end
+local record = cjson.decode(ARGV[6])
+record.since = NOW
+redis.call('HSET', key, ARGV[3], cjson.encode(record))
+return 1
+
+-- public_show --
+-- List the pairs that are private at the source and public at the destination. ARGV: prefix. Returns their records.
+return redis.call('HVALS', prefix .. ':public')
+
 -- login_swap with waits --
 -- Replace the record of a login, if it is still the one that was read; see registry/ladder.py.
 --
@@ -177,7 +226,7 @@ return {NOW, current, replaced and 1 or 0}
 -- make_room --
 -- Drop all that only saves requests, because the memory is full. ARGV: prefix. Returns how many keys there were.
 local dropped = 0
-for _, name in ipairs({'known', 'forms', 'surveys', 'refused', 'checks'}) do
+for _, name in ipairs({'known', 'forms', 'surveys', 'refused', 'asked', 'checks'}) do
   -- DEL and not UNLINK: the caller needs the room at once.
   dropped = dropped + redis.call('DEL', prefix .. ':' .. name .. ':new', prefix .. ':' .. name .. ':old')
 end
