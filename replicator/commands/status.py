@@ -118,6 +118,8 @@ def draw_status(status: Status) -> RenderableType:
     if status.ownerless:
         parts.append(Text(ownerless(status.ownerless), style="yellow"))
     parts += [Text("", style="yellow").append_text(plain(process.problem_sentence)) for process in status.refusing]
+    if status.public:
+        parts += _public(status)
     if status.clock is not None:
         parts.append(Text(status.clock.sentence, style="yellow"))
     if status.running:
@@ -179,6 +181,19 @@ def _head(status: Status) -> Text:
     if status.unserved:
         head.append(f", but none copies for the lane {' or '.join(status.unserved)}", style="yellow")
     return head
+
+
+def _public(status: Status) -> list[Text]:
+    # Imported here: it is rarely needed, and this command starts quickly.
+    from replicator.replication.advice import close_to_anyone, public_copies
+
+    lines = [Text(f"{public_copies(len(status.public))}:", style="yellow")]
+    for copy in status.public[:_SHOWN]:
+        lines.append(Text("  ").append_text(plain(f"{copy.source} -> {copy.destination}")))
+        lines.append(Text("    ").append_text(plain(close_to_anyone(copy.destination))))
+    if len(status.public) > _SHOWN:
+        lines.append(Text(f"  and {len(status.public) - _SHOWN} more"))
+    return lines
 
 
 def _lanes(status: Status) -> Table:

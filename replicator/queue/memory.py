@@ -19,6 +19,7 @@ What was observed at destinations is in :mod:`replicator.queue.observations`.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import time
 from dataclasses import dataclass
@@ -149,10 +150,7 @@ class PublicCopies:
         self._ages = [part for answer, age in ASKED_SECONDS.items() for part in (answer.value, int(age * 1000))]
 
     async def begin(self, pair: str) -> PublicAnswer | None:
-        """Take the turn to look at a pair of repositories.
-
-        Args:
-            pair: its `pair_name`.
+        """Take the turn to look at a pair of repositories, given its `pair_name`.
 
         Returns:
             The answer that still counts; None to look now. Without Redis it is `PublicAnswer.UNKNOWN`.
@@ -195,7 +193,11 @@ async def list_public_copies(queue: Queue) -> list[PublicCopy]:
 
 
 def _public_copies(records: Iterable[bytes]) -> list[PublicCopy]:
-    return sorted((decode(PublicCopy, record) for record in records), key=lambda copy: (copy.since, copy.destination))
+    copies = []
+    for record in records:
+        with contextlib.suppress(ValueError):  # a damaged one must not hide the others
+            copies.append(decode(PublicCopy, record))
+    return sorted(copies, key=lambda copy: (copy.since, copy.destination))
 
 
 class RedisLogins:

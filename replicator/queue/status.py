@@ -24,6 +24,7 @@ from replicator.queue.configurations import Differing, KnownConfig, ProcessInfo
 from replicator.queue.connection import server_version
 from replicator.queue.history import logging_actions
 from replicator.queue.leaders import SweepState
+from replicator.queue.memory import list_public_copies
 from replicator.queue.reconciles import ReconcileState
 from replicator.queue.records import decode, encode, moment
 from replicator.queue.waits import list_pauses, list_waits
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from replicator.queue.client import Queue
     from replicator.queue.configurations import InForce
     from replicator.queue.job import Counts, Lane, RunningJob, WaitingJob, WorkerInfo
+    from replicator.queue.memory import PublicCopy
     from replicator.queue.waits import KeySilence, Pause
 
 log = structlog.get_logger("replicator.queue")
@@ -228,6 +230,7 @@ class Status:
         differing: processes that have different rules; None if they agree.
         ownerless: copies that wait for a process with the rules that queued them, while none has these.
         refusing: the processes that do not use their files as they are now.
+        public: images that are private at their source and public at their destination.
     """
 
     taken: datetime
@@ -246,6 +249,7 @@ class Status:
     differing: Differing | None = None
     ownerless: int = 0
     refusing: Sequence[ProcessInfo] = ()
+    public: Sequence[PublicCopy] = ()
 
     @classmethod
     async def read(cls, queue: Queue) -> Self:
@@ -272,6 +276,7 @@ class Status:
             differing=Differing.among(alive),
             ownerless=sum(each.jobs for each in known.values() if not each.commands),
             refusing=[process for process in alive if process.problem],
+            public=await list_public_copies(queue),
         )
 
     @property
@@ -345,6 +350,7 @@ class Status:
             **({"pauses": [each.to_json() for each in self.pauses]} if self.pauses else {}),
             **self._silent_json(),
             **self._refusing_json(),
+            **self._public_json(),
             **({"clock": {"set_back": iso(self.clock.at), "seconds": self.clock.seconds}} if self.clock else {}),
             **self._reconcile_json(),
             **self._sweep_json(),
@@ -365,6 +371,13 @@ class Status:
             for each in self.refusing
         ]
         return {"configuration": told} if told else {}
+
+    def _public_json(self) -> dict[str, Any]:
+        """Give the private images that are public at their destination; nothing without any."""
+        copies = [
+            {"source": each.source, "destination": each.destination, "since": iso(each.since)} for each in self.public
+        ]
+        return {"public": copies} if copies else {}
 
     def _sweep_json(self) -> dict[str, Any]:
         """Give the sweeps; nothing when there never was one."""

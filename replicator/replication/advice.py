@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from replicator.aliyun import acr
 from replicator.aliyun.operations import AccountIncomplete, AccountRefused, NamespaceMissing, ram_action
+from replicator.reference import Reference
 from replicator.registry.errors import (
     NOT_AN_IMAGE,
     AskedLoginRefused,
@@ -20,7 +21,7 @@ from replicator.registry.errors import (
 
 if TYPE_CHECKING:
     from replicator.errors import ReplicatorError
-    from replicator.reference import Reference, Repository
+    from replicator.reference import Repository
 
 _NO_PROJECT = "; or there is no such project"
 _GATED = (
@@ -33,11 +34,21 @@ _ACR_LOGIN = (
 )
 
 
-def close_to_anyone(destination: Repository) -> str:
-    """Say how a repository becomes private that anyone may pull from; the words are those of the registry's console."""
-    namespace, _, name = destination.name.partition("/")
-    if not acr.is_acr(destination.registry):
-        private = f"make {destination.name}, or its project, private at {destination.registry}"
+def public_copies(number: int) -> str:
+    """Say that so many private images are public at their destination."""
+    images = "1 image is" if number == 1 else f"{number:,} images are"
+    return f"{images} private at the source, and anyone may pull {'it' if number == 1 else 'them'} at the destination"
+
+
+def close_to_anyone(destination: str) -> str:
+    """Say how a reference's repository becomes private that anyone may pull from, in the words of its console."""
+    try:
+        repository = Reference.parse(destination).repository
+    except ValueError:  # the text is from Redis
+        return "make it private"
+    namespace, _, name = repository.name.partition("/")
+    if not acr.is_acr(repository.registry):
+        private = f"make {repository.name}, or its project, private at {repository.registry}"
     else:
         private = (
             f"in ACR's console set the type (仓库类型) of the repository {name} to private (私有), "

@@ -153,7 +153,7 @@ class Publicity:
         where = f"{destination.repository} is public, or would be created so"
         if answer is PublicAnswer.PUBLIC:
             raise CopyFailed(
-                f"not copied: {source.repository} is private, and {where}; {close_to_anyone(destination.repository)}",
+                f"not copied: {source.repository} is private, and {where}; {close_to_anyone(str(destination))}",
                 ErrorClass.PERMANENT,
             )
         raise CopyFailed(
@@ -199,7 +199,10 @@ class Publicity:
         while True:
             self._renewed.clear()
             for copy in await self._copies.listed():
-                source, destination = Reference.parse(copy.source), Reference.parse(copy.destination)
+                try:
+                    source, destination = Reference.parse(copy.source), Reference.parse(copy.destination)
+                except ValueError:  # what is in Redis is not always ours
+                    continue
                 pair = _pair(source, destination)
                 if self._rules.allows_public(source.repository, destination.repository):
                     await self._settle(pair, PublicAnswer.FINE, copy, "the rules allow it")
@@ -225,7 +228,7 @@ class Publicity:
             "private image is public at its destination",
             source=copy.source,
             destination=copy.destination,
-            do=close_to_anyone(destination.repository),
+            do=close_to_anyone(copy.destination),
         )
 
     async def _settle(self, pair: str, answer: PublicAnswer, copy: PublicCopy, reason: str) -> None:

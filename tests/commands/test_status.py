@@ -24,6 +24,7 @@ from replicator.queue import (
     LaneCounts,
     ProcessInfo,
     Progress,
+    PublicCopy,
     ReconcileResult,
     ReconcileState,
     RunningJob,
@@ -103,6 +104,17 @@ def test_a_process_that_does_not_use_its_files_is_told_with_since_when() -> None
     told = {"host": "h", "pid": 1, "since": iso(NOON), "problem": "b.yaml: a typing mistake", "out": ["b.yaml"]}
     assert seen.to_json()["configuration"] == [told]
     assert "configuration" not in status().to_json()
+
+
+def test_private_images_that_are_public_at_their_destination_are_told_with_what_to_do() -> None:
+    copy = PublicCopy("h.example/team/app:v1", "registry.cn-beijing.aliyuncs.com/team/app:v1", NOON)
+    text = printed(replace(status(), public=[copy]), width=300)
+    assert "1 image is private at the source, and anyone may pull it at the destination:" in text
+    assert f"{copy.source} -> {copy.destination}" in text
+    assert "set the type (仓库类型) of the repository app to private (私有)" in text
+    told = {"source": copy.source, "destination": copy.destination, "since": iso(NOON)}
+    assert replace(status(), public=[copy]).to_json()["public"] == [told]
+    assert "public" not in status().to_json()
 
 
 def test_a_clock_of_redis_that_was_set_back_is_told() -> None:

@@ -103,6 +103,12 @@ LIMITS = {
         Limit("signatures of one image that Harbor's list shows", "copy.options.MAX_ACCESSORIES", "", "left out"),
         Limit("refused kinds that a process remembers", "copy.ledger.MAX_REFUSED", "", "the first are forgotten"),
         Limit("refusal of a kind", "copy.ledger.REFUSED_SECONDS", "s", "tried again"),
+        Limit(
+            "repositories that wait to be asked whether anyone may pull",
+            "replication.publicity.MOST_WAITING",
+            "",
+            "asked after a later copy",
+        ),
         Limit("trust in signatures that were seen", "replication.compare.SETTLED_SECONDS", "s", "looked for again"),
         Limit("pages of referrers", "registry.manifests._MAX_REFERRER_PAGES", "", "left out"),
         Limit("a header of an answer", "registry.client.MAX_HEADER", "bytes", "the answer is no HTTP"),
@@ -237,10 +243,19 @@ LIMITS = {
             "the older half is forgotten",
         ),
         Limit(
+            "pairs of repositories in Redis that were asked whether anyone may pull, in each of two halves",
+            "queue.memory.MAX_ASKED",
+            "",
+            "the older half is forgotten",
+        ),
+        Limit(
             "sources whose jobs wait behind that of another source for the same destination",
             "queue.records.MOST_RIVALS",
             "",
             "the last one gives way",
+        ),
+        Limit(
+            "private images listed that are public at their destination", "queue.memory.MOST_PUBLIC", "", "not listed"
         ),
         Limit(
             "slots lent while a registry is silent, for each slot of a lane", "queue.lane._LENT_SLOTS", "", "jobs wait"

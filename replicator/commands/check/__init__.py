@@ -28,6 +28,7 @@ from replicator.commands.check.registries import (
     COLLISION_SECONDS,
     log_in,
     look_at_artifacts,
+    look_at_both_ends,
     look_at_certificate,
     look_at_projects,
     look_at_route,
@@ -69,14 +70,19 @@ from replicator.registry.errors import RegistryError
 from replicator.registry.proxies import Proxies
 from replicator.replication.transfer import access_by
 from replicator.rules import Narrowing, Rules
-from replicator.rules.request import Source
+from replicator.rules.request import CopyRequest, Source
 from replicator.server.runtime import origin_of
 from replicator.settings import Settings, variables
 
 _TIMING = Timing(connect=8, read=8, write=8, commit=8, tag=8, attempts=1)
 _NARROW = 120
 """Columns below which a finding takes two lines."""
-_MARKS = {FindingState.OK: "✓", FindingState.FAILED: "✗", FindingState.NOT_TRIED: "\N{EN DASH}"}
+_MARKS = {
+    FindingState.OK: "✓",
+    FindingState.WARNING: "!",
+    FindingState.FAILED: "✗",
+    FindingState.NOT_TRIED: "\N{EN DASH}",
+}
 
 
 def check(
@@ -156,7 +162,7 @@ class Check:
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._logins: dict[tuple[str, Access | None], asyncio.Task[list[Finding]]] = {}
         self._harbors: dict[str, asyncio.Task[bool]] = {}
-        self._destinations: dict[Repository, Reference] = {}
+        self._copies: dict[tuple[Repository, Repository], CopyRequest] = {}
         self._listed: dict[tuple[str, str, bool], Repository] = {}
 
     async def run(self) -> list[Finding]:
@@ -178,8 +184,10 @@ class Check:
                 group.create_task(self._artifacts(repository, whole=whole))
                 for (_, _, whole), repository in self._listed.items()
             ]
-            pushes = [group.create_task(self._push(destination)) for destination in self._destinations.values()]
-        tasks = (*hosts, *listing, collisions, *artifacts, policies, *pushes, *local)
+            destinations = {each.destination.repository: each.destination for each in reversed(self._copies.values())}
+            pushes = [group.create_task(self._push(each)) for each in reversed(destinations.values())]
+            public = [group.create_task(self._public(each)) for each in self._copies.values()]
+        tasks = (*hosts, *listing, collisions, *artifacts, policies, *pushes, *public, *local)
         # Several rules share a login, and so its findings.
         return list(dict.fromkeys(line for task in tasks for line in task.result()))
 
@@ -268,7 +276,7 @@ class Check:
             listed, requests = await look_for(self._registries, self._rules, self._narrowing, source)
             lines += listed
             for request in requests:
-                self._destinations.setdefault(request.destination.repository, request.destination)
+                self._copies.setdefault((request.source.repository, request.destination.repository), request)
             if not requests:
                 lines.append(Finding("push", subject, FindingState.NOT_TRIED, "skipped: no image matches"))
             elif source.needs_tags:
@@ -367,6 +375,15 @@ class Check:
         if _is_closed(found):
             return [*found, Finding("push", subject, FindingState.NOT_TRIED, _CLOSED)]
         return [*found, *await self._try(Probe("push", subject, partial(try_push, self._registries, destination)))]
+
+    async def _public(self, request: CopyRequest) -> list[Finding]:
+        """Check whether a private image is public at its destination; nothing where an end can't be used."""
+        source, destination = request.source.repository, request.destination.repository
+        if self._registries.is_anonymous(source):
+            return []
+        if _is_closed(await self._login(source)) or _is_closed(await self._login(destination)):
+            return []
+        return await self._try(Probe("public", str(destination), partial(look_at_both_ends, self._registries, request)))
 
 
 def merged(found: Iterable[Finding]) -> list[Finding]:

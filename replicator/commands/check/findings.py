@@ -27,6 +27,8 @@ class FindingState(StrEnum):
     """The result of a probe."""
 
     OK = "ok"
+    WARNING = "warning"
+    """Something that a person should look at, and that stops no copy."""
     FAILED = "failed"
     NOT_TRIED = "not tried"
 

@@ -9,15 +9,18 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from replicator.commands.check.findings import Finding, FindingState, clock_problem, parse_date
+from replicator.copy.options import Public
 from replicator.harbor import HarborApi
 from replicator.harbor.api import narrow_login
+from replicator.queue import PublicAnswer
 from replicator.reference import Reference, Repository
 from replicator.registry.connection import Request, explicit_base, route, tls_of
 from replicator.registry.errors import Denied, NotFound, ProxyFailed, RegistryError, Unauthorized
 from replicator.registry.manifest import ACCEPT
 from replicator.registry.proxies import connect
-from replicator.replication.advice import explained, may_lack_repository
+from replicator.replication.advice import close_to_anyone, explained, may_lack_repository
 from replicator.replication.listing import Listing
+from replicator.replication.publicity import compare_ends, judge_source
 from replicator.replication.tag_lists import LabelsUnknown, read_labels
 
 if TYPE_CHECKING:
@@ -181,6 +184,33 @@ async def try_push(registries: Registries, destination: Reference) -> list[Findi
         except RegistryError:
             message += "; the upload of this check could not be cancelled, the registry will expire it"
     return [Finding("push", subject, FindingState.OK, message)]
+
+
+async def look_at_both_ends(registries: Registries, request: CopyRequest) -> list[Finding]:
+    """Check whether anyone may pull at its destination what is private at its source."""
+    source, destination, subject = request.source, request.destination, str(request.destination.repository)
+    is_public = await registries.is_public(destination.repository)
+    if is_public is not None:
+        answer = await judge_source(registries, source) if is_public else PublicAnswer.FINE
+    elif await registries.destination(destination.repository).head_destination(destination.identifier) is None:
+        # An anonymous request would be refused too, whatever the repository will be.
+        message = "there is nothing to pull yet: the first copy finds out whether anyone may pull a private image here"
+        return [Finding("public", subject, FindingState.NOT_TRIED, message)]
+    else:
+        answer = await compare_ends(registries, source, destination)
+    if answer is PublicAnswer.UNKNOWN:
+        message = "one of the ends gives no clear answer to a request without a login"
+        return [Finding("public", subject, FindingState.NOT_TRIED, message)]
+    if answer is not PublicAnswer.PUBLIC:
+        return [Finding("public", subject, FindingState.OK, "not open to anyone, or open at the source too")]
+    message = f"{source.repository} is private, and anyone may pull it here"
+    if request.options.public is Public.ALLOW:
+        return [Finding("public", subject, FindingState.OK, f"{message}, as the rule allows")]
+    state, refused = FindingState.WARNING, ""
+    if request.options.public is Public.REFUSE:
+        state, refused = FindingState.FAILED, ", so the rule refuses its copies"
+    remedy = close_to_anyone(str(request.destination))
+    return [Finding("public", subject, state, f"{message}{refused}: {remedy}")]
 
 
 async def look_at_artifacts(registries: Registries, repository: Repository, *, whole: bool) -> list[Finding]:

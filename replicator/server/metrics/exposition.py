@@ -23,9 +23,10 @@ from prometheus_client.openmetrics import exposition as open_metrics
 from prometheus_client.registry import Collector
 
 from replicator import __version__
-from replicator.queue import Differing, Lane, ReconcileState, list_pauses, list_waits, processes
+from replicator.queue import Differing, Lane, ReconcileState, list_pauses, list_public_copies, list_waits, processes
 from replicator.queue.leaders import SweepState
 from replicator.queue.state_directory import room
+from replicator.reference import Reference
 from replicator.replication.reconciler import overdue
 from replicator.server.metrics import families
 from replicator.server.metrics.counters import AttemptCounts, BoundedLabels, DeliveryCounts, RequestCounts
@@ -33,12 +34,13 @@ from replicator.server.metrics.families import gauge
 from replicator.timetable import UNLIMITED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from prometheus_client.metrics_core import Metric
 
     from replicator.queue import Counts, KeySilence, LoadedConfig, Pause, Queue
+    from replicator.reference import Repository
     from replicator.rules import Rules
     from replicator.schedule import Schedule
     from replicator.server.metrics.families import Family
@@ -158,6 +160,7 @@ class _QueueState:
     silent: Sequence[KeySilence]
     differing: Differing | None
     pauses: Sequence[Pause]
+    public: Collection[Repository]
 
 
 class QueueLookups(Collector):
@@ -201,7 +204,8 @@ class QueueLookups(Collector):
         reconcile, sweep = await ReconcileState.read(queue), await SweepState.read(queue)
         silent, pauses = await list_waits(queue), await list_pauses(queue)
         differing = Differing.among(await processes(queue))
-        return _QueueState(counts, oldest, reconcile, sweep, silent, differing, pauses)
+        public = {Reference.parse(copy.destination).repository for copy in await list_public_copies(queue)}
+        return _QueueState(counts, oldest, reconcile, sweep, silent, differing, pauses, public)
 
     def describe(self) -> Iterable[Metric]:
         """Name the metrics, so that the library detects duplicates without collecting."""
@@ -224,6 +228,7 @@ class QueueLookups(Collector):
         yield from self._pauses(self._state.pauses)
         yield _gauge(families.DEAD_LETTERS, counts.dead)
         yield from self._silences(self._state.silent)
+        yield _gauge(families.PUBLIC_COPIES, len(self._state.public))
         yield from self._reconcile(self._state.reconcile)
         yield from self._sweep(self._state.sweep)
         differing = self._state.differing

@@ -200,6 +200,12 @@ WEBHOOKS = Family(
     "Sweeps read it; without them, or with an anonymous login, it is not there.",
     ("host",),
 )
+PUBLIC_COPIES = Family(
+    "replicator_public_repositories",
+    "gauge",
+    "Repositories at destinations from which anyone may pull images that are private at their source; each is looked "
+    "at again once a day.",
+)
 RECONCILE_FAILED = Family("replicator_reconcile_failed", "gauge", "1 if the last reconcile failed as a whole, else 0.")
 RECONCILE_OVERDUE = Family(
     "replicator_reconcile_overdue_seconds",
@@ -262,6 +268,7 @@ LOOKED_UP = (
     DEAD_LETTERS,
     SILENT,
     SILENT_COPIES,
+    PUBLIC_COPIES,
     RECONCILE_SUCCESS,
     RECONCILE_DRIFT,
     RECONCILE_STALE,

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from replicator.console import age
-from replicator.queue import Lane, ReconcileState, list_pauses, list_waits
+from replicator.queue import Lane, ReconcileState, list_pauses, list_public_copies, list_waits
 from replicator.queue.leaders import LostImages
+from replicator.replication.advice import close_to_anyone, public_copies
 from replicator.server.notify.message import Example, Message, MessageState, Occasion, Reported
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         Leadership,
         NewDeadLetters,
         Notices,
+        PublicCopy,
         Queue,
         ReconcileResult,
         WaitingJob,
@@ -41,6 +43,7 @@ _RECOVERED = {
     Occasion.DEAD_LETTERS: "replicator: recovered: no dead letters left",
     Occasion.LAG: "replicator: recovered: copies are on time again",
     Occasion.RECONCILE: "replicator: recovered: the last reconcile compared everything",
+    Occasion.PUBLIC: "replicator: recovered: no private image is public at its destination",
     Occasion.CONFIGURATION: "replicator: recovered: the current configuration is in use everywhere",
 }
 
@@ -91,6 +94,7 @@ class Snapshot:
         complaints: from processes that refused a changed configuration.
         silent: registries that do not answer, the longest silence first.
         lost: images that were found missing lately although they had been in place.
+        public: images that are private at their source and public at their destination.
     """
 
     now: int
@@ -100,6 +104,7 @@ class Snapshot:
     complaints: tuple[Complaint, ...]
     silent: tuple[KeySilence, ...] = ()
     lost: LostImages | None = None
+    public: tuple[PublicCopy, ...] = ()
 
 
 async def take_snapshot(queue: Queue, notices: Notices, leadership: Leadership, mark: int) -> Snapshot:
@@ -123,6 +128,7 @@ async def take_snapshot(queue: Queue, notices: Notices, leadership: Leadership, 
         complaints=leadership.complaints,
         silent=tuple(silent),
         lost=await LostImages.read(queue),
+        public=tuple(await list_public_copies(queue)),
     )
 
 
@@ -163,6 +169,7 @@ def decide(state: NotifyState, snapshot: Snapshot, timing: NotifyTiming) -> tupl
     decision.lag()
     decision.configuration()
     decision.silence()
+    decision.public()
     return decision.state, decision.messages
 
 
@@ -345,6 +352,19 @@ class _Decision:
             tuple(Example.of(each.key, each.why or "no answer") for each in silent[:EXAMPLES]),
         )
         self._report(Occasion.SILENCE, problem)
+
+    def public(self) -> None:
+        """Report private images that are public at their destination, and when there are none left."""
+        copies = self._snapshot.public
+        if not copies:
+            self._recovered(Occasion.PUBLIC)
+            return
+        mark = hashlib.sha256("\0".join(sorted(each.destination for each in copies)).encode()).hexdigest()[:16]
+        since = int(copies[0].since.timestamp() * 1000)
+        first = [(f"{each.source} -> {each.destination}", each.destination) for each in copies[:EXAMPLES]]
+        examples = tuple(Example.of(subject, close_to_anyone(destination)) for subject, destination in first)
+        title = f"replicator: {public_copies(len(copies))}"
+        self._report(Occasion.PUBLIC, _Problem(mark, since, title, (_CHECK,), len(copies), examples))
 
     def _report(self, occasion: Occasion, problem: _Problem) -> None:
         """Report a lasting problem, unless it is the one reported last or another was reported a moment ago."""

@@ -35,6 +35,8 @@ class Occasion(StrEnum):
     """Changed files can't be used."""
     SILENCE = "silence"
     """A registry does not answer, and copies wait for it."""
+    PUBLIC = "public"
+    """Images that are private at their source are public at their destination."""
     STATE_DIRECTORY = "state_directory"
     """The embedded queue can't keep anything: its disk is full, or its directory was deleted."""
     TEST = "test"
@@ -179,7 +181,7 @@ EMPTY = NotifyState(mark=0, gathering=None, reported={}, pending=())
 """Nothing reported, nothing to send."""
 _KEYS = {"mark": "mark", "gathering": "gathering", "reported": "told", "pending": "parcels"}
 """The keys of the fields in JSON, where older versions of this program look for them."""
-_NEWER = frozenset({Occasion.SILENCE, Occasion.LOST})
+_NEWER = frozenset({Occasion.SILENCE, Occasion.LOST, Occasion.PUBLIC})
 """Occasions that older versions do not know."""
 
 

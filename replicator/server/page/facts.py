@@ -19,6 +19,7 @@ from replicator.queue import (
     ownerless,
     processes,
 )
+from replicator.replication.advice import public_copies
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -152,6 +153,9 @@ def health(facts: Facts) -> Health:
     if dead:
         are = "copy failed and is" if dead == 1 else "copies failed and are"
         return Health("warning", f"{dead:,} {are} not retried automatically.")
+    if status.public:
+        first = status.public[0]
+        return Health("warning", f"{public_copies(len(status.public))}.", f"{first.source} at {first.destination}")
     if last is not None and last.findings.error is not None:
         return Health("warning", "The last reconcile failed.", last.findings.error)
     if waiting:

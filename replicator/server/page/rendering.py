@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.filesize import decimal
 
 from replicator.console import age, iso, printable
+from replicator.replication.advice import close_to_anyone
 from replicator.replication.job import GIVEN_UP
 from replicator.server.page.facts import DEAD_LETTERS, FIELDS, HOURS, Health, activity, health, sheet
 
@@ -130,6 +131,7 @@ def _summary(spans: Sequence[LagSpan], hours: int) -> str:
 _MAX_RUNNING = 50
 _MAX_WAITING = 25
 _MAX_ACTIONS = 20
+_MAX_PUBLIC = 25
 _MAX_RULES = 200
 _MAX_PROCESSES = 100
 _DONE = {
@@ -203,6 +205,7 @@ class PageRenderer:
             status=facts.status,
             running=facts.status.running[:_MAX_RUNNING],
             waiting=facts.status.waiting[:_MAX_WAITING],
+            public=[(copy, close_to_anyone(copy.destination)) for copy in facts.status.public[:_MAX_PUBLIC]],
             dead_letters=sheet(data.dead_letters.letters, view.letters, DEAD_LETTERS),
             total=data.dead_letters.total,
             following=data.dead_letters.following,

@@ -23,7 +23,7 @@ async def test_where_all_is_well_nothing_fails_and_nothing_is_left_behind(pushed
     names = {"login", "list", "pull", "artifacts", "push", "queue", "webhook", "listen", "harbor"}
     assert set(told(lines, "ok")) == names
     # The robot account has all that a copy needs, and nothing more.
-    assert {line["name"] for line in lines} - names == set(told(lines, "not tried")) == {"policy"}
+    assert {line["name"] for line in lines} - names == set(told(lines, "not tried")) == {"policy", "public"}
     assert pushed.harbor.pulls == []
     assert not (pushed.directory / "state").exists()
     asked = [(entry.method, entry.status) for entry in pushed.acr.faults.log if "/blobs/uploads/" in entry.path]
@@ -33,6 +33,24 @@ async def test_where_all_is_well_nothing_fails_and_nothing_is_left_behind(pushed
             assert answer.status == 404
         async with session.get(f"http://{pushed.behind_acr}/v2/_catalog") as answer:
             assert (await answer.json())["repositories"] in ([], None)
+
+
+@pytest.mark.parametrize(
+    ("public", "state", "code"), [(None, "warning", 0), ("allow", "ok", 0), ("refuse", "failed", 1)]
+)
+async def test_a_private_image_that_anyone_may_pull_at_its_destination_is_told(
+    pushed: House, public: str | None, state: str, code: int
+) -> None:
+    for host, name in ((pushed.harbor.host, "team/app"), (pushed.behind_acr, "image-syncer/app")):
+        await push(host, name, "v1", image(), HARBOR_ROBOT)
+    pushed.acr.public = {"image-syncer/app"}
+    keys = {"public": public} if public else {}
+    rules = pushed.rules({"HARBOR/team/**": {"to": "ACR/image-syncer/{name}", **keys}})
+    message = told(await checked(pushed, rules, code), state)["public"]
+    assert f"{pushed.harbor.host}/team/app is private, and anyone may pull it here" in message
+    assert ("make image-syncer/app, or its project, private" in message) is (public != "allow")
+    pushed.acr.public = {"image-syncer/other"}
+    assert "not open to anyone" in told(await checked(pushed, rules, 0), "ok")["public"]
 
 
 @pytest.mark.parametrize("secret", [HARBOR_ROBOT[1], ACR_USER[1]])

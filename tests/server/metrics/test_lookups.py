@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ from replicator.queue import (
     Findings,
     Job,
     Lane,
+    PublicAnswer,
+    PublicCopies,
+    PublicCopy,
     Queue,
     Reconciles,
     ReconcileState,
@@ -22,6 +26,7 @@ from replicator.queue import (
     pause,
 )
 from replicator.queue.leaders import Sweeps
+from replicator.queue.memory import pair_name
 from replicator.schedule import parse_schedule
 from replicator.server.metrics import Metrics
 from tests.queue.conftest import Recorder, eventually, working
@@ -195,6 +200,18 @@ async def test_processes_with_different_rules_are_shown_with_the_time_since_they
             await redis.hset(f"{queue.prefix}:processes", name, longer)
         assert 400 <= (await exposed(metrics)).value("replicator_rules_differ_seconds") < 1000
     assert (await exposed(metrics)).value("replicator_rules_differ_seconds") == 0
+
+
+async def test_repositories_that_are_public_are_counted_once_each(metrics: Metrics, queue: Queue) -> None:
+    assert (await exposed(metrics)).value("replicator_public_repositories") == 0
+    async with aclosing(PublicCopies(queue, deadline=30)) as copies:
+        for source, tag in (("a/x", "v1"), ("a/y", "v1"), ("a/z", "v2")):
+            destination = f"acr.example:5000/{'one' if tag == 'v1' else 'two'}/x:{tag}"
+            pair = pair_name(source, destination)
+            assert await copies.begin(pair) is None
+            copy = PublicCopy(f"h.example/{source}:v1", destination)
+            assert await copies.end(pair, PublicAnswer.PUBLIC, copy)
+    assert (await exposed(metrics)).value("replicator_public_repositories") == 2
 
 
 async def test_a_record_in_redis_that_can_not_be_read_does_not_stop_the_scrape(metrics: Metrics, queue: Queue) -> None:

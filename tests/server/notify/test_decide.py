@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.errors import ErrorClass
-from replicator.queue import Complaint, DeadLetter, Findings, KeySilence, Lane, NewDeadLetters, ReconcileResult
+from replicator.queue import (
+    Complaint,
+    DeadLetter,
+    Findings,
+    KeySilence,
+    Lane,
+    NewDeadLetters,
+    PublicCopy,
+    ReconcileResult,
+)
 from replicator.queue.leaders import LostImages
 from replicator.server.notify.decide import Lateness, NotifyTiming, Snapshot, decide
 from replicator.server.notify.message import (
@@ -95,6 +104,28 @@ def test_a_silent_registry_is_reported_once_and_once_more_when_it_answers() -> N
     (_, recovered) = report.messages
     assert (recovered.occasion, recovered.state) == (Occasion.SILENCE, MessageState.RECOVERED)
     assert recovered.title == "replicator: recovered: registry acr.example answers again"
+
+
+def test_public_copies_are_reported_when_there_are_others_and_when_there_are_none_left() -> None:
+    since = datetime.fromtimestamp(NOW / 1000, UTC)
+    one, other = (
+        PublicCopy(f"h.example/team/{name}:v1", f"registry.cn-beijing.aliyuncs.com/team/{name}:v1", since)
+        for name in ("app", "web")
+    )
+    report = Reports()
+    for seconds in range(0, 7200, 60):
+        report(at(seconds, public=(one,)))
+    (message,) = report.messages
+    assert (message.occasion, message.state, message.count) == (Occasion.PUBLIC, MessageState.TROUBLE, 1)
+    assert message.title == "replicator: 1 image is private at the source, and anyone may pull it at the destination"
+    (example,) = message.examples
+    assert example.subject == f"{one.source} -> {one.destination}"
+    # What to change, in the words of ACR's console.
+    assert all(word in example.reason for word in ("仓库类型", "默认仓库类型", "public: allow"))
+    report(at(7200, public=(one, other)))
+    assert [each.count for each in report.messages] == [1, 2]
+    report(at(7260))
+    assert (report.messages[-1].occasion, report.messages[-1].state) == (Occasion.PUBLIC, MessageState.RECOVERED)
 
 
 def test_a_version_that_does_not_know_of_silence_can_read_what_is_stored() -> None:

@@ -15,6 +15,7 @@ from replicator.queue import (
     LaneCounts,
     Pause,
     ProcessInfo,
+    PublicCopy,
     ReconcileResult,
     ReconcileState,
     Selection,
@@ -120,6 +121,16 @@ def test_a_harbor_whose_webhooks_are_switched_off_is_named_with_what_to_do() -> 
     found = health(replace(seen, status=replace(seen.status, sweep=sweep)))
     assert (found.level, found.sentence) == ("warning", "Webhooks are switched off at a.example and 1 more.")
     assert "System Settings" in found.detail
+
+
+def test_a_private_image_that_is_public_at_its_destination_is_named_after_failures_and_before_retries() -> None:
+    copy = PublicCopy("h.example/team/app:v1", "acr.example/team/app:v1", NOON)
+    seen = facts(waiting=1, failed=True)
+    found = health(replace(seen, status=replace(seen.status, public=[copy, copy])))
+    assert (found.level, found.detail) == ("warning", "h.example/team/app:v1 at acr.example/team/app:v1")
+    assert found.sentence == "2 images are private at the source, and anyone may pull them at the destination."
+    worse = facts(dead=1)
+    assert "failed" in health(replace(worse, status=replace(worse.status, public=[copy]))).sentence
 
 
 def test_a_worker_that_is_stopping_copies_nothing_new() -> None:

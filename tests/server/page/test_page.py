@@ -77,6 +77,8 @@ async def test_the_page_shows_the_whole_installation(site: Site) -> None:
     await remember(site.queue, ended(3, replaced=replaced), ended(1), given_up)
     await bury(site.queue, letter(7))
     await lag(site.queue, (2, 4, 2.0, 30.0))
+    public = {"source": f"{HARBOR}/team/open:1", "destination": f"{ACR}/mirror/open:1", "since": time.time() * 1000}
+    await command(site.queue, "HSET", f"{site.queue.prefix}:public", "pair", json.dumps(public))
     seen = await page(site)
     assert seen.unclosed == []
     assert "no worker is running (3 queued)" in seen.texts["head"]
@@ -89,6 +91,8 @@ async def test_the_page_shows_the_whole_installation(site: Site) -> None:
     assert seen.texts["copies"].index("app:2") < seen.texts["copies"].index("app:1"), "the newest first"
     assert "dead:7" in seen.texts["failures"]
     assert "requested access to the resource is denied" in seen.texts["failures"]
+    assert f"{ACR}/mirror/open:1 in ACR's console set the type (仓库类型)" in seen.texts["public"]
+    assert f"{HARBOR}/team/open:1" in seen.texts["public"]
     for key in (f"{HARBOR}/team/**", f"{HARBOR}/base/**"):
         assert key in seen.texts["rules"]
     assert f"{HARBOR}/team/** 2 0 1" in seen.texts["rules"]
