@@ -207,12 +207,17 @@ class Registries:
         """Return a repository to write to."""
         return RemoteRepository(repository, self.transport(repository), "pull,push")
 
-    def anonymous(self, repository: Repository) -> RemoteRepository:
+    def anonymous(self, repository: Repository, *, source: bool) -> RemoteRepository:
         """Return a repository to read from as anyone can, with neither the login nor its tokens.
 
         A request is sent once: nothing depends on the answer. It counts in the limits of the host like any other.
+
+        Args:
+            repository: the repository.
+            source: whether it is a source, where a pull may have to count as none.
         """
-        return RemoteRepository(repository, self.transport(repository, anonymous=True), "pull")
+        agent = self._access(repository).manifest_agent if source else None
+        return RemoteRepository(repository, self.transport(repository, anonymous=True), "pull", agent)
 
     async def is_public(self, repository: Repository) -> bool | None:
         """Tell whether anyone may pull from a repository, if its access has another way to know than to try it."""
@@ -320,7 +325,17 @@ class Registries:
             access = replace(access, proxies=access.proxies or self.proxies)
             ladder = self._ladder(repository.registry, access)
             timing = replace(self._timing, attempts=1) if anonymous else self._timing
+            observer = _expecting_refusals(self._observer) if anonymous else self._observer
             self._transports[key] = Transport(
-                repository.registry, access, self._session, limits, timing, self._observer, ladder
+                repository.registry, access, self._session, limits, timing, observer, ladder
             )
         return self._transports[key]
+
+
+def _expecting_refusals(observer: RequestObserver) -> RequestObserver:
+    """Return an observer of anonymous requests, to which 403 is as good an answer as 401, and nothing to alert of."""
+
+    def answered(registry: str, method: str, status: int | None, seconds: float) -> None:
+        observer.answered(registry, method, 401 if status == 403 else status, seconds)
+
+    return replace(observer, answered=answered)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from replicator.queue import Queue
-    from replicator.registry import Registries
+    from replicator.registry import Registries, RemoteRepository
     from replicator.rules import CopyRequest, Rules
 
 log = structlog.get_logger("replicator.copy")
@@ -57,14 +57,20 @@ class Pull(Enum):
     """No usable answer."""
 
 
-async def try_pull(registries: Registries, image: Reference) -> Pull:
-    """Ask for a manifest as anyone can, by HEAD, which counts as no pull. Raises nothing."""
+async def try_pull(registries: Registries, image: Reference, *, source: bool) -> Pull:
+    """Ask for a manifest as anyone can, by HEAD, which counts as no pull. Raises nothing.
+
+    Args:
+        registries: where.
+        image: the manifest.
+        source: whether it is one to copy from, and not one that was copied.
+    """
     try:
-        anyone = registries.anonymous(image.repository)
+        anyone = registries.anonymous(image.repository, source=source)
         if await anyone.head_manifest(image.identifier, explain=False) is not None:
             return Pull.OPEN
-        # Mostly that says enough: the tag is new to a repository that is open, or there is no such repository.
-        if await _first_is_open(registries, image):
+        # A 404 alone says little: the tag may be new to a repository that is open.
+        if await _first_is_open(anyone):
             return Pull.OPEN
         found = await registries.source(image.repository).head_manifest(image.identifier)
     except (Denied, Unauthorized) as error:
@@ -75,9 +81,8 @@ async def try_pull(registries: Registries, image: Reference) -> Pull:
     return Pull.CLOSED if found is not None else Pull.ABSENT
 
 
-async def _first_is_open(registries: Registries, image: Reference) -> bool:
+async def _first_is_open(anyone: RemoteRepository) -> bool:
     """Tell whether anyone may pull another tag of the repository; False where its tags can't be listed."""
-    anyone = registries.anonymous(image.repository)
     try:
         async with aclosing(anyone.tags(lambda: False)) as tags:
             tag = await anext(tags, None)
@@ -88,7 +93,7 @@ async def _first_is_open(registries: Registries, image: Reference) -> bool:
 
 async def compare_ends(registries: Registries, source: Reference, destination: Reference) -> PublicAnswer:
     """Find out whether an image is private at its source and public at its destination. Raises nothing."""
-    there = await try_pull(registries, destination)
+    there = await try_pull(registries, destination, source=False)
     if there is Pull.OPEN:
         return await judge_source(registries, source)
     return PublicAnswer.FINE if there is Pull.CLOSED else PublicAnswer.UNKNOWN
@@ -99,7 +104,7 @@ async def judge_source(registries: Registries, source: Reference) -> PublicAnswe
     with suppress(ReplicatorError):
         if registries.is_anonymous(source.repository):
             return PublicAnswer.FINE
-        here = await try_pull(registries, source)
+        here = await try_pull(registries, source, source=True)
         return {Pull.OPEN: PublicAnswer.FINE, Pull.CLOSED: PublicAnswer.PUBLIC}.get(here, PublicAnswer.UNKNOWN)
     return PublicAnswer.UNKNOWN
 
@@ -144,7 +149,7 @@ class Publicity:
             return
         is_public = await self._registries.is_public(destination.repository)
         if is_public is None:
-            is_public = await try_pull(self._registries, destination) is Pull.OPEN
+            is_public = await try_pull(self._registries, destination, source=False) is Pull.OPEN
         if not is_public:
             return
         answer = await judge_source(self._registries, source)
@@ -206,7 +211,9 @@ class Publicity:
                 pair = _pair(source, destination)
                 if self._rules.allows_public(source.repository, destination.repository):
                     await self._settle(pair, PublicAnswer.FINE, copy, "the rules allow it")
-                else:
+                elif pair not in self._known:
+                    # Whether its day is over is asked in Redis once an hour.
+                    self._known[pair] = None
                     await self._look(pair, source, destination, listed=True)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_TICK_SECONDS):

@@ -17,7 +17,7 @@ from replicator.copy import Copier
 from replicator.errors import SENT_LOGINS, ErrorClass
 from replicator.queue import PublicAnswer, PublicCopies, Queue, list_public_copies, memory
 from replicator.reference import Reference, Repository
-from replicator.registry import Access, Registries
+from replicator.registry import Access, Registries, RequestObserver
 from replicator.replication.job import Handler, job_for
 from replicator.replication.publicity import Publicity, compare_ends
 from replicator.replication.transfer import CopyFailed, access_by
@@ -154,6 +154,21 @@ async def test_an_instance_without_anonymous_pull_is_asked_twice_and_then_once(
             assert len(acr.faults.log) + len(acr.token_faults.log) == number
 
 
+async def test_a_refusal_that_was_to_be_expected_is_counted_as_no_denial(
+    harbor: HarborStandIn, acr: AcrStandIn, acr_upstream: str
+) -> None:
+    """An alert tells of 403s: a hundred repositories that are private rightly must not raise it."""
+    await push(acr_upstream, "cache/app", "v1", image(1))
+    acr.denied_status, acr.public = 403, {"cache/other"}
+    answers: list[int | None] = []
+    observer = RequestObserver(lambda _, __, status, ___: answers.append(status))
+    destination = Reference.parse(f"{acr.host}/cache/app:v1")
+    async with Registries(lambda _: Access(*ACR_USER, endpoint=acr.url), observer=observer) as registries:
+        assert await compare_ends(registries, destination, destination) is PublicAnswer.FINE
+    assert acr.faults.log.count("HEAD", ".*", 403) == 1
+    assert answers == [401, 200, 401]
+
+
 @pytest.mark.parametrize("end", ["harbor", "acr", "tokens"])
 @pytest.mark.parametrize("status", [429, 500, 503])
 async def test_what_is_not_found_out_is_no_warning(
@@ -231,9 +246,10 @@ async def test_what_is_private_again_is_taken_off_the_list(town: Town, monkeypat
     monkeypatch.setitem(memory.ASKED_SECONDS, PublicAnswer.PUBLIC, 0.0)
     with capture_logs() as logs:
         async with town.looking(rules), asyncio.timeout(30):
-            while await list_public_copies(town.queue):
+            while OVER not in [entry["event"] for entry in logs]:
                 await asyncio.sleep(0.01)
     assert [entry["reason"] for entry in logs if entry["event"] == OVER] == ["it is private"]
+    assert await list_public_copies(town.queue) == []
 
 
 async def test_allow_asks_nothing_and_takes_off_the_list_what_is_on_it(town: Town) -> None:
