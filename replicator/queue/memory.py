@@ -120,6 +120,8 @@ class PublicAnswer(StrEnum):
     """It is private at the source and public at the destination."""
     UNKNOWN = "unknown"
     """One of the ends gave no clear answer."""
+    LEFT = "left"
+    """It is no matter of the rules: they allow it, or name it no more."""
     ASKING = "asking"
     """Another process looks right now, or was killed while it did."""
 
@@ -128,6 +130,7 @@ ASKED_SECONDS = {
     PublicAnswer.FINE: 7 * 86_400.0,
     PublicAnswer.PUBLIC: 86_400.0,
     PublicAnswer.UNKNOWN: 3600.0,
+    PublicAnswer.LEFT: 0.0,
     PublicAnswer.ASKING: 120.0,
 }
 """Seconds for which an answer counts, before both ends are asked again."""
@@ -150,7 +153,7 @@ class PublicCopies:
         self._ages = [part for answer, age in ASKED_SECONDS.items() for part in (answer.value, int(age * 1000))]
 
     async def begin(self, pair: str) -> PublicAnswer | None:
-        """Take the turn to look at a pair of repositories, given its `pair_name`.
+        """Take the turn to look at a pair of repositories, given its short name.
 
         Returns:
             The answer that still counts; None to look now. Without Redis it is `PublicAnswer.UNKNOWN`.
@@ -165,8 +168,8 @@ class PublicCopies:
 
     async def end(self, pair: str, answer: PublicAnswer, copy: PublicCopy) -> bool:
         """Keep what a look has found out; tell whether it is a public copy that was not listed before."""
-        record = {PublicAnswer.PUBLIC: encode(copy, without={"since"}).decode(), PublicAnswer.FINE: ""}
-        arguments = (MAX_ASKED, pair, answer.value, MOST_PUBLIC, record.get(answer, "-"))
+        records = {PublicAnswer.PUBLIC: encode(copy, without={"since"}).decode(), PublicAnswer.UNKNOWN: "-"}
+        arguments = (MAX_ASKED, pair, answer.value, MOST_PUBLIC, records.get(answer, ""))
         return bool(await self._redis.ask("public_end", *arguments))
 
     async def listed(self) -> list[PublicCopy]:
@@ -176,11 +179,6 @@ class PublicCopies:
     async def aclose(self) -> None:
         """Cancel what still runs."""
         await self._redis.aclose()
-
-
-def pair_name(source: str, destination: str) -> str:
-    """Name a pair of repositories in 24 characters, so that an item's size is bounded."""
-    return base64.urlsafe_b64encode(hashlib.sha256(f"{source} {destination}".encode()).digest()[:18]).decode()
 
 
 async def list_public_copies(queue: Queue) -> list[PublicCopy]:

@@ -8,6 +8,8 @@ needed. Whatever can't be found out is no warning; it is asked again later.
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 from contextlib import aclosing, asynccontextmanager, suppress
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -17,7 +19,7 @@ from cachetools import TTLCache
 
 from replicator.copy.options import Public
 from replicator.errors import ErrorClass, ReplicatorError
-from replicator.queue.memory import PublicAnswer, PublicCopies, PublicCopy, pair_name
+from replicator.queue.memory import PublicAnswer, PublicCopies, PublicCopy
 from replicator.reference import Reference
 from replicator.registry.errors import Denied, NotFound, Unauthorized
 from replicator.registry.places import BULK
@@ -72,10 +74,14 @@ async def try_pull(registries: Registries, image: Reference, *, source: bool) ->
         # A 404 alone says little: the tag may be new to a repository that is open.
         if await _first_is_open(anyone):
             return Pull.OPEN
-        found = await registries.source(image.repository).head_manifest(image.identifier)
     except (Denied, Unauthorized) as error:
         # Other statuses of these, as of a token endpoint that gives no token, are no clear refusal.
         return Pull.CLOSED if error.status in (401, 403) else Pull.UNKNOWN
+    except ReplicatorError:
+        return Pull.UNKNOWN
+    try:
+        ours = registries.source(image.repository) if source else registries.destination(image.repository)
+        found = await ours.head_manifest(image.identifier, explain=False)
     except ReplicatorError:
         return Pull.UNKNOWN
     return Pull.CLOSED if found is not None else Pull.ABSENT
@@ -91,12 +97,25 @@ async def _first_is_open(anyone: RemoteRepository) -> bool:
         return False
 
 
-async def compare_ends(registries: Registries, source: Reference, destination: Reference) -> PublicAnswer:
-    """Find out whether an image is private at its source and public at its destination. Raises nothing."""
+async def compare_ends(
+    registries: Registries,
+    source: Reference,
+    destination: Reference,
+    *,
+    absent: PublicAnswer = PublicAnswer.UNKNOWN,
+) -> PublicAnswer:
+    """Find out whether an image is private at its source and public at its destination. Raises nothing.
+
+    Args:
+        registries: where.
+        source: what was copied.
+        destination: where to.
+        absent: what it means that there is nothing at the destination.
+    """
     there = await try_pull(registries, destination, source=False)
     if there is Pull.OPEN:
         return await judge_source(registries, source)
-    return PublicAnswer.FINE if there is Pull.CLOSED else PublicAnswer.UNKNOWN
+    return {Pull.CLOSED: PublicAnswer.FINE, Pull.ABSENT: absent}.get(there, PublicAnswer.UNKNOWN)
 
 
 async def judge_source(registries: Registries, source: Reference) -> PublicAnswer:
@@ -210,7 +229,7 @@ class Publicity:
                     continue
                 pair = _pair(source, destination)
                 if self._rules.allows_public(source.repository, destination.repository):
-                    await self._settle(pair, PublicAnswer.FINE, copy, "the rules allow it")
+                    await self._settle(pair, PublicAnswer.LEFT, copy, "the rules allow it")
                 elif pair not in self._known:
                     # Whether its day is over is asked in Redis once an hour.
                     self._known[pair] = None
@@ -224,11 +243,13 @@ class Publicity:
             return
         copy = PublicCopy(str(source), str(destination))
         if listed and not {source.registry, destination.registry} <= self._rules.hosts:
-            await self._settle(pair, PublicAnswer.FINE, copy, "the rules no longer name it")
+            await self._settle(pair, PublicAnswer.LEFT, copy, "the rules no longer name it")
             return
-        answer = await compare_ends(self._registries, source, destination)
+        # A moment after a copy, only a slow registry shows nothing.
+        absent = PublicAnswer.FINE if listed else PublicAnswer.UNKNOWN
+        answer = await compare_ends(self._registries, source, destination, absent=absent)
         if answer is not PublicAnswer.PUBLIC:
-            await self._settle(pair, answer, copy, "it is private" if listed else "")
+            await self._settle(pair, answer, copy, "it is private or gone" if listed else "")
             return
         await self._copies.end(pair, answer, copy)
         log.warning(
@@ -240,12 +261,14 @@ class Publicity:
 
     async def _settle(self, pair: str, answer: PublicAnswer, copy: PublicCopy, reason: str) -> None:
         await self._copies.end(pair, answer, copy)
-        if answer is PublicAnswer.FINE and reason:
+        if answer in (PublicAnswer.FINE, PublicAnswer.LEFT) and reason:
             log.info("image no longer counts as public", destination=copy.destination, reason=reason)
 
 
 def _pair(source: Reference, destination: Reference) -> str:
-    return pair_name(str(source.repository), str(destination.repository))
+    """Name a pair of repositories in 24 characters, so that the size of an item is bounded."""
+    names = f"{source.repository} {destination.repository}".encode()
+    return base64.urlsafe_b64encode(hashlib.sha256(names).digest()[:18]).decode()
 
 
 @asynccontextmanager

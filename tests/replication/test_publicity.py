@@ -154,6 +154,33 @@ async def test_an_instance_without_anonymous_pull_is_asked_twice_and_then_once(
             assert len(acr.faults.log) + len(acr.token_faults.log) == number
 
 
+@pytest.mark.parametrize(("project", "answer"), [("library", PublicAnswer.UNKNOWN), ("team", PublicAnswer.PUBLIC)])
+async def test_a_tag_that_is_gone_at_its_source_tells_as_much_as_its_project_does(
+    harbor: HarborStandIn,
+    acr: AcrStandIn,
+    harbor_upstream: str,
+    acr_upstream: str,
+    project: str,
+    answer: PublicAnswer,
+) -> None:
+    acr.public = {"cache/app"}
+    async with ends(harbor, acr, project, (harbor_upstream, acr_upstream)) as (registries, source, destination):
+        gone = Reference(Repository(source.registry, f"{project}/gone"), "v1")
+        assert await compare_ends(registries, gone, destination) is answer
+
+
+async def test_what_is_gone_at_its_destination_is_fine_only_where_it_was_seen_before(
+    harbor: HarborStandIn, acr: AcrStandIn, harbor_upstream: str, acr_upstream: str
+) -> None:
+    acr.public, acr.denies_missing = {"cache/app"}, False
+    async with ends(harbor, acr, "team", (harbor_upstream, acr_upstream)) as (registries, source, _):
+        acr.create_repository("cache/gone")
+        acr.public |= {"cache/gone"}
+        gone = Reference.parse(f"{acr.host}/cache/gone:v1")
+        assert await compare_ends(registries, source, gone) is PublicAnswer.UNKNOWN
+        assert await compare_ends(registries, source, gone, absent=PublicAnswer.FINE) is PublicAnswer.FINE
+
+
 async def test_a_refusal_that_was_to_be_expected_is_counted_as_no_denial(
     harbor: HarborStandIn, acr: AcrStandIn, acr_upstream: str
 ) -> None:
@@ -248,7 +275,7 @@ async def test_what_is_private_again_is_taken_off_the_list(town: Town, monkeypat
         async with town.looking(rules), asyncio.timeout(30):
             while OVER not in [entry["event"] for entry in logs]:
                 await asyncio.sleep(0.01)
-    assert [entry["reason"] for entry in logs if entry["event"] == OVER] == ["it is private"]
+    assert [entry["reason"] for entry in logs if entry["event"] == OVER] == ["it is private or gone"]
     assert await list_public_copies(town.queue) == []
 
 
@@ -266,6 +293,10 @@ async def test_allow_asks_nothing_and_takes_off_the_list_what_is_on_it(town: Tow
     await town.push(2, "v2")
     assert await town.copy(allowed, "v2") == "copied"
     assert town.asked() == before
+    # Once they no longer allow it, the next copy tells.
+    await town.push(3, "v3")
+    await town.copy(town.rules(), "v3")
+    assert len(await list_public_copies(town.queue)) == 1
 
 
 @pytest.mark.parametrize("tag", ["v1", "v2"])

@@ -189,15 +189,15 @@ async def try_push(registries: Registries, destination: Reference) -> list[Findi
 async def look_at_both_ends(registries: Registries, request: CopyRequest) -> list[Finding]:
     """Check whether anyone may pull at its destination what is private at its source."""
     source, destination, subject = request.source, request.destination, str(request.destination.repository)
-    is_public = await registries.is_public(destination.repository)
-    if is_public is not None:
+    held = await registries.destination(destination.repository).head_destination(destination.identifier)
+    if held is not None:
+        answer = await compare_ends(registries, source, destination)
+    elif (is_public := await registries.is_public(destination.repository)) is not None:
         answer = await judge_source(registries, source) if is_public else PublicAnswer.FINE
-    elif await registries.destination(destination.repository).head_destination(destination.identifier) is None:
-        # An anonymous request would be refused too, whatever the repository will be.
+    else:
+        # A request without a login would be refused, whatever the repository will be.
         message = "there is nothing to pull yet: the first copy finds out whether anyone may pull a private image here"
         return [Finding("public", subject, FindingState.NOT_TRIED, message)]
-    else:
-        answer = await compare_ends(registries, source, destination)
     if answer is PublicAnswer.UNKNOWN:
         message = "one of the ends gives no clear answer to a request without a login"
         return [Finding("public", subject, FindingState.NOT_TRIED, message)]

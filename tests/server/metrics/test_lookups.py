@@ -26,7 +26,6 @@ from replicator.queue import (
     pause,
 )
 from replicator.queue.leaders import Sweeps
-from replicator.queue.memory import pair_name
 from replicator.schedule import parse_schedule
 from replicator.server.metrics import Metrics
 from tests.queue.conftest import Recorder, eventually, working
@@ -207,10 +206,8 @@ async def test_repositories_that_are_public_are_counted_once_each(metrics: Metri
     async with aclosing(PublicCopies(queue, deadline=30)) as copies:
         for source, tag in (("a/x", "v1"), ("a/y", "v1"), ("a/z", "v2")):
             destination = f"acr.example:5000/{'one' if tag == 'v1' else 'two'}/x:{tag}"
-            pair = pair_name(source, destination)
-            assert await copies.begin(pair) is None
-            copy = PublicCopy(f"h.example/{source}:v1", destination)
-            assert await copies.end(pair, PublicAnswer.PUBLIC, copy)
+            assert await copies.begin(source) is None
+            assert await copies.end(source, PublicAnswer.PUBLIC, PublicCopy(f"h.example/{source}:v1", destination))
     assert (await exposed(metrics)).value("replicator_public_repositories") == 2
 
 
