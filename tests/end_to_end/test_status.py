@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -168,3 +169,24 @@ async def test_what_is_wrong_with_the_command_line_is_told(tmp_path: Path, argum
     ended = await replicator("status", *arguments, cwd=tmp_path)
     assert ended.code == 2, ended.said
     assert says in ended.said
+
+
+async def test_a_private_image_that_becomes_public_is_told_by_serve_and_status_until_a_rule_allows_it(
+    house: House,
+) -> None:
+    rules = house.rules({"HARBOR/team/**": "ACR/image-syncer/{name}"})
+    house.acr.public = {"image-syncer/app"}
+    async with running("serve", "--config", rules, cwd=house.directory) as serving:
+        house.harbor.add_policy("team", f"{serving.url}/webhooks/harbor", auth_header=TOKEN)
+        await push(house.harbor.host, "team/app", "v1", image(1), HARBOR_ROBOT)
+        (told,) = await serving.until("private image is public at its destination")
+        assert told["level"] == "warning"
+        (seen,) = (await status(house.directory))["public"]
+        assert (seen["source"], seen["destination"]) == (told["source"], told["destination"])
+        text = rules.read_text()
+        house.rules({"HARBOR/team/**": {"to": "ACR/image-syncer/{name}", "public": "allow"}})
+        assert rules.read_text() != text
+        serving.process.send_signal(signal.SIGHUP)
+        (over,) = await serving.until("image no longer counts as public")
+        assert over["reason"] == "the rules allow it"
+        assert "public" not in await status(house.directory)
