@@ -220,10 +220,14 @@ class Registries:
         return RemoteRepository(repository, self.transport(repository, anonymous=True), "pull", agent)
 
     async def is_public(self, repository: Repository) -> bool | None:
-        """Tell whether anyone may pull from a repository, if its access has another way to know than to try it."""
-        types = self._access(repository).types
+        """Tell whether anyone may pull from a destination, if there is another way to know than to try it.
+
+        What is written without a login is read without one; and the access may have a way to ask.
+        """
+        access = self._access(repository)
+        types = access.types
         if types is None:
-            return None
+            return True if access.is_anonymous else None
         authorizer = self.transport(repository).authorizer
         if authorizer.service is None:
             # Nothing was asked yet: the challenge may name the instance.

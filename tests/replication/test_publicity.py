@@ -21,12 +21,13 @@ from replicator.registry import Access, Registries, RequestObserver
 from replicator.replication.job import Handler, job_for
 from replicator.replication.publicity import Publicity, compare_ends
 from replicator.replication.transfer import CopyFailed, access_by
+from replicator.rules import parse
 from tests.queue.servers import RedisServer
 from tests.replication.test_job import Job, request, rules_of, run
 from tests.standins.acr import AcrStandIn
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import image, push
-from tests.standins.logins import ACR_USER, HARBOR_ADMIN
+from tests.standins.logins import ACR_USER, HARBOR_ADMIN, HARBOR_ROBOT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -322,6 +323,23 @@ async def test_refuse_goes_by_the_openapi_where_there_is_nothing_yet(
     with pytest.raises(CopyFailed, match="or would be created so"):
         await town.copy(town.rules("refuse"))
     assert not town.acr.faults.log.count("(POST|PUT|PATCH)", ".*")
+
+
+async def test_refuse_goes_by_a_destination_that_is_written_without_a_login(town: Town, acr_upstream: str) -> None:
+    await town.push()
+    rules = parse(
+        f"""
+        auth:
+          {town.harbor.host}: {{username: '{HARBOR_ROBOT[0]}', password: '{HARBOR_ROBOT[1]}', insecure: true}}
+          {acr_upstream}: {{anonymous: true, insecure: true}}
+        images:
+          {town.harbor.host}/team/app: {{to: {acr_upstream}/cache/app, public: refuse}}
+        """,
+        "rules",
+        environ={},
+    )
+    with pytest.raises(CopyFailed, match="team/app is private"):
+        await town.copy(rules)
 
 
 async def test_refuse_waits_for_a_source_that_does_not_say_whether_it_is_private(town: Town, acr_upstream: str) -> None:
