@@ -1,12 +1,14 @@
-"""Output for people: times and ages, lines and tables, and foreign text made safe to print.
+"""Output for people: times and ages, lines and tables, questions, and foreign text made safe to print.
 
 rich is imported when something is printed: the queue and the server only need the words.
 """
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -100,3 +102,25 @@ def document(value: Any, out: Console, *, one_line: bool = False) -> None:
     """Print a value as JSON, indented or, in a stream of documents, as one line."""
     text = json.dumps(value, indent=None if one_line else 2, ensure_ascii=False)
     out.print(text, soft_wrap=True, markup=False, highlight=False, emoji=False)
+
+
+async def confirm(question: str, console: Console) -> bool:
+    """Ask a person at the terminal of stdin; any answer but ``y`` or ``yes`` is a no, and so is its end.
+
+    Nothing is blocked meanwhile, and a cancelled question leaves no thread behind.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[str] = loop.create_future()
+
+    def read() -> None:
+        # A terminal is readable when it has a line.
+        line = sys.stdin.readline()
+        if not answer.done():
+            answer.set_result(line)
+
+    console.print(f"{question} [y/N] ", end="", markup=False, highlight=False)
+    loop.add_reader(sys.stdin.fileno(), read)
+    try:
+        return (await answer).strip().lower() in ("y", "yes")
+    finally:
+        loop.remove_reader(sys.stdin.fileno())

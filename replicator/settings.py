@@ -31,6 +31,7 @@ _KUBERNETES = re.compile(r"REPLICATOR_(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PO
 _OPTIONS = {"backfill_concurrency": "--proc", "webhook_url": "--url"}
 """Options that are not named like their setting."""
 _MAX_SECRET_BYTES = 64 * 1024
+_MOST_DIGITS = 12
 
 
 def _state_home() -> Path:
@@ -71,6 +72,16 @@ def _is_off(value: Any) -> bool:
 def _off(value: Any) -> Any:
     """Take every word for "off" as no limit."""
     return None if _is_off(value) else value
+
+
+def _replaces(value: Any) -> Any:
+    """Check a number of tags, or the word for any number."""
+    text = str(value).strip().lower()
+    if text == "unlimited":
+        return None
+    if not (text.isascii() and text.isdecimal()) or len(text) > _MOST_DIGITS:
+        raise ValueError("write a number of tags, e.g. 100, or unlimited")
+    return int(text)
 
 
 def _limits(parse: Callable[[str], Any]) -> BeforeValidator:
@@ -228,6 +239,11 @@ class Settings(BaseSettings):
         "24h",
         description="schedule of the full comparison by `serve` and `worker`, which queues every tag that differs: "
         "`off`, an interval (`90s`, `30m`, `6h`, `1d`) or a cron expression (`17 3 * * *`)",
+    )
+    reconcile_replaces: Annotated[int | None, BeforeValidator(_replaces)] = Field(
+        100,
+        description="existing tags that a reconcile replaces with other images without an approval; more only if they "
+        "are at most a tenth of what it compared; `unlimited` for any number",
     )
     sweep: Annotated[str, _schedule(parse_interval)] = Field(
         "60s",

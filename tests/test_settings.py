@@ -157,6 +157,19 @@ def test_an_empty_name_of_the_secrets_directory_is_not_the_working_directory(
     assert "A" not in variables()
 
 
+@pytest.mark.parametrize(("text", "number"), [("0", 0), ("250", 250), ("unlimited", None), (" Unlimited ", None)])
+def test_the_limit_of_replacements_is_a_number_or_unlimited(
+    monkeypatch: pytest.MonkeyPatch, text: str, number: int | None
+) -> None:
+    assert load_settings().reconcile_replaces == 100
+    monkeypatch.setenv("REPLICATOR_RECONCILE_REPLACES", text)
+    assert load_settings().reconcile_replaces == number
+    for wrong in ("off", "-1", "10%"):
+        monkeypatch.setenv("REPLICATOR_RECONCILE_REPLACES", wrong)
+        with pytest.raises(ConfigError, match="write a number of tags"):
+            load_settings()
+
+
 def test_a_prefix_may_be_in_braces_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPLICATOR_REDIS_PREFIX", "{replicator}")
     assert load_settings().redis_prefix == "{replicator}"

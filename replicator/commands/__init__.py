@@ -47,6 +47,7 @@ COMMANDS = {
     "health": ("health", "Check whether the replicator on this machine is alive; exit code 0 if it is, else 1."),
     "status": ("status", "Show the queue: queued and running copies, waiting retries, dead letters and workers."),
     "queue": ("queue", "List, pause, resume and cancel pending copies, or move them all to a Redis."),
+    "reconcile": ("status", "Approve what a scheduled reconcile wants to replace."),
     "failures": (
         "failures",
         "List the dead letters: copies that are no longer retried. Subcommands retry or drop them.",

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -36,6 +37,7 @@ from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem
 from replicator.queue import InForce, Lane, LoadedConfig, Queue, QueueError, Worker, announced, list_pauses
 from replicator.reference import Platform
 from replicator.replication.backfill import Backfill, BackfillOptions
+from replicator.replication.compare import ReplaceLimit
 from replicator.replication.job import Handler
 from replicator.replication.listing import Listing
 from replicator.replication.publicity import open_publicity
@@ -82,6 +84,7 @@ class BackfillRequest:
         options: how the backfill works.
         narrowing: the part of the rules that is meant; None for all.
         dry_run: only list what would be copied.
+        yes: replace any number of existing images without a question.
         outputs: files that are written meanwhile, and complete at the end.
         strict: a destination that still holds a former image counts as a failure.
     """
@@ -91,6 +94,7 @@ class BackfillRequest:
     options: BackfillOptions
     narrowing: Narrowing | None = None
     dry_run: bool = False
+    yes: bool = False
     outputs: Sequence[Output] = ()
     strict: bool = False
 
@@ -136,6 +140,9 @@ def backfill(
         int, typer.Option("--retries", "-r", min=0, max=1000, metavar="NUMBER", help="Retries of a failing copy.")
     ] = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be copied.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Replace any number of existing images without a question.")
+    ] = False,
     report: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write one row per tag to this file; .json, .jsonl or .csv sets the format."),
@@ -200,7 +207,9 @@ def backfill(
         if file is not None
     ]
     narrowing = Narrowing(rules, only or (), rule or ())
-    request = BackfillRequest(settings, rules, options, narrowing, dry_run=dry_run, outputs=outputs, strict=strict)
+    request = BackfillRequest(
+        settings, rules, options, narrowing, dry_run=dry_run, yes=yes, outputs=outputs, strict=strict
+    )
     run(run_backfill(request, out=Console(), err=stderr()))
 
 
@@ -242,7 +251,8 @@ async def run_backfill(request: BackfillRequest, *, out: Console, err: Console) 
             )
             checks = None if queue is None else await stack.enter_async_context(open_checks(queue))
             listing = Listing(rules, registries, request.narrowing, copier)
-            task = Backfill(listing, copier, queue, options=request.options, checks=checks, on_row=on_row)
+            options = dataclasses.replace(request.options, limit=_limit(request, display))
+            task = Backfill(listing, copier, queue, options=options, checks=checks, on_row=on_row)
             task.report.warnings += [str(warning) for warning in rules.warnings]
             in_force = None
             if queue is not None:
@@ -275,6 +285,14 @@ async def run_backfill(request: BackfillRequest, *, out: Console, err: Console) 
                     summary(task.report, out, run=task.run_id if queue is not None and task.follows_copies else "")
         return _exit_code(task.report, strict=request.strict)
     return INTERRUPTED
+
+
+def _limit(request: BackfillRequest, display: Display) -> ReplaceLimit | None:
+    """Return when a person is asked before images are replaced; None where nobody can be, as in a cron job."""
+    most = request.settings.reconcile_replaces
+    if most is None or request.yes or not (sys.stdin is not None and sys.stdin.isatty() and display.is_terminal):
+        return None
+    return ReplaceLimit(most, ask=display.ask)
 
 
 def platforms_of(systems: Sequence[str] | None, architectures: Sequence[str] | None) -> tuple[Platform, ...]:
@@ -341,7 +359,7 @@ def _parse_times(since: str | None, within: str, problems: list[Problem]) -> tup
 def _exit_code(report: Report, *, strict: bool) -> int:
     if report.interrupted:
         return INTERRUPTED
-    failed = report.counts[RowOutcome.FAILED] or report.counts[RowOutcome.CANCELLED]
+    failed = report.troubles or report.counts[RowOutcome.HELD] or report.counts[RowOutcome.CANCELLED]
     return FAILED if failed or (strict and report.stale) else OK
 
 

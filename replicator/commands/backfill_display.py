@@ -19,9 +19,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from replicator.console import age, page, plain, say, short
+from replicator.console import age, confirm, page, plain, say, short
 from replicator.queue import KnownConfig, QueueError
-from replicator.replication.report import MAX_FAILURES, Report, Row, RowOutcome, SortedRows
+from replicator.replication.report import MAX_FAILURES, TROUBLE, Report, Row, RowOutcome, SortedRows
 from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
@@ -50,12 +50,32 @@ class Display:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._drawing = asyncio.Lock()
+        self._asking = False
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person may see it."""
+        return self._console.is_terminal
+
+    async def ask(self, replacements: int, compared: int) -> bool:
+        """Ask whether so many existing images may be replaced; the bar is away meanwhile."""
+        question = (
+            f"{replacements:,} of {compared:,} tags name other images at the destination. This is normal after "
+            "image-syncer, which rewrites indexes.\nReplace them?"
+        )
+        self._asking = True
+        async with self._drawing:
+            try:
+                return await confirm(question, self._console)
+            finally:
+                self._asking = False
 
     def row(self, row: Row) -> None:
         """Print a row at once if it was copied, failed or has a warning."""
         where = f"{row.source}{f' -> {row.destination}' if row.destination else ''}"
-        if row.outcome is RowOutcome.FAILED:
-            say(f"{where}: {row.error or ''}", self._console, label="failed", style="red")
+        if row.outcome in TROUBLE:
+            say(f"{where}: {row.error or ''}", self._console, label=str(row.outcome), style="red")
         elif row.outcome is RowOutcome.COPIED:
             replaced = f", replaced: {row.replaced}" if row.replaced else ""
             say(f"copied {where} ({decimal(row.bytes)}{replaced})", self._console)
@@ -80,11 +100,15 @@ class Display:
             await cancel_all({task})
 
     async def _draw(self, progress: ProgressView, queue: Queue | None) -> None:
-        with Live(console=self._console, transient=True, auto_refresh=False) as live:
-            while True:
-                progress.update(time.monotonic(), await _running(queue))
-                live.update(progress, refresh=True)
-                await asyncio.sleep(_REFRESH_SECONDS)
+        while True:
+            async with self._drawing:
+                with Live(console=self._console, transient=True, auto_refresh=False) as live:
+                    # Whoever waits for the lock has a question.
+                    while not self._asking:
+                        progress.update(time.monotonic(), await _running(queue))
+                        live.update(progress, refresh=True)
+                        await asyncio.sleep(_REFRESH_SECONDS)
+            await asyncio.sleep(_REFRESH_SECONDS)
 
     async def _print(self, progress: ProgressView, queue: Queue | None) -> None:
         while True:
@@ -145,8 +169,9 @@ class ProgressView:
     def _details(self) -> list[str]:
         report, throughput = self._report, self._throughput
         details = []
-        if failed := report.counts[RowOutcome.FAILED]:
-            details.append(f"{failed} failed")
+        details += [
+            f"{number} {outcome}" for outcome in RowOutcome if outcome in TROUBLE and (number := report.counts[outcome])
+        ]
         details.append(f"{decimal(self._bytes)} copied")
         if throughput.bytes >= 1:
             details.append(f"{decimal(int(throughput.bytes))}/s")
@@ -247,17 +272,26 @@ def summary(report: Report, console: Console, *, run: str = "") -> None:
         console: where it is printed.
         run: the id under which copies that are left can be cancelled; empty if they have none.
     """
-    if report.failures:
+    failures = [row for row in report.failures if row.outcome in TROUBLE]
+    if failures:
         say("", console, label="Failed:", style="red")
-        for row in report.failures:
+        for row in failures:
             say(f"{row.source}{f' -> {row.destination}' if row.destination else ''}", console, indent=2)
             say(row.error or "", console, indent=4)
-        if (more := report.counts[RowOutcome.FAILED] - len(report.failures)) > 0:
+        if (more := report.troubles - len(failures)) > 0:
             say(f"and {more} more after the first {MAX_FAILURES}: --report lists them all", console, indent=2)
     for warning in report.warnings:
         say(warning, console, label="Warning:", style="yellow")
     console.print(_counts_table(report))
+    if unlisted := report.counts[RowOutcome.NOT_LISTED]:
+        sources = "1 source" if unlisted == 1 else f"{unlisted} sources"
+        say(f"Not listed: {sources}, whose tags are not among these", console, style="red")
     say(f"{_ending(report)} {report.seconds:.1f} s, {decimal(report.bytes)} copied", console)
+    _say_what_is_missing(report, console)
+    _say_what_is_left(report, console, run)
+
+
+def _say_what_is_missing(report: Report, console: Console) -> None:
     if report.lost:
         were = "1 tag that was" if report.lost == 1 else f"{report.lost} tags that were"
         what = f"{were} in place before {'was' if report.lost == 1 else 'were'} missing, e.g. {report.lost_examples[0]}"
@@ -266,6 +300,9 @@ def summary(report: Report, console: Console, *, run: str = "") -> None:
         still = "1 destination still holds" if report.stale == 1 else f"{report.stale} destinations still hold"
         what = f"{still} a former image: what its tag names at the source now is not copied"
         say(what, console, label="Warning:", style="yellow")
+
+
+def _say_what_is_left(report: Report, console: Console, run: str) -> None:
     if report.older:
         say(f"Skipped as older than --since: {report.older}", console)
     if queued := report.counts[RowOutcome.QUEUED]:
@@ -274,6 +311,8 @@ def summary(report: Report, console: Console, *, run: str = "") -> None:
             say(f"To delete them instead: replicator queue cancel --run {run} --lane backfill", console, indent=2)
     if cancelled := report.counts[RowOutcome.CANCELLED]:
         say(f"Cancelled: {cancelled}; run the backfill again to copy them", console)
+    if held := report.counts[RowOutcome.HELD]:
+        say(f"Left as they are: {held} tags that name other images; --yes replaces them without a question", console)
     if left := report.counts[RowOutcome.NOT_BEGUN]:
         say(f"Not started: {left}; run the backfill again to copy them", console)
     if not report.complete:
@@ -301,7 +340,10 @@ def _counts_table(report: Report) -> Table:
     table.add_column(justify="right")
     table.add_column()
     always = (RowOutcome.COPIED, RowOutcome.UP_TO_DATE, RowOutcome.FAILED)
-    for outcome in (*always, *(outcome for outcome in RowOutcome if outcome not in always)):
+    others = [outcome for outcome in RowOutcome if outcome not in (*always, RowOutcome.NOT_LISTED)]
+    # The sum of those below it.
+    table.add_row(str(report.listed), "listed")
+    for outcome in (*always, *others):
         if outcome in always or report.counts[outcome]:
             style = "red" if outcome is RowOutcome.FAILED and report.counts[outcome] else ""
             trusted = outcome is RowOutcome.UP_TO_DATE and report.trusted

@@ -14,8 +14,19 @@ from rich.text import Text
 
 from replicator.commands.options import Json, RedisUrl, StateDir, run, settings_of
 from replicator.console import age, document, iso, page, plain, say, stderr
-from replicator.errors import OK, ConfigError, Problem
-from replicator.queue import Lane, Pause, Queue, QueueUnavailable, ReconcileResult, Status, ownerless
+from replicator.errors import FAILED, OK, ConfigError, Problem
+from replicator.queue import (
+    Lane,
+    Pause,
+    Queue,
+    QueueUnavailable,
+    ReconcileResult,
+    ReconcileState,
+    Status,
+    approve,
+    ownerless,
+    system_user,
+)
 from replicator.queue.leaders import SweepState
 from replicator.queue.move import LeftBehind, left_behind
 from replicator.server.runtime import open_queue
@@ -83,6 +94,43 @@ async def _left_behind(settings: Settings) -> LeftBehind | None:
     return await left_behind(settings.state_dir, settings.redis_prefix, settings.queue_server)
 
 
+reconcile = typer.Typer(no_args_is_help=True, add_completion=False)
+
+
+@reconcile.callback()
+def about_reconciles() -> None:
+    """Approve what a scheduled reconcile wants to replace."""
+
+
+@reconcile.command("approve")
+def approve_reconcile(context: typer.Context, redis_url: RedisUrl = None, state_dir: StateDir = None) -> None:
+    """Let the next reconcile replace as many existing images as the last one wanted to; it begins within seconds."""
+    run(approve_replacements(settings_of(context, quiet=True), out=Console(), err=stderr()))
+
+
+async def approve_replacements(settings: Settings, *, out: Console, err: Console) -> int:
+    """Approve what the last reconcile wants to replace, once.
+
+    Returns:
+        The exit code: `OK`, or `FAILED` if none waits for an approval.
+
+    Raises:
+        ConfigError: the queue's settings are wrong.
+        QueueError: the queue does not answer.
+    """
+    async with existing_queue(settings) as queue:
+        state = await ReconcileState.read(queue)
+        last = state.last
+        if last is None or not await approve(queue, last, system_user()):
+            say("no reconcile waits for an approval: replicator status shows the last one", err)
+            return FAILED
+        idle = not await queue.workers()
+    say(f"approved: the next reconcile may replace {last.findings.held:,} images", out)
+    if idle:
+        say("no worker runs: it begins when replicator serve or worker is started", err)
+    return OK
+
+
 @asynccontextmanager
 async def existing_queue(settings: Settings) -> AsyncIterator[Queue]:
     """Open the queue of the settings; an embedded server that does not run is started meanwhile.
@@ -106,22 +154,7 @@ def draw_status(status: Status) -> RenderableType:
     """Draw the status as a headline and tables."""
     limits = [Text("limits: ").append_text(plain(text)) for text in status.limits]
     parts: list[RenderableType] = [_head(status), *limits, *draw_pauses(status.pauses), _lanes(status)]
-    if dead := status.counts.dead:
-        letters = "dead letter" if dead == 1 else "dead letters"
-        parts.append(Text(f"{dead} {letters}: replicator failures lists them", style="red"))
-    for silence in status.silent:
-        parts.append(Text("", style="yellow").append_text(plain(silence.sentence)))
-        if silence.why:
-            parts.append(Text("  ").append_text(plain(silence.why)))
-    if status.differing is not None and status.differing.is_old:
-        parts.append(Text("", style="yellow").append_text(plain(status.differing.sentence)))
-    if status.ownerless:
-        parts.append(Text(ownerless(status.ownerless), style="yellow"))
-    parts += [Text("", style="yellow").append_text(plain(process.problem_sentence)) for process in status.refusing]
-    if status.public:
-        parts += _public(status)
-    if status.clock is not None:
-        parts.append(Text(status.clock.sentence, style="yellow"))
+    parts += _warnings(status)
     if status.running:
         parts += [Text(), _running(status)]
     if status.waiting:
@@ -136,11 +169,37 @@ def draw_status(status: Status) -> RenderableType:
     return Group(*parts)
 
 
+def _warnings(status: Status) -> list[Text]:
+    """Draw what needs a person as lines."""
+    lines = []
+    if dead := status.counts.dead:
+        letters = "dead letter" if dead == 1 else "dead letters"
+        lines.append(Text(f"{dead} {letters}: replicator failures lists them", style="red"))
+    for silence in status.silent:
+        lines.append(_yellow(silence.sentence))
+        if silence.why:
+            lines.append(Text("  ").append_text(plain(silence.why)))
+    if status.differing is not None and status.differing.is_old:
+        lines.append(_yellow(status.differing.sentence))
+    if status.ownerless:
+        lines.append(_yellow(ownerless(status.ownerless)))
+    lines += [_yellow(process.problem_sentence) for process in status.refusing]
+    if status.public:
+        lines += _public(status)
+    if status.clock is not None:
+        lines.append(_yellow(status.clock.sentence))
+    return lines
+
+
+def _yellow(sentence: str) -> Text:
+    return Text("", style="yellow").append_text(plain(sentence))
+
+
 def draw_pauses(pauses: Sequence[Pause]) -> list[Text]:
     """Draw pauses as lines, each with the command that ends it."""
     lines = []
     for each in pauses:
-        lines.append(Text("", style="yellow").append_text(plain(each.sentence)))
+        lines.append(_yellow(each.sentence))
         lines.append(Text("  ").append_text(plain(f"replicator queue resume {each.selection.options}")))
     return lines
 
@@ -240,6 +299,7 @@ def _reconciles(status: Status) -> list[Text]:
         lines.append(line.append(f", {running.progress.done} of {running.progress.listed} tags so far"))
     if (last := status.reconcile.last) is not None:
         lines.append(_last_reconcile(last, age((now - last.ended).total_seconds())))
+        lines += _shortfall(status.reconcile)
     if (ended := status.sweep.ended) is not None:
         lines.append(_sweeps(status.sweep, age((now - ended).total_seconds())))
     return lines + [plain(f"{registry}: {_SILENT}") for registry in status.sweep.switched_off]
@@ -256,6 +316,7 @@ def _last_reconcile(last: ReconcileResult, ended: str) -> Text:
     if found.error is not None:
         return line.append("failed, ", style="red").append_text(plain(found.error))
     line.append(f"{found.listed} tags in {last.seconds:.1f} s, {found.up_to_date} up to date, drift {found.drift}")
+    line.append(f", {found.pending} pending" if found.pending else "")
     line.append(f", {found.skipped} skipped, {found.warnings} warnings")
     if found.stale:
         line.append(f", {found.stale} still hold a former image", style="yellow")
@@ -263,7 +324,29 @@ def _last_reconcile(last: ReconcileResult, ended: str) -> Text:
         line.append(f", {found.lost} were in place and were missing", style="yellow")
     if found.unregistered:
         line.append(f", {found.unregistered} projects without a verified webhook policy", style="yellow")
-    return line.append(f", {found.failed} failed", style="red" if found.failed else "")
+    line.append(f", {found.failed} failed", style="red" if found.failed else "")
+    if found.held:
+        line.append(f", {found.held} held", style="red")
+    if found.unlisted:
+        line.append(f"; {found.unlisted} {'source' if found.unlisted == 1 else 'sources'} not listed", style="red")
+    return line
+
+
+def _shortfall(state: ReconcileState) -> list[Text]:
+    """Name what the last reconcile could not compare, and what waits for an approval."""
+    if state.last is None:
+        return []
+    found = state.last.findings
+    lines = [Text("  ").append_text(plain(f"{each.what}: {each.why}")) for each in found.failures]
+    if (more := found.failed + found.unlisted + found.held - len(lines)) > 0 and lines:
+        lines.append(Text(f"  and {more} more"))
+    if found.held:
+        waits = (
+            "approved, it begins within seconds" if state.is_approved else "replicator reconcile approve replaces them"
+        )
+        words = f"{found.held} of {found.compared} images would be replaced: {waits}"
+        lines.append(Text(words, style="" if state.is_approved else "yellow"))
+    return lines
 
 
 def _table(*headings: str) -> Table:

@@ -31,8 +31,8 @@ class Comparison:
         digest: what the destination's tag should name; None when the image is skipped or was not read.
         note: what is left out, or why the image is skipped.
         selection: what is selected of the image; None where the image was not read.
-        present: what the destination's tag named where the image has to be copied or is skipped; None for a missing tag,
-            or one that was not asked for.
+        present: what the destination's tag named where the image has to be copied or is skipped; None for a missing
+            tag, or one that was not asked for.
         lacks_signatures: whether the image is there and signatures of it may not be.
         lost: whether the destination has no such tag, although this installation had seen one in place.
     """

@@ -34,7 +34,7 @@ from replicator.queue.job import (
     WorkerInfo,
     login_of,
 )
-from replicator.queue.leaders import Complaint, Leadership, NewDeadLetters, Notices
+from replicator.queue.leaders import Complaint, Leadership, NewDeadLetters, Notices, Reconciles, approve
 from replicator.queue.lease import Running
 from replicator.queue.memory import (
     PublicAnswer,
@@ -48,11 +48,11 @@ from replicator.queue.memory import (
 )
 from replicator.queue.observations import Observations, Observed
 from replicator.queue.reconciles import (
+    Failure,
     Findings,
     Progress,
     ReconcileLease,
     ReconcileResult,
-    Reconciles,
     ReconcileState,
     RunningReconcile,
 )
@@ -88,6 +88,7 @@ __all__ = [
     "Description",
     "Differing",
     "Ended",
+    "Failure",
     "Findings",
     "Finished",
     "History",
@@ -138,6 +139,7 @@ __all__ = [
     "Worker",
     "WorkerInfo",
     "announced",
+    "approve",
     "cancel",
     "embedded_server",
     "hasten",

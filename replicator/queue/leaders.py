@@ -1,22 +1,27 @@
-"""Leaderships: one process sends the notices to people, and one sweeps, for all processes on one queue."""
+"""Leaderships: one process sends the notices to people, one reconciles and one sweeps, for all on one queue."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from replicator.console import iso
 from replicator.queue.dead_letters import DeadLetter
+from replicator.queue.history import note_action
 from replicator.queue.job import Lane, QueueUnavailable
-from replicator.queue.records import Moment, decode, dump_json, encode, moment
+from replicator.queue.reconciles import Progress, ReconcileLease, RunRecord
+from replicator.queue.records import Moment, decode, dump_json, encode, milliseconds, moment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from replicator.queue.client import Queue
+    from replicator.queue.reconciles import ReconcileResult
 
 _MOST_CHARACTERS = 2000
 _WEBHOOKS_KEPT = 10 * 60 * 1000
@@ -133,6 +138,63 @@ class Notices:
         """
         dead, newer, newest, *records = await self._queue.ask("dead_letters_since", mark, most)
         return NewDeadLetters(dead, newer, newest, tuple(decode(DeadLetter, record) for record in records))
+
+
+class Reconciles:
+    """Takes the lease on the reconcile for this process: each due run is done once.
+
+    Args:
+        queue: over whose processes a run is the only one.
+        lease: seconds after which another process begins the run of one that died.
+    """
+
+    def __init__(self, queue: Queue, *, lease: float = 30.0) -> None:
+        self._queue = queue
+        self._lease = lease
+        self._token = ""
+
+    async def begin(self, last_started: datetime | None) -> ReconcileLease | None:
+        """Begin a run, if it is still due.
+
+        Args:
+            last_started: `ReconcileState.last_started`, by which it is due.
+
+        Returns:
+            The right to run it; None when another process runs one, or one has ended since.
+
+        Raises:
+            QueueUnavailable: Redis is away or takes nothing.
+        """
+        # Kept until an answer is heard: a lease that was taken with its answer lost is given to the same token again.
+        self._token = self._token or uuid4().hex
+        known = "" if last_started is None else str(milliseconds(last_started))
+        record = RunRecord.of(Progress())
+        asked = asyncio.get_running_loop().time()
+        started = await self._queue.ask("reconcile_take", self._token, int(self._lease * 1000), record, known)
+        token, self._token = self._token, ""
+        return ReconcileLease(self._queue, token, started, asked, self._lease) if started else None
+
+
+async def approve(queue: Queue, result: ReconcileResult, by: str) -> bool:
+    """Approve what a run wants to replace: the next run with the same rules replaces as many images without a question.
+
+    Args:
+        queue: of the installation.
+        result: what the last run found, as the person saw it.
+        by: who approves it, for the history.
+
+    Returns:
+        Whether it is approved; if not, another run has ended since, and may want to replace others.
+
+    Raises:
+        QueueUnavailable: Redis is away or takes nothing.
+    """
+    if not result.findings.held or not await queue.ask("reconcile_approve", str(milliseconds(result.started))):
+        return False
+    found = result.findings
+    what = f"reconcile of {iso(result.started)}: replace {found.held:,} of {found.compared:,} images"
+    await note_action(queue, action="approve", what=what, by=by)
+    return True
 
 
 @dataclass(frozen=True, slots=True)

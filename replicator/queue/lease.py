@@ -148,7 +148,7 @@ class LeaseKeeper:
     async def confirm(self, lease: Lease) -> None:
         """Make sure that ``lease`` is ours for its full time from now; wait for Redis if it is away.
 
-        The same step voids what was observed of the job's destination before (`replicator.queue.observations`), and notes
+        The same step voids what was observed of the destination before (`replicator.queue.observations`). It notes
         that it is being written until an answer comes, also for the case that this worker dies; and it remembers what
         is written and for which source (`Running.own`).
 

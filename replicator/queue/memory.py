@@ -18,9 +18,7 @@ What was observed at destinations is in :mod:`replicator.queue.observations`.
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
 import time
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""The lease on the scheduled reconcile: over all processes on one queue one run at a time, and each due run once."""
+"""The scheduled reconcile: what a run found, what all processes know of runs, and the lease of the one that runs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from replicator.console import iso
 from replicator.queue.job import QueueUnavailable
-from replicator.queue.records import EPOCH, Moment, decode, encode, milliseconds, moment
+from replicator.queue.records import EPOCH, Moment, decode, encode, moment
 
 if TYPE_CHECKING:
     from replicator.queue.client import Queue
@@ -24,6 +23,8 @@ _SURE = 5 / 6
 _PAUSE = 1 / 30
 """Fraction of the lease between two requests while Redis is away."""
 _MOST_CHARACTERS = 1000
+_ALWAYS = frozenset({"host", "listed", "up_to_date", "drift", "skipped", "failed", "warnings", "error"})
+"""Fields of a record that older versions need; of the others those that say nothing are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +36,37 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """A tag that was not compared or not replaced, or a source that could not be listed, and the reason."""
+
+    what: str
+    why: str
+
+
+RESULTS = ("up_to_date", "drift", "pending", "skipped", "failed", "held")
+"""Fields of `Findings`: what becomes of the tags that are listed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
-    """What a run found.
+    """What a run found; ``listed`` is the sum of `RESULTS`.
 
     Attributes:
         listed: tags that the rules name.
         up_to_date: tags whose destination was right.
         drift: tags that differed, were queued, and were not in the queue before: their events were lost.
+        pending: tags whose copies were in the queue already, or that are queued for another reason than a difference;
+            after an error also those that were not compared.
         skipped: tags that their rule leaves out.
-        failed: listings and comparisons that failed.
+        failed: tags that could not be compared.
+        held: tags of other images at the destination that wait for an approval, because they are so many.
+        collisions: those of ``failed`` whose destination is that of another source too.
+        unlisted: repositories, projects and patterns that could not be listed; no tags, so not in ``listed``.
         stale: tags that were left out while their destination still holds a former image.
         lost: tags that were missing at their destination although this installation had seen them there.
         unregistered: projects whose webhook policy could not be ensured; None where that was not wanted.
+        failures: the first of ``unlisted``, ``failed`` and ``held``, with their reasons.
+        missing: short digests of the first names of ``unlisted``.
         error: why the run as a whole failed; None when it was completed.
     """
 
@@ -60,40 +80,77 @@ class Findings:
     error: str | None = None
     stale: int = 0
     lost: int = 0
+    pending: int = 0
+    held: int = 0
+    collisions: int = 0
+    unlisted: int = 0
+    failures: tuple[Failure, ...] = ()
+    missing: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
-        """Whether every tag that the rules name was compared."""
-        return self.error is None and not self.failed
+        """Whether every tag that the rules name was compared, and all that differ were queued."""
+        return self.error is None and not (self.failed or self.unlisted or self.held)
+
+    @property
+    def compared(self) -> int:
+        """How many tags were compared."""
+        return self.listed - self.failed
+
+    @property
+    def shortfall(self) -> str:
+        """What is missing, e.g. ``2 sources can't be listed, 3 copies collide``; empty when nothing is."""
+        uncompared = self.failed - self.collisions
+        parts = (
+            (
+                self.held,
+                "existing image is not replaced before an approval",
+                "existing images are not replaced before an approval",
+            ),
+            (self.unlisted, "source can't be listed", "sources can't be listed"),
+            (self.collisions, "copy collides", "copies collide"),
+            (uncompared, "image can't be compared", "images can't be compared"),
+        )
+        return ", ".join(f"{number:,} {one if number == 1 else many}" for number, one, many in parts if number > 0)
 
 
-@dataclass(frozen=True, slots=True)
-class _ResultRecord:
-    """A run that has ended, as the record in Redis. The last three are missing where they say nothing."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ResultRecord(Findings):
+    """A run that has ended, as the record in Redis. ``unregistered`` is missing where it was not wanted.
+
+    Records of older versions have fewer fields, and their ``failed`` counts lists too.
+    """
 
     host: str
-    listed: int
-    up_to_date: int
-    drift: int
-    skipped: int
-    failed: int
-    warnings: int
-    error: str | None
     started: Moment
     ended: Moment
-    unregistered: int | None = None
-    stale: int = 0
-    lost: int = 0
+    rules: str = ""
+    whole: Moment | None = None
+    repeats: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ReconcileResult:
-    """A run that has ended: when it began and ended by Redis's clock (UTC), on which host, and what it found."""
+    """A run that has ended.
+
+    Attributes:
+        started: when it began by Redis's clock (UTC).
+        ended: when it ended, likewise.
+        host: where it ran.
+        findings: what it found.
+        rules: the digest of its rules; empty where it was complete, and in records of older versions.
+        whole: when the last run began that trusted no comparison of a run before it: this one, or the one that this
+            one repeats.
+        repeats: how many runs in a row have tried again what could not be listed.
+    """
 
     started: datetime
     ended: datetime
     host: str
     findings: Findings
+    rules: str = ""
+    whole: datetime | None = None
+    repeats: int = 0
 
     @classmethod
     def read(cls, data: bytes) -> ReconcileResult | None:
@@ -103,37 +160,42 @@ class ReconcileResult:
         except ValueError:
             return None
         findings = Findings(**{each.name: getattr(record, each.name) for each in fields(Findings)})
-        return cls(record.started, record.ended, record.host, findings)
+        whole = record.whole or record.started
+        return cls(record.started, record.ended, record.host, findings, record.rules, whole, record.repeats)
 
     @property
     def seconds(self) -> float:
         """How long it took."""
         return (self.ended - self.started).total_seconds()
 
+    @property
+    def scheduled_from(self) -> datetime:
+        """The start from which the schedule counts."""
+        return self.whole or self.started
+
     def to_json(self) -> dict[str, Any]:
         """Give it as JSON values for a report; times are RFC 3339 in UTC."""
         found = self.findings
+        counts = ("listed", *RESULTS, "collisions", "unlisted")
+        failures = [{"what": each.what, "why": each.why} for each in found.failures]
         return {
             "started": iso(self.started),
             "ended": iso(self.ended),
             "seconds": self.seconds,
             "host": self.host,
-            "listed": found.listed,
-            "up_to_date": found.up_to_date,
-            "drift": found.drift,
-            "skipped": found.skipped,
-            "failed": found.failed,
+            **{name: getattr(found, name) for name in counts},
             "complete": found.complete,
             "warnings": found.warnings,
             "stale": found.stale,
             "lost": found.lost,
             **({} if found.unregistered is None else {"unregistered": found.unregistered}),
+            **({"failures": failures} if failures else {}),
             "error": found.error,
         }
 
 
 @dataclass(frozen=True, slots=True)
-class _RunRecord:
+class RunRecord:
     """A run under way, as the record in Redis. The script adds the token of the lease and the time of the start."""
 
     host: str
@@ -163,7 +225,7 @@ class RunningReconcile:
         """Read the record; None without one."""
         if not data:
             return None
-        record = decode(_RunRecord, data)
+        record = decode(RunRecord, data)
         return cls(record.host, record.pid, record.since, Progress(record.listed, record.done))
 
 
@@ -176,8 +238,9 @@ class ReconcileState:
         last_started: when the last run that ended began (UTC); None when there was none.
         last: how it ended; None when there was none, or another version of this program recorded it.
         running: the run under way; None when there is none.
-        last_success: when the last run ended that was completed (UTC); None when there was none.
-        rules: when the last completed run with some rules ended (UTC), by the digest of the rules; the newest first.
+        last_success: when the last run ended that compared everything (UTC); None when there was none.
+        rules: when the last run with some rules came to its end (UTC), by the digest of the rules; the newest first.
+        approved: when the run began whose replacements a person has approved (UTC); None when there is none.
     """
 
     now: datetime
@@ -186,6 +249,17 @@ class ReconcileState:
     running: RunningReconcile | None
     last_success: datetime | None = None
     rules: Mapping[str, datetime] = field(default_factory=dict)
+    approved: datetime | None = None
+
+    @property
+    def awaits_approval(self) -> bool:
+        """Whether the last run wants to replace so many images that a person has to approve it, and nobody has."""
+        return self.last is not None and self.last.findings.held > 0 and not self.is_approved
+
+    @property
+    def is_approved(self) -> bool:
+        """Whether a person has approved what the last run wants to replace; this is void once another run has ended."""
+        return self.last is not None and self.last.findings.held > 0 and self.approved == self.last_started
 
     def covers(self, digest: str, since: datetime) -> bool:
         """Tell whether the last completed run had the rules with this digest, or one that ended after ``since``."""
@@ -199,10 +273,10 @@ class ReconcileState:
         Raises:
             QueueUnavailable: it does not answer.
         """
-        now, started, result, running, success, rules = await queue.ask("reconcile_show")
+        now, started, result, running, success, rules, approved = await queue.ask("reconcile_show")
         last = ReconcileResult.read(result)
         succeeded = moment(int(success)) if success else None
-        if last is not None and last.findings.error is None:
+        if last is not None and last.findings.complete:
             # An older version of this program stores the result alone.
             succeeded = last.ended
         return cls(
@@ -212,6 +286,7 @@ class ReconcileState:
             running=RunningReconcile.read(running),
             last_success=succeeded,
             rules=_read_rules(rules.decode()),
+            approved=moment(int(approved)) if approved else None,
         )
 
 
@@ -256,19 +331,24 @@ class ReconcileLease:
             self._renewed = asked
 
     async def _renew(self, progress: Progress) -> bool:
-        record = _RunRecord.of(progress)
+        record = RunRecord.of(progress)
         while True:
             try:
-                return bool(await self._queue.ask("reconcile_renew", self._token, _ms(self._seconds), record))
+                lease = int(self._seconds * 1000)
+                return bool(await self._queue.ask("reconcile_renew", self._token, lease, record))
             except QueueUnavailable:
                 await asyncio.sleep(self._seconds * _PAUSE)
 
-    async def end(self, findings: Findings, rules: str = "") -> ReconcileResult | None:
+    async def end(
+        self, findings: Findings, rules: str = "", whole: datetime | None = None, repeats: int = 0
+    ) -> ReconcileResult | None:
         """Record what the run found, and release the lease. An outage of Redis is waited out for up to a lease.
 
         Args:
             findings: what it found.
-            rules: the digest of its rules, stored when it was completed; empty to store none.
+            rules: the digest of its rules, stored when it came to its end; empty to store none.
+            whole: see `ReconcileResult`; None for this run.
+            repeats: see `ReconcileResult`.
 
         Returns:
             What was recorded; None when the lease was lost meanwhile, so that the run does not count.
@@ -276,25 +356,20 @@ class ReconcileLease:
         Raises:
             QueueUnavailable: it could not be recorded; the run does not count once the lease has expired.
         """
+        error = findings.error[:_MOST_CHARACTERS] if findings.error is not None else None
+        known = {each.name: getattr(findings, each.name) for each in fields(Findings)} | {"error": error}
         record = _ResultRecord(
             host=socket.gethostname(),
-            listed=findings.listed,
-            up_to_date=findings.up_to_date,
-            drift=findings.drift,
-            skipped=findings.skipped,
-            failed=findings.failed,
-            warnings=findings.warnings,
-            error=findings.error[:_MOST_CHARACTERS] if findings.error is not None else None,
-            unregistered=findings.unregistered,
-            stale=findings.stale,
-            lost=findings.lost,
             started=EPOCH,
             ended=EPOCH,
+            rules="" if findings.complete else rules,
+            whole=whole,
+            repeats=repeats,
+            **known,
         )
-        optional = {name for name in ("unregistered", "stale", "lost") if not getattr(findings, name)}
-        optional -= {"unregistered"} if findings.unregistered is not None else set()
-        # The script adds the times, by its own clock.
-        data = encode(record, without={"started", "ended"} | optional)
+        # The script adds the times, by its own clock. Lua would write an empty list as an object.
+        silent = {each.name for each in fields(record) if getattr(record, each.name) == each.default} - _ALWAYS
+        data = encode(record, without={"started", "ended"} | silent)
         clock = asyncio.get_running_loop().time
         last = clock() + self._seconds
         while True:
@@ -319,41 +394,6 @@ class ReconcileLease:
         return answer
 
 
-class Reconciles:
-    """Takes the lease for this process.
-
-    Args:
-        queue: over whose processes a run is the only one.
-        lease: seconds after which another process begins the run of one that died.
-    """
-
-    def __init__(self, queue: Queue, *, lease: float = 30.0) -> None:
-        self._queue = queue
-        self._lease = lease
-        self._token = ""
-
-    async def begin(self, last_started: datetime | None) -> ReconcileLease | None:
-        """Begin a run, if it is still due.
-
-        Args:
-            last_started: `ReconcileState.last_started`, by which it is due.
-
-        Returns:
-            The right to run it; None when another process runs one, or one has ended since.
-
-        Raises:
-            QueueUnavailable: Redis is away or takes nothing.
-        """
-        # Kept until an answer is heard: a lease that was taken with its answer lost is given to the same token again.
-        self._token = self._token or uuid4().hex
-        known = "" if last_started is None else str(milliseconds(last_started))
-        record = _RunRecord.of(Progress())
-        asked = asyncio.get_running_loop().time()
-        started = await self._queue.ask("reconcile_take", self._token, _ms(self._lease), record, known)
-        token, self._token = self._token, ""
-        return ReconcileLease(self._queue, token, started, asked, self._lease) if started else None
-
-
 def _read_rules(text: str) -> dict[str, datetime]:
     """Read ``digest:milliseconds``, several separated by spaces. Records of another form are left out."""
     found = {}
@@ -362,7 +402,3 @@ def _read_rules(text: str) -> dict[str, datetime]:
         with contextlib.suppress(ValueError):
             found[digest] = moment(float(ended))
     return found
-
-
-def _ms(seconds: float) -> int:
-    return int(seconds * 1000)

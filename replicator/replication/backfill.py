@@ -22,13 +22,23 @@ from replicator.queue.leaders import note_lost
 from replicator.reference import Reference
 from replicator.registry.places import BULK
 from replicator.replication.advice import explained
-from replicator.replication.compare import TRUSTED, Checker, Enqueuer, RepositoryQueue, informed, row_of, why
+from replicator.replication.compare import (
+    TRUSTED,
+    Checker,
+    Enqueuer,
+    KeptCopies,
+    ReplaceLimit,
+    informed,
+    row_of,
+    why,
+)
 from replicator.replication.job import job_for
-from replicator.replication.report import Report, Row, RowOutcome
-from replicator.tasks import cancel_all
+from replicator.replication.report import TROUBLE, Report, Row, RowOutcome
+from replicator.replication.repositories import RepositoryQueue
+from replicator.tasks import cancel_all, gather_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from datetime import datetime
 
     from replicator.copy import Comparison, Copier
@@ -64,6 +74,7 @@ class BackfillOptions:
         since: skip tags that were pushed earlier, as far as Harbor's list has their time; None for all.
         trust: seconds for which a destination that this installation saw up to date is not compared again; None to
             compare each.
+        limit: the number of existing tags that may be replaced without a question; None for any number.
     """
 
     retries: int | None = 2
@@ -72,6 +83,7 @@ class BackfillOptions:
     detach: bool = False
     since: datetime | None = None
     trust: float | None = None
+    limit: ReplaceLimit | None = None
 
 
 class Backfill:
@@ -103,7 +115,14 @@ class Backfill:
         dry_run = queue is None
         self._letters = CauseWatch(queue)
         self._checker = Checker(
-            copier, checks, trust=options.trust, force=options.force, dry_run=dry_run, letters=self._letters, probe=True
+            copier,
+            checks,
+            trust=options.trust,
+            began=time.monotonic(),
+            force=options.force,
+            dry_run=dry_run,
+            letters=self._letters,
+            probe=True,
         )
         self._registries = copier.registries
         self._courtesy = copier.registries.courtesy
@@ -115,8 +134,9 @@ class Backfill:
         self._enqueuer = Enqueuer(queue, self.run_id if self.follows_copies else None) if queue is not None else None
         # A tag is in one of these from its listing to its row; `_report_unfinished` relies on that.
         self._listed: deque[Found] = deque()
-        self._to_compare = RepositoryQueue(_LISTED_AHEAD)
+        self._to_compare: RepositoryQueue[Found] = RepositoryQueue(_LISTED_AHEAD)
         self._comparing: set[Found] = set()
+        self._kept = KeptCopies(options.limit)
         self._queued: dict[str, Found] = {}
         self._slots = asyncio.Semaphore(options.fail_fast or _QUEUED_AT_ONCE)
         self._changed = asyncio.Event()
@@ -155,6 +175,7 @@ class Backfill:
                     helpers += [group.create_task(self._requeue_lost(self._queue))]
                 work = [group.create_task(self._list(), name="listing")]
                 work += [group.create_task(self._compare_all()) for _ in range(_COMPARED_AT_ONCE)]
+                work += [group.create_task(self._replace(tuple(work)))]
                 self._working = set(work)
                 for task in work:
                     task.add_done_callback(self._work_done)
@@ -212,6 +233,11 @@ class Backfill:
             # While a job is being put into the queue its tag is in both: whether it got there is not known.
             if found not in queued:
                 self._add(row_of(found, RowOutcome.NOT_BEGUN))
+        # Where they found no room, the run has failed for that already.
+        with contextlib.suppress(ReplicatorError):
+            for found, _ in self._kept:
+                self._add(row_of(found, RowOutcome.NOT_BEGUN))
+        self._kept.close()
         if self._enqueuer is not None:
             self.report.drift = self._enqueuer.drift
 
@@ -239,10 +265,11 @@ class Backfill:
         self.report.warnings += batch.warnings
         if batch.error is not None:
             error = f"can't be listed: {explained(batch.error)}"
-            self._add(Row(batch.what, "", RowOutcome.FAILED, error=error))
+            self._add(Row(batch.what, "", RowOutcome.NOT_LISTED, error=error))
         for refused in batch.refused:
             request = refused.asked.request
             self.report.listed += 1
+            self.report.collisions += refused.collision is not None
             self._add(Row(str(request.source), str(request.destination), RowOutcome.FAILED, error=refused.error))
         found = [each for each in batch.found if not self._is_older(each)]
         self.report.older += len(batch.found) - len(found)
@@ -257,7 +284,7 @@ class Backfill:
         await self._letters.end()
         while self._listed:
             # Removed only after it has a place there, so that a cancelled run still has a row for it.
-            await self._to_compare.put(self._listed[0])
+            await self._to_compare.put(self._listed[0].request.source.repository, self._listed[0])
             self._listed.popleft()
 
     def _is_older(self, found: Found) -> bool:
@@ -299,11 +326,43 @@ class Backfill:
             own = "; only if this installation wrote that (overwrite: ours)"
             note = why(checked) + (own if checked.replaced and found.request.overwrite is Overwrite.OURS else "")
             return replace(row, digest=checked.digest, note=note, replaced=checked.replaced)
-        job = self._job(found, checked)
         # Not counted as drift: what could not be compared, and what is up to date but may lack signatures.
         differs = checked is not None and checked.result is None
+        if self._kept.takes(found, checked):
+            self._slots.release()
+            return None
+        return await self._queue_copy(self._enqueuer, found, self._job(found, checked), differs=differs)
+
+    async def _replace(self, work: Collection[asyncio.Task[None]]) -> None:
+        """Queue the copies that may replace other images once all tags are compared, or hold them back."""
+        await asyncio.wait(work)
+        if self._enqueuer is None or self._stopping:
+            return
+        if not await self._kept.are_allowed(self.report.listed - self.report.counts[RowOutcome.FAILED]):
+            for found, note in self._kept:
+                self._add(replace(row_of(found, RowOutcome.HELD), note=note))
+            return
+        enqueuer = self._enqueuer
+        await gather_all(self._queue_kept(enqueuer) for _ in range(_COMPARED_AT_ONCE))
+
+    async def _queue_kept(self, enqueuer: Enqueuer) -> None:
+        while not self._stopping:
+            await self._slots.acquire()
+            kept = next(iter(self._kept), None) if not self._stopping else None
+            if kept is None:
+                self._slots.release()
+                return
+            found, note = kept
+            self._comparing.add(found)
+            row = await self._queue_copy(enqueuer, found, self._job(found, None), differs=bool(note))
+            self._comparing.discard(found)
+            if row is not None:
+                self._finish(row)
+
+    async def _queue_copy(self, enqueuer: Enqueuer, found: Found, job: Job, *, differs: bool) -> Row | None:
+        """Queue a copy; return its row, or None if that follows when the copy ends."""
         if self._options.detach:
-            await self._enqueuer.put(job, differs=differs)
+            await enqueuer.put(job, differs=differs)
             return row_of(found, RowOutcome.QUEUED)
         if self._queued.pop(job.id, None) is not None:
             # The tag moved while Harbor's list was read, and is in the list twice: one job ends for both.
@@ -312,7 +371,7 @@ class Backfill:
         # Noted before it is queued: its end may be reported before the queue has answered.
         self._queued[job.id] = found
         try:
-            await self._enqueuer.put(job, differs=differs)
+            await enqueuer.put(job, differs=differs)
         except BaseException:
             # It may be queued or not. "Not begun" is the safe row: it asks for another backfill.
             self._queued.pop(job.id, None)
@@ -354,7 +413,7 @@ class Backfill:
 
     def _add(self, row: Row) -> None:
         self.report.add(row)
-        if self._options.fail_fast and row.outcome is RowOutcome.FAILED and not self._stopping:
+        if self._options.fail_fast and row.outcome in TROUBLE and not self._stopping:
             self.report.failed_fast = True
             self.failed_fast.set()
             self.stop()

@@ -1,12 +1,12 @@
-"""Tags in a backfill: they wait, are compared with their destinations, and are queued if they differ."""
+"""Tags in a backfill: they are compared with their destinations, and queued if they differ."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 import time
-from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,18 +17,18 @@ from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Lane
 from replicator.replication.advice import explained
 from replicator.replication.job import LOST
-from replicator.replication.report import Row, RowOutcome
+from replicator.replication.listing import Found
+from replicator.replication.report import Row, RowOutcome, SortedRows
+from replicator.rules import Asked, CopyRequest
 from replicator.rules.request import may_trust, signature_fact
 from replicator.tasks import gather_tolerant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from replicator.copy import Accessories, Copier
     from replicator.queue import CauseWatch, Job, Observations, Observed, Queue
     from replicator.reference import Repository
-    from replicator.replication.listing import Found
-    from replicator.rules import CopyRequest
 
 SETTLED_SECONDS = 7 * 86_400.0
 """For so long the signatures of an image that were seen at a destination are not looked for again."""
@@ -43,6 +43,7 @@ class Checker:
         copier: makes the comparisons; its registries resolve a tag whose digest no list named.
         checks: what this installation saw at destinations; None without a queue to keep that.
         trust: seconds for which a destination that was up to date is trusted; None to compare each.
+        began: when they end (`time.monotonic`), as for a run that takes long; None for the moment of each look.
         force: copy also what is up to date.
         dry_run: nothing is queued, so no job will look again.
         letters: ends the dead letters of what is right; what has one is never trusted.
@@ -59,8 +60,10 @@ class Checker:
         force: bool,
         dry_run: bool,
         letters: CauseWatch,
+        began: float | None = None,
         probe: bool = False,
     ) -> None:
+        self._began = began
         self._probe = probe
         # Whether a repository keeps its trust; one entry for each that the run looks at.
         self._verdicts: dict[Repository, asyncio.Future[bool]] = {}
@@ -250,7 +253,8 @@ class Checker:
         if self._trust is None or self._checks is None or self._force or not found:
             return {}
         facts = [(each, fact) for each, digest in found for fact in _facts(each, digest)]
-        confirmed = await self._checks.confirmed([fact for _, fact in facts], self._trust)
+        within = self._trust if self._began is None else self._trust + time.monotonic() - self._began
+        confirmed = await self._checks.confirmed([fact for _, fact in facts], within)
         held: dict[Found, bool] = {}
         for (each, _), holds in zip(facts, confirmed, strict=True):
             held[each] = held.get(each, True) and holds
@@ -308,51 +312,92 @@ def why(comparison: Comparison) -> str:
     return f"{reason}; {comparison.note}" if comparison.note else reason
 
 
-class RepositoryQueue:
-    """A bounded queue that keeps the tags of a repository together.
+@dataclass(frozen=True, slots=True)
+class ReplaceLimit:
+    """How many existing tags a run may replace with other images before a person is asked.
 
-    Harbor lists a project in the order of pushes, which mixes its repositories. Tags of one repository share layers
-    and a token, so they leave this queue one after the other.
+    A Harbor that was put back to a backup, or a rule with another destination, would else overwrite a whole registry.
 
-    Args:
-        size: copies that wait here before `put` blocks.
+    Attributes:
+        most: so many may always be replaced; more may if they are no more than a tenth of what was compared.
+        approved: so many more, because a person has approved them.
+        ask: asks a person, given the replacements and the number of compared tags; None to hold them back.
     """
 
-    def __init__(self, size: int) -> None:
-        self._waiting: dict[Repository, deque[Found]] = {}
-        self._room = asyncio.Semaphore(size)
-        # One permit for each copy that waits, and one for good once the queue is closed.
-        self._ready = asyncio.Semaphore(0)
+    most: int
+    approved: int = 0
+    ask: Callable[[int, int], Awaitable[bool]] | None = None
 
-    def __iter__(self) -> Iterator[Found]:
-        """Iterate over the copies that wait, in the order in which they would leave."""
-        for copies in self._waiting.values():
-            yield from copies
+    async def allows(self, replacements: int, compared: int) -> bool:
+        """Tell whether so many of the compared tags may be replaced, beyond those that were approved."""
+        if replacements <= self.most or replacements * 10 <= compared:
+            return True
+        return self.ask is not None and await self.ask(replacements, compared)
 
-    async def put(self, found: Found) -> None:
-        """Add a copy as soon as there is room."""
-        await self._room.acquire()
-        self._waiting.setdefault(found.request.source.repository, deque()).append(found)
-        self._ready.release()
+
+class KeptCopies:
+    """Copies that may replace an existing tag, kept until all tags are compared and their number is known.
+
+    They are kept as `SortedRows`, so a million of them take no memory.
+
+    Args:
+        limit: the number of tags that may be replaced; None to keep nothing.
+    """
+
+    def __init__(self, limit: ReplaceLimit | None) -> None:
+        self._limit = limit
+        self._seen = self._replacements = 0
+        self._rows: SortedRows | None = None
+        self._read: Iterator[tuple[Found, str]] | None = None
+
+    def takes(self, found: Found, checked: Comparison | None) -> bool:
+        """Keep a copy if it may replace an image, and is not among the first of which so many have been approved.
+
+        Args:
+            found: the copy.
+            checked: what was found; None if a transient error hid that.
+        """
+        absent = checked is not None and (checked.result is not None or checked.present is None)
+        if self._limit is None or absent or found.request.signature:
+            return False
+        self._seen += 1
+        if self._seen <= self._limit.approved:
+            return False
+        self._replacements += checked is not None
+        self._rows = self._rows or SortedRows()
+        request = informed(found.request, checked, found.accessories)
+        # The number keeps apart a tag that is in the list twice.
+        note = f"{short(checked.present)} is there" if checked is not None and checked.present else ""
+        kept = {"request": request.to_json(), "size": found.size, "note": note, "number": self._seen}
+        self._rows.add(str(request.source), str(request.destination), json.dumps(kept))
+        return True
+
+    async def are_allowed(self, compared: int) -> bool:
+        """Tell whether they may be queued, once so many tags were compared; perhaps a person is asked."""
+        return self._limit is None or await self._limit.allows(self._replacements, compared)
+
+    def __iter__(self) -> Iterator[tuple[Found, str]]:
+        """Take out the copies with a note of what is there, each once even if several iterate, sorted by their sources.
+
+        The note is empty where a transient error hid what is there.
+
+        Raises:
+            ReplicatorError: there was no room to keep them.
+        """
+        if self._read is None:
+            self._read = iter(()) if self._rows is None else (_kept(content) for _, _, content in self._rows.read())
+        return self._read
 
     def close(self) -> None:
-        """Let every `take` return None once the queue is empty."""
-        self._ready.release()
+        """Delete those that are left."""
+        if self._rows is not None:
+            self._rows.close()
 
-    async def take(self) -> Found | None:
-        """Remove the next copy as soon as there is one; None if the queue is closed and empty."""
-        await self._ready.acquire()
-        if not self._waiting:
-            # Woken by `close`: pass the permit on to the next taker.
-            self._ready.release()
-            return None
-        # The repository that came first goes on as long as it has more.
-        repository, copies = next(iter(self._waiting.items()))
-        found = copies.popleft()
-        if not copies:
-            del self._waiting[repository]
-        self._room.release()
-        return found
+
+def _kept(content: str) -> tuple[Found, str]:
+    stored = json.loads(content)
+    request = CopyRequest.from_json(stored["request"])
+    return Found(Asked(request, frozenset()), request.announced, stored["size"]), stored["note"]
 
 
 class Enqueuer:

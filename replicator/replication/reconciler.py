@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import random
 from dataclasses import replace
@@ -19,31 +20,33 @@ import structlog
 
 from replicator.console import iso
 from replicator.errors import ReplicatorError
-from replicator.queue import Findings, Progress, QueueUnavailable, Reconciles, ReconcileState
+from replicator.queue import Failure, Findings, Progress, QueueUnavailable, Reconciles, ReconcileState
 from replicator.replication.backfill import Backfill, BackfillOptions
+from replicator.replication.compare import ReplaceLimit
 from replicator.replication.listing import Listing
-from replicator.replication.report import RowOutcome
+from replicator.replication.report import TROUBLE, RowOutcome
 from replicator.tasks import background, cancel_all
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
     from datetime import datetime
 
     from replicator.copy import Copier
     from replicator.harbor.registration import Registrar
-    from replicator.queue import Observations, Queue, ReconcileLease
-    from replicator.replication.report import Report
+    from replicator.queue import Observations, Queue, ReconcileLease, ReconcileResult
+    from replicator.replication.report import Report, Row
     from replicator.rules import Rules
     from replicator.schedule import Schedule
 
 log = structlog.get_logger("replicator.reconcile")
 
 _RETRY_AFTER = timedelta(minutes=10)
-"""The longest pause before a run that failed as a whole is retried."""
+"""The longest pause before a run that failed as a whole is retried, and the first before one that is incomplete is."""
 _SPREAD_AT_START = 30.0
 """Seconds over which processes that start together spread a run that is due already."""
 _POLL_SECONDS = 60.0
 _HELD_POLL_SECONDS = 5.0
-"""Seconds between two looks while another process runs it: its lease may expire."""
+"""Seconds between two looks while another process runs it, whose lease may expire, or a run waits for an approval."""
 _OFFLINE_PAUSE = 1.0
 _BROKEN_PAUSE = 60.0
 _STOP_SECONDS = 5.0
@@ -51,18 +54,42 @@ _RECORD_SECONDS = 1.0
 """Seconds for recording a result while this process ends."""
 _DEADLINE = 24 * 3600.0
 _SHOWN_FAILURES = 20
+_NAMED_FAILURES, _NAMED_CHARACTERS = 5, 300
+"""Failures that are recorded with their reasons, and the most characters of each."""
+_MOST_MISSING = 100
+"""What could not be listed is recorded up to this number, to notice when something else is missing."""
+_MOST_DOUBLINGS = 20
 
 
 def next_run(schedule: Schedule, state: ReconcileState) -> datetime:
     """Return when the next run is due, from the state that all processes share; ``state.now`` if it is overdue.
 
-    A run that failed as a whole is retried some minutes after its end, not at once.
+    A run that failed as a whole is retried some minutes after its end, not at once. So is one that could not list
+    everything; its pauses grow as long as the same is missing, so that a project that is gone for good costs little.
+    A run whose replacements have been approved is repeated at once.
     """
     last = state.last
-    if last is None or last.findings.error is None:
+    if last is None or state.last_started is None:
         return schedule.due(state.last_started, state.now)
-    retry = min(schedule.due(last.ended, state.now), last.ended + _RETRY_AFTER)
-    return max(state.now, retry)
+    if last.findings.error is not None:
+        retry = min(schedule.due(last.ended, state.now), last.ended + _RETRY_AFTER)
+        return max(state.now, retry)
+    if state.is_approved:
+        return state.now
+    due = schedule.due(last.scheduled_from, state.now)
+    if not last.findings.unlisted:
+        return due
+    pause = _RETRY_AFTER * (1 << min(last.repeats, _MOST_DOUBLINGS))
+    return max(state.now, min(due, last.ended + pause))
+
+
+def _is_repeat(schedule: Schedule, state: ReconcileState) -> bool:
+    """Tell whether a run that begins now only completes the last one, whose comparisons it trusts."""
+    last = state.last
+    if last is None or state.last_started is None or last.findings.error is not None:
+        return False
+    completes = last.findings.unlisted > 0 or state.is_approved
+    return completes and schedule.due(last.scheduled_from, state.now) > state.now
 
 
 def overdue(schedule: Schedule | None, state: ReconcileState) -> float:
@@ -82,17 +109,50 @@ def findings(report: Report) -> Findings:
     error = None
     if failures and not report.listed:
         error = f"nothing could be listed: {failures[0].error}"
+    rest = counts[RowOutcome.UP_TO_DATE] + counts[RowOutcome.FAILED] + counts[RowOutcome.HELD]
+    skipped = counts[RowOutcome.SKIPPED] + counts[RowOutcome.SOURCE_GONE]
+    unlisted = sorted({row.source for row in failures if row.outcome is RowOutcome.NOT_LISTED})
+    # What could not be listed first: it may hide many tags.
+    order = (RowOutcome.NOT_LISTED, RowOutcome.FAILED, RowOutcome.HELD)
+    named = sorted(failures, key=lambda row: order.index(row.outcome))[:_NAMED_FAILURES]
     return Findings(
         listed=report.listed,
         up_to_date=counts[RowOutcome.UP_TO_DATE],
         drift=report.drift,
-        skipped=counts[RowOutcome.SKIPPED],
+        skipped=skipped,
         failed=counts[RowOutcome.FAILED],
         warnings=len(report.warnings),
         error=error,
         stale=report.stale,
         lost=report.lost,
+        pending=report.listed - rest - skipped - report.drift,
+        held=counts[RowOutcome.HELD],
+        collisions=report.collisions,
+        unlisted=report.counts[RowOutcome.NOT_LISTED],
+        failures=tuple(_failure(row) for row in named),
+        missing=tuple(map(_short_digest, unlisted[:_MOST_MISSING])),
     )
+
+
+def _failure(row: Row) -> Failure:
+    # A registry's words may hold what JSON has no form for.
+    what, why = (
+        text[:_NAMED_CHARACTERS].encode(errors="replace").decode() for text in (row.source, row.error or row.note)
+    )
+    return Failure(what, why)
+
+
+def _short_digest(name: str) -> str:
+    return hashlib.blake2b(name.encode(errors="replace"), digest_size=4).hexdigest()
+
+
+def _repeats(last: ReconcileResult | None, found: Findings) -> int:
+    """Return how many runs in a row have tried again what could not be listed, if this one found the same or less."""
+    if last is None or last.findings.error is not None or not found.unlisted:
+        return 0
+    if set(found.missing) - set(last.findings.missing):
+        return 0
+    return last.repeats + 1
 
 
 class Reconciler:
@@ -104,6 +164,7 @@ class Reconciler:
         queue: takes what differs, and has the lease that one process at a time can hold.
         checks: records what is seen at destinations.
         registrar: registers Harbor's webhook policies; None if the settings do not say so.
+        replaces: existing tags that a run may replace without an approval, see `ReplaceLimit`; None for any number.
         lease: seconds after which another process may start again the run of one that died.
         deadline: seconds after which a run counts as failed.
     """
@@ -118,6 +179,7 @@ class Reconciler:
         checks: Observations | None = None,
         *,
         registrar: Registrar | None = None,
+        replaces: int | None = None,
         lease: float = 30.0,
         deadline: float = _DEADLINE,
     ) -> None:
@@ -127,6 +189,7 @@ class Reconciler:
         self._queue = queue
         self._checks = checks
         self._registrar = registrar
+        self._replaces = replaces
         self._unregistered: int | None = None
         self._warned: list[str] = []
         self._reconciles = Reconciles(queue, lease=lease)
@@ -137,7 +200,7 @@ class Reconciler:
         self._uncovered = True
         self._in_force_since: datetime | None = None
         # The last run that the plan follows, whether the rules need one of their own, and when this process begins it.
-        self._plan: tuple[datetime | None, bool, datetime] | None = None
+        self._plan: tuple[tuple[datetime | None, bool, bool], datetime] | None = None
         self._last_now: datetime | None = None
         self._offline = False
 
@@ -194,12 +257,12 @@ class Reconciler:
         if state.running is not None:
             return max(min(left, _POLL_SECONDS), _HELD_POLL_SECONDS)
         if left > 0:
-            return min(left, _POLL_SECONDS)
+            return min(left, _HELD_POLL_SECONDS if state.awaits_approval else _POLL_SECONDS)
         # Several processes may come here for one due run. The first gets the lease, and none gets it once a run has
         # ended that is not in the state yet: so each due run is done once.
         lease = await self._reconciles.begin(state.last_started)
         if lease is not None:
-            await self._run(lease)
+            await self._run(lease, state, schedule)
         return 0.0
 
     def _planned(self, schedule: Schedule, state: ReconcileState) -> datetime:
@@ -211,31 +274,47 @@ class Reconciler:
         # Once a completed run had these rules, they never need one of their own again: while an upgrade lasts,
         # processes with other rules run reconciles too, and each would answer the other's with its own, endlessly.
         self._uncovered = self._uncovered and not state.covers(self._rules.digest, since)
-        if self._plan is None or self._plan[:2] != (state.last_started, self._uncovered) or set_back:
+        basis = (state.last_started, self._uncovered, state.is_approved)
+        if self._plan is None or self._plan[0] != basis or set_back:
             due = next_run(schedule, state)
             failed = state.last is not None and state.last.findings.error is not None and state.last.ended >= since
             if self._uncovered and not failed:
                 due = state.now
             spread = schedule.spread
             # Without a last one, Redis was put back to an older state: nothing is sure before the next one.
-            if due <= state.now and (first or self._uncovered or state.last_started is None):
+            missing = state.last is not None and state.last.findings.unlisted > 0
+            if missing or (due <= state.now and (first or self._uncovered or state.last_started is None)):
                 spread = min(spread, _SPREAD_AT_START)
+            if state.is_approved:
+                # A person is waiting, and the first process that sees it has the lease.
+                spread = 0.0
             begins = due + timedelta(seconds=random.uniform(0, spread))  # noqa: S311 - no secret
-            self._plan = (state.last_started, self._uncovered, begins)
+            self._plan = (basis, begins)
             log.info("reconcile scheduled", next=iso(begins), schedule=str(schedule), new_rules=self._uncovered)
         self._last_now = state.now
-        return self._plan[2]
+        return self._plan[1]
 
-    async def _run(self, lease: ReconcileLease) -> None:
-        """Do one run, and record its result."""
-        log.info("reconcile started")
+    async def _run(self, lease: ReconcileLease, state: ReconcileState, schedule: Schedule) -> None:
+        """Do the run that became due by ``state``, and record its result."""
         rules = self._rules
+        last = state.last if state.last is not None and state.last.rules == rules.digest else None
+        # What the last run saw in place is not compared again where this one only completes it.
+        repeated = last if last is not None and _is_repeat(schedule, state) else None
+        log.info("reconcile started", repeat=repeated is not None)
+        trust = None if repeated is None else (state.now - repeated.scheduled_from).total_seconds() + 1
         listing = Listing(rules, self._copier.registries, copier=self._copier)
-        options = BackfillOptions(retries=None, detach=True)
+        # The approval is of what the last run found with these rules, and of as many.
+        approved = last.findings.held if last is not None and state.is_approved else 0
+        limit = ReplaceLimit(self._replaces, approved) if self._replaces is not None else None
+        options = BackfillOptions(retries=None, detach=True, trust=trust, limit=limit)
         backfill = Backfill(listing, self._copier, self._queue, options=options, checks=self._checks)
 
         def progress() -> Progress:
             return Progress(backfill.report.listed, backfill.report.ended)
+
+        def recorded(found: Findings) -> Coroutine[Any, Any, ReconcileResult | None]:
+            whole = None if repeated is None else repeated.scheduled_from
+            return lease.end(found, rules.digest, whole, _repeats(state.last, found))
 
         running = asyncio.create_task(self._register_and_compare(backfill))
         renewing = asyncio.create_task(lease.keep(progress))
@@ -245,7 +324,7 @@ class Reconciler:
         lost = renewing.done()
         await cancel_all({running, renewing})
         if not running.cancelled() and running.exception() is None:
-            await self._record(lease, self._findings(running.result()), backfill.report, rules.digest)
+            await self._record(self._findings(running.result()), backfill.report, recorded)
         elif self._stopping.is_set():
             log.info("reconcile stopped")
             with contextlib.suppress(QueueUnavailable):
@@ -255,7 +334,7 @@ class Reconciler:
         else:
             error = self._why(running)
             found = replace(self._findings(backfill.report), error=error)
-            await self._record(lease, found, backfill.report, rules.digest)
+            await self._record(found, backfill.report, recorded)
 
     async def _register_and_compare(self, backfill: Backfill) -> Report:
         """Register the webhook policies, then compare even if that failed."""
@@ -281,18 +360,26 @@ class Reconciler:
         log.error("reconcile broken", exc_info=error)
         return f"a fault in the program, see the log: {type(error).__name__}"
 
-    async def _record(self, lease: ReconcileLease, found: Findings, report: Report, rules: str) -> None:
+    async def _record(
+        self,
+        found: Findings,
+        report: Report,
+        end: Callable[[Findings], Coroutine[Any, Any, ReconcileResult | None]],
+    ) -> None:
         """Record the result of a run in Redis, for all processes, and in the log."""
-        for row in report.failures[:_SHOWN_FAILURES]:
+        for row in [row for row in report.failures if row.outcome in TROUBLE][:_SHOWN_FAILURES]:
             log.warning("reconcile failure", source=row.source, destination=row.destination, error=row.error)
         if report.lost:
             log.warning("destination lost images", images=report.lost, examples=report.lost_examples)
+        if found.held:
+            what = f"{found.held} of {found.compared} images would be replaced; normal once after image-syncer"
+            log.warning("reconcile held", reason=what, approve="replicator reconcile approve")
         warnings = report.warnings[:_SHOWN_FAILURES]
         for warning in warnings:
             if warning not in self._warned:
                 log.warning("reconcile warning", warning=warning)
         self._warned = warnings
-        recording = asyncio.create_task(lease.end(found, rules))
+        recording = asyncio.create_task(end(found))
         await self._wait(recording)
         await asyncio.wait({recording}, timeout=_RECORD_SECONDS)
         await cancel_all({recording})
@@ -303,7 +390,7 @@ class Reconciler:
             log.warning("reconcile failed", **result.to_json())
         else:
             ended = result.findings
-            level = logging.WARNING if ended.failed or ended.stale or ended.lost else logging.INFO
+            level = logging.WARNING if not ended.complete or ended.stale or ended.lost else logging.INFO
             log.log(level, "reconcile done", **result.to_json())
 
     async def _wait(self, *tasks: asyncio.Task[Any], timeout: float | None = None) -> None:

@@ -39,12 +39,18 @@ class RowOutcome(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     """Somebody deleted it from the queue (``replicator queue cancel``)."""
+    NOT_LISTED = "not listed"
+    """No tag: a repository, project or pattern that could not be listed to its end."""
     WOULD_COPY = "would copy"
-    """In a dry run: it differs, or is missing at the destination."""
     QUEUED = "queued"
     """The run has ended, and the copy is in the queue for the next worker."""
     NOT_BEGUN = "not begun"
     """The run ended before the tag was compared."""
+    HELD = "held"
+    """The destination's tag names another image, and nobody has allowed to replace so many."""
+
+
+TROUBLE = frozenset({RowOutcome.FAILED, RowOutcome.NOT_LISTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,7 @@ class Report:
 
     Attributes:
         warnings: what is allowed but most likely not intended.
-        listed: tags that the rules name so far.
+        listed: tags that the rules name so far; at the end, the sum of ``counts`` without `RowOutcome.NOT_LISTED`.
         complete: whether the listing came to its end.
         older: tags that ``since`` skipped; not counted as listed.
         trusted: tags that were taken as up to date without a comparison.
@@ -97,10 +103,11 @@ class Report:
         seconds: duration of the run.
         interrupted: the run was cancelled.
         failed_fast: a failed copy ended the run.
-        broken_off: an error of the run itself ended it, such as a queue that takes nothing.
+        broken_off: an error of the run itself ended it.
+        collisions: failed tags whose destination is that of another source too.
         bytes: blob bytes sent.
         replaced: tags that named another image before they were copied, or would name one in a dry run.
-        failures: the first rows that failed, `MAX_FAILURES` at the most.
+        failures: the first rows that failed, could not be listed or were held back, `MAX_FAILURES` at the most.
     """
 
     warnings: list[str] = field(default_factory=list)
@@ -116,6 +123,7 @@ class Report:
     interrupted: bool = False
     failed_fast: bool = False
     broken_off: bool = False
+    collisions: int = 0
     counts: Counter[RowOutcome] = field(default_factory=Counter)
     bytes: int = 0
     replaced: int = 0
@@ -127,13 +135,18 @@ class Report:
         self.bytes += row.bytes
         self.replaced += row.replaced is not None
         self.stale += row.still_holds is not None
-        if row.outcome is RowOutcome.FAILED and len(self.failures) < MAX_FAILURES:
+        if (row.outcome in TROUBLE or row.outcome is RowOutcome.HELD) and len(self.failures) < MAX_FAILURES:
             self.failures.append(row)
 
     @property
     def ended(self) -> int:
         """How many tags have a row."""
-        return self.counts.total()
+        return self.counts.total() - self.counts[RowOutcome.NOT_LISTED]
+
+    @property
+    def troubles(self) -> int:
+        """How many rows failed or could not be listed."""
+        return sum(self.counts[outcome] for outcome in TROUBLE)
 
 
 class SortedRows:
@@ -252,9 +265,8 @@ class _TextFile:
             with self._file.open("a", encoding="utf-8"):
                 pass
         except OSError as error:
-            raise ConfigError(
-                "command line", [Problem(self._option, f"{self._file}: {error.strerror or error}")]
-            ) from None
+            problem = Problem(self._option, f"{self._file}: {error.strerror or error}")
+            raise ConfigError("command line", [problem]) from None
 
     def write(self, text: str) -> None:
         if self._error is not None:

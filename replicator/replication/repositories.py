@@ -5,11 +5,12 @@ Their destinations are the neighbours of a copy: repositories that may have blob
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import structlog
 
@@ -22,13 +23,14 @@ from replicator.rules import Narrowing
 from replicator.tasks import merge_streams
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable
+    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 
     from replicator.copy import Copier
     from replicator.harbor import ListedRepository
     from replicator.registry import Registries
     from replicator.rules import Rules, Source
 
+T = TypeVar("T")
 _log = structlog.get_logger("replicator.copy")
 _sweep_log = structlog.get_logger("replicator.sweep")
 
@@ -149,6 +151,53 @@ class RepositoryLister:
             wanted.artifact_count = listed.artifact_count
         else:
             wanted.named = True
+
+
+class RepositoryQueue(Generic[T]):
+    """A bounded queue that keeps the tags of a repository together.
+
+    Harbor lists a project in the order of pushes, which mixes its repositories. Tags of one repository share layers
+    and a token, so they leave this queue one after the other.
+
+    Args:
+        size: copies that wait here before `put` blocks.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._waiting: dict[Repository, deque[T]] = {}
+        self._room = asyncio.Semaphore(size)
+        # One permit for each copy that waits, and one for good once the queue is closed.
+        self._ready = asyncio.Semaphore(0)
+
+    def __iter__(self) -> Iterator[T]:
+        """Iterate over the copies that wait, in the order in which they would leave."""
+        for copies in self._waiting.values():
+            yield from copies
+
+    async def put(self, repository: Repository, found: T) -> None:
+        """Add a copy as soon as there is room."""
+        await self._room.acquire()
+        self._waiting.setdefault(repository, deque()).append(found)
+        self._ready.release()
+
+    def close(self) -> None:
+        """Let every `take` return None once the queue is empty."""
+        self._ready.release()
+
+    async def take(self) -> T | None:
+        """Remove the next copy as soon as there is one; None if the queue is closed and empty."""
+        await self._ready.acquire()
+        if not self._waiting:
+            # Woken by `close`: pass the permit on to the next taker.
+            self._ready.release()
+            return None
+        # The repository that came first goes on as long as it has more.
+        repository, copies = next(iter(self._waiting.items()))
+        found = copies.popleft()
+        if not copies:
+            del self._waiting[repository]
+        self._room.release()
+        return found
 
 
 def destinations(rules: Rules, repositories: Iterable[Repository]) -> dict[Repository, None]:

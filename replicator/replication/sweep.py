@@ -26,7 +26,7 @@ from cachetools import TTLCache
 
 from replicator.copy import Comparison
 from replicator.errors import ErrorClass, ReplicatorError
-from replicator.queue import CauseWatch, Lane, QueueUnavailable
+from replicator.queue import CauseWatch, Lane, QueueUnavailable, ReconcileState
 from replicator.queue.leaders import Sweeps, SweptProject
 from replicator.queue.records import milliseconds
 from replicator.reference import Repository
@@ -98,7 +98,7 @@ class Sweeper:
         self._stopping = asyncio.Event()
         self._harbors: dict[str, SweptHarbor] = {}
         self._queued: TTLCache[_Copy, None] = TTLCache(_MOST_QUEUED, _ONCE_SECONDS)
-        self._offline = False
+        self._offline = self._holds = False
 
     def renew(self, rules: Rules) -> None:
         """Use other rules from the next sweep on."""
@@ -157,6 +157,8 @@ class Sweeper:
         if taken is None:
             return False
         now, known = taken
+        last = (await ReconcileState.read(self._queue)).last
+        self._holds = last is not None and last.findings.held > 0
         rules, sweeps = self._rules, list[_Sweep]()
         for registry in sorted({source.registry for source in rules.sources()}):
             harbor = self._harbors.setdefault(registry, SweptHarbor(registry, self._copier))
@@ -196,6 +198,9 @@ class Sweeper:
             if checked is None:
                 # A transient error: the repository is compared again.
                 complete = False
+            elif self._holds and isinstance(checked, Comparison) and checked.present is not None:
+                # A person decides about replacements. The reconcile that is approved finds this one too.
+                pass
             elif isinstance(checked, Comparison) and (checked.result is None or checked.lacks_signatures):
                 request = informed(each.request, checked, each.accessories)
                 attached = f" {request.accessories.key}" if request.accessories is not None else ""

@@ -260,7 +260,14 @@ async def _open(settings: Settings, rules: Rules, lanes: Collection[Lane]) -> As
             worker.waiting = lambda: {lane: registries.waiting(bulk=lane is Lane.BACKFILL) for lane in Lane}
             registrar = open_registrar(settings, rules, registries)
             reconciler = Reconciler(
-                settings.schedule, rules, copier, queue, checks, registrar=registrar, lease=settings.lease
+                settings.schedule,
+                rules,
+                copier,
+                queue,
+                checks,
+                registrar=registrar,
+                replaces=settings.reconcile_replaces,
+                lease=settings.lease,
             )
             every = parse_interval(settings.sweep)
             sweeper = Sweeper(every, rules, copier, queue, checks) if every is not None else None

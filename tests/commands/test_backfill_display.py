@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import os
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from replicator.commands.backfill_display import ProgressView, Throughput
+from replicator.console import confirm
 from replicator.queue import Lane
 from replicator.queue.job import RunningJob
 from replicator.replication.report import Report, Row, RowOutcome
@@ -28,6 +32,24 @@ def drawn(progress: ProgressView) -> str:
     with console.capture() as capture:
         console.print(progress)
     return capture.get()
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"), [(b"y\n", True), (b"Yes\n", True), (b"\n", False), (b"no\n", False), (b"\x04", False)]
+)
+async def test_a_question_at_a_terminal_is_answered_by_a_line_and_no_by_default(
+    monkeypatch: pytest.MonkeyPatch, line: bytes, answer: bool
+) -> None:
+    person, terminal = os.openpty()
+    console = Console(file=io.StringIO())
+    with os.fdopen(terminal) as stdin, os.fdopen(person, "wb", buffering=0) as keyboard:
+        monkeypatch.setattr("sys.stdin", stdin)
+        asking = asyncio.create_task(confirm("Replace [them]?", console))
+        await asyncio.sleep(0)
+        keyboard.write(line)
+        async with asyncio.timeout(30):
+            assert await asking is answer
+    assert console.file.getvalue() == "Replace [them]? [y/N] "  # type: ignore[attr-defined]  # it is a StringIO
 
 
 def test_the_pace_is_that_of_the_last_half_minute() -> None:

@@ -38,7 +38,7 @@ SHA = "sha256:" + "a" * 64
 
 
 async def said(
-    outcome: Outcome, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *options: CopyOptions
+    outcome: Outcome, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: CopyOptions = VERBATIM
 ) -> tuple[list[str], CopyOptions]:
     """The lines that are printed when a copy ends so, and what of the image was asked for."""
     asked: list[CopyOptions] = []
@@ -49,7 +49,7 @@ async def said(
 
     monkeypatch.setattr(command, "transfer", transfer)
     monkeypatch.setenv("REPLICATOR_STATE_DIR", "/nonexistent/state")
-    code = await command.copy_one(load_settings(), lambda _: Access(), SOURCE, DESTINATION, *options)
+    code = await command.copy_one(load_settings(), lambda _: Access(), SOURCE, DESTINATION, options)
     assert code == (FAILED if outcome.result is Result.SKIPPED else OK)
     return capsys.readouterr().out.splitlines(), asked[0]
 

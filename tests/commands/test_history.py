@@ -13,11 +13,12 @@ from pydantic import SecretStr
 from rich.console import Console
 
 from replicator.commands.failures import draw_history, drop_failures, history_json, print_history, retry_failures
+from replicator.commands.status import approve_replacements
 from replicator.commands.webhook import Scope, register_policies, remove_policies
 from replicator.console import page
-from replicator.errors import ErrorClass
+from replicator.errors import FAILED, OK, ErrorClass
 from replicator.harbor.registration import Change, PolicyChange
-from replicator.queue import Action, Ended, Findings, History, Lane, ReconcileResult
+from replicator.queue import Action, Ended, Findings, History, Lane, ReconcileResult, Reconciles
 from replicator.settings import Settings
 from tests.queue.conftest import prefix, queue, server, short_dir
 from tests.server.page.seeding import bury, letter
@@ -47,6 +48,26 @@ def me(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "node-1")
     monkeypatch.setenv("LOGNAME", "alice")
     monkeypatch.delenv("SUDO_USER", raising=False)
+
+
+async def test_an_approval_by_hand_is_in_the_history_and_there_must_be_something_to_approve(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynccontextmanager
+    async def existing(_: Settings) -> AsyncIterator[Queue]:
+        yield queue
+
+    monkeypatch.setattr("replicator.commands.status.existing_queue", existing)
+    out, err = Console(file=io.StringIO(), width=200), Console(file=io.StringIO(), width=200)
+    assert await approve_replacements(Settings(), out=out, err=err) == FAILED
+    lease = await Reconciles(queue).begin(None)
+    assert lease is not None
+    await lease.end(Findings(listed=2000, up_to_date=1700, held=300), "rules")
+    assert await approve_replacements(Settings(), out=out, err=err) == OK
+    assert "approved: the next reconcile may replace 300 images" in cast("io.StringIO", out.file).getvalue()
+    (action,) = (await History.read(queue)).actions
+    assert (action.action, action.by) == ("approve", "alice@node-1")
+    assert action.what.endswith("replace 300 of 2,000 images")
 
 
 def printed(what: Any) -> str:

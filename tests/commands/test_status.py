@@ -18,6 +18,7 @@ from replicator.queue import (
     Counts,
     DeadLetter,
     Differing,
+    Failure,
     Findings,
     KeySilence,
     Lane,
@@ -218,8 +219,12 @@ def test_a_reconcile_that_runs_and_the_last_one_are_shown() -> None:
             "listed": 1000,
             "up_to_date": 985,
             "drift": 7,
+            "pending": 0,
             "skipped": 3,
             "failed": 5,
+            "held": 0,
+            "collisions": 0,
+            "unlisted": 0,
             "complete": False,
             "warnings": 1,
             "stale": 2,
@@ -227,6 +232,21 @@ def test_a_reconcile_that_runs_and_the_last_one_are_shown() -> None:
             "error": None,
         },
     }
+
+
+def test_what_a_reconcile_could_not_compare_is_shown_with_reasons_and_what_waits_for_an_approval() -> None:
+    failures = (Failure("h/lost/**", "not found"), Failure("h/a:v1", "sha256:b is there"))
+    found = Findings(2000, 1600, 4, 0, 90, pending=6, held=300, unlisted=1, failures=failures)
+    state = ReconcileState(NOON, NOON, ReconcileResult(NOON, NOON, "h", found), None)
+    shown = printed(status(reconcile=state))
+    assert "drift 4, 6 pending, 0 skipped, 0 warnings, 90 failed, 300 held; 1 source not listed" in shown
+    assert "  h/lost/**: not found\n  h/a:v1: sha256:b is there\n  and 389 more" in shown
+    assert "300 of 1910 images would be replaced: replicator reconcile approve replaces them" in shown
+    assert status(reconcile=state).to_json()["reconcile"]["last"]["failures"][0] == {
+        "what": "h/lost/**",
+        "why": "not found",
+    }
+    assert "would be replaced: approved" in printed(status(reconcile=replace(state, approved=NOON)))
 
 
 def test_a_reconcile_that_failed_is_shown_with_its_reason() -> None:

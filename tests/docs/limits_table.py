@@ -217,6 +217,7 @@ LIMITS = {
         Limit("tags that a backfill lists ahead", "replication.backfill._LISTED_AHEAD", "", "the list waits"),
         Limit("copies that a backfill has queued", "replication.backfill._QUEUED_AT_ONCE", "", "the backfill waits"),
         Limit("failures that a report is told of at its end", "replication.report.MAX_FAILURES", "", "counted"),
+        Limit("failures of a reconcile that are named", "replication.reconciler._NAMED_FAILURES", "", "counted"),
         Limit("images remembered, a process", "copy.selection._MAX_ENTRIES", "", "the oldest are forgotten"),
         Limit(
             "dead letters that one backfill or reconcile compares with what it finds",

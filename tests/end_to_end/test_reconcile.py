@@ -94,7 +94,7 @@ async def test_what_a_reconcile_found_is_told_by_the_status(house: House) -> Non
     seen = await last(house)
     assert seen["running"] is None
     assert seen["last"] == {name: line[name] for name in seen["last"]}
-    assert len(seen["last"]) == 12
+    assert len(seen["last"]) == 16
     table = await replicator("status", cwd=house.directory)
     assert "1 tags" in table.out
     assert f"drift {line['drift']}" in table.out
@@ -243,7 +243,7 @@ async def test_one_where_nothing_can_be_listed_failed_and_is_not_tried_again_at_
     denied = house.harbor.faults.add(Fault(Answer(403, "DENIED"), path="/api/v2.0/", times=None))
     async with serve(house, every("3s")) as serving:
         (line,) = await serving.until("reconcile failed")
-        assert (line["level"], line["complete"], line["failed"]) == ("warning", False, 1)
+        assert (line["level"], line["complete"], line["unlisted"]) == ("warning", False, 1)
         assert line["error"].startswith("nothing could be listed: can't be listed:")
         (_, scheduled, *_) = await serving.until("reconcile scheduled", count=2)
         assert at(scheduled, "next") >= at(line, "ended") + timedelta(seconds=3)

@@ -35,7 +35,8 @@
 --                              and by how many ms; untold, the same until it is logged
 --   <prefix>:ping              what a ping writes
 --   <prefix>:reconcile         hash: started, when the last reconcile that ended began; result, what it found (JSON);
---                              succeeded, when the last one ended that was completed
+--                              succeeded, when the last one ended that compared everything; rules, see leaders.lua;
+--                              approved, when the one began whose replacements a person has approved
 --   <prefix>:reconcile:lease   JSON: the process that runs one (token, host, pid), since when, how far; with an expiry
 --   <prefix>:notices           what was sent to people, and what is still to be sent (JSON)
 --   <prefix>:notices:lease     the process that sends it: a token, with an expiry

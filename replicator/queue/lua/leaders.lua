@@ -66,7 +66,7 @@ return take(RECONCILE, ARGV[2], ARGV[3], cjson.decode(ARGV[4])) or 0
 return renew(RECONCILE, ARGV[2], ARGV[3], cjson.decode(ARGV[4])) and 1 or 0
 
 -- reconcile_rules --
--- The rules of completed reconciles, newest first, as digest:milliseconds. Older versions don't know this field.
+-- The rules of reconciles that came to their end, newest first, as digest:milliseconds. Older versions don't know this field.
 local MOST_RULES = 16
 
 local function note_rules(digest)
@@ -91,17 +91,28 @@ result.started, result.ended = tonumber(ARGV[3]), NOW
 local text = cjson.encode(result)
 redis.call('HSET', RECONCILE, 'started', ARGV[3], 'result', text)
 if result.error == cjson.null then
-  redis.call('HSET', RECONCILE, 'succeeded', string.format('%.0f', NOW))
+  -- Its rules count as compared all the same: what can't be listed is tried again by a timetable of its own.
   if ARGV[5] ~= '' then note_rules(ARGV[5]) end
+  if result.failed + (result.unlisted or 0) + (result.held or 0) == 0 then
+    redis.call('HSET', RECONCILE, 'succeeded', string.format('%.0f', NOW))
+  end
 end
 note_first(history('reconciles'), text, HISTORY_RECONCILES)
 return text
 
 -- reconcile_show with leases --
 -- ARGV: prefix. Returns: now, when the last reconcile that ended began or '', its result or '', the record of the one
--- that runs or '', when the last one ended that was completed or '', the rules of those that were completed or ''.
-local lease, last = redis.call('GET', RECONCILE .. ':lease'), redis.call('HMGET', RECONCILE, 'started', 'result', 'succeeded', 'rules')
-return {NOW, last[1] or '', last[2] or '', lease or '', last[3] or '', last[4] or ''}
+-- that runs or '', when the last one ended that compared everything or '', the rules of those that came to their end or
+-- '', when the one began whose replacements are approved or ''.
+local lease = redis.call('GET', RECONCILE .. ':lease')
+local last = redis.call('HMGET', RECONCILE, 'started', 'result', 'succeeded', 'rules', 'approved')
+return {NOW, last[1] or '', last[2] or '', lease or '', last[3] or '', last[4] or '', last[5] or ''}
+
+-- reconcile_approve with leases --
+-- Approve what the last reconcile wants to replace. ARGV: prefix, when it began. Returns 0 when another has ended since.
+if redis.call('HGET', RECONCILE, 'started') ~= ARGV[2] then return 0 end
+redis.call('HSET', RECONCILE, 'approved', ARGV[2])
+return 1
 
 -- notices_take with leases --
 -- Publish a complaint, and take or renew the leadership. ARGV: prefix, token, lease in ms, host, complaint or ''.

@@ -23,8 +23,18 @@ from prometheus_client.openmetrics import exposition as open_metrics
 from prometheus_client.registry import Collector
 
 from replicator import __version__
-from replicator.queue import Differing, Lane, ReconcileState, list_pauses, list_public_copies, list_waits, processes
+from replicator.queue import (
+    Differing,
+    Findings,
+    Lane,
+    ReconcileState,
+    list_pauses,
+    list_public_copies,
+    list_waits,
+    processes,
+)
 from replicator.queue.leaders import SweepState
+from replicator.queue.reconciles import RESULTS
 from replicator.queue.state_directory import room
 from replicator.reference import Reference
 from replicator.replication.reconciler import overdue
@@ -270,10 +280,16 @@ class QueueLookups(Collector):
     def _reconcile(self, state: ReconcileState) -> Iterable[Metric]:
         success = state.last_success
         findings = state.last.findings if state.last is not None else None
+        found = findings or Findings()
         yield _gauge(families.RECONCILE_SUCCESS, success.timestamp() if success is not None else 0)
-        yield _gauge(families.RECONCILE_DRIFT, findings.drift if findings is not None else 0)
-        yield _gauge(families.RECONCILE_STALE, findings.stale if findings is not None else 0)
-        yield _gauge(families.RECONCILE_LOST, findings.lost if findings is not None else 0)
+        yield _gauge(families.RECONCILE_DRIFT, found.drift)
+        yield _gauge(families.RECONCILE_STALE, found.stale)
+        yield _gauge(families.RECONCILE_LOST, found.lost)
+        images = _gauge(families.RECONCILE_IMAGES)
+        for name in RESULTS:
+            images.add_metric([name], getattr(found, name))
+        yield images
+        yield _gauge(families.RECONCILE_UNLISTED, found.unlisted)
         yield _gauge(families.RECONCILE_FAILED, findings is not None and findings.error is not None)
         yield _gauge(families.RECONCILE_OVERDUE, overdue(self._schedule, state))
 

@@ -168,7 +168,18 @@ SILENT_COPIES = Family(
 RECONCILE_SUCCESS = Family(
     "replicator_reconcile_last_success_timestamp_seconds",
     "gauge",
-    "Unix time at which the last successful reconcile ended; 0 before the first.",
+    "Unix time at which the last reconcile ended that compared everything; 0 before the first.",
+)
+RECONCILE_IMAGES = Family(
+    "replicator_reconcile_images",
+    "gauge",
+    "Tags that the last reconcile listed, by what it found.",
+    ("result",),
+)
+RECONCILE_UNLISTED = Family(
+    "replicator_reconcile_unlisted_sources",
+    "gauge",
+    "Repositories, projects and patterns that the last reconcile could not list.",
 )
 RECONCILE_DRIFT = Family(
     "replicator_reconcile_drift_images",
@@ -273,6 +284,8 @@ LOOKED_UP = (
     RECONCILE_DRIFT,
     RECONCILE_STALE,
     RECONCILE_LOST,
+    RECONCILE_IMAGES,
+    RECONCILE_UNLISTED,
     RECONCILE_FAILED,
     RECONCILE_OVERDUE,
     SWEEP_ENDED,

@@ -39,6 +39,10 @@ EXAMPLES = 5
 _MAX_WAITING = 1000
 """Copies waiting for a retry that are looked at; the queue may hold more."""
 _CHECK = "Run replicator check: it tests every host, login and permission, and says what to do."
+_APPROVE = (
+    "This is normal once after image-syncer, which rewrites indexes. Otherwise check the rules and Harbor first.",
+    "To replace them once: replicator reconcile approve, or the button on the status page.",
+)
 _RECOVERED = {
     Occasion.DEAD_LETTERS: "replicator: recovered: no dead letters left",
     Occasion.LAG: "replicator: recovered: copies are on time again",
@@ -164,8 +168,9 @@ def decide(state: NotifyState, snapshot: Snapshot, timing: NotifyTiming) -> tupl
     decision = _Decision(state, snapshot, timing)
     decision.dead_letters()
     decision.lost()
-    decision.drift()
+    # Trouble before news: a receiver gets one message at a time.
     decision.reconcile()
+    decision.drift()
     decision.lag()
     decision.configuration()
     decision.silence()
@@ -271,7 +276,7 @@ class _Decision:
         self._remember(Occasion.DRIFT, Reported(mark, ended, self._now))
 
     def reconcile(self) -> None:
-        """Report a reconcile that failed or is incomplete, and the next one that is complete."""
+        """Report a reconcile that failed, is incomplete or waits for an approval, and the next that is complete."""
         result = self._snapshot.reconcile
         # Without a result there is neither a problem nor a recovery to report.
         if result is None:
@@ -288,8 +293,18 @@ class _Decision:
                 _Problem("incomplete", ended, "replicator: the reconcile failed", advice, examples=examples),
             )
             return
-        title = f"replicator: the reconcile could not compare {findings.failed} of {findings.listed + findings.failed}"
-        self._report(Occasion.RECONCILE, _Problem("incomplete", ended, title, advice, findings.failed))
+        named = tuple(Example.of(each.what, each.why) for each in findings.failures[:EXAMPLES])
+        if findings.held:
+            held = f"{findings.held:,} of {findings.compared:,} images"
+            title = f"replicator: the reconcile would replace {held}, and waits for an approval"
+            self._report(Occasion.RECONCILE, _Problem("held", ended, title, _APPROVE, findings.held, named))
+            return
+        missed, total = findings.failed + findings.unlisted, findings.listed + findings.unlisted
+        tags = "1 tag" if findings.listed == 1 else f"{findings.listed:,} tags"
+        lists = "1 list" if findings.unlisted == 1 else f"{findings.unlisted:,} lists"
+        of = f"{total:,} ({tags} and {lists})" if findings.unlisted else tags
+        title = f"replicator: the reconcile could not compare {missed:,} of {of}"
+        self._report(Occasion.RECONCILE, _Problem("incomplete", ended, title, advice, missed, named))
 
     def lag(self) -> None:
         """Report copies that are late, and when all are on time again."""

@@ -24,6 +24,8 @@ from replicator.logs import LogLimit
 from replicator.queue import (
     DeadLetters,
     QueueUnavailable,
+    ReconcileState,
+    approve,
     cancel,
     list_jobs,
     list_pauses,
@@ -31,6 +33,7 @@ from replicator.queue import (
     pause,
     resume,
 )
+from replicator.queue.records import milliseconds
 from replicator.server.auth import is_cross_site, user_of
 from replicator.server.connections import trust
 from replicator.server.http import client_of, read_body
@@ -53,7 +56,7 @@ _MAX_USER = 100
 
 
 class StatusPage:
-    """Shows the installation; retries or drops dead letters, and pauses, resumes or cancels copies.
+    """Shows the installation; retries or drops dead letters, steers copies, and approves what a reconcile replaces.
 
     Args:
         queue: what is shown.
@@ -130,6 +133,8 @@ class StatusPage:
             HTTPException: the form asks for something else.
             QueueUnavailable: Redis does not answer; part of it may be done.
         """
+        if (form.get("do"), form.get("id", "").isdecimal()) == ("approve", True):
+            return await self._approve(form["id"], by)
         letters = DeadLetters(self._queue)
         match form.get("do"), form.get("id"):
             case "retry", str(job_id):
@@ -172,6 +177,13 @@ class StatusPage:
             done, number = "paused", ", running copies too" if action == "pause now" else ""
         await note_action(self._queue, action=action.split()[0], what=f"{selection.sentence}{number}", by=by)
         return done
+
+    async def _approve(self, started: str, by: str) -> str:
+        """Approve the replacements of the reconcile that began then (milliseconds), as the form showed them."""
+        last = (await ReconcileState.read(self._queue)).last
+        if last is None or started != str(milliseconds(last.started)) or not await approve(self._queue, last, by):
+            return "changed"
+        return "approved"
 
     def _authenticate(self, request: Request) -> None:
         """Check the password.

@@ -17,9 +17,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.filesize import decimal
 
 from replicator.console import age, iso, printable
+from replicator.queue.records import milliseconds
 from replicator.replication.advice import close_to_anyone
 from replicator.replication.job import GIVEN_UP
-from replicator.server.page.facts import DEAD_LETTERS, FIELDS, HOURS, Health, activity, health, sheet
+from replicator.server.page.facts import (
+    DEAD_LETTERS,
+    FIELDS,
+    HOURS,
+    Health,
+    activity,
+    health,
+    replacements,
+    sheet,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,6 +147,8 @@ _MAX_PROCESSES = 100
 _DONE = {
     "retried": "Queued again.",
     "dropped": "Dropped. The image at the destination stays as it is.",
+    "approved": "Approved. The next reconcile begins within seconds, and replaces as many images.",
+    "changed": "Nothing was done: another reconcile has ended since. Look at what it found.",
     "paused": "Paused. Pushes are still accepted and kept.",
     "resumed": "Resumed.",
     "cancelled": "Cancelled. What is at the destinations stays as it is.",
@@ -167,6 +179,8 @@ class PageRenderer:
             "iso": iso,
             "clock": lambda moment: f"{moment:%Y-%m-%d %H:%M:%S} UTC",
             "number": lambda number: f"{number:,}",
+            "milliseconds": milliseconds,
+            "replacements": replacements,
         }
         self._environment.globals |= {"style": style, "script": script, "given_up": GIVEN_UP}
         self.policy = "; ".join(

@@ -26,6 +26,7 @@ from replicator.queue import (
     pause,
 )
 from replicator.queue.leaders import Sweeps
+from replicator.queue.reconciles import RESULTS
 from replicator.schedule import parse_schedule
 from replicator.server.metrics import Metrics
 from tests.queue.conftest import Recorder, eventually, working
@@ -247,6 +248,18 @@ async def test_a_failed_reconcile_keeps_the_time_of_the_last_success(metrics: Me
     assert bad.value("replicator_reconcile_last_success_timestamp_seconds") == ended
     assert bad.value("replicator_reconcile_drift_images") == 0
     assert bad.value("replicator_reconcile_failed") == 1
+
+
+async def test_an_incomplete_reconcile_is_no_success_and_its_numbers_are_shown(metrics: Metrics, queue: Queue) -> None:
+    found = Findings(listed=21, up_to_date=1, drift=2, pending=3, skipped=4, failed=5, held=6, unlisted=7)
+    await reconcile(queue, found)
+    seen = await exposed(metrics)
+    assert seen.value("replicator_reconcile_last_success_timestamp_seconds") == 0
+    images = seen.series("replicator_reconcile_images")
+    assert images == {(name,): getattr(found, name) for name in RESULTS}
+    assert sum(images.values()) == found.listed
+    assert seen.value("replicator_reconcile_unlisted_sources") == 7
+    assert seen.value("replicator_reconcile_failed") == 0
 
 
 async def test_a_success_noted_by_an_older_version_counts(metrics: Metrics, queue: Queue) -> None:

@@ -15,6 +15,7 @@ from replicator.errors import ErrorClass
 from replicator.queue import (
     Complaint,
     DeadLetter,
+    Failure,
     Findings,
     KeySilence,
     Lane,
@@ -236,7 +237,25 @@ def test_failing_reconciles_are_reported_once_and_so_is_the_next_success() -> No
 
 def test_an_incomplete_reconcile_is_reported() -> None:
     (message,) = Reports()(at(0, reconcile=reconciled(Findings(listed=9, failed=2))))
-    assert message.title == "replicator: the reconcile could not compare 2 of 11"
+    assert message.title == "replicator: the reconcile could not compare 2 of 9 tags"
+    failures = (Failure("h/lost/**", "not found"), Failure("h/a:v1", "it collides"))
+    found = Findings(listed=3, failed=2, collisions=2, unlisted=2, drift=1, failures=failures)
+    (message, news) = Reports()(at(0, reconcile=reconciled(found)))
+    assert message.title == "replicator: the reconcile could not compare 4 of 5 (3 tags and 2 lists)"
+    assert message.examples == (Example("h/lost/**", "not found"), Example("h/a:v1", "it collides"))
+    assert (message.count, news.occasion) == (4, Occasion.DRIFT)
+
+
+def test_a_reconcile_that_waits_for_an_approval_is_reported_and_so_is_its_end() -> None:
+    report = Reports()
+    found = Findings(listed=2000, held=300, up_to_date=1700, failures=(Failure("h/a:v1", "sha256:b is there"),))
+    (message,) = report(at(0, reconcile=reconciled(found)))
+    assert message.title == "replicator: the reconcile would replace 300 of 2,000 images, and waits for an approval"
+    assert message.examples == (Example("h/a:v1", "sha256:b is there"),)
+    assert "replicator reconcile approve" in " ".join(message.advice)
+    assert report(at(700, reconcile=reconciled(replace(found, held=301)))) == []
+    (message,) = report(at(1400, reconcile=reconciled(Findings(listed=2000, up_to_date=2000))))
+    assert message.state is MessageState.RECOVERED
 
 
 def test_a_refused_configuration_is_reported_once_for_all_processes_and_again_for_another_error() -> None:

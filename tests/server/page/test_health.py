@@ -8,6 +8,7 @@ from datetime import timedelta
 from replicator.queue import (
     Counts,
     Differing,
+    Failure,
     Findings,
     History,
     KeySilence,
@@ -21,7 +22,7 @@ from replicator.queue import (
     Selection,
 )
 from replicator.queue.leaders import SweepState
-from replicator.server.page.facts import Facts, health
+from replicator.server.page.facts import APPROVE, Facts, health
 from tests.commands.test_status import NOON, status
 
 REFUSED = ProcessInfo("serve", "1", "h", 1, NOON, NOON, "images: no such thing")
@@ -76,6 +77,26 @@ def test_a_pause_comes_before_what_it_may_be_the_reason_of() -> None:
     assert found.sentence == (
         "Everything has been paused since 2026-01-01 12:00 UTC by alice@host; 3 copies wait. And 1 more."
     )
+
+
+def test_an_incomplete_reconcile_is_not_well_and_one_that_waits_for_a_person_goes_first() -> None:
+    found = Findings(3, drift=1, failed=3, collisions=2, unlisted=1, failures=(Failure("h/lost/**", "not found"),))
+    for findings, sentence, detail in (
+        (
+            found,
+            "The last reconcile was incomplete: 1 source can't be listed, 2 copies collide, 1 image can't be compared.",
+            "h/lost/**: not found",
+        ),
+        (
+            replace(found, listed=2003, held=300),
+            "The reconcile would replace 300 of 2,000 images, and waits for an approval.",
+            APPROVE,
+        ),
+    ):
+        state = ReconcileState(NOON, NOON, ReconcileResult(NOON, NOON, "h", findings), None)
+        seen = facts(queued=1)
+        shown = health(replace(seen, status=replace(seen.status, reconcile=state)))
+        assert (shown.level, shown.sentence, shown.detail) == ("warning", sentence, detail)
 
 
 def test_an_error_in_several_processes_is_shown_with_their_number() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-from replicator.queue import Job, Lane, Queue, WorkerInfo
+from replicator.queue import Findings, Job, Lane, Queue, Reconciles, ReconcileState, WorkerInfo
 from replicator.queue.leaders import Sweeps
 from replicator.queue.records import encode
 from replicator.queue.status import heartbeat
@@ -201,6 +201,25 @@ async def test_a_dead_letter_is_retried_or_dropped_by_its_button(site: Site) -> 
     await site.post(every.pressed("retry all"))
     counts = await site.queue.counts()
     assert (counts.dead, counts.lanes[Lane.EVENTS].queued) == (0, 2)
+
+
+async def test_a_reconcile_that_waits_is_approved_by_its_button_and_an_old_form_approves_nothing(site: Site) -> None:
+    lease = await Reconciles(site.queue).begin(None)
+    assert lease is not None
+    await lease.end(Findings(listed=2000, up_to_date=1700, held=300), "rules")
+    seen = await page(site)
+    assert "would replace 300 of 2,000 images" in seen.texts["reconciles"]
+    (form,) = [form for form in seen.forms if form.buttons == ["approve"]]
+    told = await site.post({**form.pressed("approve"), "id": "1"})
+    assert "another reconcile has ended" in (await page(site, told.headers["Location"])).texts[""]
+    assert (await ReconcileState.read(site.queue)).awaits_approval
+    told = await site.post(form.pressed("approve"))
+    seen = await page(site, told.headers["Location"])
+    assert "Approved." in seen.texts[""]
+    assert "The replacements are approved" in seen.texts["reconciles"]
+    assert "replace 300 of 2,000 images" in seen.texts["actions"]
+    assert not [form for form in seen.forms if form.buttons == ["approve"]]
+    assert (await ReconcileState.read(site.queue)).is_approved
 
 
 async def test_a_form_that_is_not_from_the_page_does_nothing(site: Site) -> None:
