@@ -38,7 +38,10 @@ SHA = "sha256:" + "a" * 64
 
 
 async def said(
-    outcome: Outcome, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: CopyOptions = VERBATIM
+    outcome: Outcome,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: CopyOptions = VERBATIM,
 ) -> tuple[list[str], CopyOptions]:
     """The lines that are printed when a copy ends so, and what of the image was asked for."""
     asked: list[CopyOptions] = []
