@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 import structlog
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 
 from replicator.console import age, iso
 from replicator.queue.client import ALIVE_MS
@@ -128,8 +128,8 @@ class InForce:
         self.turn: int | None = None
         self.changed = asyncio.Event()
         self._since = time.monotonic()
-        self._former: set[str] = set()
-        self._strangers: set[str] = set()
+        self._former: LRUCache[str, None] = LRUCache(_MOST_ASKED)
+        self._strangers: LRUCache[str, None] = LRUCache(_MOST_ASKED)
         self._told: TTLCache[str, None] = TTLCache(_MOST_ASKED, AWAY_SECONDS)
         self._known: Mapping[str, KnownConfig] = {}
         self._read_at = float("-inf")
@@ -140,8 +140,8 @@ class InForce:
         self.parts = (*parts, *self._origin)
         if digest == self.digest:
             return
-        self._former.add(self.digest)
-        self._former.discard(digest)
+        self._former[self.digest] = None
+        self._former.pop(digest, None)
         self.digest, self.turn, self._since = digest, None, time.monotonic()
         self._read_at = float("-inf")
         self.changed.set()
@@ -165,9 +165,9 @@ class InForce:
         for name, alike in zip(others[::2], others[1::2], strict=True):
             other = name.decode() if isinstance(name, bytes) else str(name)
             if alike == b"1":
-                self._strangers.discard(other)
+                self._strangers.pop(other, None)
             elif self._stays and other not in self._strangers:
-                self._strangers.add(other)
+                self._strangers[other] = None
                 log.warning(
                     "queue shared with other rules",
                     redis=self._queue.where,
