@@ -302,7 +302,7 @@ class Status:
                     "queued": count.queued,
                     "running": count.running,
                     "waiting": count.waiting,
-                    "paused": count.paused,
+                    **({"paused": count.paused} if count.paused else {}),
                 }
                 for lane, count in self.counts.lanes.items()
             },

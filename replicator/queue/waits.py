@@ -320,6 +320,10 @@ class Pause:
         }
 
 
+class TooManyPauses(QueueError):
+    """There are as many pauses as there may be."""
+
+
 async def pause(queue: Queue, selections: Iterable[Selection], *, by: str, now: bool = False) -> int:
     """Start no job of some selections, in any process, until they are resumed. Jobs are still taken and kept.
 
@@ -333,14 +337,14 @@ async def pause(queue: Queue, selections: Iterable[Selection], *, by: str, now: 
         How many running jobs were told to end.
 
     Raises:
-        QueueError: there are too many pauses.
+        TooManyPauses: there are too many.
         QueueUnavailable: Redis does not answer; some may be paused.
     """
     told = 0
     for each in selections:
         since, running = await queue.ask("pause", each.name, dump_json(each.to_json()), by, int(now))
         if not since:
-            raise QueueError(f"not paused: there are {MAX_PAUSES} pauses already; resume some")
+            raise TooManyPauses(f"not paused: there are {MAX_PAUSES} pauses already; resume some")
         told += running
     return told
 

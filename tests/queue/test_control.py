@@ -14,10 +14,10 @@ from replicator.queue import (
     Job,
     Lane,
     Queue,
-    QueueError,
     RetryPolicy,
     Running,
     Selection,
+    TooManyPauses,
     cancel,
     list_jobs,
     list_pauses,
@@ -174,7 +174,7 @@ async def test_a_pause_outlives_its_processes_and_is_the_first_ones(queue: Queue
     assert before.sentence.startswith("rule h.example/team/** has been paused since ")
     for number in range(MAX_PAUSES - 1):
         await pause(queue, [Selection(rule=str(number))], by="me")
-    with pytest.raises(QueueError, match=f"{MAX_PAUSES} pauses"):
+    with pytest.raises(TooManyPauses, match=f"{MAX_PAUSES} pauses"):
         await pause(queue, [Selection(rule="one more")], by="me")
 
 

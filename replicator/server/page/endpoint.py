@@ -25,6 +25,7 @@ from replicator.queue import (
     DeadLetters,
     QueueUnavailable,
     ReconcileState,
+    TooManyPauses,
     approve,
     cancel,
     list_jobs,
@@ -173,7 +174,10 @@ class StatusPage:
         elif action == "resume":
             await resume(self._queue, [selection])
         else:
-            await pause(self._queue, [selection], by=by, now=action == "pause now")
+            try:
+                await pause(self._queue, [selection], by=by, now=action == "pause now")
+            except TooManyPauses as error:
+                raise HTTPException(409, str(error)) from None
             done, number = "paused", ", running copies too" if action == "pause now" else ""
         await note_action(self._queue, action=action.split()[0], what=f"{selection.sentence}{number}", by=by)
         return done

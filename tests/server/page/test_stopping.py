@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from replicator.queue import History, Job, Lane, list_pauses
+from replicator.queue import History, Job, Lane, Selection, list_pauses, pause
+from replicator.queue.waits import MAX_PAUSES
 from replicator.server.auth import PageAuth
 from tests.server.page.conftest import PASSWORD
 from tests.server.page.seeding import ACR, HARBOR
@@ -54,3 +55,9 @@ async def test_a_form_that_selects_no_copies_stops_none(site: Site, fields: dict
     assert (await site.post({"do": "cancel", "token": "wrong", "by": "all"})).status == 403
     assert (await site.queue.counts()).lanes[Lane.EVENTS].queued == 1
     assert (await site.get(f"?by={fields.get('by', '')}&what={fields.get('what', '')}")).status == 200
+
+
+async def test_one_pause_too_many_is_told(site: Site) -> None:
+    await pause(site.queue, Selection.combinations(rule=map(str, range(MAX_PAUSES))), by="me")
+    answer = await site.post({"do": "pause", "token": PageAuth(PASSWORD).form_token(time.time()), "by": "all"})
+    assert (answer.status, "resume some" in answer.text) == (409, True)
