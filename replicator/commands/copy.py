@@ -76,7 +76,7 @@ def copy(
             parse_reference(source, "SOURCE"),
             target,
             copy_options(target, platform, attestations, signatures),
-            Overwrite(overwrite),
+            overwrite=Overwrite(overwrite),
         )
     )
 
@@ -87,6 +87,7 @@ async def copy_one(
     source: Reference,
     destination: Reference,
     options: CopyOptions = VERBATIM,
+    *,
     overwrite: Overwrite = Overwrite.ALWAYS,
 ) -> int:
     """Copy one image and print the outcome.

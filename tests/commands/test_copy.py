@@ -8,7 +8,7 @@ import pytest
 
 from replicator.commands import copy as command
 from replicator.copy import Outcome, Result
-from replicator.copy.options import VERBATIM, CopyOptions
+from replicator.copy.options import VERBATIM, CopyOptions, Overwrite
 from replicator.errors import FAILED, OK, ReplicatorError, Wait
 from replicator.reference import Reference
 from replicator.registry import Access
@@ -74,6 +74,7 @@ COPIED = (
         (ended(Result.COPIED, manifests=2), f"{COPIED}2"),
         (ended(Result.COPIED, note="one attestation is left out"), f"{COPIED}0; one attestation is left out"),
         (ended(Result.COPIED, manifests=3, signatures=2, note="less"), f"{COPIED}3; signatures: 2; less"),
+        (ended(Result.COPIED, manifests=2, replaced="sha256:old"), f"{COPIED}2; replaced: sha256:old"),
         (ended(Result.UP_TO_DATE, manifests=1, signatures=1), f"up to date: {DESTINATION} is {SHA}; signatures: 1"),
         (ended(Result.SKIPPED, note="no such platform"), f"skipped: {SOURCE}: no such platform"),
     ],
@@ -82,6 +83,19 @@ async def test_a_copy_is_told_in_one_sentence(
     outcome: Outcome, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert await said(outcome, monkeypatch, capsys) == ([line], VERBATIM)
+
+
+async def test_a_copy_may_be_told_to_replace_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Overwrite] = []
+
+    async def transfer(_: Any, request: CopyRequest) -> Outcome:
+        asked.append(request.overwrite)
+        return ended(Result.SKIPPED, note="left alone")
+
+    monkeypatch.setattr(command, "transfer", transfer)
+    for overwrite in Overwrite.ALWAYS, Overwrite.NEVER:
+        await command.copy_one(load_settings(), lambda _: Access(), SOURCE, DESTINATION, overwrite=overwrite)
+    assert asked == [Overwrite.ALWAYS, Overwrite.NEVER]
 
 
 async def test_every_warning_has_a_line_of_its_own(
