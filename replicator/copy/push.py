@@ -71,7 +71,9 @@ class TagGuard:
         """
         if self._overwrite is not Overwrite.ALWAYS:
             head = await self._context.target.head_destination(self._context.destination.identifier)
-            self.replaced = head.digest if head is not None and head.digest != self._digest else None
+            # An attempt before this one may have written it, and replaced what was seen before that.
+            if head is None or head.digest != self._digest:
+                self.replaced = head.digest if head is not None else None
             self.check()
         if self.writing is not None:
             self.writing(self._digest, self.replaced)
