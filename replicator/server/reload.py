@@ -192,7 +192,7 @@ class Reloader:
             if refusal.accepted is not None:
                 in_force = f"its version of {iso(datetime.fromtimestamp(refusal.accepted, UTC))} is in force"
             problems = [str(problem) for problem in refusal.problems]
-            texts.append("\n  ".join([f"{path}: {len(problems)} problem(s), {in_force}", *problems]))
+            texts.append(f"{path} ({in_force}): {'; '.join(problems)}")
             if texts[-1] not in self._told:
                 log.error("configuration refused", source=path, problems=problems, in_force=in_force)
         self._told = set(texts)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tests.end_to_end.conftest import House
 
-REFUSED = "replicator: the changed configuration has an error;"
+REFUSED = "replicator: the configuration has an error;"
 RECOVERED = "replicator: recovered: the current configuration is in use everywhere"
 WRONG = {"HARBOR/library/**": "ACR/image-syncer/{nonsense}"}
 

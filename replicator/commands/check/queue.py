@@ -21,16 +21,17 @@ from rich.filesize import decimal
 
 from replicator.commands.check.findings import Finding, FindingState, clock_problem
 from replicator.errors import ConfigError, ReplicatorError
-from replicator.queue import Differing, KnownConfig, Queue, processes
+from replicator.queue import Differing, KnownConfig, ProcessInfo, Queue, processes
+from replicator.queue.client import ALIVE_MS
 from replicator.queue.connection import open_redis, server_version
 from replicator.queue.embedded import LOG, server_program
 from replicator.queue.job import Job, Lane, QueueError, encode_job
 from replicator.queue.move import left_behind
 from replicator.queue.observations import MOST_DESTINATIONS, short_name
+from replicator.queue.records import decode
 from replicator.queue.scripts import NotReplicated, Replicas, Scripts, advice
 from replicator.queue.state_directory import SOCKET, Use, fault_of, find_damage, room, short_path, use_of, version_of
 from replicator.queue.status import ClockSetBack
-from replicator.server.runtime import open_queue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -357,15 +358,28 @@ async def try_state_directory(directory: Path, server: Path | None = None) -> li
 async def look_at_processes(settings: Settings) -> list[Finding]:
     """Report each running process that does not use its files as they are now; nothing if all do, or none runs."""
     try:
-        if settings.redis_url is None and await use_of(settings.state_dir) is not Use.SERVER:
-            return []
-        async with open_queue(settings) as queue:
-            return [
-                Finding("configuration", f"{each.host}:{each.pid}", FindingState.FAILED, each.problem_sentence)
-                for each in await processes(queue)
-                if each.problem
-            ]
-    except (ReplicatorError, OSError):
+        with contextlib.ExitStack() as stack:
+            if settings.redis_url is not None:
+                url = settings.redis_url.get_secret_value()
+            elif await use_of(settings.state_dir) is Use.SERVER:
+                url = f"unix://{stack.enter_context(short_path(settings.state_dir)) / SOCKET}"
+            else:
+                return []
+            # Not as a client of the queue, which leaves a sign of itself there.
+            handle = open_redis(url)
+            try:
+                replicas = Replicas(handle.redis, wanted=0, deadline=_REPLICA_SECONDS, expected=False)
+                scripts = Scripts(handle.redis, settings.redis_prefix, replicas, handle.where)
+                records = await scripts.run("alive", "processes", ALIVE_MS)
+            finally:
+                await handle.close()
+        found = sorted((decode(ProcessInfo, record) for record in records), key=lambda process: process.started)
+        return [
+            Finding("configuration", f"{each.host}:{each.pid}", FindingState.FAILED, each.problem_sentence)
+            for each in found
+            if each.problem
+        ]
+    except (ReplicatorError, RedisError, OSError):
         return []  # the check of the queue says so
 
 
