@@ -17,7 +17,7 @@ from replicator.replication.tag_lists import TagInfo, TagLister, TagPage
 from replicator.rules import Rules, find_collisions
 from replicator.rules.collisions import ListingCollisions, collision_candidates
 from tests.rules.building import HARBOR
-from tests.rules.test_properties import IMAGES, NAMES, SHA, TAGS, usable
+from tests.rules.test_properties import IMAGES, LABELS, NAMES, SHA, TAGS, usable
 
 if TYPE_CHECKING:
     from replicator.replication.listing import Batch
@@ -36,10 +36,11 @@ def listed(rules: Rules, repository: Repository, paged: dict[str, int]) -> list[
     registries = Registries(lambda _: Access())
     listing = Listing(rules, registries)
     pages: list[dict[str, TagInfo | None]] = [
-        {tag: INFO for tag, number in paged.items() if number == page} for page in range(4)
+        {tag: replace(INFO, labels=frozenset(LABELS[tag])) for tag, number in paged.items() if number == page}
+        for page in range(4)
     ]
     if rules.route(repository).whole:
-        pages = [{tag: INFO for page in pages for tag in page}]
+        pages = [{tag: info for page in pages for tag, info in page.items()}]
     return [listing._batch(TagPage(repository, page), TagLister(registries, ())) for page in pages]
 
 
@@ -52,7 +53,7 @@ def wanted_after_pushes(rules: Rules, repository: Repository, tags: list[str]) -
         for request in rules.destinations(push)
         # Signatures pushed by digest are in no list of tags.
         if (request.source.tag is not None or not request.signature)
-        and (request.selection is None or request.source.tag in request.selection.select(tags))
+        and (request.selection is None or request.source.tag in request.selection.select(tags, LABELS))
     }
 
 
@@ -67,7 +68,9 @@ def test_a_listing_asks_for_what_events_for_the_same_tags_ask(images: dict[str, 
         asked = [text_of(each.asked.request) for each in found]
         assert len(asked) == len(set(asked))
         # Tags that the rules name are asked for whether they exist or not.
-        there = {text_of(each.asked.request) for each in found if each.asked.request.source.tag in (None, *paged)}
+        # And the labels of a tag are looked at once more when its copy begins.
+        wanted = [replace(each.asked.request, selection=None) for each in found]
+        there = {text_of(request) for request in wanted if request.source.tag in (None, *paged)}
         assert there == wanted_after_pushes(rules, repository, list(paged))
         assert {each.asked.request.source.tag for each in found} - {None, *paged} <= {"1", "2"}
         for each in found:
@@ -82,7 +85,7 @@ def test_the_candidates_hold_every_collision(images: dict[str, Any], tags: dict[
     if rules is None:
         return
     repositories = {Repository(HARBOR, name): found for name, found in tags.items()}
-    requests = [request for each, found in repositories.items() for request in rules.requests(each, found)]
+    requests = [request for each, found in repositories.items() for request in rules.requests(each, found, LABELS)]
     seen = ListingCollisions(collision_candidates(map(rules.route, repositories)))
     # Twice, as a listing does: when it reads ahead, and when it yields.
     for request in requests * 2:
