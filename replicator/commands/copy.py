@@ -128,7 +128,7 @@ class _Installation:
     async def is_right(self) -> None:
         """End the dead letter of this copy: its cause is over."""
         if self._watch is not None:
-            self._watch.right(self._destination)
+            self._watch.over(self._destination)
             await self._watch.end()
 
 

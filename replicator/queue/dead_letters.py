@@ -29,7 +29,7 @@ log = structlog.get_logger("replicator.queue")
 
 MOST_WATCHED = 20_000
 """Dead letters that one run compares with what it sees, the oldest first."""
-RIGHT, GONE = "the destination is right", "gone at the source"
+RIGHT, GONE, LEFT_OUT = "the destination is right", "gone at the source", "its image is not copied any more"
 """Why a dead letter ends."""
 
 
@@ -216,7 +216,7 @@ class CauseWatch:
     def __init__(self, queue: Queue | None) -> None:
         self._letters = DeadLetters(queue) if queue is not None else None
         self._marks: dict[str, bytes] = {}
-        self._right: dict[str, bytes] = {}
+        self._over: dict[str, dict[str, bytes]] = {}
         self._unseen: dict[str, list[str]] = {}
 
     def __contains__(self, destination: str) -> bool:
@@ -248,10 +248,10 @@ class CauseWatch:
                 self._marks.pop(destination, None)
             self._marks |= {letter.id: mark for mark, letter in found if only(letter)}
 
-    def right(self, destination: str) -> None:
-        """Note that a destination was found right; `end` ends its dead letter."""
+    def over(self, destination: str, *, right: bool = True) -> None:
+        """Note that a destination is right, or else that nothing is to be copied there; `end` ends its dead letter."""
         if (mark := self._marks.pop(destination, None)) is not None:
-            self._right[destination] = mark
+            self._over.setdefault(RIGHT if right else LEFT_OUT, {})[destination] = mark
 
     def listed(self, repository: str, tags: Iterable[str]) -> None:
         """Note that the source has these tags: their dead letters have not lost their cause."""
@@ -260,11 +260,12 @@ class CauseWatch:
                 self._unseen.pop(f"{repository}:{tag}", None)
 
     async def end(self) -> None:
-        """End the dead letters of what was found right."""
-        if self._letters is not None and self._right:
-            right, self._right = self._right, {}
+        """End the dead letters of what was noted."""
+        over, self._over = self._over, {}
+        if self._letters is not None:
             with _unless_away():
-                await self._letters.end(right, RIGHT)
+                for why, marks in over.items():
+                    await self._letters.end(marks, why)
 
     async def end_gone(self, is_gone: Callable[[str], Awaitable[bool]]) -> None:
         """End the dead letters of tags that the source does not have any more, after the last list.

@@ -94,7 +94,7 @@ async def test_what_a_reconcile_found_is_told_by_the_status(house: House) -> Non
     seen = await last(house)
     assert seen["running"] is None
     assert seen["last"] == {name: line[name] for name in seen["last"]}
-    assert len(seen["last"]) == 16
+    assert len(seen["last"]) == 18
     table = await replicator("status", cwd=house.directory)
     assert "1 tags" in table.out
     assert f"drift {line['drift']}" in table.out

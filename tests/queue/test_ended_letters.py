@@ -49,7 +49,7 @@ async def test_what_is_right_ends_and_the_log_and_the_history_say_why(queue: Que
     await watch.read()
     assert A in watch
     assert "r.example/c:1" not in watch
-    watch.right(A)
+    watch.over(A)
     with capture_logs() as logs:
         await watch.end()
     assert await left(queue) == {B}
@@ -75,7 +75,7 @@ async def test_one_that_was_made_after_the_comparison_began_stays(queue: Queue, 
     await DeadLetters(queue).drop([A])
     await bury(queue, handler, A)
     for each in (watch, one):
-        each.right(A)
+        each.over(A)
         await each.end()
         await each.end_gone(yes)
     assert await left(queue) == {A}
@@ -108,7 +108,7 @@ async def test_many_are_read_and_ended_in_batches(
     watch = CauseWatch(queue)
     await watch.read()
     for each in ids[:11]:
-        watch.right(each)
+        watch.over(each)
     await watch.end()
     assert await left(queue) == set(ids[11:])
 
@@ -119,7 +119,7 @@ async def test_none_ends_and_nothing_fails_while_redis_is_away(own_server: Redis
         watch = CauseWatch(queue)
         await watch.read()
         own_server.kill()
-        watch.right(A)
+        watch.over(A)
         with capture_logs() as logs:
             await watch.end()
             await watch.look([A])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,15 +14,15 @@ from replicator.queue import DeadLetters, Job, Lane, Observations, Worker
 from replicator.registry import Registries
 from replicator.replication.backfill import Backfill, BackfillOptions
 from replicator.replication.listing import Listing
+from replicator.replication.report import RowOutcome
 from replicator.replication.transfer import CopyFailed, access_by
 from replicator.rules import Narrowing
 from tests.replication.conftest import QUICK, TEAM, tiny
 from tests.standins.faults import Answer, Fault
-from tests.standins.images import push
+from tests.standins.images import image, push
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
     from replicator.queue import Running
     from replicator.replication.report import Report
@@ -59,8 +59,10 @@ async def left(stage: Stage) -> set[str]:
     return {letter.id.partition("/copies/")[2] for letter in await DeadLetters(stage.queue).all()}
 
 
-async def backfill(stage: Stage, only: tuple[str, ...] = (), *, trust: float | None = None) -> Report:
-    rules = stage.house.rules(TEAM)
+async def backfill(
+    stage: Stage, only: tuple[str, ...] = (), *, trust: float | None = None, images: dict[str, Any] | None = None
+) -> Report:
+    rules = stage.house.rules(images or TEAM)
     async with Registries(access_by(rules.credentials), timing=QUICK) as registries:
         checks = Observations(stage.queue)
         options = BackfillOptions(detach=True, trust=trust)
@@ -106,6 +108,17 @@ async def test_what_no_list_shows_but_the_registry_has_is_not_gone(stage: Stage)
     stage.house.harbor.faults.add(Fault(answer, "GET", "/artifacts", times=None))
     await backfill(stage)
     assert await left(stage) == {"app:v1"}
+
+
+async def test_what_is_skipped_now_is_no_failure_any_more(stage: Stage) -> None:
+    await push(stage.house.behind, "team/app", "v1", image(1))
+    await push(stage.house.behind, "copies/app", "v1", image(2))
+    await bury(stage, "app:v1")
+    report = await backfill(
+        stage, images={"HARBOR/team/**": {"to": "BEHIND/copies/{name}", "platforms": ["linux/arm"]}}
+    )
+    assert (report.counts, report.stale) == ({RowOutcome.SKIPPED: 1}, 1)
+    assert await left(stage) == set()
 
 
 async def test_a_sweep_ends_what_it_finds_right(stage: Stage) -> None:

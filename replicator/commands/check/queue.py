@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from replicator.queue import ProcessInfo
     from replicator.queue.connection import QueueClient, RedisHandle
     from replicator.rules import Rules
     from replicator.settings import Settings
