@@ -177,6 +177,8 @@ async def test_at_a_reload_only_the_broken_file_stays_as_it_was_and_is_told_once
         await process.reloader.reload()
         status = process.reloader.status()
         assert (process.teams, status.problem, status.since) == ("cd", None, None)
+        (config / "b.json").write_text("{")
+        assert Process(config, state).teams == "cd", "what was accepted at a reload serves a restart"
 
 
 async def test_a_file_that_was_never_accepted_is_out_and_comes_in_when_it_is_mended(tmp_path: Path) -> None:
