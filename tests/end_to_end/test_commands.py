@@ -100,9 +100,10 @@ async def test_explain_tells_what_of_an_image_is_copied_where_it_is_not_everythi
         assert ended.code == 0, ended.said
         return [line.partition(" -> ")[2] for line in ended.out.splitlines() if " -> " in line]
 
+    when = "if the tag is among the latest 3 of the source when the copy starts"
     what = "only linux/amd64, linux/arm64/v8; attestations that the registry refuses are left out; with signatures"
     assert await explained(":v1") == [
-        f"registry.cn-beijing.aliyuncs.com/team/app:v1 (if it is among the latest when the copy starts; {what})",
+        f"registry.cn-beijing.aliyuncs.com/team/app:v1 ({when}; {what})",
         "registry.example.com/app:v1",
     ]
     digest, waits = f"sha256:{'a' * 64}", "(if the image it signs is at the destination when the copy starts)"
