@@ -74,13 +74,16 @@ async def backfill(
 
 @pytest.mark.parametrize("trust", [None, 3600.0])
 async def test_a_backfill_ends_what_it_finds_right_or_gone(stage: Stage, trust: float | None) -> None:
-    digests = await stage.house.put(["team/app:right", "team/app:gone", "team/app:other", "team/whole:1"])
+    digests = await stage.house.put(
+        [f"team/app:{tag}" for tag in ("right", "also", "gone", "other")] + ["team/whole:1"]
+    )
     await copied(stage, "app:right")
+    await copied(stage, "app:also")
     # With trust, what is right was seen to be right before.
     await backfill(stage)
     await stage.house.delete("team/app", digests["team/app:gone"])
     await stage.house.delete("team/whole", digests["team/whole:1"])
-    await bury(stage, "app:right", "app:gone", "whole:1", "never:1")
+    await bury(stage, "app:right", "app:also", "app:gone", "whole:1", "never:1")
     report = await backfill(stage, trust=trust)
     assert report.trusted == 0
     assert await left(stage) == set()
