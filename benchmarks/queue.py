@@ -21,7 +21,7 @@ from benchmarks.measuring import RunFailed
 from replicator.logs import configure_logs
 from replicator.queue import Job, Lane, Queue, Worker
 from replicator.reference import Reference
-from replicator.replication import job as replication
+from replicator.replication.enqueue import job_for
 from replicator.rules import CopyRequest
 from tests.harbor.test_events import default
 from tests.queue.servers import RedisServer
@@ -233,7 +233,7 @@ async def _drain(workers: int, source: str, destination: str) -> float:
                 )
                 await stack.enter_async_context(start)
             began = time.monotonic()
-            await queue.enqueue([replication.job_for(request) for request in requests], Lane.EVENTS, run="benchmark")
+            await queue.enqueue([job_for(request) for request in requests], Lane.EVENTS, run="benchmark")
             ended = 0
             async for finished in queue.finished("benchmark"):
                 if finished.outcome is None or finished.outcome["result"] != "copied":
@@ -294,7 +294,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 def _job(number: int) -> Job:
     source, destination = (Reference.parse(f"{name}:v{number}") for name in ("harbor.example.com/t/app", _DESTINATION))
-    return replication.job_for(CopyRequest(source, destination, "harbor.example.com/t/**"))
+    return job_for(CopyRequest(source, destination, "harbor.example.com/t/**"))
 
 
 def _rules(place: Path, auth: dict[str, Any], source: str, destination: str) -> Path:

@@ -27,7 +27,7 @@ from replicator.commands.options import (
     RedisUrl,
     Registry,
     StateDir,
-    parse_platforms,
+    platforms_of,
     rules_of,
     run,
     settings_of,
@@ -35,9 +35,8 @@ from replicator.commands.options import (
 from replicator.console import say, stderr
 from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem
 from replicator.queue import InForce, Lane, LoadedConfig, Queue, QueueError, Worker, announced, list_pauses
-from replicator.reference import Platform
 from replicator.replication.backfill import Backfill, BackfillOptions
-from replicator.replication.compare import ReplaceLimit
+from replicator.replication.enqueue import ReplaceLimit
 from replicator.replication.job import Handler
 from replicator.replication.listing import Listing
 from replicator.replication.publicity import open_publicity
@@ -293,33 +292,6 @@ def _limit(request: BackfillRequest, display: Display) -> ReplaceLimit | None:
     if most is None or request.yes or not (sys.stdin is not None and sys.stdin.isatty() and display.is_terminal):
         return None
     return ReplaceLimit(most, ask=display.ask)
-
-
-def platforms_of(systems: Sequence[str] | None, architectures: Sequence[str] | None) -> tuple[Platform, ...]:
-    """Return the platforms that image-syncer's ``--os`` and ``--arch`` ask for: every pair of both, or () for all.
-
-    Args:
-        systems: lists with commas, e.g. ``linux,windows``.
-        architectures: lists with commas, e.g. ``amd64,arm64:v8``.
-
-    Raises:
-        ConfigError: an item is invalid.
-    """
-    by_system = parse_platforms("--os", [f"{name}/*" for name in _items("--os", systems)])
-    names = _items("--arch", architectures)
-    by_architecture = parse_platforms("--arch", [f"*/{name.replace(':', '/')}" for name in names])
-    if not by_system or not by_architecture:
-        return (*by_system, *by_architecture)
-    return tuple(Platform(one.os, other.architecture, other.variant) for one in by_system for other in by_architecture)
-
-
-def _items(option: str, lists: Sequence[str] | None) -> list[str]:
-    items = [item.strip() for text in lists or () for item in text.split(",")]
-    for item in items:
-        if not item or "/" in item:
-            message = f"{item[:100]!r} is no name: write names with commas, e.g. linux,windows or amd64,arm64:v8"
-            raise ConfigError("command line", [Problem(option, message)])
-    return items
 
 
 def _contradictions(given: Mapping[str, bool], needing: Mapping[str, tuple[object, str, object]]) -> list[Problem]:

@@ -21,7 +21,7 @@ from replicator.reference import Platform, Reference
 from replicator.settings import Settings, load_settings, unknown_variables, variables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     from replicator.rules import Rules
 
@@ -176,3 +176,31 @@ def _parsed(option: str, parse: Callable[[str], T], text: str) -> T:
         return parse(text)
     except ValueError as error:
         raise ConfigError("command line", [Problem(option, str(error))]) from None
+
+
+def platforms_of(systems: Sequence[str] | None, architectures: Sequence[str] | None) -> tuple[Platform, ...]:
+    """Return the platforms that image-syncer's ``--os`` and ``--arch`` ask for: every pair of both, or () for all.
+
+    Args:
+        systems: lists with commas, e.g. ``linux,windows``.
+        architectures: lists with commas, e.g. ``amd64,arm64:v8``.
+
+    Raises:
+        ConfigError: an item is invalid.
+    """
+    by_system = parse_platforms("--os", [f"{name}/*" for name in items("--os", systems)])
+    names = items("--arch", architectures)
+    by_architecture = parse_platforms("--arch", [f"*/{name.replace(':', '/')}" for name in names])
+    if not by_system or not by_architecture:
+        return (*by_system, *by_architecture)
+    return tuple(Platform(one.os, other.architecture, other.variant) for one in by_system for other in by_architecture)
+
+
+def items(option: str, lists: Sequence[str] | None) -> list[str]:
+    """Return the items of an option that is repeatable, and takes several with commas between them."""
+    items = [item.strip() for text in lists or () for item in text.split(",")]
+    for item in items:
+        if not item or "/" in item:
+            message = f"{item[:100]!r} is no name: write names with commas, e.g. linux,windows or amd64,arm64:v8"
+            raise ConfigError("command line", [Problem(option, message)])
+    return items

@@ -15,6 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from replicator.errors import ConfigError, Problem
+from replicator.queue.configurations import WorkerInfo
 from replicator.queue.connection import RedisHandle, is_demoted, open_redis
 from replicator.queue.job import (
     Counts,
@@ -25,7 +26,6 @@ from replicator.queue.job import (
     QueueUnavailable,
     RunningJob,
     WaitingJob,
-    WorkerInfo,
     encode_job,
 )
 from replicator.queue.records import decode, dump_json, milliseconds

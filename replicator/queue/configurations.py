@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,7 +18,7 @@ from cachetools import LRUCache, TTLCache
 
 from replicator.console import age, iso
 from replicator.queue.client import ALIVE_MS
-from replicator.queue.job import ONE_OFF, QueueUnavailable
+from replicator.queue.job import ONE_OFF, Lane, QueueUnavailable
 from replicator.queue.records import Moment
 
 if TYPE_CHECKING:
@@ -331,3 +331,33 @@ class Differing:
             f"processes on this queue have had different rules for {age(self.seconds)} ({', '.join(self.sides[:3])}): "
             "restart those with the old ones, or give each installation its own REPLICATOR_REDIS_PREFIX"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A worker process that showed a sign of life in the last seconds.
+
+    Attributes:
+        id: ``host:pid:token``.
+        pid: its process id on that host.
+        started: when it started (UTC).
+        seen: its last sign of life (UTC).
+        running: number of jobs it runs, by lane.
+        concurrency: number of jobs it runs at most, by lane.
+        stopping: it starts no more jobs and ends soon.
+        waiting: number of its requests and bodies that wait for their turn at registries, by lane.
+    """
+
+    id: str
+    host: str
+    pid: int
+    started: Moment
+    seen: Moment
+    running: Mapping[Lane, int]
+    concurrency: Mapping[Lane, int]
+    stopping: bool
+    waiting: Mapping[Lane, int] = field(default_factory=dict)
+
+    def serves(self, lane: Lane) -> bool:
+        """Tell whether it starts jobs of a lane."""
+        return not self.stopping and self.concurrency.get(lane, 0) > 0

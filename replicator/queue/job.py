@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypeAlias
@@ -378,33 +378,3 @@ class WaitingJob:
     first: Moment
     due: Moment
     waits_for: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerInfo:
-    """A worker process that showed a sign of life in the last seconds.
-
-    Attributes:
-        id: ``host:pid:token``.
-        pid: its process id on that host.
-        started: when it started (UTC).
-        seen: its last sign of life (UTC).
-        running: number of jobs it runs, by lane.
-        concurrency: number of jobs it runs at most, by lane.
-        stopping: it starts no more jobs and ends soon.
-        waiting: number of its requests and bodies that wait for their turn at registries, by lane.
-    """
-
-    id: str
-    host: str
-    pid: int
-    started: Moment
-    seen: Moment
-    running: Mapping[Lane, int]
-    concurrency: Mapping[Lane, int]
-    stopping: bool
-    waiting: Mapping[Lane, int] = field(default_factory=dict)
-
-    def serves(self, lane: Lane) -> bool:
-        """Tell whether it starts jobs of a lane."""
-        return not self.stopping and self.concurrency.get(lane, 0) > 0

@@ -38,18 +38,20 @@ import hashlib
 import re
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import structlog
 
+from replicator.console import iso
 from replicator.queue.best_effort import Batcher, BestEffortRedis
 from replicator.queue.client import BATCH
 from replicator.queue.job import QueueUnavailable
-from replicator.queue.records import TagRecord
+from replicator.queue.records import TagRecord, moment
 from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from datetime import datetime
 
     from replicator.queue.client import Queue
     from replicator.queue.state_directory import Mark
@@ -299,3 +301,39 @@ async def watch_for_older_state(queue: Queue, mark: Mark | None = None) -> Async
         await cancel_all({watching})
         if mark is not None:
             await look()
+
+
+CLOCK_SHOWN_SECONDS = 86_400.0
+"""For so long it is shown that Redis's clock was set back."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClockSetBack:
+    """A step of Redis's clock into the past. What lay ahead in the queue was brought forward by as much.
+
+    Attributes:
+        at: when it was noticed, by the clock as it is since then (UTC).
+        seconds: by how much.
+    """
+
+    at: datetime
+    seconds: float
+
+    @classmethod
+    def read(cls, now_ms: float, at: bytes | None, by: bytes | None) -> Self | None:
+        """Read what Redis has of the last step; None if there was none lately.
+
+        Args:
+            now_ms: Redis's time in ms.
+            at: the field ``back`` of its hash ``clock``.
+            by: the field ``by`` of it.
+        """
+        if at is None or by is None or not 0 <= now_ms - float(at) <= CLOCK_SHOWN_SECONDS * 1000:
+            return None
+        return cls(moment(float(at)), float(by) / 1000)
+
+    @property
+    def sentence(self) -> str:
+        """The step for a person."""
+        step = f"the clock of Redis was set back by {self.seconds:.0f} s at {iso(self.at)}"
+        return f"{step}; copies that wait were brought forward by as much"

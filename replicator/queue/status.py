@@ -25,6 +25,7 @@ from replicator.queue.connection import server_version
 from replicator.queue.history import logging_actions
 from replicator.queue.leaders import SweepState
 from replicator.queue.memory import list_public_copies
+from replicator.queue.observations import ClockSetBack
 from replicator.queue.reconciles import ReconcileState
 from replicator.queue.records import decode, encode, moment
 from replicator.queue.waits import list_pauses, list_waits
@@ -34,15 +35,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from replicator.queue.client import Queue
-    from replicator.queue.configurations import InForce
-    from replicator.queue.job import Counts, Lane, RunningJob, WaitingJob, WorkerInfo
+    from replicator.queue.configurations import InForce, WorkerInfo
+    from replicator.queue.job import Counts, Lane, RunningJob, WaitingJob
     from replicator.queue.memory import PublicCopy
     from replicator.queue.waits import KeySilence, Pause
 
 log = structlog.get_logger("replicator.queue")
 
-CLOCK_SHOWN_SECONDS = 86_400.0
-"""For so long it is shown that Redis's clock was set back."""
 _BEAT_SECONDS = 5.0
 _GOODBYE_SECONDS = 1.0
 _MOST_CHARACTERS = 2000
@@ -175,38 +174,6 @@ async def processes(queue: Queue) -> list[ProcessInfo]:
     """
     records = await queue.ask("alive", "processes", ALIVE_MS)
     return sorted((decode(ProcessInfo, record) for record in records), key=lambda process: process.started)
-
-
-@dataclass(frozen=True, slots=True)
-class ClockSetBack:
-    """A step of Redis's clock into the past. What lay ahead in the queue was brought forward by as much.
-
-    Attributes:
-        at: when it was noticed, by the clock as it is since then (UTC).
-        seconds: by how much.
-    """
-
-    at: datetime
-    seconds: float
-
-    @classmethod
-    def read(cls, now_ms: float, at: bytes | None, by: bytes | None) -> Self | None:
-        """Read what Redis has of the last step; None if there was none lately.
-
-        Args:
-            now_ms: Redis's time in ms.
-            at: the field ``back`` of its hash ``clock``.
-            by: the field ``by`` of it.
-        """
-        if at is None or by is None or not 0 <= now_ms - float(at) <= CLOCK_SHOWN_SECONDS * 1000:
-            return None
-        return cls(moment(float(at)), float(by) / 1000)
-
-    @property
-    def sentence(self) -> str:
-        """The step for a person."""
-        step = f"the clock of Redis was set back by {self.seconds:.0f} s at {iso(self.at)}"
-        return f"{step}; copies that wait were brought forward by as much"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ import structlog
 from replicator.queue.attempt import CONTENT_GONE
 from replicator.queue.best_effort import listen
 from replicator.queue.client import BATCH, FAULTS, Queue
-from replicator.queue.job import JsonValue, Lane, RetryPolicy, WorkerInfo
+from replicator.queue.configurations import WorkerInfo
+from replicator.queue.job import JsonValue, Lane, RetryPolicy
 from replicator.queue.lane import LaneWorker, WorkerContext
 from replicator.queue.lease import COMPARE_AGAIN_SECONDS, LeaseKeeper, RedisHealth
 from replicator.queue.records import EPOCH, encode

@@ -14,7 +14,6 @@ from uuid import uuid4
 
 import structlog
 
-from replicator.copy import Outcome, Result
 from replicator.copy.options import Overwrite
 from replicator.errors import ReplicatorError
 from replicator.queue import CauseWatch, Lane, QueueError
@@ -22,17 +21,8 @@ from replicator.queue.leaders import note_lost
 from replicator.reference import Reference
 from replicator.registry.places import BULK
 from replicator.replication.advice import explained
-from replicator.replication.compare import (
-    TRUSTED,
-    Checker,
-    Enqueuer,
-    KeptCopies,
-    ReplaceLimit,
-    informed,
-    row_of,
-    why,
-)
-from replicator.replication.job import job_for
+from replicator.replication.compare import TRUSTED, Checker, row_at_end, row_of, why
+from replicator.replication.enqueue import Enqueuer, KeptCopies, ReplaceLimit, informed, job_for
 from replicator.replication.report import TROUBLE, Report, Row, RowOutcome
 from replicator.replication.repositories import RepositoryQueue
 from replicator.tasks import cancel_all, gather_all
@@ -42,7 +32,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from replicator.copy import Comparison, Copier
-    from replicator.queue import Finished, Job, Observations, Queue
+    from replicator.queue import Job, Observations, Queue
     from replicator.replication.listing import Batch, Found, Listing
 
 log = structlog.get_logger("replicator.backfill")
@@ -387,7 +377,7 @@ class Backfill:
         async for finished in queue.finished(self.run_id):
             found = self._queued.pop(finished.id, None)
             if found is not None:
-                self._finish(_row_at_end(found, finished))
+                self._finish(row_at_end(found, finished))
             self._changed.set()
 
     async def _requeue_lost(self, queue: Queue) -> None:
@@ -419,29 +409,3 @@ class Backfill:
             self.stop()
         if self._on_row is not None:
             self._on_row(row)
-
-
-def _row_at_end(found: Found, finished: Finished) -> Row:
-    row = replace(row_of(found, RowOutcome.FAILED), seconds=finished.seconds)
-    if finished.cancelled:
-        return replace(row, outcome=RowOutcome.CANCELLED)
-    if finished.outcome is None:
-        error = finished.error or "no reason was given"
-        if finished.retrying:
-            error += " (an event asked for it too, so it is still being retried)"
-        return replace(row, error=error)
-    outcome = Outcome.from_json(dict(finished.outcome))
-    if finished.shared and outcome.result is Result.COPIED:
-        note = "; ".join(filter(None, ("another run copied it", outcome.note)))
-        outcome = replace(outcome, result=Result.UP_TO_DATE, bytes=0, note=note)
-    return replace(
-        row,
-        outcome=RowOutcome(outcome.result.value),
-        digest=outcome.digest,
-        bytes=outcome.bytes,
-        seconds=outcome.seconds,
-        note=outcome.note,
-        warnings=outcome.warnings,
-        replaced=outcome.replaced,
-        still_holds=outcome.still_holds,
-    )

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from replicator.console import short
-from replicator.copy import Comparison, Result, SourceNotFound, held_warning, selection_key
+from replicator.copy import Comparison, Outcome, Result, SourceNotFound, held_warning, selection_key
 from replicator.copy.options import VERBATIM, Overwrite
 from replicator.errors import ErrorClass, ReplicatorError
-from replicator.queue import Lane
 from replicator.replication.advice import explained
 from replicator.replication.job import LOST
-from replicator.replication.listing import Found
-from replicator.replication.report import Row, RowOutcome, SortedRows
-from replicator.rules import Asked, CopyRequest
+from replicator.replication.report import Row, RowOutcome
 from replicator.rules.request import may_trust, signature_fact
 from replicator.tasks import gather_tolerant
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from replicator.copy import Accessories, Copier
-    from replicator.queue import CauseWatch, Job, Observations, Observed, Queue
+    from replicator.copy import Copier
+    from replicator.queue import CauseWatch, Finished, Observations, Observed
     from replicator.reference import Repository
+    from replicator.replication.listing import Found
+    from replicator.rules import CopyRequest
 
 SETTLED_SECONDS = 7 * 86_400.0
 """For so long the signatures of an image that were seen at a destination are not looked for again."""
@@ -285,18 +283,6 @@ def row_of(found: Found, outcome: RowOutcome) -> Row:
     return Row(str(found.request.source), str(found.request.destination), outcome, size=found.size)
 
 
-def informed(
-    request: CopyRequest, comparison: Comparison | None, accessories: Accessories | None = None
-) -> CopyRequest:
-    """Return a request with the findings of its comparison and of the list, which the copy need not ask again."""
-    if accessories is not None and not request.signature:
-        request = replace(request, accessories=accessories.for_job(request.options))
-    if comparison is None or request.signature or request.source.tag is None:
-        return request
-    absent = comparison.result is None and comparison.present is None
-    return replace(request, announced=comparison.announced, absent=absent)
-
-
 def why(comparison: Comparison) -> str:
     """Say why an image would be copied, and what of it would be left out."""
     if comparison.lacks_signatures:
@@ -312,152 +298,28 @@ def why(comparison: Comparison) -> str:
     return f"{reason}; {comparison.note}" if comparison.note else reason
 
 
-@dataclass(frozen=True, slots=True)
-class ReplaceLimit:
-    """How many existing tags a run may replace with other images before a person is asked.
-
-    A Harbor that was put back to a backup, or a rule with another destination, would else overwrite a whole registry.
-
-    Attributes:
-        most: so many may always be replaced; more may if they are no more than a tenth of what was compared.
-        approved: so many more, because a person has approved them.
-        ask: asks a person, given the replacements and the number of compared tags; None to hold them back.
-    """
-
-    most: int
-    approved: int = 0
-    ask: Callable[[int, int], Awaitable[bool]] | None = None
-
-    async def allows(self, replacements: int, compared: int) -> bool:
-        """Tell whether so many of the compared tags may be replaced, beyond those that were approved."""
-        if replacements <= self.most or replacements * 10 <= compared:
-            return True
-        return self.ask is not None and await self.ask(replacements, compared)
-
-
-class KeptCopies:
-    """Copies that may replace an existing tag, kept until all tags are compared and their number is known.
-
-    They are kept as `SortedRows`, so a million of them take no memory.
-
-    Args:
-        limit: the number of tags that may be replaced; None to keep nothing.
-    """
-
-    def __init__(self, limit: ReplaceLimit | None) -> None:
-        self._limit = limit
-        self._seen = self._replacements = 0
-        self._rows: SortedRows | None = None
-        self._read: Iterator[tuple[Found, str]] | None = None
-
-    def takes(self, found: Found, checked: Comparison | None) -> bool:
-        """Keep a copy if it may replace an image, and is not among the first of which so many have been approved.
-
-        Args:
-            found: the copy.
-            checked: what was found; None if a transient error hid that.
-        """
-        absent = checked is not None and (checked.result is not None or checked.present is None)
-        if self._limit is None or absent or found.request.signature:
-            return False
-        self._seen += 1
-        if self._seen <= self._limit.approved:
-            return False
-        self._replacements += checked is not None
-        self._rows = self._rows or SortedRows()
-        request = informed(found.request, checked, found.accessories)
-        # The number keeps apart a tag that is in the list twice.
-        note = f"{short(checked.present)} is there" if checked is not None and checked.present else ""
-        kept = {"request": request.to_json(), "size": found.size, "note": note, "number": self._seen}
-        self._rows.add(str(request.source), str(request.destination), json.dumps(kept))
-        return True
-
-    async def are_allowed(self, compared: int) -> bool:
-        """Tell whether they may be queued, once so many tags were compared; perhaps a person is asked."""
-        return self._limit is None or await self._limit.allows(self._replacements, compared)
-
-    def __iter__(self) -> Iterator[tuple[Found, str]]:
-        """Take out the copies with a note of what is there, each once even if several iterate, sorted by their sources.
-
-        The note is empty where a transient error hid what is there.
-
-        Raises:
-            ReplicatorError: there was no room to keep them.
-        """
-        if self._read is None:
-            self._read = iter(()) if self._rows is None else (_kept(content) for _, _, content in self._rows.read())
-        return self._read
-
-    def close(self) -> None:
-        """Delete those that are left."""
-        if self._rows is not None:
-            self._rows.close()
-
-
-def _kept(content: str) -> tuple[Found, str]:
-    stored = json.loads(content)
-    request = CopyRequest.from_json(stored["request"])
-    return Found(Asked(request, frozenset()), request.announced, stored["size"]), stored["note"]
-
-
-class Enqueuer:
-    """Puts jobs into the backfill lane; what arrives while Redis is busy goes there in one batch.
-
-    `run` has to run beside `put`.
-
-    Args:
-        run_id: the run that waits for the jobs' ends; None if none does.
-    """
-
-    def __init__(self, queue: Queue, run_id: str | None) -> None:
-        self._queue = queue
-        self._run_id = run_id
-        self._pending: list[_Pending] = []
-        self._arrived = asyncio.Event()
-        self.drift = 0
-        """How many jobs that differ from their destination were not in the queue already."""
-
-    async def put(self, job: Job, *, differs: bool = True) -> None:
-        """Queue a job; it is durable when this returns.
-
-        ``differs`` tells that source and destination were seen to differ, rather than that the job is worth a look.
-
-        Raises:
-            QueueError: the queue takes nothing.
-        """
-        pending = _Pending(job, differs, asyncio.get_running_loop().create_future())
-        self._pending.append(pending)
-        self._arrived.set()
-        await pending.done
-
-    async def run(self) -> None:
-        """Send what arrives, until cancelled."""
-        while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            pending, self._pending = self._pending, []
-            for differs in (True, False):
-                batch = [each for each in pending if each.differs is differs]
-                if batch:
-                    await self._send(batch, differs=differs)
-
-    async def _send(self, batch: list[_Pending], *, differs: bool) -> None:
-        try:
-            added = await self._queue.enqueue([each.job for each in batch], Lane.BACKFILL, run=self._run_id)
-        except Exception as error:  # noqa: BLE001 - raised by each `put` that waits, whatever it is
-            for each in batch:
-                if not each.done.done():
-                    each.done.set_exception(error)
-            return
-        self.drift += added if differs else 0
-        for each in batch:
-            # A `put` that was cancelled has cancelled its future as well.
-            if not each.done.done():
-                each.done.set_result(None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    job: Job
-    differs: bool
-    done: asyncio.Future[None]
+def row_at_end(found: Found, finished: Finished) -> Row:
+    """Return the row of a copy that has ended."""
+    row = replace(row_of(found, RowOutcome.FAILED), seconds=finished.seconds)
+    if finished.cancelled:
+        return replace(row, outcome=RowOutcome.CANCELLED)
+    if finished.outcome is None:
+        error = finished.error or "no reason was given"
+        if finished.retrying:
+            error += " (an event asked for it too, so it is still being retried)"
+        return replace(row, error=error)
+    outcome = Outcome.from_json(dict(finished.outcome))
+    if finished.shared and outcome.result is Result.COPIED:
+        note = "; ".join(filter(None, ("another run copied it", outcome.note)))
+        outcome = replace(outcome, result=Result.UP_TO_DATE, bytes=0, note=note)
+    return replace(
+        row,
+        outcome=RowOutcome(outcome.result.value),
+        digest=outcome.digest,
+        bytes=outcome.bytes,
+        seconds=outcome.seconds,
+        note=outcome.note,
+        warnings=outcome.warnings,
+        replaced=outcome.replaced,
+        still_holds=outcome.still_holds,
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,9 +14,10 @@ from replicator.console import short
 from replicator.copy import Outcome, Result, SourceNotFound, selection_key
 from replicator.copy.options import VERBATIM
 from replicator.errors import ErrorClass, ReplicatorError
-from replicator.queue import Description, Job, Lane, LeftToOthers
+from replicator.queue import Description, Lane, LeftToOthers
 from replicator.registry.errors import DigestMismatch, NotFound
 from replicator.registry.places import BULK
+from replicator.replication.enqueue import event_of, rules_of
 from replicator.replication.transfer import CopyFailed, owner_of, select, transfer
 from replicator.rules import CopyRequest
 from replicator.rules.request import may_trust, signature_fact
@@ -47,54 +47,8 @@ _ANNOUNCED_SECONDS = 600.0
 """Age from which the digest of an event is not believed to be the tag's any more."""
 SETTLING_SECONDS = 600.0
 """Age of a push up to which a layer that its source lacks, or serves with other bytes, may still be on its way."""
-_EVENT_ID = "event_id"
-_TRACE = "traceparent"
-_RULES = "rules"
-_DIGEST = re.compile("[0-9a-f]{32}")
 WITHDRAWN = "no rule names it any more"
 """The note on a job that was queued under other rules, and that no process's rules name."""
-
-
-def job_for(
-    request: CopyRequest,
-    *,
-    retries: int | None = None,
-    event_id: str | None = None,
-    pushed: datetime | None = None,
-    trace: str | None = None,
-    rules: str = "",
-) -> Job:
-    """Make the job for a copy request; its id is the destination, so two copies to one destination are one job.
-
-    Args:
-        request: stored as JSON.
-        retries: how often a failure is retried; None for the worker's own limits.
-        event_id: the event that asks for the copy, for log lines; None without one.
-        pushed: when the image was pushed; None without an event, or if it does not say.
-        trace: the ``traceparent`` of the request that asks for the copy; None without traces.
-        rules: the digest of the rules that ask for it; empty if that is not known.
-    """
-    optional = {_EVENT_ID: event_id, _TRACE: trace, _RULES: rules or None}
-    known = {name: value for name, value in optional.items() if value is not None}
-    return Job(str(request.destination), {**request.to_json(), **known}, retries, pushed)
-
-
-def event_of(payload: Mapping[str, Any]) -> str | None:
-    """Return the id of the event that asked for a job; None without one, or if an older version queued the job."""
-    event_id = payload.get(_EVENT_ID)
-    return event_id if isinstance(event_id, str) else None
-
-
-def trace_of(payload: Mapping[str, Any]) -> str | None:
-    """Return the ``traceparent`` stored in a job; None without one."""
-    trace = payload.get(_TRACE)
-    return trace if isinstance(trace, str) else None
-
-
-def rules_of(payload: Mapping[str, Any]) -> str:
-    """Return the digest of the rules that queued a job; empty if an older version did."""
-    digest = payload.get(_RULES)
-    return digest if isinstance(digest, str) and _DIGEST.fullmatch(digest) else ""
 
 
 def withdrawn(request: CopyRequest, *warnings: str) -> Outcome:

@@ -22,7 +22,7 @@ from replicator.console import iso
 from replicator.errors import ReplicatorError
 from replicator.queue import Failure, Findings, Progress, QueueUnavailable, Reconciles, ReconcileState
 from replicator.replication.backfill import Backfill, BackfillOptions
-from replicator.replication.compare import ReplaceLimit
+from replicator.replication.enqueue import ReplaceLimit
 from replicator.replication.listing import Listing
 from replicator.replication.report import TROUBLE, RowOutcome
 from replicator.tasks import background, cancel_all

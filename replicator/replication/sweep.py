@@ -32,8 +32,8 @@ from replicator.queue.records import milliseconds
 from replicator.reference import Repository
 from replicator.registry.errors import ConnectionFailed
 from replicator.registry.places import BULK
-from replicator.replication.compare import Checker, informed
-from replicator.replication.job import job_for
+from replicator.replication.compare import Checker
+from replicator.replication.enqueue import informed, job_for
 from replicator.replication.listing import Found
 from replicator.replication.repositories import NotListed, SweptHarbor, WantedRepository, changed_since
 from replicator.replication.tag_lists import TagLister

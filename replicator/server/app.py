@@ -35,7 +35,7 @@ from replicator.harbor.policy import PATH, canonical
 from replicator.logs import LogLimit
 from replicator.queue import Lane, QueueError, hasten
 from replicator.reference import Reference, Repository
-from replicator.replication.job import job_for
+from replicator.replication.enqueue import job_for
 from replicator.server.connections import trust
 from replicator.server.http import MAX_PATH, RequestIdMiddleware, client_of, read_body
 from replicator.tasks import Shared

@@ -18,7 +18,7 @@ import structlog
 
 from replicator import __version__
 from replicator.harbor.policy import PATH
-from replicator.replication.job import trace_of
+from replicator.replication.enqueue import trace_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping

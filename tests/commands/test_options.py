@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from replicator.commands import app, backfill, copy
 from replicator.commands import options as preparing
-from replicator.commands.backfill import platforms_of
 from replicator.commands.copy import copy_options
+from replicator.commands.options import platforms_of
 from replicator.copy.options import VERBATIM, Attestations, CopyOptions
 from replicator.errors import ConfigError
 from replicator.reference import Platform, Reference

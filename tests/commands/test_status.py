@@ -35,7 +35,7 @@ from replicator.queue import (
     WorkerInfo,
 )
 from replicator.queue.leaders import SweepState
-from replicator.queue.status import ClockSetBack
+from replicator.queue.observations import ClockSetBack
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 REFERENCE = "registry.cn-beijing.aliyuncs.com/a-namespace/with-a-rather-long-name-of-a-repository:v1.2.3-release"

@@ -14,7 +14,8 @@ from replicator.queue.leaders import LostImages
 from replicator.reference import Reference
 from replicator.registry import Registries
 from replicator.replication.backfill import Backfill, BackfillOptions
-from replicator.replication.job import LOST, job_for
+from replicator.replication.enqueue import job_for
+from replicator.replication.job import LOST
 from replicator.replication.listing import Listing
 from replicator.replication.report import RowOutcome
 from replicator.replication.transfer import access_by

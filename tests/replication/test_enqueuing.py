@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from replicator.queue import Job, Lane, Queue, QueueError
-from replicator.replication.compare import Enqueuer
+from replicator.replication.enqueue import Enqueuer
 from replicator.tasks import cancel_all
 from tests.queue.servers import RedisServer
 

@@ -18,7 +18,8 @@ from replicator.copy.options import VERBATIM, Attestations, CopyOptions
 from replicator.queue import Lane, LeaseLost, Observations, Queue
 from replicator.reference import Reference
 from replicator.registry import Registries, Timing
-from replicator.replication.job import Handler, job_for
+from replicator.replication.enqueue import job_for
+from replicator.replication.job import Handler
 from replicator.replication.transfer import CopyFailed, access_by
 from replicator.rules import CopyRequest
 from replicator.rules.request import may_trust

@@ -13,7 +13,8 @@ from replicator.reference import Reference
 from replicator.registry import Registries
 from replicator.registry.errors import ForeignAnswer
 from replicator.replication import repositories, tag_lists
-from replicator.replication.job import Handler, job_for
+from replicator.replication.enqueue import job_for
+from replicator.replication.job import Handler
 from replicator.replication.tag_lists import LabelsUnknown
 from replicator.replication.transfer import CopyFailed, access_by
 from tests.replication.conftest import tags_of

@@ -16,7 +16,8 @@ from replicator.queue.records import TagRecord
 from replicator.reference import Reference, Repository
 from replicator.registry import Registries
 from replicator.replication.compare import Checker
-from replicator.replication.job import Handler, job_for
+from replicator.replication.enqueue import job_for
+from replicator.replication.job import Handler
 from replicator.replication.listing import Found
 from replicator.replication.report import Row, RowOutcome
 from replicator.replication.transfer import Collides, CopyFailed, access_by

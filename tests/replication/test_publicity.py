@@ -18,7 +18,8 @@ from replicator.errors import SENT_LOGINS, ErrorClass
 from replicator.queue import PublicAnswer, PublicCopies, Queue, list_public_copies, memory
 from replicator.reference import Reference, Repository
 from replicator.registry import Access, Registries, RequestObserver
-from replicator.replication.job import Handler, job_for
+from replicator.replication.enqueue import job_for
+from replicator.replication.job import Handler
 from replicator.replication.publicity import Publicity, compare_ends
 from replicator.replication.transfer import CopyFailed, access_by
 from replicator.rules import parse

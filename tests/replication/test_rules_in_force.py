@@ -13,7 +13,8 @@ from replicator.copy import Accessories, Copier, Outcome, Result
 from replicator.queue import Lane, LeftToOthers
 from replicator.queue.configurations import Place
 from replicator.reference import Reference
-from replicator.replication.job import WITHDRAWN, Handler, describe, job_for, rules_of
+from replicator.replication.enqueue import job_for, rules_of
+from replicator.replication.job import WITHDRAWN, Handler, describe
 from replicator.rules import CopyRequest, Rules, parse
 from tests.replication.test_job import Job
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from replicator.copy import Copier
 from replicator.queue import Finished, Lane, Worker
 from replicator.registry import Registries
-from replicator.replication.backfill import Backfill, BackfillOptions, _row_at_end
+from replicator.replication.backfill import Backfill, BackfillOptions, row_at_end
 from replicator.replication.job import Handler
 from replicator.replication.listing import Found, Listing
 from replicator.replication.report import RowOutcome
@@ -45,7 +45,7 @@ async def test_each_copy_is_counted_once(stage: Stage) -> None:
 def test_the_row_of_what_another_run_copied_says_so_and_has_no_bytes() -> None:
     outcome = {"result": "copied", "source": "a/b:1", "destination": "c/d:1", "bytes": 70, "note": "less"}
     for shared, row in ((True, ("up to date", 0, "another run copied it; less")), (False, ("copied", 70, "less"))):
-        made = _row_at_end(_found(), Finished("c/d:1", outcome, None, None, 1, 0.1, shared=shared))
+        made = row_at_end(_found(), Finished("c/d:1", outcome, None, None, 1, 0.1, shared=shared))
         assert (str(made.outcome), made.bytes, made.note) == row
 
 

@@ -13,7 +13,8 @@ from replicator.queue import Lane
 from replicator.queue.leaders import SweepState, SweptProject
 from replicator.queue.records import encode, milliseconds
 from replicator.reference import Reference, Repository
-from replicator.replication.job import Handler, job_for
+from replicator.replication.enqueue import job_for
+from replicator.replication.job import Handler
 from tests.replication.conftest import TEAM
 from tests.standins.cosign import cosign_signature
 from tests.standins.images import cosign_tag, fetch_raw, image, push, referrer

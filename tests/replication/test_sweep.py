@@ -15,7 +15,7 @@ from replicator.reference import Reference
 from replicator.registry.manifest import digest_of
 from replicator.replication import repositories, sweep
 from replicator.replication.compare import Checker
-from replicator.replication.job import job_for
+from replicator.replication.enqueue import job_for
 from tests.replication.conftest import TEAM
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import fetch_raw

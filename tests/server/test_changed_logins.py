@@ -15,7 +15,7 @@ from replicator.queue import DeadLetters, Lane, Queue
 from replicator.reference import Repository
 from replicator.registry import Access
 from replicator.registry.ladder import fingerprint
-from replicator.replication.job import job_for
+from replicator.replication.enqueue import job_for
 from replicator.replication.transfer import CopyFailed
 from replicator.rules import Rules, parse
 from replicator.server import reload

@@ -27,11 +27,10 @@ from replicator.queue.connection import open_redis, server_version
 from replicator.queue.embedded import LOG, server_program
 from replicator.queue.job import Job, Lane, QueueError, encode_job
 from replicator.queue.move import left_behind
-from replicator.queue.observations import MOST_DESTINATIONS, short_name
+from replicator.queue.observations import MOST_DESTINATIONS, ClockSetBack, short_name
 from replicator.queue.records import decode
 from replicator.queue.scripts import NotReplicated, Replicas, Scripts, advice
 from replicator.queue.state_directory import SOCKET, Use, fault_of, find_damage, room, short_path, use_of, version_of
-from replicator.queue.status import ClockSetBack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

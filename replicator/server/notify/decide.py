@@ -15,14 +15,22 @@ from replicator.console import age
 from replicator.queue import Lane, ReconcileState, list_pauses, list_public_copies, list_waits
 from replicator.queue.leaders import LostImages
 from replicator.replication.advice import close_to_anyone, public_copies
-from replicator.server.notify.message import Example, Message, MessageState, Occasion, Reported
+from replicator.server.notify.message import (
+    Example,
+    Message,
+    MessageState,
+    Occasion,
+    Reported,
+    configuration_example,
+    dead_example,
+    waiting_example,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from replicator.queue import (
         Complaint,
-        DeadLetter,
         KeySilence,
         Leadership,
         NewDeadLetters,
@@ -30,7 +38,6 @@ if TYPE_CHECKING:
         PublicCopy,
         Queue,
         ReconcileResult,
-        WaitingJob,
     )
     from replicator.server.notify.message import NotifyState
 
@@ -149,14 +156,9 @@ async def _lateness(queue: Queue, now: int, silent: Collection[str]) -> Lateness
     # Ordered by their first failure, not by their next attempt.
     oldest = sorted(waiting, key=lambda job: job.first)
     failing = now / 1000 - oldest[0].first.timestamp() if oldest else 0.0
-    examples = tuple(map(_waiting_example, oldest[:EXAMPLES]))
+    examples = tuple(map(waiting_example, oldest[:EXAMPLES]))
     workers = [worker for worker in await queue.workers() if worker.serves(Lane.EVENTS)]
     return Lateness(max(not_started, failing), len(oldest), examples, len(workers))
-
-
-def _waiting_example(job: WaitingJob) -> Example:
-    attempts = "1 attempt" if job.tries == 1 else f"{job.tries} attempts"
-    return Example.of(job.id, f"{job.error_class}, {attempts}: {job.message}")
 
 
 def decide(state: NotifyState, snapshot: Snapshot, timing: NotifyTiming) -> tuple[NotifyState, list[Message]]:
@@ -224,7 +226,7 @@ class _Decision:
             f"replicator: {copies} not retried automatically{total}",
             since=since,
             count=letters.newer,
-            examples=tuple(_dead_example(letter) for letter in letters.first),
+            examples=tuple(dead_example(letter) for letter in letters.first),
             advice=(
                 "Run replicator failures to see all of them, with their reasons.",
                 "Once the cause is fixed, run replicator failures retry --all",
@@ -339,7 +341,7 @@ class _Decision:
             "Copying goes on with the last accepted version of the files, and without a file that has none.",
             "Fix the file; it is reloaded automatically. replicator check shows what is wrong.",
         )
-        examples = tuple(_configuration_example(error, complaints) for error in errors[:EXAMPLES])
+        examples = tuple(configuration_example(error, complaints) for error in errors[:EXAMPLES])
         since = min(complaint.since for complaint in complaints)
         self._report(Occasion.CONFIGURATION, _Problem(mark, since, title, advice, examples=examples))
 
@@ -421,14 +423,3 @@ class _Decision:
 
     def _send(self, occasion: Occasion, state: MessageState, title: str, **more: Any) -> None:
         self.messages.append(Message(id=uuid4().hex, occasion=occasion, state=state, title=title, at=self._now, **more))
-
-
-def _dead_example(letter: DeadLetter) -> Example:
-    source = (letter.payload or {}).get("source")
-    subject = f"{source} -> {letter.id}" if isinstance(source, str) else letter.id
-    return Example.of(subject, f"{letter.error_class}: {letter.message}")
-
-
-def _configuration_example(error: str, complaints: tuple[Complaint, ...]) -> Example:
-    hosts = sorted({complaint.host for complaint in complaints if complaint.text == error})
-    return Example.of(f"on {', '.join(hosts)}", error)

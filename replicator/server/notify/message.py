@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
+    from replicator.queue import Complaint, DeadLetter, WaitingJob
+
 _MAX_CHARACTERS = 1000
 
 
@@ -191,3 +193,22 @@ def _adapter() -> TypeAdapter[NotifyState]:
     from pydantic import TypeAdapter
 
     return TypeAdapter(NotifyState)
+
+
+def waiting_example(job: WaitingJob) -> Example:
+    """Name a job that waits for a retry, with its last failure."""
+    attempts = "1 attempt" if job.tries == 1 else f"{job.tries} attempts"
+    return Example.of(job.id, f"{job.error_class}, {attempts}: {job.message}")
+
+
+def dead_example(letter: DeadLetter) -> Example:
+    """Name a dead letter, with its reason."""
+    source = (letter.payload or {}).get("source")
+    subject = f"{source} -> {letter.id}" if isinstance(source, str) else letter.id
+    return Example.of(subject, f"{letter.error_class}: {letter.message}")
+
+
+def configuration_example(error: str, complaints: tuple[Complaint, ...]) -> Example:
+    """Name the hosts that complain of an error, with its words."""
+    hosts = sorted({complaint.host for complaint in complaints if complaint.text == error})
+    return Example.of(f"on {', '.join(hosts)}", error)
