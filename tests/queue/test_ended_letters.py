@@ -114,7 +114,7 @@ async def test_many_are_read_and_ended_in_batches(
 
 
 async def test_none_ends_and_nothing_fails_while_redis_is_away(own_server: RedisServer, handler: Recorder) -> None:
-    async with await Queue.connect(own_server.url, deadline=0.3) as queue:
+    async with await Queue.connect(own_server.url) as queue:
         await bury(queue, handler, A)
         watch = CauseWatch(queue)
         await watch.read()
