@@ -17,8 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from replicator.errors import ConfigError, Problem
-from replicator.networks import Networks, check_address, check_webhook_url
-from replicator.receivers import Receiver, parse_receivers
+from replicator.networks import Networks, Receiver, check_address, check_webhook_url, parse_receivers
 from replicator.schedule import Schedule, parse_interval, parse_schedule
 from replicator.timetable import HostTimetables, parse_bandwidth, parse_request_rates
 

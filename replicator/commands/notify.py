@@ -10,9 +10,9 @@ from rich.console import Console
 from replicator.commands.options import Json, run, settings_of
 from replicator.console import document, say
 from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem
-from replicator.receivers import Receiver
+from replicator.networks import Receiver
+from replicator.server.notify import origin_of
 from replicator.server.notify.message import Example, Message, MessageState, Occasion
-from replicator.server.notify.notifier import origin_of
 from replicator.server.notify.sending import DeliveryResult, open_poster
 from replicator.settings import Settings
 from replicator.tasks import stoppable

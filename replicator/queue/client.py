@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from replicator.errors import ConfigError, Problem
-from replicator.queue.configurations import WorkerInfo
+from replicator.queue.configurations import ALIVE_MS, WorkerInfo
 from replicator.queue.connection import RedisHandle, is_demoted, open_redis
 from replicator.queue.job import (
     Counts,
@@ -42,9 +42,6 @@ log = structlog.get_logger("replicator.queue")
 
 BATCH = 500
 """Jobs that go to Redis in one step; a step of this size takes it a few milliseconds."""
-
-ALIVE_MS = 20_000
-"""A process whose last sign of life is older counts as gone."""
 
 _BLOCK_MS = 2_000
 _LOOKS, _LOOK_PAUSE = 20, 0.05

@@ -17,7 +17,6 @@ import structlog
 from cachetools import LRUCache, TTLCache
 
 from replicator.console import age, iso
-from replicator.queue.client import ALIVE_MS
 from replicator.queue.job import ONE_OFF, Lane, QueueUnavailable
 from replicator.queue.records import Moment
 
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("replicator.queue")
 
+ALIVE_MS = 20_000
+"""A process whose last sign of life is older counts as gone."""
 AWAY_SECONDS = 600.0
 """For so long a job waits for a process that knows it."""
 DIFFER_SECONDS = 300.0

@@ -19,8 +19,8 @@ from uuid import uuid4
 import structlog
 
 from replicator.console import iso
-from replicator.queue.client import ALIVE_MS, FAULTS
-from replicator.queue.configurations import Differing, KnownConfig, ProcessInfo
+from replicator.queue.client import FAULTS
+from replicator.queue.configurations import ALIVE_MS, Differing, KnownConfig, ProcessInfo
 from replicator.queue.connection import server_version
 from replicator.queue.history import logging_actions
 from replicator.queue.leaders import SweepState

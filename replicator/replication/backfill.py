@@ -331,6 +331,8 @@ class Backfill:
         if not await self._kept.are_allowed(self.report.listed - self.report.counts[RowOutcome.FAILED]):
             for found, note in self._kept:
                 self._add(replace(row_of(found, RowOutcome.HELD), note=note))
+                # There may be a hundred thousand, and webhooks are answered meanwhile.
+                await asyncio.sleep(0)
             return
         enqueuer = self._enqueuer
         await gather_all(self._queue_kept(enqueuer) for _ in range(_COMPARED_AT_ONCE))

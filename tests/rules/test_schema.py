@@ -11,9 +11,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator
 
+from replicator.commands.explain import rules_schema
 from replicator.errors import ConfigError
 from replicator.rules import parse
-from replicator.rules.schema import rules_schema
 from tests.rules.building import ACR, DEFAULTS, HARBOR, PLAIN, error_in
 
 if TYPE_CHECKING:

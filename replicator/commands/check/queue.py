@@ -22,7 +22,7 @@ from rich.filesize import decimal
 from replicator.commands.check.findings import Finding, FindingState, clock_problem
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.queue import Differing, KnownConfig, ProcessInfo, Queue, processes
-from replicator.queue.client import ALIVE_MS
+from replicator.queue.configurations import ALIVE_MS
 from replicator.queue.connection import open_redis, server_version
 from replicator.queue.embedded import LOG, server_program
 from replicator.queue.job import Job, Lane, QueueError, encode_job

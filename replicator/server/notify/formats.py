@@ -25,14 +25,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from replicator.console import age, iso, printable
-from replicator.receivers import Format
+from replicator.networks import Format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from yarl import URL
 
-    from replicator.receivers import Receiver
+    from replicator.networks import Receiver
     from replicator.server.notify.message import Message, Origin
 
 _LIMITS = {

@@ -17,7 +17,7 @@ import aiohttp
 import structlog
 
 from replicator import __version__
-from replicator.receivers import Format
+from replicator.networks import Format
 from replicator.registry.client import ProxyConnector
 from replicator.registry.connection_errors import proxy_error
 from replicator.registry.proxies import Proxies
@@ -28,7 +28,7 @@ from replicator.settings import variables
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
-    from replicator.receivers import Receiver
+    from replicator.networks import Receiver
     from replicator.server.notify.message import Message, Origin
 
 log = structlog.get_logger("replicator.notify")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 
-from replicator.receivers import parse_receivers
-from replicator.server.notify import NotifyTiming
+from replicator.networks import parse_receivers
+from replicator.server.notify.decide import NotifyTiming
 from replicator.server.notify.formats import document, lines_of
 from replicator.server.notify.message import Example, Message, MessageState, Occasion
 from replicator.server.notify.sending import MAX_PENDING, SECONDS

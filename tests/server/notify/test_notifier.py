@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
+from replicator.networks import parse_receivers
 from replicator.queue import (
     DeadLetters,
     Findings,
@@ -20,8 +21,8 @@ from replicator.queue import (
     Reconciles,
     ReconcileState,
 )
-from replicator.receivers import parse_receivers
-from replicator.server.notify import Notifier, NotifyTiming
+from replicator.server.notify import Notifier
+from replicator.server.notify.decide import NotifyTiming
 from replicator.server.notify.sending import MAX_PENDING, Sender, open_poster
 from tests.queue.servers import CuttingProxy
 from tests.queue.test_notices import bury

@@ -11,7 +11,7 @@ from aiohttp import encode_basic_auth
 from structlog.testing import capture_logs
 from yarl import URL
 
-from replicator.receivers import Format, Receiver, parse_receivers
+from replicator.networks import Format, Receiver, parse_receivers
 from replicator.server.notify.sending import interpret, open_poster
 from tests.queue.servers import free_port
 from tests.server.notify.conftest import ORIGIN, message

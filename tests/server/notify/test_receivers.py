@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.errors import ConfigError
-from replicator.receivers import Format, parse_receivers
+from replicator.networks import Format, parse_receivers
 from replicator.settings import load_settings
 
 DINGTALK = "https://oapi.dingtalk.com/robot/send?access_token=t0ken"
