@@ -9,10 +9,13 @@ import asyncio
 import io
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+
+from replicator.errors import ConfigError, Problem, ReplicatorError
 
 if TYPE_CHECKING:
     from datetime import datetime
+    from pathlib import Path
 
     from rich.console import Console, RenderableType
     from rich.text import Text
@@ -124,3 +127,59 @@ async def confirm(question: str, console: Console) -> bool:
         return (await answer).strip().lower() in ("y", "yes")
     finally:
         loop.remove_reader(sys.stdin.fileno())
+
+
+class TextFile:
+    """A text file that is written piece by piece; an error is kept until `close`, so that it does not end the run.
+
+    Args:
+        option: the option that asks for it, for errors.
+        file: its path.
+    """
+
+    def __init__(self, option: str, file: Path) -> None:
+        self._option = option
+        self._file = file
+        self._open: TextIO | None = None
+        self._error: OSError | None = None
+
+    def check(self) -> None:
+        """Check that it can be written.
+
+        Raises:
+            ConfigError: it can't be.
+        """
+        try:
+            with self._file.open("a", encoding="utf-8"):
+                pass
+        except OSError as error:
+            problem = Problem(self._option, f"{self._file}: {error.strerror or error}")
+            raise ConfigError("command line", [problem]) from None
+
+    def write(self, text: str) -> None:
+        """Append a text."""
+        if self._error is not None:
+            return
+        try:
+            if self._open is None:
+                # newline="" keeps the line ends of CSV, which are part of the format.
+                self._open = self._file.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+            self._open.write(text)
+        except OSError as error:
+            self._error = error
+
+    def close(self) -> None:
+        """Complete it, even if it is empty.
+
+        Raises:
+            ReplicatorError: it could not be written.
+        """
+        self.write("")
+        try:
+            if self._open is not None:
+                self._open.close()
+        except OSError as error:
+            self._error = self._error or error
+        if self._error is not None:
+            reason = self._error.strerror or self._error
+            raise ReplicatorError(f"the report is lost: {self._file}: {reason}") from None

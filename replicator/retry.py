@@ -1,4 +1,4 @@
-"""How long work goes on: retries with back-off and ``Retry-After``, and deadlines on standstill.
+"""How long work goes on: retries with back-off and ``Retry-After``, of steps and of jobs, and deadlines on standstill.
 
 There is no limit on the duration of a transfer that moves. `Standstill` is the deadline of one direction of one body.
 `ends_on_standstill` is that of a whole piece of work, such as a copy; its steps say `alive` when something moved, and
@@ -8,9 +8,11 @@ are `waiting` while it is not theirs to move anything.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
@@ -267,3 +269,90 @@ async def ends_on_standstill(seconds: float | None) -> AsyncIterator[None]:
         if timer is not None:
             timer.cancel()
         _watch.reset(before)
+
+
+_HOUR = 3600.0
+COSTLY_PAUSES = (60.0, 600.0, _HOUR, 4 * _HOUR)
+"""Seconds after each attempt that sent a body in vain, over a line that may be paid for."""
+COSTLY_ATTEMPTS = len(COSTLY_PAUSES) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Exponential back-off by class of error: a pure function of the class and the job's history. Times in seconds.
+
+    Attributes:
+        first: pause after a first transient failure; it doubles with every further one.
+        cap: longest pause after a transient failure.
+        horizon: how long after its first failure a job is retried; a failure after that makes it a dead letter.
+        not_yet: first pause for a gate that opens later (``ErrorClass.NOT_YET``); it doubles up to ``not_yet_cap``.
+        not_yet_cap: longest pause for such a gate.
+        not_yet_horizon: how long to wait for such a gate.
+        unexpected_retries: how often an exception that is not a ``ReplicatorError``, so a bug, is retried.
+        longest_wait: cap on a ``Retry-After`` of the registry.
+    """
+
+    first: float = 2.0
+    cap: float = 300.0
+    horizon: float = 24 * _HOUR
+    not_yet: float = 15.0
+    not_yet_cap: float = 600.0
+    not_yet_horizon: float = 24 * _HOUR
+    unexpected_retries: int = 3
+    longest_wait: float = _HOUR
+
+    def delay(  # the facts of one failure; all but its class are keywords
+        self,
+        error_class: ErrorClass,
+        *,
+        failures: int,
+        elapsed: float,
+        luck: float,
+        retries: int | None = None,
+        retry_after: float | None = None,
+        expected: bool = True,
+        costly: int = 0,
+    ) -> float | None:
+        """Return the pause before the next attempt, or None when there is none.
+
+        Args:
+            error_class: class of the failure.
+            failures: number of failures in a row, this one included.
+            elapsed: seconds since the first of them.
+            luck: random, from 0 to 1: spreads the retries of jobs that failed together over half a pause.
+            retries: the job's own bound, if it has one.
+            retry_after: seconds that the registry asked for, if it did.
+            expected: False for an exception that is not a ``ReplicatorError``.
+            costly: number of costly failures, this one included; 0 if it is none. Where a person waits, and so sets
+                ``retries``, the first is the last.
+        """
+        if error_class in (ErrorClass.CREDENTIALS, ErrorClass.PERMANENT):
+            return None
+        bounds = [retries, None if expected else self.unexpected_retries]
+        if any(bound is not None and failures > bound for bound in bounds):
+            return None
+        if costly and (retries is not None or costly >= COSTLY_ATTEMPTS):
+            return None
+        slow = error_class is ErrorClass.NOT_YET
+        horizon = self.not_yet_horizon if slow else self.horizon
+        if elapsed >= horizon:
+            return None
+        first, cap = (self.not_yet, self.not_yet_cap) if slow else (self.first, self.cap)
+        # The exponent is capped because a float overflows at 2 ** 1024.
+        pause = min(cap, first * 2.0 ** min(failures - 1, 64)) * (1 - luck / 2)
+        if costly:
+            first, pause = COSTLY_PAUSES[0], max(COSTLY_PAUSES[0], COSTLY_PAUSES[costly - 1] * (1 - luck / 4))
+        if retry_after is not None and math.isfinite(retry_after):
+            pause = max(pause, min(retry_after, self.longest_wait))
+        # The last attempt comes at the horizon, not a pause before it.
+        return min(pause, max(horizon - elapsed, first))
+
+    def waits(self, elapsed: float, attempts: int, retries: int | None) -> bool:
+        """Tell whether a job goes on waiting without an attempt.
+
+        Args:
+            elapsed: seconds that it has waited.
+            attempts: the number of attempts that they count as, for a job whose retries are limited.
+            retries: that limit.
+        """
+        return elapsed < self.horizon and (retries is None or attempts <= retries)

@@ -35,8 +35,8 @@ from replicator.commands.options import (
 from replicator.console import say, stderr
 from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem
 from replicator.queue import InForce, Lane, LoadedConfig, Queue, QueueError, Worker, announced, list_pauses
-from replicator.replication.backfill import Backfill, BackfillOptions
-from replicator.replication.enqueue import ReplaceLimit
+from replicator.replication.backfill import Backfill
+from replicator.replication.enqueue import BackfillOptions, ReplaceLimit
 from replicator.replication.job import Handler
 from replicator.replication.listing import Listing
 from replicator.replication.publicity import open_publicity

@@ -116,7 +116,7 @@ class _Installation:
     """What an installation on this machine, or on the Redis of the settings, hears of a copy; nothing without one."""
 
     def __init__(self, request: CopyRequest, watch: "CauseWatch | None", checks: "Observations | None") -> None:
-        self._destination = str(request.destination)
+        self._source, self._destination = str(request.source), str(request.destination)
         self._watch = watch
         self._checks = checks
 
@@ -128,7 +128,7 @@ class _Installation:
     async def is_right(self) -> None:
         """End the dead letter of this copy: its cause is over."""
         if self._watch is not None:
-            self._watch.over(self._destination)
+            self._watch.over(self._destination, self._source)
             await self._watch.end()
 
 

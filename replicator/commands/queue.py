@@ -346,8 +346,7 @@ async def move_to_redis(settings: Settings, *, out: Console, err: Console) -> in
         QueueError: another process uses the state directory, or Redis does not answer.
     """
     if settings.redis_url is None:
-        message = "is not set, and names where the queue is to be moved to: set it, or give --redis-url"
-        raise ConfigError("settings", [Problem("REPLICATOR_REDIS_URL", message)])
+        raise ConfigError("settings", [Problem("REPLICATOR_REDIS_URL", "is not set: it says where to move the queue")])
     moved, ended = Left(), False
 
     def progress(so_far: Left) -> None:
@@ -365,10 +364,10 @@ async def move_to_redis(settings: Settings, *, out: Console, err: Console) -> in
                 say(f"{moved} were moved; run the command again for the rest", err)
         if not moved:
             say(f"nothing to move: no jobs and no dead letters lie in {settings.state_dir}", out)
-        else:
-            say(f"{moved} moved from {settings.state_dir} to {target.where}", out)
-            if not await target.workers():
-                say("no worker runs: the copies begin when one is started", err)
+            return OK
+        say(f"{moved} moved from {settings.state_dir} to {target.where}", out)
+        if not await target.workers():
+            say("no worker runs: the copies begin when one is started", err)
     return OK
 
 

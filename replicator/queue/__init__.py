@@ -13,7 +13,7 @@ from replicator.queue.attempt import Attempt, AttemptEnd, AttemptObserver
 from replicator.queue.best_effort import PushNews
 from replicator.queue.blob_locks import RedisBlobLocks
 from replicator.queue.client import Queue
-from replicator.queue.configurations import Differing, InForce, KnownConfig, ProcessInfo, WorkerInfo, ownerless
+from replicator.queue.configurations import Differing, InForce, KnownConfig, ProcessInfo, ownerless
 from replicator.queue.dead_letters import CauseWatch, DeadLetter, DeadLetterPage, DeadLetters, PendingJob, list_jobs
 from replicator.queue.embedded import embedded_server
 from replicator.queue.history import Action, Description, Ended, History, LagSpan, named, note_action, system_user
@@ -28,9 +28,9 @@ from replicator.queue.job import (
     LeftToOthers,
     QueueError,
     QueueUnavailable,
-    RetryPolicy,
     RunningJob,
     WaitingJob,
+    WorkerInfo,
     login_of,
 )
 from replicator.queue.leaders import Complaint, Leadership, NewDeadLetters, Notices, Reconciles, approve
@@ -72,6 +72,7 @@ from replicator.queue.waits import (
     resume,
 )
 from replicator.queue.worker import Worker
+from replicator.retry import RetryPolicy
 
 __all__ = [
     "FIRST_SHARE",

@@ -21,7 +21,8 @@ from replicator.queue.records import Moment, decode, encode
 
 if TYPE_CHECKING:
     from replicator.errors import Wait
-    from replicator.queue.job import JsonValue, RetryPolicy
+    from replicator.queue.job import JsonValue
+    from replicator.retry import RetryPolicy
 
 log = structlog.get_logger("replicator.queue")
 

@@ -15,9 +15,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from replicator.errors import ConfigError, Problem
-from replicator.queue.configurations import ALIVE_MS, WorkerInfo
 from replicator.queue.connection import RedisHandle, is_demoted, open_redis
 from replicator.queue.job import (
+    ALIVE_MS,
     Counts,
     Finished,
     Job,
@@ -26,6 +26,7 @@ from replicator.queue.job import (
     QueueUnavailable,
     RunningJob,
     WaitingJob,
+    WorkerInfo,
     encode_job,
 )
 from replicator.queue.records import decode, dump_json, milliseconds

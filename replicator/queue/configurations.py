@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,7 +17,7 @@ import structlog
 from cachetools import LRUCache, TTLCache
 
 from replicator.console import age, iso
-from replicator.queue.job import ONE_OFF, Lane, QueueUnavailable
+from replicator.queue.job import ALIVE_MS, ONE_OFF, QueueUnavailable
 from replicator.queue.records import Moment
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("replicator.queue")
 
-ALIVE_MS = 20_000
-"""A process whose last sign of life is older counts as gone."""
 AWAY_SECONDS = 600.0
 """For so long a job waits for a process that knows it."""
 DIFFER_SECONDS = 300.0
@@ -209,6 +207,10 @@ class InForce:
             )
         return Place(self._note(digest, asked), away=queued.away)
 
+    def keep(self, digest: str, asked: Collection[str]) -> str:
+        """Return what is noted of a job that waits for a later version of the configuration that queued it."""
+        return self._note(digest, asked)
+
     def _note(self, owner: str, asked: Collection[str]) -> str:
         """Return what is noted of a job that is left to ``owner``: no configuration is asked twice."""
         names = dict.fromkeys([*asked, self.digest, owner])
@@ -332,33 +334,3 @@ class Differing:
             f"processes on this queue have had different rules for {age(self.seconds)} ({', '.join(self.sides[:3])}): "
             "restart those with the old ones, or give each installation its own REPLICATOR_REDIS_PREFIX"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerInfo:
-    """A worker process that showed a sign of life in the last seconds.
-
-    Attributes:
-        id: ``host:pid:token``.
-        pid: its process id on that host.
-        started: when it started (UTC).
-        seen: its last sign of life (UTC).
-        running: number of jobs it runs, by lane.
-        concurrency: number of jobs it runs at most, by lane.
-        stopping: it starts no more jobs and ends soon.
-        waiting: number of its requests and bodies that wait for their turn at registries, by lane.
-    """
-
-    id: str
-    host: str
-    pid: int
-    started: Moment
-    seen: Moment
-    running: Mapping[Lane, int]
-    concurrency: Mapping[Lane, int]
-    stopping: bool
-    waiting: Mapping[Lane, int] = field(default_factory=dict)
-
-    def serves(self, lane: Lane) -> bool:
-        """Tell whether it starts jobs of a lane."""
-        return not self.stopping and self.concurrency.get(lane, 0) > 0

@@ -217,6 +217,7 @@ class CauseWatch:
         self._letters = DeadLetters(queue) if queue is not None else None
         self._marks: dict[str, bytes] = {}
         self._over: dict[str, dict[str, bytes]] = {}
+        self._sources: dict[str, str] = {}
         self._unseen: dict[str, list[str]] = {}
 
     def __contains__(self, destination: str) -> bool:
@@ -229,7 +230,7 @@ class CauseWatch:
             return
         with _unless_away():
             async for destination, mark, source in self._letters.sources(MOST_WATCHED):
-                self._marks[destination] = mark
+                self._marks[destination], self._sources[destination] = mark, source
                 if source:
                     self._unseen.setdefault(source, []).append(destination)
 
@@ -246,10 +247,18 @@ class CauseWatch:
             found = await self._letters.marks(destinations)
             for destination in destinations:
                 self._marks.pop(destination, None)
-            self._marks |= {letter.id: mark for mark, letter in found if only(letter)}
+            for mark, letter in found:
+                if only(letter):
+                    self._marks[letter.id] = mark
+                    self._sources[letter.id] = str((letter.payload or {}).get("source", ""))
 
-    def over(self, destination: str, *, right: bool = True) -> None:
-        """Note that a destination is right, or else that nothing is to be copied there; `end` ends its dead letter."""
+    def over(self, destination: str, source: str, *, right: bool = True) -> None:
+        """Note that a destination is right, or else that nothing is to be copied there; `end` ends its dead letter.
+
+        That of another source stays: it may tell of a collision.
+        """
+        if self._sources.get(destination) not in ("", None, source):
+            return
         if (mark := self._marks.pop(destination, None)) is not None:
             self._over.setdefault(RIGHT if right else LEFT_OUT, {})[destination] = mark
 

@@ -11,10 +11,9 @@ QueueError              the queue can't do what was asked; also the base of all 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypeAlias
@@ -30,6 +29,8 @@ JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping
 
 ONE_OFF = "backfill"
 """The command that ends by itself, and works off what it has queued."""
+ALIVE_MS = 20_000
+"""A process whose last sign of life is older counts as gone."""
 FUNCTION = "handle"
 """The name under which arq finds the one function that every job calls."""
 
@@ -218,93 +219,6 @@ class LeaseLost(QueueError):
     """The lease of a running job belongs to another worker now, or the job is finished: write nothing more."""
 
 
-_HOUR = 3600.0
-COSTLY_PAUSES = (60.0, 600.0, _HOUR, 4 * _HOUR)
-"""Seconds after each attempt that sent a body in vain, over a line that may be paid for."""
-COSTLY_ATTEMPTS = len(COSTLY_PAUSES) + 1
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """Exponential back-off by class of error: a pure function of the class and the job's history. Times in seconds.
-
-    Attributes:
-        first: pause after a first transient failure; it doubles with every further one.
-        cap: longest pause after a transient failure.
-        horizon: how long after its first failure a job is retried; a failure after that makes it a dead letter.
-        not_yet: first pause for a gate that opens later (``ErrorClass.NOT_YET``); it doubles up to ``not_yet_cap``.
-        not_yet_cap: longest pause for such a gate.
-        not_yet_horizon: how long to wait for such a gate.
-        unexpected_retries: how often an exception that is not a ``ReplicatorError``, so a bug, is retried.
-        longest_wait: cap on a ``Retry-After`` of the registry.
-    """
-
-    first: float = 2.0
-    cap: float = 300.0
-    horizon: float = 24 * _HOUR
-    not_yet: float = 15.0
-    not_yet_cap: float = 600.0
-    not_yet_horizon: float = 24 * _HOUR
-    unexpected_retries: int = 3
-    longest_wait: float = _HOUR
-
-    def delay(  # the facts of one failure; all but its class are keywords
-        self,
-        error_class: ErrorClass,
-        *,
-        failures: int,
-        elapsed: float,
-        luck: float,
-        retries: int | None = None,
-        retry_after: float | None = None,
-        expected: bool = True,
-        costly: int = 0,
-    ) -> float | None:
-        """Return the pause before the next attempt, or None when there is none.
-
-        Args:
-            error_class: class of the failure.
-            failures: number of failures in a row, this one included.
-            elapsed: seconds since the first of them.
-            luck: random, from 0 to 1: spreads the retries of jobs that failed together over half a pause.
-            retries: the job's own bound, if it has one.
-            retry_after: seconds that the registry asked for, if it did.
-            expected: False for an exception that is not a ``ReplicatorError``.
-            costly: number of costly failures, this one included; 0 if it is none. Where a person waits, and so sets
-                ``retries``, the first is the last.
-        """
-        if error_class in (ErrorClass.CREDENTIALS, ErrorClass.PERMANENT):
-            return None
-        bounds = [retries, None if expected else self.unexpected_retries]
-        if any(bound is not None and failures > bound for bound in bounds):
-            return None
-        if costly and (retries is not None or costly >= COSTLY_ATTEMPTS):
-            return None
-        slow = error_class is ErrorClass.NOT_YET
-        horizon = self.not_yet_horizon if slow else self.horizon
-        if elapsed >= horizon:
-            return None
-        first, cap = (self.not_yet, self.not_yet_cap) if slow else (self.first, self.cap)
-        # The exponent is capped because a float overflows at 2 ** 1024.
-        pause = min(cap, first * 2.0 ** min(failures - 1, 64)) * (1 - luck / 2)
-        if costly:
-            first, pause = COSTLY_PAUSES[0], max(COSTLY_PAUSES[0], COSTLY_PAUSES[costly - 1] * (1 - luck / 4))
-        if retry_after is not None and math.isfinite(retry_after):
-            pause = max(pause, min(retry_after, self.longest_wait))
-        # The last attempt comes at the horizon, not a pause before it.
-        return min(pause, max(horizon - elapsed, first))
-
-    def waits(self, elapsed: float, attempts: int, retries: int | None) -> bool:
-        """Tell whether a job goes on waiting without an attempt.
-
-        Args:
-            elapsed: seconds that it has waited.
-            attempts: the number of attempts that they count as, for a job whose retries are limited.
-            retries: that limit.
-        """
-        return elapsed < self.horizon and (retries is None or attempts <= retries)
-
-
 @dataclass(frozen=True, slots=True)
 class LaneCounts:
     """How many jobs of a lane could start now, run, wait for a retry, and are held by a pause of some jobs."""
@@ -378,3 +292,33 @@ class WaitingJob:
     first: Moment
     due: Moment
     waits_for: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A worker process that showed a sign of life in the last seconds.
+
+    Attributes:
+        id: ``host:pid:token``.
+        pid: its process id on that host.
+        started: when it started (UTC).
+        seen: its last sign of life (UTC).
+        running: number of jobs it runs, by lane.
+        concurrency: number of jobs it runs at most, by lane.
+        stopping: it starts no more jobs and ends soon.
+        waiting: number of its requests and bodies that wait for their turn at registries, by lane.
+    """
+
+    id: str
+    host: str
+    pid: int
+    started: Moment
+    seen: Moment
+    running: Mapping[Lane, int]
+    concurrency: Mapping[Lane, int]
+    stopping: bool
+    waiting: Mapping[Lane, int] = field(default_factory=dict)
+
+    def serves(self, lane: Lane) -> bool:
+        """Tell whether it starts jobs of a lane."""
+        return not self.stopping and self.concurrency.get(lane, 0) > 0

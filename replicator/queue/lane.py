@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from replicator.queue.attempt import Answered, AttemptObserver
     from replicator.queue.history import Describe
-    from replicator.queue.job import RetryPolicy, StoredJob
+    from replicator.queue.job import StoredJob
+    from replicator.retry import RetryPolicy
 
 log = structlog.get_logger("replicator.queue")
 

@@ -1,4 +1,4 @@
-"""The move of an embedded queue into another Redis: jobs, dead letters and history.
+"""The move of an embedded queue into another Redis: jobs, pauses, dead letters, history, and owners of tags.
 
 Each batch is read from the state directory, added to the other Redis, and forgotten only then: killed at any moment,
 the move loses nothing and can be run again. A batch that was added and not forgotten is merged with what is there. No
@@ -171,6 +171,12 @@ async def move_queue(
         QueueUnavailable: one of the two does not answer; what was moved is in the target.
     """
     moved = Left()
+    # Pauses first: what they hold must not start meanwhile.
+    if pauses := await _hash(source, "pauses"):
+        await target.ask("move_pauses_in", *pauses)
+    for name in ("owned:old", "owned:new"):
+        for part in _parts(await _hash(source, name), 2 * batch):
+            await target.ask("move_owned_in", *part)
     async for ids in source.scan_hash("gen"):
         await source.ask("sweep", CONTENT_GONE, *ids)
     while jobs := await source.ask("move_jobs_out", batch):
@@ -188,6 +194,14 @@ async def move_queue(
         progress(moved)
     await _move_history(source, target)
     return moved
+
+
+async def _hash(queue: Queue, name: str) -> list[bytes]:
+    """Return the fields and values of a hash, one after the other."""
+    found: list[bytes] = []
+    async for field, value in queue.redis.hscan_iter(f"{queue.prefix}:{name}", count=1000):
+        found += [field, value]
+    return found
 
 
 async def _move_history(source: Queue, target: Queue) -> None:

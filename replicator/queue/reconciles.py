@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from replicator.console import iso
 from replicator.queue.job import QueueUnavailable
-from replicator.queue.records import EPOCH, Moment, decode, encode, moment
+from replicator.queue.records import EPOCH, Moment, decode, encode, moment, read_times
 
 if TYPE_CHECKING:
     from replicator.queue.client import Queue
@@ -285,7 +284,7 @@ class ReconcileState:
             last=last,
             running=RunningReconcile.read(running),
             last_success=succeeded,
-            rules=_read_rules(rules.decode()),
+            rules=read_times(rules.decode()),
             approved=moment(int(approved)) if approved else None,
         )
 
@@ -392,13 +391,3 @@ class ReconcileLease:
         arguments = (self._token, str(self._started), result, rules)
         answer: bytes = await self._queue.ask("reconcile_release", *arguments)
         return answer
-
-
-def _read_rules(text: str) -> dict[str, datetime]:
-    """Read ``digest:milliseconds``, several separated by spaces. Records of another form are left out."""
-    found = {}
-    for entry in text.split():
-        digest, _, ended = entry.partition(":")
-        with contextlib.suppress(ValueError):
-            found[digest] = moment(float(ended))
-    return found

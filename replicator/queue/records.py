@@ -7,6 +7,7 @@ may add a key, and must neither rename one nor change its type. A new word of an
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -181,3 +182,13 @@ class TagRecord:
 
 def _beginning(digest: str) -> str:
     return digest.partition(":")[2][:_DIGEST_PART]
+
+
+def read_times(text: str) -> dict[str, datetime]:
+    """Read ``digest:milliseconds``, several separated by spaces. Records of another form are left out."""
+    found = {}
+    for entry in text.split():
+        digest, _, ended = entry.partition(":")
+        with contextlib.suppress(ValueError):
+            found[digest] = moment(float(ended))
+    return found

@@ -30,7 +30,7 @@ _FILES = ("jobs", "control", "dead_letters", "looks", "processes", "leaders", "b
 _SECTION = re.compile(r"^-- (\w+)(?: with ([\w ]+))? --\n", re.MULTILINE)
 """The head of a section: ``-- name --``, or ``-- name with others --`` where other sections are put in front of it."""
 _REPLICATED = frozenset(
-    {"enqueue", "claim", "confirm", "dead_letter_retry", "move_jobs_in", "move_letters_in", "move_history_in"}
+    {"enqueue", "claim", "confirm", "dead_letter_retry", "move_jobs_in", "move_letters_in", "move_owned_in"}
 )
 """The steps that a failover must not undo: accepted work, and the owner of a job while its tag is written. The end
 of an attempt may get lost: the job runs again."""

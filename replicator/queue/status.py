@@ -20,9 +20,10 @@ import structlog
 
 from replicator.console import iso
 from replicator.queue.client import FAULTS
-from replicator.queue.configurations import ALIVE_MS, Differing, KnownConfig, ProcessInfo
+from replicator.queue.configurations import Differing, KnownConfig, ProcessInfo
 from replicator.queue.connection import server_version
 from replicator.queue.history import logging_actions
+from replicator.queue.job import ALIVE_MS
 from replicator.queue.leaders import SweepState
 from replicator.queue.memory import list_public_copies
 from replicator.queue.observations import ClockSetBack
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from replicator.queue.client import Queue
-    from replicator.queue.configurations import InForce, WorkerInfo
-    from replicator.queue.job import Counts, Lane, RunningJob, WaitingJob
+    from replicator.queue.configurations import InForce
+    from replicator.queue.job import Counts, Lane, RunningJob, WaitingJob, WorkerInfo
     from replicator.queue.memory import PublicCopy
     from replicator.queue.waits import KeySilence, Pause
 

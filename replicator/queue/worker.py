@@ -15,13 +15,13 @@ import structlog
 from replicator.queue.attempt import CONTENT_GONE
 from replicator.queue.best_effort import listen
 from replicator.queue.client import BATCH, FAULTS, Queue
-from replicator.queue.configurations import WorkerInfo
-from replicator.queue.job import JsonValue, Lane, RetryPolicy
+from replicator.queue.job import JsonValue, Lane, WorkerInfo
 from replicator.queue.lane import LaneWorker, WorkerContext
 from replicator.queue.lease import COMPARE_AGAIN_SECONDS, LeaseKeeper, RedisHealth
 from replicator.queue.records import EPOCH, encode
 from replicator.queue.status import heartbeat
 from replicator.queue.waits import SilentKeys
+from replicator.retry import RetryPolicy
 from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:

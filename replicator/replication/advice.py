@@ -1,16 +1,19 @@
-"""Advice for operators: what the refusal of a registry most likely means, and what to do first."""
+"""Advice for operators: what the refusal of a registry most likely means, what to do first, what may pass."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from replicator.aliyun import acr
 from replicator.aliyun.operations import AccountIncomplete, AccountRefused, NamespaceMissing, ram_action
+from replicator.queue import Lane
 from replicator.reference import Reference
 from replicator.registry.errors import (
     NOT_AN_IMAGE,
     AskedLoginRefused,
     Denied,
+    DigestMismatch,
     LoginRefused,
     NotFound,
     NotYet,
@@ -21,7 +24,9 @@ from replicator.registry.errors import (
 
 if TYPE_CHECKING:
     from replicator.errors import ReplicatorError
+    from replicator.queue import Running
     from replicator.reference import Repository
+    from replicator.rules import CopyRequest
 
 _NO_PROJECT = "; or there is no such project"
 _GATED = (
@@ -176,3 +181,23 @@ def _push_advice(error: RegistryError, destination: Reference) -> str:
         f"no {quota}",
     ]
     return f"check in this order: {'; '.join(checks)}"
+
+
+SETTLING_SECONDS = 600.0
+"""Age of a push up to which a layer that its source lacks, or serves with other bytes, may still be on its way."""
+
+
+def settling(request: CopyRequest, running: Running, cause: BaseException | None) -> float | None:
+    """Return the age of a push whose image its source does not serve whole yet; None for any other failure.
+
+    Harbor's caches may have a layer as empty or missing for seconds after its push.
+    """
+    source = request.source.repository
+    if not isinstance(cause, NotFound | DigestMismatch) or cause.registry != source.registry:
+        return None
+    pushed = running.pushed or (running.enqueued_at if running.lane is Lane.EVENTS else None)
+    if pushed is None or f"/v2/{source.name}/" not in cause.request:
+        return None
+    # Harbor's clock may be ahead of this one.
+    age = max(0.0, (datetime.now(UTC) - pushed).total_seconds())
+    return age if age < SETTLING_SECONDS else None

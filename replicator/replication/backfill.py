@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -22,14 +22,13 @@ from replicator.reference import Reference
 from replicator.registry.places import BULK
 from replicator.replication.advice import explained
 from replicator.replication.compare import TRUSTED, Checker, row_at_end, row_of, why
-from replicator.replication.enqueue import Enqueuer, KeptCopies, ReplaceLimit, informed, job_for
+from replicator.replication.enqueue import BackfillOptions, Enqueuer, KeptCopies, informed, job_for
 from replicator.replication.report import TROUBLE, Report, Row, RowOutcome
 from replicator.replication.repositories import RepositoryQueue
 from replicator.tasks import cancel_all, gather_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
-    from datetime import datetime
 
     from replicator.copy import Comparison, Copier
     from replicator.queue import Job, Observations, Queue
@@ -49,31 +48,6 @@ _LOOKS = 1_000
 """The most sources of dead letters that are looked for at the end of a run, as no list showed them."""
 _HEARING_SECONDS = 3.0
 """Seconds for the news of a copy that has just ended to arrive."""
-
-
-@dataclass(frozen=True, slots=True)
-class BackfillOptions:
-    """Options of a backfill.
-
-    Attributes:
-        retries: how often a failed copy is retried; None for the worker's own limits.
-        force: copy also what is up to date.
-        fail_fast: end the run at the first failure, with at most this many copies queued at once, so that few are
-            running then; 0 to go on.
-        detach: queue what differs and do not wait for the copies.
-        since: skip tags that were pushed earlier, as far as Harbor's list has their time; None for all.
-        trust: seconds for which a destination that this installation saw up to date is not compared again; None to
-            compare each.
-        limit: the number of existing tags that may be replaced without a question; None for any number.
-    """
-
-    retries: int | None = 2
-    force: bool = False
-    fail_fast: int = 0
-    detach: bool = False
-    since: datetime | None = None
-    trust: float | None = None
-    limit: ReplaceLimit | None = None
 
 
 class Backfill:

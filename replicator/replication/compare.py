@@ -194,7 +194,7 @@ class Checker:
                 self._checks.record(str(request.destination), key, compared_at, owner)
             if (lacks_signatures or self._force) and not request.signature:
                 return replace(comparison, lacks_signatures=lacks_signatures)
-        self.letters.over(str(request.destination), right=comparison.result is Result.UP_TO_DATE)
+        self.letters.over(str(request.destination), request.origin, right=comparison.result is Result.UP_TO_DATE)
         return replace(
             row_of(found, RowOutcome(comparison.result.value)),
             digest=comparison.digest,

@@ -104,6 +104,31 @@ class ReplaceLimit:
         return self.ask is not None and await self.ask(replacements, compared)
 
 
+@dataclass(frozen=True, slots=True)
+class BackfillOptions:
+    """Options of a backfill.
+
+    Attributes:
+        retries: how often a failed copy is retried; None for the worker's own limits.
+        force: copy also what is up to date.
+        fail_fast: end the run at the first failure, with at most this many copies queued at once, so that few are
+            running then; 0 to go on.
+        detach: queue what differs and do not wait for the copies.
+        since: skip tags that were pushed earlier, as far as Harbor's list has their time; None for all.
+        trust: seconds for which a destination that this installation saw up to date is not compared again; None to
+            compare each.
+        limit: the number of existing tags that may be replaced without a question; None for any number.
+    """
+
+    retries: int | None = 2
+    force: bool = False
+    fail_fast: int = 0
+    detach: bool = False
+    since: datetime | None = None
+    trust: float | None = None
+    limit: ReplaceLimit | None = None
+
+
 class KeptCopies:
     """Copies that may replace an existing tag, kept until all tags are compared and their number is known.
 

@@ -15,8 +15,8 @@ from replicator.copy import Outcome, Result, SourceNotFound, selection_key
 from replicator.copy.options import VERBATIM
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Description, Lane, LeftToOthers
-from replicator.registry.errors import DigestMismatch, NotFound
 from replicator.registry.places import BULK
+from replicator.replication.advice import SETTLING_SECONDS, settling
 from replicator.replication.enqueue import event_of, rules_of
 from replicator.replication.transfer import CopyFailed, owner_of, select, transfer
 from replicator.rules import CopyRequest
@@ -45,8 +45,6 @@ _GONE_SECONDS = {"manifest": 120.0, "repository": 3600.0}
 """Seconds for which a registry has to say that something is gone: an outage may be what makes it say so."""
 _ANNOUNCED_SECONDS = 600.0
 """Age from which the digest of an event is not believed to be the tag's any more."""
-SETTLING_SECONDS = 600.0
-"""Age of a push up to which a layer that its source lacks, or serves with other bytes, may still be on its way."""
 WITHDRAWN = "no rule names it any more"
 """The note on a job that was queued under other rules, and that no process's rules name."""
 
@@ -189,6 +187,9 @@ class Handler:
             return present
         if place.left_to is not None:
             raise LeftToOthers(place.left_to)
+        if rules.out:
+            # A file with a mistake is out of force, and may name it once it is mended.
+            raise LeftToOthers(self._in_force.keep(digest, running.asked))
         minutes = f"{place.away / 60:.0f}"
         return withdrawn(
             request, "" if place.is_former else f"no process has had the rules that queued it for {minutes} minutes"
@@ -223,7 +224,7 @@ class Handler:
                 raise
             return await self._left_alone(named, Result.SOURCE_GONE, str(error))
         except CopyFailed as error:
-            if (age := _settling(request, running, error.__cause__)) is not None:
+            if (age := settling(request, running, error.__cause__)) is not None:
                 minutes = round(SETTLING_SECONDS / 60)
                 words = f"pushed {age:.0f} s ago, and Harbor may take a while to serve every layer whole"
                 message = f"{error}; {words}: tried again until {minutes} minutes after the push"
@@ -374,22 +375,6 @@ class Handler:
             self._checks.record(str(request.destination), key, seen, owner)
         if attached is not None and attached.subject == outcome.source_digest and outcome.settled:
             self._checks.record(*signature_fact(request, attached), began)
-
-
-def _settling(request: CopyRequest, running: Running, cause: BaseException | None) -> float | None:
-    """Return the age of a push whose image its source does not serve whole yet; None for any other failure.
-
-    Harbor's caches may have a layer as empty or missing for seconds after its push.
-    """
-    source = request.source.repository
-    if not isinstance(cause, NotFound | DigestMismatch) or cause.registry != source.registry:
-        return None
-    pushed = running.pushed or (running.enqueued_at if running.lane is Lane.EVENTS else None)
-    if pushed is None or f"/v2/{source.name}/" not in cause.request:
-        return None
-    # Harbor's clock may be ahead of this one.
-    age = max(0.0, (datetime.now(UTC) - pushed).total_seconds())
-    return age if age < SETTLING_SECONDS else None
 
 
 def _circumstances(request: CopyRequest, running: Running) -> dict[str, Any]:

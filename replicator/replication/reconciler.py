@@ -21,8 +21,8 @@ import structlog
 from replicator.console import iso
 from replicator.errors import ReplicatorError
 from replicator.queue import Failure, Findings, Progress, QueueUnavailable, Reconciles, ReconcileState
-from replicator.replication.backfill import Backfill, BackfillOptions
-from replicator.replication.enqueue import ReplaceLimit
+from replicator.replication.backfill import Backfill
+from replicator.replication.enqueue import BackfillOptions, ReplaceLimit
 from replicator.replication.listing import Listing
 from replicator.replication.report import TROUBLE, RowOutcome
 from replicator.tasks import background, cancel_all
@@ -106,9 +106,7 @@ def overdue(schedule: Schedule | None, state: ReconcileState) -> float:
 def findings(report: Report) -> Findings:
     """Summarise the report of a run that came to its end."""
     counts, failures = report.counts, report.failures
-    error = None
-    if failures and not report.listed:
-        error = f"nothing could be listed: {failures[0].error}"
+    error = f"nothing could be listed: {failures[0].error}" if failures and not report.listed else None
     rest = counts[RowOutcome.UP_TO_DATE] + counts[RowOutcome.FAILED] + counts[RowOutcome.HELD]
     skipped = counts[RowOutcome.SKIPPED] + counts[RowOutcome.SOURCE_GONE]
     unlisted = sorted({row.source for row in failures if row.outcome is RowOutcome.NOT_LISTED})
@@ -130,20 +128,17 @@ def findings(report: Report) -> Findings:
         collisions=report.collisions,
         unlisted=report.counts[RowOutcome.NOT_LISTED],
         failures=tuple(_failure(row) for row in named),
-        missing=tuple(map(_short_digest, unlisted[:_MOST_MISSING])),
+        missing=tuple(
+            hashlib.blake2b(name.encode(errors="replace"), digest_size=4).hexdigest()
+            for name in unlisted[:_MOST_MISSING]
+        ),
     )
 
 
 def _failure(row: Row) -> Failure:
     # A registry's words may hold what JSON has no form for.
-    what, why = (
-        text[:_NAMED_CHARACTERS].encode(errors="replace").decode() for text in (row.source, row.error or row.note)
-    )
-    return Failure(what, why)
-
-
-def _short_digest(name: str) -> str:
-    return hashlib.blake2b(name.encode(errors="replace"), digest_size=4).hexdigest()
+    words = (text[:_NAMED_CHARACTERS].encode(errors="replace") for text in (row.source, row.error or row.note))
+    return Failure(*(each.decode() for each in words))
 
 
 def _repeats(last: ReconcileResult | None, found: Findings) -> int:

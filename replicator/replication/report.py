@@ -14,11 +14,12 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from itertools import groupby, islice
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol
 
 import yaml
 
-from replicator.errors import ConfigError, Problem, ReplicatorError
+from replicator.console import TextFile
+from replicator.errors import ReplicatorError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -251,46 +252,6 @@ class Output(Protocol):
         """
 
 
-class _TextFile:
-    """A text file that is written piece by piece; an error is kept until `close`, so that it does not end the run."""
-
-    def __init__(self, option: str, file: Path) -> None:
-        self._option = option
-        self._file = file
-        self._open: TextIO | None = None
-        self._error: OSError | None = None
-
-    def check(self) -> None:
-        try:
-            with self._file.open("a", encoding="utf-8"):
-                pass
-        except OSError as error:
-            problem = Problem(self._option, f"{self._file}: {error.strerror or error}")
-            raise ConfigError("command line", [problem]) from None
-
-    def write(self, text: str) -> None:
-        if self._error is not None:
-            return
-        try:
-            if self._open is None:
-                # newline="" keeps the line ends of CSV, which are part of the format.
-                self._open = self._file.open("w", encoding="utf-8", errors="backslashreplace", newline="")
-            self._open.write(text)
-        except OSError as error:
-            self._error = error
-
-    def close(self) -> None:
-        self.write("")
-        try:
-            if self._open is not None:
-                self._open.close()
-        except OSError as error:
-            self._error = self._error or error
-        if self._error is not None:
-            reason = self._error.strerror or self._error
-            raise ReplicatorError(f"the report is lost: {self._file}: {reason}") from None
-
-
 class RowsFile:
     """A file with every row.
 
@@ -300,7 +261,7 @@ class RowsFile:
 
     def __init__(self, file: Path, row_format: RowFormat | None = None) -> None:
         self._format = row_format or RowFormat.of(file)
-        self._text = _TextFile("--report", file)
+        self._text = TextFile("--report", file)
         self._rows = 0
 
     def check(self) -> None:
@@ -354,7 +315,7 @@ class ImagesFile:
     """
 
     def __init__(self, option: str, file: Path, outcomes: Iterable[RowOutcome], list_format: ListFormat) -> None:
-        self._text = _TextFile(option, file)
+        self._text = TextFile(option, file)
         self._outcomes = frozenset(outcomes)
         self._format = list_format
         self._sorted = SortedRows()

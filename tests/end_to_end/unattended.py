@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from replicator.copy import Copier
 from replicator.queue import Lane, Queue, Worker
 from replicator.registry import Registries
-from replicator.replication.backfill import Backfill, BackfillOptions
+from replicator.replication.backfill import Backfill
+from replicator.replication.enqueue import BackfillOptions
 from replicator.replication.job import Handler
 from replicator.replication.listing import Listing
 from replicator.replication.transfer import access_by

@@ -294,6 +294,20 @@ async def test_a_job_whose_worker_died_is_cancelled(queue: Queue) -> None:
     assert [each.cancelled for each in await ended(queue, "r", 2)] == [True, True]
 
 
+async def test_a_job_of_another_source_takes_the_place_of_a_cancelled_one_unless_it_is_meant_too(queue: Queue) -> None:
+    def copies(*teams: str) -> list[Job]:
+        return [Job("r.example/a:v1", {"source": f"h.example/{team}/a:v1", "rule": team}) for team in teams]
+
+    await queue.enqueue(copies("one", "two", "three"), Lane.EVENTS)
+    for each in copies("one", "two", "three"):
+        await queue.enqueue([each], Lane.EVENTS)
+    assert await cancel(queue, [Selection(rule="one"), Selection(rule="three")]) == (1, [])
+    assert [each.source for each in (await list_jobs(queue, [ALL], limit=9))[0]] == ["h.example/two/a:v1"]
+    await queue.enqueue(copies("one"), Lane.EVENTS)
+    assert await cancel(queue, [ALL]) == (1, [])
+    assert await gone(queue)
+
+
 async def test_paused_jobs_do_not_keep_a_silent_host_from_being_tried(queue: Queue) -> None:
     await queue.ask("wait_begin", "h.example", 0, 0, "1", "no answer")
     await queue.enqueue([job(name) for name in "abc"], Lane.EVENTS)

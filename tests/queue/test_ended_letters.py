@@ -39,6 +39,10 @@ async def left(queue: Queue) -> set[str]:
     return {letter.id for letter in await DeadLetters(queue).all()}
 
 
+def source_of(destination: str) -> str:
+    return destination.replace("r.", "h.", 1)
+
+
 async def yes(_: str) -> bool:
     return True
 
@@ -49,7 +53,7 @@ async def test_what_is_right_ends_and_the_log_and_the_history_say_why(queue: Que
     await watch.read()
     assert A in watch
     assert "r.example/c:1" not in watch
-    watch.over(A)
+    watch.over(A, source_of(A))
     with capture_logs() as logs:
         await watch.end()
     assert await left(queue) == {B}
@@ -67,6 +71,18 @@ async def test_what_is_right_ends_and_the_log_and_the_history_say_why(queue: Que
     )
 
 
+async def test_that_of_another_source_stays_as_it_may_tell_of_a_collision(queue: Queue, handler: Recorder) -> None:
+    await bury(queue, handler, A, B)
+    watch = CauseWatch(queue)
+    await watch.read()
+    watch.over(A, "h.example/other:1")
+    await watch.end()
+    await watch.look([B])
+    watch.over(B, "h.example/other:1")
+    await watch.end()
+    assert await left(queue) == {A, B}
+
+
 async def test_one_that_was_made_after_the_comparison_began_stays(queue: Queue, handler: Recorder) -> None:
     await bury(queue, handler, A)
     watch, one = CauseWatch(queue), CauseWatch(queue)
@@ -75,7 +91,7 @@ async def test_one_that_was_made_after_the_comparison_began_stays(queue: Queue, 
     await DeadLetters(queue).drop([A])
     await bury(queue, handler, A)
     for each in (watch, one):
-        each.over(A)
+        each.over(A, source_of(A))
         await each.end()
         await each.end_gone(yes)
     assert await left(queue) == {A}
@@ -108,7 +124,7 @@ async def test_many_are_read_and_ended_in_batches(
     watch = CauseWatch(queue)
     await watch.read()
     for each in ids[:11]:
-        watch.over(each)
+        watch.over(each, source_of(each))
     await watch.end()
     assert await left(queue) == set(ids[11:])
 
@@ -119,7 +135,7 @@ async def test_none_ends_and_nothing_fails_while_redis_is_away(own_server: Redis
         watch = CauseWatch(queue)
         await watch.read()
         own_server.kill()
-        watch.over(A)
+        watch.over(A, source_of(A))
         with capture_logs() as logs:
             await watch.end()
             await watch.look([A])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import time
+from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +13,22 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from replicator.errors import ErrorClass
-from replicator.queue import DeadLetters, Description, History, Job, Lane, Queue, QueueError, embedded_server
+from replicator.queue import (
+    DeadLetters,
+    Description,
+    History,
+    Job,
+    Lane,
+    Observations,
+    Queue,
+    QueueError,
+    Selection,
+    embedded_server,
+    list_pauses,
+    pause,
+)
 from replicator.queue.move import Left, left_in, move_queue, move_state
-from tests.queue.conftest import Recorder, eventually, idle, working
+from tests.queue.conftest import PATIENCE, Recorder, eventually, idle, working
 from tests.queue.test_retrying import Fault
 
 if TYPE_CHECKING:
@@ -163,6 +178,26 @@ async def test_what_the_other_redis_knows_already_is_newer(source: Queue, queue:
         "r.example/dead:1": ("new", True, Lane.EVENTS),
     }
     assert await DeadLetters(queue).all() == []
+
+
+async def test_owners_pauses_and_jobs_that_wait_for_others_are_moved(source: Queue, queue: Queue) -> None:
+    place = "r.example/mirror/app:1"
+    for name in ("one", "two"):
+        await source.enqueue([Job(place, {"source": f"h.example/{name}/app:1"})], Lane.EVENTS)
+    async with aclosing(Observations(source, deadline=PATIENCE)) as checks:
+        checks.record("r.example/owned:1", "sha256:x", time.time(), "h.example/owned:1")
+    await pause(source, [Selection(rule="held")], by="me")
+    await move_queue(source, queue)
+    assert [each.selection for each in await list_pauses(queue)] == [Selection(rule="held")]
+    async with aclosing(Observations(queue, deadline=PATIENCE)) as checks:
+        owned = await checks.owned(["r.example/owned:1"])
+    assert owned is not None
+    assert owned[0].source == "h.example/owned:1"
+    handler = Recorder()
+    async with working(queue, handler, concurrency={Lane.EVENTS: 1, Lane.BACKFILL: 1}):
+        await idle(queue)
+    assert [payload["source"] for payload in handler.payloads] == ["h.example/one/app:1", "h.example/two/app:1"]
+    assert await pending(source) == set()
 
 
 async def test_a_job_whose_worker_died_while_it_wrote_waits_until_the_write_can_not_arrive(

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from replicator.copy import Copier
 from replicator.registry import Registries
 from replicator.registry.places import Budget, is_bulk
-from replicator.replication.backfill import Backfill, BackfillOptions
+from replicator.replication.backfill import Backfill
 from replicator.replication.compare import Checker
+from replicator.replication.enqueue import BackfillOptions
 from replicator.replication.listing import Listing
 from replicator.replication.report import RowOutcome
 from replicator.replication.transfer import access_by

@@ -13,8 +13,8 @@ from replicator.queue import Lane, Observations
 from replicator.queue.leaders import LostImages
 from replicator.reference import Reference
 from replicator.registry import Registries
-from replicator.replication.backfill import Backfill, BackfillOptions
-from replicator.replication.enqueue import job_for
+from replicator.replication.backfill import Backfill
+from replicator.replication.enqueue import BackfillOptions, job_for
 from replicator.replication.job import LOST
 from replicator.replication.listing import Listing
 from replicator.replication.report import RowOutcome

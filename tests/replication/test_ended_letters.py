@@ -12,7 +12,8 @@ from replicator.copy import Copier
 from replicator.errors import ErrorClass
 from replicator.queue import DeadLetters, Job, Lane, Observations, Worker
 from replicator.registry import Registries
-from replicator.replication.backfill import Backfill, BackfillOptions
+from replicator.replication.backfill import Backfill
+from replicator.replication.enqueue import BackfillOptions
 from replicator.replication.listing import Listing
 from replicator.replication.report import RowOutcome
 from replicator.replication.transfer import CopyFailed, access_by

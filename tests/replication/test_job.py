@@ -17,8 +17,9 @@ from replicator.queue import Lane, Running
 from replicator.queue.records import TagRecord
 from replicator.reference import Reference
 from replicator.registry import Registries
+from replicator.replication.advice import SETTLING_SECONDS
 from replicator.replication.enqueue import job_for
-from replicator.replication.job import SETTLING_SECONDS, Handler, answered
+from replicator.replication.job import Handler, answered
 from replicator.replication.transfer import CopyFailed, access_by
 from replicator.rules import CopyRequest, Rules, parse
 from tests.standins.faults import Answer, Fault

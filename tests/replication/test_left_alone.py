@@ -9,7 +9,8 @@ from structlog.testing import capture_logs
 
 from replicator.copy import Copier
 from replicator.registry import Registries
-from replicator.replication.backfill import Backfill, BackfillOptions
+from replicator.replication.backfill import Backfill
+from replicator.replication.enqueue import BackfillOptions
 from replicator.replication.listing import Listing
 from replicator.replication.report import RowOutcome
 from replicator.replication.transfer import access_by

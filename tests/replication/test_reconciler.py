@@ -24,8 +24,8 @@ from replicator.queue.reconciles import RESULTS
 from replicator.reference import Reference
 from replicator.registry import Registries
 from replicator.replication import reconciler
-from replicator.replication.backfill import Backfill, BackfillOptions
-from replicator.replication.enqueue import KeptCopies, ReplaceLimit
+from replicator.replication.backfill import Backfill
+from replicator.replication.enqueue import BackfillOptions, KeptCopies, ReplaceLimit
 from replicator.replication.listing import Found, Listing
 from replicator.replication.reconciler import Reconciler, findings, next_run
 from replicator.replication.report import Report, Row, RowFormat, RowOutcome, RowsFile

@@ -52,6 +52,9 @@ class Others:
         self.questions.append((digest, asked))
         return self.place_found
 
+    def keep(self, digest: str, asked: Collection[str]) -> str:
+        return " ".join([digest, *asked])
+
     def renew(self, digest: str, _: Collection[str]) -> None:
         self.renewed.append(digest)
 
@@ -146,6 +149,14 @@ async def test_a_backfill_with_options_of_its_own_makes_its_own_copies() -> None
     # A process that runs for years is updated soon: the present options are as good as its own.
     others.place_found = Place("theirs")
     assert isinstance(await begin(handler(now, others), requested(f"{APP}:v1")), CopyRequest)
+
+
+async def test_a_copy_waits_while_a_file_that_may_name_it_is_out_of_force() -> None:
+    now = rules({APP: f"{ACR}/mirror/app"})
+    now.out = ("team.yaml",)
+    with pytest.raises(LeftToOthers) as waits:
+        await begin(handler(now), requested(f"{TEAM}:v1"))
+    assert waits.value.note == f"{BEFORE.digest} x"
 
 
 async def test_what_nobody_has_known_for_ten_minutes_ends_with_a_warning() -> None:

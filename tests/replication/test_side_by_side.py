@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from replicator.copy import Copier
 from replicator.queue import Finished, Lane, Worker
 from replicator.registry import Registries
-from replicator.replication.backfill import Backfill, BackfillOptions
+from replicator.replication.backfill import Backfill
 from replicator.replication.compare import row_at_end
+from replicator.replication.enqueue import BackfillOptions
 from replicator.replication.job import Handler
 from replicator.replication.listing import Found, Listing
 from replicator.replication.report import RowOutcome

@@ -15,7 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from replicator import __version__
-from replicator.commands.check.findings import Finding, FindingState, Probe, judge_limits, run_probe
+from replicator.commands.check.findings import Finding, FindingState, Probe, judge_limits, merged, run_probe
 from replicator.commands.check.queue import (
     compare_rules,
     compare_rules_in,
@@ -147,7 +147,6 @@ def show(found: Iterable[Finding], out: Console) -> None:
 
 
 _AT_ONCE = 16
-_MAX_NAMED = 5
 _CLOSED = "skipped: the registry can't be used"
 
 
@@ -384,27 +383,6 @@ class Check:
         if _is_closed(await self._login(source)) or _is_closed(await self._login(destination)):
             return []
         return await self._try(Probe("public", str(destination), partial(look_at_both_ends, self._registries, request)))
-
-
-def merged(found: Iterable[Finding]) -> list[Finding]:
-    """Merge findings of several projects of a registry that were skipped for the same reason."""
-    alike: dict[tuple[str, str, str], list[Finding]] = {}
-    lines: list[Finding] = []
-    for finding in found:
-        if finding.state is not FindingState.NOT_TRIED:
-            lines.append(finding)
-            continue
-        registry = finding.subject.partition("/")[0]
-        alike.setdefault((finding.name, registry, finding.message), []).append(finding)
-    for (name, registry, message), group in alike.items():
-        if len(group) == 1:
-            lines += group
-            continue
-        projects = [finding.subject.partition("/")[2] for finding in group]
-        more = f" and {len(projects) - _MAX_NAMED} more" if len(projects) > _MAX_NAMED else ""
-        named = f"{', '.join(projects[:_MAX_NAMED])}{more}"
-        lines.append(Finding(name, registry, FindingState.NOT_TRIED, f"{message} (in {named})"))
-    return lines
 
 
 def _is_closed(found: list[Finding]) -> bool:

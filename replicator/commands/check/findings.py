@@ -9,7 +9,17 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from redis.exceptions import (
+    BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+
 from replicator.errors import ReplicatorError
+from replicator.queue.scripts import advice
 from replicator.replication.advice import explained
 
 if TYPE_CHECKING:
@@ -21,6 +31,10 @@ PROBE_SECONDS = 10.0
 """Timeout of one probe."""
 _TOLERATED_SECONDS = 60.0
 """Difference between two clocks that does no harm."""
+_MAX_NAMED = 5
+MAX_QUOTED = 200
+"""Characters of another side's words in a finding."""
+_LOGIN_WORDS = ("invalid username-password", "without any password configured", "Authentication required")
 
 
 class FindingState(StrEnum):
@@ -121,3 +135,44 @@ def judge_limits(setting: str, limits: HostTimetables, hosts: Collection[str], n
         message = f"The rules contain no registry {host}, so this limit has no effect. {advice}"
         found.append(Finding("limits", setting, FindingState.FAILED, message))
     return found
+
+
+def merged(found: Iterable[Finding]) -> list[Finding]:
+    """Merge findings of several projects of a registry that were skipped for the same reason."""
+    alike: dict[tuple[str, str, str], list[Finding]] = {}
+    lines: list[Finding] = []
+    for finding in found:
+        if finding.state is not FindingState.NOT_TRIED:
+            lines.append(finding)
+            continue
+        registry = finding.subject.partition("/")[0]
+        alike.setdefault((finding.name, registry, finding.message), []).append(finding)
+    for (name, registry, message), group in alike.items():
+        if len(group) == 1:
+            lines += group
+            continue
+        projects = [finding.subject.partition("/")[2] for finding in group]
+        more = f" and {len(projects) - _MAX_NAMED} more" if len(projects) > _MAX_NAMED else ""
+        named = f"{', '.join(projects[:_MAX_NAMED])}{more}"
+        lines.append(Finding(name, registry, FindingState.NOT_TRIED, f"{message} (in {named})"))
+    return lines
+
+
+def redis_words(error: RedisError | OSError) -> str:
+    """Explain an error of Redis or of the connection, and what to do about it."""
+    said = str(error)[:MAX_QUOTED] or type(error).__name__
+    if any(words in said for words in _LOGIN_WORDS):
+        return "refuses the login: check user and password in REPLICATOR_REDIS_URL, where both are percent-encoded"
+    if isinstance(error, NoPermissionError) or "ACL failure" in said:
+        return f"the user lacks permissions: give it the ACL of docs/deployment.md ({said})"
+    if isinstance(error, ReadOnlyError):
+        return "is a read-only replica: set REPLICATOR_REDIS_URL to its master, or to its sentinels"
+    if isinstance(error, OutOfMemoryError):
+        return "its memory is full: raise its maxmemory, or find what else fills it"
+    if isinstance(error, BusyLoadingError):
+        return "is still loading its data: try again"
+    if hint := advice(error):
+        return f"refuses: {hint} ({said})"
+    if isinstance(error, ResponseError):
+        return f"refuses: {said}"
+    return f"does not answer: check REPLICATOR_REDIS_URL, and that it runs and is reachable from here ({said})"

@@ -10,26 +10,21 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from redis.exceptions import (
-    BusyLoadingError,
-    NoPermissionError,
-    OutOfMemoryError,
-    ReadOnlyError,
     RedisError,
     ResponseError,
 )
 from rich.filesize import decimal
 
-from replicator.commands.check.findings import Finding, FindingState, clock_problem
+from replicator.commands.check.findings import MAX_QUOTED, Finding, FindingState, clock_problem, redis_words
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.queue import Differing, KnownConfig, ProcessInfo, Queue, processes
-from replicator.queue.configurations import ALIVE_MS
 from replicator.queue.connection import open_redis, server_version
 from replicator.queue.embedded import LOG, server_program
-from replicator.queue.job import Job, Lane, QueueError, encode_job
+from replicator.queue.job import ALIVE_MS, Job, Lane, QueueError, encode_job
 from replicator.queue.move import left_behind
 from replicator.queue.observations import MOST_DESTINATIONS, ClockSetBack, short_name
 from replicator.queue.records import decode
-from replicator.queue.scripts import NotReplicated, Replicas, Scripts, advice
+from replicator.queue.scripts import NotReplicated, Replicas, Scripts
 from replicator.queue.state_directory import SOCKET, Use, fault_of, find_damage, room, short_path, use_of, version_of
 
 if TYPE_CHECKING:
@@ -45,12 +40,10 @@ _IN_FORCE = "rules"
 """The name of the finding about the rules in force."""
 SETTINGS = "redis settings"
 """The name of the finding about Redis's settings."""
-_MAX_QUOTED = 200
 _MAX_NAMED = 3
 _REPLICA_SECONDS = 1.0
 _ALIYUN = ".aliyuncs.com"
 _UNSAFE = "REPLICATOR_REDIS_REPLICAS=0"
-_LOGIN_WORDS = ("invalid username-password", "without any password configured", "Authentication required")
 _KEYS = ("{prefix}:check", "arq:job:{prefix}:check")
 """A key under each pattern that an ACL must allow, see docs/deployment.md."""
 _TRY = """
@@ -195,32 +188,12 @@ def _held(handle: RedisHandle, replicas: Replicas, needed: int, late: str) -> li
     return []
 
 
-def redis_words(error: RedisError | OSError) -> str:
-    """Explain an error of Redis or of the connection, and what to do about it."""
-    said = str(error)[:_MAX_QUOTED] or type(error).__name__
-    if any(words in said for words in _LOGIN_WORDS):
-        return "refuses the login: check user and password in REPLICATOR_REDIS_URL, where both are percent-encoded"
-    if isinstance(error, NoPermissionError) or "ACL failure" in said:
-        return f"the user lacks permissions: give it the ACL of docs/deployment.md ({said})"
-    if isinstance(error, ReadOnlyError):
-        return "is a read-only replica: set REPLICATOR_REDIS_URL to its master, or to its sentinels"
-    if isinstance(error, OutOfMemoryError):
-        return "its memory is full: raise its maxmemory, or find what else fills it"
-    if isinstance(error, BusyLoadingError):
-        return "is still loading its data: try again"
-    if hint := advice(error):
-        return f"refuses: {hint} ({said})"
-    if isinstance(error, ResponseError):
-        return f"refuses: {said}"
-    return f"does not answer: check REPLICATOR_REDIS_URL, and that it runs and is reachable from here ({said})"
-
-
 async def _kept(redis: QueueClient, where: str) -> list[Finding]:
     """Check for settings that lose jobs: eviction, and no append-only file."""
     try:
         info: Mapping[str, Any] = await redis.info()
     except ResponseError as error:
-        message = f"unknown, as INFO is refused ({str(error)[:_MAX_QUOTED]}): check appendonly and maxmemory-policy"
+        message = f"unknown, as INFO is refused ({str(error)[:MAX_QUOTED]}): check appendonly and maxmemory-policy"
         return [Finding(SETTINGS, where, FindingState.NOT_TRIED, message)]
     settings = _RedisSettings(redis, info)
     findings = [
@@ -285,7 +258,7 @@ def judge_file(
     if appendfsync != "always":
         late = ": a power cut can lose the last second"
         late += ", if it hits the replicas too" if aliyun else "; appendfsync always loses nothing"
-    return FindingState.OK, f"keeps an append-only file (appendfsync {appendfsync[:_MAX_QUOTED]}){late}"
+    return FindingState.OK, f"keeps an append-only file (appendfsync {appendfsync[:MAX_QUOTED]}){late}"
 
 
 def judge_memory(policy: str | None) -> tuple[FindingState, str]:
@@ -298,7 +271,7 @@ def judge_memory(policy: str | None) -> tuple[FindingState, str]:
         message = "does not tell whether it evicts jobs (no CONFIG GET): maxmemory-policy must be noeviction"
         return FindingState.NOT_TRIED, message
     if policy != "noeviction":
-        return FindingState.FAILED, f"may evict jobs: set maxmemory-policy noeviction (it is {policy[:_MAX_QUOTED]})"
+        return FindingState.FAILED, f"may evict jobs: set maxmemory-policy noeviction (it is {policy[:MAX_QUOTED]})"
     return FindingState.OK, "evicts nothing (maxmemory-policy noeviction)"
 
 

@@ -21,7 +21,6 @@ from replicator.commands.convert.draft import Draft, Entry, known_fields
 from replicator.commands.convert.patterns import HUB, globs_of_harbor, tags_of_harbor
 from replicator.commands.convert.regsync_logins import HUB_ENDPOINT
 from replicator.reference import is_registry
-from replicator.rules.images import DESTINATION
 from replicator.rules.node import Node
 from replicator.rules.patterns import is_glob, shorten
 from replicator.schedule import parse_schedule
@@ -50,7 +49,6 @@ _CREDENTIAL = ("type", "access_key", "access_secret")
 _MAX_EXCLUDED = 20
 """Filters that labels which are excluded together become."""
 _ACR_SERVICE = re.compile(r"cr\.([\w-]+)\.aliyuncs\.com\Z")
-_OVERWRITE = "overwrite"
 _ROBOT = (
     "a policy reads its own Harbor without a login; the replicator needs a robot account with repository:list, "
     "repository:pull and artifact:list"
@@ -294,12 +292,7 @@ class _Policy:
 
     def _overwrite(self) -> dict[str, str]:
         node = self._fields.get("override")
-        value = "never" if node is not None and not node.boolean() else "always"
-        if _OVERWRITE in DESTINATION:
-            return {_OVERWRITE: value}
-        if node is not None and value == "never":
-            self._note(node.path, "has no equivalent: a tag at the destination that names another image is replaced")
-        return {}
+        return {"overwrite": "never"} if node is not None and not node.boolean() else {}
 
     def _others(self, host: str) -> None:
         """Remark on what is no part of rules."""

@@ -246,8 +246,8 @@ return found
 -- Returns: the cursor of the next page or '0', how many jobs were forgotten, the ids of those that run and were told.
 local page = redis.call('HSCAN', GEN, ARGV[2], 'COUNT', ARGV[3])
 local dry, gone, members, doomed, awaited, told, is_gone = ARGV[4] == '1', {}, {}, {}, {}, {}, {}
-local generations = {}
-for _, job in ipairs(select_page(page[2], read_selections(5), false)) do
+local generations, selections = {}, read_selections(5)
+for _, job in ipairs(select_page(page[2], selections, false)) do
   local id = job.id
   if job.owner then
     told[#told + 1] = id
@@ -292,6 +292,24 @@ end
 for _, lane in ipairs(LANES) do
   remove('ZREM', queue(lane), members)
   for _, key in ipairs(keys) do remove('ZREM', parked(lane, key), gone) end
+end
+if redis.call('EXISTS', FOREIGN) == 1 then
+  for _, id in ipairs(gone) do take_back(id) end
+  redis.call('HDEL', FOREIGN, unpack(gone))
+end
+if redis.call('EXISTS', RIVALS) == 1 then
+  -- A job of another source that waits behind one that is gone takes its place, unless it is meant too.
+  for _, id in ipairs(gone) do
+    local left = {}
+    for _, rival in ipairs(cjson.decode(redis.call('HGET', RIVALS, id) or '[]')) do
+      if not selected_by(selections, id, rival.lane, rival.job) then left[#left + 1] = rival end
+    end
+    redis.call('HDEL', RIVALS, id)
+    if #left > 0 then
+      redis.call('HSET', RIVALS, id, cjson.encode(left))
+      promote(id)
+    end
+  end
 end
 return {page[1], #gone, unpack(told)}
 

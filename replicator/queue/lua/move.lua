@@ -5,8 +5,10 @@
 -- ARGV: prefix, how many. Nothing else uses this queue, so a job that ran has no worker any more.
 -- Returns the first pending jobs, each as: id, lane, ms since it was due (negative for one that waits), arq's job,
 -- retries or '', failed attempts in a row, the last failure or '', '1' if merged, when it was pushed in ms or '',
--- what to know of a write without an answer: "<ms until its limit> <ms until it is compared> <name>" or ''.
+-- what to know of a write without an answer: "<ms until its limit> <ms until it is compared> <name>" or '', the jobs of
+-- other sources that wait behind it (JSON) or ''.
 local found, left, silent = {}, tonumber(ARGV[2]), redis.call('HKEYS', WAITS)
+for _, name in ipairs(redis.call('HKEYS', prefix .. ':pauses')) do silent[#silent + 1] = 'pause:' .. name end
 for _, lane in ipairs(LANES) do
   local page = left > 0 and redis.call('ZRANGE', queue(lane), 0, left - 1, 'WITHSCORES') or {}
   for i = 1, #page, 2 do
@@ -17,6 +19,8 @@ for _, lane in ipairs(LANES) do
       local record = cjson.decode(running)
       due, pushed = math.min(due, record.due), math.min(pushed or math.huge, record.pushed or math.huge)
     end
+    local owner = string.match(redis.call('HGET', FOREIGN, id) or '', '^%S+')
+    if owner then due = math.min(due, tonumber(redis.call('ZSCORE', foreign(lane, owner), id) or due)) end
     for _, key in ipairs(silent) do due = math.min(due, tonumber(redis.call('ZSCORE', parked(lane, key), id) or due)) end
     local late = redis.call('HGET', WRITING, id) or redis.call('HGET', UNANSWERED, id) or ''
     local limit, look, name = string.match(late, '^(%d+) (%d+) (.*)$')
@@ -26,6 +30,7 @@ for _, lane in ipairs(LANES) do
       tostring(redis.call('SISMEMBER', MERGED, id)),
       pushed and pushed < math.huge and string.format('%.0f', pushed) or '',
       limit and string.format('%.0f %.0f %s', limit - NOW, look - NOW, name) or '',
+      redis.call('HGET', RIVALS, id) or '',
     }
   end
   left = left - #page / 2
@@ -33,10 +38,10 @@ end
 return found
 
 -- move_jobs_in --
--- ARGV: prefix, then for each job the ten values of move_jobs_out. A job that is pending here, or a dead letter, keeps
+-- ARGV: prefix, then for each job the eleven values of move_jobs_out. A job that is pending here, or a dead letter, keeps
 -- its newer content, and is merged with the one that comes.
 local woken = {}
-for i = 2, #ARGV, 10 do
+for i = 2, #ARGV, 11 do
   local id, lane, age, failures, failure, late = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 5], ARGV[i + 6], ARGV[i + 9]
   local content = redis.call('GET', job_key(id)) or redis.call('HGET', DEAD_JOBS, id) or ''
   if content == '' then content = ARGV[i + 3] end
@@ -50,6 +55,9 @@ for i = 2, #ARGV, 10 do
   if ARGV[i + 7] == '1' or late ~= '' then redis.call('SADD', MERGED, id) end
   local limit, look, name = string.match(late, '^(%-?%d+) (%-?%d+) (.*)$')
   if limit then redis.call('HSETNX', UNANSWERED, id, string.format('%.0f %.0f %s', NOW + limit, NOW + look, name)) end
+  for _, rival in ipairs(cjson.decode(ARGV[i + 10] ~= '' and ARGV[i + 10] or '[]')) do
+    enqueue(id, rival.job, rival.lane, rival.retries, '', rival.pushed)
+  end
   woken[target] = true
 end
 for lane in pairs(woken) do wake(lane) end
@@ -58,6 +66,8 @@ for lane in pairs(woken) do wake(lane) end
 -- Forget jobs that another Redis has. ARGV: prefix, then ids.
 local silent = redis.call('HKEYS', WAITS)
 for i = 2, #ARGV do
+  -- First: what waits behind a job that is gone would take its place.
+  redis.call('HDEL', RIVALS, ARGV[i])
   forget(ARGV[i])
   redis.call('DEL', waiters_key(ARGV[i]))
   redis.call('HDEL', WRITING, ARGV[i])
@@ -99,6 +109,17 @@ for i = 2, #ARGV do
   redis.call('HDEL', DEAD, ARGV[i])
   redis.call('HDEL', DEAD_JOBS, ARGV[i])
   redis.call('ZREM', DEAD_ORDER, ARGV[i])
+end
+
+-- move_pauses_in --
+-- ARGV: prefix, then names and pauses (JSON). One that is known here stays as it is.
+for i = 2, #ARGV, 2 do redis.call('HSETNX', prefix .. ':pauses', ARGV[i], ARGV[i + 1]) end
+
+-- move_owned_in with generations owned --
+-- ARGV: prefix, then short names of destinations and what is remembered of them. What is known here is newer.
+redis.call('INCR', SEQ)
+for i = 2, #ARGV, 2 do
+  if not OWNED.get(ARGV[i]) then OWNED.keep(ARGV[i], ARGV[i + 1], MOST_OWNED) end
 end
 
 -- move_history_out with chronicle --

@@ -19,8 +19,16 @@ import structlog
 from yarl import URL
 
 from replicator.queue import Notices, QueueUnavailable
-from replicator.server.notify.decide import NotifyTiming, decide, take_snapshot
-from replicator.server.notify.message import Message, MessageState, NotifyState, Occasion, Origin, PendingMessage
+from replicator.server.notify.decide import decide, take_snapshot
+from replicator.server.notify.message import (
+    Message,
+    MessageState,
+    NotifyState,
+    NotifyTiming,
+    Occasion,
+    Origin,
+    PendingMessage,
+)
 from replicator.server.notify.sending import Sender, open_poster
 from replicator.tasks import background
 

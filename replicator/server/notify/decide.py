@@ -17,8 +17,10 @@ from replicator.queue.leaders import LostImages
 from replicator.replication.advice import close_to_anyone, public_copies
 from replicator.server.notify.message import (
     Example,
+    Lateness,
     Message,
     MessageState,
+    NotifyTiming,
     Occasion,
     Reported,
     configuration_example,
@@ -57,40 +59,6 @@ _RECOVERED = {
     Occasion.PUBLIC: "replicator: recovered: no private image is public at its destination",
     Occasion.CONFIGURATION: "replicator: recovered: the current configuration is in use everywhere",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class NotifyTiming:
-    """When to report something, in seconds.
-
-    Attributes:
-        late: how long a copy waits, or keeps failing, before it is reported.
-        gather: how long dead letters are gathered, from the first one on.
-        pause: between two reports of problems with the same occasion. A recovery is reported at once.
-        silence: how long a registry does not answer before it is reported.
-    """
-
-    late: float = 900.0
-    gather: float = 60.0
-    pause: float = 600.0
-    silence: float = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class Lateness:
-    """How long copies of pushed images have been waiting.
-
-    Attributes:
-        seconds: since the oldest was due but did not start, or began to fail; 0 if none is late.
-        failing: how many of them wait for a retry.
-        examples: the oldest of those.
-        workers: how many processes copy.
-    """
-
-    seconds: float
-    failing: int = 0
-    examples: tuple[Example, ...] = ()
-    workers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

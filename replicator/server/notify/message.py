@@ -195,6 +195,40 @@ def _adapter() -> TypeAdapter[NotifyState]:
     return TypeAdapter(NotifyState)
 
 
+@dataclass(frozen=True, slots=True)
+class NotifyTiming:
+    """When to report something, in seconds.
+
+    Attributes:
+        late: how long a copy waits, or keeps failing, before it is reported.
+        gather: how long dead letters are gathered, from the first one on.
+        pause: between two reports of problems with the same occasion. A recovery is reported at once.
+        silence: how long a registry does not answer before it is reported.
+    """
+
+    late: float = 900.0
+    gather: float = 60.0
+    pause: float = 600.0
+    silence: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lateness:
+    """How long copies of pushed images have been waiting.
+
+    Attributes:
+        seconds: since the oldest was due but did not start, or began to fail; 0 if none is late.
+        failing: how many of them wait for a retry.
+        examples: the oldest of those.
+        workers: how many processes copy.
+    """
+
+    seconds: float
+    failing: int = 0
+    examples: tuple[Example, ...] = ()
+    workers: int = 0
+
+
 def waiting_example(job: WaitingJob) -> Example:
     """Name a job that waits for a retry, with its last failure."""
     attempts = "1 attempt" if job.tries == 1 else f"{job.tries} attempts"

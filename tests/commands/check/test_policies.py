@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.commands.check import merged
-from replicator.commands.check.findings import Finding, FindingState
+from replicator.commands.check.findings import Finding, FindingState, merged
 from replicator.commands.check.webhook import Expected, judge_deliveries, judge_policies
 from replicator.harbor.policy import EVENT_TYPES, Delivery, Policy, PolicyTarget
 from tests.commands.check.asking import RULE, as_administrator, checked, failed, told

@@ -210,14 +210,11 @@ def test_what_is_no_part_of_rules_is_told_with_what_to_set() -> None:
     assert set(remarks([policy()])) == {"[0]"}
 
 
-def test_override_is_kept_where_rules_can_say_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harbor, "DESTINATION", ("to",))
-    assert "is replaced" in remarks([policy(override=False)])["[0].override"]
-    assert "[0].override" not in remarks([policy(override=True)])
-    monkeypatch.setattr(harbor, "DESTINATION", ("to", "overwrite"))
-    for override, word in ((False, "never"), (True, "always")):
+def test_override_says_what_may_be_replaced() -> None:
+    target = f"{PLAIN}/mirror/{{name}}"
+    for override, value in ((False, {"to": target, "overwrite": "never"}), (True, target)):
         draft = harbor.drafted({harbor.POLICIES: [policy(override=override)]}, OPTIONS)
-        assert draft.images[f"{HOST}/team/**"].value == [{"to": f"{PLAIN}/mirror/{{name}}", "overwrite": word}]
+        assert draft.images[f"{HOST}/team/**"].value == [value]
 
 
 @pytest.mark.parametrize(

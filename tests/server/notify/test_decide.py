@@ -24,13 +24,15 @@ from replicator.queue import (
     ReconcileResult,
 )
 from replicator.queue.leaders import LostImages
-from replicator.server.notify.decide import Lateness, NotifyTiming, Snapshot, decide
+from replicator.server.notify.decide import Snapshot, decide
 from replicator.server.notify.message import (
     EMPTY,
     Example,
+    Lateness,
     Message,
     MessageState,
     NotifyState,
+    NotifyTiming,
     Occasion,
     PendingMessage,
     Reported,

@@ -6,9 +6,8 @@ import json
 import re
 
 from replicator.networks import parse_receivers
-from replicator.server.notify.decide import NotifyTiming
 from replicator.server.notify.formats import document, lines_of
-from replicator.server.notify.message import Example, Message, MessageState, Occasion
+from replicator.server.notify.message import Example, Message, MessageState, NotifyTiming, Occasion
 from replicator.server.notify.sending import MAX_PENDING, SECONDS
 from replicator.settings import Settings
 from tests.docs.pages import ROOT, blocks

@@ -22,7 +22,7 @@ from replicator.queue import (
     ReconcileState,
 )
 from replicator.server.notify import Notifier
-from replicator.server.notify.decide import NotifyTiming
+from replicator.server.notify.message import NotifyTiming
 from replicator.server.notify.sending import MAX_PENDING, Sender, open_poster
 from tests.queue.servers import CuttingProxy
 from tests.queue.test_notices import bury
