@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from replicator.aliyun import acr
 from replicator.aliyun.operations import AccountIncomplete, AccountRefused, NamespaceMissing, ram_action
-from replicator.queue import Lane
 from replicator.reference import Reference
 from replicator.registry.errors import (
     NOT_AN_IMAGE,
@@ -192,6 +191,9 @@ def settling(request: CopyRequest, running: Running, cause: BaseException | None
 
     Harbor's caches may have a layer as empty or missing for seconds after its push.
     """
+    # Imported here: a copy by hand needs no queue.
+    from replicator.queue import Lane
+
     source = request.source.repository
     if not isinstance(cause, NotFound | DigestMismatch) or cause.registry != source.registry:
         return None

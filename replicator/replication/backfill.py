@@ -86,7 +86,7 @@ class Backfill:
             force=options.force,
             dry_run=dry_run,
             letters=self._letters,
-            probe=True,
+            probe=options.probe,
         )
         self._registries = copier.registries
         self._courtesy = copier.registries.courtesy

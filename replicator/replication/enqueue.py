@@ -117,6 +117,8 @@ class BackfillOptions:
         since: skip tags that were pushed earlier, as far as Harbor's list has their time; None for all.
         trust: seconds for which a destination that this installation saw up to date is not compared again; None to
             compare each.
+        probe: whether one trusted tag of each repository is compared all the same, to notice a destination that was
+            emptied or replaced.
         limit: the number of existing tags that may be replaced without a question; None for any number.
     """
 
@@ -126,6 +128,7 @@ class BackfillOptions:
     detach: bool = False
     since: datetime | None = None
     trust: float | None = None
+    probe: bool = True
     limit: ReplaceLimit | None = None
 
 

@@ -301,7 +301,7 @@ class Reconciler:
         # The approval is of what the last run found with these rules, and of as many.
         approved = last.findings.held if last is not None and state.is_approved else 0
         limit = ReplaceLimit(self._replaces, approved) if self._replaces is not None else None
-        options = BackfillOptions(retries=None, detach=True, trust=trust, limit=limit)
+        options = BackfillOptions(retries=None, detach=True, trust=trust, probe=False, limit=limit)
         backfill = Backfill(listing, self._copier, self._queue, options=options, checks=self._checks)
 
         def progress() -> Progress:

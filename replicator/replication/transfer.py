@@ -27,7 +27,6 @@ from replicator.registry.errors import (
 from replicator.registry.proxies import Proxies
 from replicator.registry.rate import Rates
 from replicator.replication.advice import explained, may_lack_repository
-from replicator.replication.tag_lists import read_labels
 from replicator.retry import retrying, write_limit
 from replicator.rules.request import Collision
 from replicator.settings import variables
@@ -135,6 +134,9 @@ async def select(registries: Registries, request: CopyRequest) -> CopyRequest | 
         if source.tag not in tags or source.tag in selection.select(tags):
             return request
         return _NOT_LATEST
+    # Imported here: a copy by hand asks for no labels.
+    from replicator.replication.tag_lists import read_labels
+
     only = None if selection.needs_all_tags else source.tag
     infos = await read_labels(registries, source.repository, only)
     info = infos.get(source.tag)

@@ -139,7 +139,8 @@ def join_credentials(files: Iterable[tuple[str, Credentials]]) -> tuple[Credenti
 
 def _is_same(one: Access, other: Access) -> bool:
     """Compare two logins and how their registry is reached; of temporary logins, the accounts."""
-    if replace(one, logins=None, creator=None) != replace(other, logins=None, creator=None):
+    plain = [replace(each, logins=None, creator=None, types=None) for each in (one, other)]
+    if plain[0] != plain[1]:
         return False
     accounts = [
         each.logins.account if isinstance(each.logins, TemporaryLogins) else each.logins for each in (one, other)

@@ -88,7 +88,7 @@ async def test_a_copy_is_told_in_one_sentence(
 async def test_a_copy_may_be_told_to_replace_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Overwrite] = []
 
-    async def transfer(_: Any, request: CopyRequest) -> Outcome:
+    async def transfer(_: Any, request: CopyRequest, **__: Any) -> Outcome:
         asked.append(request.overwrite)
         return ended(Result.SKIPPED, note="left alone")
 

@@ -122,7 +122,7 @@ def test_copy_asks_for_what_its_options_say(
 ) -> None:
     asked: list[CopyOptions] = []
 
-    async def copy_one(*given: Any) -> int:
+    async def copy_one(*given: Any, **_: Any) -> int:
         asked.append(given[-1])
         return 0
 

@@ -137,7 +137,7 @@ LIMITS = {
         Limit("redirects of a request", "registry.transport._MAX_REDIRECTS", "", "refused"),
         Limit(
             "attempts at a copy whose blobs or manifests meet an answer that is not the registry's",
-            "queue.job.COSTLY_ATTEMPTS",
+            "retry.COSTLY_ATTEMPTS",
             "",
             "the copy fails",
         ),

@@ -208,8 +208,8 @@ async def test_beside_a_running_serve_it_uses_the_same_queue(house: House) -> No
 
 
 async def test_two_sources_for_one_destination_are_told_with_both_names(house: House) -> None:
-    for repository in ("team/a/b-c", "team/a-b/c"):
-        await push(house.harbor.host, repository, "v1", image(len(repository)), HARBOR_ROBOT)
+    for number, repository in enumerate(("team/a/b-c", "team/a-b/c")):
+        await push(house.harbor.host, repository, "v1", image(number), HARBOR_ROBOT)
     rules = house.rules({"HARBOR/team/**": "ACR/cache/{flat}"})
     ended = await replicator("backfill", "--config", rules, "--report=r.json", cwd=house.directory)
     assert ended.code == 1

@@ -50,8 +50,8 @@ async def test_only_what_is_named_is_copied_and_nothing_else_is_looked_at(house:
 
 
 async def test_what_another_source_would_overwrite_is_not_copied_by_itself_either(house: House) -> None:
-    for repository in ("team/a", "team/b"):
-        await push(house.harbor.host, repository, "v1", image(len(repository)), HARBOR_ROBOT)
+    for number, repository in enumerate(("team/a", "team/b")):
+        await push(house.harbor.host, repository, "v1", image(number), HARBOR_ROBOT)
     rules = house.rules({"HARBOR/team/*:v1": "ACR/cache/{name}", "HARBOR/team/b": {"to": "ACR/cache/a"}})
     # The rule that is left out is about the same repository, so the clash is seen.
     ended = await replicator(

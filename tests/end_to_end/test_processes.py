@@ -48,6 +48,8 @@ OFFLINE: dict[str, tuple[list[str], int, str]] = {
     "queue": (["move"], 2, "REPLICATOR_REDIS_URL"),
     "status": (["--json"], 0, '"workers": []'),
     "failures": (["--json"], 0, "[]"),
+    "history": (["--json"], 0, '"actions": []'),
+    "reconcile": (["approve"], 1, "no reconcile waits for an approval"),
     "webhook": (["register"], 2, "no rules file"),
     "notify": (["test"], 2, "REPLICATOR_NOTIFY_URL"),
 }

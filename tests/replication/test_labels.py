@@ -141,7 +141,7 @@ async def test_a_tag_that_moves_while_it_is_copied_never_brings_an_image_without
         await push(house.harbor.host, "team/app", "v1", bad, HARBOR_ROBOT)
         return labels
 
-    monkeypatch.setattr("replicator.replication.job.read_labels", read_and_move)
+    monkeypatch.setattr("replicator.replication.tag_lists.read_labels", read_and_move)
     outcome = await handled(rules, pushed(house, rules, "team/app:v1"))
     assert (outcome["result"], outcome["digest"]) == (Result.COPIED, good.digest)
     assert (await handled(rules, found.request))["note"] == "tag v1 does not have the label prod"
