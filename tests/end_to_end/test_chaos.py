@@ -16,6 +16,7 @@ REDIS = "/usr/bin/redis-server"
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.scale
 async def test_through_everything_each_accepted_event_arrives_and_no_tag_is_written_twice_at_once_or_backwards() -> (
     None
 ):

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
+from replicator import retry as retry_module
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import DeadLetters, Job, Lane, Queue, RetryPolicy, Running
-from replicator.queue import job as job_module
 from replicator.queue.attempt import StartedJob
 from replicator.queue.records import dump_json
 from tests.queue.conftest import QUICK, Recorder, command, eventually, idle, working
@@ -82,8 +82,8 @@ def test_a_body_is_sent_in_vain_five_times_with_pauses_from_a_minute_to_four_hou
 async def test_bodies_sent_in_vain_are_counted_over_other_failures(
     queue: Queue, handler: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_module, "COSTLY_PAUSES", (0.01, 0.01))
-    monkeypatch.setattr(job_module, "COSTLY_ATTEMPTS", 3)
+    monkeypatch.setattr(retry_module, "COSTLY_PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(retry_module, "COSTLY_ATTEMPTS", 3)
 
     def in_vain() -> Fault:
         fault = Fault(ErrorClass.TRANSIENT)
