@@ -66,9 +66,14 @@ class Lease:
         if self.task is not None:
             self.task.cancel()
 
-    def end_early(self, how: str) -> None:
-        """Stop the handler, unless it is writing the tag at this moment: then the next renewal asks again."""
-        if self.unanswered:
+    def end_early(self, how: str, *, at_fence: bool = False) -> None:
+        """Stop the handler, unless it is writing the tag at this moment: then the next renewal asks again.
+
+        Args:
+            how: see ``ends``.
+            at_fence: it is about to write the tag, perhaps once more after a write without an answer.
+        """
+        if self.unanswered and not at_fence:
             return
         if not self.ends:
             log.info("job ends early", id=self.id, how=how)
@@ -186,7 +191,7 @@ class LeaseKeeper:
         for lease in leases:
             lease.renewed = now
             if lease.record.token in ends and lease.record.token in self._held:
-                lease.end_early(ends[lease.record.token])
+                lease.end_early(ends[lease.record.token], at_fence=script == "confirm")
             # A job that ended while this request was under way has no lease any more: it is done, not lost.
             if lease.record.token in lost and lease.record.token in self._held:
                 log.warning("lease lost", id=lease.id)

@@ -221,6 +221,21 @@ async def test_the_tag_of_a_job_that_was_stopped_is_not_written(queue: Queue) ->
     assert not told.is_set()
 
 
+async def test_a_tag_whose_job_was_stopped_is_not_written_once_more_after_a_write_without_an_answer(
+    queue: Queue, handler: Recorder
+) -> None:
+    async def handle(running: Running) -> dict[str, Any]:
+        await running.confirm()  # no answer comes
+        await cancel(queue, [ALL])
+        await running.confirm()
+        return await handler(running)
+
+    async with working(queue, handle, lease=30.0, timeout=None):
+        await queue.enqueue([job("a")], Lane.EVENTS)
+        await idle(queue)
+    assert handler.runs == []
+
+
 async def test_a_job_is_cancelled_in_every_state_and_its_runs_hear_of_it(queue: Queue, handler: Recorder) -> None:
     handler.errors = [Fault(ErrorClass.TRANSIENT)]
     slow = RetryPolicy(first=600, cap=600)
@@ -306,6 +321,41 @@ async def test_a_job_of_another_source_takes_the_place_of_a_cancelled_one_unless
     await queue.enqueue(copies("one"), Lane.EVENTS)
     assert await cancel(queue, [ALL]) == (1, [])
     assert await gone(queue)
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_a_job_that_waits_behind_another_is_cancelled_by_its_own_content_and_its_run_hears_of_it(
+    queue: Queue, *, running: bool
+) -> None:
+    one, two = (Job("r.example/a:v1", {"source": f"h.example/{team}/a:v1", "rule": team}) for team in ("one", "two"))
+    await queue.enqueue([one], Lane.EVENTS)
+    if running:
+        assert await claimed(queue) == ["a"]
+    await queue.enqueue([two], Lane.BACKFILL, run="r")
+    await queue.enqueue([two], Lane.EVENTS)
+    meant = ALL if running else Selection(rule="two")
+    expected = (0, [one.id]) if running else (1, [])
+    assert await cancel(queue, [meant], dry_run=True) == expected
+    assert await cancel(queue, [meant]) == expected
+    if running:
+        await queue.run_script("finish", one.id, f"t:{one.id}", 1, Lane.EVENTS, "cancel", 0, 0, "{}", "")
+        assert await gone(queue), "nothing takes its place"
+        assert await ended(queue, "r", 1) == [Finished(one.id, None, "cancelled", None, 0, 0, cancelled=True)]
+    else:
+        assert await claimed(queue) == ["a"]
+        await queue.run_script("finish", one.id, f"t:{one.id}", 1, Lane.EVENTS, "done", 0, 0, "{}", "")
+        assert await gone(queue)
+    assert await command(queue, "KEYS", f"{queue.prefix}:waiters:*") == []
+
+
+async def test_jobs_are_cancelled_when_the_memory_of_redis_is_full(queue: Queue) -> None:
+    await queue.enqueue([job("a"), job("b")], Lane.EVENTS)
+    assert await claimed(queue, count=1) == ["a"]
+    await queue.redis.config_set("maxmemory", "1")
+    try:
+        assert await cancel(queue, [ALL]) == (1, [job("a").id])
+    finally:
+        await queue.redis.config_set("maxmemory", "0")
 
 
 async def test_paused_jobs_do_not_keep_a_silent_host_from_being_tried(queue: Queue) -> None:

@@ -242,15 +242,36 @@ return found
 
 -- job_cancel with waits selection stops pauses --
 -- Forget a page of the pending jobs, and have those that run end.
+-- A job of another source that waits behind one is meant by its own content.
 -- ARGV: prefix, cursor ('0' for the first page), about how many jobs are looked at, '1' to change nothing, selections.
--- Returns: the cursor of the next page or '0', how many jobs were forgotten, the ids of those that run and were told.
+-- Returns: the cursor of the next page or '0', of how many ids jobs were forgotten, the ids of those that run and were
+-- told.
 local page = redis.call('HSCAN', GEN, ARGV[2], 'COUNT', ARGV[3])
-local dry, gone, members, doomed, awaited, told, is_gone = ARGV[4] == '1', {}, {}, {}, {}, {}, {}
+local dry, gone, members, doomed, awaited, told, is_gone, is_told = ARGV[4] == '1', {}, {}, {}, {}, {}, {}, {}
 local generations, selections = {}, read_selections(5)
+if not dry then allow_writes() end
+
+-- Forget the selected ones of the jobs that wait behind another. Returns whether there were any.
+local function forget_rivals(id)
+  local text = redis.call('HGET', RIVALS, id)
+  local left, dropped = {}, {}
+  for _, rival in ipairs(text and cjson.decode(text) or {}) do
+    local list = selected_by(selections, id, rival.lane, rival.job) and dropped or left
+    list[#list + 1] = rival
+  end
+  if #dropped > 0 and not dry then
+    if #left > 0 then redis.call('HSET', RIVALS, id, cjson.encode(left)) else redis.call('HDEL', RIVALS, id) end
+    for _, rival in ipairs(dropped) do
+      report_end(id, rival.generation, cancelled_record(id), nil, nil, rival.generation)
+    end
+  end
+  return #dropped > 0
+end
+
 for _, job in ipairs(select_page(page[2], selections, false)) do
   local id = job.id
   if job.owner then
-    told[#told + 1] = id
+    told[#told + 1], is_told[id] = id, true
     if not dry then stop_attempt(id, 'cancel', job.generation, job.owner) end
   else
     local n = #gone + 1
@@ -261,11 +282,13 @@ for _, job in ipairs(select_page(page[2], selections, false)) do
   end
 end
 if #told > 0 and not dry then wake('stops') end
-if dry or #gone == 0 then return {page[1], #gone, unpack(told)} end
-redis.call('DEL', unpack(doomed))
-if redis.call('EXISTS', unpack(awaited)) > 0 then
-  for n, id in ipairs(gone) do report_end(id, generations[n], cancelled_record(id)) end
+local number, has_rivals = #gone, redis.call('EXISTS', RIVALS) == 1
+for i = 1, has_rivals and #page[2] or 0, 2 do
+  local id = page[2][i]
+  if forget_rivals(id) and not is_gone[id] and not is_told[id] then number = number + 1 end
 end
+if dry or #gone == 0 then return {page[1], number, unpack(told)} end
+redis.call('DEL', unpack(doomed))
 if redis.call('EXISTS', WRITING) == 1 then
   -- Their workers died while they wrote.
   for _, id in ipairs(gone) do
@@ -297,21 +320,11 @@ if redis.call('EXISTS', FOREIGN) == 1 then
   for _, id in ipairs(gone) do take_back(id) end
   redis.call('HDEL', FOREIGN, unpack(gone))
 end
-if redis.call('EXISTS', RIVALS) == 1 then
-  -- A job of another source that waits behind one that is gone takes its place, unless it is meant too.
-  for _, id in ipairs(gone) do
-    local left = {}
-    for _, rival in ipairs(cjson.decode(redis.call('HGET', RIVALS, id) or '[]')) do
-      if not selected_by(selections, id, rival.lane, rival.job) then left[#left + 1] = rival end
-    end
-    redis.call('HDEL', RIVALS, id)
-    if #left > 0 then
-      redis.call('HSET', RIVALS, id, cjson.encode(left))
-      promote(id)
-    end
-  end
+for _, id in ipairs(has_rivals and gone or {}) do promote(id) end
+if redis.call('EXISTS', unpack(awaited)) > 0 then
+  for n, id in ipairs(gone) do report_end(id, generations[n], cancelled_record(id)) end
 end
-return {page[1], #gone, unpack(told)}
+return {page[1], number, unpack(told)}
 
 -- job_list with waits selection pauses --
 -- Give a page of the pending jobs.

@@ -273,14 +273,16 @@ local function run_that_counts(waiters, seen, worker)
 end
 
 -- Report the end of a job to the runs that enqueued it before the attempt began (their generation is at most `seen`).
--- With `failures`, only to those whose retries are exhausted by that many failures. worker: the one that did the job
--- well, or nil; then only one of the runs is not told that the copy is `shared`.
-local function report_end(id, seen, record, failures, worker)
+-- When nothing of the job is pending any more, all of them hear of it. With `failures`, only those whose retries are
+-- exhausted by that many failures. worker: the one that did the job well, or nil; then only one of the runs is not told
+-- that the copy is `shared`. from: the first generation that is meant; nil for all.
+local function report_end(id, seen, record, failures, worker, from)
   local waiters = redis.call('HGETALL', waiters_key(id))
+  if #waiters > 0 and redis.call('HEXISTS', GEN, id) == 0 then seen = math.huge end
   local counts = worker and #waiters > 2 and run_that_counts(waiters, seen, worker)
   for i = 1, #waiters, 2 do
     local generation, retries = string.match(waiters[i + 1], '^(%d+):(%d*)$')
-    local wanted = tonumber(generation) <= seen
+    local wanted = tonumber(generation) <= seen and tonumber(generation) >= (from or 0)
     if failures then wanted = wanted and retries ~= '' and failures > tonumber(retries) end
     if wanted then
       local stream = prefix .. ':finished:' .. waiters[i]
