@@ -23,9 +23,11 @@ from replicator.queue import (
     LoadedConfig,
     Queue,
     QueueUnavailable,
+    Selection,
     Status,
     announced,
     configurations,
+    pause,
     processes,
 )
 from replicator.server.runtime import origin_of
@@ -141,6 +143,15 @@ async def _only_wait(queue: Queue, number: int) -> bool:
 
 async def _done(handler: Process, number: int) -> bool:
     return len(handler.runs) == number
+
+
+async def test_a_paused_lane_leaves_jobs_where_their_process_finds_them(queue: Queue) -> None:
+    await queue.enqueue(jobs(OTHER, 64), Lane.EVENTS)
+    async with process(queue, NEW):
+        await eventually(lambda: _left(queue, OTHER, 64))
+    await pause(queue, [Selection(lane=Lane.EVENTS)], by="me")
+    await queue.run_script("claim", Lane.EVENTS, 4, "t", "w", 30_000, 1, 0, 86_400_000, OTHER)
+    assert await left(queue) == {OTHER: 64}
 
 
 async def test_a_push_takes_a_job_back_that_is_left_to_others(queue: Queue) -> None:

@@ -474,7 +474,7 @@ local put_off = 0
 local due = redis.call('ZRANGEBYSCORE', queue(lane), '-inf', NOW, 'WITHSCORES', 'LIMIT', 0, reach)
 -- First what others have left to this worker's configuration. In the queue it is due later, so that they pass it over.
 local own, left_to_us = ARGV[10] or '', {}
-if own ~= '' then left_to_us = redis.call('ZRANGE', foreign(lane, own), 0, count - 1, 'WITHSCORES') end
+if own ~= '' and count > 0 then left_to_us = redis.call('ZRANGE', foreign(lane, own), 0, count - 1, 'WITHSCORES') end
 for i = #left_to_us - 1, 1, -2 do
   local id, place = left_to_us[i], math.min(NOW, tonumber(left_to_us[i + 1]))
   redis.call('ZREM', foreign(lane, own), id)
@@ -501,8 +501,8 @@ for i = 1, #due, 2 do
     local stop, generation = stop_of(id, died and died.token)
     if stop == 'cancel' and generation >= tonumber(redis.call('HGET', GEN, id) or 0) then
       -- Its worker died before it heard of that.
-      report_end(id, generation, cancelled_record(id))
       forget(id)
+      report_end(id, generation, cancelled_record(id))
       redis.call('HDEL', STOPS, id)
     elseif hold(id, tonumber(due[i + 1])) then
       if died then note_push(id, died.pushed) end
@@ -715,12 +715,18 @@ return how
 
 -- sweep --
 -- Repair what a loss inside Redis left behind (an eviction, a file restored in part): a pending job that is in no
--- queue goes back into one; a job whose content is gone becomes a dead letter.
+-- queue goes back into one; a job whose content is gone becomes a dead letter. An older version of this program knows
+-- nothing of the jobs that wait behind one which it has ended: the first of them takes its place.
 -- ARGV: prefix, message for those, then ids. Returns the ids that were repaired.
 local mended = {}
 for i = 3, #ARGV do
   local id = ARGV[i]
-  if redis.call('HEXISTS', GEN, id) == 1 and redis.call('EXISTS', lease(id)) == 0 then
+  if redis.call('HEXISTS', GEN, id) == 0 then
+    if redis.call('HEXISTS', RIVALS, id) == 1 then
+      promote(id)
+      mended[#mended + 1] = id
+    end
+  elseif redis.call('EXISTS', lease(id)) == 0 then
     if redis.call('EXISTS', job_key(id)) == 0 then
       local record = {id = id, outcome = cjson.null, error = ARGV[2], error_class = 'permanent', tries = 0,
         seconds = 0, retrying = false}
