@@ -177,8 +177,9 @@ async def move_queue(
     for name in ("owned:old", "owned:new"):
         for part in _parts(await _hash(source, name), 2 * batch):
             await target.ask("move_owned_in", *part)
-    async for ids in source.scan_hash("gen"):
-        await source.ask("sweep", CONTENT_GONE, *ids)
+    for name in ("gen", "rivals"):
+        async for ids in source.scan_hash(name):
+            await source.ask("sweep", CONTENT_GONE, *ids)
     while jobs := await source.ask("move_jobs_out", batch):
         # Without content and in no list of the pending: a rest that nothing could run.
         whole = [job for job in jobs if job[3]]

@@ -197,11 +197,15 @@ class Worker:
             await asyncio.wait(late, timeout=1.0)
 
     async def _sweep(self, health: RedisHealth) -> None:
-        """Repair, once, what a loss inside Redis left behind: ``gen`` is the durable set of all pending jobs."""
-        cursor, mended = 0, 0
-        while True:
+        """Repair, once, what a loss inside Redis or an older version of this program left behind.
+
+        ``gen`` is the durable set of all pending jobs, ``rivals`` of those with jobs that wait behind them.
+        """
+        names, cursor, mended = ["gen", "rivals"], 0, 0
+        while names:
             try:
-                cursor, entries = await self._queue.redis.hscan(f"{self._queue.prefix}:gen", cursor, count=BATCH)
+                key = f"{self._queue.prefix}:{names[0]}"
+                cursor, entries = await self._queue.redis.hscan(key, cursor, count=BATCH)
                 if entries:
                     mended += len(await self._queue.run_script("sweep", CONTENT_GONE, *entries))
             except FAULTS as error:
@@ -209,7 +213,7 @@ class Worker:
                 await asyncio.sleep(1.0)
                 continue
             if cursor == 0:
-                break
+                del names[0]
         if mended:
             log.warning("pending jobs mended", jobs=mended)
 

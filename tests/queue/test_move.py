@@ -180,6 +180,33 @@ async def test_what_the_other_redis_knows_already_is_newer(source: Queue, queue:
     assert await DeadLetters(queue).all() == []
 
 
+async def test_the_job_of_one_source_does_not_stand_for_that_of_another(source: Queue, queue: Queue) -> None:
+    def copy(place: str, team: str) -> Job:
+        return Job(f"r.example/{place}:1", {"source": f"h.example/{team}/app:1"})
+
+    def fault(*_: Any) -> list[BaseException]:
+        return [Fault(ErrorClass.PERMANENT)]
+
+    handler = Recorder()
+    for each, place, team in ((queue, "dead", "ours"), (source, "letter", "theirs")):
+        handler.errors = fault()
+        async with working(each, handler):
+            await each.enqueue([copy(place, team)], Lane.EVENTS)
+            await idle(each)
+    await queue.enqueue([copy("both", "ours"), copy("letter", "ours")], Lane.EVENTS)
+    await source.enqueue([copy("both", "theirs"), copy("dead", "theirs")], Lane.EVENTS)
+    await move_queue(source, queue)
+    handler = Recorder()
+    async with working(queue, handler):
+        await idle(queue)
+    ran = {(run.id.split("/")[1], str(run.payload["source"]).split("/")[1]) for run in handler.runs}
+    assert ran == {("both:1", "ours"), ("both:1", "theirs"), ("letter:1", "ours"), ("dead:1", "theirs")}
+    letters = {(each.id, (each.payload or {})["source"]) for each in await DeadLetters(queue).all()}
+    assert letters == {
+        (copy(place, team).id, f"h.example/{team}/app:1") for place, team in (("dead", "ours"), ("letter", "theirs"))
+    }
+
+
 async def test_owners_pauses_and_jobs_that_wait_for_others_are_moved(source: Queue, queue: Queue) -> None:
     place = "r.example/mirror/app:1"
     for name in ("one", "two"):

@@ -10,6 +10,7 @@ import pytest
 
 from replicator.errors import ErrorClass
 from replicator.queue import DeadLetters, Job, JsonValue, Lane, Observations, Queue, RetryPolicy, Running
+from replicator.queue.move import move_queue
 from replicator.queue.observations import MOST_OWNED
 from replicator.queue.records import MOST_RIVALS, TagRecord
 from replicator.queue.scripts import sections
@@ -72,6 +73,27 @@ async def test_a_push_of_another_source_during_a_copy_runs_after_it_with_its_own
         await idle(queue)
     assert ran(handler) == [(OURS, 0), (THEIRS, 1)]
     assert (handler.runs[1].lane, handler.runs[1].pushed) == (Lane.EVENTS, pushed)
+
+
+@pytest.mark.parametrize("moved", [True, False])
+async def test_what_an_older_version_has_left_behind_a_job_that_it_ended_runs(
+    queue: Queue, handler: Recorder, *, moved: bool
+) -> None:
+    for source in (OURS, THEIRS):
+        await queue.enqueue([job(source)], Lane.EVENTS)
+    # As far as an older version goes.
+    await queue.redis.hdel(f"{queue.prefix}:gen", PLACE)  # type: ignore[misc]  # redis-py's union
+    await queue.redis.zrem(queue.lane_queue(Lane.EVENTS), f"{queue.prefix}:{PLACE}")
+    await queue.redis.delete(f"arq:job:{queue.prefix}:{PLACE}")
+    if moved:
+        async with await Queue.connect(queue.where, prefix=f"{queue.prefix}-moved") as target:
+            await move_queue(queue, target)
+            assert (await target.counts()).lanes[Lane.EVENTS].queued == 1
+    else:
+        async with working(queue, handler, concurrency=ONE):
+            await handler.started(1)
+            await idle(queue)
+        assert ran(handler) == [(THEIRS, 0)]
 
 
 async def test_a_run_hears_of_the_end_of_its_own_source_alone(queue: Queue, handler: Recorder) -> None:

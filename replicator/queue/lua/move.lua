@@ -39,12 +39,12 @@ return found
 
 -- move_jobs_in --
 -- ARGV: prefix, then for each job the eleven values of move_jobs_out. A job that is pending here, or a dead letter, keeps
--- its newer content, and is merged with the one that comes.
+-- its newer content, and is merged with the one that comes; one with another source runs after it.
 local woken = {}
 for i = 2, #ARGV, 11 do
   local id, lane, age, failures, failure, late = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 5], ARGV[i + 6], ARGV[i + 9]
   local content = redis.call('GET', job_key(id)) or redis.call('HGET', DEAD_JOBS, id) or ''
-  if content == '' then content = ARGV[i + 3] end
+  if content == '' or is_rival(id, content, ARGV[i + 3]) then content = ARGV[i + 3] end
   local target, pending = enqueue(id, content, lane, ARGV[i + 4], '', ARGV[i + 8])
   if not pending then
     redis.call('ZADD', queue(target), string.format('%.0f', NOW - age), member(id))
@@ -95,7 +95,8 @@ return found
 redis.call('INCR', SEQ)
 for i = 2, #ARGV, 3 do
   local id = ARGV[i]
-  if redis.call('HEXISTS', GEN, id) == 0 and redis.call('HEXISTS', DEAD, id) == 0 then
+  local is_newer = redis.call('HEXISTS', GEN, id) == 1 and not is_rival(id, redis.call('GET', job_key(id)), ARGV[i + 2])
+  if not is_newer and redis.call('HEXISTS', DEAD, id) == 0 then
     redis.call('HSET', DEAD, id, ARGV[i + 1])
     redis.call('HSET', DEAD_JOBS, id, ARGV[i + 2])
     -- Older than any mark: people were told of it.
