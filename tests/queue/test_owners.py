@@ -107,6 +107,18 @@ async def test_a_run_hears_of_the_end_of_its_own_source_alone(queue: Queue, hand
     assert ran(handler) == [(OURS, 0), (THEIRS, 0)]
 
 
+async def test_a_push_of_the_first_source_meanwhile_does_not_end_the_run_of_the_other(
+    queue: Queue, handler: Recorder
+) -> None:
+    await queue.enqueue([job(OURS)], Lane.EVENTS)
+    await queue.enqueue([job(THEIRS)], Lane.BACKFILL, run="theirs")
+    await queue.enqueue([job(OURS, 1)], Lane.EVENTS)
+    handler.errors = [Fault(ErrorClass.PERMANENT)]
+    async with working(queue, handler, concurrency=ONE):
+        end = await anext(aiter(queue.finished("theirs")))
+    assert (ran(handler), end.error) == ([(OURS, 1), (THEIRS, 0)], None)
+
+
 async def test_the_dead_letter_of_one_source_stays_when_the_other_is_pushed(queue: Queue, handler: Recorder) -> None:
     handler.errors = [Fault(ErrorClass.PERMANENT)]
     async with working(queue, handler, concurrency=ONE):

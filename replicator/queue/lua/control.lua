@@ -79,11 +79,13 @@ end
 
 local function wants_content(selections) return has_field(selections, {'rule', 'source', 'host'}) end
 
--- Returns the number of the first selection that a job matches; nil if it matches none.
-local function selected_by(selections, id, lane, content)
+-- Returns the number of the first selection that a job matches; nil if it matches none. runs: those that wait for its
+-- end, if it waits behind another.
+local function selected_by(selections, id, lane, content, runs)
+  local function awaits(run) return runs and runs[run] or not runs and redis.call('HEXISTS', waiters_key(id), run) == 1 end
   for number, want in ipairs(selections) do
     if (not want.lane or want.lane == lane)
-      and (not want.run or redis.call('HEXISTS', waiters_key(id), want.run) == 1)
+      and (not want.run or awaits(want.run))
       and (not want.destination or any_form(want.destination, id))
       and (not want.rule or globs(want.rule, field_of(content, 'rule')))
       and (not want.source or any_form(want.source, field_of(content, 'source')))
@@ -256,13 +258,13 @@ local function forget_rivals(id)
   local text = redis.call('HGET', RIVALS, id)
   local left, dropped = {}, {}
   for _, rival in ipairs(text and cjson.decode(text) or {}) do
-    local list = selected_by(selections, id, rival.lane, rival.job) and dropped or left
+    local list = selected_by(selections, id, rival.lane, rival.job, rival.waiters) and dropped or left
     list[#list + 1] = rival
   end
   if #dropped > 0 and not dry then
     if #left > 0 then redis.call('HSET', RIVALS, id, cjson.encode(left)) else redis.call('HDEL', RIVALS, id) end
     for _, rival in ipairs(dropped) do
-      report_end(id, rival.generation, cancelled_record(id), nil, nil, rival.generation)
+      for run in pairs(rival.waiters) do tell_run(run, cancelled_record(id)) end
     end
   end
   return #dropped > 0

@@ -26,7 +26,8 @@
 --   <prefix>:configs, :turns   hash digest -> JSON, counter: see "configured" in processes.lua
 --   <prefix>:waiters:<id>      hash run -> "generation:retries": the runs that wait for its end
 --   <prefix>:finished:<run>    stream of ends for one run
---   <prefix>:rivals            hash id -> JSON list: jobs with other sources than the pending one, which run after it
+--   <prefix>:rivals            hash id -> JSON list: jobs with other sources than the pending one, which run after it, each
+--                              with the runs that wait for its end, and their retries or ''
 --   <prefix>:dead, :dead-jobs  hashes id -> JSON record, id -> arq's job
 --   <prefix>:buried            sorted set of the ids of dead letters, in the order of their death: a number of :seq
 --   <prefix>:workers           hash worker -> JSON: its sign of life
@@ -145,6 +146,9 @@ local function wait_behind(id, rival)
   end
   local before = rivals[place] and rivals[place].pushed or ''
   if before ~= '' and (rival.pushed == '' or tonumber(before) < tonumber(rival.pushed)) then rival.pushed = before end
+  for run, limit in pairs(rivals[place] and rivals[place].waiters or {}) do
+    rival.waiters[run] = rival.waiters[run] or limit
+  end
   rivals[place] = rival
   redis.call('HSET', RIVALS, id, cjson.encode(rivals))
 end
@@ -157,26 +161,24 @@ end
 
 -- Have the pending job, which only waits, make way for one with another source: its own may be away for long, or for good.
 -- Returns when the other one was pushed, if it had made way itself; nil without one.
-local function make_way(id, present, job)
-  local served, generation = tonumber(redis.call('HGET', GEN, id) or 0), redis.call('INCR', SEQ)
-  local rivals, others, pushed = cjson.decode(redis.call('HGET', RIVALS, id) or '[]'), {}, nil
+local function make_way(id, present, job, generation)
+  local rivals, others, former, waiters = cjson.decode(redis.call('HGET', RIVALS, id) or '[]'), {}, {}, {}
   for _, rival in ipairs(rivals) do
-    if is_rival(id, rival.job, job) then others[#others + 1] = rival else pushed = rival.pushed end
+    if is_rival(id, rival.job, job) then others[#others + 1] = rival else former = rival end
   end
+  -- The runs that wait for it must not take the other's end for its own.
+  local all = redis.call('HGETALL', waiters_key(id))
+  for i = 1, #all, 2 do waiters[all[i]] = string.match(all[i + 1], '%d*$') end
   if #others < #rivals then redis.call('HSET', RIVALS, id, #others > 0 and cjson.encode(others) or '[]') end
   wait_behind(id, {
     job = present, lane = lane_of(id) or 'events', retries = redis.call('HGET', BOUND, id) or '',
-    pushed = redis.call('HGET', PUSHED, id) or '', generation = generation,
+    pushed = redis.call('HGET', PUSHED, id) or '', waiters = waiters,
   })
   redis.call('HDEL', BOUND, id)
   redis.call('HDEL', PUSHED, id)
-  -- The runs that wait for it must not take the other's end for its own.
-  local waiters = redis.call('HGETALL', waiters_key(id))
-  for i = 1, #waiters, 2 do
-    local number, retries = string.match(waiters[i + 1], '^(%d+):(%d*)$')
-    if tonumber(number) <= served then redis.call('HSET', waiters_key(id), waiters[i], generation .. ':' .. retries) end
-  end
-  return pushed
+  redis.call('DEL', waiters_key(id))
+  for run, retries in pairs(former.waiters or {}) do redis.call('HSET', waiters_key(id), run, generation .. ':' .. retries) end
+  return former.pushed
 end
 
 -- Forget a dead letter. Returns whether there was one.
@@ -193,10 +195,13 @@ local function promote(id)
   local rivals = cjson.decode(text)
   local rival = table.remove(rivals, 1)
   if #rivals > 0 then redis.call('HSET', RIVALS, id, cjson.encode(rivals)) else redis.call('HDEL', RIVALS, id) end
-  redis.call('HSET', GEN, id, string.format('%.0f', rival.generation))
+  -- A number of its own, and its runs with it: what is reported of the job before it is not meant for them.
+  local generation = redis.call('INCR', SEQ)
+  redis.call('HSET', GEN, id, generation)
   redis.call('SET', job_key(id), rival.job)
   redis.call('SADD', MERGED, id)
   if rival.retries ~= '' then redis.call('HSET', BOUND, id, rival.retries) end
+  for run, retries in pairs(rival.waiters) do redis.call('HSET', waiters_key(id), run, generation .. ':' .. retries) end
   note_push(id, rival.pushed)
   redis.call('ZADD', queue(rival.lane), NOW, member(id))
   wake(rival.lane)
@@ -215,11 +220,11 @@ local function enqueue(id, job, lane, retries, run, pushed)
   local generation = redis.call('INCR', SEQ)
   note_time()
   if rival and only_waits(id) then
-    note_push(id, make_way(id, present, job))
+    note_push(id, make_way(id, present, job, generation))
   elseif rival then
-    wait_behind(id, {job = job, lane = lane, retries = retries, pushed = pushed, generation = generation})
+    local waiters = {[run] = run ~= '' and retries or nil}
+    wait_behind(id, {job = job, lane = lane, retries = retries, pushed = pushed, waiters = waiters})
     if same_letter then forget_letter(id) end
-    if run ~= '' then redis.call('HSET', waiters_key(id), run, generation .. ':' .. retries) end
     return lane_of(id) or lane, true
   end
   redis.call('HSET', GEN, id, generation)
@@ -272,27 +277,29 @@ local function run_that_counts(waiters, seen, worker)
   return counts
 end
 
+local function tell_run(run, record, shared)
+  local stream = prefix .. ':finished:' .. run
+  if shared then
+    redis.call('XADD', stream, '*', 'finished', record, 'shared', '1')
+  else
+    redis.call('XADD', stream, '*', 'finished', record)
+  end
+  redis.call('PEXPIRE', stream, FINISHED_EXPIRY)
+end
+
 -- Report the end of a job to the runs that enqueued it before the attempt began (their generation is at most `seen`).
--- When nothing of the job is pending any more, all of them hear of it. With `failures`, only those whose retries are
--- exhausted by that many failures. worker: the one that did the job well, or nil; then only one of the runs is not told
--- that the copy is `shared`. from: the first generation that is meant; nil for all.
-local function report_end(id, seen, record, failures, worker, from)
+-- With `failures`, only to those whose retries are exhausted by that many failures. worker: the one that did the job
+-- well, or nil; then only one of the runs is not told that the copy is `shared`.
+local function report_end(id, seen, record, failures, worker)
   local waiters = redis.call('HGETALL', waiters_key(id))
-  if #waiters > 0 and redis.call('HEXISTS', GEN, id) == 0 then seen = math.huge end
   local counts = worker and #waiters > 2 and run_that_counts(waiters, seen, worker)
   for i = 1, #waiters, 2 do
     local generation, retries = string.match(waiters[i + 1], '^(%d+):(%d*)$')
-    local wanted = tonumber(generation) <= seen and tonumber(generation) >= (from or 0)
+    local wanted = tonumber(generation) <= seen
     if failures then wanted = wanted and retries ~= '' and failures > tonumber(retries) end
     if wanted then
-      local stream = prefix .. ':finished:' .. waiters[i]
       redis.call('HDEL', waiters_key(id), waiters[i])
-      if counts and counts ~= waiters[i] then
-        redis.call('XADD', stream, '*', 'finished', record, 'shared', '1')
-      else
-        redis.call('XADD', stream, '*', 'finished', record)
-      end
-      redis.call('PEXPIRE', stream, FINISHED_EXPIRY)
+      tell_run(waiters[i], record, counts and counts ~= waiters[i])
     end
   end
 end
