@@ -101,6 +101,15 @@ async def test_jobs_are_selected_by_rule_source_destination_host_lane_and_run(
     assert set(started) == expected
 
 
+async def test_a_pattern_is_compared_with_a_long_name_in_little_time(queue: Queue) -> None:
+    await queue.enqueue([Job(f"h.example/{'a' * 900}/x:v1", {})], Lane.EVENTS)
+    async with asyncio.timeout(10):  # it was more than a minute
+        found = await list_jobs(queue, [Selection(destination=f"**a*{'a' * 400}b"), ALL], limit=1)
+    assert found[1] == 1
+    _, total = await list_jobs(queue, [Selection(destination="**a*a?x:v?"), Selection(destination="h*/**a/x")], limit=1)
+    assert total == 1, "it goes on behind the slash"
+
+
 def test_patterns_that_would_hold_up_redis_are_refused_and_combinations_are_told_apart() -> None:
     with pytest.raises(ValueError, match=f"{MAX_WILDCARDS} wildcards"):
         Selection(source="*" * (MAX_WILDCARDS + 1))

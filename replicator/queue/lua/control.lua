@@ -25,8 +25,10 @@ local function globs(glob, text)
       at = at + 1
       i, j = star, at
     elseif wide then
-      from, star = from + 1, nil
-      i, j = wide, from
+      -- What a star could not reach before this slash, it can't reach from a later start in the same segment either.
+      from = star and string.find(text, '/', from + 1, true) or not star and from + 1
+      if not from then return false end
+      i, j, star = wide, from, nil
     else
       return false
     end
