@@ -211,7 +211,7 @@ class _Policy:
                 labels = [text for one in value.items() if (text := one.text()) is not None]
                 if not excludes:
                     tags.setdefault("labels", []).extend(labels)
-                else:
+                elif labels:
                     # Harbor leaves out what has all of them, exclude_labels what has one: so one of these is enough.
                     excluded.append(labels)
             else:

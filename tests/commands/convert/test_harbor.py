@@ -284,6 +284,8 @@ def test_mistakes_are_told_with_their_place() -> None:
     assert "--to: can't be used" in problems([policy()], Options(registry=PLAIN, harbor=HOST))[0]
     assert "[0].dest_registry.url" in problems([policy(dest_registry=END | {"url": "nowhere"})])[0]
     assert "dest_registry has no url" in problems([policy(dest_registry={"id": 3})])[0]
+    excluded = {"type": "label", "decoration": "excludes", "value": [{}]}
+    assert "filters[1].value[0]: must be a string" in problems([policy(named("team/**"), excluded)])[0]
     assert "ACR can't hold" in problems([policy(named("a/b/c"), dest_registry=END | {"url": f"https://{ACR}"})])[0]
 
 
