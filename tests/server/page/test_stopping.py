@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 
-from replicator.queue import History, Job, Lane, Selection, list_pauses, pause
+from replicator.queue import History, Job, Lane, Selection, list_pauses, note_action, pause
 from replicator.queue.waits import MAX_PAUSES
 from replicator.server.auth import PageAuth
+from tests.queue.conftest import command
 from tests.server.page.conftest import PASSWORD
 from tests.server.page.seeding import ACR, HARBOR
-from tests.server.page.test_page import page
+from tests.server.page.test_page import HOSTILE, page
 
 if TYPE_CHECKING:
     from tests.server.page.conftest import Site
@@ -61,3 +64,18 @@ async def test_one_pause_too_many_is_told(site: Site) -> None:
     await pause(site.queue, Selection.combinations(rule=map(str, range(MAX_PAUSES))), by="me")
     answer = await site.post({"do": "pause", "token": PageAuth(PASSWORD).form_token(time.time()), "by": "all"})
     assert (answer.status, "resume some" in answer.text) == (409, True)
+
+
+async def test_what_people_and_files_name_is_never_markup(site: Site) -> None:
+    await pause(site.queue, [Selection(rule=HOSTILE)], by=HOSTILE)
+    await note_action(site.queue, action="pause", what=HOSTILE, by=HOSTILE)
+    public = {"source": HOSTILE, "destination": f"{ACR}/{HOSTILE}", "since": time.time() * 1000}
+    await command(site.queue, "HSET", f"{site.queue.prefix}:public", "pair", json.dumps(public))
+    await site.queue.enqueue([Job(HOSTILE, {"source": HOSTILE, "rule": HOSTILE})], Lane.EVENTS)
+    seen = await page(site, f"?by=rule&what={quote(HOSTILE)}")
+    assert seen.unclosed == []
+    assert [tag for tag, _ in seen.tags].count("script") == 1
+    assert not [about for tag, about in seen.tags if tag == "img" or "onerror" in about]
+    for part in ("queue", "pending", "public", "actions"):
+        assert "<img src=x onerror=alert(1)>" in seen.texts[part], part
+    assert not {"\u202e", "\x1b"} & set("".join(seen.texts.values()))
