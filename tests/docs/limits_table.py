@@ -62,13 +62,18 @@ LIMITS = {
     ),
     "Rules in force": (
         Limit(
-            "time for which a copy waits for a process that knows it",
+            "time for which a copy waits for a process with its rules",
             "queue.configurations.AWAY_SECONDS",
             "s",
             "skipped",
         ),
-        Limit("parts of its rules that a process shows", "rules.ruleset._MOST_PARTS", "", "the lowest digests"),
-        Limit("other rules that one copy is offered to", "queue.configurations._MOST_ASKED", "", "it waits, then ends"),
+        Limit("digests of its rules that a process announces", "rules.ruleset._MOST_PARTS", "", "the lowest digests"),
+        Limit(
+            "other sets of rules to which one copy is offered",
+            "queue.configurations._MOST_ASKED",
+            "",
+            "it waits, then ends",
+        ),
     ),
     "Names": (
         Limit("a repository's name", "reference.MAX_NAME_LENGTH", "characters", "refused"),
@@ -104,7 +109,7 @@ LIMITS = {
         Limit("refused kinds that a process remembers", "copy.ledger.MAX_REFUSED", "", "the first are forgotten"),
         Limit("refusal of a kind", "copy.ledger.REFUSED_SECONDS", "s", "tried again"),
         Limit(
-            "repositories that wait to be asked whether anyone may pull",
+            "repositories that wait for a check of anonymous pulls",
             "replication.publicity.MOST_WAITING",
             "",
             "asked after a later copy",
@@ -217,16 +222,16 @@ LIMITS = {
         Limit("tags that a backfill lists ahead", "replication.backfill._LISTED_AHEAD", "", "the list waits"),
         Limit("copies that a backfill has queued", "replication.backfill._QUEUED_AT_ONCE", "", "the backfill waits"),
         Limit("failures that a report is told of at its end", "replication.report.MAX_FAILURES", "", "counted"),
-        Limit("failures of a reconcile that are named", "replication.reconciler._NAMED_FAILURES", "", "counted"),
+        Limit("failures of a reconcile that are shown", "replication.reconciler._NAMED_FAILURES", "", "counted"),
         Limit("images remembered, a process", "copy.selection._MAX_ENTRIES", "", "the oldest are forgotten"),
         Limit(
-            "dead letters that one backfill or reconcile compares with what it finds",
+            "dead letters that one backfill or reconcile checks",
             "queue.dead_letters.MOST_WATCHED",
             "",
             "the newest are left to a later run",
         ),
         Limit(
-            "sources of dead letters that it looks for, as no list shows them",
+            "unlisted sources of dead letters that it looks up",
             "replication.backfill._LOOKS",
             "",
             "the others are left to a later run",
@@ -238,13 +243,13 @@ LIMITS = {
             "the older half is forgotten",
         ),
         Limit(
-            "destinations whose owner and last writes are remembered in Redis, in each of two halves",
+            "destinations with owner and last writes remembered in Redis, in each of two halves",
             "queue.observations.MOST_OWNED",
             "",
             "the older half is forgotten",
         ),
         Limit(
-            "pairs of repositories in Redis that were asked whether anyone may pull, in each of two halves",
+            "pairs of repositories in Redis with a recent check of anonymous pulls, in each of two halves",
             "queue.memory.MAX_ASKED",
             "",
             "the older half is forgotten",
@@ -256,7 +261,7 @@ LIMITS = {
             "the last one gives way",
         ),
         Limit(
-            "private images listed that are public at their destination", "queue.memory.MOST_PUBLIC", "", "not listed"
+            "listed private images that are public at their destination", "queue.memory.MOST_PUBLIC", "", "not listed"
         ),
         Limit(
             "slots lent while a registry is silent, for each slot of a lane", "queue.lane._LENT_SLOTS", "", "jobs wait"
