@@ -1,4 +1,4 @@
-"""What ACR is asked for through the OpenAPI when it is needed: logins, repositories, and whether those are public.
+"""Requests to ACR's OpenAPI when a copy needs them: logins, missing repositories, and their types (public or private).
 
 Temporary logins are cached while they are valid and renewed before they expire. Repositories are created at ACR when a
 push needs them.

@@ -47,12 +47,12 @@ COMMANDS = {
     "health": ("health", "Check whether the replicator on this machine is alive; exit code 0 if it is, else 1."),
     "status": ("status", "Show the queue: queued and running copies, waiting retries, dead letters and workers."),
     "queue": ("queue", "List, pause, resume and cancel pending copies, or move them all to a Redis."),
-    "reconcile": ("status", "Approve what a scheduled reconcile wants to replace."),
+    "reconcile": ("status", "Approve the replacements of a scheduled reconcile that waits for it."),
     "failures": (
         "failures",
         "List the dead letters: copies that are no longer retried. Subcommands retry or drop them.",
     ),
-    "history": ("failures", "Show what happened lately: actions of people, reconciles, and copies that ended."),
+    "history": ("failures", "Show the latest actions of people, reconciles and finished copies."),
     "webhook": ("webhook", "Manage Harbor's webhook policies."),
     "notify": ("notify", "Test notifications (DingTalk, Feishu, WeCom, Slack)."),
 }

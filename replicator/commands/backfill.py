@@ -133,15 +133,13 @@ def backfill(
         bool, typer.Option("--detach", help="Queue what differs, and leave the copying to serve or worker.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="End with 1 if a destination still holds a former image.")
+        bool, typer.Option("--strict", help="Exit code 1 if a destination still holds a former image.")
     ] = False,
     retries: Annotated[
         int, typer.Option("--retries", "-r", min=0, max=1000, metavar="NUMBER", help="Retries of a failing copy.")
     ] = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be copied.")] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Replace any number of existing images without a question.")
-    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before replacing many existing images.")] = False,
     report: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write one row per tag to this file; .json, .jsonl or .csv sets the format."),

@@ -298,7 +298,7 @@ def _say_what_is_missing(report: Report, console: Console) -> None:
         say(f"{what}: was the registry emptied or replaced?", console, label="Warning:", style="yellow")
     if report.stale:
         still = "1 destination still holds" if report.stale == 1 else f"{report.stale} destinations still hold"
-        what = f"{still} a former image: what its tag names at the source now is not copied"
+        what = f"{still} a former image: the rules do not copy the image that the source's tag names now"
         say(what, console, label="Warning:", style="yellow")
 
 
@@ -312,7 +312,7 @@ def _say_what_is_left(report: Report, console: Console, run: str) -> None:
     if cancelled := report.counts[RowOutcome.CANCELLED]:
         say(f"Cancelled: {cancelled}; run the backfill again to copy them", console)
     if held := report.counts[RowOutcome.HELD]:
-        say(f"Left as they are: {held} tags that name other images; --yes replaces them without a question", console)
+        say(f"Not replaced: {held} tags that name other images; --yes replaces them without a question", console)
     if left := report.counts[RowOutcome.NOT_BEGUN]:
         say(f"Not started: {left}; run the backfill again to copy them", console)
     if not report.complete:
@@ -363,7 +363,7 @@ def _ending(report: Report) -> str:
 
 
 async def tell_unknown_rules(queue: Queue, rules: Rules, err: Console) -> list[str]:
-    """Say at once that the processes that run have other rules than a detached backfill; return what was said."""
+    """Warn at once if the running processes have other rules than a detached backfill; return the warnings."""
     with contextlib.suppress(QueueError):
         known = (await KnownConfig.read(queue)).values()
         others = [each for each in known if each.commands and not each.is_one_off]
@@ -371,7 +371,7 @@ async def tell_unknown_rules(queue: Queue, rules: Rules, err: Console) -> list[s
             theirs = frozenset[str]().union(*(each.parts for each in others))
             what = "copies that both ask for are made with their options"
             if not theirs.issuperset(rules.parts):
-                what = "what they do not name is not copied, and ends after ten minutes as skipped"
+                what = "copies that they do not name end as skipped after ten minutes"
             words = (
                 f"no process on {queue.where} has these rules: {what}; leave out --detach, or run a worker with them"
             )

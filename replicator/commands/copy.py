@@ -1,4 +1,4 @@
-"""``replicator copy``: one image, in the foreground; a queue that is there hears of it."""
+"""``replicator copy``: one image, in the foreground; the queue is informed if there is one."""
 
 # Annotations are evaluated at once, here and in the other modules of commands: typer reads them when it runs.
 import dataclasses
@@ -113,7 +113,7 @@ async def copy_one(
 
 
 class _Installation:
-    """What an installation on this machine, or on the Redis of the settings, hears of a copy; nothing without one."""
+    """Informs the installation on this machine, or on the Redis of the settings, of a copy; idle without one."""
 
     def __init__(self, request: CopyRequest, watch: "CauseWatch | None", checks: "Observations | None") -> None:
         self._source, self._destination = str(request.source), str(request.destination)
@@ -164,7 +164,7 @@ async def _installation(settings: Settings, request: CopyRequest) -> AsyncIterat
 
 
 def _say_unheard(why: str) -> None:
-    what = f"a backfill with --fast may not notice this copy, as the queue can't be told: {why}"
+    what = f"a backfill with --fast may miss this copy, because the queue was not informed: {why}"
     say(what, stderr(), label="Warning:", style="yellow")
 
 

@@ -68,12 +68,12 @@ def history(
     context: typer.Context,
     as_json: Json = False,
     limit: Annotated[
-        int, typer.Option(metavar="NUMBER", min=1, help="Most rows of each table; --json prints all.")
+        int, typer.Option(metavar="NUMBER", min=1, help="Maximum rows of each table; --json prints all.")
     ] = _SHOWN,
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
 ) -> None:
-    """Show what happened lately: actions of people, reconciles, and copies that ended."""
+    """Show the latest actions of people, reconciles and finished copies."""
     run(print_history(settings_of(context, quiet=True), as_json=as_json, limit=limit, out=Console()))
 
 
@@ -137,7 +137,7 @@ def draw_history(read: History, limit: int) -> RenderableType:
         reconciles.add_row(how, *numbers, local(result.ended))
     copies = _table("copy", "result", "when")
     for ended in read.ended[:limit]:
-        lines = (ended.source or "(its source is lost)", f"-> {ended.id}", ended.note)
+        lines = (ended.source or "(unknown source)", f"-> {ended.id}", ended.note)
         copies.add_row(Group(*(plain(line) for line in lines if line)), ended.result, local(ended.at))
     tables = (("No actions.", actions), ("No reconciles.", reconciles), ("No copies.", copies))
     parts = [part for none, table in tables for part in (table if table.row_count else Text(none), Text())]

@@ -33,7 +33,7 @@ from replicator.settings import Settings
 
 _LIMIT = 1000
 _ENDING_SECONDS = 10.0
-"""Time for running copies to end that were told to. One that writes its tag at this moment ends after that."""
+"""Seconds for which a cancellation waits for running copies. One that is writing its tag finishes that first."""
 _LOOK_SECONDS = 0.2
 
 Rules = Annotated[
@@ -52,10 +52,11 @@ Hosts = Annotated[
 ]
 Lanes = Annotated[list[Lane] | None, typer.Option("--lane", help="In this lane: events or backfill; repeatable.")]
 Runs = Annotated[
-    list[str] | None, typer.Option("--run", metavar="ID", help="Queued by this backfill, which says so when it ends.")
+    list[str] | None,
+    typer.Option("--run", metavar="ID", help="Queued by this backfill, which prints its id at the end."),
 ]
-All = Annotated[bool, typer.Option("--all", help="All of them.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many copies are meant.")]
+All = Annotated[bool, typer.Option("--all", help="All copies; for resume, all pauses.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count the selected copies.")]
 
 queue = typer.Typer(
     help="List, pause, resume and cancel pending copies, or move them all to a Redis.",
@@ -73,7 +74,7 @@ def show(
     host: Hosts = None,
     lane: Lanes = None,
     run_id: Runs = None,
-    limit: Annotated[int, typer.Option(metavar="NUMBER", min=1, max=100_000, help="Most rows.")] = _LIMIT,
+    limit: Annotated[int, typer.Option(metavar="NUMBER", min=1, max=100_000, help="Maximum rows.")] = _LIMIT,
     as_json: Json = False,
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
@@ -93,13 +94,13 @@ def hold(
     lane: Lanes = None,
     run_id: Runs = None,
     every_one: All = False,
-    now: Annotated[bool, typer.Option("--now", help="Hand running copies back too; otherwise they end.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Also hand back running copies; by default they finish.")] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
 ) -> None:
-    """Start no copy of a selection, in any process, until it is resumed; pushes are still accepted and kept."""
+    """Pause the selected copies in all processes until they are resumed; pushes are still accepted and kept."""
     selections = _needed(context, every_one)
     settings = settings_of(context, quiet=True)
     run(pause_jobs(settings, selections, now=now, dry_run=dry_run, as_json=as_json, out=Console()))
@@ -120,7 +121,7 @@ def go_on(
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
 ) -> None:
-    """End the pause of exactly this selection; with --all every pause."""
+    """End the pause that was started with the same options, or with --all every pause."""
     selections = None if every_one else _needed(context, every_one)
     settings = settings_of(context, quiet=True)
     run(resume_jobs(settings, selections, dry_run=dry_run, as_json=as_json, out=Console(), err=stderr()))
@@ -141,7 +142,7 @@ def forget(
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
 ) -> None:
-    """Delete pending copies and end running ones; what is at the destinations stays, and a reconcile may queue anew."""
+    """Delete pending copies and stop running ones; destinations stay as they are. A reconcile may queue them again."""
     selections = _needed(context, every_one)
     settings = settings_of(context, quiet=True)
     run(cancel_jobs(settings, selections, dry_run=dry_run, as_json=as_json, out=Console(), err=stderr()))
@@ -179,7 +180,7 @@ async def print_jobs(
 async def pause_jobs(
     settings: Settings, selections: Sequence[Selection], *, now: bool, dry_run: bool, as_json: bool, out: Console
 ) -> int:
-    """Pause copies, and say how many are meant that are pending.
+    """Pause copies, and print how many of them are pending.
 
     Raises:
         ConfigError: the queue's settings are wrong.
@@ -190,17 +191,16 @@ async def pause_jobs(
         if not dry_run:
             told = await pause(queue, selections, by=system_user(), now=now)
             await _note(queue, "pause", selections, ", running copies too" if now else "")
-        pending, ids = await cancel(queue, selections, dry_run=True)
-        running = len(ids)
+        pending, running = await cancel(queue, selections, dry_run=True)
     if as_json:
-        facts = {"copies": pending, "running": running, "handed_back": told}
+        facts = {"copies": pending, "running": len(running), "handed_back": told}
         document(_outcome(selections, dry_run=dry_run, **facts), out)
         return OK
     for each in selections:
         say(f"{'would be paused' if dry_run else 'paused'}: {each.sentence}", out)
-    say(f"{_copies(pending)} pending, {running} running{_handed_back(told, running)}", out)
-    if not dry_run:
-        say(f"replicator queue resume {selections[0].options} lets them go on", out)
+    say(f"{_copies(pending)} pending, {len(running)} running{_handed_back(told, len(running))}", out)
+    for each in () if dry_run else selections:
+        say(f"to resume: replicator queue resume {each.options}", out)
     return OK
 
 
@@ -237,7 +237,7 @@ async def resume_jobs(
     for each in unknown:
         say(f"not paused: {each.sentence}", err)
     if unknown and len(known) > len(meant):
-        say("a pause is ended by the options that began it: replicator queue list shows them", err)
+        say("resume takes the options of the pause: replicator queue list shows them", err)
     return FAILED if unknown else OK
 
 
@@ -270,7 +270,7 @@ async def cancel_jobs(
         running = len(told) - len(left)
         say(f"{would}cancelled: {_copies(cancelled + running)}{f', {running} of them running' if told else ''}", out)
     for each in left:
-        say(f"still running: {each}; it ends when its worker hears of it", err)
+        say(f"still running: {each}; its worker stops it as soon as it can", err)
     return FAILED if left else OK
 
 
@@ -302,7 +302,7 @@ def draw_jobs(jobs: Sequence[PendingJob], total: int, pauses: Sequence[Pause]) -
     for heading in ("state", "lane", "due"):
         table.add_column(heading, no_wrap=True)
     for job in jobs:
-        lines = (job.source or "(its source is lost)", f"-> {job.id}", job.failure)
+        lines = (job.source or "(unknown source)", f"-> {job.id}", job.failure)
         what = Group(*(plain(line) for line in lines if line))
         table.add_row(what, job.state, str(job.lane), "" if job.state == "running" else local(job.due))
     parts += [table] if jobs else [Text("no pending copies")]
@@ -328,7 +328,7 @@ def _selected(context: typer.Context) -> tuple[Selection, ...]:
 def _needed(context: typer.Context, every_one: bool) -> tuple[Selection, ...]:
     selections = _selected(context)
     if bool(selections) == every_one:
-        message = "say which copies with --rule, --source, --destination, --host, --lane or --run; or use --all"
+        message = "select copies with --rule, --source, --destination, --host, --lane or --run, or use --all alone"
         raise ConfigError("command line", [Problem("", message)])
     return selections or (Selection(),)
 
@@ -346,7 +346,7 @@ async def move_to_redis(settings: Settings, *, out: Console, err: Console) -> in
         QueueError: another process uses the state directory, or Redis does not answer.
     """
     if settings.redis_url is None:
-        raise ConfigError("settings", [Problem("REPLICATOR_REDIS_URL", "is not set: it says where to move the queue")])
+        raise ConfigError("settings", [Problem("REPLICATOR_REDIS_URL", "is not set: it is the target of the move")])
     moved, ended = Left(), False
 
     def progress(so_far: Left) -> None:
@@ -363,11 +363,11 @@ async def move_to_redis(settings: Settings, *, out: Console, err: Console) -> in
             if moved and not ended:
                 say(f"{moved} were moved; run the command again for the rest", err)
         if not moved:
-            say(f"nothing to move: no jobs and no dead letters lie in {settings.state_dir}", out)
+            say(f"nothing to move: {settings.state_dir} has no jobs and no dead letters", out)
             return OK
         say(f"{moved} moved from {settings.state_dir} to {target.where}", out)
         if not await target.workers():
-            say("no worker runs: the copies begin when one is started", err)
+            say("no worker runs: start one to begin the copies", err)
     return OK
 
 
@@ -377,7 +377,7 @@ async def _note(queue: Queue, action: str, selections: Sequence[Selection], more
 
 
 async def _left(queue: Queue, told: set[str]) -> list[str]:
-    """Wait for running copies to end that were told to; return those that run on after a few seconds."""
+    """Wait for cancelled copies to stop; return those that still run after a few seconds."""
     ends = asyncio.get_running_loop().time() + _ENDING_SECONDS
     while True:
         left = [job.id for job in await queue.running() if job.id in told]
@@ -396,5 +396,5 @@ def _copies(number: int) -> str:
 
 def _handed_back(told: int, running: int) -> str:
     if told:
-        return f", {told} of them handed back"
-    return ", which end first; --now hands them back" if running else ""
+        return f", {told} of them returned to the queue"
+    return ", which finish first; --now returns them to the queue" if running else ""

@@ -99,12 +99,12 @@ reconcile = typer.Typer(no_args_is_help=True, add_completion=False)
 
 @reconcile.callback()
 def about_reconciles() -> None:
-    """Approve what a scheduled reconcile wants to replace."""
+    """Approve the replacements of a scheduled reconcile that waits for it."""
 
 
 @reconcile.command("approve")
 def approve_reconcile(context: typer.Context, redis_url: RedisUrl = None, state_dir: StateDir = None) -> None:
-    """Let the next reconcile replace as many existing images as the last one wanted to; it begins within seconds."""
+    """Approve once: the next reconcile begins within seconds, and may replace as many images as the last one found."""
     run(approve_replacements(settings_of(context, quiet=True), out=Console(), err=stderr()))
 
 
@@ -127,7 +127,7 @@ async def approve_replacements(settings: Settings, *, out: Console, err: Console
         idle = not await queue.workers()
     say(f"approved: the next reconcile may replace {last.findings.held:,} images", out)
     if idle:
-        say("no worker runs: it begins when replicator serve or worker is started", err)
+        say("no worker runs: start replicator serve or worker to begin it", err)
     return OK
 
 
@@ -321,7 +321,7 @@ def _last_reconcile(last: ReconcileResult, ended: str) -> Text:
     if found.stale:
         line.append(f", {found.stale} still hold a former image", style="yellow")
     if found.lost:
-        line.append(f", {found.lost} were in place and were missing", style="yellow")
+        line.append(f", {found.lost} had been in place and were missing", style="yellow")
     if found.unregistered:
         line.append(f", {found.unregistered} projects without a verified webhook policy", style="yellow")
     line.append(f", {found.failed} failed", style="red" if found.failed else "")

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger("replicator.queue")
 
 AWAY_SECONDS = 600.0
-"""For so long a job waits for a process that knows it."""
+"""Seconds for which a job waits for a process that knows it."""
 DIFFER_SECONDS = 300.0
-"""For so long an update may take until it is told that processes have different rules."""
+"""Seconds that an update may take before processes with different rules are reported."""
 _FRESH_SECONDS = 1.0
 _MOST_ASKED = 32
 
@@ -203,7 +203,7 @@ class InForce:
             log.warning(
                 "copies wait for their rules",
                 rules=digest[:12] or "of an older version",
-                do="start a process with the rules that queued them: without one they end after ten minutes",
+                do="start a process with the rules that queued them; otherwise they end after ten minutes",
             )
         return Place(self._note(digest, asked), away=queued.away)
 
@@ -234,8 +234,8 @@ class InForce:
 def ownerless(jobs: int) -> str:
     """Say that copies wait for a process with their rules."""
     if jobs == 1:
-        return "1 copy waits for a process with its rules, and ends as skipped without one"
-    return f"{jobs:,} copies wait for a process with their rules, and end as skipped without one"
+        return "1 copy waits for a process with its rules, and is skipped after ten minutes without one"
+    return f"{jobs:,} copies wait for a process with their rules, and are skipped after ten minutes without one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,5 +332,5 @@ class Differing:
         """What it means for a person."""
         return (
             f"processes on this queue have had different rules for {age(self.seconds)} ({', '.join(self.sides[:3])}): "
-            "restart those with the old ones, or give each installation its own REPLICATOR_REDIS_PREFIX"
+            "restart those with the old rules, or give each installation its own REPLICATOR_REDIS_PREFIX"
         )

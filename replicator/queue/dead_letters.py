@@ -1,4 +1,4 @@
-"""Dead letters: jobs that failed for good, kept until somebody retries or drops them, or until their cause is over.
+"""Dead letters (jobs that failed for good), until they are retried, dropped or without a cause; lists of pending jobs.
 
 And a list of the pending jobs.
 """

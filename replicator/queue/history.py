@@ -191,7 +191,7 @@ class History:
 
 
 async def note_action(queue: Queue | None, *, action: str, what: str, by: str) -> None:
-    """Log what a person did, and keep it in the history. What a command did, the log of ``serve`` has a moment later.
+    """Log what a person did, and keep it in the history. The log of ``serve`` also has the actions of commands.
 
     Call it once the action is done: an action does not fail because its trace can't be kept, which is only logged.
 

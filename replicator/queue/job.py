@@ -211,7 +211,7 @@ class LeftToOthers(QueueError):
     """
 
     def __init__(self, note: str) -> None:
-        super().__init__("this job is left to processes with other rules")
+        super().__init__("this job belongs to processes with other rules")
         self.note = note
 
 

@@ -213,7 +213,7 @@ class LostImages:
 
     @classmethod
     async def read(cls, queue: Queue) -> LostImages | None:
-        """Ask for those of the last run that found any, within a month; None without one.
+        """Read the record of the last run that found any, within a month; None without one.
 
         Raises:
             QueueUnavailable: Redis does not answer.

@@ -110,7 +110,7 @@ class PublicCopy:
 
 
 class PublicAnswer(StrEnum):
-    """What a look at both ends of a copy has found out."""
+    """The result of a check whether a private image is public at its destination."""
 
     FINE = "fine"
     """It is not public at the destination, or at the source too."""
@@ -119,9 +119,9 @@ class PublicAnswer(StrEnum):
     UNKNOWN = "unknown"
     """One of the ends gave no clear answer."""
     LEFT = "left"
-    """It is no matter of the rules: they allow it, or name it no more."""
+    """It needs no check: the rules allow it, or no longer name it."""
     ASKING = "asking"
-    """Another process looks right now, or was killed while it did."""
+    """Another process is checking it, or was killed while it did."""
 
 
 ASKED_SECONDS = {
@@ -131,9 +131,9 @@ ASKED_SECONDS = {
     PublicAnswer.LEFT: 0.0,
     PublicAnswer.ASKING: 120.0,
 }
-"""Seconds for which an answer counts, before both ends are asked again."""
+"""Seconds for which an answer is valid, before both registries are asked again."""
 MAX_ASKED = 20_000
-"""Pairs of repositories of which that is remembered, in each of two generations."""
+"""Pairs of repositories with a remembered answer, in each of two generations."""
 MOST_PUBLIC = 1000
 """Public copies that are listed."""
 

@@ -73,7 +73,7 @@ class LeftBehind:
             return f"{self.directory} has the data of an embedded queue, which can't be counted: {self.problem}"
         is_one = self.work in (Left(1, 0), Left(0, 1))
         lies, them = ("lies", "it") if is_one else ("lie", "them")
-        return f"{self.work} {lies} in {self.directory}, outside of this queue: move {them} with replicator queue move"
+        return f"{self.work} {lies} in {self.directory}, outside this queue: move {them} with replicator queue move"
 
     def to_json(self) -> dict[str, Any]:
         """Return ``directory``, ``jobs`` and ``dead_letters`` (null if they can't be counted), and ``problem``."""

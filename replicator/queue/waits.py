@@ -1,4 +1,4 @@
-"""What keeps jobs from starting: keys that they wait for, and people who pause them; and who cancels them.
+"""Reasons why a job does not start: a key that it waits for, or a pause by a person; and cancellation.
 
 Keys are hosts that do not answer and logins that are refused: one process reports, all know.
 
@@ -209,18 +209,18 @@ async def open_wait_reporter(queue: Queue) -> AsyncIterator[WaitReporter]:
 
 
 MAX_PAUSES = 100
-"""Pauses at the same time: each costs a comparison a job (``pauses``)."""
+"""Pauses at the same time: each job is compared with each of them (``pauses`` in ``control.lua``)."""
 MAX_WILDCARDS = 16
-"""Wildcards in one pattern of a selection, which Redis compares."""
+"""Wildcards in one pattern of a selection: Redis does the comparison, and nothing else meanwhile."""
 MAX_PATTERN = 1024
-"""Characters in one."""
+"""Characters in one pattern."""
 JOBS_A_STEP = 200
-"""Jobs that one step of a cancellation or a list looks at: Redis does all else between two steps."""
+"""Jobs that one step of a cancellation or a list looks at: between two steps Redis serves its other clients."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which pending jobs a person means: those that match everything that is given; without anything, all.
+    """A selection of pending jobs: those that match every given field; all jobs if none is given.
 
     All but ``lane`` and ``run`` are globs: ``*`` and ``?`` stop at a slash, ``**`` does not. Images match with and
     without their host and their tag.
@@ -261,7 +261,7 @@ class Selection:
         return {name: str(value) for name, value in asdict(self).items() if value}
 
     def covers(self, lane: Lane) -> bool:
-        """Tell whether it means every job of a lane."""
+        """Tell whether every job of a lane is selected."""
         return self in (Selection(), Selection(lane=lane))
 
     @property
@@ -271,12 +271,12 @@ class Selection:
 
     @property
     def sentence(self) -> str:
-        """It in words, e.g. ``rule h.example/a/**, lane events``."""
+        """The selection in words, e.g. ``rule h.example/a/**, lane events``."""
         return ", ".join(f"{name} {value}" for name, value in self.to_json().items()) or "everything"
 
     @property
     def options(self) -> str:
-        """It as options of a shell's command line."""
+        """The selection as options of a shell's command line."""
         given = " ".join(f"--{name} {shlex.quote(value)}" for name, value in self.to_json().items())
         return given or "--all"
 
@@ -325,7 +325,7 @@ class TooManyPauses(QueueError):
 
 
 async def pause(queue: Queue, selections: Iterable[Selection], *, by: str, now: bool = False) -> int:
-    """Start no job of some selections, in any process, until they are resumed. Jobs are still taken and kept.
+    """Pause the jobs of some selections in all processes until they are resumed. Jobs are still enqueued.
 
     Args:
         queue: where they are.
@@ -374,7 +374,7 @@ async def list_pauses(queue: Queue) -> list[Pause]:
 
 
 async def cancel(queue: Queue, selections: Sequence[Selection], *, dry_run: bool = False) -> tuple[int, list[str]]:
-    """Forget pending jobs, in small steps between which Redis does all else; have those that run end.
+    """Delete pending jobs, in small steps between which Redis serves its other clients; stop the running ones.
 
     Args:
         queue: where they are.

@@ -1,4 +1,4 @@
-"""Advice for operators: what the refusal of a registry most likely means, what to do first, what may pass."""
+"""Advice for operators: the likely cause of a refusal, the first step, and how to make a repository private."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies on their way into the queue: the job of a copy, those that a person has to allow, and batches of jobs."""
+"""From a copy request to the queue: its job, the copies that wait for a person's approval, and batches of jobs."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ log = structlog.get_logger("replicator.copy")
 GIVEN_UP = "given up"
 """The result of a dead letter in the history; stored in Redis."""
 
-LOST = "it had been in place, and was missing"
+LOST = "the image had been in place, and was missing"
 
 _LOOKS = 3
 """Attempts after which a tag that names another digest than its event is believed."""

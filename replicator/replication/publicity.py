@@ -1,4 +1,4 @@
-"""Private stays private: notices images that are private at their source and that anyone may pull at their destination.
+"""Private stays private: finds images that are private at their source and that anyone may pull at their destination.
 
 Both ends are asked for the manifest as anyone can ask, without a login: after the first copy into a repository, once a
 week while it is fine, and once a day while it is not. The destination is asked first, since mostly nothing else is
@@ -38,16 +38,16 @@ log = structlog.get_logger("replicator.copy")
 
 _AT_ONCE = 2
 MOST_WAITING = 1000
-"""Looks that wait for their turn; a copy beyond them leaves the look to the next one."""
+"""Checks that wait for their turn; if there are more, a later copy makes the check."""
 _LAST_SECONDS = 3.0
-"""Seconds that a process which ends gives the looks that it has begun."""
+"""Seconds that an ending process waits for the checks that it has begun."""
 _TICK_SECONDS = 60.0
 _LOCAL_SECONDS = 3600.0
 _MAX_LOCAL = 10_000
 
 
 class Pull(Enum):
-    """What anyone gets who asks for a manifest."""
+    """The answer to a request for a manifest without a login."""
 
     OPEN = "open"
     """The manifest."""

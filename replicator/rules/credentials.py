@@ -1,4 +1,4 @@
-"""Logins by registry, project or repository: those of the rules, and of a place outside of them."""
+"""Logins by registry, project or repository, from the rules or from a source outside of them."""
 
 from __future__ import annotations
 

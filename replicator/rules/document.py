@@ -32,7 +32,7 @@ MAX_FILES = 1000
 """Rules files in a directory."""
 _SUFFIXES = frozenset({".json", ".yaml", ".yml"})
 _SCHEMA = ".schema.json"
-"""What the JSON schema of the rules may be called beside them."""
+"""Endings of files beside the rules that are their JSON schema, and no rules."""
 
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}

@@ -186,7 +186,7 @@ def settle(
             continue
         is_former = former is not None and found is not None and found is kept.get(name)
         if former is not None:
-            # One that can't be used now may be of use later, when its variables are set again.
+            # It may become usable again, when its variables are set.
             versions[name] = replace(former, part=found) if is_former else former
         problems = (*part.problems(), *clashing[name])
         refused.append(Refusal(name, problems, former.accepted if former is not None and is_former else None))
@@ -198,7 +198,7 @@ def settle(
 
 
 def _kept(version: Version | None, now: _Part, options: RulesOptions) -> _Part | None:
-    """Read an accepted version again, as a password may have changed; as it was then if that does not go any more."""
+    """Read an accepted version again, since a password may have changed; if that fails, return it as it was."""
     if version is None:
         return None
     part = now if now.file.texts == version.file.texts else _Part(version.file).read(options)

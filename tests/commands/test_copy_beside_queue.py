@@ -71,4 +71,4 @@ async def test_it_does_not_fail_and_makes_no_queue_for_want_of_one(
     assert not load_settings().state_dir.exists()
     monkeypatch.setenv("REPLICATOR_REDIS_URL", server.url)
     assert await copied(Result.COPIED, monkeypatch) == OK
-    assert "with --fast may not notice this copy" in capsys.readouterr().err
+    assert "with --fast may miss this copy" in capsys.readouterr().err

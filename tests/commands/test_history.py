@@ -80,7 +80,7 @@ def test_the_newest_of_each_kind_are_shown() -> None:
     text = printed(draw_history(READ, 2))
     assert "drop: dead letter 1" in text
     assert "dead letter 2" not in text, "no more than were asked for"
-    for part in ("alice@host", "on node-1", "r.example/a:1", "given up", "denied", "(its source is lost)"):
+    for part in ("alice@host", "on node-1", "r.example/a:1", "given up", "denied", "(unknown source)"):
         assert part in text
     assert "\x1b" not in text
     empty = printed(draw_history(History(NOON), 2))

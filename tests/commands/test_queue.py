@@ -66,7 +66,7 @@ async def test_a_pause_is_shown_everywhere_and_ended_by_the_options_that_began_i
     assert "would be paused: rule h.example/team/**\n2 copies pending, 0 running\n" in out.read()
     assert await list_pauses(queue) == []
     assert await pause_jobs(settings, [TEAM], now=True, dry_run=False, as_json=False, out=out.console) == 0
-    assert "replicator queue resume --rule 'h.example/team/**' lets them go on" in out.read()
+    assert "to resume: replicator queue resume --rule 'h.example/team/**'" in out.read()
     shown = Paper()
     status = await Status.read(queue)
     page(draw_status(status), shown.console)

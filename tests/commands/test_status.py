@@ -130,7 +130,7 @@ def test_processes_with_different_rules_are_told_once_that_lasts_longer_than_an_
     seen = replace(status(), differing=differing, ownerless=1)
     shown = printed(seen, width=300)
     assert "different rules for 6 min (serve a:1 has 0123, worker b:2 has 4567)" in shown
-    assert "1 copy waits for a process with its rules, and ends as skipped without one" in shown
+    assert "1 copy waits for a process with its rules, and is skipped after ten minutes without one" in shown
     told = seen.to_json()
     assert told["rules_differ"] == {"seconds": 400.0, "processes": list(differing.sides)}
     assert told["without_rules"] == 1
@@ -208,7 +208,7 @@ def test_a_reconcile_that_runs_and_the_last_one_are_shown() -> None:
     shown = printed(seen)
     assert "reconcile running for 1 min on h1:17, 340 of 800 tags so far" in shown
     assert "last reconcile 2 h ago on h2: 1000 tags in 42.5 s, 985 up to date, drift 7, 3 skipped" in shown
-    assert "2 still hold a former image, 4 were in place and were missing, 5 failed" in shown
+    assert "2 still hold a former image, 4 had been in place and were missing, 5 failed" in shown
     assert seen.to_json()["reconcile"] == {
         "running": {"since": "2026-01-01T11:58:30.000Z", "host": "h1", "pid": 17, "listed": 800, "done": 340},
         "last": {

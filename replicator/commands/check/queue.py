@@ -125,7 +125,7 @@ async def compare_rules(url: str, prefix: str, rules: Rules, origin: str = "") -
     differing = Differing.among(found)
     if differing is not None and differing.is_old:
         return [Finding(_IN_FORCE, where, FindingState.FAILED, differing.sentence)]
-    message = f"other rules than these are in force ({names}): they change with a reload (SIGHUP) or a restart"
+    message = f"other rules are in force ({names}): reload them (SIGHUP), or restart"
     return [Finding(_IN_FORCE, where, FindingState.NOT_TRIED, message)]
 
 

@@ -196,10 +196,10 @@ async def look_at_both_ends(registries: Registries, request: CopyRequest) -> lis
         answer = await judge_source(registries, source) if is_public else PublicAnswer.FINE
     else:
         # A request without a login would be refused, whatever the repository will be.
-        message = "there is nothing to pull yet: the first copy finds out whether anyone may pull a private image here"
+        message = "there is no image yet: the first copy shows whether anyone may pull a private image here"
         return [Finding("public", subject, FindingState.NOT_TRIED, message)]
     if answer is PublicAnswer.UNKNOWN:
-        message = "one of the ends gives no clear answer to a request without a login"
+        message = "the source or the destination gives no clear answer to a request without a login"
         return [Finding("public", subject, FindingState.NOT_TRIED, message)]
     if answer is not PublicAnswer.PUBLIC:
         return [Finding("public", subject, FindingState.OK, "not open to anyone, or open at the source too")]

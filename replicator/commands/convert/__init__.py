@@ -191,7 +191,7 @@ def convert(
         str | None,
         typer.Option(
             "--harbor",
-            help="The public host of the Harbor whose replication policies the file has.",
+            help="Public host of the Harbor that the replication policies come from.",
             metavar="HOST",
         ),
     ] = None,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 POLICIES = "policies"
 """The key of the policies in what `drafted` takes."""
 SIGNS = frozenset({"src_registry", "dest_registry", "dest_namespace", "replicate_deletion", "filters", "trigger"})
-"""Keys of which a policy has at least two."""
+"""A policy has at least two of these keys."""
 _KNOWN = (
     *("id", "name", "description", "creator", "creation_time", "update_time", "enabled"),
     *("src_registry", "dest_registry", "dest_namespace", "dest_namespace_replace_count"),
@@ -47,7 +47,7 @@ _REGISTRY = (
 )
 _CREDENTIAL = ("type", "access_key", "access_secret")
 _MAX_EXCLUDED = 20
-"""Filters that labels which are excluded together become."""
+"""The maximum of filters for labels that are excluded together."""
 _ACR_SERVICE = re.compile(r"cr\.([\w-]+)\.aliyuncs\.com\Z")
 _ROBOT = (
     "a policy reads its own Harbor without a login; the replicator needs a robot account with repository:list, "
@@ -66,7 +66,7 @@ def drafted(sections: Mapping[str, Any], options: Options) -> Draft:
     if options.registry is not None or options.namespace is not None:
         draft.wrong("--to", "can't be used: a policy names its destination itself")
     if options.harbor is None:
-        draft.wrong("--harbor", "is missing: a policy does not name its own Harbor; write --harbor and its public host")
+        draft.wrong("--harbor", "is missing: a policy does not name its own Harbor; give its public host with --harbor")
     for item in Node(sections[POLICIES], "", draft.problems).items():
         _Policy(item, draft).read()
     if not draft.images and not draft.problems:
@@ -177,7 +177,9 @@ class _Policy:
             if login is None:
                 self._draft.remark(path, _ROBOT, entry)
             elif user and is_acr(one) and not is_installed():
-                message = f"is an AccessKey, which aliyun takes; it needs {INSTALL}. Else set the registry's own login"
+                message = (
+                    f"is an AccessKey: use it under aliyun, which needs {INSTALL}, or set the registry's own login"
+                )
                 self._draft.remark(credential["access_key"].path, message, entry)
             self._way(one, login or {}, entry)
 
@@ -295,14 +297,14 @@ class _Policy:
         return {"overwrite": "never"} if node is not None and not node.boolean() else {}
 
     def _others(self, host: str) -> None:
-        """Remark on what is no part of rules."""
+        """Remark on settings of a policy that rules do not have."""
         self._trigger()
         speed = _number(self._fields.get("speed"))
         if speed > 0:
             # Harbor counts 1024 bits (src/lib/iothrottler.go).
             limit = f"{host}={round(speed * 1.024)}kbit/s"
             advice = f"REPLICATOR_BANDWIDTH={limit}" if _is_bandwidth(limit) else "REPLICATOR_BANDWIDTH"
-            message = f"limits each task of Harbor's; {advice} limits all uploads to this registry together"
+            message = f"limits each task in Harbor; here {advice} limits all uploads to this registry together"
             self._note(self._fields["speed"].path, message)
         for name in ("replicate_deletion", "deletion"):
             if name in self._fields and self._fields[name].boolean():
@@ -320,7 +322,7 @@ class _Policy:
         kind = fields["type"].text() if "type" in fields else None
         if kind == "manual":
             message = (
-                "is manual; replicator serve copies each push. To copy only by hand, run replicator backfill without it"
+                "is manual, but replicator serve copies each push. To copy only by hand, run replicator backfill alone"
             )
             self._note(fields["type"].path, message)
         if kind != "scheduled":

@@ -236,7 +236,7 @@ RELOAD_FAILED = Family(
 RULES_OUT = Family(
     "replicator_rules_files_out",
     "gauge",
-    "Rules files that can't be used and of which no earlier version is in force: their images are not copied.",
+    "Rules files that can't be used and have no earlier version in force: their images are not copied.",
 )
 RULES_DIFFER = Family(
     "replicator_rules_differ_seconds",

@@ -115,15 +115,15 @@ class Health:
 
 
 APPROVE = (
-    "This is normal once after image-syncer, which rewrites indexes. Otherwise check the rules, and that Harbor holds "
-    "what it should. Then Approve under Reconciles, or replicator reconcile approve, replaces them once. Missing tags "
-    "and pushes are copied meanwhile."
+    "This is normal once after image-syncer, which rewrites indexes. Otherwise check the rules, and Harbor's images. "
+    "Then use Approve under Reconciles, or replicator reconcile approve, to replace them once. Missing tags and pushes "
+    "are copied meanwhile."
 )
-"""What to do about a reconcile that waits for an approval."""
+"""Advice about a reconcile that waits for an approval."""
 
 
 def replacements(found: Findings) -> str:
-    """Say what a reconcile wants to replace."""
+    """Return how many images a reconcile would replace, as a sentence."""
     return f"The reconcile would replace {found.held:,} of {found.compared:,} images, and waits for an approval."
 
 
@@ -134,7 +134,7 @@ def health(facts: Facts) -> Health:
 
 
 def _stopped(facts: Facts) -> Health | None:
-    """Tell what is not copied at all."""
+    """Report copies that can't start at all."""
     status = facts.status
     if not any(not worker.stopping for worker in status.workers):
         queued = sum(lane.queued for lane in status.counts.lanes.values())
@@ -149,7 +149,7 @@ def _stopped(facts: Facts) -> Health | None:
 
 
 def _misconfigured(facts: Facts) -> Health | None:
-    """Tell of processes that do not do what their files say."""
+    """Report processes that do not use the current files, or not the same rules."""
     status = facts.status
     if refused := [process for process in facts.processes if process.problem]:
         who = "" if len(refused) == 1 else f"{len(refused)} processes: "
@@ -166,7 +166,7 @@ def _misconfigured(facts: Facts) -> Health | None:
 
 
 def _unheard(facts: Facts) -> Health | None:
-    """Tell of registries from which nothing comes."""
+    """Report registries that do not answer, or send no webhooks."""
     status = facts.status
     if status.silent:
         return Health("warning", _with_others(status.silent[0].sentence, status.silent), status.silent[0].why)
@@ -177,7 +177,7 @@ def _unheard(facts: Facts) -> Health | None:
 
 
 def _given_up(facts: Facts) -> Health | None:
-    """Tell what is left to a person."""
+    """Report results that need a person."""
     status = facts.status
     last, dead = status.reconcile.last, status.counts.dead
     if status.reconcile.awaits_approval and last is not None:
@@ -335,7 +335,7 @@ def selection_of(by: str, what: str) -> Selection:
     if by == "all" and not what:
         return Selection()
     if by not in FIELDS or not what:
-        raise ValueError("the form selects no copies: choose a field, and fill in its pattern")
+        raise ValueError("the form selects no copies: choose a field, and enter a pattern")
     return Selection(lane=Lane(what)) if by == "lane" else Selection(**{by: what})  # type: ignore[arg-type]  # by name
 
 

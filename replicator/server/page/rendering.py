@@ -147,12 +147,12 @@ _MAX_PROCESSES = 100
 _DONE = {
     "retried": "Queued again.",
     "dropped": "Dropped. The image at the destination stays as it is.",
-    "approved": "Approved. The next reconcile begins within seconds, and replaces as many images.",
-    "changed": "Nothing was done: another reconcile has ended since. Look at what it found.",
+    "approved": "Approved. The next reconcile begins within seconds, and may replace as many images as shown.",
+    "changed": "Nothing was done: another reconcile has ended since. Look at its numbers.",
     "paused": "Paused. Pushes are still accepted and kept.",
     "resumed": "Resumed.",
-    "cancelled": "Cancelled. What is at the destinations stays as it is.",
-    "absent": "Nothing was done: it is no longer there, or its job was lost. If so, push the tag again.",
+    "cancelled": "Cancelled. Images at the destinations stay as they are.",
+    "absent": "Nothing was done: this item no longer exists. If a copy is still missing, push the tag again.",
 }
 """What the page can say about a form. The address only chooses one of these, so a link can't put words in our mouth."""
 

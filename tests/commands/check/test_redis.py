@@ -289,7 +289,7 @@ async def test_the_rules_are_compared_with_those_that_are_in_force(own: RedisSer
         async with announced(queue, "serve", "1", lambda: LoadedConfig(1.0, None), rules=running):
             assert await compared("a", "b") == (FindingState.OK, "1 process has these rules in force")
             state, message = await compared("a", "c") or (None, "")
-            assert (state, "change with a reload" in message) == (FindingState.NOT_TRIED, True)
+            assert (state, "reload them (SIGHUP)" in message) == (FindingState.NOT_TRIED, True)
             state, message = await compared("c") or (None, "")
             assert (state, "another installation uses this queue" in message) == (FindingState.FAILED, True)
             # A one-off is meant to differ.

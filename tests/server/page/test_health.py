@@ -132,7 +132,7 @@ def test_processes_with_different_rules_and_copies_without_any_are_named() -> No
     # An update takes a while.
     young = replace(seen.status, differing=replace(differing, seconds=299.0), ownerless=3)
     assert health(replace(seen, status=young)).sentence == (
-        "3 copies wait for a process with their rules, and end as skipped without one."
+        "3 copies wait for a process with their rules, and are skipped after ten minutes without one."
     )
 
 
