@@ -312,12 +312,10 @@ class Pause:
 
     def to_json(self) -> dict[str, Any]:
         """Give it as JSON values; the time is RFC 3339 in UTC."""
-        return {
-            "selection": self.selection.to_json(),
-            "since": iso(self.since),
-            "by": self.by,
-            "waiting": self.held,
-        }
+        return {"selection": self.selection.to_json(), "since": iso(self.since), "by": self.by, "waiting": self.held}
+
+
+_TOO_MANY = f"not paused: there can be {MAX_PAUSES} pauses at the same time; resume some"
 
 
 class TooManyPauses(QueueError):
@@ -337,14 +335,17 @@ async def pause(queue: Queue, selections: Iterable[Selection], *, by: str, now: 
         How many running jobs were told to end.
 
     Raises:
-        TooManyPauses: there are too many.
+        TooManyPauses: there would be too many; nothing is paused.
         QueueUnavailable: Redis does not answer; some may be paused.
     """
-    told = 0
-    for each in selections:
+    wanted, told = {each.name: each for each in selections}, 0
+    # Asked before the first one: half of the selections paused, with an error and without a trace, would help nobody.
+    if len(wanted.keys() | {each.selection.name for each in await list_pauses(queue)}) > MAX_PAUSES:
+        raise TooManyPauses(_TOO_MANY)
+    for each in wanted.values():
         since, running = await queue.ask("pause", each.name, dump_json(each.to_json()), by, int(now))
         if not since:
-            raise TooManyPauses(f"not paused: there are {MAX_PAUSES} pauses already; resume some")
+            raise TooManyPauses(_TOO_MANY)
         told += running
     return told
 

@@ -180,8 +180,11 @@ async def test_a_pause_outlives_its_processes_and_is_the_first_ones(queue: Queue
     assert await list_pauses(queue) == [before]
     assert before.since <= datetime.now(UTC)
     assert before.sentence.startswith("rule h.example/team/** has been paused since ")
-    for number in range(MAX_PAUSES - 1):
-        await pause(queue, [Selection(rule=str(number))], by="me")
+    many = [Selection(rule=str(number)) for number in range(MAX_PAUSES)]
+    with pytest.raises(TooManyPauses, match=f"{MAX_PAUSES} pauses"):
+        await pause(queue, many, by="me")
+    assert await list_pauses(queue) == [before], "all of them or none"
+    await pause(queue, [TEAM, *many[1:]], by="me")
     with pytest.raises(TooManyPauses, match=f"{MAX_PAUSES} pauses"):
         await pause(queue, [Selection(rule="one more")], by="me")
 
