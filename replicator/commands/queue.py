@@ -304,7 +304,7 @@ def draw_jobs(jobs: Sequence[PendingJob], total: int, pauses: Sequence[Pause]) -
     for job in jobs:
         lines = (job.source or "(unknown source)", f"-> {job.id}", job.failure)
         what = Group(*(plain(line) for line in lines if line))
-        table.add_row(what, job.state, str(job.lane), "" if job.state == "running" else local(job.due))
+        table.add_row(what, job.state, str(job.lane), "" if job.state in ("running", "paused") else local(job.due))
     parts += [table] if jobs else [Text("no pending copies")]
     if total > len(jobs):
         parts.append(Text(f"and {total - len(jobs)} more"))

@@ -131,7 +131,14 @@ async def test_a_pending_copy_is_no_dead_letter_and_the_way_to_delete_it_is_told
 
 @pytest.mark.parametrize(
     "arguments",
-    [["pause"], ["cancel"], ["resume"], ["cancel", "--all", "--rule", "x"], ["pause", "--source", "*" * 17]],
+    [
+        ["pause"],
+        ["cancel"],
+        ["resume"],
+        ["cancel", "--all", "--rule", "x"],
+        ["cancel", "--rule", ""],
+        ["pause", "--source", "*" * 17],
+    ],
     ids=" ".join,
 )
 def test_a_selection_is_needed_and_must_be_one(arguments: list[str]) -> None:

@@ -119,6 +119,8 @@ def test_patterns_that_would_hold_up_redis_are_refused_and_combinations_are_told
     assert [each.sentence for each in found] == ["rule a, lane events", "rule b, lane events"]
     assert len({each.name for each in (*found, ALL)}) == 3
     assert Selection.combinations() == (ALL,)
+    with pytest.raises(ValueError, match="--source is empty"):
+        Selection.combinations(rule=["a"], source=["b", ""])
     assert (ALL.options, ALL.sentence) == ("--all", "everything")
     assert Selection(rule="h/it's/**", lane=Lane.EVENTS).options == """--rule 'h/it'"'"'s/**' --lane events"""
 
