@@ -112,6 +112,7 @@ def history_json(read: History) -> dict[str, Any]:
                 "lane": str(each.lane),
                 "result": each.result,
                 "note": each.note,
+                "replaced": each.replaced or None,
                 "error_class": None if each.error_class is None else str(each.error_class),
                 "bytes": each.bytes,
                 "seconds": each.seconds,
@@ -132,12 +133,14 @@ def draw_history(read: History, limit: int) -> RenderableType:
     reconciles = _table("reconcile", ">listed", ">drift", ">failed", "when")
     for result in read.reconciles[:limit]:
         found = result.findings
-        how = plain(f"on {result.host}{f': {found.error}' if found.error is not None else ''}")
+        trouble = found.error if found.error is not None else found.shortfall
+        how = plain(f"on {result.host}{f': {trouble}' if trouble else ''}")
         numbers = (str(number) for number in (found.listed, found.drift, found.failed))
         reconciles.add_row(how, *numbers, local(result.ended))
     copies = _table("copy", "result", "when")
     for ended in read.ended[:limit]:
-        lines = (ended.source or "(unknown source)", f"-> {ended.id}", ended.note)
+        replaced = f"replaced: {ended.replaced}" if ended.replaced else ""
+        lines = (ended.source or "(unknown source)", f"-> {ended.id}", ended.note, replaced)
         copies.add_row(Group(*(plain(line) for line in lines if line)), ended.result, local(ended.at))
     tables = (("No actions.", actions), ("No reconciles.", reconciles), ("No copies.", copies))
     parts = [part for none, table in tables for part in (table if table.row_count else Text(none), Text())]

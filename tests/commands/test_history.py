@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
@@ -85,6 +86,17 @@ def test_the_newest_of_each_kind_are_shown() -> None:
     assert "\x1b" not in text
     empty = printed(draw_history(History(NOON), 2))
     assert all(none in empty for none in ("No actions.", "No reconciles.", "No copies."))
+
+
+def test_what_was_replaced_and_what_a_reconcile_left_undone_are_shown() -> None:
+    held = ReconcileResult(NOON, NOON, "node-1", Findings(listed=200, up_to_date=80, held=120))
+    read = replace(READ, ended=(replace(COPY, replaced="sha256:abc"),), reconciles=(held,))
+    assert history_json(read)["copies"][0]["replaced"] == "sha256:abc"
+    assert history_json(READ)["copies"][0]["replaced"] is None
+    text = printed(draw_history(read, 2))
+    assert "replaced: sha256:abc" in text
+    assert "120 existing images are not replaced before an approval" in text
+    assert "replaced:" not in printed(draw_history(READ, 2))
 
 
 def test_json_has_all_of_it_with_times_in_utc() -> None:
