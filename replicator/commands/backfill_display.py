@@ -348,7 +348,7 @@ def _counts_table(report: Report) -> Table:
             style = "red" if outcome is RowOutcome.FAILED and report.counts[outcome] else ""
             trusted = outcome is RowOutcome.UP_TO_DATE and report.trusted
             words = f"{outcome} ({report.trusted} recently verified, not checked again)" if trusted else str(outcome)
-            if report.replaced and outcome in (RowOutcome.COPIED, RowOutcome.WOULD_COPY):
+            if report.replaced and report.counts[outcome] and outcome in (RowOutcome.COPIED, RowOutcome.WOULD_COPY):
                 words += f" ({report.replaced} over another image)"
             table.add_row(str(report.counts[outcome]), words, style=style)
     return table

@@ -146,3 +146,10 @@ def test_what_was_lost_and_what_still_holds_a_former_image_are_told_apart() -> N
     told = summarised(report)
     assert "Warning: 3 tags that were in place before were missing, e.g. r.example.com/a:1:" in told
     assert "Warning: 1 destination still holds a former image" in told
+
+
+@pytest.mark.parametrize("outcome", [RowOutcome.COPIED, RowOutcome.WOULD_COPY])
+def test_what_stands_over_another_image_is_counted_once(outcome: RowOutcome) -> None:
+    text = summarised(report_of(Row("h/a:1", "r/a:1", outcome, DIGESTS[0], replaced=DIGESTS[1])))
+    assert text.count("(1 over another image)") == 1
+    assert f"1  {outcome} (1 over another image)" in text
