@@ -103,10 +103,16 @@ class Checker:
                 rows[found] = checked
             elif checked is not None:
                 del rows[found]
-                await self._disprove(found, checked, verdict)
+            await self._disprove(found, checked, verdict)
 
-    async def _disprove(self, found: Found, checked: Comparison, verdict: asyncio.Future[bool]) -> None:
-        if checked.result is None and self._checks is not None:
+    async def _disprove(self, found: Found, checked: Row | Comparison | None, verdict: asyncio.Future[bool]) -> None:
+        """End the trust in a repository if the destination that was trusted does not hold what it should."""
+        # A row says so of a tag that holds another image, and is left alone.
+        if isinstance(checked, Row):
+            wrong = checked.outcome is RowOutcome.SKIPPED
+        else:
+            wrong = checked is not None and checked.result is None
+        if wrong and self._checks is not None:
             await self._checks.distrust(str(_target(found)))
             verdict.set_result(False)
 
@@ -152,8 +158,7 @@ class Checker:
             return await self._compare(found, digest)
         with self._verdict(repository) as verdict:
             checked = await self._compare(found, digest)
-            if isinstance(checked, Comparison):
-                await self._disprove(found, checked, verdict)
+            await self._disprove(found, checked, verdict)
         return checked
 
     def _failed(self, found: Found, error: ReplicatorError) -> Row | None:
@@ -181,6 +186,9 @@ class Checker:
         if comparison.result is None:
             kept = await self._left_alone(request, comparison)
             if kept is not None:
+                if seen is not None and self._checks is not None:
+                    # Somebody else has written this tag since, and perhaps others of its repository.
+                    await self._checks.distrust(str(_target(found)), seen)
                 note = request.overwrite.kept(request.destination, kept)
                 return replace(row_of(found, RowOutcome.SKIPPED), digest=kept, note=note)
             lost = comparison.present is None and seen is not None

@@ -127,3 +127,17 @@ async def test_a_destination_that_names_an_older_image_ends_the_trust_but_is_no_
         await push(stage.house.behind, f"copies/{repository}", tag, tiny("older"))
     report, _ = await backfill(stage)
     assert (report.counts, report.lost) == ({RowOutcome.QUEUED: 12}, 0)
+
+
+@pytest.mark.parametrize("trust", [3600.0, None], ids=["a tag that is asked again", "a comparison"])
+async def test_a_tag_that_somebody_else_wrote_and_that_is_left_alone_ends_the_trust(
+    stage: Stage, trust: float | None
+) -> None:
+    await fill(stage)
+    for tag in range(6):
+        await push(stage.house.behind, "copies/app", f"v{tag}", tiny("foreign"))
+    images = {"HARBOR/team/**": {"to": "BEHIND/copies/{name}", "overwrite": "ours"}}
+    for run in (trust, 3600.0):
+        report, rows = await backfill(stage, trust=run, images=images)
+        assert report.counts == {RowOutcome.SKIPPED: 6, RowOutcome.UP_TO_DATE: 6}
+        assert all("left alone" in row.note for row in rows if "/copies/app:" in row.destination)
