@@ -17,7 +17,7 @@ from rich.filesize import decimal
 
 from replicator.commands.check.findings import MAX_QUOTED, Finding, FindingState, clock_problem, redis_words
 from replicator.errors import ConfigError, ReplicatorError
-from replicator.queue import Differing, KnownConfig, ProcessInfo, Queue, processes
+from replicator.queue import Differing, KnownConfig, Pause, ProcessInfo, Queue, ReconcileState, list_pauses, processes
 from replicator.queue.connection import open_redis, server_version
 from replicator.queue.embedded import LOG, server_program
 from replicator.queue.job import ALIVE_MS, Job, Lane, QueueError, encode_job
@@ -92,7 +92,7 @@ async def look_for_left_work(directory: Path, prefix: str, program: Path | None)
 
 
 async def compare_rules(url: str, prefix: str, rules: Rules, origin: str = "") -> list[Finding]:
-    """Compare the rules with those that the processes on the queue have in force; nothing while none runs.
+    """Compare the rules with those that the processes on the queue have in force; say what waits for a person.
 
     Args:
         url: of the queue.
@@ -105,11 +105,24 @@ async def compare_rules(url: str, prefix: str, rules: Rules, origin: str = "") -
     """
     found: list[ProcessInfo] = []
     known: Mapping[str, KnownConfig] = {}
+    pauses: list[Pause] = []
+    reconcile: ReconcileState | None = None
     async with Queue(open_redis(url), prefix=prefix, replicas=0) as queue:
         # A queue that does not answer has a line of its own.
         with contextlib.suppress(QueueError):
             found, known = await processes(queue), await KnownConfig.read(queue)
+            pauses, reconcile = await list_pauses(queue), await ReconcileState.read(queue)
         where = queue.where
+    waiting = [f"{each.sentence}: replicator queue resume {each.selection.options} lets them go on" for each in pauses]
+    if reconcile is not None and reconcile.last is not None and reconcile.awaits_approval:
+        waiting.append(f"{reconcile.last.findings.shortfall}: replicator status names them")
+    findings = [Finding("operator", where, FindingState.WARNING, each) for each in waiting]
+    return findings + _compare(rules, origin, found, known, where)
+
+
+def _compare(
+    rules: Rules, origin: str, found: list[ProcessInfo], known: Mapping[str, KnownConfig], where: str
+) -> list[Finding]:
     running = [each for each in found if each.rules and each.stays]
     others = [each for each in running if each.rules != rules.digest]
     if not running:
@@ -130,7 +143,7 @@ async def compare_rules(url: str, prefix: str, rules: Rules, origin: str = "") -
 
 
 async def compare_rules_in(directory: Path, prefix: str, rules: Rules, origin: str) -> list[Finding]:
-    """Do the same for the embedded queue; nothing while its server does not run."""
+    """Do the same as `compare_rules` for the embedded queue; nothing while its server does not run."""
     with contextlib.suppress(OSError):
         if await use_of(directory) is Use.SERVER:
             with short_path(directory) as reachable:

@@ -14,7 +14,17 @@ from redis.asyncio import Redis
 
 from replicator.commands.check.findings import FindingState
 from replicator.commands.check.queue import compare_rules, judge_file, judge_memory, look_at_processes, try_redis
-from replicator.queue import InForce, LoadedConfig, Queue, announced, processes
+from replicator.queue import (
+    Findings,
+    InForce,
+    LoadedConfig,
+    Queue,
+    Reconciles,
+    Selection,
+    announced,
+    pause,
+    processes,
+)
 from replicator.rules import parse
 from replicator.settings import Settings
 from tests.commands.check.clocks import WrongClock
@@ -267,6 +277,21 @@ def test_only_a_policy_that_never_evicts_is_right(policy: str | None) -> None:
     assert (state is FindingState.OK) == (policy == "noeviction")
     assert (state is FindingState.NOT_TRIED) == (policy is None)
     assert "noeviction" in message
+
+
+async def test_what_waits_for_a_person_is_told(own: RedisServer) -> None:
+    text = "auth: {h.example: {anonymous: true}}\nimages: {h.example/a: h.example/b}"
+    async with await Queue.connect(own.url) as queue:
+        await pause(queue, [Selection(source="team/**")], by="me")
+        lease = await Reconciles(queue).begin(None)
+        assert lease is not None
+        await lease.end(Findings(listed=2000, up_to_date=1700, held=300), "rules")
+        found = await compare_rules(own.url, "replicator", parse(text, "rules", environ={}))
+        assert {each.state for each in found} == {FindingState.WARNING}
+        (paused, held) = (each.message for each in found)
+        assert "source team/** has been paused" in paused
+        assert "replicator queue resume --source 'team/**'" in paused
+        assert "300 existing images are not replaced before an approval" in held
 
 
 async def test_the_rules_are_compared_with_those_that_are_in_force(own: RedisServer) -> None:
