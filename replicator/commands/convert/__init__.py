@@ -27,6 +27,7 @@ Program = Literal["image-syncer", "regsync", "skopeo", "harbor"]
 Part = Literal["whole", "auth", "images"]
 """The content of a file: all of it, or one of image-syncer's two sections."""
 
+_NO_POLICIES = "has no replication policies: save what Harbor answers to GET /api/v2.0/replication/policies"
 _LOGIN = frozenset({"username", "password", "insecure"})
 
 
@@ -53,6 +54,8 @@ def read(files: Sequence[File], program: Program | None) -> tuple[Program, dict[
             if document.problems:
                 raise ConfigError(source, document.problems)
             return "harbor", {harbor.POLICIES: document.value}
+        if len(files) == 1 and document.readable and program == "harbor":
+            raise ConfigError(source, [Problem("", _NO_POLICIES)])
         problems += [_named(file.name, problem, alone=len(files) == 1) for problem in document.problems]
         values[file.name] = document.value
         if document.readable and not (isinstance(document.value, dict) and document.value):
@@ -78,7 +81,8 @@ def _has_policies(value: Any, program: Program | None) -> bool:
     if program not in (None, "harbor") or not value:
         return False
     rows = value if isinstance(value, list) else [value]
-    return all(isinstance(row, dict) and (program is not None or len(harbor.SIGNS & set(row)) > 1) for row in rows)
+    fewest = 2 if program is None else 1
+    return all(isinstance(row, dict) and len(harbor.SIGNS & set(row)) >= fewest for row in rows)
 
 
 def _named(name: str, problem: Problem, *, alone: bool) -> Problem:

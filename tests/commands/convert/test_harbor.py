@@ -289,6 +289,12 @@ def test_mistakes_are_told_with_their_place() -> None:
     assert "ACR can't hold" in problems([policy(named("a/b/c"), dest_registry=END | {"url": f"https://{ACR}"})])[0]
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", "null", "[null]", '{"errors": [{"code": "UNAUTHORIZED"}]}'])
+def test_a_file_without_policies_says_what_to_save(text: str) -> None:
+    with pytest.raises(ConfigError, match="has no replication policies: save what Harbor answers"):
+        convert_files([File("policies.json", text)], OPTIONS, "harbor")
+
+
 def test_one_policy_and_a_list_are_detected() -> None:
     assert "a file of Harbor's replication policies." in converted(policy()).text
     assert rules_of(policy()).digest == rules_of([policy()]).digest
