@@ -143,8 +143,9 @@ end
 
 -- Returns the record for the runs that wait for a job that was cancelled.
 local function cancelled_record(id)
-  return cjson.encode({id = id, outcome = cjson.null, error = 'cancelled', error_class = cjson.null, tries = 0,
-    seconds = 0, retrying = false, cancelled = true})
+  -- Written out, as 100,000 of them are made at once.
+  return '{"id":' .. cjson.encode(id) .. ',"outcome":null,"error":"cancelled","error_class":null,"tries":0,"seconds":0,'
+    .. '"retrying":false,"cancelled":true}'
 end
 
 -- pauses --
@@ -252,7 +253,7 @@ return found
 -- told.
 local page = redis.call('HSCAN', GEN, ARGV[2], 'COUNT', ARGV[3])
 local dry, gone, members, doomed, awaited, told, is_gone, is_told = ARGV[4] == '1', {}, {}, {}, {}, {}, {}, {}
-local generations, selections = {}, read_selections(5)
+local selections = read_selections(5)
 if not dry then allow_writes() end
 
 -- Forget the selected ones of the jobs that wait behind another. Returns whether there were any.
@@ -279,7 +280,7 @@ for _, job in ipairs(select_page(page[2], selections, false)) do
     if not dry then stop_attempt(id, 'cancel', job.generation, job.owner) end
   else
     local n = #gone + 1
-    gone[n], is_gone[id], generations[n] = id, true, job.generation
+    gone[n], is_gone[id] = id, true
     if not dry then
       members[n], doomed[2 * n - 1], doomed[2 * n], awaited[n] = member(id), job_key(id), failures_key(id), waiters_key(id)
     end
@@ -324,10 +325,19 @@ if redis.call('EXISTS', FOREIGN) == 1 then
   for _, id in ipairs(gone) do take_back(id) end
   redis.call('HDEL', FOREIGN, unpack(gone))
 end
-for _, id in ipairs(has_rivals and gone or {}) do promote(id) end
 if redis.call('EXISTS', unpack(awaited)) > 0 then
-  for n, id in ipairs(gone) do report_end(id, generations[n], cancelled_record(id)) end
+  -- As report_end does, with fewer commands.
+  local streams = {}
+  for n, id in ipairs(gone) do
+    for _, run in ipairs(redis.call('HKEYS', awaited[n])) do
+      streams[run] = prefix .. ':finished:' .. run
+      redis.call('XADD', streams[run], '*', 'finished', cancelled_record(id))
+    end
+  end
+  for _, stream in pairs(streams) do redis.call('PEXPIRE', stream, FINISHED_EXPIRY) end
+  redis.call('DEL', unpack(awaited))
 end
+for _, id in ipairs(has_rivals and gone or {}) do promote(id) end
 return {page[1], number, unpack(told)}
 
 -- job_list with waits selection pauses --
