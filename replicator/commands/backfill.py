@@ -259,7 +259,7 @@ async def run_backfill(request: BackfillRequest, *, out: Console, err: Console) 
                 shown = announced(queue, "backfill", __version__, lambda: loaded, rules=in_force)
                 if request.options.detach:
                     task.report.warnings += await tell_unknown_rules(queue, rules, err)
-                    # Shown once, so that its rules are known; it works nothing off.
+                    # Announced once, so that others know its rules; it has no worker.
                     async with shown:
                         pass
                 else:

@@ -87,7 +87,7 @@ class KnownConfig:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a job belongs that the own configuration does not name.
+    """The place of a job that the own configuration does not name.
 
     Attributes:
         left_to: see `LeftToOthers.note`; None if no process knows the job, and none is waited for.
@@ -152,7 +152,7 @@ class InForce:
     def heard(self, digest: str, reply: Sequence[bytes | int]) -> None:
         """Take the answer to a sign of life with ``digest``: the turn, then the others, and whether they share a part.
 
-        Each installation that shares the queue by mistake is told of once.
+        Each installation that shares the queue by mistake is reported once.
         """
         if digest != self.digest:
             return

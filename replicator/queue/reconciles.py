@@ -1,4 +1,4 @@
-"""The scheduled reconcile: what a run found, what all processes know of runs, and the lease of the one that runs."""
+"""The scheduled reconcile: the findings of a run, the shared state, and the lease of the one that runs."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A tag that was not compared or not replaced, or a source that could not be listed, and the reason."""
+    """A tag that was not compared or not replaced, or a source that could not be listed; with the reason."""
 
     what: str
     why: str
 
 
 RESULTS = ("up_to_date", "drift", "pending", "skipped", "failed", "held")
-"""Fields of `Findings`: what becomes of the tags that are listed."""
+"""Fields of `Findings` that count the listed tags by result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a run found; ``listed`` is the sum of `RESULTS`.
+    """The numbers of a run; ``listed`` is the sum of `RESULTS`.
 
     Attributes:
         listed: tags that the rules name.
@@ -103,8 +103,8 @@ class Findings:
         parts = (
             (
                 self.held,
-                "existing image is not replaced before an approval",
-                "existing images are not replaced before an approval",
+                "existing image waits for an approval",
+                "existing images wait for an approval",
             ),
             (self.unlisted, "source can't be listed", "sources can't be listed"),
             (self.collisions, "copy collides", "copies collide"),

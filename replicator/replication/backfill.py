@@ -45,7 +45,7 @@ _LOSS_SECONDS = 15.0
 """Seconds between two looks for copies that the queue has lost."""
 _EXAMPLES = 5
 _LOOKS = 1_000
-"""The most sources of dead letters that are looked for at the end of a run, as no list showed them."""
+"""Sources of dead letters that are looked up at the end of a run, because no list showed them."""
 _HEARING_SECONDS = 3.0
 """Seconds for the news of a copy that has just ended to arrive."""
 
@@ -162,7 +162,7 @@ class Backfill:
         return self.report
 
     async def _end_letters(self) -> None:
-        """End the dead letters of what is right, and those of what is gone, as far as it was listed."""
+        """End dead letters whose destination is up to date, and those whose source is gone, as far as it was listed."""
         await self._letters.end()
         looks = 0
 

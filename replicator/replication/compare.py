@@ -219,7 +219,7 @@ class Checker:
             return None
         if request.overwrite is Overwrite.OURS:
             owned = await self._checks.owned([str(request.destination)]) if self._checks is not None else None
-            # What this installation wrote is known to the queue alone.
+            # Only the queue knows which digests this installation wrote.
             if owned is None or replaced in owned[0]:
                 return None
         return replaced

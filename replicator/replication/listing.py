@@ -52,7 +52,7 @@ _MOST_LOGGED = 20
 _NO_SIGNATURES = frozenset({"sbom.harbor", "accelerator.nydus"})
 """Kinds of accessories that are no signatures; of others the manifest tells."""
 _MOST_COMPARED = 1000
-"""Collisions whose images are compared; further ones are taken to differ."""
+"""Collisions whose images are compared; further ones count as different."""
 _MAX_UNFIT = 20
 """Repositories without a possible destination that are named in warnings; further ones are counted."""
 

@@ -174,14 +174,14 @@ class Publicity:
         answer = await judge_source(self._registries, source)
         if answer is PublicAnswer.FINE:
             return
-        where = f"{destination.repository} is public, or would be created so"
+        where = f"{destination.repository} is public, or would be created as public"
         if answer is PublicAnswer.PUBLIC:
             raise CopyFailed(
                 f"not copied: {source.repository} is private, and {where}; {close_to_anyone(str(destination))}",
                 ErrorClass.PERMANENT,
             )
         raise CopyFailed(
-            f"not copied: {where}, and {source.registry} does not say now whether {source.repository} is private",
+            f"not copied: {where}, and {source.registry} gives no clear answer whether {source.repository} is private",
             ErrorClass.TRANSIENT,
         )
 
@@ -243,7 +243,7 @@ class Publicity:
             return
         copy = PublicCopy(str(source), str(destination))
         if listed and not {source.registry, destination.registry} <= self._rules.hosts:
-            await self._settle(pair, PublicAnswer.LEFT, copy, "the rules no longer name it")
+            await self._settle(pair, PublicAnswer.LEFT, copy, "the rules allow it, or no longer name it")
             return
         # A moment after a copy, only a slow registry shows nothing.
         absent = PublicAnswer.FINE if listed else PublicAnswer.UNKNOWN

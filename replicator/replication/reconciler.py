@@ -57,7 +57,7 @@ _SHOWN_FAILURES = 20
 _NAMED_FAILURES, _NAMED_CHARACTERS = 5, 300
 """Failures that are recorded with their reasons, and the most characters of each."""
 _MOST_MISSING = 100
-"""What could not be listed is recorded up to this number, to notice when something else is missing."""
+"""Unlisted sources that are recorded, so that a run notices when another one is missing."""
 _MOST_DOUBLINGS = 20
 
 
@@ -367,7 +367,7 @@ class Reconciler:
         if report.lost:
             log.warning("destination lost images", images=report.lost, examples=report.lost_examples)
         if found.held:
-            what = f"{found.held} of {found.compared} images would be replaced; normal once after image-syncer"
+            what = f"{found.held} of {found.compared} images would be replaced; this is normal once after image-syncer"
             log.warning("reconcile held", reason=what, approve="replicator reconcile approve")
         warnings = report.warnings[:_SHOWN_FAILURES]
         for warning in warnings:

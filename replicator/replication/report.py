@@ -48,7 +48,7 @@ class RowOutcome(StrEnum):
     NOT_BEGUN = "not begun"
     """The run ended before the tag was compared."""
     HELD = "held"
-    """The destination's tag names another image, and nobody has allowed to replace so many."""
+    """The destination's tag names another image, and the number of replacements needs an approval."""
 
 
 TROUBLE = frozenset({RowOutcome.FAILED, RowOutcome.NOT_LISTED})

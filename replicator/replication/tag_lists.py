@@ -75,7 +75,7 @@ class LabelsUnknown(ReplicatorError):
 
     def __init__(self, repository: Repository, error: RegistryError | None) -> None:
         why = (
-            f"has no labels: {repository.registry}/api/v2.0 does not answer as a Harbor does; for another registry, "
+            f"has no labels: {repository.registry}/api/v2.0 does not answer as a Harbor does; if it is no Harbor, "
             "remove labels and exclude_labels from the rules"
         )
         if error is not None:

@@ -69,7 +69,7 @@ class Collides(CopyFailed):
 
     def __init__(self, request: CopyRequest, owner: Reference, reason: str = "") -> None:
         collision = Collision(request.destination, tuple(sorted((request.source, owner), key=str)))
-        message = f"{collision}: {owner} was there first{reason}; give the sources different destinations"
+        message = f"{collision}: {owner} owns this tag{reason}; give the sources different destinations"
         super().__init__(message, ErrorClass.PERMANENT)
 
 

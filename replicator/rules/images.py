@@ -205,7 +205,7 @@ class _Reader:
             return None, ()
         if "{" in tags or "}" in tags:
             if "," in tags:
-                node.wrong("a tag with placeholders stands alone; for another tag, add another destination")
+                node.wrong("a tag with placeholders must be the only tag; for another tag, add another destination")
                 return None, ()
             return Template(registry, path, tag=tags), ()
         ends = tuple(tags.split(",")) if colon else ()
@@ -295,7 +295,7 @@ def _tag_template_problem(source: SourcePattern, template: Template) -> str | No
         return None
     if source.digest is not None:
         if TAG in template.placeholders:
-            return "a digest has no tag, so {tag} stands for nothing; remove it"
+            return "the source is a digest, which has no tag: remove {tag}"
     elif not template.keeps_tags_apart and len(set(TagFilter(source.tags).exact or ("", "*"))) > 1:
         return f"collision: all tags of the source would go to one tag; add {{tag}} to it, e.g. {template.tag}-{{tag}}"
     in_tag = replace(template, path="").placeholders
@@ -351,10 +351,10 @@ def _all_checked(items: list[Node], check: Callable[[str], object]) -> tuple[str
 def _has_no_labels(source: SourcePattern) -> str:
     """Return why no image of a source can have labels of Harbor; empty if that can't be told from its name."""
     if is_acr(source.registry) or source.registry in _NO_HARBORS:
-        return f"only a Harbor has labels, and {source.registry} is none; remove this"
+        return f"only a Harbor has labels, and {source.registry} is not a Harbor; remove this"
     repository = source.repository
     if repository is not None and "/" not in repository.name:
-        return f"only a Harbor has labels, and its repositories are in projects: {repository.name} is in none"
+        return f"only a Harbor has labels, and each of its repositories is in a project: {repository.name} is not"
     return ""
 
 

@@ -112,7 +112,7 @@ class Rules:
         """Return a copy that was requested earlier as the rules ask for it now; None if none does any more."""
         for now in self.destinations(request.source):
             if now.destination == request.destination:
-                # What a list has shown of the signatures was chosen for the options of that time.
+                # A list has found the signatures with the options of that time.
                 shown = request.accessories if now.options == request.options else None
                 return replace(
                     request,

@@ -95,7 +95,7 @@ def test_what_was_replaced_and_what_a_reconcile_left_undone_are_shown() -> None:
     assert history_json(READ)["copies"][0]["replaced"] is None
     text = printed(draw_history(read, 2))
     assert "replaced: sha256:abc" in text
-    assert "120 existing images are not replaced before an approval" in text
+    assert "120 existing images wait for an approval" in text
     assert "replaced:" not in printed(draw_history(READ, 2))
 
 

@@ -321,7 +321,7 @@ async def test_refuse_goes_by_the_openapi_where_there_is_nothing_yet(
 
     monkeypatch.setattr(Registries, "is_public", is_public)
     await town.push()
-    with pytest.raises(CopyFailed, match="or would be created so"):
+    with pytest.raises(CopyFailed, match="or would be created as public"):
         await town.copy(town.rules("refuse"))
     assert not town.acr.faults.log.count("(POST|PUT|PATCH)", ".*")
 
@@ -348,7 +348,7 @@ async def test_refuse_waits_for_a_source_that_does_not_say_whether_it_is_private
     await push(acr_upstream, "cache/app", "v1", image(1))
     town.acr.public = {"cache/app"}
     town.harbor.faults.add(Fault(Answer(503), "HEAD", times=None))
-    with pytest.raises(CopyFailed, match="does not say now whether") as caught:
+    with pytest.raises(CopyFailed, match="gives no clear answer whether") as caught:
         await town.copy(town.rules("refuse"))
     assert caught.value.error_class is ErrorClass.TRANSIENT
 

@@ -114,9 +114,9 @@ def test_explain_says_that_the_label_decides() -> None:
 @pytest.mark.parametrize(
     ("source", "tags", "why"),
     [
-        (f"{ACR}/team/app", {"labels": "prod"}, f"only a Harbor has labels, and {ACR} is none; remove this"),
-        ("docker.io/library/nginx", {"exclude_labels": "x"}, "only a Harbor has labels, and docker.io is none"),
-        (f"{HARBOR}/app", {"labels": "prod"}, "its repositories are in projects: app is in none"),
+        (f"{ACR}/team/app", {"labels": "prod"}, f"only a Harbor has labels, and {ACR} is not a Harbor; remove this"),
+        ("docker.io/library/nginx", {"exclude_labels": "x"}, "only a Harbor has labels, and docker.io is not a Harbor"),
+        (f"{HARBOR}/app", {"labels": "prod"}, "each of its repositories is in a project: app is not"),
         (f"{HARBOR}/team/app", {"labels": []}, "is empty; remove it"),
         (f"{HARBOR}/team/app", {"labels": [""]}, "is not the name of a label"),
         (f"{HARBOR}/team/app", {"labels": ["x" * 129]}, "longer than 128 characters"),

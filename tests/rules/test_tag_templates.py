@@ -33,7 +33,7 @@ def test_a_tag_is_made_of_the_source_s_repository_and_tag(source: str, destinati
 def test_a_digest_takes_a_template_without_the_tag() -> None:
     rules = rules_of({f"{HARBOR}/team/app@{DIGEST}": f"{ALL}:{{flat}}"})
     assert goes_to(rules, f"{HARBOR}/team/app@{DIGEST}") == {f"{ALL}:team-app"}
-    assert "a digest has no tag" in message_of({f"{HARBOR}/team/app@{DIGEST}": f"{ALL}:{{tag}}"})
+    assert "a digest, which has no tag" in message_of({f"{HARBOR}/team/app@{DIGEST}": f"{ALL}:{{tag}}"})
 
 
 def test_tags_of_signatures_keep_their_names_by_which_they_are_found() -> None:
@@ -68,7 +68,7 @@ def test_a_fixed_tag_stays_what_it_is() -> None:
         ),
         ("team/*", "{tag}:{flat}-{tag}", "{tag} is not a placeholder; expected one of"),
         ("team/*", "all:-{flat}-{tag}", "can't become a tag: use letters, digits, . _ - and placeholders"),
-        ("team/*", "all:{flat}-{tag},latest", "a tag with placeholders stands alone"),
+        ("team/*", "all:{flat}-{tag},latest", "a tag with placeholders must be the only tag"),
         ("team/*", "all:{flat-{tag}", "can't become a tag"),
         (f"team/{'x' * 130}", "all:{flat}-{tag}", "with 137 characters, and a tag has at most 128: give team/xxx"),
     ],

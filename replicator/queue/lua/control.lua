@@ -1,7 +1,7 @@
--- What people do to pending jobs: pause and resume them, cancel them, look at them.
+-- Actions of people on pending jobs: pause and resume, cancel, list.
 
 -- selection --
--- Which jobs a person means. Put in front of the scripts that select jobs.
+-- Selections of jobs by a person. Put in front of the scripts that select jobs.
 --
 -- A selection has the fields rule, source, destination, host, lane and run, each of which may be missing; a job is
 -- selected if it matches all that are there. All but lane and run are globs: `*` and `?` stop at a slash, `**` does not.
@@ -9,7 +9,7 @@
 local function globs(glob, text)
   if glob == text then return true end
   local byte, STAR, MARK, SLASH = string.byte, 42, 63, 47
-  -- Where to go on after a mismatch: behind the last star and, if that can't take more, behind the last double star.
+  -- After a mismatch the last star takes one character more or, if it can't, the last double star does.
   local i, j, star, at, wide, from = 1, 1, nil, nil, nil, nil
   while j <= #text do
     local char, letter = byte(glob, i), byte(text, j)
@@ -56,7 +56,7 @@ local function host_matches(glob, image)
   return globs(glob, host)
 end
 
--- Returns a text of a job's payload; an empty one if it is not there.
+-- Returns a text field of a job's payload; '' if it is missing.
 local function field_of(content, name)
   content = content or ''
   -- A name that is there once, with a value that has no escapes, need not be decoded, which takes five times as long.
@@ -124,7 +124,7 @@ local function read_selections(first)
 end
 
 -- stops --
--- Attempts that shall end early. Put in front of the scripts that renew and end attempts.
+-- Attempts that are to end early. Put in front of the scripts that renew and end attempts.
 --
 --   <prefix>:stops             hash id -> "how generation token": 'pause' to hand the job back, 'cancel' to forget its
 --                              enqueues up to the generation
@@ -152,8 +152,8 @@ end
 -- Jobs that are not started until a person resumes them. Put in front of the scripts that know of pauses, after waits
 -- and selection.
 --
--- While a whole lane is paused, its jobs stay in their queue. Of a pause of some jobs, those that were due are parked as
--- for a key that does not answer: what is behind them in the queue is not hidden.
+-- While a whole lane is paused, its jobs stay in their queue. If only some jobs are paused, those that are due are parked,
+-- as for a key that does not answer, so that they do not hide the jobs behind them in the queue.
 --
 --   <prefix>:pauses            hash name -> JSON: selection, since, by; ended, when it was resumed and until no job is
 --                              parked any more
@@ -246,8 +246,8 @@ end
 return found
 
 -- job_cancel with waits selection stops pauses --
--- Forget a page of the pending jobs, and have those that run end.
--- A job of another source that waits behind one is meant by its own content.
+-- Delete a page of the selected pending jobs, and stop the running ones.
+-- A job of another source that waits behind one is selected by its own content.
 -- ARGV: prefix, cursor ('0' for the first page), about how many jobs are looked at, '1' to change nothing, selections.
 -- Returns: the cursor of the next page or '0', of how many ids jobs were forgotten, the ids of those that run and were
 -- told.
@@ -302,7 +302,7 @@ if redis.call('EXISTS', WRITING) == 1 then
   end
   redis.call('HDEL', WRITING, unpack(gone))
 end
--- To pass hundreds of ids costs more than to see that there is nothing to remove them from.
+-- A look whether the key exists is cheaper than passing hundreds of ids.
 local function remove(command, key, names)
   if redis.call('EXISTS', key) == 1 then redis.call(command, key, unpack(names)) end
 end
@@ -341,7 +341,7 @@ for _, id in ipairs(has_rivals and gone or {}) do promote(id) end
 return {page[1], number, unpack(told)}
 
 -- job_list with waits selection pauses --
--- Give a page of the pending jobs.
+-- Returns a page of the selected pending jobs.
 -- ARGV: prefix, cursor ('0' for the first page), about how many jobs are looked at, most that are given, selections.
 -- Returns: the cursor of the next page or '0', how many are selected, then for each that is given: id, state, lane,
 -- when it is due in ms, its content or nil, its last failure (JSON) or nil, the name of its pause or nil.

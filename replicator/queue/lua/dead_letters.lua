@@ -70,7 +70,7 @@ end
 return found
 
 -- dead_letter_sources --
--- Give what dead letters should have copied, in the order of their death.
+-- Returns the sources of dead letters, the oldest first.
 -- ARGV: prefix, mark behind which they begin, how many.
 -- Returns for each: id, mark, source; '' for the source of what is no image.
 local found = {}

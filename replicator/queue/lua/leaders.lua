@@ -109,7 +109,7 @@ local last = redis.call('HMGET', RECONCILE, 'started', 'result', 'succeeded', 'r
 return {NOW, last[1] or '', last[2] or '', lease or '', last[3] or '', last[4] or '', last[5] or ''}
 
 -- reconcile_approve with leases --
--- Approve what the last reconcile wants to replace. ARGV: prefix, when it began. Returns 0 when another has ended since.
+-- Approve the replacements of the last reconcile. ARGV: prefix, when it began. Returns 0 when another has ended since.
 if redis.call('HGET', RECONCILE, 'started') ~= ARGV[2] then return 0 end
 redis.call('HSET', RECONCILE, 'approved', ARGV[2])
 return 1

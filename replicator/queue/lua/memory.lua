@@ -112,7 +112,7 @@ local function keep_owned(id, text)
   if (text or '') ~= '' then OWNED.keep(owned_name(id), text, MOST_OWNED) end
 end
 
--- Note that it was told what the last write replaced.
+-- Note that the image replaced by the last write has been reported.
 local function note_told(id)
   local source, written, replaced = string.match(get_owned(id) or '', '^(%S+) (%S+) (%S+)$')
   if replaced and replaced ~= '-' then keep_owned(id, source .. ' ' .. written .. ' -') end
@@ -156,7 +156,7 @@ end
 return NOW
 
 -- asked with generations --
--- Whether it was found out lately who may pull the image of a pair of repositories. Put in front of the public_ scripts.
+-- Recent answers, for pairs of repositories, whether anyone may pull the image. Put in front of the public_ scripts.
 --
 --   <prefix>:asked:new, :old   pair -> "time answer": when it was asked last, and what came out; "asking" while it is
 local ASKED = generations('asked')
@@ -184,7 +184,7 @@ if answer == '' then ASKED.keep(ARGV[3], string.format('%.0f asking', NOW), tonu
 return answer
 
 -- public_end with generations asked --
--- Keep what came out, and the list of those that are private at the source and public at the destination.
+-- Store an answer, and keep the list of pairs that are private at the source and public at the destination.
 --
 --   <prefix>:public            hash pair -> JSON: source, destination, tag, since
 --

@@ -91,7 +91,7 @@ until cursor == '0' or #found > 0
 return found
 
 -- move_letters_in --
--- ARGV: prefix, then for each dead letter: id, record, arq's job. What is known of the same destination here is newer.
+-- ARGV: prefix, then for each dead letter: id, record, arq's job. A record of the same destination here is newer, and stays.
 redis.call('INCR', SEQ)
 for i = 2, #ARGV, 3 do
   local id = ARGV[i]
@@ -99,7 +99,7 @@ for i = 2, #ARGV, 3 do
   if not is_newer and redis.call('HEXISTS', DEAD, id) == 0 then
     redis.call('HSET', DEAD, id, ARGV[i + 1])
     redis.call('HSET', DEAD_JOBS, id, ARGV[i + 2])
-    -- Older than any mark: people were told of it.
+    -- Older than any mark: it was reported before the move.
     redis.call('ZADD', DEAD_ORDER, 0, id)
   end
 end
@@ -117,7 +117,7 @@ end
 for i = 2, #ARGV, 2 do redis.call('HSETNX', prefix .. ':pauses', ARGV[i], ARGV[i + 1]) end
 
 -- move_owned_in with generations owned --
--- ARGV: prefix, then short names of destinations and what is remembered of them. What is known here is newer.
+-- ARGV: prefix, then short names of destinations and their records. A record here is newer, and stays.
 redis.call('INCR', SEQ)
 for i = 2, #ARGV, 2 do
   if not OWNED.get(ARGV[i]) then OWNED.keep(ARGV[i], ARGV[i + 1], MOST_OWNED) end
@@ -152,5 +152,5 @@ local most = ARGV[2] == 'reconciles' and HISTORY_RECONCILES or HISTORY_JOBS
 for i = 1, math.min(#all, most) do redis.call('RPUSH', key, all[i][3]) end
 
 -- move_lags_in with chronicle --
--- ARGV: prefix, then names and values. A quarter of an hour of which something is known here is left as it is.
+-- ARGV: prefix, then names and values. A quarter of an hour that has lags here stays as it is.
 for i = 2, #ARGV, 2 do redis.call('HSETNX', LAG, ARGV[i], ARGV[i + 1]) end

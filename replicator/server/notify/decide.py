@@ -217,7 +217,9 @@ class _Decision:
             since=at,
             count=found.images,
             examples=tuple(Example.of(each, "missing") for each in found.examples),
-            advice=("They are copied again. Was the registry emptied or replaced, or does a policy delete there?",),
+            advice=(
+                "They are copied again. Was the registry emptied or replaced, or does a policy delete images there?",
+            ),
         )
         self._remember(Occasion.LOST, Reported(str(at), at, self._now))
 
@@ -304,9 +306,9 @@ class _Decision:
         # The set of errors identifies the problem, not the processes, which notice one after the other.
         mark = hashlib.sha256("\0".join(errors).encode()).hexdigest()[:16]
         use = "1 process does" if len(complaints) == 1 else f"{len(complaints)} processes do"
-        title = f"replicator: the configuration has an error; {use} not use it as it is now"
+        title = f"replicator: the configuration has an error; {use} not use the changed files"
         advice = (
-            "Copying goes on with the last accepted version of the files, and without a file that has none.",
+            "The last accepted version of the files stays in use; a file without one is left out.",
             "Fix the file; it is reloaded automatically. replicator check shows what is wrong.",
         )
         examples = tuple(configuration_example(error, complaints) for error in errors[:EXAMPLES])

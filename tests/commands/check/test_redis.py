@@ -291,7 +291,7 @@ async def test_what_waits_for_a_person_is_told(own: RedisServer) -> None:
         (paused, held) = (each.message for each in found)
         assert "source team/** has been paused" in paused
         assert "replicator queue resume --source 'team/**'" in paused
-        assert "300 existing images are not replaced before an approval" in held
+        assert "300 existing images wait for an approval" in held
 
 
 async def test_the_rules_are_compared_with_those_that_are_in_force(own: RedisServer) -> None:

@@ -264,7 +264,7 @@ def test_a_refused_configuration_is_reported_once_for_all_processes_and_again_fo
     report = Reports()
     complaints = tuple(Complaint(f"box-{n % 2}", "rules.yaml: no such key", NOW) for n in range(3))
     (message,) = report(at(0, complaints=complaints[:1]))
-    assert message.title == "replicator: the configuration has an error; 1 process does not use it as it is now"
+    assert message.title == "replicator: the configuration has an error; 1 process does not use the changed files"
     assert message.examples == (Example("on box-0", "rules.yaml: no such key"),)
     # The other processes notice a second later.
     assert report(at(5, complaints=complaints)) == []

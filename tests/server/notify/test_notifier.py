@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tests.standins.chats import Chats
 
 QUICK = NotifyTiming(gather=0, pause=0)
-REFUSED = "replicator: the configuration has an error; 1 process does not use it as it is now"
+REFUSED = "replicator: the configuration has an error; 1 process does not use the changed files"
 RECOVERED = "replicator: recovered: no dead letters left"
 DEAD = "replicator: 1 copy failed and is not retried automatically"
 
