@@ -76,8 +76,7 @@ class KeySilence:
     @property
     def sentence(self) -> str:
         """The silence in words, for a page, a terminal and a message."""
-        total = self.total
-        copies = f"{total:,} cop{'y waits' if total == 1 else 'ies wait'} for it"
+        copies = f"{self.total:,} cop{'y waits' if self.total == 1 else 'ies wait'} for it"
         what = describe_key(self.key, "registry {} has not answered")
         return f"{what} since {self.since:%Y-%m-%d %H:%M} UTC; {copies}"
 
