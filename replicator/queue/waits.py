@@ -252,10 +252,10 @@ class Selection:
     @classmethod
     def combinations(cls, **choices: Iterable[str]) -> tuple[Selection, ...]:
         """Return a selection for every combination of the values of each field; one of all jobs without any value."""
-        # It would select more than was meant, e.g. where a variable of a shell is not set.
-        if empty := [name for name, values in choices.items() if not all(values)]:
-            raise ValueError(f"--{empty[0]} is empty: write its pattern, or use --all")
         given = [[(name, value) for value in dict.fromkeys(values)] for name, values in choices.items() if values]
+        # It would select more than was meant, e.g. where a variable of a shell is not set.
+        if empty := [name for fields in given for name, value in fields if not value]:
+            raise ValueError(f"--{empty[0]} is empty: write its pattern, or use --all")
         return tuple(cls(**dict(fields)) for fields in itertools.product(*given))  # type: ignore[arg-type]  # by name
 
     def to_json(self) -> dict[str, str]:
