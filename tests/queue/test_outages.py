@@ -255,7 +255,10 @@ async def test_a_lost_answer_to_a_start_costs_no_lease_time(
         await Queue.connect(proxy.url) as client,
         working(client, handler, lease=30),
     ):
-        await asyncio.sleep(0.1)
+        # From then on its scripts are loaded: each request is one step.
+        await direct.enqueue([Job("r.example/b:1", {})], Lane.EVENTS)
+        await handler.started(1)
+        await idle(direct)
         proxy.mute_answers = True
         await direct.enqueue([Job(A, {})], Lane.EVENTS)
 

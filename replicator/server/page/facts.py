@@ -299,6 +299,16 @@ class View:
         except ValueError:
             return None
 
+    @property
+    def pattern_problem(self) -> str:
+        """Why the pattern that was filled in selects no copies; empty if it does, or if there is none."""
+        try:
+            if self.what:
+                selection_of(self.by, self.what)
+        except ValueError as error:
+            return str(error)
+        return ""
+
     def link(self, **changes: Any) -> str:
         """Return the address of this page with some values changed; only a query, so it works under any path."""
         other, default = replace(self, done="", **changes), View()
@@ -336,6 +346,8 @@ def selection_of(by: str, what: str) -> Selection:
         return Selection()
     if by not in FIELDS or not what:
         raise ValueError("the form selects no copies: choose a field, and enter a pattern")
+    if by == "lane" and what not in list(Lane):
+        raise ValueError(f"{what[:60]!r} is no lane: choose {' or '.join(Lane)}")
     return Selection(lane=Lane(what)) if by == "lane" else Selection(**{by: what})  # type: ignore[arg-type]  # by name
 
 

@@ -79,3 +79,12 @@ async def test_what_people_and_files_name_is_never_markup(site: Site) -> None:
     for part in ("queue", "pending", "public", "actions"):
         assert "<img src=x onerror=alert(1)>" in seen.texts[part], part
     assert not {"\u202e", "\x1b"} & set("".join(seen.texts.values()))
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [("?by=lane&what=event", "'event' is no lane: choose events or backfill"), ("?by=all&what=x", "choose a field")],
+)
+async def test_a_pattern_that_selects_nothing_is_told(site: Site, query: str, told: str) -> None:
+    assert told in (await page(site, query)).texts["pending"]
+    assert "choose" not in (await page(site)).texts["pending"]
