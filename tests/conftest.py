@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    import pytest
 
 pytest_plugins = ["tests.standins.fixtures"]
 
@@ -15,3 +19,25 @@ def pytest_xdist_auto_num_workers() -> int:
     """Run three tests on two cores: many wait for a timer or another process most of their time."""
     cores = len(os.sched_getaffinity(0))
     return cores + (cores + 1) // 2
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have half of the workers begin with the end-to-end tests, which mostly wait, beside tests that mostly compute.
+
+    A worker gets a run of tests that follow each other, and others steal from its end. In the order of the files, one
+    worker had nearly all of the slow ones, and they were all that was left at the end.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = [item for item in items if "end_to_end" in item.nodeid]
+    if workers == 1 or len(slow) == len(items):
+        return
+    quick, share, first = (
+        [item for item in items if "end_to_end" not in item.nodeid],
+        len(items) // workers,
+        workers // 2,
+    )
+    ordered: list[pytest.Item] = []
+    for number in range(workers):
+        begins = slow[number::first] if number < first else []
+        ordered += begins + [quick.pop(0) for _ in range(min(len(quick), share - len(begins)))]
+    items[:] = ordered + quick

@@ -81,9 +81,16 @@ def is_demoted(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def closed_is_away() -> Iterator[None]:
-    """Raise redis-py's error for a connection that was closed just before a command was sent; uvloop has its own."""
+    """Raise redis-py's error for a connection that was closed just before a command was sent.
+
+    uvloop has an error of its own for that, and redis-py stumbles over the streams that another task has put away.
+    """
     try:
         yield
+    except AttributeError as error:
+        if error.obj is not None:
+            raise
+        raise RedisConnectionError("the connection was closed meanwhile") from error
     except RuntimeError as error:
         if "the handler is closed" not in str(error):
             raise
@@ -385,14 +392,3 @@ def _addresses(parts: SplitResult, default_port: int) -> list[tuple[str, int]]:
             raise _refuse(f"{text!r} is not a host or host:port")
         addresses.append((host, int(port)))
     return addresses
-
-
-async def server_version(redis: ArqRedis) -> str:
-    """Return name and version of a server, e.g. ``valkey 9.1.2``; empty if it does not answer, or not this (INFO)."""
-    try:
-        info = await redis.info("server")
-    except (RedisError, OSError):
-        return ""
-    if (version := info.get("valkey_version")) is not None:
-        return f"valkey {str(version)[:40]}"
-    return f"redis {str(info['redis_version'])[:40]}" if "redis_version" in info else ""

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from uuid import uuid4
 
 import structlog
+from redis.exceptions import RedisError
 
 from replicator.console import iso
 from replicator.queue.client import FAULTS
 from replicator.queue.configurations import Differing, KnownConfig, ProcessInfo
-from replicator.queue.connection import server_version
 from replicator.queue.history import logging_actions
 from replicator.queue.job import ALIVE_MS
 from replicator.queue.leaders import SweepState
@@ -34,6 +34,8 @@ from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from arq.connections import ArqRedis
 
     from replicator.queue.client import Queue
     from replicator.queue.configurations import InForce
@@ -175,6 +177,17 @@ async def processes(queue: Queue) -> list[ProcessInfo]:
     """
     records = await queue.ask("alive", "processes", ALIVE_MS)
     return sorted((decode(ProcessInfo, record) for record in records), key=lambda process: process.started)
+
+
+async def server_version(redis: ArqRedis) -> str:
+    """Return name and version of a server, e.g. ``valkey 9.1.2``; empty if it does not answer, or not this (INFO)."""
+    try:
+        info = await redis.info("server")
+    except (RedisError, OSError):
+        return ""
+    if (version := info.get("valkey_version")) is not None:
+        return f"valkey {str(version)[:40]}"
+    return f"redis {str(info['redis_version'])[:40]}" if "redis_version" in info else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,8 +129,8 @@ async def test_an_error_about_a_login_names_the_missing_scope(source: Registry, 
 
 
 async def test_a_wrong_password_is_sent_once_and_nothing_of_the_image(source: Registry, guarded: Guarded) -> None:
-    guarded.tokens.add(Fault(Answer(401, "UNAUTHORIZED", "wrong password"), times=None))
-    with pytest.raises(LoginRefused, match="wrong password"):
+    guarded.tokens.add(Fault(Answer(401, "UNAUTHORIZED", "no such pair"), times=None))
+    with pytest.raises(LoginRefused, match="no such pair"):
         await copy(source, guarded)
     assert len(guarded.tokens.log) == 1
     assert guarded.registry.faults.log.count("POST") == guarded.registry.faults.log.count("PUT") == 0

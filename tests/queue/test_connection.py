@@ -14,10 +14,11 @@ from urllib.parse import quote
 import pytest
 import trustme
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from replicator.errors import ConfigError
 from replicator.queue import Job, Lane, Queue, QueueUnavailable, scripts
-from replicator.queue.connection import open_redis
+from replicator.queue.connection import closed_is_away, open_redis
 from tests.queue.conftest import Recorder, accepted, eventually, idle, working
 from tests.queue.servers import RedisServer, free_port
 from tests.standins.certificates import harbors_recipe, strict
@@ -297,6 +298,13 @@ def test_every_connection_has_time_limits() -> None:
 async def test_a_prefix_of_other_characters_is_refused(prefix: str) -> None:
     with pytest.raises(ConfigError, match="queue prefix"):
         await Queue.connect(f"unix:///nowhere-{os.getpid()}", prefix=prefix)
+
+
+def test_a_connection_that_another_task_has_put_away_is_an_outage_and_a_fault_of_ours_is_none() -> None:
+    with pytest.raises(RedisConnectionError, match="closed meanwhile"), closed_is_away():
+        getattr(None, "writelines")(b"PING")  # noqa: B009 - as redis-py does, whose writer is None by then
+    with pytest.raises(AttributeError), closed_is_away():
+        getattr("", "writelines")  # noqa: B009 - the same
 
 
 @pytest.mark.parametrize("replicas", [0, 1])

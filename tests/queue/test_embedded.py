@@ -24,8 +24,8 @@ import uvloop
 from replicator.errors import ConfigError
 from replicator.queue import Job, Lane, Queue, QueueError, QueueUnavailable, embedded_server, state_directory
 from replicator.queue import embedded as module
-from replicator.queue.connection import server_version
 from replicator.queue.state_directory import version_of
+from replicator.queue.status import server_version
 from tests.queue.conftest import eventually
 
 if TYPE_CHECKING:

@@ -245,8 +245,9 @@ async def test_a_copy_whose_lease_was_confirmed_is_made_without_redis(shop: Shop
 async def test_a_copy_that_waited_for_redis_before_its_tag_ends_well_and_leaves_no_stale_observation(
     shop: Shop,
 ) -> None:
+    await shop.push(OLD)
+    assert await shop.do(shop.wanted()) == "copied"
     await shop.push(NEW)
-    await shop.saw(OLD)
     work = await shop.work(shop.wanted())
     writing = shop.acr.faults.add(Fault(hold := Hold(), "PUT", "/manifests/v1"))
     async with asyncio.timeout(30), shop.handling() as handler:

@@ -18,7 +18,7 @@ from rich.filesize import decimal
 from replicator.commands.check.findings import MAX_QUOTED, Finding, FindingState, clock_problem, redis_words
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.queue import Differing, KnownConfig, Pause, ProcessInfo, Queue, ReconcileState, list_pauses, processes
-from replicator.queue.connection import open_redis, server_version
+from replicator.queue.connection import open_redis
 from replicator.queue.embedded import LOG, server_program
 from replicator.queue.job import ALIVE_MS, Job, Lane, QueueError, encode_job
 from replicator.queue.move import left_behind
@@ -26,6 +26,7 @@ from replicator.queue.observations import MOST_DESTINATIONS, ClockSetBack, short
 from replicator.queue.records import decode
 from replicator.queue.scripts import NotReplicated, Replicas, Scripts
 from replicator.queue.state_directory import SOCKET, Use, fault_of, find_damage, room, short_path, use_of, version_of
+from replicator.queue.status import server_version
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
