@@ -31,13 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = [item for item in items if "end_to_end" in item.nodeid]
     if workers == 1 or len(slow) == len(items):
         return
-    quick, share, first = (
-        [item for item in items if "end_to_end" not in item.nodeid],
-        len(items) // workers,
-        workers // 2,
-    )
+    quick = [item for item in items if "end_to_end" not in item.nodeid]
+    share, first = len(items) // workers, workers // 2
     ordered: list[pytest.Item] = []
     for number in range(workers):
         begins = slow[number::first] if number < first else []
-        ordered += begins + [quick.pop(0) for _ in range(min(len(quick), share - len(begins)))]
+        rest = max(0, share - len(begins))
+        ordered += begins + quick[:rest]
+        del quick[:rest]
     items[:] = ordered + quick
