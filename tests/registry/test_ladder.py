@@ -16,7 +16,16 @@ from replicator.harbor import HarborApi
 from replicator.reference import Repository
 from replicator.registry import Access, Registries, Request, Timing
 from replicator.registry.errors import LoginOnHold, LoginRefused, Unauthorized
-from replicator.registry.ladder import PAUSES, REFUSALS, WINDOW, LocalLogins, LoginPatience, LoginRecord, fingerprint
+from replicator.registry.ladder import (
+    PAUSES,
+    REFUSALS,
+    WINDOW,
+    LocalLogins,
+    LoginPatience,
+    LoginRecord,
+    _read,
+    fingerprint,
+)
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import image, push
 from tests.standins.logins import HARBOR_ADMIN, HARBOR_ROBOT, basic
@@ -150,7 +159,7 @@ async def test_a_login_that_worked_is_sent_again_where_nobody_waits_too(house: H
         house.clock.now -= PAUSES[0] - 0.2
 
         async def heal() -> None:
-            while not house.refused:
+            while not any(_read(text).refusals for text in house.store._texts.values()):
                 await asyncio.sleep(0.01)
             house.harbor.projects.database_away = False
             house.clock.now += PAUSES[0]

@@ -102,7 +102,7 @@ async def test_only_what_died_of_the_login_that_changed_is_queued_again(
         try:
 
             async def queued() -> bool:
-                return await left(queue) == every - again
+                return await left(queue) == every - again and len(logs) == bool(again)
 
             await eventually(queued)
         finally:
