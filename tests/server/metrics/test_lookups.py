@@ -130,7 +130,7 @@ async def test_a_scrape_costs_the_same_for_ten_jobs_and_for_a_hundred_thousand(m
     many = await spent(metrics, queue)
     assert (await exposed(metrics)).value("replicator_queue_jobs", lane="backfill", state="queued") == 100_010
     assert many == few
-    assert sum(few.values()) < 30
+    assert sum(few.values()) <= 36
     # Each of these takes as long as what it goes through is.
     assert not {"cmdstat_scan", "cmdstat_hscan", "cmdstat_keys", "cmdstat_zrangebyscore"} & set(few)
 
