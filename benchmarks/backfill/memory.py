@@ -122,7 +122,11 @@ async def served(repositories: int, tags: int) -> AsyncIterator[synthetic.Hosts]
 def _rules(hosts: synthetic.Hosts, *, missing: bool) -> dict[str, object]:
     beside = "-missing" if missing else ""
     return {
-        "auth": {host: {"anonymous": True, "insecure": True} for host in (hosts.harbor, hosts.destination)},
+        "auth": {
+            # Harbor lists the artifacts of a project to logins only.
+            hosts.harbor: {"username": "robot$mirror", "password": "unchecked", "insecure": True},
+            hosts.destination: {"anonymous": True, "insecure": True},
+        },
         "images": {
             f"{hosts.harbor}/{project}/**": f"{hosts.destination}/{namespace}{beside}/{{name}}"
             for project, namespace in PROJECTS.items()
