@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from replicator.reference import Platform, is_digest, is_signature_tag
 
@@ -68,6 +68,10 @@ class Public(StrEnum):
     """It is not copied, as far as that is known before the copy."""
 
 
+OnRefusal = Literal["skip", "fail"]
+"""What becomes of a kind of artifact that the destination refuses: it is left out with a note, or the copy fails."""
+
+
 _ANY = Platform("*", "*")
 _PRECEDENCE = (Attestations.STRIP, Attestations.STRIP_REFUSED, Attestations.KEEP, Attestations.FAIL)
 """The last one wins when several rules ask for the same copy, so that nothing one of them wants is lost."""
@@ -95,12 +99,14 @@ class CopyOptions:
             that a list of the source has shown (`Accessories`), as far as the destination takes them; False for none.
         public: whether a private image may go where anyone may pull it; None for a warning. It is no part of what is
             copied, so copies that differ in it alone are equal.
+        refused: what becomes of a kind of artifact, such as charts, that the destination itself refuses.
     """
 
     platforms: tuple[Platform, ...] = ()
     attestations: Attestations = Attestations.KEEP
     signatures: bool | None = None
     public: Public | None = field(default=None, compare=False)
+    refused: OnRefusal = "skip"
 
     def __post_init__(self) -> None:
         # Normalized, so that equal selections are equal values: they are cache keys, and give equal bytes.
@@ -112,6 +118,7 @@ class CopyOptions:
         parts += [_IN_WORDS[self.attestations]] if self.attestations in _IN_WORDS else []
         parts += [_SIGNATURES_IN_WORDS[self.signatures]] if self.signatures is not None else []
         parts += [_PUBLIC_IN_WORDS[self.public]] if self.public is not None else []
+        parts += ["what the destination refuses is a failure"] if self.refused == "fail" else []
         return "; ".join(parts) or "everything, byte for byte"
 
     @property
@@ -123,7 +130,8 @@ class CopyOptions:
         """Return the options of one copy that two rules ask for: whatever either of them wants.
 
         Platforms are united; for attestations the first of `Attestations.FAIL`, ``KEEP``, ``STRIP_REFUSED`` and
-        ``STRIP`` wins; for public destinations the stricter one. The order does not matter.
+        ``STRIP`` wins; for public destinations the stricter one; a refusal is a failure if one of them wants that. The
+        order does not matter.
         """
         public = (self.public, other.public)
         return CopyOptions(
@@ -131,6 +139,7 @@ class CopyOptions:
             max(self.attestations, other.attestations, key=_PRECEDENCE.index),
             max(self.signatures, other.signatures, key=_MORE_SIGNATURES.index),
             Public.REFUSE if Public.REFUSE in public else None if None in public else Public.ALLOW,
+            "fail" if "fail" in (self.refused, other.refused) else "skip",
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -144,6 +153,8 @@ class CopyOptions:
             values["signatures"] = self.signatures
         if self.public is not None:
             values["public"] = str(self.public)
+        if self.refused != "skip":
+            values["refused"] = self.refused
         return values
 
     @classmethod
@@ -158,6 +169,7 @@ class CopyOptions:
             Attestations(values.get("attestations", Attestations.KEEP)),
             value if isinstance(value := values.get("signatures"), bool) else None,
             Public(values["public"]) if "public" in values else None,
+            "fail" if values.get("refused") == "fail" else "skip",
         )
 
 

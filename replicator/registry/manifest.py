@@ -158,6 +158,71 @@ def entries(index: Manifest) -> tuple[Descriptor, ...]:
     return _descriptors(json.loads(index.content), "manifests")
 
 
+IMAGE = "image"
+"""The kind of a container image, and of an index of images; see `artifact_kind`."""
+_KINDS = (
+    ("soci", re.compile(r"^application/vnd\.amazon\.soci\.")),
+    ("chart", re.compile(r"^application/vnd\.cncf\.helm\.")),
+    ("cnab", re.compile(r"^application/vnd\.cnab\.")),
+    ("wasm", re.compile(r"[./+]wasm\b")),
+    ("cache", re.compile(r"^application/vnd\.buildkit\.cacheconfig\.")),
+    ("model", re.compile(r"^application/vnd\.(cncf\.model|cnai|docker\.ai|ollama\.image|kitops\.modelkit)\.")),
+    ("plugin", re.compile(r"^application/vnd\.docker\.plugin\.")),
+    ("sbom", re.compile(r"sbom|spdx|cyclonedx|\bsyft\b")),
+    ("attestation", re.compile(r"attestation|in-toto|dsse|provenance")),
+    ("signature", re.compile(r"signature|sigstore|cosign|simplesigning|notary|\bsig\b")),
+)
+"""Kinds by a media type; the first that fits counts."""
+KINDS = (IMAGE, *(name for name, _ in _KINDS))
+"""All names of kinds; an artifact of another one goes by its own media type."""
+_IMAGE_LAYERS = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
+_INDEX_KIND = "org.opencontainers.artifactType"
+"""Annotation with the artifact type of an index in CNAB's form, which is older than the field."""
+_MOST_KIND = 100
+
+
+def kind_of_type(media_type: str) -> str | None:
+    """Return the kind that the media type of a config, a layer or an artifact stands for; None for no known one."""
+    text = media_type.lower()
+    if text in CONFIG_TYPES:
+        return IMAGE
+    return next((name for name, pattern in _KINDS if pattern.search(text)), None)
+
+
+def artifact_kind(manifest: Manifest) -> str:
+    """Return the kind of a manifest: one of `KINDS`, else the media type of its artifact or its config.
+
+    The artifact type tells it first, then the config's, then the layers'. What has the config of an image is one, unless
+    all its layers are of another kind, as cosign's old signatures are. An index is an image, unless it says otherwise
+    itself, or has no entry but artifacts.
+    """
+    if manifest.is_index:
+        own = manifest.artifact_type or manifest.annotations.get(_INDEX_KIND, "")
+        return _kind_of_types(own) if own else _kind_of_entries(manifest.manifests)
+    config = manifest.config.media_type if manifest.config is not None else ""
+    layers = [blob.media_type for blob in manifest.blobs[1:]]
+    if config in CONFIG_TYPES:
+        own = manifest.artifact_type if manifest.artifact_type != config else ""
+        if any(layer.startswith(_IMAGE_LAYERS) for layer in layers):
+            return IMAGE
+        return next(filter(None, map(kind_of_type, (own, *layers))), IMAGE)
+    return _kind_of_types(manifest.artifact_type, config, *layers)
+
+
+def _kind_of_types(*types: str) -> str:
+    named = next((kind for kind in map(kind_of_type, types) if kind not in (None, IMAGE)), None)
+    return named or one_line(next(filter(None, types), "unknown"), _MOST_KIND)
+
+
+def _kind_of_entries(entries: tuple[Descriptor, ...]) -> str:
+    """Return the kind of an index that does not say it: BuildKit's old cache, a list of referrers, or of images."""
+    cache = next((entry for entry in entries if kind_of_type(entry.media_type) == "cache"), None)
+    if cache is not None:
+        return "cache"
+    others = [entry.artifact_type for entry in entries if entry.artifact_type not in ("", *CONFIG_TYPES)]
+    return _kind_of_types(*others) if others and len(others) == len(entries) else IMAGE
+
+
 def descriptor_row(manifest: Manifest) -> dict[str, Any]:
     """Return a manifest's row in an index of referrers (specification, "Pushing Manifests with Subject")."""
     row: dict[str, Any] = {

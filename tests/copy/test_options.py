@@ -20,7 +20,11 @@ VARIANTS = st.sampled_from(["", "v1", "v6", "v7", "v8", "v9"])
 PLATFORMS = st.builds(Platform, SYSTEMS, ARCHITECTURES, VARIANTS)
 IMAGES = PLATFORMS.filter(lambda platform: "*" not in (platform.os, platform.architecture))
 OPTIONS = st.builds(
-    CopyOptions, st.lists(PLATFORMS, max_size=4).map(tuple), st.sampled_from(Attestations), st.booleans()
+    CopyOptions,
+    st.lists(PLATFORMS, max_size=4).map(tuple),
+    st.sampled_from(Attestations),
+    st.booleans(),
+    refused=st.sampled_from(["skip", "fail"]),
 )
 
 

@@ -16,6 +16,7 @@ from replicator.registry.manifest import (
     OCI_INDEX,
     OCI_MANIFEST,
     Manifest,
+    artifact_kind,
     parse_manifest,
     platform_of,
 )
@@ -150,3 +151,71 @@ def test_an_invalid_platform_is_none(said: Any) -> None:
     assert platform_of(said) is None
     assert platform_of({"os": "linux", "architecture": "arm", "variant": "v7"}) == Platform("linux", "arm", "v7")
     assert platform_of({"os": "linux", "architecture": "amd64", "variant": None}) == Platform("linux", "amd64")
+
+
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+EMPTY = "application/vnd.oci.empty.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+
+
+@pytest.mark.parametrize(
+    ("config", "layers", "artifact_type", "kind"),
+    [
+        (OCI_CONFIG, [LAYER], "", "image"),
+        (OCI_CONFIG, [], "", "image"),
+        (OCI_CONFIG, [LAYER], "application/vnd.example.v1", "image"),
+        (OCI_CONFIG, ["application/vnd.oci.image.layer.nydus.blob.v1", LAYER], "", "image"),
+        (OCI_CONFIG, ["text/plain"], "", "image"),
+        (
+            "application/vnd.cncf.helm.config.v1+json",
+            ["application/vnd.cncf.helm.chart.content.v1.tar+gzip"],
+            "",
+            "chart",
+        ),
+        ("application/vnd.buildkit.cacheconfig.v0", [LAYER], "", "cache"),
+        ("application/vnd.wasm.config.v0+json", ["application/wasm"], "", "wasm"),
+        ("application/vnd.cncf.model.config.v1+json", [], "application/vnd.cncf.model.manifest.v1+json", "model"),
+        ("application/vnd.docker.ai.model.config.v0.1+json", ["application/vnd.docker.ai.gguf.v3"], "", "model"),
+        (OCI_CONFIG, ["application/vnd.ollama.image.model"], "", "model"),
+        (EMPTY, ["application/octet-stream"], "application/vnd.amazon.soci.index.v2+json", "soci"),
+        (OCI_CONFIG, ["application/vnd.dev.cosign.simplesigning.v1+json"], "", "signature"),
+        (EMPTY, ["application/json"], "application/vnd.dev.sigstore.bundle.v0.3+json", "signature"),
+        ("application/vnd.cncf.notary.signature", ["application/jose+json"], "", "signature"),
+        (OCI_CONFIG, ["application/vnd.in-toto+json"], "", "attestation"),
+        (OCI_CONFIG, ["application/vnd.dsse.envelope.v1+json"], "", "attestation"),
+        (EMPTY, ["application/vnd.in-toto+json"], "application/vnd.docker.attestation.manifest.v1+json", "attestation"),
+        (EMPTY, ["application/spdx+json"], "", "sbom"),
+        ("application/vnd.docker.plugin.v1+json", [], "", "plugin"),
+        (EMPTY, ["text/plain"], "application/vnd.example+type", "application/vnd.example+type"),
+        ("application/vnd.example.config.v1+json", [LAYER], "", "application/vnd.example.config.v1+json"),
+        ("application/vnd.example.config.v1+json", [LAYER], OCI_CONFIG, OCI_CONFIG),
+    ],
+)
+def test_an_artifact_s_kind_is_told_by_its_types(config: str, layers: list[str], artifact_type: str, kind: str) -> None:
+    document = {
+        "config": descriptor(media_type=config),
+        "layers": [descriptor(f"sha256:{number:064}", media_type=layer) for number, layer in enumerate(layers)],
+        "artifactType": artifact_type,
+    }
+    assert artifact_kind(read(document, OCI_MANIFEST)) == kind
+
+
+@pytest.mark.parametrize(
+    ("more", "entries", "kind"),
+    [
+        ({}, [], "image"),
+        ({}, [{}, {"artifactType": "application/vnd.amazon.soci.index.v2+json"}], "image"),
+        ({}, [{"artifactType": EMPTY}], EMPTY),
+        ({}, [{"artifactType": "application/vnd.dev.sigstore.bundle.v0.3+json"}], "signature"),
+        ({}, [{"mediaType": LAYER}, {"mediaType": "application/vnd.buildkit.cacheconfig.v0"}], "cache"),
+        ({"artifactType": "application/vnd.cnab.bundle.v1"}, [{}], "cnab"),
+        ({"annotations": {"org.opencontainers.artifactType": "application/vnd.cnab.manifest.v1"}}, [{}], "cnab"),
+    ],
+)
+def test_an_index_s_kind_is_an_image_unless_it_or_all_entries_say_otherwise(
+    more: dict[str, Any], entries: list[dict[str, Any]], kind: str
+) -> None:
+    rows = [
+        {**descriptor(f"sha256:{number:064}", media_type=OCI_MANIFEST), **entry} for number, entry in enumerate(entries)
+    ]
+    assert artifact_kind(read({"manifests": rows, **more}, OCI_INDEX)) == kind
