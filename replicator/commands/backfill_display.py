@@ -309,6 +309,9 @@ def _say_what_is_left(report: Report, console: Console, run: str) -> None:
         say(f"Still queued: {queued}; the next worker or backfill copies them", console)
         if run:
             say(f"To delete them instead: replicator queue cancel --run {run} --lane backfill", console, indent=2)
+    if report.refused:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(report.refused.items()))
+        say(f"Refused by the destination, and skipped: {kinds}; types: all in a rule makes that a failure", console)
     if cancelled := report.counts[RowOutcome.CANCELLED]:
         say(f"Cancelled: {cancelled}; run the backfill again to copy them", console)
     if held := report.counts[RowOutcome.HELD]:

@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from replicator.copy.compare import Comparison
     from replicator.copy.context import AttestationsFound, Outcome, Result, SourceNotFound
     from replicator.copy.engine import Copier
-    from replicator.copy.ledger import BlobLock, BlobLocks
+    from replicator.copy.ledger import BlobLock, BlobLocks, SelectionStore
     from replicator.copy.options import Accessories
-    from replicator.copy.selection import SelectionStore, selection_key
+    from replicator.copy.selection import selection_key
 
 __all__ = [
     "Accessories",
@@ -40,7 +40,7 @@ __getattr__ = lazy_exports(
         "held_warning": "context",
         "Result": "context",
         "SourceNotFound": "context",
-        "SelectionStore": "selection",
+        "SelectionStore": "ledger",
         "selection_key": "selection",
     },
 )

@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from replicator.copy.context import Result, SourceNotFound
+from replicator.copy.context import Result, SourceNotFound, refusal_note
 from replicator.copy.options import Attestations
-from replicator.copy.selection import Selection, select
+from replicator.copy.selection import MAX_DEPTH, Selection, select
 from replicator.registry.errors import DigestMismatch, NotFound
+from replicator.registry.manifest import artifact_kind, is_plain_image
 from replicator.registry.manifests import fallback_tag
 from replicator.tasks import gather2
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from replicator.copy.context import CopyContext
+    from replicator.copy.context import CopyContext, SourceReader
     from replicator.copy.options import CopyOptions
     from replicator.copy.selection import CachedSelection, SelectionCache
     from replicator.registry import Descriptor, Manifest, RemoteRepository
@@ -50,6 +51,15 @@ class Comparison:
     def replaced(self) -> str | None:
         """What a copy would replace: another image under the destination's tag; None where the tag is missing."""
         return self.present if self.result is None and self.present != self.digest else None
+
+    @property
+    def refused(self) -> str:
+        """The kind of an image that is skipped because its destination refuses it; empty where that is not the reason.
+
+        It is known only where the image was read.
+        """
+        manifest = self.selection.refused if self.selection is not None else None
+        return artifact_kind(manifest) if manifest is not None else ""
 
     @property
     def held(self) -> str | None:
@@ -93,24 +103,24 @@ async def compare(
     else:
         target_head = None if absent else await context.target.head_destination(context.destination.identifier)
         if target_head is not None and not force:
-            known = await _compare_known(target_head.digest, announced, context.options, cache)
+            known = await _compare_known(target_head.digest, announced, context, cache)
             if known is not None:
                 return known
         digest, root = await _read_announced(context, announced)
     present = target_head.digest if target_head is not None else None
     if digest is not None and not force:
         # A root that has just been read costs no request, so the shared cache is not asked.
-        known = await _compare_known(present, digest, context.options, cache, fetch=root is None)
+        known = await _compare_known(present, digest, context, cache, fetch=root is None)
         if known is not None:
             return known
     if root is None:
         # By digest, so that a push between the two requests can't mix two images.
         root = await read_root(context, digest or context.source.identifier)
         if digest is None and not force:
-            known = await _compare_known(present, root.digest, context.options, cache, fetch=False)
+            known = await _compare_known(present, root.digest, context, cache, fetch=False)
             if known is not None:
                 return known
-    found = await _compare_read(root, present, context, cache)
+    found = await compare_read(root, present, context, cache, force=force)
     return replace(found, result=None) if force and found.result is Result.UP_TO_DATE else found
 
 
@@ -140,12 +150,13 @@ async def compare_listed(
     present = head.digest if head is not None else None
     if _is_unchanged(present, announced, context.options):
         return Comparison(Result.UP_TO_DATE, announced, announced)
-    cached = cache.get(announced, context.options) or await cache.fetch(announced, context.options)
+    place = context.place
+    cached = cache.get(announced, context.options, place) or await cache.fetch(announced, context.options, place)
     if cached is not None:
         return _compare_cached(present, announced, cached)
     if present is None and not read:
         return Comparison(None, announced, None)
-    return await _compare_read(await read_root(context, announced), present, context, cache)
+    return await compare_read(await read_root(context, announced), present, context, cache)
 
 
 async def read_root(context: CopyContext, identifier: str) -> Manifest:
@@ -177,33 +188,52 @@ async def _read_announced(context: CopyContext, announced: str) -> tuple[str | N
     return (head.digest if head is not None else None), None
 
 
-async def _compare_read(root: Manifest, present: str | None, context: CopyContext, cache: SelectionCache) -> Comparison:
+async def compare_read(
+    root: Manifest, present: str | None, context: CopyContext, cache: SelectionCache, *, force: bool = False
+) -> Comparison:
+    """Compare an image that was read with what the destination's tag names.
+
+    Where nobody knows whether the destination refuses the kinds of some children, and its tag names the image without
+    them, it evidently refused them when that was written; with ``force`` it is asked again.
+
+    Raises:
+        AttestationsFound: the image has attestations, and the options forbid them.
+        RegistryError: the source refused, failed or sent other bytes.
+    """
+    lenient = present != root.digest and context.options.refused == "skip"
+    if lenient and not is_plain_image(root) and await context.verdict(root):
+        note = refusal_note(context.destination.registry, artifact_kind(root))
+        return Comparison(Result.SKIPPED, root.digest, None, note, Selection(None, note=note, refused=root), present)
     selection = await select(root, context)
-    cache.add(root.digest, context.options, selection)
+    cache.add(root.digest, context.options, selection, context.place)
     if selection.manifest is None:
         return Comparison(Result.SKIPPED, root.digest, None, selection.note, selection, present)
     digest = selection.manifest.digest
+    other = selection.otherwise if not force else None
+    if other is not None and other.manifest is not None and other.manifest.digest == present:
+        return Comparison(Result.UP_TO_DATE, root.digest, present, other.note, other, present)
     result = Result.UP_TO_DATE if digest == present else None
     return Comparison(result, root.digest, digest, selection.note, selection, present)
 
 
 async def _compare_known(
-    present: str | None, digest: str, options: CopyOptions, cache: SelectionCache, *, fetch: bool = True
+    present: str | None, digest: str, context: CopyContext, cache: SelectionCache, *, fetch: bool = True
 ) -> Comparison | None:
     """Compare without reading the image ``digest``; None where it has to be read or copied.
 
     Args:
         present: what the destination names.
         digest: the image.
-        options: the parts of the image that are copied.
+        context: the copy this belongs to.
         cache: known selections.
         fetch: ask other processes too.
     """
+    options, place = context.options, context.place
     if _is_unchanged(present, digest, options):
         return Comparison(Result.UP_TO_DATE, digest, digest)
-    cached = cache.get(digest, options)
+    cached = cache.get(digest, options, place)
     if cached is None and fetch:
-        cached = await cache.fetch(digest, options)
+        cached = await cache.fetch(digest, options, place)
     comparison = _compare_cached(present, digest, cached) if cached is not None else None
     return comparison if comparison is not None and comparison.result is not None else None
 
@@ -237,6 +267,26 @@ async def signatures_held(target: RemoteRepository, subject: str, digests: Colle
     head = await target.head_destination(f"{fallback_tag(subject)}{SIGNATURE_SUFFIX}")
     held = {head.digest} if head is not None else set()
     return held if held.issuperset(digests) else held | await _list(target, subject)
+
+
+async def find_signable(
+    manifest: Manifest, selection: Selection, reader: SourceReader, digests: dict[str, None], depth: int = 0
+) -> None:
+    """Collect the digests of what was selected that may be signed: the index, its images and its nested indexes.
+
+    Raises:
+        RegistryError: the source refused, failed or sent other bytes.
+    """
+    if manifest.digest not in selection.rewritten:
+        digests[manifest.digest] = None
+    for child in manifest.manifests:
+        if child.digest in digests or child.is_attestation:
+            continue
+        if not child.is_index:
+            digests[child.digest] = None
+        elif depth < MAX_DEPTH:
+            nested = selection.rewritten.get(child.digest) or await reader.child(child.digest, manifest.digest)
+            await find_signable(nested, selection, reader, digests, depth + 1)
 
 
 async def _list(repository: RemoteRepository, subject: str) -> set[str]:

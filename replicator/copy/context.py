@@ -10,23 +10,24 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from replicator.copy.options import VERBATIM
+from replicator.copy.ledger import RefusedKinds
+from replicator.copy.options import VERBATIM, Attestations
 from replicator.errors import ErrorClass, ReplicatorError
-from replicator.registry.errors import NOT_AN_IMAGE, Denied, NotFound, Refused
-from replicator.registry.manifest import CONFIG_TYPES, platform_of
+from replicator.registry.errors import NotFound, Refused, refuses_kind
+from replicator.registry.manifest import deciding_type, is_image, platform_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from replicator.copy.options import CopyOptions
-    from replicator.reference import Platform, Reference
+    from replicator.reference import Platform, Reference, Repository
     from replicator.registry import Manifest, Registries, RegistryError, RemoteRepository
 
 _MAX_WARNINGS = 20
 """Warnings kept in full: an outcome goes through the queue and into logs."""
 
 
-_OPTIONAL = frozenset({"signatures", "warnings", "replaced", "still_holds"})
+_OPTIONAL = frozenset({"signatures", "warnings", "replaced", "still_holds", "refused"})
 
 
 class Result(StrEnum):
@@ -70,6 +71,8 @@ class Outcome:
             the destination was not asked. It is not in `to_json` either.
         still_holds: the digest that the destination's tag goes on naming, although the source's tag was skipped or is
             gone; None if there is no such tag.
+        refused: the kind of an artifact that was skipped because the destination refuses it (`artifact_kind`); else
+            empty.
     """
 
     result: Result
@@ -90,6 +93,7 @@ class Outcome:
     settled: bool = field(default=True, compare=False)
     former: str | None = field(default=None, compare=False)
     still_holds: str | None = None
+    refused: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values, one key per attribute; some of them only where there is a value."""
@@ -208,6 +212,17 @@ _CACHE_BYTES = 1024 * 1024
 """Manifests kept for a second use, such as attestations that were inspected before they are copied."""
 
 
+Namespace = tuple[str, str]
+"""Host and namespace of a destination, whose policies decide which kinds of artifacts it takes."""
+ANYWHERE: Namespace = ("", "")
+
+
+def place_of(repository: Repository) -> Namespace:
+    """Return the place of a destination's repository."""
+    namespace, slash, _ = repository.name.partition("/")
+    return repository.registry, namespace if slash else ""
+
+
 @dataclass(frozen=True, slots=True)
 class CopyContext:
     """What every step of one copy needs.
@@ -222,6 +237,8 @@ class CopyContext:
         on_bytes: called with the number of blob bytes of every chunk that is read.
         tally: counts for the outcome.
         started: when the copy started, by `time.monotonic`.
+        kinds: the kinds of manifests that destinations refuse and take.
+        left_out: digests of children that the destination refused in this copy.
     """
 
     source: Reference
@@ -233,6 +250,8 @@ class CopyContext:
     on_bytes: Callable[[int], None]
     tally: Tally = field(default_factory=Tally)
     started: float = field(default_factory=time.monotonic)
+    kinds: RefusedKinds = field(default_factory=RefusedKinds)
+    left_out: set[str] = field(default_factory=set)
 
     @classmethod
     def open(
@@ -242,11 +261,33 @@ class CopyContext:
         destination: Reference,
         options: CopyOptions = VERBATIM,
         progress: Callable[[int], None] | None = None,
+        kinds: RefusedKinds | None = None,
     ) -> Self:
         """Return the context of a new copy; no request is sent yet."""
         origin = registries.source(source.repository)
         target = registries.destination(destination.repository)
-        return cls(source, destination, origin, target, options, SourceReader(origin), progress or _ignore)
+        reader, kinds = SourceReader(origin), kinds or RefusedKinds()
+        return cls(source, destination, origin, target, options, reader, progress or _ignore, kinds=kinds)
+
+    @property
+    def place(self) -> Namespace:
+        """The host and the namespace of the destination, whose policies decide which kinds it takes."""
+        return place_of(self.target.repository)
+
+    async def verdict(self, manifest: Manifest) -> bool | None:
+        """Tell whether the destination is known to refuse the kind of a manifest; see `RefusedKinds.verdict`."""
+        return await self.kinds.verdict(*self.place, deciding_type(manifest))
+
+    def learn(self, manifest: Manifest, *, refused: bool) -> None:
+        """Remember whether the destination refuses the kind of a manifest."""
+        self.kinds.note(*self.place, deciding_type(manifest), refused=refused)
+
+    def may_leave_out(self, *, attestation: bool) -> bool:
+        """Tell whether a child of an index that the destination refuses may be left out: never if all is wanted."""
+        if attestation:
+            return self.options.attestations is Attestations.STRIP_REFUSED
+        lenient = self.options.attestations in (Attestations.STRIP_REFUSED, Attestations.STRIP)
+        return lenient and self.options.refused == "skip"
 
     def outcome(
         self,
@@ -327,9 +368,9 @@ class SourceReader:
             return None
 
 
-def is_image(manifest: Manifest) -> bool:
-    """Tell a container image from another artifact by its config, as registries do that accept only images."""
-    return manifest.config is not None and manifest.config.media_type in CONFIG_TYPES
+def refusal_note(registry: str, kind: str) -> str:
+    """Say why something is skipped whose kind is remembered to be refused."""
+    return f"{registry} has refused the kind {kind!r} within the last week"
 
 
 def is_signature_kind(kind: str) -> bool:
@@ -338,19 +379,11 @@ def is_signature_kind(kind: str) -> bool:
     return _SIGNATURE_KIND.search(kind) is not None and _OTHER_KIND.search(kind) is None
 
 
-def kind_of(manifest: Manifest) -> str:
-    """Return what tells a manifest from an image: its ``artifactType``, else the type of its config.
-
-    What calls itself an image, as cosign's old signatures do, is told by its last layer.
-    """
-    if manifest.subject is None and is_image(manifest) and manifest.blobs:
-        return manifest.blobs[-1].media_type
-    return manifest.artifact_type
-
-
-def is_of_kind(error: Denied | Refused) -> bool:
-    """Tell whether a refusal of a manifest is about its kind, not about a quota or a permission."""
-    return NOT_AN_IMAGE in error.why or (isinstance(error, Refused) and error.status in _REFUSALS_OF_KINDS)
+def is_of_kind(error: RegistryError) -> bool:
+    """Tell whether the refusal of a signature's manifest is about its kind, not about a quota or a permission."""
+    if not error.request.startswith("PUT") or "/manifests/" not in error.request:
+        return False
+    return refuses_kind(error) or (isinstance(error, Refused) and error.status in _REFUSALS_OF_KINDS)
 
 
 def _ignore(_: int) -> None:

@@ -6,24 +6,25 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from replicator.copy.blobs import BlobCopier
-from replicator.copy.compare import Comparison, compare, compare_listed, read_root, signatures_held
+from replicator.copy.compare import Comparison, compare, compare_listed, compare_read, read_root, signatures_held
 from replicator.copy.context import CopyContext, Outcome, Result
 from replicator.copy.ledger import Ledger, NoBlobLocks, RefusedKinds, TagLocks
 from replicator.copy.options import EVERYTHING, VERBATIM, Overwrite
-from replicator.copy.push import LeftAlone, Pusher, TagGuard
-from replicator.copy.selection import Selection, SelectionCache, select
+from replicator.copy.push import KindRefused, LeftAlone, Pusher, TagGuard
+from replicator.copy.selection import Selection, SelectionCache, select, selection_key
 from replicator.copy.signatures import SignatureCopier
 from replicator.copy.survey import Survey
+from replicator.registry.errors import Denied
+from replicator.registry.manifest import artifact_kind, deciding_type
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container, Iterable
 
-    from replicator.copy.ledger import BlobLocks
+    from replicator.copy.ledger import BlobLocks, SelectionStore
     from replicator.copy.options import Accessories, CopyOptions
-    from replicator.copy.selection import SelectionStore
     from replicator.copy.survey import Neighbours
     from replicator.reference import Reference, Repository
-    from replicator.registry import Registries
+    from replicator.registry import Manifest, Registries
 
 
 class Copier:
@@ -99,7 +100,7 @@ class Copier:
         Raises:
             SourceNotFound, AttestationsFound, RegistryError: as `copy` does.
         """
-        context = CopyContext.open(self.registries, source, destination, options)
+        context = CopyContext.open(self.registries, source, destination, options, kinds=self.refused)
         if announced is None:
             found = await compare(context, self.selections)
         else:
@@ -175,40 +176,105 @@ class Copier:
             AttestationsFound: the image has attestations, and the options forbid them.
             RegistryError: either registry refused or failed; its class tells whether to retry.
         """
-        context = CopyContext.open(self.registries, source, destination, options, progress)
+        context = CopyContext.open(self.registries, source, destination, options, progress, self.refused)
         absent = absent and overwrite is Overwrite.ALWAYS
         found = await compare(context, self.selections, announced=announced, force=force, absent=absent)
         self._note(destination, found)
-        selection, result, replaced = found.selection, found.result, found.replaced
-        if result is None and selection is not None and (manifest := selection.manifest) is not None:
+        result, replaced = found.result, found.replaced
+        while result is None and found.selection is not None and (manifest := found.selection.manifest) is not None:
             guard = TagGuard(context, manifest.digest, replaced, overwrite=overwrite, own=own)
             guard.writing, guard.confirm = writing, confirm
             try:
                 guard.check()
                 if permit is not None:
                     await permit(found)
-                push = Pusher(context, self._blobs, selection.rewritten)
-                await push.copy_parts(manifest)
-                await push.put_root(manifest, destination.identifier, guard, answered)
+                await self._push(context, found.selection, guard, answered)
             except LeftAlone as left:
                 return context.outcome(Result.SKIPPED, left.present, str(left), source_digest=found.announced)
-            result, replaced = Result.COPIED, guard.replaced
-        elif found.digest is not None:
+            except KindRefused as refusal:
+                found = await self._without_refused(context, found, refusal)
+                result, replaced = found.result, found.replaced
+            else:
+                result, replaced = Result.COPIED, guard.replaced
+        if result is not Result.COPIED and found.digest is not None:
             self._ledger.add(destination.registry, destination.repository.name, found.digest)
         if found.digest is not None:
             await self._copy_signatures(context, found, accessories)
         result = result or Result.UP_TO_DATE
         outcome = context.outcome(result, found.digest, found.note, source_digest=found.announced, replaced=replaced)
         if result is Result.SKIPPED:
-            return outcome.held_by(found.held)
+            refused = found.selection.refused if found.selection is not None else None
+            return replace(outcome, refused=self._skip(context, found.announced, refused)).held_by(found.held)
         return replace(outcome, former=None if absent else found.present or "")
+
+    async def _push(
+        self,
+        context: CopyContext,
+        selection: Selection,
+        guard: TagGuard,
+        answered: Callable[[], None] | None,
+    ) -> None:
+        """Copy what is selected, the tag last.
+
+        Raises:
+            KindRefused: the destination refuses it, or a child that may be left out.
+            RegistryError: either registry refused or failed.
+        """
+        manifest, destination = selection.manifest, context.destination
+        if manifest is None:
+            return
+        push = Pusher(context, self._blobs, selection.rewritten)
+        lenient = context.options.refused == "skip"
+        try:
+            await push.ask(manifest, lenient=lenient, tagged=destination.tag is not None)
+            await push.copy_parts(manifest)
+            await push.put_root(manifest, destination.identifier, guard, answered)
+        except KindRefused as refusal:
+            if refusal.manifest.digest == manifest.digest and refusal.error is not None and not lenient:
+                raise refusal.error from refusal
+            raise
+
+    async def _without_refused(self, context: CopyContext, found: Comparison, refusal: KindRefused) -> Comparison:
+        """Select an image once more, now that the destination has refused its kind, or those of some of its children.
+
+        Raises:
+            RegistryError: what the destination refuses can't be left out.
+        """
+        note = refusal.note(context.destination.registry)
+        if refusal.manifest.digest == found.digest:
+            selection = Selection(None, note=note, refused=refusal.manifest)
+            return replace(found, result=Result.SKIPPED, digest=None, note=note, selection=selection)
+        root = await read_root(context, found.announced)
+        again = await compare_read(root, found.present, context, self.selections)
+        if again.digest == found.digest:
+            raise (refusal.error or Denied(note)) from refusal
+        return again
+
+    def _skip(self, context: CopyContext, announced: str, refused: Manifest | None, *, signature: bool = False) -> str:
+        """Remember that something was skipped because the destination refuses its kind.
+
+        Args:
+            context: the copy this belongs to.
+            announced: the digest of the source's tag.
+            refused: the manifest that is refused; None for nothing.
+            signature: whether it is a signature.
+
+        Returns:
+            What the kind is called; empty for nothing.
+        """
+        if refused is None:
+            return ""
+        kind = artifact_kind(refused)
+        key = selection_key(announced, VERBATIM if signature else context.options, context.place)
+        self.refused.skip(*context.place, deciding_type(refused), key, kind)
+        return kind
 
     async def _copy_signatures(self, context: CopyContext, found: Comparison, accessories: Accessories | None) -> None:
         options, selection, digest = context.options, found.selection, str(found.digest)
         listed = accessories if accessories is not None and accessories.subject == found.announced else None
         if not (options.signatures if listed is None else listed.wanted_by(options) or listed.tags):
             return
-        copier = SignatureCopier(context, self._blobs, self._tag_locks, self.refused)
+        copier = SignatureCopier(context, self._blobs, self._tag_locks)
         if listed is not None and not listed.is_index and digest == listed.subject:
             await copier.copy_listed(listed)
             return
@@ -231,6 +297,7 @@ class Copier:
         destination: Reference,
         *,
         options: CopyOptions = EVERYTHING,
+        announced: str | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Outcome:
         """Copy a signature, an attestation or another referrer of an image, if the destination has the image.
@@ -239,6 +306,7 @@ class Copier:
             source: the referrer, by digest, or by a tag of cosign's or of the referrers tag schema.
             destination: where to, under the same digest or tag.
             options: whether only signatures and attestations are copied, as far as the destination takes them.
+            announced: the digest that a list has shown of the source's tag.
             progress: called with the number of blob bytes of every chunk that is read.
 
         Returns:
@@ -248,11 +316,15 @@ class Copier:
             SourceNotFound: the source does not have it.
             RegistryError: either registry failed; its class tells whether to retry.
         """
-        context = CopyContext.open(self.registries, source, destination, options, progress)
-        copier = SignatureCopier(context, self._blobs, self._tag_locks, self.refused)
+        context = CopyContext.open(self.registries, source, destination, options, progress, self.refused)
+        copier = SignatureCopier(context, self._blobs, self._tag_locks)
         result, digest, note = await copier.copy_one()
         outcome = context.outcome(result, digest, note, source_digest=digest)
-        return await self._left_alone(outcome, destination) if result is Result.SKIPPED else outcome
+        if result is not Result.SKIPPED:
+            return outcome
+        if announced is not None:
+            outcome = replace(outcome, refused=self._skip(context, announced, copier.refused, signature=True))
+        return await self._left_alone(outcome, destination)
 
     async def _left_alone(self, outcome: Outcome, destination: Reference) -> Outcome:
         """Ask what the destination's tag goes on naming, of an image that was skipped."""

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Container, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from replicator.copy.selection import SelectionStore
     from replicator.reference import Repository
     from replicator.registry.limits import Abilities
 
@@ -105,17 +104,35 @@ class Ledger:
             self._entries.pop((registry, digest), None)
 
 
+class SelectionStore(Protocol):
+    """Key-value store that the processes of one installation share; the value of a key never changes.
+
+    An implementation must not fail: while it can't reach the others, it knows no key.
+    """
+
+    async def recall(self, names: Sequence[str]) -> list[str | None]:
+        """Return the value of each key; None for one that is unknown, or not known in time."""
+
+    def note(self, name: str, text: str) -> None:
+        """Store a value; the other processes see it soon, or never."""
+
+
 REFUSED_SECONDS = 7 * 24 * 3600.0
 """Seconds after which a refused kind is tried again."""
 MAX_REFUSED = 1000
-"""Refused kinds that are remembered at once."""
+"""Refused kinds, and artifacts of these kinds, that are remembered at once."""
+_TAKEN = "taken"
 
 
 class RefusedKinds:
-    """The kinds of manifests that destinations have refused, so that no more of them are sent for a week.
+    """The kinds of manifests that destinations have refused, and those that they took: each is asked for once a week.
 
-    A kind is the type that a registry decides by: ``artifactType``, or the media type of the config. What one namespace
-    refuses another may take, since their editions and policies may differ.
+    A kind is the types that a registry decides by: ``artifactType``, and the media type of the config. What one
+    namespace refuses another may take, since their editions and policies may differ. The artifacts that were skipped
+    for their kind are remembered as long, so that they need not be read again to be skipped.
+
+    An entry is the second since which it holds, and a word: nothing for a refused kind, ``taken``, or what the kind of
+    a skipped artifact is called.
 
     Args:
         store: keeps them for all processes; None for this process alone.
@@ -125,24 +142,67 @@ class RefusedKinds:
     def __init__(self, store: SelectionStore | None = None, clock: Callable[[], float] = time.time) -> None:
         self._store = store
         self._clock = clock
-        self._known: TTLCache[str, None] = TTLCache(MAX_REFUSED, REFUSED_SECONDS, clock)
+        self._known: TTLCache[str, str] = TTLCache(MAX_REFUSED, REFUSED_SECONDS, clock)
+        self._questions = KeyedLock()
 
-    async def refused(self, host: str, namespace: str, kind: str) -> bool:
-        """Tell whether a destination refused this kind within a week."""
-        name = _kind_name(host, namespace, kind)
-        if name not in self._known and self._store is not None:
-            (text,) = await self._store.recall([name])
-            # The store may keep it for longer.
-            if text is not None and text.isdecimal() and 0 <= self._clock() - int(text) < REFUSED_SECONDS:
-                return True
-        return name in self._known
+    async def verdict(self, host: str, namespace: str, kind: str) -> bool | None:
+        """Tell whether a destination refused this kind within a week; False if it took it, None if neither is known."""
+        (word,) = await self._recall([_kind_name(host, namespace, kind)])
+        return None if word is None else word != _TAKEN
 
-    def note(self, host: str, namespace: str, kind: str) -> None:
-        """Note that a destination refused this kind now."""
-        name = _kind_name(host, namespace, kind)
-        self._known[name] = None
+    async def skipped(self, artifacts: Sequence[tuple[str, str, str]]) -> list[str]:
+        """Tell which artifacts were skipped for their kinds within a week.
+
+        Args:
+            artifacts: host, namespace and what `skip` was given.
+
+        Returns:
+            What the kind of each is called; empty if it was not skipped.
+        """
+        return [word or "" for word in await self._recall([_kind_name(*artifact) for artifact in artifacts])]
+
+    @asynccontextmanager
+    async def question(self, host: str, namespace: str, kind: str) -> AsyncIterator[None]:
+        """Ask a destination alone in this process: who waits meanwhile finds the answer here."""
+        async with self._questions.hold(_kind_name(host, namespace, kind)):
+            yield
+
+    def note(self, host: str, namespace: str, kind: str, *, refused: bool = True) -> None:
+        """Note that a destination refused this kind now, or took it."""
+        self._note(_kind_name(host, namespace, kind), f"{int(self._clock())}{'' if refused else f' {_TAKEN}'}")
+
+    def skip(self, host: str, namespace: str, kind: str, artifact: str, name: str) -> None:
+        """Note that an artifact was skipped, for as long as the refusal of its kind is remembered.
+
+        Args:
+            host: of the destination.
+            namespace: of the destination.
+            kind: the types that the registry decided by.
+            artifact: a key of the artifact.
+            name: what its kind is called.
+        """
+        since = self._known.get(_kind_name(host, namespace, kind), str(int(self._clock()))).partition(" ")[0]
+        self._note(_kind_name(host, namespace, artifact), f"{since} {name}")
+
+    def _note(self, name: str, text: str) -> None:
+        self._known[name] = text
         if self._store is not None:
-            self._store.note(name, str(int(self._clock())))
+            self._store.note(name, text)
+
+    async def _recall(self, names: Sequence[str]) -> list[str | None]:
+        known = {name: self._known.get(name) for name in names}
+        unknown = [name for name, text in known.items() if text is None]
+        if unknown and self._store is not None:
+            for name, text in zip(unknown, await self._store.recall(unknown), strict=True):
+                if text is not None:
+                    known[name] = self._known[name] = text
+        return [self._word(known[name]) for name in names]
+
+    def _word(self, text: str | None) -> str | None:
+        """Return the word of an entry; None for no entry, one that is too old, or one in another form."""
+        since, _, word = (text or "").partition(" ")
+        # The store may keep it for longer.
+        return word if since.isdecimal() and 0 <= self._clock() - int(since) < REFUSED_SECONDS else None
 
 
 def _kind_name(host: str, namespace: str, kind: str) -> str:

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING
 
+from replicator.copy.context import refusal_note
 from replicator.copy.options import Overwrite
 from replicator.copy.selection import MAX_DEPTH, MAX_NESTED_BYTES
-from replicator.registry.errors import ManifestIncomplete, RegistryError, UnsupportedManifest, may_land_late
+from replicator.errors import ErrorClass
+from replicator.registry.errors import (
+    LoginRefused,
+    ManifestIncomplete,
+    RegistryError,
+    UnsupportedManifest,
+    may_land_late,
+    refuses_kind,
+)
+from replicator.registry.manifest import artifact_kind, deciding_type, digest_of, is_plain_image, parse_manifest
 from replicator.retry import is_transient, retrying
 from replicator.tasks import KeyedLock, gather_tolerant
 
@@ -16,12 +27,14 @@ if TYPE_CHECKING:
 
     from replicator.copy.blobs import BlobCopier
     from replicator.copy.context import CopyContext
-    from replicator.registry import Manifest
+    from replicator.registry import Descriptor, Manifest
 
 _MAX_REPAIRS = 2
 """How often the parts of one manifest are copied again because the destination reported one missing."""
 _MAX_CHILDREN = 8
 """Child manifests in memory at once, each up to 4 MiB."""
+_MISSING = frozenset({"MANIFEST_BLOB_UNKNOWN", "MANIFEST_UNKNOWN", "BLOB_UNKNOWN"})
+"""Codes of a registry that has taken the kind of a manifest, and looks for its parts."""
 
 
 class LeftAlone(Exception):
@@ -34,6 +47,33 @@ class LeftAlone(Exception):
     def __init__(self, note: str, present: str) -> None:
         super().__init__(note)
         self.present = present
+
+
+class KindRefused(Exception):
+    """The destination refuses the kind of a manifest, which may be left out.
+
+    Attributes:
+        manifest: what it refuses.
+        error: its answer; None if that was remembered.
+    """
+
+    def __init__(self, manifest: Manifest, error: RegistryError | None) -> None:
+        super().__init__(manifest.digest)
+        self.manifest = manifest
+        self.error = error
+        if error is not None:
+            error.kind = self.kind
+
+    def note(self, registry: str) -> str:
+        """Say what is skipped, and why."""
+        if self.error is None:
+            return refusal_note(registry, self.kind)
+        return f"{registry} refuses the kind {self.kind!r}: {self.error.why}"
+
+    @property
+    def kind(self) -> str:
+        """The kind that is refused; see `artifact_kind`."""
+        return artifact_kind(self.manifest)
 
 
 class TagGuard:
@@ -121,12 +161,59 @@ class Pusher:
         if manifest.is_index:
             if depth >= MAX_DEPTH:
                 raise self._unsupported(manifest.digest, f"indexes nested more than {MAX_DEPTH} deep")
+            refusals: list[KindRefused] = []
             await gather_tolerant(
-                self._copy_child(child.digest, manifest.digest, depth + 1) for child in manifest.manifests
+                self._copy_child(child, manifest.digest, depth + 1, refusals) for child in manifest.manifests
             )
+            if refusals:
+                raise refusals[0]
         else:
             blobs = [blob for blob in manifest.blobs if not blob.is_foreign]
             await self._blobs.ensure(blobs, self._context, distrust=distrust)
+
+    async def ask(self, manifest: Manifest, *, lenient: bool, tagged: bool = True) -> None:
+        """Find out whether the destination takes the kind of a manifest, before any of its blobs is sent.
+
+        The manifest is written by digest: a registry decides about its kind before it looks for its parts. One that
+        stores it without them is not believed to have them: it is written again after them.
+
+        Args:
+            manifest: of an image, which is not asked for, or of anything else.
+            lenient: a refusal that is remembered counts; else the registry is asked again, for its words.
+            tagged: whether readers see the manifest only once it has a tag, or an index that names it.
+
+        Raises:
+            KindRefused: it is refused.
+            RegistryError: there was no usable answer.
+        """
+        if is_plain_image(manifest) or self._ledger.has(*self._repository, manifest.digest):
+            return
+        context = self._context
+        asked = manifest
+        if not tagged or manifest.subject is not None:
+            # By its digest alone, or as a referrer, it would be seen before its blobs are there.
+            asked = _without_subject(manifest)
+        async with context.kinds.question(*context.place, deciding_type(manifest)):
+            refused = await context.verdict(manifest)
+            if refused and lenient:
+                raise KindRefused(manifest, None)
+            if refused is False:
+                return
+            try:
+                await self._target.put_manifest(asked, asked.digest)
+            except ManifestIncomplete:
+                pass
+            except RegistryError as error:
+                if refuses_kind(error):
+                    context.learn(manifest, refused=True)
+                    raise KindRefused(manifest, error) from error
+                permanent = error.error_class in (ErrorClass.PERMANENT, ErrorClass.CREDENTIALS)
+                if not permanent or isinstance(error, LoginRefused):
+                    raise
+                if not _MISSING.intersection(error.codes):
+                    # It says nothing about the kind. What is wrong shows when everything else is there.
+                    return
+            context.learn(manifest, refused=False)
 
     async def put(self, manifest: Manifest, identifier: str) -> bool:
         """Write ``manifest``, repairing its parts where the destination reports one missing.
@@ -186,10 +273,17 @@ class Pusher:
                 repairs += 1
                 if not await self._repair(manifest, repairs):
                     raise
+            except RegistryError as error:
+                if refuses_kind(error) and not is_plain_image(manifest):
+                    self._context.learn(manifest, refused=True)
+                    raise KindRefused(manifest, error) from error
+                raise
             else:
                 break
         self._context.tally.manifests += 1
         self._ledger.add(*self._repository, manifest.digest)
+        if not is_plain_image(manifest) and await self._context.verdict(manifest) is not False:
+            self._context.learn(manifest, refused=False)
         if repairs == _MAX_REPAIRS:
             # Only the repair without mounts helped.
             self._blobs.distrust_mounts(self._target)
@@ -211,7 +305,24 @@ class Pusher:
         await self.copy_parts(manifest, distrust=repairs == _MAX_REPAIRS)
         return True
 
-    async def _copy_child(self, digest: str, index: str, depth: int) -> None:
+    async def _copy_child(self, child: Descriptor, index: str, depth: int, refusals: list[KindRefused]) -> None:
+        """Copy a child of an index; a refusal of its kind is added to ``refusals`` if the child may be left out.
+
+        Raises:
+            RegistryError: a registry failed, or the destination refuses the kind and may not.
+        """
+        lenient = self._context.may_leave_out(attestation=child.is_attestation)
+        try:
+            await self._copy_manifest(child.digest, index, depth, lenient=lenient)
+        except KindRefused as refusal:
+            # Of a nested index, what becomes of the child that is refused was decided one level below.
+            if refusal.manifest.digest == child.digest:
+                if not lenient:
+                    raise refusal.error or refusal from refusal
+                self._context.left_out.add(child.digest)
+            refusals.append(refusal)
+
+    async def _copy_manifest(self, digest: str, index: str, depth: int, *, lenient: bool) -> None:
         # Several indexes of one image may name the same child: the second one finds it in the ledger.
         async with self._child_locks.hold(digest):
             if self._ledger.has(*self._repository, digest):
@@ -221,6 +332,7 @@ class Pusher:
             async with self._children:
                 manifest = self._rewritten.get(digest) or await self._context.reader.child(digest, index)
                 if not manifest.is_index:
+                    await self.ask(manifest, lenient=lenient)
                     await self.copy_parts(manifest, depth)
                     await self.put(manifest, digest)
                     return
@@ -232,3 +344,11 @@ class Pusher:
 
     def _unsupported(self, digest: str, detail: str) -> UnsupportedManifest:
         return UnsupportedManifest(detail).at(self._context.source.registry, digest)
+
+
+def _without_subject(manifest: Manifest) -> Manifest:
+    """Return a manifest of the same kind and parts that refers to nothing, and has another digest in any case."""
+    document = json.loads(manifest.content)
+    document.pop("subject", None)
+    content = json.dumps(document).encode() + b"\n\n"
+    return parse_manifest(content, manifest.media_type, digest_of(content))

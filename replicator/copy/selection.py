@@ -1,8 +1,8 @@
 """Selection of the parts of an image to copy (all, an index with fewer children, or nothing), and a cache of it.
 
-The selection depends only on the source's bytes and on the options, so the digest of the destination's tag is known
-before anything is sent, and a cached one never goes stale. A rewritten index keeps the order and all other fields of
-the original, as compact JSON.
+The selection depends only on the source's bytes, on the options, and on which kinds of artifacts the destination is
+known to refuse; so the digest of the destination's tag is known before it is written, and the same each time. A
+rewritten index keeps the order and all other fields of the original, as compact JSON.
 """
 
 from __future__ import annotations
@@ -11,28 +11,30 @@ import asyncio
 import base64
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
 
-from replicator.copy.context import AttestationsFound, is_image
+from replicator.copy.context import ANYWHERE, AttestationsFound
 from replicator.copy.options import Attestations
 from replicator.reference import is_digest
 from replicator.registry import Manifest
 from replicator.registry.errors import UnsupportedManifest
-from replicator.registry.manifest import digest_of, entries, parse_manifest
+from replicator.registry.manifest import artifact_kind, digest_of, entries, is_image, is_plain_image, parse_manifest
 from replicator.tasks import gather_all
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from replicator.copy.context import CopyContext
+    from replicator.copy.context import CopyContext, Namespace
+    from replicator.copy.ledger import SelectionStore
     from replicator.copy.options import CopyOptions
     from replicator.reference import Platform
     from replicator.registry import Descriptor
 
-ALGORITHM = 1
+ALGORITHM = 2
 """Version of the selection. Raise it when the same image and options give another digest: results are cached.
 
 The note beside a digest may be in the words of an earlier version.
@@ -53,11 +55,15 @@ class Selection:
         manifest: what its tag will name; None when the options select nothing of the image.
         rewritten: the nested indexes that exist in no registry yet, by digest.
         note: what was left out, in words; empty when nothing was.
+        otherwise: the selection if the destination refused the kinds of which that is not known; None if all are known.
+        refused: where nothing is left to copy because the destination refuses its kind, a manifest of that kind.
     """
 
     manifest: Manifest | None
     rewritten: Mapping[str, Manifest] = field(default_factory=dict)
     note: str = ""
+    otherwise: Selection | None = None
+    refused: Manifest | None = None
 
 
 async def select(root: Manifest, context: CopyContext) -> Selection:
@@ -71,7 +77,11 @@ async def select(root: Manifest, context: CopyContext) -> Selection:
     if context.options.is_verbatim:
         return Selection(root)
     try:
-        return await _Selector(context).select(root)
+        selector = _Selector(context)
+        selection = await selector.select(root)
+        if not selector.unknown:
+            return selection
+        return replace(selection, otherwise=await _Selector(context, unknown=False).select(root))
     except RecursionError as error:
         # Reading the JSON succeeded with a shallower stack than writing it.
         raise UnsupportedManifest("its JSON is nested too deeply to be rewritten").at(
@@ -93,7 +103,20 @@ class _SelectedIndex:
 
 
 class _Selector:
-    def __init__(self, context: CopyContext) -> None:
+    """Selects from one image.
+
+    Args:
+        context: the copy this belongs to.
+        unknown: whether a child is kept of which nobody knows whether the destination refuses its kind.
+
+    Attributes:
+        unknown: whether there was such a child.
+    """
+
+    def __init__(self, context: CopyContext, *, unknown: bool = True) -> None:
+        self.unknown = False
+        self._keeps_unknown = unknown
+        self._context = context
         self._options: CopyOptions = context.options
         self._reader = context.reader
         self._registry = context.source.registry
@@ -104,6 +127,8 @@ class _Selector:
         self._images = 0
         self._left_out = 0
         self._attestations = 0
+        self._refused: Counter[str] = Counter()
+        self._last_refused: Manifest | None = None
 
     async def select(self, root: Manifest) -> Selection:
         wanted = ", ".join(map(str, self._options.platforms))
@@ -116,6 +141,8 @@ class _Selector:
             return Selection(None, note=f"it is for {platform or 'no platform that it names'}, not for {wanted}")
         selected = (await self._select_index(root, 0)).index
         if selected is None:
+            if self._last_refused is not None and not self._left_out:
+                return Selection(None, note=self._note(wanted), refused=self._last_refused)
             return Selection(None, note=f"none of its images is for {wanted}" if wanted else "it has only attestations")
         self._rewritten.pop(selected.digest, None)
         return Selection(selected, self._rewritten, self._note(wanted))
@@ -125,8 +152,10 @@ class _Selector:
         if self._left_out:
             parts.append(f"{self._left_out} of {self._images} images left out, as only {wanted} is wanted")
         if self._attestations:
-            why = ", which the registry refuses" if self._options.attestations is Attestations.STRIP_REFUSED else ""
-            parts.append(f"{self._attestations} attestation{'s' if self._attestations > 1 else ''} left out{why}")
+            parts.append(f"{_counted(self._attestations, 'attestation')} left out")
+        if self._refused:
+            kinds = ", ".join(_counted(count, kind) for kind, count in sorted(self._refused.items()))
+            parts.append(f"{kinds} left out, which the registry refuses")
         return "; ".join(parts)
 
     async def _select_index(self, index: Manifest, depth: int) -> _SelectedIndex:
@@ -167,10 +196,35 @@ class _Selector:
         """Tell whether a child is a wanted image or other artifact; nested indexes and attestations are not."""
         if _nests(child) or child.is_attestation:
             return False
-        self._images += 1
         wanted = not self._options.platforms or await self._has_wanted_platform(child, index)
+        if wanted and await self._is_refused(child, index):
+            return False
+        self._images += 1
         self._left_out += not wanted
         return wanted
+
+    async def _is_refused(self, child: Descriptor, index: str) -> bool:
+        """Tell whether the destination refuses the kind of a child that may be left out then."""
+        if not self._context.may_leave_out(attestation=child.is_attestation):
+            return False
+        # The entry of an image has a platform and no type of an artifact: it is read only by the copy.
+        known = child.digest in self._context.left_out
+        if not known and child.platform is not None and not child.artifact_type and not child.is_attestation:
+            return False
+        async with self._inspections:
+            manifest = await self._reader.child(child.digest, index)
+        # An index that is an attestation is left out without a question: it has no kind of its own.
+        if not known and not (child.is_attestation and manifest.is_index):
+            verdict = None if is_plain_image(manifest) else await self._context.verdict(manifest)
+            # Registries of images take what has the config of one, as older attestations do; else they will say so.
+            if verdict is None and not is_image(manifest) and not is_plain_image(manifest):
+                self.unknown = True
+                verdict = not self._keeps_unknown
+            if not verdict:
+                return False
+        self._refused["attestation" if child.is_attestation else artifact_kind(manifest)] += 1
+        self._last_refused = manifest
+        return True
 
     async def _has_wanted_platform(self, child: Descriptor, index: str) -> bool:
         if child.platform is not None:
@@ -190,9 +244,8 @@ class _Selector:
             raise AttestationsFound(self._registry, child.digest)
         if policy is Attestations.KEEP:
             return child
-        # Older versions of BuildKit give an attestation an image's config; a registry of images accepts those.
-        if policy is Attestations.STRIP_REFUSED and is_image(await self._reader.child(child.digest, index)):
-            return child
+        if policy is Attestations.STRIP_REFUSED:
+            return None if await self._is_refused(child, index) else child
         self._attestations += 1
         return None
 
@@ -226,6 +279,10 @@ class _Selector:
         return UnsupportedManifest(detail).at(self._registry, digest)
 
 
+def _counted(count: int, kind: str) -> str:
+    return f"{count} {kind}{'s' if count > 1 and '/' not in kind else ''}"
+
+
 def _nests(child: Descriptor) -> bool:
     """Tell whether a child is an index of images; an index that is an attestation is treated as an attestation."""
     return child.is_index and not child.is_attestation
@@ -235,19 +292,6 @@ _MAX_ENTRIES = 10_000
 _MAX_SHARED = 1000
 """Characters of a shared entry; a note that names very many platforms is not shared."""
 _SAME, _NOTHING = "=", "-"
-
-
-class SelectionStore(Protocol):
-    """Key-value store that the processes of one installation share; the value of a key never changes.
-
-    An implementation must not fail: while it can't reach the others, it knows no key.
-    """
-
-    async def recall(self, names: Sequence[str]) -> list[str | None]:
-        """Return the value of each key; None for one that is unknown, or not known in time."""
-
-    def note(self, name: str, text: str) -> None:
-        """Store a value; the other processes see it soon, or never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,36 +312,39 @@ class SelectionCache:
 
     def __init__(self, store: SelectionStore | None = None) -> None:
         self._store = store
-        self._entries: LRUCache[tuple[str, CopyOptions], CachedSelection] = LRUCache(_MAX_ENTRIES)
+        self._entries: LRUCache[tuple[str, CopyOptions, Namespace], CachedSelection] = LRUCache(_MAX_ENTRIES)
 
-    def add(self, digest: str, options: CopyOptions, selection: Selection) -> None:
-        """Remember the selection of the image ``digest``."""
-        if options.is_verbatim:
+    def add(self, digest: str, options: CopyOptions, selection: Selection, place: Namespace = ANYWHERE) -> None:
+        """Remember the selection of the image ``digest`` for the destinations of a place, unless that may change."""
+        if options.is_verbatim or selection.otherwise is not None or selection.refused is not None:
             return
         entry = CachedSelection(selection.manifest.digest if selection.manifest is not None else None, selection.note)
-        self._entries[digest, options] = entry
+        self._entries[digest, options, _place(options, place)] = entry
         text = _serialize(digest, entry)
         if self._store is not None and len(text) <= _MAX_SHARED:
-            self._store.note(selection_key(digest, options), text)
+            self._store.note(selection_key(digest, options, place), text)
 
-    def get(self, digest: str, options: CopyOptions) -> CachedSelection | None:
+    def get(self, digest: str, options: CopyOptions, place: Namespace = ANYWHERE) -> CachedSelection | None:
         """Return the selection of the image ``digest``, if this process knows it."""
-        return CachedSelection(digest) if options.is_verbatim else self._entries.get((digest, options))
+        if options.is_verbatim:
+            return CachedSelection(digest)
+        return self._entries.get((digest, options, _place(options, place)))
 
-    async def fetch(self, digest: str, options: CopyOptions) -> CachedSelection | None:
+    async def fetch(self, digest: str, options: CopyOptions, place: Namespace = ANYWHERE) -> CachedSelection | None:
         """Return the selection of the image ``digest``, if any process knows it."""
-        await self.prefetch([(digest, options)])
-        return self.get(digest, options)
+        await self.prefetch([(digest, options, place)])
+        return self.get(digest, options, place)
 
-    async def prefetch(self, images: Sequence[tuple[str, CopyOptions]]) -> None:
+    async def prefetch(self, images: Sequence[tuple[str, CopyOptions, Namespace]]) -> None:
         """Learn what other processes know of many images, with one round trip per 500.
 
         Args:
-            images: the digests of images, each with the options of its copy.
+            images: the digests of images, each with the options of its copy, and host and namespace of its destination.
         """
         if self._store is None:
             return
-        unknown = [image for image in dict.fromkeys(images) if self.get(*image) is None]
+        asked = dict.fromkeys((digest, options, _place(options, place)) for digest, options, place in images)
+        unknown = [image for image in asked if self.get(*image) is None]
         if not unknown:
             return
         texts = await self._store.recall([selection_key(*image) for image in unknown])
@@ -306,15 +353,21 @@ class SelectionCache:
                 self._entries[image] = entry
 
 
-def selection_key(digest: str, options: CopyOptions) -> str:
+def _place(options: CopyOptions, place: Namespace) -> Namespace:
+    """Return the place that makes a difference: where parts are left out that a destination refuses."""
+    return place if options.attestations in (Attestations.STRIP_REFUSED, Attestations.STRIP) else ANYWHERE
+
+
+def selection_key(digest: str, options: CopyOptions, place: Namespace = ANYWHERE) -> str:
     """Return a short key for the selection of an image, the same in all processes of one version of the program.
 
     Args:
         digest: the digest of the source's tag.
         options: the parts of the image that are copied; nothing else of them makes a difference.
+        place: host and namespace of the destination, where what it refuses makes a difference.
     """
     selected = json.dumps(replace(options, signatures=None, public=None).to_json(), sort_keys=True)
-    name = f"{ALGORITHM} {digest} {selected}".encode()
+    name = f"{ALGORITHM} {digest} {selected} {'/'.join(_place(options, place))}".encode()
     return base64.urlsafe_b64encode(hashlib.sha256(name).digest()[:12]).decode()
 
 

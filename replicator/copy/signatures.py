@@ -14,29 +14,34 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from replicator.copy.compare import SIGNATURE_SUFFIX, read_fallback, read_root, signatures_held
-from replicator.copy.context import Result, SourceNotFound, is_of_kind, is_signature_kind, kind_of
-from replicator.copy.push import Pusher
-from replicator.copy.selection import MAX_DEPTH
+from replicator.copy.compare import SIGNATURE_SUFFIX, find_signable, read_fallback, read_root, signatures_held
+from replicator.copy.context import Result, SourceNotFound, is_of_kind, is_signature_kind, refusal_note
+from replicator.copy.push import KindRefused, Pusher
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.reference import parse_signature_tag
 from replicator.registry.errors import Denied, ManifestIncomplete, NotFound, Refused, UnsupportedManifest
-from replicator.registry.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, descriptor_row, digest_of, parse_manifest
+from replicator.registry.manifest import (
+    MAX_MANIFEST_BYTES,
+    OCI_INDEX,
+    descriptor_row,
+    digest_of,
+    kind_of,
+    parse_manifest,
+)
 from replicator.registry.manifests import fallback_tag
 from replicator.tasks import gather_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from replicator.copy.blobs import BlobCopier
     from replicator.copy.context import CopyContext
-    from replicator.copy.ledger import RefusedKinds, TagLocks
+    from replicator.copy.ledger import TagLocks
     from replicator.copy.options import Accessories
     from replicator.copy.selection import Selection
-    from replicator.registry import Manifest
+    from replicator.registry import Manifest, RegistryError
 
 _COSIGN_SUFFIXES = (SIGNATURE_SUFFIX, ".att", ".sbom")
 _MAX_REFERRER_DEPTH = 3
@@ -54,23 +59,24 @@ class SignatureCopier:
         context: the copy this belongs to.
         blobs: copies the blobs.
         tag_locks: locks on the tags that list referrers.
-        refused: the kinds that destinations refuse.
+
+    Attributes:
+        refused: a signature that was left out because the destination refuses its kind; None for none.
     """
 
-    def __init__(self, context: CopyContext, blobs: BlobCopier, tag_locks: TagLocks, refused: RefusedKinds) -> None:
+    def __init__(self, context: CopyContext, blobs: BlobCopier, tag_locks: TagLocks) -> None:
         self._context = context
         self._origin = context.origin
         self._target = context.target
         self._tally = context.tally
         self._push = Pusher(context, blobs)
         self._tag_locks = tag_locks
-        self._refused = refused
         self._auto = context.options.signatures is None
-        namespace, slash, _ = context.target.repository.name.partition("/")
-        self._place = context.target.repository.registry, namespace if slash else ""
+        # Whether a kind that was refused is left out for a week, or tried each time.
+        self._lenient = self._auto or context.options.refused == "skip"
         self._lookups = asyncio.Semaphore(_MAX_IMAGES)
         self._visited: set[str] = set()
-        self._left_out = ""
+        self.refused: Manifest | None = None
 
     async def copy_listed(self, listed: Accessories) -> None:
         """Copy the signatures of an image that has no children, and was copied byte for byte.
@@ -97,7 +103,7 @@ class SignatureCopier:
         if selection.manifest is None:
             return
         digests: dict[str, None] = {}
-        await self._find_signable(selection.manifest, selection, digests)
+        await find_signable(selection.manifest, selection, self._context.reader, digests)
         if selection.manifest.digest != announced:
             # A signature is over bytes, and the index was rewritten.
             del digests[selection.manifest.digest]
@@ -136,10 +142,10 @@ class SignatureCopier:
             self._warn(source.identifier, error)
         if self._tally.manifests > before:
             return Result.COPIED, digest, ""
+        if self.refused is not None and not (self._tally.warned or self._tally.notes):
+            return Result.SKIPPED, None, self._refusal(self.refused)
         if self._tally.warned or self._tally.notes:
             return Result.SKIPPED, None, "; ".join(self._tally.warnings)
-        if self._left_out:
-            return Result.SKIPPED, None, f"{self._place[0]} has refused {self._left_out} within the last week"
         return Result.UP_TO_DATE, digest, ""
 
     async def _find_subject(self) -> tuple[str, str, Manifest | None] | str:
@@ -156,22 +162,6 @@ class SignatureCopier:
             # No rule asked for it: a push by digest alone is only looked at for signatures.
             return str(error)
         return (pushed.subject.digest, "", pushed) if pushed.subject is not None else "it refers to no image"
-
-    async def _find_signable(
-        self, manifest: Manifest, selection: Selection, digests: dict[str, None], depth: int = 0
-    ) -> None:
-        """Collect the digests that may be signed: the index, its images and its nested indexes."""
-        if manifest.digest not in selection.rewritten:
-            digests[manifest.digest] = None
-        for child in manifest.manifests:
-            if child.digest in digests or child.is_attestation:
-                continue
-            if not child.is_index:
-                digests[child.digest] = None
-            elif depth < MAX_DEPTH:
-                nested = selection.rewritten.get(child.digest)
-                nested = nested or await self._context.reader.child(child.digest, manifest.digest)
-                await self._find_signable(nested, selection, digests, depth + 1)
 
     async def _tell_of_lost_signatures(self, announced: str, digest: str, listed: Accessories | None) -> None:
         try:
@@ -228,13 +218,8 @@ class SignatureCopier:
                 return wanted.digest if wanted is not None else None
             is_read = read is not None and read.digest == wanted.digest
             manifest = read if read is not None and is_read else await self._origin.get_manifest(wanted.digest)
-            kind = kind_of(manifest)
-            if await self._is_refused(kind):
-                return manifest.digest
-            await self._push.copy_parts(manifest)
-            with self._refusals(kind, new=present is None):
-                await self._push.put(manifest, tag)
-                self._tally.signatures += 1
+            if not await self._is_refused(manifest):
+                await self._send(manifest, tag, new=present is None)
             return manifest.digest
 
     async def _copy_referrers(self, subject: str, depth: int, pushed: Manifest | None = None) -> None:
@@ -303,37 +288,52 @@ class SignatureCopier:
             raise UnsupportedManifest(f"it is listed as a referrer of {subject}, but refers to {named}").at(
                 self._context.source.registry, manifest.digest
             )
-        kind = kind_of(manifest)
-        if self._auto and (not is_signature_kind(kind) or await self._is_refused(kind)):
+        if (self._auto and not is_signature_kind(kind_of(manifest))) or await self._is_refused(manifest):
             return None
-        await self._push.copy_parts(manifest)
-        listed = None
-        with self._refusals(kind):
-            listed = await self._push.put(manifest, manifest.digest)
-            self._tally.signatures += 1
-        return listed
+        return await self._send(manifest, manifest.digest)
 
-    async def _is_refused(self, kind: str) -> bool:
-        if not self._auto or not await self._refused.refused(*self._place, kind):
+    async def _is_refused(self, manifest: Manifest) -> bool:
+        if not self._lenient or not await self._context.verdict(manifest):
             return False
-        self._left_out = kind
+        self.refused = manifest
+        if not self._auto:
+            self._tally.note(f"not copied: {self._refusal(manifest)}")
         return True
 
-    @contextmanager
-    def _refusals(self, kind: str, *, new: bool = True) -> Iterator[None]:
-        """Remember that the destination refuses a kind, and go on, where only what it takes is copied.
+    def _refusal(self, manifest: Manifest) -> str:
+        return refusal_note(self._context.destination.registry, kind_of(manifest))
+
+    async def _send(self, manifest: Manifest, identifier: str, *, new: bool = True) -> bool | None:
+        """Copy one signature with its blobs.
 
         Args:
-            kind: of the manifest that is written.
+            manifest: the signature.
+            identifier: its tag or digest.
             new: whether its tag is new. One that can't be moved says nothing about the kind.
+
+        Returns:
+            Whether the registry lists it among the referrers of its subject; None if it refuses the kind.
         """
         try:
-            yield
-        except (Denied, Refused) as error:
-            if not self._auto or not new or not is_of_kind(error):
+            await self._push.ask(manifest, lenient=False)
+            await self._push.copy_parts(manifest)
+            listed = await self._push.put(manifest, identifier)
+        except KindRefused as refusal:
+            error: RegistryError = refusal.error or Denied(self._refusal(manifest))
+        except (Denied, Refused) as refused:
+            if not (self._auto and new and is_of_kind(refused)):
                 raise
-            self._refused.note(*self._place, kind)
-            self._tally.note(f"not copied: {kind}: {error}; this kind is not tried again for a week")
+            self._context.learn(manifest, refused=True)
+            error = refused
+        else:
+            self._tally.signatures += 1
+            return listed
+        if not self._lenient:
+            raise error
+        self.refused = manifest
+        say, what = (self._tally.note, kind_of(manifest)) if self._auto else (self._tally.warn, identifier)
+        say(f"not copied: {what}: {error}; this kind is not tried again for a week")
+        return None
 
     async def _list_origin(self, subject: str) -> set[str]:
         """List the referrers of ``subject`` by the API and by the fallback tag, which may be older than the API."""

@@ -31,8 +31,7 @@ from replicator.tasks import gather_all
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
-    from replicator.copy.ledger import BlobLocks, Ledger
-    from replicator.copy.selection import SelectionStore
+    from replicator.copy.ledger import BlobLocks, Ledger, SelectionStore
     from replicator.registry import Manifest, Registries, RemoteRepository
 
     Neighbours = Callable[[Registries, Callable[[Repository], object]], Awaitable[None]]

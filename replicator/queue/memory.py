@@ -7,8 +7,8 @@ generations (``memory.lua``) but for the logins.
 - **Selections** (`RedisSelectionStore`): what a selection leaves of an image. The value of a key never changes.
 - **Surveys** (`RedisSurveyStore`): which repositories of a destination's registry were read for blobs to mount from
   them. What was found is in the blob locks. Whatever is wrong here costs a few requests, or an upload.
-- **Refused kinds** (`RedisRefusedStore`): what a namespace of a destination refused, and when. For a week no more of
-  it is sent there.
+- **Refused kinds** (`RedisRefusedStore`): what a namespace of a destination refused or took, what was skipped for that,
+  and when. For a week nothing is sent there that it refused, and it is not asked again.
 - **Asked** (`PublicCopies`): when it was last found out whether a private source is public at its destination; and a
   list of those that are, which is shown and saves no requests.
 - **Logins** (`RedisLogins`): which logins were refused.
@@ -88,9 +88,9 @@ class RedisSurveyStore(RedisSelectionStore):
 
 
 class RedisRefusedStore(RedisSelectionStore):
-    """The kinds of manifests that destinations refuse, in the same form: since when."""
+    """The kinds of manifests that destinations refuse, and what was skipped for that, in the same form: since when."""
 
-    def __init__(self, queue: Queue, *, deadline: float = 1.0, items: int = 1000) -> None:
+    def __init__(self, queue: Queue, *, deadline: float = 1.0, items: int = 20_000) -> None:
         super().__init__(queue, deadline=deadline, items=items, name=_REFUSED)
 
 

@@ -35,6 +35,7 @@ A body that no registry writes is a `ForeignAnswer`: it comes from a proxy or fi
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -66,6 +67,7 @@ class RegistryError(ReplicatorError):
         status: the HTTP status, if there was an answer.
         codes: the error codes in the answer, e.g. ``("MANIFEST_UNKNOWN",)``.
         cut: how far the upload came that the error ended; None if it ended none.
+        kind: the kind of the manifest that was refused, if it was refused for that (`refuses_kind`); else empty.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class RegistryError(ReplicatorError):
         self.codes = codes
         self.retry_after = retry_after
         self.cut: Cut | None = None
+        self.kind = ""
 
     def at(self, registry: str = "", request: str = "") -> Self:
         """Fill in the registry and the request, unless they are known already, and return the error itself."""
@@ -101,7 +104,7 @@ class RegistryError(ReplicatorError):
             also: is appended to ``why``.
         """
         error = kind(self.why + also, self.do, status=self.status, codes=self.codes, retry_after=self.retry_after)
-        error.cut = self.cut
+        error.cut, error.kind = self.cut, self.kind
         error.wait, error.login, error.costly = self.wait, self.login, self.costly
         return error.at(self.registry, self.request)
 
@@ -289,8 +292,26 @@ class UnsupportedManifest(RegistryError):
     """A manifest of a media type that can't be copied faithfully, e.g. Docker schema 1."""
 
 
-NOT_AN_IMAGE = "unknown manifest class"
-"""How ACR, and a distribution registry that takes only images, refuses the manifest of anything else."""
+_CLASS = re.compile(
+    r"unknown manifest class|does not allow \w+ manifest|not authorized for \w+ manifest", re.IGNORECASE
+)
+_NO = r"\b(?:unknown|unsupported|disallowed|invalid|not (?:supported|allowed|accepted))\b"
+_TYPE = r"\b(?:media|artifact|config) ?types?\b"
+_REFUSED_TYPE = re.compile(rf"{_NO}.{{0,80}}{_TYPE}|{_TYPE}.{{0,200}}{_NO}", re.IGNORECASE)
+_UNSUPPORTED_TYPE = 415
+
+
+def refuses_kind(error: BaseException | None) -> bool:
+    """Tell whether a registry refuses a manifest because of its kind, whatever is done about permissions and quotas.
+
+    ACR, and a distribution registry that takes only images, answer "unknown manifest class for …" before they look at
+    anything else in a manifest; others name the media type that they do not support.
+    """
+    if isinstance(error, LoginRefused) or not isinstance(error, Denied | Refused | Unauthorized):
+        return False
+    if error.status == _UNSUPPORTED_TYPE or _CLASS.search(error.why) is not None:
+        return True
+    return isinstance(error, Refused) and _REFUSED_TYPE.search(error.why) is not None
 
 
 def one_line(text: str, limit: int, *, least: int = LONG_SECRET) -> str:

@@ -192,9 +192,9 @@ def kind_of_type(media_type: str) -> str | None:
 def artifact_kind(manifest: Manifest) -> str:
     """Return the kind of a manifest: one of `KINDS`, else the media type of its artifact or its config.
 
-    The artifact type tells it first, then the config's, then the layers'. What has the config of an image is one, unless
-    all its layers are of another kind, as cosign's old signatures are. An index is an image, unless it says otherwise
-    itself, or has no entry but artifacts.
+    The artifact type tells it first, then the config's, then the layers'. What has the config of an image is one,
+    unless none of its layers is an image's, as of cosign's old signatures. An index is an image, unless it says
+    otherwise itself, or has no entry but artifacts.
     """
     if manifest.is_index:
         own = manifest.artifact_type or manifest.annotations.get(_INDEX_KIND, "")
@@ -207,6 +207,35 @@ def artifact_kind(manifest: Manifest) -> str:
             return IMAGE
         return next(filter(None, map(kind_of_type, (own, *layers))), IMAGE)
     return _kind_of_types(manifest.artifact_type, config, *layers)
+
+
+def is_image(manifest: Manifest) -> bool:
+    """Tell a container image from another artifact by its config, as registries do that accept only images."""
+    return manifest.config is not None and manifest.config.media_type in CONFIG_TYPES
+
+
+def is_plain_image(manifest: Manifest) -> bool:
+    """Tell whether a manifest is one that every registry takes: of a container image, or an index of images."""
+    return artifact_kind(manifest) == IMAGE and (manifest.is_index or is_image(manifest))
+
+
+def kind_of(manifest: Manifest) -> str:
+    """Return what tells a manifest from an image: its ``artifactType``, else the type of its config.
+
+    What calls itself an image, as cosign's old signatures do, is told by its last layer.
+    """
+    if manifest.subject is None and is_image(manifest) and manifest.blobs:
+        return manifest.blobs[-1].media_type
+    return manifest.artifact_type
+
+
+def deciding_type(manifest: Manifest) -> str:
+    """Return the types by which a registry decides whether it takes a manifest: `kind_of`, and that of its config.
+
+    An index has its own media type in place of a config's.
+    """
+    kind, other = kind_of(manifest), manifest.config.media_type if manifest.config is not None else manifest.media_type
+    return kind if kind == other else f"{kind} {other}".strip()
 
 
 def _kind_of_types(*types: str) -> str:

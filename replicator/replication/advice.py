@@ -9,7 +9,6 @@ from replicator.aliyun import acr
 from replicator.aliyun.operations import AccountIncomplete, AccountRefused, NamespaceMissing, ram_action
 from replicator.reference import Reference
 from replicator.registry.errors import (
-    NOT_AN_IMAGE,
     AskedLoginRefused,
     Denied,
     DigestMismatch,
@@ -19,6 +18,7 @@ from replicator.registry.errors import (
     RegistryError,
     TooManyRequests,
     Unauthorized,
+    refuses_kind,
 )
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def may_lack_repository(error: RegistryError, repository: Repository) -> bool:
     if isinstance(error, NotFound):
         return "NAME_UNKNOWN" in error.codes
     refused = isinstance(error, Denied | Unauthorized) and not isinstance(error, LoginRefused)
-    return refused and NOT_AN_IMAGE not in error.why and not acr.is_of_quantity(error.why)
+    return refused and not refuses_kind(error) and not acr.is_of_quantity(error.why)
 
 
 def _advice(error: RegistryError, destination: Reference | None) -> str:
@@ -102,13 +102,10 @@ def _advice(error: RegistryError, destination: Reference | None) -> str:
         return "" if here else _GATED
     if isinstance(error, NotFound) and not here and "/blobs/" not in error.request and not acr.is_acr(error.registry):
         return f"check the name, and that the login may see it{_NO_PROJECT}"
+    if refuses_kind(error):
+        return _kind_advice(error)
     if not isinstance(error, Denied | Unauthorized):
         return ""
-    if NOT_AN_IMAGE in error.why:
-        return (
-            "it takes only images, and never a manifest with another config (an attestation, a signature, a chart); "
-            "to copy an image without its attestations, set attestations: strip in the rule (--attestations strip)"
-        )
     if destination is not None and here:
         return _push_advice(error, destination)
     missing = "" if acr.is_acr(error.registry) else _NO_PROJECT
@@ -119,6 +116,32 @@ def _advice(error: RegistryError, destination: Reference | None) -> str:
         f"check the username and password of {error.registry} under auth{anonymous}, that its robot account has not "
         f"expired, and that it may pull and list here{missing}"
     )
+
+
+_LEAVE_OUT = "leave it out with types: [image] in the rule"
+_KIND_ADVICE = {
+    "attestation": "it refuses such attestations of BuildKit's: attestations: strip in the rule (--attestations strip) "
+    "copies the image without them, --provenance=false --sbom=false builds it without them",
+    "signature": "the image is there without this signature: signatures: auto copies those that the registry takes",
+    "sbom": "the image is there without this list of packages: signatures: auto leaves it out",
+    "cache": "a cache of BuildKit's serves builds near it, and no cluster: leave it out with types: [image] in the "
+    "rule, or give it a repository that no rule names",
+    "model": "it takes no models: leave them out with types: [image] in the rule, and serve them from Harbor",
+    "soci": "a SOCI index only speeds up the first start of its image: attestations: strip in the rule leaves it out "
+    "of the image's index, types: [image] where it has a tag of its own",
+}
+_CHARTS = {
+    True: "Alibaba Cloud documents Helm charts as taken by ACR: push it to ACR by hand with Helm 3.8 or newer, and ask "
+    "its support if that is refused too; or leave charts out with types: [image] in the rule",
+    False: "it takes no Helm charts: leave them out with types: [image] in the rule, and serve them from Harbor",
+}
+
+
+def _kind_advice(error: RegistryError) -> str:
+    """Advise on a kind of artifact that a registry refuses; what is refused is not known beforehand of any but ACR."""
+    if error.kind == "chart":
+        return _CHARTS[acr.is_acr(error.registry)]
+    return _KIND_ADVICE.get(error.kind, f"it takes no artifacts of this kind: {_LEAVE_OUT}")
 
 
 def _login_advice(error: LoginRefused) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from replicator.console import short
 from replicator.copy import Comparison, Outcome, Result, SourceNotFound, held_warning, selection_key
+from replicator.copy.context import place_of, refusal_note
 from replicator.copy.options import VERBATIM, Overwrite
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.replication.advice import explained
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from replicator.copy import Copier
+    from replicator.copy.context import Namespace
+    from replicator.copy.options import CopyOptions
     from replicator.queue import CauseWatch, Finished, Observations, Observed
     from replicator.reference import Repository
     from replicator.replication.listing import Found
@@ -66,6 +69,8 @@ class Checker:
         # Whether a repository keeps its trust; one entry for each that the run looks at.
         self._verdicts: dict[Repository, asyncio.Future[bool]] = {}
         self._seen: dict[str, Observed] = {}
+        # The kinds of what is skipped because its destination refuses them, by destination.
+        self._refused: dict[str, str] = {}
         self.letters = letters
         self._copier = copier
         self._checks = checks
@@ -128,8 +133,13 @@ class Checker:
 
     async def recall(self, found: Sequence[Found]) -> None:
         """Load at once what other processes know of the images that `check` is about to compare."""
-        images = [(each.digest, each.request.options) for each in found if each.digest is not None]
-        await self._copier.selections.prefetch(images)
+        images = {each: _selected(each, each.digest) for each in found if each.digest is not None}
+        await self._copier.selections.prefetch(list(images.values()))
+        lenient = [each for each in images if each.request.options.refused == "skip" and not self._force]
+        artifacts = [(*images[each][2], selection_key(*images[each])) for each in lenient]
+        for each, kind in zip(lenient, await self._copier.refused.skipped(artifacts), strict=True):
+            if kind:
+                self._refused[str(each.request.destination)] = kind
         if self._checks is not None:
             names = [str(each.request.destination) for each in found if may_trust(each.request)]
             seen = await self._checks.recall(names)
@@ -174,12 +184,18 @@ class Checker:
         request = found.request
         started, compared_at = time.monotonic(), time.time()
         seen = self._seen.pop(str(request.destination), None)
+        refused = self._refused.pop(str(request.destination), "")
         try:
-            # A signature has no parts to select.
-            options = VERBATIM if request.signature else request.options
             comparison = await self._copier.compare(
-                request.source, request.destination, options, announced=digest, read=self._dry_run
+                request.source,
+                request.destination,
+                VERBATIM if request.signature else request.options,
+                announced=digest,
+                read=self._dry_run and not refused,
             )
+            if comparison.result is None and refused:
+                note = refusal_note(request.destination.registry, refused)
+                comparison = replace(comparison, result=Result.SKIPPED, digest=None, note=note)
             lacks_signatures = comparison.result is Result.UP_TO_DATE and await self._lacks_signatures(found)
         except ReplicatorError as error:
             return self._failed(found, error)
@@ -210,6 +226,7 @@ class Checker:
             note=comparison.note,
             warnings=held_warning(comparison.held),
             still_holds=comparison.held,
+            refused=(refused or comparison.refused) if comparison.result is Result.SKIPPED else "",
         )
 
     async def _left_alone(self, request: CopyRequest, comparison: Comparison) -> str | None:
@@ -282,6 +299,12 @@ def _facts(found: Found, digest: str) -> list[tuple[str, str]]:
     return [*facts, signature_fact(request, attached)] if attached.wanted_by(request.options) else facts
 
 
+def _selected(found: Found, digest: str) -> tuple[str, CopyOptions, Namespace]:
+    """Return what a selection of an image goes by; a signature has no parts to select."""
+    request = found.request
+    return digest, VERBATIM if request.signature else request.options, place_of(request.destination.repository)
+
+
 def _target(found: Found) -> Repository:
     return found.request.destination.repository
 
@@ -330,4 +353,5 @@ def row_at_end(found: Found, finished: Finished) -> Row:
         warnings=outcome.warnings,
         replaced=outcome.replaced,
         still_holds=outcome.still_holds,
+        refused=outcome.refused,
     )

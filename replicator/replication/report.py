@@ -20,6 +20,7 @@ import yaml
 
 from replicator.console import TextFile
 from replicator.errors import ReplicatorError
+from replicator.registry.manifest import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 MAX_FAILURES = 1000
 """Failed rows that a report keeps; further ones are in the counts, and in the report file if one is asked for."""
 _CACHE_KIBIBYTES = 4096
+
+
+OTHER_KIND = "other"
+"""The kind of all artifacts that have no kind of their own."""
 
 
 class RowOutcome(StrEnum):
@@ -71,6 +76,7 @@ class Row:
         replaced: the digest of another image that the destination's tag named before, or names before a copy that is
             yet to be made; None for none.
         still_holds: the digest that the destination's tag goes on naming, although the source's tag was skipped.
+        refused: the kind of an artifact that was skipped because the destination refuses it, such as ``chart``.
     """
 
     source: str
@@ -85,6 +91,7 @@ class Row:
     warnings: tuple[str, ...] = ()
     replaced: str | None = None
     still_holds: str | None = None
+    refused: str = ""
 
 
 @dataclass(slots=True)
@@ -99,6 +106,7 @@ class Report:
         trusted: tags that were taken as up to date without a comparison.
         drift: tags that were seen to differ from their destination, and were not in the queue already.
         stale: tags that were skipped or are gone, while their destination still holds a former image.
+        refused: skipped tags by the kind that their destination refuses.
         lost: tags that were missing at their destination although this installation had seen them there.
         lost_examples: the first of these destinations.
         seconds: duration of the run.
@@ -118,6 +126,7 @@ class Report:
     trusted: int = 0
     drift: int = 0
     stale: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
     lost: int = 0
     lost_examples: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -136,6 +145,9 @@ class Report:
         self.bytes += row.bytes
         self.replaced += row.replaced is not None
         self.stale += row.still_holds is not None
+        if row.refused:
+            # Whatever else a source calls its artifacts, there are not many kinds to show.
+            self.refused[row.refused if row.refused in KINDS else OTHER_KIND] += 1
         if (row.outcome in TROUBLE or row.outcome is RowOutcome.HELD) and len(self.failures) < MAX_FAILURES:
             self.failures.append(row)
 

@@ -185,7 +185,11 @@ async def transfer(
     async def attempt() -> Outcome:
         if request.signature:
             return await copier.copy_signature(
-                request.source, request.destination, options=request.options, progress=progress
+                request.source,
+                request.destination,
+                options=request.options,
+                announced=request.announced,
+                progress=progress,
             )
         return await copier.copy(
             request.source,

@@ -27,7 +27,7 @@ from replicator.replication.advice import explained
 from tests.copy.conftest import QUICK, Registry, a_registry
 from tests.standins.acr import AcrStandIn
 from tests.standins.faults import Answer, Cut, Fault
-from tests.standins.images import Image, Index, attestation, image
+from tests.standins.images import Image, Index, artifact, attestation, image
 from tests.standins.logins import ACR_USER
 from tests.standins.tokens import READ, Account
 
@@ -55,16 +55,10 @@ class Given:
         return False
 
 
-def artifact(config: str) -> Image:
-    """Make a manifest whose config has this media type, as those of charts, caches and most artifacts do."""
-    made = image(5)
-    content = made.content.replace(made.blobs[0].media_type.encode(), config.encode())
-    return Image(made.media_type, content, (replace(made.blobs[0], media_type=config), *made.blobs[1:]))
-
-
-def not_an_image(config: str) -> Row:
-    says = (f"unknown manifest class for {config}", "it takes only images", "attestations: strip")
-    return Row(Denied, ErrorClass.PERMANENT, says, ("in this order",), pushed=artifact(config))
+def not_taken(config: str, *advice: str, strict: bool = False) -> Row:
+    says = (f"unknown manifest class for {config}", *advice)
+    acr = {"only_images": strict}
+    return Row(Denied, ErrorClass.PERMANENT, says, ("in this order",), acr=acr, pushed=artifact(config))
 
 
 @dataclass(frozen=True)
@@ -184,9 +178,15 @@ ROWS = {
         ("in this order",),
         pushed=attestation(image(4), empty_config=True),
     ),
-    "a chart": not_an_image("application/vnd.cncf.helm.config.v1+json"),
-    "a cache": not_an_image("application/vnd.buildkit.cacheconfig.v0"),
-    "an artifact": not_an_image("application/vnd.example.config.v1+json"),
+    "a chart": not_taken(
+        "application/vnd.cncf.helm.config.v1+json", "documents Helm charts as taken", "types: [image]", strict=True
+    ),
+    "a cache": not_taken("application/vnd.buildkit.cacheconfig.v0", "serves builds near it", "types: [image]"),
+    "a model": not_taken("application/vnd.cncf.model.config.v1+json", "takes no models", "serve them from Harbor"),
+    "a SOCI index": not_taken("application/vnd.amazon.soci.index.v2+json", "only speeds up", "attestations: strip"),
+    "a signature": not_taken("application/vnd.cncf.notary.signature", "without this signature", "signatures: auto"),
+    "a list of packages": not_taken("application/vnd.syft+json", "this list of packages", "signatures: auto"),
+    "an artifact": not_taken("application/vnd.example.config.v1+json", "no artifacts of this kind", "types: [image]"),
     "too many requests": Row(
         TooManyRequests,
         ErrorClass.TRANSIENT,
@@ -219,7 +219,9 @@ async def test_a_refusal_is_classified_and_explained(row: Row, source: Registry,
         async with Registries(access, timing=QUICK) as registries:
             with pytest.raises(row.kind) as caught:
                 await Copier(registries).copy(
-                    source.reference("v1"), destination, options=CopyOptions(attestations=Attestations.KEEP)
+                    source.reference("v1"),
+                    destination,
+                    options=CopyOptions(attestations=Attestations.KEEP, refused="fail"),
                 )
         assert acr.leaks == []
     message = explained(caught.value, destination)

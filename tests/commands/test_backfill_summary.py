@@ -148,6 +148,13 @@ def test_what_was_lost_and_what_still_holds_a_former_image_are_told_apart() -> N
     assert "Warning: 1 destination still holds a former image" in told
 
 
+def test_what_destinations_refuse_is_counted_by_kind_and_is_no_trouble() -> None:
+    kinds = ["chart", "chart", "cache", "application/vnd.example+type"]
+    report = report_of(*(Row("a", "b", RowOutcome.SKIPPED, refused=kind) for kind in kinds))
+    assert "Refused by the destination, and skipped: 1 cache, 2 chart, 1 other; types: all" in summarised(report)
+    assert report.troubles == 0
+
+
 @pytest.mark.parametrize("outcome", [RowOutcome.COPIED, RowOutcome.WOULD_COPY])
 def test_what_stands_over_another_image_is_counted_once(outcome: RowOutcome) -> None:
     text = summarised(report_of(Row("h/a:1", "r/a:1", outcome, DIGESTS[0], replaced=DIGESTS[1])))

@@ -158,7 +158,7 @@ async def test_what_a_destination_refuses_is_a_note_once_and_not_sent_again(stri
     assert outcome.settled
     await strict.destination.holds(cosign_tag(SINGLE), SIGNATURE)
     host, namespace = strict.destination.host, NAME.partition("/")[0]
-    assert await strict.copier.refused.refused(host, namespace, BUNDLE_TYPE)
+    assert await strict.copier.refused.verdict(host, namespace, f"{BUNDLE_TYPE} application/vnd.oci.empty.v1+json")
     strict.destination.faults.log.clear()
     other = image(7)
     bundle = referrer(other, 1, BUNDLE_TYPE)
@@ -167,9 +167,15 @@ async def test_what_a_destination_refuses_is_a_note_once_and_not_sent_again(stri
     again = await copied(strict, Accessories(other.digest, (bundle.digest,)), tag="v2")
     assert (again.result, again.note, again.settled) == (Result.COPIED, "", True)
     assert strict.destination.faults.log.count("PUT", f"/manifests/{bundle.digest}") == 0
-    # Where all are asked for, it is tried each time, and a warning.
-    asked = await copied(strict, Accessories(other.digest, (bundle.digest,)), CopyOptions(signatures=True), "v2")
-    assert (len(asked.warnings), asked.settled) == (1, False)
+    # Where all are asked for, it is a note; only where everything is wanted it is tried each time, and a warning.
+    wanted = Accessories(other.digest, (bundle.digest,))
+    asked = await copied(strict, wanted, CopyOptions(signatures=True), "v2")
+    assert (asked.warnings, asked.settled) == ((), True)
+    assert f"not copied: {host} has refused the kind {BUNDLE_TYPE!r} within the last week" in asked.note
+    assert strict.destination.faults.log.count("PUT", f"/manifests/{bundle.digest}") == 0
+    for _ in range(2):
+        insisted = await copied(strict, wanted, CopyOptions(signatures=True, refused="fail"), "v2")
+        assert (len(insisted.warnings), insisted.settled) == (1, False)
 
 
 @pytest.mark.parametrize(
@@ -198,11 +204,13 @@ async def test_one_alone_is_left_out_if_its_kind_is_refused(strict: Ends) -> Non
     attestation = referrer(SINGLE, 5, "application/vnd.in-toto+json")
     await push(strict.source.host, NAME, cosign_tag(SINGLE, ".att"), attestation, strict.source.auth)
     source, destination = (end.reference(cosign_tag(SINGLE, ".att")) for end in (strict.source, strict.destination))
-    for words in ("unknown manifest class", "has refused application/vnd.in-toto+json within the last week"):
+    strict.destination.faults.log.clear()
+    for words in ("unknown manifest class", "has refused the kind 'application/vnd.in-toto+json' within the last week"):
         outcome = await strict.copier.copy_signature(source, destination, options=CopyOptions())
         assert (outcome.result, outcome.warnings) == (Result.SKIPPED, ())
         assert words in outcome.note
-    assert strict.destination.faults.log.count("PUT", ".att") == 1
+    assert strict.destination.faults.log.count("PUT", "/manifests/") == 1, "it is asked for once"
+    assert strict.destination.faults.log.count("POST", "/blobs/uploads/") == 0
 
 
 @pytest.mark.parametrize(
@@ -246,9 +254,9 @@ async def test_a_refused_kind_is_remembered_for_a_week_by_host_and_namespace(sha
     mine.note("a.example", "one", "kind")
     others = ("a.example", "two", "kind"), ("b.example", "one", "kind"), ("a.example", "one", "other")
     for host, namespace, kind in others:
-        assert not await theirs.refused(host, namespace, kind)
-    assert await theirs.refused("a.example", "one", "kind")
+        assert not await theirs.verdict(host, namespace, kind)
+    assert await theirs.verdict("a.example", "one", "kind")
     now += REFUSED_SECONDS - 1
-    assert await theirs.refused("a.example", "one", "kind")
+    assert await theirs.verdict("a.example", "one", "kind")
     now += 2
-    assert not await theirs.refused("a.example", "one", "kind")
+    assert not await theirs.verdict("a.example", "one", "kind")

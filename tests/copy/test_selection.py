@@ -45,6 +45,7 @@ def only(*platforms: str, attestations: Attestations = Attestations.KEEP) -> Cop
 
 
 STRIP = CopyOptions(attestations=Attestations.STRIP)
+EMPTY_CONFIG = "application/vnd.oci.empty.v1+json"
 STRIP_REFUSED = CopyOptions(attestations=Attestations.STRIP_REFUSED)
 FAIL = CopyOptions(attestations=Attestations.FAIL)
 
@@ -80,6 +81,7 @@ async def children(pair: Pair, tag: str = "v1") -> list[str]:
 async def test_an_index_arrives_with_the_selected_children(pair: Pair, options: CopyOptions, kept: list[Image]) -> None:
     root = index([AMD64, ARM64, ARM7, S390X, PLAIN, REFUSED])
     await pair.source.push("v1", root)
+    pair.copier.refused.note(pair.destination.host, "team", EMPTY_CONFIG)
     outcome = await pair.copy(options=options)
     assert await children(pair) == [one.digest for one in kept]
     # Only the rows left out are missing; the rest of the index is the same.

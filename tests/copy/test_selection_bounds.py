@@ -118,7 +118,7 @@ def test_cached_selections_are_bounded_and_the_most_recently_used_stay(monkeypat
     cache.add("sha256:91", options, Selection(None, note="nothing"))
     for number in range(8):
         cache.add(f"sha512:{number}", options, Selection(None, note="nothing"))
-    assert {key for key, _ in cache._entries if key.startswith("sha256")} == {"sha256:90", "sha256:91"}
+    assert {key for key, *_ in cache._entries if key.startswith("sha256")} == {"sha256:90", "sha256:91"}
 
 
 class Shelf:

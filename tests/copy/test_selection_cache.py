@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.copy import AttestationsFound, Result, SourceNotFound, selection_key
+from replicator.copy.context import ANYWHERE
 from replicator.copy.options import VERBATIM, Attestations, CopyOptions
 from replicator.copy.selection import ALGORITHM, CachedSelection, Selection, SelectionCache, _parse, _serialize
 from replicator.queue import Queue, RedisSelectionStore
@@ -39,6 +40,7 @@ STRIP_REFUSED = CopyOptions(attestations=Attestations.STRIP_REFUSED)
 FAIL = CopyOptions(attestations=Attestations.FAIL)
 DIGEST = "sha256:" + "1" * 64
 OTHER = "sha256:" + "2" * 64
+EMPTY_CONFIG = "application/vnd.oci.empty.v1+json"
 
 
 @pytest.fixture
@@ -194,12 +196,16 @@ async def test_a_second_process_reads_no_manifest(
     pair: Pair, queue: Queue, root: Image | Index, options: CopyOptions, listed: bool
 ) -> None:
     await pair.source.push("v1", root)
+    place = pair.destination.host, "team", EMPTY_CONFIG
+    pair.copier.refused.note(*place)
     await pair.copy(options=options)
     announced = root.digest if listed else None
     async with a_process(queue) as first:
+        first.refused.note(*place)
         found = await compare(pair, first, options, announced)
         assert any(line.startswith("GET") for line in asked(pair)[0])
     async with a_process(queue) as second:
+        second.refused.note(*place)
         again = await compare(pair, second, options, announced)
         assert asked(pair) == ([] if listed else ["HEAD v1"], ["HEAD v1"])
     assert found.result in (Result.UP_TO_DATE, Result.SKIPPED)
@@ -233,9 +239,9 @@ async def test_a_copy_uses_the_selection_of_another_process(pair: Pair, queue: Q
 
 async def test_a_batch_is_prefetched_in_one_round_trip_and_nothing_twice(pair: Pair) -> None:
     memory = Dictionary({selection_key(f"sha256:{number:064}", ONE_PLATFORM): f"{OTHER} less" for number in range(500)})
-    images = [(f"sha256:{number:064}", ONE_PLATFORM) for number in range(500)]
+    images = [(f"sha256:{number:064}", ONE_PLATFORM, ANYWHERE) for number in range(500)]
     async with a_copier(selection_store=memory) as copier:
-        await copier.selections.prefetch([*images, (DIGEST, VERBATIM), *images])
+        await copier.selections.prefetch([*images, (DIGEST, VERBATIM, ANYWHERE), *images])
         assert memory.asked == [500]
         await copier.selections.prefetch(images)
         found = await compare(pair, copier, ONE_PLATFORM, images[7][0])

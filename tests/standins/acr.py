@@ -46,6 +46,8 @@ _DENIED = "requested access to the resource is denied"
 _IMAGE_CONFIGS = frozenset(
     {"application/vnd.docker.container.image.v1+json", "application/vnd.oci.image.config.v1+json"}
 )
+_CHART_CONFIG = "application/vnd.cncf.helm.config.v1+json"
+_COSIGN_ATTESTATION = "application/vnd.dsse.envelope.v1+json"
 
 
 class AcrStandIn:
@@ -60,6 +62,9 @@ class AcrStandIn:
         denied_status: 401 or 403, for what an account may not do and for a refused mount.
         denies_missing: a HEAD or GET in a repository that is not there yet is denied even to who may push to it.
             Skopeo stops at that; with False it is 404 to them, and denied to all others.
+        only_images: refuse every other kind. Otherwise it takes charts, as Alibaba Cloud documents, and refuses what
+            users have reported: attestations with the empty config, those of cosign, and BuildKit's caches. Of other
+            kinds nothing is known; the words of the refusal are those of a list of what is taken, so they are refused.
         tls: a server context for both ports to speak HTTPS with.
         token_seconds: how long a token lives.
 
@@ -70,7 +75,8 @@ class AcrStandIn:
         token_faults: in front of the token service.
         accounts: who may log in; may be changed at any time.
         public: repositories that anyone may pull from; may be changed at any time.
-        namespaces: may be changed at any time, and so may ``mounts``, ``denied_status`` and ``denies_missing``.
+        namespaces: may be changed at any time, and so may ``mounts``, ``denied_status``, ``denies_missing`` and
+            ``only_images``.
         leaks: requests with credentials that were not for their receiver: any password at the registry's port, a
             name or a token that is not known here.
         tokens: what was given out; ``tokens.revoke_all()`` ends them.
@@ -86,6 +92,7 @@ class AcrStandIn:
         mounts: Mounts = "supported",
         denied_status: Literal[401, 403] = 401,
         denies_missing: bool = True,
+        only_images: bool = False,
         tls: ssl.SSLContext | None = None,
         token_seconds: float = 300.0,
     ) -> None:
@@ -99,6 +106,7 @@ class AcrStandIn:
         self.mounts: Mounts = mounts
         self.denied_status = denied_status
         self.denies_missing = denies_missing
+        self.only_images = only_images
         self.leaks: list[Leak] = []
         self.tokens = TokenStore(token_seconds)
         self.faults = FaultLayer(self._registry)
@@ -245,10 +253,15 @@ class AcrStandIn:
             document: Any = json.loads(body)
             config = document.get("config") if "manifests" not in document else None
             media_type = config.get("mediaType") if config else None
+            layers = [layer.get("mediaType") for layer in document.get("layers") or ()]
         except (ValueError, AttributeError, TypeError):
             return errors(400, "MANIFEST_INVALID", "manifest invalid")
-        if media_type is not None and media_type not in _IMAGE_CONFIGS:
+        # As distribution does, before it looks for the blobs.
+        taken = _IMAGE_CONFIGS if self.only_images else _IMAGE_CONFIGS | {_CHART_CONFIG}
+        if media_type is not None and media_type not in taken:
             return errors(403, "DENIED", f"unknown manifest class for {media_type}")
+        if _COSIGN_ATTESTATION in layers:
+            return errors(403, "DENIED", f"unknown manifest class for {_COSIGN_ATTESTATION}")
         return await self._upstream.forward(request, body=body)
 
     async def _tags(self, request: web.BaseRequest, name: str) -> web.StreamResponse:

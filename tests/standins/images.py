@@ -8,7 +8,7 @@ import json
 import random
 import tarfile
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -174,28 +174,24 @@ def image(
     return _image(DOCKER_MANIFEST if docker else OCI_MANIFEST, blobs, platform, {})
 
 
+def artifact(config: str, seed: int = 1, sizes: Sequence[int] = (3000, 500)) -> Image:
+    """Make a manifest whose config has this media type, as those of charts, caches and most artifacts do."""
+    made = image(seed, sizes)
+    content = made.content.replace(made.blobs[0].media_type.encode(), config.encode())
+    return Image(made.media_type, content, (replace(made.blobs[0], media_type=config), *made.blobs[1:]))
+
+
 def attestation(subject: Image, seed: int = 1, *, empty_config: bool = False) -> Image:
     """Make what BuildKit puts beside an image; ``empty_config`` as its newer artifact form does."""
     statement = Blob("application/vnd.in-toto+json", _json({"_type": "https://in-toto.io/Statement/v1", "seed": seed}))
-    config = (
-        Blob(_OCI_EMPTY, b"{}")
-        if empty_config
-        else Blob(
-            _OCI_CONFIG,
-            _json(
-                {
-                    "architecture": "unknown",
-                    "os": "unknown",
-                    "rootfs": {"type": "layers", "diff_ids": [statement.digest]},
-                }
-            ),
-        )
-    )
+    unknown = {"architecture": "unknown", "os": "unknown"}
+    as_image = _json({**unknown, "rootfs": {"type": "layers", "diff_ids": [statement.digest]}})
+    config = Blob(_OCI_EMPTY, b"{}") if empty_config else Blob(_OCI_CONFIG, as_image)
     annotations = {
         "vnd.docker.reference.type": "attestation-manifest",
         "vnd.docker.reference.digest": subject.digest,
     }
-    return _image(OCI_MANIFEST, (config, statement), {"architecture": "unknown", "os": "unknown"}, annotations)
+    return _image(OCI_MANIFEST, (config, statement), unknown, annotations)
 
 
 def referrer(

@@ -160,7 +160,9 @@ class AttemptCounts:
         # Nobody waits for a backfill's copies, so their age says nothing about lag.
         if attempt.lag is not None and attempt.lane is Lane.EVENTS and result in _ARRIVED:
             self._lag.observe(attempt.lag)
-        return "stale" if outcome.get("still_holds") else _OUTCOMES[result]
+        if outcome.get("still_holds"):
+            return "stale"
+        return "refused" if outcome.get("refused") else _OUTCOMES[result]
 
 
 _STATUSES = frozenset(int(status) for status in HTTPStatus)

@@ -49,8 +49,9 @@ EVENTS = Family(
 COPIES = Family(
     "replicator_copies_total",
     "counter",
-    "Finished attempts of copies: copied, in_place, skipped (or gone at the source), stale (the same, while the "
-    "destination still holds a former image), retried, or failed.",
+    "Finished attempts of copies: copied, in_place, skipped (or gone at the source), refused (skipped, as the "
+    "destination refuses this kind of artifact), stale (skipped or gone, while the destination still holds a former "
+    "image), retried, or failed.",
     ("outcome", "rule", "lane"),
 )
 COPY_LAG = Family(

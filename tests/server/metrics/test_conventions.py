@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,6 +103,12 @@ def test_names_follow_the_conventions_of_prometheus(family: Family) -> None:
         assert family.name.endswith("_seconds"), "the base unit"
     assert list(family.buckets) == sorted(set(family.buckets))
     assert not {"le", "quantile", "job", "instance"} & set(family.labels), "labels that Prometheus sets itself"
+
+
+async def test_what_a_destination_refuses_is_counted_by_itself(metrics: Metrics) -> None:
+    skipped = attempt(result=Result.SKIPPED)
+    metrics.attempts.attempt_ended(replace(skipped, outcome={**(skipped.outcome or {}), "refused": "chart"}))
+    assert (await exposed(metrics)).series("replicator_copies_total") == {("events", "refused", RULE): 1}
 
 
 @pytest.mark.parametrize(
