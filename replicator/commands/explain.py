@@ -25,6 +25,7 @@ from replicator.registry.proxies import Proxies
 from replicator.rules import CopyRequest, Rules, auth, defaults, images, loading
 from replicator.rules.auth import ALIYUN_KEYS, CREATE
 from replicator.rules.defaults import ATTESTATIONS, CONTENT_KEYS
+from replicator.rules.mapping import REPOSITORIES
 from replicator.rules.ruleset import conditions_of
 from replicator.settings import variables
 
@@ -170,6 +171,9 @@ _DEFAULTS = {
     "registry": (_STRING, 'The registry that "" stands for.'),
     "namespace": (_STRING, 'The namespace that "" stands for.'),
 }
+_REPOSITORIES = {
+    "exclude": (None, "Repositories that are not copied: whole names or globs, such as team/cache/**."),
+}
 _TAGS = {
     "include": (None, "A tag passes if one of these matches: tags, globs, /expressions/."),
     "exclude": (None, "A tag passes if none of these matches: tags, globs, /expressions/."),
@@ -214,6 +218,10 @@ def rules_schema() -> dict[str, Any]:
         _CONTENT
         | {
             "to": (None, f"One destination or a list: host/namespace/repository. {_DEFAULT} {_PLACEHOLDERS}"),
+            "repositories": (
+                mapping(REPOSITORIES, _REPOSITORIES, minProperties=1),
+                "A filter for the repositories that the pattern of the rule matches.",
+            ),
             "tags": ({"$ref": "#/definitions/tags"}, "A filter for tags; a tag must pass every key of it."),
         },
         required=["to"],

@@ -119,7 +119,8 @@ class RepositoryLister:
                     yield NotListed(f"{registry}/{source.glob}", error)
                 continue
             for name in names:
-                projects.setdefault((registry, name), []).extend(sources)
+                if wanted := [source for source in sources if source.may_be_in(name)]:
+                    projects.setdefault((registry, name), []).extend(wanted)
         listings = (self._list(*project, sources) for project, sources in projects.items())
         async for failure in merge_streams(listings, LISTED_AT_ONCE):
             yield failure

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from replicator.errors import Problem
 from replicator.reference import Reference, Repository, is_repository_name, is_signature_tag, is_tag
+from replicator.rules.patterns import matching_glob
 from replicator.rules.request import CopyRequest, find_collisions
 
 if TYPE_CHECKING:
@@ -235,7 +236,9 @@ def _inverse(rule: Rule, target: DestinationTag, destination: Repository) -> Rep
         return None
     path = f"{rule.source.project}/{name[len(before) : len(name) - len(after)]}"
     # The project may be a name that no repository can have.
-    return Repository(rule.source.registry, path) if is_repository_name(path) and rule.source.includes(path) else None
+    if not is_repository_name(path) or not rule.source.includes(path) or matching_glob(target.excluded, path):
+        return None
+    return Repository(rule.source.registry, path)
 
 
 _MOST_RULES = 1000

@@ -12,7 +12,7 @@ from replicator.errors import Problem
 from replicator.reference import is_registry, is_signature_tag, is_tag
 from replicator.rules.credentials import NamedDestination
 from replicator.rules.defaults import CONTENT_KEYS, NOTHING_SAID, Content, read_content
-from replicator.rules.mapping import TAG, SourcePattern, Template, parse_source
+from replicator.rules.mapping import TAG, SourcePattern, Template, parse_source, read_excluded
 from replicator.rules.node import join
 from replicator.rules.patterns import compile_tag_pattern, is_glob, shorten
 from replicator.rules.rule import DestinationTag, Rule
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from replicator.rules.node import Node
 
 _COSIGN_TAG = f"sha256-{'0' * 64}.sig"
-DESTINATION = ("to", "tags", *CONTENT_KEYS)
+DESTINATION = ("to", "tags", "repositories", *CONTENT_KEYS)
 """Keys of a destination that is a mapping."""
 TAGS = ("include", "exclude", "semver", "labels", "exclude_labels", "latest")
 """Keys of its ``tags``."""
@@ -87,6 +87,7 @@ class _Reader:
             return [self._target(item, self._filter(None), NOTHING_SAID)]
         fields = item.mapping(DESTINATION) or {}
         tags = self._filter(fields.get("tags"))
+        excluded = read_excluded(fields.get("repositories"), self._source)
         content = read_content(fields, self._warnings)
         if "to" not in fields:
             item.wrong('"to" is missing; write to: "" for the default destination')
@@ -94,7 +95,7 @@ class _Reader:
         destinations = fields["to"].items()
         if not destinations:
             fields["to"].wrong('no destination; write "" for the default one')
-        return [self._target(destination, tags, content) for destination in destinations]
+        return [self._target(destination, tags, content, excluded) for destination in destinations]
 
     def _filter(self, node: Node | None) -> TagFilter | None:
         """Return the filter, or None if there is a mistake in it."""
@@ -140,7 +141,9 @@ class _Reader:
             return None
         return _all_checked(items, _check_label)
 
-    def _target(self, node: Node, tags: TagFilter | None, own: Content) -> DestinationTag | None:
+    def _target(
+        self, node: Node, tags: TagFilter | None, own: Content, excluded: tuple[str, ...] = ()
+    ) -> DestinationTag | None:
         text = node.text()
         if text is None:
             return None
@@ -176,7 +179,7 @@ class _Reader:
         elif source.digest is None and options.signatures is not False:
             tags = replace(tags, signatures_apart=True)
         overwrite = content.overwrite or Overwrite.ALWAYS
-        target = DestinationTag(template, tags, pairs, digest_tag, options, node.path, overwrite)
+        target = DestinationTag(template, tags, pairs, digest_tag, options, node.path, overwrite, excluded)
         if _is_onto_itself(source, target):
             node.wrong("the image would be copied onto itself")
             return None

@@ -21,11 +21,14 @@ from typing import TYPE_CHECKING, Any
 from replicator.reference import is_tag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 _WILDCARD = re.compile(r"[*?]")
 _NAME_GLOB = re.compile(r"[a-z0-9._*?-]+(?:/[a-z0-9._*?-]+)*\Z")
 _TAG_GLOB = re.compile(r"[A-Za-z0-9._*?-]{1,256}\Z")
+_GLOB_PARTS = re.compile(r"\*+|[^*]")
+_MOST_PLACES = 20_000
+"""Pairs of places in two globs that are looked at to compare the two."""
 MAX_PATTERN_LENGTH = 1024
 """Characters in a pattern."""
 MAX_MEMORY = 256 * 1024
@@ -233,6 +236,62 @@ def compile_glob(glob: str) -> re.Pattern[str]:
     if len(last) > 1:
         expression += f"[^/]*{last[-1]}"
     return re.compile(rf"\A{expression}\Z", re.DOTALL)
+
+
+def matching_glob(globs: Iterable[str], name: str) -> str | None:
+    """Return the first of some globs that matches ``name``; None if none does."""
+    return next((glob for glob in globs if compile_glob(glob).match(name)), None)
+
+
+def covers_project(glob: str, project: str, *, nested: bool) -> bool:
+    """Tell whether a glob matches every repository of a project, as far as its end shows that.
+
+    Args:
+        glob: a glob for names.
+        project: the name of the project.
+        nested: whether a repository's name behind the project may have slashes.
+    """
+    end = "**" if glob.endswith("**") else "*"
+    if not glob.endswith(end) or (nested and end == "*"):
+        return False
+    beginning = glob if end == "**" else glob.removesuffix(end)
+    return compile_glob(beginning).match(f"{project}/") is not None
+
+
+def may_share(one: str, other: str) -> bool:
+    """Tell whether a name may match both globs; for globs that take too long to compare, it may."""
+    globs = [[part[:2] for part in _GLOB_PARTS.findall(glob)] for glob in (one, other)]
+    waiting = [(0, 0)]
+    seen = set(waiting)
+    while waiting:
+        places = waiting.pop()
+        if all(place == len(glob) for place, glob in zip(places, globs, strict=True)) or len(seen) > _MOST_PLACES:
+            return True
+        reached = {step for step in _steps(places, globs) if step not in seen}
+        seen |= reached
+        waiting += reached
+    return False
+
+
+def _steps(places: tuple[int, int], globs: list[list[str]]) -> Iterator[tuple[int, int]]:
+    """Yield the places that one more character of a name leads to, or the end of a run of them."""
+    heads = [glob[place] if place < len(glob) else "" for place, glob in zip(places, globs, strict=True)]
+    (first, second), runs = places, [head in ("*", "**") for head in heads]
+    if runs[0]:
+        yield first + 1, second
+    if runs[1]:
+        yield first, second + 1
+    one, other = heads
+    if "" in heads or not (_meet(one, other) and _meet(other, one)):
+        return
+    yield first + (not runs[0]), second + (not runs[1])
+
+
+def _meet(one: str, other: str) -> bool:
+    """Tell whether two parts of globs can stand for one character, as far as the first one decides."""
+    if one == "**":
+        return True
+    return other != "/" if one in ("*", "?") else other in (one, "*", "**", "?")
 
 
 def _literals(part: str) -> list[str]:

@@ -13,7 +13,7 @@ from replicator.errors import ConfigError, Problem
 from replicator.reference import Reference, Repository, is_digest
 from replicator.rules.mapping import SourcePattern, parse_source
 from replicator.rules.node import did_you_mean
-from replicator.rules.patterns import compile_glob, shorten
+from replicator.rules.patterns import compile_glob, covers_project, matching_glob, shorten
 from replicator.rules.tags import TagFilter
 
 if TYPE_CHECKING:
@@ -176,6 +176,7 @@ class Source:
         needs_tags: whether the tags must be listed. If not, the rules write out all tags, and
             ``Rules.requests(repository, [])`` is complete.
         rules: keys of the rules with this source.
+        excluded: for each destination of these rules, the globs for repositories that do not go there.
     """
 
     registry: str
@@ -184,12 +185,15 @@ class Source:
     project: str | None
     needs_tags: bool
     rules: tuple[str, ...]
+    excluded: frozenset[tuple[str, ...]] = frozenset()
 
     def includes(self, name: str) -> bool:
         """Tell whether the source covers the repository ``name`` of this registry."""
         if self.repository is not None:
             return name == self.repository.name
-        return self.glob is not None and compile_glob(self.glob).match(name) is not None
+        if self.glob is None or compile_glob(self.glob).match(name) is None:
+            return False
+        return not self.excluded or any(matching_glob(globs, name) is None for globs in self.excluded)
 
     def may_be_in(self, project: str) -> bool:
         """Tell whether a repository of this source can be in the Harbor project ``project``."""
@@ -197,7 +201,12 @@ class Source:
         # A ** in the first segment crosses slashes, so the project may end anywhere after it.
         start, runs_on, _ = first.partition("**")
         glob = f"{start}**" if runs_on else first
-        return bool(slash or runs_on) and compile_glob(glob).match(project) is not None
+        if not (slash or runs_on) or compile_glob(glob).match(project) is None:
+            return False
+        nested = "**" in (self.glob or "") or (self.glob or "").count("/") > 1
+        return not self.excluded or not all(
+            any(covers_project(each, project, nested=nested) for each in globs) for globs in self.excluded
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from replicator.copy.options import VERBATIM, CopyOptions, Overwrite
 from replicator.reference import Reference, Repository, is_signature_tag
+from replicator.rules.patterns import matching_glob
 from replicator.rules.request import CopyRequest
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class DestinationTag:
         options: the parts of an image to copy.
         path: its path in the file.
         overwrite: what may be replaced there.
+        excluded: globs for repositories of the source that do not go there.
     """
 
     template: Template
@@ -46,6 +48,7 @@ class DestinationTag:
     options: CopyOptions = VERBATIM
     path: str = ""
     overwrite: Overwrite = Overwrite.ALWAYS
+    excluded: tuple[str, ...] = ()
 
     def ends(self, source: Repository, tag: str) -> tuple[str, ...]:
         """Return the destination's tags for a ``tag`` of ``source``."""
@@ -84,6 +87,7 @@ class Rule:
                 "options": target.options.to_json(),
                 # Left out by default, so that rules from before it was known are still the same.
                 **({} if target.overwrite is Overwrite.ALWAYS else {"overwrite": str(target.overwrite)}),
+                **({"excluded": sorted(target.excluded)} if target.excluded else {}),
             }
             for target in self.targets
         ]
@@ -97,6 +101,9 @@ class Rule:
 
     def judge(self, target: DestinationTag, reference: Reference) -> list[CopyRequest] | str:
         """Return the copies of ``reference``, whose repository matches, to ``target``; or the reason for none."""
+        name = reference.repository.name
+        if (glob := matching_glob(target.excluded, name)) is not None:
+            return f"the repository {name} is excluded by repositories.exclude: {glob}"
         try:
             destination = target.template.expand(reference.repository)
         except ValueError as error:
@@ -230,6 +237,8 @@ def route(rules: Iterable[Rule], repository: Repository) -> Route:
     unfit: dict[str, None] = {}
     for rule in rules:
         for target in rule.targets:
+            if matching_glob(target.excluded, repository.name) is not None:
+                continue
             whole = whole or _is_whole(rule, target)
             labels = labels or target.tags.needs_labels
             try:

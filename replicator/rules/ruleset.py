@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from replicator.copy.options import CopyOptions, Overwrite, Public
 from replicator.reference import Reference, Repository, is_tag
 from replicator.rules.collisions import may_collide, possible_sources
+from replicator.rules.patterns import matching_glob
 from replicator.rules.request import Asked, CopyRequest, Explanation, Source
 from replicator.rules.rule import Route, route
 
@@ -223,7 +224,12 @@ class Rules:
             needs_tags = source.needs_tags or _needs_tags(rule)
             if pattern.repository is not None:
                 needs_tags = needs_tags or any(map(_needs_tags, self._candidates(pattern.repository)))
-            found[key] = replace(source, needs_tags=needs_tags, rules=tuple(dict.fromkeys((*source.rules, rule.key))))
+            found[key] = replace(
+                source,
+                needs_tags=needs_tags,
+                rules=tuple(dict.fromkeys((*source.rules, rule.key))),
+                excluded=source.excluded.union(target.excluded for target in rule.targets),
+            )
         return tuple(sorted(found.values(), key=lambda source: not source.needs_tags))
 
     def hosts_of(self, keys: Collection[str]) -> frozenset[str]:
@@ -249,6 +255,8 @@ class Rules:
         found: list[Public | None] = []
         for rule in self._candidates(_lowered(source)):
             for target in rule.targets:
+                if matching_glob(target.excluded, source.name) is not None:
+                    continue
                 with suppress(ValueError):  # a name that the destination can't hold
                     if target.template.expand(_lowered(source)) == destination:
                         found.append(target.options.public)

@@ -102,6 +102,17 @@ async def test_repositories_of_several_patterns_are_listed_once(house: House) ->
     ]
 
 
+async def test_excluded_repositories_and_projects_are_not_listed(house: House) -> None:
+    put = await house.put(["team/a:1", "team/cache/a:1", "secret/a:1"])
+    # A login that may not see a project fails to list it, which must not be a failure of a rule that excludes it.
+    house.harbor.faults.add(Fault(Answer(403, "FORBIDDEN"), "GET", "/projects/secret/", times=None))
+    rule = {"to": "PLAIN/copy/{repository}", "repositories": {"exclude": ["secret/**", "team/cache/*"]}}
+    batches = await house.listed({"HARBOR/**": rule})
+    assert [batch.error for batch in batches if batch.error] == []
+    assert tags_of(batches) == {"team/a:1": put["team/a:1"]}
+    assert house.asked("secret") == house.asked("cache") == []
+
+
 async def test_a_single_repository_takes_one_request_a_page_and_one_to_detect_harbor(
     house: House, small_pages: int
 ) -> None:

@@ -52,7 +52,16 @@ CONTENT = st.fixed_dictionaries(
         "signatures": st.booleans(),
     },
 )
-OBJECTS = st.builds(lambda to, tags, content: {"to": to, "tags": tags} | content, DESTINATIONS, FILTERS, CONTENT)
+REPOSITORIES = st.fixed_dictionaries(
+    {}, optional={"repositories": st.sampled_from([{"exclude": "a/x"}, {"exclude": ["a/x/**", "**/y", "b*"]}])}
+)
+OBJECTS = st.builds(
+    lambda to, tags, content, left_out: {"to": to, "tags": tags} | content | left_out,
+    DESTINATIONS,
+    FILTERS,
+    CONTENT,
+    REPOSITORIES,
+)
 VALUES = st.one_of(DESTINATIONS, OBJECTS, st.lists(DESTINATIONS | OBJECTS, min_size=1, max_size=3))
 IMAGES = st.dictionaries(
     st.builds(lambda path, tags: f"{HARBOR}/{path}{tags}", PATHS, BEHIND), VALUES, min_size=1, max_size=5

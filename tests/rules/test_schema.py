@@ -41,8 +41,10 @@ CONTENT = {
     "signatures": st.booleans(),
 }
 ENDS = st.sampled_from(["", f"{ACR}/ns/x", f"{PLAIN}/copy/{{repository}}", f"{ACR}/ns/{{flat}}"])
+REPOSITORIES = st.sampled_from([{"exclude": "base/x"}, {"exclude": ["base/cache*", "base/a/**"]}])
 OBJECTS = st.fixed_dictionaries(
-    {"to": ENDS | st.lists(ENDS, min_size=1, max_size=2)}, optional={"tags": TAGS, **CONTENT}
+    {"to": ENDS | st.lists(ENDS, min_size=1, max_size=2)},
+    optional={"tags": TAGS, "repositories": REPOSITORIES, **CONTENT},
 )
 SOURCES = st.sampled_from([f"{HARBOR}/{name}" for name in ("team/app", "team/app:v*", "base/*", "a/b", "**")])
 LOGINS = st.one_of(
@@ -64,11 +66,10 @@ WHOLE = st.fixed_dictionaries(
 )
 # Copied, as tests write into them.
 FILES = WHOLE.map(copy.deepcopy)
+KEYS = ["to", "tags", "repositories", "exclude", "types", "x"]
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers(-1, 3) | st.sampled_from(["", "v*", "keep", "linux/amd64", f"{PLAIN}/x/y"]),
-    lambda inner: (
-        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["to", "tags", "x"]), inner, max_size=2)
-    ),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=2),
     max_leaves=3,
 )
 

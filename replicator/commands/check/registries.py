@@ -145,7 +145,7 @@ async def _listed(registries: Registries, source: Source) -> AsyncGenerator[Repo
         return HarborApi(source.registry, registries.transport(Repository(source.registry, project)))
 
     projects = [source.project] if source.project is not None else [name async for name in api("x").projects()]
-    for project in projects:
+    for project in filter(source.may_be_in, projects):
         async with aclosing(api(f"{project}/x").repositories(project)) as rows:
             async for row in rows:
                 if source.includes(row.repository.name):
