@@ -21,6 +21,7 @@ from replicator.console import say
 from replicator.copy.options import VERBATIM, Overwrite, Public
 from replicator.errors import FAILED, OK
 from replicator.reference import Reference
+from replicator.registry.manifest import KINDS
 from replicator.registry.proxies import Proxies
 from replicator.rules import CopyRequest, Rules, auth, defaults, images, loading
 from replicator.rules.auth import ALIYUN_KEYS, CREATE
@@ -146,6 +147,13 @@ _AUTH = {
     "quiet_pulls": (_BOOLEAN, "Harbor does not count the replicator's pulls."),
 }
 _CONTENT = {
+    "types": (
+        None,
+        (
+            f"Copy only these kinds of artifacts: {', '.join(KINDS)}, or media types. Every kind by default, but for "
+            "what the destination refuses; with all, that is a failure."
+        ),
+    ),
     "platforms": (None, "Copy only the images for these platforms, e.g. linux/amd64; all by default."),
     "attestations": ({"enum": [*ATTESTATIONS]}, "Whether BuildKit's attestations are copied."),
     "signatures": (

@@ -125,7 +125,7 @@ async def compare(
 
 
 async def compare_listed(
-    context: CopyContext, cache: SelectionCache, *, announced: str, read: bool = True
+    context: CopyContext, cache: SelectionCache, *, announced: str, kind: str | None = None, read: bool = True
 ) -> Comparison:
     """Compare an image whose digest the caller has just listed.
 
@@ -136,6 +136,7 @@ async def compare_listed(
         context: the copy this belongs to.
         cache: known selections; new ones are added.
         announced: the listed digest.
+        kind: the kind of the artifact, if the list tells it.
         read: read the image even where the destination holds nothing; if not, the selection may stay unknown.
 
     Returns:
@@ -150,6 +151,8 @@ async def compare_listed(
     present = head.digest if head is not None else None
     if _is_unchanged(present, announced, context.options):
         return Comparison(Result.UP_TO_DATE, announced, announced)
+    if note := context.options.unwanted_in_list(kind):
+        return Comparison(Result.SKIPPED, announced, None, note, present=present)
     place = context.place
     cached = cache.get(announced, context.options, place) or await cache.fetch(announced, context.options, place)
     if cached is not None:

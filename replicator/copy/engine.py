@@ -82,6 +82,7 @@ class Copier:
         options: CopyOptions = VERBATIM,
         *,
         announced: str | None = None,
+        kind: str | None = None,
         read: bool = True,
     ) -> Comparison:
         """Tell whether a destination holds what `copy` would write; nothing is written.
@@ -94,6 +95,7 @@ class Copier:
             options: what would be copied of the image.
             announced: the digest of the source's tag, from a list that was just read. It is trusted: the source is
                 only asked where the selection of that image is unknown. `copy` asks it again.
+            kind: the kind of that artifact, as far as the list tells it; see `CopyOptions.unwanted_in_list`.
             read: read an announced image even where the destination holds nothing. Pass False if `copy` follows, which
                 reads it.
 
@@ -104,7 +106,7 @@ class Copier:
         if announced is None:
             found = await compare(context, self.selections)
         else:
-            found = await compare_listed(context, self.selections, announced=announced, read=read)
+            found = await compare_listed(context, self.selections, announced=announced, kind=kind, read=read)
         self._note(destination, found)
         return found
 

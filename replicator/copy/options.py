@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from replicator.reference import Platform, is_digest, is_signature_tag
+from replicator.registry.manifest import IMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
@@ -72,6 +73,8 @@ OnRefusal = Literal["skip", "fail"]
 """What becomes of a kind of artifact that the destination refuses: it is left out with a note, or the copy fails."""
 
 
+_BY_LAYERS = frozenset({"wasm", "model", "signature", "attestation", "sbom"})
+"""Kinds that an artifact with the config of an image, or with an unknown one, may have by its layers."""
 _ANY = Platform("*", "*")
 _PRECEDENCE = (Attestations.STRIP, Attestations.STRIP_REFUSED, Attestations.KEEP, Attestations.FAIL)
 """The last one wins when several rules ask for the same copy, so that nothing one of them wants is lost."""
@@ -100,6 +103,7 @@ class CopyOptions:
         public: whether a private image may go where anyone may pull it; None for a warning. It is no part of what is
             copied, so copies that differ in it alone are equal.
         refused: what becomes of a kind of artifact, such as charts, that the destination itself refuses.
+        types: the kinds of artifacts that are copied, as names or media types, sorted and unique; empty for every kind.
     """
 
     platforms: tuple[Platform, ...] = ()
@@ -107,14 +111,17 @@ class CopyOptions:
     signatures: bool | None = None
     public: Public | None = field(default=None, compare=False)
     refused: OnRefusal = "skip"
+    types: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # Normalized, so that equal selections are equal values: they are cache keys, and give equal bytes.
         platforms = () if _ANY in self.platforms else tuple(sorted(set(self.platforms)))
         object.__setattr__(self, "platforms", platforms)
+        object.__setattr__(self, "types", tuple(sorted(set(self.types))))
 
     def __str__(self) -> str:
-        parts = [f"only {', '.join(map(str, self.platforms))}"] if self.platforms else []
+        parts = [f"only artifacts of type {', '.join(self.types)}"] if self.types else []
+        parts += [f"only {', '.join(map(str, self.platforms))}"] if self.platforms else []
         parts += [_IN_WORDS[self.attestations]] if self.attestations in _IN_WORDS else []
         parts += [_SIGNATURES_IN_WORDS[self.signatures]] if self.signatures is not None else []
         parts += [_PUBLIC_IN_WORDS[self.public]] if self.public is not None else []
@@ -123,15 +130,37 @@ class CopyOptions:
 
     @property
     def is_verbatim(self) -> bool:
-        """Whether every image is copied byte for byte."""
-        return not self.platforms and self.attestations is Attestations.KEEP
+        """Whether every artifact is copied byte for byte."""
+        return not self.platforms and not self.types and self.attestations is Attestations.KEEP
+
+    def unwanted(self, kind: str, *media_types: str) -> str:
+        """Return why an artifact is not copied because of its kind; empty if it is.
+
+        Args:
+            kind: see `replicator.registry.manifest.artifact_kind`.
+            media_types: those of the artifact and of its config, by which it may be named too.
+        """
+        if not self.types or not {kind, *media_types}.isdisjoint(self.types):
+            return ""
+        return f"its type is {kind}, and the rule copies only {', '.join(self.types)}"
+
+    def unwanted_in_list(self, kind: str | None) -> str:
+        """Return why an artifact is not copied because of the kind that a list tells; empty if it may be.
+
+        Args:
+            kind: a name or a media type; None if the list tells none.
+        """
+        by_layers = kind == IMAGE or "/" in str(kind)
+        if kind is None or any("/" in each or (by_layers and each in _BY_LAYERS) for each in self.types):
+            return ""
+        return self.unwanted(kind)
 
     def merged_with(self, other: CopyOptions) -> CopyOptions:
         """Return the options of one copy that two rules ask for: whatever either of them wants.
 
-        Platforms are united; for attestations the first of `Attestations.FAIL`, ``KEEP``, ``STRIP_REFUSED`` and
-        ``STRIP`` wins; for public destinations the stricter one; a refusal is a failure if one of them wants that. The
-        order does not matter.
+        Platforms are united, and so are types; for attestations the first of `Attestations.FAIL`, ``KEEP``,
+        ``STRIP_REFUSED`` and ``STRIP`` wins; for public destinations the stricter one; a refusal is a failure if one of
+        them wants that. The order does not matter.
         """
         public = (self.public, other.public)
         return CopyOptions(
@@ -140,6 +169,7 @@ class CopyOptions:
             max(self.signatures, other.signatures, key=_MORE_SIGNATURES.index),
             Public.REFUSE if Public.REFUSE in public else None if None in public else Public.ALLOW,
             "fail" if "fail" in (self.refused, other.refused) else "skip",
+            (*self.types, *other.types) if self.types and other.types else (),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -155,6 +185,8 @@ class CopyOptions:
             values["public"] = str(self.public)
         if self.refused != "skip":
             values["refused"] = self.refused
+        if self.types:
+            values["types"] = list(self.types)
         return values
 
     @classmethod
@@ -170,6 +202,7 @@ class CopyOptions:
             value if isinstance(value := values.get("signatures"), bool) else None,
             Public(values["public"]) if "public" in values else None,
             "fail" if values.get("refused") == "fail" else "skip",
+            tuple(map(str, values.get("types", ()))),
         )
 
 

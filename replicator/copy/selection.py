@@ -76,6 +76,8 @@ async def select(root: Manifest, context: CopyContext) -> Selection:
     """
     if context.options.is_verbatim:
         return Selection(root)
+    if note := _unwanted(root, context.options):
+        return Selection(None, note=note)
     try:
         selector = _Selector(context)
         selection = await selector.select(root)
@@ -87,6 +89,13 @@ async def select(root: Manifest, context: CopyContext) -> Selection:
         raise UnsupportedManifest("its JSON is nested too deeply to be rewritten").at(
             context.source.registry, root.digest
         ) from error
+
+
+def _unwanted(root: Manifest, options: CopyOptions) -> str:
+    if not options.types:
+        return ""
+    config = root.config.media_type if root.config is not None else ""
+    return options.unwanted(artifact_kind(root), root.artifact_type.lower(), config.lower())
 
 
 @dataclass(frozen=True, slots=True)

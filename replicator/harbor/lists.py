@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from replicator.reference import Repository, is_digest, is_repository_name, is_tag
+from replicator.registry.manifest import IMAGE, INDEX_TYPES, kind_of_type
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
@@ -236,6 +237,7 @@ class Artifact:
         accessories: signatures and the like that are attached to it.
         is_index: whether it has children, as an image for several platforms has.
         labels: names of its labels, global ones and those of the project; none if they were not asked for.
+        kind: see `replicator.registry.manifest.artifact_kind`; None where the row leaves it open.
     """
 
     repository: Repository
@@ -245,6 +247,7 @@ class Artifact:
     accessories: tuple[Accessory, ...] = ()
     is_index: bool = False
     labels: frozenset[str] = frozenset()
+    kind: str | None = None
 
 
 def project_of(row: Mapping[str, Any]) -> str | None:
@@ -285,6 +288,7 @@ def artifact_of(
         tuple(_accessories(row.get("accessories"))),
         isinstance(references, list) and bool(references),
         frozenset(_labels(row.get("labels"))),
+        _kind(row),
     )
 
 
@@ -306,6 +310,28 @@ def _accessories(rows: Any) -> Iterator[Accessory]:
         digest, kind = (row.get("digest"), row.get("type")) if isinstance(row, dict) else (None, None)
         if isinstance(digest, str) and is_digest(digest):
             yield Accessory(digest, kind if isinstance(kind, str) else "")
+
+
+def _kind(row: Mapping[str, Any]) -> str | None:
+    """Return the kind of an artifact, as far as its row tells it; the layers, which no row has, may tell another one.
+
+    Harbor's own ``type`` is less exact: it is IMAGE for each index, and UNKNOWN for caches.
+    """
+    media_type, artifact_type = (_text(row.get(name)) for name in ("media_type", "artifact_type"))
+    if references := row.get("references"):
+        platforms = [each.get("platform") for each in references if isinstance(each, dict)]
+        named = any(isinstance(each, dict) and each.get("os") not in (None, "", "unknown") for each in platforms)
+        return IMAGE if named and {media_type, artifact_type} <= {"", *INDEX_TYPES} else None
+    kinds = [kind_of_type(text) for text in (artifact_type, media_type) if text]
+    if IMAGE in kinds:
+        return IMAGE if set(kinds) == {IMAGE} else None
+    # Harbor shows an image as a module of WebAssembly if its annotations say so.
+    found = next(filter(None, kinds), artifact_type or media_type)
+    return found if found and found != "wasm" and media_type not in INDEX_TYPES else None
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _labels(rows: Any) -> Iterator[str]:

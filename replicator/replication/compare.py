@@ -191,6 +191,7 @@ class Checker:
                 request.destination,
                 VERBATIM if request.signature else request.options,
                 announced=digest,
+                kind=found.kind,
                 read=self._dry_run and not refused,
             )
             if comparison.result is None and refused:

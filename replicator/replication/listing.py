@@ -67,6 +67,7 @@ class Found:
         size: bytes of the image with all its parts; None if it is not known.
         pushed: when the tag was set, UTC; None if it is not known.
         accessories: the signatures and attestations of the image that may be wanted; None if the list shows none.
+        kind: of the artifact, as far as the list tells it; see `CopyOptions.unwanted_in_list`.
     """
 
     asked: Asked
@@ -74,6 +75,7 @@ class Found:
     size: int | None = None
     pushed: datetime | None = None
     accessories: Accessories | None = None
+    kind: str | None = None
 
     @classmethod
     def of(cls, asked: Asked, info: TagInfo | None, tags: Container[str]) -> Self:
@@ -94,7 +96,7 @@ class Found:
         attached = Accessories(
             info.digest, tuple(digests[:MAX_ACCESSORIES]), info.is_index, tuple(name for name in names if name in tags)
         )
-        return cls(asked, info.digest, info.size, info.pushed, attached)
+        return cls(asked, info.digest, info.size, info.pushed, attached, info.kind)
 
     @property
     def request(self) -> CopyRequest:

@@ -45,6 +45,7 @@ class TagInfo:
         accessories: what is attached to the artifact.
         is_index: whether the artifact has children.
         labels: names of the artifact's labels; none if they were not asked for.
+        kind: of the artifact, as far as the list tells it.
     """
 
     digest: str
@@ -53,6 +54,7 @@ class TagInfo:
     accessories: tuple[Accessory, ...] = ()
     is_index: bool = False
     labels: frozenset[str] = frozenset()
+    kind: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +310,13 @@ async def _joined(pages: _TagPages) -> _TagPages:
 def _tags(artifacts: Iterable[Artifact]) -> dict[str, TagInfo]:
     return {
         tag.name: TagInfo(
-            artifact.digest, artifact.size, tag.pushed, artifact.accessories, artifact.is_index, artifact.labels
+            artifact.digest,
+            artifact.size,
+            tag.pushed,
+            artifact.accessories,
+            artifact.is_index,
+            artifact.labels,
+            artifact.kind,
         )
         for artifact in artifacts
         for tag in artifact.tags

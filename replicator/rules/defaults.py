@@ -1,11 +1,13 @@
 """Reader of the ``defaults`` section, and of the keys that say what of an image is copied, where to, and over what.
 
-The defaults give a meaning to ``""`` as a destination, where the command line wins over the file. ``platforms``,
-``attestations``, ``signatures``, ``overwrite`` and ``public`` stand in ``defaults`` for all rules, or in a rule.
+The defaults give a meaning to ``""`` as a destination, where the command line wins over the file. ``types``,
+``platforms``, ``attestations``, ``signatures``, ``overwrite`` and ``public`` stand in ``defaults`` for all rules, or in
+a rule.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from replicator.aliyun.acr import automatic_attestations
 from replicator.copy.options import Attestations, CopyOptions, Overwrite, Public
 from replicator.errors import Problem
 from replicator.reference import Platform, is_registry, is_repository_name
+from replicator.registry.manifest import KINDS
 from replicator.rules.mapping import Template
 from replicator.rules.node import Node, did_you_mean, expand_variables
 from replicator.rules.patterns import shorten
@@ -22,14 +25,20 @@ if TYPE_CHECKING:
 
     from replicator.rules.credentials import Elsewhere
 
-CONTENT_KEYS = ("platforms", "attestations", "signatures", "overwrite", "public")
-"""Keys that select parts of an image, and say what a copy may replace and whether a private image may become public."""
+CONTENT_KEYS = ("types", "platforms", "attestations", "signatures", "overwrite", "public")
+"""Keys that select types of artifacts and parts of an image, and say what a copy may replace and whether a private
+image may become public."""
 
 _AUTO = "auto"
 ATTESTATIONS = (_AUTO, *(str(choice) for choice in (Attestations.KEEP, Attestations.STRIP, Attestations.FAIL)))
 """Values of ``attestations``."""
 SIGNATURES = {_AUTO: None, "true": True, "false": False}
 """What each value of ``signatures`` means in `CopyOptions`."""
+ALL = "all"
+"""The value of ``types`` for every kind of artifact, those included that a destination refuses: a failure then."""
+_MOST_TYPES = 64
+_MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}\Z")
+"""RFC 6838, section 4.2, in small letters."""
 _SYSTEMS = ("linux", "windows", "darwin", "freebsd", "android", "wasip1")
 _ARCHITECTURES = (
     *("amd64", "arm64", "arm", "386", "ppc64le", "s390x", "riscv64", "loong64"),
@@ -46,6 +55,7 @@ class Content:
         attestations: a value of `Attestations`, or ``auto``.
         signatures: a key of `SIGNATURES`.
         public: a value of `Public`.
+        types: names of kinds of artifacts and media types, or `ALL` alone.
     """
 
     platforms: tuple[Platform, ...] | None = None
@@ -53,6 +63,7 @@ class Content:
     signatures: str | None = None
     overwrite: Overwrite | None = None
     public: str | None = None
+    types: tuple[str, ...] | None = None
 
     def over(self, other: Content) -> Content:
         """Return this content, with missing keys taken from ``other``."""
@@ -62,6 +73,7 @@ class Content:
             other.signatures if self.signatures is None else self.signatures,
             other.overwrite if self.overwrite is None else self.overwrite,
             other.public if self.public is None else self.public,
+            other.types if self.types is None else self.types,
         )
 
     def options(self, registry: str) -> CopyOptions:
@@ -69,7 +81,15 @@ class Content:
         automatically = self.attestations in (None, _AUTO)
         attestations = automatic_attestations(registry) if automatically else Attestations(str(self.attestations))
         public = Public(self.public) if self.public is not None else None
-        return CopyOptions(self.platforms or (), attestations, SIGNATURES[self.signatures or _AUTO], public)
+        everything = self.types == (ALL,)
+        return CopyOptions(
+            self.platforms or (),
+            attestations,
+            SIGNATURES[self.signatures or _AUTO],
+            public,
+            "fail" if everything else "skip",
+            () if everything else self.types or (),
+        )
 
     def under_its_digest(self, registry: str) -> CopyOptions:
         """Return the options for a destination that is the source's digest: no byte may change."""
@@ -93,7 +113,7 @@ def read_content(fields: Mapping[str, Node], warnings: list[Problem]) -> Content
         fields: nodes by key; other keys are ignored.
         warnings: collects what is allowed but looks like a mistake.
     """
-    platforms, attestations, signatures, overwrite, public = (fields.get(key) for key in CONTENT_KEYS)
+    types, platforms, attestations, signatures, overwrite, public = (fields.get(key) for key in CONTENT_KEYS)
     replaces = None if overwrite is None else overwrite.choice([*Overwrite])
     return Content(
         None if platforms is None else _platforms(platforms, warnings),
@@ -101,7 +121,33 @@ def read_content(fields: Mapping[str, Node], warnings: list[Problem]) -> Content
         None if signatures is None else _signatures(signatures),
         None if replaces is None else Overwrite(replaces),
         None if public is None else public.choice(tuple(map(str, Public))),
+        None if types is None else _types(types),
     )
+
+
+def _types(node: Node) -> tuple[str, ...] | None:
+    """Return the types in small letters; None if there is a mistake."""
+    items = node.items()
+    if not items:
+        node.wrong(f"is empty; remove it, or write {ALL} for every type")
+    if len(items) > _MOST_TYPES:
+        node.wrong(f"has more than {_MOST_TYPES} types, the limit")
+        return None
+    found: list[str] = []
+    for item in items:
+        text = item.text()
+        kind = text.lower() if text is not None else None
+        if text is None or kind is None:
+            continue
+        if kind in found:
+            item.wrong(f"duplicate type {kind}; remove one")
+        elif kind == ALL and len(items) > 1:
+            item.wrong(f"{ALL} means every type; remove it or the others")
+        elif kind not in (ALL, *KINDS) and _MEDIA_TYPE.match(kind) is None:
+            item.wrong(f"{shorten(text)} is neither a type nor a media type; {did_you_mean(kind, (*KINDS, ALL))}")
+        else:
+            found.append(kind)
+    return tuple(found) if 0 < len(found) == len(items) else None
 
 
 def _signatures(node: Node) -> str | None:

@@ -355,8 +355,10 @@ def _match_reason(rule: Rule, target: DestinationTag, reference: Reference, *, s
         what = "a digest alone" if reference.tag is None else "such a tag"
         return f"the repository matches, and with signatures {what} counts as a signature"
     reason = "the repository and the digest match" if rule.source.digest else "the repository and the tag match"
-    if (conditions := conditions_of(target.tags)) and rule.source.digest is None:
-        reason = f"{reason}, if {conditions}, which is checked when it is copied"
+    conditions = [conditions_of(target.tags)] if rule.source.digest is None else []
+    conditions += [f"its type is {' or '.join(target.options.types)}"] if target.options.types else []
+    if wanted := " and ".join(filter(None, conditions)):
+        reason = f"{reason}, if {wanted}, which is checked when it is copied"
     return reason
 
 

@@ -25,6 +25,7 @@ OPTIONS = st.builds(
     st.sampled_from(Attestations),
     st.booleans(),
     refused=st.sampled_from(["skip", "fail"]),
+    types=st.lists(st.sampled_from(["image", "chart", "application/vnd.example+json"])).map(tuple),
 )
 
 

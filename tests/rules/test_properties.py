@@ -50,6 +50,7 @@ CONTENT = st.fixed_dictionaries(
         "platforms": st.sampled_from(["linux/amd64", ["linux/arm64/v8", "linux/arm"], "*/*"]),
         "attestations": st.sampled_from(["auto", "keep", "strip", "fail"]),
         "signatures": st.booleans(),
+        "types": st.sampled_from(["all", "image", ["chart", "application/vnd.example+json"]]),
     },
 )
 REPOSITORIES = st.fixed_dictionaries(

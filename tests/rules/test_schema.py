@@ -39,6 +39,7 @@ CONTENT = {
     "platforms": st.sampled_from(["linux/amd64", ["linux/amd64", "linux/arm64"], "*/*"]),
     "attestations": st.sampled_from(["auto", "keep", "strip", "fail"]),
     "signatures": st.booleans(),
+    "types": st.sampled_from(["all", "image", ["chart", "application/vnd.example+json"]]),
 }
 ENDS = st.sampled_from(["", f"{ACR}/ns/x", f"{PLAIN}/copy/{{repository}}", f"{ACR}/ns/{{flat}}"])
 REPOSITORIES = st.sampled_from([{"exclude": "base/x"}, {"exclude": ["base/cache*", "base/a/**"]}])
