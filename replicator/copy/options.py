@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from replicator.reference import Platform, is_digest, is_signature_tag
-from replicator.registry.manifest import IMAGE
+from replicator.registry.manifest import IMAGE, LAYER_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
@@ -73,8 +73,6 @@ OnRefusal = Literal["skip", "fail"]
 """What becomes of a kind of artifact that the destination refuses: it is left out with a note, or the copy fails."""
 
 
-_BY_LAYERS = frozenset({"wasm", "model", "signature", "attestation", "sbom"})
-"""Kinds that an artifact with the config of an image, or with an unknown one, may have by its layers."""
 _ANY = Platform("*", "*")
 _PRECEDENCE = (Attestations.STRIP, Attestations.STRIP_REFUSED, Attestations.KEEP, Attestations.FAIL)
 """The last one wins when several rules ask for the same copy, so that nothing one of them wants is lost."""
@@ -150,8 +148,9 @@ class CopyOptions:
         Args:
             kind: a name or a media type; None if the list tells none.
         """
-        by_layers = kind == IMAGE or "/" in str(kind)
-        if kind is None or any("/" in each or (by_layers and each in _BY_LAYERS) for each in self.types):
+        # No list names the layers, which may tell the kind of what has the config of an image, or an unknown one.
+        open_kinds = LAYER_KINDS if kind == IMAGE or "/" in str(kind) else frozenset()
+        if kind is None or any("/" in each or each in open_kinds for each in self.types):
             return ""
         return self.unwanted(kind)
 

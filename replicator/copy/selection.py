@@ -76,7 +76,7 @@ async def select(root: Manifest, context: CopyContext) -> Selection:
     """
     if context.options.is_verbatim:
         return Selection(root)
-    if note := _unwanted(root, context.options):
+    if note := unwanted(root, context.options):
         return Selection(None, note=note)
     try:
         selector = _Selector(context)
@@ -91,7 +91,8 @@ async def select(root: Manifest, context: CopyContext) -> Selection:
         ) from error
 
 
-def _unwanted(root: Manifest, options: CopyOptions) -> str:
+def unwanted(root: Manifest, options: CopyOptions) -> str:
+    """Return why an artifact is not copied because of its type; empty if it is."""
     if not options.types:
         return ""
     config = root.config.media_type if root.config is not None else ""

@@ -19,7 +19,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from replicator.reference import Repository, is_digest, is_repository_name, is_tag
-from replicator.registry.manifest import IMAGE, INDEX_TYPES, kind_of_type
+from replicator.registry.errors import one_line
+from replicator.registry.manifest import IMAGE, INDEX_TYPES, kind_of_type, names_platform, platform_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
@@ -29,6 +30,8 @@ ROWS_A_PAGE = 100
 _MAX_NUMBER = 2**63 - 1
 """Harbor's integers have 64 bits."""
 _MAX_REQUESTS = 100_000
+_MOST_KIND = 100
+"""Characters of a kind that has no name but its media type."""
 _MAX_STALLS = 100
 """Requests in a row without a new row, after which a list counts as endless."""
 _ENOUGH_EMPTY = 10
@@ -315,19 +318,21 @@ def _accessories(rows: Any) -> Iterator[Accessory]:
 def _kind(row: Mapping[str, Any]) -> str | None:
     """Return the kind of an artifact, as far as its row tells it; the layers, which no row has, may tell another one.
 
-    Harbor's own ``type`` is less exact: it is IMAGE for each index, and UNKNOWN for caches.
+    Harbor's own ``type`` is less exact: it is IMAGE for each index, and UNKNOWN for caches. A Harbor before 2.9 shows
+    no artifact type, which may tell another kind than the config.
     """
     media_type, artifact_type = (_text(row.get(name)) for name in ("media_type", "artifact_type"))
     if references := row.get("references"):
-        platforms = [each.get("platform") for each in references if isinstance(each, dict)]
-        named = any(isinstance(each, dict) and each.get("os") not in (None, "", "unknown") for each in platforms)
+        rows = references if isinstance(references, list) else []
+        named = names_platform(platform_of(each.get("platform")) for each in rows if isinstance(each, dict))
         return IMAGE if named and {media_type, artifact_type} <= {"", *INDEX_TYPES} else None
-    kinds = [kind_of_type(text) for text in (artifact_type, media_type) if text]
+    kinds = [kind_of_type(artifact_type), kind_of_type(media_type)]
+    # Harbor shows an image as a module of WebAssembly if its annotations say so.
+    if not artifact_type or media_type in INDEX_TYPES or "wasm" in kinds:
+        return None
     if IMAGE in kinds:
         return IMAGE if set(kinds) == {IMAGE} else None
-    # Harbor shows an image as a module of WebAssembly if its annotations say so.
-    found = next(filter(None, kinds), artifact_type or media_type)
-    return found if found and found != "wasm" and media_type not in INDEX_TYPES else None
+    return next(filter(None, kinds), one_line(artifact_type, _MOST_KIND))
 
 
 def _text(value: Any) -> str:

@@ -16,7 +16,7 @@ from replicator.reference import Platform, is_digest
 from replicator.registry.errors import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -175,6 +175,8 @@ _KINDS = (
 """Kinds by a media type; the first that fits counts."""
 KINDS = (IMAGE, *(name for name, _ in _KINDS))
 """All names of kinds; an artifact of another one goes by its own media type."""
+LAYER_KINDS = frozenset({"wasm", "model", "signature", "attestation", "sbom"})
+"""Kinds that layers tell, where the config is an image's or an unknown one; the others have a config of their own."""
 _IMAGE_LAYERS = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
 _INDEX_KIND = "org.opencontainers.artifactType"
 """Annotation with the artifact type of an index in CNAB's form, which is older than the field."""
@@ -183,10 +185,9 @@ _MOST_KIND = 100
 
 def kind_of_type(media_type: str) -> str | None:
     """Return the kind that the media type of a config, a layer or an artifact stands for; None for no known one."""
-    text = media_type.lower()
-    if text in CONFIG_TYPES:
+    if media_type in CONFIG_TYPES:
         return IMAGE
-    return next((name for name, pattern in _KINDS if pattern.search(text)), None)
+    return next((name for name, pattern in _KINDS if pattern.search(media_type.lower())), None)
 
 
 def artifact_kind(manifest: Manifest) -> str:
@@ -198,15 +199,15 @@ def artifact_kind(manifest: Manifest) -> str:
     """
     if manifest.is_index:
         own = manifest.artifact_type or manifest.annotations.get(_INDEX_KIND, "")
-        return _kind_of_types(own) if own else _kind_of_entries(manifest.manifests)
+        return _kind_of_types(own) if own else _kind_of_entries(entries(manifest))
     config = manifest.config.media_type if manifest.config is not None else ""
     layers = [blob.media_type for blob in manifest.blobs[1:]]
     if config in CONFIG_TYPES:
         own = manifest.artifact_type if manifest.artifact_type != config else ""
         if any(layer.startswith(_IMAGE_LAYERS) for layer in layers):
             return IMAGE
-        return next(filter(None, map(kind_of_type, (own, *layers))), IMAGE)
-    return _kind_of_types(manifest.artifact_type, config, *layers)
+        return kind_of_type(own) or _kind_of_layers(layers) or IMAGE
+    return _kind_of_types(manifest.artifact_type, config, layers=layers)
 
 
 def is_image(manifest: Manifest) -> bool:
@@ -238,18 +239,28 @@ def deciding_type(manifest: Manifest) -> str:
     return kind if kind == other else f"{kind} {other}".strip()
 
 
-def _kind_of_types(*types: str) -> str:
+def _kind_of_types(*types: str, layers: Sequence[str] = ()) -> str:
     named = next((kind for kind in map(kind_of_type, types) if kind not in (None, IMAGE)), None)
-    return named or one_line(next(filter(None, types), "unknown"), _MOST_KIND)
+    return named or _kind_of_layers(layers) or one_line(next(filter(None, types), "unknown"), _MOST_KIND)
 
 
-def _kind_of_entries(entries: tuple[Descriptor, ...]) -> str:
+def _kind_of_layers(types: Sequence[str]) -> str | None:
+    return next((kind for kind in map(kind_of_type, types) if kind in LAYER_KINDS), None)
+
+
+def _kind_of_entries(children: tuple[Descriptor, ...]) -> str:
     """Return the kind of an index that does not say it: BuildKit's old cache, a list of referrers, or of images."""
-    cache = next((entry for entry in entries if kind_of_type(entry.media_type) == "cache"), None)
-    if cache is not None:
+    if names_platform(child.platform for child in children):
+        return IMAGE
+    if any(kind_of_type(child.media_type) == "cache" for child in children):
         return "cache"
-    others = [entry.artifact_type for entry in entries if entry.artifact_type not in ("", *CONFIG_TYPES)]
-    return _kind_of_types(*others) if others and len(others) == len(entries) else IMAGE
+    others = [child.artifact_type for child in children if child.artifact_type not in ("", *CONFIG_TYPES)]
+    return _kind_of_types(*others) if others and len(others) == len(children) else IMAGE
+
+
+def names_platform(platforms: Iterable[Platform | None]) -> bool:
+    """Tell whether one of an index's entries is for a platform, which makes it an index of images."""
+    return any(platform is not None and platform.os != "unknown" for platform in platforms)
 
 
 def descriptor_row(manifest: Manifest) -> dict[str, Any]:
@@ -274,8 +285,11 @@ def _common_fields(document: dict[str, Any], config_type: str) -> dict[str, Any]
 
 
 def _unique(descriptors: tuple[Descriptor, ...]) -> tuple[Descriptor, ...]:
-    # Images do repeat layers, e.g. empty ones: each is copied once.
-    return tuple({descriptor.digest: descriptor for descriptor in descriptors}.values())
+    # Images do repeat layers, e.g. empty ones: each is copied once. The config stays what it is, if a layer repeats it.
+    found: dict[str, Descriptor] = {}
+    for descriptor in descriptors:
+        found.setdefault(descriptor.digest, descriptor)
+    return tuple(found.values())
 
 
 def _media_type(document: dict[str, Any], content_type: str) -> str:

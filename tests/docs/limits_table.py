@@ -89,6 +89,7 @@ LIMITS = {
         Limit("levels of nesting", "rules.document.MAX_DEPTH", "", "refused"),
         Limit("rules files in a directory", "rules.document.MAX_FILES", "", "refused"),
         Limit("a pattern", "rules.patterns.MAX_PATTERN_LENGTH", "characters", "refused"),
+        Limit("types of artifacts in a rule", "rules.defaults._MOST_TYPES", "", "refused"),
         Limit("memory of a regular expression", "rules.patterns.MAX_MEMORY", "bytes", "Python's `re`, with a warning"),
         Limit("a range of node-semver", "rules.tags.MAX_RANGE_LENGTH", "characters", "refused"),
         Limit("limits of bandwidth or requests", "timetable._MAX_CHARACTERS", "characters", "refused"),

@@ -48,6 +48,45 @@ def test_the_list_of_one_repository_need_not_name_it() -> None:
     assert artifact_of(row, HOST, "team") is None
 
 
+IMAGE = "application/vnd.oci.image.config.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
+HELM = "application/vnd.cncf.helm.config.v1+json"
+EXAMPLE = "application/vnd.example+json"
+UNKNOWN = {"os": "unknown", "architecture": "unknown"}
+LINUX: dict[str, Any] = {"platform": {"os": "linux", "architecture": "amd64"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({}, None),
+        ({"media_type": IMAGE, "artifact_type": IMAGE}, "image"),
+        ({"media_type": IMAGE}, None),
+        ({"media_type": IMAGE, "artifact_type": "application/spdx+json"}, None),
+        ({"media_type": HELM, "artifact_type": HELM, "type": "CHART"}, "chart"),
+        ({"media_type": HELM}, None),
+        ({"media_type": "application/vnd.oci.empty.v1+json", "artifact_type": HELM}, "chart"),
+        ({"media_type": "application/vnd.wasm.config.v1+json", "artifact_type": IMAGE, "type": "WASM"}, None),
+        ({"media_type": "application/vnd.wasm.config.v1+json", "artifact_type": HELM}, None),
+        ({"media_type": EXAMPLE, "artifact_type": EXAMPLE, "type": "UNKNOWN"}, EXAMPLE),
+        ({"media_type": EXAMPLE, "artifact_type": "application/" + "x" * 200}, f"application/{'x' * 87}…"),
+        ({"media_type": INDEX, "type": "IMAGE", "references": [LINUX, {"platform": None}]}, "image"),
+        ({"media_type": INDEX, "type": "IMAGE", "references": [{"platform": {"os": "", "architecture": ""}}]}, None),
+        ({"media_type": INDEX, "references": [{"platform": UNKNOWN}, {}, 7]}, None),
+        ({"media_type": INDEX, "artifact_type": "application/vnd.cnab.bundle.v1", "references": [LINUX]}, None),
+        ({"media_type": INDEX, "type": "IMAGE", "references": []}, None),
+        ({"media_type": 7, "artifact_type": None, "references": "x"}, None),
+        ({"media_type": IMAGE, "references": 7}, None),
+    ],
+)
+def test_a_row_tells_the_kind_of_its_artifact_where_the_manifest_says_the_same(
+    change: dict[str, Any], kind: str | None
+) -> None:
+    found = artifact_of(ROW | change, HOST, "team")
+    assert found is not None
+    assert found.kind == kind
+
+
 @pytest.mark.parametrize(
     "change",
     [

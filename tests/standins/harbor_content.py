@@ -21,9 +21,12 @@ ACCEPT = ", ".join(
         "application/vnd.docker.distribution.manifest.v2+json",
     )
 )
-_IMAGE_CONFIGS = frozenset(
-    {"application/vnd.docker.container.image.v1+json", "application/vnd.oci.image.config.v1+json"}
-)
+_SHOWN_TYPES = {
+    "application/vnd.docker.container.image.v1+json": "IMAGE",
+    "application/vnd.oci.image.config.v1+json": "IMAGE",
+    "application/vnd.cncf.helm.config.v1+json": "CHART",
+}
+"""Harbor's ``type`` by the artifact type, which is that of the config unless the manifest has one of its own."""
 _SIGNATURE_TAG = re.compile(r"sha256-([0-9a-f]{64})\.sig\Z")
 """Cosign's old tags; those of attestations and SBOMs (``.att``, ``.sbom``) are ordinary ones to Harbor."""
 COSIGN_LAYER = "application/vnd.dev.cosign.simplesigning.v1+json"
@@ -89,11 +92,14 @@ class Stored:
 
     @property
     def shown_type(self) -> tuple[str, str]:
-        """``type`` and ``media_type`` as the API shows them: of an image its config's."""
+        """``type`` and ``media_type`` as the API shows them: of an image its config's, unless annotations say more."""
+        annotations = self.document.get("annotations") or {}
         if "manifests" in self.document:
-            return "IMAGE", self.media_type
+            return "IMAGE", annotations.get("org.opencontainers.artifactType") or self.media_type
+        if annotations.get("module.wasm.image/variant") == "compat":
+            return "WASM", "application/vnd.wasm.config.v1+json"
         config = str((self.document.get("config") or {}).get("mediaType", ""))
-        return ("IMAGE" if config in _IMAGE_CONFIGS else "UNKNOWN"), config
+        return _SHOWN_TYPES.get(self.artifact_type, "UNKNOWN"), config
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ async def page_of_artifacts(
         accessories = (_shown_accessories(row["artifact"], content) or None) if with_accessory else None
         labels = content.labels.get((row["artifact"].repository, row["artifact"].stored.digest)) if with_label else None
         about = {"accessories": accessories, "labels": labels or None}
-        return {**_shown_artifact(project, row["artifact"], content, with_tag=with_tag), **about}
+        return {**shown_artifact(project, row["artifact"], content, with_tag=with_tag), **about}
 
     # What lists are sorted by; the rest is made for the rows of the page only.
     rows = [{"id": each.id, "size": each.size, "push_time": each.pushed, "artifact": each} for each in artifacts]
@@ -71,7 +71,8 @@ def _shown_accessories(artifact: Artifact, content: Content) -> list[dict[str, A
     ]
 
 
-def _shown_artifact(project: Project, artifact: Artifact, content: Content, *, with_tag: bool) -> dict[str, Any]:
+def shown_artifact(project: Project, artifact: Artifact, content: Content, *, with_tag: bool) -> dict[str, Any]:
+    """Show an artifact, without what is attached to it."""
     stored = artifact.stored
     kind, media_type = stored.shown_type
     repository_id, _ = content.repository(artifact.repository)
@@ -105,11 +106,12 @@ def _shown_artifact(project: Project, artifact: Artifact, content: Content, *, w
     if not children:
         links["build_history"] = f"{path}/{stored.digest}/additions/build_history"
         extra: dict[str, Any] = {"architecture": "amd64", "author": "", "config": {}, "created": None, "os": "linux"}
-        of_image = {"artifact_type": stored.artifact_type, "extra_attrs": extra}
+        of_image = {"extra_attrs": extra}
     annotations = stored.document.get("annotations")
     return {
         "addition_links": {addition: {"absolute": False, "href": href} for addition, href in links.items()},
         **({"annotations": annotations} if annotations else {}),
+        **({"artifact_type": stored.artifact_type} if stored.artifact_type else {}),
         **of_image,
         "icon": _ICON,
         "id": artifact.id,
