@@ -21,6 +21,7 @@ from replicator.commands.convert.draft import Draft, Entry, known_fields
 from replicator.commands.convert.patterns import HUB, globs_of_harbor, tags_of_harbor
 from replicator.commands.convert.regsync_logins import HUB_ENDPOINT
 from replicator.reference import is_registry
+from replicator.registry.manifest import KINDS
 from replicator.rules.node import Node
 from replicator.rules.patterns import is_glob, shorten
 from replicator.schedule import parse_schedule
@@ -84,6 +85,7 @@ class _Policy:
         self._draft = draft
         self._remarks: list[tuple[str, str]] = []
         self._left_out = False
+        self._types: list[str] = []
         self._fields = known_fields(node, _KNOWN, self._note)
 
     def read(self) -> None:
@@ -114,7 +116,7 @@ class _Policy:
             self._draft.remark(self._node.path, f"the policy {self._name()} is left out: it has no equivalent")
             return
         self._logins(host, end)
-        more = self._overwrite()
+        more = ({"types": self._types} if self._types else {}) | self._overwrite()
         entries: list[Entry] = []
         for (pattern, name), tags in product(rules, patterns[1]):
             item: dict[str, Any] = {"to": f"{host}/{name}", **({"tags": tags} if tags else {}), **more}
@@ -252,11 +254,12 @@ class _Policy:
             self._leave_out(node, f"{shorten(text)} {error}")
 
     def _resource(self, node: Node) -> None:
+        """Note the type of artifacts that a filter names; ``artifact`` means every type."""
         kind = node.text()
-        if kind == "image":
-            self._note(node.path, "has no equivalent: Helm charts and other artifacts with a tag are copied too")
+        if kind in KINDS:
+            self._types.append(kind)
         elif kind is not None and kind != "artifact":
-            self._leave_out(node, f"has no equivalent: there is no filter for {shorten(kind)}")
+            self._leave_out(node, f"has no equivalent: {shorten(kind)} is no type of artifacts")
 
     def _destination(self, pattern: str) -> str | None:
         """Return the destination's repository for a pattern, with Harbor's flattening."""

@@ -186,7 +186,6 @@ def test_what_is_no_part_of_rules_is_told_with_what_to_set() -> None:
     content = [
         policy(
             named("team/*"),
-            {"type": "resource", "value": "image"},
             trigger={"type": "scheduled", "trigger_settings": {"cron": "0 30 2 * * ?"}},
             speed=1000,
             replicate_deletion=True,
@@ -200,7 +199,6 @@ def test_what_is_no_part_of_rules_is_told_with_what_to_set() -> None:
     assert "REPLICATOR_RECONCILE='30 2 * * *', in this machine's time zone" in told["[0].trigger.type"]
     assert f"REPLICATOR_BANDWIDTH={PLAIN}=1024kbit/s" in told["[0].speed"]
     assert "nothing is deleted" in told["[0].replicate_deletion"]
-    assert "Helm charts" in told["[0].filters[1].value"]
     assert {"[0].copy_by_chunk", "[0].single_active_replication"} <= set(told)
     assert "[0].deletion" not in told
     for message in told.values():
@@ -208,6 +206,17 @@ def test_what_is_no_part_of_rules_is_told_with_what_to_set() -> None:
     assert "# Policy 'to the end'" in converted(content).text
     assert "is manual" in remarks([policy(trigger={"type": "manual"})])["[0].trigger.type"]
     assert set(remarks([policy()])) == {"[0]"}
+
+
+@pytest.mark.parametrize(
+    ("value", "types"), [("image", {"types": ["image"]}), ("chart", {"types": ["chart"]}), ("artifact", {}), ("", {})]
+)
+def test_a_filter_for_resources_becomes_types(value: str, types: dict[str, Any]) -> None:
+    content = policy(named("team/*"), {"type": "resource", "value": value}, override=False)
+    draft = harbor.drafted({harbor.POLICIES: [content]}, OPTIONS)
+    assert draft.images[f"{HOST}/team/*"].value == [{"to": f"{PLAIN}/mirror/{{name}}", **types, "overwrite": "never"}]
+    (request,) = rules_of([content]).destinations(Reference.parse(f"{HOST}/team/app:1"))
+    assert list(request.options.types) == types.get("types", [])
 
 
 def test_override_says_what_may_be_replaced() -> None:
@@ -238,9 +247,9 @@ def test_override_says_what_may_be_replaced() -> None:
         ({"filters": [tagged("a/b")]}, "[1].filters[0].value", "matches no tag"),
         ({"filters": [tagged("**", "excludes")]}, "[1].filters[0].value", "leaves out every tag"),
         (
-            {"filters": [{"type": "resource", "value": "chart"}]},
+            {"filters": [{"type": "resource", "value": "scan"}]},
             "[1].filters[0].value",
-            "no filter for 'chart'",
+            "'scan' is no type of artifacts",
         ),
     ],
 )
