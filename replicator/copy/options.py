@@ -128,8 +128,13 @@ class CopyOptions:
 
     @property
     def is_verbatim(self) -> bool:
-        """Whether every artifact is copied byte for byte."""
-        return not self.platforms and not self.types and self.attestations is Attestations.KEEP
+        """Whether every artifact is copied, byte for byte."""
+        return self.keeps_bytes and not self.types
+
+    @property
+    def keeps_bytes(self) -> bool:
+        """Whether each artifact that is copied is copied byte for byte."""
+        return not self.platforms and self.attestations is Attestations.KEEP
 
     def unwanted(self, kind: str, *media_types: str) -> str:
         """Return why an artifact is not copied because of its kind; empty if it is.

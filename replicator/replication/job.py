@@ -287,7 +287,7 @@ class Handler:
         """
         missing = outcome.former == "" or (outcome.former is None and request.absent)
         # What another image was selected from is known only where all of it is copied.
-        other = outcome.former if request.options.is_verbatim else None
+        other = outcome.former if request.options.keeps_bytes else None
         if self._checks is None or outcome.result is not Result.COPIED or not (missing or other):
             return outcome
         (seen,) = await self._checks.recall([str(request.destination)]) if may_trust(request) else (None,)

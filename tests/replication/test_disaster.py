@@ -141,3 +141,20 @@ async def test_a_tag_that_somebody_else_wrote_and_that_is_left_alone_ends_the_tr
         report, rows = await backfill(stage, trust=run, images=images)
         assert report.counts == {RowOutcome.SKIPPED: 6, RowOutcome.UP_TO_DATE: 6}
         assert all("left alone" in row.note for row in rows if "/copies/app:" in row.destination)
+
+
+TYPED = {"HARBOR/team/**": {"to": "BEHIND/copies/{name}", "types": ["image"]}}
+
+
+@pytest.mark.parametrize("images", [TEAM, TYPED], ids=["every type", "images alone"])
+async def test_a_copy_for_an_event_that_replaces_what_somebody_else_wrote_ends_the_trust_in_the_repository(
+    stage: Stage, images: dict[str, Any]
+) -> None:
+    await fill(stage, images)
+    await push(stage.house.behind, "copies/app", "v1", tiny("foreign"))
+    source = Reference.parse(f"{stage.house.harbor.host}/team/app:v1")
+    (request,) = stage.house.rules(images).destinations(source)
+    await stage.queue.enqueue([job_for(request)], Lane.EVENTS)
+    await stage.copy(images)
+    report, _ = await backfill(stage, images=images)
+    assert report.trusted == 5, "of the other repository"
