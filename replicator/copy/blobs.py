@@ -12,8 +12,9 @@ import structlog
 
 from replicator.copy.ledger import LARGE, SMALL, NoBlobLocks
 from replicator.copy.mounts import ImageMounts
-from replicator.registry.errors import DigestMismatch, RegistryError
+from replicator.registry.errors import DigestMismatch, NotFound, RegistryError
 from replicator.registry.limits import transfer
+from replicator.registry.manifest import embedded
 from replicator.registry.places import PromotingLock, is_bulk, promotion
 from replicator.retry import is_transient, retrying
 from replicator.tasks import gather_tolerant
@@ -226,7 +227,11 @@ class _ImageUpload:
             await self.mounts.probe(blob)
 
     async def _send(self, blob: Descriptor, location: URL, flow: Flow) -> None:
-        stream = await self._source.open_blob(blob, self._context.on_bytes)
+        try:
+            stream = await self._source.open_blob(blob, self._context.on_bytes)
+        except NotFound as error:
+            error.why += embedded(blob)[1]
+            raise
         try:
             await self._target.finish_upload(location, stream, flow)
         finally:

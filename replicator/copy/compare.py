@@ -288,7 +288,7 @@ async def find_signable(
         if not child.is_index:
             digests[child.digest] = None
         elif depth < MAX_DEPTH:
-            nested = selection.rewritten.get(child.digest) or await reader.child(child.digest, manifest.digest)
+            nested = selection.rewritten.get(child.digest) or await reader.child(child, manifest.digest)
             await find_signable(nested, selection, reader, digests, depth + 1)
 
 

@@ -14,14 +14,14 @@ from replicator.copy.ledger import RefusedKinds
 from replicator.copy.options import VERBATIM, Attestations
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.registry.errors import NotFound, Refused, refuses_kind
-from replicator.registry.manifest import deciding_type, is_image, platform_of
+from replicator.registry.manifest import deciding_type, embedded, is_image, platform_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from replicator.copy.options import CopyOptions
     from replicator.reference import Platform, Reference, Repository
-    from replicator.registry import Manifest, Registries, RegistryError, RemoteRepository
+    from replicator.registry import Descriptor, Manifest, Registries, RegistryError, RemoteRepository
 
 _MAX_WARNINGS = 20
 """Warnings kept in full: an outcome goes through the queue and into logs."""
@@ -328,27 +328,29 @@ class SourceReader:
         self._cache: dict[str, Manifest] = {}
         self._free_bytes = _CACHE_BYTES
 
-    async def child(self, digest: str, index: str) -> Manifest:
+    async def child(self, child: Descriptor, index: str) -> Manifest:
         """Read a child manifest of the index with the digest ``index``.
 
         Raises:
             NotFound: the source does not have it; the error names both.
+            UnsupportedManifest: it is a blob.
             RegistryError: the source refused, failed or sent other bytes.
         """
-        if digest in self._cache:
-            return self._cache[digest]
+        if child.digest in self._cache:
+            return self._cache[child.digest]
         async with self._reads:
             try:
-                manifest = await self._origin.get_manifest(digest)
+                manifest = await self._origin.get_child(child, index)
             except NotFound as error:
+                lost = f"the index {index} names the child {child.digest}, which the source does not have"
                 raise NotFound(
-                    f"the index {index} names the child {digest}, which the source does not have",
+                    f"{lost}{embedded(child)[1]}",
                     status=error.status,
                     codes=error.codes,
                 ).at(error.registry, error.request) from error
         if len(manifest.content) <= self._free_bytes:
             self._free_bytes -= len(manifest.content)
-            self._cache[digest] = manifest
+            self._cache[child.digest] = manifest
         return manifest
 
     async def platform(self, image: Manifest) -> Platform | None:
@@ -363,7 +365,8 @@ class SourceReader:
         if not is_image(image) or image.config is None:
             return None
         try:
-            return platform_of(json.loads(await self._origin.read_blob(image.config)))
+            content, _ = embedded(image.config)
+            return platform_of(json.loads(content or await self._origin.read_blob(image.config)))
         except (ValueError, RecursionError):
             return None
 

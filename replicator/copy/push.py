@@ -18,7 +18,14 @@ from replicator.registry.errors import (
     may_land_late,
     refuses_kind,
 )
-from replicator.registry.manifest import artifact_kind, deciding_type, digest_of, is_plain_image, parse_manifest
+from replicator.registry.manifest import (
+    IMAGE_TYPES,
+    artifact_kind,
+    deciding_type,
+    digest_of,
+    is_plain_image,
+    parse_manifest,
+)
 from replicator.retry import is_transient, retrying
 from replicator.tasks import KeyedLock, gather_tolerant
 
@@ -148,19 +155,24 @@ class Pusher:
         self._child_locks = KeyedLock()
         self._repository = (context.target.repository.registry, context.target.repository.name)
 
-    async def copy_parts(self, manifest: Manifest, depth: int = 0, *, distrust: bool = False) -> None:
+    async def copy_parts(
+        self, manifest: Manifest, depth: int = 0, *, distrust: bool = False, foreign: bool = False
+    ) -> None:
         """Copy everything that ``manifest`` names, but not ``manifest`` itself.
 
         Args:
             manifest: an index or an image.
             depth: indexes above it.
             distrust: see `BlobCopier.ensure`.
+            foreign: copy the source's foreign layers as well, even those that can be had elsewhere.
         """
         if self._ledger.has(*self._repository, manifest.digest):
             return
         if manifest.is_index:
             if depth >= MAX_DEPTH:
                 raise self._unsupported(manifest.digest, f"indexes nested more than {MAX_DEPTH} deep")
+            if depth == 0:
+                await self._refuse_blobs(manifest)
             refusals: list[KindRefused] = []
             await gather_tolerant(
                 self._copy_child(child, manifest.digest, depth + 1, refusals) for child in manifest.manifests
@@ -168,7 +180,12 @@ class Pusher:
             if refusals:
                 raise refusals[0]
         else:
-            blobs = [blob for blob in manifest.blobs if not blob.is_foreign]
+            blobs = [
+                blob
+                for blob in manifest.blobs
+                if not blob.is_foreign
+                or ((foreign or not blob.has_urls) and await self._context.origin.has_blob(blob.digest))
+            ]
             await self._blobs.ensure(blobs, self._context, distrust=distrust)
 
     async def ask(self, manifest: Manifest, *, lenient: bool, tagged: bool = True) -> None:
@@ -214,6 +231,16 @@ class Pusher:
                     # It says nothing about the kind. What is wrong shows when everything else is there.
                     return
             context.learn(manifest, refused=False)
+
+    async def _refuse_blobs(self, index: Manifest, depth: int = 1) -> None:
+        """Refuse an index that lists blobs, itself or in an index within it, before anything of it is sent."""
+        for child in index.manifests:
+            # What has the type of an image is read when it is copied.
+            if child.media_type in ("", *IMAGE_TYPES) or self._ledger.has(*self._repository, child.digest):
+                continue
+            manifest = self._rewritten.get(child.digest) or await self._context.reader.child(child, index.digest)
+            if manifest.is_index and depth < MAX_DEPTH:
+                await self._refuse_blobs(manifest, depth + 1)
 
     async def put(self, manifest: Manifest, identifier: str) -> bool:
         """Write ``manifest``, repairing its parts where the destination reports one missing.
@@ -269,8 +296,11 @@ class Pusher:
         while True:
             try:
                 listed = await write()
-            except ManifestIncomplete:
+            except ManifestIncomplete as error:
                 repairs += 1
+                wanted = _wanted_foreign(manifest, error)
+                if wanted is not None and repairs > 1:
+                    raise _foreign_refused(wanted, error) from error
                 if not await self._repair(manifest, repairs):
                     raise
             except RegistryError as error:
@@ -302,7 +332,7 @@ class Pusher:
         await self._blobs.forget(self._target, [*parts, manifest.digest])
         # If a blob is missing again right after we mounted it, the registry's mount response was a lie; upload it
         # instead.
-        await self.copy_parts(manifest, distrust=repairs == _MAX_REPAIRS)
+        await self.copy_parts(manifest, distrust=repairs == _MAX_REPAIRS, foreign=True)
         return True
 
     async def _copy_child(self, child: Descriptor, index: str, depth: int, refusals: list[KindRefused]) -> None:
@@ -313,7 +343,7 @@ class Pusher:
         """
         lenient = self._context.may_leave_out(attestation=child.is_attestation)
         try:
-            await self._copy_manifest(child.digest, index, depth, lenient=lenient)
+            await self._copy_manifest(child, index, depth, lenient=lenient)
         except KindRefused as refusal:
             # Of a nested index, what becomes of the child that is refused was decided one level below.
             if refusal.manifest.digest == child.digest:
@@ -322,7 +352,8 @@ class Pusher:
                 self._context.left_out.add(child.digest)
             refusals.append(refusal)
 
-    async def _copy_manifest(self, digest: str, index: str, depth: int, *, lenient: bool) -> None:
+    async def _copy_manifest(self, child: Descriptor, index: str, depth: int, *, lenient: bool) -> None:
+        digest = child.digest
         # Several indexes of one image may name the same child: the second one finds it in the ledger.
         async with self._child_locks.hold(digest):
             if self._ledger.has(*self._repository, digest):
@@ -330,7 +361,7 @@ class Pusher:
             # An index gives its slot back before it waits for its children: nested indexes could hold all slots and
             # keep their own children from starting.
             async with self._children:
-                manifest = self._rewritten.get(digest) or await self._context.reader.child(digest, index)
+                manifest = self._rewritten.get(digest) or await self._context.reader.child(child, index)
                 if not manifest.is_index:
                     await self.ask(manifest, lenient=lenient)
                     await self.copy_parts(manifest, depth)
@@ -352,3 +383,22 @@ def _without_subject(manifest: Manifest) -> Manifest:
     document.pop("subject", None)
     content = json.dumps(document).encode() + b"\n\n"
     return parse_manifest(content, manifest.media_type, digest_of(content))
+
+
+def _wanted_foreign(manifest: Manifest, error: ManifestIncomplete) -> Descriptor | None:
+    """Return a foreign layer that the destination wants to have; None where it is another part that is missing."""
+    foreign = [blob for blob in manifest.blobs if blob.is_foreign]
+    if any(blob.digest in error.why for blob in manifest.blobs if not blob.is_foreign):
+        return None
+    return next((blob for blob in foreign if blob.digest in error.why), foreign[0] if foreign else None)
+
+
+def _foreign_refused(layer: Descriptor, error: ManifestIncomplete) -> UnsupportedManifest:
+    """Return the error for an image whose foreign layer the destination wants to have, or refuses the URLs of."""
+    refused = error.recast(UnsupportedManifest)
+    refused.why = (
+        f"the registry does not take an image with the foreign layer {layer.digest} (of Windows, not distributable): "
+        f"{error.why}"
+    )
+    refused.do = "leave it out with platforms: [linux/*], or have the registry allow the URLs of foreign layers"
+    return refused

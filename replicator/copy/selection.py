@@ -195,7 +195,7 @@ class _Selector:
     async def _select_nested(self, child: Descriptor, index: str, depth: int) -> _SelectedIndex:
         """Select from an index within an index, once however often it is listed."""
         if child.digest not in self._nested:
-            nested = await self._reader.child(child.digest, index)
+            nested = await self._reader.child(child, index)
             self._nested_bytes += len(nested.content)
             if self._nested_bytes > MAX_NESTED_BYTES:
                 raise self._unsupported(index, f"its nested indexes are larger than {MAX_NESTED_BYTES} bytes")
@@ -222,7 +222,7 @@ class _Selector:
         if not known and child.platform is not None and not child.artifact_type and not child.is_attestation:
             return False
         async with self._inspections:
-            manifest = await self._reader.child(child.digest, index)
+            manifest = await self._reader.child(child, index)
         # An index that is an attestation is left out without a question: it has no kind of its own.
         if not known and not (child.is_attestation and manifest.is_index):
             verdict = None if is_plain_image(manifest) else await self._context.verdict(manifest)
@@ -240,7 +240,7 @@ class _Selector:
         if child.platform is not None:
             return self._matches(child.platform)
         async with self._inspections:
-            manifest = await self._reader.child(child.digest, index)
+            manifest = await self._reader.child(child, index)
             # Another artifact than an image has no platform, so a selection of platforms does not apply to it.
             return not is_image(manifest) or self._matches(await self._reader.platform(manifest))
 
@@ -273,7 +273,9 @@ class _Selector:
         rows = []
         for row, one in zip(document["manifests"], chosen, strict=True):
             if isinstance(one, Manifest):
-                rows.append({**row, "digest": one.digest, "size": len(one.content)})
+                # What the original embeds as data is not the content of this one.
+                own = {key: value for key, value in row.items() if key != "data"}
+                rows.append({**own, "digest": one.digest, "size": len(one.content)})
             elif one is not None:
                 rows.append(row)
         document["manifests"] = rows

@@ -356,7 +356,7 @@ class SignatureCopier:
             # Somebody else's image: it is left alone.
             raise self._unlistable(subject, "the fallback tag names an image")
         try:
-            rows = [*(json.loads(before.content)["manifests"] if before is not None else ()), *rows]
+            rows = [*(json.loads(before.content).get("manifests") or () if before is not None else ()), *rows]
         except RecursionError as error:
             raise self._unlistable(subject, "the list is nested too deeply") from error
         try:

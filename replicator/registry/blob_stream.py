@@ -20,7 +20,7 @@ from replicator.registry.errors import (
     RegistryError,
     one_line,
 )
-from replicator.registry.manifest import hasher_for
+from replicator.registry.manifest import embedded, hasher_for
 from replicator.retry import Standstill, alive, is_transient, retrying, standstill_words
 
 if TYPE_CHECKING:
@@ -114,7 +114,8 @@ class BlobStream:
 
     The last chunk is given out only after all bytes have hashed to the blob's digest, so an upload with a
     Content-Length can't complete a corrupt body. A broken connection is resumed where it broke by a Range request
-    (RFC 9110, section 14), or from the start if the server does not support ranges; ``size`` bounds it all.
+    (RFC 9110, section 14), or from the start if the server does not support ranges; ``size`` bounds it all. The
+    source is not asked for content that the manifest embeds.
 
     An upload that goes on where it was cut off needs bytes a second time: see `rewind`.
 
@@ -142,6 +143,7 @@ class BlobStream:
         self._transport = transport
         self._request = request
         self._on_bytes = on_bytes
+        self._content, _ = embedded(blob)
         self._hasher = hasher_for(blob.digest)
         self._hashing: asyncio.Future[None] | None = None
         # In the order of their offsets, which become sparse towards the start of the blob.
@@ -184,7 +186,8 @@ class BlobStream:
             RegistryError: the source has no such blob, or can't be reached.
         """
         with self._transport.context(self._request):
-            await self._retrying(self._connect)
+            if self._content is None:
+                await self._retrying(self._connect)
 
     async def rewind(self, offset: int) -> None:
         """Give out the bytes from ``offset`` on once more, for an upload that goes on there.
@@ -304,6 +307,8 @@ class BlobStream:
     async def _receive(self) -> bytes:
         """Return the next new bytes, on a new connection if there is none; empty only once the stream is closed."""
         while not self._closed:
+            if self._content is not None:
+                return self._content[self._offset :]
             if self._response is None:
                 await self._connect()
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
@@ -14,9 +15,11 @@ from aiohttp.http_exceptions import HttpProcessingError
 from replicator.registry.blobs import Blobs
 from replicator.registry.connection import open_socket
 from replicator.registry.connection_errors import ProxyNotVerified
+from replicator.registry.errors import NotFound, ServerFailed, UnsupportedManifest, one_line
 from replicator.registry.flow import NEWS_SECONDS
 from replicator.registry.ladder import LoginLadder, LoginPatience
 from replicator.registry.limits import HostLimits, RequestObserver, Timing
+from replicator.registry.manifest import MANIFEST_TYPES, embedded, parse_manifest
 from replicator.registry.manifests import Manifests, Referrers, Tags
 from replicator.registry.places import Courtesy
 from replicator.registry.proxies import Proxies
@@ -33,10 +36,41 @@ if TYPE_CHECKING:
 
     from replicator.reference import Repository
     from replicator.registry.credentials import Access
+    from replicator.registry.manifest import Descriptor, Manifest
 
 
 class RemoteRepository(Manifests, Blobs, Tags, Referrers):
     """One repository of a registry: manifests, blobs, tags and referrers (OCI distribution specification 1.1)."""
+
+    async def get_child(self, child: Descriptor, index: str) -> Manifest:
+        """Read a manifest that the index with the digest ``index`` names, or take it from the index if that embeds it.
+
+        Raises:
+            NotFound: there is no such manifest.
+            UnsupportedManifest: it is a blob, as in build caches that BuildKit exports as an index.
+            RegistryError: any other answer, or none.
+        """
+        if child.is_blob:
+            raise self._lists_blobs(child, index)
+        content, _ = embedded(child)
+        # The manifest's own word on its type counts, as if it were read. What can't be parsed is read: for the error.
+        for media_type in (child.media_type, "") if content is not None else ():
+            with contextlib.suppress(ValueError):
+                return parse_manifest(content or b"", media_type, child.digest)
+        try:
+            return await self.get_manifest(child.digest)
+        except (NotFound, ServerFailed) as error:
+            # Distribution fails with 500 if it is asked for a blob as a manifest.
+            if child.media_type not in MANIFEST_TYPES and await self.has_blob(child.digest):
+                raise self._lists_blobs(child, index) from error
+            raise
+
+    def _lists_blobs(self, child: Descriptor, index: str) -> UnsupportedManifest:
+        kind = one_line(child.media_type, 100) or "of no type"
+        return UnsupportedManifest(
+            f"the index {index} lists blobs instead of manifests ({child.digest} is {kind}), as old build caches do",
+            "export the build cache with image-manifest=true,oci-mediatypes=true, or leave its tag out",
+        ).at(self.repository.registry)
 
 
 _STEPS_BESIDE_PUSHES = 4

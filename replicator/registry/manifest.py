@@ -6,6 +6,7 @@ Sources: OCI image specification 1.1, "Image Manifest", "Image Index", "Content 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -30,6 +31,7 @@ CONFIG_TYPES = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 """Configs of container images; a manifest with another config is an artifact."""
 INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
 IMAGE_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
+MANIFEST_TYPES = INDEX_TYPES | IMAGE_TYPES
 ACCEPT = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST))
 """Accept header of every manifest request: a registry answers 404 for a type that is not in it."""
 
@@ -41,6 +43,9 @@ ATTESTATION = "attestation-manifest"
 _REFERENCE_TYPE = "vnd.docker.reference.type"
 _REFERENCE_DIGEST = "vnd.docker.reference.digest"
 _FOREIGN = ("application/vnd.docker.image.rootfs.foreign.", "application/vnd.oci.image.layer.nondistributable.")
+_BLOBS = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.", "application/vnd.buildkit.cache")
+_FIELDS = frozenset({"mediaType", "config", "layers", "manifests", "subject", "artifactType", "annotations"})
+_FOLDED = frozenset(name.casefold() for name in _FIELDS)
 _MAX_ENTRIES = 4096
 _PLATFORM_PART = re.compile(r"[!-~]{0,64}\Z")
 """Printable and short: platforms are shown to people and sent through the queue."""
@@ -55,6 +60,8 @@ class Descriptor:
         size: in bytes.
         platform: only from an index.
         artifact_type: empty if it is not given.
+        data: its content as base64, where the manifest embeds it; see `embedded`.
+        has_urls: whether it names other places to read it from.
     """
 
     media_type: str
@@ -63,11 +70,18 @@ class Descriptor:
     platform: Platform | None = None
     artifact_type: str = ""
     annotations: Mapping[str, str] = field(default_factory=dict, compare=False)
+    data: str | None = field(default=None, compare=False, repr=False)
+    has_urls: bool = field(default=False, compare=False)
 
     @property
     def is_index(self) -> bool:
         """Whether it is an index, whose parts are manifests instead of blobs."""
         return self.media_type in INDEX_TYPES
+
+    @property
+    def is_blob(self) -> bool:
+        """Whether its media type is known to be that of a config or a layer, so that it is no manifest."""
+        return self.media_type in CONFIG_TYPES or self.media_type.startswith(_BLOBS)
 
     @property
     def is_attestation(self) -> bool:
@@ -136,17 +150,20 @@ def parse_manifest(content: bytes, content_type: str, digest: str) -> Manifest:
         raise ValueError(f"the manifest {digest} is not JSON") from error
     if not isinstance(document, dict):
         raise ValueError(f"the manifest {digest} is not a JSON object")
+    if odd := next((name for name in document if name not in _FIELDS and name.casefold() in _FOLDED), None):
+        # Programs in Go read it as if it had the right case, so it would mean one image here and another there.
+        raise ValueError(f"{digest} has a field {one_line(odd, 30)!a}, which differs from a known one by case: refused")
     media_type = _media_type(document, content_type)
     if media_type in INDEX_TYPES:
         # The same ambiguity without a type (CVE-2021-41190): a client may take it for an image.
-        if "layers" in document:
+        if document.get("layers") is not None:
             raise ValueError(f"{digest} is an index with layers: ambiguous, refused")
         children = _unique(_descriptors(document, "manifests"))
         return Manifest(media_type, digest, content, children, **_common_fields(document, ""))
     if media_type not in IMAGE_TYPES:
         name = ascii(one_line(media_type, 100)) if media_type else "unknown"
         raise ValueError(f"manifests of type {name} can't be copied{_advice(document, media_type)}")
-    if "manifests" in document:
+    if document.get("manifests") is not None:
         raise ValueError(f"{digest} is an image with manifests: ambiguous, refused")
     config = _descriptor(document.get("config"), "config")
     blobs = _unique((config, *_descriptors(document, "layers")))
@@ -295,7 +312,7 @@ def _unique(descriptors: tuple[Descriptor, ...]) -> tuple[Descriptor, ...]:
 def _media_type(document: dict[str, Any], content_type: str) -> str:
     declared = document.get("mediaType")
     announced = content_type.partition(";")[0].strip().lower()
-    if announced in INDEX_TYPES | IMAGE_TYPES:
+    if announced in MANIFEST_TYPES:
         # A document of two types could mean one image here and another to the client that pulls it (CVE-2021-41190).
         if declared not in (None, announced):
             raise ValueError(
@@ -315,7 +332,7 @@ def refuse_foreign_type(content_type: str) -> None:
         ValueError: manifests of this Content-Type are not copied.
     """
     announced = content_type.partition(";")[0].strip().lower()
-    if announced.startswith("application/vnd.") and announced not in INDEX_TYPES | IMAGE_TYPES:
+    if announced.startswith("application/vnd.") and announced not in MANIFEST_TYPES:
         raise ValueError(f"manifests of type {one_line(announced, 100)!a} can't be copied{_advice({}, announced)}")
 
 
@@ -326,9 +343,12 @@ def _advice(document: dict[str, Any], media_type: str) -> str:
 
 
 def _descriptors(document: dict[str, Any], key: str) -> tuple[Descriptor, ...]:
+    # Go writes an empty list as null or not at all, so images and indexes without parts exist in all three forms.
     entries = document.get(key)
+    if entries is None:
+        return ()
     if not isinstance(entries, list):
-        raise ValueError(f"the manifest has no list {key!r}")
+        raise ValueError(f"{key!r} of the manifest is not a list")
     if len(entries) > _MAX_ENTRIES:
         raise ValueError(f"the manifest names {len(entries)} {key}: more than {_MAX_ENTRIES} are not copied")
     return tuple(_descriptor(entry, key) for entry in entries)
@@ -343,7 +363,7 @@ def _descriptor(entry: object, where: str) -> Descriptor:
     # JSON's true is an int in Python.
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise ValueError(f"{where!r} of the manifest has no size")
-    artifact_type = entry.get("artifactType")
+    artifact_type, data = entry.get("artifactType"), entry.get("data")
     return Descriptor(
         media_type if isinstance(media_type, str) else "",
         digest,
@@ -351,7 +371,32 @@ def _descriptor(entry: object, where: str) -> Descriptor:
         platform_of(entry.get("platform")),
         artifact_type if isinstance(artifact_type, str) else "",
         _texts(entry.get("annotations")),
+        data if isinstance(data, str) else None if data is None else "",
+        bool(entry.get("urls")),
     )
+
+
+def embedded(blob: Descriptor) -> tuple[bytes | None, str]:
+    """Return the content that a descriptor embeds as ``data``, verified (image specification, "Content Descriptors").
+
+    It is a part of the manifest, so it has at most three quarters of `MAX_MANIFEST_BYTES`.
+
+    Returns:
+        The content, or None if there is none with the descriptor's size and digest; and the reason why not, to go
+        behind another error's words, empty if there is none.
+    """
+    if blob.data is None:
+        return None, ""
+    try:
+        content = base64.b64decode(blob.data, validate=True)
+    except ValueError:
+        fault = "is not base64"
+    else:
+        digest = digest_of(content, blob.digest)
+        if len(content) == blob.size and digest == blob.digest:
+            return content, ""
+        fault = f"hashes to {digest}" if len(content) == blob.size else f"has {len(content)} bytes, not {blob.size}"
+    return None, f"; the content that the manifest embeds as data of {blob.digest} {fault}"
 
 
 def platform_of(value: object) -> Platform | None:

@@ -16,7 +16,7 @@ from replicator.copy.options import CopyOptions
 from replicator.copy.selection import MAX_DEPTH, CachedSelection, Selection, SelectionCache, select
 from replicator.reference import Platform, Reference
 from replicator.registry.errors import UnsupportedManifest
-from replicator.registry.manifest import OCI_INDEX, Manifest, digest_of, parse_manifest
+from replicator.registry.manifest import OCI_INDEX, Descriptor, Manifest, digest_of, parse_manifest
 from tests.standins.images import image, index
 
 AMD64 = image(1, architecture="amd64")
@@ -129,11 +129,11 @@ class Shelf:
         self.held = self.most = 0
         self._manifests = {one.digest: one for one in manifests}
 
-    async def child(self, digest: str, index: str) -> Manifest:
-        self.read.append(digest)
+    async def child(self, child: Descriptor, index: str) -> Manifest:
+        self.read.append(child.digest)
         self.held += 1
         self.most = max(self.most, self.held)
-        return self._manifests[digest]
+        return self._manifests[child.digest]
 
     async def platform(self, image: Manifest) -> Platform | None:
         await asyncio.sleep(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -15,8 +16,12 @@ from replicator.registry.manifest import (
     DOCKER_MANIFEST,
     OCI_INDEX,
     OCI_MANIFEST,
+    Descriptor,
     Manifest,
     artifact_kind,
+    digest_of,
+    embedded,
+    entries,
     parse_manifest,
     platform_of,
 )
@@ -56,11 +61,49 @@ def test_an_index_names_its_children_once_each(docker: bool) -> None:
     assert len(parse_manifest(twice.content, twice.media_type, twice.digest).manifests) == 1
 
 
+@pytest.mark.parametrize("rest", [{}, {"layers": None}, {"layers": []}, {"manifests": None}])
+def test_an_image_may_have_no_layers(rest: dict[str, Any]) -> None:
+    for media_type in (OCI_MANIFEST, DOCKER_MANIFEST):
+        assert [blob.digest for blob in read({"config": descriptor(), **rest}, media_type).blobs] == [DIGEST]
+
+
+@pytest.mark.parametrize("rest", [{}, {"manifests": None}, {"manifests": []}, {"layers": None}])
+def test_an_index_may_have_no_children(rest: dict[str, Any]) -> None:
+    for media_type in (OCI_INDEX, DOCKER_LIST):
+        manifest = read(rest, media_type)
+        assert manifest.is_index
+        assert manifest.manifests == entries(manifest) == ()
+
+
+@pytest.mark.parametrize("like", ["sha256:", "sha512:"])
+def test_embedded_content_counts_only_with_the_right_size_and_digest(like: str) -> None:
+    content, digest = b"content", digest_of(b"content", like)
+
+    def part(**more: Any) -> Descriptor:
+        return read({"config": {**descriptor(digest, 7), **more}}, OCI_MANIFEST).blobs[0]
+
+    assert embedded(part(data=base64.b64encode(content).decode())) == (content, "")
+    for absent in ({}, {"data": None}):
+        assert embedded(part(**absent)) == (None, "")
+    wrong: dict[str, tuple[Any, ...]] = {
+        "not base64": ("!!!", "Y29udGVudA", "Y29u dGVudA==", "ä", "Y29udGVudA==" * 2),
+        "hashes to": (base64.b64encode(b"another").decode(),),
+        "bytes, not 7": (base64.b64encode(content * 2).decode(), "", 5, [], False),
+    }
+    for words, values in wrong.items():
+        for value in values:
+            found, reason = embedded(part(data=value))
+            assert found is None
+            assert words in reason
+            assert digest in reason
+
+
 def test_foreign_layers_are_known_as_such() -> None:
     for docker in (True, False):
         made = image(1, foreign=True, docker=docker)
         blobs = parse_manifest(made.content, made.media_type, made.digest).blobs
         assert [blob.is_foreign for blob in blobs] == [False, False, False, True]
+        assert [blob.has_urls for blob in blobs] == [False, False, False, True]
 
 
 def test_the_document_names_its_type_where_the_header_does_not() -> None:
@@ -83,7 +126,10 @@ def test_the_document_names_its_type_where_the_header_does_not() -> None:
         ({}, "", "unknown"),
         ([], OCI_INDEX, "not a JSON object"),
         ({"layers": []}, OCI_MANIFEST, "config"),
-        ({"config": descriptor()}, OCI_MANIFEST, "layers"),
+        ({"manifests": 0}, OCI_INDEX, "manifests"),
+        ({"config": None}, OCI_MANIFEST, "config"),
+        ({"config": descriptor(), "Layers": [descriptor(OTHER)]}, OCI_MANIFEST, "by case"),
+        ({"config": descriptor(), "layer\u017f": [descriptor(OTHER)]}, OCI_MANIFEST, "by case"),
         ({"config": descriptor(), "layers": {}}, OCI_MANIFEST, "layers"),
         ({"config": descriptor("md5:abc"), "layers": []}, OCI_MANIFEST, "digest"),
         ({"config": descriptor("sha256:../../etc"), "layers": []}, OCI_MANIFEST, "digest"),
@@ -102,7 +148,7 @@ def test_what_is_no_manifest_is_refused_with_a_reason(document: Any, content_typ
 
 
 KEYS = st.sampled_from(
-    ["mediaType", "schemaVersion", "config", "layers", "manifests", "digest", "size", "urls", "platform", "x"]
+    ("mediaType", "schemaVersion", "config", "layers", "manifests", "digest", "size", "urls", "platform", "x", "data")
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from([DIGEST, *TYPES]),
@@ -116,6 +162,19 @@ JSON = st.recursive(
 )
 def test_any_json_is_a_manifest_or_a_value_error(document: Any, content_type: str) -> None:
     _manifest_or_value_error(json.dumps(document).encode(), content_type)
+
+
+PARTS = st.fixed_dictionaries(
+    {"digest": st.just(DIGEST), "size": st.integers(0, 10)},
+    optional={"data": JSON, "mediaType": JSON, "urls": JSON, "platform": JSON, "annotations": JSON},
+)
+LISTS = st.none() | st.lists(PARTS, max_size=4)
+
+
+@given(st.fixed_dictionaries({}, optional={"config": PARTS, "layers": LISTS, "manifests": LISTS, "subject": PARTS}))
+def test_any_parts_are_a_manifest_or_a_value_error(document: Any) -> None:
+    for media_type in TYPES:
+        _manifest_or_value_error(json.dumps(document).encode(), media_type)
 
 
 @given(st.binary(max_size=200), st.sampled_from(TYPES))
@@ -138,6 +197,11 @@ def _manifest_or_value_error(content: bytes, content_type: str) -> None:
         assert manifest.content == content
         assert manifest.media_type in TYPES
         assert not (manifest.blobs and manifest.manifests)
+        assert {child.digest for child in manifest.manifests} == {child.digest for child in entries(manifest)}
+        for part in (*manifest.blobs, *manifest.manifests):
+            found, reason = embedded(part)
+            assert found is None or digest_of(found, part.digest) == part.digest
+            assert reason.isprintable()
     assert len(words.encode()) < 500
 
 

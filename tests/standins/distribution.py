@@ -72,17 +72,20 @@ _idle: dict[bool, list[_Registry]] = {True: [], False: []}
 
 
 @asynccontextmanager
-async def distribution(directory: Path | None = None, *, images_only: bool = False) -> AsyncIterator[str]:
+async def distribution(
+    directory: Path | None = None, *, images_only: bool = False, foreign_layers: bool = True
+) -> AsyncIterator[str]:
     """Have a real registry run for as long as the context lasts; it dies with this process too.
 
     Args:
         directory: where it keeps what it is sent; None keeps it in memory.
         images_only: it refuses manifests whose config is no image's ("unknown manifest class"), as ACR does.
+        foreign_layers: it takes manifests with foreign layers, which it does not do by default.
 
     Yields:
         ``127.0.0.1:PORT``, over plain HTTP.
     """
-    registry = await _start(lambda _: directory, images_only=images_only)
+    registry = await _start(lambda _: directory, images_only=images_only, foreign_layers=foreign_layers)
     try:
         yield registry.host
     finally:
@@ -130,12 +133,17 @@ def _content(scratch: Path) -> Path:
 
 
 async def _start(
-    directory: Callable[[Path], Path | None], *, images_only: bool, inside: Path | None = None
+    directory: Callable[[Path], Path | None],
+    *,
+    images_only: bool,
+    foreign_layers: bool = True,
+    inside: Path | None = None,
 ) -> _Registry:
     scratch = Path(tempfile.mkdtemp(prefix="distribution-", dir=inside))
     configuration = scratch / "config.json"
     # JSON is YAML.
-    configuration.write_text(json.dumps(_configuration(directory(scratch), images_only=images_only)))
+    settings = _configuration(directory(scratch), images_only=images_only, foreign_layers=foreign_layers)
+    configuration.write_text(json.dumps(settings))
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", pdeathsig.__file__, str(os.getpid()), PROGRAM, "serve", str(configuration)],
         stdin=subprocess.DEVNULL,
@@ -150,7 +158,7 @@ async def _start(
         raise
 
 
-def _configuration(directory: Path | None, *, images_only: bool) -> dict[str, Any]:
+def _configuration(directory: Path | None, *, images_only: bool, foreign_layers: bool) -> dict[str, Any]:
     storage = {"filesystem": {"rootdirectory": str(directory)}} if directory is not None else {"inmemory": {}}
     configuration: dict[str, Any] = {
         "version": "0.1",
@@ -158,9 +166,9 @@ def _configuration(directory: Path | None, *, images_only: bool) -> dict[str, An
         "storage": {**storage, "delete": {"enabled": True}, "maintenance": {"uploadpurging": {"enabled": False}}},
         # Port 0: no two registries can ever want the same one.
         "http": {"addr": "127.0.0.1:0", "secret": "stand-in"},
-        # Without it, foreign layers are refused.
-        "validation": {"manifests": {"urls": {"allow": ["^https?://"]}}},
     }
+    if foreign_layers:
+        configuration["validation"] = {"manifests": {"urls": {"allow": ["^https?://"]}}}
     if images_only:
         configuration["policy"] = {"repository": {"classes": ["image"]}}
     return configuration
