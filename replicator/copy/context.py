@@ -366,7 +366,7 @@ class SourceReader:
             return None
         try:
             content, _ = embedded(image.config)
-            return platform_of(json.loads(content or await self._origin.read_blob(image.config)))
+            return platform_of(json.loads(await self._origin.read_blob(image.config) if content is None else content))
         except (ValueError, RecursionError):
             return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import TYPE_CHECKING
 
 from replicator.copy.context import refusal_note
@@ -13,6 +14,7 @@ from replicator.errors import ErrorClass
 from replicator.registry.errors import (
     LoginRefused,
     ManifestIncomplete,
+    Refused,
     RegistryError,
     UnsupportedManifest,
     may_land_late,
@@ -23,6 +25,7 @@ from replicator.registry.manifest import (
     artifact_kind,
     deciding_type,
     digest_of,
+    embedded,
     is_plain_image,
     parse_manifest,
 )
@@ -42,6 +45,8 @@ _MAX_CHILDREN = 8
 """Child manifests in memory at once, each up to 4 MiB."""
 _MISSING = frozenset({"MANIFEST_BLOB_UNKNOWN", "MANIFEST_UNKNOWN", "BLOB_UNKNOWN"})
 """Codes of a registry that has taken the kind of a manifest, and looks for its parts."""
+_ABOUT_FOREIGN = re.compile(r"\bURLs?\b|foreign|non-?distributable", re.IGNORECASE)
+"""Words of a registry that refuses foreign layers, or the places where they can be had."""
 
 
 class LeftAlone(Exception):
@@ -180,12 +185,7 @@ class Pusher:
             if refusals:
                 raise refusals[0]
         else:
-            blobs = [
-                blob
-                for blob in manifest.blobs
-                if not blob.is_foreign
-                or ((foreign or not blob.has_urls) and await self._context.origin.has_blob(blob.digest))
-            ]
+            blobs = [blob for blob in manifest.blobs if await self._is_sent(blob, foreign=foreign)]
             await self._blobs.ensure(blobs, self._context, distrust=distrust)
 
     async def ask(self, manifest: Manifest, *, lenient: bool, tagged: bool = True) -> None:
@@ -232,15 +232,30 @@ class Pusher:
                     return
             context.learn(manifest, refused=False)
 
+    async def _is_sent(self, blob: Descriptor, *, foreign: bool) -> bool:
+        """Tell whether a blob is sent: of foreign layers those that are wanted here, if the source has them."""
+        if not blob.is_foreign:
+            return True
+        if blob.has_urls and not foreign:
+            return False
+        return embedded(blob)[0] is not None or await self._context.origin.has_blob(blob.digest)
+
     async def _refuse_blobs(self, index: Manifest, depth: int = 1) -> None:
         """Refuse an index that lists blobs, itself or in an index within it, before anything of it is sent."""
         for child in index.manifests:
             # What has the type of an image is read when it is copied.
-            if child.media_type in ("", *IMAGE_TYPES) or self._ledger.has(*self._repository, child.digest):
+            skips = child.media_type in ("", *IMAGE_TYPES) or child.digest in self._nested_sizes
+            if skips or self._ledger.has(*self._repository, child.digest):
                 continue
             manifest = self._rewritten.get(child.digest) or await self._context.reader.child(child, index.digest)
             if manifest.is_index and depth < MAX_DEPTH:
+                self._count_nested(manifest, index.digest)
                 await self._refuse_blobs(manifest, depth + 1)
+
+    def _count_nested(self, nested: Manifest, index: str) -> None:
+        self._nested_sizes[nested.digest] = len(nested.content)
+        if sum(self._nested_sizes.values()) > MAX_NESTED_BYTES:
+            raise self._unsupported(index, f"its nested indexes are larger than {MAX_NESTED_BYTES} bytes")
 
     async def put(self, manifest: Manifest, identifier: str) -> bool:
         """Write ``manifest``, repairing its parts where the destination reports one missing.
@@ -298,16 +313,21 @@ class Pusher:
                 listed = await write()
             except ManifestIncomplete as error:
                 repairs += 1
-                wanted = _wanted_foreign(manifest, error)
-                if wanted is not None and repairs > 1:
-                    raise _foreign_refused(wanted, error) from error
+                layer = self._wanted_foreign(manifest, error, repairs)
+                if layer is not None:
+                    raise _foreign_refused(layer, error) from error
                 if not await self._repair(manifest, repairs):
                     raise
             except RegistryError as error:
                 if refuses_kind(error) and not is_plain_image(manifest):
                     self._context.learn(manifest, refused=True)
                     raise KindRefused(manifest, error) from error
-                raise
+                layer = next((blob for blob in manifest.blobs if blob.is_foreign), None)
+                if layer is None or not isinstance(error, Refused):
+                    raise
+                if not (layer.digest in error.why or _ABOUT_FOREIGN.search(error.why)):
+                    raise
+                raise _foreign_refused(layer, error) from error
             else:
                 break
         self._context.tally.manifests += 1
@@ -318,6 +338,17 @@ class Pusher:
             # Only the repair without mounts helped.
             self._blobs.distrust_mounts(self._target)
         return listed
+
+    def _wanted_foreign(self, manifest: Manifest, error: ManifestIncomplete, repairs: int) -> Descriptor | None:
+        """Return the foreign layer for which a manifest is incomplete for good; None while a repair may help."""
+        named = [blob for blob in manifest.blobs if blob.digest in error.why]
+        if named:
+            return named[0] if repairs > 1 and all(blob.is_foreign for blob in named) else None
+        # The registry does not say what it lacks: everything but the layers that the source does not have was sent.
+        if repairs <= _MAX_REPAIRS:
+            return None
+        foreign = [blob for blob in manifest.blobs if blob.is_foreign]
+        return next((blob for blob in foreign if not self._ledger.has(*self._repository, blob.digest)), None)
 
     async def _repair(self, manifest: Manifest, repairs: int) -> bool:
         """Copy the parts of a manifest again after the destination reported one missing.
@@ -367,9 +398,7 @@ class Pusher:
                     await self.copy_parts(manifest, depth)
                     await self.put(manifest, digest)
                     return
-            self._nested_sizes[digest] = len(manifest.content)
-            if sum(self._nested_sizes.values()) > MAX_NESTED_BYTES:
-                raise self._unsupported(index, f"its nested indexes are larger than {MAX_NESTED_BYTES} bytes")
+            self._count_nested(manifest, index)
             await self.copy_parts(manifest, depth)
             await self.put(manifest, digest)
 
@@ -385,20 +414,9 @@ def _without_subject(manifest: Manifest) -> Manifest:
     return parse_manifest(content, manifest.media_type, digest_of(content))
 
 
-def _wanted_foreign(manifest: Manifest, error: ManifestIncomplete) -> Descriptor | None:
-    """Return a foreign layer that the destination wants to have; None where it is another part that is missing."""
-    foreign = [blob for blob in manifest.blobs if blob.is_foreign]
-    if any(blob.digest in error.why for blob in manifest.blobs if not blob.is_foreign):
-        return None
-    return next((blob for blob in foreign if blob.digest in error.why), foreign[0] if foreign else None)
-
-
-def _foreign_refused(layer: Descriptor, error: ManifestIncomplete) -> UnsupportedManifest:
+def _foreign_refused(layer: Descriptor, error: RegistryError) -> UnsupportedManifest:
     """Return the error for an image whose foreign layer the destination wants to have, or refuses the URLs of."""
     refused = error.recast(UnsupportedManifest)
-    refused.why = (
-        f"the registry does not take an image with the foreign layer {layer.digest} (of Windows, not distributable): "
-        f"{error.why}"
-    )
-    refused.do = "leave it out with platforms: [linux/*], or have the registry allow the URLs of foreign layers"
+    refused.why = f"an image with the foreign layer {layer.digest} (of Windows) is not taken: {error.why}"
+    refused.do = "leave such images out with platforms: [linux/*], or have the registry allow foreign layers"
     return refused

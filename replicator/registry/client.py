@@ -68,8 +68,8 @@ class RemoteRepository(Manifests, Blobs, Tags, Referrers):
     def _lists_blobs(self, child: Descriptor, index: str) -> UnsupportedManifest:
         kind = one_line(child.media_type, 100) or "of no type"
         return UnsupportedManifest(
-            f"the index {index} lists blobs instead of manifests ({child.digest} is {kind}), as old build caches do",
-            "export the build cache with image-manifest=true,oci-mediatypes=true, or leave its tag out",
+            f"the index {index} lists blobs, not manifests, as BuildKit's old caches do: {child.digest} is {kind}",
+            "export the cache with image-manifest=true,oci-mediatypes=true, or leave its tag out in the rule",
         ).at(self.repository.registry)
 
 

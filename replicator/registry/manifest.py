@@ -44,9 +44,11 @@ _REFERENCE_TYPE = "vnd.docker.reference.type"
 _REFERENCE_DIGEST = "vnd.docker.reference.digest"
 _FOREIGN = ("application/vnd.docker.image.rootfs.foreign.", "application/vnd.oci.image.layer.nondistributable.")
 _BLOBS = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.", "application/vnd.buildkit.cache")
-_FIELDS = frozenset({"mediaType", "config", "layers", "manifests", "subject", "artifactType", "annotations"})
-_FOLDED = frozenset(name.casefold() for name in _FIELDS)
+_FIELDS = ("mediaType", "config", "layers", "manifests", "subject", "artifactType", "annotations")
+_DESCRIPTOR_FIELDS = ("mediaType", "digest", "size", "urls", "data", "platform", "artifactType", "annotations")
 _MAX_ENTRIES = 4096
+_MAX_SIZE = 2**63 - 1
+"""Registries read a size as a signed number of 64 bits."""
 _PLATFORM_PART = re.compile(r"[!-~]{0,64}\Z")
 """Printable and short: platforms are shown to people and sent through the queue."""
 
@@ -147,12 +149,11 @@ def parse_manifest(content: bytes, content_type: str, digest: str) -> Manifest:
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"the manifest {digest} is not JSON") from error
+        # E.g. a number with more digits than Python reads.
+        raise ValueError(f"the manifest {digest} can't be read as JSON ({one_line(str(error), 100)})") from error
     if not isinstance(document, dict):
         raise ValueError(f"the manifest {digest} is not a JSON object")
-    if odd := next((name for name in document if name not in _FIELDS and name.casefold() in _FOLDED), None):
-        # Programs in Go read it as if it had the right case, so it would mean one image here and another there.
-        raise ValueError(f"{digest} has a field {one_line(odd, 30)!a}, which differs from a known one by case: refused")
+    _refuse_odd_case(document, _FIELDS)
     media_type = _media_type(document, content_type)
     if media_type in INDEX_TYPES:
         # The same ambiguity without a type (CVE-2021-41190): a client may take it for an image.
@@ -314,7 +315,7 @@ def _media_type(document: dict[str, Any], content_type: str) -> str:
     announced = content_type.partition(";")[0].strip().lower()
     if announced in MANIFEST_TYPES:
         # A document of two types could mean one image here and another to the client that pulls it (CVE-2021-41190).
-        if declared not in (None, announced):
+        if declared not in (None, "", announced):
             raise ValueError(
                 f"the manifest is served as {announced} but calls itself {one_line(str(declared), 100)!a}: refused"
             )
@@ -342,6 +343,13 @@ def _advice(document: dict[str, Any], media_type: str) -> str:
     return " (push it as an OCI image manifest or index, or leave its tag out)"
 
 
+def _refuse_odd_case(document: dict[str, Any], fields: tuple[str, ...]) -> None:
+    """Refuse a field's name in another case: programs in Go read it as that field, so it would mean two things."""
+    folded = {name.casefold() for name in fields}
+    if odd := next((name for name in document if name not in fields and name.casefold() in folded), None):
+        raise ValueError(f"the manifest has a field {one_line(odd, 30)!a}, a known name in another case: refused")
+
+
 def _descriptors(document: dict[str, Any], key: str) -> tuple[Descriptor, ...]:
     # Go writes an empty list as null or not at all, so images and indexes without parts exist in all three forms.
     entries = document.get(key)
@@ -357,12 +365,13 @@ def _descriptors(document: dict[str, Any], key: str) -> tuple[Descriptor, ...]:
 def _descriptor(entry: object, where: str) -> Descriptor:
     if not isinstance(entry, dict):
         raise ValueError(f"{where!r} of the manifest is not a descriptor")
+    _refuse_odd_case(entry, _DESCRIPTOR_FIELDS)
     digest, size, media_type = entry.get("digest"), entry.get("size"), entry.get("mediaType", "")
     if not isinstance(digest, str) or not is_digest(digest):
         raise ValueError(f"{where!r} of the manifest has no digest that can be verified")
     # JSON's true is an int in Python.
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        raise ValueError(f"{where!r} of the manifest has no size")
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _MAX_SIZE:
+        raise ValueError(f"{where!r} of the manifest has no valid size")
     artifact_type, data = entry.get("artifactType"), entry.get("data")
     return Descriptor(
         media_type if isinstance(media_type, str) else "",

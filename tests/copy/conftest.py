@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from replicator.copy import BlobLock, Copier, Outcome
+from replicator.copy import BlobLock, Copier, Outcome, Result
 from replicator.copy.ledger import NoBlobLocks
+from replicator.copy.options import CopyOptions
 from replicator.reference import Reference, Repository
 from replicator.registry import Access, Registries, Timing
+from tests.copy.shelf import Source
 from tests.standins.distribution import reused_distribution
 from tests.standins.faults import FaultLayer
 from tests.standins.images import blobs_of, fetch_raw, manifests_of, push, verify_tree
@@ -162,3 +164,28 @@ async def pair() -> AsyncIterator[Pair]:
         pair = Pair(source, destination, copier)
         yield pair
         assert not destination.early, "a tag was written before its parts"
+
+
+@pytest.fixture
+async def source() -> AsyncIterator[Source]:
+    made = Source()
+    async with serve(made.faults) as made.host:
+        yield made
+
+
+@pytest.fixture
+async def taking() -> AsyncIterator[Registry]:
+    async with a_registry() as registry:
+        yield registry
+
+
+async def is_copied(source: Reference, registry: Registry, content: bytes, *options: CopyOptions) -> None:
+    """Assert that an image arrives to the byte, and that a second run, which knows nothing, finds it in place."""
+    assert source.tag is not None
+    destination, results = registry.reference(source.tag), []
+    for _ in range(2):
+        async with a_copier() as copier:
+            outcomes = [await copier.copy(source, destination, options=one) for one in options or (CopyOptions(),)]
+            results += [outcome.result for outcome in outcomes]
+    assert results == [Result.COPIED, *[Result.UP_TO_DATE] * (len(results) - 1)]
+    assert (await fetch_raw(registry.plain, "team/app", source.tag))[0] == content

@@ -1,12 +1,37 @@
-"""An in-memory registry that accepts any digest algorithm, unlike Debian's docker-registry."""
+"""An in-memory registry that accepts any digest algorithm and any content, unlike Debian's docker-registry."""
 
 from __future__ import annotations
 
+import base64
 import itertools
+import json
+from typing import Any
 
 from aiohttp import web
 
-from replicator.registry.manifest import digest_of
+from replicator.reference import Reference, Repository
+from replicator.registry.manifest import OCI_CONFIG, OCI_MANIFEST, digest_of
+from tests.standins.faults import FaultLayer
+
+CONFIG = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}).encode()
+LAYER = b"a layer"
+LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
+
+
+def part(content: bytes, media_type: str, **more: Any) -> dict[str, Any]:
+    return {"mediaType": media_type, "digest": digest_of(content), "size": len(content), **more}
+
+
+def document(media_type: str, **parts: Any) -> bytes:
+    return json.dumps({"schemaVersion": 2, "mediaType": media_type, **parts}).encode()
+
+
+def an_image(**layer: Any) -> bytes:
+    return document(OCI_MANIFEST, config=part(CONFIG, OCI_CONFIG), layers=[part(LAYER, LAYER_TYPE, **layer)])
+
+
+def embedding(content: bytes) -> dict[str, str]:
+    return {"data": base64.b64encode(content).decode()}
 
 
 class Shelf:
@@ -49,3 +74,27 @@ class Shelf:
         if kind == "blobs" and name in self.blobs:
             return web.Response(body=self.blobs[name])
         return web.Response(status=404)
+
+
+class Source(Shelf):
+    """A registry that takes and serves anything.
+
+    Attributes:
+        host: its address.
+        faults: and the log.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.host = ""
+        self.faults = FaultLayer(self)
+
+    def hold(self, content: bytes, media_type: str, *blobs: bytes, tag: str = "v1") -> Reference:
+        """Keep a manifest and blobs; return the manifest's reference."""
+        self.blobs |= {digest_of(blob): blob for blob in blobs}
+        self.put(content, media_type, tag, "sha256:")
+        return Reference(Repository(self.host, "team/app"), tag, None)
+
+    def requested(self, content: bytes) -> int:
+        """Return how often a blob or a manifest was asked for."""
+        return self.faults.log.count(path=digest_of(content))
