@@ -156,7 +156,8 @@ class Pusher:
         self._ledger = blobs.ledger
         self._rewritten = rewritten or {}
         self._children = asyncio.Semaphore(_MAX_CHILDREN)
-        self._nested_sizes: dict[str, int] = {}
+        self._nested: set[str] = set()
+        self._nested_bytes = 0
         self._child_locks = KeyedLock()
         self._repository = (context.target.repository.registry, context.target.repository.name)
 
@@ -244,7 +245,7 @@ class Pusher:
         """Refuse an index that lists blobs, itself or in an index within it, before anything of it is sent."""
         for child in index.manifests:
             # What has the type of an image is read when it is copied.
-            skips = child.media_type in ("", *IMAGE_TYPES) or child.digest in self._nested_sizes
+            skips = child.media_type in ("", *IMAGE_TYPES) or child.digest in self._nested
             if skips or self._ledger.has(*self._repository, child.digest):
                 continue
             manifest = self._rewritten.get(child.digest) or await self._context.reader.child(child, index.digest)
@@ -253,8 +254,11 @@ class Pusher:
                 await self._refuse_blobs(manifest, depth + 1)
 
     def _count_nested(self, nested: Manifest, index: str) -> None:
-        self._nested_sizes[nested.digest] = len(nested.content)
-        if sum(self._nested_sizes.values()) > MAX_NESTED_BYTES:
+        if nested.digest in self._nested:
+            return
+        self._nested.add(nested.digest)
+        self._nested_bytes += len(nested.content)
+        if self._nested_bytes > MAX_NESTED_BYTES:
             raise self._unsupported(index, f"its nested indexes are larger than {MAX_NESTED_BYTES} bytes")
 
     async def put(self, manifest: Manifest, identifier: str) -> bool:
