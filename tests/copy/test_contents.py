@@ -121,6 +121,9 @@ async def test_an_index_of_blobs_is_refused_before_anything_is_sent(
             assert "image-manifest=true" in caught.value.do
     assert not taken.blobs
     assert not taken.manifests
+    # Only what does not call itself a blob is asked for.
+    asked = sum(source.faults.log.count(path=f"manifests/{digest_of(blob)}") for blob in (LAYER, CONFIG, b"{}"))
+    assert (asked > 0) is (b"vnd.example.blob" in content)
 
 
 async def test_indexes_that_share_their_children_are_looked_through_once(
