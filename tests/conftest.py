@@ -3,16 +3,26 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import HealthCheck, settings
 
+from replicator.aliyun.acr import EDITIONS
+
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Iterator
 
 pytest_plugins = ["tests.standins.fixtures"]
 
 # How long an example takes is the machine's affair: no test asserts a time.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def _editions() -> Iterator[None]:
+    """Forget what a test's registries have told of themselves: others use the same names."""
+    yield
+    EDITIONS.clear()
 
 
 def pytest_xdist_auto_num_workers() -> int:

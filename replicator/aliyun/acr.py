@@ -3,7 +3,7 @@
 Hosts: ``registry[-vpc|-internal|-intl].<region>.aliyuncs.com`` (Personal), since 2024-09-09
 ``crpi-<id>[-vpc].<region>.personal.cr.aliyuncs.com``, and ``<name>-registry[-vpc].<region>.cr.aliyuncs.com``
 (Enterprise). An Enterprise instance can have a domain of its own as well; the ``service`` of the token challenge names
-the edition whatever the host is.
+the edition whatever the host is. So what a host is may be known only after its first answer: `EDITIONS` remembers it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ _SERVICE = re.compile(
     rf"registry\.aliyuncs\.com:{_REGION}:(?:[0-9]+|[a-z0-9-]+:(?P<instance>cri-[a-z0-9]+))", re.IGNORECASE | re.ASCII
 )
 _MAX_HOST = 253
+_MAX_KNOWN = 1000
+"""Hosts whose challenge is remembered."""
 
 
 class Edition(StrEnum):
@@ -106,9 +108,70 @@ def service_of(service: str) -> Service | None:
     return Service(Edition.ENTERPRISE if instance_id else Edition.PERSONAL, match["region"].lower(), instance_id)
 
 
+@dataclass(frozen=True, slots=True)
+class KnownEdition:
+    """What is known of a registry of ACR.
+
+    Attributes:
+        edition: None if it is ACR, and nothing has told the edition yet.
+        by: what tells it, e.g. ``its host name``.
+    """
+
+    edition: Edition | None
+    by: str
+
+    def __str__(self) -> str:
+        named = f"ACR, {self.edition} Edition" if self.edition is not None else "ACR"
+        return f"{named}, as told by {self.by}"
+
+
+class Editions:
+    """The editions of registries, told by a host's name or by the registry's token challenge.
+
+    A challenge is the registry's own word, so it wins over the name. It costs no request of its own: each process gets
+    one with its first request to a registry, and learns it there. So nothing is stored for other processes.
+    """
+
+    def __init__(self) -> None:
+        self._challenged: dict[str, KnownEdition] = {}
+
+    def learn(self, registry: str, service: str) -> None:
+        """Note the ``service`` of a registry's token challenge; one that is not ACR's says nothing."""
+        place, found = _place(registry), service_of(service)
+        if found is None:
+            return
+        instance = f" for {found.instance_id}" if found.instance_id else ""
+        if place not in self._challenged and len(self._challenged) >= _MAX_KNOWN:
+            del self._challenged[next(iter(self._challenged))]
+        self._challenged[place] = KnownEdition(found.edition, f"its token challenge{instance}")
+
+    def find(self, registry: str) -> KnownEdition | None:
+        """Return what is known of ``host[:port]``; None if nothing says that it is ACR."""
+        if (challenged := self._challenged.get(_place(registry))) is not None:
+            return challenged
+        endpoint = endpoint_of(registry)
+        if endpoint is None and not _host(registry).endswith(".aliyuncs.com"):
+            return None
+        return KnownEdition(endpoint.edition if endpoint is not None else None, "its host name")
+
+    def clear(self) -> None:
+        """Forget everything that was learned."""
+        self._challenged.clear()
+
+
+EDITIONS = Editions()
+"""Those that this process knows."""
+
+
+def edition_of(registry: str) -> Edition | None:
+    """Return the edition of ``host[:port]`` as far as it is known by now; None for other registries, and if unknown."""
+    known = EDITIONS.find(registry)
+    return known.edition if known is not None else None
+
+
 def is_acr(registry: str) -> bool:
-    """Tell whether ``host[:port]`` is an ACR endpoint, in a form that `endpoint_of` knows or a newer one."""
-    return _host(registry).endswith(".aliyuncs.com")
+    """Tell whether ``host[:port]`` is known to be ACR by now: by its name, or by its token challenge."""
+    return EDITIONS.find(registry) is not None
 
 
 def is_of_quantity(words: str) -> bool:
@@ -126,3 +189,8 @@ def automatic_attestations(registry: str) -> Attestations:
 
 def _host(registry: str) -> str:
     return (registry.rpartition(":")[0] if ":" in registry else registry).lower()
+
+
+def _place(registry: str) -> str:
+    """Return ``host[:port]`` in its one form: another port may be another registry."""
+    return registry.lower().removesuffix(":443")

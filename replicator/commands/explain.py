@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from replicator.aliyun import Visibility
+from replicator.aliyun import TemporaryLogins, Visibility
+from replicator.aliyun.acr import EDITIONS, Edition, KnownEdition
 from replicator.commands.options import (
     Auth,
     Config,
@@ -20,7 +21,7 @@ from replicator.commands.options import (
 from replicator.console import say
 from replicator.copy.options import VERBATIM, Overwrite, Public
 from replicator.errors import FAILED, OK
-from replicator.reference import Reference
+from replicator.reference import Reference, Repository
 from replicator.registry.manifest import KINDS
 from replicator.registry.proxies import Proxies
 from replicator.rules import CopyRequest, Rules, auth, defaults, images, loading
@@ -74,6 +75,9 @@ def explain_reference(rules: Rules, reference: Reference, proxies: Proxies) -> i
             say(f" with {named}, if {exists}: it goes there too", label="would collide", style="yellow")
     for host, words in _routes(rules, requests, proxies).items():
         say(f"{host} is reached {words}")
+    for repository in {request.destination.registry: request.destination.repository for request in requests}.values():
+        if (known := _edition(rules, repository)) is not None:
+            say(f"{repository.registry} is {known}")
     for problem in dict.fromkeys(request.problem for request in requests if request.problem is not None):
         say(f"the copy of {reference} would fail: {problem}")
     if not requests:
@@ -99,6 +103,17 @@ def _routes(rules: Rules, requests: Iterable[CopyRequest], proxies: Proxies) -> 
         if words := route(repository.registry, access, access.proxies or proxies):
             found[repository.registry] = words
     return found
+
+
+def _edition(rules: Rules, repository: Repository) -> KnownEdition | None:
+    """Return what the name of a registry tells of its edition, or else the rules; nothing is asked."""
+    known, access = EDITIONS.find(repository.registry), rules.credentials(repository)
+    logins = access.logins if access is not None else None
+    if known is not None or not isinstance(logins, TemporaryLogins):
+        return known
+    instance_id = logins.account.instance_id
+    # Only an Enterprise instance can have a domain of its own.
+    return KnownEdition(Edition.ENTERPRISE, f"instance_id {instance_id}" if instance_id else "aliyun in the rules")
 
 
 def _notes(request: CopyRequest) -> list[str]:

@@ -76,10 +76,12 @@ class Authorizer:
 
     Attributes:
         service: the ``service`` of the registry's token challenge; None before the first, or if it named none.
+        on_service: called with the service of each such challenge; empty if it named none.
     """
 
     def __init__(self, access: Access, source: TokenSource, ladder: LoginLadder | None = None) -> None:
         self.service: str | None = None
+        self.on_service: Callable[[str], None] = lambda _: None
         self._source = source
         self._login = LoginSource(access)
         self._ladder = ladder or LoginLadder("", access, LoginPatience())
@@ -157,6 +159,7 @@ class Authorizer:
             if challenge.scheme == "bearer" and (realm := realm_of(challenge)) is not None:
                 self._realm = realm
                 self.service = challenge.parameters.get("service")
+                self.on_service(self.service or "")
                 return True
         # Harbor answers a rejected bearer with a Basic challenge: the realm of its first challenge is still right.
         if self._realm is not None:

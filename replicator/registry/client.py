@@ -364,9 +364,10 @@ class Registries:
             ladder = self._ladder(repository.registry, access)
             timing = replace(self._timing, attempts=1) if anonymous else self._timing
             observer = _expecting_refusals(self._observer) if anonymous else self._observer
-            self._transports[key] = Transport(
-                repository.registry, access, self._session, limits, timing, observer, ladder
-            )
+            registry = repository.registry
+            transport = Transport(registry, access, self._session, limits, timing, observer, ladder)
+            transport.authorizer.on_service = functools.partial(observer.challenged, registry)
+            self._transports[key] = transport
         return self._transports[key]
 
 

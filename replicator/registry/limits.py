@@ -347,6 +347,7 @@ class RequestObserver:
             ``Retry-After``: ``(registry)``.
         silent: the registry stalled or fell silent, or answers again (None): ``(registry, silence)``. If it is given,
             the caller hands work back to a queue that waits for the answer, so it is not repeated in vain before.
+        challenged: a token challenge of the registry names its ``service``: ``(registry, service)``.
     """
 
     answered: Callable[[str, str, int | None, float], None] = _ignore
@@ -354,3 +355,4 @@ class RequestObserver:
     sent: Callable[[str, int], None] = _ignore
     throttled: Callable[[str], None] = _ignore
     silent: Callable[[str, Silence | None], None] | None = None
+    challenged: Callable[[str, str], None] = _ignore

@@ -185,9 +185,8 @@ def _push_advice(error: RegistryError, destination: Reference) -> str:
         if segments < acr.NAME_SEGMENTS:
             return f"{wrong}: put a namespace in front of the name in the rule's destination"
         return f"{wrong}: use {{flat}} in the rule's destination, which makes one segment of a nested name"
-    endpoint = acr.endpoint_of(error.registry) if at_acr else None
     quota = "quota is used up"
-    if endpoint is not None and endpoint.edition is acr.Edition.PERSONAL:
+    if acr.edition_of(error.registry) is acr.Edition.PERSONAL:
         quota += " (the Personal Edition has 3 namespaces and 300 repositories)"
     if acr.is_of_quantity(error.why):
         return f"a {quota}: delete repositories or namespaces that are not needed, or have the quota raised"

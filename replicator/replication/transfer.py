@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from replicator import __version__
+from replicator.aliyun.acr import EDITIONS
 from replicator.copy import Copier
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.reference import Reference
-from replicator.registry import Registries, RegistryError, Timing
+from replicator.registry import Registries, RegistryError, RequestObserver, Timing
 from replicator.registry.errors import (
     ConnectionFailed,
     NoTls,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from replicator.copy import BlobLocks, Comparison, Outcome, SelectionStore
     from replicator.errors import Wait
     from replicator.reference import Repository
-    from replicator.registry import Access, RequestObserver
+    from replicator.registry import Access
     from replicator.registry.ladder import LoginPatience
     from replicator.replication.repositories import Neighbours
     from replicator.rules import Rules
@@ -377,7 +378,7 @@ async def open_registries(
         in_flight=settings.in_flight,
         streams=settings.transfers,
         rates=rates or rates_of(settings),
-        observer=observer,
+        observer=replace(observer or RequestObserver(), challenged=EDITIONS.learn),
         proxies=Proxies.from_environ(variables()),
         patience=patience,
     ) as registries:

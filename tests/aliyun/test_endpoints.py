@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.aliyun.acr import AcrEndpoint, Edition, Network, Service, endpoint_of, is_acr, service_of
+from replicator.aliyun.acr import (
+    EDITIONS,
+    AcrEndpoint,
+    Edition,
+    Network,
+    Service,
+    edition_of,
+    endpoint_of,
+    is_acr,
+    service_of,
+)
 
 REGION = st.from_regex(r"[a-z]{2}-[a-z]{3,12}(-[0-9])?", fullmatch=True)
 LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
@@ -92,3 +102,31 @@ def test_whatever_a_host_or_a_challenge_says_a_region_is_a_single_label(text: st
             assert set(found.region) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
     if endpoint_of(text) is not None:
         assert is_acr(text)
+
+
+def test_a_host_of_any_name_is_acr_from_its_first_challenge_on() -> None:
+    assert (is_acr("hub.acme.com"), edition_of("hub.acme.com")) == (False, None)
+    EDITIONS.learn("hub.acme.com", "harbor-registry")
+    assert not is_acr("hub.acme.com")
+    EDITIONS.learn("hub.acme.com", "registry.aliyuncs.com:cn-beijing:china:cri-0123456789abcdef")
+    assert is_acr("Hub.acme.com:443")
+    assert not is_acr("hub.acme.com:8443"), "another port may be another registry"
+    assert edition_of("hub.acme.com") is ENTERPRISE
+    told = "ACR, Enterprise Edition, as told by its token challenge for cri-0123456789abcdef"
+    assert str(EDITIONS.find("hub.acme.com")) == told
+
+
+def test_a_challenge_wins_over_a_name_and_tells_what_no_name_does() -> None:
+    newer, personal = "registry.example.cr.aliyuncs.com", "registry.cn-beijing.aliyuncs.com"
+    assert (is_acr(newer), edition_of(newer), edition_of(personal)) == (True, None, PERSONAL)
+    assert str(EDITIONS.find(newer)) == "ACR, as told by its host name"
+    EDITIONS.learn(newer, "registry.aliyuncs.com:cn-beijing:26842")
+    EDITIONS.learn(personal, "registry.aliyuncs.com:cn-beijing:china:cri-0123456789abcdef")
+    assert (edition_of(newer), edition_of(personal)) == (PERSONAL, ENTERPRISE)
+
+
+def test_so_many_hosts_are_remembered() -> None:
+    for number in range(1001):
+        EDITIONS.learn(f"r{number}.example.com", "registry.aliyuncs.com:cn-beijing:26842")
+    assert not is_acr("r0.example.com")
+    assert is_acr("r1.example.com")

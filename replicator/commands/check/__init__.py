@@ -15,6 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from replicator import __version__
+from replicator.aliyun.acr import EDITIONS
 from replicator.commands.check.findings import Finding, FindingState, Probe, judge_limits, merged, run_probe
 from replicator.commands.check.queue import (
     compare_rules,
@@ -65,7 +66,7 @@ from replicator.harbor.policy import canonical
 from replicator.harbor.registration import named_projects
 from replicator.queue.connection import open_redis
 from replicator.reference import Reference, Repository
-from replicator.registry import Access, Registries, Timing
+from replicator.registry import Access, Registries, RequestObserver, Timing
 from replicator.registry.errors import RegistryError
 from replicator.registry.proxies import Proxies
 from replicator.replication.transfer import access_by
@@ -123,7 +124,8 @@ async def run_checks(settings: Settings, rules: Rules, narrowing: Narrowing, *, 
         await open_redis(settings.redis_url.get_secret_value()).close()
     agent = f"replicator/{__version__}"
     proxies, access = Proxies.from_environ(variables()), access_by(rules.credentials)
-    async with Registries(access, user_agent=agent, timing=_TIMING, proxies=proxies) as registries:
+    observer = RequestObserver(challenged=EDITIONS.learn)
+    async with Registries(access, user_agent=agent, timing=_TIMING, observer=observer, proxies=proxies) as registries:
         found = await Check(settings, rules, narrowing, registries).run()
     if as_json:
         document([asdict(finding) for finding in found], out)

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from replicator.aliyun.acr import EDITIONS
 from replicator.commands.check.findings import Finding, FindingState, clock_problem, parse_date
 from replicator.copy.options import Public
 from replicator.harbor import HarborApi
@@ -62,6 +63,8 @@ async def log_in(registries: Registries, repository: Repository, *, anonymous: b
     found = [
         Finding("login", host, FindingState.OK, "reachable, without a login" if anonymous else "reachable, logged in")
     ]
+    if (known := EDITIONS.find(host)) is not None:
+        found.append(Finding("edition", host, FindingState.OK, str(known)))
     date = parse_date(reply.headers.get("Date"))
     problem = clock_problem(date, datetime.now(UTC), host, "logins and TLS fail") if date is not None else None
     if problem is not None:

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 async def test_where_all_is_well_nothing_fails_and_nothing_is_left_behind(pushed: House) -> None:
     lines = await checked(pushed, pushed.rules(RULE), 0)
-    names = {"login", "list", "pull", "artifacts", "push", "queue", "webhook", "listen", "harbor"}
+    names = {"login", "list", "pull", "artifacts", "push", "queue", "webhook", "listen", "harbor", "edition"}
     assert set(told(lines, "ok")) == names
+    assert told(lines, "ok")["edition"] == "ACR, Personal Edition, as told by its token challenge"
     # The robot account has all that a copy needs, and nothing more.
     assert {line["name"] for line in lines} - names == set(told(lines, "not tried")) == {"policy", "public"}
     assert pushed.harbor.pulls == []
@@ -48,7 +49,7 @@ async def test_a_private_image_that_anyone_may_pull_at_its_destination_is_told(
     rules = pushed.rules({"HARBOR/team/**": {"to": "ACR/image-syncer/{name}", **keys}})
     message = told(await checked(pushed, rules, code), state)["public"]
     assert f"{pushed.harbor.host}/team/app is private, and anyone may pull it here" in message
-    assert ("make image-syncer/app, or its project, private" in message) is (public != "allow")
+    assert ("set the type (仓库类型) of the repository app to private" in message) is (public != "allow")
     pushed.acr.public = {"image-syncer/other"}
     assert "not open to anyone" in told(await checked(pushed, rules, 0), "ok")["public"]
 
