@@ -71,6 +71,7 @@ class ReplicatorError(Exception):
         wait: set if another attempt is of no use for now, and does not count as one.
         login: the fingerprint of the login that was refused (`replicator.registry.credentials.fingerprint`), if known.
         repeatable: whether the same request may succeed a moment later; if not, only the work as a whole is retried.
+        reason: one word for a cause that is told apart within its class: ``denied``, ``immutable``; empty for others.
         costly: a body was sent in vain, over a line that may be paid for, so the work is retried a few times only.
     """
 
@@ -80,6 +81,7 @@ class ReplicatorError(Exception):
     login: str = ""
     repeatable: bool = True
     costly: bool = False
+    reason: str = ""
 
     def __init__(self, what: str = "", why: str = "", do: str = "") -> None:
         super().__init__(*filter(None, (what, why, do)))

@@ -17,7 +17,6 @@ from replicator.copy.options import Attestations
 NAME_SEGMENTS = 2
 """Segments of a repository's name at ACR, in both editions: namespace and repository, never more."""
 
-_QUANTITY = re.compile(r"quota|exceed|limit", re.IGNORECASE)
 _LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
 _REGION = rf"(?P<region>{_LABEL})"
 _HOSTS = (
@@ -172,11 +171,6 @@ def edition_of(registry: str) -> Edition | None:
 def is_acr(registry: str) -> bool:
     """Tell whether ``host[:port]`` is known to be ACR by now: by its name, or by its token challenge."""
     return EDITIONS.find(registry) is not None
-
-
-def is_of_quantity(words: str) -> bool:
-    """Tell whether the text of a refusal is about a quota."""
-    return _QUANTITY.search(words) is not None
 
 
 def automatic_attestations(registry: str) -> Attestations:

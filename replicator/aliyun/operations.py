@@ -22,7 +22,6 @@ from enum import StrEnum
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from replicator.aliyun.acr import is_of_quantity
 from replicator.registry.errors import (
     ConnectionFailed,
     Denied,
@@ -31,6 +30,7 @@ from replicator.registry.errors import (
     RegistryError,
     ServerFailed,
     TooManyRequests,
+    is_of_quantity,
 )
 from replicator.registry.proxies import Proxies
 

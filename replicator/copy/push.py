@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from replicator.copy.context import refusal_note
 from replicator.copy.options import Overwrite
 from replicator.copy.selection import MAX_DEPTH, MAX_NESTED_BYTES
 from replicator.errors import ErrorClass
+from replicator.reference import is_digest
 from replicator.registry.errors import (
+    Denied,
     LoginRefused,
     ManifestIncomplete,
     Refused,
     RegistryError,
+    TagImmutable,
     UnsupportedManifest,
+    is_of_quantity,
     may_land_late,
     refuses_kind,
 )
@@ -47,6 +51,11 @@ _MISSING = frozenset({"MANIFEST_BLOB_UNKNOWN", "MANIFEST_UNKNOWN", "BLOB_UNKNOWN
 """Codes of a registry that has taken the kind of a manifest, and looks for its parts."""
 _ABOUT_FOREIGN = re.compile(r"\bURLs?\b|foreign|non-?distributable", re.IGNORECASE)
 """Words of a registry that refuses foreign layers, or the places where they can be had."""
+_IMMUTABLE = re.compile(r"immutab|overwrit|(tag|version)\b.{0,200}\balready exists", re.IGNORECASE)
+"""Words of a registry whose tags can't be moved: ACR's, Harbor's, and those of others."""
+_CONFLICTS = frozenset({409, 412})
+"""Harbor answers 412 for an immutable tag, others 409."""
+_T = TypeVar("_T")
 
 
 class LeftAlone(Exception):
@@ -122,7 +131,8 @@ class TagGuard:
             LeftAlone: the tag has come to name an image that may not be replaced.
         """
         if self._overwrite is not Overwrite.ALWAYS:
-            head = await self._context.target.head_destination(self._context.destination.identifier)
+            tag = self._context.destination.identifier
+            head = await self._context.target.head_destination(tag, withheld=False)
             # An attempt before this one may have written it, and replaced what was seen before that.
             if head is None or head.digest != self._digest:
                 self.replaced = head.digest if head is not None else None
@@ -267,7 +277,16 @@ class Pusher:
         Returns:
             Whether the registry lists it among the referrers of its subject; see `RemoteRepository.put_manifest`.
         """
-        return await self._put(manifest, lambda: self._target.put_manifest(manifest, identifier))
+
+        async def write() -> bool:
+            try:
+                return await self._target.put_manifest(manifest, identifier)
+            except RegistryError as error:
+                if not await self._is_in_place(manifest, identifier, error):
+                    raise
+                return False
+
+        return await self._put(manifest, write)
 
     async def put_root(
         self,
@@ -284,18 +303,19 @@ class Pusher:
         timing = self._target.timing
         answered = answered or (lambda: None)
 
-        async def attempt() -> bool:
+        async def attempt() -> None:
             # A Retry-After is waited for before the confirmation: afterwards it would use up the lease.
             await self._target.pause()
             await confirm()
             try:
-                listed = await self._target.put_manifest(manifest, identifier, within=timing.tag)
+                await self._target.put_manifest(manifest, identifier, within=timing.tag)
             except RegistryError as error:
                 if not may_land_late(error):
                     answered()
-                raise
-            answered()
-            return listed
+                if not await self._is_in_place(manifest, identifier, error):
+                    raise
+            else:
+                answered()
 
         failures = 0
 
@@ -310,7 +330,29 @@ class Pusher:
 
         await self._put(manifest, lambda: retrying(attempt, attempts=None, retryable=is_retryable))
 
-    async def _put(self, manifest: Manifest, write: Callable[[], Awaitable[bool]]) -> bool:
+    async def _is_in_place(self, manifest: Manifest, identifier: str, error: RegistryError) -> bool:
+        """Tell whether a tag whose write was refused names the manifest: an answer to an earlier write was lost.
+
+        Raises:
+            TagImmutable: it names another one, and that is why the write was refused.
+        """
+        tally = self._context.tally
+        error.written = tally.blobs_copied + tally.blobs_mounted + tally.manifests > 0
+        if is_digest(identifier) or not isinstance(error, Denied | Refused) or refuses_kind(error):
+            return False
+        head = await self._target.head_destination(identifier)
+        if head is None or head.digest == manifest.digest:
+            return head is not None
+        # Without words on it, a denial means the tag if everything else was taken a moment ago, unless it is a quota's.
+        likely = error.status in _CONFLICTS or (isinstance(error, Denied) and error.written)
+        if not _IMMUTABLE.search(error.why) and (not likely or is_of_quantity(error.why)):
+            return False
+        immutable = error.recast(TagImmutable)
+        immutable.why = f"the tag is immutable, holds {head.digest} ({error.why})"
+        immutable.do = "to replace it, delete it there; or write overwrite: never in the rule, to leave it alone"
+        raise immutable from error
+
+    async def _put(self, manifest: Manifest, write: Callable[[], Awaitable[_T]]) -> _T:
         repairs = 0
         while True:
             try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from cachetools import LRUCache
 
 from replicator.registry.credentials import LoginSource
-from replicator.registry.errors import AskedLoginRefused, LoginRefused, RegistryError, Unauthorized
+from replicator.registry.errors import AskedLoginRefused, Denied, LoginRefused, RegistryError, Unauthorized
 from replicator.registry.ladder import LoginLadder, LoginPatience
 from replicator.registry.token_endpoint import (
     HARBOR_SERVICE,
@@ -148,8 +148,7 @@ class Authorizer:
         if basic:
             return used is not None and self._login.renew_basic(used)
         grant = self._grant(scopes)
-        token = grant.token
-        if token is not None and used == token.header:
+        if (token := grant.token) is not None and used == token.header:
             if grant.anonymous or (not grant.accepted and time.monotonic() - token.issued < _FRESH_SECONDS):
                 # Given to nobody, or a moment ago and never accepted: it allows too little, and so would another.
                 return False
@@ -337,7 +336,8 @@ class Authorizer:
             The error to raise; None if the login is accepted now, so the request is worth another attempt.
         """
         if lacks_scope(headers):
-            return error.again(f": the login does not allow {' '.join(sorted(request.scopes))}")
+            kind = Denied if self._login.exists else type(error)  # whatever its code; without a login, one is lacking
+            return error.recast(kind, f": the login does not allow {' '.join(sorted(request.scopes))}")
         if request.basic and not may_be_harbor(headers):
             return error
         grant, realm = self._grant(request.scopes), self._realm

@@ -290,6 +290,10 @@ class Registries:
         """Tell whether the access of a repository has a creator."""
         return self._access(repository).creator is not None
 
+    def note_refusal(self, registry: str, reason: str) -> None:
+        """Tell the observer of a copy that a registry refuses for good."""
+        self._observer.refused(registry, reason)
+
     def is_anonymous(self, repository: Repository) -> bool:
         """Tell whether there is no login for a repository."""
         return self._access(repository).is_anonymous
@@ -363,18 +367,8 @@ class Registries:
             access = replace(access, proxies=access.proxies or self.proxies)
             ladder = self._ladder(repository.registry, access)
             timing = replace(self._timing, attempts=1) if anonymous else self._timing
-            observer = _expecting_refusals(self._observer) if anonymous else self._observer
-            registry = repository.registry
+            registry, observer = repository.registry, self._observer
             transport = Transport(registry, access, self._session, limits, timing, observer, ladder)
             transport.authorizer.on_service = functools.partial(observer.challenged, registry)
             self._transports[key] = transport
         return self._transports[key]
-
-
-def _expecting_refusals(observer: RequestObserver) -> RequestObserver:
-    """Return an observer of anonymous requests, to which 403 is as good an answer as 401, and nothing to alert of."""
-
-    def answered(registry: str, method: str, status: int | None, seconds: float) -> None:
-        observer.answered(registry, method, 401 if status == 403 else status, seconds)
-
-    return replace(observer, answered=answered)

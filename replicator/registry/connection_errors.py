@@ -25,6 +25,7 @@ from replicator.registry.errors import (
     NotYet,
     ProtocolViolated,
     ProxyFailed,
+    ReadOnlyMode,
     Refused,
     RegistryError,
     ServerFailed,
@@ -294,7 +295,9 @@ def from_answer(
     if status == 413:
         do = "the body is larger than the registry, or a proxy in front of it, accepts: only its limit can be raised"
     why = f"{status}" + (f", the registry says: {answer.message}" if answer.message else "")
-    kind = _kind(status, answer)
+    kind = _kind(status, answer, method)
+    if kind is ReadOnlyMode:
+        why, do = f"the registry is in read-only mode ({why})", "it takes no changes until an administrator ends it"
     if answer.form in ("page", "text"):
         foreign = foreign_answer(status, body, method)
         foreign.do, foreign.retry_after, why = do, retry_after, foreign.why
@@ -306,13 +309,20 @@ def from_answer(
     return error
 
 
-def _kind(status: int, answer: ErrorBody) -> type[RegistryError]:
+_READ_ONLY = re.compile(r"\bread[- ]?only mode\b", re.IGNORECASE)
+"""Harbor's words to every write in that mode (``src/server/middleware/readonly``)."""
+
+
+def _kind(status: int, answer: ErrorBody, method: str) -> type[RegistryError]:
+    if status in (403, 405) and answer.form == "registry" and _READ_ONLY.search(answer.message):
+        return ReadOnlyMode
+    if status == 403 or (status == 401 and "DENIED" in answer.codes):
+        return Denied
     if status == 401:
         return Unauthorized
-    if status == 403:
-        return Denied
     if status == 412:
-        return NotYet
+        # Gates are for pulls: to a write, Harbor says so of an immutable tag.
+        return Refused if method in ("PUT", "POST", "PATCH") else NotYet
     if status == 429 or "TOOMANYREQUESTS" in answer.codes:
         return TooManyRequests
     if "MANIFEST_BLOB_UNKNOWN" in answer.codes or (status == 400 and ErrorBody.MISSING.intersection(answer.codes)):

@@ -17,13 +17,15 @@
     ├── LoginOnHold                 a refused login, until it is sent again                     transient
     ├── LoginUnavailable            the source of the login failed                              transient
     │   └── LoginMissing            the source of the login does not have it                    credentials
-    ├── Denied                      403                                                         permanent
+    ├── Denied                      403, and 401 to a login that is known                       permanent
+    ├── ReadOnlyMode                403: the registry takes no writes for now                   transient
     ├── ForeignAnswer               a page or a text of something in front of the registry          transient
     ├── NotFound                    404: repository, manifest or blob                           permanent
-    ├── NotYet                      412: a policy of the source does not release the image yet  not yet
+    ├── NotYet                      412 to a read: a policy does not release the image yet      not yet
     ├── ManifestIncomplete          the destination lacks something that a manifest names       transient
     ├── UploadLost                  the upload session is gone or out of step                   transient
     ├── Refused                     any other 4xx                                               permanent
+    │   └── TagImmutable            the tag names another image, and can't be moved             permanent
     ├── ProtocolViolated            an answer that the specification does not allow             permanent
     ├── DigestMismatch              bytes that do not hash to the digest they were requested by permanent
     └── UnsupportedManifest         a manifest of a type that is not copied                     permanent
@@ -68,6 +70,7 @@ class RegistryError(ReplicatorError):
         codes: the error codes in the answer, e.g. ``("MANIFEST_UNKNOWN",)``.
         cut: how far the upload came that the error ended; None if it ended none.
         kind: the kind of the manifest that was refused, if it was refused for that (`refuses_kind`); else empty.
+        written: whether the repository had taken a part of the same image before, so it exists and the login may push.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class RegistryError(ReplicatorError):
         self.retry_after = retry_after
         self.cut: Cut | None = None
         self.kind = ""
+        self.written = False
 
     def at(self, registry: str = "", request: str = "") -> Self:
         """Fill in the registry and the request, unless they are known already, and return the error itself."""
@@ -104,7 +108,7 @@ class RegistryError(ReplicatorError):
             also: is appended to ``why``.
         """
         error = kind(self.why + also, self.do, status=self.status, codes=self.codes, retry_after=self.retry_after)
-        error.cut, error.kind = self.cut, self.kind
+        error.cut, error.kind, error.written = self.cut, self.kind, self.written
         error.wait, error.login, error.costly = self.wait, self.login, self.costly
         return error.at(self.registry, self.request)
 
@@ -238,7 +242,16 @@ class LoginMissing(LoginUnavailable):
 
 
 class Denied(RegistryError):
-    """The registry answered 403: the login is known and not allowed to do this."""
+    """The login is known and not allowed to do this: 403, or 401 with the code DENIED or a scope that is too small."""
+
+    reason: str = "denied"
+
+
+class ReadOnlyMode(RegistryError):
+    """The registry is in read-only mode, as an administrator of a Harbor sets it, e.g. for a migration."""
+
+    error_class: ErrorClass = ErrorClass.TRANSIENT
+    repeatable: bool = False
 
 
 class ForeignAnswer(RegistryError):
@@ -258,7 +271,7 @@ class NotFound(RegistryError):
 
 
 class NotYet(RegistryError):
-    """The registry answered 412: Harbor's scan or signature gate is still closed."""
+    """The registry answered 412 to a read: Harbor's scan or signature gate is still closed."""
 
     error_class: ErrorClass = ErrorClass.NOT_YET
 
@@ -280,6 +293,12 @@ class Refused(RegistryError):
     """Any other 4xx: the request itself is not accepted."""
 
 
+class TagImmutable(Refused):
+    """The destination's tag names another image, and the registry does not let it be moved."""
+
+    reason: str = "immutable"
+
+
 class ProtocolViolated(RegistryError):
     """An answer that breaks the specification: no Location, a redirect of a write, a wrong digest."""
 
@@ -290,6 +309,14 @@ class DigestMismatch(RegistryError):
 
 class UnsupportedManifest(RegistryError):
     """A manifest of a media type that can't be copied faithfully, e.g. Docker schema 1."""
+
+
+_QUANTITY = re.compile(r"quota|exceed|limit", re.IGNORECASE)
+
+
+def is_of_quantity(words: str) -> bool:
+    """Tell whether the text of a refusal is about a quota."""
+    return _QUANTITY.search(words) is not None
 
 
 _CLASS = re.compile(

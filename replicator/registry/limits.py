@@ -347,6 +347,7 @@ class RequestObserver:
             ``Retry-After``: ``(registry)``.
         silent: the registry stalled or fell silent, or answers again (None): ``(registry, silence)``. If it is given,
             the caller hands work back to a queue that waits for the answer, so it is not repeated in vain before.
+        refused: a copy failed because a registry refuses it for good: ``(registry, reason)``.
         challenged: a token challenge of the registry names its ``service``: ``(registry, service)``.
     """
 
@@ -355,4 +356,5 @@ class RequestObserver:
     sent: Callable[[str, int], None] = _ignore
     throttled: Callable[[str], None] = _ignore
     silent: Callable[[str, Silence | None], None] | None = None
+    refused: Callable[[str, str], None] = _ignore
     challenged: Callable[[str, str], None] = _ignore

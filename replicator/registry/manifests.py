@@ -22,6 +22,7 @@ from replicator.registry.errors import (
     ForeignAnswer,
     LoginRefused,
     NotFound,
+    NotYet,
     ProtocolViolated,
     Refused,
     RegistryError,
@@ -90,7 +91,7 @@ class Endpoint:
             await self._transport.call(request, expect={200})
         except RegistryError as error:
             # With a challenge: without one it would be a `ForeignAnswer`, or come from the token endpoint.
-            return isinstance(error, Unauthorized) and not isinstance(error, LoginRefused)
+            return isinstance(error, Denied | Unauthorized) and not isinstance(error, LoginRefused)
         return True
 
     async def pause(self) -> None:
@@ -312,16 +313,21 @@ class Manifests(Endpoint):
             abilities.heads = abilities.heads or False
         return Descriptor(manifest.media_type, manifest.digest, len(manifest.content))
 
-    async def head_destination(self, tag: str) -> Descriptor | None:
+    async def head_destination(self, tag: str, *, withheld: bool = True) -> Descriptor | None:
         """Resolve a tag that is to be written; a refusal counts as absent, and is left to the push to explain.
 
-        Some registries, ACR among them, answer "denied" for a repository that the first push will create.
+        Some registries, ACR among them, answer "denied" for a repository that the first push will create. What a
+        policy withholds (412) can't be compared, so it counts as absent, or ``withheld`` is False: it may not be lost.
 
         Raises:
             RegistryError: the login was refused, or there was no usable answer.
         """
         try:
             return await self.head_manifest(tag, explain=False)
+        except NotYet as error:
+            if not withheld:
+                raise error.recast(Refused, ": which image the tag names can't be told") from error
+            return None
         except LoginRefused:
             raise
         except (Denied, Refused, Unauthorized, UnsupportedManifest):
@@ -375,15 +381,12 @@ class Manifests(Endpoint):
             RegistryError: any other answer, or none.
         """
         headers = {"Content-Type": manifest.media_type}
-        request = await self._request("PUT", f"/manifests/{identifier}", headers, manifest.content)
-        request = replace(request, once=within is not None)
+        request, once = await self._request("PUT", f"/manifests/{identifier}", headers, manifest.content), bool(within)
+        request, attempts = replace(request, once=once), 1 if once else None
         with self._transport.context(request):
             try:
                 async with asyncio.timeout(within):
-                    once = within is not None
-                    reply = await self._transport.call(
-                        request, expect={200, 201, 202}, attempts=1 if once else None, waited=once
-                    )
+                    reply = await self._transport.call(request, expect={200, 201, 202}, attempts=attempts, waited=once)
             except TimeoutError as error:
                 late = ConnectionFailed(f"not answered in {within:g} s; it may still be carried out")
                 raise self._transport.silent(late, within or 0.0) from error

@@ -18,6 +18,7 @@ from replicator.registry.errors import (
     RegistryError,
     TooManyRequests,
     Unauthorized,
+    is_of_quantity,
     refuses_kind,
 )
 
@@ -74,18 +75,23 @@ def explained(error: ReplicatorError, destination: Reference | None = None) -> s
     return f"{error}; {advice}" if advice else str(error)
 
 
+def is_about(error: RegistryError, repository: Repository) -> bool:
+    """Tell whether a request to a repository failed so."""
+    return error.registry == repository.registry and f"/v2/{repository.name}/" in error.request
+
+
 def may_lack_repository(error: RegistryError, repository: Repository) -> bool:
     """Tell whether a refused push may mean that ``repository`` does not exist.
 
     ACR answers "denied" to a push into a missing repository, and to many other pushes. So True is only a hint that
     creating the repository is worth an attempt.
     """
-    if error.registry != repository.registry or f"/v2/{repository.name}/" not in error.request:
+    if not is_about(error, repository) or error.written:
         return False
     if isinstance(error, NotFound):
         return "NAME_UNKNOWN" in error.codes
     refused = isinstance(error, Denied | Unauthorized) and not isinstance(error, LoginRefused)
-    return refused and not refuses_kind(error) and not acr.is_of_quantity(error.why)
+    return refused and not refuses_kind(error) and not is_of_quantity(error.why)
 
 
 def _advice(error: RegistryError, destination: Reference | None) -> str:
@@ -180,6 +186,8 @@ def _push_advice(error: RegistryError, destination: Reference) -> str:
     namespace = destination.repository.name.partition("/")[0]
     segments = destination.repository.name.count("/") + 1
     at_acr = acr.is_acr(error.registry)
+    if error.written and not is_of_quantity(error.why):
+        return "it took the rest of the image, so login and repository are right: look for a rule there about tags"
     if at_acr and segments != acr.NAME_SEGMENTS:
         wrong = f"a repository at ACR is exactly namespace/name, not {segments} segment{'s' if segments > 1 else ''}"
         if segments < acr.NAME_SEGMENTS:
@@ -188,7 +196,7 @@ def _push_advice(error: RegistryError, destination: Reference) -> str:
     quota = "quota is used up"
     if acr.edition_of(error.registry) is acr.Edition.PERSONAL:
         quota += " (the Personal Edition has 3 namespaces and 300 repositories)"
-    if acr.is_of_quantity(error.why):
+    if is_of_quantity(error.why):
         return f"a {quota}: delete repositories or namespaces that are not needed, or have the quota raised"
     creating = f"Automatically Create Repository{', or create under aliyun in the rules' if at_acr else ''}"
     # ACR says "denied" for all of these. The order is that of docs/operations.md, the most frequent cause first.

@@ -159,6 +159,7 @@ class Handler:
                 source=str(request.source),
                 destination=str(request.destination),
                 error_class=str(error.error_class),
+                **({"reason": error.reason} if error.reason else {}),
                 error=str(error),
                 seconds=round(time.monotonic() - started, 3),
                 **_circumstances(request, running),

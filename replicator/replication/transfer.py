@@ -20,6 +20,7 @@ from replicator.registry import Registries, RegistryError, RequestObserver, Timi
 from replicator.registry.errors import (
     ConnectionFailed,
     NoTls,
+    NotYet,
     ProxyFailed,
     ServerFailed,
     TooManyRequests,
@@ -27,7 +28,7 @@ from replicator.registry.errors import (
 )
 from replicator.registry.proxies import Proxies
 from replicator.registry.rate import Rates
-from replicator.replication.advice import explained, may_lack_repository
+from replicator.replication.advice import explained, is_about, may_lack_repository
 from replicator.retry import retrying, write_limit
 from replicator.rules.request import Collision
 from replicator.settings import variables
@@ -215,9 +216,14 @@ async def transfer(
             return await attempt()
         return await _creating(copier.registries, request.destination.repository, attempt)
     except RegistryError as error:
+        # Only the source's gate opens by itself.
+        gated = isinstance(error, NotYet) and is_about(error, request.destination.repository)
+        error_class = ErrorClass.PERMANENT if gated else error.error_class
         words = explained(error, request.destination)
-        failed = CopyFailed(words, error.error_class, error.retry_after, error.wait)
-        failed.login, failed.costly = error.login, error.costly
+        failed = CopyFailed(words, error_class, error.retry_after, error.wait)
+        failed.login, failed.costly, failed.reason = error.login, error.costly, error.reason
+        if error.reason:
+            copier.registries.note_refusal(error.registry, error.reason)
         raise failed from error
 
 

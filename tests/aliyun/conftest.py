@@ -20,6 +20,7 @@ from tests.standins.server import serve
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from replicator.registry import RequestObserver
     from tests.standins.acr import AcrStandIn
 
 ACR = "registry.cn-beijing.aliyuncs.com"
@@ -40,11 +41,11 @@ class Stage:
         missing = MissingRepositories(ACR, self.account, creates) if creates is not None else None
         return Access(endpoint=self.acr.url, logins=TemporaryLogins(ACR, self.account), creator=missing)
 
-    def registries(self, acr: Access) -> Registries:
+    def registries(self, acr: Access, observer: RequestObserver | None = None) -> Registries:
         def access(repository: Repository) -> Access:
             return acr if repository.registry == ACR else Access(endpoint=f"http://{repository.registry}")
 
-        return Registries(access, timing=QUICK)
+        return Registries(access, timing=QUICK, observer=observer)
 
     def request(self, name: str, tag: str = "v1", *, source: str = "v1") -> CopyRequest:
         """A request to copy the tag ``source`` to a tag at ACR."""

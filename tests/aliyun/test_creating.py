@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from replicator.commands.check.findings import FindingState
 from replicator.commands.check.registries import try_push
@@ -14,6 +15,7 @@ from replicator.copy import Copier, Result
 from replicator.errors import ErrorClass
 from replicator.reference import Repository
 from replicator.replication.transfer import CopyFailed, transfer
+from replicator.server.metrics.counters import RequestCounts
 from tests.aliyun.conftest import ACR, to
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import image, verify_tree
@@ -134,3 +136,35 @@ async def test_a_check_of_the_push_creates_nothing_and_says_who_will(stage: Stag
     async with stage.registries(replace(stage.access(), creator=None)) as registries:
         (finding,) = await try_push(registries, to("manual/app"))
     assert finding.state is FindingState.FAILED
+
+
+@pytest.mark.parametrize("personal", [True, False])
+async def test_nothing_is_created_for_a_tag_that_can_not_be_moved(stage: Stage, *, personal: bool) -> None:
+    stage.acr.personal, stage.acr.immutable = personal, {"cache/app"}
+    assert await stage.copy(stage.access(), "cache/app") == [Result.COPIED]
+    await stage.source.push("v1", image(2))
+    with pytest.raises(CopyFailed, match=f"immutable, holds {image(1).digest}") as raised:
+        await stage.copy(stage.access(), "cache/app")
+    assert raised.value.error_class is ErrorClass.PERMANENT
+    assert set(stage.openapi.actions) == {"GetAuthorizationToken"}
+    assert await stage.copy(stage.access(), "cache/other") == [Result.COPIED]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_denied_copy_is_permanent_and_counted_as_denied_whatever_its_status(stage: Stage, status: Any) -> None:
+    stage.acr.denied_status = status
+    collected = CollectorRegistry()
+    counts = RequestCounts(collected)
+    counts.add_hosts([ACR])
+
+    def denied() -> float | None:
+        return collected.get_sample_value("replicator_registry_refusals_total", {"host": ACR, "result": "denied"})
+
+    assert denied() == 0, "increase() does not see a series that begins at 1"
+    async with stage.registries(stage.access(None), counts.observer) as registries:
+        with pytest.raises(CopyFailed) as caught:
+            await transfer(Copier(registries), stage.request("manual/app"))
+        assert (caught.value.error_class, caught.value.reason) == (ErrorClass.PERMANENT, "denied")
+        assert denied() == 1
+        await transfer(Copier(registries), stage.request("cache/app"))
+    assert denied() == 1, "the first question whether it is there was denied too"

@@ -21,7 +21,6 @@ from replicator.registry.errors import (
     Denied,
     LoginRefused,
     TooManyRequests,
-    Unauthorized,
 )
 from replicator.replication.advice import explained
 from tests.copy.conftest import QUICK, Registry, a_registry
@@ -132,7 +131,7 @@ ROWS = {
         ("in this order",),
         token_fault=Fault(Answer(502, "DENIED", "denied"), times=None),
     ),
-    "no namespace": Row(Unauthorized, ErrorClass.CREDENTIALS, CAUSES, name="absent/app"),
+    "no namespace": Row(Denied, ErrorClass.PERMANENT, CAUSES, name="absent/app"),
     "no namespace, 403": Row(
         Denied,
         ErrorClass.PERMANENT,
@@ -141,23 +140,23 @@ ROWS = {
         acr={"denied_status": 403, "denies_missing": False},
         fault=Fault(Answer(404), "HEAD", times=None),
     ),
-    "not created by a push": Row(Unauthorized, ErrorClass.CREDENTIALS, CAUSES, name="manual/app"),
+    "not created by a push": Row(Denied, ErrorClass.PERMANENT, CAUSES, name="manual/app"),
     "may only pull": Row(
-        Unauthorized, ErrorClass.CREDENTIALS, CAUSES, acr={"users": {ACR_USER[0]: Account(ACR_USER[1], READ)}}
+        Denied, ErrorClass.PERMANENT, CAUSES, acr={"users": {ACR_USER[0]: Account(ACR_USER[1], READ)}}
     ),
     "denied at the first HEAD": Row(
         Denied, ErrorClass.PERMANENT, CAUSES, name="absent/app", acr={"denied_status": 403}
     ),
     "a nested name": Row(
-        Unauthorized,
-        ErrorClass.CREDENTIALS,
+        Denied,
+        ErrorClass.PERMANENT,
         ("exactly namespace/name, not 3 segments", "{flat}"),
         ("in this order",),
         name="cache/team/app",
     ),
     "Enterprise": Row(
-        Unauthorized,
-        ErrorClass.CREDENTIALS,
+        Denied,
+        ErrorClass.PERMANENT,
         CAUSES[:4],
         ("300",),
         name="absent/app",

@@ -15,6 +15,7 @@ from replicator.reference import Repository
 from replicator.registry import Access, Descriptor, RemoteRepository
 from replicator.registry.errors import (
     ConnectionFailed,
+    Denied,
     LoginRefused,
     NotFound,
     ProtocolViolated,
@@ -260,12 +261,13 @@ async def test_a_token_that_is_refused_while_it_is_young_is_tried_again_when_it_
     assert len(guarded.guard.issued) == 1
 
 
-async def test_a_token_that_allows_too_little_is_final_at_once(guarded: Guarded) -> None:
+@pytest.mark.parametrize("code", ["", "UNAUTHORIZED", "DENIED"])
+async def test_a_token_that_allows_too_little_is_denied_at_once(guarded: Guarded, code: str) -> None:
     realm = f'Bearer realm="{guarded.guard.realm}"'
     guarded.registry.faults.add(Fault(Answer(401, headers={"WWW-Authenticate": realm})))
     lacking = {"WWW-Authenticate": f'{realm},error="insufficient_scope"'}
-    guarded.registry.faults.add(Fault(Answer(401, headers=lacking), times=None))
-    with pytest.raises(Unauthorized, match="does not allow"):
+    guarded.registry.faults.add(Fault(Answer(401, code, headers=lacking), times=None))
+    with pytest.raises(Denied, match="does not allow"):
         await guarded.repository.get_manifest("v1")
     assert len(guarded.registry.faults.log) == 2
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from aiohttp import web
 from yarl import URL
 
+from replicator.registry.manifest import ACCEPT
 from tests.standins.faults import FaultLayer
 from tests.standins.proxy import Upstream
 from tests.standins.server import serve
@@ -43,6 +44,7 @@ PERSONAL_NAMESPACES = 3
 """How many namespaces a Personal Edition holds."""
 
 _DENIED = "requested access to the resource is denied"
+_IMMUTABLE = "The requested tag already exists and cannot be overwritten."
 _IMAGE_CONFIGS = frozenset(
     {"application/vnd.docker.container.image.v1+json", "application/vnd.oci.image.config.v1+json"}
 )
@@ -75,6 +77,7 @@ class AcrStandIn:
         token_faults: in front of the token service.
         accounts: who may log in; may be changed at any time.
         public: repositories that anyone may pull from; may be changed at any time.
+        immutable: repositories of an Enterprise instance whose tags can't be moved; may be changed at any time.
         namespaces: may be changed at any time, and so may ``mounts``, ``denied_status``, ``denies_missing`` and
             ``only_images``.
         leaks: requests with credentials that were not for their receiver: any password at the registry's port, a
@@ -103,6 +106,7 @@ class AcrStandIn:
         self.personal = personal
         self.namespaces = dict(namespaces)
         self.public: set[str] = set()
+        self.immutable: set[str] = set()
         self.mounts: Mounts = mounts
         self.denied_status = denied_status
         self.denies_missing = denies_missing
@@ -233,8 +237,15 @@ class AcrStandIn:
                 return await self._start_upload(request, token)
             case "PUT", "manifests":
                 self._created.add(route.repository)
+                if route.repository in self.immutable and await self._is_tagged(request):
+                    return errors(403, "DENIED", _IMMUTABLE)
                 return await self._put_manifest(request)
         return await self._upstream.forward(request)
+
+    async def _is_tagged(self, request: web.BaseRequest) -> bool:
+        """Tell whether the tag that is put names a manifest already; a digest is none."""
+        status, _, _ = await self._upstream.get(request.raw_path, headers={"Accept": ACCEPT})
+        return status == 200 and "/manifests/sha256:" not in request.path
 
     async def _start_upload(self, request: web.BaseRequest, token: Token) -> web.StreamResponse:
         url = URL(request.raw_path, encoded=True)

@@ -56,7 +56,7 @@ async def log_in(registries: Registries, repository: Repository, *, anonymous: b
     transport = registries.transport(repository)
     try:
         reply = await transport.call(Request("GET", await transport.url("/v2/")), expect={200})
-    except Unauthorized:
+    except (Denied, Unauthorized):
         if not anonymous:
             raise
         return [Finding("login", host, FindingState.OK, "reachable, without a login")]

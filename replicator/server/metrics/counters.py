@@ -18,6 +18,7 @@ from replicator.errors import ErrorClass
 from replicator.harbor.events import TYPES
 from replicator.queue import AttemptEnd, Lane
 from replicator.registry import RequestObserver
+from replicator.registry.errors import Denied, TagImmutable
 from replicator.server.metrics import families
 from replicator.server.metrics.families import counter, gauge, histogram
 
@@ -167,6 +168,7 @@ class AttemptCounts:
 
 _STATUSES = frozenset(int(status) for status in HTTPStatus)
 _NO_ANSWER = "error"
+_REFUSALS = (Denied.reason, TagImmutable.reason)
 
 
 class RequestCounts:
@@ -180,9 +182,10 @@ class RequestCounts:
         self._received = counter(families.RECEIVED, registry)
         self._sent = counter(families.SENT, registry)
         self._throttled = counter(families.THROTTLED, registry)
+        self._refusals = counter(families.REFUSALS, registry)
         self._waiting = gauge(families.WAITING, registry)
         self._count_waiting: Callable[[str, Lane], int] = lambda *_: 0
-        self.observer = RequestObserver(self.answered, self.received, self.sent, self.throttled)
+        self.observer = RequestObserver(self.answered, self.received, self.sent, self.throttled, refused=self.refused)
 
     def add_hosts(self, hosts: Iterable[str]) -> None:
         """Give these hosts series of their own from now on."""
@@ -190,6 +193,8 @@ class RequestCounts:
         for host in self.hosts.labels:
             # Start at 0, as above.
             self._throttled.labels(host)
+            for reason in _REFUSALS:
+                self._refusals.labels(host, reason)
         self._follow_waiting()
 
     def watch_waiting(self, count: Callable[[str, Lane], int]) -> None:
@@ -228,6 +233,11 @@ class RequestCounts:
         """Count an answer that asks to slow down."""
         with self._swallow_errors:
             self._throttled.labels(self.hosts.label(registry)).inc()
+
+    def refused(self, registry: str, reason: str) -> None:
+        """Count a copy that a registry refused for good."""
+        with self._swallow_errors:
+            self._refusals.labels(self.hosts.label(registry), reason).inc()
 
 
 def _status_label(status: int | None) -> str:

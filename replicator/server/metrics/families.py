@@ -94,6 +94,12 @@ THROTTLED = Family(
     "Answers that asked to slow down: 429 or 503, or 502 and 504 in numbers.",
     ("host",),
 )
+REFUSALS = Family(
+    "replicator_registry_refusals_total",
+    "counter",
+    "Copies that a registry refused for good, by result: denied (403, or 401 to a known login), immutable (the tag).",
+    ("host", "result"),
+)
 WAITING = Family(
     "replicator_registry_waiting",
     "gauge",
@@ -266,6 +272,7 @@ COUNTED = (
     RECEIVED,
     SENT,
     THROTTLED,
+    REFUSALS,
     WAITING,
 )
 """Counted by each process for its own work: sum them over processes."""

@@ -59,6 +59,7 @@ def use(metrics: Metrics) -> None:
     metrics.requests.received(ACR, 10)
     metrics.requests.sent(ACR, 20)
     metrics.requests.throttled(ACR)
+    metrics.requests.refused(ACR, "denied")
     metrics.watch_disk(Path("/"))
     metrics.watch_limits(lambda kind, _: LIMITS[kind])
 
