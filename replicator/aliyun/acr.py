@@ -9,10 +9,18 @@ the edition whatever the host is. So what a host is may be known only after its 
 from __future__ import annotations
 
 import re
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING, TypeVar
 
 from replicator.copy.options import Attestations
+from replicator.errors import ErrorClass, ReplicatorError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+    from replicator.copy import SelectionStore
 
 NAME_SEGMENTS = 2
 """Segments of a repository's name at ACR, in both editions: namespace and repository, never more."""
@@ -30,8 +38,15 @@ _SERVICE = re.compile(
     rf"registry\.aliyuncs\.com:{_REGION}:(?:[0-9]+|[a-z0-9-]+:(?P<instance>cri-[a-z0-9]+))", re.IGNORECASE | re.ASCII
 )
 _MAX_HOST = 253
-_MAX_KNOWN = 1000
+MAX_KNOWN = 1000
 """Hosts whose challenge is remembered."""
+_MAX_SERVICE = 300
+"""Characters of the service of a challenge; those of ACR have less than 100."""
+_NOT_ACR = "-"
+"""Takes the place of the service in the memory of a host that is no ACR any more."""
+
+
+_Result = TypeVar("_Result")
 
 
 class Edition(StrEnum):
@@ -128,34 +143,64 @@ class Editions:
     """The editions of registries, told by a host's name or by the registry's token challenge.
 
     A challenge is the registry's own word, so it wins over the name. It costs no request of its own: each process gets
-    one with its first request to a registry, and learns it there. So nothing is stored for other processes.
+    one with its first request to a registry. What is decided before that is decided by what other processes were told.
     """
 
     def __init__(self) -> None:
         self._challenged: dict[str, KnownEdition] = {}
+        self._store: SelectionStore | None = None
 
     def learn(self, registry: str, service: str) -> None:
-        """Note the ``service`` of a registry's token challenge; one that is not ACR's says nothing."""
-        place, found = _place(registry), service_of(service)
-        if found is None:
+        """Note the ``service`` of a registry's token challenge; one that names none says nothing."""
+        place, former = _place(registry), self._challenged.get(_place(registry))
+        known = _told(service)
+        if known == former or not service:
             return
-        instance = f" for {found.instance_id}" if found.instance_id else ""
-        if place not in self._challenged and len(self._challenged) >= _MAX_KNOWN:
-            del self._challenged[next(iter(self._challenged))]
-        self._challenged[place] = KnownEdition(found.edition, f"its token challenge{instance}")
+        self._challenged.pop(place, None)
+        if known is not None:
+            if len(self._challenged) >= MAX_KNOWN:
+                del self._challenged[next(iter(self._challenged))]
+            self._challenged[place] = known
+        if self._store is not None:
+            self._store.note(_memory_key(place), service if known is not None else _NOT_ACR)
+
+    @asynccontextmanager
+    async def shared(self, store: SelectionStore, registries: Iterable[str]) -> AsyncIterator[None]:
+        """Learn what other processes were told of ``registries``, and tell them what is learned in this context."""
+        places = sorted({_place(registry) for registry in registries})
+        for place, service in zip(places, await store.recall([_memory_key(place) for place in places]), strict=True):
+            known = _told(service or "")
+            if known is not None:
+                self._challenged.setdefault(place, known)
+        self._store = store
+        try:
+            yield
+        finally:
+            self._store = None
 
     def find(self, registry: str) -> KnownEdition | None:
         """Return what is known of ``host[:port]``; None if nothing says that it is ACR."""
         if (challenged := self._challenged.get(_place(registry))) is not None:
             return challenged
-        endpoint = endpoint_of(registry)
-        if endpoint is None and not _host(registry).endswith(".aliyuncs.com"):
+        if not is_acr_host(registry):
             return None
+        endpoint = endpoint_of(registry)
         return KnownEdition(endpoint.edition if endpoint is not None else None, "its host name")
 
     def clear(self) -> None:
         """Forget everything that was learned."""
         self._challenged.clear()
+
+
+def _told(service: str) -> KnownEdition | None:
+    found = service_of(service) if len(service) <= _MAX_SERVICE else None
+    if found is None:
+        return None
+    return KnownEdition(found.edition, f"its token challenge{f' for {found.instance_id}' if found.instance_id else ''}")
+
+
+def _memory_key(place: str) -> str:
+    return f"edition {place}"
 
 
 EDITIONS = Editions()
@@ -173,8 +218,33 @@ def is_acr(registry: str) -> bool:
     return EDITIONS.find(registry) is not None
 
 
+async def with_edition(registry: str, attempt: Callable[[], Awaitable[_Result]]) -> _Result:
+    """Await ``attempt``; once more if the first one failed and has found out that the registry is ACR.
+
+    A registry of another name than ACR's says what it is with its first answer, and what is copied may depend on that.
+
+    Raises:
+        ReplicatorError: as of ``attempt``.
+    """
+    known = is_acr(registry)
+    try:
+        return await attempt()
+    except ReplicatorError as error:
+        if known or not is_acr(registry) or error.error_class is ErrorClass.TRANSIENT:
+            raise
+    return await attempt()
+
+
+def is_acr_host(registry: str) -> bool:
+    """Tell whether ``host[:port]`` is a name of ACR, in a form that `endpoint_of` knows or a newer one.
+
+    What a rules file is by itself is told by this, so that it is the same in all processes.
+    """
+    return _host(registry).endswith(".aliyuncs.com")
+
+
 def automatic_attestations(registry: str) -> Attestations:
-    """Return what ``attestations: auto`` means at ``registry``.
+    """Return what ``attestations: auto`` means at ``registry``, as far as it is known by now.
 
     ACR refuses some attestations for good, and an image must not fail because of them; elsewhere everything is copied.
     """

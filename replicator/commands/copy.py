@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from replicator.aliyun.acr import automatic_attestations
+from replicator.aliyun.acr import automatic_attestations, with_edition
 from replicator.commands.options import (
     Auth,
     Config,
@@ -77,6 +77,7 @@ def copy(
             target,
             copy_options(target, platform, attestations, signatures),
             overwrite=Overwrite(overwrite),
+            automatic=attestations is None and target.digest is None,
         )
     )
 
@@ -89,8 +90,18 @@ async def copy_one(
     options: CopyOptions = VERBATIM,
     *,
     overwrite: Overwrite = Overwrite.ALWAYS,
+    automatic: bool = False,
 ) -> int:
     """Copy one image and print the outcome.
+
+    Args:
+        settings: timeouts.
+        access: how each registry is reached, and with which login.
+        source: the image.
+        destination: where it goes.
+        options: the parts of it that are copied.
+        overwrite: which images may be replaced.
+        automatic: the destination decides about attestations, as soon as it is known what it is.
 
     Returns:
         The exit code: `OK`, `FAILED` if the image was skipped, or `INTERRUPTED`.
@@ -100,8 +111,15 @@ async def copy_one(
     """
     request = CopyRequest(source, destination, rule="", options=options, overwrite=overwrite)
     async with open_registries(settings, access) as (_, copier), _installation(settings, request) as told:
+
+        async def attempt() -> Outcome:
+            known = automatic_attestations(destination.registry) if automatic else options.attestations
+            now = dataclasses.replace(request, options=dataclasses.replace(options, attestations=known))
+            return await transfer(copier, now, confirm=told.writes)
+
         async with ends_on_standstill(settings.copy_timeout):
-            outcome = await stoppable(outlast(lambda: transfer(copier, request, confirm=told.writes), _say_waiting))
+            copying = outlast(lambda: with_edition(destination.registry, attempt), _say_waiting)
+            outcome = await stoppable(copying)
         if outcome is None:
             return INTERRUPTED
         if outcome.result is not Result.SKIPPED:

@@ -8,7 +8,8 @@ generations (``memory.lua``) but for the logins.
 - **Surveys** (`RedisSurveyStore`): which repositories of a destination's registry were read for blobs to mount from
   them. What was found is in the blob locks. Whatever is wrong here costs a few requests, or an upload.
 - **Refused kinds** (`RedisRefusedStore`): what a namespace of a destination refused or took, what was skipped for that,
-  and when. For a week nothing is sent there that it refused, and it is not asked again.
+  and when. For a week nothing is sent there that it refused, and it is not asked again. And what a registry's token
+  challenge has told of its edition.
 - **Asked** (`PublicCopies`): when it was last found out whether a private source is public at its destination; and a
   list of those that are, which is shown and saves no requests.
 - **Logins** (`RedisLogins`): which logins were refused.

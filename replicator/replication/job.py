@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from replicator.aliyun.acr import with_edition
 from replicator.console import short
 from replicator.copy import Outcome, Result, SourceNotFound, selection_key
 from replicator.copy.options import VERBATIM
@@ -129,10 +130,9 @@ class Handler:
             ReplicatorError: the job failed; the error's class decides about a retry.
             LeftToOthers: it is a job of processes with other rules.
         """
+        BULK.set(running.lane is Lane.BACKFILL)
         if running.lane is Lane.BACKFILL:
-            BULK.set(True)
             return await self._run(running)
-        BULK.set(False)
         with self._copier.registries.courtesy.push():
             return await self._run(running)
 
@@ -150,8 +150,14 @@ class Handler:
             log.log(level, "copy done", **_fields(present), **_circumstances(request, running))
             return present.to_json()
         request = present
+
+        async def attempt() -> Outcome:
+            # What the rules ask for may depend on what is known of the destination by now.
+            now = self._rules.present(request) if self._rules is not None else None
+            return await self._outcome(now or request, running)
+
         try:
-            outcome = await self._outcome(request, running)
+            outcome = await with_edition(request.destination.registry, attempt)
         except ReplicatorError as error:
             log.log(
                 trouble,
@@ -197,8 +203,7 @@ class Handler:
         )
 
     async def _outcome(self, request: CopyRequest, running: Running) -> Outcome:
-        named = request
-        selected = await select(self._copier.registries, request)
+        named, selected = request, await select(self._copier.registries, request)
         if isinstance(selected, str):
             return await self._left_alone(request, Result.SKIPPED, selected)
         request = selected
@@ -361,9 +366,8 @@ class Handler:
 
     def _record(self, request: CopyRequest, outcome: Outcome, began: float) -> None:
         """Record what the destination holds now, after a copy that began at ``began`` (`time.time`)."""
-        if self._checks is None or outcome.source_digest is None:
-            return
-        if outcome.result not in (Result.COPIED, Result.UP_TO_DATE):
+        in_place = outcome.result in (Result.COPIED, Result.UP_TO_DATE)
+        if self._checks is None or outcome.source_digest is None or not in_place:
             return
         attached = request.accessories
         if may_trust(request):
@@ -380,9 +384,8 @@ class Handler:
 
 def _circumstances(request: CopyRequest, running: Running) -> dict[str, Any]:
     """Return the log fields of any attempt, without those whose value is not known."""
-    event_id = event_of(running.payload)
     lag = None if running.pushed is None else round(max(0.0, time.time() - running.pushed.timestamp()), 3)
-    optional = {"lag": lag, "event_id": event_id}
+    optional = {"lag": lag, "event_id": event_of(running.payload)}
     return {
         "rule": request.rule,
         "tries": running.tries,

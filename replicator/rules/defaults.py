@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from replicator.aliyun.acr import automatic_attestations
+from replicator.aliyun.acr import is_acr_host
 from replicator.copy.options import Attestations, CopyOptions, Overwrite, Public
 from replicator.errors import Problem
 from replicator.reference import Platform, is_registry, is_repository_name
@@ -77,9 +77,9 @@ class Content:
         )
 
     def options(self, registry: str) -> CopyOptions:
-        """Return the options for a copy to ``registry``."""
-        automatically = self.attestations in (None, _AUTO)
-        attestations = automatic_attestations(registry) if automatically else Attestations(str(self.attestations))
+        """Return the options for a copy to ``registry``, as far as its name tells them."""
+        automatic = Attestations.STRIP_REFUSED if is_acr_host(registry) else Attestations.KEEP
+        attestations = automatic if self.is_automatic else Attestations(str(self.attestations))
         public = Public(self.public) if self.public is not None else None
         everything = self.types == (ALL,)
         return CopyOptions(
@@ -96,6 +96,11 @@ class Content:
         options = self.options(registry)
         fails = options.attestations is Attestations.FAIL
         return replace(options, platforms=(), attestations=Attestations.FAIL if fails else Attestations.KEEP)
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether the destination decides about attestations."""
+        return self.attestations in (None, _AUTO)
 
     @property
     def changes_bytes(self) -> bool:

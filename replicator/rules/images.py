@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from replicator.aliyun.acr import NAME_SEGMENTS, is_acr
+from replicator.aliyun.acr import NAME_SEGMENTS, is_acr_host
 from replicator.copy.options import Overwrite
 from replicator.errors import Problem
 from replicator.reference import is_registry, is_signature_tag, is_tag
@@ -170,16 +170,16 @@ class _Reader:
         content = own.over(self._defaults.content)
         if content.signatures is None and tags is not None and _speaks_of_signatures(tags):
             content = replace(content, signatures="false")
-        options = content.options(template.registry)
+        options, automatic = content.options(template.registry), content.is_automatic
         if source.digest is not None and digest_tag is None:
             if own.changes_bytes:
                 node.wrong("a part of the image has another digest; append a tag to the destination")
             # A default that strips parts can't apply: the destination's name is the digest of all of it.
-            options = content.under_its_digest(template.registry)
+            options, automatic = content.under_its_digest(template.registry), False
         elif source.digest is None and options.signatures is not False:
             tags = replace(tags, signatures_apart=True)
         overwrite = content.overwrite or Overwrite.ALWAYS
-        target = DestinationTag(template, tags, pairs, digest_tag, options, node.path, overwrite, excluded)
+        target = DestinationTag(template, tags, pairs, digest_tag, options, node.path, overwrite, excluded, automatic)
         if _is_onto_itself(source, target):
             node.wrong("the image would be copied onto itself")
             return None
@@ -246,7 +246,7 @@ class _Reader:
             return False
         # Other registries nest names freely; ACR holds exactly two segments.
         lowest, highest = template.segments(*source.segments)
-        if not is_acr(template.registry) or lowest == highest == NAME_SEGMENTS:
+        if not is_acr_host(template.registry) or lowest == highest == NAME_SEGMENTS:
             return True
         advice = template.advice(highest if highest > NAME_SEGMENTS else lowest)
         if lowest > NAME_SEGMENTS or highest < NAME_SEGMENTS:
@@ -353,7 +353,7 @@ def _all_checked(items: list[Node], check: Callable[[str], object]) -> tuple[str
 
 def _has_no_labels(source: SourcePattern) -> str:
     """Return why no image of a source can have labels of Harbor; empty if that can't be told from its name."""
-    if is_acr(source.registry) or source.registry in _NO_HARBORS:
+    if is_acr_host(source.registry) or source.registry in _NO_HARBORS:
         return f"only a Harbor has labels, and {source.registry} is not a Harbor; remove this"
     repository = source.repository
     if repository is not None and "/" not in repository.name:

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from replicator.aliyun.acr import automatic_attestations
 from replicator.copy.options import VERBATIM, CopyOptions, Overwrite
 from replicator.reference import Reference, Repository, is_signature_tag
 from replicator.rules.patterns import matching_glob
@@ -35,10 +36,11 @@ class DestinationTag:
         tags: the filter for the source's tags.
         pairs: the destination's tags by the source's; empty if the tags keep their names.
         digest_tag: the tag for a source that is a digest, if it gets one.
-        options: the parts of an image to copy.
+        options: the parts of an image to copy, as far as the destination's name tells them.
         path: its path in the file.
         overwrite: what may be replaced there.
         excluded: globs for repositories of the source that do not go there.
+        automatic: whether the destination decides about attestations.
     """
 
     template: Template
@@ -49,6 +51,15 @@ class DestinationTag:
     path: str = ""
     overwrite: Overwrite = Overwrite.ALWAYS
     excluded: tuple[str, ...] = ()
+    automatic: bool = False
+
+    @property
+    def known_options(self) -> CopyOptions:
+        """The parts of an image to copy, by what is known of the destination by now."""
+        attestations = automatic_attestations(self.template.registry) if self.automatic else self.options.attestations
+        if attestations is self.options.attestations:
+            return self.options
+        return replace(self.options, attestations=attestations)
 
     def ends(self, source: Repository, tag: str) -> tuple[str, ...]:
         """Return the destination's tags for a ``tag`` of ``source``."""
@@ -130,7 +141,7 @@ class Rule:
             (end,) = target.ends(source.repository, source.tag)
             name = f"{end[:_SHOWN]}-{hashlib.blake2b(end.encode(), digest_size=8).hexdigest()}"
             named = Reference(destination, name)
-            return [CopyRequest(source, named, self.key, target.selection, target.options, problem=problem)]
+            return [CopyRequest(source, named, self.key, target.selection, target.known_options, problem=problem)]
         else:
             ends = [Reference(destination, tag) for tag in target.ends(source.repository, source.tag)]
         if source in ends:
@@ -138,7 +149,7 @@ class Rule:
         if not ends:
             return _ONTO_ITSELF
         return [
-            CopyRequest(source, end, self.key, target.selection, target.options, overwrite=target.overwrite)
+            CopyRequest(source, end, self.key, target.selection, target.known_options, overwrite=target.overwrite)
             for end in ends
         ]
 
@@ -150,7 +161,7 @@ class Rule:
         end = Reference(destination, source.tag, source.digest)
         if source == end:
             return _ONTO_ITSELF
-        return [CopyRequest(source, end, self.key, options=target.options, signature=True)]
+        return [CopyRequest(source, end, self.key, options=target.known_options, signature=True)]
 
     def listed(
         self,

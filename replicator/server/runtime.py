@@ -124,6 +124,7 @@ async def open_copier(
             never worked.
     """
     # Imported here: commands that only look into the queue have no use for the copy engine.
+    from replicator.aliyun.acr import EDITIONS
     from replicator.registry import RequestObserver
     from replicator.registry.ladder import LoginPatience
     from replicator.replication.repositories import Neighbours
@@ -137,6 +138,7 @@ async def open_copier(
         aclosing(RedisSurveyStore(queue)) as surveys,
         aclosing(RedisLogins(queue)) as logins,
         aclosing(RedisRefusedStore(queue)) as refused,
+        EDITIONS.shared(refused, rules.hosts),
         open_wait_reporter(queue) as waits,
         sharing(queue, rates.items) as shares,
     ):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,13 +12,21 @@ from replicator.aliyun.acr import (
     EDITIONS,
     AcrEndpoint,
     Edition,
+    Editions,
+    KnownEdition,
     Network,
     Service,
     edition_of,
     endpoint_of,
     is_acr,
     service_of,
+    with_edition,
 )
+from replicator.errors import ErrorClass
+from replicator.replication.transfer import CopyFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 REGION = st.from_regex(r"[a-z]{2}-[a-z]{3,12}(-[0-9])?", fullmatch=True)
 LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
@@ -107,6 +117,7 @@ def test_whatever_a_host_or_a_challenge_says_a_region_is_a_single_label(text: st
 def test_a_host_of_any_name_is_acr_from_its_first_challenge_on() -> None:
     assert (is_acr("hub.acme.com"), edition_of("hub.acme.com")) == (False, None)
     EDITIONS.learn("hub.acme.com", "harbor-registry")
+    EDITIONS.learn("hub.acme.com", "")
     assert not is_acr("hub.acme.com")
     EDITIONS.learn("hub.acme.com", "registry.aliyuncs.com:cn-beijing:china:cri-0123456789abcdef")
     assert is_acr("Hub.acme.com:443")
@@ -130,3 +141,63 @@ def test_so_many_hosts_are_remembered() -> None:
         EDITIONS.learn(f"r{number}.example.com", "registry.aliyuncs.com:cn-beijing:26842")
     assert not is_acr("r0.example.com")
     assert is_acr("r1.example.com")
+
+
+class Store:
+    """A memory that processes share, as a dictionary."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+
+    async def recall(self, names: Sequence[str]) -> list[str | None]:
+        return [self.texts.get(name) for name in names]
+
+    def note(self, name: str, text: str) -> None:
+        self.texts[name] = text
+
+
+async def test_a_later_process_knows_what_an_earlier_one_was_told() -> None:
+    store, service = Store(), "registry.aliyuncs.com:cn-beijing:china:cri-0123456789abcdef"
+    earlier, later, last = Editions(), Editions(), Editions()
+    async with earlier.shared(store, ["hub.acme.com"]):
+        earlier.learn("Hub.acme.com:443", service)
+    async with later.shared(store, ["hub.acme.com", "harbor.acme.com"]):
+        assert later.find("hub.acme.com") == KnownEdition(ENTERPRISE, "its token challenge for cri-0123456789abcdef")
+        assert later.find("harbor.acme.com") is None
+        later.learn("hub.acme.com", "harbor-registry")
+        assert later.find("hub.acme.com") is None, "another registry has taken over the name"
+    later.learn("harbor.acme.com", service)
+    async with last.shared(store, ["hub.acme.com", "harbor.acme.com"]):
+        assert last.find("hub.acme.com") is last.find("harbor.acme.com") is None
+
+
+async def test_a_memory_that_holds_anything_else_says_nothing() -> None:
+    store, editions = Store(), Editions()
+    store.texts["edition hub.acme.com"] = "registry.aliyuncs.com:cn-beijing:26842" + "\n" + "x" * 1000
+    async with editions.shared(store, ["hub.acme.com"]):
+        assert editions.find("hub.acme.com") is None
+
+
+@pytest.mark.parametrize(
+    ("host", "service", "error_class", "attempts"),
+    [
+        ("hub.acme.com", "registry.aliyuncs.com:cn-beijing:26842", ErrorClass.PERMANENT, 2),
+        ("hub.acme.com", "registry.aliyuncs.com:cn-beijing:26842", ErrorClass.TRANSIENT, 1),
+        ("hub.acme.com", "harbor-registry", ErrorClass.PERMANENT, 1),
+        ("registry.cn-beijing.aliyuncs.com", "registry.aliyuncs.com:cn-beijing:26842", ErrorClass.PERMANENT, 1),
+    ],
+)
+async def test_an_attempt_is_repeated_if_the_first_one_found_out_that_the_registry_is_acr(
+    host: str, service: str, error_class: ErrorClass, attempts: int
+) -> None:
+    made = 0
+
+    async def attempt() -> None:
+        nonlocal made
+        made += 1
+        EDITIONS.learn(host, service)
+        raise CopyFailed("refused", error_class)
+
+    with pytest.raises(CopyFailed):
+        await with_edition(host, attempt)
+    assert made == attempts

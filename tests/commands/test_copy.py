@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from replicator.aliyun.acr import EDITIONS
 from replicator.commands import copy as command
 from replicator.copy import Outcome, Result
-from replicator.copy.options import VERBATIM, CopyOptions, Overwrite
-from replicator.errors import FAILED, OK, ReplicatorError, Wait
+from replicator.copy.options import VERBATIM, Attestations, CopyOptions, Overwrite
+from replicator.errors import FAILED, OK, ErrorClass, ReplicatorError, Wait
 from replicator.reference import Reference
 from replicator.registry import Access
 from replicator.registry.errors import (
@@ -215,3 +216,22 @@ async def test_what_a_minute_does_not_mend_ends_a_copy_at_once(cause: RegistryEr
         await outlast(copy, lambda _: pytest.fail("it waits"))
     assert caught.value.__cause__ is cause
     assert clock.now == began
+
+
+@pytest.mark.parametrize("automatic", [True, False])
+async def test_a_registry_that_turns_out_to_be_acr_decides_about_attestations(
+    monkeypatch: pytest.MonkeyPatch, *, automatic: bool
+) -> None:
+    asked: list[Attestations] = []
+
+    async def transfer(_: Any, request: CopyRequest, **__: Any) -> Outcome:
+        asked.append(request.options.attestations)
+        EDITIONS.learn(DESTINATION.registry, "registry.aliyuncs.com:cn-beijing:china:cri-0123456789abcdef")
+        if asked == [Attestations.KEEP]:
+            raise CopyFailed("it refuses an attestation", ErrorClass.PERMANENT)
+        return ended(Result.COPIED)
+
+    monkeypatch.setattr(command, "transfer", transfer)
+    monkeypatch.setenv("REPLICATOR_STATE_DIR", "/nonexistent/state")
+    assert await command.copy_one(load_settings(), lambda _: Access(), SOURCE, DESTINATION, automatic=automatic) == OK
+    assert asked == [Attestations.KEEP, Attestations.STRIP_REFUSED if automatic else Attestations.KEEP]

@@ -108,6 +108,7 @@ LIMITS = {
         Limit("referrers of one image", "registry.manifests.MAX_REFERRERS", "", "left out"),
         Limit("signatures of one image that Harbor's list shows", "copy.options.MAX_ACCESSORIES", "", "left out"),
         Limit("refused kinds that a process remembers", "copy.ledger.MAX_REFUSED", "", "the first are forgotten"),
+        Limit("registries whose edition is known", "aliyun.acr.MAX_KNOWN", "", "the first are asked again"),
         Limit("refusal of a kind", "copy.ledger.REFUSED_SECONDS", "s", "tried again"),
         Limit(
             "repositories that wait for a check of anonymous pulls",

@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import structlog
 
+from replicator.aliyun.acr import EDITIONS
 from replicator.copy import Copier, Outcome, Result, SourceNotFound
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.queue import Lane, Running
 from replicator.queue.records import TagRecord
 from replicator.reference import Reference
-from replicator.registry import Registries
+from replicator.registry import Registries, RequestObserver
 from replicator.replication.advice import SETTLING_SECONDS
 from replicator.replication.enqueue import job_for
 from replicator.replication.job import Handler, answered
 from replicator.replication.transfer import CopyFailed, access_by
 from replicator.rules import CopyRequest, Rules, parse
 from tests.standins.faults import Answer, Fault
-from tests.standins.images import cosign_tag, image, multi_arch, push, referrer, verify_tree
+from tests.standins.images import attestation, cosign_tag, image, index, multi_arch, push, referrer, verify_tree
 from tests.standins.logins import ACR_USER, HARBOR_ROBOT
 
 if TYPE_CHECKING:
@@ -374,3 +375,20 @@ async def test_what_the_destination_lacks_after_a_push_is_no_reason_to_wait_for_
         with pytest.raises(CopyFailed) as caught:
             await run(handler, Job(job_for(request(rules, harbor, "v1")).payload, pushed=datetime.now(UTC)))
     assert caught.value.error_class is not ErrorClass.NOT_YET
+
+
+@pytest.mark.parametrize("more", ["", ", attestations: keep"])
+async def test_a_registry_of_any_name_gets_what_acr_gets_once_it_has_said_that_it_is_one(
+    harbor_upstream: str, harbor: HarborStandIn, acr: AcrStandIn, more: str
+) -> None:
+    attested = index([image(1), attestation(image(1), empty_config=True)])
+    await push(harbor_upstream, "team/app", "v1", attested)
+    rules = rules_of(harbor, acr, more)
+    work, observer = Job(request(rules, harbor, "v1").to_json()), RequestObserver(challenged=EDITIONS.learn)
+    async with Registries(access_by(rules.credentials), observer=observer) as registries:
+        handler = Handler(Copier(registries), rules=rules)
+        if more:
+            with pytest.raises(CopyFailed, match="unknown manifest class"):
+                await run(handler, work)
+        else:
+            assert (await run(handler, work))["note"] == "1 attestation left out, which the registry refuses"
