@@ -11,7 +11,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
-from replicator.errors import ConfigError, Problem, ReplicatorError
+from replicator.errors import ConfigError, ErrorText, Problem, ReplicatorError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -59,6 +59,11 @@ def plain(text: str) -> Text:
     from rich.text import Text
 
     return Text(printable(text), overflow="fold")
+
+
+def error_lines(stored: str) -> list[Text]:
+    """Return a text of an error (`replicator.errors.ErrorText.stored`) as lines for a person, three at most."""
+    return [plain(line) for line in ErrorText.parse(stored).lines]
 
 
 def stderr() -> Console:

@@ -59,6 +59,85 @@ class Wait:
     patience: float = 60.0
 
 
+MAX_PART = 600
+"""Characters of each part of an `ErrorText`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorText:
+    """An error in words: at most three lines for a person, three fields for a program.
+
+    Whatever carries the text of an error (a record in Redis, a row of a report, a finding) has it as one string in the
+    form of `stored`. A text of one line, as older versions store it, is all ``what``.
+
+    Attributes:
+        what: what happened and where.
+        why: the cause, e.g. in the other side's own words; may be empty.
+        do: advice for a person; may be empty.
+    """
+
+    what: str = ""
+    why: str = ""
+    do: str = ""
+
+    @classmethod
+    def parse(cls, stored: str) -> ErrorText:
+        """Read the form of `stored`."""
+        what, why, do = (*stored.split("\n", 2), "", "")[:3]
+        return cls(what, why, bounded_line(do, MAX_PART))
+
+    @classmethod
+    def of(cls, error: BaseException) -> ErrorText:
+        """Return the text of any exception."""
+        if isinstance(error, ReplicatorError):
+            return cls(error.what, error.why, error.do).bounded()
+        return cls(str(error) or type(error).__name__).bounded()
+
+    @property
+    def stored(self) -> str:
+        """One line for each part; empty ones at the end are left out."""
+        bounded = self.bounded()
+        return "\n".join((bounded.what, bounded.why, bounded.do)).rstrip("\n")
+
+    @property
+    def lines(self) -> list[str]:
+        """The parts that are not empty."""
+        return [part for part in (self.what, self.why, self.do) if part]
+
+    @property
+    def cause(self) -> str:
+        """All but the advice, as one line."""
+        return ": ".join(filter(None, (self.what, self.why)))
+
+    def __str__(self) -> str:
+        return "; ".join(filter(None, (self.cause, self.do)))
+
+    def bounded(self, most: int = MAX_PART) -> ErrorText:
+        """Return it with parts of one printable line each, of at most so many characters."""
+        return ErrorText(*(bounded_line(part, most) for part in (self.what, self.why, self.do)))
+
+    def to_json(self) -> dict[str, str]:
+        """Return the three fields."""
+        return {"what": self.what, "why": self.why, "do": self.do}
+
+
+def error_fields(stored: str | None) -> dict[str, str | None]:
+    """Return the three fields of a stored text as JSON values; each is null where there is no error."""
+    if stored is None:
+        return {"what": None, "why": None, "do": None}
+    return dict(ErrorText.parse(stored).to_json())
+
+
+def bounded_line(text: str, limit: int) -> str:
+    """Return one printable line of bounded length: foreign text must not be able to forge a log or drive a terminal."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+AGAIN = "nothing: it is tried again"
+"""What to do where there is nothing to do but wait."""
+
+
 class ReplicatorError(Exception):
     """Base of every error this package raises on purpose.
 
@@ -91,8 +170,7 @@ class ReplicatorError(Exception):
 
     def __str__(self) -> str:
         # Built when it is asked for: where an error happened, and what to do, may be filled in on its way up.
-        message = ": ".join(filter(None, (self.what, self.why)))
-        return "; ".join(filter(None, (message, self.do)))
+        return str(ErrorText(self.what, self.why, self.do))
 
 
 @dataclass(frozen=True, slots=True)

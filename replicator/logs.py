@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import structlog
 
-from replicator.errors import ConfigError, Problem
+from replicator.errors import ConfigError, ErrorText, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import MutableMapping
     from pathlib import Path
 
     from structlog.typing import Processor
@@ -142,12 +143,41 @@ def configure_logs(level: str = "info", form: Format = "auto", file: Path | None
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+def _with_error_fields(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Put ``what``, ``why`` and ``do`` beside the ``error`` of a line.
+
+    The value is an exception, or a text in the form of `replicator.errors.ErrorText.stored`.
+    """
+    error = event.get("error")
+    if error is not None and error != "":
+        text = ErrorText.of(error) if isinstance(error, BaseException) else ErrorText.parse(str(error))
+        event["error"] = str(text)
+        for name, words in text.to_json().items():
+            event.setdefault(name, words)
+    return event
+
+
+def _without_repetition(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Leave out what a person would read twice, the joined ``error``, and the fields of it that are empty."""
+    if event.get("error"):
+        del event["error"]
+        for name in ("why", "do"):
+            if not event[name]:
+                del event[name]
+    return event
+
+
 def _rendering(console: bool, *, colors: bool) -> list[Any]:
     if console:
         # The default formatter prints the local variables of every frame, passwords among them.
         plain = structlog.dev.plain_traceback
-        return [structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False, exception_formatter=plain)]
+        return [
+            _with_error_fields,
+            _without_repetition,
+            structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False, exception_formatter=plain),
+        ]
     return [
+        _with_error_fields,
         structlog.processors.format_exc_info,
         structlog.processors.JSONRenderer(ensure_ascii=False, default=str),
     ]

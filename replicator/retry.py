@@ -264,7 +264,11 @@ async def ends_on_standstill(seconds: float | None) -> AsyncIterator[None]:
     except TimeoutError:
         if not limit.expired():
             raise
-        raise StoodStill(f"nothing moved for {seconds:g} s, no byte and no answer (REPLICATOR_COPY_TIMEOUT)") from None
+        raise StoodStill(
+            "the copy stood still",
+            f"nothing moved for {seconds:g} s, no byte and no answer (REPLICATOR_COPY_TIMEOUT)",
+            "check that both registries answer; replicator check tests them",
+        ) from None
     finally:
         if timer is not None:
             timer.cancel()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from replicator.errors import ErrorClass, ReplicatorError
+from replicator.errors import MAX_PART, ErrorClass, ErrorText, ReplicatorError, error_fields
 from replicator.registry.errors import Denied, NotFound, RegistryError, Unauthorized, request_context
 
 ROOT = Path(__file__).parent.parent
@@ -139,3 +139,26 @@ def test_an_error_is_recast_with_all_its_facts() -> None:
     assert type(again) is NotFound
     assert again is not first
     assert str(again) == str(first)
+
+
+def test_a_stored_error_keeps_its_three_parts_on_a_line_each() -> None:
+    for text in (ErrorText("a", "b", "c"), ErrorText("a", "", "c"), ErrorText("a", "b"), ErrorText("a"), ErrorText()):
+        assert ErrorText.parse(text.stored) == text
+    assert str(ErrorText("PUT /v2/", "403", "ask")) == "PUT /v2/: 403; ask"
+    assert ErrorText("a", "", "c").lines == ["a", "c"]
+
+
+def test_a_text_of_an_older_version_is_all_what() -> None:
+    assert ErrorText.parse("acr: PUT: 403; check it").to_json() == {
+        "what": "acr: PUT: 403; check it",
+        "why": "",
+        "do": "",
+    }
+    assert error_fields(None) == {"what": None, "why": None, "do": None}
+
+
+def test_parts_are_of_one_printable_line_and_bounded() -> None:
+    text = ErrorText.of(ReplicatorError("a\x1b[31m\nb", "x" * 5000, "\udcff\u202edo"))
+    assert (text.what, len(text.why), text.do) == ("a [31m b", MAX_PART, "do")
+    assert ErrorText.parse(text.stored) == text
+    assert ErrorText.of(TimeoutError()).what == "TimeoutError"

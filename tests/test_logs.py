@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from replicator.errors import ConfigError
+from replicator.errors import ConfigError, ReplicatorError
 from replicator.logs import LogLimit, configure_logs
 
 if TYPE_CHECKING:
@@ -114,3 +114,25 @@ async def test_the_mistakes_of_an_address_are_one_line_a_second_and_counted(
     limit.warning("192.0.2.3", reason="wrong")
     await until(6)
     assert lines[-1]["client"] == "192.0.2.3"
+
+
+@pytest.mark.parametrize("error", [ReplicatorError("PUT", "403", "ask"), "PUT\n403\nask"])
+def test_an_error_is_three_fields_for_programs_and_not_twice_the_same_for_people(
+    capsys: pytest.CaptureFixture[str], error: object
+) -> None:
+    configure_logs("info", "json")
+    structlog.get_logger("test").warning("job failed", error=error)
+    line = json.loads(capsys.readouterr().err)
+    assert {name: line[name] for name in ("error", "what", "why", "do")} == {
+        "error": "PUT: 403; ask",
+        "what": "PUT",
+        "why": "403",
+        "do": "ask",
+    }
+    configure_logs("info", "console")
+    structlog.get_logger("test").warning("job failed", error=error)
+    structlog.get_logger("test").warning("job failed", error="refused")
+    full, short = capsys.readouterr().err.splitlines()
+    assert "error=" not in full
+    assert "what=PUT why=403 do=ask" in full
+    assert short.rstrip().endswith("what=refused")

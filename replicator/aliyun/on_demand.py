@@ -332,7 +332,7 @@ class RepositoryTypes:
                 try:
                     self._known[name] = await self._look(name, service)
                 except RegistryError as error:
-                    _log.info("repository type not known", registry=self._registry, repository=name, error=str(error))
+                    _log.info("repository type not known", registry=self._registry, repository=name, error=error)
                     self._known[name] = None
             return self._known[name]
 

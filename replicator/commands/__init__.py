@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from replicator import __version__
-from replicator.errors import FAILED, OK, USAGE, ConfigError, ReplicatorError
+from replicator.errors import FAILED, OK, USAGE, ConfigError, ErrorText, ReplicatorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -189,7 +189,8 @@ def _close_output() -> None:
 
 
 def _print_error(error: Exception, code: int) -> int:
-    print(f"replicator: {error}", file=sys.stderr)  # noqa: T201 - to the person who called
+    lines = [str(error)] if isinstance(error, ConfigError) else ErrorText.of(error).lines
+    print("replicator: " + "\n  ".join(lines), file=sys.stderr)  # noqa: T201 - to the person who called
     for note in getattr(error, "__notes__", ()):
         print(f"  {note}", file=sys.stderr)  # noqa: T201 - the same
     return code

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from replicator.console import age, confirm, page, plain, say, short
+from replicator.errors import ErrorText
 from replicator.queue import KnownConfig, QueueError
 from replicator.replication.report import MAX_FAILURES, TROUBLE, Report, Row, RowOutcome, SortedRows
 from replicator.tasks import cancel_all
@@ -75,7 +76,10 @@ class Display:
         """Print a row at once if it was copied, failed or has a warning."""
         where = f"{row.source}{f' -> {row.destination}' if row.destination else ''}"
         if row.outcome in TROUBLE:
-            say(f"{where}: {row.error or ''}", self._console, label=str(row.outcome), style="red")
+            what, *more = ErrorText.parse(row.error or "").lines or [""]
+            say(f"{where}: {what}", self._console, label=str(row.outcome), style="red")
+            for line in more:
+                say(line, self._console, indent=2)
         elif row.outcome is RowOutcome.COPIED:
             replaced = f", replaced: {row.replaced}" if row.replaced else ""
             say(f"copied {where} ({decimal(row.bytes)}{replaced})", self._console)
@@ -277,7 +281,8 @@ def summary(report: Report, console: Console, *, run: str = "") -> None:
         say("", console, label="Failed:", style="red")
         for row in failures:
             say(f"{row.source}{f' -> {row.destination}' if row.destination else ''}", console, indent=2)
-            say(row.error or "", console, indent=4)
+            for line in ErrorText.parse(row.error or "").lines:
+                say(line, console, indent=4)
         if (more := report.troubles - len(failures)) > 0:
             say(f"and {more} more after the first {MAX_FAILURES}: --report lists them all", console, indent=2)
     for warning in report.warnings:

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from replicator.commands.options import Json, RedisUrl, StateDir, parse_reference, run, settings_of
 from replicator.commands.status import existing_queue
-from replicator.console import document, iso, local, page, plain, say, stderr
-from replicator.errors import FAILED, OK, ConfigError, Problem
+from replicator.console import document, error_lines, iso, local, page, plain, say, stderr
+from replicator.errors import FAILED, OK, ConfigError, ErrorText, Problem, error_fields
 from replicator.queue import DeadLetter, DeadLetters, History, Queue, Selection, named, note_action, system_user
 from replicator.settings import Settings
 
@@ -111,7 +111,8 @@ def history_json(read: History) -> dict[str, Any]:
                 "rule": each.rule or None,
                 "lane": str(each.lane),
                 "result": each.result,
-                "note": each.note,
+                "note": str(ErrorText.parse(each.note)),
+                **error_fields(None if each.error_class is None else each.note),
                 "replaced": each.replaced or None,
                 "error_class": None if each.error_class is None else str(each.error_class),
                 "bytes": each.bytes,
@@ -133,15 +134,15 @@ def draw_history(read: History, limit: int) -> RenderableType:
     reconciles = _table("reconcile", ">listed", ">drift", ">failed", "when")
     for result in read.reconciles[:limit]:
         found = result.findings
-        trouble = found.error if found.error is not None else found.shortfall
+        trouble = str(ErrorText.parse(found.error)) if found.error is not None else found.shortfall
         how = plain(f"on {result.host}{f': {trouble}' if trouble else ''}")
         numbers = (str(number) for number in (found.listed, found.drift, found.failed))
         reconciles.add_row(how, *numbers, local(result.ended))
     copies = _table("copy", "result", "when")
     for ended in read.ended[:limit]:
         replaced = f"replaced: {ended.replaced}" if ended.replaced else ""
-        lines = (ended.source or "(unknown source)", f"-> {ended.id}", ended.note, replaced)
-        copies.add_row(Group(*(plain(line) for line in lines if line)), ended.result, local(ended.at))
+        lines = [plain(ended.source or "(unknown source)"), plain(f"-> {ended.id}"), *error_lines(ended.note)]
+        copies.add_row(Group(*lines, *([plain(replaced)] if replaced else [])), ended.result, local(ended.at))
     tables = (("No actions.", actions), ("No reconciles.", reconciles), ("No copies.", copies))
     parts = [part for none, table in tables for part in (table if table.row_count else Text(none), Text())]
     return Group(*parts[:-1])
@@ -238,7 +239,7 @@ def letter_json(letter: DeadLetter) -> dict[str, Any]:
     """Return a dead letter as JSON values.
 
     Keys: ``source`` and ``rule`` (null when the stored job is lost), ``destination``, ``lane``, ``error_class``,
-    ``message``, ``tries``, ``first`` and ``last`` (RFC 3339, UTC).
+    ``message`` and its parts ``what``, ``why`` and ``do``, ``tries``, ``first`` and ``last`` (RFC 3339, UTC).
     """
     payload = letter.payload or {}
     return {
@@ -247,7 +248,8 @@ def letter_json(letter: DeadLetter) -> dict[str, Any]:
         "rule": payload.get("rule"),
         "lane": str(letter.lane),
         "error_class": str(letter.error_class),
-        "message": letter.message,
+        "message": str(ErrorText.parse(letter.message)),
+        **error_fields(letter.message),
         "tries": letter.tries,
         "first": iso(letter.first),
         "last": iso(letter.last),
@@ -262,7 +264,7 @@ def failures_table(letters: Sequence[DeadLetter]) -> Table:
         what = Group(
             plain(str(source) if source else "(its source is lost)"),
             Text("-> ").append_text(plain(letter.id)),
-            plain(letter.message),
+            *error_lines(letter.message),
         )
         times = f"{local(letter.first)}\n{local(letter.last)}"
         table.add_row(what, str(letter.error_class), str(letter.tries), times)

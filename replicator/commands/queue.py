@@ -11,8 +11,8 @@ from rich.text import Text
 
 from replicator.commands.options import Json, RedisUrl, StateDir, run, settings_of
 from replicator.commands.status import draw_pauses, existing_queue
-from replicator.console import document, iso, local, page, plain, say, stderr
-from replicator.errors import FAILED, OK, ConfigError, Problem
+from replicator.console import document, error_lines, iso, local, page, plain, say, stderr
+from replicator.errors import FAILED, OK, ConfigError, ErrorText, Problem, error_fields
 from replicator.queue import (
     Lane,
     Pause,
@@ -287,7 +287,8 @@ def jobs_json(jobs: Sequence[PendingJob], total: int, pauses: Sequence[Pause]) -
                 "lane": str(job.lane),
                 "state": job.state,
                 "due": iso(job.due),
-                "message": job.failure or None,
+                "message": str(ErrorText.parse(job.failure)) or None,
+                **error_fields(job.failure or None),
             }
             for job in jobs
         ],
@@ -302,8 +303,7 @@ def draw_jobs(jobs: Sequence[PendingJob], total: int, pauses: Sequence[Pause]) -
     for heading in ("state", "lane", "due"):
         table.add_column(heading, no_wrap=True)
     for job in jobs:
-        lines = (job.source or "(unknown source)", f"-> {job.id}", job.failure)
-        what = Group(*(plain(line) for line in lines if line))
+        what = Group(plain(job.source or "(unknown source)"), plain(f"-> {job.id}"), *error_lines(job.failure))
         table.add_row(what, job.state, str(job.lane), "" if job.state in ("running", "paused") else local(job.due))
     parts += [table] if jobs else [Text("no pending copies")]
     if total > len(jobs):

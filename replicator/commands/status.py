@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from replicator.commands.options import Json, RedisUrl, StateDir, run, settings_of
-from replicator.console import age, document, iso, page, plain, say, stderr
-from replicator.errors import FAILED, OK, ConfigError, Problem
+from replicator.console import age, document, error_lines, iso, page, plain, say, stderr
+from replicator.errors import FAILED, OK, ConfigError, ErrorText, Problem
 from replicator.queue import (
     Lane,
     Pause,
@@ -276,7 +276,7 @@ def _waiting(status: Status) -> Table:
     table = _table("waiting for a retry", "lane", ">next in", ">attempts", "class")
     for job in status.waiting[:_SHOWN]:
         due = age((job.due - status.taken).total_seconds())
-        what = Group(plain(job.id), Text("  ").append_text(plain(job.message)))
+        what = Group(plain(job.id), *(Text("  ").append_text(line) for line in error_lines(job.message)))
         table.add_row(what, str(job.lane), due, str(job.tries), str(job.error_class))
     return table
 
@@ -314,7 +314,7 @@ def _last_reconcile(last: ReconcileResult, ended: str) -> Text:
     found = last.findings
     line = Text(f"last reconcile {ended} ago on ").append_text(plain(last.host)).append(": ")
     if found.error is not None:
-        return line.append("failed, ", style="red").append_text(plain(found.error))
+        return line.append("failed, ", style="red").append_text(plain(str(ErrorText.parse(found.error))))
     line.append(f"{found.listed} tags in {last.seconds:.1f} s, {found.up_to_date} up to date, drift {found.drift}")
     line.append(f", {found.pending} pending" if found.pending else "")
     line.append(f", {found.skipped} skipped, {found.warnings} warnings")
@@ -337,7 +337,7 @@ def _shortfall(state: ReconcileState) -> list[Text]:
     if state.last is None:
         return []
     found = state.last.findings
-    lines = [Text("  ").append_text(plain(f"{each.what}: {each.why}")) for each in found.failures]
+    lines = [Text("  ").append_text(plain(f"{each.what}: {each.text}")) for each in found.failures]
     if (more := found.failed + found.unlisted + found.held - len(lines)) > 0 and lines:
         lines.append(Text(f"  and {more} more"))
     if found.held:

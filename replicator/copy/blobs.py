@@ -187,7 +187,7 @@ class _ImageUpload:
             return is_transient(error) and failures < _MAX_ATTEMPTS
 
         def log(error: Exception, attempt: int, _: float) -> None:
-            _log.info("blob repeated", digest=blob.digest, attempt=attempt, error=str(error))
+            _log.info("blob repeated", digest=blob.digest, attempt=attempt, error=error)
 
         try:
             await retrying(lambda: self._attempt(blob), attempts=None, retryable=is_retryable, on_retry=log)

@@ -189,8 +189,8 @@ class SourceNotFound(ReplicatorError):
             self.says_gone = "manifest"
         elif "NAME_UNKNOWN" in cause.codes:
             self.says_gone = "repository"
-        advice = "check the tag, and that this login may pull it; or there is no such project"
-        super().__init__(f"{source} not found ({cause.why}): {advice}")
+        advice = "check the name and the tag, and that the login may pull it"
+        super().__init__(f"{source} is not found", cause.why, advice)
 
 
 class AttestationsFound(ReplicatorError):
@@ -198,8 +198,9 @@ class AttestationsFound(ReplicatorError):
 
     def __init__(self, registry: str, digest: str) -> None:
         super().__init__(
-            f"{registry}: the image has attestations ({digest} is one), and its rule says attestations: fail; build it "
-            "without them (--provenance=false --sbom=false), or set attestations to strip or keep"
+            f"{registry}: the image has attestations ({digest} is one)",
+            "its rule says attestations: fail",
+            "build it without them (--provenance=false --sbom=false), or set attestations to strip or keep",
         )
 
 

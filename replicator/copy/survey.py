@@ -204,7 +204,7 @@ class Survey:
             try:
                 await self._neighbours(self._registries, self._place)
             except ReplicatorError as error:
-                _log.debug("neighbours unknown", registry=registry, error=str(error))
+                _log.debug("neighbours unknown", registry=registry, error=error)
             else:
                 self._ask_again[registry] = self._clock() + _ASKED_SECONDS
             finally:
@@ -276,7 +276,7 @@ class Survey:
                 place.rests_until = self._clock() + _FAILED_SECONDS
                 if not isinstance(error, ReplicatorError):
                     raise
-                _log.debug("repository not read", repository=str(place.repository), error=str(error))
+                _log.debug("repository not read", repository=str(place.repository), error=error)
                 return
             finally:
                 place.busy = False

@@ -6,14 +6,14 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import structlog
 
-from replicator.errors import ErrorClass, ReplicatorError
+from replicator.errors import AGAIN, ErrorClass, ErrorText, ReplicatorError
 from replicator.queue.dead_letters import DeadLetter
 from replicator.queue.job import Finished, Lane, LeftToOthers, RunningRecord, describe_key
 from replicator.queue.lease import LeaseObserver
@@ -29,7 +29,7 @@ log = structlog.get_logger("replicator.queue")
 Answered: TypeAlias = Callable[[Mapping[str, Any], Mapping[str, Any]], Iterable[str]]
 """Takes the payload and the outcome of an attempt that went well; returns the keys that certainly answered to it."""
 
-_MESSAGE_LENGTH = 2000
+_REPORT = "this is a fault of this program: report it with the traceback in the log"
 CONTENT_GONE = "its content is gone from Redis; push the tag again, and set maxmemory-policy noeviction"
 """Why a job is a dead letter that Redis has evicted, or lost with a restored file."""
 
@@ -138,7 +138,7 @@ class Failure:
     """The last failure of a job that waits for its retry, as a record.
 
     Attributes:
-        message: what went wrong, for a person.
+        message: what went wrong, as `replicator.errors.ErrorText.stored`.
         tries: failed attempts in a row.
         first: time of the first of them (UTC).
         last: time of the last of them (UTC).
@@ -260,17 +260,16 @@ def failed(  # the facts of one failure
     if isinstance(error, LeftToOthers):
         return Ending("foreign", payload=payload, left_to=error.note)
     error_class, retry_after = ErrorClass.TRANSIENT, None
-    message = str(error) or type(error).__name__
+    text = ErrorText.of(error)
     if isinstance(error, ReplicatorError):
         error_class, retry_after = error.error_class, error.retry_after
     else:
-        message = f"unexpected {type(error).__name__}: {message}"
+        text = ErrorText(f"unexpected {type(error).__name__}", text.what, _REPORT)
         log.error("job raised unexpectedly", id=job.id, exc_info=error)
-    message = message[:_MESSAGE_LENGTH]
     # By Redis's clock, which all workers share.
     now = job.record.since + timedelta(seconds=seconds)
     if isinstance(error, ReplicatorError) and error.wait is not None and error_class is ErrorClass.TRANSIENT:
-        return _waits(job, error.wait, message, now, policy=policy, lane=lane, payload=payload, seconds=seconds)
+        return _waits(job, error.wait, text, now, policy=policy, lane=lane, payload=payload, seconds=seconds)
     first = job.first_failure or now
     failures = job.failures + 1
     spent = job.last.costly if job.last is not None else 0
@@ -287,16 +286,16 @@ def failed(  # the facts of one failure
         costly=spent if costly else 0,
     )
     retrying = delay is not None
-    finished = Finished(job.id, None, message, error_class, failures, round(seconds, 3), retrying=retrying).encode()
+    finished = Finished(job.id, None, text.stored, error_class, failures, round(seconds, 3), retrying=retrying).encode()
     if delay is None:
         login = error.login if isinstance(error, ReplicatorError) else ""
-        letter = DeadLetter(job.id, lane, payload, error_class, message, failures, first, now, login)
+        letter = DeadLetter(job.id, lane, payload, error_class, text.stored, failures, first, now, login)
         return Ending("dead", finished=finished, failure=letter, payload=payload)
     class_since = job.fails_as(error_class) or now
     failure = Failure(
         job.id,
         error_class,
-        message,
+        replace(text, do=text.do or AGAIN).stored,
         failures,
         first,
         now,
@@ -309,7 +308,7 @@ def failed(  # the facts of one failure
 def _waits(  # the facts of one failure
     job: StartedJob,
     wait: Wait,
-    message: str,
+    text: ErrorText,
     now: datetime,
     *,
     policy: RetryPolicy,
@@ -327,8 +326,8 @@ def _waits(  # the facts of one failure
     waited = int((now - (silent if wait.key else first)).total_seconds() / wait.patience)
     go_on = policy.waits(elapsed, waited, job.retries)
     tries = max(1, job.failures + (not go_on))
-    told = f"{message}; given up: {describe_key(wait.key)} since {silent:%Y-%m-%d %H:%M:%S} UTC"
-    told = told if wait.key else message
+    given_up = f"given up: {describe_key(wait.key)} since {silent:%Y-%m-%d %H:%M:%S} UTC"
+    told = replace(text, why="; ".join(filter(None, (text.why, given_up)))).stored if wait.key else text.stored
     record = Finished(job.id, None, told, ErrorClass.TRANSIENT, tries, round(seconds, 3), retrying=go_on)
     finished = record.encode()
     if not go_on:
@@ -337,7 +336,8 @@ def _waits(  # the facts of one failure
     # A refusal for load is shown as the attempt that it was, although it does not count towards a limit.
     shown = job.failures if wait.key else job.failures + 1
     spent = job.last.costly if job.last is not None else 0
-    failure = Failure(job.id, ErrorClass.TRANSIENT, message, shown, first, now, wait.key, costly=spent)
+    text = replace(text, do=text.do or AGAIN)
+    failure = Failure(job.id, ErrorClass.TRANSIENT, text.stored, shown, first, now, wait.key, costly=spent)
     if wait.key:
         how: Literal["wait", "retry"] = "wait"
         delay = wait.pause

@@ -212,7 +212,7 @@ async def subscribe(
             pause = _FORBIDDEN_SECONDS
         except FAULTS as error:
             # Not worth a warning: the lanes notice an outage themselves, and a cut connection harms nothing.
-            log.debug("wake-up connection lost", error=str(error))
+            log.debug("wake-up connection lost", error=error)
         finally:
             await subscription.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it without types
         await asyncio.sleep(pause)
@@ -318,4 +318,4 @@ class PushNews:
                 for host, (size, goes_on) in message.get("hosts", {}).items():
                     self._heard(host, min(max(0, int(size)), _MOST_TOLD), bool(goes_on))
         except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            log.debug("message not understood", channel=self._channel, error=str(error))
+            log.debug("message not understood", channel=self._channel, error=error)

@@ -111,7 +111,7 @@ class Queue:
             await queue.ping()
             await queue._refuse_shards()
         except QueueUnavailable as error:
-            log.warning("queue unavailable", error=str(error))
+            log.warning("queue unavailable", error=error)
         except BaseException:
             await queue.close()
             raise

@@ -39,7 +39,7 @@ class DeadLetter:
 
     Attributes:
         payload: the job's; None when the stored job could not be read.
-        message: why it failed for good.
+        message: why it failed for good, as `replicator.errors.ErrorText.stored`; one line from older versions.
         tries: number of attempts.
         first: time of the first failure (UTC).
         last: time of the last failure (UTC).
@@ -299,7 +299,7 @@ def _unless_away() -> Iterator[None]:
     try:
         yield
     except (QueueUnavailable, ValueError) as error:  # away, or of another version
-        log.warning("dead letters not compared", error=str(error))
+        log.warning("dead letters not compared", error=error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +311,7 @@ class PendingJob:
         source: where it copies from; empty if that was lost.
         rule: the rule that asked for it; the same.
         due: when it may start (UTC); while it runs, when its lease expires.
-        failure: the last one; empty without one.
+        failure: the last one, as `replicator.errors.ErrorText.stored`; empty without one.
         pause: the name of the selection that pauses it; empty without one, and where its whole lane is paused.
     """
 

@@ -236,7 +236,7 @@ class _Server:
                 except (QueueError, ConfigError, OSError) as error:
                     # Once a cause: the number of free bytes changes.
                     if not told or not self._fault():
-                        log.warning("embedded queue not restarted", error=str(error))
+                        log.warning("embedded queue not restarted", error=error)
                     told = self._fault()
                     await asyncio.sleep(_WATCH_SECONDS if told else pause)
                     pause = min(_LONGEST_PAUSE, pause * 2)

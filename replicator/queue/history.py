@@ -21,7 +21,7 @@ from weakref import WeakSet
 import structlog
 
 from replicator.console import iso, printable
-from replicator.errors import ErrorClass, ReplicatorError
+from replicator.errors import ErrorClass, ErrorText, ReplicatorError
 from replicator.queue.client import FAULTS
 from replicator.queue.job import JsonValue, Lane
 from replicator.queue.reconciles import ReconcileResult
@@ -50,6 +50,7 @@ LAG_SPAN = timedelta(minutes=15)
 LAG_KEPT = timedelta(hours=48)
 """How long lags are kept."""
 _MOST_BYTES = 600
+_MOST_WORDS = 300
 _MOST_NAMED = 3
 _LOG_SECONDS = 5.0
 _LOGGING: WeakSet[Queue] = WeakSet()
@@ -89,7 +90,8 @@ class Ended:
         result: how it ended, in a word or two.
         source: where it copied from; empty when that was lost.
         rule: the rule that asked for it; empty when that was lost.
-        note: the error of a dead letter; else the reason for the result, where that does not say it.
+        note: the error of a dead letter, as `replicator.errors.ErrorText.stored`; else the reason for the result, where
+            that does not say it.
         error_class: class of the failure; None when it went well.
         bytes: how much was sent.
         seconds: how long the last attempt took.
@@ -207,7 +209,7 @@ async def note_action(queue: Queue | None, *, action: str, what: str, by: str) -
         try:
             await queue.ask("note_action", encode(entry, without={"at"}), int(queue not in _LOGGING))
         except ReplicatorError as error:
-            log.warning("operator action not kept", action=entry.action, what=entry.what, error=str(error))
+            log.warning("operator action not kept", action=entry.action, subject=entry.what, error=error)
 
 
 @asynccontextmanager
@@ -277,7 +279,9 @@ def encode_entry(
     """
     if description is None:
         return ""
-    failure = ending.failure
+    failure, note = ending.failure, _cut(description.note)
+    if failure is not None:
+        note = ErrorText.parse(failure.message).bounded(_MOST_WORDS).stored
     entry = Ended(
         at=EPOCH,  # left out: Redis puts its own time in front
         id=job.id,
@@ -285,7 +289,7 @@ def encode_entry(
         result=description.result,
         source=_cut(description.source),
         rule=_cut(description.rule),
-        note=_cut(description.note if failure is None else failure.message),
+        note=note,
         error_class=None if failure is None else failure.error_class,
         bytes=description.bytes,
         seconds=round(seconds, 3),

@@ -75,7 +75,7 @@ class Finished:
 
     Attributes:
         outcome: what the handler returned; None when it failed.
-        error: what went wrong, for a person; None when it went well.
+        error: what went wrong, as `replicator.errors.ErrorText.stored`; None when it went well.
         error_class: class of the failure; None when it went well.
         tries: number of attempts, the last one included.
         seconds: duration of the last attempt.
@@ -277,7 +277,7 @@ class WaitingJob:
     """A job that failed and waits for its retry.
 
     Attributes:
-        message: what went wrong, for a person.
+        message: what went wrong, as `replicator.errors.ErrorText.stored`.
         tries: failed attempts in a row.
         first: time of the first of them (UTC).
         due: time of the next attempt (UTC).

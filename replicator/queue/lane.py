@@ -342,7 +342,8 @@ class LaneWorker(arq.worker.Worker):
             async with ends_on_standstill(timeout):
                 return await self._context.handler(running)
         except StoodStill as error:
-            raise JobTimedOut(f"{error}; {running.bytes_done} bytes had been read") from None
+            why = f"{error.why}; {running.bytes_done} bytes had been read"
+            raise JobTimedOut(error.what, why, error.do) from None
 
     async def _end(self, job: StartedJob, lease: Lease, ending: Ending, seconds: float) -> None:
         """Record how an attempt ended, repeatedly until Redis has taken it."""

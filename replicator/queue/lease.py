@@ -224,7 +224,7 @@ class RedisHealth:
             self._down_since = now
         elif not self._warned and now - self._down_since > _BLIP_SECONDS:
             self._warned = True
-            log.warning("queue unavailable", error=str(error) or type(error).__name__)
+            log.warning("queue unavailable", error=error)
 
     def succeeded(self) -> None:
         """Note that Redis answered."""

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from replicator.console import iso
+from replicator.errors import ErrorText, error_fields
 from replicator.queue.job import QueueUnavailable
 from replicator.queue.records import EPOCH, Moment, decode, encode, moment, read_times
 
@@ -21,7 +22,8 @@ _SURE = 5 / 6
 """Fraction of the lease after which a run that could not renew it stops: before another process can begin one."""
 _PAUSE = 1 / 30
 """Fraction of the lease between two requests while Redis is away."""
-_MOST_CHARACTERS = 1000
+_MOST_CHARACTERS = 400
+"""Characters of each part of an error."""
 _ALWAYS = frozenset({"host", "listed", "up_to_date", "drift", "skipped", "failed", "warnings", "error"})
 """Fields of a record that older versions need; of the others those that say nothing are left out."""
 
@@ -36,10 +38,15 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A tag that was not compared or not replaced, or a source that could not be listed; with the reason."""
+    """A tag that was not compared or replaced, or an unlisted source; the reason as `ErrorText.stored`."""
 
     what: str
     why: str
+
+    @property
+    def text(self) -> ErrorText:
+        """The reason."""
+        return ErrorText.parse(self.why)
 
 
 RESULTS = ("up_to_date", "drift", "pending", "skipped", "failed", "held")
@@ -101,11 +108,7 @@ class Findings:
         """What is missing, e.g. ``2 sources can't be listed, 3 copies collide``; empty when nothing is."""
         uncompared = self.failed - self.collisions
         parts = (
-            (
-                self.held,
-                "existing image waits for an approval",
-                "existing images wait for an approval",
-            ),
+            (self.held, "existing image waits for an approval", "existing images wait for an approval"),
             (self.unlisted, "source can't be listed", "sources can't be listed"),
             (self.collisions, "copy collides", "copies collide"),
             (uncompared, "image can't be compared", "images can't be compared"),
@@ -176,7 +179,7 @@ class ReconcileResult:
         """Give it as JSON values for a report; times are RFC 3339 in UTC."""
         found = self.findings
         counts = ("listed", *RESULTS, "collisions", "unlisted")
-        failures = [{"what": each.what, "why": each.why} for each in found.failures]
+        failures = [{"what": each.what, "why": each.text.cause, "do": each.text.do} for each in found.failures]
         return {
             "started": iso(self.started),
             "ended": iso(self.ended),
@@ -189,7 +192,8 @@ class ReconcileResult:
             "lost": found.lost,
             **({} if found.unregistered is None else {"unregistered": found.unregistered}),
             **({"failures": failures} if failures else {}),
-            "error": found.error,
+            "error": str(ErrorText.parse(found.error or "")) or None,
+            **({} if found.error is None else error_fields(found.error)),
         }
 
 
@@ -355,7 +359,7 @@ class ReconcileLease:
         Raises:
             QueueUnavailable: it could not be recorded; the run does not count once the lease has expired.
         """
-        error = findings.error[:_MOST_CHARACTERS] if findings.error is not None else None
+        error = None if findings.error is None else ErrorText.parse(findings.error).bounded(_MOST_CHARACTERS).stored
         known = {each.name: getattr(findings, each.name) for each in fields(Findings)} | {"error": error}
         record = _ResultRecord(
             host=socket.gethostname(),

@@ -20,6 +20,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from replicator.console import iso
+from replicator.errors import AGAIN, ErrorText, error_fields
 from replicator.queue.client import FAULTS
 from replicator.queue.configurations import Differing, KnownConfig, ProcessInfo
 from replicator.queue.history import logging_actions
@@ -304,7 +305,8 @@ class Status:
                     "destination": job.id,
                     "lane": str(job.lane),
                     "error_class": str(job.error_class),
-                    "message": job.message,
+                    "message": str(ErrorText.parse(job.message)),
+                    **error_fields(job.message),
                     "tries": job.tries,
                     "first": iso(job.first),
                     "next": iso(job.due),
@@ -340,7 +342,13 @@ class Status:
     def _silent_json(self) -> dict[str, Any]:
         """Give the registries that do not answer; nothing when all do."""
         silent = [
-            {"registry": each.registry, "since": iso(each.since), "message": each.why, "waiting": each.total}
+            {
+                "registry": each.registry,
+                "since": iso(each.since),
+                "message": each.why,
+                **ErrorText(each.sentence, each.why, AGAIN).to_json(),
+                "waiting": each.total,
+            }
             for each in self.silent
         ]
         return {"silent": silent} if silent else {}

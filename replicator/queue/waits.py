@@ -190,7 +190,7 @@ class WaitReporter:
                         else self._queue.ask("wait_begin", key, *facts)
                     )
                 except QueueUnavailable as error:
-                    log.debug("silence not reported", key=key, error=str(error))
+                    log.debug("silence not reported", key=key, error=error)
                     self._news = {key: facts, **self._news}
                     self._arrived.set()
                     await asyncio.sleep(_RETRY_SECONDS)

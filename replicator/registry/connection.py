@@ -376,4 +376,4 @@ def is_gzip(encoding: str) -> bool:
 
 def log_retry(error: Exception, attempt: int, pause: float) -> None:
     """Log a request that is repeated; for `replicator.retry.retrying`."""
-    _log.debug("request repeated", error=str(error), attempt=attempt, wait=round(pause, 2))
+    _log.debug("request repeated", error=error, attempt=attempt, wait=round(pause, 2))

@@ -42,7 +42,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from replicator.errors import LONG_SECRET, SENT_LOGINS, ErrorClass, ReplicatorError
+from replicator.errors import LONG_SECRET, SENT_LOGINS, ErrorClass, ReplicatorError, bounded_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -346,6 +346,4 @@ def one_line(text: str, limit: int, *, least: int = LONG_SECRET) -> str:
 
     A login of ours that it quotes back is cut out, if it has at least ``least`` characters: see `SentLogins`.
     """
-    text = SENT_LOGINS.cut(text, least)
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    return bounded_line(SENT_LOGINS.cut(text, least), limit)

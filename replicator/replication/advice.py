@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from replicator.aliyun import acr
 from replicator.aliyun.operations import AccountIncomplete, AccountRefused, NamespaceMissing, ram_action
+from replicator.errors import ErrorText
 from replicator.reference import Reference
 from replicator.registry.errors import (
     AskedLoginRefused,
@@ -62,17 +64,16 @@ def close_to_anyone(destination: str) -> str:
     return f"{private}; if everybody may have it, write public: allow in the rule"
 
 
-def explained(error: ReplicatorError, destination: Reference | None = None) -> str:
-    """Return the text of an error, followed by advice where there is any.
+def explained(error: ReplicatorError, destination: Reference | None = None) -> ErrorText:
+    """Return the text of an error, with advice where there is any.
 
     Args:
         error: what went wrong.
         destination: the destination of the copy that failed; a refusal by its registry is one of a push.
     """
-    if not isinstance(error, RegistryError):
-        return str(error)
-    advice = _advice(error, destination)
-    return f"{error}; {advice}" if advice else str(error)
+    text = ErrorText.of(error)
+    advice = _advice(error, destination) if isinstance(error, RegistryError) else ""
+    return replace(text, do="; ".join(filter(None, (text.do, advice))))
 
 
 def is_about(error: RegistryError, repository: Repository) -> bool:

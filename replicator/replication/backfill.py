@@ -228,7 +228,7 @@ class Backfill:
         """Pass the tags of a batch on to the comparison, but for those that are decided already."""
         self.report.warnings += batch.warnings
         if batch.error is not None:
-            error = f"can't be listed: {explained(batch.error)}"
+            error = f"can't be listed: {explained(batch.error).stored}"
             self._add(Row(batch.what, "", RowOutcome.NOT_LISTED, error=error))
         for refused in batch.refused:
             request = refused.asked.request

@@ -13,7 +13,7 @@ from replicator.console import short
 from replicator.copy import Comparison, Outcome, Result, SourceNotFound, held_warning, selection_key
 from replicator.copy.context import place_of, refusal_note
 from replicator.copy.options import VERBATIM, Overwrite
-from replicator.errors import ErrorClass, ReplicatorError
+from replicator.errors import AGAIN, ErrorClass, ErrorText, ReplicatorError
 from replicator.replication.advice import explained
 from replicator.replication.job import LOST
 from replicator.replication.report import Row, RowOutcome
@@ -175,9 +175,9 @@ class Checker:
         """Return the row of a tag that can't be compared; None if a job has to find out."""
         if isinstance(error, SourceNotFound):
             # Not passed over: a rule names this tag, or a list did a moment ago.
-            return replace(row_of(found, RowOutcome.FAILED), error=str(error))
+            return replace(row_of(found, RowOutcome.FAILED), error=explained(error).stored)
         if error.error_class in (ErrorClass.CREDENTIALS, ErrorClass.PERMANENT) or self._dry_run:
-            return replace(row_of(found, RowOutcome.FAILED), error=explained(error, found.request.destination))
+            return replace(row_of(found, RowOutcome.FAILED), error=explained(error, found.request.destination).stored)
         return None
 
     async def _compare(self, found: Found, digest: str | None) -> Row | Comparison | None:
@@ -338,7 +338,8 @@ def row_at_end(found: Found, finished: Finished) -> Row:
     if finished.outcome is None:
         error = finished.error or "no reason was given"
         if finished.retrying:
-            error += " (an event asked for it too, so it is still being retried)"
+            text = ErrorText.parse(error)
+            error = replace(text, do=f"{text.do or AGAIN} (an event asked for it too)").stored
         return replace(row, error=error)
     outcome = Outcome.from_json(dict(finished.outcome))
     if finished.shared and outcome.result is Result.COPIED:

@@ -166,7 +166,7 @@ class Handler:
                 destination=str(request.destination),
                 error_class=str(error.error_class),
                 **({"reason": error.reason} if error.reason else {}),
-                error=str(error),
+                error=error,
                 seconds=round(time.monotonic() - started, 3),
                 **_circumstances(request, running),
             )

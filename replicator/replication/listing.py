@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 import structlog
 
 from replicator.copy.options import MAX_ACCESSORIES, Accessories
-from replicator.errors import ConfigError, ReplicatorError
+from replicator.errors import ConfigError, ErrorText, ReplicatorError
 from replicator.harbor import ROWS_A_PAGE
 from replicator.harbor.api import narrow_login
 from replicator.reference import Repository
@@ -118,10 +118,10 @@ class ListingRefused:
 
     @property
     def error(self) -> str:
-        """Why the copy is not made, and what to do."""
+        """Why the copy is not made, and what to do, as `replicator.errors.ErrorText.stored`."""
         if self.collision is not None:
-            return f"{self.collision}: give the sources different destinations"
-        return str(self.asked.request.problem)
+            return ErrorText(str(self.collision), do="give the sources different destinations").stored
+        return ErrorText(str(self.asked.request.problem)).stored
 
 
 @dataclass(frozen=True, slots=True)

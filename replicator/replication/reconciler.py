@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from replicator.console import iso
-from replicator.errors import ReplicatorError
+from replicator.errors import ErrorText, ReplicatorError, bounded_line
 from replicator.queue import Failure, Findings, Progress, QueueUnavailable, Reconciles, ReconcileState
 from replicator.replication.backfill import Backfill
 from replicator.replication.enqueue import BackfillOptions, ReplaceLimit
@@ -137,8 +137,8 @@ def findings(report: Report) -> Findings:
 
 def _failure(row: Row) -> Failure:
     # A registry's words may hold what JSON has no form for.
-    words = (text[:_NAMED_CHARACTERS].encode(errors="replace") for text in (row.source, row.error or row.note))
-    return Failure(*(each.decode() for each in words))
+    reason = ErrorText.parse(row.error or row.note).bounded(_NAMED_CHARACTERS)
+    return Failure(bounded_line(row.source, _NAMED_CHARACTERS), reason.stored)
 
 
 def _repeats(last: ReconcileResult | None, found: Findings) -> int:
@@ -229,7 +229,7 @@ class Reconciler:
                 self._offline = False
             except QueueUnavailable as error:
                 if not self._offline:
-                    log.warning("queue unavailable", error=str(error), waiting_for="reconcile")
+                    log.warning("queue unavailable", error=error, waiting_for="reconcile")
                 self._offline = True
                 pause = _OFFLINE_PAUSE
             except Exception:
@@ -351,7 +351,7 @@ class Reconciler:
             return f"it did not end within {self._deadline:g} s"
         error = running.exception()
         if isinstance(error, ReplicatorError):
-            return str(error)
+            return ErrorText.of(error).stored
         log.error("reconcile broken", exc_info=error)
         return f"a fault in the program, see the log: {type(error).__name__}"
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import yaml
 
 from replicator.console import TextFile
-from replicator.errors import ReplicatorError
+from replicator.errors import ErrorText, ReplicatorError, error_fields
 from replicator.registry.manifest import KINDS
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Row:
         source: the tag; or the repository, project or pattern that could not be listed.
         destination: empty if it is not known.
         digest: of the destination's tag, if it is known.
-        error: why it failed.
+        error: why it failed, as `replicator.errors.ErrorText.stored`.
         size: bytes of the whole image at the source, if Harbor's list has it.
         bytes: blob bytes sent.
         seconds: duration of the copy.
@@ -92,6 +92,11 @@ class Row:
     replaced: str | None = None
     still_holds: str | None = None
     refused: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values: its fields, and ``what``, ``why`` and ``do`` of the error, null without one."""
+        error = None if self.error is None else str(ErrorText.parse(self.error))
+        return asdict(self) | {"error": error} | error_fields(self.error)
 
 
 @dataclass(slots=True)
@@ -284,10 +289,10 @@ class RowsFile:
         """See `Output`."""
         self._start()
         if self._format is RowFormat.CSV:
-            values: dict[str, Any] = {name: getattr(row, name) for name in _COLUMNS}
-            self._text.write(_csv_line((values | {"warnings": "; ".join(row.warnings)}).values()))
+            values = row.to_json() | {"warnings": "; ".join(row.warnings)}
+            self._text.write(_csv_line(values[name] for name in _COLUMNS))
         else:
-            text = json.dumps(asdict(row), ensure_ascii=False)
+            text = json.dumps(row.to_json(), ensure_ascii=False)
             separator = ",\n " if self._rows else "\n "
             self._text.write(f"{text}\n" if self._format is RowFormat.JSON_LINES else f"{separator}{text}")
         self._rows += 1
@@ -306,7 +311,7 @@ class RowsFile:
             self._text.write("[")
 
 
-_COLUMNS = tuple(field.name for field in fields(Row))
+_COLUMNS = (*(field.name for field in fields(Row)), *error_fields(None))
 
 
 def _csv_line(values: Iterable[Any]) -> str:

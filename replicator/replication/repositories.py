@@ -283,7 +283,7 @@ class SweptHarbor:
         elif project not in self.problems:
             advice = "" if error.error_class is ErrorClass.TRANSIENT else _ADVICE
             self.problems[project] = f"{self.registry}/{project} can't be swept: {error}{advice}"
-            _sweep_log.warning("sweep failed", source=f"{self.registry}/{project}", error=str(error))
+            _sweep_log.warning("sweep failed", source=f"{self.registry}/{project}", error=error)
 
 
 async def changed_since(

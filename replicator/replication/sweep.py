@@ -128,7 +128,7 @@ class Sweeper:
                 self._offline = False
             except QueueUnavailable as error:
                 if not self._offline:
-                    log.warning("queue unavailable", error=str(error), waiting_for="sweep")
+                    log.warning("queue unavailable", error=error, waiting_for="sweep")
                 self._offline = True
             except Exception:
                 # This runs beside the webhook and the copies, and a fault in it must not end them.

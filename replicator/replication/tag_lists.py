@@ -76,14 +76,14 @@ class LabelsUnknown(ReplicatorError):
     error_class = ErrorClass.PERMANENT
 
     def __init__(self, repository: Repository, error: RegistryError | None) -> None:
-        why = (
-            f"has no labels: {repository.registry}/api/v2.0 does not answer as a Harbor does; if it is no Harbor, "
-            "remove labels and exclude_labels from the rules"
-        )
         if error is not None:
-            why = f"does not show its labels, which need a login with artifact:list ({error})"
             self.error_class = error.error_class
-        super().__init__(f"{repository} {why}")
+            advice = "the login needs the permission artifact:list"
+            super().__init__(f"{repository} does not show its labels", str(error), advice)
+            return
+        why = f"{repository.registry}/api/v2.0 does not answer as a Harbor does"
+        advice = "if it is no Harbor, remove labels and exclude_labels from the rules"
+        super().__init__(f"{repository} has no labels", why, advice)
 
 
 async def read_labels(registries: Registries, repository: Repository, tag: str | None = None) -> dict[str, TagInfo]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from replicator import __version__
 from replicator.aliyun.acr import EDITIONS
 from replicator.copy import Copier
-from replicator.errors import ErrorClass, ReplicatorError
+from replicator.errors import ErrorClass, ErrorText, ReplicatorError
 from replicator.reference import Reference
 from replicator.registry import Registries, RegistryError, RequestObserver, Timing
 from replicator.registry.errors import (
@@ -55,12 +55,17 @@ _PAUSES = (0.0, 1.0, 2.0, 4.0)
 
 
 class CopyFailed(ReplicatorError):
-    """A copy failed; the message says what, where and what to do."""
+    """A copy failed; the text says what, where and what to do."""
 
     def __init__(
-        self, message: str, error_class: ErrorClass, retry_after: float | None = None, wait: Wait | None = None
+        self,
+        text: ErrorText | str,
+        error_class: ErrorClass,
+        retry_after: float | None = None,
+        wait: Wait | None = None,
     ) -> None:
-        super().__init__(message)
+        text = text if isinstance(text, ErrorText) else ErrorText(text)
+        super().__init__(text.what, text.why, text.do)
         self.error_class = error_class
         self.retry_after = retry_after
         self.wait = wait
@@ -71,8 +76,8 @@ class Collides(CopyFailed):
 
     def __init__(self, request: CopyRequest, owner: Reference, reason: str = "") -> None:
         collision = Collision(request.destination, tuple(sorted((request.source, owner), key=str)))
-        message = f"{collision}: {owner} owns this tag{reason}; give the sources different destinations"
-        super().__init__(message, ErrorClass.PERMANENT)
+        text = ErrorText(str(collision), f"{owner} owns this tag{reason}", "give the sources different destinations")
+        super().__init__(text, ErrorClass.PERMANENT)
 
 
 async def owner_of(
@@ -314,8 +319,11 @@ def access_by(find: Callable[[Repository], Access | None]) -> Callable[[Reposito
         found = find(repository)
         if found is None:
             raise CopyFailed(
-                f"{repository}: no credentials: add {repository.registry} under auth, with anonymous: true if it needs "
-                "none",
+                ErrorText(
+                    str(repository),
+                    "no credentials",
+                    f"add {repository.registry} under auth, with anonymous: true if it needs none",
+                ),
                 ErrorClass.CREDENTIALS,
             )
         return found

@@ -133,7 +133,7 @@ class Webhook:
             self._delivered(kind, Fate.MALFORMED)
             return _error(400, str(error))
         except QueueError as error:
-            log.error("webhook not queued", error=str(error))  # noqa: TRY400 - Redis is down; no traceback needed
+            log.error("webhook not queued", error=error)  # noqa: TRY400 - Redis is down; no traceback needed
             self._delivered(kind, Fate.UNAVAILABLE)
             return _error(503, "the queue is unavailable; deliver it again", {"Retry-After": _RETRY_AFTER})
         # During a change of the token the log shows which Harbor still sends the old one.

@@ -63,7 +63,7 @@ def test_a_refusal_is_classified_by_code_and_status(
 def test_a_missing_value_is_named_without_any_other_advice(registry: str, missing: str) -> None:
     with pytest.raises(AccountIncomplete) as caught:
         find_region_and_instance(registry, Account(), None, "GetAuthorizationToken")
-    assert explained(caught.value).endswith(missing)
+    assert str(explained(caught.value)).endswith(missing)
 
 
 class Raised(Exception):

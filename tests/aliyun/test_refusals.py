@@ -223,7 +223,7 @@ async def test_a_refusal_is_classified_and_explained(row: Row, source: Registry,
                     options=CopyOptions(attestations=Attestations.KEEP, refused="fail"),
                 )
         assert acr.leaks == []
-    message = explained(caught.value, destination)
+    message = str(explained(caught.value, destination))
     assert caught.value.error_class is row.error_class
     at = [message.find(part) for part in row.says]
     assert -1 not in at, message

@@ -13,13 +13,22 @@ import pytest
 from pydantic import SecretStr
 from rich.console import Console
 
-from replicator.commands.failures import draw_history, drop_failures, history_json, print_history, retry_failures
+from replicator.commands.failures import (
+    draw_history,
+    drop_failures,
+    failures_table,
+    history_json,
+    letter_json,
+    print_history,
+    retry_failures,
+)
+from replicator.commands.queue import jobs_json
 from replicator.commands.status import approve_replacements
 from replicator.commands.webhook import Scope, register_policies, remove_policies
 from replicator.console import page
-from replicator.errors import FAILED, OK, ErrorClass
+from replicator.errors import FAILED, OK, ErrorClass, ErrorText
 from replicator.harbor.registration import Change, PolicyChange
-from replicator.queue import Action, Ended, Findings, History, Lane, ReconcileResult, Reconciles
+from replicator.queue import Action, DeadLetter, Ended, Findings, History, Lane, PendingJob, ReconcileResult, Reconciles
 from replicator.settings import Settings
 from tests.queue.conftest import prefix, queue, server, short_dir
 from tests.server.page.seeding import bury, letter
@@ -186,3 +195,22 @@ async def test_webhooks_are_registered_where_there_is_no_queue(server: RedisServ
     )
     scope, out = cast("Scope", FakeScope(settings)), Console(file=io.StringIO())
     assert await register_policies(scope, skip_cert_verify=False, as_json=True, out=out) == 0
+
+
+STORED = ErrorText("acr.example: PUT /v2/", "403, the registry says: DENIED", "ask for a permission").stored
+PARTS = {"what": "acr.example: PUT /v2/", "why": "403, the registry says: DENIED", "do": "ask for a permission"}
+JOINED = "acr.example: PUT /v2/: 403, the registry says: DENIED; ask for a permission"
+
+
+def test_programs_get_an_error_in_three_fields_and_people_on_three_lines() -> None:
+    dead = DeadLetter("r.example/a:1", Lane.EVENTS, None, ErrorClass.PERMANENT, STORED, 1, NOON, NOON)
+    assert letter_json(dead).items() >= {"message": JOINED, **PARTS}.items()
+    ended = history_json(replace(READ, ended=(replace(COPY, note=STORED),)))["copies"][0]
+    assert ended.items() >= {"note": JOINED, **PARTS}.items()
+    well = history_json(replace(READ, ended=(replace(COPY, note="skipped", error_class=None),)))["copies"][0]
+    assert (well["note"], well["what"], well["why"], well["do"]) == ("skipped", None, None, None)
+    job = PendingJob("r.example/a:1", "waiting", Lane.EVENTS, "s", "r", NOON, STORED)
+    assert jobs_json([job], 1, [])["copies"][0].items() >= {"message": JOINED, **PARTS}.items()
+    for drawn in (failures_table([dead]), draw_history(replace(READ, ended=(replace(COPY, note=STORED),)), 1)):
+        lines = [line.strip() for line in printed(drawn).splitlines()]
+        assert [any(line.startswith(words) for line in lines) for words in PARTS.values()] == [True, True, True]

@@ -92,7 +92,8 @@ def test_registries_that_do_not_answer_are_named() -> None:
         seen, width=120
     )
     named = {"registry": "acr.example", "since": iso(NOON), "message": "no connection", "waiting": 1}
-    assert seen.to_json()["silent"] == [named]
+    words = {"what": silence.sentence, "why": "no connection", "do": "nothing: it is tried again"}
+    assert seen.to_json()["silent"] == [named | words]
     assert "silent" not in status().to_json()
 
 
@@ -245,6 +246,7 @@ def test_what_a_reconcile_could_not_compare_is_shown_with_reasons_and_what_waits
     assert status(reconcile=state).to_json()["reconcile"]["last"]["failures"][0] == {
         "what": "h/lost/**",
         "why": "not found",
+        "do": "",
     }
     assert "would be replaced: approved" in printed(status(reconcile=replace(state, approved=NOON)))
 

@@ -268,7 +268,7 @@ LIMITS = {
         Limit(
             "slots lent while a registry is silent, for each slot of a lane", "queue.lane._LENT_SLOTS", "", "jobs wait"
         ),
-        Limit("an error's words in Redis", "queue.attempt._MESSAGE_LENGTH", "characters", "cut off"),
+        Limit("what, why and do of an error, each", "errors.MAX_PART", "characters", "cut off"),
     ),
     "Redis": (
         Limit("to connect", "queue.connection.CONNECT_TIMEOUT", "s", "503, or tried again"),

@@ -294,7 +294,7 @@ async def test_times_are_those_of_redis(queue: Queue) -> None:
 async def test_a_long_reason_is_kept_in_part(queue: Queue) -> None:
     result = await (await begun(queue)).end(Findings(error="x" * 100_000))
     assert result is not None
-    assert len(result.findings.error or "") == 1000
+    assert len(result.findings.error or "") == 400
 
 
 async def test_the_rules_of_completed_runs_are_known_newest_first_and_within_a_bound(queue: Queue) -> None:

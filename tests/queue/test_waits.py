@@ -7,7 +7,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from replicator.errors import ErrorClass, ReplicatorError, Wait
+from replicator.errors import AGAIN, ErrorClass, ReplicatorError, Wait
 from replicator.queue import (
     DeadLetters,
     Job,
@@ -94,7 +94,7 @@ async def test_one_job_is_tried_and_all_others_that_need_its_host_are_not_even_s
         assert (counts.queued, counts.running, counts.waiting) == (0, 0, 32)
         assert sorted(handler.ids) == sorted(job.id for job in [*jobs(DEAD, 1), *jobs(FINE, 5)])
         (waiting,) = await queue.waiting()
-        assert (waiting.tries, waiting.message, waiting.waits_for) == (0, f"{DEAD} says nothing", DEAD)
+        assert (waiting.tries, waiting.message, waiting.waits_for) == (0, f"{DEAD} says nothing\n\n{AGAIN}", DEAD)
 
 
 async def test_when_the_host_is_back_they_go_on_in_their_order_and_have_lost_no_attempt(queue: Queue) -> None:
@@ -199,7 +199,7 @@ async def test_at_the_horizon_a_job_is_given_up_with_the_host_and_its_silence_as
     letters = (await DeadLetters(queue).page()).letters
     assert {letter.error_class for letter in letters} == {ErrorClass.TRANSIENT}
     for letter in letters:
-        assert letter.message == f"{DEAD} says nothing; given up: {DEAD} has been silent since 2023-11-14 22:13:20 UTC"
+        assert letter.message == f"{DEAD} says nothing\ngiven up: {DEAD} has been silent since 2023-11-14 22:13:20 UTC"
 
 
 async def test_a_run_with_few_retries_hears_after_their_time_and_an_event_goes_on_waiting(queue: Queue) -> None:

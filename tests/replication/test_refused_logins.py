@@ -68,8 +68,8 @@ async def test_a_wrong_password_is_named_where_a_public_project_was_served_witho
         with pytest.raises(RegistryError) as caught:
             await opened.destination(Repository(harbor.host, "open/app")).start_upload()
     words = explained(caught.value, Reference.parse(f"{harbor.host}/open/app:v1"))
-    assert "the login was refused" in words
-    assert "check the username and password" in words
+    assert "the login was refused" in words.why
+    assert "check the username and password" in words.do
 
 
 @pytest.mark.parametrize("login", [HARBOR_ROBOT, HARBOR_ADMIN])
@@ -84,5 +84,5 @@ async def test_a_project_that_is_not_there_is_named_as_a_cause(
         with pytest.raises(RegistryError) as caught:
             async for _ in api.repositories("nowhere"):
                 pass
-    assert NO_PROJECT in explained(caught.value)
+    assert NO_PROJECT in explained(caught.value).do
     assert caught.value.error_class is not ErrorClass.TRANSIENT

@@ -5,12 +5,12 @@ A registry whose login fails is not probed further.
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.padding import Padding
 from rich.table import Table
 
@@ -59,7 +59,7 @@ from replicator.commands.options import (
     run,
     settings_of,
 )
-from replicator.console import document, page, plain, say, stderr
+from replicator.console import document, error_lines, page, plain, say, stderr
 from replicator.errors import FAILED, OK, ConfigError
 from replicator.harbor import HarborApi
 from replicator.harbor.policy import canonical
@@ -128,7 +128,7 @@ async def run_checks(settings: Settings, rules: Rules, narrowing: Narrowing, *, 
     async with Registries(access, user_agent=agent, timing=_TIMING, observer=observer, proxies=proxies) as registries:
         found = await Check(settings, rules, narrowing, registries).run()
     if as_json:
-        document([asdict(finding) for finding in found], out)
+        document([finding.to_json() for finding in found], out)
     else:
         show(found, out)
     return FAILED if any(finding.state is FindingState.FAILED for finding in found) else OK
@@ -140,11 +140,12 @@ def show(found: Iterable[Finding], out: Console) -> None:
         for finding in found:
             # Names are never wrapped: a name in two lines can't be copied from a terminal.
             say(f"{_MARKS[finding.state]} {finding.name}: {finding.subject}", out)
-            out.print(Padding(plain(finding.message), (0, 0, 0, 4)))
+            for line in error_lines(finding.message):
+                out.print(Padding(line, (0, 0, 0, 4)))
         return
     table = Table("", "check", "subject", "result", box=None, pad_edge=False)
     for finding in found:
-        table.add_row(_MARKS[finding.state], finding.name, plain(finding.subject), plain(finding.message))
+        table.add_row(_MARKS[finding.state], finding.name, plain(finding.subject), Group(*error_lines(finding.message)))
     page(table, out)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -18,7 +18,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from replicator.errors import ReplicatorError
+from replicator.errors import ErrorText, ReplicatorError, error_fields
 from replicator.queue.scripts import advice
 from replicator.replication.advice import explained
 
@@ -55,13 +55,20 @@ class Finding:
         name: the kind of probe, e.g. ``push``.
         subject: a host, a rule, a repository or an address.
         state: the result.
-        message: the finding; for a failure, also the remedy.
+        message: the finding; for a failure, also the remedy, as `replicator.errors.ErrorText.stored`.
     """
 
     name: str
     subject: str
     state: FindingState
     message: str
+
+    def to_json(self) -> dict[str, str | None]:
+        """Return its fields, and ``what``, ``why`` and ``do`` of what is not right, which are null for the rest."""
+        is_wrong = self.state in (FindingState.FAILED, FindingState.WARNING)
+        text = ErrorText.parse(self.message)
+        parts = error_fields(self.message if is_wrong else None)
+        return {"name": self.name, "subject": self.subject, "state": self.state, "message": str(text), **parts}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +92,10 @@ async def run_probe(probe: Probe, seconds: float = PROBE_SECONDS) -> list[Findin
         async with asyncio.timeout(seconds):
             return list(await probe.run())
     except ReplicatorError as error:
-        message = "; ".join([explained(error), *getattr(error, "__notes__", ())])
+        text = explained(error)
+        message = replace(text, do="; ".join(filter(None, [text.do, *getattr(error, "__notes__", ())]))).stored
     except TimeoutError:
-        message = f"no answer within {seconds:g} s: check that it is reachable from here and not overloaded"
+        message = f"no answer within {seconds:g} s\n\ncheck that it is reachable from here and not overloaded"
     return [Finding(probe.name, probe.subject, FindingState.FAILED, message)]
 
 

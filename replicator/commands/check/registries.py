@@ -109,7 +109,7 @@ async def look_for(
                 try:
                     infos = await read_labels(registries, repository)
                 except LabelsUnknown as error:
-                    return [Finding("list", subject, FindingState.FAILED, str(error))], []
+                    return [Finding("list", subject, FindingState.FAILED, explained(error).stored)], []
                 asked_of = rules.asked(repository, infos, {tag: info.labels for tag, info in infos.items()})
             else:
                 names = [tag async for tag in registries.source(repository).tags()] if source.needs_tags else []
@@ -164,7 +164,7 @@ async def _manifest(registries: Registries, image: Reference) -> Finding:
     except NotFound:
         return Finding("pull", str(image), FindingState.FAILED, "does not exist: check the name in the rule")
     except RegistryError as error:
-        return Finding("pull", str(image), FindingState.FAILED, explained(error))
+        return Finding("pull", str(image), FindingState.FAILED, explained(error).stored)
     return Finding("pull", str(image), FindingState.OK, "can be pulled")
 
 
@@ -177,7 +177,7 @@ async def try_push(registries: Registries, destination: Reference) -> list[Findi
         if registries.creates(destination.repository) and may_lack_repository(error, destination.repository):
             message = f"{error}; if the repository is missing, the first copy creates it"
             return [Finding("push", subject, FindingState.NOT_TRIED, message)]
-        return [Finding("push", subject, FindingState.FAILED, explained(error, destination))]
+        return [Finding("push", subject, FindingState.FAILED, explained(error, destination).stored)]
     message = "can be pushed to"
     if location is not None:
         scopes = frozenset({f"repository:{destination.repository.name}:pull,push"})

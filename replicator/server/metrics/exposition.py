@@ -205,7 +205,7 @@ class QueueLookups(Collector):
                 async with asyncio.timeout(_LOOKUP_SECONDS):
                     self._state = await self._read()
             except Exception as error:  # noqa: BLE001 - whatever it is, the rest of the scrape must be served
-                log.debug("queue not looked up", error=str(error) or type(error).__name__)
+                log.debug("queue not looked up", error=error)
                 self._state = None
 
     async def _read(self) -> _QueueState:

@@ -97,7 +97,7 @@ class Notifier:
                 await self._faults.look("")
             except QueueUnavailable as error:
                 if not self._unavailable:
-                    log.warning("queue unavailable", error=str(error), waiting_for="notifications")
+                    log.warning("queue unavailable", error=error, waiting_for="notifications")
                 self._unavailable = True
                 await self._faults.look(self._queue.fault())
             except Exception:

@@ -24,7 +24,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from replicator.console import age, iso, printable
+from replicator.console import age, iso
+from replicator.errors import ErrorText, bounded_line, error_fields
 from replicator.networks import Format
 
 if TYPE_CHECKING:
@@ -111,7 +112,11 @@ def document(message: Message, origin: Origin, text: str) -> dict[str, Any]:
         "since": None if message.since is None else _rfc3339(message.since),
         "count": message.count,
         "examples": [
-            {"subject": one_line(each.subject, _MAX_FIELD), "reason": one_line(each.reason, _MAX_FIELD)}
+            {
+                "subject": bounded_line(each.subject, _MAX_FIELD),
+                "reason": bounded_line(str(ErrorText.parse(each.reason)), _MAX_FIELD),
+                **error_fields(each.reason),
+            }
             for each in message.examples[:_MAX_EXAMPLES]
         ],
         "advice": list(message.advice),
@@ -165,12 +170,6 @@ def _rfc3339(milliseconds: int) -> str:
     return iso(datetime.fromtimestamp(milliseconds / 1000, UTC))
 
 
-def one_line(text: str, limit: int) -> str:
-    """Make text from outside one line of at most ``limit`` characters, without unprintable ones."""
-    line = " ".join(printable(text).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
 def _utc(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
@@ -186,7 +185,7 @@ def lines_of(message: Message, origin: Origin, limit: int, escape: Callable[[str
         escape: makes text from outside harmless in the format.
     """
     head = [message.title, _facts(message, origin)]
-    tail = [one_line(each, _MAX_LINE) for each in message.advice]
+    tail = [bounded_line(each, _MAX_LINE) for each in message.advice]
     if origin.status is not None:
         tail.append(f"Status: {origin.status}")
     tail = [escape(each) for each in tail]
@@ -194,11 +193,14 @@ def lines_of(message: Message, origin: Origin, limit: int, escape: Callable[[str
     room = limit - _size([*lines, *tail]) - len("and 1000000 more") - 1
     shown = 0
     for example in message.examples:
-        line = escape("- " + one_line(f"{example.subject}: {example.reason}", _MAX_LINE))
-        if _size([line]) > room:
+        what, *rest = ErrorText.parse(example.reason).lines or [""]
+        parts = [f"- {bounded_line(f'{example.subject}: {what}', _MAX_LINE)}"]
+        parts += [f"  {bounded_line(each, _MAX_LINE)}" for each in rest]
+        parts = [escape(each) for each in parts]
+        if _size(parts) > room:
             break
-        room -= _size([line])
-        lines.append(line)
+        room -= _size(parts)
+        lines += parts
         shown += 1
     more = (message.count or 0) - shown
     if message.examples and more > 0:
@@ -207,7 +209,7 @@ def lines_of(message: Message, origin: Origin, limit: int, escape: Callable[[str
 
 
 def _facts(message: Message, origin: Origin) -> str:
-    parts = [f"at {one_line(origin.name, 100)}", _utc(message.at)]
+    parts = [f"at {bounded_line(origin.name, 100)}", _utc(message.at)]
     if message.since is not None:
         since = _utc(message.since)
         parts.append(f"since {since} ({age((message.at - message.since) / 1000)})")

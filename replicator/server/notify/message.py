@@ -12,12 +12,16 @@ from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING
 
+from replicator.errors import ErrorText, bounded_line
+
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
     from replicator.queue import Complaint, DeadLetter, WaitingJob
 
 _MAX_CHARACTERS = 1000
+_MAX_PART = 400
+"""Characters of each line of a reason."""
 
 
 class Occasion(StrEnum):
@@ -57,7 +61,12 @@ class MessageState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One of the things that a message is about, and what is wrong with it. Both may be text from outside."""
+    """One of the things that a message is about, and what is wrong with it. Both may be text from outside.
+
+    Attributes:
+        subject: its name.
+        reason: as `replicator.errors.ErrorText.stored`.
+    """
 
     subject: str
     reason: str
@@ -65,12 +74,7 @@ class Example:
     @classmethod
     def of(cls, subject: str, reason: str) -> Example:
         """Make one of bounded size, from any text."""
-        return cls(_bounded(subject), _bounded(reason))
-
-
-def _bounded(text: str) -> str:
-    # A registry's JSON may hold lone surrogates, which can't be stored.
-    return text[:_MAX_CHARACTERS].encode(errors="replace").decode()
+        return cls(bounded_line(subject, _MAX_CHARACTERS), ErrorText.parse(reason).bounded(_MAX_PART).stored)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ class PageCache:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The headline: how serious it is (``good``, ``warning`` or ``bad``), one sentence, and the error behind it."""
+    """The headline: how serious it is (``good``, ``warning`` or ``bad``), a sentence, the stored error behind it."""
 
     level: str
     sentence: str

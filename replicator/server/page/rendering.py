@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.filesize import decimal
 
 from replicator.console import age, iso, printable
+from replicator.errors import ErrorText
 from replicator.queue.records import milliseconds
 from replicator.replication.advice import close_to_anyone
 from replicator.replication.job import GIVEN_UP
@@ -173,6 +174,7 @@ class PageRenderer:
         )
         self._environment.filters |= {
             "plain": printable,
+            "lines": lambda stored: ErrorText.parse(stored).lines,
             "result": lambda result: "failed" if result == GIVEN_UP else printable(result),
             "size": decimal,
             "duration": duration,

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from replicator.commands.check import show
 from replicator.commands.check.findings import Finding, FindingState
+from replicator.errors import ErrorText
 from tests.commands.check.asking import RULE, as_administrator, checked, failed
 from tests.queue.servers import RedisServer
 from tests.running import TOKEN, replicator
@@ -96,13 +97,20 @@ async def test_a_check_sends_nothing_that_changes_anything_but_the_upload_that_i
     assert pushed.harbor.deliveries == []
 
 
-async def test_each_line_of_json_has_the_four_fields_that_are_documented(pushed: House) -> None:
+async def test_each_line_of_json_has_the_fields_that_are_documented(pushed: House) -> None:
     lines = await checked(pushed, pushed.rules(RULE), 0)
     assert lines
     for line in lines:
-        assert list(line) == ["name", "subject", "state", "message"]
-        assert line["state"] in ("ok", "failed", "not tried")
-        assert all(isinstance(value, str) and value for value in line.values())
+        assert list(line) == ["name", "subject", "state", "message", "what", "why", "do"]
+        assert line["state"] in ("ok", "not tried")
+        assert all(line[name] and isinstance(line[name], str) for name in ("name", "subject", "message"))
+        assert line["what"] is line["why"] is line["do"] is None
+
+
+def test_a_failed_check_has_what_why_and_do_and_one_message_of_them() -> None:
+    finding = Finding("push", "r.example/a", FindingState.FAILED, ErrorText("PUT", "403", "ask").stored)
+    parts = {"message": "PUT: 403; ask", "what": "PUT", "why": "403", "do": "ask"}
+    assert finding.to_json() == {"name": "push", "subject": "r.example/a", "state": "failed"} | parts
 
 
 def printed(width: int) -> list[str]:

@@ -283,7 +283,7 @@ def test_a_state_that_can_not_be_read_is_empty() -> None:
 
 
 def test_the_stored_form_is_the_one_that_other_versions_read_and_unknown_fields_are_ignored() -> None:
-    example = Example.of("a", "\udcff")
+    example = Example.of("a", "no \udcffn")
     message = Message("0", Occasion.LAG, MessageState.TROUBLE, "late", 5, examples=(example,), advice=("wait",))
     state = NotifyState(3, None, {Occasion.LAG: Reported("late", 1, 2)}, (PendingMessage("key", message, 9, 8, 2),))
     stored = {
@@ -301,7 +301,7 @@ def test_the_stored_form_is_the_one_that_other_versions_read_and_unknown_fields_
                     "at": 5,
                     "since": None,
                     "count": None,
-                    "examples": [{"subject": "a", "reason": "?"}],
+                    "examples": [{"subject": "a", "reason": "no n"}],
                     "advice": ["wait"],
                 },
                 "until": 9,

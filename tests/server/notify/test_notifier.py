@@ -242,7 +242,7 @@ async def test_a_refused_configuration_of_any_process_is_reported_by_the_leader(
         await two.look()
         await one.look(2)
         assert titles(robots) == [REFUSED]
-        assert robots.taken[0]["examples"][0]["reason"] == "rules.yaml: 1 problem(s) images: no such key"
+        assert robots.taken[0]["examples"][0]["reason"] == "rules.yaml: 1 problem(s): images: no such key"
         two.problem = None
         await two.look()
         await one.look(2)

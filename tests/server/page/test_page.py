@@ -179,6 +179,14 @@ async def test_text_from_outside_is_never_markup(site: Site) -> None:
     assert (await site.queue.counts()).dead == 0
 
 
+async def test_the_reason_of_a_dead_letter_has_a_line_for_each_of_its_parts(site: Site) -> None:
+    await bury(site.queue, letter(1, message="PUT <b>\n403\nask for it"), letter(2, message="an old text"))
+    text = (await site.get()).text
+    notes = '<span class="note">PUT &lt;b&gt;</span><span class="note">403</span><span class="note">ask for it</span>'
+    assert notes in text
+    assert '<span class="note">an old text</span>' in text
+
+
 async def test_a_dead_letter_is_retried_or_dropped_by_its_button(site: Site) -> None:
     await bury(site.queue, *(letter(n) for n in range(1, 4)))
     seen = await page(site, "?letters=1&text=some")
