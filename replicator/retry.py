@@ -174,14 +174,32 @@ class Standstill:
         self._moved, self._waited = 0, 0.0
 
 
-def standstill_words(moving: str, seconds: float) -> str:
-    """Say that the other side stood still.
+def standstill_words(moving: str, seconds: float) -> tuple[str, str]:
+    """Say that the other side stood still, and what to do.
 
     Args:
         moving: the stopped direction: ``sending`` or ``taking``.
         seconds: its time.
     """
-    return f"stopped {moving} bytes: less than 64 KiB in {seconds:g} s (REPLICATOR_READ_TIMEOUT)"
+    return f"stopped {moving} bytes: less than 64 KiB in {seconds:g} s", NEEDS_LONGER
+
+
+NEEDS_LONGER = "if it only needs longer, raise REPLICATOR_READ_TIMEOUT"
+"""Advice about a registry that stood still, or did not begin to answer."""
+
+
+def how_far(done: int, whole: int, times: int = 1) -> str:
+    """Say how far a body came until it broke, in bytes, and that it broke there so many times."""
+    where = f"{_amount(done)} of {_amount(whole)}"
+    return f"after {where}" if times < 2 else f"each time at about {where} ({times} times)"
+
+
+def _amount(size: int) -> str:
+    """Write a number of bytes as people do, e.g. ``12.4 MB``."""
+    for unit, length in (("GB", 10**9), ("MB", 10**6), ("kB", 1000)):
+        if size >= length:
+            return f"{size / length:.1f}".removesuffix(".0") + f" {unit}"
+    return f"{size} bytes"
 
 
 class _Watch:

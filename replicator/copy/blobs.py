@@ -104,15 +104,23 @@ class BlobCopier:
             await self.locks.forget(repository.registry, repository.name, digest)
 
 
-def limit_of(cuts: list[Cut], size: int) -> str:
-    """Advise on uploads of ``size`` bytes that were cut off alike: at about the same byte, or after the same time."""
-    found = []
+def limit_of(cuts: list[Cut], size: int) -> tuple[str, str]:
+    """Say how uploads of ``size`` bytes were cut off alike, and what to do; both are empty if they were not.
+
+    They are if it was at about the same byte, or after about the same time: then a proxy has a limit.
+    """
+    if not cuts[1:]:
+        return "", ""
     sent, seconds = [cut.sent for cut in cuts], [cut.seconds for cut in cuts]
-    if len(cuts) > 1 and LARGE < max(sent) < size and max(sent) - min(sent) < max(sent) / 10 + LARGE / 2:
-        found.append(f"{max(sent) / 1e6:.0f} MB (does a proxy limit the size of a body?)")
-    if len(cuts) > 1 and min(seconds) > _LONG and max(seconds) - min(seconds) < max(seconds) / 10 + 1:
-        found.append(f"{max(seconds):.0f} s (does a proxy limit the time of a request?)")
-    return f"cut off {len(cuts)} times after about {', and after about '.join(found)}" if found else ""
+    by_size = LARGE < max(sent) < size and max(sent) - min(sent) < max(sent) / 10 + LARGE / 2
+    by_time = min(seconds) > _LONG and max(seconds) - min(seconds) < max(seconds) / 10 + 1
+    places = [f"at about {max(sent) / 1e6:.0f} MB"] * by_size + [f"after about {max(seconds):.0f} s"] * by_time
+    if not places:
+        return "", ""
+    limits, settings = ["a body"] * by_size + ["a request's time"] * by_time, ["client_max_body_size"] * by_size
+    settings += ["proxy_send_timeout", "proxy_read_timeout"] * by_time
+    what = f"each time {' and '.join(places)} ({len(cuts)} times)"
+    return what, f"a proxy seems to limit {' or '.join(limits)}: raise it (nginx: {', '.join(settings)})"
 
 
 @dataclass(slots=True)
@@ -192,7 +200,8 @@ class _ImageUpload:
         try:
             await retrying(lambda: self._attempt(blob), attempts=None, retryable=is_retryable, on_retry=log)
         except RegistryError as error:
-            error.do = error.do or limit_of(cuts, blob.size)
+            why, do = limit_of(cuts, blob.size)
+            error.why, error.do = ", ".join(filter(None, (error.why, why))), do or error.do
             raise
         self._ledger.add(self.registry, self.name, blob.digest)
 

@@ -13,15 +13,10 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import aiohttp
 
 from replicator.registry.connection import GZIP_MAGIC, is_gzip, packing, packing_advice
-from replicator.registry.errors import (
-    ConnectionFailed,
-    DigestMismatch,
-    ProtocolViolated,
-    RegistryError,
-    one_line,
-)
+from replicator.registry.connection_errors import connection_words
+from replicator.registry.errors import ConnectionFailed, DigestMismatch, ProtocolViolated, RegistryError, one_line
 from replicator.registry.manifest import embedded, hasher_for
-from replicator.retry import Standstill, alive, is_transient, retrying, standstill_words
+from replicator.retry import PROGRESS, Standstill, alive, how_far, is_transient, retrying, standstill_words
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -44,6 +39,7 @@ _TELLING = 1024
 """Bytes of a body by which is decided whether it is packed."""
 _PIECE = 256 * 1024
 """Bytes that are unpacked at once."""
+_LIMITED = "a proxy on the way may limit the size or the time of a download: raise its limit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +156,8 @@ class BlobStream:
         self._skip = 0
         self._standstill = Standstill()
         self._standstills = 0
+        # How often it broke at about the same byte, and at which.
+        self._breaks, self._broken_at = 0, 0
         self._response: aiohttp.ClientResponse | None = None
         # Set where the answer is said to be packed; a packed one knows no ranges of the blob.
         self._unpacker: Unpacker | None = None
@@ -317,7 +315,7 @@ class BlobStream:
             if self._unpacker is not None:
                 chunk = self._unpack(self._unpacker, chunk, self._response)
             if ended and not chunk:
-                raise ConnectionFailed(f"the transfer ended at byte {self._offset} of {self.blob.size}")
+                raise self._broke("the transfer ended")
             dropped = min(self._skip, len(chunk))
             self._skip -= dropped
             if chunk := chunk[dropped:]:
@@ -344,17 +342,26 @@ class BlobStream:
         except TimeoutError as error:
             self._standstill.restart()
             self._standstills += 1
-            words = standstill_words("sending", self._transport.timing.read)
-            stopped = ConnectionFailed(f"{words}, at byte {self._offset} of {self.blob.size}")
+            stopped = self._broke(*standstill_words("sending", self._transport.timing.read))
             raise self._transport.silent(stopped, self._transport.timing.read, response.url) from error
+        except aiohttp.ClientPayloadError as error:
+            raise self._broke("the transfer ended") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise ConnectionFailed(f"the transfer broke at byte {self._offset}: {error}") from error
+            raise self._broke(connection_words(response.url, error)) from error
         if self._standstill.moved(len(chunk), loop.time() - began):
             self._standstills = 0
         if chunk:
             alive()
             self._transport.observer.received(self._transport.registry, len(chunk))
         return chunk
+
+    def _broke(self, words: str, advice: str = "") -> ConnectionFailed:
+        """Return the error for a break, with how far the blob has come, and how often it broke there."""
+        self._breaks = self._breaks + 1 if abs(self._offset - self._broken_at) < PROGRESS else 1
+        self._broken_at = self._offset
+        if self._breaks > 1 and self._offset >= PROGRESS:
+            advice = advice or _LIMITED
+        return ConnectionFailed(f"{words}, {how_far(self._offset, self.blob.size, self._breaks)}", advice)
 
     async def _connect(self) -> None:
         headers = {"Range": f"bytes={self._offset}-"} if self._offset and not self._packed else {}

@@ -33,7 +33,7 @@ from replicator.registry.flow import Flow, Line, Urgency
 from replicator.registry.manifest import MAX_MANIFEST_BYTES, digest_of
 from replicator.registry.manifests import Endpoint
 from replicator.registry.transport import REDIRECTS
-from replicator.retry import PROGRESS, Standstill, alive, is_transient, retrying, standstill_words, waiting
+from replicator.retry import PROGRESS, Standstill, alive, how_far, is_transient, retrying, standstill_words, waiting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -65,7 +65,7 @@ class _Upload:
         broken: the error that broke it; None while it goes on.
         is_lost: its session is gone.
         stalls: breaks since it last progressed.
-        standing: the words for the standstill that would end it now.
+        standing: why and what to do, if it ended by a standstill now.
     """
 
     location: URL
@@ -76,7 +76,7 @@ class _Upload:
     broken: RegistryError | None = None
     is_lost: bool = False
     stalls: int = 0
-    standing: str = ""
+    standing: tuple[str, str] = ("", "")
 
 
 _LOGIN_PAGE = re.compile(r"/(log-?in|sign-?in|sso|saml2?|oauth2?|oidc|cas|authorize)(/|$)", re.IGNORECASE)
@@ -231,7 +231,7 @@ class Blobs(Endpoint):
             cause = upload.broken or error
             if not upload.sent or not is_transient(cause):
                 raise
-            told = cause.again(f", when {upload.sent} of {stream.blob.size} bytes had been sent")
+            told = cause.again(f", {how_far(upload.sent, stream.blob.size)}")
             told.cut = Cut(upload.sent, asyncio.get_running_loop().time() - began)
             raise told from error
 
@@ -301,7 +301,7 @@ class Blobs(Endpoint):
                 async with asyncio.timeout(None) as deadline:
                     await self._put_blob(request, upload, deadline)
             except TimeoutError as error:
-                stopped = ConnectionFailed(upload.standing)
+                stopped = ConnectionFailed(*upload.standing)
                 raise self._transport.silent(stopped, self._transport.timing.write) from error
 
     async def _put_blob(self, request: Request, upload: _Upload, deadline: asyncio.Timeout) -> None:
@@ -342,7 +342,7 @@ class Blobs(Endpoint):
                     # must be no turn: a body that ends later than its answer costs the connection.
                     await asyncio.sleep(0)
                     await asyncio.sleep(0)
-            upload.standing = f"did not answer within {timing.commit:g} s after the last byte"
+            upload.standing = f"did not answer within {timing.commit:g} s after the last byte", ""
             deadline.reschedule(loop.time() + timing.commit)
 
         async with transport.exchange(replace(request, body=body())) as response:
@@ -362,9 +362,8 @@ class Blobs(Endpoint):
                 raise error
             if upload.sent < size:
                 # The registry can't have verified the digest of bytes that it never got.
-                raise ProtocolViolated(
-                    f"answered {response.status} before the blob was sent: {upload.sent} bytes of {size}"
-                )
+                early = f"answered {response.status} before the blob was sent"
+                raise ProtocolViolated(f"{early}, {how_far(upload.sent, size)}")
 
     async def cancel_upload(self, location: URL) -> None:
         """Cancel an upload session, so that the registry need not keep it; its answer does not matter."""

@@ -59,9 +59,8 @@ async def test_a_source_that_drips_stands_still() -> None:
         async with asyncio.timeout(30):
             with pytest.raises(ConnectionFailed) as caught:
                 await read(remote)
-        assert "stopped sending bytes: less than 64 KiB in 0.4 s (REPLICATOR_READ_TIMEOUT), at byte" in str(
-            caught.value
-        )
+        assert "stopped sending bytes: less than 64 KiB in 0.4 s, each time at about " in caught.value.why
+        assert "raise REPLICATOR_READ_TIMEOUT" in caught.value.do
         assert len(faults.log) == 2
 
 
@@ -134,7 +133,9 @@ async def test_a_destination_that_drips_stands_still() -> None:
             await upload(host, Timing(write=0.5, commit=0.5, attempts=1))
     # What the system's buffers hold counts as sent: in the end it is the answer that is missing.
     said = str(caught.value)
-    assert "less than 64 KiB in 0.5 s (REPLICATOR_READ_TIMEOUT)" in said or "did not answer within 0.5 s" in said
+    assert (
+        "less than 64 KiB in 0.5 s" in said and "raise REPLICATOR_READ_TIMEOUT" in said
+    ) or "did not answer within 0.5 s" in said
 
 
 async def test_a_destination_is_given_small_pieces_each_with_a_time_of_its_own() -> None:
