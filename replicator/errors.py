@@ -59,6 +59,7 @@ class Wait:
     patience: float = 60.0
 
 
+_LONG_NAME = re.compile(r"(\bsha(?:256|512):[0-9a-f]{12}|/blobs/uploads/)[\w.=+/-]{20,}")
 MAX_PART = 600
 """Characters of each part of an `ErrorText`."""
 
@@ -101,8 +102,8 @@ class ErrorText:
 
     @property
     def lines(self) -> list[str]:
-        """The parts that are not empty."""
-        return [part for part in (self.what, self.why, self.do) if part]
+        """The parts that are not empty, as lines for a person: digests and names of uploads are shortened."""
+        return [_LONG_NAME.sub(r"\1…", part) for part in (self.what, self.why, self.do) if part]
 
     @property
     def cause(self) -> str:

@@ -26,6 +26,7 @@ from replicator.registry.token_endpoint import (
     read_token,
     realm_of,
     refresh_form,
+    refusal_words,
 )
 
 if TYPE_CHECKING:
@@ -347,7 +348,7 @@ class Authorizer:
             return None
         error.login = await self._ladder.fingerprint()
         refusal = error.recast(AskedLoginRefused if self._login.asks else LoginRefused)
-        refusal.why = f"the login was refused: {error.why}"
+        refusal.why = f"{refusal_words(used)}: {error.why}"
         # Of several repositories one may not be ours.
         if used is None or len(request.scopes) > 1 or (tried and not grant.anonymous):
             return error

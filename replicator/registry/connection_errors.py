@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import html
+import http
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import aiohttp
 
-from replicator.errors import SHORT_SECRET
+from replicator.errors import SHORT_SECRET, bounded_line
 from replicator.registry.errors import (
     CertificateExpired,
     CertificateRefused,
@@ -29,11 +30,13 @@ from replicator.registry.errors import (
     Refused,
     RegistryError,
     ServerFailed,
+    StorageRefused,
     TooManyRequests,
     Unauthorized,
     WrongAddress,
     one_line,
 )
+from replicator.retry import NEEDS_LONGER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,6 +89,7 @@ def connection_error(
     proxy: Proxy | None = None,
     led_by: str | None = None,
     ca_file: Path | None = None,
+    slow: bool = False,
 ) -> RegistryError:
     """Return the error for a missing answer, or for half of one.
 
@@ -95,6 +99,7 @@ def connection_error(
         proxy: the proxy that the request took.
         led_by: the registry that the rules name, if the target is another host that it leads to.
         ca_file: the authorities that the rules name for the registry.
+        slow: the answer had more time than that of a read.
     """
     if proxy is not None and (failed := proxy_error(url, error, proxy)) is not None:
         return failed
@@ -109,7 +114,7 @@ def connection_error(
         kind = NoTls if reason in _NO_TLS else WrongAddress
         advice = "if the registry speaks plain HTTP, set insecure: true"
         return kind(f"no TLS with {url.host}:{url.port} ({reason})", advice)
-    advice = _silence_advice(error)
+    advice = _silence_advice(error, slow=slow)
     if led_by is not None:
         advice = f"{led_by} leads there, so it has to be reached from here too"
     through = f" (through the proxy {proxy})" if proxy is not None else ""
@@ -117,10 +122,10 @@ def connection_error(
     return _noted(cause(connection_words(url, error) + through, advice), error)
 
 
-def _silence_advice(error: Exception) -> str:
+def _silence_advice(error: Exception, *, slow: bool) -> str:
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return "is it reachable from here? If it only needs longer, raise REPLICATOR_CONNECT_TIMEOUT"
-    return "if it only needs longer, raise REPLICATOR_READ_TIMEOUT" if isinstance(error, TimeoutError) else ""
+    return NEEDS_LONGER if isinstance(error, TimeoutError) and not slow else ""
 
 
 def _noted(failed: _Failed, error: Exception) -> _Failed:
@@ -210,6 +215,7 @@ def certificate_words(
 
 
 _MAX_QUOTED = 300
+_MAX_TITLE = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +245,7 @@ def read_error(body: bytes) -> ErrorBody:
         text = body.decode("utf-8", "replace")
         if is_page(body):
             title = _TITLE.search(text)
-            return ErrorBody((), _quoted(html.unescape(title[1]) if title else ""), "page")
+            return ErrorBody((), bounded_line(_quoted(html.unescape(title[1]) if title else ""), _MAX_TITLE), "page")
         words = _quoted(text)
         # S3, and whatever speaks like it, refuses in XML.
         return ErrorBody((), words, "storage" if "<Error>" in text[:500] else "text" if words else "none")
@@ -263,12 +269,26 @@ def is_page(body: bytes) -> bool:
 def foreign_answer(status: int, body: bytes, method: str = "") -> ForeignAnswer:
     """Return the error for an answer that is not the registry's; ``method`` is that of the request."""
     answer = read_error(body)
-    error = ForeignAnswer(status=status, why="")
+    error = ForeignAnswer(f"{status}: not the registry's answer: {_described(answer)}, as firewalls and proxies send")
     # Blobs and manifests are put.
-    error.is_page, error.costly = answer.form == "page", method == "PUT"
-    what, title = ("a page of HTML", "title ") if error.is_page else ("text", "")
-    quoted = f" ({title}{answer.message!r})" if answer.message else ""
-    error.why = f"{status}: not the registry's answer: {what}{quoted}, as firewalls and proxies send"
+    error.status, error.is_page, error.costly = status, answer.form == "page", method == "PUT"
+    error.said = answer.message
+    error.do = "check what answers there: a firewall, a login page, a proxy without its backend, or another host"
+    return error
+
+
+def _described(answer: ErrorBody) -> str:
+    what, title = ("a page of HTML", "title ") if answer.form == "page" else ("text", "")
+    return what + (f" ({title}{answer.message!r})" if answer.message else "")
+
+
+def answered_elsewhere(error: RegistryError, host: str | None) -> RegistryError:
+    """Return the error for an answer of another host, the storage or whatever else the registry redirects to."""
+    also = f" (answer of {host}, which the registry redirects to)"
+    is_page = isinstance(error, ForeignAnswer) and error.is_page
+    if error.status in (401, 403) and not is_page and not isinstance(error, ProxyFailed):
+        return error.recast(StorageRefused, also)
+    error.why += also
     return error
 
 
@@ -278,8 +298,25 @@ def _words(error: Mapping[str, object]) -> str:
     return f"{text} ({json.dumps(detail)})" if detail else text
 
 
+def _without_words(status: int) -> str:
+    try:
+        return f"{status} {http.HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+_TOO_LARGE_STATUS = 413
+_TOO_LARGE = "raise the limit of a body at the registry, or at the proxy in front of it (nginx: client_max_body_size)"
+
+
 def from_answer(
-    status: int, body: bytes, method: str = "", *, challenges: bool = False, retry_after: float | None = None
+    status: int,
+    body: bytes,
+    method: str = "",
+    *,
+    challenges: bool = False,
+    retry_after: float | None = None,
+    speaker: str = "the registry",
 ) -> RegistryError:
     """Return the error that an unwanted answer means.
 
@@ -289,18 +326,19 @@ def from_answer(
         method: of the request.
         challenges: it names a way to log in, as a 401 must (RFC 9110, section 15.5.2), so a page is no outage.
         retry_after: seconds from the answer's Retry-After.
+        speaker: whose words they are.
     """
     answer = read_error(body)
-    do = ""
-    if status == 413:
-        do = "the body is larger than the registry, or a proxy in front of it, accepts: only its limit can be raised"
-    why = f"{status}" + (f", the registry says: {answer.message}" if answer.message else "")
+    do = _TOO_LARGE if status == _TOO_LARGE_STATUS else ""
+    why = f"{status}, {speaker} says: {answer.message}" if answer.message else _without_words(status)
     kind = _kind(status, answer, method)
     if kind is ReadOnlyMode:
         why, do = f"the registry is in read-only mode ({why})", "it takes no changes until an administrator ends it"
-    if answer.form in ("page", "text"):
+    if kind is Unauthorized and challenges and answer.form == "page":
+        why = f"{status}, with {_described(answer)}"
+    elif answer.form in ("page", "text"):
         foreign = foreign_answer(status, body, method)
-        foreign.do, foreign.retry_after, why = do, retry_after, foreign.why
+        foreign.do, foreign.retry_after, why = do or foreign.do, retry_after, foreign.why
         if not issubclass(kind, ServerFailed | TooManyRequests) and not (kind is Unauthorized and challenges):
             return foreign
     error = kind(why, do, status=status, codes=answer.codes, retry_after=retry_after)

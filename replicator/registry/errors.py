@@ -259,11 +259,13 @@ class ForeignAnswer(RegistryError):
 
     Attributes:
         is_page: it is a page of HTML; any other text may be the own word of a path that is no registry's.
+        said: the title of the page, or the start of the text.
     """
 
     error_class: ErrorClass = ErrorClass.TRANSIENT
     repeatable: bool = False
     is_page: bool = False
+    said: str = ""
 
 
 class NotFound(RegistryError):

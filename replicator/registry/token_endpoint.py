@@ -25,6 +25,7 @@ from replicator.registry.errors import (
     ProtocolViolated,
     ProxyFailed,
     RegistryError,
+    one_line,
     request_context,
 )
 from replicator.registry.proxies import Proxies
@@ -171,6 +172,24 @@ def refresh_form(token: str, query: list[tuple[str, str]]) -> bytes:
     return urlencode([*grant, *others]).encode("ascii")
 
 
+_MAX_USER = 60
+
+
+def refusal_words(authorization: str | None) -> str:
+    """Say that a login was refused, and whose; a name without a password may be a secret, and is left out.
+
+    Args:
+        authorization: the value of its ``Authorization``, if there was one.
+    """
+    scheme, _, value = (authorization or "").partition(" ")
+    try:
+        pair = base64.b64decode(value).decode() if scheme == "Basic" else ""
+    except ValueError:
+        pair = ""
+    user, _, password = pair.partition(":")
+    return "the login was refused" + (f" for {one_line(user, _MAX_USER)!r}" if user and password else "")
+
+
 def is_anonymous(token: str) -> bool:
     """Tell whether a token of Harbor's (a JWT, RFC 7519) names no subject; it does not, where a login was no good."""
     try:
@@ -235,7 +254,7 @@ class TokenEndpoint:
         headers = {"Authorization": authorization} if authorization is not None else {}
         headers |= {"Content-Type": "application/x-www-form-urlencoded"} if form is not None else {}
         # With the host: it is often another than the registry's.
-        label = f"{method} {realm.host}{realm.path} (token)"
+        label = f"{method} {realm.host}{realm.path} (token service)"
         with request_context(transport.registry, label):
             home = await transport.url("/")
             secret = bool(authorization or form)
@@ -277,7 +296,7 @@ class TokenEndpoint:
                 raise error
             if response.status != 401:
                 return
-            raise LoginRefused(f"the login was refused: {error.why}", status=401)
+            raise LoginRefused(f"{refusal_words(authorization)}: {error.why}", status=401)
 
         await retrying(attempt, attempts=transport.timing.attempts, on_retry=log_retry)
 
@@ -330,8 +349,9 @@ class TokenEndpoint:
         form = request.body is not None
         # An endpoint without refresh tokens, such as Harbor's, has no POST.
         if response.status in (400, 401, 403) or (form and response.status in (404, 405)):
-            secret = "identity token" if form else "login"
-            raise LoginRefused(f"the {secret} was refused: {error.why}", error.do, status=response.status)
+            why = f"{error.status}, it says: {error.said}" if isinstance(error, ForeignAnswer) else error.why
+            words = "the identity token was refused" if form else refusal_words(request.headers.get("Authorization"))
+            raise LoginRefused(f"{words}: {why}", status=response.status)
         raise error
 
 

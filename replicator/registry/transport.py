@@ -33,7 +33,13 @@ from replicator.registry.connection import (
     tls_of,
     unrepeatable,
 )
-from replicator.registry.connection_errors import connection_error, foreign_answer, from_answer, is_page
+from replicator.registry.connection_errors import (
+    answered_elsewhere,
+    connection_error,
+    foreign_answer,
+    from_answer,
+    is_page,
+)
 from replicator.registry.errors import (
     ConnectionFailed,
     ForeignAnswer,
@@ -253,23 +259,14 @@ class Transport:
         raise ProtocolViolated(f"more than {_MAX_REDIRECTS} redirects")
 
     def follow(self, reply: Reply, target: str) -> URL:
-        """Return the URL that an answer points to for the next request, its query kept.
-
-        Args:
-            reply: the answer.
-            target: its Location, or the target of its Link; absolute or relative.
-
-        Raises:
-            ProtocolViolated: it is not at this registry.
-        """
+        """Return the URL that an answer points to, at this registry: see `replicator.registry.connection.follow`."""
         return follow(reply, target, registry=self.registry, access=self._access)
 
     async def failure(self, response: aiohttp.ClientResponse) -> RegistryError:
         """Return the error that an unwanted answer means; a 429 or 503 that asks for it slows the whole host."""
         error = self._proxies.attribute(await self.read_failure(response), response)
-        if response.status in (401, 403) and response.url.origin() != (await self.url("/")).origin():
-            return error.recast(StorageRefused, f" (answer of {response.url.host}, which the registry redirects to)")
-        return error
+        elsewhere = response.url.origin() != (await self.url("/")).origin()
+        return answered_elsewhere(error, response.url.host) if elsewhere else error
 
     async def read_failure(self, response: aiohttp.ClientResponse) -> RegistryError:
         """Return the error that an answer of any host means; the host is slowed as for `failure`."""
@@ -280,7 +277,10 @@ class Transport:
             body = await self.read(response, _MAX_ERROR_BODY, within=self.timing.read, partial=True)
         retry_after = parse_retry_after(response.headers.get("Retry-After"))
         challenges = "WWW-Authenticate" in response.headers
-        error = from_answer(response.status, body, response.method, challenges=challenges, retry_after=retry_after)
+        speaker = "the registry" if self._base is None or response.url.origin() == self._base.origin() else "it"
+        error = from_answer(
+            response.status, body, response.method, challenges=challenges, retry_after=retry_after, speaker=speaker
+        )
         if self.limits.overloaded(error):
             self.observer.throttled(self.registry)
         elif response.status < 500:
@@ -303,10 +303,10 @@ class Transport:
             await self.limits.turn()
             with circuit.contact(STALL if request.body is None else SLOW_STALL) as contact:
                 return await self.send(request, contact, secret=secret)
-        timing, url, body = self.timing, request.url, request.body
+        timing, url, body, slow = self.timing, request.url, request.body, request.body is not None
         proxy = self._proxies.find(url)
         own = self._base is None or self._guard.is_own(url, self._base)
-        sock_read = timing.commit if body is not None else timing.read
+        sock_read = timing.commit if slow else timing.read
         if contact.probes:
             sock_read = min(sock_read, self.circuit(url).probe_timeout)
         # A proxy answers CONNECT only when it has connected itself. A stream has no other limit until its body begins.
@@ -339,8 +339,8 @@ class Transport:
                     proxy_headers=proxy.credentials if proxy is not None else None,
                 )
         except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
-            led_by = None if own else self.registry
-            raise connection_error(url, error, proxy=proxy, led_by=led_by, ca_file=self._access.ca_file) from error
+            led_by, ca_file = None if own else self.registry, self._access.ca_file
+            raise connection_error(url, error, proxy=proxy, led_by=led_by, ca_file=ca_file, slow=slow) from error
         else:
             status = response.status
             alive()

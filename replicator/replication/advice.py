@@ -32,13 +32,9 @@ if TYPE_CHECKING:
 
 _NO_PROJECT = "; or there is no such project"
 _GATED = (
-    "the project's settings at Harbor (Configuration) withhold the image until it is scanned, has no severe "
-    "vulnerabilities and is signed, as they demand; copies in the queue are tried again, at once after a scan"
+    "the project's Configuration at Harbor withholds it until it is scanned, clean or signed; a scan retries the copy"
 )
-_ACR_LOGIN = (
-    "; for ACR they are those of the Access Credential page, not the console's: a RAM user is user@account-id there, "
-    "and sets a password of its own"
-)
+_ACR_LOGIN = "check the username and password under auth: ACR's are on its Access Credential page (user@account-id)"
 
 
 def public_copies(number: int) -> str:
@@ -116,13 +112,7 @@ def _advice(error: RegistryError, destination: Reference | None) -> str:
     if destination is not None and here:
         return _push_advice(error, destination)
     missing = "" if acr.is_acr(error.registry) else _NO_PROJECT
-    anonymous = ""
-    if isinstance(error, Unauthorized) and missing:
-        anonymous = " (Harbor takes a wrong one for no login, and serves public projects to it)"
-    return (
-        f"check the username and password of {error.registry} under auth{anonymous}, that its robot account has not "
-        f"expired, and that it may pull and list here{missing}"
-    )
+    return f"check the username and password under auth, and that it may pull and list here{missing}"
 
 
 _LEAVE_OUT = "leave it out with types: [image] in the rule"
@@ -157,30 +147,20 @@ def _login_advice(error: LoginRefused) -> str:
     # An account or a credential helper supplied this login: there is no password under auth that could be wrong.
     supplied = isinstance(error, AccountRefused | AskedLoginRefused)
     if "USER_NOT_EXIST" in error.why and supplied:
-        return (
-            "open the Container Registry console once as the RAM user or role of the account under aliyun, in the "
-            "registry's region: it has never set up Container Registry; then check region and instance_id"
-        )
+        opens = "open its console once as the account under aliyun, which has never set up Container Registry"
+        return f"{opens}; or correct region and instance_id"
     if "USER_NOT_EXIST" in error.why:
-        return (
-            "open the Container Registry console once as this RAM user, in the registry's region, and set a password "
-            "on the Access Credential page: it has never set up Container Registry; then check that the username "
-            "under auth is user@account-id"
-        )
+        return "open the console once as this RAM user, who has never set up Container Registry, and set a password"
     if isinstance(error, AccountRefused):
-        return (
-            "check the account under aliyun: its access key or role, that its RAM policy allows "
-            f"{ram_action(error.request)}, and region and instance_id"
-        )
+        allowed = ram_action(error.request)
+        return f"check the account under aliyun: its access key or role, RAM policy ({allowed}), region and instance_id"
     if isinstance(error, AskedLoginRefused):
         if not acr.is_acr(error.registry):
             return f"check the login of {error.registry} in Docker's credential helper or config file"
-        return (
-            "check that the registry belongs to the account under aliyun, and check region and instance_id; if the "
-            "login comes from Docker's credential helper, check it there"
-        )
-    hint = _ACR_LOGIN if acr.is_acr(error.registry) else ", and that its robot account has not expired"
-    return f"check the username and password of {error.registry} under auth{hint}"
+        return "check the account under aliyun, region and instance_id; or the login in Docker's credential helper"
+    if acr.is_acr(error.registry):
+        return _ACR_LOGIN
+    return "check the username and password under auth, and that a robot account has not expired"
 
 
 def _push_advice(error: RegistryError, destination: Reference) -> str:
@@ -190,27 +170,25 @@ def _push_advice(error: RegistryError, destination: Reference) -> str:
     if error.written and not is_of_quantity(error.why):
         return "it took the rest of the image, so login and repository are right: look for a rule there about tags"
     if at_acr and segments != acr.NAME_SEGMENTS:
-        wrong = f"a repository at ACR is exactly namespace/name, not {segments} segment{'s' if segments > 1 else ''}"
+        wrong = f"ACR's names are exactly namespace/name, not {segments} segment{'s' if segments > 1 else ''}"
         if segments < acr.NAME_SEGMENTS:
-            return f"{wrong}: put a namespace in front of the name in the rule's destination"
-        return f"{wrong}: use {{flat}} in the rule's destination, which makes one segment of a nested name"
-    quota = "quota is used up"
-    if acr.edition_of(error.registry) is acr.Edition.PERSONAL:
-        quota += " (the Personal Edition has 3 namespaces and 300 repositories)"
+            return f"{wrong}: put a namespace in front of it in the rule's destination"
+        return f"{wrong}: use {{flat}} in the rule's destination"
+    personal = acr.edition_of(error.registry) is acr.Edition.PERSONAL
     if is_of_quantity(error.why):
-        return f"a {quota}: delete repositories or namespaces that are not needed, or have the quota raised"
-    creating = f"Automatically Create Repository{', or create under aliyun in the rules' if at_acr else ''}"
-    # ACR says "denied" for all of these. The order is that of docs/operations.md, the most frequent cause first.
+        quota = " (Personal Edition: 3 namespaces, 300 repositories)" if personal else ""
+        return f"a quota is used up{quota}: delete some, or have it raised"
+    # The registry says "denied" for all of these, and docs/operations.md more. The most frequent cause comes first.
     unknown = isinstance(error, Unauthorized) and not at_acr
     checks = [
-        *(["the username and password are right (Harbor takes a wrong one for no login)"] if unknown else []),
-        "the login may push here",
-        f"the {'namespace' if at_acr else 'project or namespace'} {namespace!r} exists",
-        f"the repository exists, or its namespace creates it ({creating})",
-        *([f"the registry takes names of {segments} segments"] if segments > acr.NAME_SEGMENTS else []),
-        f"no {quota}",
+        *(["the login"] if unknown else []),
+        "right to push",
+        f"{'namespace' if at_acr else 'project'} {namespace!r}",
+        "Automatically Create Repository" if at_acr else "the repository (ACR: Automatically Create Repository)",
+        *([f"names of {segments} segments"] if segments > acr.NAME_SEGMENTS else []),
+        f"quota{' (300 repositories)' if personal else ''}",
     ]
-    return f"check in this order: {'; '.join(checks)}"
+    return f"check in this order: {', '.join(checks)}"
 
 
 SETTLING_SECONDS = 600.0

@@ -105,7 +105,7 @@ async def test_a_login_that_may_only_pull_is_still_refused(stage: Stage, monkeyp
         user = stage.acr.accounts["cr_temp_user"]
         stage.acr.accounts["cr_temp_user"] = User(user.secret, READ)
         stage.openapi.repositories["cache/app"] = "PUBLIC"
-        with pytest.raises(CopyFailed, match="the login may push here"):
+        with pytest.raises(CopyFailed, match="right to push"):
             await transfer(Copier(registries), stage.request("cache/app"))
     assert stage.openapi.repositories == {"cache/app": "PUBLIC"}
 

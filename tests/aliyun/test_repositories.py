@@ -131,7 +131,7 @@ async def test_repositories_pushed_into_a_new_enterprise_namespace_have_the_same
 @pytest.mark.parametrize(
     ("status", "code", "kind", "error_class", "advice"),
     [
-        (403, "NoPermission", AccountRefused, ErrorClass.CREDENTIALS, "RAM policy allows cr:CreateRepository"),
+        (403, "NoPermission", AccountRefused, ErrorClass.CREDENTIALS, "RAM policy (cr:CreateRepository)"),
         (404, "InvalidAccessKeyId.NotFound", AccountRefused, ErrorClass.CREDENTIALS, "its access key"),
         (404, "USER_NOT_EXIST", AccountRefused, ErrorClass.CREDENTIALS, "never set up Container Registry"),
         (400, "REPO_EXCEED_QUOTA", Denied, ErrorClass.PERMANENT, "300 repositories"),

@@ -49,7 +49,7 @@ async def test_an_immutable_tag_is_a_permanent_error_that_says_what_it_holds(dif
     fault = differing.destination.faults.add(Fault(answer, "PUT", TAG, times=None))
     error = await failing(differing)
     assert (type(error), error.error_class, fault.hits) == (TagImmutable, ErrorClass.PERMANENT, 1)
-    words = explained(error, differing.destination.reference("v1"))
+    words = str(explained(error, differing.destination.reference("v1")))
     assert f"the tag is immutable, holds {OLD.digest}" in words
     assert answer.message in words
     assert not any(each in words for each in ("login", "namespace", "quota", "exists, or"))
@@ -149,7 +149,7 @@ async def test_a_destination_in_read_only_mode_is_tried_again_later(pair: Pair) 
     with pytest.raises(ReadOnlyMode) as raised:
         await pair.copy()
     assert raised.value.error_class is ErrorClass.TRANSIENT
-    said = explained(raised.value, pair.destination.reference("v1"))
+    said = str(explained(raised.value, pair.destination.reference("v1")))
     assert "the registry is in read-only mode" in said
     assert "exists" not in said
     assert fault.hits <= len(blobs_of(NEW)), "none is repeated at once"

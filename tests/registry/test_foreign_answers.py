@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from typing import TYPE_CHECKING
 
@@ -19,25 +20,41 @@ from replicator.registry.errors import (
     Refused,
     RegistryError,
     ServerFailed,
+    StorageRefused,
     TooManyRequests,
     Unauthorized,
 )
 from replicator.registry.manifest import Descriptor
-from replicator.registry.token_endpoint import TokenEndpoint
-from tests.registry.conftest import client
+from replicator.registry.token_endpoint import TokenEndpoint, refusal_words
+from tests.registry.conftest import client, served
+from tests.registry.guard import PASSWORD, USER
 from tests.registry.test_login import guarded, login
-from tests.standins.faults import Answer, Fault
+from tests.standins.faults import Answer, Fault, Redirect
 from tests.standins.images import image, push
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from tests.registry.conftest import Server
     from tests.registry.test_login import Guarded
+    from tests.standins.server import Handler
 
 __all__ = ["guarded", "login"]
 
 DIGEST = "sha256:" + "0" * 64
 HTML = b"<html><head><title>nginx</title></head></html>"
 XML = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>NoSuchKey</Code></Error>'
+
+
+def basic(user: str, password: str) -> str:
+    return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
+
+
+def answering(answer: Answer) -> Handler:
+    async def handle(_: web.BaseRequest) -> web.StreamResponse:
+        return answer.response()
+
+    return handle
 
 
 @pytest.mark.parametrize(
@@ -154,6 +171,49 @@ async def test_a_token_endpoint_may_refuse_with_a_text_but_not_with_a_page(
         await guarded.repository.get_manifest("v1")
     # A page may be a refusal all the same: the password is sent once in an attempt.
     assert fault.hits == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (Answer(401, "UNAUTHORIZED", "authentication required"), "it says: UNAUTHORIZED: authentication required"),
+        (Answer(403, body=b"Auth failed."), "it says: Auth failed."),
+        (Answer(401, body=b"you sent " + PASSWORD.encode()), "it says: you sent ***"),
+    ],
+    ids=["error", "text", "a text with the password"],
+)
+async def test_a_refusal_of_a_token_service_says_which_and_whose_login(
+    guarded: Guarded, answer: Answer, words: str
+) -> None:
+    guarded.tokens.faults.add(Fault(answer, times=None))
+    with pytest.raises(LoginRefused) as caught:
+        await guarded.repository.get_manifest("v1")
+    host = guarded.tokens.host.partition(":")[0]
+    assert caught.value.what == f"{guarded.registry.host}: GET {host}/token (token service)"
+    assert caught.value.why == f"the login was refused for {USER!r}: {answer.status}, {words}"
+
+
+async def test_a_name_without_a_password_is_left_out_as_it_may_be_a_secret() -> None:
+    assert refusal_words(basic("s3cret-token", "")) == "the login was refused"
+    assert refusal_words(basic("robot$x", "pass")) == "the login was refused for 'robot$x'"
+    assert refusal_words("Basic ===") == refusal_words(None) == refusal_words("Bearer x") == "the login was refused"
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [(Answer(403, body=XML), StorageRefused), (Answer(403, body=HTML), ForeignAnswer), (Answer(503), ServerFailed)],
+    ids=["storage", "page", "failure"],
+)
+async def test_an_answer_of_the_storage_says_that_it_is_not_the_registry_s(
+    registry: Server, answer: Answer, kind: type[RegistryError]
+) -> None:
+    async with served(answering(answer)) as storage, client() as registries:
+        registry.faults.add(Fault(Redirect(f"http://{storage.host}"), "GET", path="/blobs/", times=None))
+        remote = registries.source(Repository(registry.host, "team/app"))
+        with pytest.raises(kind, match=r"answer of 127\.0\.0\.1, which the registry redirects to") as caught:
+            await remote.read_blob(Descriptor("application/octet-stream", DIGEST, 10))
+    assert "the registry says" not in caught.value.why
+    assert ("not the registry's answer: a page of HTML (title 'nginx')" in caught.value.why) == (answer.body == HTML)
 
 
 @pytest.mark.parametrize(("answer", "proves"), [(Answer(200, body=b"{}"), True), (Answer(403, body=HTML), False)])
