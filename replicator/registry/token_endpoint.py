@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 from yarl import URL
 
-from replicator.errors import SENT_LOGINS
+from replicator.errors import SENT_LOGINS, bounded_line
 from replicator.registry.connection import Request, log_retry
 from replicator.registry.connection_errors import foreign_answer, is_page
 from replicator.registry.errors import (
@@ -25,7 +25,6 @@ from replicator.registry.errors import (
     ProtocolViolated,
     ProxyFailed,
     RegistryError,
-    one_line,
     request_context,
 )
 from replicator.registry.proxies import Proxies
@@ -187,7 +186,8 @@ def refusal_words(authorization: str | None) -> str:
     except ValueError:
         pair = ""
     user, _, password = pair.partition(":")
-    return "the login was refused" + (f" for {one_line(user, _MAX_USER)!r}" if user and password else "")
+    # Not by one_line, which takes a name alone for the beginning of a login: what is around it is cut later.
+    return "the login was refused" + (f" for {bounded_line(user, _MAX_USER)!r}" if user and password else "")
 
 
 def is_anonymous(token: str) -> bool:

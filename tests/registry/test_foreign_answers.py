@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from replicator.errors import ErrorClass
+from replicator.errors import SENT_LOGINS, ErrorClass
 from replicator.reference import Repository
 from replicator.registry import Access
 from replicator.registry.connection_errors import from_answer, is_page
@@ -195,7 +195,9 @@ async def test_a_refusal_of_a_token_service_says_which_and_whose_login(
 
 async def test_a_name_without_a_password_is_left_out_as_it_may_be_a_secret() -> None:
     assert refusal_words(basic("s3cret-token", "")) == "the login was refused"
-    assert refusal_words(basic("robot$x", "pass")) == "the login was refused for 'robot$x'"
+    SENT_LOGINS.sent(basic("robot$project+reader", "pass-word"))
+    error = LoginRefused(f"{refusal_words(basic('robot$project+reader', 'pass-word'))}: 401 pass-word")
+    assert error.why == "the login was refused for 'robot$project+reader': 401 ***"
     assert refusal_words("Basic ===") == refusal_words(None) == refusal_words("Bearer x") == "the login was refused"
 
 
