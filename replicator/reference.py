@@ -2,7 +2,8 @@
 
 The grammar of references is that of the OCI distribution specification 1.1, "Pulling manifests" (``<name>`` and
 ``<reference>``), and of the OCI image specification, "Digests". There is no default registry and no default tag:
-``nginx`` alone is an error, because a replicator must never guess a host.
+``nginx`` alone is an error, because a replicator must never guess a host. Only rules files may have Docker's short
+names, since image-syncer's do: `full_name`.
 
 Platforms are those of the OCI image specification 1.1 ("Image Index", ``platform``), e.g. ``linux/amd64`` and
 ``linux/arm64/v8``.
@@ -75,6 +76,39 @@ def parse_signature_tag(tag: str) -> tuple[str, str] | None:
     if match is None or match["algorithm"] != "sha256":
         return None
     return f"sha256:{match['hex']}", match["suffix"]
+
+
+HUB = "registry-1.docker.io"
+"""Host of Docker Hub's registry."""
+_HUB_NAMES = frozenset({HUB, "docker.io", "index.docker.io", "registry.hub.docker.com"})
+
+
+def full_host(host: str) -> str:
+    """Return a host in lower case, and one registry's host for every name that Docker Hub has."""
+    host = host.lower()
+    return HUB if host in _HUB_NAMES else host
+
+
+def full_name(text: str) -> str:
+    """Return the name with a host for one of Docker's short names; any other text as it is.
+
+    ``mongo:4`` is ``registry-1.docker.io/library/mongo:4``, and so is ``docker.io/mongo:4``; ``bitnami/redis`` is
+    ``registry-1.docker.io/bitnami/redis``. As in Docker's ``reference.ParseNormalizedNamed``, a first segment with a
+    dot or a port is a host. Names at Docker Hub have two segments at most, so a longer one lacks its host.
+    """
+    if "://" in text:
+        return text
+    mark = re.search("[:@]", text)
+    host, slash, rest = text.partition("/")
+    if slash and is_registry(host):
+        if full_host(host) != HUB or not rest:
+            return text
+        name = re.split("[:@]", rest, maxsplit=1)[0]
+        return f"{HUB}/{'library/' if is_repository_name(name) and '/' not in name else ''}{rest}"
+    name = text[: mark.start()] if mark else text
+    if not is_repository_name(name) or name.count("/") > 1 or is_registry(name.partition("/")[0]):
+        return text
+    return f"{HUB}/{'' if '/' in name else 'library/'}{text}"
 
 
 @dataclass(frozen=True, slots=True, order=True)

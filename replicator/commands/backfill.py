@@ -24,6 +24,7 @@ from replicator.commands.options import (
     LogLevel,
     Namespace,
     Only,
+    Records,
     RedisUrl,
     Registry,
     StateDir,
@@ -160,6 +161,7 @@ def backfill(
         list[str] | None,
         typer.Option(metavar="OS,...", help="Only these operating systems, for rules without platforms."),
     ] = None,
+    records: Records = None,
     arch: Annotated[
         list[str] | None,
         typer.Option(

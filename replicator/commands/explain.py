@@ -21,7 +21,7 @@ from replicator.commands.options import (
 from replicator.console import say
 from replicator.copy.options import VERBATIM, Overwrite, Public
 from replicator.errors import FAILED, OK
-from replicator.reference import Reference, Repository
+from replicator.reference import Reference, Repository, full_name
 from replicator.registry.manifest import KINDS
 from replicator.registry.proxies import Proxies
 from replicator.rules import CopyRequest, Rules, auth, defaults, images, loading
@@ -47,7 +47,7 @@ def explain(
     """Show which rules match an image and where it would be copied; works offline."""
     rules = rules_of(context, settings_of(context, quiet=True))
     proxies = Proxies.from_environ(variables())
-    raise typer.Exit(explain_reference(rules, parse_reference(reference, "REFERENCE"), proxies))
+    raise typer.Exit(explain_reference(rules, parse_reference(full_name(reference), "REFERENCE"), proxies))
 
 
 def explain_reference(rules: Rules, reference: Reference, proxies: Proxies) -> int:

@@ -17,7 +17,7 @@ import uvloop
 
 from replicator.errors import INTERRUPTED, OK, ConfigError, Problem
 from replicator.logs import configure_logs
-from replicator.reference import Platform, Reference
+from replicator.reference import HUB, Platform, Reference, full_host, full_name
 from replicator.settings import Settings, load_settings, unknown_variables, variables
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ LogLevel = Annotated[
 LogFormat = Annotated[
     Literal["auto", "console", "json"] | None, typer.Option(help="Format of log lines (REPLICATOR_LOG_FORMAT).")
 ]
+Records = Annotated[Path | None, typer.Option(metavar="FILE", hidden=True, help="Of image-syncer 1.0; has no effect.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -77,6 +78,9 @@ def settings_of(context: typer.Context, *, quiet: bool = False) -> Settings:
     unset = "log_level" not in settings.model_fields_set
     level = "warning" if quiet and log is None and unset else settings.log_level
     configure_logs(level, settings.log_format, log)
+    if context.params.get("records") is not None:
+        message = "has no effect: what is in place is asked of the destination; no such file is read or written"
+        structlog.get_logger("replicator").warning("option", name="--records", problem=message)
     for problem in unknown_variables():
         structlog.get_logger("replicator").warning("unknown setting", name=problem.path, problem=problem.message)
     return settings
@@ -144,12 +148,12 @@ def log_rules(rules: Rules) -> Rules:
 
 
 def parse_reference(text: str, argument: str) -> Reference:
-    """Parse an image reference from the command line.
+    """Parse an image reference from the command line; every name of Docker Hub's registry is its host.
 
     Raises:
         ConfigError: it is none.
     """
-    return _parsed(argument, Reference.parse, text)
+    return _parsed(argument, Reference.parse, full_name(text) if full_host(text.partition("/")[0]) == HUB else text)
 
 
 def parse_platforms(option: str, texts: Iterable[str] | None) -> tuple[Platform, ...]:
@@ -198,7 +202,8 @@ def platforms_of(systems: Sequence[str] | None, architectures: Sequence[str] | N
 
 def items(option: str, lists: Sequence[str] | None) -> list[str]:
     """Return the items of an option that is repeatable, and takes several with commas between them."""
-    items = [item.strip() for text in lists or () for item in text.split(",")]
+    # An empty option has no effect, as in image-syncer.
+    items = [item.strip() for text in lists or () if text for item in text.split(",")]
     for item in items:
         if not item or "/" in item:
             message = f"{item[:100]!r} is no name: write names with commas, e.g. linux,windows or amd64,arm64:v8"

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from replicator.errors import Problem
+from replicator.reference import HUB, full_host
 from replicator.registry.credentials import IDENTITY_TOKEN
 
-_HUB = "docker.io"
-_HUB_NAMES = frozenset({_HUB, "index.docker.io", "registry-1.docker.io"})
 _HUB_SERVER = "https://index.docker.io/v1/"
 """Docker Hub's name towards credential helpers."""
 _HELPER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}\Z")
@@ -63,7 +62,7 @@ class DockerConfig:
             path: ``host`` or ``host/path``, the host in lower case.
         """
         host, slash, rest = path.partition("/")
-        key = f"{_registry(host)}{slash}{rest}"
+        key = f"{full_host(host)}{slash}{rest}"
         while key not in self.logins:
             key, slash, _ = key.rpartition("/")
             if not slash:
@@ -123,8 +122,8 @@ def _key(written: str) -> str:
     bare = re.sub(r"^https?://", "", written, flags=re.IGNORECASE)
     host, slash, path = bare.partition("/")
     if bare != written or path.rstrip("/") == "" or path in ("v1/", "v2/"):
-        return _registry(host)
-    return f"{_registry(host)}{slash}{path.rstrip('/')}"
+        return full_host(host)
+    return f"{full_host(host)}{slash}{path.rstrip('/')}"
 
 
 def _has_host(key: str) -> bool:
@@ -132,13 +131,8 @@ def _has_host(key: str) -> bool:
     return not key.startswith("/") and key != ""
 
 
-def _registry(host: str) -> str:
-    host = host.lower()
-    return _HUB if host in _HUB_NAMES else host
-
-
 def _helper(name: Any, key: str, written: str, path: str) -> HelperLogin | Problem:
-    server = _HUB_SERVER if key == _HUB else written
+    server = _HUB_SERVER if key == HUB else written
     if not isinstance(name, str) or not _HELPER.match(name):
         return Problem(path, "is not a credential helper's name (the part after docker-credential-)")
     if not _is_sendable(server):

@@ -17,11 +17,11 @@ from replicator.aliyun import INSTALL, Account, Creates, Visibility, is_installe
 from replicator.aliyun.acr import endpoint_of
 from replicator.aliyun.on_demand import MissingRepositories, RepositoryTypes, TemporaryLogins
 from replicator.errors import ConfigError, Problem
-from replicator.reference import is_registry, is_repository_name
+from replicator.reference import full_host, is_registry, is_repository_name
 from replicator.registry.credentials import Access
 from replicator.registry.proxies import Proxies
 from replicator.rules.credentials import Credentials, describe_problem
-from replicator.rules.node import expand_variables, is_endpoint
+from replicator.rules.node import expand_name, expand_variables, is_endpoint, named_variable
 from replicator.rules.patterns import shorten
 
 if TYPE_CHECKING:
@@ -113,7 +113,6 @@ def _read_creates(node: Node) -> Creates | None:
 
 AUTH_KEYS = ("username", "password", "aliyun", "insecure", "ca_file", "endpoint", "proxy", "anonymous", "quiet_pulls")
 """Keys of an entry of ``auth``."""
-_FORGOTTEN_BRACES = re.compile(r"\$[A-Z_][A-Z0-9_]*\Z")
 
 
 def read_auth(
@@ -136,15 +135,19 @@ def read_auth(
     lent: dict[str, str] = {}
     broken: set[str] = set()
     for written, entry in (node.mapping() or {}).items():
-        registry, slash, path = written.partition("/")
-        key = f"{registry.lower()}{slash}{path}"
-        if not is_registry(registry):
+        name = expand_name(entry, written, environ)
+        registry, slash, path = (name or "").removesuffix("/").partition("/")
+        registry = full_host(registry)
+        key = f"{registry}{slash}{path}"
+        if name is None:
+            pass
+        elif not is_registry(registry):
             entry.wrong(f"{shorten(registry)} is not a registry host: it needs a dot or a port, and no http://")
         elif slash and not is_repository_name(path):
             entry.wrong(f"{shorten(path)} is not a project or repository; wildcards and tags are not allowed here")
         elif key in entries or key in broken:
-            entry.wrong("duplicate key: hosts are not case-sensitive; remove one")
-        reader = _Entry(registry.lower(), entry, environ, folder, warnings)
+            entry.wrong(f"duplicate key: {key} is in the file already, with other letters or another name; remove one")
+        reader = _Entry(registry, entry, environ, folder, warnings)
         # An entry with a bad key is read all the same, to report the mistakes inside of it.
         access = reader.read()
         if access is not None and reader.lacks_login:
@@ -252,10 +255,13 @@ class _Entry:
         text = node.text()
         if text is None:
             return None
-        # image-syncer's README shows $NAME as a whole value, but $ is legal in passwords, so this is only a warning.
-        if name == "password" and _FORGOTTEN_BRACES.match(text):
-            message = "looks like a variable but is used as it is; write a variable as ${NAME}"
-            self._warnings.append(Problem(node.path, message))
+        # image-syncer's README shows $NAME as a whole value, but $ is legal in passwords. Only the name of a variable
+        # that is set is shown, since any other text may be a password.
+        if name in ("username", "password") and (variable := named_variable(text)) is not None:
+            message = "looks like a variable, but none of this name is set, so it is used as it is"
+            if self._environ.get(variable):
+                message, text = f"looks like a variable and {variable} is set, so its value is used", f"${{{variable}}}"
+            self._warnings.append(Problem(node.path, f"{message}; write a variable as ${{NAME}}"))
         expanded = expand_variables(node, text, self._environ)
         if expanded is not None and any(ord(character) < 32 or ord(character) == 127 for character in expanded):
             node.wrong("contains a line break or control character, which can't be sent")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from replicator.aliyun import TemporaryLogins
 from replicator.errors import ConfigError, Problem
+from replicator.reference import HUB
 from replicator.rules.node import join
 
 if TYPE_CHECKING:
@@ -172,7 +173,8 @@ def find_logins(
             logins[registry, found[1]] = None
         elif not credentials.covering(name.beginning, whole=name.whole):
             advice = "set username and password, or anonymous: true"
-            message = f"is missing or does not cover all of {name.key}; {advice}{trouble}"
+            hub = "; names without a host are Docker Hub's" if registry == HUB else ""
+            message = f"is missing or does not cover all of {name.key}; {advice}{hub}{trouble}"
             missing.setdefault(registry, message)
     return [Problem(join(path, registry), message) for registry, message in missing.items()], list(logins)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from replicator.aliyun.acr import is_acr_host
 from replicator.copy.options import Attestations, CopyOptions, Overwrite, Public
 from replicator.errors import Problem
-from replicator.reference import Platform, is_registry, is_repository_name
+from replicator.reference import Platform, full_host, is_registry, is_repository_name
 from replicator.registry.manifest import KINDS
 from replicator.rules.mapping import Template
 from replicator.rules.node import Node, did_you_mean, expand_variables
@@ -276,12 +276,20 @@ def read_defaults(
     for name, option in options.items():
         if option is not None:
             values[name] = Node(option, f"--{name}", problems)
-    registry = _checked(values.get("registry"), is_registry, "is not a registry host, e.g. harbor.example.com")
-    namespace = _checked(
-        values.get("namespace"), is_repository_name, "is not a namespace: use lower-case letters, digits, - _ ."
-    )
+        elif name not in values and (inherited := environ.get(f"DEFAULT_{name.upper()}")):
+            # image-syncer's variables. Any program may have set them, so one that can't be meant counts as missing.
+            unused: list[Problem] = []
+            if _checked(found := Node(inherited, name, unused), *_CHECKS[name]) is not None:
+                values[name] = found
+    registry, namespace = (_checked(values.get(name), *_CHECKS[name]) for name in NAMES)
     missing = tuple(name for name in NAMES if name not in values)
     return Defaults(registry, namespace, missing, read_content(fields, warnings))
+
+
+_CHECKS = {
+    "registry": (is_registry, "is not a registry host, e.g. harbor.example.com"),
+    "namespace": (is_repository_name, "is not a namespace: use lower-case letters, digits, - _ ."),
+}
 
 
 def _checked(node: Node | None, is_valid: Callable[[str], bool], advice: str) -> str | None:
@@ -289,7 +297,7 @@ def _checked(node: Node | None, is_valid: Callable[[str], bool], advice: str) ->
         return None
     text = str(node.value)
     if node.path.endswith("registry"):
-        text = text.lower()
+        text = full_host(text)
     if not is_valid(text):
         node.wrong(f"{shorten(text)} {advice}")
         return None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import yaml
 
 from replicator.errors import ConfigError, Problem
-from replicator.rules.node import join
+from replicator.rules.node import Plain, join
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,12 +42,6 @@ _TOKEN = re.compile(r"""['"](?:<[a-z ]+>|\\?.)['"]""")
 """A quotation that is a single character or PyYAML's name of a token, and never a value."""
 _WITH_LIBYAML = hasattr(yaml, "CSafeLoader")
 _LINE_BREAKS = "\n\r\x85\u2028\u2029"
-
-
-class Plain(str):
-    """A scalar without quotes that is neither null nor a boolean."""
-
-    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +149,7 @@ def read_text(path: Path) -> str:
             # One byte more than allowed tells that a file is too large without reading all of it.
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        problem = "there is no such file; see --config or REPLICATOR_CONFIG"
+        problem = "there is no such file"
     except IsADirectoryError:
         problem = "this is a directory; give a file in it"
     except PermissionError:

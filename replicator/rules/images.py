@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from replicator.aliyun.acr import NAME_SEGMENTS, is_acr_host
 from replicator.copy.options import Overwrite
 from replicator.errors import Problem
-from replicator.reference import is_registry, is_signature_tag, is_tag
+from replicator.reference import HUB, full_name, is_registry, is_signature_tag, is_tag
 from replicator.rules.credentials import NamedDestination
 from replicator.rules.defaults import CONTENT_KEYS, NOTHING_SAID, Content, read_content
-from replicator.rules.mapping import TAG, SourcePattern, Template, parse_source, read_excluded
-from replicator.rules.node import join
+from replicator.rules.mapping import (
+    TAG,
+    SourcePattern,
+    Template,
+    has_no_labels,
+    hub_doubts,
+    parse_source,
+    read_excluded,
+    source_doubts,
+)
+from replicator.rules.node import expand_name
 from replicator.rules.patterns import compile_tag_pattern, is_glob, shorten
 from replicator.rules.rule import DestinationTag, Rule
 from replicator.rules.tags import TagFilter, version_range
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from replicator.rules.defaults import Defaults
     from replicator.rules.node import Node
@@ -30,16 +38,17 @@ DESTINATION = ("to", "tags", "repositories", *CONTENT_KEYS)
 TAGS = ("include", "exclude", "semver", "labels", "exclude_labels", "latest")
 """Keys of its ``tags``."""
 _MAX_LABEL = 128
-_NO_HARBORS = ("docker.io", "registry-1.docker.io", "ghcr.io", "quay.io", "gcr.io", "registry.k8s.io", "public.ecr.aws")
-"""Registries that are known not to be Harbors, although their hosts are often named in rules."""
 
 
-def read_images(node: Node, defaults: Defaults, warnings: list[Problem]) -> tuple[list[Rule], list[NamedDestination]]:
+def read_images(
+    node: Node, defaults: Defaults, environ: Mapping[str, str], warnings: list[Problem]
+) -> tuple[list[Rule], list[NamedDestination]]:
     """Read the ``images`` mapping; mistakes are noted at its nodes.
 
     Args:
         node: the mapping.
         defaults: the meaning of ``""``.
+        environ: the values of ``${NAME}``.
         warnings: collects what is allowed but looks like a mistake.
 
     Returns:
@@ -51,8 +60,10 @@ def read_images(node: Node, defaults: Defaults, warnings: list[Problem]) -> tupl
     rules: list[Rule] = []
     named: list[NamedDestination] = []
     for key, entry in (entries or {}).items():
-        source = parse_source(key, entry.wrong)
-        reader = _Reader(source, defaults, warnings)
+        expanded = expand_name(entry, key, environ)
+        source = parse_source(expanded, entry.wrong) if expanded is not None else None
+        warnings += [Problem(entry.path, message) for message in source_doubts(expanded or "", source)]
+        reader = _Reader(source, defaults, environ, warnings)
         targets = reader.read(entry)
         if source is not None:
             warnings += _slow_expressions((entry.path, tag) for tag in source.tags)
@@ -66,9 +77,12 @@ def read_images(node: Node, defaults: Defaults, warnings: list[Problem]) -> tupl
 class _Reader:
     """Reads the value of one key. Without a source it only finds further mistakes."""
 
-    def __init__(self, source: SourcePattern | None, defaults: Defaults, warnings: list[Problem]) -> None:
+    def __init__(
+        self, source: SourcePattern | None, defaults: Defaults, environ: Mapping[str, str], warnings: list[Problem]
+    ) -> None:
         self._source = source
         self._defaults = defaults
+        self._environ = environ
         self._warnings = warnings
         self.templates: list[Template] = []
 
@@ -136,7 +150,7 @@ class _Reader:
         items = node.items()
         if not items:
             node.wrong("is empty; remove it")
-        if self._source is not None and (problem := _has_no_labels(self._source)):
+        if self._source is not None and (problem := has_no_labels(self._source)):
             node.wrong(problem)
             return None
         return _all_checked(items, _check_label)
@@ -144,7 +158,8 @@ class _Reader:
     def _target(
         self, node: Node, tags: TagFilter | None, own: Content, excluded: tuple[str, ...] = ()
     ) -> DestinationTag | None:
-        text = node.text()
+        written = node.text()
+        text = expand_name(node, written, self._environ) if written is not None else None
         if text is None:
             return None
         template, ends = self._template(node, text)
@@ -185,24 +200,32 @@ class _Reader:
             return None
         return target
 
-    def _template(self, node: Node, text: str) -> tuple[Template | None, tuple[str, ...]]:
-        if text == "":
+    def _template(self, node: Node, written: str) -> tuple[Template | None, tuple[str, ...]]:
+        if written == "":
             if self._defaults.missing:
                 options = " and ".join(f"--{name}" for name in self._defaults.missing)
                 keys = " and ".join(f"defaults.{name}" for name in self._defaults.missing)
                 node.wrong(f'"" needs a default registry and namespace: set {keys}, or pass {options}')
             return self._defaults.template, ()
+        text, at, digest = (full_name(written) if "/" in written else written).partition("@")
+        self._warnings += [Problem(node.path, message) for message in hub_doubts(written, text)]
         registry, slash, rest = text.partition("/")
         registry = registry.lower()
         path, colon, tags = rest.partition(":")
         problem = None
         if not is_registry(registry):
             advice = f"e.g. {self._defaults.registry or 'registry.cn-beijing.aliyuncs.com'}/namespace/repository"
-            problem = f"{shorten(text)} must begin with a registry host, {advice}"
+            problem = f"{shorten(written)} must begin with a registry host, {advice}"
         elif not slash or not path:
             problem = f"{shorten(text)} has no repository after the registry"
-        elif "@" in rest:
-            problem = "a destination can't have a digest; it results from what is copied"
+        elif registry == HUB and path.startswith("library/"):
+            problem = (
+                f"{shorten(written)} is one of Docker's own images, which nobody can push; write host/namespace/name"
+            )
+        elif at and self._source is not None and digest != self._source.digest:
+            problem = (
+                "a destination can only have the digest of its source, as it results from what is copied; remove it"
+            )
         if problem is not None:
             node.wrong(problem)
             return None, ()
@@ -351,16 +374,6 @@ def _all_checked(items: list[Node], check: Callable[[str], object]) -> tuple[str
     return tuple(texts) if len(texts) == len(items) > 0 else None
 
 
-def _has_no_labels(source: SourcePattern) -> str:
-    """Return why no image of a source can have labels of Harbor; empty if that can't be told from its name."""
-    if is_acr_host(source.registry) or source.registry in _NO_HARBORS:
-        return f"only a Harbor has labels, and {source.registry} is not a Harbor; remove this"
-    repository = source.repository
-    if repository is not None and "/" not in repository.name:
-        return f"only a Harbor has labels, and each of its repositories is in a project: {repository.name} is not"
-    return ""
-
-
 def _check_label(text: str) -> None:
     if not text.strip() or not text.isprintable():
         raise ValueError("is not the name of a label: it is empty, or has characters that can't be seen")
@@ -373,19 +386,3 @@ def _semver(node: Node | None) -> str | None:
         return None
     checked = _all_checked([node], version_range)
     return checked[0] if checked else None
-
-
-_RULE_PATH = re.compile(r'(?:\["(?:[^"\\]|\\.)*"\]|\.[\w-]+)')
-
-
-def in_order(problems: list[Problem], images: Node | None) -> list[Problem]:
-    """Sort problems of ``images`` by their rule, in the order of the file."""
-    if images is None or not isinstance(images.value, dict):
-        return problems
-    order = {join("", key): number for number, key in enumerate(images.value)}
-
-    def number(problem: Problem) -> int:
-        match = _RULE_PATH.match(problem.path.removeprefix(images.path))
-        return order.get(match[0].removeprefix("."), -1) if match else -1
-
-    return sorted(problems, key=number)

@@ -15,8 +15,8 @@ from replicator.rules.collisions import CollisionSearch
 from replicator.rules.credentials import Credentials, find_logins, find_unused, join_credentials
 from replicator.rules.defaults import Content, RulesOptions, read_defaults
 from replicator.rules.document import RulesFile, find_files, read_document, read_files, read_text
-from replicator.rules.images import in_order, read_images
-from replicator.rules.node import Node, join
+from replicator.rules.images import read_images
+from replicator.rules.node import Node, in_order, join
 from replicator.rules.ruleset import Rules
 
 if TYPE_CHECKING:
@@ -329,7 +329,7 @@ class _Part:
             self.credentials = read_auth(nodes["auth"], environ, self.file.folder, self.warnings, options.elsewhere)
         self.images = nodes.get("images")
         if self.images is not None:
-            rules, self.named = read_images(self.images, defaults, self.warnings)
+            rules, self.named = read_images(self.images, defaults, environ, self.warnings)
             self.rules = [replace(rule, file=self.file.name) for rule in rules]
         elif not (self.file.name and "auth" in nodes):
             # A file of a directory may have nothing but logins.

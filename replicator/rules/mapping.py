@@ -11,8 +11,18 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from replicator.aliyun.acr import NAME_SEGMENTS, is_acr
-from replicator.reference import MAX_TAG_LENGTH, Repository, is_digest, is_registry, is_repository_name, is_tag
+from replicator.aliyun.acr import NAME_SEGMENTS, is_acr, is_acr_host
+from replicator.reference import (
+    HUB,
+    MAX_TAG_LENGTH,
+    Repository,
+    full_host,
+    full_name,
+    is_digest,
+    is_registry,
+    is_repository_name,
+    is_tag,
+)
 from replicator.rules.patterns import (
     check_name_glob,
     compile_glob,
@@ -25,9 +35,13 @@ from replicator.rules.patterns import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from replicator.rules.node import Node
+
+
+_NO_HARBORS = ("docker.io", "registry-1.docker.io", "ghcr.io", "quay.io", "gcr.io", "registry.k8s.io", "public.ecr.aws")
+"""Registries that are known not to be Harbors, although their hosts are often named in rules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +102,8 @@ class SourcePattern:
 def parse_source(key: str, wrong: Callable[[str], None]) -> SourcePattern | None:
     """Parse ``host/repository``, optionally with ``:tags``, ``:/expression/`` or ``@digest``.
 
+    One of Docker's short names is taken as `full_name` does. With ``:tag@digest`` the digest decides, as for Docker.
+
     Args:
         key: as in the file.
         wrong: called with the message of every mistake.
@@ -95,7 +111,7 @@ def parse_source(key: str, wrong: Callable[[str], None]) -> SourcePattern | None
     Returns:
         The pattern, or None if there was a mistake.
     """
-    registry, slash, rest = key.partition("/")
+    registry, slash, rest = full_name(key).partition("/")
     # Hosts are not case-sensitive, repositories are.
     registry = registry.lower()
     if not is_registry(registry):
@@ -103,7 +119,7 @@ def parse_source(key: str, wrong: Callable[[str], None]) -> SourcePattern | None
         if not slash or "://" in key:
             return None
     if not slash or not rest:
-        wrong("no repository; append /** to the host to mean all of them")
+        wrong("no repository; append /** to the host (** after its slash) to mean all of them")
         return None
     path, mark, suffix = _split(rest)
     mistakes = 0
@@ -116,6 +132,9 @@ def parse_source(key: str, wrong: Callable[[str], None]) -> SourcePattern | None
     _check_path(path, note)
     tags: tuple[str, ...] = ()
     digest = None
+    tag, at, behind = suffix.partition("@")
+    if at and mark == ":" and is_tag(tag):
+        mark, suffix = at, behind
     if mark == ":":
         tags = _parse_tags(suffix, note)
     elif mark == "@":
@@ -127,6 +146,32 @@ def parse_source(key: str, wrong: Callable[[str], None]) -> SourcePattern | None
     if mistakes or not is_registry(registry):
         return None
     return SourcePattern(registry, path, tags, digest)
+
+
+def has_no_labels(source: SourcePattern) -> str:
+    """Return why no image of a source can have labels of Harbor; empty if that can't be told from its name."""
+    if is_acr(source.registry) or source.registry in _NO_HARBORS:
+        return f"only a Harbor has labels, and {source.registry} is not a Harbor; remove this"
+    repository = source.repository
+    if repository is not None and "/" not in repository.name:
+        return f"only a Harbor has labels, and each of its repositories is in a project: {repository.name} is not"
+    return ""
+
+
+def source_doubts(text: str, source: SourcePattern | None) -> Iterator[str]:
+    """Yield why a source that was read looks like a mistake."""
+    if source is None:
+        return
+    yield from hub_doubts(text, str(source.repository))
+    if source.digest is not None and ":" in text.partition("@")[0].partition("/")[2]:
+        yield "the digest decides, and the tag before it is ignored; to keep the tag, append it to the destination"
+
+
+def hub_doubts(written: str, name: str) -> Iterator[str]:
+    """Yield why a name that was read as ``name`` looks like a mistake: it lacks a host."""
+    host = written.partition("/")[0]
+    if name.startswith(f"{HUB}/") and full_host(host) != HUB:
+        yield f"without a host this is {name} of Docker Hub; write the host to mean another registry"
 
 
 def _no_registry(key: str, registry: str) -> str:
@@ -145,7 +190,9 @@ def _split(rest: str) -> tuple[str, str, str]:
 
 def _check_path(path: str, wrong: Callable[[str], None]) -> None:
     try:
-        if is_glob(path):
+        if path.endswith("/"):
+            wrong("ends with a slash: remove it, or append ** to mean all repositories below")
+        elif is_glob(path):
             check_name_glob(path)
         elif not is_repository_name(path):
             wrong(f"{shorten(path)} is not a repository name: use lower-case letters, digits, and . _ - / between them")

@@ -24,9 +24,15 @@ _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 _INTEGER = re.compile(r"[0-9]{1,9}\Z")
 
 
+_USER_INFO = re.compile(r"//[^/]*@")
+_BOOLEANS = {"yes": True, "y": True, "on": True, "no": False, "n": False, "off": False}
+"""YAML 1.1's other words for them, which image-syncer takes."""
+
+
 def join(path: str, key: str) -> str:
-    """Return the path of ``key`` in the mapping at ``path``, e.g. ``images["h/r"].tags``."""
+    """Return the path of ``key`` in the mapping at ``path``, e.g. ``images["h/r"].tags``; without a URL's login."""
     if not _BARE.match(key):
+        key = _USER_INFO.sub("//…@", key)
         return f"{path}[{json.dumps(key, ensure_ascii=False)}]"
     return f"{path}.{key}" if path else key
 
@@ -36,6 +42,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     names = list(known)
     near = get_close_matches(word, names, n=1, cutoff=0.6)
     return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names)}"
+
+
+class Plain(str):
+    """A scalar without quotes that is neither null nor a boolean."""
+
+    __slots__ = ()
 
 
 class Node:
@@ -72,7 +84,12 @@ class Node:
         nodes = {key: self.child(key, value) for key, value in self.value.items()}
         if known is not None:
             for key in [key for key in nodes if key not in known]:
-                nodes.pop(key).wrong(f"unknown key; {did_you_mean(key, known)}")
+                found, field = nodes.pop(key), re.match(r"(\w+) *[:=]", key)
+                if field and field[1] in known:
+                    # Without its space, "password:value" is all of it a key.
+                    self.wrong(f"{field[1]} needs a colon and a space before its value")
+                else:
+                    found.wrong(f"unknown key; {did_you_mean(key, known)}")
         return nodes
 
     def items(self) -> list[Node]:
@@ -93,6 +110,8 @@ class Node:
         """Return the value if it is true or false; else False."""
         if isinstance(self.value, bool):
             return self.value
+        if isinstance(self.value, Plain) and self.value.lower() in _BOOLEANS:
+            return _BOOLEANS[self.value.lower()]
         self.wrong(f"must be true or false, without quotes, not {_kind(self.value)}")
         return False
 
@@ -109,12 +128,10 @@ class Node:
 
     def positive(self) -> int | None:
         """Return the value if it is a positive integer; else None."""
-        # A scalar without quotes comes as a subclass of str, so a type that is exactly str had quotes.
-        if type(self.value) is not str and isinstance(self.value, str) and _INTEGER.match(self.value):
-            number = int(self.value)
-            if number > 0:
-                return number
-        self.wrong("must be a positive integer, without quotes")
+        if isinstance(self.value, Plain) and _INTEGER.match(self.value) and (number := int(self.value)) > 0:
+            return number
+        is_large = isinstance(self.value, Plain) and self.value.isdecimal() and self.value.strip("0")
+        self.wrong("is too large: at most 999999999" if is_large else "must be a positive integer, without quotes")
         return None
 
 
@@ -128,7 +145,24 @@ def _kind(value: Any) -> str:
     return "a list" if isinstance(value, list) else "a string"
 
 
-_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_RULE_PATH = re.compile(r'(?:\["(?:[^"\\]|\\.)*"\]|\.[\w-]+)')
+
+
+def in_order(problems: list[Problem], images: Node | None) -> list[Problem]:
+    """Sort problems of ``images`` by their rule, in the order of the file."""
+    if images is None or not isinstance(images.value, dict):
+        return problems
+    order = {join("", key): number for number, key in enumerate(images.value)}
+
+    def number(problem: Problem) -> int:
+        match = _RULE_PATH.match(problem.path.removeprefix(images.path))
+        return order.get(match[0].removeprefix("."), -1) if match else -1
+
+    return sorted(problems, key=number)
+
+
+VARIABLE = re.compile(r"\$\{([^}]*)\}")
+"""A variable in braces; its name is the group."""
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
@@ -139,7 +173,7 @@ def expand_variables(node: Node, text: str, environ: Mapping[str, str]) -> str |
         The text, or None if a variable is not set or empty. The problem noted names the variable and never the text,
         which may be part of a password.
     """
-    names = _VARIABLE.findall(text)
+    names = VARIABLE.findall(text)
     failed = False
     for name in dict.fromkeys(names):
         if not _VARIABLE_NAME.match(name):
@@ -151,7 +185,30 @@ def expand_variables(node: Node, text: str, environ: Mapping[str, str]) -> str |
         elif not environ.get(name):
             node.wrong(f"the environment variable {name} is {'empty' if name in environ else 'not set'}")
             failed = True
-    return None if failed else _VARIABLE.sub(lambda match: environ[match[1]], text)
+    return None if failed else VARIABLE.sub(lambda match: environ[match[1]], text)
+
+
+_UNBRACED = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
+
+
+def expand_name(node: Node, text: str, environ: Mapping[str, str]) -> str | None:
+    """Replace the variables in an image's name, see `expand_variables` and `with_braces`."""
+    return expand_variables(node, with_braces(text), environ)
+
+
+def with_braces(text: str) -> str:
+    """Return an image's name with ``${NAME}`` for each ``$NAME``, as image-syncer takes both.
+
+    A ``$`` without braces in a regular expression for tags is the end of the text.
+    """
+    name, mark, expression = text.partition(":/")
+    return _UNBRACED.sub(r"${\1}", name) + mark + expression
+
+
+def named_variable(text: str) -> str | None:
+    """Return the name if all of ``text`` is ``$NAME``; else None."""
+    match = _UNBRACED.fullmatch(text)
+    return match[1] if match else None
 
 
 def is_endpoint(text: str) -> bool:

@@ -279,7 +279,7 @@ def test_a_broken_entry_is_not_reported_as_missing_too() -> None:
         "*.example.com",
         "h.example.com/A",
         "h.example.com/a/*",
-        "h.example.com/",
+        "h.example.com//",
         "",
     ],
 )

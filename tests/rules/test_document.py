@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.rules import document
-from replicator.rules.document import MAX_BYTES, MAX_DEPTH, MAX_VALUES, Plain, read_document
+from replicator.rules.document import MAX_BYTES, MAX_DEPTH, MAX_VALUES, read_document
+from replicator.rules.node import Plain
 
 
 def message(text: str) -> str:

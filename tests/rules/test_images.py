@@ -54,12 +54,13 @@ def test_every_form_of_source_and_destination(images: dict[str, Any], pushed: st
 @pytest.mark.parametrize(
     ("key", "wrong"),
     [
-        ("nginx", "'nginx' is not a registry host"),
-        ("library/nginx", "'library' is not a registry host"),
+        ("harbor/team/nginx", "'harbor' is not a registry host"),
+        ("Nginx", "'nginx' is not a registry host"),
         ("https://h.example.com/a", "remove http:// or https://"),
         ("*.example.com/a", "the registry can't have wildcards"),
         (HARBOR, "no repository; append /** to the host"),
-        (f"{HARBOR}/", "no repository; append /**"),
+        (f"{HARBOR}/", "no repository; append /** to the host (** after its slash)"),
+        (f"{HARBOR}/a/", "ends with a slash: remove it, or append **"),
         (f"{HARBOR}/Nginx", "'Nginx' is not a repository name"),
         (f"{HARBOR}/a//b", "is not a repository name"),
         (f"{HARBOR}/a/[bc]*", "is not a repository pattern"),
@@ -69,7 +70,7 @@ def test_every_form_of_source_and_destination(images: dict[str, Any], pushed: st
         (f"{HARBOR}/a:/(/", "is not a regular expression"),
         (f"{HARBOR}/a:/(", "'/(' is not a tag"),
         (f"{HARBOR}/a@sha256:abc", "'sha256:abc' is not a digest"),
-        (f"{HARBOR}/a:v1@{SHA}", "a tag or a digest, not both"),
+        (f"{HARBOR}/a:v1,v2@{SHA}", "a tag or a digest, not both"),
         (f"{HARBOR}/a/*@{SHA}", "a digest needs a single repository"),
     ],
 )
@@ -115,12 +116,14 @@ def test_a_source_with_several_mistakes_tells_each() -> None:
         ("a/b", {"to": TO, "tags": {"include": ["v*", "a b"]}}, ".tags.include[1]: 'a b' is not a tag"),
         ("a/b", {"to": TO, "tags": {"exclude": "/(/"}}, ".tags.exclude: '/(/' is not a regular expression"),
         (f"a/b@{SHA}", {"to": TO, "tags": {}}, ".tags: a digest has no tags"),
-        ("a/b", "ns/x", "must begin with a registry host, e.g. registry.cn-beijing"),
+        ("a/b", "ns/x/y", "must begin with a registry host, e.g. registry.cn-beijing"),
         ("a/b", "{project}.example.com/x", "must begin with a registry host"),
         ("a/b", f"https://{TO}", "must begin with a registry host"),
         ("a/b", ACR, "has no repository"),
         ("a/b", f"{ACR}/", "has no repository"),
-        ("a/b", f"{TO}@{SHA}", "a destination can't have a digest"),
+        ("a/b", "docker.io/x", "one of Docker's own images, which nobody can push"),
+        ("a/b", f"{TO}@{SHA}", "a destination can only have the digest of its source"),
+        (f"a/b@{SHA}", f"{TO}@{SHA.replace('a', 'b')}", "a destination can only have the digest of its source"),
         ("a/b", f"{PLAIN}/X", "'X' is not a repository's name"),
         ("a/b", f"{PLAIN}/x/", "is not a repository's name"),
         ("a/b", f"{PLAIN}/x/{{nam}}", "{nam} is not a placeholder; expected one of {project} {repository}"),
@@ -243,7 +246,7 @@ def test_all_mistakes_of_a_file_are_reported_at_once() -> None:
         images:
           harbor.example.com/a/b: ""
           harbor.example.com/a/b: x
-          nohost/x: registry.cn-beijing.aliyuncs.com/a/b/c
+          nohost/x/y: registry.cn-beijing.aliyuncs.com/a/b/c
           other.example.com/a/*:
             to: registry.cn-beijing.aliyuncs.com/a/b
             tags: {semver: "^one", latest: none, includ: x}

@@ -115,7 +115,11 @@ def test_explain_says_that_the_label_decides() -> None:
     ("source", "tags", "why"),
     [
         (f"{ACR}/team/app", {"labels": "prod"}, f"only a Harbor has labels, and {ACR} is not a Harbor; remove this"),
-        ("docker.io/library/nginx", {"exclude_labels": "x"}, "only a Harbor has labels, and docker.io is not a Harbor"),
+        (
+            "docker.io/library/nginx",
+            {"exclude_labels": "x"},
+            "only a Harbor has labels, and registry-1.docker.io is not a Harbor",
+        ),
         (f"{HARBOR}/app", {"labels": "prod"}, "each of its repositories is in a project: app is not"),
         (f"{HARBOR}/team/app", {"labels": []}, "is empty; remove it"),
         (f"{HARBOR}/team/app", {"labels": [""]}, "is not the name of a label"),

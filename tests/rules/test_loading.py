@@ -66,13 +66,13 @@ def test_two_files_are_the_mappings_themselves(tmp_path: Path) -> None:
 def test_mistakes_in_two_files_are_reported_together(tmp_path: Path) -> None:
     auth, images = tmp_path / "auth.yaml", tmp_path / "images.yaml"
     auth.write_text(f"{HARBOR}: {{username: u}}\n{HARBOR}: {{anonymous: true}}\n")
-    images.write_text("nohost: ''\n")
+    images.write_text("noHost: ''\n")
     with pytest.raises(ConfigError) as caught:
         load(None, auth=auth, images=images, environ={})
     assert caught.value.source == f"{auth} and {images}"
     paths = [problem.path for problem in caught.value.problems]
     assert paths[:2] == [f'auth["{HARBOR}"]', f'auth["{HARBOR}"]']
-    assert set(paths[2:]) == {"images.nohost"}
+    assert set(paths[2:]) == {"images.noHost"}
 
 
 def test_a_file_of_images_alone_lacks_credentials(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_an_unreadable_file_is_reported_with_advice(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=wrong) as caught:
             load(tmp_path / name)
         assert caught.value.source == str(tmp_path / name)
-    with pytest.raises(ConfigError, match="there is no such file; see --config"):
+    with pytest.raises(ConfigError, match="there is no such file"):
         load(tmp_path / "missing")
     with pytest.raises(ConfigError, match="this is a directory"):
         load(None, images=tmp_path)

@@ -17,8 +17,8 @@ from replicator.commands.convert.mappings import FIELDS, image_syncer_draft, sko
 from replicator.commands.init import write
 from replicator.commands.options import Namespace, Registry
 from replicator.errors import ConfigError, Problem
-from replicator.reference import is_registry
-from replicator.rules.document import MAX_BYTES, read_document
+from replicator.reference import full_name, is_registry
+from replicator.rules.document import read_document, read_text
 
 __all__ = ["Converted", "File", "Options", "Program", "convert_files"]
 
@@ -104,10 +104,19 @@ def _kinds(value: Mapping[str, Any], program: Program | None) -> list[tuple[Prog
         found.append(("image-syncer", "images"))
     if hosts and all(isinstance(entry, dict) and set(entry) & set(FIELDS) for entry in entries):
         found.append(("skopeo", "whole"))
+    if not found and _has_short_names(value):
+        found.append(("image-syncer", "images"))
     if program is None:
         return found
     ours = [kind for kind in found if kind[0] == program]
     return ours or [(program, "whole")]
+
+
+def _has_short_names(value: Mapping[str, Any]) -> bool:
+    """Tell whether a file is one of image-syncer's images, in which names may lack their host or have variables."""
+    sources = all("$" in key or full_name(key) != key or is_registry(key.partition("/")[0]) for key in value)
+    ends = [end for entry in value.values() for end in (entry if isinstance(entry, list) else [entry])]
+    return sources and bool(ends) and all(isinstance(end, str) and (not end or "/" in end) for end in ends)
 
 
 def _only(found: list[tuple[Program, Part]], source: str, value: Mapping[str, Any]) -> tuple[Program, Part]:
@@ -225,7 +234,7 @@ def convert(
         message = f"{from_harbor!r} is not a host: write it with a dot or a port, e.g. harbor.example.com"
         raise ConfigError("command line", [Problem("--harbor", message)])
     options = Options(registry, namespace or None, keep_secrets, from_harbor, os.environ)
-    read = [File(str(file), _text(file)) for file in files]
+    read = [File(str(file), read_text(file)) for file in files]
     found = convert_files(read, options, None if program == "auto" else program)
     if output is None:
         typer.echo(found.text, nl=False)
@@ -241,14 +250,3 @@ def convert(
 def _host(text: str) -> str:
     """Return the host of a host or URL."""
     return text.rpartition("://")[2].rstrip("/").lower()
-
-
-def _text(file: Path) -> str:
-    try:
-        with file.open("rb") as opened:
-            # One byte more than allowed, so that the parser reports the file as too large.
-            data = opened.read(MAX_BYTES + 1)
-        return data.decode("utf-8-sig", errors="replace" if len(data) > MAX_BYTES else "strict")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigError(str(file), [Problem("", f"it can't be read: {reason}")]) from None

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from replicator.errors import ConfigError, Problem
+from replicator.reference import HUB, full_host
 from replicator.rules import parse
-from replicator.rules.document import Plain
-from replicator.rules.node import join
+from replicator.rules.auth import read_auth
+from replicator.rules.node import Node, Plain, join
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-
-    from replicator.rules.node import Node
 
 UNKNOWN = "is an unknown key; left out"
 """The remark on a key that the other program would ignore."""
@@ -83,7 +82,10 @@ class Draft:
         remarks: what has no equivalent, or was added.
         comments: the remarks that belong to no entry.
         variables: descriptions of the environment variables that the file newly needs, by name.
+        has_logins_only: whether the source is meant to have no rules.
     """
+
+    has_logins_only = False
 
     def __init__(self, program: str, options: Options) -> None:
         self.program = program
@@ -134,6 +136,7 @@ class Draft:
 
     def variable(self, name: str, of: str) -> str:
         """Return a new variable, ``${NAME_REGISTRY}``."""
+        of = "docker.io" if of == HUB else of
         base = f"{name}_{re.sub(r'[^A-Z0-9]', '_', of.upper())}"
         number, unique = 1, base
         while unique in self.variables:
@@ -144,13 +147,17 @@ class Draft:
 
     def hosts(self) -> Iterator[tuple[str, bool]]:
         """Return every registry that the rules name, in lower case, and whether it is a destination."""
+
+        def host(name: str) -> str:
+            return _NAMED_VARIABLE.sub(lambda match: self.options.environ.get(match[1], ""), name).partition("/")[0]
+
         for source, entry in self.images.items():
-            yield source.partition("/")[0].lower(), False
+            yield full_host(host(source)), False
             for item in entry.value:
                 destinations = item.get("to") if isinstance(item, dict) else item
                 for name in destinations if isinstance(destinations, list) else [destinations]:
                     if isinstance(name, str) and (name or self.defaults.get("registry")):
-                        yield (name or self.defaults["registry"]).partition("/")[0].lower(), True
+                        yield full_host(host(name or self.defaults["registry"])), True
 
     def has_login(self, host: str) -> bool:
         """Tell whether a key of ``auth`` begins with ``host``."""
@@ -204,8 +211,17 @@ def finished(draft: Draft, source: str) -> Converted:
     if draft.problems:
         raise ConfigError(source, dict.fromkeys(draft.problems))
     text = _text(draft, source)
-    # Parsing only needs the variables to be set; their values don't matter.
-    environ = dict.fromkeys(_NAMED_VARIABLE.findall(text), "x")
+    # Parsing only needs the variables to be set; their values matter where one names a registry. This word may be a
+    # host, a repository or a tag.
+    environ = dict.fromkeys(_NAMED_VARIABLE.findall(text), "x.example")
+    for name in _NAMED_VARIABLE.findall("\n".join(_section(draft.images))):
+        environ[name] = draft.options.environ.get(name) or environ[name]
+    if draft.has_logins_only:
+        problems: list[Problem] = []
+        read_auth(Node({key: entry.value for key, entry in draft.auth.items()}, "auth", problems), environ, None, [])
+        if problems:
+            raise ConfigError(source, [_in_source(draft, problem) for problem in problems])
+        return Converted(text, tuple(draft.variables), tuple(draft.remarks))
     try:
         rules = parse(text, source, environ=environ)
     except ConfigError as error:
@@ -242,7 +258,8 @@ def _text(draft: Draft, source: str) -> str:
     lines += map(_comment, draft.comments)
     lines += ["auth:", *_section(draft.auth)] if draft.auth else []
     lines += [_dumped({"defaults": draft.defaults})] if draft.defaults else []
-    lines += ["", "images:", *_section(draft.images)] if draft.images else ["images: {}"]
+    if not draft.has_logins_only:
+        lines += ["", "images:", *_section(draft.images)] if draft.images else ["images: {}"]
     return "\n".join(lines) + "\n"
 
 

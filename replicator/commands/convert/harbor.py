@@ -18,9 +18,8 @@ from yarl import URL
 from replicator.aliyun import INSTALL, is_installed
 from replicator.aliyun.acr import is_acr
 from replicator.commands.convert.draft import Draft, Entry, known_fields
-from replicator.commands.convert.patterns import HUB, globs_of_harbor, tags_of_harbor
-from replicator.commands.convert.regsync_logins import HUB_ENDPOINT
-from replicator.reference import is_registry
+from replicator.commands.convert.patterns import globs_of_harbor, tags_of_harbor
+from replicator.reference import HUB, is_registry
 from replicator.registry.manifest import KINDS
 from replicator.rules.node import Node
 from replicator.rules.patterns import is_glob, shorten
@@ -187,9 +186,7 @@ class _Policy:
 
     def _way(self, host: str, end: dict[str, Node], entry: Entry) -> None:
         """Add the way to reach a registry."""
-        if host == HUB:
-            entry.value["endpoint"] = HUB_ENDPOINT
-        elif "url" in end and str(end["url"].value).startswith("http://"):
+        if host != HUB and "url" in end and str(end["url"].value).startswith("http://"):
             entry.value |= {"insecure": True, "endpoint": f"http://{host}"}
         elif "insecure" in end and end["insecure"].boolean():
             entry.value["insecure"] = True

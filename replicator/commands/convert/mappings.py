@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from replicator.commands.convert.draft import Draft, Entry, known_fields
-from replicator.commands.convert.patterns import HUB, PLAIN_OF_THREE, name_of, of_skopeo, registry_of, translated
-from replicator.commands.convert.regsync_logins import ANONYMOUS, HUB_ENDPOINT, add_missing
-from replicator.reference import is_digest, is_tag
-from replicator.rules.node import Node, join
+from replicator.commands.convert.patterns import PLAIN_OF_THREE, name_of, of_skopeo, translated
+from replicator.commands.convert.regsync_logins import ANONYMOUS, add_missing
+from replicator.reference import full_host, full_name, is_digest, is_tag
+from replicator.rules.node import VARIABLE, Node, join, named_variable, with_braces
 from replicator.rules.patterns import shorten
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class _Registry:
     """One registry's entry."""
 
     def __init__(self, registry: str, node: Node, draft: Draft) -> None:
-        self._registry = registry_of(registry)
+        self._registry = full_host(registry)
         self._draft = draft
         self._login = Entry({}, node.path)
         self._fields = known_fields(node, FIELDS, self._remark)
@@ -141,8 +141,6 @@ class _Registry:
         if "cert-dir" in self._fields:
             message = "has no equivalent: name a file of trusted certificates as ca_file; left out"
             self._remark(self._fields["cert-dir"].path, message)
-        if self._registry == HUB:
-            login["endpoint"] = HUB_ENDPOINT
         self._draft.auth[self._registry] = self._login
 
     def _secret(self, fields: Mapping[str, Node], field: str, value: str) -> str:
@@ -161,7 +159,8 @@ def image_syncer_draft(sections: Mapping[str, Any], options: Options) -> Draft:
     """Return a draft from image-syncer's files.
 
     Args:
-        sections: the top level of the file, or the contents of both files as ``auth`` and ``images``.
+        sections: the top level of the file, or the contents of both files as ``auth`` and ``images``; one of the two is
+            enough.
         options: settings that the files don't have.
     """
     draft = Draft("image-syncer", options)
@@ -170,39 +169,64 @@ def image_syncer_draft(sections: Mapping[str, Any], options: Options) -> Draft:
             draft.remark(key, "has no equivalent; left out")
     names = {"registry": options.registry, "namespace": options.namespace}
     draft.defaults = {name: given for name, given in names.items() if given is not None}
+    _read_auth(sections.get("auth") or {}, draft)
     images = sections.get("images")
     if isinstance(images, dict):
         for source, destinations in images.items():
-            value = destinations if isinstance(destinations, list) else [destinations]
-            draft.images[source] = Entry(value, join("images", source))
+            path = join("images", source)
+            entry = draft.images.setdefault(_name(source, path, draft), Entry([], path))
+            for item in destinations if isinstance(destinations, list) else [destinations]:
+                name = _name(item, path, draft) if isinstance(item, str) else item
+                if name not in entry.value:
+                    entry.value.append(name)
+    elif images is None and draft.auth:
+        draft.defaults = {}
+        draft.has_logins_only = True
+        draft.remark(
+            "", "has logins only: put this file and one with images into a directory, and give that as --config"
+        )
     elif images is None:
         draft.wrong("images", "is missing; it maps sources to destinations, here or in a file of its own")
     else:
         draft.wrong("images", "must be a mapping of sources to destinations")
-    _read_auth(sections.get("auth") or {}, draft)
-    for host, _ in draft.hosts():
-        if host and not draft.has_login(host):
-            path = join("auth", host)
-            draft.auth[host] = Entry({"anonymous": True}, path)
-            draft.remark(path, "has no entry in the file; added without a login", draft.auth[host])
+    add_missing(draft, "auth")
     return draft
+
+
+def _name(text: str, path: str, draft: Draft) -> str:
+    """Return a source or a destination with its host, and with braces around the names of variables."""
+    braced = with_braces(text)
+    for variable in VARIABLE.findall(braced.partition("/")[0]):
+        if not draft.options.environ.get(variable):
+            message = f"the environment variable {variable} is not set; it names a registry, so set it to convert"
+            draft.wrong(path, message)
+    return full_name(braced) if "/" in braced or path == join("images", text) else braced
 
 
 def _read_auth(entries: Any, draft: Draft) -> None:
     if not isinstance(entries, dict):
         draft.wrong("auth", "must be a mapping of registries to logins")
         return
-    for key, given in entries.items():
-        path = join("auth", key)
+    for written, given in entries.items():
+        path = join("auth", written)
+        registry, slash, rest = written.removesuffix("/").partition("/")
+        key = f"{full_host(registry)}{slash}{rest}"
+        if key in draft.auth:
+            draft.wrong(path, f"duplicate key: {key} is in the file already, with other letters or another name")
         if not isinstance(given, dict):
             draft.wrong(path, "must be a mapping with username and password")
             continue
-        kept = {name: given[name] for name in _LOGIN if name in given}
+        entry = draft.auth[key] = Entry({name: given[name] for name in _LOGIN if name in given}, path)
+        kept = entry.value
         if not kept.get("username") and not kept.get("password"):
-            kept = {"anonymous": True} | ({"insecure": kept["insecure"]} if "insecure" in kept else {})
-        elif isinstance(kept.get("password"), str):
+            entry.value = {"anonymous": True} | ({"insecure": kept["insecure"]} if "insecure" in kept else {})
+        for name in ("username", "password"):
+            variable = named_variable(kept[name]) if isinstance(kept.get(name), str) else None
+            if variable and (variable.isupper() or draft.options.environ.get(variable)):
+                kept[name] = f"${{{variable}}}"
+                draft.remark(join(path, name), f"is taken as the variable {variable}; set it in the environment", entry)
+        if isinstance(kept.get("password"), str):
             kept["password"] = draft.secret(kept["password"], "PASSWORD", key)
-        draft.auth[key] = Entry(kept, path)
         for name in given:
             if name not in _LOGIN:
-                draft.remark(join(path, name), "has no equivalent; left out", draft.auth[key])
+                draft.remark(join(path, name), "has no equivalent; left out", entry)

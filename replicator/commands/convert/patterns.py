@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from replicator.reference import is_digest, is_registry, is_repository_name, is_tag
+from replicator.reference import HUB, full_host, is_digest, is_registry, is_repository_name, is_tag
 from replicator.rules.patterns import ExpressionError, check_name_glob, compile_tag_pattern, is_glob, shorten
 
 if TYPE_CHECKING:
@@ -192,9 +192,6 @@ def _compared(operator: str, bound: _Bound) -> list[str]:
     return [f">={bound}", f"<{bound.next(min(last, 1))}"]
 
 
-HUB = "docker.io"
-"""The registry of a name without one."""
-_HUB_NAMES = ("index.docker.io", "registry-1.docker.io")
 _NAME = re.compile(r"(?P<name>[^:@]+(?::[0-9]+/[^:@]+)?)(?::(?P<tag>[^@]+))?(?:@(?P<digest>.+))?\Z")
 _PARTS = re.compile(r"(?P<any>\.[*+])|(?P<segment>\[\^/\][*+])|(?P<itself>[a-z0-9_/-]|\\[._/-])|(?P<else>.)", re.DOTALL)
 
@@ -228,7 +225,7 @@ def name_of(text: str) -> Name:
     registry, slash, path = match["name"].partition("/")
     if not slash or not is_registry(registry):
         registry, path = HUB, match["name"]
-    registry = registry_of(registry)
+    registry = full_host(registry)
     if registry == HUB and "/" not in path:
         path = f"library/{path}"
     if not is_repository_name(path):
@@ -238,11 +235,6 @@ def name_of(text: str) -> Name:
     if match["digest"] and not is_digest(match["digest"]):
         raise ValueError(f"{shorten(match['digest'])} is not a digest")
     return Name(f"{registry}/{path}", match["tag"], match["digest"])
-
-
-def registry_of(text: str) -> str:
-    """Return the host of a registry by its name in images; Docker Hub has three names."""
-    return HUB if text.lower() in _HUB_NAMES else text.lower()
 
 
 def repositories(expression: str) -> str:
@@ -328,7 +320,7 @@ def _globs(pattern: str) -> list[str]:
     parts = [part for index, part in enumerate(parts) if part != "**" or parts[index - 1 : index] != ["**"]]
     if parts == ["**"]:
         return ["**"]
-    if len(parts) < 2:
+    if len(parts) < 2 or not parts[0]:
         return []
     found = [""]
     for index, part in enumerate(parts):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replicator.commands.convert.draft import Entry, known_fields
-from replicator.commands.convert.patterns import HUB, registry_of
+from replicator.reference import full_host
 from replicator.rules.node import join
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from replicator.commands.convert.draft import Draft
     from replicator.rules.node import Node
 
-HUB_ENDPOINT = "registry-1.docker.io"
-"""Where the registry of Docker Hub answers."""
 ANONYMOUS = "has no login in the file; to use one of Docker's config.json, remove anonymous: true"
 """The remark on a registry that is only a source."""
 
@@ -49,8 +47,6 @@ def add_missing(draft: Draft, origin: str) -> None:
             login = {"anonymous": True}
             message = ANONYMOUS
         draft.auth[host] = Entry(login, origin)
-        if host == HUB:
-            draft.auth[host].value["endpoint"] = HUB_ENDPOINT
         draft.remark(host, message, draft.auth[host])
 
 
@@ -94,7 +90,7 @@ class _Login:
         except ValueError as error:
             self._fields["registry"].wrong(str(error))
             return
-        registry = registry_of(registry)
+        registry = full_host(registry)
         if registry in self._draft.auth:
             self._fields["registry"].wrong("duplicate registry; remove one")
         self._draft.auth[registry] = self._entry
@@ -145,7 +141,7 @@ class _Login:
     def _way(self, registry: str) -> None:
         """Add the way to reach the registry."""
         value = self._entry.value
-        hostname = self._text("hostname") or (HUB_ENDPOINT if registry == HUB else "")
+        hostname = self._text("hostname")
         tls = self._fields["tls"].choice(("enabled", "insecure", "disabled")) if "tls" in self._fields else None
         if tls in ("insecure", "disabled"):
             value["insecure"] = True

@@ -94,8 +94,20 @@ def test_every_file_that_does_not_fit_is_reported(contents: list[Any], expected:
         assert problem.startswith(beginning)
 
 
-def test_logins_alone_make_no_rules() -> None:
-    assert problems_of(LOGINS) == ["images: is missing; it maps sources to destinations, here or in a file of its own"]
+@pytest.mark.parametrize("content", [LOGINS, {"auth": LOGINS}])
+def test_logins_alone_become_a_file_of_logins(content: Any) -> None:
+    found = convert_files([File("x", json.dumps(content))], OPTIONS)
+    assert [line for line in found.text.splitlines() if not line.startswith("#")] == [
+        "auth:",
+        f"  {HOST}: {{username: a, password: '${{PASSWORD_HARBOR_EXAMPLE_COM}}'}}",
+    ]
+    assert "has logins only" in str(found.remarks)
+
+
+def test_images_alone_get_logins_to_set() -> None:
+    found = convert_files([File("x", json.dumps(IMAGES))], OPTIONS)
+    assert f"{HOST}: {{anonymous: true}}" in found.text
+    assert found.variables == ("USERNAME_REGISTRY_EXAMPLE_COM", "PASSWORD_REGISTRY_EXAMPLE_COM")
 
 
 @pytest.mark.parametrize("program", ["image-syncer", "regsync", "skopeo"])
@@ -214,7 +226,8 @@ def test_any_file_is_converted_or_refused_in_words_without_its_secrets(content: 
     if found is None:
         return
     assert SECRET not in found.text + str(found.remarks)
-    parse(found.text, "y", environ=dict.fromkeys([*found.variables, "A"], "x"))
+    if "images:" in found.text:
+        parse(found.text, "y", environ=dict.fromkeys([*found.variables, "A"], "x"))
 
 
 async def test_an_unreadable_file_is_reported(tmp_path: Path) -> None:
@@ -225,7 +238,7 @@ async def test_an_unreadable_file_is_reported(tmp_path: Path) -> None:
         ("latin.yaml", "it is not UTF-8"),
         ("large.yaml", "larger than"),
         ("twice.yaml", "sync: duplicate key"),
-        ("none.yaml", "No such file"),
+        ("none.yaml", "there is no such file"),
     ):
         ended = await replicator("convert", name, cwd=tmp_path)
         assert (ended.code, ended.out) == (2, "")

@@ -279,7 +279,7 @@ def test_the_destination_of_acr_takes_harbor_s_access_key() -> None:
     [
         ({"url": "http://registry.example.com:5000"}, "endpoint: http://registry.example.com:5000"),
         ({"insecure": True}, "insecure: true"),
-        ({"type": "docker-hub", "url": "https://hub.docker.com"}, "docker.io: {username: mirror"),
+        ({"type": "docker-hub", "url": "https://hub.docker.com"}, "registry-1.docker.io: {username: mirror"),
         ({"ca_certificate": "-----BEGIN"}, "name the file as ca_file"),
     ],
 )

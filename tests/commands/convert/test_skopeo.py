@@ -128,10 +128,10 @@ def test_parts_without_an_equivalent_are_left_out_with_a_remark() -> None:
 def test_docker_hub_is_one_registry_by_all_its_names() -> None:
     content = {"index.docker.io": {"images": {"nginx": ["1"]}, "credentials": {"username": "a", "password": "b"}}}
     rules = rules_of(converted(content))
-    assert ends(rules, "docker.io/library/nginx:1") == [f"{ACR}/team/nginx:1"]
-    access = rules.credentials(Reference.parse("docker.io/library/nginx:1").repository)
+    assert ends(rules, "registry-1.docker.io/library/nginx:1") == [f"{ACR}/team/nginx:1"]
+    access = rules.credentials(Reference.parse("registry-1.docker.io/library/nginx:1").repository)
     assert access is not None
-    assert (access.username, access.endpoint) == ("a", "registry-1.docker.io")
+    assert access.username == "a"
 
 
 def test_a_secret_that_would_be_a_variable_is_put_in_one() -> None:
