@@ -106,6 +106,9 @@ def full_name(text: str) -> str:
         name = re.split("[:@]", rest, maxsplit=1)[0]
         return f"{HUB}/{'library/' if is_repository_name(name) and '/' not in name else ''}{rest}"
     name = text[: mark.start()] if mark else text
+    # Behind a mark, only an expression for tags has a slash; any other is one of user:password@host/name.
+    if mark and "/" in text[mark.end() :] and not text.startswith(":/", mark.start()):
+        return text
     if not is_repository_name(name) or name.count("/") > 1 or is_registry(name.partition("/")[0]):
         return text
     return f"{HUB}/{'' if '/' in name else 'library/'}{text}"

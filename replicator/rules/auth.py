@@ -21,7 +21,7 @@ from replicator.reference import full_host, is_registry, is_repository_name
 from replicator.registry.credentials import Access
 from replicator.registry.proxies import Proxies
 from replicator.rules.credentials import Credentials, describe_problem
-from replicator.rules.node import expand_name, expand_variables, is_endpoint, named_variable
+from replicator.rules.node import expand_name, expand_variables, is_endpoint, named_variable, without_login
 from replicator.rules.patterns import shorten
 
 if TYPE_CHECKING:
@@ -137,12 +137,19 @@ def read_auth(
     for written, entry in (node.mapping() or {}).items():
         name = expand_name(entry, written, environ)
         registry, slash, path = (name or "").removesuffix("/").partition("/")
+        if not isinstance(entry.value, dict) and (not is_registry(registry) or written.partition(":")[0] in AUTH_KEYS):
+            # A piece of a login can become a key by a slip, so it is not shown.
+            number = list(node.value).index(written) + 1
+            node.wrong(f"key number {number} of {len(node.value)} must be a registry, with a mapping (key: value)")
+            continue
         registry = full_host(registry)
         key = f"{registry}{slash}{path}"
         if name is None:
             pass
         elif not is_registry(registry):
-            entry.wrong(f"{shorten(registry)} is not a registry host: it needs a dot or a port, and no http://")
+            entry.wrong(
+                f"{shorten(without_login(registry))} is not a registry host: it needs a dot or a port, and no http://"
+            )
         elif slash and not is_repository_name(path):
             entry.wrong(f"{shorten(path)} is not a project or repository; wildcards and tags are not allowed here")
         elif key in entries or key in broken:
@@ -289,13 +296,14 @@ class _Entry:
             path.read_bytes()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a path"
-            self._fields["ca_file"].wrong(f"can't read {path}: {reason}")
+            base = "" if Path(text).is_absolute() else f", a path from {self._folder or Path.cwd()}"
+            self._fields["ca_file"].wrong(f"can't read this file{base}: {reason}")
             return None
         try:
             # Load it now: a mistake should show at the start, not at the first connection.
             ssl.create_default_context().load_verify_locations(cafile=path)
         except (OSError, ValueError):
-            self._fields["ca_file"].wrong(f"{path} contains no PEM certificates")
+            self._fields["ca_file"].wrong("the file contains no PEM certificates")
             return None
         return path
 

@@ -7,6 +7,7 @@ build an object, and repeated aliases are bounded.
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import yaml
 
 from replicator.errors import ConfigError, Problem
-from replicator.rules.node import Plain, join
+from replicator.rules.node import NO_COMMENTS, Plain, join, json_problem, yaml_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -37,11 +38,8 @@ _SCHEMA = ".schema.json"
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _TAGS = frozenset({"tag:yaml.org,2002:str", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
-_QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""")
-_TOKEN = re.compile(r"""['"](?:<[a-z ]+>|\\?.)['"]""")
-"""A quotation that is a single character or PyYAML's name of a token, and never a value."""
+_LOOKS_LIKE_JSON = re.compile(r"""\s*[{\[](?:\s|//[^\n]*|/\*.*?\*/|\#[^\n]*)*["}\]]""", re.DOTALL)
 _WITH_LIBYAML = hasattr(yaml, "CSafeLoader")
-_LINE_BREAKS = "\n\r\x85\u2028\u2029"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +159,14 @@ def read_text(path: Path) -> str:
             raise ConfigError(
                 str(path), [Problem("", f"larger than {MAX_BYTES // 1024} KiB, the limit for a rules file")]
             )
+        if b"\0" in data[:4] or data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ConfigError(str(path), [Problem("", "it is UTF-16 or UTF-32; save it as UTF-8")])
         try:
             return data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            line = data.count(b"\n", 0, error.start) + 1
-            problem = f"it is not UTF-8 (line {line}); save it as UTF-8"
+            before = data[: error.start].decode("utf-8-sig")
+            line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+            problem = f"it is not UTF-8 (line {line}, column {column}); save it as UTF-8"
     raise ConfigError(str(path), [Problem("", problem)])
 
 
@@ -185,13 +186,14 @@ def read_document(text: str, path: str = "") -> Document:
         try:
             return _read_json(text, path)
         except _Duplicates as duplicate:
-            failure = f"duplicate key {duplicate} in one object"
+            failure = f"duplicate key {join('', str(duplicate))} in one object"
         except json.JSONDecodeError as error:
-            failure = f"not valid JSON: {error.msg} (line {error.lineno}, column {error.colno})"
+            failure = json_problem(error)
         except RecursionError:
             return _unreadable(path, f"nested more than {MAX_DEPTH} levels deep")
     document = _read_yaml(text, path)
-    if failure is not None and not document.readable and re.match(r'\s*[{\[]\s*["}\]]', text):
+    # YAML takes a comment of JavaScript as a part of a key, so it counts as a mistake even in a text that is YAML.
+    if failure and _LOOKS_LIKE_JSON.match(text) and (not document.readable or failure.endswith(NO_COMMENTS)):
         return _unreadable(path, failure)
     return document
 
@@ -213,7 +215,7 @@ def _read_json(text: str, path: str) -> Document:
         values = dict(pairs)
         if len(values) < len(pairs):
             keys = [key for key, _ in pairs]
-            raise _Duplicates(json.dumps(next(key for key in keys if keys.count(key) > 1)))
+            raise _Duplicates(next(key for key in keys if keys.count(key) > 1))
         return values
 
     value = json.loads(text, object_pairs_hook=to_object, parse_int=Plain, parse_float=Plain, parse_constant=Plain)
@@ -263,7 +265,7 @@ def _read_yaml(text: str, path: str) -> Document:
         builder = _Builder()
         value = builder.build(node, path)
     except yaml.MarkedYAMLError as error:
-        return _unreadable(path, f"not valid YAML: {_problem(error, text)}{_place(error.problem_mark, text)}")
+        return _unreadable(path, yaml_problem(error, text, with_libyaml=_WITH_LIBYAML))
     except yaml.reader.ReaderError as error:
         # libyaml counts bytes, PyYAML characters.
         before = text.encode()[: error.position].decode() if _WITH_LIBYAML else text[: error.position]
@@ -285,33 +287,6 @@ def _check_depth(text: str) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise _Refused(f"nested more than {MAX_DEPTH} levels deep")
-
-
-def _problem(error: yaml.MarkedYAMLError, text: str) -> str:
-    message = error.problem or "unexpected end"
-    # PyYAML quotes the offending text, which may be a password that begins with * or &.
-    if "alias" in message or "anchor" in message:
-        return "an alias (*) without an anchor (&); quote a string that begins with * or &"
-    if "cannot start any token" in message and error.problem_mark:
-        # libyaml does not name the character.
-        character = text[error.problem_mark.index : error.problem_mark.index + 1]
-        if character == "\t":
-            return "found a tab that cannot start any token; indent with spaces"
-        advice = "; quote a string that begins with @, ` or %" if character in ("@", "`", "%") else ""
-        return f"found character {character!r} that cannot start any token{advice}"
-    # libyaml quotes only its own tokens, but PyYAML without it quotes values too.
-    return _QUOTED.sub(lambda match: match[0] if _TOKEN.fullmatch(match[0]) else "a string", message)
-
-
-def _place(mark: yaml.Mark | None, text: str) -> str:
-    if mark is None:
-        return ""
-    line, column = mark.line + 1, mark.column + 1
-    if _WITH_LIBYAML and mark.index >= len(text) and column == 1 and text and text[-1] not in _LINE_BREAKS:
-        # libyaml ends the last line itself, and reports a place in the next, which does not exist.
-        last = max(map(text.rfind, _LINE_BREAKS)) + 1
-        line, column = line - 1, len(text) - last + 1
-    return f" (line {line}, column {column})"
 
 
 class _Builder:

@@ -11,19 +11,10 @@ from replicator.errors import Problem
 from replicator.reference import HUB, full_name, is_registry, is_signature_tag, is_tag
 from replicator.rules.credentials import NamedDestination
 from replicator.rules.defaults import CONTENT_KEYS, NOTHING_SAID, Content, read_content
-from replicator.rules.mapping import (
-    TAG,
-    SourcePattern,
-    Template,
-    has_no_labels,
-    hub_doubts,
-    parse_source,
-    read_excluded,
-    source_doubts,
-)
+from replicator.rules.mapping import TAG, SourcePattern, Template, parse_source, read_excluded
 from replicator.rules.node import expand_name
 from replicator.rules.patterns import compile_tag_pattern, is_glob, shorten
-from replicator.rules.rule import DestinationTag, Rule
+from replicator.rules.rule import DestinationTag, Rule, has_no_labels, hub_doubts, source_doubts
 from replicator.rules.tags import TagFilter, version_range
 
 if TYPE_CHECKING:
@@ -215,7 +206,7 @@ class _Reader:
         problem = None
         if not is_registry(registry):
             advice = f"e.g. {self._defaults.registry or 'registry.cn-beijing.aliyuncs.com'}/namespace/repository"
-            problem = f"{shorten(written)} must begin with a registry host, {advice}"
+            problem = f"must begin with a registry host, {advice}"
         elif not slash or not path:
             problem = f"{shorten(text)} has no repository after the registry"
         elif registry == HUB and path.startswith("library/"):

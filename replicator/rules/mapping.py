@@ -11,18 +11,17 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from replicator.aliyun.acr import NAME_SEGMENTS, is_acr, is_acr_host
+from replicator.aliyun.acr import NAME_SEGMENTS, is_acr
 from replicator.reference import (
-    HUB,
     MAX_TAG_LENGTH,
     Repository,
-    full_host,
     full_name,
     is_digest,
     is_registry,
     is_repository_name,
     is_tag,
 )
+from replicator.rules.node import without_login
 from replicator.rules.patterns import (
     check_name_glob,
     compile_glob,
@@ -35,13 +34,9 @@ from replicator.rules.patterns import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from replicator.rules.node import Node
-
-
-_NO_HARBORS = ("docker.io", "registry-1.docker.io", "ghcr.io", "quay.io", "gcr.io", "registry.k8s.io", "public.ecr.aws")
-"""Registries that are known not to be Harbors, although their hosts are often named in rules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,37 +143,12 @@ def parse_source(key: str, wrong: Callable[[str], None]) -> SourcePattern | None
     return SourcePattern(registry, path, tags, digest)
 
 
-def has_no_labels(source: SourcePattern) -> str:
-    """Return why no image of a source can have labels of Harbor; empty if that can't be told from its name."""
-    if is_acr(source.registry) or source.registry in _NO_HARBORS:
-        return f"only a Harbor has labels, and {source.registry} is not a Harbor; remove this"
-    repository = source.repository
-    if repository is not None and "/" not in repository.name:
-        return f"only a Harbor has labels, and each of its repositories is in a project: {repository.name} is not"
-    return ""
-
-
-def source_doubts(text: str, source: SourcePattern | None) -> Iterator[str]:
-    """Yield why a source that was read looks like a mistake."""
-    if source is None:
-        return
-    yield from hub_doubts(text, str(source.repository))
-    if source.digest is not None and ":" in text.partition("@")[0].partition("/")[2]:
-        yield "the digest decides, and the tag before it is ignored; to keep the tag, append it to the destination"
-
-
-def hub_doubts(written: str, name: str) -> Iterator[str]:
-    """Yield why a name that was read as ``name`` looks like a mistake: it lacks a host."""
-    host = written.partition("/")[0]
-    if name.startswith(f"{HUB}/") and full_host(host) != HUB:
-        yield f"without a host this is {name} of Docker Hub; write the host to mean another registry"
-
-
 def _no_registry(key: str, registry: str) -> str:
     if "://" in key:
         return "a source begins with the registry's host; remove http:// or https://"
     if is_glob(registry):
         return "the registry can't have wildcards; write a rule for each host"
+    registry = without_login(registry)
     return f"{shorten(registry)} is not a registry host: it needs a dot or a port, e.g. harbor.example.com/..."
 
 

@@ -20,21 +20,54 @@ from replicator.rules.patterns import shorten
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from yaml import MarkedYAMLError
+    from yaml.error import Mark
+
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 _INTEGER = re.compile(r"[0-9]{1,9}\Z")
 
 
-_USER_INFO = re.compile(r"//[^/]*@")
+_USER_INFO = re.compile(r"(^|//)[^/]*@(?!sha\d+:)")
+_LOGIN = re.compile(
+    r'(?:(?:(?:[^[]*: )?auth)?(?:\["(?:[^"\\]|\\.)*"\]|\.[\w-]+)(?:\.aliyun)?|creds\[[0-9]+\]|.*\.credentials?)\Z',
+    re.DOTALL,
+)
+"""The path of a mapping with a login, in rules and in the files of other programs."""
+_LOGIN_FIELDS = (
+    *("username", "password", "aliyun", "insecure", "ca_file", "endpoint", "proxy", "anonymous", "quiet_pulls"),
+    *("access_key_id", "access_key_secret", "security_token", "region", "instance_id", "openapi_endpoint", "create"),
+    *("registry", "user", "pass", "token", "tls", "hostname", "regcert", "credHelper", "credExpire", "credHost"),
+    *("mirrors", "clientCert", "clientKey", "pathPrefix", "priority", "repoAuth", "api", "apiOpts", "blobChunk"),
+    *("images", "images-by-tag-regex", "images-by-semver", "credentials", "tls-verify", "cert-dir", "to", "tags"),
+    *("blobMax", "reqPerSec", "reqConcurrent", "scheme", "identitytoken", "type", "access_key", "access_secret"),
+)
+"""Keys that belong there. A slip can make a key of a password, so no other key is shown."""
+HIDDEN = "…"
+"""What is shown in place of such a key."""
 _BOOLEANS = {"yes": True, "y": True, "on": True, "no": False, "n": False, "off": False}
 """YAML 1.1's other words for them, which image-syncer takes."""
 
 
 def join(path: str, key: str) -> str:
-    """Return the path of ``key`` in the mapping at ``path``, e.g. ``images["h/r"].tags``; without a URL's login."""
+    """Return the path of ``key`` in the mapping at ``path``, e.g. ``images["h/r"].tags``; without what may be a secret.
+
+    In a mapping with a login, a key is shown if it is one that belongs there, or one with a letter missing or added.
+    """
+    if _LOGIN.match(path) and not any(_is_nearly(key, field) for field in _LOGIN_FIELDS):
+        key = HIDDEN
     if not _BARE.match(key):
-        key = _USER_INFO.sub("//…@", key)
+        key = without_login(key)
         return f"{path}[{json.dumps(key, ensure_ascii=False)}]"
     return f"{path}.{key}" if path else key
+
+
+def without_login(text: str) -> str:
+    """Return the name of an image without a login before its host."""
+    return _USER_INFO.sub(rf"\1{HIDDEN}@", text)
+
+
+def _is_nearly(key: str, field: str) -> bool:
+    return key == field or (abs(len(key) - len(field)) < 2 and bool(get_close_matches(key, [field], cutoff=0.85)))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -88,6 +121,9 @@ class Node:
                 if field and field[1] in known:
                     # Without its space, "password:value" is all of it a key.
                     self.wrong(f"{field[1]} needs a colon and a space before its value")
+                elif HIDDEN in found.path:
+                    number = list(self.value).index(key) + 1
+                    self.wrong(f"unknown key, number {number} of {len(self.value)}; expected one of {', '.join(known)}")
                 else:
                     found.wrong(f"unknown key; {did_you_mean(key, known)}")
         return nodes
@@ -123,7 +159,8 @@ class Node:
         elif self.value in words:
             return str(self.value)
         else:
-            self.wrong(f"{shorten(self.value)} is unknown; {did_you_mean(self.value, words)}")
+            shown = "is unknown" if _LOGIN.match(self.path.rpartition(".")[0]) else f"{shorten(self.value)} is unknown"
+            self.wrong(f"{shown}; {did_you_mean(self.value, words)}")
         return None
 
     def positive(self) -> int | None:
@@ -159,6 +196,75 @@ def in_order(problems: list[Problem], images: Node | None) -> list[Problem]:
         return order.get(match[0].removeprefix("."), -1) if match else -1
 
     return sorted(problems, key=number)
+
+
+_TOKEN = re.compile(r"'(?:<[a-z ]+>|[]}?,:-]|<<|\.\.\.)'")
+"""PyYAML's name of a token in its messages. Any other quotation is a piece of the file."""
+_LINE_BREAKS = "\n\r\x85\u2028\u2029"
+_ADVICE = {
+    "did not find expected key": "indent the keys of one mapping alike",
+    "expected <block end>": "indent the keys of one mapping alike",
+    "mapping values are not allowed": "quote a value that has a colon and a space, and put a space after each colon",
+    "violates indentation": "indent with spaces",
+    "unexpected end of stream": "close the quotation mark",
+    "unknown escape": "in double quotes write \\\\ for a backslash, or use single quotes",
+    "another document": "a rules file has one document: remove ---",
+}
+"""What to do, by a part of the parser's message."""
+NO_COMMENTS = "; JSON has no comments: remove this one, or begin it with #"
+"""What to do about a comment of JavaScript."""
+
+
+def json_problem(error: json.JSONDecodeError) -> str:
+    """Return the parser's own words with line and column, and what to do; nothing of the file is in them."""
+    advice = ""
+    if error.doc[error.pos :].lstrip().startswith(("//", "/*")):
+        advice = NO_COMMENTS
+    elif error.msg.startswith("Unterminated string"):
+        advice = "; close its quotation mark"
+    elif "escape" in error.msg:
+        advice = "; in a string write \\\\ for a backslash"
+    return f"not valid JSON: {error.msg} (line {error.lineno}, column {error.colno}){advice}"
+
+
+def yaml_problem(error: MarkedYAMLError, text: str, *, with_libyaml: bool) -> str:
+    """Return the parser's own words with line and column, and what to do; nothing of the file is in them.
+
+    Args:
+        error: what PyYAML raised.
+        text: the content of the file.
+        with_libyaml: whether libyaml was the parser: it quotes its own tokens only.
+    """
+    message, mark = error.problem or "unexpected end", error.problem_mark
+    place = _place(mark, text, with_libyaml=with_libyaml)
+    advice = next((advice for part, advice in _ADVICE.items() if part in message.replace("'", "")), "")
+    if "alias" in message or "anchor" in message:
+        message, advice = "an alias (*) without an anchor (&)", "quote a string that begins with * or &"
+    elif "cannot start any token" in message:
+        is_tab = mark is not None and text[mark.index : mark.index + 1] == "\t"
+        message = f"found a {'tab' if is_tab else 'character'} that cannot start any token"
+        advice = "indent with spaces" if is_tab else "quote a string that begins with @, ` or %"
+    elif message.startswith("but "):
+        message = f"{(error.context or '').strip()}, {message}"
+    elif error.context and error.context_mark:
+        place += f" {error.context} that begins"
+        place += _place(error.context_mark, text, with_libyaml=with_libyaml).replace(" (", " at ").rstrip(")")
+    # Everything from the first quotation of the file on is left out, since where it ends depends on what is in it.
+    kept = _TOKEN.sub(lambda match: "_" * len(match[0]), message)
+    end = re.search("[\"']", kept)
+    message = f"{message[: end.start()].rstrip(' ,')} …" if end else message
+    return f"not valid YAML: {message}{place}{f'; {advice}' if advice else ''}"
+
+
+def _place(mark: Mark | None, text: str, *, with_libyaml: bool) -> str:
+    if mark is None:
+        return ""
+    line, column = mark.line + 1, mark.column + 1
+    if with_libyaml and mark.index >= len(text) and column == 1 and text and text[-1] not in _LINE_BREAKS:
+        # libyaml ends the last line itself, and reports a place in the next, which does not exist.
+        last = max(map(text.rfind, _LINE_BREAKS)) + 1
+        line, column = line - 1, len(text) - last + 1
+    return f" (line {line}, column {column})"
 
 
 VARIABLE = re.compile(r"\$\{([^}]*)\}")

@@ -10,20 +10,22 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from replicator.aliyun.acr import automatic_attestations
+from replicator.aliyun.acr import automatic_attestations, is_acr_host
 from replicator.copy.options import VERBATIM, CopyOptions, Overwrite
-from replicator.reference import Reference, Repository, is_signature_tag
+from replicator.reference import HUB, Reference, Repository, full_host, is_signature_tag
 from replicator.rules.patterns import matching_glob
 from replicator.rules.request import CopyRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from replicator.rules.mapping import SourcePattern, Template
     from replicator.rules.tags import TagFilter
 
 _SHOWN = 100
 """Characters that are shown of a tag that is too long."""
+_NO_HARBORS = ("docker.io", "registry-1.docker.io", "ghcr.io", "quay.io", "gcr.io", "registry.k8s.io", "public.ecr.aws")
+"""Registries that are known not to be Harbors, although their hosts are often named in rules."""
 _ONTO_ITSELF = "it would be copied onto itself"
 
 
@@ -273,3 +275,29 @@ def _is_whole(rule: Rule, target: DestinationTag) -> bool:
     tags would request them again.
     """
     return rule.source.digest is not None or target.tags.latest is not None or target.tags.exact is not None
+
+
+def has_no_labels(source: SourcePattern) -> str:
+    """Return why no image of a source can have labels of Harbor; empty if that can't be told from its name."""
+    if is_acr_host(source.registry) or source.registry in _NO_HARBORS:
+        return f"only a Harbor has labels, and {source.registry} is not a Harbor; remove this"
+    repository = source.repository
+    if repository is not None and "/" not in repository.name:
+        return f"only a Harbor has labels, and each of its repositories is in a project: {repository.name} is not"
+    return ""
+
+
+def source_doubts(text: str, source: SourcePattern | None) -> Iterator[str]:
+    """Yield why a source that was read looks like a mistake."""
+    if source is None:
+        return
+    yield from hub_doubts(text, str(source.repository))
+    if source.digest is not None and ":" in text.partition("@")[0].partition("/")[2]:
+        yield "the digest decides, and the tag before it is ignored; to keep the tag, append it to the destination"
+
+
+def hub_doubts(written: str, name: str) -> Iterator[str]:
+    """Yield why a name that was read as ``name`` looks like a mistake: it lacks a host."""
+    host = written.partition("/")[0]
+    if name.startswith(f"{HUB}/") and full_host(host) != HUB:
+        yield f"without a host this is {name} of Docker Hub; write the host to mean another registry"

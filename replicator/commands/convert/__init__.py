@@ -125,7 +125,7 @@ def _only(found: list[tuple[Program, Part]], source: str, value: Mapping[str, An
     if found:
         names = " or ".join(f"{kind[0]} ({kind[1]})" if kind[1] != "whole" else kind[0] for kind in found)
         raise ConfigError(source, [Problem("", f"can be a file of {names}; choose one with --from")])
-    keys = ", ".join(list(value)[:3])
+    keys = ", ".join(key if key.isidentifier() or is_registry(key) else "…" for key in list(value)[:3])
     message = (
         "is not a file of image-syncer (auth, images), regsync (creds, sync), skopeo sync (registries) or Harbor's "
         f"replication (policies of its API); its keys: {keys}"

@@ -82,11 +82,12 @@ class _Registry:
         read(name.repository, f"{self._end}/{name.repository.rpartition('/')[2]}", node)
 
     def _listed(self, repository: str, end: str, node: Node) -> None:
-        texts = [item.text() for item in node.items()] if node.value is not None else []
+        items = node.items() if node.value is not None else []
+        texts = [item.text() for item in items]
         names = [text for text in texts if text is not None]
-        for text in names:
-            if not is_tag(text) and not is_digest(text):
-                node.wrong(f"{shorten(text)} is neither a tag nor a digest")
+        for item, text in zip(items, texts, strict=True):
+            if text is not None and not is_tag(text) and not is_digest(text):
+                item.wrong("is neither a tag nor a digest")
         tags = [text for text in names if not is_digest(text)]
         if tags or not texts:
             self._draft.add_destination(f"{repository}:{','.join(tags)}" if tags else repository, end, node.path)

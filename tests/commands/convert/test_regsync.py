@@ -298,7 +298,7 @@ def test_names_with_templates_are_written_out() -> None:
         ),
         ({"sync": [entry(), entry(source=f"{HOST}/e/f")]}, "sync[1]: collision"),
         ({"sync": [entry()], "creds": [{"user": "a"}]}, 'creds[0]: "registry" is missing'),
-        ({"sync": [entry()], "creds": [{"registry": HOST, "tls": "off"}]}, "creds[0].tls: 'off' is unknown"),
+        ({"sync": [entry()], "creds": [{"registry": HOST, "tls": "off"}]}, "creds[0].tls: is unknown; expected one of"),
         ({"sync": [entry()], "creds": [CREDS, CREDS]}, "creds[1].registry: duplicate registry"),
         ({"sync": []}, "images: is empty"),
     ],

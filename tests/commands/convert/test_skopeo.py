@@ -162,7 +162,7 @@ def test_a_mistake_is_reported_at_its_path_in_the_source() -> None:
     content = {HOST: {"images": {"Team/App": [], "a/app": [], "b/app": ["no tag"], "c/app": []}}}
     ended = str(error_of(content))
     assert f"""["{HOST}"].images["Team/App"]: 'Team/App' is not a repository name""" in ended
-    assert f"""["{HOST}"].images["b/app"]: 'no tag' is neither a tag nor a digest""" in ended
+    assert f"""["{HOST}"].images["b/app"][0]: is neither a tag nor a digest""" in ended
     ended = str(error_of({HOST: {"images": {"a/app": [], "c/app": []}}}))
     assert f'["{HOST}"].images["c/app"]: collision' in ended
 
