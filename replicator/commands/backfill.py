@@ -106,6 +106,7 @@ def backfill(
     images: Images = None,
     registry: Registry = None,
     namespace: Namespace = None,
+    records: Records = None,
     backfill_concurrency: Annotated[
         int | None,
         typer.Option("--proc", "-p", metavar="NUMBER", help="Concurrent copies (REPLICATOR_BACKFILL_CONCURRENCY)."),
@@ -161,7 +162,6 @@ def backfill(
         list[str] | None,
         typer.Option(metavar="OS,...", help="Only these operating systems, for rules without platforms."),
     ] = None,
-    records: Records = None,
     arch: Annotated[
         list[str] | None,
         typer.Option(

@@ -134,7 +134,9 @@ def parse_source(key: str, wrong: Callable[[str], None]) -> SourcePattern | None
         tags = _parse_tags(suffix, note)
     elif mark == "@":
         digest = suffix
-        if not is_digest(suffix):
+        if "," in suffix and all(map(is_digest, suffix.split(","))):
+            note("a source has one digest at most; write a source for each")
+        elif not is_digest(suffix):
             note(f"{shorten(suffix)} is not a digest: write sha256: and 64 hex characters, or sha512: and 128")
         elif is_glob(path):
             note("a digest needs a single repository, without wildcards")
@@ -176,6 +178,9 @@ def _parse_tags(text: str, wrong: Callable[[str], None]) -> tuple[str, ...]:
         return ()
     if "@" in text and not is_expression(text):
         wrong("a source has a tag or a digest, not both; to tag a digest, append the tag to the destination")
+        return ()
+    if is_expression(text) and "/,/" in text:
+        wrong("a source has one expression at most; write several as tags: {include: [/a/, /b/]} of the destination")
         return ()
     # A comma may be part of an expression, so an expression is never split.
     tags = (text,) if is_expression(text) else tuple(text.split(","))

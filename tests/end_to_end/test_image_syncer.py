@@ -53,10 +53,10 @@ FORMS = {
     "every tag to the default place": Form("library/nginx", "", {"nginx": ALL}),
     "one tag to the default place": Form("library/one:1.1", "", {"one": {"1.1": "1.1"}}),
     "tags to the default place": Form("library/few:1.0,latest", "", {"few": {"1.0": "1.0", "latest": "latest"}}),
-    "every tag": Form("library/every", "ACR/NAMESPACE/each", {"each": ALL}),
+    "every tag": Form("library/every", "ACR/${TEAM}/each", {"each": ALL}),
     "every tag of a nested repository": Form("team/app/api", "ACR/NAMESPACE/app-api", {"app-api": ALL}),
     "tags": Form("library/tags:1.0,2.1-rc", "ACR/NAMESPACE/tags", {"tags": {"1.0": "1.0", "2.1-rc": "2.1-rc"}}),
-    "a digest": Form(f"library/digest@{PICKED}", "ACR/NAMESPACE/digest", {"digest": {}}, (PICKED,)),
+    "a digest": Form(f"library/digest@{PICKED}", f"ACR/NAMESPACE/digest@{PICKED}", {"digest": {}}, (PICKED,)),
     "a digest under a tag": Form(
         f"library/pinned@{PICKED}", "ACR/NAMESPACE/pinned:stable", {"pinned": {"stable": "2.1-rc"}}
     ),
@@ -104,7 +104,9 @@ KINDS = {
     "json": Kind({"harbor-to-acr.json": ""}, "--config=./harbor-to-acr.json"),
     "yaml": Kind({"rules.yaml": ""}, "--config=./rules.yaml", "yaml"),
     "two-json": Kind({"auth.json": "auth", "images.json": "images"}, "--auth=./auth.json --images images.json", "json"),
-    "two-yaml": Kind({"auth.yaml": "auth", "images.yaml": "images"}, "--auth auth.yaml --images=images.yaml"),
+    "two-yaml": Kind(
+        {"auth.yaml": "auth", "images.yaml": "images"}, "--auth auth.yaml --images=images.yaml --records=r"
+    ),
 }
 
 
@@ -152,7 +154,7 @@ async def _done(directory: Path) -> dict[str, Done]:
                 here.write(f"{name}/{file}", rules[section] if section else rules)
             command = SEED_COMMAND.replace("--config=./harbor-to-acr.json", kind.options).replace("image-syncer", name)
             output = f"--output-images-format={kind.listed}" if kind.listed else ""
-            ended[name] = await here.backfill(f"{command} --output-success-images=good {output}", name)
+            ended[name] = await here.backfill(f"{command} --output-success-images=good {output}", name, TEAM=name)
         held = await here.held()
         async with aiohttp.ClientSession(f"http://{here.behind_acr}", headers={"Accept": ACCEPT}) as session:
             for name in KINDS:
@@ -194,6 +196,7 @@ def test_every_kind_of_files_ends_well_and_brings_nothing_else(done: dict[str, D
     run = done[kind]
     assert run.ended.code == 0, run.ended.said
     assert "Warning" not in run.ended.out
+    assert ("--records" in run.log) is (kind == "two-yaml")
     repositories = {name for form in FORMS.values() for name in form.expected}
     found = {reference.rpartition("/")[2].partition(":")[0].partition("@")[0] for reference in run.held}
     assert found == repositories

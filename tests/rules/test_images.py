@@ -72,6 +72,9 @@ def test_every_form_of_source_and_destination(images: dict[str, Any], pushed: st
         (f"{HARBOR}/a@sha256:abc", "'sha256:abc' is not a digest"),
         (f"{HARBOR}/a:v1,v2@{SHA}", "a tag or a digest, not both"),
         (f"{HARBOR}/a/*@{SHA}", "a digest needs a single repository"),
+        (f"{HARBOR}/a@{SHA},{SHA}", "a source has one digest at most"),
+        (f"{HARBOR}/a:/a/,/b/", "a source has one expression at most; write several as tags: {include: [/a/, /b/]}"),
+        (f"me:secret@{HARBOR}/a", "'…@harbor.example.com' is not a registry host"),
     ],
 )
 def test_an_invalid_source_is_reported(key: str, wrong: str) -> None:

@@ -126,3 +126,32 @@ def test_a_remark_is_written_at_its_entry() -> None:
     assert "has no equivalent; left out" in lines[at - 1]
     assert lines[at - 1].startswith("  # auth")
     assert lines[0].startswith("# From x auth: {}, a file of image-syncer")
+
+
+def test_short_names_variables_and_slashes_are_written_out() -> None:
+    login = {"username": "$ACR_USER", "password": "$ACR_PASSWORD"}
+    content = {
+        "auth": {f"{HARBOR}/": AUTH[HARBOR], "docker.io": login, ACR: login},
+        "images": {"mongo:4": "$REG/ns/mongo", "docker.io/nginx": "${REG}/${NS}/nginx", f"{HARBOR}/t/a:/^v1$/": ""},
+    }
+    options = Options(registry=ACR, namespace="ns", environ={"REG": ACR})
+    found = convert_files([File("x", json.dumps(content))], options)
+    assert "registry-1.docker.io/library/mongo:4: ${REG}/ns/mongo" in found.text
+    assert "registry-1.docker.io/library/nginx: ${REG}/${NS}/nginx" in found.text
+    assert found.text.count("{username: '${ACR_USER}', password: '${ACR_PASSWORD}'}") == 2
+    environ = {"REG": ACR, "NS": "n", "PASSWORD_HARBOR_EXAMPLE_COM": "p", "ACR_USER": "u", "ACR_PASSWORD": "p"}
+    rules = parse(found.text, "y", environ=environ)
+    for asked, end in (
+        ("registry-1.docker.io/library/mongo:4", f"{ACR}/ns/mongo:4"),
+        ("registry-1.docker.io/library/nginx:1", f"{ACR}/n/nginx:1"),
+        (f"{HARBOR}/t/a:v1", f"{ACR}/ns/a:v1"),
+    ):
+        assert [str(request.destination) for request in rules.destinations(Reference.parse(asked))] == [end]
+
+
+def test_a_variable_for_a_registry_must_be_set_to_convert() -> None:
+    content = {"auth": AUTH, "images": {f"{HARBOR}/t/a": "${REG}/ns/a"}}
+    try:
+        convert_files([File("x", json.dumps(content))], OPTIONS)
+    except ConfigError as error:
+        assert "the environment variable REG is not set; it names a registry, so set it to convert" in str(error)
