@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -151,7 +152,5 @@ def test_short_names_variables_and_slashes_are_written_out() -> None:
 
 def test_a_variable_for_a_registry_must_be_set_to_convert() -> None:
     content = {"auth": AUTH, "images": {f"{HARBOR}/t/a": "${REG}/ns/a"}}
-    try:
+    with pytest.raises(ConfigError, match="variable REG is not set; it names a registry, so set it to convert"):
         convert_files([File("x", json.dumps(content))], OPTIONS)
-    except ConfigError as error:
-        assert "the environment variable REG is not set; it names a registry, so set it to convert" in str(error)
