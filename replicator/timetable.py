@@ -19,6 +19,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
+from replicator.reference import full_host
 from replicator.schedule import LOCAL
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ class HostTimetables:
 
     def of(self, host: str) -> Timetable:
         """Return the timetable of a host."""
-        return self.hosts.get(host.lower(), self.general)
+        return self.hosts.get(full_host(host), self.general)
 
     def describe(self, moment: datetime) -> str:
         """Say what holds at a moment; empty if there is never a limit."""
@@ -245,7 +246,7 @@ class _Parser:
     def _host(self, text: str) -> str:
         if not _HOST.match(text):
             self._problem(f"{text!r} is not a registry; write its host as the rules do, e.g. registry.example.com")
-        return text.lower()
+        return full_host(text)
 
     def _timetable(self, text: str) -> Timetable:
         windows: list[Window] = []

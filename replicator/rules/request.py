@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from replicator.copy.options import VERBATIM, Accessories, CopyOptions, Overwrite
 from replicator.errors import ConfigError, Problem
-from replicator.reference import Reference, Repository, is_digest
+from replicator.reference import Reference, Repository, full_host, is_digest
 from replicator.rules.mapping import SourcePattern, parse_source
 from replicator.rules.node import did_you_mean
 from replicator.rules.patterns import compile_glob, covers_project, matching_glob, shorten
@@ -308,10 +308,10 @@ class Narrowing:
         """Parse a source; without a host it stands for every host that the rules copy from."""
         hosts = dict.fromkeys(source.registry for source in self._all)
         first, slash, _ = text.partition("/")
-        if slash and ":" in first and first.lower() not in hosts:
+        if slash and ":" in first and full_host(first) not in hosts:
             problems.append(Problem("--only", f"no rule copies from {first}; the rules copy from {', '.join(hosts)}"))
             return []
-        texts = [text] if first.lower() in hosts else [f"{host}/{text}" for host in hosts]
+        texts = [text] if full_host(first) in hosts else [f"{host}/{text}" for host in hosts]
         messages: list[str] = []
         parsed = [parse_source(whole, messages.append) for whole in texts]
         problems += [Problem("--only", f"{shorten(text)}: {message}") for message in dict.fromkeys(messages)]

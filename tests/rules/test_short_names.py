@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from replicator.reference import Reference, Repository, full_name
-from replicator.rules import Rules, parse
+from replicator.rules import Narrowing, Rules, parse
+from replicator.timetable import parse_request_rates
 from tests.rules.building import ACR, DEFAULTS, HARBOR, goes_to, problems_in
 
 LOGIN = {"username": "u", "password": "p"}
@@ -83,6 +84,17 @@ def test_a_key_of_logins_may_end_in_a_slash_or_be_a_variable(key: str) -> None:
 def test_docker_hub_is_one_registry_under_each_of_its_names(key: str) -> None:
     rules = rules_of({"mongo:4": TO}, {key: LOGIN, ACR: LOGIN})
     assert rules.credentials(Repository(HUB, "library/mongo")) is not None
+
+
+@pytest.mark.parametrize("only", ["mongo", "docker.io/mongo", f"{HUB}/library/*"])
+def test_a_part_of_the_rules_may_be_named_as_they_name_it(only: str) -> None:
+    (source,) = Narrowing(rules_of({"mongo:4": TO, f"{HARBOR}/t/a": TO.replace("x", "y")}), [only]).sources()
+    assert source.registry == HUB
+
+
+def test_a_limit_of_docker_hub_is_one_under_each_of_its_names() -> None:
+    limits = parse_request_rates("docker.io=2")
+    assert limits.of(HUB) == limits.of("index.docker.io") != limits.of(HARBOR)
 
 
 def test_two_names_of_one_registry_are_a_duplicate() -> None:
