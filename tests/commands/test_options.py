@@ -61,6 +61,7 @@ def test_under_a_digest_no_byte_changes() -> None:
         (["linux"], ["amd64,arm64:v8", "s390x"], ["linux/amd64", "linux/arm64/v8", "linux/s390x"]),
         (["linux, windows"], ["amd64"], ["linux/amd64", "windows/amd64"]),
         (["*"], ["*"], ["*/*"]),
+        ([""], ["", "amd64"], ["*/amd64"]),
     ],
 )
 def test_os_and_arch_make_every_pair(
@@ -72,7 +73,6 @@ def test_os_and_arch_make_every_pair(
 @pytest.mark.parametrize(
     ("systems", "architectures", "option"),
     [
-        ([""], None, "--os"),
         (["linux,"], None, "--os"),
         (["linux/amd64"], None, "--os"),
         (["lin ux"], ["amd64"], "--os"),

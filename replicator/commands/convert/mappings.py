@@ -183,9 +183,7 @@ def image_syncer_draft(sections: Mapping[str, Any], options: Options) -> Draft:
     elif images is None and draft.auth:
         draft.defaults = {}
         draft.has_logins_only = True
-        draft.remark(
-            "", "has logins only: put this file and one with images into a directory, and give that as --config"
-        )
+        draft.remark("", "has logins only; to get rules, convert it together with the file of images")
     elif images is None:
         draft.wrong("images", "is missing; it maps sources to destinations, here or in a file of its own")
     else:
