@@ -147,19 +147,12 @@ class RefusedKinds:
 
     async def verdict(self, host: str, namespace: str, kind: str) -> bool | None:
         """Tell whether a destination refused this kind within a week; False if it took it, None if neither is known."""
-        (word,) = await self._recall([_kind_name(host, namespace, kind)])
+        word = await self._recall(_kind_name(host, namespace, kind))
         return None if word is None else word != _TAKEN
 
-    async def skipped(self, artifacts: Sequence[tuple[str, str, str]]) -> list[str]:
-        """Tell which artifacts were skipped for their kinds within a week.
-
-        Args:
-            artifacts: host, namespace and what `skip` was given.
-
-        Returns:
-            What the kind of each is called; empty if it was not skipped.
-        """
-        return [word or "" for word in await self._recall([_kind_name(*artifact) for artifact in artifacts])]
+    async def skipped(self, host: str, namespace: str, artifact: str) -> str:
+        """Return what the kind of an artifact is called that was skipped within a week; empty for no such artifact."""
+        return await self._recall(_kind_name(host, namespace, artifact)) or ""
 
     @asynccontextmanager
     async def question(self, host: str, namespace: str, kind: str) -> AsyncIterator[None]:
@@ -189,17 +182,13 @@ class RefusedKinds:
         if self._store is not None:
             self._store.note(name, text)
 
-    async def _recall(self, names: Sequence[str]) -> list[str | None]:
-        known = {name: self._known.get(name) for name in names}
-        unknown = [name for name, text in known.items() if text is None]
-        if unknown and self._store is not None:
-            for name, text in zip(unknown, await self._store.recall(unknown), strict=True):
-                if text is not None:
-                    known[name] = self._known[name] = text
-        return [self._word(known[name]) for name in names]
-
-    def _word(self, text: str | None) -> str | None:
+    async def _recall(self, name: str) -> str | None:
         """Return the word of an entry; None for no entry, one that is too old, or one in another form."""
+        text = self._known.get(name)
+        if text is None and self._store is not None:
+            (text,) = await self._store.recall([name])
+            if text is not None:
+                self._known[name] = text
         since, _, word = (text or "").partition(" ")
         # The store may keep it for longer.
         return word if since.isdecimal() and 0 <= self._clock() - int(since) < REFUSED_SECONDS else None

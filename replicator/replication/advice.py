@@ -117,15 +117,15 @@ def _advice(error: RegistryError, destination: Reference | None) -> str:
 
 _LEAVE_OUT = "leave it out with types: [image] in the rule"
 _KIND_ADVICE = {
-    "attestation": "it refuses such attestations of BuildKit's: attestations: strip in the rule (--attestations strip) "
-    "copies the image without them, --provenance=false --sbom=false builds it without them",
+    "attestation": "it refuses these attestations: to copy the image without them, set attestations: strip in the rule "
+    "(--attestations strip); to build it without them, use --provenance=false --sbom=false",
     "signature": "the image is there without this signature: signatures: auto copies those that the registry takes",
     "sbom": "the image is there without this list of packages: signatures: auto leaves it out",
-    "cache": "a cache of BuildKit's serves builds near it, and no cluster: leave it out with types: [image] in the "
-    "rule, or give it a repository that no rule names",
+    "cache": "only builds use a BuildKit cache, and it is fast only near them: leave it out with types: [image] in the "
+    "rule, or keep it in a repository that no rule names",
     "model": "it takes no models: leave them out with types: [image] in the rule, and serve them from Harbor",
-    "soci": "a SOCI index only speeds up the first start of its image: attestations: strip in the rule leaves it out "
-    "of the image's index, types: [image] where it has a tag of its own",
+    "soci": "a SOCI index only speeds up the first start of its image: set attestations: strip, and no types: all, in "
+    "the rule to copy the image without it",
 }
 _CHARTS = {
     True: "Alibaba Cloud documents Helm charts as taken by ACR: push it to ACR by hand with Helm 3.8 or newer, and ask "

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from replicator.copy import Copier
-    from replicator.copy.context import Namespace
     from replicator.copy.options import CopyOptions
     from replicator.queue import CauseWatch, Finished, Observations, Observed
     from replicator.reference import Repository
@@ -69,8 +68,6 @@ class Checker:
         # Whether a repository keeps its trust; one entry for each that the run looks at.
         self._verdicts: dict[Repository, asyncio.Future[bool]] = {}
         self._seen: dict[str, Observed] = {}
-        # The kinds of what is skipped because its destination refuses them, by destination.
-        self._refused: dict[str, str] = {}
         self.letters = letters
         self._copier = copier
         self._checks = checks
@@ -133,13 +130,10 @@ class Checker:
 
     async def recall(self, found: Sequence[Found]) -> None:
         """Load at once what other processes know of the images that `check` is about to compare."""
-        images = {each: _selected(each, each.digest) for each in found if each.digest is not None}
-        await self._copier.selections.prefetch(list(images.values()))
-        lenient = [each for each in images if each.request.options.refused == "skip" and not self._force]
-        artifacts = [(*images[each][2], selection_key(*images[each])) for each in lenient]
-        for each, kind in zip(lenient, await self._copier.refused.skipped(artifacts), strict=True):
-            if kind:
-                self._refused[str(each.request.destination)] = kind
+        images = [
+            (each.digest, each.request.options, place_of(_target(each))) for each in found if each.digest is not None
+        ]
+        await self._copier.selections.prefetch(images)
         if self._checks is not None:
             names = [str(each.request.destination) for each in found if may_trust(each.request)]
             seen = await self._checks.recall(names)
@@ -184,17 +178,18 @@ class Checker:
         request = found.request
         started, compared_at = time.monotonic(), time.time()
         seen = self._seen.pop(str(request.destination), None)
-        refused = self._refused.pop(str(request.destination), "")
         try:
+            # A signature has no parts to select.
+            options = VERBATIM if request.signature else request.options
             comparison = await self._copier.compare(
                 request.source,
                 request.destination,
-                VERBATIM if request.signature else request.options,
+                options,
                 announced=digest,
                 kind=found.kind,
-                read=self._dry_run and not refused,
+                read=self._dry_run,
             )
-            if comparison.result is None and refused:
+            if refused := await self._refusal(request, options, comparison):
                 note = refusal_note(request.destination.registry, refused)
                 comparison = replace(comparison, result=Result.SKIPPED, digest=None, note=note)
             lacks_signatures = comparison.result is Result.UP_TO_DATE and await self._lacks_signatures(found)
@@ -227,8 +222,15 @@ class Checker:
             note=comparison.note,
             warnings=held_warning(comparison.held),
             still_holds=comparison.held,
-            refused=(refused or comparison.refused) if comparison.result is Result.SKIPPED else "",
+            refused=refused or comparison.refused,
         )
+
+    async def _refusal(self, request: CopyRequest, options: CopyOptions, comparison: Comparison) -> str:
+        """Return the kind of what was skipped lately because the destination refuses it; empty for all else."""
+        if comparison.result is not None or options.refused == "fail" or self._force:
+            return ""
+        place = place_of(request.destination.repository)
+        return await self._copier.refused.skipped(*place, selection_key(comparison.announced, options, place))
 
     async def _left_alone(self, request: CopyRequest, comparison: Comparison) -> str | None:
         """Return the image at the destination if it may not be replaced; None to copy, or to leave that to the job."""
@@ -298,12 +300,6 @@ def _facts(found: Found, digest: str) -> list[tuple[str, str]]:
     if attached is None:
         return [] if request.options.signatures else facts
     return [*facts, signature_fact(request, attached)] if attached.wanted_by(request.options) else facts
-
-
-def _selected(found: Found, digest: str) -> tuple[str, CopyOptions, Namespace]:
-    """Return what a selection of an image goes by; a signature has no parts to select."""
-    request = found.request
-    return digest, VERBATIM if request.signature else request.options, place_of(request.destination.repository)
 
 
 def _target(found: Found) -> Repository:

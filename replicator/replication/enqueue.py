@@ -75,9 +75,9 @@ def informed(
     """Return a request with the findings of its comparison and of the list, which the copy need not ask again."""
     if accessories is not None and not request.signature:
         request = replace(request, accessories=accessories.for_job(request.options))
-    if comparison is None or request.signature or request.source.tag is None:
+    if comparison is None or request.source.tag is None:
         return request
-    absent = comparison.result is None and comparison.present is None
+    absent = comparison.result is None and comparison.present is None and not request.signature
     return replace(request, announced=comparison.announced, absent=absent)
 
 

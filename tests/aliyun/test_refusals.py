@@ -180,7 +180,9 @@ ROWS = {
     "a chart": not_taken(
         "application/vnd.cncf.helm.config.v1+json", "documents Helm charts as taken", "types: [image]", strict=True
     ),
-    "a cache": not_taken("application/vnd.buildkit.cacheconfig.v0", "serves builds near it", "types: [image]"),
+    "a cache": not_taken(
+        "application/vnd.buildkit.cacheconfig.v0", "only builds use a BuildKit cache", "types: [image]"
+    ),
     "a model": not_taken("application/vnd.cncf.model.config.v1+json", "takes no models", "serve them from Harbor"),
     "a SOCI index": not_taken("application/vnd.amazon.soci.index.v2+json", "only speeds up", "attestations: strip"),
     "a signature": not_taken("application/vnd.cncf.notary.signature", "without this signature", "signatures: auto"),

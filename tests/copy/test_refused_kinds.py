@@ -288,3 +288,56 @@ async def test_processes_share_what_is_refused_and_what_is_taken(strict: Pair) -
 )
 def test_a_refusal_of_a_kind_is_told_by_its_words(error: RegistryError | None, is_one: bool) -> None:
     assert refuses_kind(error) is is_one
+
+
+async def test_a_copy_by_digest_is_asked_for_by_an_equal_manifest_under_another_digest(strict: Pair) -> None:
+    """Under its own it would be seen, and taken for complete, before its blobs are there."""
+    chart = artifact(CHART)
+    await strict.source.push("v1", chart)
+    outcome = await strict.copy(to=chart.digest)
+    assert (outcome.result, outcome.refused, outcome.bytes) == (Result.SKIPPED, "chart", 0)
+    (write,) = writes(strict.destination)
+    assert write.startswith("PUT sha256:")
+    assert write != f"PUT {chart.digest}"
+
+
+async def test_an_attestation_within_a_nested_index_is_left_out_where_other_kinds_are_a_failure(strict: Pair) -> None:
+    inner = index([ARM64, attestation(ARM64, 3, empty_config=True)])
+    await strict.source.push("v1", index([AMD64, inner]))
+    await strict.copy(options=replace(AUTO, refused="fail"))
+    first, nested = await held(strict)
+    assert (first, await held(strict, nested)) == (AMD64.digest, [ARM64.digest])
+
+
+async def test_an_attestation_with_an_image_s_config_comes_back_when_it_is_wanted_again(pair: Pair) -> None:
+    root = index([AMD64, attestation(AMD64, 3)])
+    await pair.source.push("v1", root)
+    await pair.copy(options=STRIP)
+    assert await held(pair) == [AMD64.digest]
+    async with a_copier() as other:
+        ends = pair.source.reference("v1"), pair.destination.reference("v1")
+        assert (await other.copy(*ends, options=AUTO)).digest == root.digest
+
+
+async def test_a_forced_copy_asks_a_destination_again(pair: Pair) -> None:
+    root = mixed([(AMD64, {}), ENTRIES["soci"]])
+    await pair.source.push("v1", root)
+    pair.copier.refused.note(pair.destination.host, "team", SOCI)
+    await pair.copy(options=AUTO)
+    async with a_copier() as other:
+        ends = pair.source.reference("v1"), pair.destination.reference("v1")
+        assert (await other.copy(*ends, options=AUTO)).result is Result.UP_TO_DATE
+        assert (await other.copy(*ends, options=AUTO, force=True)).digest == root.digest
+
+
+async def test_an_index_of_refused_artifacts_alone_counts_as_refused_each_time(strict: Pair) -> None:
+    await strict.source.push(
+        "v1", mixed([(replace(artifact(CHART, 8), platform={}), {"platform": None}), ENTRIES["soci"]])
+    )
+    for _ in range(2):
+        outcome = await strict.copy(options=AUTO)
+        assert (outcome.result, outcome.note) == (
+            Result.SKIPPED,
+            "1 chart, 1 soci left out, which the registry refuses",
+        )
+        assert outcome.refused in ("chart", "soci")
