@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from replicator.reference import Repository, is_digest, is_repository_name, is_tag
 from replicator.registry.errors import one_line
-from replicator.registry.manifest import IMAGE, INDEX_TYPES, kind_of_type, names_platform, platform_of
+from replicator.registry.manifest import IMAGE, INDEX_TYPES, MAX_KIND, kind_of_type, names_platform, platform_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
@@ -30,8 +30,6 @@ ROWS_A_PAGE = 100
 _MAX_NUMBER = 2**63 - 1
 """Harbor's integers have 64 bits."""
 _MAX_REQUESTS = 100_000
-_MOST_KIND = 100
-"""Characters of a kind that has no name but its media type."""
 _MAX_STALLS = 100
 """Requests in a row without a new row, after which a list counts as endless."""
 _ENOUGH_EMPTY = 10
@@ -323,16 +321,18 @@ def _kind(row: Mapping[str, Any]) -> str | None:
     """
     media_type, artifact_type = (_text(row.get(name)) for name in ("media_type", "artifact_type"))
     if references := row.get("references"):
-        rows = references if isinstance(references, list) else []
-        named = names_platform(platform_of(each.get("platform")) for each in rows if isinstance(each, dict))
-        return IMAGE if named and {media_type, artifact_type} <= {"", *INDEX_TYPES} else None
+        children = [each for each in references if isinstance(each, dict)] if isinstance(references, list) else []
+        named = names_platform(platform_of(each.get("platform")) for each in children)
+        # Of a child that is listed twice, the manifest counts the first entry; Harbor's rows have no order.
+        once = len({_text(each.get("child_digest")) for each in children}) == len(children)
+        return IMAGE if named and once and {media_type, artifact_type} <= {"", *INDEX_TYPES} else None
     kinds = [kind_of_type(artifact_type), kind_of_type(media_type)]
     # Harbor shows an image as a module of WebAssembly if its annotations say so.
     if not artifact_type or media_type in INDEX_TYPES or "wasm" in kinds:
         return None
     if IMAGE in kinds:
         return IMAGE if set(kinds) == {IMAGE} else None
-    return next(filter(None, kinds), one_line(artifact_type, _MOST_KIND))
+    return next(filter(None, kinds), one_line(artifact_type, MAX_KIND))
 
 
 def _text(value: Any) -> str:

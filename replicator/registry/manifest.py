@@ -198,7 +198,8 @@ LAYER_KINDS = frozenset({"wasm", "model", "signature", "attestation", "sbom"})
 _IMAGE_LAYERS = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
 _INDEX_KIND = "org.opencontainers.artifactType"
 """Annotation with the artifact type of an index in CNAB's form, which is older than the field."""
-_MOST_KIND = 100
+MAX_KIND = 100
+"""Characters of a kind that has no name but its media type."""
 
 
 def kind_of_type(media_type: str) -> str | None:
@@ -217,7 +218,7 @@ def artifact_kind(manifest: Manifest) -> str:
     """
     if manifest.is_index:
         own = manifest.artifact_type or manifest.annotations.get(_INDEX_KIND, "")
-        return _kind_of_types(own) if own else _kind_of_entries(entries(manifest))
+        return _kind_of_types(own) if own else _kind_of_entries(manifest.manifests)
     config = manifest.config.media_type if manifest.config is not None else ""
     layers = [blob.media_type for blob in manifest.blobs[1:]]
     if config in CONFIG_TYPES:
@@ -259,7 +260,7 @@ def deciding_type(manifest: Manifest) -> str:
 
 def _kind_of_types(*types: str, layers: Sequence[str] = ()) -> str:
     named = next((kind for kind in map(kind_of_type, types) if kind not in (None, IMAGE)), None)
-    return named or _kind_of_layers(layers) or one_line(next(filter(None, types), "unknown"), _MOST_KIND)
+    return named or _kind_of_layers(layers) or one_line(next(filter(None, types), "unknown"), MAX_KIND)
 
 
 def _kind_of_layers(types: Sequence[str]) -> str | None:
