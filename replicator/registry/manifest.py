@@ -47,7 +47,7 @@ _BLOBS = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.root
 _FIELDS = ("mediaType", "config", "layers", "manifests", "subject", "artifactType", "annotations")
 _DESCRIPTOR_FIELDS = ("mediaType", "digest", "size", "urls", "data", "platform", "artifactType", "annotations")
 _MAX_ENTRIES = 4096
-_MAX_SIZE = 2**63 - 1
+_SIZE_BITS = 63
 """Registries read a size as a signed number of 64 bits."""
 _PLATFORM_PART = re.compile(r"[!-~]{0,64}\Z")
 """Printable and short: platforms are shown to people and sent through the queue."""
@@ -371,7 +371,7 @@ def _descriptor(entry: object, where: str) -> Descriptor:
     if not isinstance(digest, str) or not is_digest(digest):
         raise ValueError(f"{where!r} of the manifest has no digest that can be verified")
     # JSON's true is an int in Python.
-    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _MAX_SIZE:
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 1 << _SIZE_BITS:
         raise ValueError(f"{where!r} of the manifest has no valid size")
     artifact_type, data = entry.get("artifactType"), entry.get("data")
     return Descriptor(
