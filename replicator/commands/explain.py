@@ -22,7 +22,7 @@ from replicator.console import say
 from replicator.copy.options import VERBATIM, Overwrite, Public
 from replicator.errors import FAILED, OK
 from replicator.reference import Reference, Repository, full_name
-from replicator.registry.manifest import KINDS
+from replicator.registry.kinds import KINDS
 from replicator.registry.proxies import Proxies
 from replicator.rules import CopyRequest, Rules, auth, defaults, images, loading
 from replicator.rules.auth import ALIYUN_KEYS, CREATE

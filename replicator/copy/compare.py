@@ -9,7 +9,7 @@ from replicator.copy.context import Result, SourceNotFound, refusal_note
 from replicator.copy.options import Attestations
 from replicator.copy.selection import MAX_DEPTH, Selection, select
 from replicator.registry.errors import DigestMismatch, NotFound
-from replicator.registry.manifest import artifact_kind, is_plain_image
+from replicator.registry.kinds import artifact_kind, is_plain_image
 from replicator.registry.manifests import fallback_tag
 from replicator.tasks import gather2
 

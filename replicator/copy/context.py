@@ -14,7 +14,8 @@ from replicator.copy.ledger import RefusedKinds
 from replicator.copy.options import VERBATIM, Attestations
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.registry.errors import NotFound, Refused, refuses_kind
-from replicator.registry.manifest import deciding_type, embedded, is_image, platform_of
+from replicator.registry.kinds import deciding_type, is_image
+from replicator.registry.manifest import embedded, platform_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

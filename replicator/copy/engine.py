@@ -10,12 +10,13 @@ from replicator.copy.compare import Comparison, compare, compare_listed, compare
 from replicator.copy.context import CopyContext, Outcome, Result
 from replicator.copy.ledger import Ledger, NoBlobLocks, RefusedKinds, TagLocks
 from replicator.copy.options import EVERYTHING, VERBATIM, Overwrite
-from replicator.copy.push import KindRefused, LeftAlone, Pusher, TagGuard
+from replicator.copy.push import KindRefused, Pusher
 from replicator.copy.selection import Selection, SelectionCache, select, selection_key
 from replicator.copy.signatures import SignatureCopier
 from replicator.copy.survey import Survey
+from replicator.copy.tag import LeftAlone, TagGuard
 from replicator.registry.errors import Denied
-from replicator.registry.manifest import artifact_kind, deciding_type
+from replicator.registry.kinds import artifact_kind, deciding_type
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container, Iterable

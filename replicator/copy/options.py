@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from replicator.reference import Platform, is_digest, is_signature_tag
-from replicator.registry.manifest import IMAGE, LAYER_KINDS
+from replicator.registry.kinds import IMAGE, LAYER_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
@@ -140,7 +140,7 @@ class CopyOptions:
         """Return why an artifact is not copied because of its kind; empty if it is.
 
         Args:
-            kind: see `replicator.registry.manifest.artifact_kind`.
+            kind: see `replicator.registry.kinds.artifact_kind`.
             media_types: those of the artifact and of its config, by which it may be named too.
         """
         if not self.types or not {kind, *media_types}.isdisjoint(self.types):

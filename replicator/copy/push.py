@@ -8,36 +8,25 @@ import re
 from typing import TYPE_CHECKING, TypeVar
 
 from replicator.copy.context import refusal_note
-from replicator.copy.options import Overwrite
 from replicator.copy.selection import MAX_DEPTH, MAX_NESTED_BYTES
+from replicator.copy.tag import is_in_place
 from replicator.errors import ErrorClass
-from replicator.reference import is_digest
 from replicator.registry.errors import (
-    Denied,
     LoginRefused,
     ManifestIncomplete,
     Refused,
     RegistryError,
-    TagImmutable,
     UnsupportedManifest,
-    is_of_quantity,
     may_land_late,
     refuses_kind,
 )
-from replicator.registry.manifest import (
-    IMAGE_TYPES,
-    artifact_kind,
-    deciding_type,
-    digest_of,
-    embedded,
-    is_plain_image,
-    parse_manifest,
-)
+from replicator.registry.kinds import artifact_kind, deciding_type, is_plain_image
+from replicator.registry.manifest import IMAGE_TYPES, digest_of, embedded, parse_manifest
 from replicator.retry import is_transient, retrying
 from replicator.tasks import KeyedLock, gather_tolerant
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Container, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from replicator.copy.blobs import BlobCopier
     from replicator.copy.context import CopyContext
@@ -51,23 +40,7 @@ _MISSING = frozenset({"MANIFEST_BLOB_UNKNOWN", "MANIFEST_UNKNOWN", "BLOB_UNKNOWN
 """Codes of a registry that has taken the kind of a manifest, and looks for its parts."""
 _ABOUT_FOREIGN = re.compile(r"\bURLs?\b|foreign|non-?distributable", re.IGNORECASE)
 """Words of a registry that refuses foreign layers, or the places where they can be had."""
-_IMMUTABLE = re.compile(r"immutab|overwrit|(tag|version)\b.{0,200}\balready exists", re.IGNORECASE)
-"""Words of a registry whose tags can't be moved: ACR's, Harbor's, and those of others."""
-_CONFLICTS = frozenset({409, 412})
-"""Harbor answers 412 for an immutable tag, others 409."""
 _T = TypeVar("_T")
-
-
-class LeftAlone(Exception):
-    """The destination's tag names an image that may not be replaced; the text is a note on that.
-
-    Attributes:
-        present: the image's digest.
-    """
-
-    def __init__(self, note: str, present: str) -> None:
-        super().__init__(note)
-        self.present = present
 
 
 class KindRefused(Exception):
@@ -95,57 +68,6 @@ class KindRefused(Exception):
     def kind(self) -> str:
         """The kind that is refused; see `artifact_kind`."""
         return artifact_kind(self.manifest)
-
-
-class TagGuard:
-    """Guards the writes of a destination's tag: awaited right before each of them.
-
-    Args:
-        context: the copy this belongs to.
-        digest: what is written.
-        replaced: the digest of another image that the tag named when it was compared; None for none.
-        overwrite: which images may be replaced. Where not any may, the tag is looked at once more before each write.
-        own: the digests that this installation wrote under the tag.
-
-    Attributes:
-        replaced: the same, as it was seen last.
-        writing: called with both digests before the confirmation.
-        confirm: awaited last; what it raises ends the copy.
-    """
-
-    def __init__(
-        self, context: CopyContext, digest: str, replaced: str | None, *, overwrite: Overwrite, own: Container[str]
-    ) -> None:
-        self.replaced = replaced
-        self.writing: Callable[[str, str | None], None] | None = None
-        self.confirm: Callable[[], Awaitable[None]] | None = None
-        self._context = context
-        self._digest = digest
-        self._overwrite = overwrite
-        self._own = own
-
-    async def __call__(self) -> None:
-        """Look once more, tell what is written, and confirm it.
-
-        Raises:
-            LeftAlone: the tag has come to name an image that may not be replaced.
-        """
-        if self._overwrite is not Overwrite.ALWAYS:
-            tag = self._context.destination.identifier
-            head = await self._context.target.head_destination(tag, withheld=False)
-            # An attempt before this one may have written it, and replaced what was seen before that.
-            if head is None or head.digest != self._digest:
-                self.replaced = head.digest if head is not None else None
-            self.check()
-        if self.writing is not None:
-            self.writing(self._digest, self.replaced)
-        if self.confirm is not None:
-            await self.confirm()
-
-    def check(self) -> None:
-        """Raise `LeftAlone` if the image that was seen last may not be replaced."""
-        if self.replaced is not None and not self._overwrite.allows(self.replaced, self._own):
-            raise LeftAlone(self._overwrite.kept(self._context.destination, self.replaced), self.replaced)
 
 
 class Pusher:
@@ -282,7 +204,7 @@ class Pusher:
             try:
                 return await self._target.put_manifest(manifest, identifier)
             except RegistryError as error:
-                if not await self._is_in_place(manifest, identifier, error):
+                if not await is_in_place(self._context, manifest, identifier, error):
                     raise
                 return False
 
@@ -312,7 +234,7 @@ class Pusher:
             except RegistryError as error:
                 if not may_land_late(error):
                     answered()
-                if not await self._is_in_place(manifest, identifier, error):
+                if not await is_in_place(self._context, manifest, identifier, error):
                     raise
             else:
                 answered()
@@ -329,28 +251,6 @@ class Pusher:
             return is_transient(error) and failures < timing.attempts
 
         await self._put(manifest, lambda: retrying(attempt, attempts=None, retryable=is_retryable))
-
-    async def _is_in_place(self, manifest: Manifest, identifier: str, error: RegistryError) -> bool:
-        """Tell whether a tag whose write was refused names the manifest: an answer to an earlier write was lost.
-
-        Raises:
-            TagImmutable: it names another one, and that is why the write was refused.
-        """
-        tally = self._context.tally
-        error.written = tally.blobs_copied + tally.blobs_mounted + tally.manifests > 0
-        if is_digest(identifier) or not isinstance(error, Denied | Refused) or refuses_kind(error):
-            return False
-        head = await self._target.head_destination(identifier)
-        if head is None or head.digest == manifest.digest:
-            return head is not None
-        # Without words on it, a denial means the tag if everything else was taken a moment ago, unless it is a quota's.
-        likely = error.status in _CONFLICTS or (isinstance(error, Denied) and error.written)
-        if not _IMMUTABLE.search(error.why) and (not likely or is_of_quantity(error.why)):
-            return False
-        immutable = error.recast(TagImmutable)
-        immutable.why = f"the tag is immutable, holds {head.digest} ({error.why})"
-        immutable.do = "to replace it, delete it there; or write overwrite: never in the rule, to leave it alone"
-        raise immutable from error
 
     async def _put(self, manifest: Manifest, write: Callable[[], Awaitable[_T]]) -> _T:
         repairs = 0

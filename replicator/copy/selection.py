@@ -22,7 +22,8 @@ from replicator.copy.options import Attestations
 from replicator.reference import is_digest
 from replicator.registry import Manifest
 from replicator.registry.errors import UnsupportedManifest
-from replicator.registry.manifest import artifact_kind, digest_of, entries, is_image, is_plain_image, parse_manifest
+from replicator.registry.kinds import artifact_kind, is_image, is_plain_image
+from replicator.registry.manifest import digest_of, entries, parse_manifest
 from replicator.tasks import gather_all
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 ALGORITHM = 2
 """Version of the selection. Raise it when the same image and options give another digest: results are cached.
-
 The note beside a digest may be in the words of an earlier version.
 """
 MAX_DEPTH = 4
@@ -86,9 +86,8 @@ async def select(root: Manifest, context: CopyContext) -> Selection:
         return replace(selection, otherwise=await _Selector(context, unknown=False).select(root))
     except RecursionError as error:
         # Reading the JSON succeeded with a shallower stack than writing it.
-        raise UnsupportedManifest("its JSON is nested too deeply to be rewritten").at(
-            context.source.registry, root.digest
-        ) from error
+        deep = UnsupportedManifest("its JSON is nested too deeply to be rewritten")
+        raise deep.at(context.source.registry, root.digest) from error
 
 
 def unwanted(root: Manifest, options: CopyOptions) -> str:

@@ -22,14 +22,8 @@ from replicator.copy.push import KindRefused, Pusher
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.reference import parse_signature_tag
 from replicator.registry.errors import Denied, ManifestIncomplete, NotFound, Refused, UnsupportedManifest
-from replicator.registry.manifest import (
-    MAX_MANIFEST_BYTES,
-    OCI_INDEX,
-    descriptor_row,
-    digest_of,
-    kind_of,
-    parse_manifest,
-)
+from replicator.registry.kinds import kind_of
+from replicator.registry.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, descriptor_row, digest_of, parse_manifest
 from replicator.registry.manifests import fallback_tag
 from replicator.tasks import gather_all
 

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from replicator.reference import Repository, is_digest, is_repository_name, is_tag
 from replicator.registry.errors import one_line
-from replicator.registry.manifest import IMAGE, INDEX_TYPES, MAX_KIND, kind_of_type, names_platform, platform_of
+from replicator.registry.kinds import IMAGE, MAX_KIND, kind_of_type, names_platform
+from replicator.registry.manifest import INDEX_TYPES, platform_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
@@ -238,7 +239,7 @@ class Artifact:
         accessories: signatures and the like that are attached to it.
         is_index: whether it has children, as an image for several platforms has.
         labels: names of its labels, global ones and those of the project; none if they were not asked for.
-        kind: see `replicator.registry.manifest.artifact_kind`; None where the row leaves it open.
+        kind: see `replicator.registry.kinds.artifact_kind`; None where the row leaves it open.
     """
 
     repository: Repository

@@ -154,8 +154,7 @@ class Authorizer:
                 # Given to nobody, or a moment ago and never accepted: it allows too little, and so would another.
                 return False
             grant.token = None
-        challenges = parse_challenges(headers)
-        for challenge in challenges:
+        for challenge in (challenges := parse_challenges(headers)):
             if challenge.scheme == "bearer" and (realm := realm_of(challenge)) is not None:
                 self._realm = realm
                 self.service = challenge.parameters.get("service")
@@ -337,8 +336,8 @@ class Authorizer:
             The error to raise; None if the login is accepted now, so the request is worth another attempt.
         """
         if lacks_scope(headers):
-            kind = Denied if self._login.exists else type(error)  # whatever its code; without a login, one is lacking
-            return error.recast(kind, f": the login does not allow {' '.join(sorted(request.scopes))}")
+            words = f": the login does not allow {' '.join(sorted(request.scopes))}"
+            return error.recast(Denied if self._login.exists else type(error), words)
         if request.basic and not may_be_harbor(headers):
             return error
         grant, realm = self._grant(request.scopes), self._realm

@@ -34,7 +34,6 @@ _MAX_STALLS = 5
 """Broken reads in a row, without one byte of progress, that are resumed; and standstills without 64 KiB in between."""
 _MAX_MARKS = 128
 """States of the hash that are kept of one blob, 64 of them of the latest chunks."""
-
 _TELLING = 1024
 """Bytes of a body by which is decided whether it is packed."""
 _PIECE = 256 * 1024
@@ -152,12 +151,10 @@ class BlobStream:
         # The last chunk that was read; given out when the next one has arrived, or the digest is verified.
         self._held = b""
         self._offset = 0
-        # Bytes to drop after a restart from the first byte.
-        self._skip = 0
+        self._skip = 0  # bytes to drop after a restart from the first byte
         self._standstill = Standstill()
         self._standstills = 0
-        # How often it broke at about the same byte, and at which.
-        self._breaks, self._broken_at = 0, 0
+        self._breaks, self._broken_at = 0, 0  # how often it broke at about the same byte, and at which
         self._response: aiohttp.ClientResponse | None = None
         # Set where the answer is said to be packed; a packed one knows no ranges of the blob.
         self._unpacker: Unpacker | None = None
@@ -368,9 +365,8 @@ class BlobStream:
         # Closed before the pause: a connection with unread bytes can't be reused and only holds a socket.
         await self._exchange.aclose()
         await self._transport.limits.ready()
-        response = await self._exchange.enter_async_context(
-            self._transport.exchange(replace(self._request, headers=headers))
-        )
+        answering = self._transport.exchange(replace(self._request, headers=headers))
+        response = await self._exchange.enter_async_context(answering)
         self._unpacker, self._encoding = None, packing(response.headers)
         if response.status == 206:
             self._check_range(response.headers.get("Content-Range", ""))
@@ -395,8 +391,7 @@ class BlobStream:
 
     def _check_range(self, value: str) -> None:
         match = _CONTENT_RANGE.match(value)
-        total = match and match[3]
-        if match is None or int(match[1]) != self._offset or total not in ("*", str(self.blob.size)):
+        if match is None or int(match[1]) != self._offset or match[3] not in ("*", str(self.blob.size)):
             requested = f"requested from byte {self._offset} of {self.blob.size}"
             raise ProtocolViolated(f"{requested}, answered Content-Range {one_line(value, 80)!r}")
 

@@ -20,7 +20,7 @@ import yaml
 
 from replicator.console import TextFile
 from replicator.errors import ErrorText, ReplicatorError, error_fields
-from replicator.registry.manifest import KINDS
+from replicator.registry.kinds import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

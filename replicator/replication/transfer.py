@@ -58,11 +58,7 @@ class CopyFailed(ReplicatorError):
     """A copy failed; the text says what, where and what to do."""
 
     def __init__(
-        self,
-        text: ErrorText | str,
-        error_class: ErrorClass,
-        retry_after: float | None = None,
-        wait: Wait | None = None,
+        self, text: ErrorText | str, error_class: ErrorClass, retry_after: float | None = None, wait: Wait | None = None
     ) -> None:
         text = text if isinstance(text, ErrorText) else ErrorText(text)
         super().__init__(text.what, text.why, text.do)
@@ -318,14 +314,8 @@ def access_by(find: Callable[[Repository], Access | None]) -> Callable[[Reposito
     def access(repository: Repository) -> Access:
         found = find(repository)
         if found is None:
-            raise CopyFailed(
-                ErrorText(
-                    str(repository),
-                    "no credentials",
-                    f"add {repository.registry} under auth, with anonymous: true if it needs none",
-                ),
-                ErrorClass.CREDENTIALS,
-            )
+            add = f"add {repository.registry} under auth, with anonymous: true if it needs none"
+            raise CopyFailed(ErrorText(str(repository), "no credentials", add), ErrorClass.CREDENTIALS)
         return found
 
     return access

@@ -15,7 +15,7 @@ from replicator.aliyun.acr import is_acr_host
 from replicator.copy.options import Attestations, CopyOptions, Overwrite, Public
 from replicator.errors import Problem
 from replicator.reference import Platform, full_host, is_registry, is_repository_name
-from replicator.registry.manifest import KINDS
+from replicator.registry.kinds import KINDS
 from replicator.rules.mapping import Template
 from replicator.rules.node import Node, did_you_mean, expand_variables
 from replicator.rules.patterns import shorten

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from replicator.reference import Platform
+from replicator.registry.kinds import artifact_kind
 from replicator.registry.manifest import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
@@ -18,7 +19,6 @@ from replicator.registry.manifest import (
     OCI_MANIFEST,
     Descriptor,
     Manifest,
-    artifact_kind,
     digest_of,
     embedded,
     entries,

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from replicator.copy.options import CopyOptions
 from replicator.copy.selection import unwanted
 from replicator.harbor.lists import artifact_of
+from replicator.registry.kinds import KINDS
 from replicator.registry.manifest import (
     DOCKER_CONFIG,
     DOCKER_LIST,
     DOCKER_MANIFEST,
-    KINDS,
     OCI_CONFIG,
     OCI_INDEX,
     OCI_MANIFEST,

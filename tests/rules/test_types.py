@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from replicator.copy.options import VERBATIM, CopyOptions
 from replicator.reference import Reference
-from replicator.registry.manifest import KINDS
+from replicator.registry.kinds import KINDS
 from replicator.rules import CopyRequest, Rules, parse
 from tests.rules.building import AUTH, DEFAULTS, HARBOR, PLAIN, error_in, message_of, rules_of
 

@@ -20,7 +20,7 @@ from replicator.aliyun.acr import is_acr
 from replicator.commands.convert.draft import Draft, Entry, known_fields
 from replicator.commands.convert.patterns import globs_of_harbor, tags_of_harbor
 from replicator.reference import HUB, is_registry
-from replicator.registry.manifest import KINDS
+from replicator.registry.kinds import KINDS
 from replicator.rules.node import Node
 from replicator.rules.patterns import is_glob, shorten
 from replicator.schedule import parse_schedule
