@@ -46,6 +46,7 @@ _NOT_ACR = "-"
 """Takes the place of the service in the memory of a host that is no ACR any more."""
 
 
+_Asked = TypeVar("_Asked")
 _Result = TypeVar("_Result")
 
 
@@ -218,21 +219,26 @@ def is_acr(registry: str) -> bool:
     return EDITIONS.find(registry) is not None
 
 
-async def with_edition(registry: str, attempt: Callable[[], Awaitable[_Result]]) -> _Result:
-    """Await ``attempt``; once more if the first one failed and has found out that the registry is ACR.
+async def with_edition(asked: Callable[[], _Asked], attempt: Callable[[_Asked], Awaitable[_Result]]) -> _Result:
+    """Attempt what is asked for; once more if the failure has told of a registry what changes that.
 
     A registry of another name than ACR's says what it is with its first answer, and what is copied may depend on that.
+
+    Args:
+        asked: returns what is asked for, by what is known by now.
+        attempt: does it.
 
     Raises:
         ReplicatorError: as of ``attempt``.
     """
-    known = is_acr(registry)
+    first = asked()
     try:
-        return await attempt()
+        return await attempt(first)
     except ReplicatorError as error:
-        if known or not is_acr(registry) or error.error_class is ErrorClass.TRANSIENT:
+        again = asked()
+        if again == first or error.error_class is not ErrorClass.PERMANENT:
             raise
-    return await attempt()
+    return await attempt(again)
 
 
 def is_acr_host(registry: str) -> bool:

@@ -112,14 +112,15 @@ async def copy_one(
     request = CopyRequest(source, destination, rule="", options=options, overwrite=overwrite)
     async with open_registries(settings, access) as (_, copier), _installation(settings, request) as told:
 
-        async def attempt() -> Outcome:
+        def asked() -> CopyRequest:
             known = automatic_attestations(destination.registry) if automatic else options.attestations
-            now = dataclasses.replace(request, options=dataclasses.replace(options, attestations=known))
-            return await transfer(copier, now, confirm=told.writes)
+            return dataclasses.replace(request, options=dataclasses.replace(options, attestations=known))
+
+        async def attempt() -> Outcome:
+            return await with_edition(asked, lambda now: transfer(copier, now, confirm=told.writes))
 
         async with ends_on_standstill(settings.copy_timeout):
-            copying = outlast(lambda: with_edition(destination.registry, attempt), _say_waiting)
-            outcome = await stoppable(copying)
+            outcome = await stoppable(outlast(attempt, _say_waiting))
         if outcome is None:
             return INTERRUPTED
         if outcome.result is not Result.SKIPPED:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from replicator.reference import Repository, is_digest, is_repository_name, is_tag
 from replicator.registry.errors import one_line
-from replicator.registry.kinds import IMAGE, MAX_KIND, kind_of_type, names_platform
+from replicator.registry.kinds import IMAGE, LONGEST_KIND, kind_of_type, names_platform
 from replicator.registry.manifest import INDEX_TYPES, platform_of
 
 if TYPE_CHECKING:
@@ -333,7 +333,7 @@ def _kind(row: Mapping[str, Any]) -> str | None:
         return None
     if IMAGE in kinds:
         return IMAGE if set(kinds) == {IMAGE} else None
-    return next(filter(None, kinds), one_line(artifact_type, MAX_KIND))
+    return next(filter(None, kinds), one_line(artifact_type, LONGEST_KIND))
 
 
 def _text(value: Any) -> str:

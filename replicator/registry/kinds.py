@@ -40,7 +40,7 @@ LAYER_KINDS = frozenset({"wasm", "model", "signature", "attestation", "sbom"})
 _IMAGE_LAYERS = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
 _INDEX_KIND = "org.opencontainers.artifactType"
 """Annotation with the artifact type of an index in CNAB's form, which is older than the field."""
-MAX_KIND = 100
+LONGEST_KIND = 100
 """Characters of a kind that has no name but its media type."""
 
 
@@ -102,7 +102,7 @@ def deciding_type(manifest: Manifest) -> str:
 
 def _kind_of_types(*types: str, layers: Sequence[str] = ()) -> str:
     named = next((kind for kind in map(kind_of_type, types) if kind not in (None, IMAGE)), None)
-    return named or _kind_of_layers(layers) or one_line(next(filter(None, types), "unknown"), MAX_KIND)
+    return named or _kind_of_layers(layers) or one_line(next(filter(None, types), "unknown"), LONGEST_KIND)
 
 
 def _kind_of_layers(types: Sequence[str]) -> str | None:

@@ -151,14 +151,15 @@ class Handler:
             return present.to_json()
         request = present
 
-        async def attempt() -> Outcome:
+        def asked() -> CopyRequest:
             # What the rules ask for may depend on what is known of the destination by now.
-            now = self._rules.present(request) if self._rules is not None else None
-            return await self._outcome(now or request, running)
+            return (self._rules.present(request) if self._rules is not None else None) or request
 
         try:
-            outcome = await with_edition(request.destination.registry, attempt)
+            outcome = await with_edition(asked, lambda now: self._outcome(now, running))
         except ReplicatorError as error:
+            if isinstance(error, CopyFailed) and error.reason:
+                self._copier.registries.note_refusal(error.registry, error.reason)
             log.log(
                 trouble,
                 "copy failed",
@@ -373,8 +374,7 @@ class Handler:
         if may_trust(request):
             # Without signatures, the tag is the last thing a copy writes, so it was right a moment ago. If nothing was
             # written, the destination may have been read at the very beginning.
-            written = outcome.result is Result.COPIED and not outcome.signatures
-            seen = time.time() if written else began
+            seen = time.time() if outcome.result is Result.COPIED and not outcome.signatures else began
             key = selection_key(outcome.source_digest, request.options)
             owner = "" if request.signature else request.origin
             self._checks.record(str(request.destination), key, seen, owner)

@@ -55,7 +55,9 @@ _PAUSES = (0.0, 1.0, 2.0, 4.0)
 
 
 class CopyFailed(ReplicatorError):
-    """A copy failed; the text says what, where and what to do."""
+    """A copy failed; the text says what, where and what to do. ``registry``: the one that failed; empty for none."""
+
+    registry: str = ""
 
     def __init__(
         self, text: ErrorText | str, error_class: ErrorClass, retry_after: float | None = None, wait: Wait | None = None
@@ -223,8 +225,7 @@ async def transfer(
         words = explained(error, request.destination)
         failed = CopyFailed(words, error_class, error.retry_after, error.wait)
         failed.login, failed.costly, failed.reason = error.login, error.costly, error.reason
-        if error.reason:
-            copier.registries.note_refusal(error.registry, error.reason)
+        failed.registry = error.registry
         raise failed from error
 
 

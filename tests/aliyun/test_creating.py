@@ -14,9 +14,11 @@ from replicator.commands.check.registries import try_push
 from replicator.copy import Copier, Result
 from replicator.errors import ErrorClass
 from replicator.reference import Repository
+from replicator.replication.job import Handler
 from replicator.replication.transfer import CopyFailed, transfer
 from replicator.server.metrics.counters import RequestCounts
 from tests.aliyun.conftest import ACR, to
+from tests.replication.test_job import Job, run
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import image, verify_tree
 from tests.standins.tokens import READ
@@ -162,9 +164,10 @@ async def test_a_denied_copy_is_permanent_and_counted_as_denied_whatever_its_sta
 
     assert denied() == 0, "increase() does not see a series that begins at 1"
     async with stage.registries(stage.access(None), counts.observer) as registries:
+        handler = Handler(Copier(registries))
         with pytest.raises(CopyFailed) as caught:
-            await transfer(Copier(registries), stage.request("manual/app"))
+            await run(handler, Job(stage.request("manual/app").to_json()))
         assert (caught.value.error_class, caught.value.reason) == (ErrorClass.PERMANENT, "denied")
         assert denied() == 1
-        await transfer(Copier(registries), stage.request("cache/app"))
+        await run(handler, Job(stage.request("cache/app").to_json()))
     assert denied() == 1, "the first question whether it is there was denied too"

@@ -179,25 +179,25 @@ async def test_a_memory_that_holds_anything_else_says_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "service", "error_class", "attempts"),
+    ("host", "service", "error_class", "asked"),
     [
-        ("hub.acme.com", "registry.aliyuncs.com:cn-beijing:26842", ErrorClass.PERMANENT, 2),
-        ("hub.acme.com", "registry.aliyuncs.com:cn-beijing:26842", ErrorClass.TRANSIENT, 1),
-        ("hub.acme.com", "harbor-registry", ErrorClass.PERMANENT, 1),
-        ("registry.cn-beijing.aliyuncs.com", "registry.aliyuncs.com:cn-beijing:26842", ErrorClass.PERMANENT, 1),
+        ("hub.acme.com", "registry.aliyuncs.com:cn-beijing:26842", ErrorClass.PERMANENT, [False, True]),
+        ("hub.acme.com", "registry.aliyuncs.com:cn-beijing:26842", ErrorClass.TRANSIENT, [False]),
+        ("hub.acme.com", "registry.aliyuncs.com:cn-beijing:26842", ErrorClass.NOT_YET, [False]),
+        ("hub.acme.com", "harbor-registry", ErrorClass.PERMANENT, [False]),
+        ("registry.cn-beijing.aliyuncs.com", "registry.aliyuncs.com:cn-beijing:26842", ErrorClass.PERMANENT, [True]),
     ],
 )
-async def test_an_attempt_is_repeated_if_the_first_one_found_out_that_the_registry_is_acr(
-    host: str, service: str, error_class: ErrorClass, attempts: int
+async def test_an_attempt_is_repeated_if_the_first_one_found_out_what_changes_it(
+    host: str, service: str, error_class: ErrorClass, asked: list[bool]
 ) -> None:
-    made = 0
+    made: list[bool] = []
 
-    async def attempt() -> None:
-        nonlocal made
-        made += 1
+    async def attempt(acr: bool) -> None:
+        made.append(acr)
         EDITIONS.learn(host, service)
         raise CopyFailed("refused", error_class)
 
     with pytest.raises(CopyFailed):
-        await with_edition(host, attempt)
-    assert made == attempts
+        await with_edition(lambda: is_acr(host), attempt)
+    assert made == asked

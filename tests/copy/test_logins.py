@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from replicator.errors import ErrorClass
-from replicator.registry.errors import LoginRefused, StorageRefused, Unauthorized
+from replicator.registry.errors import Denied, LoginRefused, StorageRefused, Unauthorized
 from tests.copy.conftest import Registry, a_registry
 from tests.copy.guarded import Guarded, a_copier_with_login, a_guarded_registry
 from tests.registry.guard import BASIC
@@ -118,9 +118,9 @@ async def test_an_error_about_a_login_names_the_missing_scope(source: Registry, 
         Fault(Answer(401, "DENIED", headers={"WWW-Authenticate": challenge}), method, path, times=None)
     )
     async with asyncio.timeout(30):
-        with pytest.raises(Unauthorized, match=f"does not allow {PUSH}") as caught:
+        with pytest.raises(Denied, match=f"does not allow {PUSH}") as caught:
             await copy(source, guarded)
-    assert caught.value.error_class is ErrorClass.CREDENTIALS
+    assert caught.value.error_class is ErrorClass.PERMANENT
     assert caught.value.registry == guarded.registry.host
     # A fresh token for each refused one, and then no more.
     assert len(guarded.guard.issued) <= 8

@@ -206,6 +206,7 @@ async def test_what_is_given_up_is_a_failed_copy_and_a_dead_letter_until_someone
         await push(house.harbor.host, "library/app", "v1", image(), HARBOR_ROBOT)
         found = await scraped_until(serving.url, lambda found: copies(found, "failed") > 0)
         assert found.series("replicator_copies_total") == {("events", "failed", rule(house)): 1}
+        assert found.value("replicator_registry_refusals_total", host=house.acr.host, result="denied") == 1
         assert found.value("replicator_dead_letters") == 1
         assert found.value("replicator_copy_retries_total") == 0
         assert (await replicator("failures", "drop", destination(house), cwd=house.directory)).code == 0
