@@ -315,8 +315,8 @@ def _say_what_is_left(report: Report, console: Console, run: str) -> None:
         if run:
             say(f"To delete them instead: replicator queue cancel --run {run} --lane backfill", console, indent=2)
     if report.refused:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(report.refused.items()))
-        say(f"Refused by the destination, and skipped: {kinds}; types: all in a rule makes that a failure", console)
+        kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(report.refused.items()))
+        say(f"Skipped, as the destination refuses the kind: {kinds}; types: all in a rule makes it a failure", console)
     if cancelled := report.counts[RowOutcome.CANCELLED]:
         say(f"Cancelled: {cancelled}; run the backfill again to copy them", console)
     if held := report.counts[RowOutcome.HELD]:
