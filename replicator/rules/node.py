@@ -29,7 +29,7 @@ _INTEGER = re.compile(r"[0-9]{1,9}\Z")
 
 _USER_INFO = re.compile(r"(^|//)[^/]*@(?!sha\d+:)")
 _LOGIN = re.compile(
-    r'(?:(?:(?:[^[]*: )?auth)?(?:\["(?:[^"\\]|\\.)*"\]|\.[\w-]+)(?:\.aliyun)?|creds\[[0-9]+\]|.*\.credentials?)\Z',
+    r'(?:(?:(?:.*: )?auth)?(?:\["(?:[^"\\]|\\.)*"\]|\.[\w-]+)(?:\.aliyun)?|creds\[[0-9]+\]|.*\.credentials?)\Z',
     re.DOTALL,
 )
 """The path of a mapping with a login, in rules and in the files of other programs."""
