@@ -51,6 +51,11 @@ def read_images(
     rules: list[Rule] = []
     named: list[NamedDestination] = []
     for key, entry in (entries or {}).items():
+        if entry.value is None and not is_registry(key.partition("/")[0]):
+            # A piece of a login can become a key by a slip, so it is not shown.
+            number = list(node.value).index(key) + 1
+            node.wrong(f"key number {number} of {len(node.value)} must be a source, with a destination behind a colon")
+            continue
         expanded = expand_name(entry, key, environ)
         source = parse_source(expanded, entry.wrong) if expanded is not None else None
         warnings += [Problem(entry.path, message) for message in source_doubts(expanded or "", source)]

@@ -63,6 +63,7 @@ def messages(text: str) -> str:
         JSON.replace(f'"{HARBOR}/t/a":', f'"u:{SECRET}@{HARBOR}/t/a":'),
         JSON.replace(f'"{HARBOR}/t/a":', f'"https://u:{SECRET}@{HARBOR}/t/a":'),
         JSON.replace(f'"{ACR}/t/a"', f'"{SECRET}"'),
+        JSON.replace(f'"{ACR}/t/a"', f'"{ACR}/t/a",\n {SECRET}",'),
         JSON.replace(f'"{ACR}/t/a"', f'"u:{SECRET}@{ACR}/t/a"'),
         YAML.replace("password: ", "password:"),
         YAML.replace("password: ", "password; "),
