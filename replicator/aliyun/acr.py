@@ -12,6 +12,7 @@ import re
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 from replicator.copy.options import Attestations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from replicator.copy import SelectionStore
+    from replicator.reference import Repository
 
 NAME_SEGMENTS = 2
 """Segments of a repository's name at ACR, in both editions: namespace and repository, never more."""
@@ -97,6 +99,7 @@ class Service:
     instance_id: str = ""
 
 
+@lru_cache(maxsize=MAX_KNOWN)
 def endpoint_of(registry: str) -> AcrEndpoint | None:
     """Read the host name of a registry (``host[:port]``); None for a name in none of the known forms."""
     host = _host(registry)
@@ -264,3 +267,57 @@ def _host(registry: str) -> str:
 def _place(registry: str) -> str:
     """Return ``host[:port]`` in its one form: another port may be another registry."""
     return registry.lower().removesuffix(":443")
+
+
+_KINDS = ("namespace", "repository")
+_SHORTEST = 2
+_LONGEST = {Edition.PERSONAL: (30, 64), Edition.ENTERPRISE: (120, 120)}
+"""Characters of a namespace and of a repository, as documented for the console, the OpenAPI and Terraform."""
+_SHOWN = 25
+"""Characters that are shown of a name that is too long."""
+
+
+def name_problem(repository: Repository) -> str | None:
+    """Return why ACR can't hold a destination, as documented for its edition; None if it may, and at other registries.
+
+    Where the edition is not known by now, it is a problem only if no edition holds the name; see `name_doubt`.
+    """
+    found = _refusals(repository)
+    return f"ACR can't hold this destination: {found[-1]}" if found and all(found) else None
+
+
+def name_doubt(repository: Repository) -> str | None:
+    """Return why ACR may not hold a destination that has no `name_problem`; None if nothing speaks against it.
+
+    Its edition is not known and only one holds the name; or the name is shorter than documented, which nobody was seen
+    to be refused for.
+    """
+    found = _refusals(repository)
+    if not found or all(found):
+        return None
+    for kind, text in zip(_KINDS, repository.name.split("/"), strict=True):
+        if len(text) < _SHORTEST:
+            return f"ACR may refuse the {kind} {text}: its documents say that a name has at least 2 characters"
+    reasons = [reason for reason in found if reason is not None]
+    return f"ACR may refuse this destination: {reasons[0]}" if reasons else None
+
+
+def _refusals(repository: Repository) -> list[str | None]:
+    """Return for each edition that a registry may be of why it can't hold a name, or None if it can."""
+    parts = repository.name.split("/")
+    if len(parts) != NAME_SEGMENTS or not is_acr(repository.registry):
+        return []
+    namespace, name = parts
+    edition = edition_of(repository.registry)
+    return [_refusal(namespace, name, each) for each in Edition if edition in (None, each)]
+
+
+def _refusal(namespace: str, name: str, edition: Edition) -> str | None:
+    """Return why an edition can't hold a name. The grammar of names excludes the rest of what none takes."""
+    for kind, text, longest in zip(_KINDS, (namespace, name), _LONGEST[edition], strict=True):
+        if len(text) > longest:
+            takes = f"the {edition} Edition takes {_SHORTEST} to {longest}"
+            return f"the {kind} {text[:_SHOWN]}… has {len(text)} characters, and {takes}"
+    if edition is Edition.PERSONAL and "." in namespace:
+        return f"the namespace {namespace} has a dot, which the {edition} Edition does not take"
+    return None

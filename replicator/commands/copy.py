@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from replicator.aliyun.acr import automatic_attestations, with_edition
+from replicator.aliyun.acr import automatic_attestations, name_problem, with_edition
 from replicator.commands.options import (
     Auth,
     Config,
@@ -23,12 +23,12 @@ from replicator.commands.options import (
 from replicator.console import age, say, stderr
 from replicator.copy.context import Outcome, Result
 from replicator.copy.options import VERBATIM, Attestations, CopyOptions, Overwrite
-from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem, ReplicatorError
+from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, ErrorClass, Problem, ReplicatorError
 from replicator.reference import Reference, Repository
 from replicator.registry.credentials import Access
 from replicator.registry.docker_logins import docker_logins
 from replicator.registry.errors import RegistryError
-from replicator.replication.transfer import OUTAGE_SECONDS, access_by, open_registries, outlast, transfer
+from replicator.replication.transfer import OUTAGE_SECONDS, CopyFailed, access_by, open_registries, outlast, transfer
 from replicator.retry import ends_on_standstill
 from replicator.rules.request import CopyRequest
 from replicator.settings import Settings, variables
@@ -107,8 +107,10 @@ async def copy_one(
         The exit code: `OK`, `FAILED` if the image was skipped, or `INTERRUPTED`.
 
     Raises:
-        ReplicatorError: the copy failed.
+        ReplicatorError: the copy failed, or ACR can't hold the destination.
     """
+    if problem := name_problem(destination.repository):
+        raise CopyFailed(problem, ErrorClass.PERMANENT)
     request = CopyRequest(source, destination, rule="", options=options, overwrite=overwrite)
     async with open_registries(settings, access) as (_, copier), _installation(settings, request) as told:
 

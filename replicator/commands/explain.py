@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from replicator.aliyun import TemporaryLogins, Visibility
-from replicator.aliyun.acr import EDITIONS, Edition, KnownEdition
+from replicator.aliyun.acr import EDITIONS, Edition, KnownEdition, name_doubt
 from replicator.commands.options import (
     Auth,
     Config,
@@ -68,6 +68,8 @@ def explain_reference(rules: Rules, reference: Reference, proxies: Proxies) -> i
     for request in [request for request in requests if request.problem is None]:
         notes = "; ".join(_notes(request))
         say(f"{request.source} -> {request.destination}{notes and f' ({notes})'}")
+        if doubt := name_doubt(request.destination.repository):
+            say(f" {doubt}", label="may fail", style="yellow")
         if rivals := rules.rivals(request):
             more = len(rivals) - _MOST_RIVALS
             named = ", ".join(map(str, rivals[:_MOST_RIVALS])) + (f" and {more} more like these" if more > 0 else "")

@@ -174,6 +174,8 @@ def _push_advice(error: RegistryError, destination: Reference) -> str:
         if segments < acr.NAME_SEGMENTS:
             return f"{wrong}: put a namespace in front of it in the rule's destination"
         return f"{wrong}: use {{flat}} in the rule's destination"
+    if problem := acr.name_problem(destination.repository):
+        return f"{problem}: choose another name"
     personal = acr.edition_of(error.registry) is acr.Edition.PERSONAL
     if is_of_quantity(error.why):
         quota = " (Personal Edition: 3 namespaces, 300 repositories)" if personal else ""

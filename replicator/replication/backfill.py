@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import structlog
 
+from replicator.aliyun.acr import name_problem
 from replicator.copy.options import Overwrite
 from replicator.errors import ReplicatorError
 from replicator.queue import CauseWatch, Lane, QueueError
@@ -22,9 +23,8 @@ from replicator.reference import Reference
 from replicator.registry.places import BULK
 from replicator.replication.advice import explained
 from replicator.replication.compare import TRUSTED, Checker, row_at_end, row_of, why
-from replicator.replication.enqueue import BackfillOptions, Enqueuer, KeptCopies, informed, job_for
+from replicator.replication.enqueue import BackfillOptions, Enqueuer, KeptCopies, RepositoryQueue, informed, job_for
 from replicator.replication.report import TROUBLE, Report, Row, RowOutcome
-from replicator.replication.repositories import RepositoryQueue
 from replicator.tasks import cancel_all, gather_all
 
 if TYPE_CHECKING:
@@ -279,6 +279,9 @@ class Backfill:
             checked = await self._checker.check(found)
         if isinstance(checked, Row):
             return checked
+        # A domain of ACR's user may have told its edition only now.
+        if problem := name_problem(found.request.destination.repository):
+            return replace(row_of(found, RowOutcome.FAILED), error=problem)
         if checked is not None and checked.lost:
             self.report.lost += 1
             if len(self.report.lost_examples) < _EXAMPLES:

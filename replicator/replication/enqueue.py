@@ -1,12 +1,13 @@
-"""From a copy request to the queue: its job, the copies that wait for a person's approval, and batches of jobs."""
+"""From a listed copy to the queue: tags in order of their repositories, approvals, jobs, and batches of jobs."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import re
+from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from replicator.console import short
 from replicator.queue import Job, Lane
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
     from replicator.copy import Accessories, Comparison
     from replicator.queue import Queue
+    from replicator.reference import Repository
+
+T = TypeVar("T")
 
 _EVENT_ID = "event_id"
 _TRACE = "traceparent"
@@ -258,3 +262,50 @@ class _Pending:
     job: Job
     differs: bool
     done: asyncio.Future[None]
+
+
+class RepositoryQueue(Generic[T]):
+    """A bounded queue that keeps the tags of a repository together.
+
+    Harbor lists a project in the order of pushes, which mixes its repositories. Tags of one repository share layers
+    and a token, so they leave this queue one after the other.
+
+    Args:
+        size: copies that wait here before `put` blocks.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._waiting: dict[Repository, deque[T]] = {}
+        self._room = asyncio.Semaphore(size)
+        # One permit for each copy that waits, and one for good once the queue is closed.
+        self._ready = asyncio.Semaphore(0)
+
+    def __iter__(self) -> Iterator[T]:
+        """Iterate over the copies that wait, in the order in which they would leave."""
+        for copies in self._waiting.values():
+            yield from copies
+
+    async def put(self, repository: Repository, found: T) -> None:
+        """Add a copy as soon as there is room."""
+        await self._room.acquire()
+        self._waiting.setdefault(repository, deque()).append(found)
+        self._ready.release()
+
+    def close(self) -> None:
+        """Let every `take` return None once the queue is empty."""
+        self._ready.release()
+
+    async def take(self) -> T | None:
+        """Remove the next copy as soon as there is one; None if the queue is closed and empty."""
+        await self._ready.acquire()
+        if not self._waiting:
+            # Woken by `close`: pass the permit on to the next taker.
+            self._ready.release()
+            return None
+        # The repository that came first goes on as long as it has more.
+        repository, copies = next(iter(self._waiting.items()))
+        found = copies.popleft()
+        if not copies:
+            del self._waiting[repository]
+        self._room.release()
+        return found

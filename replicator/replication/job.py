@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from replicator.aliyun.acr import with_edition
+from replicator.aliyun.acr import name_problem, with_edition
 from replicator.console import short
 from replicator.copy import Outcome, Result, SourceNotFound, selection_key
 from replicator.copy.options import VERBATIM
@@ -208,8 +208,8 @@ class Handler:
         if isinstance(selected, str):
             return await self._left_alone(request, Result.SKIPPED, selected)
         request = selected
-        if request.problem is not None:
-            raise CopyFailed(request.problem, ErrorClass.PERMANENT)
+        if problem := request.problem or name_problem(request.destination.repository):  # an edition may be news
+            raise CopyFailed(problem, ErrorClass.PERMANENT)
         # The facts in the request are stale after a failed attempt, after another push was merged into this job,
         # and after a long wait, as for a registry that did not answer.
         waited = (datetime.now(UTC) - running.enqueued_at).total_seconds()

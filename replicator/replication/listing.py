@@ -27,9 +27,11 @@ from replicator.registry.places import BULK
 from replicator.replication.repositories import (
     LISTED_AT_ONCE,
     NotListed,
+    QuotaCount,
     RepositoryLister,
     WantedRepository,
     destinations,
+    name_warnings,
 )
 from replicator.replication.tag_lists import TAGS_A_PAGE, TagLister, TagPage, read_labels
 from replicator.rules import CopyRequest, Narrowing
@@ -53,8 +55,6 @@ _NO_SIGNATURES = frozenset({"sbom.harbor", "accelerator.nydus"})
 """Kinds of accessories that are no signatures; of others the manifest tells."""
 _MOST_COMPARED = 1000
 """Collisions whose images are compared; further ones count as different."""
-_MAX_UNFIT = 20
-"""Repositories without a possible destination that are named in warnings; further ones are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,18 +173,25 @@ class Listing:
         self._tags: TagLister | None = None
         self.on_page: Callable[[str, Iterable[str]], object] = lambda *_: None
 
-    async def collisions(self) -> AsyncGenerator[Collision, None]:
-        """Yield the collisions of the tags that exist now, as `batches` would; what can't be listed is passed over.
-
-        Without a request where the rules exclude any.
-        """
-        if not self._rules.may_collide:
-            return
+    async def repositories(self) -> list[WantedRepository]:
+        """Return the repositories; what can't be listed is passed over."""
         repositories = RepositoryLister(self.narrowing, self._registries)
         async with contextlib.aclosing(repositories.failures()) as failures:
             async for _ in failures:
                 pass
-        wanted = [repositories.wanted[repository] for repository in sorted(repositories.wanted)]
+        return [repositories.wanted[repository] for repository in sorted(repositories.wanted)]
+
+    async def collisions(self, wanted: list[WantedRepository] | None = None) -> AsyncGenerator[Collision, None]:
+        """Yield the collisions of the tags that exist now, as `batches` would; what can't be listed is passed over.
+
+        Without a request where the rules exclude any.
+
+        Args:
+            wanted: the repositories; None to list them.
+        """
+        if not self._rules.may_collide:
+            return
+        wanted = await self.repositories() if wanted is None else wanted
         async with contextlib.aclosing(self._read_ahead(wanted)) as failures:
             async for _ in failures:
                 pass
@@ -208,7 +215,8 @@ class Listing:
             each.needs_labels = self._rules.route(each.repository).labels
         if self._copier is not None:
             self._copier.expect(destinations(self._rules, repositories.wanted), whole=self.narrowing.is_whole)
-        warnings = self._unseen() + self._unfit(wanted)
+        quota = QuotaCount(self._rules)
+        warnings = (*self._unseen(), *name_warnings(self._rules, wanted), *quota.add(wanted))
         if warnings:
             yield Batch("", warnings=warnings)
         async with contextlib.aclosing(self._read_ahead(wanted)) as failures:
@@ -222,12 +230,17 @@ class Listing:
                 batch = self._batch(page, tags)
                 if batch.refused and isinstance(page, TagPage):
                     batch = await self._with_agreed(batch, page)
+                for found in batch.found:
+                    quota.found(found.request.destination.repository)
                 if batch.found or batch.refused or batch.error is not None or batch.warnings:
                     yield batch
+        if late := quota.end():
+            yield Batch("", warnings=tuple(late))
 
     def covers(self, repository: Repository) -> bool:
         """Tell, after the last batch, whether every tag was listed that this repository has, if there still is one."""
-        if self._found is None or self._tags is None or not self._rules.route(repository).destinations:
+        route = self._rules.route(repository)
+        if self._found is None or self._tags is None or not (route.destinations or route.problems):
             return False
         if repository in self._found.wanted:
             return repository in self._tags.complete
@@ -266,16 +279,6 @@ class Listing:
                     narrow = narrow_login(access.username if access is not None else None)
                     found += [f"{source.registry}/{source.glob} may not find all: {narrow}"] if narrow else []
         return tuple(dict.fromkeys(found))
-
-    def _unfit(self, wanted: list[WantedRepository]) -> tuple[str, ...]:
-        """Return a warning for each repository that has no possible name at its destination, whatever its tags."""
-        reasons = [
-            f"{each.repository} is left out: {reason}"
-            for each in wanted
-            for reason in self._rules.route(each.repository).unfit
-        ]
-        more = len(reasons) - _MAX_UNFIT
-        return (*reasons[:_MAX_UNFIT], *([f"{more} more are left out for such reasons"] if more > 0 else []))
 
     async def _read_ahead(self, wanted: list[WantedRepository]) -> AsyncGenerator[NotListed, None]:
         """Read the tags of all that may collide; yield what can't be listed of it."""

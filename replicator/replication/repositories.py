@@ -5,15 +5,15 @@ Their destinations are the neighbours of a copy: repositories that may have blob
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 import structlog
 
+from replicator.aliyun.acr import name_doubt
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.harbor import HarborApi
 from replicator.harbor.api import SystemInfo
@@ -23,19 +23,21 @@ from replicator.rules import Narrowing
 from replicator.tasks import merge_streams
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterable
 
     from replicator.copy import Copier
     from replicator.harbor import ListedRepository
     from replicator.registry import Registries
     from replicator.rules import Rules, Source
+    from replicator.rules.credentials import PersonalUse
 
-T = TypeVar("T")
 _log = structlog.get_logger("replicator.copy")
 _sweep_log = structlog.get_logger("replicator.sweep")
 
 LISTED_AT_ONCE = 4
 """Projects, or repositories, that are listed at the same time; the pages of each one after the other."""
+_MAX_NAMED = 20
+"""Repositories without a possible destination, or with a doubtful one, that are named; further ones are counted."""
 _PROJECTS_SECONDS = 600.0
 """Seconds for which the projects of a Harbor, and its version, are remembered."""
 _LABELS_SECONDS = 600.0
@@ -154,56 +156,75 @@ class RepositoryLister:
             wanted.named = True
 
 
-class RepositoryQueue(Generic[T]):
-    """A bounded queue that keeps the tags of a repository together.
-
-    Harbor lists a project in the order of pushes, which mixes its repositories. Tags of one repository share layers
-    and a token, so they leave this queue one after the other.
-
-    Args:
-        size: copies that wait here before `put` blocks.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._waiting: dict[Repository, deque[T]] = {}
-        self._room = asyncio.Semaphore(size)
-        # One permit for each copy that waits, and one for good once the queue is closed.
-        self._ready = asyncio.Semaphore(0)
-
-    def __iter__(self) -> Iterator[T]:
-        """Iterate over the copies that wait, in the order in which they would leave."""
-        for copies in self._waiting.values():
-            yield from copies
-
-    async def put(self, repository: Repository, found: T) -> None:
-        """Add a copy as soon as there is room."""
-        await self._room.acquire()
-        self._waiting.setdefault(repository, deque()).append(found)
-        self._ready.release()
-
-    def close(self) -> None:
-        """Let every `take` return None once the queue is empty."""
-        self._ready.release()
-
-    async def take(self) -> T | None:
-        """Remove the next copy as soon as there is one; None if the queue is closed and empty."""
-        await self._ready.acquire()
-        if not self._waiting:
-            # Woken by `close`: pass the permit on to the next taker.
-            self._ready.release()
-            return None
-        # The repository that came first goes on as long as it has more.
-        repository, copies = next(iter(self._waiting.items()))
-        found = copies.popleft()
-        if not copies:
-            del self._waiting[repository]
-        self._room.release()
-        return found
-
-
 def destinations(rules: Rules, repositories: Iterable[Repository]) -> dict[Repository, None]:
     """Return the repositories that the rules copy other repositories to, in their order."""
     return {each: None for repository in repositories for each in sorted(rules.route(repository).destinations)}
+
+
+def name_warnings(rules: Rules, wanted: Iterable[WantedRepository]) -> tuple[str, ...]:
+    """Return a warning for each repository that has no possible destination by some rule, or a doubtful name there.
+
+    Those whose copies fail are not among them: each of their tags is reported.
+    """
+    unfit: list[str] = []
+    doubts: dict[str, None] = {}
+    for each in wanted:
+        route = rules.route(each.repository)
+        unfit += [f"{each.repository} is left out: {reason}" for reason in route.unfit]
+        doubts |= {f"{end}: {doubt}": None for end in sorted(route.destinations) if (doubt := name_doubt(end))}
+    more = len(unfit) - _MAX_NAMED
+    others = len(doubts) - _MAX_NAMED
+    return (
+        *unfit[:_MAX_NAMED],
+        *([f"{more} more are left out for such reasons"] if more > 0 else []),
+        *list(doubts)[:_MAX_NAMED],
+        *([f"{others} more have such names"] if others > 0 else []),
+    )
+
+
+class QuotaCount:
+    """Counts the namespaces and repositories that a listing needs at ACR's Personal Edition.
+
+    Args:
+        rules: those that are listed. What they need by themselves is reported where they are loaded.
+
+    Attributes:
+        uses: what is needed at each account.
+    """
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self.uses = rules.personal_uses()
+        self._told = self.uses.problems()
+        # Destinations that may get no image at all, because no tag passes a filter.
+        self._possible: dict[Repository, PersonalUse] = {}
+
+    def add(self, wanted: Iterable[WantedRepository]) -> list[str]:
+        """Add the destinations of repositories; return what is certainly too much."""
+        for each in wanted:
+            route = self._rules.route(each.repository)
+            for destination in route.destinations | route.certain:
+                # A Harbor that says 0 has none, or does not count them.
+                certain = destination in route.certain and each.artifact_count != 0
+                use = self.uses.add(destination, certain=certain)
+                if use is not None and not certain:
+                    self._possible[destination] = use
+        return self._news()
+
+    def found(self, destination: Repository) -> None:
+        """Note that a destination gets an image."""
+        if (use := self._possible.pop(destination, None)) is not None:
+            use.add(destination, certain=True)
+
+    def end(self) -> list[str]:
+        """Return what is too much now that all tags are known, and was not before."""
+        return self._news()
+
+    def _news(self) -> list[str]:
+        problems = self.uses.problems()
+        news = [problem for problem in problems if problem not in self._told]
+        self._told = problems
+        return news
 
 
 class SweptHarbor:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from replicator.aliyun import TemporaryLogins
+from replicator.aliyun.acr import Edition, edition_of, endpoint_of
 from replicator.errors import ConfigError, Problem
-from replicator.reference import HUB
+from replicator.reference import HUB, Repository
 from replicator.rules.node import join
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-    from replicator.reference import Repository
     from replicator.registry.credentials import Access
+    from replicator.rules.rule import Rule
 
 
 class Elsewhere(Protocol):
@@ -184,3 +186,166 @@ def find_unused(named: Iterable[NamedDestination], credentials: Credentials, pat
     used = {name.beginning.partition("/")[0] for name in named}
     unused = [key for key in sorted(credentials.entries) if key.partition("/")[0] not in used]
     return [Problem(join(path, key), "no rule names this registry") for key in unused]
+
+
+PERSONAL_NAMESPACES = 3
+"""Namespaces that an account has in the Personal Edition."""
+PERSONAL_REPOSITORIES = 300
+"""Repositories that an account has in the Personal Edition."""
+_MOST_NAMED = 10
+
+
+@dataclass(slots=True)
+class PersonalUse:
+    """What copies need at one account of the Personal Edition. What else is there is not known.
+
+    Attributes:
+        hosts: the names by which it is reached.
+        namespaces: those of the destinations.
+        repositories: destinations that get an image for certain, as ``namespace/repository``.
+        possible: further ones, which get an image if a tag passes the filter of their rule.
+    """
+
+    hosts: set[str] = field(default_factory=set)
+    namespaces: set[str] = field(default_factory=set)
+    repositories: set[str] = field(default_factory=set)
+    possible: set[str] = field(default_factory=set)
+
+    def reach(self, registry: str, namespace: str) -> None:
+        """Add a namespace that gets an image."""
+        self.hosts.add(registry)
+        self.namespaces.add(namespace)
+
+    def add(self, destination: Repository, *, certain: bool) -> None:
+        """Add a destination; adding it twice makes no difference."""
+        self.reach(destination.registry, destination.name.partition("/")[0])
+        if certain:
+            self.repositories.add(destination.name)
+            self.possible.discard(destination.name)
+        elif destination.name not in self.repositories:
+            self.possible.add(destination.name)
+
+    @property
+    def place(self) -> str:
+        """Its hosts, in words."""
+        return " and ".join(sorted(self.hosts))
+
+    @property
+    def summary(self) -> str:
+        """What is needed at most, beside the quotas."""
+        repositories = len(self.repositories) + len(self.possible)
+        return (
+            f"the rules need {len(self.namespaces)} of {PERSONAL_NAMESPACES} namespaces and up to {repositories} of "
+            f"{PERSONAL_REPOSITORIES} repositories"
+        )
+
+    @property
+    def too_many_namespaces(self) -> str | None:
+        """What to say if there are more namespaces than the account has; None if there are not."""
+        number = len(self.namespaces)
+        if number <= PERSONAL_NAMESPACES:
+            return None
+        more = number - _MOST_NAMED
+        named = ", ".join(sorted(self.namespaces)[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+        return (
+            f"the rules need {number} namespaces at {self.place} ({named}), and an account has {PERSONAL_NAMESPACES} "
+            "in the Personal Edition: send several projects to one namespace, as in "
+            f"{self._example}/{{flat}}, or use the Enterprise Edition"
+        )
+
+    @property
+    def too_many_repositories(self) -> str | None:
+        """What to say if certain destinations are more than the repositories of the account; None if they are not."""
+        number = len(self.repositories)
+        return self._too_many(f"at least {number}") if number > PERSONAL_REPOSITORIES else None
+
+    @property
+    def maybe_too_many_repositories(self) -> str | None:
+        """The same of all destinations, whose number the filters for tags may still lower."""
+        number = len(self.repositories) + len(self.possible)
+        return self._too_many(f"up to {number}") if number > PERSONAL_REPOSITORIES else None
+
+    @property
+    def _example(self) -> str:
+        return f"{min(self.hosts)}/{min(self.namespaces)}"
+
+    def _too_many(self, number: str) -> str:
+        return (
+            f"the rules need {number} repositories at {self.place}, and an account has {PERSONAL_REPOSITORIES} "
+            f"in the Personal Edition: put many into one, as in {self._example}/all:{{flat}}-{{tag}}, "
+            "name fewer in the rules, or use the Enterprise Edition"
+        )
+
+
+class PersonalUses:
+    """What the rules need at each account of ACR's Personal Edition.
+
+    It begins with what the rules alone tell: the namespaces that they fix, and the destinations of sources without
+    wildcards.
+
+    Args:
+        rules: all rules.
+        access_to: finds the login for a repository, see `Credentials.find`.
+    """
+
+    def __init__(self, rules: Iterable[Rule], access_to: Callable[[Repository], Access | None]) -> None:
+        self._access_to = access_to
+        self._uses: dict[tuple[str, str], PersonalUse] = {}
+        for rule in rules:
+            for target in rule.targets:
+                registry, source = target.template.registry, rule.source
+                if edition_of(registry) is not Edition.PERSONAL:
+                    continue
+                # A project may be a name that no namespace can have.
+                with suppress(ValueError):
+                    if source.repository is not None:
+                        self.add(target.template.expand(source.repository), certain=rule.always_copies(target))
+                    elif namespace := target.template.fixed_namespace(source):
+                        self._use(Repository(registry, f"{namespace}/x")).reach(registry, namespace)
+
+    def add(self, destination: Repository, *, certain: bool) -> PersonalUse | None:
+        """Add a destination; return the use of its account, or None if that is not of the Personal Edition.
+
+        Args:
+            destination: any destination of the rules.
+            certain: whether it gets an image, whatever tags there are.
+        """
+        if edition_of(destination.registry) is not Edition.PERSONAL:
+            return None
+        use = self._use(destination)
+        use.add(destination, certain=certain)
+        return use
+
+    def _use(self, destination: Repository) -> PersonalUse:
+        access = None
+        with suppress(ConfigError):  # the login can't be read, which is reported elsewhere
+            access = self._access_to(destination)
+        return self._uses.setdefault(_account(destination.registry, access), PersonalUse())
+
+    def all(self) -> list[PersonalUse]:
+        """Return the use of each account."""
+        return list(self._uses.values())
+
+    def problems(self) -> list[str]:
+        """Return what is certainly too much, in words."""
+        found = [problem for use in self.all() for problem in (use.too_many_namespaces, use.too_many_repositories)]
+        return [problem for problem in found if problem is not None]
+
+
+def _account(registry: str, access: Access | None) -> tuple[str, str]:
+    """Return a key of the account at a host of the Personal Edition.
+
+    Several hosts have one key only where they are certainly one account in one region: by the id of the instance, by
+    the account's id in a RAM user's name, or by equal logins.
+    """
+    endpoint = endpoint_of(registry)
+    if endpoint is None:
+        return registry, ""
+    if endpoint.instance:
+        return endpoint.region, endpoint.instance
+    if access is not None and access.username is not None:
+        account = access.username.rpartition("@")[2]
+        return endpoint.region, account if account.isdecimal() else access.username
+    if access is not None and isinstance(access.logins, TemporaryLogins):
+        return endpoint.region, f"key {access.logins.account.access_key_id}"
+    return registry, ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from replicator.aliyun.acr import NAME_SEGMENTS, is_acr_host
+from replicator.aliyun.acr import NAME_SEGMENTS, is_acr_host, name_doubt
 from replicator.copy.options import Overwrite
 from replicator.errors import Problem
 from replicator.reference import HUB, full_name, is_registry, is_signature_tag, is_tag
@@ -169,7 +169,7 @@ class _Reader:
         # A rule with mistakes needs its logins too, so that a missing login is reported together with them.
         self.templates.append(template)
         source = self._source
-        if source is None or not self._fits(node, source, template):
+        if source is None or not self._fits(node, source, template) or not self._names(node, source, template):
             return None
         pairs = self._pairs(node, source, ends)
         if pairs is None or tags is None:
@@ -272,6 +272,15 @@ class _Reader:
             node.wrong(f"ACR can't hold the resulting name: {advice}")
             return False
         self._warnings.append(Problem(node.path, f"some matching repositories can't be copied to ACR: {advice}"))
+        return True
+
+    def _names(self, node: Node, source: SourcePattern, template: Template) -> bool:
+        """Check that ACR can hold the name of some match at least, as far as the rule alone tells."""
+        if problem := template.fixed_name_problem(source):
+            node.wrong(problem)
+            return False
+        if source.repository is not None and (doubt := name_doubt(template.expand(source.repository))):
+            self._warnings.append(Problem(node.path, doubt))
         return True
 
     def _pairs(self, node: Node, source: SourcePattern, ends: tuple[str, ...]) -> dict[str, tuple[str, ...]] | None:

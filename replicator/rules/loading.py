@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from replicator.errors import ConfigError, Problem
 from replicator.rules.auth import read_auth
 from replicator.rules.collisions import CollisionSearch
-from replicator.rules.credentials import Credentials, find_logins, find_unused, join_credentials
+from replicator.rules.credentials import Credentials, PersonalUses, find_logins, find_unused, join_credentials
 from replicator.rules.defaults import Content, RulesOptions, read_defaults
 from replicator.rules.document import RulesFile, find_files, read_document, read_files, read_text
 from replicator.rules.images import read_images
@@ -394,4 +394,5 @@ class _Joined:
             # A registry that needs a login from there is reported as an error.
             warnings.append(elsewhere.problem)
         rules = [rule for part in self._parts for rule in part.rules]
+        warnings += [Problem("images", text) for text in PersonalUses(rules, self.credentials.find).problems()]
         return Rules(rules, self.credentials, warnings, self._logins, out)

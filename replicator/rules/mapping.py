@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, product
 from typing import TYPE_CHECKING
 
-from replicator.aliyun.acr import NAME_SEGMENTS, is_acr
+from replicator.aliyun.acr import NAME_SEGMENTS, endpoint_of, is_acr, name_problem
 from replicator.reference import (
     MAX_TAG_LENGTH,
     Repository,
@@ -34,9 +36,15 @@ from replicator.rules.patterns import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from replicator.rules.node import Node
+
+
+_STARS = re.compile(r"\*+")
+_FILLINGS = {False: ("", "x"), True: ("", "x", "/", "x/", "/x", "x/x")}
+"""What stands for a star in samples, and for two: with a slash the project is another one."""
+_MOST_STARS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,15 @@ class SourcePattern:
     def fixed(self) -> str:
         """The common beginning of every matching ``registry/repository``; all of it if there is no wildcard."""
         return f"{self.registry}/{literal_prefix(self.path)}"
+
+    def samples(self) -> Iterator[Repository]:
+        """Yield matches among which are the shortest in each segment; a glob of many wildcards has none."""
+        parts = _STARS.split(self.path)
+        fillings = [_FILLINGS["**" in stars] for stars in _STARS.findall(self.path)]
+        for filled in product(*fillings) if len(fillings) <= _MOST_STARS else ():
+            name = "".join(chain.from_iterable(zip(parts, (*filled, ""), strict=True))).replace("?", "x")
+            if is_repository_name(name) and self.includes(name):
+                yield Repository(self.registry, name)
 
     def includes(self, name: str) -> bool:
         """Tell whether the path matches the repository ``name`` of this registry."""
@@ -338,6 +355,35 @@ class Template:
         if is_acr(self.registry) and segments != NAME_SEGMENTS:
             raise ValueError(f"ACR can't hold {path}: {self.advice(segments)}")
         return repository
+
+    def name_problem(self, destination: Repository) -> str | None:
+        """Return why ACR can't hold ``destination``, which `expand` has returned, and what to do; None if it may."""
+        if (problem := name_problem(destination)) is None:
+            return None
+        return f"{problem}; change {self}, or leave the repository out of this rule and give it a rule of its own"
+
+    def fixed_name_problem(self, source: SourcePattern) -> str | None:
+        """Return why ACR can't hold the destination of any match of ``source``, as far as the rule alone tells.
+
+        The host's name has to tell the edition, so that rules are as right or wrong at every start.
+        """
+        problem = None
+        if endpoint_of(self.registry) is not None:
+            for repository in source.samples():
+                with suppress(ValueError):  # a match without a destination
+                    problem = name_problem(self.expand(repository))
+                    if problem is None:
+                        return None
+        return problem and f"{problem}; change {self}"
+
+    def fixed_namespace(self, source: SourcePattern) -> str | None:
+        """Return the first segment of all destinations of ``source``; None if they differ in it."""
+        first = self.path.partition("/")[0]
+        if source.repository is not None:
+            return _filled_in(first, source.repository).partition("/")[0]
+        if source.project is not None:
+            first = re.sub(r"\{repository\}.*", "{project}", first).replace("{project}", source.project)
+        return None if "{" in first else first
 
     def expand_tag(self, source: Repository, tag: str) -> str:
         """Return the tag of ``source`` and its ``tag``; `tag_problem` tells whether it is one."""

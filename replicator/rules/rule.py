@@ -112,6 +112,12 @@ class Rule:
             "targets": sorted(targets, key=lambda target: json.dumps(target, sort_keys=True)),
         }
 
+    def always_copies(self, target: DestinationTag) -> bool:
+        """Tell whether every match that has a tag has a copy to ``target``; a tag that is written out is there."""
+        source, tags = self.source, target.tags
+        named = source.repository is not None and tags.exact is not None
+        return source.digest is not None or named or replace(tags, latest=None).is_everything
+
     def judge(self, target: DestinationTag, reference: Reference) -> list[CopyRequest] | str:
         """Return the copies of ``reference``, whose repository matches, to ``target``; or the reason for none."""
         name = reference.repository.name
@@ -127,7 +133,8 @@ class Rule:
                 return f"the digest is {reference.digest or 'not given'}, not {digest}"
             return self._requests(Reference(reference.repository, digest=digest), target, destination)
         if _is_signature(reference, target):
-            return self._signature(reference, target, destination)
+            # It goes where its image goes, which fails with the same reason.
+            return target.template.name_problem(destination) or self._signature(reference, target, destination)
         if reference.tag is None:
             return "no tag is given, and the rule is for tags"
         refusal = target.tags.refusal(reference.tag)
@@ -136,14 +143,17 @@ class Rule:
         return self._requests(Reference(reference.repository, reference.tag), target, destination)
 
     def _requests(self, source: Reference, target: DestinationTag, destination: Repository) -> list[CopyRequest] | str:
+        problem = target.template.name_problem(destination)
         if source.tag is None:
             ends = [Reference(destination, target.digest_tag, None if target.digest_tag else source.digest)]
-        elif problem := target.template.tag_problem(source.repository, source.tag):
+        elif unfit := target.template.tag_problem(source.repository, source.tag):
             # A destination needs a valid name, and no copy goes there: it fails with the reason.
             (end,) = target.ends(source.repository, source.tag)
             name = f"{end[:_SHOWN]}-{hashlib.blake2b(end.encode(), digest_size=8).hexdigest()}"
             named = Reference(destination, name)
-            return [CopyRequest(source, named, self.key, target.selection, target.known_options, problem=problem)]
+            return [
+                CopyRequest(source, named, self.key, target.selection, target.known_options, problem=problem or unfit)
+            ]
         else:
             ends = [Reference(destination, tag) for tag in target.ends(source.repository, source.tag)]
         if source in ends:
@@ -151,7 +161,15 @@ class Rule:
         if not ends:
             return _ONTO_ITSELF
         return [
-            CopyRequest(source, end, self.key, target.selection, target.known_options, overwrite=target.overwrite)
+            CopyRequest(
+                source,
+                end,
+                self.key,
+                target.selection,
+                target.known_options,
+                overwrite=target.overwrite,
+                problem=problem,
+            )
             for end in ends
         ]
 
@@ -229,25 +247,31 @@ class Route:
         destinations: the repositories that get tags. A destination by digest alone is not among them: equal digests
             are equal content.
         renaming: those of them where a tag may have another name than at the source.
+        certain: the destinations, by digest too, that get an image if the repository has any.
         whole: whether the rules must see all tags together. If not, ``Rules.asked`` for one page of tags after
             another gives the same copies as for all tags at once.
         labels: whether the rules must see the labels of the tags.
-        unfit: why some copies can't be made, whatever the tag: the destination can't hold the name.
+        unfit: why some copies are not asked for, whatever the tag: there is no such destination.
+        problems: why some copies fail, whatever the tag: the destination can't hold the name.
     """
 
     destinations: frozenset[Repository]
     renaming: frozenset[Repository]
+    certain: frozenset[Repository]
     whole: bool
     labels: bool = False
     unfit: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 def route(rules: Iterable[Rule], repository: Repository) -> Route:
     """Return the route of ``repository`` under ``rules``, which all match it."""
     destinations: set[Repository] = set()
     renaming: set[Repository] = set()
+    certain: set[Repository] = set()
     whole = labels = False
     unfit: dict[str, None] = {}
+    problems: dict[str, None] = {}
     for rule in rules:
         for target in rule.targets:
             if matching_glob(target.excluded, repository.name) is not None:
@@ -260,12 +284,25 @@ def route(rules: Iterable[Rule], repository: Repository) -> Route:
                 # `Rule.judge` makes no such copy either.
                 unfit[f"rule {rule.key}: {error}"] = None
                 continue
+            if problem := target.template.name_problem(destination):
+                problems[f"rule {rule.key}: {problem}"] = None
+                continue
+            if rule.always_copies(target):
+                certain.add(destination)
             if rule.source.digest is not None and target.digest_tag is None:
                 continue
             destinations.add(destination)
             if target.pairs or target.digest_tag is not None or target.template.tag is not None:
                 renaming.add(destination)
-    return Route(frozenset(destinations), frozenset(renaming), whole, labels, tuple(unfit))
+    return Route(
+        frozenset(destinations),
+        frozenset(renaming),
+        frozenset(certain),
+        whole,
+        labels,
+        tuple(unfit),
+        tuple(problems),
+    )
 
 
 def _is_whole(rule: Rule, target: DestinationTag) -> bool:

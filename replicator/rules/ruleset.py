@@ -9,9 +9,11 @@ from functools import cached_property, reduce
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from replicator.aliyun.acr import is_acr
 from replicator.copy.options import CopyOptions, Overwrite, Public
 from replicator.reference import Reference, Repository, is_tag
 from replicator.rules.collisions import may_collide, possible_sources
+from replicator.rules.credentials import PersonalUses
 from replicator.rules.patterns import matching_glob
 from replicator.rules.request import Asked, CopyRequest, Explanation, Source
 from replicator.rules.rule import Route, route
@@ -123,6 +125,7 @@ class Rules:
                     signature=now.signature,
                     accessories=shown,
                     overwrite=now.overwrite,
+                    problem=now.problem,
                 )
         return None
 
@@ -249,6 +252,19 @@ class Rules:
             ConfigError: no key matches here, and the logins elsewhere can't be read.
         """
         return self._credentials.find(repository, elsewhere=repository.registry.lower() in self.hosts)
+
+    def personal_uses(self) -> PersonalUses:
+        """Return what the rules need at the accounts of ACR's Personal Edition, as far as they alone tell."""
+        return PersonalUses(self._rules, self.credentials)
+
+    @property
+    def finds_names_for_acr(self) -> bool:
+        """Whether the names of some destinations at ACR depend on which repositories there are."""
+        return any(
+            rule.source.repository is None and is_acr(target.template.registry)
+            for rule in self._rules
+            for target in rule.targets
+        )
 
     def allows_public(self, source: Repository, destination: Repository) -> bool:
         """Tell whether there are rules from ``source`` to ``destination``, and all of them say ``public: allow``."""

@@ -241,3 +241,11 @@ async def test_a_registry_that_turns_out_to_be_acr_decides_about_attestations(
     with pytest.raises(CopyFailed):
         await copying
     assert asked == [Attestations.KEEP]
+
+
+async def test_a_name_that_acr_can_not_hold_fails_before_anything_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "open_registries", None)
+    destination = Reference.parse(f"registry.cn-beijing.aliyuncs.com/mirror/{'x' * 65}:v1")
+    with pytest.raises(CopyFailed, match="the Personal Edition takes 2 to 64") as caught:
+        await command.copy_one(load_settings(), lambda _: Access(), SOURCE, destination)
+    assert caught.value.error_class is ErrorClass.PERMANENT

@@ -8,7 +8,7 @@ from replicator.commands.explain import explain_reference
 from replicator.errors import FAILED, OK
 from replicator.reference import Reference
 from replicator.registry.proxies import Proxies
-from tests.rules.building import ACR, HARBOR, rules_of
+from tests.rules.building import ACR, HARBOR, PLAIN, rules_of
 
 if TYPE_CHECKING:
     import pytest
@@ -32,3 +32,17 @@ def test_a_tag_that_gets_too_long_is_said_to_fail(capsys: pytest.CaptureFixture[
     assert " -> " not in said
     assert f"the copy of {HARBOR}/team/app:{'x' * 128} would fail: its tag would be " in said
     assert "a tag has at most 128" in said
+
+
+def test_a_name_that_acr_can_not_hold_is_said_to_fail_and_a_doubtful_one_that_it_may(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rules = rules_of({f"{HARBOR}/team/**": [f"{ACR}/mirror/{{name}}", f"{PLAIN}/mirror/{{name}}"]})
+    image = f"{HARBOR}/team/{'x' * 65}:v1"
+    assert explain_reference(rules, Reference.parse(image), Proxies()) == FAILED
+    said = capsys.readouterr().out
+    assert f"the copy of {image} would fail: ACR can't hold this destination: the repository xxx" in said
+    assert f" -> {PLAIN}/mirror/" in said
+    assert f" -> {ACR}/mirror/" not in said
+    assert explain_reference(rules, Reference.parse(f"{HARBOR}/team/a:v1"), Proxies()) == OK
+    assert "may fail  ACR may refuse the repository a: " in capsys.readouterr().out

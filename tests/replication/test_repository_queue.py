@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from replicator.reference import Reference
+from replicator.replication.enqueue import RepositoryQueue
 from replicator.replication.listing import Found
-from replicator.replication.repositories import RepositoryQueue
 from replicator.rules import Asked, CopyRequest
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -43,6 +44,8 @@ PERSONAL_REPOSITORIES = 300
 PERSONAL_NAMESPACES = 3
 """How many namespaces a Personal Edition holds."""
 
+_SEGMENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+_NAME = re.compile(f"({_SEGMENT})/({_SEGMENT})")
 _DENIED = "requested access to the resource is denied"
 _IMMUTABLE = "The requested tag already exists and cannot be overwritten."
 _IMAGE_CONFIGS = frozenset(
@@ -50,6 +53,20 @@ _IMAGE_CONFIGS = frozenset(
 )
 _CHART_CONFIG = "application/vnd.cncf.helm.config.v1+json"
 _COSIGN_ATTESTATION = "application/vnd.dsse.envelope.v1+json"
+
+
+def takes_name(name: str, *, personal: bool) -> bool:
+    """Tell whether an edition has such a repository, by its documents: ``namespace/repository``, and their lengths.
+
+    The documents want two characters at least. Names of one are taken, since nobody was seen to be refused for them.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return False
+    namespace, repository = match.groups()
+    if personal:
+        return len(namespace) <= 30 and "." not in namespace and len(repository) <= 64
+    return len(namespace) <= 120 and len(repository) <= 120
 
 
 class AcrStandIn:
@@ -182,8 +199,8 @@ class AcrStandIn:
 
     async def _may_push(self, name: str) -> bool:
         """Tell whether a repository is there to push to, or may be created by it."""
-        namespace, slash, repository = name.partition("/")
-        if not slash or "/" in repository or namespace not in self.namespaces:
+        namespace = name.partition("/")[0]
+        if not takes_name(name, personal=self.personal) or namespace not in self.namespaces:
             return False
         if await self._exists(name):
             return True

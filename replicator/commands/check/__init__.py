@@ -31,10 +31,10 @@ from replicator.commands.check.registries import (
     look_at_artifacts,
     look_at_both_ends,
     look_at_certificate,
+    look_at_destinations,
     look_at_projects,
     look_at_route,
     look_for,
-    look_for_collisions,
     try_push,
 )
 from replicator.commands.check.webhook import (
@@ -180,8 +180,9 @@ class Check:
             ]
             listing = [group.create_task(self._source(source)) for source in sources]
             policies = group.create_task(self._policies(sources))
-            collisions = group.create_task(self._collisions())
         async with asyncio.TaskGroup() as group:
+            # After the logins: a domain of ACR's user tells its edition with its first answer.
+            ends = group.create_task(self._destinations())
             artifacts = [
                 group.create_task(self._artifacts(repository, whole=whole))
                 for (_, _, whole), repository in self._listed.items()
@@ -189,7 +190,7 @@ class Check:
             destinations = {each.destination.repository: each.destination for each in reversed(self._copies.values())}
             pushes = [group.create_task(self._push(each)) for each in reversed(destinations.values())]
             public = [group.create_task(self._public(each)) for each in self._copies.values()]
-        tasks = (*hosts, *listing, collisions, *artifacts, policies, *pushes, *public, *local)
+        tasks = (*hosts, *listing, ends, *artifacts, policies, *pushes, *public, *local)
         # Several rules share a login, and so its findings.
         return list(dict.fromkeys(line for task in tasks for line in task.result()))
 
@@ -290,8 +291,8 @@ class Check:
 
         return [*found, *await self._try(Probe("list", subject, look))]
 
-    async def _collisions(self) -> list[Finding]:
-        look = partial(look_for_collisions, self._registries, self._rules, self._narrowing)
+    async def _destinations(self) -> list[Finding]:
+        look = partial(look_at_destinations, self._registries, self._rules, self._narrowing)
         # It has a limit of its own.
         return await run_probe(Probe("collision", "all rules", look), 2 * COLLISION_SECONDS)
 

@@ -22,6 +22,7 @@ from replicator.registry.proxies import connect
 from replicator.replication.advice import close_to_anyone, explained, may_lack_repository
 from replicator.replication.listing import Listing
 from replicator.replication.publicity import compare_ends, judge_source
+from replicator.replication.repositories import QuotaCount, WantedRepository, name_warnings
 from replicator.replication.tag_lists import LabelsUnknown, read_labels
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
 _NEEDED = "a robot account of Harbor needs repository:list, repository:pull and artifact:list"
 _MAX_NAMED = 10
-_MOST_COLLISIONS = 20
+_MOST_FOUND = 20
+"""Collisions, and names that a destination can't have, that are named."""
 COLLISION_SECONDS = 60.0
 """Time for the lists of repositories and tags that may collide; those of a large Harbor take hundreds of requests."""
 _SOON = timedelta(days=30)
@@ -118,13 +120,15 @@ async def look_for(
                 asked.request for asked in asked_of if asked.rules.intersection(source.rules) and narrowing.takes(asked)
             ]
             if requests:
-                first = requests[0].source
-                if problem := requests[0].problem:
-                    return [Finding("list", subject, FindingState.FAILED, f"matches {first}, but {problem}")], []
+                sound = [request for request in requests if request.problem is None]
+                if not sound:
+                    words = f"matches {requests[0].source}, but {requests[0].problem}"
+                    return [Finding("list", subject, FindingState.FAILED, words)], []
+                first = sound[0].source
                 found = [await _manifest(registries, first)]
                 return (
                     [Finding("list", subject, FindingState.OK, f"matches {first}"), *found],
-                    [request for request in requests if request.source == first],
+                    [request for request in sound if request.source == first],
                 )
     message = "no image matches: check names and tags in the rule, and whether the login can see the project"
     return [Finding("list", subject, FindingState.FAILED, message)], []
@@ -259,25 +263,69 @@ def _name(source: Source) -> str:
     return str(source.repository) if source.repository is not None else f"{source.registry}/{source.glob}"
 
 
-async def look_for_collisions(registries: Registries, rules: Rules, narrowing: Narrowing) -> list[Finding]:
-    """List what goes to destinations that several sources may reach; report the tags where sources collide."""
+async def look_at_destinations(registries: Registries, rules: Rules, narrowing: Narrowing) -> list[Finding]:
+    """Report names that ACR can't hold, quotas that do not suffice, and tags where sources collide.
+
+    The repositories are listed only where a destination at ACR or a collision depends on them.
+    """
     found: list[Finding] = []
-    seconds = COLLISION_SECONDS
+    seconds, listing = COLLISION_SECONDS, Listing(rules, registries, narrowing)
     try:
-        async with asyncio.timeout(seconds), aclosing(Listing(rules, registries, narrowing).collisions()) as collisions:
-            async for collision in collisions:
-                if len(found) < _MOST_COLLISIONS:
-                    sources = " and from ".join(map(str, collision.sources))
-                    message = f"would come from {sources}: give the sources different destinations"
-                    found.append(Finding("collision", str(collision.destination), FindingState.FAILED, message))
-                else:
-                    message = f"there are more than {_MOST_COLLISIONS} collisions: backfill --dry-run lists all"
-                    return [*found, Finding("collision", "all rules", FindingState.FAILED, message)]
+        async with asyncio.timeout(seconds):
+            if rules.may_collide or rules.finds_names_for_acr:
+                wanted = await listing.repositories()
+            else:
+                sources = (source.repository for source in narrowing.sources())
+                wanted = [WantedRepository(source, named=True) for source in sources if source is not None]
+            found += [*_judge_names(rules, wanted), *_judge_quotas(rules, wanted)]
+            collisions = await _find_collisions(listing, wanted)
     except TimeoutError:
-        message = f"not all lists were read within {seconds:g} s: backfill --dry-run finds all collisions"
-        found.append(Finding("collision", "all rules", FindingState.NOT_TRIED, message))
-    if not found and rules.may_collide:
-        found = [Finding("collision", "all rules", FindingState.OK, "no two sources go to one destination tag")]
+        message = f"not all lists were read within {seconds:g} s: backfill --dry-run finds every such problem"
+        return [*found, Finding("collision", "all rules", FindingState.NOT_TRIED, message)]
+    if not collisions and rules.may_collide:
+        collisions = [Finding("collision", "all rules", FindingState.OK, "no two sources go to one destination tag")]
+    return found + collisions
+
+
+async def _find_collisions(listing: Listing, wanted: list[WantedRepository]) -> list[Finding]:
+    found: list[Finding] = []
+    async with aclosing(listing.collisions(wanted)) as collisions:
+        async for collision in collisions:
+            if len(found) == _MOST_FOUND:
+                message = f"there are more than {_MOST_FOUND} collisions: backfill --dry-run lists all"
+                return [*found, Finding("collision", "all rules", FindingState.FAILED, message)]
+            sources = " and from ".join(map(str, collision.sources))
+            message = f"would come from {sources}: give the sources different destinations"
+            found.append(Finding("collision", str(collision.destination), FindingState.FAILED, message))
+    return found
+
+
+def _judge_names(rules: Rules, wanted: list[WantedRepository]) -> list[Finding]:
+    """Report the sources whose destination can't have its name."""
+    found = [
+        Finding("name", str(each.repository), FindingState.FAILED, problem)
+        for each in wanted
+        for problem in rules.route(each.repository).problems
+    ]
+    if (more := len(found) - _MOST_FOUND) > 0:
+        message = f"{more} more repositories have such names: backfill --dry-run lists all"
+        found = [*found[:_MOST_FOUND], Finding("name", "all rules", FindingState.FAILED, message)]
+    return found + [Finding("name", "all rules", FindingState.WARNING, text) for text in name_warnings(rules, wanted)]
+
+
+def _judge_quotas(rules: Rules, wanted: list[WantedRepository]) -> list[Finding]:
+    """Report what the rules need of ACR's Personal Edition, at each account; what else is there is not known."""
+    quota = QuotaCount(rules)
+    quota.add(wanted)
+    found: list[Finding] = []
+    for use in quota.uses.all():
+        doubt = use.too_many_repositories
+        if doubt is None and (doubt := use.maybe_too_many_repositories):
+            doubt += "; backfill --dry-run counts those that have a matching tag"
+        doubts = [text for text in (use.too_many_namespaces, doubt) if text is not None]
+        found += [Finding("quota", use.place, FindingState.WARNING, text) for text in doubts]
+        if not doubts:
+            found.append(Finding("quota", use.place, FindingState.OK, use.summary))
     return found
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 async def test_where_all_is_well_nothing_fails_and_nothing_is_left_behind(pushed: House) -> None:
     lines = await checked(pushed, pushed.rules(RULE), 0)
-    names = {"login", "list", "pull", "artifacts", "push", "queue", "webhook", "listen", "harbor", "edition"}
+    names = {"login", "list", "pull", "artifacts", "push", "queue", "webhook", "listen", "harbor", "edition", "quota"}
     assert set(told(lines, "ok")) == names
     assert told(lines, "ok")["edition"] == "ACR, Personal Edition, as told by its token challenge"
     # The robot account has all that a copy needs, and nothing more.
@@ -130,3 +130,19 @@ async def test_two_sources_of_one_tag_are_told_as_the_backfill_refuses_them(push
     assert all(f"{pushed.harbor.host}/library/{name}:v1" in text for name in ("a/b-c", "a-b/c"))
     rules = pushed.rules({"HARBOR/library/a/*": "ACR/image-syncer/{flat}"})
     assert "collision" in told(await checked(pushed, rules, 0), "ok")
+
+
+async def test_names_and_quotas_of_acr_are_told_from_the_list_before_the_first_push(pushed: House) -> None:
+    long = "x" * 65
+    await push(pushed.behind_harbor, f"library/{long}", "v1", image())
+    for number in range(3):
+        pushed.harbor.add_project(f"team{number}", public=True)
+        await push(pushed.behind_harbor, f"team{number}/app", "v1", image())
+    rules = pushed.rules({"HARBOR/library/*": "ACR/image-syncer/{name}", "HARBOR/*/app": "ACR/{project}/{name}"})
+    lines = await checked(pushed, rules, 1)
+    # The edition is known by the challenge alone.
+    assert f"{'x' * 25}… has 65 characters, and the Personal Edition takes 2 to 64" in failed(lines)["name"]
+    assert "need 5 namespaces" in told(lines, "warning")["quota"]
+    rules = pushed.rules({"HARBOR/library/app": "ACR/image-syncer/{name}", "HARBOR/team0/*": "ACR/image-syncer/{flat}"})
+    summary = "the rules need 1 of 3 namespaces and up to 2 of 300 repositories"
+    assert told(await checked(pushed, rules, 0), "ok")["quota"] == summary
