@@ -60,7 +60,7 @@ CALLS = [(block, call) for block in SCRIPTS for call in replicator_commands(bloc
 def test_rules_files_can_be_loaded(block: Block) -> None:
     # Those of image-syncer have no defaults: they come from the command line, as the page says.
     defaults: dict[str, Any] = (
-        {} if "defaults" in block.text else {"registry": "registry.cn-beijing.aliyuncs.com", "namespace": "x"}
+        {} if "defaults" in block.text else {"registry": "registry.cn-beijing.aliyuncs.com", "namespace": "mirror"}
     )
     assert list(parse(block.text, str(block), environ=SECRETS, **defaults).warnings) == []
 
