@@ -104,7 +104,7 @@ async def test_skopeo_is_told_of_a_wrong_password(acr: AcrStandIn, tmp_path: Pat
 
 async def test_skopeo_is_denied_what_it_can_not_push(acr: AcrStandIn, tmp_path: Path) -> None:
     write_directory(tmp_path, image(1))
-    for name in ("missing/nginx", "cache/team/nginx", "manual/nginx"):
+    for name in ("missing/nginx", "cache/team/nginx", "manual/nginx", f"cache/{'x' * 65}"):
         with pytest.raises(SkopeoError, match=DENIED):
             await push_directory(str(tmp_path), f"{acr.host}/{name}:1", ACR_USER)
 
