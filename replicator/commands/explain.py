@@ -26,8 +26,7 @@ from replicator.registry.kinds import KINDS
 from replicator.registry.proxies import Proxies
 from replicator.rules import CopyRequest, Rules, auth, defaults, images, loading
 from replicator.rules.auth import ALIYUN_KEYS, CREATE
-from replicator.rules.defaults import ATTESTATIONS, CONTENT_KEYS
-from replicator.rules.mapping import REPOSITORIES
+from replicator.rules.defaults import ATTESTATIONS, CONTENT_KEYS, REPOSITORIES
 from replicator.rules.ruleset import conditions_of
 from replicator.settings import variables
 

@@ -10,8 +10,8 @@ from replicator.copy.options import Overwrite
 from replicator.errors import Problem
 from replicator.reference import HUB, full_name, is_registry, is_signature_tag, is_tag
 from replicator.rules.credentials import NamedDestination
-from replicator.rules.defaults import CONTENT_KEYS, NOTHING_SAID, Content, read_content
-from replicator.rules.mapping import TAG, SourcePattern, Template, parse_source, read_excluded
+from replicator.rules.defaults import CONTENT_KEYS, NOTHING_SAID, Content, read_content, read_excluded
+from replicator.rules.mapping import TAG, SourcePattern, Template, parse_source
 from replicator.rules.node import expand_name
 from replicator.rules.patterns import compile_tag_pattern, is_glob, shorten
 from replicator.rules.rule import DestinationTag, Rule, has_no_labels, hub_doubts, source_doubts

@@ -31,14 +31,11 @@ from replicator.rules.patterns import (
     is_expression,
     is_glob,
     literal_prefix,
-    may_share,
     shorten,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from replicator.rules.node import Node
 
 
 _STARS = re.compile(r"\*+")
@@ -141,7 +138,7 @@ def parse_source(key: str, wrong: Callable[[str], None]) -> SourcePattern | None
         mistakes += 1
         wrong(message)
 
-    _check_path(path, note)
+    check_path(path, note)
     tags: tuple[str, ...] = ()
     digest = None
     tag, at, behind = suffix.partition("@")
@@ -177,9 +174,10 @@ def _split(rest: str) -> tuple[str, str, str]:
     return (rest[: mark.start()], mark[0], rest[mark.end() :]) if mark else (rest, "", "")
 
 
-def _check_path(path: str, wrong: Callable[[str], None]) -> None:
+def check_path(path: str, wrong: Callable[[str], None]) -> None:
+    """Check a repository's name, or a glob for names; ``wrong`` is called with every mistake."""
     try:
-        if path.endswith("/"):
+        if path.endswith("/") and not path.startswith("/"):
             wrong("ends with a slash: remove it, or append ** to mean all repositories below")
         elif is_glob(path):
             check_name_glob(path)
@@ -207,63 +205,6 @@ def _parse_tags(text: str, wrong: Callable[[str], None]) -> tuple[str, ...]:
         except ValueError as error:
             wrong(str(error))
     return tags
-
-
-REPOSITORIES = ("exclude",)
-"""Keys of ``repositories``, beside a destination."""
-
-
-def read_excluded(node: Node | None, source: SourcePattern | None) -> tuple[str, ...]:
-    """Read ``repositories``; mistakes are noted at its nodes.
-
-    Args:
-        node: the mapping; None if there is none.
-        source: the rule's; None if it has mistakes.
-
-    Returns:
-        The globs for repositories that are left out, each for a whole name as in the key.
-    """
-    if node is None:
-        return ()
-    if source is not None and not is_glob(source.path):
-        node.wrong("the source is a single repository, and this selects among those that a pattern matches; remove it")
-    if node.value == {}:
-        node.wrong("is empty; remove it")
-    fields = node.mapping((*REPOSITORIES, "include")) or {}
-    if "include" in fields:
-        fields["include"].wrong("unknown key; the key of a rule says what is included: add a rule for each pattern")
-    items = fields["exclude"].items() if "exclude" in fields else []
-    if "exclude" in fields and not items:
-        fields["exclude"].wrong("is empty; remove it")
-    return tuple(glob for item in items if (glob := _excluded(item, source)) is not None)
-
-
-def _excluded(node: Node, source: SourcePattern | None) -> str | None:
-    glob = node.text()
-    if glob is None:
-        return None
-    mistakes: list[str] = []
-    _check_path(glob, mistakes.append)
-    if not mistakes and source is not None and is_glob(source.path):
-        beginning = glob.removesuffix("**")
-        if not may_share(glob, source.path):
-            mistakes.append(f"{shorten(glob)} matches no repository of {source.path}: {_whole_name(glob, source)}")
-        elif glob == source.path or (beginning != glob and literal_prefix(source.path).startswith(beginning)):
-            mistakes.append(f"{shorten(glob)} excludes every repository of {source.path}; remove it, or the rule")
-    for message in mistakes:
-        node.wrong(message)
-    return None if mistakes else glob
-
-
-def _whole_name(glob: str, source: SourcePattern) -> str:
-    """Say how to write a glob that matches no repository of a source."""
-    within = glob.removeprefix(f"{source.registry}/")
-    if within != glob and may_share(within, source.path):
-        return f"leave the host out, and write {within}"
-    fixed = literal_prefix(source.path).rpartition("/")[0]
-    if fixed and may_share(f"{fixed}/{glob}", source.path):
-        return f"a pattern is for the whole name, so write {fixed}/{glob}"
-    return "a pattern is for the whole name, as in the key; remove it"
 
 
 PLACEHOLDERS = ("project", "repository", "name", "flat")
