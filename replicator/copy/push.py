@@ -109,8 +109,6 @@ class Pusher:
         if manifest.is_index:
             if depth >= MAX_DEPTH:
                 raise self._unsupported(manifest.digest, f"indexes nested more than {MAX_DEPTH} deep")
-            if depth == 0:
-                await self._refuse_blobs(manifest)
             refusals: list[KindRefused] = []
             await gather_tolerant(
                 self._copy_child(child, manifest.digest, depth + 1, refusals) for child in manifest.manifests
@@ -134,9 +132,14 @@ class Pusher:
 
         Raises:
             KindRefused: it is refused.
+            UnsupportedManifest: it is an index of blobs.
             RegistryError: there was no usable answer.
         """
-        if is_plain_image(manifest) or self._ledger.has(*self._repository, manifest.digest):
+        if self._ledger.has(*self._repository, manifest.digest):
+            return
+        if manifest.is_index:
+            await self._refuse_blobs(manifest)
+        if is_plain_image(manifest):
             return
         context = self._context
         asked = manifest

@@ -87,7 +87,7 @@ def test_denied_at_acr_has_the_causes_of_the_program_in_their_order() -> None:
     refusal = Denied("403: denied", status=403).at(destination.registry, "POST /v2/team/app/blobs/uploads/")
     told = str(explained(refusal, destination))
     for words in (row, told):
-        places = [words.find(cause) for cause in ("push", "namespace", "repository", "quota")]
+        places = [words.lower().find(cause) for cause in ("push", "namespace", "repository", "quota")]
         assert -1 not in places
         assert places == sorted(places)
 
