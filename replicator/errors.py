@@ -202,8 +202,10 @@ class ConfigError(ReplicatorError):
     def __init__(self, source: str, problems: Iterable[Problem]) -> None:
         self.source = source
         self.problems = tuple(problems)
-        lines = "\n".join(f"  {problem}" for problem in self.problems)
-        super().__init__(f"{source}: {len(self.problems)} problem(s)\n{lines}")
+        super().__init__(f"{source}: {len(self.problems)} problem(s)", "; ".join(map(str, self.problems)))
+
+    def __str__(self) -> str:
+        return "\n".join([self.what, *(f"  {problem}" for problem in self.problems)])
 
 
 SHORT_SECRET, LONG_SECRET = 4, 8

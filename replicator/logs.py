@@ -144,25 +144,30 @@ def configure_logs(level: str = "info", form: Format = "auto", file: Path | None
 
 
 def _with_error_fields(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Put ``what``, ``why`` and ``do`` beside the ``error`` of a line.
+    """Put ``what``, ``why`` and ``do`` beside the ``error`` of a line, or beside a ``reason`` that is an exception.
 
     The value is an exception, or a text in the form of `replicator.errors.ErrorText.stored`.
     """
-    error = event.get("error")
-    if error is not None and error != "":
+    for key in ("error", "reason"):
+        error = event.get(key)
+        if error in (None, "") or not (key == "error" or isinstance(error, BaseException)):
+            continue
         text = ErrorText.of(error) if isinstance(error, BaseException) else ErrorText.parse(str(error))
-        event["error"] = str(text)
+        event[key] = str(text)
         for name, words in text.to_json().items():
             event.setdefault(name, words)
     return event
 
 
 def _without_repetition(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Leave out what a person would read twice, the joined ``error``, and the fields of it that are empty."""
-    if event.get("error"):
-        del event["error"]
+    """Leave out what a person would read twice, the joined text and ``why`` beside its list, and empty parts."""
+    if "what" in event and ("error" in event or "reason" in event):
+        for key in ("error", "reason"):
+            event.pop(key, None)
+        if event.get("problems"):
+            event.pop("why", None)
         for name in ("why", "do"):
-            if not event[name]:
+            if event.get(name) == "":
                 del event[name]
     return event
 

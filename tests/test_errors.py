@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from replicator.errors import MAX_PART, ErrorClass, ErrorText, ReplicatorError, error_fields
+from replicator.errors import (
+    MAX_PART,
+    ConfigError,
+    ErrorClass,
+    ErrorText,
+    Problem,
+    ReplicatorError,
+    error_fields,
+)
 from replicator.registry.errors import Denied, NotFound, RegistryError, Unauthorized, request_context
 
 ROOT = Path(__file__).parent.parent
@@ -162,3 +170,16 @@ def test_parts_are_of_one_printable_line_and_bounded() -> None:
     assert (text.what, len(text.why), text.do) == ("a [31m b", MAX_PART, "do")
     assert ErrorText.parse(text.stored) == text
     assert ErrorText.of(TimeoutError()).what == "TimeoutError"
+
+
+def test_digests_and_names_of_uploads_are_shortened_for_people_only() -> None:
+    digest = "sha256:" + "ab" * 32
+    text = ErrorText(f"h: PUT /v2/a/blobs/uploads/aff6734e-9335-4e2b-963d-a1d15e1ad4b3?x={digest}", f"no {digest}")
+    assert text.lines == ["h: PUT /v2/a/blobs/uploads/…?x=sha256:abababababab…", "no sha256:abababababab…"]
+    assert digest in text.to_json()["why"]
+
+
+def test_the_problems_of_a_configuration_are_its_cause() -> None:
+    error = ConfigError("rules.yaml", [Problem("images", "no such thing"), Problem("", "empty")])
+    assert ErrorText.of(error) == ErrorText("rules.yaml: 2 problem(s)", "images: no such thing; empty")
+    assert str(error) == "rules.yaml: 2 problem(s)\n  images: no such thing\n  empty"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from replicator.errors import ConfigError, ReplicatorError
+from replicator.errors import ConfigError, Problem, ReplicatorError
 from replicator.logs import LogLimit, configure_logs
 
 if TYPE_CHECKING:
@@ -136,3 +136,23 @@ def test_an_error_is_three_fields_for_programs_and_not_twice_the_same_for_people
     assert "error=" not in full
     assert "what=PUT why=403 do=ask" in full
     assert short.rstrip().endswith("what=refused")
+
+
+def test_a_reason_is_three_fields_where_it_is_an_error_and_a_list_is_shown_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    error = ConfigError("rules.yaml", [Problem("images", "empty")])
+    configure_logs("info", "json")
+    structlog.get_logger("test").warning("not ready", reason=ReplicatorError("Redis", "away", "start it"))
+    structlog.get_logger("test").warning("webhook open", reason="a setting")
+    line, plain = map(json.loads, capsys.readouterr().err.splitlines())
+    assert [line[name] for name in ("reason", "what", "why", "do")] == [
+        "Redis: away; start it",
+        "Redis",
+        "away",
+        "start it",
+    ]
+    assert (plain["reason"], "what" in plain) == ("a setting", False)
+    configure_logs("info", "console")
+    structlog.get_logger("test").warning("refused", problems=["images: empty"], error=error)
+    assert capsys.readouterr().err.count("images: empty") == 1

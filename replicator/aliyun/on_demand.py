@@ -107,7 +107,7 @@ class TemporaryLogins:
                 except RegistryError as failure:
                     self._failed = (time.monotonic(), failure)
                     error = failure
-                    _log.warning("login not renewed", registry=self._registry, error=str(failure))
+                    _log.warning("login not renewed", registry=self._registry, error=failure)
                 else:
                     self._failed = None
                     return cached.login

@@ -13,7 +13,7 @@ from rich.table import Table
 from replicator.commands.options import Auth, Config, Images, Json, rules_of, run, settings_of
 from replicator.commands.status import existing_queue
 from replicator.console import document, page, plain, say, stderr
-from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem, ReplicatorError
+from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, ErrorText, Problem, ReplicatorError, error_fields
 from replicator.harbor.api import SILENT
 from replicator.harbor.events import Answer, send_samples
 from replicator.harbor.policy import shown_address
@@ -205,7 +205,7 @@ async def show_policies(scope: Scope, *, as_json: bool, out: Console) -> int:
         # Beside the table: a reason is longer than any of its columns.
         for each in others:
             if each.note:
-                say(f"{each.change:9}  {_project(each)}: {each.note}", out)
+                _say_change(each, out)
         _warn(silent, out)
     return _code(others)
 
@@ -282,7 +282,7 @@ async def _change(
     if as_json:
         document([_change_json(each) | {"switched_off": each.registry in silent} for each in changes], out)
     for each in () if as_json else changes:
-        say(f"{each.change:9}  {_project(each)}{each.note and f': {each.note}'}", out)
+        _say_change(each, out)
     if not changes and not as_json:
         say("no project: the rules name none of the given ones", out)
     if not as_json and warn:
@@ -334,12 +334,20 @@ def _project(change: PolicyChange) -> str:
     return f"{change.registry}/{change.project}" if change.project else change.registry
 
 
+def _say_change(change: PolicyChange, out: Console) -> None:
+    first, *more = ErrorText.parse(change.note).lines or [""]
+    say(f"{change.change:9}  {_project(change)}{first and f': {first}'}", out)
+    for line in more:
+        say(line, out, indent=11)
+
+
 def _change_json(change: PolicyChange) -> dict[str, Any]:
     return {
         "registry": change.registry,
         "project": change.project,
         "change": str(change.change),
-        "note": change.note,
+        "note": str(ErrorText.parse(change.note)),
+        **error_fields(change.note if change.change is Change.FAILED else None),
     }
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from replicator.errors import ErrorClass, ReplicatorError
+from replicator.errors import ErrorClass, ErrorText, ReplicatorError
 from replicator.harbor.lists import (
     ROWS_A_PAGE,
     Artifact,
@@ -360,15 +360,15 @@ class CircuitBreaker:
 
 
 def advised(error: ReplicatorError, project: str) -> str:
-    """Return the text of an error that ended the work on a project's policies, followed by what to do about it.
+    """Return the text of an error that ended the work on a project's policies, with what to do, as it is stored.
 
     Args:
         error: what went wrong.
         project: empty if the projects could not be listed.
     """
-    advice = ""
+    advice, text = "", ErrorText.of(error)
     if not isinstance(error, RegistryError):
-        return str(error)
+        return text.stored
     if isinstance(error, NoHarbor):
         advice = "this is not a Harbor, so it sends no events: only the reconcile finds its pushes"
     elif isinstance(error, Unauthorized):
@@ -393,4 +393,4 @@ def advised(error: ReplicatorError, project: str) -> str:
         advice = "run it again: a policy of this name was created at the same time"
     elif isinstance(error, Refused):
         advice = "check that the address is one that Harbor can reach: it refuses the policy"
-    return f"{error}; {advice}" if advice else str(error)
+    return replace(text, do="; ".join(filter(None, (text.do, advice)))).stored

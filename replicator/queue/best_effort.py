@@ -208,7 +208,7 @@ async def subscribe(
                 await subscription.subscribe(channel)
                 await _hear(subscription, hear)
         except NoPermissionError as error:
-            log.log(forbidden, "queue polled", reason=str(error), channel=channel)
+            log.log(forbidden, "queue polled", reason=error, channel=channel)
             pause = _FORBIDDEN_SECONDS
         except FAULTS as error:
             # Not worth a warning: the lanes notice an outage themselves, and a cut connection harms nothing.

@@ -17,6 +17,7 @@ import structlog
 from cachetools import LRUCache, TTLCache
 
 from replicator.console import age, iso
+from replicator.errors import ErrorText
 from replicator.queue.job import ALIVE_MS, ONE_OFF, QueueUnavailable
 from replicator.queue.records import Moment
 
@@ -279,8 +280,20 @@ class ProcessInfo:
     @property
     def problem_sentence(self) -> str:
         """Its problem for a person, with since when it lasts."""
+        return f"{self.problem_text.what}: {self.problem}"
+
+    @property
+    def problem_text(self) -> ErrorText:
+        """Its problem in three parts."""
         since = f" since {self.since}" if self.since is not None else ""
-        return f"{self.command} on {self.host}:{self.pid} does not use its files as they are{since}: {self.problem}"
+        what = f"{self.command} on {self.host}:{self.pid} does not use its files as they are{since}"
+        text = ErrorText(what, self.problem or "", "correct the files: they are taken over when they change")
+        return text.bounded()
+
+    def problem_json(self) -> dict[str, Any]:
+        """Give its problem as JSON values."""
+        where = {"host": self.host, "pid": self.pid, "since": self.since, "problem": self.problem}
+        return where | self.problem_text.to_json() | {"out": list(self.out)}
 
     @property
     def stays(self) -> bool:

@@ -355,10 +355,7 @@ class Status:
 
     def _refusing_json(self) -> dict[str, Any]:
         """Give the processes that do not use their files as they are; nothing when all do."""
-        told = [
-            {"host": each.host, "pid": each.pid, "since": each.since, "problem": each.problem, "out": list(each.out)}
-            for each in self.refusing
-        ]
+        told = [each.problem_json() for each in self.refusing]
         return {"configuration": told} if told else {}
 
     def _public_json(self) -> dict[str, Any]:
@@ -372,7 +369,9 @@ class Status:
         """Give the sweeps; nothing when there never was one."""
         if self.sweep.ended is None:
             return {}
-        told = {"ended": iso(self.sweep.ended), "replaced": self.sweep.replaced, "problem": self.sweep.problem or None}
+        problem = self.sweep.problem or None
+        told = {"ended": iso(self.sweep.ended), "replaced": self.sweep.replaced, "problem": problem}
+        told |= error_fields(problem)
         off = {"switched_off": self.sweep.switched_off} if self.sweep.switched_off else {}
         return {"sweep": told | off}
 

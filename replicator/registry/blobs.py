@@ -281,7 +281,7 @@ class Blobs(Endpoint):
             digest=upload.stream.blob.digest,
             bytes=offset,
             size=upload.stream.blob.size,
-            error=str(broken),
+            error=broken,
         )
 
     async def _send_rest(self, upload: _Upload) -> None:

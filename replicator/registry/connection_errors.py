@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import html
 import http
@@ -244,6 +245,7 @@ def read_error(body: bytes) -> ErrorBody:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         text = body.decode("utf-8", "replace")
         if is_page(body):
+            text = _page_text(body)
             title = _TITLE.search(text)
             return ErrorBody((), bounded_line(_quoted(html.unescape(title[1]) if title else ""), _MAX_TITLE), "page")
         words = _quoted(text)
@@ -257,13 +259,23 @@ def _quoted(text: str) -> str:
     return one_line(text, _MAX_QUOTED, least=SHORT_SECRET)
 
 
-_PAGE = re.compile(rb"<(!doctype\s+html|!--|(html|head|body|title|meta|script|h1)\b)", re.IGNORECASE)
+_TAGS = rb"html|head|body|title|meta|script|style|link|noscript|center|div|table|form|iframe|pre|p|h[1-6]"
+_PAGE = re.compile(rb"(<\?xml[^<>]{0,200}>\s{0,200})?<(!doctype\s+html|!--|(" + _TAGS + rb")\b)", re.IGNORECASE)
 _TITLE = re.compile(r"<title[^<>]{0,200}>([^<]{0,500})", re.IGNORECASE)
 
 
 def is_page(body: bytes) -> bool:
     """Tell whether a body is a page of HTML, by its beginning: its Content-Type may be a framework's default."""
     return _PAGE.match(body[:1000].lstrip(b"\xef\xbb\xbf \t\r\n")) is not None
+
+
+def _page_text(body: bytes) -> str:
+    """Decode the start of a page: firewalls in China often write GBK, whatever their headers say."""
+    try:
+        # The last character may be cut off.
+        return codecs.getincrementaldecoder("utf-8")().decode(body)
+    except UnicodeDecodeError:
+        return body.decode("gb18030", "replace")
 
 
 def foreign_answer(status: int, body: bytes, method: str = "") -> ForeignAnswer:

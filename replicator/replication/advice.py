@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     from replicator.rules import CopyRequest
 
 _NO_PROJECT = "; or there is no such project"
-_GATED = (
-    "the project's Configuration at Harbor withholds it until it is scanned, clean or signed; a scan retries the copy"
-)
+_GATED = "the project's Configuration at Harbor withholds it; copies in the queue are tried again, at once after a scan"
 _ACR_LOGIN = "check the username and password under auth: ACR's are on its Access Credential page (user@account-id)"
 
 
@@ -185,8 +183,8 @@ def _push_advice(error: RegistryError, destination: Reference) -> str:
     checks = [
         *(["the login"] if unknown else []),
         "right to push",
-        f"{'namespace' if at_acr else 'project'} {namespace!r}",
-        "Automatically Create Repository" if at_acr else "the repository (ACR: Automatically Create Repository)",
+        f"{'namespace' if at_acr else 'project or namespace'} {namespace!r}",
+        "Automatically Create Repository",
         *([f"names of {segments} segments"] if segments > acr.NAME_SEGMENTS else []),
         f"quota{' (300 repositories)' if personal else ''}",
     ]

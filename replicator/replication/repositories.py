@@ -359,4 +359,4 @@ class Neighbours:
             wanted(repository)
         if len(named) < len(narrowing.sources()):
             async for failure in RepositoryLister(narrowing, registries, wanted).failures():
-                _log.debug("neighbours not listed", source=failure.what, error=str(failure.error))
+                _log.debug("neighbours not listed", source=failure.what, error=failure.error)

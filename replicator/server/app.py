@@ -129,7 +129,7 @@ class Webhook:
             self._delivered(kind, Fate.MALFORMED)
             raise
         except MalformedEvent as error:
-            log.warning("webhook refused", reason=str(error), client=client)
+            log.warning("webhook refused", reason=error, client=client)
             self._delivered(kind, Fate.MALFORMED)
             return _error(400, str(error))
         except QueueError as error:
@@ -264,7 +264,7 @@ class Readiness:
             trouble = fault or f"the queue can't take or give work ({type(error.__cause__ or error).__name__})"
             trouble += "; the log says more"
             if trouble != self._trouble:
-                log.warning("not ready", reason=str(error))
+                log.warning("not ready", reason=error)
         self._asked, self._trouble = time.monotonic(), trouble
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from replicator.console import iso
-from replicator.errors import ConfigError, ErrorClass
+from replicator.errors import ConfigError, ErrorClass, ErrorText
 from replicator.queue import DeadLetters, LoadedConfig, QueueUnavailable, list_waits, login_of
 from replicator.registry.docker_logins import config_file
 from replicator.registry.ladder import fingerprint
@@ -168,7 +168,7 @@ class Reloader:
         except ConfigError as error:
             self._has(str(error))
             problems = [str(problem) for problem in error.problems]
-            log.error("configuration refused", source=error.source, problems=problems)  # noqa: TRY400 - the user's
+            log.error("configuration refused", source=error.source, problems=problems, error=error)  # noqa: TRY400 - the user's
             return
         former = self.current.settings
         changed = _changed(former, found.settings)
@@ -194,7 +194,8 @@ class Reloader:
             problems = [str(problem) for problem in refusal.problems]
             texts.append(f"{path} ({in_force}): {'; '.join(problems)}")
             if texts[-1] not in self._told:
-                log.error("configuration refused", source=path, problems=problems, in_force=in_force)
+                text = ErrorText(f"{path}: {len(problems)} problem(s)", "; ".join(problems), f"correct it: {in_force}")
+                log.error("configuration refused", source=path, problems=problems, in_force=in_force, error=text.stored)
         self._told = set(texts)
         self._has("\n".join(texts) or None)
 

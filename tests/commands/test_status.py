@@ -104,7 +104,12 @@ def test_a_process_that_does_not_use_its_files_is_told_with_since_when() -> None
     seen = replace(status(), refusing=[process])
     assert f"serve on h:1 does not use its files as they are since {iso(NOON)}: b.yaml" in printed(seen, width=120)
     told = {"host": "h", "pid": 1, "since": iso(NOON), "problem": "b.yaml: a typing mistake", "out": ["b.yaml"]}
-    assert seen.to_json()["configuration"] == [told]
+    words = {
+        "what": f"serve on h:1 does not use its files as they are since {iso(NOON)}",
+        "why": "b.yaml: a typing mistake",
+        "do": "correct the files: they are taken over when they change",
+    }
+    assert seen.to_json()["configuration"] == [told | words]
     assert "configuration" not in status().to_json()
 
 

@@ -96,6 +96,8 @@ def test_a_proxy_that_asks_for_http_basic_may_do_so_with_a_page() -> None:
         (b"<!-- a b --><html>", True),
         (b"<HTML>", True),
         (b"<h1>Forbidden</h1>", True),
+        (b'<?xml version="1.0"?>\n<!DOCTYPE html PUBLIC "-//W3C//DTD XHTML 1.0 Strict//EN">', True),
+        (b"<center>blocked</center>", True),
         (XML, False),
         (b'{"a": "<html>"}', False),
         (b"", False),
@@ -103,13 +105,19 @@ def test_a_proxy_that_asks_for_http_basic_may_do_so_with_a_page() -> None:
         (b"<!--" * 100_000, True),
         (b"<title" * 100_000, True),
     ],
-    ids=range(10),
+    ids=range(12),
 )
 def test_a_page_is_told_by_its_beginning_in_bounded_time(body: bytes, told: bool) -> None:
     began = time.process_time()
     assert is_page(body) == told
     assert isinstance(from_answer(404, body[: 16 * 1024]), ForeignAnswer) == (told or body.startswith(b"{"))
     assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "gbk"])
+def test_the_title_of_a_page_is_read_in_the_charsets_of_chinese_firewalls(charset: str) -> None:
+    page = "<!DOCTYPE html><title>访问被阻断</title><body>".encode(charset) + "被".encode(charset)[:1]
+    assert "(title '访问被阻断')" in from_answer(403, page).why
 
 
 async def test_a_head_has_no_words_so_the_source_is_asked_again_and_the_destination_is_not(registry: Server) -> None:

@@ -44,9 +44,7 @@ LOGIN = "check the username and password under auth, and that it may pull and li
 FRONT = "check what answers there: a firewall, a login page, a proxy without its backend, or another host"
 RAISE = "raise the limit of a body at the registry, or at the proxy in front of it (nginx: client_max_body_size)"
 FEWER = "if this happens often, run fewer copies at once (REPLICATOR_CONCURRENCY, --proc)"
-GATED = (
-    "the project's Configuration at Harbor withholds it until it is scanned, clean or signed; a scan retries the copy"
-)
+GATED = "the project's Configuration at Harbor withholds it; copies in the queue are tried again, at once after a scan"
 
 
 def said(code: str, message: str) -> bytes:
@@ -123,8 +121,7 @@ ROWS = {
     "a push denied by Harbor": Row(
         *(HARBOR, f"POST {UPLOADS}", 403, said("FORBIDDEN", "no push"), Denied, PERMANENT),
         "403, the registry says: FORBIDDEN: no push",
-        "check in this order: right to push, project 'mirror', "
-        "the repository (ACR: Automatically Create Repository), quota",
+        "check in this order: right to push, project or namespace 'mirror', Automatically Create Repository, quota",
         destination=f"{HARBOR}/mirror/a:v1",
     ),
     "a pull denied by Harbor": Row(

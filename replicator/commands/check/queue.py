@@ -16,7 +16,7 @@ from redis.exceptions import (
 from rich.filesize import decimal
 
 from replicator.commands.check.findings import MAX_QUOTED, Finding, FindingState, clock_problem, redis_words
-from replicator.errors import ConfigError, ReplicatorError
+from replicator.errors import ConfigError, ErrorText, ReplicatorError
 from replicator.queue import Differing, KnownConfig, Pause, ProcessInfo, Queue, ReconcileState, list_pauses, processes
 from replicator.queue.connection import open_redis
 from replicator.queue.embedded import LOG, server_program
@@ -360,7 +360,7 @@ async def look_at_processes(settings: Settings) -> list[Finding]:
                 await handle.close()
         found = sorted((decode(ProcessInfo, record) for record in records), key=lambda process: process.started)
         return [
-            Finding("configuration", f"{each.host}:{each.pid}", FindingState.FAILED, each.problem_sentence)
+            Finding("configuration", f"{each.host}:{each.pid}", FindingState.FAILED, each.problem_text.stored)
             for each in found
             if each.problem
         ]
@@ -384,7 +384,7 @@ async def _trouble(directory: Path, use: Use, program: str) -> str:
     try:
         damage = await asyncio.to_thread(find_damage, directory, program)
     except QueueError as error:
-        return str(error)
+        return ErrorText.of(error).stored
     if damage is None:
         return ""
     return (

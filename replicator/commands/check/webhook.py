@@ -14,7 +14,7 @@ from yarl import URL
 
 from replicator.commands.check.findings import Finding, FindingState
 from replicator.commands.health import ask, asked_at, is_alive
-from replicator.errors import ConfigError
+from replicator.errors import ConfigError, ErrorText
 from replicator.harbor.api import SILENT, HarborApi, NoHarbor, advised
 from replicator.harbor.events import PUSH, SCANNED
 from replicator.harbor.policy import (
@@ -355,7 +355,7 @@ async def reach_receiver(receiver: Receiver, proxies: Proxies) -> list[Finding]:
     try:
         writer = await connect(url, proxies.find(url), tls)
     except ProxyFailed as error:
-        return found(FindingState.FAILED, str(error))
+        return found(FindingState.FAILED, ErrorText.of(error).stored)
     except ssl.SSLCertVerificationError:
         return found(
             FindingState.FAILED, "its TLS certificate is not trusted here: set SSL_CERT_FILE to its authority's file"

@@ -17,6 +17,7 @@ import aiohttp
 import structlog
 
 from replicator import __version__
+from replicator.errors import AGAIN, ErrorText
 from replicator.networks import Format
 from replicator.registry.client import ProxyConnector
 from replicator.registry.connection_errors import proxy_error
@@ -41,6 +42,7 @@ _FIRST_PAUSE = 5.0
 _MAX_PAUSE = 300.0
 _MAX_ANSWER = 16 * 1024
 _MAX_RETRY_AFTER = 3600.0
+_TRY = "correct the receiver, then try it with replicator notify test"
 
 
 class Sender:
@@ -114,7 +116,8 @@ class Sender:
             return None
         pause = self._pause(pending, result)
         if result.retry and now + pause < pending.until:
-            log.warning("notification delayed", reason=result.words, wait=round(pause / 1000, 3), **facts)
+            parts = ErrorText(f"{receiver.host} has not taken a notification", result.words, AGAIN).to_json()
+            log.warning("notification delayed", reason=result.words, wait=round(pause / 1000, 3), **facts, **parts)
             return replace(pending, due=now + pause, tries=pending.tries + 1)
         self._log_dropped(pending, result.words)
         self._done.add(_id(pending))
@@ -126,14 +129,15 @@ class Sender:
         return int(max(pause, min(result.retry_after or 0.0, 2 * _MAX_PAUSE)) * 1000)
 
     def _log_dropped(self, pending: PendingMessage, reason: str) -> None:
-        message = pending.message
+        message, host = pending.message, self._receivers[pending.receiver].host
         log.error(
             "notification dropped",
-            receiver=self._receivers[pending.receiver].host,
+            receiver=host,
             reason=reason,
             tries=pending.tries + 1,
             occasion=str(message.occasion),
             title=message.title,
+            **ErrorText(f"{host} has not taken a notification", reason, _TRY).to_json(),
         )
 
 

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from replicator.errors import ErrorText
 from replicator.logs import LogLimit
 from replicator.queue import (
     DeadLetters,
@@ -100,7 +101,7 @@ class StatusPage:
             pending = None if fragment else await self._look_up(view)
             data = PageData(await self._cache.read(), letters, pending)
         except QueueUnavailable as error:
-            return self._answer(self._renderer.render_outage(str(error), fragment=fragment), 503)
+            return self._answer(self._renderer.render_outage(ErrorText.of(error).stored, fragment=fragment), 503)
         form_token = self._auth.form_token(time.time())
         return self._answer(self._renderer.render(data, self._rules, view, form_token, fragment=fragment))
 
@@ -116,7 +117,7 @@ class StatusPage:
         try:
             done = await self._do(form, _who(request))
         except QueueUnavailable as error:
-            return self._answer(self._renderer.render_outage(str(error), fragment=False), 503)
+            return self._answer(self._renderer.render_outage(ErrorText.of(error).stored, fragment=False), 503)
         self._cache.invalidate()
         address = view.link()
         # A redirect, so that reloading the page does not send the form again.

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from replicator.commands.check.findings import FindingState
 from replicator.commands.check.queue import compare_rules, judge_file, judge_memory, look_at_processes, try_redis
+from replicator.errors import ErrorText
 from replicator.queue import (
     Findings,
     InForce,
@@ -75,7 +76,9 @@ async def test_a_running_process_that_does_not_use_its_files_is_told(own: RedisS
         await eventually(lambda: processes(queue))
         (found,) = await look_at_processes(settings)
     assert (found.name, found.state) == ("configuration", FindingState.FAILED)
-    assert found.message.endswith("since 1970-01-01T00:00:02.000Z: b.yaml: a typing mistake")
+    parts = ErrorText.parse(found.message)
+    assert parts.what.endswith("does not use its files as they are since 1970-01-01T00:00:02.000Z")
+    assert (parts.why, bool(parts.do)) == ("b.yaml: a typing mistake", True)
     own.stop()
     assert await look_at_processes(settings) == [], "the line of Redis says so"
 
