@@ -127,9 +127,7 @@ LIMITS = {
         Limit("requests for one list of Harbor's", "harbor.lists._MAX_REQUESTS", "", "the list fails"),
         Limit("an error's body that is read", "registry.transport._MAX_ERROR_BODY", "bytes", "not read"),
         Limit("an error's words that are shown", "registry.connection_errors._MAX_QUOTED", "characters", "cut off"),
-        Limit(
-            "title of a page that is no answer", "registry.connection_errors._MAX_TITLE", "characters", "cut off"
-        ),
+        Limit("title of a page that is no answer", "registry.connection_errors._MAX_TITLE", "characters", "cut off"),
         Limit("name of a user in a refusal", "registry.token_endpoint._MAX_USER", "characters", "cut off"),
         Limit("answer of a token endpoint", "registry.token_endpoint._MAX_ANSWER", "bytes", "not read"),
         Limit("a token", "registry.token_endpoint._MAX_TOKEN", "characters", "refused"),
