@@ -191,7 +191,7 @@ class SourceNotFound(ReplicatorError):
         elif "NAME_UNKNOWN" in cause.codes:
             self.says_gone = "repository"
         advice = "check the name and the tag, and that the login may pull it"
-        super().__init__(f"{source} is not found", cause.why, advice)
+        super().__init__(f"{source} not found", cause.why, advice)
 
 
 class AttestationsFound(ReplicatorError):

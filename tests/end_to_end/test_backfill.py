@@ -161,7 +161,7 @@ async def test_each_failure_is_told_with_its_reason_and_the_rest_is_copied(house
     assert "requested access to the resource is denied" in rows["bad"]["error"]
     assert "Automatically Create Repository" in rows["bad"]["error"]
     assert "library/missing:v9 not found" in rows["v9"]["error"]
-    assert rows["bad"]["error"] in ended.out
+    assert all(rows["bad"][name] in ended.out for name in ("what", "why", "do"))
     assert "Traceback" not in ended.said
 
 

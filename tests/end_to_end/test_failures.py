@@ -79,8 +79,8 @@ async def test_what_acr_denies_is_listed_with_its_reason_and_copied_by_a_retry_o
 
         table = await ask(house)
         assert table.code == 0
-        for part in (failure["source"], failure["destination"], failure["error_class"], failure["message"]):
-            assert part in table.out
+        for name in ("source", "destination", "error_class", "what", "why", "do"):
+            assert failure[name] in table.out
         assert ACR_USER[1] not in table.said
 
         house.acr.create_repository("manual/app")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from replicator.errors import ErrorText
 from tests.end_to_end.image_syncer import SEED_COMMAND, Site, site
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import Image, Index, image, multi_arch, push
@@ -206,7 +207,8 @@ def test_a_failure_is_told_and_hides_nothing_and_what_cannot_succeed_is_not_trie
     assert failed == trouble.failed, went.ended.said
     for source in trouble.failed:
         assert trouble.said in rows[source]["error"]
-        assert rows[source]["error"] in went.ended.out
+        parts = ErrorText(*(rows[source][name] for name in ("what", "why", "do")))
+        assert all(line in went.ended.out for line in parts.lines)
     assert {held for held in went.held if held.startswith(f"{trouble.destination}:")} == trouble.copied
     assert went.asked.get(name, 0) == trouble.asked
     for held in trouble.copied:
