@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
+from replicator.errors import ErrorText
 from tests.harbor.test_events import default
 from tests.running import TOKEN, begun, replicator, running
 from tests.standins.faults import Answer, Delay, Fault
@@ -98,14 +99,15 @@ async def test_what_waits_is_shown_with_its_reason_and_the_time_of_its_next_try(
             while not (seen := await status(house.directory))["waiting"]:
                 pass
         (job,) = seen["waiting"]
-        assert set(job) == {"destination", "lane", "error_class", "message", "tries", "first", "next"}
+        words = {"message", "what", "why", "do"}
+        assert set(job) == words | {"destination", "lane", "error_class", "tries", "first", "next"}
         assert job["destination"] == f"{house.acr.host}/image-syncer/app:v1"
         assert (job["lane"], job["error_class"], job["tries"]) == ("events", "transient", 1)
         assert "503" in job["message"]
         assert job["first"] < seen["taken"] < job["next"]
         assert seen["lanes"]["events"] == {**IDLE, "waiting": 1}
         table = await replicator("status", cwd=house.directory)
-        assert job["message"] in table.out
+        assert all(line in table.out for line in ErrorText(job["what"], job["why"], job["do"]).lines)
 
 
 async def test_the_queue_of_another_prefix_is_another_queue(house: House) -> None:
