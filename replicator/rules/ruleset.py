@@ -115,8 +115,10 @@ class Rules:
         """Return a copy that was requested earlier as the rules ask for it now; None if none does any more."""
         for now in self.destinations(request.source):
             if now.destination == request.destination:
-                # A list has found the signatures with the options of that time.
-                shown = request.accessories if now.options == request.options else None
+                # A list has found the signatures with the options of that time. What is known since of the destination
+                # may have changed the attestations, which are parts of the image and no signatures.
+                former = replace(request.options, attestations=now.options.attestations)
+                shown = request.accessories if now.options == former else None
                 return replace(
                     request,
                     rule=now.rule,

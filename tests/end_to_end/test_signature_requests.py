@@ -64,9 +64,11 @@ async def test_what_acr_refuses_is_told_once_and_remembered_by_the_next_process(
         await push(house.harbor.host, "library/app", f"v{number}", root, HARBOR_ROBOT)
         await push(house.harbor.host, "library/app", bundle.digest, bundle, HARBOR_ROBOT)
         report = house.directory / f"{number}.json"
+        house.acr.faults.log.clear()
         ended = await replicator("backfill", "--config", rules, f"--report={report}", cwd=house.directory)
         assert (ended.code, "warning" in ended.said) == (0, False), ended.said
-        assert house.acr.faults.log.count("PUT", f"/manifests/{bundle.digest}") == sent
+        # The destination is asked for its kind without a subject, and so under another digest.
+        assert house.acr.faults.log.count("PUT", "/manifests/sha256:") == sent
         assert ("unknown manifest class" in report.read_text()) == bool(sent)
         await verify_tree(house.behind_acr, "image-syncer/app", f"v{number}", root)
     # It is settled for both: nothing is pulled to be refused again.

@@ -93,7 +93,7 @@ async def test_a_push_is_one_trace_from_the_delivery_over_the_copy_to_its_reques
 
 async def test_a_failed_copy_is_marked_as_one(house: House) -> None:
     collector = Collector()
-    house.acr.faults.add(Fault(Answer(403, "DENIED"), method="PUT", path="/manifests/"))
+    house.acr.faults.add(Fault(Answer(403, "DENIED"), method="PUT", path="/manifests/", times=None))
     async with serve(collector) as host:
         settings = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"http://{host}/v1/traces", "OTEL_SERVICE_NAME": "mine"}
         async with running("serve", "--config", house.rules(EVERYTHING), cwd=house.directory, settings=settings) as run:

@@ -10,6 +10,7 @@ import pytest
 import structlog
 
 from replicator.copy import Accessories, Copier, Outcome, Result
+from replicator.copy.options import Attestations
 from replicator.queue import Lane, LeftToOthers
 from replicator.queue.configurations import Place
 from replicator.reference import Reference
@@ -96,6 +97,15 @@ async def test_a_copy_that_is_named_the_same_way_is_made_with_the_present_option
     assert (found.options, found.selection, found.rule) == (wanted.options, wanted.selection, wanted.rule)
     # What was seen of the image stays; what was chosen for other options does not.
     assert (found.announced, found.absent, found.force, found.accessories) == (digest, True, True, None)
+
+
+async def test_signatures_that_a_list_has_shown_stay_where_attestations_alone_are_wanted_otherwise() -> None:
+    now = rules({APP: {"to": f"{ACR}/mirror/app", "attestations": "strip"}})
+    shown = Accessories("sha256:" + "1" * 64, ("sha256:" + "2" * 64,))
+    found = await begin(handler(now), replace(requested(f"{APP}:v1"), accessories=shown))
+    assert isinstance(found, CopyRequest)
+    assert found.options.attestations is Attestations.STRIP
+    assert found.accessories == shown
 
 
 async def test_under_the_rules_that_queued_it_nothing_is_asked_and_nothing_changes() -> None:

@@ -16,7 +16,7 @@ LOGIN = {"username": "u", "password": "p"}
 SHA = "sha256:" + "a" * 64
 HUB = "registry-1.docker.io"
 VARIABLES = {"REG": ACR, "SRC": HARBOR, "NS": "ns", "TAGS": "v1,v2", "ALL": f"{HARBOR}/t/a:v1"}
-TO = f"{ACR}/ns/x"
+TO = f"{ACR}/ns/xx"
 
 
 def text_of(images: dict[str, Any], auth: dict[str, Any] | None = None) -> str:

@@ -211,11 +211,11 @@ def finished(draft: Draft, source: str) -> Converted:
     if draft.problems:
         raise ConfigError(source, dict.fromkeys(draft.problems))
     text = _text(draft, source)
-    # Parsing only needs the variables to be set; their values matter where one names a registry. This word may be a
-    # host, a repository or a tag.
+    # Parsing only needs the variables to be set; their values matter where one names a registry. The one word may be a
+    # host, the other a namespace, a repository or a tag.
     environ = dict.fromkeys(_NAMED_VARIABLE.findall(text), "x.example")
     for name in _NAMED_VARIABLE.findall("\n".join(_section(draft.images))):
-        environ[name] = draft.options.environ.get(name) or environ[name]
+        environ[name] = draft.options.environ.get(name) or "xx"
     if draft.has_logins_only:
         problems: list[Problem] = []
         read_auth(Node({key: entry.value for key, entry in draft.auth.items()}, "auth", problems), environ, None, [])
