@@ -192,7 +192,7 @@ class Rule:
     ) -> list[tuple[CopyRequest, bool]]:
         """Return the copies to ``target``, given all ``tags`` of a matching ``repository``, and whether each is made.
 
-        Tags that ``latest`` leaves out are included: another rule may ask for the same copy. Of the copies that are
+        Tags that ``latest`` or labels leave out are included: another rule may ask for the same copy. Of the copies that are
         made, those have a ``selection`` whose rule asks for labels: the tag may move before its copy begins.
 
         Args:
@@ -207,9 +207,9 @@ class Rule:
             # A tag that is written out but missing should fail visibly instead of being skipped.
             tags = [*tags, *(target.tags.exact or ())]
         known = {tag: labels[tag] for tag in tags if tag in labels} if labels is not None else {}
-        named = known if target.tags.needs_labels else tags
-        passing = replace(target.tags, latest=None).select(named, known)
-        selected = frozenset(passing[: target.tags.latest])
+        # An event has no labels, so here too a rule counts for the options by the tag's name alone.
+        passing = replace(target.tags, latest=None).select(tags)
+        selected = frozenset(target.tags.select(known, known) if target.tags.needs_labels else passing[: target.tags.latest])
         signatures = sorted(tag for tag in set(tags) if _is_signature(Reference(repository, tag), target))
         again = target.tags.of_labels
         return [

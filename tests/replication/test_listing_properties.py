@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from replicator.reference import Reference, Repository
@@ -58,6 +58,13 @@ def wanted_after_pushes(rules: Rules, repository: Repository, tags: list[str]) -
 
 
 @given(IMAGES, PAGED)
+@example(
+    {
+        f"{HARBOR}/a/*": "",
+        f"{HARBOR}/a/x": {"to": "", "tags": {"labels": "prod", "latest": 1}, "attestations": "keep", "types": "all"},
+    },
+    {"1": 0, "1.10": 0},
+)
 @settings(max_examples=200, deadline=None)
 def test_a_listing_asks_for_what_events_for_the_same_tags_ask(images: dict[str, Any], paged: dict[str, int]) -> None:
     rules = usable(images)
