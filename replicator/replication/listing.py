@@ -231,7 +231,7 @@ class Listing:
                 if batch.refused and isinstance(page, TagPage):
                     batch = await self._with_agreed(batch, page)
                 for found in batch.found:
-                    quota.found(found.request.destination.repository)
+                    quota.found(found.request, found.kind)
                 if batch.found or batch.refused or batch.error is not None or batch.warnings:
                     yield batch
         if late := quota.end():

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from replicator.copy import Copier
     from replicator.harbor import ListedRepository
     from replicator.registry import Registries
-    from replicator.rules import Rules, Source
+    from replicator.rules import CopyRequest, Rules, Source
     from replicator.rules.credentials import PersonalUse
 
 _log = structlog.get_logger("replicator.copy")
@@ -211,8 +211,11 @@ class QuotaCount:
                     self._possible[destination] = use
         return self._news()
 
-    def found(self, destination: Repository) -> None:
-        """Note that a destination gets an image."""
+    def found(self, request: CopyRequest, kind: str | None) -> None:
+        """Note a copy; it counts if the kind of its artifact, as far as a list tells it, is one that is copied."""
+        destination, options = request.destination.repository, request.options
+        if options.types and (kind is None or options.unwanted(kind)):
+            return
         if (use := self._possible.pop(destination, None)) is not None:
             use.add(destination, certain=True)
 

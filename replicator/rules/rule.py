@@ -115,6 +115,8 @@ class Rule:
     def always_copies(self, target: DestinationTag) -> bool:
         """Tell whether every match that has a tag has a copy to ``target``; a tag that is written out is there."""
         source, tags = self.source, target.tags
+        if target.options.types:
+            return False
         named = source.repository is not None and tags.exact is not None
         return source.digest is not None or named or replace(tags, latest=None).is_everything
 

@@ -15,6 +15,9 @@ from replicator.replication.transfer import CopyFailed
 from tests.replication.conftest import tags_of
 from tests.replication.test_backfill import dry_run
 from tests.replication.test_labels import handled, pushed
+from tests.standins.artifacts import chart
+from tests.standins.images import image, push
+from tests.standins.logins import HARBOR_ROBOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -81,6 +84,20 @@ async def test_repositories_are_counted_once_over_all_rules_and_only_those_that_
     assert told(batches[:1]) == []
     (warning,) = told(batches[-1:])
     assert f"need at least 4 repositories at {ACR}, and an account has 3" in warning
+
+
+async def test_repositories_of_other_types_are_not_counted(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replicator.rules.credentials.PERSONAL_REPOSITORIES", 1)
+    for name, root in {"app": image(1), "chart": chart(1)}.items():
+        await push(house.harbor.host, f"team/{name}", "v1", root, HARBOR_ROBOT)
+    rules = {"HARBOR/team/*": {"to": f"{ACR}/mirror/{{name}}", "types": "image"}}
+    assert told(await house.listed(rules)) == []
+    # Nor where the rules write the tags out.
+    named = {f"HARBOR/team/{name}:v1": {"to": f"{ACR}/mirror/{name}", "types": "image"} for name in ("app", "chart")}
+    assert "need" not in str(house.rules(named).warnings)
+    rules["HARBOR/team/chart"] = {"to": f"{ACR}/mirror/chart", "types": "chart"}
+    (warning,) = told(await house.listed(rules))
+    assert "need at least 2 repositories" in warning
 
 
 async def test_a_dry_run_tells_of_a_name_when_the_comparison_has_told_the_edition(
