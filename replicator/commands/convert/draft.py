@@ -211,8 +211,8 @@ def finished(draft: Draft, source: str) -> Converted:
     if draft.problems:
         raise ConfigError(source, dict.fromkeys(draft.problems))
     text = _text(draft, source)
-    # Parsing only needs the variables to be set; their values matter where one names a registry. The one word may be a
-    # host, the other a namespace, a repository or a tag.
+    # Parsing only needs the variables to be set. One that names a registry in a rule is set; for the others, the
+    # second word is one that ACR takes as a part of a name.
     environ = dict.fromkeys(_NAMED_VARIABLE.findall(text), "x.example")
     for name in _NAMED_VARIABLE.findall("\n".join(_section(draft.images))):
         environ[name] = draft.options.environ.get(name) or "xx"
