@@ -194,8 +194,8 @@ class Rule:
     ) -> list[tuple[CopyRequest, bool]]:
         """Return the copies to ``target``, given all ``tags`` of a matching ``repository``, and whether each is made.
 
-        Tags that ``latest`` or labels leave out are included: another rule may ask for the same copy. Of the copies that are
-        made, those have a ``selection`` whose rule asks for labels: the tag may move before its copy begins.
+        Tags that ``latest`` or labels leave out are included: another rule may ask for the same copy. Of the copies
+        that are made, those have a ``selection`` whose rule asks for labels: the tag may move before its copy begins.
 
         Args:
             target: one of this rule's.
@@ -211,7 +211,8 @@ class Rule:
         known = {tag: labels[tag] for tag in tags if tag in labels} if labels is not None else {}
         # An event has no labels, so here too a rule counts for the options by the tag's name alone.
         passing = replace(target.tags, latest=None).select(tags)
-        selected = frozenset(target.tags.select(known, known) if target.tags.needs_labels else passing[: target.tags.latest])
+        wanted = target.tags.select(known, known) if target.tags.needs_labels else passing[: target.tags.latest]
+        selected = frozenset(wanted)
         signatures = sorted(tag for tag in set(tags) if _is_signature(Reference(repository, tag), target))
         again = target.tags.of_labels
         return [
