@@ -134,6 +134,7 @@ def read_auth(
     entries: dict[str, Access] = {}
     lent: dict[str, str] = {}
     broken: set[str] = set()
+    hosts: dict[str, list[str]] = {}
     for written, entry in (node.mapping() or {}).items():
         name = expand_name(entry, written, environ)
         registry, slash, path = (name or "").removesuffix("/").partition("/")
@@ -142,8 +143,11 @@ def read_auth(
             number = list(node.value).index(written) + 1
             node.wrong(f"key number {number} of {len(node.value)} must be a registry, with a mapping (key: value)")
             continue
-        registry = full_host(registry)
+        host, registry = registry.lower(), full_host(registry)
         key = f"{registry}{slash}{path}"
+        former = hosts.setdefault(key, [])
+        # Docker Hub has several names, of which image-syncer's files may have more than one.
+        is_used = not former or (registry == host and host not in former)
         if name is None:
             pass
         elif not is_registry(registry):
@@ -152,17 +156,25 @@ def read_auth(
             )
         elif slash and not is_repository_name(path):
             entry.wrong(f"{shorten(path)} is not a project or repository; wildcards and tags are not allowed here")
-        elif key in entries or key in broken:
-            entry.wrong(f"duplicate key: {key} is in the file already, with other letters or another name; remove one")
+        elif host in former:
+            entry.wrong(f"duplicate key: {key} is in the file already, written otherwise; remove one")
+        elif former:
+            used, unused = (host, former[0]) if is_used else (former[0], host)
+            message = f"{used} and {unused} are one registry, and the entry of {used} is used; remove the other"
+            warnings.append(Problem(entry.path, message))
+        former.insert(0 if is_used else len(former), host)
         reader = _Entry(registry, entry, environ, folder, warnings)
         # An entry with a bad key is read all the same, to report the mistakes inside of it.
         access = reader.read()
+        origin: dict[str, str] = {}
         if access is not None and reader.lacks_login:
-            access = _borrowed(entry, key, access, elsewhere, lent)
+            access = _borrowed(entry, key, access, elsewhere, origin)
         if access is None:
             broken.add(key)
-        else:
-            entries.setdefault(key, access)
+        elif is_used:
+            lent.pop(key, None)
+            lent |= origin
+            entries[key] = access
     return Credentials(entries, broken, elsewhere, lent)
 
 

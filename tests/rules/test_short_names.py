@@ -97,9 +97,19 @@ def test_a_limit_of_docker_hub_is_one_under_each_of_its_names() -> None:
     assert limits.of(HUB) == limits.of("index.docker.io") != limits.of(HARBOR)
 
 
-def test_two_names_of_one_registry_are_a_duplicate() -> None:
-    (problem,) = problems_in(text_of({"mongo": TO}, {"docker.io": LOGIN, HUB: LOGIN, ACR: LOGIN}))
-    assert str(problem).startswith(f'auth["{HUB}"]: duplicate key: {HUB} is in the file already')
+@pytest.mark.parametrize("names", [["docker.io", HUB], [HUB, "index.docker.io"], ["index.docker.io", HUB, "docker.io"]])
+def test_a_file_may_have_several_names_of_docker_hub(names: list[str]) -> None:
+    auth = {name: LOGIN if name == HUB else {"username": "other", "password": "p"} for name in names}
+    rules = rules_of({"docker.io/bitnami/redis": TO}, auth | {ACR: LOGIN})
+    access = rules.credentials(Repository(HUB, "bitnami/redis"))
+    assert access is not None
+    assert access.username == LOGIN["username"], "the one that worked as it is written"
+    assert sum("are one registry, and the entry of" in str(warning) for warning in rules.warnings) == len(names) - 1
+
+
+def test_the_same_name_of_a_registry_is_a_duplicate_in_any_letters() -> None:
+    (problem,) = problems_in(text_of({"mongo": TO}, {"docker.io": LOGIN, "Docker.io": LOGIN, ACR: LOGIN}))
+    assert str(problem).startswith(f'auth["Docker.io"]: duplicate key: {HUB} is in the file already')
 
 
 def test_a_short_name_whose_registry_has_no_login_says_which_that_is() -> None:

@@ -206,12 +206,18 @@ def _read_auth(entries: Any, draft: Draft) -> None:
     if not isinstance(entries, dict):
         draft.wrong("auth", "must be a mapping of registries to logins")
         return
+    names: set[str] = set()
     for written, given in entries.items():
         path = join("auth", written)
         registry, slash, rest = written.removesuffix("/").partition("/")
-        key = f"{full_host(registry)}{slash}{rest}"
-        if key in draft.auth:
-            draft.wrong(path, f"duplicate key: {key} is in the file already, with other letters or another name")
+        host, key = registry.lower(), f"{full_host(registry)}{slash}{rest}"
+        if f"{host}{slash}{rest}" in names:
+            draft.wrong(path, f"duplicate key: {key} is in the file already, written otherwise")
+        names.add(f"{host}{slash}{rest}")
+        if full_host(registry) != host and (key in entries or key in draft.auth):
+            # As in the rules, where the file of image-syncer may stay as it is.
+            draft.remark(path, f"is another name of {key}, which has an entry already; left out")
+            continue
         if not isinstance(given, dict):
             draft.wrong(path, "must be a mapping with username and password")
             continue

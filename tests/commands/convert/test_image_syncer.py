@@ -58,6 +58,21 @@ def test_the_converted_rules_send_every_image_where_the_original_does(images: di
         assert converted.credentials(reference.repository) == original.credentials(reference.repository)
 
 
+def test_of_several_names_of_docker_hub_the_login_is_kept_that_the_rules_use() -> None:
+    auth = {
+        name: {"username": user, "password": SECRET}
+        for name, user in (("docker.io", "a"), ("registry-1.docker.io", "b"), ("index.docker.io", "c"))
+    }
+    text = json.dumps({"auth": auth | AUTH, "images": {"mongo:4": f"{ACR}/mirror/mongo"}})
+    found = convert_files([File("x", text)], OPTIONS)
+    mongo = Reference.parse("registry-1.docker.io/library/mongo:4").repository
+    access = parse(found.text, "y", environ=dict.fromkeys(found.variables, SECRET)).credentials(mongo)
+    assert access == parse(text, "x", environ={}).credentials(mongo)
+    assert access is not None
+    assert access.username == "b"
+    assert sum("is another name of registry-1.docker.io" in str(remark) for remark in found.remarks) == 2
+
+
 async def test_the_command_writes_rules_and_reports_what_it_left_out(tmp_path: Path) -> None:
     content = {"auth": {HARBOR: AUTH[HARBOR]}, "images": {f"{HARBOR}/library/nginx": ""}, "proc": "3"}
     (tmp_path / "old.json").write_text(json.dumps(content))
