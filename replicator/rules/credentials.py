@@ -195,13 +195,17 @@ PERSONAL_REPOSITORIES = 300
 _MOST_NAMED = 10
 
 
+def _namespace(name: str) -> str:
+    return name.partition("/")[0]
+
+
 @dataclass(slots=True)
 class PersonalUse:
     """What copies need at one account of the Personal Edition. What else is there is not known.
 
     Attributes:
         hosts: the names by which it is reached.
-        namespaces: those of the destinations.
+        namespaces: those that the rules fix, and those of ``repositories``.
         repositories: destinations that get an image for certain, as ``namespace/repository``.
         possible: further ones, which get an image if a tag passes the filter of their rule.
     """
@@ -218,8 +222,9 @@ class PersonalUse:
 
     def add(self, destination: Repository, *, certain: bool) -> None:
         """Add a destination; adding it twice makes no difference."""
-        self.reach(destination.registry, destination.name.partition("/")[0])
+        self.hosts.add(destination.registry)
         if certain:
+            self.reach(destination.registry, _namespace(destination.name))
             self.repositories.add(destination.name)
             self.possible.discard(destination.name)
         elif destination.name not in self.repositories:
@@ -234,22 +239,36 @@ class PersonalUse:
     def summary(self) -> str:
         """What is needed at most, beside the quotas."""
         repositories = len(self.repositories) + len(self.possible)
+        namespaces = len(self._possible_namespaces)
+        up_to = "up to " if namespaces > len(self.namespaces) else ""
         return (
-            f"the rules need {len(self.namespaces)} of {PERSONAL_NAMESPACES} namespaces and up to {repositories} of "
+            f"the rules need {up_to}{namespaces} of {PERSONAL_NAMESPACES} namespaces and up to {repositories} of "
             f"{PERSONAL_REPOSITORIES} repositories"
         )
 
     @property
+    def _possible_namespaces(self) -> set[str]:
+        return self.namespaces.union(map(_namespace, self.possible))
+
+    @property
     def too_many_namespaces(self) -> str | None:
         """What to say if there are more namespaces than the account has; None if there are not."""
-        number = len(self.namespaces)
+        return self._too_many_of(self.namespaces, "")
+
+    @property
+    def maybe_too_many_namespaces(self) -> str | None:
+        """The same of all destinations."""
+        return self._too_many_of(self._possible_namespaces, "up to ")
+
+    def _too_many_of(self, namespaces: set[str], up_to: str) -> str | None:
+        number = len(namespaces)
         if number <= PERSONAL_NAMESPACES:
             return None
         more = number - _MOST_NAMED
-        named = ", ".join(sorted(self.namespaces)[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+        named = ", ".join(sorted(namespaces)[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
         return (
-            f"the rules need {number} namespaces at {self.place} ({named}), and an account has {PERSONAL_NAMESPACES} "
-            "in the Personal Edition: send several projects to one namespace, as in "
+            f"the rules need {up_to}{number} namespaces at {self.place} ({named}), and an account has "
+            f"{PERSONAL_NAMESPACES} in the Personal Edition: send several projects to one namespace, as in "
             f"{self._example}/{{flat}}, or use the Enterprise Edition"
         )
 
@@ -267,7 +286,7 @@ class PersonalUse:
 
     @property
     def _example(self) -> str:
-        return f"{min(self.hosts)}/{min(self.namespaces)}"
+        return f"{min(self.hosts)}/{min(self._possible_namespaces)}"
 
     def _too_many(self, number: str) -> str:
         return (
@@ -300,7 +319,7 @@ class PersonalUses:
                 with suppress(ValueError):
                     if source.repository is not None:
                         self.add(target.template.expand(source.repository), certain=rule.always_copies(target))
-                    elif namespace := target.template.fixed_namespace(source):
+                    if namespace := target.template.fixed_namespace(source):
                         self._use(Repository(registry, f"{namespace}/x")).reach(registry, namespace)
 
     def add(self, destination: Repository, *, certain: bool) -> PersonalUse | None:

@@ -100,6 +100,17 @@ async def test_repositories_of_other_types_are_not_counted(house: House, monkeyp
     assert "need at least 2 repositories" in warning
 
 
+async def test_namespaces_count_only_if_one_of_their_repositories_gets_an_image(house: House) -> None:
+    for number in range(4):
+        house.harbor.add_project(f"team{number}")
+    await house.put([*(f"team{number}/app:v1" for number in range(4)), "team0/app:v2"])
+    rules: dict[str, Any] = {"HARBOR/*/*:v2*": f"{ACR}/{{project}}/{{name}}"}
+    assert told(await house.listed(rules)) == []
+    await house.put([f"team{number}/app:v2" for number in range(1, 4)])
+    (warning,) = told(await house.listed(rules))
+    assert f"need 4 namespaces at {ACR} (team0, team1, team2, team3)" in warning
+
+
 async def test_a_dry_run_tells_of_a_name_when_the_comparison_has_told_the_edition(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

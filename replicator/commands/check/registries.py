@@ -319,10 +319,15 @@ def _judge_quotas(rules: Rules, wanted: list[WantedRepository]) -> list[Finding]
     quota.add(wanted)
     found: list[Finding] = []
     for use in quota.uses.all():
-        doubt = use.too_many_repositories
-        if doubt is None and (doubt := use.maybe_too_many_repositories):
-            doubt += "; backfill --dry-run counts those that have a matching tag"
-        doubts = [text for text in (use.too_many_namespaces, doubt) if text is not None]
+        doubts: list[str] = []
+        for certain, possible in (
+            (use.too_many_namespaces, use.maybe_too_many_namespaces),
+            (use.too_many_repositories, use.maybe_too_many_repositories),
+        ):
+            if certain is not None:
+                doubts.append(certain)
+            elif possible is not None:
+                doubts.append(f"{possible}; backfill --dry-run counts those that have a matching tag")
         found += [Finding("quota", use.place, FindingState.WARNING, text) for text in doubts]
         if not doubts:
             found.append(Finding("quota", use.place, FindingState.OK, use.summary))
