@@ -9,8 +9,7 @@ if TYPE_CHECKING:
     from replicator.copy.context import AttestationsFound, Outcome, Result, SourceNotFound
     from replicator.copy.engine import Copier
     from replicator.copy.ledger import BlobLock, BlobLocks, SelectionStore
-    from replicator.copy.options import Accessories
-    from replicator.copy.selection import selection_key
+    from replicator.copy.options import Accessories, selection_key
 
 __all__ = [
     "Accessories",
@@ -41,6 +40,6 @@ __getattr__ = lazy_exports(
         "Result": "context",
         "SourceNotFound": "context",
         "SelectionStore": "ledger",
-        "selection_key": "selection",
+        "selection_key": "options",
     },
 )

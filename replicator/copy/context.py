@@ -20,7 +20,7 @@ from replicator.registry.manifest import embedded, platform_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from replicator.copy.options import CopyOptions
+    from replicator.copy.options import CopyOptions, Namespace
     from replicator.reference import Platform, Reference, Repository
     from replicator.registry import Descriptor, Manifest, Registries, RegistryError, RemoteRepository
 
@@ -214,11 +214,6 @@ _CACHE_BYTES = 1024 * 1024
 """Manifests kept for a second use, such as attestations that were inspected before they are copied."""
 
 
-Namespace = tuple[str, str]
-"""Host and namespace of a destination, whose policies decide which kinds of artifacts it takes."""
-ANYWHERE: Namespace = ("", "")
-
-
 def place_of(repository: Repository) -> Namespace:
     """Return the place of a destination's repository."""
     namespace, slash, _ = repository.name.partition("/")
@@ -241,6 +236,8 @@ class CopyContext:
         started: when the copy started, by `time.monotonic`.
         kinds: the kinds of manifests that destinations refuse and take.
         left_out: digests of children that the destination refused in this copy.
+        force: whether only that counts of ``kinds`` which this copy has found out itself.
+        learned: whether the destination refuses a kind, as this copy has found out.
     """
 
     source: Reference
@@ -254,6 +251,8 @@ class CopyContext:
     started: float = field(default_factory=time.monotonic)
     kinds: RefusedKinds = field(default_factory=RefusedKinds)
     left_out: set[str] = field(default_factory=set)
+    force: bool = False
+    learned: dict[str, bool] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -264,12 +263,14 @@ class CopyContext:
         options: CopyOptions = VERBATIM,
         progress: Callable[[int], None] | None = None,
         kinds: RefusedKinds | None = None,
+        *,
+        force: bool = False,
     ) -> Self:
         """Return the context of a new copy; no request is sent yet."""
         origin = registries.source(source.repository)
         target = registries.destination(destination.repository)
         reader, kinds = SourceReader(origin), kinds or RefusedKinds()
-        return cls(source, destination, origin, target, options, reader, progress or _ignore, kinds=kinds)
+        return cls(source, destination, origin, target, options, reader, progress or _ignore, kinds=kinds, force=force)
 
     @property
     def place(self) -> Namespace:
@@ -278,11 +279,14 @@ class CopyContext:
 
     async def verdict(self, manifest: Manifest) -> bool | None:
         """Tell whether the destination is known to refuse the kind of a manifest; see `RefusedKinds.verdict`."""
-        return await self.kinds.verdict(*self.place, deciding_type(manifest))
+        kind = deciding_type(manifest)
+        return self.learned.get(kind) if self.force else await self.kinds.verdict(*self.place, kind)
 
     def learn(self, manifest: Manifest, *, refused: bool) -> None:
         """Remember whether the destination refuses the kind of a manifest."""
-        self.kinds.note(*self.place, deciding_type(manifest), refused=refused)
+        kind = deciding_type(manifest)
+        self.learned[kind] = refused
+        self.kinds.note(*self.place, kind, refused=refused)
 
     def may_leave_out(self, *, attestation: bool) -> bool:
         """Tell whether a child of an index that the destination refuses may be left out: never if all is wanted."""

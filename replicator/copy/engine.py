@@ -9,9 +9,9 @@ from replicator.copy.blobs import BlobCopier
 from replicator.copy.compare import Comparison, compare, compare_listed, compare_read, read_root, signatures_held
 from replicator.copy.context import CopyContext, Outcome, Result
 from replicator.copy.ledger import Ledger, NoBlobLocks, RefusedKinds, TagLocks
-from replicator.copy.options import EVERYTHING, VERBATIM, Overwrite
+from replicator.copy.options import EVERYTHING, VERBATIM, Overwrite, selection_key
 from replicator.copy.push import KindRefused, Pusher
-from replicator.copy.selection import Selection, SelectionCache, select, selection_key
+from replicator.copy.selection import Selection, SelectionCache, select
 from replicator.copy.signatures import SignatureCopier
 from replicator.copy.survey import Survey
 from replicator.copy.tag import LeftAlone, TagGuard
@@ -85,6 +85,7 @@ class Copier:
         announced: str | None = None,
         kind: str | None = None,
         read: bool = True,
+        ask: bool = False,
     ) -> Comparison:
         """Tell whether a destination holds what `copy` would write; nothing is written.
 
@@ -99,6 +100,8 @@ class Copier:
             kind: the kind of that artifact, as far as the list tells it; see `CopyOptions.unwanted_in_list`.
             read: read an announced image even where the destination holds nothing. Pass False if `copy` follows, which
                 reads it.
+            ask: ask the destination about a kind where an image is up to date only if it refuses that. A manifest of
+                the kind is written for that; see `Pusher.ask`.
 
         Raises:
             SourceNotFound, AttestationsFound, RegistryError: as `copy` does.
@@ -109,7 +112,7 @@ class Copier:
         else:
             found = await compare_listed(context, self.selections, announced=announced, kind=kind, read=read)
         self._note(destination, found)
-        return found
+        return await self._settled(context, found) if ask else found
 
     async def holds(self, destination: Repository, accessories: Accessories) -> bool:
         """Tell whether a destination holds the signatures that a list has shown; the source is not asked.
@@ -157,7 +160,7 @@ class Copier:
             accessories: what a list of the source has shown of signatures; they count if they are of the image that is
                 copied.
             force: write the tag even where it already has the right digest; blobs known to be there are still not
-                sent.
+                sent. What is remembered of kinds that the destination refused does not count.
             absent: the destination has no such tag, as was seen a moment ago. It is not asked again where ``announced``
                 is given and anything may be overwritten.
             overwrite: which images may be replaced. Where not any may, the tag is looked at once more right before it
@@ -179,10 +182,11 @@ class Copier:
             AttestationsFound: the image has attestations, and the options forbid them.
             RegistryError: either registry refused or failed; its class tells whether to retry.
         """
-        context = CopyContext.open(self.registries, source, destination, options, progress, self.refused)
+        context = CopyContext.open(self.registries, source, destination, options, progress, self.refused, force=force)
         absent = absent and overwrite is Overwrite.ALWAYS
         found = await compare(context, self.selections, announced=announced, force=force, absent=absent)
         self._note(destination, found)
+        found = await self._settled(context, found)
         result, replaced = found.result, found.replaced
         while result is None and found.selection is not None and (manifest := found.selection.manifest) is not None:
             guard = TagGuard(context, manifest.digest, replaced, overwrite=overwrite, own=own)
@@ -251,7 +255,29 @@ class Copier:
         again = await compare_read(root, found.present, context, self.selections)
         if again.digest == found.digest:
             raise (refusal.error or Denied(note)) from refusal
-        return again
+        again = await self._settled(context, again)
+        return replace(again, result=None) if context.force and again.result is Result.UP_TO_DATE else again
+
+    async def _settled(self, context: CopyContext, found: Comparison) -> Comparison:
+        """Ask the destination about the kinds for whose refusal an image would be up to date without them.
+
+        Nothing is left out by guess: somebody may have added such a part to what was complete without it.
+
+        Raises:
+            RegistryError: there was no usable answer.
+        """
+        push = Pusher(context, self._blobs)
+        while found.result is Result.UP_TO_DATE and found.selection is not None and found.selection.unknown:
+            taken = False
+            for manifest in found.selection.unknown:
+                try:
+                    await push.ask(manifest, lenient=True)
+                    taken = True
+                except KindRefused:
+                    pass
+            root = await read_root(context, found.announced)
+            found = await compare_read(root, found.present, context, self.selections, force=taken)
+        return found
 
     def _skip(self, context: CopyContext, announced: str, refused: Manifest | None, *, signature: bool = False) -> str:
         """Remember that something was skipped because the destination refuses its kind.
@@ -301,6 +327,7 @@ class Copier:
         *,
         options: CopyOptions = EVERYTHING,
         announced: str | None = None,
+        force: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> Outcome:
         """Copy a signature, an attestation or another referrer of an image, if the destination has the image.
@@ -310,6 +337,7 @@ class Copier:
             destination: where to, under the same digest or tag.
             options: whether only signatures and attestations are copied, as far as the destination takes them.
             announced: the digest that a list has shown of the source's tag.
+            force: what is remembered of kinds that the destination refused does not count.
             progress: called with the number of blob bytes of every chunk that is read.
 
         Returns:
@@ -319,7 +347,7 @@ class Copier:
             SourceNotFound: the source does not have it.
             RegistryError: either registry failed; its class tells whether to retry.
         """
-        context = CopyContext.open(self.registries, source, destination, options, progress, self.refused)
+        context = CopyContext.open(self.registries, source, destination, options, progress, self.refused, force=force)
         copier = SignatureCopier(context, self._blobs, self._tag_locks)
         result, digest, note = await copier.copy_one()
         outcome = context.outcome(result, digest, note, source_digest=digest)

@@ -147,12 +147,18 @@ class RefusedKinds:
 
     async def verdict(self, host: str, namespace: str, kind: str) -> bool | None:
         """Tell whether a destination refused this kind within a week; False if it took it, None if neither is known."""
-        word = await self._recall(_kind_name(host, namespace, kind))
-        return None if word is None else word != _TAKEN
+        found = await self._recall(_kind_name(host, namespace, kind))
+        return None if found is None else found[1] != _TAKEN
+
+    async def until(self, host: str, namespace: str, kind: str) -> float:
+        """Return until when a verdict on a kind counts; the time of now if there is none."""
+        found = await self._recall(_kind_name(host, namespace, kind))
+        return self._clock() if found is None else found[0] + REFUSED_SECONDS
 
     async def skipped(self, host: str, namespace: str, artifact: str) -> str:
         """Return what the kind of an artifact is called that was skipped within a week; empty for no such artifact."""
-        return await self._recall(_kind_name(host, namespace, artifact)) or ""
+        found = await self._recall(_kind_name(host, namespace, artifact))
+        return found[1] if found is not None else ""
 
     @asynccontextmanager
     async def question(self, host: str, namespace: str, kind: str) -> AsyncIterator[None]:
@@ -182,8 +188,8 @@ class RefusedKinds:
         if self._store is not None:
             self._store.note(name, text)
 
-    async def _recall(self, name: str) -> str | None:
-        """Return the word of an entry; None for no entry, one that is too old, or one in another form."""
+    async def _recall(self, name: str) -> tuple[int, str] | None:
+        """Return the second and the word of an entry; None for none, one too old, or one in another form."""
         text = self._known.get(name)
         if text is None and self._store is not None:
             (text,) = await self._store.recall([name])
@@ -191,7 +197,8 @@ class RefusedKinds:
                 self._known[name] = text
         since, _, word = (text or "").partition(" ")
         # The store may keep it for longer.
-        return word if since.isdecimal() and 0 <= self._clock() - int(since) < REFUSED_SECONDS else None
+        counts = since.isdecimal() and 0 <= self._clock() - int(since) < REFUSED_SECONDS
+        return (int(since), word) if counts else None
 
 
 def _kind_name(host: str, namespace: str, kind: str) -> str:

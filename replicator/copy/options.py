@@ -1,9 +1,14 @@
-"""Options of a copy: which platforms, which attestations, and which signatures and other referrers are copied too."""
+"""Options of a copy: which platforms, which attestations, and which signatures and other referrers are copied too.
+
+And the keys under which processes share what the options select of an image.
+"""
 
 from __future__ import annotations
 
+import base64
 import hashlib
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -272,3 +277,31 @@ class Accessories:
         if not valid or len(digests) + len(tags) > 2 * MAX_ACCESSORIES:
             raise ValueError("not stored accessories")
         return cls(subject, digests, values.get("is_index", False) is True, tags)
+
+
+Namespace = tuple[str, str]
+"""Host and namespace of a destination, whose policies decide which kinds of artifacts it takes."""
+ANYWHERE: Namespace = ("", "")
+
+ALGORITHM = 2
+"""Version of the selection. Raise it when the same image and options give another digest: results are cached.
+The note beside a digest may be in the words of an earlier version.
+"""
+
+
+def deciding_place(options: CopyOptions, place: Namespace) -> Namespace:
+    """Return the place that makes a difference: where parts are left out that a destination refuses."""
+    return place if options.attestations in (Attestations.STRIP_REFUSED, Attestations.STRIP) else ANYWHERE
+
+
+def selection_key(digest: str, options: CopyOptions, place: Namespace = ANYWHERE) -> str:
+    """Return a short key for the selection of an image, the same in all processes of one version of the program.
+
+    Args:
+        digest: the digest of the source's tag.
+        options: the parts of the image that are copied; nothing else of them makes a difference.
+        place: host and namespace of the destination, where what it refuses makes a difference.
+    """
+    selected = json.dumps(replace(options, signatures=None, public=None).to_json(), sort_keys=True)
+    name = f"{ALGORITHM} {digest} {selected} {'/'.join(deciding_place(options, place))}".encode()
+    return base64.urlsafe_b64encode(hashlib.sha256(name).digest()[:12]).decode()

@@ -8,41 +8,39 @@ rewritten index keeps the order and all other fields of the original, as compact
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import json
+import math
+import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
 
-from replicator.copy.context import ANYWHERE, AttestationsFound
-from replicator.copy.options import Attestations
+from replicator.copy.context import AttestationsFound
+from replicator.copy.options import ANYWHERE, Attestations, deciding_place, selection_key
 from replicator.reference import is_digest
 from replicator.registry import Manifest
 from replicator.registry.errors import UnsupportedManifest
-from replicator.registry.kinds import artifact_kind, is_image, is_plain_image
+from replicator.registry.kinds import artifact_kind, deciding_type, is_image, is_plain_image
 from replicator.registry.manifest import digest_of, entries, parse_manifest
 from replicator.tasks import gather_all
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from replicator.copy.context import CopyContext, Namespace
+    from replicator.copy.context import CopyContext
     from replicator.copy.ledger import SelectionStore
-    from replicator.copy.options import CopyOptions
+    from replicator.copy.options import CopyOptions, Namespace
     from replicator.reference import Platform
     from replicator.registry import Descriptor
 
-ALGORITHM = 2
-"""Version of the selection. Raise it when the same image and options give another digest: results are cached.
-The note beside a digest may be in the words of an earlier version.
-"""
 MAX_DEPTH = 4
 """Levels of nested indexes; no builder makes more."""
 MAX_NESTED_BYTES = 16 * 1024 * 1024
 """Bytes of all nested indexes of one image: they are held in memory."""
+_MAX_UNKNOWN = 8
+"""Manifests that are kept to ask the destination about their kinds, each up to 4 MiB."""
 _MAX_INSPECTED = 8
 """Children inspected at once, each with up to 4 MiB of manifest and 4 MiB of config."""
 
@@ -57,6 +55,8 @@ class Selection:
         note: what was left out, in words; empty when nothing was.
         otherwise: the selection if the destination refused the kinds of which that is not known; None if all are known.
         refused: where nothing is left to copy because the destination refuses its kind, a manifest of that kind.
+        unknown: of an ``otherwise``, manifests that it leaves out although nobody knows about their kinds; not all.
+        until: when the first of the refusals for which it leaves something out is forgotten, in seconds since 1970.
     """
 
     manifest: Manifest | None
@@ -64,6 +64,8 @@ class Selection:
     note: str = ""
     otherwise: Selection | None = None
     refused: Manifest | None = None
+    unknown: tuple[Manifest, ...] = ()
+    until: float = math.inf
 
 
 async def select(root: Manifest, context: CopyContext) -> Selection:
@@ -83,7 +85,8 @@ async def select(root: Manifest, context: CopyContext) -> Selection:
         selection = await selector.select(root)
         if not selector.unknown:
             return selection
-        return replace(selection, otherwise=await _Selector(context, unknown=False).select(root))
+        otherwise = await _Selector(context, unknown=False).select(root)
+        return replace(selection, otherwise=replace(otherwise, unknown=tuple(selector.unknown.values())))
     except RecursionError as error:
         # Reading the JSON succeeded with a shallower stack than writing it.
         deep = UnsupportedManifest("its JSON is nested too deeply to be rewritten")
@@ -119,11 +122,12 @@ class _Selector:
         unknown: whether a child is kept of which nobody knows whether the destination refuses its kind.
 
     Attributes:
-        unknown: whether there was such a child.
+        unknown: such children, one for each kind; the first `_MAX_UNKNOWN` kinds.
     """
 
     def __init__(self, context: CopyContext, *, unknown: bool = True) -> None:
-        self.unknown = False
+        self.unknown: dict[str, Manifest] = {}
+        self._until = math.inf
         self._keeps_unknown = unknown
         self._context = context
         self._options: CopyOptions = context.options
@@ -154,7 +158,7 @@ class _Selector:
                 return Selection(None, note=self._note(wanted), refused=self._last_refused)
             return Selection(None, note=f"none of its images is for {wanted}" if wanted else "it has only attestations")
         self._rewritten.pop(selected.digest, None)
-        return Selection(selected, self._rewritten, self._note(wanted))
+        return Selection(selected, self._rewritten, self._note(wanted), until=self._until)
 
     def _note(self, wanted: str) -> str:
         parts = []
@@ -227,12 +231,15 @@ class _Selector:
             verdict = None if is_plain_image(manifest) else await self._context.verdict(manifest)
             # Registries of images take what has the config of one, as older attestations do; else they will say so.
             if verdict is None and not is_image(manifest) and not is_plain_image(manifest):
-                self.unknown = True
+                if len(self.unknown) < _MAX_UNKNOWN:
+                    self.unknown[deciding_type(manifest)] = manifest
                 verdict = not self._keeps_unknown
             if not verdict:
                 return False
         self._refused["attestation" if child.is_attestation else artifact_kind(manifest)] += 1
         self._last_refused = manifest
+        until = await self._context.kinds.until(*self._context.place, deciding_type(manifest))
+        self._until = min(self._until, until)
         return True
 
     async def _has_wanted_platform(self, child: Descriptor, index: str) -> bool:
@@ -312,25 +319,29 @@ class CachedSelection:
     Attributes:
         digest: what the destination's tag will name; None when nothing of the image is selected.
         note: the parts that are left out, or the reason why everything is.
+        until: when it has to be made anew, in seconds since 1970: a destination may take by then what it refused.
     """
 
     digest: str | None
     note: str = ""
+    until: float = math.inf
 
 
 class SelectionCache:
     """Selections by image and options: an LRU cache in front of an optional shared store."""
 
-    def __init__(self, store: SelectionStore | None = None) -> None:
+    def __init__(self, store: SelectionStore | None = None, clock: Callable[[], float] = time.time) -> None:
         self._store = store
+        self._clock = clock
         self._entries: LRUCache[tuple[str, CopyOptions, Namespace], CachedSelection] = LRUCache(_MAX_ENTRIES)
 
     def add(self, digest: str, options: CopyOptions, selection: Selection, place: Namespace = ANYWHERE) -> None:
         """Remember the selection of the image ``digest`` for the destinations of a place, unless that may change."""
         if options.is_verbatim or selection.otherwise is not None or selection.refused is not None:
             return
-        entry = CachedSelection(selection.manifest.digest if selection.manifest is not None else None, selection.note)
-        self._entries[digest, options, _place(options, place)] = entry
+        kept = selection.manifest.digest if selection.manifest is not None else None
+        entry = CachedSelection(kept, selection.note, selection.until)
+        self._entries[digest, options, deciding_place(options, place)] = entry
         text = _serialize(digest, entry)
         if self._store is not None and len(text) <= _MAX_SHARED:
             self._store.note(selection_key(digest, options, place), text)
@@ -339,7 +350,8 @@ class SelectionCache:
         """Return the selection of the image ``digest``, if this process knows it."""
         if options.is_verbatim:
             return CachedSelection(digest)
-        return self._entries.get((digest, options, _place(options, place)))
+        entry = self._entries.get((digest, options, deciding_place(options, place)))
+        return entry if entry is not None and self._clock() < entry.until else None
 
     async def fetch(self, digest: str, options: CopyOptions, place: Namespace = ANYWHERE) -> CachedSelection | None:
         """Return the selection of the image ``digest``, if any process knows it."""
@@ -354,7 +366,7 @@ class SelectionCache:
         """
         if self._store is None:
             return
-        asked = dict.fromkeys((digest, options, _place(options, place)) for digest, options, place in images)
+        asked = dict.fromkeys((digest, options, deciding_place(options, place)) for digest, options, place in images)
         unknown = [image for image in asked if self.get(*image) is None]
         if not unknown:
             return
@@ -364,37 +376,18 @@ class SelectionCache:
                 self._entries[image] = entry
 
 
-def _place(options: CopyOptions, place: Namespace) -> Namespace:
-    """Return the place that makes a difference: where parts are left out that a destination refuses."""
-    return place if options.attestations in (Attestations.STRIP_REFUSED, Attestations.STRIP) else ANYWHERE
-
-
-def selection_key(digest: str, options: CopyOptions, place: Namespace = ANYWHERE) -> str:
-    """Return a short key for the selection of an image, the same in all processes of one version of the program.
-
-    Args:
-        digest: the digest of the source's tag.
-        options: the parts of the image that are copied; nothing else of them makes a difference.
-        place: host and namespace of the destination, where what it refuses makes a difference.
-    """
-    selected = json.dumps(replace(options, signatures=None, public=None).to_json(), sort_keys=True)
-    name = f"{ALGORITHM} {digest} {selected} {'/'.join(_place(options, place))}".encode()
-    return base64.urlsafe_b64encode(hashlib.sha256(name).digest()[:12]).decode()
-
-
 def _serialize(digest: str, entry: CachedSelection) -> str:
     """Return the shared form of an entry; mostly the selection is the image ``digest`` itself."""
     word = _NOTHING if entry.digest is None else _SAME if entry.digest == digest else entry.digest
-    return f"{word} {entry.note}"
+    # Versions that know no time take such an entry for none.
+    return f"{word}{f'@{int(entry.until)}' if entry.until < math.inf else ''} {entry.note}"
 
 
 def _parse(digest: str, text: str) -> CachedSelection | None:
     """Parse the text of `_serialize`; None where it has another form."""
     word, gap, note = text.partition(" ")
-    if not gap or len(text) > _MAX_SHARED:
+    word, at, until = word.partition("@")
+    if not gap or len(text) > _MAX_SHARED or (at and not until.isdecimal()):
         return None
-    if word == _NOTHING:
-        return CachedSelection(None, note)
-    if word == _SAME:
-        return CachedSelection(digest, note)
-    return CachedSelection(word, note) if is_digest(word) else None
+    kept = {_NOTHING: None, _SAME: digest}.get(word, word)
+    return CachedSelection(kept, note, float(until) if at else math.inf) if kept is None or is_digest(kept) else None

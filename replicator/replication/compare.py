@@ -188,6 +188,7 @@ class Checker:
                 announced=digest,
                 kind=found.kind,
                 read=self._dry_run,
+                ask=not self._dry_run,
             )
             if refused := await self._refusal(request, options, comparison):
                 note = refusal_note(request.destination.registry, refused)

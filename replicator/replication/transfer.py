@@ -194,6 +194,7 @@ async def transfer(
                 request.destination,
                 options=request.options,
                 announced=request.announced,
+                force=request.force,
                 progress=progress,
             )
         return await copier.copy(

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from replicator.copy import Result
+from replicator.copy.ledger import REFUSED_SECONDS, RefusedKinds
 from replicator.copy.options import EVERYTHING, VERBATIM, Attestations, CopyOptions
+from replicator.copy.selection import SelectionCache
 from replicator.reference import Platform
 from replicator.registry.errors import Denied, Refused, RegistryError, Unauthorized, refuses_kind
 from tests.copy.conftest import Pair, Registry, a_copier, a_registry
@@ -319,15 +321,51 @@ async def test_an_attestation_with_an_image_s_config_comes_back_when_it_is_wante
         assert (await other.copy(*ends, options=AUTO)).digest == root.digest
 
 
-async def test_a_forced_copy_asks_a_destination_again(pair: Pair) -> None:
-    root = mixed([(AMD64, {}), ENTRIES["soci"]])
+@pytest.mark.parametrize("of", ["tag", "child"])
+async def test_a_forced_copy_asks_a_destination_again(pair: Pair, of: str) -> None:
+    root = artifact(SOCI, 7) if of == "tag" else mixed([(AMD64, {}), ENTRIES["soci"]])
     await pair.source.push("v1", root)
     pair.copier.refused.note(pair.destination.host, "team", SOCI)
     await pair.copy(options=AUTO)
-    async with a_copier() as other:
+    assert (await pair.copy(options=AUTO)).digest != root.digest
+    assert (await pair.copy(options=AUTO, force=True)).digest == root.digest
+
+
+async def test_a_forced_copy_writes_an_index_again_without_what_is_still_refused(strict: Pair) -> None:
+    await strict.source.push("v1", mixed([(AMD64, {}), ENTRIES["soci"]]))
+    first = await strict.copy(options=AUTO)
+    strict.clear()
+    again = await strict.copy(options=AUTO, force=True)
+    assert (again.result, again.digest) == (Result.COPIED, first.digest)
+    assert "PUT v1" in writes(strict.destination)
+
+
+async def test_an_artifact_that_is_added_to_an_index_is_not_taken_for_one_that_was_left_out(pair: Pair) -> None:
+    """The index without it is to the byte what was copied before it was added."""
+    after = mixed([(AMD64, {}), ENTRIES["soci"]])
+    document = json.loads(after.content)
+    before = {**document, "manifests": document["manifests"][:1]}
+    root = Index(after.media_type, json.dumps(before, separators=(",", ":")).encode(), after.children[:1])
+    await pair.source.push("v1", root)
+    assert (await pair.copy(options=AUTO)).digest == root.digest
+    await pair.source.push("v1", after)
+    ends = pair.source.reference("v1"), pair.destination.reference("v1")
+    found = await pair.copier.compare(*ends, AUTO, announced=after.digest, ask=True)
+    assert (found.result, found.digest) == (None, after.digest)
+    assert (await pair.copy(options=AUTO)).digest == after.digest
+    await pair.destination.holds("v1", after)
+
+
+async def test_what_was_left_out_is_asked_for_again_after_a_week(pair: Pair) -> None:
+    root, now = mixed([(AMD64, {}), ENTRIES["soci"]]), 1e9
+    await pair.source.push("v1", root)
+    async with a_copier() as copier:
+        copier.refused, copier.selections = RefusedKinds(clock=lambda: now), SelectionCache(clock=lambda: now)
+        copier.refused.note(pair.destination.host, "team", SOCI)
         ends = pair.source.reference("v1"), pair.destination.reference("v1")
-        assert (await other.copy(*ends, options=AUTO)).result is Result.UP_TO_DATE
-        assert (await other.copy(*ends, options=AUTO, force=True)).digest == root.digest
+        for seconds, is_whole in ((0, False), (REFUSED_SECONDS - 1, False), (1, True)):
+            now += seconds
+            assert ((await copier.copy(*ends, options=AUTO)).digest == root.digest) is is_whole
 
 
 async def test_an_index_of_refused_artifacts_alone_counts_as_refused_each_time(strict: Pair) -> None:

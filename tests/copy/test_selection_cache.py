@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.copy import AttestationsFound, Result, SourceNotFound, selection_key
-from replicator.copy.context import ANYWHERE
-from replicator.copy.options import VERBATIM, Attestations, CopyOptions
-from replicator.copy.selection import ALGORITHM, CachedSelection, Selection, SelectionCache, _parse, _serialize
+from replicator.copy.options import ALGORITHM, ANYWHERE, VERBATIM, Attestations, CopyOptions
+from replicator.copy.selection import CachedSelection, Selection, SelectionCache, _parse, _serialize
 from replicator.queue import Queue, RedisSelectionStore
 from replicator.reference import Platform
+from replicator.registry import Manifest
+from replicator.registry.manifest import OCI_INDEX
 from tests.copy.conftest import Pair, a_copier
 from tests.queue.servers import RedisServer
 from tests.standins.images import attestation, fetch_raw, image, index, multi_arch
@@ -321,5 +322,17 @@ def test_a_key_differs_by_image_options_and_algorithm(monkeypatch: pytest.Monkey
     # Signatures do not change the selection.
     signed = CopyOptions(ONE_PLATFORM.platforms, signatures=True)
     assert selection_key(DIGEST, signed) == selection_key(DIGEST, ONE_PLATFORM)
-    monkeypatch.setattr("replicator.copy.selection.ALGORITHM", ALGORITHM + 1)
+    monkeypatch.setattr("replicator.copy.options.ALGORITHM", ALGORITHM + 1)
     assert selection_key(DIGEST, ONE_PLATFORM) not in names
+
+
+async def test_a_selection_without_what_is_refused_is_made_anew_when_the_refusal_is_forgotten() -> None:
+    stored = CachedSelection(OTHER, "1 chart left out", 1000.0)
+    assert _parse(DIGEST, _serialize(DIGEST, stored)) == stored
+    now = 999.0
+    cache = SelectionCache(clock=lambda: now)
+    rewritten = Manifest(OCI_INDEX, OTHER, b"")
+    cache.add(DIGEST, STRIP_REFUSED, Selection(rewritten, note="1 chart left out", until=1000.0))
+    assert cache.get(DIGEST, STRIP_REFUSED) == stored
+    now = 1000.0
+    assert cache.get(DIGEST, STRIP_REFUSED) is None
