@@ -202,7 +202,12 @@ class _Selector:
             self._nested_bytes += len(nested.content)
             if self._nested_bytes > MAX_NESTED_BYTES:
                 raise self._unsupported(index, f"its nested indexes are larger than {MAX_NESTED_BYTES} bytes")
-            self._nested[child.digest] = await self._select_index(nested, depth + 1)
+            refused = not is_plain_image(nested) and self._context.may_leave_out(attestation=False)
+            if refused and await self._context.verdict(nested):
+                await self._leave_out(nested, artifact_kind(nested))
+                self._nested[child.digest] = _SelectedIndex(None, frozenset())
+            else:
+                self._nested[child.digest] = await self._select_index(nested, depth + 1)
         return self._nested[child.digest]
 
     async def _is_wanted(self, child: Descriptor, index: str) -> bool:
@@ -236,11 +241,14 @@ class _Selector:
                 verdict = not self._keeps_unknown
             if not verdict:
                 return False
-        self._refused["attestation" if child.is_attestation else artifact_kind(manifest)] += 1
-        self._last_refused = manifest
-        until = await self._context.kinds.until(*self._context.place, deciding_type(manifest))
-        self._until = min(self._until, until)
+        await self._leave_out(manifest, "attestation" if child.is_attestation else artifact_kind(manifest))
         return True
+
+    async def _leave_out(self, manifest: Manifest, kind: str) -> None:
+        """Count a child that the destination refuses."""
+        self._refused[kind] += 1
+        self._last_refused = manifest
+        self._until = min(self._until, await self._context.kinds.until(*self._context.place, deciding_type(manifest)))
 
     async def _has_wanted_platform(self, child: Descriptor, index: str) -> bool:
         if child.platform is not None:
@@ -364,11 +372,9 @@ class SelectionCache:
         Args:
             images: the digests of images, each with the options of its copy, and host and namespace of its destination.
         """
-        if self._store is None:
-            return
         asked = dict.fromkeys((digest, options, deciding_place(options, place)) for digest, options, place in images)
         unknown = [image for image in asked if self.get(*image) is None]
-        if not unknown:
+        if self._store is None or not unknown:
             return
         texts = await self._store.recall([selection_key(*image) for image in unknown])
         for image, text in zip(unknown, texts, strict=True):

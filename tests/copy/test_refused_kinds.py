@@ -234,6 +234,20 @@ async def test_what_is_refused_within_a_nested_index_is_left_out_there(strict: P
     assert outcome.note == "1 chart, 1 soci left out, which the registry refuses"
 
 
+async def test_a_nested_index_of_a_refused_kind_is_left_out_like_any_other_child(pair: Pair) -> None:
+    kind = "application/vnd.example.bundle.v1"
+    plain = index([ARM64])
+    inner = Index(plain.media_type, json.dumps({**json.loads(plain.content), "artifactType": kind}).encode(), (ARM64,))
+    await pair.source.push("v1", index([AMD64, inner]))
+    refusal = Answer(403, "DENIED", f"unknown manifest class for {kind}")
+    pair.destination.faults.add(Fault(refusal, "PUT", f"/manifests/{inner.digest}", times=None))
+    outcome = await pair.copy(options=AUTO)
+    assert (await held(pair), outcome.note) == ([AMD64.digest], f"1 {kind} left out, which the registry refuses")
+    pair.clear()
+    assert (await pair.copy(options=AUTO)).result is Result.UP_TO_DATE
+    assert writes(pair.destination) == []
+
+
 async def test_an_index_of_nothing_else_is_skipped_with_its_kinds(strict: Pair) -> None:
     await strict.source.push("v1", mixed([ENTRIES["chart"]]))
     outcome = await strict.copy(options=AUTO)
