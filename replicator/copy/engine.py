@@ -211,7 +211,7 @@ class Copier:
         outcome = context.outcome(result, found.digest, found.note, source_digest=found.announced, replaced=replaced)
         if result is Result.SKIPPED:
             refused = found.selection.refused if found.selection is not None else None
-            return replace(outcome, refused=self._skip(context, found.announced, refused)).held_by(found.held)
+            return replace(outcome, refused=await self._skip(context, found.announced, refused)).held_by(found.held)
         return replace(outcome, former=None if absent else found.present or "")
 
     async def _push(
@@ -279,7 +279,9 @@ class Copier:
             found = await compare_read(root, found.present, context, self.selections, force=taken)
         return found
 
-    def _skip(self, context: CopyContext, announced: str, refused: Manifest | None, *, signature: bool = False) -> str:
+    async def _skip(
+        self, context: CopyContext, announced: str, refused: Manifest | None, *, signature: bool = False
+    ) -> str:
         """Remember that something was skipped because the destination refuses its kind.
 
         Args:
@@ -295,7 +297,7 @@ class Copier:
             return ""
         kind = artifact_kind(refused)
         key = selection_key(announced, VERBATIM if signature else context.options, context.place)
-        self.refused.skip(*context.place, deciding_type(refused), key, kind)
+        await self.refused.skip(*context.place, deciding_type(refused), key, kind)
         return kind
 
     async def _copy_signatures(self, context: CopyContext, found: Comparison, accessories: Accessories | None) -> None:
@@ -354,7 +356,7 @@ class Copier:
         if result is not Result.SKIPPED:
             return outcome
         if announced is not None:
-            outcome = replace(outcome, refused=self._skip(context, announced, copier.refused, signature=True))
+            outcome = replace(outcome, refused=await self._skip(context, announced, copier.refused, signature=True))
         return await self._left_alone(outcome, destination)
 
     async def _left_alone(self, outcome: Outcome, destination: Reference) -> Outcome:

@@ -121,6 +121,8 @@ REFUSED_SECONDS = 7 * 24 * 3600.0
 """Seconds after which a refused kind is tried again."""
 MAX_REFUSED = 1000
 """Refused kinds, and artifacts of these kinds, that are remembered at once."""
+_SHARED_SECONDS = 300.0
+"""Seconds after which a process looks again at what processes share: another one may have found out better."""
 _TAKEN = "taken"
 
 
@@ -142,7 +144,8 @@ class RefusedKinds:
     def __init__(self, store: SelectionStore | None = None, clock: Callable[[], float] = time.time) -> None:
         self._store = store
         self._clock = clock
-        self._known: TTLCache[str, str] = TTLCache(MAX_REFUSED, REFUSED_SECONDS, clock)
+        seconds = REFUSED_SECONDS if store is None else _SHARED_SECONDS
+        self._known: TTLCache[str, str] = TTLCache(MAX_REFUSED, seconds, clock)
         self._questions = KeyedLock()
 
     async def verdict(self, host: str, namespace: str, kind: str) -> bool | None:
@@ -170,7 +173,7 @@ class RefusedKinds:
         """Note that a destination refused this kind now, or took it."""
         self._note(_kind_name(host, namespace, kind), f"{int(self._clock())}{'' if refused else f' {_TAKEN}'}")
 
-    def skip(self, host: str, namespace: str, kind: str, artifact: str, name: str) -> None:
+    async def skip(self, host: str, namespace: str, kind: str, artifact: str, name: str) -> None:
         """Note that an artifact was skipped, for as long as the refusal of its kind is remembered.
 
         Args:
@@ -180,7 +183,8 @@ class RefusedKinds:
             artifact: a key of the artifact.
             name: what its kind is called.
         """
-        since = self._known.get(_kind_name(host, namespace, kind), str(int(self._clock()))).partition(" ")[0]
+        found = await self._recall(_kind_name(host, namespace, kind))
+        since = found[0] if found is not None else int(self._clock())
         self._note(_kind_name(host, namespace, artifact), f"{since} {name}")
 
     def _note(self, name: str, text: str) -> None:

@@ -260,3 +260,19 @@ async def test_a_refused_kind_is_remembered_for_a_week_by_host_and_namespace(sha
     assert await theirs.verdict("a.example", "one", "kind")
     now += 2
     assert not await theirs.verdict("a.example", "one", "kind")
+
+
+async def test_what_another_process_has_found_out_is_known_here_minutes_later() -> None:
+    now, store = 1_000_000.0, Shared()
+    mine, theirs = RefusedKinds(store, lambda: now), RefusedKinds(store, lambda: now)
+    mine.note("a.example", "one", "kind")
+    # As after a copy with --force, once the registry takes the kind.
+    theirs.note("a.example", "one", "kind", refused=False)
+    now += 301
+    assert await mine.verdict("a.example", "one", "kind") is False
+    # What is skipped for a kind is remembered no longer than its refusal.
+    theirs.note("a.example", "one", "kind")
+    now += REFUSED_SECONDS - 1
+    await theirs.skip("a.example", "one", "kind", "artifact", "chart")
+    now += 2
+    assert not await mine.skipped("a.example", "one", "artifact")
