@@ -266,18 +266,20 @@ class Copier:
         Raises:
             RegistryError: there was no usable answer.
         """
-        push = Pusher(context, self._blobs)
-        while found.result is Result.UP_TO_DATE and found.selection is not None and found.selection.unknown:
-            taken = False
-            for manifest in found.selection.unknown:
-                try:
-                    await push.ask(manifest, lenient=True)
-                    taken = True
-                except KindRefused:
-                    pass
-            root = await read_root(context, found.announced)
-            found = await compare_read(root, found.present, context, self.selections, force=taken)
-        return found
+        if found.result is not Result.UP_TO_DATE or found.selection is None or not found.selection.unknown:
+            return found
+        push, root, taken = Pusher(context, self._blobs), await read_root(context, found.announced), False
+        for manifest in found.selection.unknown:
+            try:
+                await push.ask(manifest, lenient=True)
+                taken = True
+            except KindRefused:
+                pass
+        again = await compare_read(root, found.present, context, self.selections, force=taken)
+        if again.selection is not None and again.selection.unknown:
+            # More kinds than are kept: the copy asks about each.
+            again = await compare_read(root, found.present, context, self.selections, force=True)
+        return again
 
     async def _skip(
         self, context: CopyContext, announced: str, refused: Manifest | None, *, signature: bool = False

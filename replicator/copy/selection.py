@@ -39,7 +39,7 @@ MAX_DEPTH = 4
 """Levels of nested indexes; no builder makes more."""
 MAX_NESTED_BYTES = 16 * 1024 * 1024
 """Bytes of all nested indexes of one image: they are held in memory."""
-_MAX_UNKNOWN = 8
+_MAX_UNKNOWN = 4
 """Manifests that are kept to ask the destination about their kinds, each up to 4 MiB."""
 _MAX_INSPECTED = 8
 """Children inspected at once, each with up to 4 MiB of manifest and 4 MiB of config."""
