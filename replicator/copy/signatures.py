@@ -22,7 +22,7 @@ from replicator.copy.push import KindRefused, Pusher
 from replicator.errors import ErrorClass, ReplicatorError
 from replicator.reference import parse_signature_tag
 from replicator.registry.errors import Denied, ManifestIncomplete, NotFound, Refused, UnsupportedManifest
-from replicator.registry.kinds import kind_of
+from replicator.registry.kinds import deciding_type, kind_of
 from replicator.registry.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, descriptor_row, digest_of, parse_manifest
 from replicator.registry.manifests import fallback_tag
 from replicator.tasks import gather_all
@@ -287,7 +287,10 @@ class SignatureCopier:
         return await self._send(manifest, manifest.digest)
 
     async def _is_refused(self, manifest: Manifest) -> bool:
-        if not self._lenient or not await self._context.verdict(manifest):
+        context, refused = self._context, self._lenient and await self._context.verdict(manifest)
+        if not refused and self._auto and not context.force:
+            refused = await context.kinds.verdict(*context.place, f"signature {deciding_type(manifest)}")
+        if not refused:
             return False
         self.refused = manifest
         if not self._auto:
@@ -317,7 +320,8 @@ class SignatureCopier:
         except (Denied, Refused) as refused:
             if not (self._auto and new and is_of_kind(refused)):
                 raise
-            self._context.learn(manifest, refused=True)
+            # The words may be about this one alone, so they count for signatures only, which are brought if taken.
+            self._context.kinds.note(*self._context.place, f"signature {deciding_type(manifest)}")
             error = refused
         else:
             self._tally.signatures += 1

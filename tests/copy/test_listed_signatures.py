@@ -190,6 +190,19 @@ async def test_a_refusal_for_another_reason_is_tried_again(ends: Ends, answer: A
     assert (await copied(ends)).signatures == 1
 
 
+async def test_a_signature_refused_without_a_word_of_its_kind_says_nothing_of_other_artifacts(ends: Ends) -> None:
+    await signed(ends)
+    invalid = Answer(400, "MANIFEST_INVALID", "manifest invalid")
+    refused = ends.destination.faults.add(Fault(invalid, "PUT", f"/manifests/{BUNDLE.digest}", times=None))
+    assert f"not copied: {BUNDLE_TYPE}" in (await copied(ends)).note
+    hits = refused.hits
+    assert (await copied(ends)).signatures == 0
+    assert refused.hits == hits, "it is not sent again for a week"
+    host, namespace = ends.destination.host, NAME.partition("/")[0]
+    kind = f"{BUNDLE_TYPE} application/vnd.oci.empty.v1+json"
+    assert not await ends.copier.refused.verdict(host, namespace, kind)
+
+
 async def test_a_fault_that_a_retry_mends_fails_the_copy(ends: Ends) -> None:
     await signed(ends)
     ends.destination.faults.add(Fault(Answer(503), "PUT", f"/manifests/{BUNDLE.digest}", times=None))
