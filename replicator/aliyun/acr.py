@@ -40,6 +40,8 @@ _SERVICE = re.compile(
     rf"registry\.aliyuncs\.com:{_REGION}:(?:[0-9]+|[a-z0-9-]+:(?P<instance>cri-[a-z0-9]+))", re.IGNORECASE | re.ASCII
 )
 _MAX_HOST = 253
+OTHER_NAME = "choose another name for the destination"
+"""What to do about a `name_problem`."""
 MAX_KNOWN = 1000
 """Hosts whose challenge is remembered."""
 _MAX_SERVICE = 300

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from replicator.aliyun.acr import automatic_attestations, name_problem, with_edition
+from replicator.aliyun.acr import OTHER_NAME, automatic_attestations, name_problem, with_edition
 from replicator.commands.options import (
     Auth,
     Config,
@@ -23,7 +23,7 @@ from replicator.commands.options import (
 from replicator.console import age, say, stderr
 from replicator.copy.context import Outcome, Result
 from replicator.copy.options import VERBATIM, Attestations, CopyOptions, Overwrite
-from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, ErrorClass, Problem, ReplicatorError
+from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, ErrorClass, ErrorText, Problem, ReplicatorError
 from replicator.reference import Reference, Repository
 from replicator.registry.credentials import Access
 from replicator.registry.docker_logins import docker_logins
@@ -110,7 +110,7 @@ async def copy_one(
         ReplicatorError: the copy failed, or ACR can't hold the destination.
     """
     if problem := name_problem(destination.repository):
-        raise CopyFailed(problem, ErrorClass.PERMANENT)
+        raise CopyFailed(ErrorText(problem, do=OTHER_NAME), ErrorClass.PERMANENT)
     request = CopyRequest(source, destination, rule="", options=options, overwrite=overwrite)
     async with open_registries(settings, access) as (_, copier), _installation(settings, request) as told:
 

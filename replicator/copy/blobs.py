@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from replicator.copy.context import PUSH_AGAIN
 from replicator.copy.ledger import LARGE, SMALL, NoBlobLocks
 from replicator.copy.mounts import ImageMounts
 from replicator.registry.errors import DigestMismatch, NotFound, RegistryError
@@ -239,7 +240,7 @@ class _ImageUpload:
         try:
             stream = await self._source.open_blob(blob, self._context.on_bytes)
         except NotFound as error:
-            error.why += embedded(blob)[1]
+            error.why, error.do = error.why + embedded(blob)[1], error.do or PUSH_AGAIN
             raise
         try:
             await self._target.finish_upload(location, stream, flow)

@@ -212,6 +212,8 @@ _MAX_READS = 8
 """Concurrent manifest reads, each up to 4 MiB."""
 _CACHE_BYTES = 1024 * 1024
 """Manifests kept for a second use, such as attestations that were inspected before they are copied."""
+PUSH_AGAIN = "push the image to the source again, which has lost a part of it"
+"""What to do about a part that its source does not have."""
 
 
 def place_of(repository: Repository) -> Namespace:
@@ -351,6 +353,7 @@ class SourceReader:
                 lost = f"the index {index} names the child {child.digest}, which the source does not have"
                 raise NotFound(
                     f"{lost}{embedded(child)[1]}",
+                    PUSH_AGAIN,
                     status=error.status,
                     codes=error.codes,
                 ).at(error.registry, error.request) from error

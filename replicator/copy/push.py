@@ -328,6 +328,8 @@ class Pusher:
             # Of a nested index, what becomes of the child that is refused was decided one level below.
             if refusal.manifest.digest == child.digest:
                 if not lenient:
+                    if refusal.error is not None:
+                        refusal.error.is_part = True
                     raise refusal.error or refusal from refusal
                 self._context.left_out.add(child.digest)
             refusals.append(refusal)

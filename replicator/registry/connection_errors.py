@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import aiohttp
 
-from replicator.errors import SHORT_SECRET, bounded_line
+from replicator.errors import SENT_LOGINS, SHORT_SECRET, bounded_line
 from replicator.registry.errors import (
     CertificateExpired,
     CertificateRefused,
@@ -113,7 +113,9 @@ def connection_error(
     if isinstance(error, aiohttp.ClientConnectorSSLError):
         reason = getattr(error.os_error, "reason", None) or error.os_error
         kind = NoTls if reason in _NO_TLS else WrongAddress
-        advice = "if the registry speaks plain HTTP, set insecure: true"
+        advice = "if the registry speaks plain HTTP, set insecure: true; if its endpoint says https://, write http://"
+        if led_by is not None:
+            advice = f"if it speaks plain HTTP, correct the address that {led_by} names"
         return kind(f"no TLS with {url.host}:{url.port} ({reason})", advice)
     advice = _silence_advice(error, slow=slow)
     if led_by is not None:
@@ -168,8 +170,7 @@ def proxy_error(url: URL, error: Exception, proxy: Proxy) -> ProxyFailed | None:
         return ProxyFailed(
             f"no TLS with the proxy {proxy}", f"if it speaks plain HTTP, write http:// in {proxy.setting}"
         )
-    reason = error.os_error.strerror or type(error.os_error).__name__
-    return _noted(ProxyFailed(f"no connection to the proxy {proxy}: {reason}", advice), error)
+    return _noted(ProxyFailed(f"no connection to the proxy {proxy}: {_system_words(error.os_error)}", advice), error)
 
 
 def led_to(url: URL, refused: AddressRefused) -> ProtocolViolated:
@@ -187,12 +188,17 @@ def connection_words(url: URL, error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return f"the name {url.host} can't be resolved"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return f"can't connect to {where}: {error.os_error.strerror or error.os_error}"
+        return f"can't connect to {where}: {_system_words(error.os_error)}"
     if isinstance(error, aiohttp.ClientResponseError):
         return f"the answer of {where} is not HTTP"
     # The client library's own words may quote the whole URL, and its query can hold a signature.
     words = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
     return f"the connection to {where} broke: {words if words and '?' not in words else type(error).__name__}"
+
+
+def _system_words(error: OSError) -> str:
+    # Where several addresses were tried, asyncio's own words take the place of the system's.
+    return (os.strerror(error.errno) if error.errno else error.strerror) or str(error) or type(error).__name__
 
 
 def certificate_words(
@@ -275,7 +281,9 @@ def _page_text(body: bytes) -> str:
         # The last character may be cut off.
         return codecs.getincrementaldecoder("utf-8")().decode(body)
     except UnicodeDecodeError:
-        return body.decode("gb18030", "replace")
+        text = body.decode("utf-8", "replace")
+        # A login that it quotes in UTF-8 would not be found in GBK, where its letters are others.
+        return text if SENT_LOGINS.cut(text, SHORT_SECRET) != text else body.decode("gb18030", "replace")
 
 
 def foreign_answer(status: int, body: bytes, method: str = "") -> ForeignAnswer:

@@ -70,6 +70,7 @@ class RegistryError(ReplicatorError):
         codes: the error codes in the answer, e.g. ``("MANIFEST_UNKNOWN",)``.
         cut: how far the upload came that the error ended; None if it ended none.
         kind: the kind of the manifest that was refused, if it was refused for that (`refuses_kind`); else empty.
+        is_part: whether that manifest is a part of an index that is copied, and not what the tag names.
         written: whether the repository had taken a part of the same image before, so it exists and the login may push.
     """
 
@@ -90,6 +91,7 @@ class RegistryError(ReplicatorError):
         self.retry_after = retry_after
         self.cut: Cut | None = None
         self.kind = ""
+        self.is_part = False
         self.written = False
 
     def at(self, registry: str = "", request: str = "") -> Self:
@@ -108,7 +110,8 @@ class RegistryError(ReplicatorError):
             also: is appended to ``why``.
         """
         error = kind(self.why + also, self.do, status=self.status, codes=self.codes, retry_after=self.retry_after)
-        error.cut, error.kind, error.written = self.cut, self.kind, self.written
+        error.cut, error.written = self.cut, self.written
+        error.kind, error.is_part = self.kind, self.is_part
         error.wait, error.login, error.costly = self.wait, self.login, self.costly
         return error.at(self.registry, self.request)
 

@@ -102,7 +102,7 @@ def _advice(error: RegistryError, destination: Reference | None) -> str:
     if isinstance(error, NotYet):
         return "" if here else _GATED
     if isinstance(error, NotFound) and not here and "/blobs/" not in error.request and not acr.is_acr(error.registry):
-        return f"check the name, and that the login may see it{_NO_PROJECT}"
+        return "" if error.do else f"check the name, and that the login may see it{_NO_PROJECT}"
     if refuses_kind(error):
         return _kind_advice(error)
     if not isinstance(error, Denied | Unauthorized):
@@ -115,16 +115,20 @@ def _advice(error: RegistryError, destination: Reference | None) -> str:
 
 _LEAVE_OUT = "leave it out with types: [image] in the rule"
 _KIND_ADVICE = {
-    "attestation": "it refuses these attestations: to copy the image without them, set attestations: strip in the rule "
-    "(--attestations strip); to build it without them, use --provenance=false --sbom=false",
     "signature": "the image is there without this signature: signatures: auto copies those that the registry takes",
     "sbom": "the image is there without this list of packages: signatures: auto leaves it out",
     "cache": "only builds use a BuildKit cache, and it is fast only near them: leave it out with types: [image] in the "
     "rule, or keep it in a repository that no rule names",
     "model": "it takes no models: leave them out with types: [image] in the rule, and serve them from Harbor",
-    "soci": "a SOCI index only speeds up the first start of its image: set attestations: strip, and no types: all, in "
-    "the rule to copy the image without it",
+    "soci": f"a SOCI index only speeds up the first start of its image: {_LEAVE_OUT}",
 }
+_STRIP = "to copy the image without it, set attestations: strip, and no types: all, in the rule"
+_PART_ADVICE = {
+    "attestation": "it refuses these attestations: to copy the image without them, set attestations: strip in the rule "
+    "(--attestations strip); to build it without them, use --provenance=false --sbom=false",
+    "soci": f"a SOCI index only speeds up the first start of its image: {_STRIP}",
+}
+"""Advice on a kind in the index of an image, which the rule's types don't leave out."""
 _CHARTS = {
     True: "Alibaba Cloud documents Helm charts as taken by ACR: push it to ACR by hand with Helm 3.8 or newer, and ask "
     "its support if that is refused too; or leave charts out with types: [image] in the rule",
@@ -134,6 +138,8 @@ _CHARTS = {
 
 def _kind_advice(error: RegistryError) -> str:
     """Advise on a kind of artifact that a registry refuses; what is refused is not known beforehand of any but ACR."""
+    if error.is_part:
+        return _PART_ADVICE.get(error.kind, f"it does not take this part of the image's index: {_STRIP}")
     if error.kind == "chart":
         return _CHARTS[acr.is_acr(error.registry)]
     return _KIND_ADVICE.get(error.kind, f"it takes no artifacts of this kind: {_LEAVE_OUT}")

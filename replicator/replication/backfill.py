@@ -14,9 +14,9 @@ from uuid import uuid4
 
 import structlog
 
-from replicator.aliyun.acr import name_problem
+from replicator.aliyun.acr import OTHER_NAME, name_problem
 from replicator.copy.options import Overwrite
-from replicator.errors import ReplicatorError
+from replicator.errors import ErrorText, ReplicatorError
 from replicator.queue import CauseWatch, Lane, QueueError
 from replicator.queue.leaders import note_lost
 from replicator.reference import Reference
@@ -281,7 +281,7 @@ class Backfill:
             return checked
         # A domain of ACR's user may have told its edition only now.
         if problem := name_problem(found.request.destination.repository):
-            return replace(row_of(found, RowOutcome.FAILED), error=problem)
+            return replace(row_of(found, RowOutcome.FAILED), error=ErrorText(problem, do=OTHER_NAME).stored)
         if checked is not None and checked.lost:
             self.report.lost += 1
             if len(self.report.lost_examples) < _EXAMPLES:

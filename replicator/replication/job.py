@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from replicator.aliyun.acr import name_problem, with_edition
+from replicator.aliyun.acr import OTHER_NAME, name_problem, with_edition
 from replicator.console import short
 from replicator.copy import Outcome, Result, SourceNotFound, selection_key
 from replicator.copy.options import VERBATIM
-from replicator.errors import ErrorClass, ReplicatorError
+from replicator.errors import AGAIN, ErrorClass, ErrorText, ReplicatorError
 from replicator.queue import Description, Lane, LeftToOthers
 from replicator.registry.places import BULK
 from replicator.replication.advice import SETTLING_SECONDS, settling
@@ -141,7 +141,7 @@ class Handler:
         try:
             request = CopyRequest.from_json(running.payload)
         except (ValueError, TypeError, KeyError) as error:
-            raise CopyFailed(f"the queued job can't be read: {error}", ErrorClass.PERMANENT) from error
+            raise CopyFailed(ErrorText("the queued job can't be read", str(error)), ErrorClass.PERMANENT) from error
         # A backfill reports failures and warnings itself, so in its lane they are no warning in the log.
         trouble = logging.WARNING if running.lane is Lane.EVENTS else logging.INFO
         present = await self._present(request, running)
@@ -209,7 +209,9 @@ class Handler:
             return await self._left_alone(request, Result.SKIPPED, selected)
         request = selected
         if problem := request.problem or name_problem(request.destination.repository):  # an edition may be news
-            raise CopyFailed(problem, ErrorClass.PERMANENT)
+            # The rules say themselves what to change.
+            text = ErrorText(problem, do=OTHER_NAME if request.problem is None else "")
+            raise CopyFailed(text, ErrorClass.PERMANENT)
         # The facts in the request are stale after a failed attempt, after another push was merged into this job,
         # and after a long wait, as for a registry that did not answer.
         waited = (datetime.now(UTC) - running.enqueued_at).total_seconds()
@@ -232,10 +234,9 @@ class Handler:
             return await self._left_alone(named, Result.SOURCE_GONE, str(error))
         except CopyFailed as error:
             if (age := settling(request, running, error.__cause__)) is not None:
-                minutes = round(SETTLING_SECONDS / 60)
-                words = f"pushed {age:.0f} s ago, and Harbor may take a while to serve every layer whole"
-                message = f"{error}; {words}: tried again until {minutes} minutes after the push"
-                raise CopyFailed(message, ErrorClass.NOT_YET) from error
+                why = f"{error.why}; pushed {age:.0f} s ago, and Harbor may take a while to serve every layer whole"
+                do = f"{AGAIN} until {round(SETTLING_SECONDS / 60)} minutes after the push"
+                raise CopyFailed(ErrorText(error.what, why, do), ErrorClass.NOT_YET) from error
             raise
         outcome = replace(outcome, source=str(named.source))
         outcome = await self._with_loss(request, outcome, running.lane)
@@ -243,11 +244,9 @@ class Handler:
         self._record(request, outcome, began)
         if lags:
             found = short(str(outcome.source_digest))
-            raise CopyFailed(
-                f"the event announced {short(str(event))}, but {named.source} names {found}, which is in place: "
-                "Harbor's database replica or a cache before it may lag, or the tag was moved back",
-                ErrorClass.NOT_YET,
-            )
+            what = f"the event announced {short(str(event))}, but {named.source} names {found}, which is in place"
+            why = "Harbor's database replica or a cache before it may lag, or the tag was moved back"
+            raise CopyFailed(ErrorText(what, why), ErrorClass.NOT_YET)
         return outcome
 
     async def _transfer(self, request: CopyRequest, running: Running) -> Outcome:

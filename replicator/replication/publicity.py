@@ -18,7 +18,7 @@ import structlog
 from cachetools import TTLCache
 
 from replicator.copy.options import Public
-from replicator.errors import ErrorClass, ReplicatorError
+from replicator.errors import ErrorClass, ErrorText, ReplicatorError
 from replicator.queue.memory import PublicAnswer, PublicCopies, PublicCopy
 from replicator.reference import Reference
 from replicator.registry.errors import Denied, NotFound, Unauthorized
@@ -176,14 +176,11 @@ class Publicity:
             return
         where = f"{destination.repository} is public, or would be created as public"
         if answer is PublicAnswer.PUBLIC:
-            raise CopyFailed(
-                f"not copied: {source.repository} is private, and {where}; {close_to_anyone(str(destination))}",
-                ErrorClass.PERMANENT,
-            )
-        raise CopyFailed(
-            f"not copied: {where}, and {source.registry} gives no clear answer whether {source.repository} is private",
-            ErrorClass.TRANSIENT,
-        )
+            private = f"{source.repository} is private, and {where}"
+            text = ErrorText("not copied", private, close_to_anyone(str(destination)))
+            raise CopyFailed(text, ErrorClass.PERMANENT)
+        unclear = f"{where}, and {source.registry} gives no clear answer whether {source.repository} is private"
+        raise CopyFailed(ErrorText("not copied", unclear), ErrorClass.TRANSIENT)
 
     def copied(self, request: CopyRequest) -> None:
         """Have a look in the background, after a copy, unless there was one lately or the rule allows what it finds."""

@@ -148,8 +148,8 @@ async def select(registries: Registries, request: CopyRequest) -> CopyRequest | 
     if info is None:
         if await origin.head_manifest(source.tag) is None:
             return request
-        what = f"{source} is in the registry, but Harbor does not list it yet, so its labels are not known"
-        raise CopyFailed(what, ErrorClass.NOT_YET)
+        what = f"{source} is in the registry, but Harbor does not list it yet"
+        raise CopyFailed(ErrorText(what, "so its labels are not known"), ErrorClass.NOT_YET)
     labels = {tag: each.labels for tag, each in infos.items()}
     if source.tag in selection.select(infos, labels):
         return replace(request, source=replace(source, digest=info.digest), announced=info.digest)

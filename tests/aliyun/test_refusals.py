@@ -26,7 +26,7 @@ from replicator.replication.advice import explained
 from tests.copy.conftest import QUICK, Registry, a_registry
 from tests.standins.acr import AcrStandIn
 from tests.standins.faults import Answer, Cut, Fault
-from tests.standins.images import Image, Index, artifact, attestation, image
+from tests.standins.images import Image, Index, artifact, attestation, image, index
 from tests.standins.logins import ACR_USER
 from tests.standins.tokens import READ, Account
 
@@ -174,9 +174,25 @@ ROWS = {
         Denied,
         ErrorClass.PERMANENT,
         ("unknown manifest class for", "attestations: strip"),
-        ("in this order",),
-        pushed=attestation(image(4), empty_config=True),
+        ("in this order", "types: [image]"),
+        pushed=index([image(4), attestation(image(4), empty_config=True)]),
     ),
+    "a chart in the index of an image": Row(
+        Denied,
+        ErrorClass.PERMANENT,
+        ("unknown manifest class for", "attestations: strip"),
+        ("in this order", "types: [image]"),
+        acr={"only_images": True},
+        pushed=index([image(4), artifact("application/vnd.cncf.helm.config.v1+json")]),
+    ),
+    "a SOCI index in the index of an image": Row(
+        Denied,
+        ErrorClass.PERMANENT,
+        ("unknown manifest class for", "only speeds up", "attestations: strip"),
+        ("in this order", "types: [image]"),
+        pushed=index([image(4), artifact("application/vnd.amazon.soci.index.v2+json")]),
+    ),
+    "an attestation that a tag names": not_taken("application/vnd.in-toto+json", "no artifacts", "types: [image]"),
     "a chart": not_taken(
         "application/vnd.cncf.helm.config.v1+json", "documents Helm charts as taken", "types: [image]", strict=True
     ),
@@ -184,7 +200,7 @@ ROWS = {
         "application/vnd.buildkit.cacheconfig.v0", "only builds use a BuildKit cache", "types: [image]"
     ),
     "a model": not_taken("application/vnd.cncf.model.config.v1+json", "takes no models", "serve them from Harbor"),
-    "a SOCI index": not_taken("application/vnd.amazon.soci.index.v2+json", "only speeds up", "attestations: strip"),
+    "a SOCI index": not_taken("application/vnd.amazon.soci.index.v2+json", "only speeds up", "types: [image]"),
     "a signature": not_taken("application/vnd.cncf.notary.signature", "without this signature", "signatures: auto"),
     "a list of packages": not_taken("application/vnd.syft+json", "this list of packages", "signatures: auto"),
     "an artifact": not_taken("application/vnd.example.config.v1+json", "no artifacts of this kind", "types: [image]"),

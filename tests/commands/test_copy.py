@@ -249,3 +249,4 @@ async def test_a_name_that_acr_can_not_hold_fails_before_anything_is_opened(monk
     with pytest.raises(CopyFailed, match="the Personal Edition takes 2 to 64") as caught:
         await command.copy_one(load_settings(), lambda _: Access(), SOURCE, destination)
     assert caught.value.error_class is ErrorClass.PERMANENT
+    assert caught.value.do == "choose another name for the destination"

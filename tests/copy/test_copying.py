@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from replicator.copy import Result, SourceNotFound
+from replicator.copy.context import PUSH_AGAIN
 from replicator.errors import ErrorClass
 from replicator.registry.errors import NotFound
+from replicator.replication.advice import explained
 from tests.copy.conftest import Pair, RecordingLocks, a_copier
 from tests.standins.faults import Answer, Fault
 from tests.standins.images import (
@@ -357,8 +359,9 @@ async def test_a_child_that_the_source_lost_is_named(pair: Pair) -> None:
     root = multi_arch(1)
     await pair.source.push("v1", root)
     await pair.source.delete(f"manifests/{root.children[1].digest}")
-    with pytest.raises(NotFound, match=f"{root.digest} names the child {root.children[1].digest}"):
+    with pytest.raises(NotFound, match=f"{root.digest} names the child {root.children[1].digest}") as caught:
         await pair.copy()
+    assert explained(caught.value).do == PUSH_AGAIN
     assert not await pair.destination.has_tag("v1")
 
 

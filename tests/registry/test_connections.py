@@ -119,6 +119,13 @@ async def test_plain_http_is_never_spoken_unless_insecure(registry: Server) -> N
     assert len(registry.faults.log) == 0
 
 
+async def test_an_endpoint_of_https_that_speaks_plain_http_is_told_as_that(registry: Server) -> None:
+    access = Access(endpoint=f"https://{registry.host}", insecure=True)
+    async with client(access) as registries:
+        with pytest.raises(NoTls, match="if its endpoint says https://, write http://"):
+            await registries.source(Repository(registry.host, "team/app")).head_manifest("v1")
+
+
 async def test_a_redirect_out_of_tls_is_refused(secure: Server, ca_file: Path) -> None:
     async with served(nothing) as plain, client(Access(ca_file=ca_file)) as registries:
         secure.faults.add(Fault(Redirect(f"http://{plain.host}"), times=None))
@@ -326,7 +333,7 @@ async def test_an_address_that_refuses_connections_is_named_in_the_error() -> No
     async with served(nothing) as gone:
         pass
     async with client(timing=Timing(attempts=1)) as registries:
-        with pytest.raises(ConnectionFailed, match=r"can't connect to 127\.0\.0\.1"):
+        with pytest.raises(ConnectionFailed, match=r"can't connect to 127\.0\.0\.1:\d+: Connection refused$"):
             await registries.source(Repository(gone.host, "a/b")).head_manifest("v1")
 
 

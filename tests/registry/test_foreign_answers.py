@@ -120,6 +120,14 @@ def test_the_title_of_a_page_is_read_in_the_charsets_of_chinese_firewalls(charse
     assert "(title '访问被阻断')" in from_answer(403, page).why
 
 
+def test_a_login_is_cut_out_of_a_page_in_no_single_charset() -> None:
+    SENT_LOGINS.sent(basic("robot", "päßwort-密码é"))
+    page = "<!DOCTYPE html><title>päßwort-密码é".encode() + "被".encode("gbk")
+    why = from_answer(403, page).why
+    assert "wort-" not in why
+    assert "a page of HTML (title '***" in why
+
+
 async def test_a_head_has_no_words_so_the_source_is_asked_again_and_the_destination_is_not(registry: Server) -> None:
     await push(registry.host, "team/app", "v1", image(1))
     async with client() as registries:

@@ -310,6 +310,7 @@ async def test_refuse_sends_nothing_into_a_repository_that_is_public(town: Town,
     with pytest.raises(CopyFailed, match=r"team/app is private, and .*/cache/app is public") as caught:
         await town.copy(town.rules("refuse"), tag)
     assert caught.value.error_class is ErrorClass.PERMANENT
+    assert caught.value.do.startswith("make cache/app, or its project, private at")
     assert not town.acr.faults.log.count("(POST|PUT|PATCH)", ".*")
 
 
