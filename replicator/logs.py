@@ -162,8 +162,8 @@ def _with_error_fields(_: object, __: str, event: MutableMapping[str, Any]) -> M
 def _without_repetition(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Leave out what a person would read twice, the joined text and ``why`` beside its list, and empty parts."""
     if "what" in event and ("error" in event or "reason" in event):
-        for key in ("error", "reason"):
-            event.pop(key, None)
+        # Beside an error, a reason is a word of its own, such as ``denied``.
+        event.pop("error" if "error" in event else "reason")
         if event.get("problems"):
             event.pop("why", None)
         for name in ("why", "do"):

@@ -131,11 +131,11 @@ def test_an_error_is_three_fields_for_programs_and_not_twice_the_same_for_people
     }
     configure_logs("info", "console")
     structlog.get_logger("test").warning("job failed", error=error)
-    structlog.get_logger("test").warning("job failed", error="refused")
+    structlog.get_logger("test").warning("job failed", reason="denied", error="refused")
     full, short = capsys.readouterr().err.splitlines()
     assert "error=" not in full
     assert "what=PUT why=403 do=ask" in full
-    assert short.rstrip().endswith("what=refused")
+    assert short.rstrip().endswith("reason=denied what=refused")
 
 
 def test_a_reason_is_three_fields_where_it_is_an_error_and_a_list_is_shown_once(

@@ -79,7 +79,7 @@ def settings_of(context: typer.Context, *, quiet: bool = False) -> Settings:
     level = "warning" if quiet and log is None and unset else settings.log_level
     configure_logs(level, settings.log_format, log)
     if context.params.get("records") is not None:
-        message = "has no effect: what is in place is asked of the destination; no such file is read or written"
+        message = "has no effect: the destination is asked what it holds; no such file is read or written"
         structlog.get_logger("replicator").warning("option", name="--records", problem=message)
     for problem in unknown_variables():
         structlog.get_logger("replicator").warning("unknown setting", name=problem.path, problem=problem.message)

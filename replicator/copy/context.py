@@ -212,7 +212,7 @@ _MAX_READS = 8
 """Concurrent manifest reads, each up to 4 MiB."""
 _CACHE_BYTES = 1024 * 1024
 """Manifests kept for a second use, such as attestations that were inspected before they are copied."""
-PUSH_AGAIN = "push the image to the source again, which has lost a part of it"
+PUSH_AGAIN = "the source has lost a part of this image: push it there again"
 """What to do about a part that its source does not have."""
 
 

@@ -115,8 +115,8 @@ def _advice(error: RegistryError, destination: Reference | None) -> str:
 
 _LEAVE_OUT = "leave it out with types: [image] in the rule"
 _KIND_ADVICE = {
-    "signature": "the image is there without this signature: signatures: auto copies those that the registry takes",
-    "sbom": "the image is there without this list of packages: signatures: auto leaves it out",
+    "signature": "the image is there without this signature; signatures: auto copies only what the registry takes",
+    "sbom": "the image is there without this list of packages; signatures: auto leaves it out",
     "cache": "only builds use a BuildKit cache, and it is fast only near them: leave it out with types: [image] in the "
     "rule, or keep it in a repository that no rule names",
     "model": "it takes no models: leave them out with types: [image] in the rule, and serve them from Harbor",
@@ -183,7 +183,7 @@ def _push_advice(error: RegistryError, destination: Reference) -> str:
     personal = acr.edition_of(error.registry) is acr.Edition.PERSONAL
     if is_of_quantity(error.why):
         quota = " (Personal Edition: 3 namespaces, 300 repositories)" if personal else ""
-        return f"a quota is used up{quota}: delete some, or have it raised"
+        return f"a quota is used up{quota}: delete what is not needed, or have it raised"
     # The registry says "denied" for all of these, and docs/operations.md more. The most frequent cause comes first.
     unknown = isinstance(error, Unauthorized) and not at_acr
     checks = [

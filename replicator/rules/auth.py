@@ -157,7 +157,7 @@ def read_auth(
         elif slash and not is_repository_name(path):
             entry.wrong(f"{shorten(path)} is not a project or repository; wildcards and tags are not allowed here")
         elif host in former:
-            entry.wrong(f"duplicate key: {key} is in the file already, written otherwise; remove one")
+            entry.wrong(f"duplicate key: {key} is in the file already, in another spelling; remove one")
         elif former:
             used, unused = (host, former[0]) if is_used else (former[0], host)
             message = f"{used} and {unused} are one registry, and the entry of {used} is used; remove the other"

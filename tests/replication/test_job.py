@@ -360,7 +360,7 @@ async def test_a_layer_that_is_not_served_whole_seconds_after_its_push_is_not_ye
             with pytest.raises(CopyFailed) as caught:
                 await run(handler, work)
             assert caught.value.error_class is ErrorClass.PERMANENT
-            assert empty or "push the image to the source again" in caught.value.do
+            assert empty or "push it there again" in caught.value.do
         harbor.faults.faults.clear()
         harbor.empty_seconds = 0.0
         assert (await run(handler, Job(payload, tries=2, pushed=pushed)))["result"] == Result.COPIED

@@ -256,7 +256,7 @@ class _Policy:
         if kind in KINDS:
             self._types.append(kind)
         elif kind is not None and kind != "artifact":
-            self._leave_out(node, f"has no equivalent: {shorten(kind)} is no type of artifacts")
+            self._leave_out(node, f"has no equivalent: {shorten(kind)} is not a type of artifact")
 
     def _destination(self, pattern: str) -> str | None:
         """Return the destination's repository for a pattern, with Harbor's flattening."""

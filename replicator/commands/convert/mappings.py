@@ -212,7 +212,7 @@ def _read_auth(entries: Any, draft: Draft) -> None:
         registry, slash, rest = written.removesuffix("/").partition("/")
         host, key = registry.lower(), f"{full_host(registry)}{slash}{rest}"
         if f"{host}{slash}{rest}" in names:
-            draft.wrong(path, f"duplicate key: {key} is in the file already, written otherwise")
+            draft.wrong(path, f"duplicate key: {key} is in the file already, in another spelling")
         names.add(f"{host}{slash}{rest}")
         if full_host(registry) != host and (key in entries or key in draft.auth):
             # As in the rules, where the file of image-syncer may stay as it is.

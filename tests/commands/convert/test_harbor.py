@@ -249,7 +249,7 @@ def test_override_says_what_may_be_replaced() -> None:
         (
             {"filters": [{"type": "resource", "value": "scan"}]},
             "[1].filters[0].value",
-            "'scan' is no type of artifacts",
+            "'scan' is not a type of artifact",
         ),
     ],
 )
