@@ -260,7 +260,7 @@ class Queue:
             except FAULTS as error:
                 failures += 1
                 if failures == 2:  # once an outage, and not for a connection that was cut and made again
-                    log.warning("queue unavailable", error=self._reason(error), waiting_for=run)
+                    log.warning("queue unavailable", error=self._unavailable(error), waiting_for=run)
                 await asyncio.sleep(0.5)
 
     async def counts(self) -> Counts:
@@ -388,11 +388,11 @@ class Queue:
             async with asyncio.timeout(self._deadline):
                 return await operation
         except FAULTS as error:
-            message = self.fault() or f"{self.where} can't take or give work: {self._reason(error)}"
-            raise QueueUnavailable(message) from error
+            fault = self.fault()
+            raise (QueueUnavailable(fault) if fault else self._unavailable(error)) from error
 
-    def _reason(self, error: Exception) -> str:
+    def _unavailable(self, error: Exception) -> QueueUnavailable:
+        why = str(error) or type(error).__name__
         if isinstance(error, TimeoutError) and not str(error):
-            return f"no answer within {self._deadline:g} s"
-        hint = advice(error)
-        return f"{error}: {hint}" if hint else str(error) or type(error).__name__
+            why = f"no answer within {self._deadline:g} s"
+        return QueueUnavailable(f"{self.where} can't take or give work", why, advice(error))

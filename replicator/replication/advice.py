@@ -183,7 +183,7 @@ def _push_advice(error: RegistryError, destination: Reference) -> str:
     personal = acr.edition_of(error.registry) is acr.Edition.PERSONAL
     if is_of_quantity(error.why):
         quota = " (Personal Edition: 3 namespaces, 300 repositories)" if personal else ""
-        return f"a quota is used up{quota}: delete what is not needed, or have it raised"
+        return f"a quota is used up{quota}: make room, or have it raised"
     # The registry says "denied" for all of these, and docs/operations.md more. The most frequent cause comes first.
     unknown = isinstance(error, Unauthorized) and not at_acr
     checks = [

@@ -166,7 +166,7 @@ ROWS = {
     "a quota": Row(
         Denied,
         ErrorClass.PERMANENT,
-        ("REPO_EXCEED_QUOTA", "300 repositories", "delete"),
+        ("REPO_EXCEED_QUOTA", "300 repositories", "make room"),
         ("in this order",),
         fault=Fault(Answer(403, "DENIED", "REPO_EXCEED_QUOTA"), "POST", times=None),
     ),

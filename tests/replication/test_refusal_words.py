@@ -109,7 +109,7 @@ ROWS = {
     "a quota at ACR": Row(
         *(PERSONAL, f"POST {UPLOADS}", 403, said("DENIED", "REPO_EXCEED_QUOTA"), Denied, PERMANENT),
         "403, the registry says: DENIED: REPO_EXCEED_QUOTA",
-        "a quota is used up (Personal Edition: 3 namespaces, 300 repositories): delete what is not needed, or have it raised",
+        "a quota is used up (Personal Edition: 3 namespaces, 300 repositories): make room, or have it raised",
         destination=PUSHED,
     ),
     "no words to HEAD": Row(
