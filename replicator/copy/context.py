@@ -351,9 +351,9 @@ class SourceReader:
                 manifest = await self._origin.get_child(child, index)
             except NotFound as error:
                 lost = f"the index {index} names the child {child.digest}, which the source does not have"
-                raise NotFound(
-                    f"{lost}{embedded(child)[1]}", PUSH_AGAIN, status=error.status, codes=error.codes
-                ).at(error.registry, error.request) from error
+                raise NotFound(f"{lost}{embedded(child)[1]}", PUSH_AGAIN, status=error.status, codes=error.codes).at(
+                    error.registry, error.request
+                ) from error
         if len(manifest.content) <= self._free_bytes:
             self._free_bytes -= len(manifest.content)
             self._cache[child.digest] = manifest
