@@ -240,8 +240,7 @@ class SentLogins:
             bare = value.rstrip("=")
             secrets = [pair, bare, bare.translate(str.maketrans("+/", "-_")), pair.partition(":")[2]]
         forms = [form for secret in secrets for form in _forms(secret)]
-        # The longest first, so that nothing is left of one that contains another.
-        self._forms[authorization] = tuple(sorted(dict.fromkeys(forms), key=len, reverse=True))
+        self._forms[authorization] = tuple(dict.fromkeys(forms))
         if len(self._forms) > self._most:
             self._forms.popitem(last=False)
         self._beginnings.clear()
@@ -267,14 +266,18 @@ class SentLogins:
         return text
 
     def _possible(self, text: str, least: int) -> list[str]:
-        """Return the forms of all logins if the beginning of one is in a text; none if not."""
+        """Return the forms of all logins, the longest first, if the beginning of one is in a text; none if not.
+
+        In this order nothing is left of a secret that contains another one.
+        """
         if least not in self._beginnings:
             known = (form for forms in self._forms.values() for form in forms if len(form) >= least)
             self._beginnings[least] = frozenset(form[:least] for form in known)
         beginnings = self._beginnings[least]
         if not any(text[start : start + least] in beginnings for start in range(len(text) - least + 1)):
             return []
-        return [form for forms in self._forms.values() for form in forms if len(form) >= least]
+        forms = (form for forms in self._forms.values() for form in forms if len(form) >= least)
+        return sorted(dict.fromkeys(forms), key=len, reverse=True)
 
 
 def _begins_at(secret: str, text: str) -> int | None:

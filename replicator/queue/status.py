@@ -97,6 +97,11 @@ async def heartbeat(
                     await in_force.changed.wait()
             in_force.changed.clear()
 
+    async def goodbye() -> None:
+        with contextlib.suppress(*FAULTS):
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                await queue.run_script("heartbeat", kind, name, "", 0)
+
     shown = False
     if in_force is not None:
         # The others are to know of a configuration before it queues anything.
@@ -109,9 +114,9 @@ async def heartbeat(
         yield
     finally:
         await cancel_all({beating})
-        with contextlib.suppress(*FAULTS):
-            async with asyncio.timeout(_GOODBYE_SECONDS):
-                await queue.run_script("heartbeat", kind, name, "", 0)
+        # In a task of its own: up to Python 3.11.2, a timeout in a task that was cancelled ends as another cancellation,
+        # and redis-py looks for unread bytes with one.
+        await asyncio.create_task(goodbye())
 
 
 @dataclass(frozen=True, slots=True)

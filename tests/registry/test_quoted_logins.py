@@ -73,6 +73,13 @@ def test_a_login_is_cut_from_a_text_in_any_form(secret: str, form: Callable[[str
     assert not shows(logins.cut(f"refused: {form(secret)[:-3]}"), secret)
 
 
+def test_nothing_is_left_of_a_secret_that_contains_that_of_another_login() -> None:
+    logins = SentLogins()
+    for password in ("hunter2-abc", "team-hunter2-abc", "nter2"):
+        logins.sent("Basic " + base64.b64encode(f"me:{password}".encode()).decode())
+    assert logins.cut("401: team-hunter2-abc is wrong", 4) == "401: *** is wrong"
+
+
 def test_what_is_no_login_stays_as_it_is_even_if_the_password_is_a_word() -> None:
     logins = SentLogins()
     logins.sent("Basic " + base64.b64encode(b"me:library").decode())
