@@ -114,7 +114,7 @@ async def heartbeat(
         yield
     finally:
         await cancel_all({beating})
-        # In a task of its own: up to Python 3.11.2, a timeout in a task that was cancelled ends as another cancellation,
+        # In a task of its own: up to Python 3.11.2, a timeout in a task that was cancelled ends as a cancellation too,
         # and redis-py looks for unread bytes with one.
         await asyncio.create_task(goodbye())
 
