@@ -3,7 +3,7 @@
 Hosts: ``registry[-vpc|-internal|-intl].<region>.aliyuncs.com`` (Personal), since 2024-09-09
 ``crpi-<id>[-vpc].<region>.personal.cr.aliyuncs.com``, and ``<name>-registry[-vpc].<region>.cr.aliyuncs.com``
 (Enterprise). An Enterprise instance can have a domain of its own as well; the ``service`` of the token challenge names
-the edition whatever the host is. So what a host is may be known only after its first answer: `EDITIONS` remembers it.
+the edition whatever the host is. So the edition may be known only after the first answer: `EDITIONS` remembers it.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class Editions:
 
     @asynccontextmanager
     async def shared(self, store: SelectionStore, registries: Iterable[str]) -> AsyncIterator[None]:
-        """Learn what other processes were told of ``registries``, and tell them what is learned in this context."""
+        """Take over the editions of ``registries`` that other processes know, and share those that are learned."""
         places = sorted({_place(registry) for registry in registries})
         for place, service in zip(places, await store.recall([_memory_key(place) for place in places]), strict=True):
             known = _told(service or "")
@@ -185,7 +185,7 @@ class Editions:
             self._store = None
 
     def find(self, registry: str) -> KnownEdition | None:
-        """Return what is known of ``host[:port]``; None if nothing says that it is ACR."""
+        """Return the knowledge of ``host[:port]``; None if neither its name nor a challenge shows that it is ACR."""
         if (challenged := self._challenged.get(_place(registry))) is not None:
             return challenged
         if not is_acr_host(registry):
@@ -225,13 +225,13 @@ def is_acr(registry: str) -> bool:
 
 
 async def with_edition(asked: Callable[[], _Asked], attempt: Callable[[_Asked], Awaitable[_Result]]) -> _Result:
-    """Attempt what is asked for; once more if the failure has told of a registry what changes that.
+    """Make an attempt; and another one if the edition learned from the failure changes the request.
 
-    A registry of another name than ACR's says what it is with its first answer, and what is copied may depend on that.
+    ACR under another host name shows its edition with its first answer, and the parts to copy may depend on it.
 
     Args:
-        asked: returns what is asked for, by what is known by now.
-        attempt: does it.
+        asked: returns the request, by the present knowledge of the registry.
+        attempt: carries it out.
 
     Raises:
         ReplicatorError: as of ``attempt``.
@@ -249,7 +249,7 @@ async def with_edition(asked: Callable[[], _Asked], attempt: Callable[[_Asked], 
 def is_acr_host(registry: str) -> bool:
     """Tell whether ``host[:port]`` is a name of ACR, in a form that `endpoint_of` knows or a newer one.
 
-    What a rules file is by itself is told by this, so that it is the same in all processes.
+    A rules file is read by this alone, so that it means the same in all processes.
     """
     return _host(registry).endswith(".aliyuncs.com")
 

@@ -107,7 +107,7 @@ def _routes(rules: Rules, requests: Iterable[CopyRequest], proxies: Proxies) -> 
 
 
 def _edition(rules: Rules, repository: Repository) -> KnownEdition | None:
-    """Return what the name of a registry tells of its edition, or else the rules; nothing is asked."""
+    """Return the edition of a registry by its name, or else by the rules; no request is sent."""
     known, access = EDITIONS.find(repository.registry), rules.credentials(repository)
     logins = access.logins if access is not None else None
     if known is not None or not isinstance(logins, TemporaryLogins):

@@ -194,7 +194,7 @@ async def _read_announced(context: CopyContext, announced: str) -> tuple[str | N
 async def compare_read(
     root: Manifest, present: str | None, context: CopyContext, cache: SelectionCache, *, force: bool = False
 ) -> Comparison:
-    """Compare an image that was read with what the destination's tag names.
+    """Compare an image that was read with the image that the destination's tag names.
 
     Where nobody knows whether the destination refuses the kinds of some children, and its tag names the image without
     them, it evidently refused them when that was written; with ``force`` it is asked again.
@@ -275,7 +275,7 @@ async def signatures_held(target: RemoteRepository, subject: str, digests: Colle
 async def find_signable(
     manifest: Manifest, selection: Selection, reader: SourceReader, digests: dict[str, None], depth: int = 0
 ) -> None:
-    """Collect the digests of what was selected that may be signed: the index, its images and its nested indexes.
+    """Collect the digests of a selection that may be signed: the index, its images and its nested indexes.
 
     Raises:
         RegistryError: the source refused, failed or sent other bytes.

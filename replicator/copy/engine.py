@@ -221,7 +221,7 @@ class Copier:
         guard: TagGuard,
         answered: Callable[[], None] | None,
     ) -> None:
-        """Copy what is selected, the tag last.
+        """Copy a selection, the tag last.
 
         Raises:
             KindRefused: the destination refuses it, or a child that may be left out.
@@ -245,7 +245,7 @@ class Copier:
         """Select an image once more, now that the destination has refused its kind, or those of some of its children.
 
         Raises:
-            RegistryError: what the destination refuses can't be left out.
+            RegistryError: the destination refuses a part that can't be left out.
         """
         note = refusal.note(context.destination.registry)
         if refusal.manifest.digest == found.digest:
@@ -261,7 +261,7 @@ class Copier:
     async def _settled(self, context: CopyContext, found: Comparison) -> Comparison:
         """Ask the destination about the kinds for whose refusal an image would be up to date without them.
 
-        Nothing is left out by guess: somebody may have added such a part to what was complete without it.
+        No part is left out by guess: somebody may have added it to an image that was complete without it.
 
         Raises:
             RegistryError: there was no usable answer.
@@ -341,7 +341,7 @@ class Copier:
             destination: where to, under the same digest or tag.
             options: whether only signatures and attestations are copied, as far as the destination takes them.
             announced: the digest that a list has shown of the source's tag.
-            force: what is remembered of kinds that the destination refused does not count.
+            force: remembered refusals of the destination do not count.
             progress: called with the number of blob bytes of every chunk that is read.
 
         Returns:

@@ -159,7 +159,7 @@ class RefusedKinds:
         return self._clock() if found is None else found[0] + REFUSED_SECONDS
 
     async def skipped(self, host: str, namespace: str, artifact: str) -> str:
-        """Return what the kind of an artifact is called that was skipped within a week; empty for no such artifact."""
+        """Return the name of the kind of an artifact that was skipped within a week; empty for no such artifact."""
         found = await self._recall(_kind_name(host, namespace, artifact))
         return found[1] if found is not None else ""
 

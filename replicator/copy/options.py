@@ -75,7 +75,7 @@ class Public(StrEnum):
 
 
 OnRefusal = Literal["skip", "fail"]
-"""What becomes of a kind of artifact that the destination refuses: it is left out with a note, or the copy fails."""
+"""The treatment of a kind of artifact that the destination refuses: it is left out with a note, or the copy fails."""
 
 
 _ANY = Platform("*", "*")

@@ -47,7 +47,7 @@ class KindRefused(Exception):
     """The destination refuses the kind of a manifest, which may be left out.
 
     Attributes:
-        manifest: what it refuses.
+        manifest: the manifest that it refuses.
         error: its answer; None if that was remembered.
     """
 

@@ -327,7 +327,7 @@ class CachedSelection:
     Attributes:
         digest: what the destination's tag will name; None when nothing of the image is selected.
         note: the parts that are left out, or the reason why everything is.
-        until: when it has to be made anew, in seconds since 1970: a destination may take by then what it refused.
+        until: the end of its validity, in seconds since 1970: the destination may take a refused kind by then.
     """
 
     digest: str | None

@@ -1,4 +1,4 @@
-"""The write of a destination's tag: which image it may replace, and what a refusal of the write means."""
+"""The write of a destination's tag: the images that it may replace, and the meaning of a refusal."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TagGuard:
 
     Args:
         context: the copy this belongs to.
-        digest: what is written.
+        digest: the digest that is written.
         replaced: the digest of another image that the tag named when it was compared; None for none.
         overwrite: which images may be replaced. Where not any may, the tag is looked at once more before each write.
         own: the digests that this installation wrote under the tag.
@@ -46,7 +46,7 @@ class TagGuard:
     Attributes:
         replaced: the same, as it was seen last.
         writing: called with both digests before the confirmation.
-        confirm: awaited last; what it raises ends the copy.
+        confirm: awaited last; an exception from it ends the copy.
     """
 
     def __init__(

@@ -7,9 +7,9 @@ generations (``memory.lua``) but for the logins.
 - **Selections** (`RedisSelectionStore`): what a selection leaves of an image. The value of a key never changes.
 - **Surveys** (`RedisSurveyStore`): which repositories of a destination's registry were read for blobs to mount from
   them. What was found is in the blob locks. Whatever is wrong here costs a few requests, or an upload.
-- **Refused kinds** (`RedisRefusedStore`): what a namespace of a destination refused or took, what was skipped for that,
-  and when. For a week nothing is sent there that it refused, and it is not asked again. And what a registry's token
-  challenge has told of its edition.
+- **Refused kinds** (`RedisRefusedStore`): the kinds that a namespace of a destination refused or took, the artifacts
+  that were skipped for that, and when. For a week no artifact of a refused kind is sent there, and it is not asked
+  again. The editions of ACR that token challenges have shown are here too.
 - **Asked** (`PublicCopies`): when it was last found out whether a private source is public at its destination; and a
   list of those that are, which is shown and saves no requests.
 - **Logins** (`RedisLogins`): which logins were refused.

@@ -186,7 +186,7 @@ def refusal_words(authorization: str | None) -> str:
     except ValueError:
         pair = ""
     user, _, password = pair.partition(":")
-    # Not by one_line, which takes a name alone for the beginning of a login: what is around it is cut later.
+    # Not by one_line, which takes a name alone for the beginning of a login. The text around it is cut later.
     return "the login was refused" + (f" for {bounded_line(user, _MAX_USER)!r}" if user and password else "")
 
 

@@ -227,7 +227,7 @@ class Checker:
         )
 
     async def _refusal(self, request: CopyRequest, options: CopyOptions, comparison: Comparison) -> str:
-        """Return the kind of what was skipped lately because the destination refuses it; empty for all else."""
+        """Return the kind of an artifact that was skipped lately because the destination refuses it; else empty."""
         if comparison.result is not None or options.refused == "fail" or self._force:
             return ""
         place = place_of(request.destination.repository)

@@ -152,7 +152,7 @@ class Handler:
         request = present
 
         def asked() -> CopyRequest:
-            # What the rules ask for may depend on what is known of the destination by now.
+            # The parts to copy may depend on the present knowledge of the destination.
             return (self._rules.present(request) if self._rules is not None else None) or request
 
         try:

@@ -200,7 +200,7 @@ class QuotaCount:
         self._possible: dict[Repository, PersonalUse] = {}
 
     def add(self, wanted: Iterable[WantedRepository]) -> list[str]:
-        """Add the destinations of repositories; return what is certainly too much."""
+        """Add the destinations of repositories; return the quotas that are certainly exceeded."""
         for each in wanted:
             route = self._rules.route(each.repository)
             for destination in route.destinations | route.certain:
@@ -220,7 +220,7 @@ class QuotaCount:
             use.add(destination, certain=True)
 
     def end(self) -> list[str]:
-        """Return what is too much now that all tags are known, and was not before."""
+        """Return the quotas that are exceeded now that all tags are known, and were not before."""
         return self._news()
 
     def _news(self) -> list[str]:

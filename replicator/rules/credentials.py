@@ -346,7 +346,7 @@ class PersonalUses:
         return list(self._uses.values())
 
     def problems(self) -> list[str]:
-        """Return what is certainly too much, in words."""
+        """Say which quotas are certainly exceeded."""
         found = [problem for use in self.all() for problem in (use.too_many_namespaces, use.too_many_repositories)]
         return [problem for problem in found if problem is not None]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,9 +22,7 @@ from replicator.aliyun.acr import (
 )
 from replicator.errors import ErrorClass
 from replicator.replication.transfer import CopyFailed
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from tests.copy.mounting import SharedTexts
 
 REGION = st.from_regex(r"[a-z]{2}-[a-z]{3,12}(-[0-9])?", fullmatch=True)
 LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
@@ -143,21 +139,8 @@ def test_so_many_hosts_are_remembered() -> None:
     assert is_acr("r1.example.com")
 
 
-class Store:
-    """A memory that processes share, as a dictionary."""
-
-    def __init__(self) -> None:
-        self.texts: dict[str, str] = {}
-
-    async def recall(self, names: Sequence[str]) -> list[str | None]:
-        return [self.texts.get(name) for name in names]
-
-    def note(self, name: str, text: str) -> None:
-        self.texts[name] = text
-
-
 async def test_a_later_process_knows_what_an_earlier_one_was_told() -> None:
-    store, service = Store(), "registry.aliyuncs.com:cn-beijing:china:cri-0123456789abcdef"
+    store, service = SharedTexts(), "registry.aliyuncs.com:cn-beijing:china:cri-0123456789abcdef"
     earlier, later, last = Editions(), Editions(), Editions()
     async with earlier.shared(store, ["hub.acme.com"]):
         earlier.learn("Hub.acme.com:443", service)
@@ -172,7 +155,7 @@ async def test_a_later_process_knows_what_an_earlier_one_was_told() -> None:
 
 
 async def test_a_memory_that_holds_anything_else_says_nothing() -> None:
-    store, editions = Store(), Editions()
+    store, editions = SharedTexts(), Editions()
     store.texts["edition hub.acme.com"] = "registry.aliyuncs.com:cn-beijing:26842" + "\n" + "x" * 1000
     async with editions.shared(store, ["hub.acme.com"]):
         assert editions.find("hub.acme.com") is None

@@ -20,8 +20,8 @@ BASE = layer(77, MIB + 1000)
 OURS = image(2, (100,), base=[BASE])
 
 
-class SharedPlaces:
-    """What processes tell each other of the repositories that they have read.
+class SharedTexts:
+    """A store that processes share, as a dictionary.
 
     Attributes:
         texts: by name.

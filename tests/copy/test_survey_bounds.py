@@ -10,7 +10,7 @@ from aiohttp import web
 from replicator.copy import Result, ledger, survey
 from replicator.registry import Timing
 from tests.copy.conftest import Pair, a_copier
-from tests.copy.mounting import BASE, MIB, OURS, SharedPlaces, at, copy, reads
+from tests.copy.mounting import BASE, MIB, OURS, SharedTexts, at, copy, reads
 from tests.standins.faults import Answer, Fault, Hold
 from tests.standins.images import blobs_of, image, index, layer, push
 
@@ -187,7 +187,7 @@ async def test_a_repository_that_fails_is_left_alone_for_minutes(pair: Pair) -> 
 async def test_what_one_process_has_read_another_does_not_read_again(pair: Pair) -> None:
     for number in range(3):
         await push(pair.destination.plain, "lib/filled", f"v{number}", image(number, (100,), base=[layer(number, MIB)]))
-    shelf = SharedPlaces()
+    shelf = SharedTexts()
     async with a_copier(survey_store=shelf) as first, a_copier(survey_store=shelf) as second:
         for copier, root, read in ((first, layer(2, MIB), "v2"), (second, layer(0, MIB), "v0")):
             pair.copier = copier
@@ -200,7 +200,7 @@ async def test_what_one_process_has_read_another_does_not_read_again(pair: Pair)
 async def test_what_others_noted_in_another_form_fails_nothing(pair: Pair) -> None:
     await push(pair.destination.plain, "lib/filled", "v1", image(1, (100,), base=[BASE]))
     for number, text in enumerate(("x", "99999999999999999 1", "1 16")):
-        shelf = SharedPlaces()
+        shelf = SharedTexts()
         async with a_copier(survey_store=shelf) as copier:
             pair.copier = copier
             copier.expect(at(pair, "lib/filled"))

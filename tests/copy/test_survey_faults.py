@@ -13,7 +13,7 @@ import pytest
 from replicator.copy import survey
 from replicator.registry.places import BULK
 from tests.copy.conftest import Pair, a_copier, a_registry
-from tests.copy.mounting import BASE, MIB, OURS, SharedPlaces, at, copy, reads
+from tests.copy.mounting import BASE, MIB, OURS, SharedTexts, at, copy, reads
 from tests.standins.faults import Answer, Fault, Hold
 from tests.standins.images import image, push
 
@@ -37,7 +37,7 @@ async def test_one_read_that_failed_closes_a_repository_for_minutes_and_to_no_ot
     await push(pair.destination.plain, "lib/filled", "v1", FILLED)
     hold = Hold()
     fault = pair.destination.faults.add(Fault(Answer(status) if status else hold, "GET", path))
-    now, places = 0.0, SharedPlaces()
+    now, places = 0.0, SharedTexts()
     async with a_copier(survey_store=places) as first, a_copier(survey_store=places) as second:
         first._survey._clock = lambda: now
         pair.copier = first

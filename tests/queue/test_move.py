@@ -237,9 +237,9 @@ async def test_a_job_whose_worker_died_while_it_wrote_waits_until_the_write_can_
         await handler.started(1)
         await handler.runs[0].confirm()
         writing = await source.redis.hgetall(f"{source.prefix}:writing")  # type: ignore[misc] # redis-py's types
-    await source.redis.hset(f"{source.prefix}:writing", mapping=writing)  # type: ignore[misc]
+    await source.redis.hset(f"{source.prefix}:writing", mapping=writing)  # type: ignore[misc]  # redis-py types it as awaitable or not
     await move_queue(source, queue)
-    (late,) = await queue.redis.hvals(f"{queue.prefix}:unanswered")  # type: ignore[misc]
+    (late,) = await queue.redis.hvals(f"{queue.prefix}:unanswered")  # type: ignore[misc]  # the same
     assert late.split()[2] == next(iter(writing.values())).split()[2]
     due, *started = await queue.run_script("claim", "events", 1, "t", "w", 10_000, 1, 0)
     assert started == []

@@ -114,7 +114,10 @@ async def test_a_copy_for_an_event_that_finds_a_loss_says_so_and_ends_the_trust_
     (line,) = [each for each in logs if each["event"] == "copy done"]
     assert (line["log_level"], line["warnings"]) == ("warning", [LOST])
     # A backfill that asks for just the one tag that is back does not trust the others.
-    order = lambda found, _: sorted(found, key=lambda each: each.request.source.tag != "v1")  # noqa: E731
+
+    def order(found: list[Any], _: int) -> list[Any]:
+        return sorted(found, key=lambda each: bool(each.request.source.tag != "v1"))
+
     monkeypatch.setattr("random.sample", order)
     report, _ = await backfill(stage)
     assert report.lost == 5

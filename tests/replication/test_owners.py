@@ -136,7 +136,7 @@ async def test_what_an_attempt_replaced_that_did_not_come_to_its_end_is_told_by_
     request = request_of(house, rules, OURS)
     async with handling(rules) as handler:
         _, job = await run(handler, request, TagRecord())
-        outcome = await handler(Job(request.to_json(), tries=2, owned=job.noted[-1]))  # type: ignore[arg-type]
+        outcome = await handler(Job(request.to_json(), tries=2, owned=job.noted[-1]))  # type: ignore[arg-type]  # as a Running
     assert (outcome["result"], outcome["replaced"]) == ("up to date", digests["copies/team-a-b:v1"])
 
 
