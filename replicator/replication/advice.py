@@ -117,21 +117,18 @@ _LEAVE_OUT = "leave it out with types: [image] in the rule"
 _KIND_ADVICE = {
     "signature": "the image is there without this signature; signatures: auto copies only what the registry takes",
     "sbom": "the image is there without this list of packages; signatures: auto leaves it out",
-    "cache": "only builds use a BuildKit cache, and it is fast only near them: leave it out with types: [image] in the "
-    "rule, or keep it in a repository that no rule names",
+    "cache": f"only builds use a BuildKit cache, and near their registry: {_LEAVE_OUT}",
     "model": "it takes no models: leave them out with types: [image] in the rule, and serve them from Harbor",
-    "soci": f"a SOCI index only speeds up the first start of its image: {_LEAVE_OUT}",
+    "soci": f"a SOCI index only speeds up the first start: {_LEAVE_OUT}",
 }
-_STRIP = "to copy the image without it, set attestations: strip, and no types: all, in the rule"
+_STRIP = "leave it out with attestations: strip, and no types: all, in the rule"
 _PART_ADVICE = {
-    "attestation": "it refuses these attestations: to copy the image without them, set attestations: strip in the rule "
-    "(--attestations strip); to build it without them, use --provenance=false --sbom=false",
-    "soci": f"a SOCI index only speeds up the first start of its image: {_STRIP}",
+    "attestation": "leave them out with attestations: strip in the rule; or build with --provenance=false --sbom=false",
+    "soci": f"a SOCI index only speeds up the first start: {_STRIP}",
 }
 """Advice on a kind in the index of an image, which the rule's types don't leave out."""
 _CHARTS = {
-    True: "Alibaba Cloud documents Helm charts as taken by ACR: push it to ACR by hand with Helm 3.8 or newer, and ask "
-    "its support if that is refused too; or leave charts out with types: [image] in the rule",
+    True: "ACR's documents say that it takes charts: ask its support; or leave them out with types: [image]",
     False: "it takes no Helm charts: leave them out with types: [image] in the rule, and serve them from Harbor",
 }
 

@@ -194,7 +194,7 @@ ROWS = {
     ),
     "an attestation that a tag names": not_taken("application/vnd.in-toto+json", "no artifacts", "types: [image]"),
     "a chart": not_taken(
-        "application/vnd.cncf.helm.config.v1+json", "documents Helm charts as taken", "types: [image]", strict=True
+        "application/vnd.cncf.helm.config.v1+json", "documents say that it takes charts", "types: [image]", strict=True
     ),
     "a cache": not_taken(
         "application/vnd.buildkit.cacheconfig.v0", "only builds use a BuildKit cache", "types: [image]"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from replicator.errors import ErrorClass
-from replicator.reference import Reference
+from replicator.reference import Reference, Repository
 from replicator.registry.connection_errors import answered_elsewhere, foreign_answer, from_answer
 from replicator.registry.errors import (
     Denied,
@@ -24,6 +24,7 @@ from replicator.registry.errors import (
     TooManyRequests,
     Unauthorized,
 )
+from replicator.registry.kinds import KINDS
 from replicator.replication.advice import explained
 
 if TYPE_CHECKING:
@@ -230,3 +231,13 @@ def test_the_title_of_a_page_is_one_short_line_without_a_login_or_a_tag() -> Non
     assert "(title 'Blocked [31m <b> xxx" in why
     assert why.isprintable()
     assert len(why) < COLUMNS + 40
+
+
+@pytest.mark.parametrize("is_part", [False, True])
+@pytest.mark.parametrize("kind", [*KINDS, "application/vnd.example.config.v1+json"])
+@pytest.mark.parametrize("registry", [PERSONAL, "registry.example.com"])
+def test_the_advice_on_each_kind_of_artifact_fits_one_line(registry: str, kind: str, is_part: bool) -> None:
+    error = Denied("403: unknown manifest class", status=403).at(registry, "PUT /v2/team/app/manifests/v1")
+    error.kind, error.is_part = kind, is_part
+    do = explained(error, Reference(Repository(registry, "team/app"), "v1")).do
+    assert 0 < len(do) <= COLUMNS
