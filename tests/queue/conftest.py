@@ -45,7 +45,7 @@ def prefix() -> str:
 
 @pytest.fixture
 async def queue(server: RedisServer, prefix: str) -> AsyncIterator[Queue]:
-    async with await Queue.connect(server.url, prefix=prefix) as client:
+    async with await Queue.connect(server.url, prefix=prefix, deadline=PATIENCE) as client:
         yield client
 
 
