@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from tests.standins.images import blobs_of, manifests_of
+from tests.standins.images import Image, Index, blobs_of, manifests_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections import Counter
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from benchmarks.measuring import Measurement
-    from tests.standins.images import Image, Index
 
-SOURCE_REPOSITORY = "team/app"
-DESTINATION_REPOSITORY = "mirror/app"
-YARDSTICKS = ("skopeo", "curl | curl", "crane")
-"""Names of contenders that all others are divided by, where they take part."""
+Content = Mapping[str, Mapping[str, Image | Index]]
+"""Images by repository at the source and tag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +25,46 @@ class Route:
     """Where one run copies from and to.
 
     Attributes:
-        source: ``127.0.0.1:PORT`` of the registry with the images.
-        destination: ``127.0.0.1:PORT`` of the one to bring them to.
+        source: ``host:port`` of the registry, or the Harbor, with the images.
+        destination: ``host:port`` of the registry to copy them to.
         scratch: a directory for the run's own files.
-        login: name and password that the destination wants, if it wants any.
+        tags: all tags to copy, by repository at the source.
+        targets: the repository of the destination for each of the source.
+        logins: name and password by ``host:port``; a host without one wants no login.
+        ca: a PEM file with the authority of both hosts' certificates; None where they speak plain HTTP.
+        images: the ``images`` of a rules file; None for a rule for each repository.
+        forget: count requests from here on.
     """
 
     source: str
     destination: str
     scratch: Path
-    login: tuple[str, str] | None = None
+    tags: Mapping[str, Sequence[str]]
+    targets: Mapping[str, str]
+    logins: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    ca: Path | None = None
+    images: Mapping[str, str] | None = None
+    forget: Callable[[], None] = lambda: None
 
-    def of_source(self, tag: str | None = None) -> str:
-        """The repository with the images, or one of its tags."""
-        return f"{self.source}/{SOURCE_REPOSITORY}" + (f":{tag}" if tag else "")
+    @property
+    def hosts(self) -> tuple[str, str]:
+        """Source and destination."""
+        return self.source, self.destination
 
-    def of_destination(self, tag: str | None = None) -> str:
-        """The repository to fill, or one of its tags."""
-        return f"{self.destination}/{DESTINATION_REPOSITORY}" + (f":{tag}" if tag else "")
+    @property
+    def repositories(self) -> list[tuple[str, str]]:
+        """Source and destination of every repository, with their hosts."""
+        return [(f"{self.source}/{name}", f"{self.destination}/{self.targets[name]}") for name in self.tags]
+
+    @property
+    def references(self) -> list[tuple[str, str]]:
+        """Source and destination of every tag, with their hosts."""
+        ends = zip(self.repositories, self.tags.values(), strict=True)
+        return [(f"{source}:{tag}", f"{target}:{tag}") for (source, target), tags in ends for tag in tags]
+
+    def only(self, repositories: int) -> Route:
+        """The same with so many repositories."""
+        return replace(self, tags=dict(list(self.tags.items())[:repositories]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +73,33 @@ class Contender:
 
     Attributes:
         name: what the table calls it.
-        command: makes the command line of a run.
+        run: does the work once, and measures it. Raises RunFailed.
+        share: repositories that it gets at the most, as it takes too long for more; None for all.
+        floor: it verifies and asks nothing, so no other program is compared with it.
     """
 
     name: str
-    command: Callable[[Route], Sequence[str]]
+    run: Callable[[Route], Awaitable[Measurement]]
+    share: int | None = None
+    floor: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A slow line before the destination.
+
+    Attributes:
+        round_trip: seconds.
+        rate: bytes a second of each connection alone.
+    """
+
+    round_trip: float
+    rate: float
+
+    @property
+    def window(self) -> int:
+        """Bytes of a connection that may be under way at once."""
+        return int(self.round_trip * self.rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,39 +107,61 @@ class Contest:
     """The same work for all.
 
     Attributes:
-        title: what it is, for a person.
-        images: what the source holds, by tag, and the destination must hold after each run.
+        title: the work, for a person.
+        content: what the source holds.
         contenders: who takes part.
-        in_place: the destination holds everything before, too.
+        before: what the destination holds at first.
+        brings: the destination has to hold all of ``content`` after a run.
         delay: seconds that each request takes longer, at both registries.
-        tokens: the destination wants a token, and a login to give one out.
+        tokens: the destination wants a token, and a login for it.
+        tls: both registries speak TLS.
+        line: the line to the destination.
+        harbor: the source is a Harbor, with its API and its tokens.
+        synthetic: both are programs that store nothing, with so many repositories and tags, all in place at the
+            destination; ``content`` is not looked at.
+        missing: in a synthetic contest, the tags are copied to where the destination has nothing.
     """
 
     title: str
-    images: Mapping[str, Image | Index]
+    content: Content
     contenders: Sequence[Contender]
-    in_place: bool = False
+    before: Content = field(default_factory=dict)
+    brings: bool = True
     delay: float = 0.0
     tokens: bool = False
+    tls: bool = False
+    line: Line | None = None
+    harbor: bool = False
+    synthetic: tuple[int, int] | None = None
+    missing: bool = False
 
     @property
-    def yardsticks(self) -> list[str]:
-        """Names of those taking part that the others are divided by."""
-        present = {contender.name for contender in self.contenders}
-        return [name for name in YARDSTICKS if name in present]
+    def in_place(self) -> bool:
+        """Whether the destination holds everything before, so that no run changes it."""
+        return all(self.before.get(name) == tags for name, tags in self.content.items())
 
     @property
     def fewest(self) -> int:
-        """Requests that nobody can do without.
+        """Requests to the destination that no program can do without.
 
-        A question a tag where all is in place; else POST and PUT for a blob and PUT for a manifest, and where a
-        token is wanted, a refusal that tells of it and the token.
+        A HEAD for each tag where all is in place; else POST and PUT for a blob that it lacks and PUT for a manifest,
+        and where a token is wanted, a refusal with the token's address and the token.
         """
         if self.in_place:
-            return len(self.images)
-        blobs = {blob.digest for root in self.images.values() for blob in blobs_of(root)}
-        parts = {one.digest for root in self.images.values() for one in manifests_of(root) if one is not root}
-        return 2 * len(blobs) + len(parts) + len(self.images) + (2 if self.tokens else 0)
+            return sum(map(len, self.content.values()))
+        number = 2 if self.tokens else 0
+        for name, tags in self.content.items():
+            held = {part for root in self.before.get(name, {}).values() for part in _parts(root)}
+            roots = [root for tag, root in tags.items() if self.before.get(name, {}).get(tag) != root]
+            parts = {part for root in roots for part in _parts(root)} - held
+            number += sum(2 if blob else 1 for _, blob in parts) + len(roots)
+        return number
+
+
+def _parts(root: Image | Index) -> set[tuple[str, bool]]:
+    """Name the digests of all parts but the root, and whether each is a blob."""
+    blobs = {(blob.digest, True) for blob in blobs_of(root)}
+    return blobs | {(one.digest, False) for one in manifests_of(root) if one is not root}
 
 
 @dataclass(slots=True)
@@ -106,18 +170,37 @@ class Standing:
 
     Attributes:
         name: the contender's.
-        runs: a measurement a round.
-        requests: how many of each kind the destination was sent for this work, those for tokens included.
-        ratios: by yardstick, the median over the rounds of its own wall time through the yardstick's; only runs of
-            one round are compared, since a machine's speed drifts.
+        runs: a measurement a round, until it failed.
+        requests: how many of each kind each side was sent in a run of its own: of the destination (tokens too), and
+            where the source is a Harbor, of its API and its registry.
+        tags: how many it was given; 0 where that is not the same as all.
+        floor: as the contender's.
+        problem: why it failed; empty when it did not.
     """
 
     name: str
     runs: list[Measurement] = field(default_factory=list)
-    requests: Counter[str] = field(default_factory=Counter)
-    ratios: dict[str, float] = field(default_factory=dict)
+    requests: dict[str, Counter[str]] = field(default_factory=dict)
+    tags: int = 0
+    floor: bool = False
+    problem: str = ""
 
-    def compare(self, yardstick: Standing) -> None:
-        """Set the ratio to another that ran in the same rounds."""
-        pairs = zip(self.runs, yardstick.runs, strict=True)
-        self.ratios[yardstick.name] = statistics.median(own.seconds / other.seconds for own, other in pairs)
+    @property
+    def seconds(self) -> float:
+        """Median of the wall time."""
+        return statistics.median(run.seconds for run in self.runs)
+
+    @property
+    def cpu(self) -> float:
+        """Median of the processor time, in seconds."""
+        return statistics.median(run.cpu for run in self.runs)
+
+    @property
+    def peak(self) -> float:
+        """Median of the peak of memory, in bytes."""
+        return statistics.median(run.peak for run in self.runs)
+
+    def ratio(self, other: Standing, figure: str = "seconds") -> float:
+        """Divide by another's figure: the median over the rounds, as a machine's speed drifts between them."""
+        pairs = zip(self.runs, other.runs, strict=False)
+        return statistics.median(float(getattr(own, figure) / getattr(its, figure)) for own, its in pairs)

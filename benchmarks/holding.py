@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from benchmarks.contest import DESTINATION_REPOSITORY, Contender, Contest, Standing
-from benchmarks.measuring import RunFailed, measure
-from benchmarks.stage import stage
+from benchmarks.contest import Contender, Contest, Standing
+from benchmarks.measuring import RunFailed
+from benchmarks.stage import Run, stage
 from replicator.registry.manifest import ACCEPT
 from tests.standins.images import Image, Index, blobs_of, manifests_of
 
@@ -18,90 +18,99 @@ if TYPE_CHECKING:
 
     from benchmarks.stage import Stage
 
-_AT_ONCE = 8
+_AT_ONCE = 16
 """Questions to a destination when it is verified."""
+_PARTS = 1000
+"""Tags up to which every part of an image is asked for; a registry takes no manifest before all that it names, so the
+digest of a tag stands for everything."""
 
 
 async def hold(contest: Contest, runs: int, storage: Path | None, counted: Contest | None = None) -> list[Standing]:
     """Let everyone do the work, and count requests in a run apart, as the counting costs time.
+
+    Who fails, or does not bring everything, takes no further part; its standing says why.
 
     Args:
         contest: what is timed.
         runs: rounds; each contender runs once a round, in changing order.
         storage: where the registries keep their content; None for the system's temporary directory.
         counted: the same with small images, whose number of requests is the same; None to count those of ``contest``.
-
-    Raises:
-        RunFailed: a contender failed, or did not bring everything.
     """
-    standings = {contender.name: Standing(contender.name) for contender in contest.contenders}
+    standings = {one.name: Standing(one.name, floor=one.floor) for one in contest.contenders}
     async with stage(contest, storage) as registries:
         for turn in range(runs):
             shift = turn % len(contest.contenders)
             for contender in (*contest.contenders[shift:], *contest.contenders[:shift]):
-                async with registries.run() as run:
-                    took = await measure(contender.command(run.route), run.route.scratch)
-                    await verify(run.registry, contest, contender)
-                standings[contender.name].runs.append(took)
+                await _run(registries, contest, contender, standings[contender.name])
         if counted is None:
             await _count(registries, contest, standings)
     if counted is not None:
         async with stage(counted, storage) as registries:
             await _count(registries, counted, standings)
-    for standing in standings.values():
-        for yardstick in contest.yardsticks:
-            standing.compare(standings[yardstick])
     return list(standings.values())
 
 
 async def _count(registries: Stage, contest: Contest, standings: dict[str, Standing]) -> None:
     for contender in contest.contenders:
-        async with registries.run(counted=True) as run:
-            await measure(contender.command(run.route), run.route.scratch)
-            standings[contender.name].requests = run.requests
-            await verify(run.registry, contest, contender)
+        if contender.name in standings:
+            await _run(registries, contest, contender, standings[contender.name], counted=True)
 
 
-async def verify(registry: str, contest: Contest, contender: Contender) -> None:
-    """See that a registry holds all of a contest's images: manifests byte for byte, and every blob under its name.
+async def _run(
+    registries: Stage, contest: Contest, contender: Contender, standing: Standing, *, counted: bool = False
+) -> None:
+    if standing.problem:
+        return
+    try:
+        async with registries.run(share=contender.share, counted=counted) as run:
+            took = await contender.run(run.route)
+            if counted:
+                standing.requests = await run.requests()
+                standing.tags = len(run.route.references) if contender.share is not None else 0
+            else:
+                standing.runs.append(took)
+            if contest.brings and contest.synthetic is None:
+                await verify(run, contest, contender.name)
+    except RunFailed as error:
+        standing.problem = str(error)
+
+
+async def verify(run: Run, contest: Contest, who: str) -> None:
+    """See that a registry holds all that a run was given: manifests byte for byte, and every blob under its name.
 
     A registry hashes the blobs that it takes, so they are not read again.
 
     Args:
-        registry: ``127.0.0.1:PORT``.
-        contest: what has to be there.
-        contender: who was to bring it.
+        run: it is asked for its tags.
+        contest: what they have to be.
+        who: was to bring them.
 
     Raises:
         RunFailed: something is not there, or is something else.
     """
-    manifests: dict[str, tuple[str, Image | Index]] = {}
-    blobs: dict[str, str] = {}
-    for tag, root in contest.images.items():
-        manifests.update({one.digest: (tag, one) for one in manifests_of(root)})
-        blobs.update({blob.digest: tag for blob in blobs_of(root)})
-    base = f"http://{registry}/v2/{DESTINATION_REPOSITORY}"
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=_AT_ONCE)) as session:
+    slots = asyncio.Semaphore(_AT_ONCE)
+    route = run.route
+    wanted = {name: {tag: contest.content[name][tag] for tag in tags} for name, tags in route.tags.items()}
+    async with aiohttp.ClientSession(headers={"Accept": ACCEPT}) as session:
 
-        async def manifest(reference: str, tag: str, expected: Image | Index) -> None:
-            async with session.get(f"{base}/manifests/{reference}", headers={"Accept": ACCEPT}) as answer:
+        async def see(name: str, kind: str, reference: str, tag: str, expected: Image | Index | None = None) -> None:
+            url = f"{run.registry}/v2/{route.targets[name]}/{kind}/{reference}"
+            method = "GET" if expected else "HEAD"
+            async with slots, session.request(method, url, ssl=run.trust or True) as answer:
+                about = f"{name}:{tag}" if reference == tag else f"{reference} of {name}:{tag}"
                 if answer.status != 200:
-                    raise RunFailed(f"{contender.name} did not bring {_named(reference, tag)}")
-                if (answer.content_type, await answer.read()) != (expected.media_type, expected.content):
-                    raise RunFailed(f"{contender.name} made another manifest of {_named(reference, tag)}")
-
-        async def blob(digest: str, tag: str) -> None:
-            async with session.head(f"{base}/blobs/{digest}") as answer:
-                if answer.status != 200:
-                    raise RunFailed(f"{contender.name} did not bring {_named(digest, tag)}")
+                    raise RunFailed(f"{who} did not bring {about}")
+                if expected and (answer.content_type, await answer.read()) != (expected.media_type, expected.content):
+                    raise RunFailed(f"{who} made another manifest of {about}")
 
         # What is told is the tag, if that is what is wrong.
-        await asyncio.gather(*(manifest(tag, tag, root) for tag, root in contest.images.items()))
+        roots = [(name, tag, root) for name, tags in wanted.items() for tag, root in tags.items()]
+        await asyncio.gather(*(see(name, "manifests", tag, tag, root) for name, tag, root in roots))
+        if len(roots) > _PARTS:
+            return
+        manifests = {(name, one.digest): (tag, one) for name, tag, root in roots for one in manifests_of(root)}
+        blobs = {(name, blob.digest): tag for name, tag, root in roots for blob in blobs_of(root)}
         await asyncio.gather(
-            *(manifest(reference, *expected) for reference, expected in manifests.items()),
-            *(blob(digest, tag) for digest, tag in blobs.items()),
+            *(see(name, "manifests", digest, tag, one) for (name, digest), (tag, one) in manifests.items()),
+            *(see(name, "blobs", digest, tag) for (name, digest), tag in blobs.items()),
         )
-
-
-def _named(reference: str, tag: str) -> str:
-    return tag if reference == tag else f"{reference} of {tag}"

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+SAID = "said.txt"
+"""The file of a run's directory with what the command wrote."""
+
+
 class RunFailed(Exception):
     """A command did not do what it was measured for; the message ends with what it wrote."""
 
@@ -48,7 +52,7 @@ async def measure(command: Sequence[str], scratch: Path) -> Measurement:
     Raises:
         RunFailed: it ended with an error.
     """
-    report, said = scratch / "took.json", scratch / "said.txt"
+    report, said = scratch / "took.json", scratch / SAID
     with said.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-S", stopwatch.__file__, str(report), *command),
@@ -56,7 +60,7 @@ async def measure(command: Sequence[str], scratch: Path) -> Measurement:
             stdout=output,
             stderr=output,
             cwd=scratch,
-            env=environment(REPLICATOR_STATE_DIR=str(scratch / "state")),
+            env=_environment(scratch),
             # So that one signal ends the command too.
             start_new_session=True,
         )
@@ -72,3 +76,10 @@ async def measure(command: Sequence[str], scratch: Path) -> Measurement:
         words = said.read_text("utf-8", "replace").strip()[-2000:]
         raise RunFailed(f"{command[0]} ended with {took.get('status', 'nothing')}: {words}")
     return Measurement(took["seconds"], took["cpu"], took["peak"])
+
+
+def _environment(scratch: Path) -> dict[str, str]:
+    """The variables of a run: those of tests without what slows the start of a Python program down."""
+    variables = environment(REPLICATOR_STATE_DIR=str(scratch / "state"))
+    slow = ("PYTHONWARNINGS", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "PYTHONDEVMODE")
+    return {name: value for name, value in variables.items() if name not in slow}

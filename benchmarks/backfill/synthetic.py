@@ -14,22 +14,26 @@ import hashlib
 import json
 import sys
 from collections import Counter
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import aiohttp
 import uvloop
 from aiohttp import web
 
 from benchmarks.backfill.content import PROJECTS, names
 from benchmarks.kinds import is_api
 from benchmarks.kinds import kind as kind_of
+from benchmarks.measuring import RunFailed
 from replicator.registry.manifest import OCI_MANIFEST
+from tests.running import environment
 from tests.standins.faults import Entry
 from tests.standins.server import serve
 from tests.standins.tokens import Route, errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 _PROJECT_OF = {namespace: project for project, namespace in PROJECTS.items()}
 _PUSHED = "2026-01-01T00:00:00.000Z"
@@ -221,6 +225,35 @@ def _manifest(request: web.BaseRequest, repository: str, tag: str) -> web.Respon
 
 def _sha256(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+@asynccontextmanager
+async def served(repositories: int, tags: int) -> AsyncIterator[Hosts]:
+    """Have both run in a process of their own for as long as the context lasts."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", __name__, str(repositories), str(tags)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    try:
+        line = await process.stdout.readline()
+        if not line:
+            raise RunFailed("the synthetic Harbor did not start")
+        yield Hosts(**json.loads(line))
+    finally:
+        process.stdin.close()
+        await process.wait()
+
+
+async def counts(host: str) -> tuple[Counter[str], Counter[str]]:
+    """Ask what a host was asked, of its API and of its registry."""
+    async with aiohttp.request("GET", f"http://{host}/counts") as answer:
+        answer.raise_for_status()
+        found = await answer.json()
+    return Counter(found["api"]), Counter(found["registry"])
 
 
 async def main(repositories: int, tags: int) -> None:

@@ -12,12 +12,13 @@ import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 
-from tests.harbor.test_events import default
-from tests.running import PROGRAM, TOKEN, Serving, environment, running
+from benchmarks.contest import Route
+from benchmarks.pushes import tell
+from tests.running import PROGRAM, Serving, environment, running
 from tests.standins.distribution import distribution
 from tests.standins.images import blobs_of, push
 from tests.standins.line import Apart, apart
@@ -143,9 +144,10 @@ class Run:
         self._fronts = fronts
 
     @property
-    def pairs(self) -> list[tuple[str, str]]:
-        """Source and destination of every repository, with their hosts."""
-        return [(f"{self.source}/{name}", f"{self.destination}/{target(name)}") for name in self.content]
+    def route(self) -> Route:
+        """What other programs are told."""
+        tags = {name: list(tags) for name, tags in self.content.items()}
+        return Route(self.source, self.destination, self.scratch, tags, {name: target(name) for name in tags})
 
     def rules(self, *more: str, images: Mapping[str, str] | None = None) -> Path:
         """Write a rules file.
@@ -155,7 +157,8 @@ class Run:
             images: further rules, source by destination, of registries that want no login.
         """
         targets = {
-            source: [copy, *(f"{host}/{copy.partition('/')[2]}" for host in more)] for source, copy in self.pairs
+            source: [copy, *(f"{host}/{copy.partition('/')[2]}" for host in more)]
+            for source, copy in self.route.repositories
         } | {source: [copy] for source, copy in (images or {}).items()}
         hosts = {name.partition("/")[0] for source, copies in targets.items() for name in (source, *copies)}
         auth = {host: {"anonymous": True, "insecure": True} for host in sorted(hosts)}
@@ -260,21 +263,7 @@ class Run:
 
     async def tell(self, serving: Serving, repository: str, tag: str) -> None:
         """Post an event as Harbor does after a push, until it is taken."""
-        event: dict[str, Any] = default(
-            tag=tag, digest=self.content[repository][tag].digest, resource_url=f"{self.source}/{repository}:{tag}"
-        )
-        event["event_data"]["repository"] |= {
-            "repo_full_name": repository,
-            "namespace": repository.partition("/")[0],
-            "name": repository.partition("/")[2],
-        }
-        headers = {"Authorization": f"Bearer {TOKEN}"}
-        url = f"{serving.url}/webhooks/harbor"
-        while True:
-            async with aiohttp.request("POST", url, json=event, headers=headers) as answer:
-                if answer.status == 202:
-                    return
-                assert answer.status == 503, await answer.text()
+        while not await tell(serving, self.source, repository, tag, self.content[repository][tag].digest):
             await asyncio.sleep(_AGAIN)
 
 

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from benchmarks.backfill.content import PROJECTS
-from benchmarks.backfill.memory import served
+from benchmarks.backfill.synthetic import served
 from benchmarks.line.place import Content, Outcome, Run, Terms, lacking, place
 from tests.standins.images import image
 from tests.standins.images import push as put

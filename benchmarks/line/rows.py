@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from benchmarks.line import peers
+from benchmarks import programs
 from benchmarks.line.place import Content, Ended, Outcome, Run, Terms, lacking, place
 from benchmarks.line.pushes import KIB, MIB, PATIENCE, TAG, p99, push, time_of, twelve
 from tests.queue.servers import RedisServer
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
+    from benchmarks.programs import Command
     from tests.running import Serving
     from tests.standins.images import Blob
 
@@ -33,7 +34,7 @@ async def timeout(terms: Terms) -> AsyncIterator[Outcome]:
         for name, tree in terms.trees.items():
             yield await _backfill(terms, source.run(), (name, tree), settings)
             yield await _backfill(terms, source.run(at_source=True), (f"{name}, line at Harbor", tree), settings)
-        for name, command in peers.found().items():
+        for name, command in _peers().items():
             yield await _peer(terms, source.run(), name, command)
 
 
@@ -62,7 +63,7 @@ async def filled(terms: Terms) -> AsyncIterator[Outcome]:
                 outcome = await run.outcome(f"{name}, push", time.monotonic() - began)
             outcome.lacking, outcome.rate = lacking(content, held), terms.rate
             yield outcome
-        for name, command in peers.found().items():
+        for name, command in _peers().items():
             yield await _peer(terms, source.run(before=before), name, command, held)
 
 
@@ -86,7 +87,7 @@ async def limited(terms: Terms) -> AsyncIterator[Outcome]:
             outcome.more = {"requests": str(limit.passed), "refused": str(limit.refused)}
             outcome.lacking, outcome.rate = lacking(content), terms.rate
             yield outcome
-        for name, command in peers.found().items():
+        for name, command in _peers().items():
             limit = Limit(30)
             outcome = await _peer(terms, source.run(front=limit.before), name, command)
             outcome.more = {"requests": str(limit.passed), "refused": str(limit.refused)}
@@ -199,7 +200,7 @@ async def _everyone(terms: Terms, content: Content) -> AsyncIterator[Outcome]:
     async with place(terms, content) as source:
         for name, tree in terms.trees.items():
             yield await _backfill(terms, source.run(), (name, tree), {})
-        for name, command in peers.found().items():
+        for name, command in _peers().items():
             yield await _peer(terms, source.run(), name, command)
 
 
@@ -212,7 +213,7 @@ async def _swept(terms: Terms, content: Content, most: Sequence[int] = (1, 2, 4,
                 settings = {"REPLICATOR_TRANSFERS": str(transfers), "REPLICATOR_IN_FLIGHT": str(max(transfers, 8))}
                 outcome = _backfill(terms, source.run(), (f"{name}, TRANSFERS={transfers}", tree), settings)
                 yield await outcome
-        for name, command in () if terms.window < MIB else peers.found().items():
+        for name, command in () if terms.window < MIB else _peers().items():
             yield await _peer(terms, source.run(), name, command)
 
 
@@ -231,15 +232,21 @@ async def _backfill(
         return await _outcome(terms, run, name, ended, held)
 
 
+def _peers() -> dict[str, Command]:
+    """The others that copy many tags with one process."""
+    there = programs.programs().items()
+    return {name: one.mirror for name, one in there if one.mirror is not None and name not in programs.TREES}
+
+
 async def _peer(
     terms: Terms,
     at: AbstractAsyncContextManager[Run],
     name: str,
-    command: Callable[[Run], Sequence[str]],
+    command: Command,
     held: Iterable[Blob] = (),
 ) -> Outcome:
     async with at as run:
-        ended = await run.program(command(run), time_of(lacking(run.content), terms.rate))
+        ended = await run.program(command(run.route), time_of(lacking(run.content), terms.rate))
         return await _outcome(terms, run, name, ended, held)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -12,46 +10,32 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from benchmarks.backfill import contenders, contests, memory, synthetic
+from benchmarks import programs, report
+from benchmarks.backfill import synthetic
 from benchmarks.backfill.content import PROJECTS, before_changes, content, destination_of, names, tags_of
-from benchmarks.backfill.contest import Contender, Contest, Route, Standing
-from benchmarks.backfill.holding import hold, verify
-from benchmarks.backfill.stage import Stage, stage
-from benchmarks.backfill.table import requests_table, table
+from benchmarks.contest import Contest, Standing
+from benchmarks.holding import hold
 from benchmarks.kinds import kind
-from benchmarks.measuring import RunFailed
+from benchmarks.rows import ROWS, Scale
 from replicator.replication.report import RowOutcome
-from tests.standins.distribution import distribution
 from tests.standins.faults import Entry
-from tests.standins.images import blobs_of, image, push
+from tests.standins.images import blobs_of
 from tests.standins.server import serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-MIB = 2**20
 HELD = content(4, 12)
-IDLE = Contender("idle", lambda _: ["true"])
 BLOBS = 12 * 2 + 4
 """A config and a layer for each tag, and the base of each repository."""
 
 
-@pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with stage(HELD, tmp_path) as registries:
-        yield registries
-    assert not list(tmp_path.iterdir()), "something was left behind"
-
-
-async def held(registries: Stage, contest: Contest) -> dict[str, Standing]:
-    """Everyone once, by name."""
-    standings = {standing.name: standing for standing in await hold(registries, HELD, contest, runs=1)}
-    for standing in standings.values():
-        (run,) = standing.runs
-        assert run.seconds > 0
-        assert run.cpu > 0
-        assert run.peak > MIB
+async def held(storage: Path, contest: Contest) -> dict[str, Standing]:
+    """Everyone once, as requests are counted, by name."""
+    standings = {standing.name: standing for standing in await hold(contest, runs=0, storage=storage)}
+    assert {name: standing.problem for name, standing in standings.items()} == dict.fromkeys(standings, "")
+    assert not list(storage.iterdir()), "something was left behind"
     return standings
 
 
@@ -93,133 +77,83 @@ def test_requests_to_the_api_are_named_without_the_names_in_their_path() -> None
     assert named("/v2/team-a/artifacts/tags/list") == "GET tags"
 
 
-async def test_everyone_brings_all_repositories(place: Stage) -> None:
-    contest = contests.cold(HELD, 2)
-    standings = await held(place, contest)
+async def test_everyone_brings_all_repositories(tmp_path: Path) -> None:
+    others = programs.mirrors("replicator", "regctl", "oras", skopeo=2)
+    contest = Contest("", HELD, [*programs.backfills(), *others], harbor=True)
+    standings = await held(tmp_path, contest)
 
-    assert {"replicator", "skopeo sync"} <= set(standings)
+    assert {"replicator", "skopeo"} <= set(standings)
     for name, standing in standings.items():
         # Who is slow was given two of the four repositories.
-        assert standing.tags == (6 if name == "skopeo sync" else 12)
-        assert standing.registry["GET blob"] >= standing.tags * 2
-        assert standing.destination["PUT manifest"] == standing.tags
-        assert standing.destination["PUT upload"] >= standing.tags * 2
-    assert standings["replicator"].api["GET repositories"] == len(PROJECTS)
-    assert standings["replicator"].registry["GET blob"] == BLOBS
-    assert standings["replicator"].destination["PUT upload"] == BLOBS
-    headings = [str(column.header) for column in table(contest, list(standings.values())).columns]
-    assert headings[-3:] == ["API", "Harbor", "destination"]
+        assert standing.tags == (6 if name == "skopeo" else 0)
+        tags = standing.tags or 12
+        assert standing.requests["Harbor"]["GET blob"] >= tags * 2
+        assert standing.requests["destination"]["PUT manifest"] == tags
+        assert standing.requests["destination"]["PUT upload"] >= tags * 2
+    assert standings["replicator"].requests["API"]["GET repositories"] == len(PROJECTS)
+    assert standings["replicator"].requests["Harbor"]["GET blob"] == BLOBS
+    assert standings["replicator"].requests["destination"]["PUT upload"] == BLOBS
 
 
-async def test_nobody_sends_what_is_in_place(place: Stage) -> None:
-    contest = contests.warm(HELD)
-    standings = await held(place, contest)
+async def test_nobody_sends_what_is_in_place(tmp_path: Path) -> None:
+    contenders = [*programs.backfills(), *programs.backfills(", again", again=True), *programs.mirrors("replicator")]
+    contenders = [one for one in contenders if one.name not in {"regctl", "oras"}]
+    contest = Contest("", HELD, contenders, before=HELD, harbor=True)
+    standings = await held(tmp_path, contest)
 
-    assert list(standings)[:2] == ["replicator, no state", "replicator, again"]
     for standing in standings.values():
-        assert {kind.split()[0] for kind in standing.destination} <= {"GET", "HEAD"}
-        assert not standing.registry["GET blob"]
-        assert standing.tags == 12
-    assert standings["replicator, no state"].destination["HEAD manifest"] == 12
+        assert {kind.split()[0] for kind in standing.requests["destination"]} <= {"GET", "HEAD"}
+        assert not standing.requests["Harbor"]["GET blob"]
+    first, again = standings["replicator"].requests, standings["replicator, again"].requests
+    assert first["destination"]["HEAD manifest"] == 12
     # What was asked before its state was there is not counted.
-    assert standings["replicator, again"].destination["HEAD manifest"] <= 12
-    rows = requests_table(contest.title, list(standings.values()))
-    first = standings["replicator, no state"]
+    assert again["destination"]["HEAD manifest"] <= 12
+    rows = report.requests_table(report.Result("warm", ROWS["warm"], contest, list(standings.values()), 1.0))
     assert list(rows.columns[0].cells)[-1] == "all"
-    assert list(rows.columns[1].cells)[-1] == str(
-        first.api.total() + first.registry.total() + first.destination.total()
-    )
+    assert list(rows.columns[1].cells)[-1] == str(sum(count.total() for count in first.values()))
 
 
-async def test_of_what_has_drifted_only_the_changed_tags_are_sent(place: Stage) -> None:
-    (replicator,) = (await held(place, contests.drift(HELD))).values()
+async def test_of_what_has_drifted_only_the_changed_tags_are_sent(tmp_path: Path) -> None:
+    before = before_changes(HELD, 100)
+    contest = Contest("", HELD, programs.backfills(), before=before, harbor=True)
+    (replicator,) = (await held(tmp_path, contest)).values()
 
     # The first of twelve: one in a hundred, and at least one. Its base is there.
-    assert replicator.destination["PUT manifest"] == 1
-    assert replicator.destination["PUT upload"] == 2
-    assert replicator.registry["GET blob"] == 2
+    assert replicator.requests["destination"]["PUT manifest"] == 1
+    assert replicator.requests["destination"]["PUT upload"] == 2
+    assert replicator.requests["Harbor"]["GET blob"] == 2
 
 
-async def test_fast_is_held_where_the_program_knows_it(place: Stage) -> None:
-    assert contenders.knows("--dry-run")
-    assert not contenders.knows("--dry")
-    assert not contenders.knows("--no-such-option")
-    contest = contests.fast(HELD)
-    assert (contest is not None) == contenders.knows("--fast")
-    if contest is not None:
-        standings = await held(place, contest)
-        fast, again = standings["replicator --fast"], standings["replicator, again"]
-        assert fast.destination.total() <= again.destination.total()
+async def test_fast_asks_no_more_than_a_second_backfill(tmp_path: Path) -> None:
+    fast, again = (await held(tmp_path, ROWS["fast"].make(Scale(number=0)))).values()
+    assert fast.requests["destination"].total() <= again.requests["destination"].total()
 
 
-async def test_a_rehearsal_leaves_its_state_and_its_requests_are_not_counted(place: Stage) -> None:
-    def asking(path: str, *more: str) -> list[str]:
-        return ["sh", "-c", f'curl -fsS "$0{path}"; {"; ".join(more)}']
-
-    def rehearsal(route: Route) -> list[str]:
-        return [*asking("/v2/_catalog", 'mkdir "$REPLICATOR_STATE_DIR"'), f"http://{route.destination}"]
-
-    def command(route: Route) -> list[str]:
-        return [*asking("/v2/", 'test -d "$REPLICATOR_STATE_DIR"'), f"http://{route.destination}"]
-
-    contest = Contest("", "", HELD, changes=False, contenders=[Contender("curl", command, rehearsal)])
-    assert (await held(place, contest))["curl"].destination == {"GET /v2/": 1}
+async def test_who_makes_something_else_is_found_out(tmp_path: Path) -> None:
+    idle = programs.contender("idle", lambda _: ["true"])
+    contest = Contest("", HELD, [idle], before=before_changes(HELD, 12), harbor=True)
+    (standing,) = await hold(contest, runs=1, storage=tmp_path)
+    assert standing.problem == "idle made another manifest of team-a/app-0000:v1"
 
 
-async def test_who_does_not_do_the_work_is_found_out(place: Stage) -> None:
-    with pytest.raises(RunFailed, match="idle did not bring team-"):
-        await hold(place, HELD, Contest("", "", {}, changes=True, contenders=[IDLE]), runs=1)
-    with pytest.raises(RunFailed, match="idle made something else of team-a/app-0000:v1"):
-        await hold(place, HELD, Contest("", "", before_changes(HELD, 12), changes=True, contenders=[IDLE]), runs=1)
+@pytest.mark.parametrize(("name", "tags"), [("inplace", 10_000), ("dryrun", 10_000)])
+async def test_every_tag_is_listed_where_nothing_is_stored(name: str, tags: int, tmp_path: Path) -> None:
+    contest = ROWS[name].make(Scale(number=12 / tags))
+    assert contest.synthetic == (3, 12)
+    standings = await held(tmp_path, contest)
+
+    replicator = standings["replicator"]
+    assert replicator.requests["API"]["GET repositories"] == len(PROJECTS)
+    for standing in standings.values():
+        destination = standing.requests["destination"]
+        assert sum(number for kind, number in destination.items() if "manifest" in kind) >= (standing.tags or 12)
+        assert {kind.split()[0] for kind in destination} <= {"GET", "HEAD"}
 
 
-async def test_a_destination_that_runs_change_is_a_runs_own(place: Stage) -> None:
-    contest = Contest("", "", before_changes(HELD, 12), changes=True, contenders=[])
-
-    async with place.destinations(contest) as destinations:
-        for _ in range(2):
-            async with destinations.run(list(HELD)) as run:
-                with pytest.raises(RunFailed, match="made something else"):
-                    await verify(run.registry, HELD, "nobody")
-                await push(run.registry, destination_of("team-a/app-0000"), "v1", HELD["team-a/app-0000"]["v1"])
-                await verify(run.registry, HELD, "somebody")
-
-
-async def test_every_tag_is_verified() -> None:
-    wanted = {"team-b/app": {"v1": image(1), "v2": image(2)}}
-
-    async with distribution() as registry:
-        await push(registry, "mirror-b/app", "v1", image(1))
-        with pytest.raises(RunFailed, match="crane did not bring team-b/app:v2"):
-            await verify(registry, wanted, "crane")
-        await push(registry, "mirror-b/app", "v2", image(2))
-        await verify(registry, wanted, "crane")
-
-
-async def test_memory_is_measured_with_every_tag_listed() -> None:
-    taken = await memory.take(4, [12, 24])
-
-    assert [(one.work.outcome, one.standing.tags) for one in taken] == [
-        (RowOutcome.UP_TO_DATE, 12),
-        (RowOutcome.UP_TO_DATE, 24),
-        (RowOutcome.WOULD_COPY, 12),
-        (RowOutcome.WOULD_COPY, 24),
-    ]
-    for standing in (one.standing for one in taken):
-        (run,) = standing.runs
-        assert run.peak > MIB
-        assert standing.api["GET repositories"] == len(PROJECTS)
-        assert sum(number for kind, number in standing.destination.items() if "manifest" in kind) == standing.tags
-    cells = list(memory.table(taken).columns[6].cells)
-    assert [bool(cell) for cell in cells] == [False, True, False, True]
-
-
-async def test_a_backfill_that_sees_too_little_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    fewer = memory.Work("fewer", missing=False, options=("--only", "team-a/**"), outcome=RowOutcome.UP_TO_DATE)
-    monkeypatch.setattr(memory, "WORKS", (fewer,))
-
-    with pytest.raises(RunFailed, match="fewer: not all of 12 tags are up to date"):
-        await memory.take(4, [12])
+async def test_a_backfill_that_sees_too_little_is_found_out(tmp_path: Path) -> None:
+    contenders = programs.backfills("", "--only", "team-a/**", says=RowOutcome.UP_TO_DATE)
+    (standing,) = await hold(Contest("", {}, contenders, synthetic=(3, 12)), runs=1, storage=tmp_path)
+    assert "not all of 12 tags are up to date" in standing.problem
 
 
 @asynccontextmanager
@@ -274,16 +208,3 @@ async def test_the_synthetic_harbor_says_the_same_in_all_its_lists() -> None:
             assert await digest(harbor, "team-a/app-0000", row["digest"], "GET") == row["digest"]
             assert await digest(destination, "mirror-a/app-0000", tag) == row["digest"]
             assert await digest(destination, "mirror-a-missing/app-0000", tag) is None
-
-
-async def test_the_command_line_prints_tables(tmp_path: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks", "drift", "--runs", "1", "--requests", "--storage", str(tmp_path)),
-        *("--repositories", "2", "--backfill-tags", "4"),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    said, _ = await process.communicate()
-    assert process.returncode == 0
-    assert b"drift: 2 repositories, 4 tags" in said
-    assert b"API: GET repositories" in said
-    assert b"destination: PUT manifest" in said

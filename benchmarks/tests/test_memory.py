@@ -9,9 +9,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from benchmarks.backfill import memory
+import pytest
+
+from benchmarks.holding import hold
+from benchmarks.rows import ROWS, Scale
 from tests.running import PROGRAM, environment
 from tests.standins.distribution import distribution
 from tests.standins.images import Image, image
@@ -58,14 +62,17 @@ async def test_copying_a_gibibyte_takes_under_120_megabytes(tmp_path: Path) -> N
     assert used < BOUND, f"{used / 1024**2:.0f} MiB"
 
 
-async def test_ten_times_the_tags_take_hardly_more_memory_and_ten_times_the_requests() -> None:
-    sizes = [1_000, 10_000]
-    taken = await memory.take(30, sizes)
-    for work in memory.WORKS:
-        few, many = (one.standing for one in taken if one.work == work)
-        (less,), (more,) = few.runs, many.runs
-        assert more.peak < 1.3 * less.peak, f"{work.name}: {less.peak / 1e6:.0f} and {more.peak / 1e6:.0f} MB"
-        # Harbor: the names of three projects, and a page for a hundred artifacts of each.
-        assert many.api.total() <= 3 + 10_000 / 100 + 3
-        # The destination: a question a tag, and one more for the scheme.
-        assert many.destination.total() == 10_001
+@pytest.mark.parametrize("name", ["inplace", "dryrun"])
+async def test_ten_times_the_tags_take_hardly_more_memory_and_ten_times_the_requests(name: str, tmp_path: Path) -> None:
+    peaks = []
+    for tags in (1_000, 10_000):
+        contest = replace(ROWS[name].make(Scale()), synthetic=(30, tags))
+        contest = replace(contest, contenders=contest.contenders[:1])
+        (standing,) = await hold(contest, runs=1, storage=tmp_path)
+        assert standing.problem == ""
+        peaks.append(standing.peak)
+    assert peaks[1] < 1.3 * peaks[0], f"{peaks[0] / 1e6:.0f} and {peaks[1] / 1e6:.0f} MB"
+    # Harbor: the names of three projects, and a page for a hundred artifacts of each.
+    assert standing.requests["API"].total() <= 3 + 10_000 / 100 + 3
+    # The destination: a question a tag, and one more for the scheme.
+    assert standing.requests["destination"].total() == 10_001

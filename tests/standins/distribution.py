@@ -73,7 +73,11 @@ _idle: dict[bool, list[_Registry]] = {True: [], False: []}
 
 @asynccontextmanager
 async def distribution(
-    directory: Path | None = None, *, images_only: bool = False, foreign_layers: bool = True
+    directory: Path | None = None,
+    *,
+    images_only: bool = False,
+    foreign_layers: bool = True,
+    certificate: Path | None = None,
 ) -> AsyncIterator[str]:
     """Have a real registry run for as long as the context lasts; it dies with this process too.
 
@@ -81,11 +85,14 @@ async def distribution(
         directory: where it keeps what it is sent; None keeps it in memory.
         images_only: it refuses manifests whose config is no image's ("unknown manifest class"), as ACR does.
         foreign_layers: it takes manifests with foreign layers, which it does not do by default.
+        certificate: a PEM file with the key and the certificate to speak HTTPS with; None for plain HTTP.
 
     Yields:
-        ``127.0.0.1:PORT``, over plain HTTP.
+        ``127.0.0.1:PORT``.
     """
-    registry = await _start(lambda _: directory, images_only=images_only, foreign_layers=foreign_layers)
+    registry = await _start(
+        lambda _: directory, images_only=images_only, foreign_layers=foreign_layers, certificate=certificate
+    )
     try:
         yield registry.host
     finally:
@@ -137,12 +144,15 @@ async def _start(
     *,
     images_only: bool,
     foreign_layers: bool = True,
+    certificate: Path | None = None,
     inside: Path | None = None,
 ) -> _Registry:
     scratch = Path(tempfile.mkdtemp(prefix="distribution-", dir=inside))
     configuration = scratch / "config.json"
     # JSON is YAML.
     settings = _configuration(directory(scratch), images_only=images_only, foreign_layers=foreign_layers)
+    if certificate is not None:
+        settings["http"]["tls"] = {"certificate": str(certificate), "key": str(certificate)}
     configuration.write_text(json.dumps(settings))
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", pdeathsig.__file__, str(os.getpid()), PROGRAM, "serve", str(configuration)],
