@@ -67,7 +67,7 @@ docs: install ## Regenerate the generated parts of docs/ and deploy/
 demo: install servers ## Replicate between two local registries, step by step, and stop
 	$(BIN)/python -m tests.demo
 
-bench: install servers ## Compare with skopeo, curl and others on local registries; BENCH_ARGS='fresh --requests' for a part
+bench: install servers ## Compare with other programs on local registries; BENCH_ARGS='large --requests' for a part
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 bench-check: install system tools ## Run the tests of scale, which take minutes, and those of the benchmarks

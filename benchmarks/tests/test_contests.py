@@ -264,6 +264,23 @@ async def test_a_command_ends_with_its_benchmark(tmp_path: Path) -> None:
         await asyncio.sleep(0.01)
 
 
+def test_the_table_has_its_place_in_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs/comparison.md").read_text()
+    assert page.count(report.BEGIN) == page.count(report.END) == 1
+
+
+async def test_another_checkout_takes_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "replicator" / "__main__.py"
+    program.parent.mkdir()
+    program.write_text("raise SystemExit('the other one')")
+    monkeypatch.setitem(programs.TREES, "replicator at other", tmp_path)
+
+    standings = await hold(ROWS["version"].make(TINY), runs=0, storage=None)
+    assert [standing.name for standing in standings][:2] == ["replicator", "replicator at other"]
+    assert standings[0].problem == ""
+    assert "the other one" in standings[1].problem
+
+
 def test_every_row_of_the_table_has_a_target() -> None:
     assert all(row.targets for row in ROWS.values() if row.always)
 
