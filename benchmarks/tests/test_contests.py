@@ -273,6 +273,7 @@ async def test_another_checkout_takes_part(monkeypatch: pytest.MonkeyPatch, tmp_
     program = tmp_path / "replicator" / "__main__.py"
     program.parent.mkdir()
     program.write_text("raise SystemExit('the other one')")
+    program.with_name("__init__.py").touch()
     monkeypatch.setitem(programs.TREES, "replicator at other", tmp_path)
 
     standings = await hold(ROWS["version"].make(TINY), runs=0, storage=None)
