@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -143,8 +144,16 @@ def _terms(rate: str, rtt: str, rows: list[str], against: Path | None, storage: 
 
 
 def _run(what: Coroutine[Any, Any, _Found]) -> _Found:
+    """Run to the end, or to a SIGTERM, which leaves nothing behind either."""
+
+    async def run() -> _Found:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await what
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(what)
+        return runner.run(run())
 
 
 if __name__ == "__main__":

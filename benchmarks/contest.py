@@ -30,6 +30,8 @@ class Route:
         scratch: a directory for the run's own files.
         tags: all tags to copy, by repository at the source.
         targets: the repository of the destination for each of the source.
+        registry: URL of the destination itself, behind all that a contest puts in front, where no request is counted;
+            empty for a synthetic one.
         logins: name and password by ``host:port``; a host without one wants no login.
         ca: a PEM file with the authority of both hosts' certificates; None where they speak plain HTTP.
         images: the ``images`` of a rules file; None for a rule for each repository.
@@ -41,6 +43,7 @@ class Route:
     scratch: Path
     tags: Mapping[str, Sequence[str]]
     targets: Mapping[str, str]
+    registry: str = ""
     logins: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     ca: Path | None = None
     images: Mapping[str, str] | None = None

@@ -94,7 +94,7 @@ async def verify(run: Run, contest: Contest, who: str) -> None:
     async with aiohttp.ClientSession(headers={"Accept": ACCEPT}) as session:
 
         async def see(name: str, kind: str, reference: str, tag: str, expected: Image | Index | None = None) -> None:
-            url = f"{run.registry}/v2/{route.targets[name]}/{kind}/{reference}"
+            url = f"{route.registry}/v2/{route.targets[name]}/{kind}/{reference}"
             method = "GET" if expected else "HEAD"
             async with slots, session.request(method, url, ssl=run.trust or True) as answer:
                 about = f"{name}:{tag}" if reference == tag else f"{reference} of {name}:{tag}"

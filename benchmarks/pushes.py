@@ -88,7 +88,7 @@ async def tell(serving: Serving, source: str, repository: str, tag: str, digest:
 
 
 async def _arrived(session: aiohttp.ClientSession, route: Route, repository: str, tag: str, digest: str) -> None:
-    url = f"http://{route.destination}/v2/{route.targets[repository]}/manifests/{tag}"
+    url = f"{route.registry}/v2/{route.targets[repository]}/manifests/{tag}"
     until = time.monotonic() + _PATIENCE
     while time.monotonic() < until:
         async with session.head(url, headers={"Accept": ACCEPT}) as answer:

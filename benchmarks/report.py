@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BEGIN, END = "<!-- benchmarks: begin -->\n", "<!-- benchmarks: end -->\n"
 FEWEST = "(fewest)"
 """The row of those requests that nobody can do without."""
-_WIDTHS = (24, 9, 9, 8, 17, 8, 8)
+_WIDTHS = (18, 9, 9, 9, 22, 9, 8)
 _LINE = 132
 _TIMES, _AT_MOST = "\N{MULTIPLICATION SIGN}", "\N{LESS-THAN OR EQUAL TO}"
 _MET, _MISSED, _UNKNOWN = "\N{CHECK MARK}", "\N{BALLOT X}", "\N{EN DASH}"
@@ -81,7 +81,7 @@ class Result:
     @property
     def figure(self) -> str:
         """The figure that the row is about."""
-        return self.row.targets[0].figure if self.row.targets else "seconds"
+        return "cpu" if self.row.targets and self.row.targets[0].figure == "cpu" else "seconds"
 
     @property
     def ours(self) -> Standing | None:

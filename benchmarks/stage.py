@@ -43,7 +43,6 @@ class Run:
 
     Attributes:
         route: what the contender is told.
-        registry: URL of the destination itself, behind all that the contest puts in front; empty for a synthetic one.
         trust: the TLS context to ask it with.
         source: what a Harbor was asked.
         destination: what the destination was asked, if that is counted or it wants tokens anyway.
@@ -51,7 +50,6 @@ class Run:
     """
 
     route: Route
-    registry: str
     trust: ssl.SSLContext | None = None
     source: RequestLog = field(default_factory=RequestLog)
     destination: RequestLog = field(default_factory=RequestLog)
@@ -162,9 +160,9 @@ class Stage:
                 log.clear()
                 source.clear()
 
-            route = Route(self._source, host, scratch, tags, targets, logins, ca, images, forget)
             url = f"{'https' if contest.tls else 'http'}://{registry}"
-            yield Run(route if share is None else route.only(share), url, self._trust, source, log)
+            route = Route(self._source, host, scratch, tags, targets, url, logins, ca, images, forget)
+            yield Run(route if share is None else route.only(share), self._trust, source, log)
 
     @asynccontextmanager
     async def _registry(self, directory: Path, content: Content) -> AsyncIterator[str]:
@@ -203,10 +201,9 @@ async def _synthetic(stack: AsyncExitStack, contest: Contest, scratch: Path, sha
     targets = {name: destination_of(name).replace("/", f"{beside}/") for name in tags}
     images = _by_project(hosts.harbor, hosts.destination, beside)
     # Harbor lists the artifacts of a project to logins only.
-    route = Route(
-        *(hosts.harbor, hosts.destination), scratch, tags, targets, {hosts.harbor: HARBOR_ROBOT}, None, images
-    )
-    return Run(route if share is None else route.only(share), "", hosts=hosts)
+    logins = {hosts.harbor: HARBOR_ROBOT}
+    route = Route(hosts.harbor, hosts.destination, scratch, tags, targets, logins=logins, images=images)
+    return Run(route if share is None else route.only(share), hosts=hosts)
 
 
 def _by_project(source: str, destination: str, beside: str = "") -> dict[str, str]:
