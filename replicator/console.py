@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from replicator.errors import ConfigError, ErrorText, Problem, ReplicatorError
 
 if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -51,7 +52,7 @@ def short(digest: str) -> str:
 
 def printable(text: str) -> str:
     """Replace control characters and those that change the direction of text by spaces."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def plain(text: str) -> Text:
@@ -104,6 +105,41 @@ def page(renderable: RenderableType, out: Console) -> None:
         paper.print(renderable)
     text = "\n".join(line.rstrip() for line in drawn.get().rstrip("\n").split("\n"))
     out.print(text, soft_wrap=True, markup=False, highlight=False, emoji=False)
+
+
+def page_rows(names: Sequence[str], rows: Iterable[Sequence[str]], out: Console, *, right: Container[str] = ()) -> None:
+    """Print a table of foreign text like `page`, a line for each row.
+
+    rich takes half a millisecond for a row of a table, and its result is the same where every row fits on its line.
+
+    Args:
+        names: of the columns.
+        rows: their cells.
+        out: the console.
+        right: the names of columns that are aligned to the right.
+    """
+    from rich.cells import cell_len
+    from rich.table import Table
+    from rich.text import Text
+
+    lines = [tuple(map(printable, row)) for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(names, *lines, strict=True)]
+    if sum(widths) + 2 * (len(widths) - 1) > (out.width if out.is_terminal else _WIDE):
+        table = Table(box=None, pad_edge=False)
+        for name in names:
+            table.add_column(name, overflow="fold", justify="right" if name in right else "left")
+        for line in lines:
+            table.add_row(*map(plain, line))
+        page(table, out)
+        return
+
+    def aligned(line: Sequence[str]) -> str:
+        spaces = [" " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True)]
+        cells = zip(names, line, spaces, strict=True)
+        return "  ".join(space + cell if name in right else cell + space for name, cell, space in cells).rstrip()
+
+    body = "".join(f"\n{aligned(line)}" for line in lines)
+    out.print(Text.assemble((aligned(names), "table.header"), body), soft_wrap=True)
 
 
 def document(value: Any, out: Console, *, one_line: bool = False) -> None:

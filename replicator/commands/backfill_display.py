@@ -19,14 +19,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from replicator.console import age, confirm, page, plain, say, short
+from replicator.console import age, confirm, page_rows, plain, printable, say, short
 from replicator.errors import ErrorText
 from replicator.queue import KnownConfig, QueueError
 from replicator.replication.report import MAX_FAILURES, TROUBLE, Report, Row, RowOutcome, SortedRows
 from replicator.tasks import cancel_all
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from rich.console import Console, RenderableType
 
@@ -42,6 +42,7 @@ _WINDOW_SECONDS = 30.0
 """Age of what a rate is computed from. A start where everything is in place says nothing about later copies."""
 _ROWS_PER_TABLE = 1000
 """Rows of a plan that are drawn together; the columns are as wide as they need."""
+_PLAN = ("SOURCE", "DESTINATION", "ACTION", "SIZE", "DIGEST", "REASON")
 _ACTIONS = {RowOutcome.WOULD_COPY: "copy", RowOutcome.UP_TO_DATE: "skip", RowOutcome.SKIPPED: "skip"}
 """The plan's word for an outcome; any other outcome is its own word."""
 
@@ -253,17 +254,15 @@ class Plan:
             short(row.digest) if row.digest else "",
             "; ".join(filter(None, (outcome, row.note))),
         )
-        self._rows.add(row.source, row.destination, "\n".join(plain(cell).plain for cell in cells))
+        self._rows.add(row.source, row.destination, "\n".join(map(printable, cells)))
 
     def end(self) -> None:
         """Print the plan."""
         try:
             rows = self._rows.read()
             while part := list(islice(rows, _ROWS_PER_TABLE)):
-                page(
-                    _plan_table((source, destination, *cells.split("\n")) for source, destination, cells in part),
-                    self._console,
-                )
+                cells = [(source, destination, *row.split("\n")) for source, destination, row in part]
+                page_rows(_PLAN, cells, self._console, right={"SIZE"})
         finally:
             self._rows.close()
 
@@ -332,15 +331,6 @@ async def _running(queue: Queue | None) -> Sequence[RunningJob]:
         with contextlib.suppress(QueueError):
             return await queue.running()
     return ()
-
-
-def _plan_table(rows: Iterable[tuple[str, ...]]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for name in ("SOURCE", "DESTINATION", "ACTION", "SIZE", "DIGEST", "REASON"):
-        table.add_column(name, overflow="fold", justify="right" if name == "SIZE" else "left")
-    for row in rows:
-        table.add_row(*map(plain, row))
-    return table
 
 
 def _counts_table(report: Report) -> Table:
