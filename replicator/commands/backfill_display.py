@@ -75,6 +75,8 @@ class Display:
 
     def row(self, row: Row) -> None:
         """Print a row at once if it was copied, failed or has a warning."""
+        if row.outcome not in (RowOutcome.COPIED, *TROUBLE) and not row.warnings:
+            return
         where = f"{row.source}{f' -> {row.destination}' if row.destination else ''}"
         if row.outcome in TROUBLE:
             what, *more = ErrorText.parse(row.error or "").lines or [""]

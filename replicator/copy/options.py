@@ -10,6 +10,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from replicator.reference import Platform, is_digest, is_signature_tag
@@ -294,6 +295,12 @@ def deciding_place(options: CopyOptions, place: Namespace) -> Namespace:
     return place if options.attestations in (Attestations.STRIP_REFUSED, Attestations.STRIP) else ANYWHERE
 
 
+@lru_cache(1024)
+def _selected(options: CopyOptions) -> str:
+    """Return what options select of an image; a rule has the same options for all its tags."""
+    return json.dumps(replace(options, signatures=None, public=None).to_json(), sort_keys=True)
+
+
 def selection_key(digest: str, options: CopyOptions, place: Namespace = ANYWHERE) -> str:
     """Return a short key for the selection of an image, the same in all processes of one version of the program.
 
@@ -302,6 +309,5 @@ def selection_key(digest: str, options: CopyOptions, place: Namespace = ANYWHERE
         options: the parts of the image that are copied; nothing else of them makes a difference.
         place: host and namespace of the destination, where what it refuses makes a difference.
     """
-    selected = json.dumps(replace(options, signatures=None, public=None).to_json(), sort_keys=True)
-    name = f"{ALGORITHM} {digest} {selected} {'/'.join(deciding_place(options, place))}".encode()
+    name = f"{ALGORITHM} {digest} {_selected(options)} {'/'.join(deciding_place(options, place))}".encode()
     return base64.urlsafe_b64encode(hashlib.sha256(name).digest()[:12]).decode()

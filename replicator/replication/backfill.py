@@ -281,18 +281,17 @@ class Backfill:
             return checked
         # A domain of ACR's user may have told its edition only now.
         if problem := name_problem(found.request.destination.repository):
-            return replace(row_of(found, RowOutcome.FAILED), error=ErrorText(problem, do=OTHER_NAME).stored)
+            return row_of(found, RowOutcome.FAILED, error=ErrorText(problem, do=OTHER_NAME).stored)
         if checked is not None and checked.lost:
             self.report.lost += 1
             if len(self.report.lost_examples) < _EXAMPLES:
                 self.report.lost_examples.append(str(found.request.destination))
         if self._enqueuer is None:
-            row = row_of(found, RowOutcome.WOULD_COPY)
             if checked is None:
-                return row
+                return row_of(found, RowOutcome.WOULD_COPY)
             own = "; only if this installation wrote that (overwrite: ours)"
             note = why(checked) + (own if checked.replaced and found.request.overwrite is Overwrite.OURS else "")
-            return replace(row, digest=checked.digest, note=note, replaced=checked.replaced)
+            return row_of(found, RowOutcome.WOULD_COPY, digest=checked.digest, note=note, replaced=checked.replaced)
         # Not counted as drift: what could not be compared, and what is up to date but may lack signatures.
         differs = checked is not None and checked.result is None
         if self._kept.takes(found, checked):
@@ -307,7 +306,7 @@ class Backfill:
             return
         if not await self._kept.are_allowed(self.report.listed - self.report.counts[RowOutcome.FAILED]):
             for found, note in self._kept:
-                self._add(replace(row_of(found, RowOutcome.HELD), note=note))
+                self._add(row_of(found, RowOutcome.HELD, note=note))
                 # There may be a hundred thousand, and webhooks are answered meanwhile.
                 await asyncio.sleep(0)
             return

@@ -7,7 +7,7 @@ import contextlib
 import random
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from replicator.console import short
 from replicator.copy import Comparison, Outcome, Result, SourceNotFound, held_warning, selection_key
@@ -169,9 +169,9 @@ class Checker:
         """Return the row of a tag that can't be compared; None if a job has to find out."""
         if isinstance(error, SourceNotFound):
             # Not passed over: a rule names this tag, or a list did a moment ago.
-            return replace(row_of(found, RowOutcome.FAILED), error=explained(error).stored)
+            return row_of(found, RowOutcome.FAILED, error=explained(error).stored)
         if error.error_class in (ErrorClass.CREDENTIALS, ErrorClass.PERMANENT) or self._dry_run:
-            return replace(row_of(found, RowOutcome.FAILED), error=explained(error, found.request.destination).stored)
+            return row_of(found, RowOutcome.FAILED, error=explained(error, found.request.destination).stored)
         return None
 
     async def _compare(self, found: Found, digest: str | None) -> Row | Comparison | None:
@@ -203,11 +203,11 @@ class Checker:
                     # Somebody else has written this tag since, and perhaps others of its repository.
                     await self._checks.distrust(str(_target(found)), seen)
                 note = request.overwrite.kept(request.destination, kept)
-                return replace(row_of(found, RowOutcome.SKIPPED), digest=kept, note=note)
+                return row_of(found, RowOutcome.SKIPPED, digest=kept, note=note)
             lost = comparison.present is None and seen is not None
             if lost and self._checks is not None:
                 await self._checks.distrust(str(_target(found)), seen)
-            return replace(comparison, lost=lost)
+            return replace(comparison, lost=True) if lost else comparison
         if comparison.result is Result.UP_TO_DATE:
             if self._checks is not None and may_trust(request):
                 key = selection_key(comparison.announced, request.options)
@@ -216,8 +216,9 @@ class Checker:
             if (lacks_signatures or self._force) and not request.signature:
                 return replace(comparison, lacks_signatures=lacks_signatures)
         self.letters.over(str(request.destination), request.origin, right=comparison.result is Result.UP_TO_DATE)
-        return replace(
-            row_of(found, RowOutcome(comparison.result.value)),
+        return row_of(
+            found,
+            RowOutcome(comparison.result.value),
             digest=comparison.digest,
             seconds=round(time.monotonic() - started, 3),
             note=comparison.note,
@@ -285,9 +286,7 @@ class Checker:
         held: dict[Found, bool] = {}
         for (each, _), holds in zip(facts, confirmed, strict=True):
             held[each] = held.get(each, True) and holds
-        return {
-            each: replace(row_of(each, RowOutcome.UP_TO_DATE), note=TRUSTED) for each, holds in held.items() if holds
-        }
+        return {each: row_of(each, RowOutcome.UP_TO_DATE, note=TRUSTED) for each, holds in held.items() if holds}
 
 
 def _facts(found: Found, digest: str) -> list[tuple[str, str]]:
@@ -307,9 +306,9 @@ def _target(found: Found) -> Repository:
     return found.request.destination.repository
 
 
-def row_of(found: Found, outcome: RowOutcome) -> Row:
-    """Return the row of a copy, with the size from the list."""
-    return Row(str(found.request.source), str(found.request.destination), outcome, size=found.size)
+def row_of(found: Found, outcome: RowOutcome, **facts: Any) -> Row:
+    """Return the row of a copy, with the size from the list; ``facts`` are further attributes of `Row`."""
+    return Row(str(found.request.source), str(found.request.destination), outcome, size=found.size, **facts)
 
 
 def why(comparison: Comparison) -> str:
@@ -329,7 +328,7 @@ def why(comparison: Comparison) -> str:
 
 def row_at_end(found: Found, finished: Finished) -> Row:
     """Return the row of a copy that has ended."""
-    row = replace(row_of(found, RowOutcome.FAILED), seconds=finished.seconds)
+    row = row_of(found, RowOutcome.FAILED, seconds=finished.seconds)
     if finished.cancelled:
         return replace(row, outcome=RowOutcome.CANCELLED)
     if finished.outcome is None:

@@ -57,9 +57,9 @@ _MOST_COMPARED = 1000
 """Collisions whose images are compared; further ones count as different."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """One copy that the rules ask for.
+    """One copy that the rules ask for; two are equal only if they are the same entry of a list.
 
     Attributes:
         asked: the copy, and the rules that ask for it.

@@ -59,7 +59,7 @@ class CopyRequest:
     def origin(self) -> str:
         """The source by its tag, where it has one: the digest of that tag may be named besides."""
         source = self.source
-        return str(replace(source, digest=None) if source.tag is not None else source)
+        return str(source) if source.tag is None else f"{source.repository}:{source.tag}"
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values, without those that equal the default."""

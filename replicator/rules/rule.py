@@ -122,19 +122,25 @@ class Rule:
 
     def judge(self, target: DestinationTag, reference: Reference) -> list[CopyRequest] | str:
         """Return the copies of ``reference``, whose repository matches, to ``target``; or the reason for none."""
-        name = reference.repository.name
-        if (glob := matching_glob(target.excluded, name)) is not None:
-            return f"the repository {name} is excluded by repositories.exclude: {glob}"
+        destination = self._destination(target, reference.repository)
+        return destination if isinstance(destination, str) else self._judge(target, reference, destination)
+
+    def _destination(self, target: DestinationTag, repository: Repository) -> Repository | str:
+        """Return the destination of a repository's tags, or the reason for none."""
+        if (glob := matching_glob(target.excluded, repository.name)) is not None:
+            return f"the repository {repository.name} is excluded by repositories.exclude: {glob}"
         try:
-            destination = target.template.expand(reference.repository)
+            return target.template.expand(repository)
         except ValueError as error:
             return str(error)
+
+    def _judge(self, target: DestinationTag, reference: Reference, destination: Repository) -> list[CopyRequest] | str:
         digest = self.source.digest
         if digest is not None:
             if reference.digest != digest:
                 return f"the digest is {reference.digest or 'not given'}, not {digest}"
             return self._requests(Reference(reference.repository, digest=digest), target, destination)
-        if _is_signature(reference, target):
+        if _is_signature(reference.tag, target):
             # It goes where its image goes, which fails with the same reason.
             return target.template.name_problem(destination) or self._signature(reference, target, destination)
         if reference.tag is None:
@@ -142,7 +148,8 @@ class Rule:
         refusal = target.tags.refusal(reference.tag)
         if refusal is not None:
             return refusal
-        return self._requests(Reference(reference.repository, reference.tag), target, destination)
+        source = reference if reference.digest is None else Reference(reference.repository, reference.tag)
+        return self._requests(source, target, destination)
 
     def _requests(self, source: Reference, target: DestinationTag, destination: Repository) -> list[CopyRequest] | str:
         problem = target.template.name_problem(destination)
@@ -203,8 +210,16 @@ class Rule:
             tags: all its tags.
             labels: the labels of each tag; without them, no tag passes a filter for labels.
         """
+        destination = self._destination(target, repository)
+        if isinstance(destination, str):
+            return []
+
+        def judged(reference: Reference) -> list[CopyRequest]:
+            requests = self._judge(target, reference, destination)
+            return [] if isinstance(requests, str) else requests
+
         if self.source.digest is not None:
-            return [(each, True) for each in self._judged(target, Reference(repository, digest=self.source.digest))]
+            return [(each, True) for each in judged(Reference(repository, digest=self.source.digest))]
         if target.selection is None:
             # A tag that is written out but missing should fail visibly instead of being skipped.
             tags = [*tags, *(target.tags.exact or ())]
@@ -213,29 +228,28 @@ class Rule:
         passing = replace(target.tags, latest=None).select(tags)
         wanted = target.tags.select(known, known) if target.tags.needs_labels else passing[: target.tags.latest]
         selected = frozenset(wanted)
-        signatures = sorted(tag for tag in set(tags) if _is_signature(Reference(repository, tag), target))
+        signatures = sorted(tag for tag in set(tags) if _is_signature(tag, target))
         again = target.tags.of_labels
         return [
             *(
-                (replace(request, selection=again) if tag in selected else request, tag in selected)
+                (
+                    replace(request, selection=again) if tag in selected and request.selection != again else request,
+                    tag in selected,
+                )
                 for tag in passing
-                for request in self._judged(target, Reference(repository, tag))
+                for request in judged(Reference(repository, tag))
             ),
-            *((each, True) for tag in signatures for each in self._judged(target, Reference(repository, tag))),
+            *((each, True) for tag in signatures for each in judged(Reference(repository, tag))),
         ]
 
-    def _judged(self, target: DestinationTag, reference: Reference) -> list[CopyRequest]:
-        judged = self.judge(target, reference)
-        return [] if isinstance(judged, str) else judged
 
-
-def _is_signature(reference: Reference, target: DestinationTag) -> bool:
+def _is_signature(tag: str | None, target: DestinationTag) -> bool:
     """Tell whether a push is one of signatures that are wanted.
 
     Where nobody asked for them, Harbor's list tells of all that it attaches to an image. So a digest alone is none, and
     no list of tags is read for tags that are written out.
     """
-    wanted, tag = target.options.signatures, reference.tag
+    wanted = target.options.signatures
     if wanted is None:
         named = tag is not None and is_signature_tag(tag) and not tag.endswith(".sbom")
         return named and target.tags.exact is None

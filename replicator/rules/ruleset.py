@@ -185,8 +185,9 @@ class Rules:
             if asking:
                 keys = frozenset(request.rule for request in asking)
                 # The options are those of all rules, and whether the tag is wanted is up to those that ask.
-                request = _merged([request for request, _ in group])
-                request = replace(request, selection=_merged_selection(asking))
+                request, selection = _merged([request for request, _ in group]), _merged_selection(asking)
+                if request.selection != selection:
+                    request = replace(request, selection=selection)
                 asked.append(Asked(request, sets.setdefault(keys, keys)))
         return asked
 
@@ -339,6 +340,8 @@ def _merged(group: list[CopyRequest]) -> CopyRequest:
 
 def _merged_selection(group: list[CopyRequest]) -> TagFilter | None:
     """Return the selection that lets a tag pass if one of the requests does."""
+    if len(group) == 1:
+        return group[0].selection
     selections: dict[TagFilter, None] = {}
     for request in sorted(group, key=lambda request: (request.rule, repr(request.selection))):
         if request.selection is None:
