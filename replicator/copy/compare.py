@@ -74,6 +74,7 @@ async def compare(
     announced: str | None = None,
     force: bool = False,
     absent: bool = False,
+    read: bool = True,
 ) -> Comparison:
     """Compare an image with its destination, asking both.
 
@@ -84,9 +85,10 @@ async def compare(
             is not asked.
         force: copy the image in any case. The destination is asked all the same, to tell what is replaced.
         absent: the destination has no such tag, as was seen a moment ago: it is not asked where ``announced`` is given.
+        read: read the image even where the destination holds nothing; if not, the selection may stay unknown.
 
     Returns:
-        The comparison, with a selection where the image has to be copied.
+        The comparison, with a selection where the image has to be copied and was read.
 
     Raises:
         SourceNotFound: the source has no such tag or digest.
@@ -114,6 +116,8 @@ async def compare(
         if known is not None:
             return known
     if root is None:
+        if present is None and digest is not None and not (read or force):
+            return Comparison(None, digest, None)
         # By digest, so that a push between the two requests can't mix two images.
         root = await read_root(context, digest or context.source.identifier)
         if digest is None and not force:

@@ -149,6 +149,15 @@ async def test_a_listed_image_that_will_be_copied_anyway_is_left_to_the_copy(pai
     assert found.result is Result.UP_TO_DATE
 
 
+async def test_an_image_that_no_list_showed_is_left_to_its_copy_too_where_the_destination_has_nothing(
+    pair: Pair,
+) -> None:
+    await pair.source.push("v1", BOTH)
+    found = await compare(pair, pair.copier, ONE_PLATFORM, read=False)
+    assert asked(pair) == (["HEAD v1"], ["HEAD v1"])
+    assert (found.result, found.announced, found.digest, found.present) == (None, BOTH.digest, None, None)
+
+
 async def test_a_listed_image_that_is_present_unchanged_is_up_to_date_with_strip_refused(
     pair: Pair,
 ) -> None:
