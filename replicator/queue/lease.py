@@ -15,7 +15,7 @@ import structlog
 
 from replicator.queue.client import FAULTS, Queue
 from replicator.queue.job import LeaseLost, encode_running
-from replicator.queue.observations import MOST_DESTINATIONS, short_name
+from replicator.queue.observations import MOST_DESTINATIONS, Observed, short_name
 from replicator.queue.records import TagRecord
 from replicator.retry import alive, waiting, write_limit
 
@@ -47,6 +47,7 @@ class Lease:
         unanswered: writes behind the fence to which no answer has come.
         ends: how a person has the attempt end early: ``pause`` hands its job back, ``cancel`` forgets it; else empty.
         owned: what is remembered of the destination once it is written; empty for no change.
+        observed: what the destination had been observed to hold when its write was confirmed first; None for nothing.
         task: the handler's task, cancelled when the lease is lost.
     """
 
@@ -58,6 +59,7 @@ class Lease:
     unanswered: int = 0
     ends: str = ""
     owned: str = ""
+    observed: Observed | None = None
     task: asyncio.Task[Any] | None = field(default=None, repr=False)
 
     def lose(self) -> None:
@@ -162,9 +164,10 @@ class LeaseKeeper:
         """
         while not lease.lost and not lease.ends:
             try:
-                await self._renew(
+                observed = await self._renew(
                     [lease], "confirm", short_name(lease.id), MOST_DESTINATIONS, *self._write, lease.owned
                 )
+                lease.observed = lease.observed or observed
                 break
             except FAULTS as error:
                 self._health.failed(error)
@@ -175,7 +178,8 @@ class LeaseKeeper:
             raise LeaseLost(f"{lease.id} was {'paused' if lease.ends == 'pause' else 'cancelled'}; it is not written")
         lease.unanswered += 1
 
-    async def _renew(self, leases: list[Lease], script: str = "renew", *more: str | int) -> None:
+    async def _renew(self, leases: list[Lease], script: str = "renew", *more: str | int) -> Observed | None:
+        """Prolong leases; ``confirm`` also returns what the destination was observed to hold before."""
         # Taken before the request: Redis counts the lease from a moment after this one, never from an earlier one.
         now = asyncio.get_running_loop().time()
         arguments: list[str | bytes] = []
@@ -186,6 +190,7 @@ class LeaseKeeper:
                 record = encode_running(lease.record)
             arguments += [lease.id, lease.record.token, record]
         reply = await self._queue.run_script(script, int(self.seconds * 1000), *arguments, *more)
+        observed = Observed.read(reply.pop(0)) if script == "confirm" else None
         lost = {token.decode() for token in reply if not isinstance(token, list)}
         ends = {pair[1].decode(): pair[0].decode() for pair in reply if isinstance(pair, list)}
         for lease in leases:
@@ -198,6 +203,7 @@ class LeaseKeeper:
                 if not lease.lost and self._observer is not None:
                     self._observer.lease_lost()
                 lease.lose()
+        return observed
 
 
 _BLIP_SECONDS = 0.5
@@ -349,6 +355,14 @@ class Running:
         """
         self._lease.bytes_done = bytes_done
         alive()
+
+    @property
+    def observed(self) -> Observed | None:
+        """What the destination had been observed to hold before `confirm`, also where that was void; None for nothing.
+
+        It is None too where `confirm` has not been called.
+        """
+        return self._lease.observed
 
     @property
     def bytes_done(self) -> int:

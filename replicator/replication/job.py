@@ -239,7 +239,7 @@ class Handler:
                 raise CopyFailed(ErrorText(error.what, why, do), ErrorClass.NOT_YET) from error
             raise
         outcome = replace(outcome, source=str(named.source))
-        outcome = await self._with_loss(request, outcome, running.lane)
+        outcome = await self._with_loss(request, outcome, running)
         lags = running.tries < _LOOKS and await self._lags(request, outcome, event, running.pushed)
         self._record(request, outcome, began)
         if lags:
@@ -286,7 +286,7 @@ class Handler:
             outcome = replace(outcome, replaced=owned.replaced or None)
         return outcome
 
-    async def _with_loss(self, request: CopyRequest, outcome: Outcome, lane: Lane) -> Outcome:
+    async def _with_loss(self, request: CopyRequest, outcome: Outcome, running: Running) -> Outcome:
         """Return the outcome with a word on it, if the destination had lost what this installation had seen there.
 
         Then nothing that was seen in its repository is trusted any more.
@@ -296,13 +296,13 @@ class Handler:
         other = outcome.former if request.options.keeps_bytes else None
         if self._checks is None or outcome.result is not Result.COPIED or not (missing or other):
             return outcome
-        (seen,) = await self._checks.recall([str(request.destination)]) if may_trust(request) else (None,)
+        seen = running.observed if may_trust(request) else None
         if seen is None or (not missing and selection_key(str(other), request.options) == seen.wanted):
             return outcome
         await self._checks.distrust(str(request.destination.repository), seen)
         if not missing:
             return outcome
-        if lane is Lane.EVENTS:
+        if running.lane is Lane.EVENTS:
             return replace(outcome, warnings=(*outcome.warnings, LOST))
         # A backfill or reconcile has counted it, and says it once for all.
         return replace(outcome, note="; ".join(filter(None, (LOST, outcome.note))))

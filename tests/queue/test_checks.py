@@ -38,9 +38,9 @@ class Writer:
     def __init__(self, queue: Queue, destination: str = PLACE) -> None:
         self.key = f"arq:in-progress:{queue.prefix}:{destination}"
         self._queue = queue
-        self._lease = Lease(destination, RunningRecord("mine", Lane.EVENTS, "w", EPOCH, 0, 0, 0, 0), 0.0)
+        self.lease = Lease(destination, RunningRecord("mine", Lane.EVENTS, "w", EPOCH, 0, 0, 0, 0), 0.0)
         self._keeper = LeaseKeeper(queue, 30.0, RedisHealth(30.0))
-        self._keeper.add(self._lease)
+        self._keeper.add(self.lease)
 
     async def take(self) -> Self:
         await self._queue.redis.set(self.key, "mine", px=60_000)
@@ -48,7 +48,7 @@ class Writer:
 
     async def confirm(self) -> None:
         async with asyncio.timeout(20):
-            await self._keeper.confirm(self._lease)
+            await self._keeper.confirm(self.lease)
 
 
 async def void(queue: Queue, destination: str = PLACE) -> None:

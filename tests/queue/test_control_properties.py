@@ -133,8 +133,8 @@ class Walk:
         unanswered = ""
         if self.random.random() < 0.4:
             reply = await self._confirm(attempt)
-            if reply:
-                await self.finish(attempt, {b"cancel": "cancel", b"pause": "release"}[reply[0][0]])
+            if reply[1:]:
+                await self.finish(attempt, {b"cancel": "cancel", b"pause": "release"}[reply[1][0]])
                 return
             unanswered = self.random.choice(["", "1"])
         hows = ["done", "done", "retry", "wait", "dead", "release", "cancel"] if attempt.known else ["foreign"]

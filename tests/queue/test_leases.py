@@ -252,14 +252,16 @@ async def test_jobs_of_workers_that_may_be_alive_are_left_to_them_for_a_while_an
     assert reply[0] == started
 
 
-@pytest.mark.parametrize(("script", "more"), [("renew", ()), ("confirm", ("name", 10, 10_000, 10_000))])
+@pytest.mark.parametrize(
+    ("script", "more", "answer"), [("renew", (), []), ("confirm", ("name", 10, 10_000, 10_000), [b""])]
+)
 async def test_a_renewed_job_counts_as_running_for_as_long_as_it_is_renewed(
-    queue: Queue, script: str, more: tuple[str | int, ...]
+    queue: Queue, script: str, more: tuple[str | int, ...], answer: list[bytes]
 ) -> None:
     await queue.enqueue([Job(A, {})], Lane.EVENTS)
     _, reply = await queue.run_script("claim", Lane.EVENTS, 1, "w:1", "w", 100, 0, 0)
-    record = StartedJob.read(reply).record
-    assert await queue.run_script(script, 30_000, A, f"w:1:{A}", encode_running(replace(record, bytes=7)), *more) == []
+    facts = encode_running(replace(StartedJob.read(reply).record, bytes=7))
+    assert await queue.run_script(script, 30_000, A, f"w:1:{A}", facts, *more) == answer
     await asyncio.sleep(0.15)
     counts = (await queue.counts()).lanes[Lane.EVENTS]
     assert (counts.queued, counts.running, counts.waiting) == (0, 1, 0)

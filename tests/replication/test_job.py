@@ -30,6 +30,7 @@ from tests.standins.logins import ACR_USER, HARBOR_ROBOT
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from replicator.queue import Observed
     from tests.standins.acr import AcrStandIn
     from tests.standins.harbor import HarborStandIn
 
@@ -51,6 +52,7 @@ class Job:
     seconds: float = 0.0
     owned: TagRecord = field(default_factory=TagRecord)
     noted: list[TagRecord] = field(default_factory=list)
+    observed: Observed | None = None
 
     def failing(self, _: ErrorClass) -> float:
         return self.seconds

@@ -60,6 +60,7 @@ class Leased(Job):
     async def confirm(self) -> None:
         self.confirming.set()
         await self.writer.confirm()
+        self.observed = self.writer.lease.observed
 
 
 @dataclass
@@ -263,13 +264,13 @@ async def test_a_copy_that_waited_for_redis_before_its_tag_ends_well_and_leaves_
     assert await shop.trusts(NEW)
 
 
-async def test_one_step_on_redis_precedes_the_tag(shop: Shop) -> None:
+async def test_a_copy_takes_one_step_on_redis_besides_those_of_its_job_and_that_precedes_the_tag(shop: Shop) -> None:
     await shop.push(NEW)
     work = await shop.work(shop.wanted())
     asked = Asked(shop.queue)
     async with shop.handling() as handler:
         await run(handler, work)
-        assert [name for name, _ in asked.scripts] == ["confirm", "observations_show"]
+        assert [name for name, _ in asked.scripts] == ["confirm"]
 
 
 async def test_a_lost_lease_ends_the_copy_before_the_tag_and_voids_nothing(shop: Shop) -> None:

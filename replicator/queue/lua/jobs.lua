@@ -534,22 +534,24 @@ return started
 -- The fence: prolong a lease right before its job's destination is written, and void what was observed there before.
 -- ARGV: prefix, lease in ms, id, token, running record or '' to leave it, the destination's short name,
 -- most items of a generation, ms that the write may take, ms after that until the destination is compared again if no
--- answer comes, what is remembered of the destination from now on or '' for no change. Returns the tokens of leases
--- that are lost: this one or none; or how it shall end with its token.
+-- answer comes, what is remembered of the destination from now on or '' for no change. Returns the latest observation of
+-- the destination, "time wanted", or '', as it was before; then the tokens of leases that are lost: this one or none; or
+-- how it shall end with its token.
 local lease_ms, id, token = tonumber(ARGV[2]), ARGV[3], ARGV[4]
-if not has_lease(id, token) then return {token} end
+if not has_lease(id, token) then return {'', token} end
 local stop = stop_of(id, token)
-if stop then return {{stop, token}} end
+if stop then return {'', {stop, token}} end
 -- Also when memory is full: this write is smaller than the job that it helps to get done.
 allow_writes()
 -- First, so that if it is refused, the lease is not confirmed and the tag is not written.
 local _, look = unanswered(id)
+local observed = OBSERVED.get(ARGV[6]) or ''
 void_observation(ARGV[6], math.max(NOW, look or 0), tonumber(ARGV[7]))
 local limit = NOW + tonumber(ARGV[8])
 redis.call('HSET', WRITING, id, string.format('%.0f %.0f %s', limit, limit + tonumber(ARGV[9]), ARGV[6]))
 keep_owned(id, ARGV[10])
 renew_lease(id, token, lease_ms, ARGV[5])
-return {}
+return {observed}
 
 -- renew with stops --
 -- Prolong leases. ARGV: prefix, lease in ms, then for each: id, token, running record or '' to leave it.
