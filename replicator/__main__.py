@@ -1,16 +1,18 @@
 """The program: ``replicator``, or ``python -m replicator``."""
 
 import gc
+import os
 
 
 def main() -> None:
     """Run the command line; the program's entry point."""
-    # Imported modules are never garbage, and scanning them again and again would take a fifth of the start.
+    # Modules are never garbage, and scanning them again and again would take a tenth of the start. The command line
+    # enables it when it has imported the command.
     gc.disable()
+    # To look for plugins pydantic would read what every installed package says of itself.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     from replicator import commands
 
-    gc.freeze()
-    gc.enable()
     commands.main()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _WIDE = 1000
 """Columns without a terminal. A reference that is broken into two lines can't be searched for."""
+_COLOURS = ("FORCE_COLOR", "TTY_COMPATIBLE")
+"""Variables by which rich takes a pipe for a terminal."""
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
 
 
@@ -84,6 +87,10 @@ def say(text: str, out: Console | None = None, *, label: str = "", style: str = 
         style: a style of rich, e.g. ``red``.
         indent: spaces before the line.
     """
+    if out is None and sys.stdout is not None and not (sys.stdout.isatty() or any(map(os.environ.get, _COLOURS))):
+        # Without colours the line is what it is, and to import rich takes a tenth of a small command.
+        print(" " * indent + " ".join(filter(None, (label, printable(text)))))  # noqa: T201 - what it is for
+        return
     from rich.console import Console
     from rich.text import Text
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import importlib
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,7 +68,10 @@ def load_command(name: str) -> Any:
     Raises:
         KeyError: there is no such command.
     """
-    function = getattr(importlib.import_module(f"replicator.commands.{COMMANDS[name][0]}"), name)
+    from replicator.imports import lean_imports
+
+    with lean_imports():
+        function = getattr(importlib.import_module(f"replicator.commands.{COMMANDS[name][0]}"), name)
     if not isinstance(function, typer.Typer):
         single = typer.Typer(add_completion=False)
         single.command(name)(function)
@@ -115,7 +119,12 @@ class _LazyGroup(_Group):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, listed, rest = super().resolve_command(ctx, args)
-        return name, listed and load_command(str(listed.name)), rest
+        command = listed and load_command(str(listed.name))
+        if not gc.isenabled():
+            # The start is over, see `replicator.__main__`. Modules are never garbage: no collection looks at them.
+            gc.freeze()
+            gc.enable()
+        return name, command, rest
 
 
 app = typer.Typer(
