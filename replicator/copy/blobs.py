@@ -14,11 +14,11 @@ from replicator.copy.context import PUSH_AGAIN
 from replicator.copy.ledger import LARGE, SMALL, NoBlobLocks
 from replicator.copy.mounts import ImageMounts
 from replicator.registry.errors import DigestMismatch, NotFound, RegistryError
-from replicator.registry.limits import transfer
+from replicator.registry.limits import body, transfer
 from replicator.registry.manifest import embedded
-from replicator.registry.places import PromotingLock, is_bulk, promotion
-from replicator.retry import is_transient, retrying
-from replicator.tasks import gather_tolerant
+from replicator.registry.places import Budget, PromotingLock, is_bulk, promotion
+from replicator.retry import is_transient, retrying, waiting
+from replicator.tasks import cancel_all, gather_tolerant
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -44,6 +44,8 @@ _STILL_SECONDS, _LOOK_SECONDS = 8.0, 2.0
 """Seconds after which a body counts as standing still, and between two looks at it."""
 _LONG = 5.0
 """Seconds from which the time of an upload may have been limited."""
+_SMALL_AT_ONCE = 32
+"""Small blobs in memory at once, each of `SMALL` bytes at the most; pushes may add as many."""
 
 
 class BlobCopier:
@@ -53,12 +55,16 @@ class BlobCopier:
         ledger: what registries are known to have.
         locks: locks shared with other processes.
         survey: finds repositories to mount from; None to use those alone that this process and the others copied to.
+
+    Attributes:
+        small: the small blobs in memory.
     """
 
     def __init__(self, ledger: Ledger, locks: BlobLocks | None = None, survey: Survey | None = None) -> None:
         self.ledger = ledger
         self.locks = locks or NoBlobLocks()
         self.survey = survey
+        self.small = Budget(_SMALL_AT_ONCE)
         self._process_locks = PromotingLock()
         self._images = 0
 
@@ -154,6 +160,7 @@ class _ImageUpload:
         self._context = context
         self._source, self._target = context.origin, context.target
         self._ledger, self._locks, self._streams = copier.ledger, copier.locks, context.target.limits.streams
+        self._small = copier.small
         self.mounts = ImageMounts(context, copier.ledger, copier.locks, copier.survey, distrust=distrust)
 
     async def copy_locked(self, blob: Descriptor) -> None:
@@ -207,6 +214,21 @@ class _ImageUpload:
         self._ledger.add(self.registry, self.name, blob.digest)
 
     async def _attempt(self, blob: Descriptor) -> None:
+        if blob.size > SMALL:
+            await self._open_and_send(blob)
+            return
+        async with self._small.slot(blob.size):
+            # Beside the request that opens the upload, unless that most likely finds the blob.
+            reading = None if self.mounts.may_find(blob) else asyncio.create_task(self._read(blob))
+            try:
+                await self._open_and_send(blob, reading)
+            finally:
+                await cancel_all(() if reading is None else (reading,))
+
+    async def _open_and_send(
+        self, blob: Descriptor, reading: asyncio.Task[bytes | RegistryError | None] | None = None
+    ) -> None:
+        """Open an upload and send a blob, unless it is found; ``reading`` has the bytes of a small one."""
         location, found_in = await self.mounts.open_upload(blob)
         if location is None:
             if found_in == self.name:
@@ -215,17 +237,11 @@ class _ImageUpload:
                 self.tally.blobs_mounted += 1
             return
         try:
-            # A small blob takes no memory worth counting: the budgets of the hosts are enough.
-            small = blob.size <= SMALL
-            if not small:
-                # Before it takes a stream that others could use.
-                await self._source.limits.pause()
-                await self._target.limits.pause()
-            async with (
-                contextlib.nullcontext(_Sending()) if small else self._stream(blob) as sending,
-                transfer(self._source.limits, self._target.limits, blob.size) as sending.flow,
-            ):
-                await self._send(blob, location, sending.flow)
+            content = await self._content(blob, reading) if blob.size <= SMALL else None
+            if content is None:
+                await self._send_stream(blob, location)
+            else:
+                await self._send_content(blob, location, content)
         except BaseException as error:
             # A cancelled copy leaves its upload session to the registry's clean-up: there may be no time for a request.
             if isinstance(error, Exception):
@@ -236,11 +252,54 @@ class _ImageUpload:
         if self._probe:
             await self.mounts.probe(blob)
 
+    async def _content(
+        self, blob: Descriptor, reading: asyncio.Task[bytes | RegistryError | None] | None
+    ) -> bytes | None:
+        content = await (reading or self._read(blob))
+        if isinstance(content, RegistryError):
+            raise content
+        return content
+
+    async def _read(self, blob: Descriptor) -> bytes | RegistryError | None:
+        """Read a small blob with one request.
+
+        Returns:
+            Its bytes; the error if the source refuses it; None after any other fault: a stream overcomes them all.
+        """
+        content, _ = embedded(blob)
+        if content is not None:
+            return content
+        try:
+            return await self._source.read_blob(blob, blob.size, attempts=1)
+        except RegistryError as error:
+            return None if error.status is None or is_transient(error) else _explained(error, blob)
+
+    async def _send_content(self, blob: Descriptor, location: URL, content: bytes) -> None:
+        self._context.on_bytes(len(content))
+        with body(self._source.limits, self._target.limits, blob.size) as flow:
+            with waiting():
+                await flow.whole_turn(blob.size)
+            await self._target.put_blob(location, blob.digest, content)
+            flow.sent(blob.size)
+
+    async def _send_stream(self, blob: Descriptor, location: URL) -> None:
+        # A small blob takes no memory worth counting: the budgets of the hosts are enough.
+        small = blob.size <= SMALL
+        if not small:
+            # Before it takes a stream that others could use.
+            await self._source.limits.pause()
+            await self._target.limits.pause()
+        async with (
+            contextlib.nullcontext(_Sending()) if small else self._stream(blob) as sending,
+            transfer(self._source.limits, self._target.limits, blob.size) as sending.flow,
+        ):
+            await self._send(blob, location, sending.flow)
+
     async def _send(self, blob: Descriptor, location: URL, flow: Flow) -> None:
         try:
             stream = await self._source.open_blob(blob, self._context.on_bytes)
         except NotFound as error:
-            error.why, error.do = error.why + embedded(blob)[1], error.do or PUSH_AGAIN
+            _explained(error, blob)
             raise
         try:
             await self._target.finish_upload(location, stream, flow)
@@ -272,3 +331,10 @@ class _ImageUpload:
                     timer.cancel()
                 if lent:
                     self._streams.lend(-lent)
+
+
+def _explained(error: RegistryError, blob: Descriptor) -> RegistryError:
+    """Add to the error of a blob that its source does not have what to do about it."""
+    if isinstance(error, NotFound):
+        error.why, error.do = error.why + embedded(blob)[1], error.do or PUSH_AGAIN
+    return error

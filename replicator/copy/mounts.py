@@ -69,6 +69,10 @@ class ImageMounts:
         del self._sources[_MAX_SOURCES:]
         self._allowance = Allowance.worth(self._worth)
 
+    def may_find(self, blob: Descriptor) -> bool:
+        """Tell whether `open_upload` is likely to find a blob, because a repository is known to have it."""
+        return self._known_source(blob) is not None and self._target.abilities.mounts is not False
+
     async def open_upload(self, blob: Descriptor) -> tuple[URL | None, str]:
         """Find the blob at the destination's registry, or open an upload session for it.
 

@@ -6,10 +6,8 @@ import asyncio
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import structlog
-from yarl import URL
 
 from replicator.registry.blob_stream import BlobStream
 from replicator.registry.connection import Request, resolve
@@ -18,7 +16,6 @@ from replicator.registry.errors import (
     ConnectionFailed,
     Cut,
     Denied,
-    DigestMismatch,
     ForeignAnswer,
     LoginRefused,
     NotFound,
@@ -30,21 +27,20 @@ from replicator.registry.errors import (
     UploadLost,
 )
 from replicator.registry.flow import Flow, Line, Urgency
-from replicator.registry.manifest import MAX_MANIFEST_BYTES, digest_of
-from replicator.registry.manifests import Endpoint
+from replicator.registry.small_blobs import SmallBlobs, closing_url, is_out_of_session, is_out_of_step
 from replicator.registry.transport import REDIRECTS
 from replicator.retry import PROGRESS, Standstill, alive, how_far, is_transient, retrying, standstill_words, waiting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
+    from yarl import URL
+
     from replicator.registry.connection import Reply
     from replicator.registry.manifest import Descriptor
 
 _log = structlog.get_logger("replicator.registry")
 
-_SESSION_CODES = frozenset({"BLOB_UPLOAD_UNKNOWN", "BLOB_UPLOAD_INVALID"})
-"""Error codes about the upload session, not about its bytes (specification, "Error Codes")."""
 _UPLOAD_RANGE = re.compile(r"(?:bytes=)?0-([0-9]{1,18})\Z")
 _MAX_STALLS = 5
 """Breaks of an upload in a row, without 64 KiB of progress, after which its session is given up."""
@@ -85,7 +81,7 @@ _BLOB_PATH = re.compile(r"/v2/.+/blobs/")
 """The path of a blob at a registry (distribution specification, "Endpoints")."""
 
 
-class Blobs(Endpoint):
+class Blobs(SmallBlobs):
     """Requests to ``/blobs/``."""
 
     async def has_blob(self, digest: str, *, distrust: bool = False) -> bool:
@@ -123,26 +119,6 @@ class Blobs(Endpoint):
             return False
         # A proxy that wants a login, say, redirects every path to its page.
         return not reply.headers.get("Content-Type", "").startswith("text/html")
-
-    async def read_blob(self, blob: Descriptor, limit: int = MAX_MANIFEST_BYTES) -> bytes:
-        """Read a small blob, such as an image's config, and verify it.
-
-        Args:
-            blob: its digest and size.
-            limit: in bytes.
-
-        Raises:
-            NotFound: there is no such blob.
-            DigestMismatch: its bytes do not have its digest.
-            RegistryError: any other answer, or none; ``ProtocolViolated`` if it is larger.
-        """
-        request = await self._request("GET", f"/blobs/{blob.digest}")
-        with self._transport.context(request):
-            reply = await self._transport.call(request, expect={200}, max_body=limit)
-            digest = digest_of(reply.body, blob.digest)
-            if digest != blob.digest:
-                raise DigestMismatch(f"the blob served hashes to {digest}")
-            return reply.body
 
     async def open_blob(self, blob: Descriptor, on_bytes: Callable[[int], None] | None = None) -> BlobStream:
         """Begin to read a blob.
@@ -287,13 +263,10 @@ class Blobs(Endpoint):
     async def _send_rest(self, upload: _Upload) -> None:
         """Send the rest of an upload; the registry verifies the whole."""
         blob, location = upload.stream.blob, upload.location
-        # The Location is opaque: the digest is appended, and nothing is quoted again.
-        separator = "&" if location.raw_query_string else "?"
-        url = URL(f"{location}{separator}digest={quote(blob.digest, safe='')}", encoded=True)
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob.size - upload.offset)}
         if 0 < upload.offset < blob.size:
             headers["Content-Range"] = f"{upload.offset}-{blob.size - 1}"
-        request = Request("PUT", url, self._scopes, headers)
+        request = Request("PUT", closing_url(location, blob.digest), self._scopes, headers)
         with self._transport.context(request):
             try:
                 # No deadline before the body begins: waiting for the rate is no standstill, and login and connection
@@ -350,10 +323,9 @@ class Blobs(Endpoint):
                 error = await transport.failure(response)
                 if isinstance(error, ForeignAnswer):
                     raise error
-                out_of_step = response.status == 416 or bool(_SESSION_CODES.intersection(error.codes))
-                if response.status == 404 or out_of_step:
+                if is_out_of_session(error):
                     # The rest of an upload may be out of step because bytes of the broken request still came in.
-                    upload.is_lost = not (upload.offset and out_of_step)
+                    upload.is_lost = not (upload.offset and is_out_of_step(error))
                     raise error.recast(UploadLost)
                 if upload.offset and not is_transient(error):
                     # Most likely it took the rest for the whole. A new upload does without.

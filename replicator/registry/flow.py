@@ -314,3 +314,8 @@ class Flow:
         while (seconds := self.delay(piece := self.piece(size))) > 0:
             await asyncio.sleep(seconds)
         return piece
+
+    async def whole_turn(self, size: int) -> None:
+        """Wait until ``size`` bytes may go, which are sent at once; afterwards call `sent`."""
+        while size > 0:
+            size -= await self.turn(size)

@@ -258,18 +258,19 @@ async def transfer(source: HostLimits, destination: HostLimits, size: int) -> As
     """
     if source is destination:
         async with source.slot(size, places=2):
-            with _flow(source, destination, size) as flow:
+            with body(source, destination, size) as flow:
                 yield flow
         return
     # In one order everywhere: two transfers in opposite directions can't wait for each other.
     first, second = sorted((source, destination), key=id)
     async with first.slot(size), second.slot(size):
-        with _flow(source, destination, size) as flow:
+        with body(source, destination, size) as flow:
             yield flow
 
 
 @contextmanager
-def _flow(source: HostLimits, destination: HostLimits, size: int) -> Iterator[Flow]:
+def body(source: HostLimits, destination: HostLimits, size: int) -> Iterator[Flow]:
+    """Have a body under way between two hosts, without a place at either; the flow says when its bytes may go."""
     with Flow(source.line, destination.line, size, bulk=is_bulk()) as flow, promoted_by(flow.promote):
         yield flow
 

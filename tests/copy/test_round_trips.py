@@ -1,0 +1,60 @@
+"""The requests of a copy, and those that do not wait for one another."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from replicator.copy.ledger import SMALL
+from tests.standins.faults import Answer, Fault, Hold
+from tests.standins.images import blobs_of, image, layer
+
+if TYPE_CHECKING:
+    from tests.copy.conftest import Pair
+
+
+async def test_a_fresh_copy_of_a_small_image_sends_each_request_once(pair: Pair) -> None:
+    root = image(1, (3000, 500))
+    await pair.source.push("v1", root)
+    await pair.copy()
+    blobs = len(blobs_of(root))
+    source, destination = pair.source.faults.log, pair.destination.faults.log
+    assert [entry.method for entry in source] == ["HEAD", "GET"] + ["GET"] * blobs
+    assert sorted(entry.method for entry in destination) == ["HEAD"] + ["POST"] * blobs + ["PUT"] * (blobs + 1)
+
+
+async def test_a_small_blob_is_read_while_its_upload_is_opened(pair: Pair) -> None:
+    root = image(1, (3000, 500))
+    await pair.source.push("v1", root)
+    opening = Hold()
+    pair.destination.faults.add(Fault(opening, "POST", times=None))
+    copying = asyncio.create_task(pair.copy())
+    async with asyncio.timeout(60):
+        while pair.source.faults.log.count("GET", "/blobs/", status=200) < len(blobs_of(root)):
+            await asyncio.sleep(0.01)
+    opening.released.set()
+    await copying
+    await pair.destination.holds("v1", root)
+
+
+async def test_a_small_blob_that_can_be_mounted_is_not_read(pair: Pair) -> None:
+    base = [layer(7, SMALL // 2)]
+    one, other = image(1, (100,), base=base), image(2, (100,), base=base)
+    await pair.source.push("v1", one)
+    await pair.source.push("v2", other)
+    await pair.copy(name="one/app")
+    outcome = await pair.copy("v2", name="two/app")
+    assert outcome.blobs_mounted == 1
+    assert pair.source.faults.log.count("GET", f"/blobs/{base[0].digest}") == 1
+
+
+async def test_the_failed_read_of_a_small_blob_that_is_in_place_does_no_harm(
+    pair: Pair,
+) -> None:
+    root = image(1, (3000,))
+    await pair.source.push("v1", root)
+    await pair.destination.push("other", root)
+    pair.source.faults.add(Fault(Answer(404, "BLOB_UNKNOWN"), "GET", "/blobs/", times=None))
+    outcome = await pair.copy()
+    assert outcome.blobs_present == len(blobs_of(root))
+    assert pair.destination.faults.log.count("POST") == len(blobs_of(root))
