@@ -98,8 +98,7 @@ class Copier:
             announced: the digest of the source's tag, from a list that was just read. It is trusted: the source is
                 only asked where the selection of that image is unknown. `copy` asks it again.
             kind: the kind of that artifact, as far as the list tells it; see `CopyOptions.unwanted_in_list`.
-            read: read an image even where the destination holds nothing. Pass False if `copy` follows, which
-                reads it.
+            read: read the image even where the destination holds nothing. Pass False if `copy` follows, which reads it.
             ask: ask the destination about a kind where an image is up to date only if it refuses that. A manifest of
                 the kind is written for that; see `Pusher.ask`.
 

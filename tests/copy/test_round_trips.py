@@ -58,3 +58,14 @@ async def test_the_failed_read_of_a_small_blob_that_is_in_place_does_no_harm(
     outcome = await pair.copy()
     assert outcome.blobs_present == len(blobs_of(root))
     assert pair.destination.faults.log.count("POST") == len(blobs_of(root))
+
+
+async def test_a_comparison_that_a_copy_follows_reads_no_image_that_the_destination_lacks(pair: Pair) -> None:
+    root = image(1, (3000,))
+    await pair.source.push("v1", root)
+    source, destination = pair.source.reference("v1"), pair.destination.reference("v1")
+    found = await pair.copier.compare(source, destination, read=False)
+    assert (found.result, found.announced, found.present) == (None, root.digest, None)
+    await pair.copy(announced=found.announced, absent=True)
+    assert [entry.method for entry in pair.source.faults.log if "/manifests/" in entry.path] == ["HEAD", "GET"]
+    assert pair.destination.faults.log.count("HEAD") == 1
