@@ -15,7 +15,7 @@ import zlib
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import aiohttp
 import structlog
@@ -27,13 +27,15 @@ from replicator.registry.errors import ConnectionFailed, NoTls, ProtocolViolated
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 
     from aiohttp import AddrInfoType
     from multidict import CIMultiDictProxy
 
     from replicator.registry.credentials import Access
     from replicator.registry.proxies import Proxies
+
+T = TypeVar("T")
 
 _log = structlog.get_logger("replicator.registry")
 
@@ -228,26 +230,40 @@ def route(registry: str, access: Access, proxies: Proxies) -> str:
     return next(filter(None, map(proxies.describe, bases)), "")
 
 
-async def find_base(address: str, ask: Callable[[URL], Awaitable[None]]) -> URL:
-    """Find out whether an address is spoken to over HTTPS or plain HTTP; HTTPS is tried first.
+async def find_base(
+    address: str, ask: Callable[[URL], Coroutine[Any, Any, T]], *, at_once: bool = True
+) -> tuple[URL, T]:
+    """Find out whether an address is spoken to over HTTPS or plain HTTP; HTTPS is preferred.
 
     Args:
         address: host and port.
-        ask: sends a request to a URL; it raises ``ConnectionFailed`` without an answer.
+        ask: sends a request without a login to a URL; it raises ``ConnectionFailed`` without an answer.
+        at_once: try both at once, which is a round trip less where HTTPS is not spoken.
+
+    Returns:
+        The URL, and what ``ask`` returned for it.
 
     Raises:
         RegistryError: neither is answered.
     """
-    failures = []
-    for base in (URL(f"https://{address}"), URL(f"http://{address}")):
-        try:
-            await ask(base)
-        except ConnectionFailed as error:
-            failures.append(error)
-        else:
-            return base
-    # Both failed. "No TLS" is permanent, but plain HTTP may have failed for a moment only: that error wins.
-    raise next((failure for failure in failures if not isinstance(failure, NoTls)), failures[0])
+    secure, plain = URL(f"https://{address}"), URL(f"http://{address}")
+    asking = asyncio.create_task(ask(plain)) if at_once else None
+    try:
+        return secure, await ask(secure)
+    except ConnectionFailed as failure:
+        asking = asking or asyncio.create_task(ask(plain))
+        await asyncio.wait({asking})
+        error = asking.exception()
+        if error is None:
+            return plain, asking.result()
+        # "No TLS" is permanent, but plain HTTP may have failed for a moment only: that error wins.
+        if isinstance(error, ConnectionFailed) and (isinstance(error, NoTls) or not isinstance(failure, NoTls)):
+            raise
+        raise error from None
+    finally:
+        if asking is not None:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
 
 
 def tls_of(access: Access) -> ssl.SSLContext | bool:

@@ -381,20 +381,20 @@ class Transport:
     async def _discover(self) -> URL:
         """Find out whether a registry marked insecure speaks HTTPS or plain HTTP."""
 
-        async def ask(base: URL) -> None:
-            request = Request("GET", base / "v2/")
-            with self.context(request):
+        async def ask(base: URL) -> list[str]:
+            with self.context(request := Request("GET", base / "v2/")):
                 response = await self.send(request, contact)
+                response.release()
                 proxy = self._proxies.find(base)
                 if proxy is not None and base.scheme == "http" and (response.status == 403 or response.status >= 500):
                     # The proxy's own answer says nothing of the registry's scheme.
-                    response.release()
                     raise proxy.refusal(base, response.status)
-            if response.status == 401:
-                # The challenge saves the first real request a refusal.
-                self.authorizer.challenged(response.headers.getall("WWW-Authenticate", []), frozenset(), None)
-            response.release()
+            return response.headers.getall("WWW-Authenticate", []) if response.status == 401 else []
 
         # One contact: a firewall that drops what goes to port 443 is no silence if port 80 answers.
         with self.limits.circuit().contact() as contact:
-            return await find_base(self._access.endpoint or self.registry, ask)
+            address = self._access.endpoint or self.registry
+            at_once = self._proxies.find(URL(f"http://{address}")) is None  # a proxy would have to connect twice
+            base, challenges = await find_base(address, ask, at_once=at_once)
+        self.authorizer.challenged(challenges, frozenset(), None)  # saves the first real request a refusal
+        return base

@@ -5,22 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tracemalloc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from replicator.errors import ErrorClass
 from replicator.networks import is_internal
 from replicator.reference import Repository
 from replicator.registry import Access, Request, Timing
-from replicator.registry.errors import ConnectionFailed, NotFound, ProtocolViolated, RegistryError, UnsupportedManifest
+from replicator.registry.connection import find_base
+from replicator.registry.errors import (
+    ConnectionFailed,
+    NotFound,
+    NoTls,
+    ProtocolViolated,
+    RegistryError,
+    UnsupportedManifest,
+)
 from tests.registry.conftest import client, repository, served
 from tests.standins.faults import Fault, Redirect
 from tests.standins.server import serve
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from tests.standins.server import Handler
 
@@ -161,3 +170,38 @@ async def test_interim_answers_without_end_end_the_request_and_take_no_memory() 
     assert peak < 8 * MIB
     # The buffers of the sockets between come on top of what is read.
     assert sent < 16 * MIB
+
+
+@pytest.mark.parametrize("tls", [True, False])
+async def test_an_insecure_host_is_asked_both_ways_at_once_and_its_https_counts_where_it_has_that(tls: bool) -> None:
+    asked: set[str] = set()
+
+    async def ask(base: URL) -> str:
+        asked.add(base.scheme)
+        while len(asked) < 2:
+            await asyncio.sleep(0)
+        if base.scheme == "https":
+            # Plain HTTP has long answered, perhaps from somebody else's machine.
+            await asyncio.sleep(0.01)
+            if not tls:
+                raise ConnectionFailed("no answer")
+        return f"challenge over {base.scheme}"
+
+    scheme = "https" if tls else "http"
+    async with asyncio.timeout(30):
+        assert await find_base("r.example", ask) == (URL(f"{scheme}://r.example"), f"challenge over {scheme}")
+
+
+async def test_the_failure_of_plain_http_counts_only_where_https_is_not_spoken() -> None:
+    def asking(secure: Exception, plain: Exception) -> Callable[[URL], Coroutine[Any, Any, None]]:
+        async def ask(base: URL) -> None:
+            raise secure if base.scheme == "https" else plain
+
+        return ask
+
+    no_tls, silent, other = NoTls("no TLS"), ConnectionFailed("silent"), ConnectionFailed("other")
+    for pair, expected in (((no_tls, silent), silent), ((silent, other), silent), ((silent, no_tls), silent)):
+        with pytest.raises(ConnectionFailed) as caught:
+            await find_base("r.example", asking(*pair))
+        assert caught.value is expected
+        assert caught.value.__cause__ is None
