@@ -356,7 +356,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 def packing(headers: Mapping[str, str]) -> str:
     """Return the Content-Encoding of an answer, which should have none; empty for none."""
     encoding = headers.get("Content-Encoding", "").strip().lower()
-    return "" if encoding == "identity" else one_line(encoding, 40)
+    return "" if encoding in ("", "identity") else one_line(encoding, 40)
 
 
 def packing_advice(encoding: str) -> str:

@@ -16,13 +16,14 @@ from replicator.errors import Wait
 from replicator.registry.circuit import Circuit
 from replicator.registry.errors import TooManyRequests
 from replicator.registry.flow import Flow, Line
-from replicator.registry.places import Budget, is_bulk, promoted_by
+from replicator.registry.places import Budget, Slot, is_bulk, promoted_by
 from replicator.registry.rate import Rate
 from replicator.registry.streams import Streams
 from replicator.retry import MAX_PAUSE, waiting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
 
     from replicator.registry.circuit import Silence
     from replicator.registry.errors import RegistryError
@@ -98,13 +99,10 @@ class HostLimits(Budget):
         self._answers: deque[float] = deque(maxlen=int(_UNLIMITED))
         self._outcomes: deque[tuple[float, bool]] = deque(maxlen=int(_UNLIMITED))
 
-    @asynccontextmanager
-    async def slot(self, size: int = 0, *, places: int = 1) -> AsyncIterator[None]:
+    def slot(self, size: int = 0, *, places: int = 1) -> AbstractAsyncContextManager[None]:
         """Hold a place, after any pause that the host asked for."""
-        async with super().slot(size, places=places):
-            # With the place held: after the pause no more than the budget starts at once.
-            await self.pause()
-            yield
+        # With the place held: after the pause no more than the budget starts at once.
+        return Slot(self, size, places, self.pause)
 
     async def pause(self) -> None:
         """Wait until the host's pause, if any, is over."""

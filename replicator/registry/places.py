@@ -7,14 +7,15 @@ import heapq
 from collections import Counter, deque
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from replicator.retry import waiting
 from replicator.tasks import KeyedLock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
+    from types import TracebackType
 
 BULK: ContextVar[bool] = ContextVar("bulk", default=False)
 """Whether the work of this task is a backfill's or a reconcile's, which never delays a push."""
@@ -56,37 +57,44 @@ class Budget:
         # The places of pushes by magnitude, and of short requests of bulk.
         self._pushes: Counter[int] = Counter()
         self._bulk_requests = 0
-        self._arrivals = 0
-        self._lines: dict[tuple[bool, int], list[_Waiter]] = {}
+        self.arrivals = 0
+        self._lines: dict[tuple[bool, int], list[Slot]] = {}
         self._waiting: Counter[bool] = Counter()
 
     def waiting(self, *, bulk: bool) -> int:
         """Return how many wait for a place, for bulk or for pushes."""
         return self._waiting[bulk]
 
-    @asynccontextmanager
-    async def slot(self, size: int = 0, *, places: int = 1) -> AsyncIterator[None]:
-        """Hold a place.
+    def slot(self, size: int = 0, *, places: int = 1) -> AbstractAsyncContextManager[None]:
+        """Hold a place for as long as the context lasts.
 
         Args:
             size: bytes of the body to send or read; 0 for a short request.
             places: how many it takes; if it needs more than there are, it goes alone.
         """
-        self._arrivals += 1
-        waiter = _Waiter.of(self._arrivals, size, places, bulk=is_bulk())
+        return Slot(self, size, places)
+
+    def arrive(self, waiter: Slot) -> asyncio.Future[None] | None:
+        """Admit a newcomer, or line it up and return what tells that it is admitted."""
+        # Where nobody stands in line, there is nothing to compare it with.
+        if not self._lines and (self._may_go(waiter) or self._may_go_beyond(waiter)):
+            self._count(waiter, 1)
+            waiter.holds = True
+            return None
+        waiter.ready = asyncio.get_running_loop().create_future()
         self._line_up(waiter)
-        try:
-            with promoted_by(lambda: self._promote(waiter)):
-                with waiting():
-                    await waiter.ready
-                yield
-        finally:
-            # Also if it was cancelled in the turn of the loop in which it was admitted: it holds its places then.
-            if waiter.ready.done() and not waiter.ready.cancelled():
-                self._count(waiter, -1)
-            else:
-                self._waiting[waiter.bulk] -= 1
-            waiter.ready.cancel()
+        return waiter.ready
+
+    def leave(self, waiter: Slot) -> None:
+        """Give the places back, or leave the line."""
+        # Also if it was cancelled in the turn of the loop in which it was admitted: it holds its places then.
+        if waiter.holds:
+            self._count(waiter, -1)
+        else:
+            self._waiting[waiter.bulk] -= 1
+            if waiter.ready is not None:
+                waiter.ready.cancel()
+        if self._lines:
             self._admit()
 
     def resize(self, size: int) -> None:
@@ -94,16 +102,16 @@ class Budget:
         self.size = size
         self._admit()
 
-    def _line_up(self, waiter: _Waiter) -> None:
+    def _line_up(self, waiter: Slot) -> None:
         heapq.heappush(self._lines.setdefault(waiter.line, []), waiter)
         self._waiting[waiter.bulk] += 1
         self._admit()
 
-    def _promote(self, waiter: _Waiter) -> None:
+    def promote(self, waiter: Slot) -> None:
         """Make a waiter of bulk, or one that holds its places, a push's."""
-        if not waiter.bulk or waiter.ready.cancelled():
+        if not waiter.bulk or waiter.is_gone:
             return
-        if waiter.ready.done():
+        if waiter.holds:
             self._count(waiter, -1)
             waiter.bulk = False
             self._count(waiter, 1)
@@ -122,9 +130,11 @@ class Budget:
             heapq.heappop(self._lines[waiter.line])
             self._waiting[waiter.bulk] -= 1
             self._count(waiter, 1)
-            waiter.ready.set_result(None)
+            waiter.holds = True
+            if waiter.ready is not None:
+                waiter.ready.set_result(None)
 
-    def _count(self, waiter: _Waiter, sign: int) -> None:
+    def _count(self, waiter: Slot, sign: int) -> None:
         places = sign * waiter.places
         self._used += places
         if not waiter.bulk:
@@ -133,42 +143,42 @@ class Budget:
             self._used_by_bulk += places
             self._bulk_requests += sign * (waiter.magnitude == 0)
 
-    def _next(self) -> _Waiter | None:
+    def _next(self) -> Slot | None:
         """Return the waiter that goes next; None if there is no place for any."""
         waiters = sorted(filter(None, map(self._first, list(self._lines))))
         if not waiters:
             return None
         for waiter in waiters:
+            if self._may_go(waiter):
+                return waiter
             if self._exceeds_share(waiter):
                 continue
-            if self._fits(waiter):
-                return waiter
             # Those behind it do not go either: a waiter for several places would otherwise never get them.
             break
         return next(filter(self._may_go_beyond, waiters), None)
 
-    def _first(self, line: tuple[bool, int]) -> _Waiter | None:
+    def _first(self, line: tuple[bool, int]) -> Slot | None:
         """Return the first waiter of a line that was not cancelled; a line without one is removed."""
         waiters = self._lines[line]
         # Cancelled waiters are removed here and not when they leave: a heap has no cheap removal from its middle.
-        while waiters and waiters[0].ready.done():
+        while waiters and waiters[0].is_gone:
             heapq.heappop(waiters)
         if waiters:
             return waiters[0]
         del self._lines[line]
         return None
 
-    def _exceeds_share(self, waiter: _Waiter) -> bool:
+    def _exceeds_share(self, waiter: Slot) -> bool:
         pushes = self._used > self._used_by_bulk or self._waiting[False] > 0
         share = max(1, self.size // _BULK_SHARE)
         # Two ends at one host take two places: a share of one must not keep them out.
         return waiter.bulk and pushes and self._used_by_bulk > max(0, share - waiter.places)
 
-    def _fits(self, waiter: _Waiter) -> bool:
+    def _may_go(self, waiter: Slot) -> bool:
         # A waiter that needs more places than there are would otherwise never go.
-        return self._used + waiter.places <= self.size or self._used == 0
+        return (self._used + waiter.places <= self.size or self._used == 0) and not self._exceeds_share(waiter)
 
-    def _may_go_beyond(self, waiter: _Waiter) -> bool:
+    def _may_go_beyond(self, waiter: Slot) -> bool:
         if waiter.bulk:
             # A HEAD must not wait until gigabytes have gone through.
             return waiter.magnitude == 0 and not self._bulk_requests and not self._pushes[0]
@@ -181,31 +191,76 @@ class Budget:
         return held == 0 or held + waiter.places <= max(1, self.size // _BEYOND_SHARE)
 
 
-@dataclass(order=True, slots=True)
-class _Waiter:
-    """A request in line for its places; the lowest rank goes first.
+class Slot:
+    """Places in a budget: waited for in a line, where the lowest rank goes first, and held while the context lasts.
+
+    Args:
+        budget: the budget.
+        size: bytes of the body; 0 for a short request.
+        places: how many.
+        pause: awaited with the places held, before the block begins.
 
     Attributes:
         rank: a virtual time of arrival: a bonus lets a newcomer pass those that came shortly before it, and nobody who
             has waited for longer than that.
+        bulk: it is a backfill's or a reconcile's.
         magnitude: 0 for a short request, 1 for a body up to 1 MiB, one more for each four times of that.
+        holds: it was admitted, and holds its places.
+        ready: done when it is admitted; None if it never stood in a line.
     """
 
-    rank: int
-    arrival: int
-    places: int = field(compare=False)
-    bulk: bool = field(compare=False)
-    magnitude: int = field(compare=False)
-    ready: asyncio.Future[None] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future(), compare=False
-    )
+    __slots__ = ("_budget", "_pause", "_work", "arrival", "bulk", "holds", "magnitude", "places", "rank", "ready")
 
-    @classmethod
-    def of(cls, arrival: int, size: int, places: int, *, bulk: bool) -> _Waiter:
+    def __init__(
+        self, budget: Budget, size: int, places: int, pause: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        self._budget = budget
+        self._pause = pause
+        self._work: _Work | None = None
+        self.arrival = budget.arrivals = budget.arrivals + 1
+        self.places = places
+        self.bulk = is_bulk()
         bits = min(size.bit_length(), _SHORT)
-        magnitude = 1 + (max(0, bits - _SMALL_BITS) + 1) // 2 if size else 0
-        among_its_class = _SHORT if not size else bits if bulk else _SHORT - bits
-        return cls(arrival - among_its_class - (0 if bulk else _PUSH), arrival, places, bulk, magnitude)
+        self.magnitude = 1 + (max(0, bits - _SMALL_BITS) + 1) // 2 if size else 0
+        among_its_class = _SHORT if not size else bits if self.bulk else _SHORT - bits
+        self.rank = self.arrival - among_its_class - (0 if self.bulk else _PUSH)
+        self.holds = False
+        self.ready: asyncio.Future[None] | None = None
+
+    def __lt__(self, other: Slot) -> bool:
+        return (self.rank, self.arrival) < (other.rank, other.arrival)
+
+    async def __aenter__(self) -> None:
+        if (work := _work.get()) is not None:
+            self._work = work
+            work.callbacks.append(self._promote)
+        try:
+            if (ready := self._budget.arrive(self)) is not None:
+                with waiting():
+                    await ready
+            if self._pause is not None:
+                await self._pause()
+        except BaseException:
+            self._leave()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def _promote(self) -> None:
+        self._budget.promote(self)
+
+    def _leave(self) -> None:
+        if self._work is not None:
+            self._work.callbacks.remove(self._promote)
+        self._budget.leave(self)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it was cancelled in its line."""
+        return self.ready is not None and self.ready.cancelled()
 
     @property
     def line(self) -> tuple[bool, int]:

@@ -111,7 +111,7 @@ class Rate:
         self._stamp = self._asked = self._loaded = self._noted = clock()
         self._asked -= _IDLE_SECONDS
         self._floor_free = float("-inf")
-        self.timetable = timetable
+        self.timetable, self._is_unlimited = timetable, timetable.is_unlimited
         self._limit: float | None = None
         self._rate: float | None = None
         self._known = (0.0, 0.0)
@@ -120,7 +120,7 @@ class Rate:
     def renew(self, timetable: Timetable) -> None:
         """Use another timetable from now on, for bodies that are under way too."""
         with self._lock:
-            self.timetable = timetable
+            self.timetable, self._is_unlimited = timetable, timetable.is_unlimited
             self._known = (0.0, 0.0)
             self._refill()
 
@@ -161,6 +161,10 @@ class Rate:
             0 if it may go now, which is accounted for; else an estimate of the seconds until it may, if it stands in
             line (`turn`) meanwhile, and nothing is accounted for.
         """
+        if self._is_unlimited:
+            # Nothing to account for: a limit that is set later (`renew`) begins with an empty account.
+            self._asked = self._clock()
+            return 0.0
         with self._lock:
             now = self._refill()
             starts, self._asked = now - self._asked >= _IDLE_SECONDS, now

@@ -8,14 +8,14 @@ is, so the number is found by trial, for as long as bodies wait.
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from replicator.registry.places import Budget
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
 
 _FEWEST, _FIRST = 2, 8
 """The fewest streams, so that one body moves while the answer to another is awaited; and those of the start."""
@@ -78,15 +78,13 @@ class Streams(Budget):
         self._rests_until = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
 
-    @asynccontextmanager
-    async def slot(self, size: int = 0, *, places: int = 1) -> AsyncIterator[None]:
+    def slot(self, size: int = 0, *, places: int = 1) -> AbstractAsyncContextManager[None]:
         """Hold a stream."""
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._measurement = _Measurement(loop.time(), self._moved())
             self._timer = loop.call_later(_LOOK, self._look)
-        async with super().slot(size, places=places):
-            yield
+        return super().slot(size, places=places)
 
     def lend(self, number: int) -> None:
         """Have so many streams more, or fewer if negative, because bodies that hold one stand still."""
