@@ -203,8 +203,7 @@ class Authorizer:
         grant = self._grant(scopes)
         if grant.token is not None:
             grant.accepted = True
-            now = time.monotonic()
-            if denied and now - grant.denied >= _FRESH_SECONDS:
+            if denied and (now := time.monotonic()) - grant.denied >= _FRESH_SECONDS:
                 grant.denied = now
                 grant.token = None
         if upload:

@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from replicator.errors import Wait
 from replicator.registry.errors import ConnectionFailed, HostSilent, RegistryError
@@ -21,6 +21,7 @@ from replicator.retry import waiting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from types import TracebackType
 
 _SILENCES = 3
 """Silences in a row that open the circuit. Requests that were in flight together count as one."""
@@ -63,7 +64,10 @@ class Silence:
 
 
 class Contact:
-    """A request in flight.
+    """A request in flight; a context that ends with an answer or an error.
+
+    Args:
+        circuit: of its host.
 
     Attributes:
         patience: seconds without a sign of life after which the host counts as stalled.
@@ -72,13 +76,30 @@ class Contact:
         waits: for the host. False while this side has to act.
     """
 
-    __slots__ = ("began", "patience", "probes", "waits")
+    __slots__ = ("_circuit", "_sent", "began", "patience", "probes", "waits")
 
-    def __init__(self, patience: float, began: float, *, probes: bool) -> None:
+    def __init__(self, circuit: Circuit, patience: float, began: float, *, probes: bool) -> None:
+        self._circuit = circuit
+        self._sent = began
         self.patience = patience
         self.began = began
         self.probes = probes
         self.waits = True
+
+    def __enter__(self) -> Self:
+        self._circuit.begun(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, ConnectionFailed):
+            if error.silent:
+                self._circuit.silent(error, time.monotonic() - self._sent, self)
+        elif error is None or isinstance(error, RegistryError):
+            # A certificate that is not trusted, or an address that is refused: somebody is there.
+            self._circuit.heard()
+        self._circuit.ended(self)
 
     def moved(self, *, waits: bool) -> None:
         """Note that a part of the body moved, and whether the host has to act now."""
@@ -172,9 +193,8 @@ class Circuit:
             self._news.set()
             self._news = None
 
-    @contextmanager
-    def contact(self, patience: float = STALL) -> Iterator[Contact]:
-        """Send a request in this block, which ends with an answer or an error.
+    def contact(self, patience: float = STALL) -> Contact:
+        """Return the context in which to send a request, which ends with an answer or an error.
 
         Raises:
             HostSilent: the circuit is open, and this request is not the next probe.
@@ -182,33 +202,25 @@ class Circuit:
         now = time.monotonic()
         if self.is_open and (self._probing or now < self._probe_at):
             raise self._failure()
-        contact = Contact(patience, now, probes=self.is_open)
+        return Contact(self, patience, now, probes=self.is_open)
+
+    def begun(self, contact: Contact) -> None:
+        """Count a request, for `Contact`."""
         self._probing = self._probing or contact.probes
         self._contacts.add(contact)
         self._watch()
-        began = now
-        try:
-            yield contact
-        except ConnectionFailed as error:
-            if error.silent:
-                self.silent(error, time.monotonic() - began, contact)
-            raise
-        except RegistryError:
-            # A certificate that is not trusted, or an address that is refused: somebody is there.
-            self.heard()
-            raise
-        else:
-            self.heard()
-        finally:
-            self._contacts.discard(contact)
-            self._tell()
-            if contact.probes:
-                self._probing = False
+
+    def ended(self, contact: Contact) -> None:
+        """Count a request no longer, for `Contact`."""
+        self._contacts.discard(contact)
+        self._tell()
+        if contact.probes:
+            self._probing = False
 
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Wait in this block for the next bytes of an answer that has begun."""
-        contact = Contact(SLOW_STALL, time.monotonic(), probes=False)
+        contact = Contact(self, SLOW_STALL, time.monotonic(), probes=False)
         self._contacts.add(contact)
         self._watch()
         try:

@@ -12,8 +12,8 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 
+from replicator.registry.addresses import open_socket
 from replicator.registry.blobs import Blobs
-from replicator.registry.connection import open_socket
 from replicator.registry.connection_errors import ProxyNotVerified
 from replicator.registry.errors import NotFound, ServerFailed, UnsupportedManifest, one_line
 from replicator.registry.flow import NEWS_SECONDS

@@ -1,35 +1,28 @@
-"""Connections to one registry: its address, its TLS, requests and replies, and words for what went wrong.
-
-A registry names further hosts, in redirects and for tokens. A hostile one could name services that trust their
-neighbours: a database on this machine, or a cloud's metadata service. So a registry may not lead to an address of this
-machine, unless it is at such an address itself. The check is made on the address at the moment of connecting, so a
-name that changes its address between two look-ups (DNS rebinding) gains nothing. Behind a proxy only the proxy looks
-names up, so only an address that is written out is refused here, and the proxy has to refuse the rest.
-"""
+"""Connections to one registry: its address, its TLS, requests and replies, and words for what went wrong."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import zlib
-from contextlib import asynccontextmanager
-from contextvars import ContextVar
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import aiohttp
 import structlog
 from yarl import URL
 
-from replicator.networks import is_internal, trusting
-from replicator.registry.connection_errors import AddressRefused, connection_error, led_to
-from replicator.registry.errors import ConnectionFailed, NoTls, ProtocolViolated, one_line
+from replicator.networks import trusting
+from replicator.registry.connection_errors import connection_error
+from replicator.registry.errors import ConnectionFailed, NoTls, ProtocolViolated, RegistryError, one_line
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+    from contextlib import AbstractAsyncContextManager
+    from types import TracebackType
 
-    from aiohttp import AddrInfoType
     from multidict import CIMultiDictProxy
 
     from replicator.registry.credentials import Access
@@ -90,6 +83,26 @@ class Reply:
     url: URL
 
 
+class Answered:
+    """The block in which an answer is read: names its request in errors, the last one if it was redirected."""
+
+    __slots__ = ("_registry", "_response")
+
+    def __init__(self, registry: str, response: aiohttp.ClientResponse) -> None:
+        self._registry = registry
+        self._response = response
+
+    def __enter__(self) -> aiohttp.ClientResponse:
+        return self._response
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._response.release()
+        if isinstance(error, RegistryError):
+            error.at(self._registry, f"{self._response.method} {self._response.url.path}")
+
+
 class TokenSource(Protocol):
     """A way to token endpoints: the transport, which knows TLS, deadlines and retries."""
 
@@ -109,108 +122,6 @@ class TokenSource(Protocol):
             LoginRefused: it does not.
             RegistryError: there was no answer to tell by.
         """
-
-
-@dataclass(slots=True)
-class Refusals:
-    """The 401s to one request: how many, whether a young token had its time, and whether the login was tried alone."""
-
-    number: int = 0
-    settled: bool = False
-    judged: bool = False
-    pause: float = 0.0
-
-
-_refuse_internal: ContextVar[bool] = ContextVar("refuse_internal", default=False)
-"""Set while a request to a foreign host is sent: aiohttp's socket factory is told nothing about the request."""
-
-
-class AddressGuard:
-    """The hosts that one registry may lead to.
-
-    Args:
-        registry: the host the rules name.
-    """
-
-    def __init__(self, registry: str) -> None:
-        self._name = URL(f"//{registry}").host
-        self._is_internal: bool | None = None
-
-    def is_own(self, url: URL, base: URL) -> bool:
-        """Tell whether a URL is at the registry itself: at its address, or at its public name."""
-        return url.host in (base.host, self._name)
-
-    @asynccontextmanager
-    async def towards(self, url: URL, base: URL | None, proxies: Proxies) -> AsyncIterator[None]:
-        """Make `open_socket` refuse internal addresses while a request to a foreign host is sent in this block.
-
-        A proxy may be at any address, and looks the target up by itself: then only the URL's own words count.
-
-        Args:
-            url: the target of the request.
-            base: the registry's address; None while that is being found out.
-            proxies: how both are reached.
-
-        Raises:
-            ProtocolViolated: the target is behind a proxy, and its URL names an internal address.
-        """
-        foreign = base is not None and not self.is_own(url, base)
-        # A registry at an internal address, as in a test or a single-host setup, may lead to its neighbours.
-        refuse = foreign and not await self._internal(base, proxies)
-        proxied = proxies.find(url) is not None
-        if refuse and proxied and names_internal(url.host or ""):
-            raise led_to(url, AddressRefused())
-        before = _refuse_internal.set(refuse and not proxied)
-        try:
-            yield
-        finally:
-            _refuse_internal.reset(before)
-
-    async def _internal(self, base: URL | None, proxies: Proxies) -> bool:
-        if self._is_internal is None and base is not None:
-            if proxies.find(base) is not None:
-                # Its name may mean nothing to this machine.
-                return names_internal(base.host or "")
-            try:
-                found = await asyncio.get_running_loop().getaddrinfo(base.host, base.port, type=socket.SOCK_STREAM)
-            except OSError:
-                # Not remembered: the name may resolve next time. The request itself will say that it does not.
-                return False
-            self._is_internal = any(is_internal(str(address[0])) for *_, address in found)
-        return self._is_internal or False
-
-
-def names_internal(host: str) -> bool:
-    """Tell whether the host of a URL is an internal address by itself, in any spelling that ``inet_aton`` takes."""
-    host = host.rstrip(".").lower()
-    try:
-        # A proxy looks up 127.1, 0x7f000001 and 2130706433 as 127.0.0.1.
-        address = socket.inet_ntoa(socket.inet_aton(host))
-    except (OSError, UnicodeError):
-        address = host
-    return is_internal(address) or host == "localhost" or host.endswith(".localhost")
-
-
-_UNSENT_BYTES = 128 * 1024
-"""Unsent bytes that the system buffers (TCP_NOTSENT_LOWAT): they can't be held back any more."""
-
-
-def open_socket(address: AddrInfoType) -> socket.socket:
-    """Make the socket for a connection; aiohttp's ``socket_factory``.
-
-    Args:
-        address: a result of ``getaddrinfo``.
-
-    Raises:
-        AddressRefused: the request is `towards` a foreign host, and the address is an internal one.
-    """
-    family, kind, protocol, _, (host, *_) = address
-    if _refuse_internal.get() and is_internal(str(host)):
-        raise AddressRefused
-    made = socket.socket(family, kind, protocol)
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
-    return made
 
 
 def explicit_base(registry: str, access: Access) -> URL | None:
@@ -266,11 +177,29 @@ async def find_base(
             await asyncio.gather(asking, return_exceptions=True)
 
 
+@lru_cache(maxsize=64)
+def timeout_of(connect: float | None, sock_connect: float, sock_read: float) -> aiohttp.ClientTimeout:
+    """Return aiohttp's timeouts of these seconds, which are a handful of combinations for all requests."""
+    return aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=sock_connect, sock_read=sock_read)
+
+
+def limited_to(seconds: float | None) -> AbstractAsyncContextManager[object]:
+    """End the block with a ``TimeoutError`` after so many seconds; None for no limit."""
+    return asyncio.timeout(seconds) if seconds is not None else nullcontext()
+
+
 def tls_of(access: Access) -> ssl.SSLContext | bool:
     """Return what aiohttp takes as ``ssl``: False for no verification, True for the system's authorities."""
     if access.insecure:
         return False
     return trusting(access.ca_file) if access.ca_file is not None else True
+
+
+def same_origin(one: URL, other: URL) -> bool:
+    """Tell whether two URLs have scheme, host and port in common."""
+    # Most are written alike; to compare these is cheaper than to compose their origins.
+    alike = one.raw_authority == other.raw_authority and one.scheme == other.scheme
+    return alike or one.origin() == other.origin()
 
 
 def resolve(base: URL, location: str) -> URL:
@@ -338,7 +267,7 @@ async def read_body(
     """
     chunks = bytearray()
     try:
-        async with asyncio.timeout(within):
+        async with limited_to(within):
             # Not response.read(): that has no limit.
             while len(chunks) < limit and (chunk := await response.content.read(limit - len(chunks))):
                 on_bytes(len(chunk))

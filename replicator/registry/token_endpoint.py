@@ -286,7 +286,7 @@ class TokenEndpoint:
 
         async def attempt() -> None:
             transport.limits.requests.spent(1)
-            with request_context(transport.registry, str(request)):
+            with request_context(transport.registry, request):
                 response = await transport.send(request)
                 try:
                     error = await transport.read_failure(response)

@@ -17,19 +17,22 @@ import aiohttp
 from yarl import URL
 
 from replicator.errors import SENT_LOGINS
-from replicator.registry.auth import SETTLING_SECONDS, Authorizer
+from replicator.registry.addresses import AddressGuard
+from replicator.registry.auth import Authorizer
 from replicator.registry.circuit import SLOW_STALL, STALL
 from replicator.registry.connection import (
-    AddressGuard,
-    Refusals,
+    Answered,
     Reply,
     Request,
     explicit_base,
     find_base,
     follow,
+    limited_to,
     log_retry,
     read_body,
     resolve,
+    same_origin,
+    timeout_of,
     tls_of,
     unrepeatable,
 )
@@ -40,19 +43,12 @@ from replicator.registry.connection_errors import (
     from_answer,
     is_page,
 )
-from replicator.registry.errors import (
-    ConnectionFailed,
-    ForeignAnswer,
-    ProtocolViolated,
-    RegistryError,
-    StorageRefused,
-    UploadLost,
-    request_context,
-)
+from replicator.registry.errors import ConnectionFailed, ProtocolViolated, RegistryError, request_context
 from replicator.registry.limits import Abilities
 from replicator.registry.proxies import Proxies
+from replicator.registry.refusals import Refusals
 from replicator.registry.token_endpoint import TokenEndpoint
-from replicator.retry import alive, parse_retry_after, retrying, waiting
+from replicator.retry import alive, parse_retry_after, retrying
 from replicator.tasks import Shared
 
 if TYPE_CHECKING:
@@ -67,6 +63,7 @@ if TYPE_CHECKING:
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
 _MAX_ERROR_BODY = 16 * 1024
+_Hop = tuple[URL, dict[str, str]]
 
 
 class Transport:
@@ -124,7 +121,7 @@ class Transport:
 
     def context(self, request: Request) -> AbstractContextManager[None]:
         """Name this registry and ``request`` in every error that is raised in this block."""
-        return request_context(self.registry, str(request))
+        return request_context(self.registry, request)
 
     async def call(
         self,
@@ -163,16 +160,18 @@ class Transport:
     async def _call_once(self, request: Request, expect: Collection[int], max_body: int) -> Reply:
         try:
             # For the whole of it: a server that sends a byte now and then never meets the limit of a single read.
-            async with asyncio.timeout(self.timing.commit), self.exchange(request) as response:
-                if response.status not in expect:
-                    raise await self.failure(response)
-                body = b"" if request.method == "HEAD" else await self.read(response, max_body + 1)
-                if is_page(body):
-                    raise foreign_answer(response.status, body, request.method)
-                if len(body) > max_body:
-                    raise ProtocolViolated(f"the answer is larger than {max_body} bytes")
-                self.limits.answered()
-                return Reply(response.status, response.headers, body, response.url)
+            async with asyncio.timeout(self.timing.commit):
+                with Answered(self.registry, await self._answer(request, limited=True)) as response:
+                    if response.status not in expect:
+                        raise await self.failure(response)
+                    empty = request.method == "HEAD" or response.content.at_eof()
+                    body = b"" if empty else await self.read(response, max_body + 1)
+                    if is_page(body):
+                        raise foreign_answer(response.status, body, request.method)
+                    if len(body) > max_body:
+                        raise ProtocolViolated(f"the answer is larger than {max_body} bytes")
+                    self.limits.answered()
+                    return Reply(response.status, response.headers, body, response.url)
         except TimeoutError as error:
             raise ConnectionFailed(f"not answered in {self.timing.commit:g} s") from error
 
@@ -188,73 +187,52 @@ class Transport:
             Unauthorized: the registry's challenge can't be met.
             UploadLost: a stream was answered 401 for the first time; the next upload gets a fresh login.
         """
-        refusals = Refusals()
-        with self.context(request):
-            while True:
-                if refusals.pause:
-                    with waiting():
-                        await asyncio.sleep(refusals.pause)
-                authorization = await self.authorizer.header_for(request)
-                async with self._follow(request, authorization) as response:
-                    if response.status != 401:
-                        await self.authorizer.settle(request, authorization, denied=response.status == 403)
-                        yield response
-                        return
-                    refusals.number += authorization is not None and not refusals.pause
-                    await self._meet_challenge(request, response, authorization, refusals)
-                # The repetition goes at once, as a deadline may run; later requests wait for it.
-                self.limits.requests.spent(1)
+        with self.context(request), Answered(self.registry, await self._answer(request)) as response:
+            yield response
 
-    async def _meet_challenge(
-        self, request: Request, response: aiohttp.ClientResponse, used: str | None, refusals: Refusals
-    ) -> None:
-        """Learn from a 401, with a pause before another attempt if it needs one; raise what the 401 means if not."""
-        error = await self.failure(response)
-        if isinstance(error, StorageRefused | ForeignAnswer):
-            # The login is not for the host of the redirect, so its challenge names no realm to trust.
-            raise error
-        challenges = response.headers.getall("WWW-Authenticate", [])
-        young = not (request.streams or refusals.settled or "DENIED" in error.codes)
-        refusals.pause = 0.0
-        if young and self.authorizer.is_young(challenges, request.scopes, used):
-            refusals.pause, refusals.settled = SETTLING_SECONDS, True
-            return
-        again = self.authorizer.challenged(challenges, request.scopes, used, basic=request.basic)
-        if request.streams and not self.authorizer.upload_refused(request.scopes, used):
-            # The stream is consumed: only its owner can start it again.
-            raise error.recast(UploadLost)
-        if request.streams or refusals.judged or refusals.number > 1 or not again:
-            found = await self.authorizer.judge(error, challenges, request, used, tried=refusals.judged)
-            if found is not None or request.streams:
-                raise found or error
-            refusals.judged = True
+    async def _answer(self, request: Request, *, limited: bool = False) -> aiohttp.ClientResponse:
+        """Return the final answer for `exchange`, to be released; ``limited`` if its time is limited already."""
+        refusals = Refusals(self.authorizer)
+        while True:
+            authorization = await self.authorizer.header_for(request)
+            response = await self._follow(request, authorization, limited=limited)
+            try:
+                if response.status != 401:
+                    await self.authorizer.settle(request, authorization, denied=response.status == 403)
+                    return response
+                await refusals.meet(await self.failure(response), response.headers, request, authorization)
+            except BaseException:
+                with Answered(self.registry, response):
+                    raise
+            response.release()
+            await refusals.pause()
+            # The repetition goes at once, as a deadline may run; later requests wait for it.
+            self.limits.requests.spent(1)
 
-    @asynccontextmanager
-    async def _follow(self, request: Request, authorization: str | None) -> AsyncIterator[aiohttp.ClientResponse]:
-        home = (await self.url("/")).origin()
+    async def _follow(self, request: Request, authorization: str | None, *, limited: bool) -> aiohttp.ClientResponse:
+        base = self._base or (await self.url("/")).origin()
         here = request.url
         for _ in range(_MAX_REDIRECTS + 1):
             headers = dict(request.headers)
-            if here.origin() != home:
+            if not same_origin(here, base):
                 # Login and agent name are for this registry, not for the storage that it redirects to.
                 headers.pop("User-Agent", None)
             elif authorization is not None:
                 headers["Authorization"] = authorization
-            hop = replace(request, url=here, headers=headers)
-            with self.context(hop):
-                response = await self.send(hop)
-                try:
-                    location = response.headers.get("Location")
-                    redirects = response.status in REDIRECTS and request.method in ("GET", "HEAD")
-                    if not (redirects and request.follows) or location is None:
-                        yield response
-                        return
-                    target = resolve(here, location)
-                    if here.scheme == "https" and target.scheme == "http" and not self._access.insecure:
-                        why = f"redirected from HTTPS to plain HTTP at {target.host}: refused"
-                        raise ProtocolViolated(why, f"insecure: true for {self.registry} under auth allows it")
-                finally:
-                    response.release()
+            try:
+                response = await self.send(request, (here, headers), limited=limited)
+                redirects = response.status in REDIRECTS and request.method in ("GET", "HEAD")
+                location = response.headers.get("Location") if redirects and request.follows else None
+                if location is None:
+                    return response
+                response.release()
+                target = resolve(here, location)
+                if here.scheme == "https" and target.scheme == "http" and not self._access.insecure:
+                    why = f"redirected from HTTPS to plain HTTP at {target.host}: refused"
+                    raise ProtocolViolated(why, f"insecure: true for {self.registry} under auth allows it")
+            except RegistryError as error:
+                error.at(self.registry, f"{request.method} {here.path}")
+                raise
             here = target
         raise ProtocolViolated(f"more than {_MAX_REDIRECTS} redirects")
 
@@ -288,44 +266,53 @@ class Transport:
         return error
 
     async def send(
-        self, request: Request, contact: Contact | None = None, *, secret: bool = False
+        self, request: Request, hop: _Hop | None = None, *, secret: bool = False, limited: bool = False
     ) -> aiohttp.ClientResponse:
         """Send a request once; no redirects.
 
         Args:
             request: what to send.
-            contact: its answer or its silence is the caller's to count.
+            hop: the URL and the headers, if they are others than the request's.
             secret: it goes to none but a verified host or the registry itself.
+            limited: the caller limits the time until the answer.
         """
-        if contact is None:
-            circuit = self.circuit(request.url)
-            await circuit.admit()
-            await self.limits.turn()
-            with circuit.contact(STALL if request.body is None else SLOW_STALL) as contact:
-                return await self.send(request, contact, secret=secret)
-        timing, url, body, slow = self.timing, request.url, request.body, request.body is not None
+        url, headers = hop or (request.url, dict(request.headers))
+        circuit = self.circuit(url)
+        await circuit.admit()
+        await self.limits.turn()
+        with circuit.contact(STALL if request.body is None else SLOW_STALL) as contact:
+            return await self._send(request, url, headers, contact, secret=secret, limited=limited)
+
+    async def _send(
+        self, request: Request, url: URL, headers: dict[str, str], contact: Contact, *, secret: bool, limited: bool
+    ) -> aiohttp.ClientResponse:
+        """Send one HTTP request, whose answer or silence is the caller's to count."""
+        timing, body, slow, own = (
+            self.timing,
+            request.body,
+            request.body is not None,
+            self._guard.is_own(url, self._base),
+        )
         proxy = self._proxies.find(url)
-        own = self._base is None or self._guard.is_own(url, self._base)
         sock_read = timing.commit if slow else timing.read
         if contact.probes:
             sock_read = min(sock_read, self.circuit(url).probe_timeout)
         # A proxy answers CONNECT only when it has connected itself. A stream has no other limit until its body begins.
         connect = timing.connect + timing.read if proxy is not None or request.streams else None
-        timeout = aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=timing.connect, sock_read=sock_read)
-        headers = {"Accept-Encoding": "identity", **request.headers}
+        headers.setdefault("Accept-Encoding", "identity")
         if proxy is not None and url.scheme == "http":
             headers |= proxy.credentials
         for login in (not self._access.is_anonymous and headers.get("Authorization"), proxy and proxy.login):
             if login:  # the token that anyone gets is no secret
                 SENT_LOGINS.sent(login)
         # Interim answers and dripping headers never meet the limit of a read. A stream has limits of its own.
-        within = None if request.streams else timing.commit
+        within = None if limited or request.streams else timing.commit
         data = io.BytesIO(body) if isinstance(body, bytes) else body and contact.watch(body)
         if request.once and isinstance(body, bytes):
             data, headers["Content-Length"] = unrepeatable(body), str(len(body))
         began, status = time.monotonic(), None
         try:
-            async with asyncio.timeout(within), self._guard.towards(url, self._base, self._proxies):
+            async with limited_to(within), self._guard.towards(url, self._base, self._proxies):
                 response = await self._session.request(
                     request.method,
                     url,
@@ -333,7 +320,7 @@ class Transport:
                     # Bytes as a file: aiohttp warns about large ones, which it writes in one go.
                     data=data,
                     allow_redirects=False,
-                    timeout=timeout,
+                    timeout=timeout_of(connect, timing.connect, sock_read),
                     ssl=self._verified if secret and not own else self._ssl,
                     proxy=proxy.url if proxy is not None else None,
                     proxy_headers=proxy.credentials if proxy is not None else None,
@@ -355,8 +342,7 @@ class Transport:
 
     def circuit(self, url: URL) -> Circuit:
         """Return the circuit of the host of a URL: the registry's own, or its token server's or storage's."""
-        own = self._base is None or self._guard.is_own(url, self._base)
-        return self.limits.circuit("" if own else url.host or "")
+        return self.limits.circuit("" if self._guard.is_own(url, self._base) else url.host or "")
 
     def silent(self, error: ConnectionFailed, waited: float, url: URL | None = None) -> ConnectionFailed:
         """Count ``waited`` seconds without a byte, of the registry or of the host of ``url``, and return the error."""
@@ -382,8 +368,9 @@ class Transport:
         """Find out whether a registry marked insecure speaks HTTPS or plain HTTP."""
 
         async def ask(base: URL) -> list[str]:
-            with self.context(request := Request("GET", base / "v2/")):
-                response = await self.send(request, contact)
+            request = Request("GET", base / "v2/")
+            with self.context(request):
+                response = await self._send(request, request.url, {}, contact, secret=False, limited=False)
                 response.release()
                 proxy = self._proxies.find(base)
                 if proxy is not None and base.scheme == "http" and (response.status == 403 or response.status >= 500):

@@ -223,7 +223,7 @@ LIMITS = {
             "",
             "the older become sparse",
         ),
-        Limit("given to a connection before it can be sent", "registry.connection._UNSENT_BYTES", "bytes", "it waits"),
+        Limit("given to a connection before it can be sent", "registry.addresses._UNSENT_BYTES", "bytes", "it waits"),
         Limit("tags that a backfill lists ahead", "replication.backfill._LISTED_AHEAD", "", "the list waits"),
         Limit("copies that a backfill has queued", "replication.backfill._QUEUED_AT_ONCE", "", "the backfill waits"),
         Limit("failures that a report is told of at its end", "replication.report.MAX_FAILURES", "", "counted"),

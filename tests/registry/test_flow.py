@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from replicator.registry import flow as module
-from replicator.registry.connection import open_socket
+from replicator.registry.addresses import open_socket
 from replicator.registry.flow import FLOOR_BYTES, FLOOR_SECONDS, Flow, Line
 
 KIB, MIB = 2**10, 2**20

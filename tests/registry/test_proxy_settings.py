@@ -7,7 +7,7 @@ from yarl import URL
 
 from replicator.errors import ConfigError
 from replicator.registry import Access
-from replicator.registry.connection import names_internal
+from replicator.registry.addresses import names_internal
 from replicator.registry.proxies import Proxies, Proxy
 
 PASSWORD = "p@ss/w:rd"

@@ -56,7 +56,7 @@ class Inside:
 @pytest.fixture
 async def inside(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Inside]:
     """Let a single address of this machine count as internal, since the registry is on it as well."""
-    monkeypatch.setattr("replicator.registry.connection.is_internal", lambda address: address == INTERNAL)
+    monkeypatch.setattr("replicator.registry.addresses.is_internal", lambda address: address == INTERNAL)
     service = Inside()
     server = web.Server(service.answer)
     runner = web.ServerRunner(server)
@@ -96,7 +96,7 @@ async def test_a_challenge_does_not_lead_to_an_internal_address(inside: Inside) 
 async def test_a_registry_of_this_machine_may_lead_to_this_machine(
     inside: Inside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.registry.connection.is_internal", is_internal)
+    monkeypatch.setattr("replicator.registry.addresses.is_internal", is_internal)
     async with repository(nothing) as (remote, faults):
         faults.add(Fault(Redirect(location=f"http://{inside.host}/o")))
         with pytest.raises(UnsupportedManifest):

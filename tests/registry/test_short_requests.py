@@ -1,13 +1,28 @@
 """A short request prepares nothing that only a failure, a limit or a full host needs."""
 
+from __future__ import annotations
+
 import asyncio
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING
 
+import aiohttp
 import pytest
+from aiohttp import web
 
+from replicator.reference import Repository
+from replicator.registry.connection import Request
 from replicator.registry.errors import NotFound, request_context
 from replicator.registry.limits import HostLimits
 from replicator.registry.places import Budget
 from replicator.registry.rate import Rate
+from tests.registry.conftest import client, served
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DIGEST = "sha256:" + "a" * 64
 
 
 class _Described:
@@ -43,3 +58,32 @@ async def test_a_request_that_finds_a_place_stands_in_no_line(limits: Budget, mo
 async def test_a_host_without_a_limit_keeps_no_account(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Rate, "_refill", lambda _: pytest.fail("there is nothing to account for"))
     await Rate().passes(1, bulk=False)
+
+
+async def test_an_answered_head_is_neither_described_nor_copied_and_has_one_limit_of_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: Counter[str] = Counter()
+
+    def counting(name: str, real: Callable[..., object]) -> Callable[..., object]:
+        def count(*args: object, **options: object) -> object:
+            made[name] += sys._getframe(1).f_globals["__name__"].startswith("replicator")
+            return real(*args, **options)
+
+        return count
+
+    head = {"Docker-Content-Digest": DIGEST, "Content-Type": "application/vnd.oci.image.manifest.v1+json"}
+
+    async def answer(_: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(headers=head)
+
+    async with served(answer) as server, client() as registries:
+        remote = registries.destination(Repository(server.host, "team/app"))
+        assert await remote.head_manifest("1") is not None
+        monkeypatch.setattr(Request, "__str__", counting("description", Request.__str__))
+        monkeypatch.setattr(Request, "__init__", counting("request", Request.__init__))
+        monkeypatch.setattr(aiohttp, "ClientTimeout", counting("timeout", aiohttp.ClientTimeout))
+        monkeypatch.setattr(asyncio, "timeout", counting("limit", asyncio.timeout))
+        assert await remote.head_manifest("1") is not None
+        monkeypatch.undo()
+    assert +made == {"request": 1, "limit": 1}
