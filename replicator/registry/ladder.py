@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import threading
 import time
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -46,7 +47,10 @@ _REMEMBER_SECONDS = 86_400.0
 """Age from which the note that a login works is renewed: Redis keeps it for 30 days."""
 
 
-@lru_cache(maxsize=256)
+_one_fingerprint = threading.Lock()
+"""Held for the slow hash, which takes 8 MiB: who comes meanwhile finds it in the cache."""
+
+
 def fingerprint(registry: str, access: Access) -> str:
     """Tell one login at a registry from another one there, also after a restart; it takes 50 ms.
 
@@ -57,9 +61,13 @@ def fingerprint(registry: str, access: Access) -> str:
     """
     if access.logins is not None or access.username is None:
         return f"{registry} -"
-    salt = f"replicator login {registry} {access.username}".encode()
-    digest = hashlib.scrypt((access.password or "").encode(), salt=salt, n=2**13, r=8, p=1)
-    return f"{registry} {digest.hex()[:3]}"
+    with _one_fingerprint:
+        return f"{registry} {_slow_hash(f'replicator login {registry} {access.username}', access.password or '')}"
+
+
+@lru_cache(maxsize=256)
+def _slow_hash(salt: str, password: str) -> str:
+    return hashlib.scrypt(password.encode(), salt=salt.encode(), n=2**13, r=8, p=1).hex()[:3]
 
 
 @dataclass(frozen=True, slots=True)

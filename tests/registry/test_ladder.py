@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
@@ -320,3 +322,17 @@ def test_a_fingerprint_tells_logins_apart_and_fits_thousands_of_passwords() -> N
     assert len({*marks, fingerprint("h", Access("v", "a")), fingerprint("i", Access("u", "a"))}) == 5
     assert all(len(mark.removeprefix("h ")) == 3 for mark in marks)
     assert fingerprint("h", Access()) == "h -"
+
+
+def test_threads_that_need_a_fingerprint_at_once_compute_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed = []
+    scrypt = hashlib.scrypt
+
+    def counted(*args: Any, **options: Any) -> bytes:
+        computed.append(args)
+        return scrypt(*args, **options)
+
+    monkeypatch.setattr(hashlib, "scrypt", counted)
+    with ThreadPoolExecutor(4) as threads:
+        marks = set(threads.map(lambda _: fingerprint("once", Access("u", "p")), range(4)))
+    assert (len(marks), len(computed)) == (1, 1)
