@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
+from pydantic import TypeAdapter  # noqa: F401 - the first record loads it, and pytest takes long, within a deadline
 
 from replicator.queue import Job, Lane, Queue, QueueUnavailable, RedisBlobLocks, RetryPolicy, Running, Worker
 from tests.queue.servers import RedisServer

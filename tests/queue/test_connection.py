@@ -322,3 +322,34 @@ async def test_a_connection_that_uvloop_has_closed_meanwhile_is_an_outage(
         monkeypatch.setattr(AbstractConnection, "send_packed_command", send)
         with pytest.raises(QueueUnavailable, match="handler is closed"):
             await queue.enqueue([Job("r.example/a:1", {})], Lane.EVENTS)
+
+
+@pytest.mark.parametrize("more", [b"+STRAY\r\n", None], ids=["data that nobody asked for", "the end of the stream"])
+async def test_a_connection_with_anything_to_read_before_a_command_is_not_used_for_it(more: bytes | None) -> None:
+    pings: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        number = len(connections)
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while count := int((await reader.readuntil(b"\r\n"))[1:]):
+                words = [await reader.readexactly(2 + int((await reader.readuntil(b"\r\n"))[1:])) for _ in range(count)]
+                writer.write(b"+OK\r\n")
+                if words[0] == b"PING\r\n":
+                    pings.append(number)
+                    await asyncio.sleep(0)
+                    if more is None:
+                        writer.close()
+                        break
+                    writer.write(more)
+
+    connections: list[asyncio.StreamWriter] = []
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        handle = open_redis(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        for _ in range(3):
+            await handle.redis.execute_command("PING")
+            await asyncio.sleep(0.05)
+        await handle.close()
+        for each in connections:
+            each.close()
+    assert pings == [1, 2, 3]
