@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import time
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -98,9 +98,9 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values, one key per attribute; some of them only where there is a value."""
-        values = asdict(self) | {"warnings": list(self.warnings)}
-        del values["source_digest"], values["settled"], values["former"]
-        return {key: value for key, value in values.items() if value or key not in _OPTIONAL}
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.compare}
+        values["warnings"] = list(self.warnings)
+        return {name: value for name, value in values.items() if value or name not in _OPTIONAL}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Outcome:

@@ -82,13 +82,13 @@ def describe(
 
 def answered(payload: Mapping[str, JsonValue], outcome: Mapping[str, JsonValue]) -> set[str]:
     """Return the registries that certainly answered to a job with this outcome (see `replicator.queue.waits`)."""
-    request, result = CopyRequest.from_json(payload), Outcome.from_json(dict(outcome)).result
-    source, destination = request.source.repository.registry, request.destination.repository.registry
+    result = Result(str(outcome["result"]))
+    source, destination = (str(payload[end]).partition("/")[0] for end in ("source", "destination"))
     if result is Result.COPIED:
         return {source, destination}
     if result is Result.UP_TO_DATE:
         # Where the destination holds what an event announced, the source is not asked.
-        return {destination} if request.announced or request.signature else {source, destination}
+        return {destination} if payload.get("announced") or payload.get("signature") else {source, destination}
     return {source} if result is Result.SOURCE_GONE else set()
 
 
