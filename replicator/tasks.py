@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import threading
 from collections import deque
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -305,3 +306,56 @@ class Shared(Generic[T]):
             if self._task is task and (task.done() or not waiters):
                 self._task = None
         return task.result()
+
+
+MOST_THREADS = 32
+"""Threads that `in_thread` has at once in one process."""
+_REPORT_SECONDS = 0.1
+
+_threads: set[threading.Thread] = set()
+
+
+def has_threads() -> bool:
+    """Tell whether `in_thread` may be used."""
+    return len(_threads) < MOST_THREADS
+
+
+async def in_thread(work: Callable[[], T], stops: Iterable[Callable[[], None]], report: Callable[[], None]) -> T:
+    """Do work in a thread of its own, which has ended when this returns, and also when this is cancelled.
+
+    Args:
+        work: the work.
+        stops: they make it end at once; called in the event loop.
+        report: called in the event loop, now and then and at the end.
+    """
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 - raised where the work is awaited
+            errors.append(error)
+        loop.call_soon_threadsafe(ended.set_result, None)
+
+    thread = threading.Thread(target=run, name="body", daemon=True)
+    thread.start()
+    _threads.add(thread)
+    try:
+        while not ended.done():
+            await asyncio.wait({ended}, timeout=_REPORT_SECONDS)
+            report()
+    finally:
+        while not ended.done():
+            for stop in stops:
+                stop()
+            # A second cancellation does not leave it behind.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({ended})
+        thread.join()
+        _threads.discard(thread)
+    if errors:
+        raise errors[0]
+    return results[0]

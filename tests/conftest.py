@@ -25,6 +25,14 @@ def _editions() -> Iterator[None]:
     EDITIONS.clear()
 
 
+@pytest.fixture(params=["loop", "thread"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Bodies of uploads that the event loop moves, and the same that a thread moves."""
+    monkeypatch.setattr("replicator.registry.upload_body.LEAST", 0 if request.param == "thread" else 10**12)
+    monkeypatch.setattr("replicator.registry.pump.CHUNK", 16 * 1024)
+    return str(request.param)
+
+
 def pytest_xdist_auto_num_workers() -> int:
     """Run three tests on two cores: many wait for a timer or another process most of their time."""
     cores = len(os.sched_getaffinity(0))

@@ -3,105 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import zlib
-from bisect import bisect_right
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import aiohttp
 
-from replicator.registry.connection import GZIP_MAGIC, is_gzip, packing, packing_advice
+from replicator.registry.blob_checks import BlobHash, Unpacker, check_range
+from replicator.registry.connection import is_gzip, packing, packing_advice
 from replicator.registry.connection_errors import connection_words
-from replicator.registry.errors import ConnectionFailed, DigestMismatch, ProtocolViolated, RegistryError, one_line
-from replicator.registry.manifest import embedded, hasher_for
+from replicator.registry.errors import ConnectionFailed, DigestMismatch, RegistryError
+from replicator.registry.manifest import embedded
+from replicator.registry.pump import CHUNK, AnswerBody
 from replicator.retry import PROGRESS, Standstill, alive, how_far, is_transient, retrying, standstill_words
+from replicator.tasks import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from replicator.registry.circuit import Contact
     from replicator.registry.connection import Request
-    from replicator.registry.manifest import Descriptor, Hasher
+    from replicator.registry.manifest import Descriptor
+    from replicator.registry.pump import RawConnection
     from replicator.registry.transport import Transport
 
 T = TypeVar("T")
 
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)\Z")
 _HASH_INLINE = 64 * 1024
 """Bytes below which a hop into a thread costs more than hashing in the event loop."""
 _MAX_STALLS = 5
 """Broken reads in a row, without one byte of progress, that are resumed; and standstills without 64 KiB in between."""
-_MAX_MARKS = 128
-"""States of the hash that are kept of one blob, 64 of them of the latest chunks."""
-_TELLING = 1024
-"""Bytes of a body by which is decided whether it is packed."""
-_PIECE = 256 * 1024
-"""Bytes that are unpacked at once."""
 _LIMITED = "a proxy on the way may limit the size or the time of a download: raise its limit"
-
-
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """State of the hash after the first ``offset`` bytes."""
-
-    offset: int
-    hasher: Hasher
-
-
-class Unpacker:
-    """Unpacks a blob that a proxy has packed with gzip, although ``identity`` was asked for; in bounded pieces.
-
-    Many labels are wrong: a layer is a gzip file itself, and some servers say so. The first bytes decide.
-
-    Args:
-        media_type: of the blob.
-
-    Attributes:
-        packed: whether it is packed; None until that is decided.
-        needs: whether it needs more bytes to give out any.
-    """
-
-    def __init__(self, media_type: str) -> None:
-        self.packed: bool | None = None
-        self.needs = True
-        self._is_gzip = "gzip" in media_type
-        self._head = b""
-        self._unzip = zlib.decompressobj(wbits=31)
-
-    def take(self, chunk: bytes) -> bytes:
-        """Return the next bytes of the blob; maybe none, while `needs` is true.
-
-        Args:
-            chunk: what was received; empty at the end, or if `needs` is false.
-
-        Raises:
-            DigestMismatch: the bytes can't be unpacked.
-        """
-        if self.packed is None:
-            self._head += chunk
-            if chunk and len(self._head) < _TELLING:
-                return b""
-            self.packed = self._decide()
-            chunk, self._head = self._head, b""
-        if not self.packed:
-            return chunk
-        try:
-            plain = self._unzip.decompress(self._unzip.unconsumed_tail + chunk, _PIECE)
-        except zlib.error as error:
-            raise DigestMismatch("the blob's gzip can't be unpacked", packing_advice("gzip")) from error
-        self.needs = len(plain) < _PIECE
-        return plain
-
-    def _decide(self) -> bool:
-        if not self._head.startswith(GZIP_MAGIC):
-            return False
-        try:
-            inner = zlib.decompressobj(wbits=31).decompress(self._head, len(GZIP_MAGIC))
-        except zlib.error:
-            return False
-        # Of a layer that is a gzip file, the packed one holds another; everything else is none by itself.
-        return inner == GZIP_MAGIC or not self._is_gzip
 
 
 class BlobStream:
@@ -137,17 +69,13 @@ class BlobStream:
         self.given = 0
         self._transport = transport
         self._request = request
-        self._on_bytes = on_bytes
+        self._on_bytes = on_bytes or (lambda _: None)
         self._content, _ = embedded(blob)
-        self._hasher = hasher_for(blob.digest)
+        self._hash = BlobHash(blob.digest)
         self._hashing: asyncio.Future[None] | None = None
-        # In the order of their offsets, which become sparse towards the start of the blob.
-        self._marks: list[_Mark] = []
-        # After a rewind: marks of earlier readings that this one has to agree with, bytes that were read beyond the
-        # first of them, and the number of bytes to verify again but not to give out again.
-        self._agree: list[_Mark] = []
-        self._beyond = b""
-        self._withheld = 0
+        # After a rewind: bytes that were read beyond the place where two readings are compared, and the number of bytes
+        # to verify again but not to give out again.
+        self._beyond, self._withheld = b"", 0
         # The last chunk that was read; given out when the next one has arrived, or the digest is verified.
         self._held = b""
         self._offset = 0
@@ -155,13 +83,14 @@ class BlobStream:
         self._standstill = Standstill()
         self._standstills = 0
         self._breaks, self._broken_at = 0, 0  # how often it broke at about the same byte, and at which
-        self._response: aiohttp.ClientResponse | None = None
         # Set where the answer is said to be packed; a packed one knows no ranges of the blob.
         self._unpacker: Unpacker | None = None
         self._packed = False
         self._encoding = ""
         self._exchange = AsyncExitStack()
         self._closed = False
+        self._direct = False  # whether it is read below aiohttp where that is possible
+        self._body: AnswerBody | None = None
 
     def __aiter__(self) -> Self:
         return self
@@ -195,42 +124,125 @@ class BlobStream:
             offset: at most ``given``.
         """
         assert offset <= self.given, "nothing is rewound forwards"  # noqa: S101 - the caller checks
-        await self._exchange.aclose()
-        self._response = None
+        await self._leave()
         self._hashing, self._held, self._beyond = None, b"", b""
-        index = bisect_right(self._marks, offset, key=lambda mark: mark.offset)
-        start = self._marks[index - 1] if index else _Mark(0, hasher_for(self.blob.digest))
-        if start.offset < offset:
-            # Without a later mark the first reading came to its end, and its digest was right.
-            self._agree[:0] = self._marks[index : index + 1]
-        del self._marks[index:]
-        self._hasher = start.hasher.copy()
-        self._offset, self._withheld = start.offset, offset - start.offset
+        self._offset = self._hash.go_back(offset)
+        self._withheld = offset - self._offset
         self._skip = 0
         self.given, self.error = offset, None
 
     async def aclose(self) -> None:
         """Give the connection back; a read in progress ends."""
         self._closed = True
-        self._response = None
+        await self._leave()
+
+    async def _leave(self) -> None:
+        """Leave the answer that is read, if any."""
+        self._drop_body()
         await self._exchange.aclose()
+
+    def _drop_body(self) -> None:
+        if self._body is not None:
+            self._body.leave()
+        self._body = None
+
+    async def go_direct(self) -> bool:
+        """Read below aiohttp from now on, where that is possible; return False if it is not for now."""
+        self._direct = True
+        if self._body is None:
+            return self._content is None
+        if self._unpacker is None and self._transport.is_direct(self._body.response.url):
+            await self._body.take_over()
+        return self._body.raw is not None
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether `pour` can go on: no bytes are in other hands, and none have to be compared with earlier ones."""
+        others = self._beyond or self._withheld or self._skip or self._hash.compared_at is not None
+        return self._body is not None and self._body.is_direct and not others
+
+    async def hand_over(self) -> bytes:
+        """Give out what was held back, as more has to come: the last step before `pour`."""
+        await self._hashed()
+        ready, self._held = self._held, b""
+        return self._give(ready)
+
+    async def pour(
+        self, send: Callable[[memoryview], int], destination: RawConnection, report: Callable[[], None]
+    ) -> bytes | None:
+        """Receive and hash bytes in a thread, and have them sent there. The blob's last chunk is left to the iterator.
+
+        Args:
+            send: sends a chunk in the thread, and returns how much of it; less than all ends this.
+            destination: the connection that it uses.
+            report: called now and then in the event loop.
+
+        Returns:
+            The rest of that chunk; None if the iterator has to go on, as the source broke or the last chunk has come.
+        """
+        body, reported = self._body, self._offset
+        assert body is not None and body.raw is not None, "only if `is_direct`"  # noqa: S101, PT018 - the caller checks
+        source, circuit = body.raw, self._transport.circuit(body.response.url)
+
+        def report_both() -> None:
+            nonlocal reported
+            if moved := self._offset - reported:
+                reported += moved
+                circuit.heard()
+                self._count(moved)
+                self._on_bytes(moved)
+            report()
+
+        try:
+            with circuit.reading() as contact, source.used(), destination.used():
+                stops = source.break_off, destination.break_off
+                rest = await in_thread(lambda: self._pour(body, send, contact), stops, report_both)
+                if body.fault is not None:
+                    raise body.fault
+        except OSError as error:
+            if error is not body.fault:
+                raise
+            return None
+        body.finish()
+        return rest
+
+    def _pour(self, body: AnswerBody, send: Callable[[memoryview], int], contact: Contact) -> bytes | None:
+        buffer, seconds = memoryview(bytearray(CHUNK)), self._transport.timing.read
+        contact.moved(waits=False)
+        while count := body.receive_in_thread(buffer, self._standstill, seconds, contact):
+            if self._standstill.moved(count, 0.0):
+                self._standstills = 0
+            self._hash.mark(self._offset)
+            chunk = buffer[:count]
+            self._hash.update(chunk)
+            self._offset += count
+            if self._offset == self.blob.size:
+                self._held = bytes(chunk)
+                break
+            self.given += count
+            if (sent := send(chunk)) < count:
+                return bytes(chunk[sent:])
+        return None
 
     async def _next_verified(self) -> bytes:
         while chunk := await self._read():
-            await self._hash(chunk)
+            await self._hash_chunk(chunk)
             ready, self._held = self._held, chunk
             if ready := self._give(ready):
                 return ready
-        if self._hashing is not None:
-            await self._hashing
-            self._hashing = None
-        if f"{self.blob.digest.partition(':')[0]}:{self._hasher.hexdigest()}" != self.blob.digest:
+        await self._hashed()
+        if not self._hash.is_right:
             advice = packing_advice(self._encoding) if self._encoding else ""
             raise DigestMismatch("the bytes served do not hash to the blob's digest", advice)
         ready, self._held = self._held, b""
         if not (ready := self._give(ready)):
             raise StopAsyncIteration
         return ready
+
+    async def _hashed(self) -> None:
+        if self._hashing is not None:
+            await self._hashing
+            self._hashing = None
 
     def _give(self, chunk: bytes) -> bytes:
         """Count the bytes given out of a verified chunk, without those that the upload has already."""
@@ -239,26 +251,14 @@ class BlobStream:
         self.given += len(chunk) - withheld
         return chunk[withheld:] if withheld else chunk
 
-    async def _hash(self, chunk: bytes) -> None:
+    async def _hash_chunk(self, chunk: bytes) -> None:
         # One chunk is hashed in a thread while the next is read; hashlib releases the interpreter's lock.
-        if self._hashing is not None:
-            await self._hashing
-            self._hashing = None
-        self._mark(self._offset - len(chunk))
+        await self._hashed()
+        self._hash.mark(self._offset - len(chunk))
         if len(chunk) < _HASH_INLINE:
-            self._hasher.update(chunk)
+            self._hash.update(chunk)
         else:
-            self._hashing = asyncio.get_running_loop().run_in_executor(None, self._hasher.update, chunk)
-
-    def _mark(self, offset: int) -> None:
-        """Keep the state of the hash before the chunk at ``offset``, and compare it with that of a first reading."""
-        agreed = self._agree.pop(0) if self._agree and self._agree[0].offset == offset else None
-        if agreed is not None and agreed.hasher.digest() != self._hasher.digest():
-            raise DigestMismatch("the source served other bytes when it was read a second time")
-        self._marks.append(_Mark(offset, self._hasher.copy()))
-        if len(self._marks) > _MAX_MARKS:
-            # The older ones become sparse: an upload that breaks has lost its latest bytes.
-            del self._marks[: _MAX_MARKS // 2 : 2]
+            self._hashing = asyncio.get_running_loop().run_in_executor(None, self._hash.update, chunk)
 
     async def _read(self) -> bytes:
         """Return the next bytes; none when all ``size`` of them were read."""
@@ -266,15 +266,16 @@ class BlobStream:
             return b""
         chunk, self._beyond = self._beyond, b""
         chunk = chunk or await self._retrying(self._receive)
-        if self._agree and self._offset < self._agree[0].offset < self._offset + len(chunk):
+        compared_at = self._hash.compared_at
+        if compared_at is not None and self._offset < compared_at < self._offset + len(chunk):
             # The next chunk begins where the readings are compared.
-            room = self._agree[0].offset - self._offset
+            room = compared_at - self._offset
             chunk, self._beyond = chunk[:room], chunk[room:]
         self._offset += len(chunk)
         if self._offset > self.blob.size:
             # At once: a body without end would be read for ever.
             raise self._wrong_size("longer")
-        if chunk and self._on_bytes is not None:
+        if chunk:
             self._on_bytes(len(chunk))
         return chunk
 
@@ -289,7 +290,7 @@ class BlobStream:
             try:
                 return await step()
             except RegistryError:
-                self._response = None
+                self._drop_body()
                 raise
 
         return await retrying(
@@ -304,13 +305,13 @@ class BlobStream:
         while not self._closed:
             if self._content is not None:
                 return self._content[self._offset :]
-            if self._response is None:
+            if (body := self._body) is None:
                 await self._connect()
                 continue
-            chunk = await self._receive_any(self._response) if self._unpacker is None or self._unpacker.needs else b""
+            chunk = await self._receive_any(body) if self._unpacker is None or self._unpacker.needs else b""
             ended = not chunk and (self._unpacker is None or self._unpacker.needs)
             if self._unpacker is not None:
-                chunk = self._unpack(self._unpacker, chunk, self._response)
+                chunk = self._unpack(self._unpacker, chunk, body.response)
             if ended and not chunk:
                 raise self._broke("the transfer ended")
             dropped = min(self._skip, len(chunk))
@@ -328,14 +329,14 @@ class BlobStream:
                 self._check_length(response.content_length)
         return chunk
 
-    async def _receive_any(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _receive_any(self, body: AnswerBody) -> bytes:
         """Return bytes of an answer as they arrive; none at its end."""
-        loop = asyncio.get_running_loop()
+        response, loop = body.response, asyncio.get_running_loop()
         began = loop.time()
         try:
             async with asyncio.timeout(self._standstill.left(self._transport.timing.read)):
                 with self._transport.circuit(response.url).reading():
-                    chunk = await response.content.readany()
+                    chunk = await body.receive()
         except TimeoutError as error:
             self._standstill.restart()
             self._standstills += 1
@@ -348,9 +349,12 @@ class BlobStream:
         if self._standstill.moved(len(chunk), loop.time() - began):
             self._standstills = 0
         if chunk:
-            alive()
-            self._transport.observer.received(self._transport.registry, len(chunk))
+            self._count(len(chunk))
         return chunk
+
+    def _count(self, size: int) -> None:
+        alive()
+        self._transport.observer.received(self._transport.registry, size)
 
     def _broke(self, words: str, advice: str = "") -> ConnectionFailed:
         """Return the error for a break, with how far the blob has come, and how often it broke there."""
@@ -363,13 +367,13 @@ class BlobStream:
     async def _connect(self) -> None:
         headers = {"Range": f"bytes={self._offset}-"} if self._offset and not self._packed else {}
         # Closed before the pause: a connection with unread bytes can't be reused and only holds a socket.
-        await self._exchange.aclose()
+        await self._leave()
         await self._transport.limits.ready()
         answering = self._transport.exchange(replace(self._request, headers=headers))
         response = await self._exchange.enter_async_context(answering)
         self._unpacker, self._encoding = None, packing(response.headers)
         if response.status == 206:
-            self._check_range(response.headers.get("Content-Range", ""))
+            check_range(response.headers.get("Content-Range", ""), self._offset, self.blob.size)
             self._skip = 0
         elif response.status == 200:
             # The server ignored the Range; ranges are optional.
@@ -383,17 +387,13 @@ class BlobStream:
                 self._check_length(response.content_length)
         else:
             raise await self._transport.failure(response)
-        self._response = response
+        self._body = AnswerBody(response)
+        if self._direct:
+            await self.go_direct()
 
     def _check_length(self, length: int | None) -> None:
         if length not in (None, self.blob.size):
             raise self._wrong_size("longer" if (length or 0) > self.blob.size else "shorter")
-
-    def _check_range(self, value: str) -> None:
-        match = _CONTENT_RANGE.match(value)
-        if match is None or int(match[1]) != self._offset or match[3] not in ("*", str(self.blob.size)):
-            requested = f"requested from byte {self._offset} of {self.blob.size}"
-            raise ProtocolViolated(f"{requested}, answered Content-Range {one_line(value, 80)!r}")
 
     def _wrong_size(self, how: str) -> DigestMismatch:
         advice = packing_advice(self._encoding) if self._encoding else ""

@@ -26,13 +26,14 @@ from replicator.registry.errors import (
     Unauthorized,
     UploadLost,
 )
-from replicator.registry.flow import Flow, Line, Urgency
+from replicator.registry.flow import Flow, Line
 from replicator.registry.small_blobs import SmallBlobs, closing_url, is_out_of_session, is_out_of_step
 from replicator.registry.transport import REDIRECTS
-from replicator.retry import PROGRESS, Standstill, alive, how_far, is_transient, retrying, standstill_words, waiting
+from replicator.registry.upload_body import UploadBody
+from replicator.retry import PROGRESS, how_far, is_transient, retrying
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import Callable, Iterable
 
     from yarl import URL
 
@@ -44,8 +45,6 @@ _log = structlog.get_logger("replicator.registry")
 _UPLOAD_RANGE = re.compile(r"(?:bytes=)?0-([0-9]{1,18})\Z")
 _MAX_STALLS = 5
 """Breaks of an upload in a row, without 64 KiB of progress, after which its session is given up."""
-_PIECE = 64 * 1024 + 1
-"""Bytes that are written at once: the fewest after which aiohttp waits until the other side has taken them."""
 
 
 @dataclass(slots=True)
@@ -278,47 +277,11 @@ class Blobs(SmallBlobs):
                 raise self._transport.silent(stopped, self._transport.timing.write) from error
 
     async def _put_blob(self, request: Request, upload: _Upload, deadline: asyncio.Timeout) -> None:
-        transport, timing, size = self._transport, self._transport.timing, upload.stream.blob.size
-        flow, rate = upload.flow, transport.limits.upload
-        loop = asyncio.get_running_loop()
-        standstill = Standstill()
-        upload.standing = standstill_words("taking", timing.write)
-
-        async def body() -> AsyncIterator[bytes | memoryview]:
-            # No deadline while the source is read, which has its own, nor while we hold the body back ourselves: here
-            # only the sending counts.
-            async for chunk in upload.stream:
-                left = memoryview(chunk)
-                while left:
-                    with waiting():
-                        ready = await flow.turn(min(len(left), rate.piece or _PIECE, _PIECE))
-                        if flow.trickles:
-                            # It has waited already: a second wait would let a proxy take the connection for idle.
-                            rate.spent(ready, bulk=flow.urgency is Urgency.BULK)
-                        else:
-                            flow.held = True
-                            await rate.passes(ready, bulk=flow.urgency is Urgency.BULK)
-                            flow.held = False
-                    upload.sent += ready
-                    transport.observer.sent(transport.registry, ready)
-                    began = loop.time()
-                    deadline.reschedule(began + standstill.left(timing.write))
-                    yield left[:ready]
-                    flow.sent(ready)
-                    left = left[ready:]
-                    standstill.moved(ready, loop.time() - began)
-                    deadline.reschedule(None)
-                    alive()
-                if upload.sent < size:
-                    # A refusal that arrived meanwhile must be read before a write meets the closed connection: the
-                    # first turn of the loop finds it, the second comes after it was read. After the last bytes there
-                    # must be no turn: a body that ends later than its answer costs the connection.
-                    await asyncio.sleep(0)
-                    await asyncio.sleep(0)
-            upload.standing = f"did not answer within {timing.commit:g} s after the last byte", ""
-            deadline.reschedule(loop.time() + timing.commit)
-
-        async with transport.exchange(replace(request, body=body())) as response:
+        transport, size = self._transport, upload.stream.blob.size
+        async with (
+            UploadBody(transport, upload, deadline) as body,
+            transport.exchange(replace(request, body=body)) as response,
+        ):
             if response.status not in (201, 204):
                 error = await transport.failure(response)
                 if isinstance(error, ForeignAnswer):

@@ -218,13 +218,13 @@ class Circuit:
             self._probing = False
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self) -> Iterator[Contact]:
         """Wait in this block for the next bytes of an answer that has begun."""
         contact = Contact(self, SLOW_STALL, time.monotonic(), probes=False)
         self._contacts.add(contact)
         self._watch()
         try:
-            yield
+            yield contact
             self.heard()
         finally:
             self._contacts.discard(contact)

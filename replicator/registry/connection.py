@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import zlib
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 
     from multidict import CIMultiDictProxy
 
+    from replicator.registry.circuit import Contact
     from replicator.registry.credentials import Access
     from replicator.registry.proxies import Proxies
+    from replicator.registry.upload_body import UploadBody
 
 T = TypeVar("T")
 
@@ -47,7 +50,7 @@ class Request:
         url: from `Transport.url`, or from a Location.
         scopes: what the token must allow, ``repository:<name>:<actions>`` each.
         headers: further headers.
-        body: bytes, which every attempt sends again, or a stream, which can be sent only once.
+        body: bytes, which every attempt sends again, or that of an upload, which can be sent only once.
         basic: send HTTP Basic without a challenge, as the REST APIs beside the registry expect it.
         anonymous: send no login, since none is needed: then a 401 says nothing about the login.
         follows: follow redirects of GET and HEAD; if not, a redirect is an answer.
@@ -58,7 +61,7 @@ class Request:
     url: URL
     scopes: frozenset[str] = frozenset()
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | AsyncIterator[bytes | memoryview] | None = None
+    body: bytes | UploadBody | None = None
     basic: bool = False
     anonymous: bool = False
     follows: bool = True
@@ -71,6 +74,13 @@ class Request:
     def streams(self) -> bool:
         """Whether the body is a stream."""
         return self.body is not None and not isinstance(self.body, bytes)
+
+    def data(self, contact: Contact, *, direct: bool) -> object:
+        """Return the body as aiohttp takes it; see `UploadBody.payload`."""
+        if not isinstance(self.body, bytes):
+            return self.body and self.body.payload(contact, direct=direct)
+        # As a file: aiohttp warns about large ones, which it writes in one go.
+        return unrepeatable(self.body) if self.once else io.BytesIO(self.body)
 
 
 @dataclass(frozen=True, slots=True)

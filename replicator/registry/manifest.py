@@ -323,7 +323,7 @@ def _texts(mapping: object) -> Mapping[str, str]:
 class Hasher(Protocol):
     """A hash object of hashlib."""
 
-    def update(self, data: bytes, /) -> None:
+    def update(self, data: bytes | memoryview, /) -> None:
         """Hash more bytes; releases the interpreter's lock for large ones."""
 
     def hexdigest(self) -> str:

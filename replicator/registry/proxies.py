@@ -231,6 +231,10 @@ class Proxies:
         proxy = self.http if url.scheme == "http" else self.https
         return None if proxy is None or self._why_not(url) else proxy
 
+    def are_direct(self, url: URL) -> bool:
+        """Tell whether nothing but the target's own TLS lies between a request and its socket: no TLS with a proxy."""
+        return (proxy := self.find(url)) is None or proxy.url.scheme == "http"
+
     def describe(self, url: URL) -> str:
         """Say how a target is reached; empty if nothing names a proxy for it."""
         proxy = self.find(url)

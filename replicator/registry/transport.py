@@ -6,7 +6,6 @@ This module knows nothing of blobs and manifests; `replicator.registry.client.Re
 from __future__ import annotations
 
 import asyncio
-import io
 import ssl
 import time
 from contextlib import asynccontextmanager
@@ -34,7 +33,6 @@ from replicator.registry.connection import (
     same_origin,
     timeout_of,
     tls_of,
-    unrepeatable,
 )
 from replicator.registry.connection_errors import (
     answered_elsewhere,
@@ -46,6 +44,7 @@ from replicator.registry.connection_errors import (
 from replicator.registry.errors import ConnectionFailed, ProtocolViolated, RegistryError, request_context
 from replicator.registry.limits import Abilities
 from replicator.registry.proxies import Proxies
+from replicator.registry.pump import threaded_tls
 from replicator.registry.refusals import Refusals
 from replicator.registry.token_endpoint import TokenEndpoint
 from replicator.retry import alive, parse_retry_after, retrying
@@ -101,6 +100,7 @@ class Transport:
         self._ssl = tls_of(access)
         self._verified = tls_of(replace(access, insecure=False)) if access.insecure else self._ssl
         self._proxies = access.proxies or Proxies()
+        self.is_direct = self._proxies.are_direct
         self._guard = AddressGuard(registry)
         self._base = explicit_base(registry, access)
         # All requests wait for one discovery, and get its failure together.
@@ -307,9 +307,8 @@ class Transport:
                 SENT_LOGINS.sent(login)
         # Interim answers and dripping headers never meet the limit of a read. A stream has limits of its own.
         within = None if limited or request.streams else timing.commit
-        data = io.BytesIO(body) if isinstance(body, bytes) else body and contact.watch(body)
         if request.once and isinstance(body, bytes):
-            data, headers["Content-Length"] = unrepeatable(body), str(len(body))
+            headers["Content-Length"] = str(len(body))
         began, status = time.monotonic(), None
         try:
             async with limited_to(within), self._guard.towards(url, self._base, self._proxies):
@@ -317,11 +316,10 @@ class Transport:
                     request.method,
                     url,
                     headers=headers,
-                    # Bytes as a file: aiohttp warns about large ones, which it writes in one go.
-                    data=data,
+                    data=request.data(contact, direct=self.is_direct(url)),
                     allow_redirects=False,
                     timeout=timeout_of(connect, timing.connect, sock_read),
-                    ssl=self._verified if secret and not own else self._ssl,
+                    ssl=threaded_tls(self._verified if secret and not own else self._ssl, url),
                     proxy=proxy.url if proxy is not None else None,
                     proxy_headers=proxy.credentials if proxy is not None else None,
                 )
@@ -333,6 +331,8 @@ class Transport:
             alive()
             if isinstance(body, bytes):
                 self.observer.sent(self.registry, len(body))
+            elif body is not None:
+                body.answered()
             if status == 407 and proxy is not None:
                 response.release()
                 raise proxy.refusal(url, status)

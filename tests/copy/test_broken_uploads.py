@@ -61,7 +61,7 @@ async def a_keeping_registry() -> AsyncIterator[Keeping]:
 
 
 @pytest.fixture
-async def kept(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[KeptPair]:
+async def kept(monkeypatch: pytest.MonkeyPatch, way: str) -> AsyncIterator[KeptPair]:
     monkeypatch.setattr("replicator.retry.backoff", lambda *_, **__: 0.01)
     async with a_registry() as source, a_keeping_registry() as destination, a_copier(PATIENT) as copier:
         await source.push("v1", ROOT)

@@ -219,10 +219,12 @@ LIMITS = {
         Limit("read ahead of a transfer, times three", "registry.client._READ_BUFFER", "bytes", "the sender waits"),
         Limit(
             "states of a blob's hash, to verify bytes that are read twice",
-            "registry.blob_stream._MAX_MARKS",
+            "registry.blob_checks._MAX_MARKS",
             "",
             "the older become sparse",
         ),
+        Limit("threads that move large blobs", "tasks.MOST_THREADS", "", "the event loop moves the blob"),
+        Limit("buffer of such a thread", "registry.pump.CHUNK", "bytes", "the sender waits"),
         Limit("given to a connection before it can be sent", "registry.addresses._UNSENT_BYTES", "bytes", "it waits"),
         Limit("tags that a backfill lists ahead", "replication.backfill._LISTED_AHEAD", "", "the list waits"),
         Limit("copies that a backfill has queued", "replication.backfill._QUEUED_AT_ONCE", "", "the backfill waits"),

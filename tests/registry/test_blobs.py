@@ -203,7 +203,8 @@ async def a_pair(registry: Server, timing: Timing = QUICK) -> AsyncIterator[Pair
 
 
 @pytest.fixture
-async def pair(registry: Server) -> AsyncIterator[Pair]:
+async def pair(registry: Server, way: str) -> AsyncIterator[Pair]:
+    """Both, for each way that a body can take."""
     async with a_pair(registry) as made:
         yield made
 

@@ -100,7 +100,7 @@ async def an_upload(registry: Server, timing: Timing = IMPATIENT) -> AsyncIterat
 
 
 @pytest.fixture
-async def upload(registry: Server) -> AsyncIterator[Upload]:
+async def upload(registry: Server, way: str) -> AsyncIterator[Upload]:
     async with an_upload(registry) as made:
         yield made
 

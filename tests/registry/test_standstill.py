@@ -123,6 +123,7 @@ async def upload(host: str, timing: Timing, observer: RequestObserver | None = N
             await stream.aclose()
 
 
+@pytest.mark.usefixtures("way")
 async def test_a_destination_that_drips_stands_still() -> None:
     async def drip(reader: asyncio.StreamReader) -> None:
         while await reader.read(1):
@@ -138,8 +139,9 @@ async def test_a_destination_that_drips_stands_still() -> None:
     ) or "did not answer within 0.5 s" in said
 
 
-async def test_a_destination_is_given_small_pieces_each_with_a_time_of_its_own() -> None:
+async def test_a_destination_is_given_small_pieces_each_with_a_time_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise a thin line would need to be fast enough for a whole chunk of what was read."""
+    monkeypatch.setattr("replicator.registry.upload_body.LEAST", 10**12)
     sizes: list[int] = []
 
     async def take(reader: asyncio.StreamReader) -> None:
@@ -151,6 +153,7 @@ async def test_a_destination_is_given_small_pieces_each_with_a_time_of_its_own()
     assert max(sizes) <= PROGRESS + 1
 
 
+@pytest.mark.usefixtures("way")
 async def test_a_destination_that_never_answers_says_so() -> None:
     async def never(reader: asyncio.StreamReader) -> None:
         await reader.readexactly(len(CONTENT))
@@ -179,6 +182,8 @@ async def test_waiting_for_the_rate_of_requests_is_no_standstill_of_a_destinatio
 async def test_holding_a_body_back_between_its_pieces_is_no_standstill_of_a_destination(
     monkeypatch: pytest.MonkeyPatch, holder: type[Flow] | type[Rate]
 ) -> None:
+    # A thread asks by other functions, and leaves what has to wait to these.
+    monkeypatch.setattr("replicator.registry.upload_body.LEAST", 10**12)
     name = "turn" if holder is Flow else "passes"
     held, let = 0, getattr(holder, name)
 

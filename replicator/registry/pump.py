@@ -1,0 +1,392 @@
+"""Large bodies past the event loop: a thread moves them between the sockets of two connections of aiohttp.
+
+Requests, answers and all that is decided about them stay with aiohttp, and so do short bodies, limited ones, and the
+last chunk of each blob, which waits for the digest. In between one thread receives, hashes and sends with one buffer,
+and all three release the interpreter's lock. It uses duplicates of the sockets, which never block it: it waits in
+``poll``, and a shutdown of the sockets ends that.
+
+Over TLS the thread uses the connection's own buffers, so that the event loop must not read meanwhile; over plain TCP
+the loop goes on reading while a thread sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import math
+import os
+import select
+import socket
+import ssl
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self
+
+from replicator.retry import PROGRESS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import aiohttp
+    from yarl import URL
+
+    from replicator.registry.circuit import Contact
+    from replicator.retry import Standstill
+
+CHUNK = 256 * 1024
+_REPORT_SECONDS = 0.1
+"""Seconds between two looks at what a thread has moved."""
+
+
+class TlsObject(ssl.SSLObject):
+    """One side of a TLS connection, with its buffers of encrypted bytes."""
+
+    incoming: ssl.MemoryBIO
+    outgoing: ssl.MemoryBIO
+
+
+class TlsContext(ssl.SSLContext):
+    """A context whose connections a thread can use in the event loop's place."""
+
+    sslobject_class = TlsObject
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """See `ssl.SSLContext.wrap_bio`; event loops call it for each connection."""
+        made = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        if isinstance(made, TlsObject):
+            made.incoming, made.outgoing = incoming, outgoing
+        return made
+
+
+def threaded_tls(tls: ssl.SSLContext | bool, url: URL) -> ssl.SSLContext | bool:
+    """Return what aiohttp takes as ``ssl``, so that a thread can use the connection.
+
+    Args:
+        tls: the same for any connection: a context, True for the system's authorities, or False for no verification.
+        url: the target.
+    """
+    if url.scheme == "http":
+        return tls
+    if isinstance(tls, bool):
+        return _default_tls(verified=tls)
+    tls.__class__ = TlsContext
+    return tls
+
+
+@functools.cache
+def _default_tls(*, verified: bool) -> ssl.SSLContext:
+    context = ssl.create_default_context() if verified else TlsContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.__class__ = TlsContext
+    if not verified:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+class RawConnection:
+    """The socket beneath a connection of aiohttp, for one direction of one body. Only its owner may use it meanwhile.
+
+    Args:
+        transport: of the connection.
+        left: bytes to receive at the most.
+
+    Attributes:
+        left: the same, as they become fewer.
+        has_news: something arrived while a thread was sending, and the event loop has to read it.
+    """
+
+    def __init__(self, transport: asyncio.Transport, left: int = 0) -> None:
+        self.left = left
+        self.has_news = False
+        self._transport = transport
+        self._socket = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        self._socket.setblocking(False)
+        self._poll = select.poll()
+        tls = transport.get_extra_info("ssl_object")
+        self._tls: TlsObject | None = tls if isinstance(tls, TlsObject) else None
+        self._encrypted = memoryview(b"")
+        self._arrived = memoryview(bytearray(CHUNK)) if left and self._tls is not None else memoryview(b"")
+        self._users = 0
+        self._closed = False
+
+    @classmethod
+    def below(cls, transport: asyncio.Transport | None, left: int = 0) -> Self | None:
+        """Return the raw connection below a transport; None if only the event loop can use that."""
+        if transport is None or transport.is_closing():
+            return None
+        tls = transport.get_extra_info("ssl_object")
+        shown = isinstance(tls, TlsObject) and hasattr(transport, "set_read_buffer_limits")
+        return cls(transport, left) if tls is None or shown else None
+
+    def pause_loop(self) -> None:
+        """Keep the event loop from reading what arrives over TLS; plain reading is paused by aiohttp."""
+        self._limit_reading(0)
+
+    def resume_loop(self) -> None:
+        """Have the event loop read again."""
+        self._limit_reading(None)
+
+    def _limit_reading(self, most: int | None) -> None:
+        # The transport below that of TLS reads until so many bytes wait to be decrypted.
+        if self._tls is not None and not self._transport.is_closing():
+            self._transport.set_read_buffer_limits(most)  # type: ignore[attr-defined]  # of both kinds of loops
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Use it in a thread for as long as the context lasts: it is not closed meanwhile."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if self._closed:
+                self.close()
+
+    def close(self) -> None:
+        """Close the duplicate, once no thread uses it any more; the connection itself is aiohttp's."""
+        self._closed = True
+        if not self._users:
+            self._socket.close()
+
+    def break_off(self) -> None:
+        """End the connection, so that a thread that waits for it ends; any thread may call it."""
+        # Of the plain socket: it is known to OpenSSL by its bytes only. Closing would wake nobody.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    async def readable(self) -> None:
+        """Wait in the event loop until bytes can be received."""
+        loop, number = asyncio.get_running_loop(), self._socket.fileno()
+        ready = asyncio.Event()
+        loop.add_reader(number, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_reader(number)
+
+    async def writable(self) -> None:
+        """Wait in the event loop until bytes can be sent."""
+        loop, number = asyncio.get_running_loop(), self._socket.fileno()
+        ready = asyncio.Event()
+        loop.add_writer(number, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_writer(number)
+
+    def wait(self, *, sending: bool, seconds: float) -> None:
+        """Wait in a thread until bytes can be sent or received.
+
+        Raises:
+            TimeoutError: they can't within so many seconds.
+        """
+        # Over TLS an answer can arrive while nothing can be sent, and only this thread may look for it.
+        reads = not sending or self._tls is not None
+        self._poll.register(self._socket, (select.POLLOUT if sending else 0) | (select.POLLIN if reads else 0))
+        if not (found := self._poll.poll(math.ceil(seconds * 1000))):
+            raise TimeoutError
+        self.has_news = sending and reads and not found[0][1] & select.POLLOUT
+
+    def receive(self, into: memoryview) -> int | None:
+        """Receive bytes of the body; None if none have arrived.
+
+        Returns:
+            Their number; 0 if the other side has ended the connection.
+
+        Raises:
+            OSError: the connection broke.
+        """
+        into = into[: self.left]
+        try:
+            count = self._socket.recv_into(into) if self._tls is None else self._decrypt(self._tls, into)
+        except BlockingIOError:
+            return None
+        self.left -= count
+        return count
+
+    def _decrypt(self, tls: TlsObject, into: memoryview) -> int:
+        done = 0
+        while done < len(into):
+            try:
+                count = int(tls.read(len(into) - done, into[done:]))
+            except ssl.SSLWantReadError:
+                try:
+                    count = self._socket.recv_into(self._arrived)
+                except BlockingIOError:
+                    if done:
+                        break
+                    raise
+                if count:
+                    tls.incoming.write(self._arrived[:count])
+                else:
+                    tls.incoming.write_eof()
+                continue
+            except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+                break
+            except ssl.SSLError as error:
+                raise _broken(error) from error
+            if not count:
+                break
+            done += count
+        # A change of keys is answered by the event loop, when it sends the next request.
+        return done
+
+    def send(self, piece: memoryview) -> int:
+        """Send bytes, and return how many were taken; 0 if none can be now.
+
+        Raises:
+            OSError: the connection broke.
+        """
+        try:
+            if self._tls is None:
+                return self._socket.send(piece)
+            # In parts, each of which has a time of its own.
+            taken, piece = 0, piece[:PROGRESS]
+            while not self._encrypted and taken < len(piece):
+                taken += self._tls.write(piece[taken:])
+            if taken:
+                self._encrypted = memoryview(self._tls.outgoing.read())
+            if self._encrypted:
+                self._encrypted = self._encrypted[self._socket.send(self._encrypted) :]
+        except BlockingIOError:
+            return taken if self._tls is not None else 0
+        except ssl.SSLError as error:
+            raise _broken(error) from error
+        return taken
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether what is sent is encrypted here."""
+        return self._tls is not None
+
+    @property
+    def is_flushed(self) -> bool:
+        """Whether the system has all that was taken."""
+        return not self._encrypted
+
+    def look(self) -> bool:
+        """Tell whether something has arrived that the event loop has to read, since TLS has one buffer for both."""
+        if self._tls is not None and not self.has_news:
+            self._poll.register(self._socket, select.POLLIN)
+            self.has_news = bool(self._poll.poll(0))
+        return self.has_news
+
+
+def _broken(error: ssl.SSLError) -> ConnectionError:
+    # Its number is OpenSSL's, not the system's.
+    return ConnectionError(f"TLS failed ({error.reason or 'no reason'})")
+
+
+class AnswerBody:
+    """The body of an answer: read by aiohttp, or below it once it was taken over.
+
+    Args:
+        response: the answer.
+
+    Attributes:
+        response: the same.
+        raw: the connection, if it was taken over and there is more to come.
+        fault: what ended a thread that received.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self.raw: RawConnection | None = None
+        self.fault: OSError | None = None
+        self.response = response
+        self._read = b""
+
+    async def take_over(self) -> None:
+        """Take the rest over from the event loop, if it is long, and of known length."""
+        response = self.response
+        connection, content, length = response.connection, response.content, response.content_length
+        if connection is None or connection.protocol is None or length is None or content.exception() is not None:
+            return
+        if "Transfer-Encoding" in response.headers or length - content.total_bytes < CHUNK:
+            return
+        raw = RawConnection.below(connection.transport, length)
+        if raw is None:
+            return
+        read = bytearray()
+        # Reading goes on as the buffer empties, which may fill it once more with what was received already.
+        while piece := content.read_nowait():
+            read += piece
+        self._read, raw.left = bytes(read), length - content.total_bytes
+        if not raw.left:
+            raw.close()
+            return
+        self.raw = raw
+        connection.protocol.pause_reading()
+        # What was scheduled before ends first.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        raw.pause_loop()
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether a thread can go on reading."""
+        return self.raw is not None and self.fault is None and not self._read
+
+    async def receive(self) -> bytes:
+        """Return bytes as they arrive; none at the end.
+
+        Raises:
+            aiohttp.ClientError, OSError: the connection broke.
+        """
+        if self.fault is not None:
+            fault, self.fault = self.fault, None
+            raise fault
+        if self._read:
+            read, self._read = self._read, b""
+            return read
+        if self.raw is None:
+            return await self.response.content.readany()
+        buffer = memoryview(bytearray(CHUNK))
+        while (count := self.raw.receive(buffer)) is None:
+            await self.raw.readable()
+        self.finish()
+        return bytes(buffer[:count])
+
+    def receive_in_thread(self, buffer: memoryview, standstill: Standstill, seconds: float, contact: Contact) -> int:
+        """Receive bytes in a thread; 0 at the end, or if there is a `fault`.
+
+        Args:
+            buffer: for the bytes.
+            standstill: of the other side.
+            seconds: its limit.
+            contact: notes when the other side has to act.
+        """
+        assert self.raw is not None, "only if `is_direct`"  # noqa: S101 - the caller checks
+        try:
+            while (count := self.raw.receive(buffer)) is None:
+                began = time.monotonic()
+                contact.moved(waits=True)
+                try:
+                    self.raw.wait(sending=False, seconds=standstill.left(seconds))
+                finally:
+                    standstill.moved(0, time.monotonic() - began)
+                contact.moved(waits=False)
+        except OSError as error:
+            self.fault = error
+            return 0
+        return count
+
+    def finish(self) -> None:
+        """Give the connection back to aiohttp, if all was read."""
+        if self.raw is not None and not self.raw.left:
+            self.leave()
+            self.response.content.feed_eof()
+
+    def leave(self) -> None:
+        """Leave the rest; aiohttp then closes the connection."""
+        if self.raw is not None:
+            self.raw.resume_loop()
+            self.raw.close()
+            self.raw = None
