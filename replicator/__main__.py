@@ -1,7 +1,6 @@
 """The program: ``replicator``, or ``python -m replicator``."""
 
 import gc
-import os
 
 
 def main() -> None:
@@ -9,8 +8,6 @@ def main() -> None:
     # Modules are never garbage, and scanning them again and again would take a tenth of the start. The command line
     # enables it when it has imported the command.
     gc.disable()
-    # To look for plugins pydantic would read what every installed package says of itself.
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     from replicator import commands
 
     commands.main()
