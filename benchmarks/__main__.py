@@ -67,8 +67,8 @@ def main(
     if against is not None:
         programs.TREES[f"replicator at {against.name}"] = against.resolve()
     terms = _terms(rate, rtt, row or [], against, place)
-    if markdown is not None:
-        report.write(markdown, "")
+    if markdown is not None and not report.has_place(markdown):
+        raise typer.BadParameter(f"it has no lines {report.BEGIN.strip()} and {report.END.strip()}")
     wanted = _known(names or [], (*ROWS, *_OTHERS), "names") or [name for name, one in ROWS.items() if one.always]
     console = Console(width=_WIDTH)
     rows = [name for name in wanted if name in ROWS]
@@ -153,7 +153,10 @@ def _run(what: Coroutine[Any, Any, _Found]) -> _Found:
         return await what
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(run())
+        try:
+            return runner.run(run())
+        except asyncio.CancelledError:
+            sys.exit("ended by a signal; the rows above are complete")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ async def hold(contest: Contest, runs: int, storage: Path | None, counted: Conte
             shift = turn % len(contest.contenders)
             for contender in (*contest.contenders[shift:], *contest.contenders[:shift]):
                 await _run(registries, contest, contender, standings[contender.name])
-        if counted is None:
+        if counted is None and not (runs and contest.synthetic):
             await _count(registries, contest, standings)
     if counted is not None:
         async with stage(counted, storage) as registries:
@@ -64,11 +64,12 @@ async def _run(
     try:
         async with registries.run(share=contender.share, counted=counted) as run:
             took = await contender.run(run.route)
-            if counted:
+            if counted or contest.synthetic:
+                # A synthetic registry counts at no cost.
                 standing.requests = await run.requests()
-                standing.tags = len(run.route.references) if contender.share is not None else 0
-            else:
+            if not counted:
                 standing.runs.append(took)
+            standing.tags = len(run.route.references) if contender.share is not None else 0
             if contest.brings and contest.synthetic is None:
                 await verify(run, contest, contender.name)
     except RunFailed as error:

@@ -167,18 +167,15 @@ def markdown(results: Sequence[Result], failures: Sequence[str], machine: Sequen
     return "\n".join([*lines, "", *(f"- {remark}" for remark in remarks), ""])
 
 
-def write(document: Path, table: str) -> None:
-    """Put the table between the two marks of a document.
+def has_place(document: Path) -> bool:
+    """Whether a document has the two marks that the table goes between."""
+    return END in document.read_text().partition(BEGIN)[2]
 
-    Raises:
-        ValueError: it has none.
-    """
-    whole = document.read_text()
-    before, begin, rest = whole.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{document} has no lines {BEGIN.strip()} and {END.strip()}")
-    document.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
+
+def write(document: Path, table: str) -> None:
+    """Put the table between the two marks of a document."""
+    before, _, rest = document.read_text().partition(BEGIN)
+    document.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}")
 
 
 def machine(runs: int) -> list[str]:

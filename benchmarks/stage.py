@@ -88,7 +88,6 @@ class Stage:
         """Have the source, and the destination where no run changes it."""
         contest = self._contest
         if contest.tls:
-            # Debian's skopeo is from before the rule that an authority needs a key usage.
             harbors_recipe(self._place)
             self._trust = ssl.create_default_context(cafile=self._place / "ca.pem")
         self._source = await stack.enter_async_context(self._registry(self._place / "source", contest.content))

@@ -271,6 +271,16 @@ def test_the_table_has_its_place_in_the_documentation() -> None:
     assert page.count(report.BEGIN) == page.count(report.END) == 1
 
 
+def test_a_document_without_a_place_for_the_table_is_refused(tmp_path: Path) -> None:
+    document = tmp_path / "document.md"
+    document.write_text("nothing")
+    assert not report.has_place(document)
+    document.write_text(f"before\n{report.BEGIN}old\n{report.END}after\n")
+    assert report.has_place(document)
+    report.write(document, "| table |")
+    assert document.read_text() == f"before\n{report.BEGIN}\n| table |\n{report.END}after\n"
+
+
 async def test_another_checkout_takes_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "replicator" / "__main__.py"
     program.parent.mkdir()
