@@ -195,7 +195,7 @@ class Settings(BaseSettings):
         "no page",
     )
     concurrency: _Slots = Field(16, description="concurrent copies for events, per process")
-    backfill_concurrency: _Slots = Field(16, description="concurrent copies for backfills, per process")
+    backfill_concurrency: _Slots = Field(32, description="concurrent copies for backfills, per process")
     transfers: _Slots = Field(
         24,
         description="the most concurrent uploads of blobs over 64 KiB, per registry and process; fewer where more do "

@@ -73,7 +73,7 @@ async def test_a_copy_is_shown_while_it_runs_with_its_bytes(house: House) -> Non
         assert job["worker"] == worker["id"]
         assert set(worker) == {"id", "host", "pid", "started", "seen", "running", "concurrency", "stopping", "waiting"}
         assert (worker["pid"], worker["stopping"]) == (serving.process.pid, False)
-        assert worker["concurrency"] == {"events": 16, "backfill": 16}
+        assert worker["concurrency"] == {"events": 16, "backfill": 32}
 
         table = await replicator("status", cwd=house.directory)
         assert table.code == 0
