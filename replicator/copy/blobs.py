@@ -223,7 +223,7 @@ class _ImageUpload:
             try:
                 await self._open_and_send(blob, reading)
             finally:
-                await cancel_all(() if reading is None else (reading,))
+                await cancel_all(() if reading is None or reading.done() else (reading,))
 
     async def _open_and_send(
         self, blob: Descriptor, reading: asyncio.Task[bytes | RegistryError | None] | None = None
