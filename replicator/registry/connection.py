@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from replicator.registry.circuit import Contact
     from replicator.registry.credentials import Access
     from replicator.registry.proxies import Proxies
-    from replicator.registry.upload_body import UploadBody
 
 T = TypeVar("T")
 
@@ -39,6 +38,16 @@ _log = structlog.get_logger("replicator.registry")
 async def unrepeatable(body: bytes) -> AsyncIterator[bytes]:
     """Yield a body that aiohttp sends once: when a kept connection breaks, it repeats what it can read again."""
     yield body
+
+
+class StreamedBody(Protocol):
+    """A body that can be sent only once: that of an upload."""
+
+    def payload(self, contact: Contact, *, direct: bool) -> object:
+        """Return what aiohttp takes as ``data``; ``direct`` if no TLS of a proxy lies above the socket."""
+
+    def answered(self) -> None:
+        """Note that the answer has begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +70,7 @@ class Request:
     url: URL
     scopes: frozenset[str] = frozenset()
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | UploadBody | None = None
+    body: bytes | StreamedBody | None = None
     basic: bool = False
     anonymous: bool = False
     follows: bool = True
@@ -76,7 +85,7 @@ class Request:
         return self.body is not None and not isinstance(self.body, bytes)
 
     def data(self, contact: Contact, *, direct: bool) -> object:
-        """Return the body as aiohttp takes it; see `UploadBody.payload`."""
+        """Return the body as aiohttp takes it; see `StreamedBody.payload`."""
         if not isinstance(self.body, bytes):
             return self.body and self.body.payload(contact, direct=direct)
         # As a file: aiohttp warns about large ones, which it writes in one go.

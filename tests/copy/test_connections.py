@@ -73,6 +73,7 @@ def instant(blob: bytes) -> Iterator[str]:
         loop.close()
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("size", [300, 500_000])
 def test_one_blob_after_the_other_needs_no_new_connection(size: int) -> None:
     """A body whose end is noticed later than its answer would cost its connection each time."""
