@@ -315,6 +315,10 @@ _REPORT_SECONDS = 0.1
 _threads: set[threading.Thread] = set()
 
 
+class NoThread(Exception):
+    """The system has no thread left."""
+
+
 def has_threads() -> bool:
     """Tell whether `in_thread` may be used."""
     return len(_threads) < MOST_THREADS
@@ -327,6 +331,9 @@ async def in_thread(work: Callable[[], T], stops: Iterable[Callable[[], None]], 
         work: the work.
         stops: they make it end at once; called in the event loop.
         report: called in the event loop, now and then and at the end.
+
+    Raises:
+        NoThread: the system allows none; the work has not begun.
     """
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
@@ -341,7 +348,10 @@ async def in_thread(work: Callable[[], T], stops: Iterable[Callable[[], None]], 
         loop.call_soon_threadsafe(ended.set_result, None)
 
     thread = threading.Thread(target=run, name="body", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise NoThread from error
     _threads.add(thread)
     try:
         while not ended.done():

@@ -13,7 +13,7 @@ from aiohttp.payload import AsyncIterablePayload
 from replicator.registry.flow import Urgency
 from replicator.registry.pump import RawConnection
 from replicator.retry import Standstill, alive, standstill_words, waiting
-from replicator.tasks import has_threads
+from replicator.tasks import NoThread, has_threads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -66,6 +66,7 @@ class UploadBody:
         self._writer: StreamWriter | None = None
         self._raw: RawConnection | None = None
         self._answered = False
+        self._may_thread = True
         self._idle = asyncio.Event()
         self._idle.set()
         upload.standing = standstill_words("taking", transport.timing.write)
@@ -110,7 +111,7 @@ class UploadBody:
                         yield piece
                     else:
                         await self._write(raw, piece)
-                while raw is not None and self._is_free() and has_threads() and stream.is_direct:
+                while raw is not None and self._may_thread and self._is_free() and has_threads() and stream.is_direct:
                     async for piece in self._in_turn(await stream.hand_over()):
                         await self._write(raw, piece)
                     if (rest := await self._move(raw)) is None:
@@ -224,8 +225,12 @@ class UploadBody:
         raw.pause_loop()
         try:
             return await self._upload.stream.pour(functools.partial(self._send, raw), raw, report)
+        except NoThread:
+            self._may_thread = False
+            return b""
         except TimeoutError:
             # The deadline of the event loop says the same, in the same words.
+            self._idle.set()
             self._deadline.reschedule(loop.time())
             await loop.create_future()
             raise

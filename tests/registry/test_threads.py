@@ -233,6 +233,19 @@ async def test_beyond_the_most_threads_the_event_loop_moves_a_blob(
     assert not used
 
 
+async def test_where_the_system_has_no_thread_left_the_event_loop_moves_a_blob(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with both(secure=False) as ends:
+        # The threads that look up names and hash are there already.
+        await ends.upload()
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        await ends.upload()
+        monkeypatch.undo()
+        assert ends.taken == [CONTENT] * 2
+
+
 async def test_a_source_that_stops_sending_is_told_from_a_silent_destination(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("replicator.retry.backoff", lambda *_, **__: 0.0)
     monkeypatch.setattr("replicator.registry.blob_stream._MAX_STALLS", 0)
