@@ -308,7 +308,14 @@ async def test_the_command_line_prints_the_table_and_writes_it_into_a_document(t
     )
     said, _ = await process.communicate()
     assert process.returncode == 0
-    for words in ("idle-copy: nothing to do", "version: the start", "HEAD manifest", "1 interleaved runs", "skopeo 1."):
+    for words in (
+        "idle-copy: nothing to do",
+        "version: the start",
+        "HEAD manifest",
+        "1 interleaved runs",
+        "skopeo 1.",
+        "a small part",
+    ):
         assert words in said.decode()
     written = document.read_text()
     assert written.startswith("# Before\n")
