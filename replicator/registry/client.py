@@ -27,7 +27,7 @@ from replicator.registry.rate import Rates
 from replicator.registry.transport import Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Coroutine, Hashable
     from types import TracebackType
 
     from aiohttp.http import RawResponseMessage
@@ -133,10 +133,10 @@ class ProxyConnector(aiohttp.TCPConnector):
         protocol: type[ResponseHandler] = _Protocol
         self._factory = functools.partial(protocol, self._loop)
 
-    async def connect(
+    def connect(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
-    ) -> aiohttp.connector.Connection:
-        """Return a connection for a request.
+    ) -> Coroutine[Any, Any, aiohttp.connector.Connection]:
+        """Return what is awaited for a connection for a request.
 
         Raises:
             ProxyNotVerified: the proxy is an https:// one, and this aiohttp can't be told to verify it.
@@ -144,7 +144,7 @@ class ProxyConnector(aiohttp.TCPConnector):
         hook = "_update_proxy_auth_header_and_build_proxy_req"
         if req.proxy is not None and req.proxy.scheme == "https" and not hasattr(aiohttp.TCPConnector, hook):
             raise ProxyNotVerified
-        return await super().connect(req, traces, timeout)
+        return super().connect(req, traces, timeout)
 
     def _update_proxy_auth_header_and_build_proxy_req(self, req: aiohttp.ClientRequest) -> aiohttp.ClientRequest:
         request = super()._update_proxy_auth_header_and_build_proxy_req(req)

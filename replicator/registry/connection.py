@@ -8,7 +8,7 @@ import zlib
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import aiohttp
 import structlog
@@ -50,7 +50,8 @@ class StreamedBody(Protocol):
         """Note that the answer has begun."""
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: nobody changes one either, and to make one would cost three times as much.
+@dataclass(slots=True)
 class Request:
     """One request. As text it is method and path, without the query, which may hold a signature.
 
@@ -92,8 +93,7 @@ class Request:
         return unrepeatable(self.body) if self.once else io.BytesIO(self.body)
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """A short answer, read whole; ``url`` is its origin, the base of a relative Location."""
 
     status: int

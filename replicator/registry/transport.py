@@ -103,6 +103,7 @@ class Transport:
         self.is_direct = self._proxies.are_direct
         self._guard = AddressGuard(registry)
         self._base = explicit_base(registry, access)
+        self._prefix = str(self._base or "")
         # All requests wait for one discovery, and get its failure together.
         self._discovery = Shared(self._discover)
 
@@ -115,9 +116,10 @@ class Transport:
         if self._base is None:
             try:
                 self._base = await self._discovery.result()
+                self._prefix = str(self._base)
             except RegistryError as error:
                 raise error.again() from error
-        return URL(f"{self._base}{path}", encoded=True)
+        return URL(self._prefix + path, encoded=True)
 
     def context(self, request: Request) -> AbstractContextManager[None]:
         """Name this registry and ``request`` in every error that is raised in this block."""
@@ -166,7 +168,7 @@ class Transport:
                         raise await self.failure(response)
                     empty = request.method == "HEAD" or response.content.at_eof()
                     body = b"" if empty else await self.read(response, max_body + 1)
-                    if is_page(body):
+                    if body and is_page(body):
                         raise foreign_answer(response.status, body, request.method)
                     if len(body) > max_body:
                         raise ProtocolViolated(f"the answer is larger than {max_body} bytes")
