@@ -10,6 +10,7 @@ import pytest
 from replicator.copy.options import Attestations, CopyOptions
 from replicator.reference import Platform, Reference, Repository
 from replicator.rules import Collision, CopyRequest, TagFilter, find_collisions
+from replicator.rules.mapping import Template
 from tests.rules.building import ACR, HARBOR, PLAIN, goes_to, rules_of
 
 SHA = "sha256:" + "a" * 64
@@ -298,3 +299,17 @@ def test_only_rules_that_can_be_about_a_repository_are_looked_at() -> None:
     considered = rules._numbers(Repository(HARBOR, "team7/any"))
     assert len(considered) == 2
     assert len(rules._numbers(Repository(HARBOR, "lib/x5"))) == 2
+
+
+def test_the_destination_of_a_repository_is_decided_once_for_all_its_tags(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = rules_of({f"{HARBOR}/team/**": f"{ACR}/mirror/{{flat}}"})
+    expanded: list[Repository] = []
+    expand = Template.expand
+
+    def counted(template: Template, source: Repository) -> Repository:
+        expanded.append(source)
+        return expand(template, source)
+
+    monkeypatch.setattr(Template, "expand", counted)
+    assert len(rules.requests(API, [f"v{number}" for number in range(50)])) == 50
+    assert expanded == [API]
