@@ -93,13 +93,15 @@ class Contact:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, ConnectionFailed):
-            if error.silent:
-                self._circuit.silent(error, time.monotonic() - self._sent, self)
-        elif error is None or isinstance(error, RegistryError):
-            # A certificate that is not trusted, or an address that is refused: somebody is there.
-            self._circuit.heard()
-        self._circuit.ended(self)
+        try:
+            if isinstance(error, ConnectionFailed):
+                if error.silent:
+                    self._circuit.silent(error, time.monotonic() - self._sent, self)
+            elif error is None or isinstance(error, RegistryError):
+                # A certificate that is not trusted, or an address that is refused: somebody is there.
+                self._circuit.heard()
+        finally:
+            self._circuit.ended(self)
 
     def moved(self, *, waits: bool) -> None:
         """Note that a part of the body moved, and whether the host has to act now."""

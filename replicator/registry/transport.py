@@ -63,6 +63,7 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
 _MAX_ERROR_BODY = 16 * 1024
 _Hop = tuple[URL, dict[str, str]]
+"""Where a request goes next, and the headers that it has there."""
 
 
 class Transport:
