@@ -13,6 +13,8 @@ from replicator.registry.errors import DigestMismatch, ProtocolViolated, one_lin
 from replicator.registry.manifest import hasher_for
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from replicator.registry.manifest import Hasher
 
 _MAX_MARKS = 128
@@ -47,9 +49,13 @@ class BlobHash:
         # After `go_back`: marks of earlier readings that this one has to agree with.
         self._agree: list[_Mark] = []
 
-    def update(self, chunk: bytes | memoryview) -> None:
-        """Hash more bytes; this releases the interpreter's lock for large ones."""
-        self._hasher.update(chunk)
+    @property
+    def update(self) -> Callable[[bytes | memoryview], None]:
+        """Hash more bytes; this releases the interpreter's lock for large ones.
+
+        What was taken before `go_back`, by a thread that has not begun yet, is of no effect on the state after it.
+        """
+        return self._hasher.update
 
     @property
     def is_right(self) -> bool:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import aiohttp
 
+from replicator.registry.answer_body import AnswerBody
 from replicator.registry.blob_checks import BlobHash, Unpacker, check_range
 from replicator.registry.connection import is_gzip, packing, packing_advice
 from replicator.registry.connection_errors import connection_words
 from replicator.registry.errors import ConnectionFailed, DigestMismatch, RegistryError
 from replicator.registry.manifest import embedded
-from replicator.registry.pump import CHUNK, AnswerBody
+from replicator.registry.pump import CHUNK
 from replicator.retry import PROGRESS, Standstill, alive, how_far, is_transient, retrying, standstill_words
 from replicator.tasks import in_thread
 
@@ -42,9 +43,7 @@ class BlobStream:
     The last chunk is given out only after all bytes have hashed to the blob's digest, so an upload with a
     Content-Length can't complete a corrupt body. A broken connection is resumed where it broke by a Range request
     (RFC 9110, section 14), or from the start if the server does not support ranges; ``size`` bounds it all. The
-    source is not asked for content that the manifest embeds.
-
-    An upload that goes on where it was cut off needs bytes a second time: see `rewind`.
+    source is not asked for content that the manifest embeds. For an upload that goes on where it broke see `rewind`.
 
     Args:
         transport: the way to the registry.
@@ -85,8 +84,7 @@ class BlobStream:
         self._breaks, self._broken_at = 0, 0  # how often it broke at about the same byte, and at which
         # Set where the answer is said to be packed; a packed one knows no ranges of the blob.
         self._unpacker: Unpacker | None = None
-        self._packed = False
-        self._encoding = ""
+        self._packed, self._encoding = False, ""
         self._exchange = AsyncExitStack()
         self._closed = False
         self._direct = False  # whether it is read below aiohttp where that is possible
@@ -137,7 +135,6 @@ class BlobStream:
         await self._leave()
 
     async def _leave(self) -> None:
-        """Leave the answer that is read, if any."""
         self._drop_body()
         await self._exchange.aclose()
 
@@ -178,7 +175,7 @@ class BlobStream:
             report: called now and then in the event loop.
 
         Returns:
-            The rest of that chunk; None if the iterator has to go on, as the source broke or the last chunk has come.
+            The rest of that chunk; None if the iterator has to go on.
         """
         body, reported = self._body, self._offset
         assert body is not None and body.raw is not None, "only if `is_direct`"  # noqa: S101, PT018 - the caller checks
@@ -212,6 +209,9 @@ class BlobStream:
         while count := body.receive_in_thread(buffer, self._standstill, seconds, contact):
             if self._standstill.moved(count, 0.0):
                 self._standstills = 0
+            if count > self.blob.size - self._offset:  # more than was said: the iterator refuses it
+                self._beyond = bytes(buffer[:count])
+                break
             self._hash.mark(self._offset)
             chunk = buffer[:count]
             self._hash.update(chunk)

@@ -46,6 +46,9 @@ class StreamedBody(Protocol):
     def payload(self, contact: Contact, *, direct: bool) -> object:
         """Return what aiohttp takes as ``data``; ``direct`` if no TLS of a proxy lies above the socket."""
 
+    async def sent_by(self, request: Coroutine[Any, Any, aiohttp.ClientResponse]) -> aiohttp.ClientResponse:
+        """Return the answer to a request of aiohttp with this body."""
+
     def answered(self) -> None:
         """Note that the answer has begun."""
 

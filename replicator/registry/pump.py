@@ -19,7 +19,6 @@ import os
 import select
 import socket
 import ssl
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
@@ -28,11 +27,8 @@ from replicator.retry import PROGRESS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import aiohttp
     from yarl import URL
 
-    from replicator.registry.circuit import Contact
-    from replicator.retry import Standstill
 
 CHUNK = 256 * 1024
 _REPORT_SECONDS = 0.1
@@ -116,6 +112,7 @@ class RawConnection:
         self._arrived = memoryview(bytearray(CHUNK)) if left and self._tls is not None else memoryview(b"")
         self._users = 0
         self._closed = False
+        self._ready: asyncio.Event | None = None
 
     @classmethod
     def below(cls, transport: asyncio.Transport | None, left: int = 0) -> Self | None:
@@ -124,7 +121,11 @@ class RawConnection:
             return None
         tls = transport.get_extra_info("ssl_object")
         shown = isinstance(tls, TlsObject) and hasattr(transport, "set_read_buffer_limits")
-        return cls(transport, left) if tls is None or shown else None
+        try:
+            return cls(transport, left) if tls is None or shown else None
+        except OSError:
+            # The process has no file descriptor left.
+            return None
 
     def pause_loop(self) -> None:
         """Keep the event loop from reading what arrives over TLS; plain reading is paused by aiohttp."""
@@ -141,7 +142,7 @@ class RawConnection:
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Use it in a thread for as long as the context lasts: it is not closed meanwhile."""
+        """Use it for as long as the context lasts: it is not closed meanwhile."""
         self._users += 1
         try:
             yield
@@ -151,8 +152,10 @@ class RawConnection:
                 self.close()
 
     def close(self) -> None:
-        """Close the duplicate, once no thread uses it any more; the connection itself is aiohttp's."""
+        """Close the duplicate, once it is not used any more; the connection itself is aiohttp's."""
         self._closed = True
+        if self._ready is not None:
+            self._ready.set()
         if not self._users:
             self._socket.close()
 
@@ -163,24 +166,27 @@ class RawConnection:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     async def readable(self) -> None:
-        """Wait in the event loop until bytes can be received."""
+        """Wait in the event loop until bytes can be received, or it is closed."""
         loop, number = asyncio.get_running_loop(), self._socket.fileno()
-        ready = asyncio.Event()
-        loop.add_reader(number, ready.set)
-        try:
-            await ready.wait()
-        finally:
-            loop.remove_reader(number)
+        self._ready = ready = asyncio.Event()
+        # Not closed before: epoll would go on watching the connection under a number that is another one's by then.
+        with self.used():
+            loop.add_reader(number, ready.set)
+            try:
+                await ready.wait()
+            finally:
+                loop.remove_reader(number)
 
     async def writable(self) -> None:
-        """Wait in the event loop until bytes can be sent."""
+        """Wait in the event loop until bytes can be sent, or it is closed."""
         loop, number = asyncio.get_running_loop(), self._socket.fileno()
-        ready = asyncio.Event()
-        loop.add_writer(number, ready.set)
-        try:
-            await ready.wait()
-        finally:
-            loop.remove_writer(number)
+        self._ready = ready = asyncio.Event()
+        with self.used():
+            loop.add_writer(number, ready.set)
+            try:
+                await ready.wait()
+            finally:
+                loop.remove_writer(number)
 
     def wait(self, *, sending: bool, seconds: float) -> None:
         """Wait in a thread until bytes can be sent or received.
@@ -211,6 +217,16 @@ class RawConnection:
             return None
         self.left -= count
         return count
+
+    def has_more(self) -> bool:
+        """Tell whether more than the body has arrived, or the other side has ended the connection."""
+        self.left = 1
+        try:
+            return self.receive(memoryview(bytearray(1))) is not None
+        except OSError:
+            return True
+        finally:
+            self.left = 0
 
     def _decrypt(self, tls: TlsObject, into: memoryview) -> int:
         done = 0
@@ -283,110 +299,3 @@ class RawConnection:
 def _broken(error: ssl.SSLError) -> ConnectionError:
     # Its number is OpenSSL's, not the system's.
     return ConnectionError(f"TLS failed ({error.reason or 'no reason'})")
-
-
-class AnswerBody:
-    """The body of an answer: read by aiohttp, or below it once it was taken over.
-
-    Args:
-        response: the answer.
-
-    Attributes:
-        response: the same.
-        raw: the connection, if it was taken over and there is more to come.
-        fault: what ended a thread that received.
-    """
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self.raw: RawConnection | None = None
-        self.fault: OSError | None = None
-        self.response = response
-        self._read = b""
-
-    async def take_over(self) -> None:
-        """Take the rest over from the event loop, if it is long, and of known length."""
-        response = self.response
-        connection, content, length = response.connection, response.content, response.content_length
-        if connection is None or connection.protocol is None or length is None or content.exception() is not None:
-            return
-        if "Transfer-Encoding" in response.headers or length - content.total_bytes < CHUNK:
-            return
-        raw = RawConnection.below(connection.transport, length)
-        if raw is None:
-            return
-        read = bytearray()
-        # Reading goes on as the buffer empties, which may fill it once more with what was received already.
-        while piece := content.read_nowait():
-            read += piece
-        self._read, raw.left = bytes(read), length - content.total_bytes
-        if not raw.left:
-            raw.close()
-            return
-        self.raw = raw
-        connection.protocol.pause_reading()
-        # What was scheduled before ends first.
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        raw.pause_loop()
-
-    @property
-    def is_direct(self) -> bool:
-        """Whether a thread can go on reading."""
-        return self.raw is not None and self.fault is None and not self._read
-
-    async def receive(self) -> bytes:
-        """Return bytes as they arrive; none at the end.
-
-        Raises:
-            aiohttp.ClientError, OSError: the connection broke.
-        """
-        if self.fault is not None:
-            fault, self.fault = self.fault, None
-            raise fault
-        if self._read:
-            read, self._read = self._read, b""
-            return read
-        if self.raw is None:
-            return await self.response.content.readany()
-        buffer = memoryview(bytearray(CHUNK))
-        while (count := self.raw.receive(buffer)) is None:
-            await self.raw.readable()
-        self.finish()
-        return bytes(buffer[:count])
-
-    def receive_in_thread(self, buffer: memoryview, standstill: Standstill, seconds: float, contact: Contact) -> int:
-        """Receive bytes in a thread; 0 at the end, or if there is a `fault`.
-
-        Args:
-            buffer: for the bytes.
-            standstill: of the other side.
-            seconds: its limit.
-            contact: notes when the other side has to act.
-        """
-        assert self.raw is not None, "only if `is_direct`"  # noqa: S101 - the caller checks
-        try:
-            while (count := self.raw.receive(buffer)) is None:
-                began = time.monotonic()
-                contact.moved(waits=True)
-                try:
-                    self.raw.wait(sending=False, seconds=standstill.left(seconds))
-                finally:
-                    standstill.moved(0, time.monotonic() - began)
-                contact.moved(waits=False)
-        except OSError as error:
-            self.fault = error
-            return 0
-        return count
-
-    def finish(self) -> None:
-        """Give the connection back to aiohttp, if all was read."""
-        if self.raw is not None and not self.raw.left:
-            self.leave()
-            self.response.content.feed_eof()
-
-    def leave(self) -> None:
-        """Leave the rest; aiohttp then closes the connection."""
-        if self.raw is not None:
-            self.raw.resume_loop()
-            self.raw.close()
-            self.raw = None

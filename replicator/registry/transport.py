@@ -315,7 +315,7 @@ class Transport:
         began, status = time.monotonic(), None
         try:
             async with limited_to(within), self._guard.towards(url, self._base, self._proxies):
-                response = await self._session.request(
+                sending = self._session.request(
                     request.method,
                     url,
                     headers=headers,
@@ -326,6 +326,7 @@ class Transport:
                     proxy=proxy.url if proxy is not None else None,
                     proxy_headers=proxy.credentials if proxy is not None else None,
                 )
+                response = await (sending if body is None or isinstance(body, bytes) else body.sent_by(sending))
         except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
             led_by, ca_file = None if own else self.registry, self._access.ca_file
             raise connection_error(url, error, proxy=proxy, led_by=led_by, ca_file=ca_file, slow=slow) from error

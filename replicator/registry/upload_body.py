@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+import aiohttp
 from aiohttp.http_writer import StreamWriter
 from aiohttp.payload import AsyncIterablePayload
 
@@ -16,10 +18,11 @@ from replicator.retry import Standstill, alive, standstill_words, waiting
 from replicator.tasks import NoThread, has_threads
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Coroutine
     from types import TracebackType
     from typing import Protocol
 
+    from aiohttp import ClientResponse
     from aiohttp.abc import AbstractStreamWriter
 
     from replicator.registry.blob_stream import BlobStream
@@ -67,6 +70,7 @@ class UploadBody:
         self._raw: RawConnection | None = None
         self._answered = False
         self._may_thread = True
+        self._mover: asyncio.Task[object] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         upload.standing = standstill_words("taking", transport.timing.write)
@@ -95,10 +99,36 @@ class UploadBody:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # No thread may have a part in it any more; it ends at once.
         if self._raw is not None:
             self._raw.break_off()
-        await self._idle.wait()
+        await self._end()
+
+    async def sent_by(self, request: Coroutine[Any, Any, ClientResponse]) -> ClientResponse:
+        """Return the answer to a request of aiohttp with this body.
+
+        When this is cancelled, no thread uses the connection any more before aiohttp closes it: OpenSSL allows only one
+        at a time.
+        """
+        answering = asyncio.create_task(request)
+        try:
+            await asyncio.wait({answering})
+            return answering.result()
+        except asyncio.CancelledError:
+            await self._end()
+            answering.cancel()
+            with contextlib.suppress(asyncio.CancelledError, aiohttp.ClientError, OSError):
+                (await answering).close()
+            raise
+
+    async def _end(self) -> None:
+        """End the thread, if there is one."""
+        self._may_thread = False
+        while not self._idle.is_set():
+            if self._mover is not None:
+                self._mover.cancel()
+            # A second cancellation does not leave it behind.
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._idle.wait()
 
     async def _pieces(self) -> AsyncIterator[memoryview]:
         """Yield what aiohttp has to send."""
@@ -222,6 +252,7 @@ class UploadBody:
 
         loop = asyncio.get_running_loop()
         self._idle.clear()
+        self._mover = asyncio.current_task()
         raw.pause_loop()
         try:
             return await self._upload.stream.pour(functools.partial(self._send, raw), raw, report)

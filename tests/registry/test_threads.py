@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import ssl
 import threading
 from contextlib import asynccontextmanager
@@ -19,12 +21,14 @@ from yarl import URL
 from replicator import tasks
 from replicator.reference import Repository
 from replicator.registry import Access, Descriptor, Registries, RegistryError, RequestObserver, Timing
+from replicator.registry.blob_checks import BlobHash
 from replicator.registry.flow import Flow
 from replicator.registry.proxies import Proxies
+from replicator.registry.pump import TlsObject
 from replicator.registry.rate import Rate, Rates
 from replicator.timetable import HostTimetables, parse_bandwidth
 from tests.registry.conftest import served
-from tests.standins.faults import Answer, Corrupt, Cut, CutUpload, Fault, FaultLayer
+from tests.standins.faults import Answer, Corrupt, Cut, CutUpload, Fault, FaultLayer, Raw
 from tests.standins.images import layer
 
 if TYPE_CHECKING:
@@ -61,13 +65,16 @@ class Ends:
 
 
 @asynccontextmanager
-async def both(*, secure: bool, timing: Timing = PATIENT, **options: Any) -> AsyncIterator[Ends]:
+async def both(
+    *, secure: bool, timing: Timing = PATIENT, after: bytes | None = None, **options: Any
+) -> AsyncIterator[Ends]:
     taken: list[bytes] = []
 
     async def send(request: web.BaseRequest) -> web.StreamResponse:
         begin = int(request.headers.get("Range", "bytes=0-")[6:-1])
-        headers = {"Content-Range": f"bytes {begin}-{len(CONTENT) - 1}/{len(CONTENT)}"} if begin else {}
-        return web.Response(status=206 if begin else 200, body=CONTENT[begin:], headers=headers)
+        rest = CONTENT[begin:] if after is None or not begin else CONTENT[begin:-1] + after
+        headers = {"Content-Range": f"bytes {begin}-{begin + len(rest) - 1}/*"} if begin else {}
+        return web.Response(status=206 if begin else 200, body=rest, headers=headers)
 
     async def take(request: web.BaseRequest) -> web.StreamResponse:
         taken.append(await request.read())
@@ -157,9 +164,55 @@ async def test_wrong_bytes_never_arrive_whole(used: list[int]) -> None:
     assert used
 
 
+@pytest.mark.parametrize("more", [1, 300_000])
+async def test_a_rest_that_is_longer_than_the_blob_never_arrives_whole(
+    more: int, used: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replicator.retry.backoff", lambda *_, **__: 0.0)
+    async with both(secure=False, after=b"X" * (1 + more)) as ends:
+        ends.sending.add(Fault(Cut(2_500_000, "reset")))
+        with pytest.raises(RegistryError, match="the blob served is longer") as caught:
+            await ends.upload()
+        assert caught.value.registry == ends._source.repository.registry
+        assert not ends.taken
+    assert len(used) > 1
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+async def test_a_connection_with_more_than_the_body_is_not_used_again(secure: bool, used: list[int]) -> None:
+    async with both(secure=secure) as ends:
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
+        ends.sending.add(Fault(Raw(head % len(CONTENT) + CONTENT + head % 0, then="stall"), "GET"))
+        await ends.upload()
+        async with asyncio.timeout(20):
+            assert await ends._source.has_blob(BLOB.digest)
+        assert ends.taken == [CONTENT]
+    assert used
+
+
+def test_bytes_that_are_hashed_late_do_not_count_after_going_back() -> None:
+    state = BlobHash(BLOB.digest)
+    state.mark(0)
+    late = state.update
+    state.go_back(0)
+    late(b"late")
+    state.update(CONTENT)
+    assert state.is_right
+
+
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("end", ["source", "destination"])
-async def test_a_cancelled_blob_leaves_no_thread(secure: bool, end: str, used: list[int]) -> None:
+async def test_a_cancelled_blob_leaves_no_thread(
+    secure: bool, end: str, used: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed_alone: list[bool] = []
+
+    def unwrap(tls: TlsObject) -> None:
+        closed_alone.append(no_thread_is_left())
+        ssl.SSLObject.unwrap(tls)
+
+    # OpenSSL allows one thread at a time.
+    monkeypatch.setattr(TlsObject, "unwrap", unwrap)
     async with both(secure=secure) as ends:
         if end == "source":
             ends.sending.add(Fault(Cut(4_000_000, "stall")))
@@ -175,6 +228,7 @@ async def test_a_cancelled_blob_leaves_no_thread(secure: bool, end: str, used: l
             async with asyncio.timeout(10):
                 await task
         assert no_thread_is_left()
+    assert all(closed_alone)
 
 
 async def test_what_has_to_wait_goes_by_the_event_loop_in_order(
@@ -244,6 +298,20 @@ async def test_where_the_system_has_no_thread_left_the_event_loop_moves_a_blob(m
         await ends.upload()
         monkeypatch.undo()
         assert ends.taken == [CONTENT] * 2
+
+
+async def test_where_no_file_descriptor_is_left_the_event_loop_moves_a_blob(
+    used: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with both(secure=True) as ends:
+        monkeypatch.setattr(os, "dup", refuse)
+        await ends.upload()
+        monkeypatch.undo()
+        assert ends.taken == [CONTENT]
+    assert not used
 
 
 async def test_a_source_that_stops_sending_is_told_from_a_silent_destination(monkeypatch: pytest.MonkeyPatch) -> None:
