@@ -88,14 +88,17 @@ class AnswerBody:
         self.finish()
         return bytes(buffer[:count])
 
-    def receive_in_thread(self, buffer: memoryview, standstill: Standstill, seconds: float, contact: Contact) -> int:
-        """Receive bytes in a thread; 0 at the end, or if there is a `fault`.
+    def receive_in_thread(
+        self, buffer: memoryview, standstill: Standstill, seconds: float, contact: Contact, other: RawConnection
+    ) -> int:
+        """Receive bytes in a thread; 0 at the end, or if there is a `fault`, or the other connection has news.
 
         Args:
             buffer: for the bytes.
             standstill: of the other side.
             seconds: its limit.
             contact: notes when the other side has to act.
+            other: the connection that the bytes go to.
         """
         assert self.raw is not None, "only if `is_direct`"  # noqa: S101 - the caller checks
         try:
@@ -103,10 +106,12 @@ class AnswerBody:
                 began = time.monotonic()
                 contact.moved(waits=True)
                 try:
-                    self.raw.wait(sending=False, seconds=standstill.left(seconds))
+                    self.raw.wait(sending=False, seconds=standstill.left(seconds), other=other)
                 finally:
                     standstill.moved(0, time.monotonic() - began)
                 contact.moved(waits=False)
+                if other.has_news:
+                    return 0
         except OSError as error:
             self.fault = error
             return 0

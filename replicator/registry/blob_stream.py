@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from replicator.registry.pump import RawConnection
     from replicator.registry.transport import Transport
 
+    Send = Callable[[memoryview], int]
+
 T = TypeVar("T")
 
 _HASH_INLINE = 64 * 1024
@@ -164,9 +166,7 @@ class BlobStream:
         ready, self._held = self._held, b""
         return self._give(ready)
 
-    async def pour(
-        self, send: Callable[[memoryview], int], destination: RawConnection, report: Callable[[], None]
-    ) -> bytes | None:
+    async def pour(self, send: Send, destination: RawConnection, report: Callable[[], None]) -> bytes | None:
         """Receive and hash bytes in a thread, and have them sent there. The blob's last chunk is left to the iterator.
 
         Args:
@@ -193,7 +193,7 @@ class BlobStream:
         try:
             with circuit.reading() as contact, source.used(), destination.used():
                 stops = source.break_off, destination.break_off
-                rest = await in_thread(lambda: self._pour(body, send, contact), stops, report_both)
+                rest = await in_thread(lambda: self._pour(body, send, destination, contact), stops, report_both)
                 if body.fault is not None:
                     raise body.fault
         except OSError as error:
@@ -203,10 +203,10 @@ class BlobStream:
         body.finish()
         return rest
 
-    def _pour(self, body: AnswerBody, send: Callable[[memoryview], int], contact: Contact) -> bytes | None:
+    def _pour(self, body: AnswerBody, send: Send, destination: RawConnection, contact: Contact) -> bytes | None:
         buffer, seconds = memoryview(bytearray(CHUNK)), self._transport.timing.read
         contact.moved(waits=False)
-        while count := body.receive_in_thread(buffer, self._standstill, seconds, contact):
+        while count := body.receive_in_thread(buffer, self._standstill, seconds, contact, destination):
             if self._standstill.moved(count, 0.0):
                 self._standstills = 0
             if count > self.blob.size - self._offset:  # more than was said: the iterator refuses it

@@ -105,7 +105,6 @@ class RawConnection:
         self._transport = transport
         self._socket = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
         self._socket.setblocking(False)
-        self._poll = select.poll()
         tls = transport.get_extra_info("ssl_object")
         self._tls: TlsObject | None = tls if isinstance(tls, TlsObject) else None
         self._encrypted = memoryview(b"")
@@ -188,18 +187,32 @@ class RawConnection:
             finally:
                 loop.remove_writer(number)
 
-    def wait(self, *, sending: bool, seconds: float) -> None:
+    def wait(self, *, sending: bool, seconds: float, other: RawConnection | None = None) -> None:
         """Wait in a thread until bytes can be sent or received.
+
+        Args:
+            sending: or received.
+            seconds: its limit.
+            other: has news as well meanwhile, if only this thread may look for them.
 
         Raises:
             TimeoutError: they can't within so many seconds.
         """
         # Over TLS an answer can arrive while nothing can be sent, and only this thread may look for it.
         reads = not sending or self._tls is not None
-        self._poll.register(self._socket, (select.POLLOUT if sending else 0) | (select.POLLIN if reads else 0))
-        if not (found := self._poll.poll(math.ceil(seconds * 1000))):
+        poll, own = select.poll(), self._socket.fileno()
+        poll.register(own, (select.POLLOUT if sending else 0) | (select.POLLIN if reads else 0))
+        if other is not None and other.is_tls:
+            other.register(poll)
+        if not (found := dict(poll.poll(math.ceil(seconds * 1000)))):
             raise TimeoutError
-        self.has_news = sending and reads and not found[0][1] & select.POLLOUT
+        self.has_news = sending and reads and not found.get(own, 0) & select.POLLOUT
+        if other is not None:
+            other.has_news = bool(found.keys() - {own})
+
+    def register(self, poll: select.poll) -> None:
+        """Have it polled for what arrives."""
+        poll.register(self._socket, select.POLLIN)
 
     def receive(self, into: memoryview) -> int | None:
         """Receive bytes of the body; None if none have arrived.
@@ -291,8 +304,9 @@ class RawConnection:
     def look(self) -> bool:
         """Tell whether something has arrived that the event loop has to read, since TLS has one buffer for both."""
         if self._tls is not None and not self.has_news:
-            self._poll.register(self._socket, select.POLLIN)
-            self.has_news = bool(self._poll.poll(0))
+            poll = select.poll()
+            self.register(poll)
+            self.has_news = bool(poll.poll(0))
         return self.has_news
 
 

@@ -155,6 +155,27 @@ async def test_a_refusal_in_mid_body_is_read(secure: bool, used: list[int]) -> N
     assert no_thread_is_left()
 
 
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+async def test_a_refusal_is_read_while_the_source_stands_still(
+    secure: bool, used: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(request: web.BaseRequest) -> web.StreamResponse:
+        got = 0
+        while got < 3_900_000:
+            got += len(await request.content.readany())
+        await asyncio.sleep(0.2)
+        return web.Response(status=413)
+
+    async with both(secure=secure) as ends:
+        ends.sending.add(Fault(Cut(4_000_000, "stall")))
+        monkeypatch.setattr(ends.taking, "_handler", refuse)
+        async with asyncio.timeout(20):
+            with pytest.raises(RegistryError) as caught:
+                await ends.upload()
+        assert caught.value.status == 413
+    assert used
+
+
 async def test_wrong_bytes_never_arrive_whole(used: list[int]) -> None:
     async with both(secure=False) as ends:
         ends.sending.add(Fault(Corrupt(3_000_000)))
@@ -288,16 +309,19 @@ async def test_beyond_the_most_threads_the_event_loop_moves_a_blob(
 
 
 async def test_where_the_system_has_no_thread_left_the_event_loop_moves_a_blob(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        # Those that look up names and hash are there already.
+        if thread.name == "body":
+            raise RuntimeError("can't start new thread")
+        start(thread)
 
     async with both(secure=False) as ends:
-        # The threads that look up names and hash are there already.
-        await ends.upload()
         monkeypatch.setattr(threading.Thread, "start", refuse)
         await ends.upload()
         monkeypatch.undo()
-        assert ends.taken == [CONTENT] * 2
+        assert ends.taken == [CONTENT]
 
 
 async def test_where_no_file_descriptor_is_left_the_event_loop_moves_a_blob(
