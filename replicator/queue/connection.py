@@ -102,8 +102,9 @@ class _Parser(_AsyncHiredisParser):
     async def can_read_destructive(self) -> bool:
         reader: Any = self._reader
         stream: Any = self._stream
-        # Only the private attribute tells without waiting whether there is data.
-        if self._connected and not (reader.has_data() or stream._buffer or stream.at_eof()):  # noqa: SLF001
+        # Only the private attribute tells without waiting whether there is data. A reset leaves an exception instead.
+        ended = stream.at_eof() or stream.exception() is not None
+        if self._connected and not (ended or reader.has_data() or stream._buffer):  # noqa: SLF001
             return False
         return bool(await super().can_read_destructive())  # type: ignore[no-untyped-call]  # redis-py leaves it without types
 

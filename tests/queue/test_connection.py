@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
 import ssl
+import struct
 import subprocess
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -324,8 +326,14 @@ async def test_a_connection_that_uvloop_has_closed_meanwhile_is_an_outage(
             await queue.enqueue([Job("r.example/a:1", {})], Lane.EVENTS)
 
 
-@pytest.mark.parametrize("more", [b"+STRAY\r\n", None], ids=["data that nobody asked for", "the end of the stream"])
-async def test_a_connection_with_anything_to_read_before_a_command_is_not_used_for_it(more: bytes | None) -> None:
+@pytest.mark.parametrize(
+    ("more", "reset"),
+    [(b"+STRAY\r\n", False), (None, False), (None, True)],
+    ids=["data that nobody asked for", "the end of the stream", "a reset"],
+)
+async def test_a_connection_with_anything_to_read_before_a_command_is_not_used_for_it(
+    more: bytes | None, *, reset: bool
+) -> None:
     pings: list[int] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -338,6 +346,12 @@ async def test_a_connection_with_anything_to_read_before_a_command_is_not_used_f
                 if words[0] == b"PING\r\n":
                     pings.append(number)
                     await asyncio.sleep(0)
+                    if reset:
+                        await writer.drain()
+                        await asyncio.sleep(0.02)
+                        # As a firewall does that forgets an idle connection; close would send the end of the stream.
+                        lingers = struct.pack("ii", 1, 0)
+                        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, lingers)
                     if more is None:
                         writer.close()
                         break
