@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,7 @@ _STILL_SECONDS, _LOOK_SECONDS = 8.0, 2.0
 _LONG = 5.0
 """Seconds from which the time of an upload may have been limited."""
 _SMALL_AT_ONCE = 32
-"""Small blobs in memory at once, each of `SMALL` bytes at the most; pushes may add as many."""
+"""Small blobs in memory at once between two registries, each of `SMALL` bytes at the most; pushes may add as many."""
 
 
 class BlobCopier:
@@ -57,14 +58,14 @@ class BlobCopier:
         survey: finds repositories to mount from; None to use those alone that this process and the others copied to.
 
     Attributes:
-        small: the small blobs in memory.
+        small: the small blobs in memory, by source and destination: where one stalls, the others go on.
     """
 
     def __init__(self, ledger: Ledger, locks: BlobLocks | None = None, survey: Survey | None = None) -> None:
         self.ledger = ledger
         self.locks = locks or NoBlobLocks()
         self.survey = survey
-        self.small = Budget(_SMALL_AT_ONCE)
+        self.small = defaultdict[tuple[str, str], Budget](lambda: Budget(_SMALL_AT_ONCE))
         self._process_locks = PromotingLock()
         self._images = 0
 
@@ -160,7 +161,7 @@ class _ImageUpload:
         self._context = context
         self._source, self._target = context.origin, context.target
         self._ledger, self._locks, self._streams = copier.ledger, copier.locks, context.target.limits.streams
-        self._small = copier.small
+        self._small = copier.small[self._source.repository.registry, self.registry]
         self.mounts = ImageMounts(context, copier.ledger, copier.locks, copier.survey, distrust=distrust)
 
     async def copy_locked(self, blob: Descriptor) -> None:
@@ -270,9 +271,11 @@ class _ImageUpload:
         if content is not None:
             return content
         try:
-            return await self._source.read_blob(blob, blob.size, attempts=1)
+            content = await self._source.read_blob(blob, blob.size, attempts=1)
         except RegistryError as error:
             return None if error.status is None or is_transient(error) else _explained(error, blob)
+        # One that is shorter than its manifest says is refused as the stream's.
+        return content if len(content) == blob.size else None
 
     async def _send_content(self, blob: Descriptor, location: URL, content: bytes) -> None:
         self._context.on_bytes(len(content))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import json
+from dataclasses import replace
+
+import pytest
 
 from replicator.copy.ledger import SMALL
+from replicator.registry.errors import DigestMismatch
+from tests.copy.conftest import Pair, a_registry
 from tests.standins.faults import Answer, Fault, Hold
 from tests.standins.images import blobs_of, image, layer
-
-if TYPE_CHECKING:
-    from tests.copy.conftest import Pair
 
 
 async def test_a_fresh_copy_of_a_small_image_sends_each_request_once(pair: Pair) -> None:
@@ -58,6 +60,36 @@ async def test_the_failed_read_of_a_small_blob_that_is_in_place_does_no_harm(
     outcome = await pair.copy()
     assert outcome.blobs_present == len(blobs_of(root))
     assert pair.destination.faults.log.count("POST") == len(blobs_of(root))
+
+
+@pytest.mark.parametrize(("more", "found"), [(100, "shorter"), (-100, "longer")])
+async def test_a_small_blob_of_another_size_than_its_manifest_says_is_refused(
+    pair: Pair, more: int, found: str
+) -> None:
+    root = image(1, (3000,))
+    manifest = json.loads(root.content)
+    manifest["layers"][0]["size"] += more
+    await pair.source.push("v1", replace(root, content=json.dumps(manifest).encode()))
+    with pytest.raises(DigestMismatch, match=f"is {found} than"):
+        await pair.copy()
+    assert not await pair.destination.has_tag("v1")
+
+
+async def test_small_blobs_that_wait_for_one_registry_keep_none_from_another(pair: Pair) -> None:
+    many, one = image(1, range(100, 140)), image(2, (3000,))
+    await pair.source.push("many", many)
+    await pair.source.push("one", one)
+    holds = Hold()
+    pair.destination.faults.add(Fault(holds, "POST", times=None))
+    copying = asyncio.create_task(pair.copy("many"))
+    async with asyncio.timeout(60), a_registry() as other:
+        while pair.source.faults.log.count("GET", "/blobs/", status=200) < 32:
+            await asyncio.sleep(0.01)
+        await Pair(pair.source, other, pair.copier).copy("one")
+        await other.holds("one", one)
+    holds.released.set()
+    await copying
+    await pair.destination.holds("many", many)
 
 
 async def test_a_comparison_that_a_copy_follows_reads_no_image_that_the_destination_lacks(pair: Pair) -> None:

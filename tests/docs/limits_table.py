@@ -154,7 +154,12 @@ LIMITS = {
         Limit("breaks of a blob without a byte between them", "registry.blob_stream._MAX_STALLS", "", "the copy fails"),
         Limit("breaks of an upload without 64 KiB between them", "registry.blobs._MAX_STALLS", "", "it begins again"),
         Limit("uploads of a blob that get no further", "copy.blobs._MAX_ATTEMPTS", "", "the copy fails"),
-        Limit("blobs up to 64 KiB in memory, a process", "copy.blobs._SMALL_AT_ONCE", "", "the next one waits"),
+        Limit(
+            "blobs up to 64 KiB in memory, from one registry to another",
+            "copy.blobs._SMALL_AT_ONCE",
+            "",
+            "the next one waits",
+        ),
     ),
     "Search for blobs to mount": (
         Limit("bytes to send that justify a request", "copy.ledger.BYTES_A_REQUEST", "bytes", "the blob is sent"),
