@@ -46,7 +46,7 @@ class SmallBlobs(Endpoint):
             return reply.body
 
     async def put_blob(self, location: URL, digest: str, content: bytes) -> None:
-        """Send a small blob into an upload session, once.
+        """Send a small blob into an upload session, in one attempt.
 
         Args:
             location: the session's.

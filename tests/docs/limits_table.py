@@ -229,7 +229,7 @@ LIMITS = {
             "the older become sparse",
         ),
         Limit("threads that move large blobs", "tasks.MOST_THREADS", "", "the event loop moves the blob"),
-        Limit("buffer of such a thread", "registry.pump.CHUNK", "bytes", "the sender waits"),
+        Limit("buffer of such a thread; over TLS one more", "registry.pump.CHUNK", "bytes", "the sender waits"),
         Limit("given to a connection before it can be sent", "registry.addresses._UNSENT_BYTES", "bytes", "it waits"),
         Limit("tags that a backfill lists ahead", "replication.backfill._LISTED_AHEAD", "", "the list waits"),
         Limit("copies that a backfill has queued", "replication.backfill._QUEUED_AT_ONCE", "", "the backfill waits"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from replicator.copy import Copier
 from replicator.registry import Registries
-from replicator.registry.places import Budget, is_bulk
+from replicator.registry.places import Slot
 from replicator.replication.backfill import Backfill
 from replicator.replication.compare import Checker
 from replicator.replication.enqueue import BackfillOptions
@@ -19,8 +19,6 @@ from replicator.replication.transfer import access_by
 from tests.replication.conftest import QUICK
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
-
     import pytest
 
     from replicator.copy import Comparison
@@ -42,13 +40,13 @@ async def dry_run(house: House, images: dict[str, Any], options: BackfillOptions
 async def test_lists_and_comparisons_take_the_places_of_bulk(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     await house.put(["team/app:v1", "plain/app:v1"])
     seen: list[bool] = []
-    original = Budget.slot
+    enter = Slot.__aenter__
 
-    def slot(budget: Budget, *arguments: Any, **more: Any) -> AbstractAsyncContextManager[None]:
-        seen.append(is_bulk())
-        return original(budget, *arguments, **more)
+    async def entered(slot: Slot) -> None:
+        seen.append(slot.bulk)
+        await enter(slot)
 
-    monkeypatch.setattr(Budget, "slot", slot)
+    monkeypatch.setattr(Slot, "__aenter__", entered)
     images = {"HARBOR/team/app": "BEHIND/copies/team", "BEHIND/plain/app": "BEHIND/copies/plain"}
     _, rows = await asyncio.create_task(dry_run(house, images, BackfillOptions()))
     assert len(rows) == 2
