@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SAID = "said.txt"
 """The file of a run's directory with what the command wrote."""
+_MOST_WORDS = 500
+"""Characters that are shown of what a failed program said."""
 
 
 class RunFailed(Exception):
@@ -73,7 +75,13 @@ async def measure(command: Sequence[str], scratch: Path) -> Measurement:
                 await process.wait()
     took: dict[str, Any] = json.loads(report.read_bytes()) if process.returncode == 0 else {}
     if took.get("status") != 0:
-        words = said.read_text("utf-8", "replace").strip()[-2000:]
+        # Whole lines of the end: a log may precede the reason.
+        first, *rest = reversed(said.read_text("utf-8", "replace").strip().splitlines() or [""])
+        words = first[:_MOST_WORDS]
+        for line in rest:
+            if len(words) + len(line) > _MOST_WORDS:
+                break
+            words = f"{line}\n{words}"
         raise RunFailed(f"{command[0]} ended with {took.get('status', 'nothing')}: {words}")
     return Measurement(took["seconds"], took["cpu"], took["peak"])
 

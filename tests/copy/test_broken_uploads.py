@@ -152,8 +152,8 @@ async def test_a_session_that_can_not_be_asked_for_now_is_asked_for_again(kept: 
 
 
 async def test_an_upload_that_stops_getting_further_ends(kept: KeptPair) -> None:
-    # A byte each time: of an upload of which none was sent there is nothing to say.
-    kept.destination.uploads.breaks.extend([Break(3 * PART), *[Break(1, lost=1)] * 100])
+    # Not of the config, which fits into one request.
+    kept.destination.uploads.breaks.extend([Break(3 * PART), *[Break(PART, lost=PART)] * 100])
     with pytest.raises(ConnectionFailed, match=r", after [0-9.]+ [kM]B of 3\.1 MB") as caught:
         await kept.copy()
     assert caught.value.error_class is ErrorClass.TRANSIENT

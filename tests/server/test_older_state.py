@@ -121,10 +121,11 @@ async def test_a_redis_that_is_restored_or_has_lost_its_last_writes_is_noticed_w
             assert not lines
             await queue.redis.set(f"{queue.prefix}:seq", 2)
 
-            async def due() -> bool:
-                return await is_due(queue)
+            async def noticed() -> bool:
+                return bool(lines)
 
-            await eventually(due)
+            await eventually(noticed)
+            assert await is_due(queue)
             await reconciled(queue)
             await asyncio.sleep(0.3)
             assert not await is_due(queue), "one notice is enough, however many processes knew better"
