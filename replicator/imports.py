@@ -29,7 +29,7 @@ def lean_imports() -> Iterator[None]:
     _import_without("rich", "structlog")
     sys.modules.setdefault("jwt", _OnUse("jwt"))
     # No class of ssl has a method of this name: the one of C is found again when ours is deleted.
-    ssl.SSLContext.set_default_verify_paths = _postpone  # type: ignore[assignment]
+    ssl.SSLContext.set_default_verify_paths = _postpone  # type: ignore[assignment]  # a function for a method
     try:
         yield
     finally:
@@ -41,7 +41,7 @@ def _import_without(optional: str, library: str) -> None:
     if optional in sys.modules or library in sys.modules:
         return
     # None makes its import fail, as Python's reference says in "The module cache".
-    sys.modules[optional] = None  # type: ignore[assignment]
+    sys.modules[optional] = None  # type: ignore[assignment]  # typeshed knows modules only
     try:
         importlib.import_module(library)
     finally:
@@ -70,7 +70,7 @@ class _LateAuthorities(ssl.SSLContext):
         if self.verify_mode is not ssl.CERT_NONE:
             self.set_default_verify_paths()
         # Last: a thread that comes meanwhile reads them too.
-        self.__class__ = ssl.SSLContext  # type: ignore[assignment]
+        self.__class__ = ssl.SSLContext  # type: ignore[assignment]  # the class that it extends
         return self
 
 

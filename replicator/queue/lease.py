@@ -47,7 +47,7 @@ class Lease:
         unanswered: writes behind the fence to which no answer has come.
         ends: how a person has the attempt end early: ``pause`` hands its job back, ``cancel`` forgets it; else empty.
         owned: what is remembered of the destination once it is written; empty for no change.
-        observed: what the destination had been observed to hold when its write was confirmed first; None for nothing.
+        observed: the latest observation of the destination before its write was confirmed; None without one.
         task: the handler's task, cancelled when the lease is lost.
     """
 

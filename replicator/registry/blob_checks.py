@@ -1,4 +1,4 @@
-"""What is checked of a blob on its way: its hash, and whether a proxy has packed it, although none was asked to."""
+"""Checks of a blob on its way: its hash, and packing by a proxy that nobody asked for."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Self
 from replicator.retry import PROGRESS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from yarl import URL
 
@@ -166,26 +166,26 @@ class RawConnection:
 
     async def readable(self) -> None:
         """Wait in the event loop until bytes can be received, or it is closed."""
-        loop, number = asyncio.get_running_loop(), self._socket.fileno()
-        self._ready = ready = asyncio.Event()
-        # Not closed before: epoll would go on watching the connection under a number that is another one's by then.
-        with self.used():
-            loop.add_reader(number, ready.set)
-            try:
-                await ready.wait()
-            finally:
-                loop.remove_reader(number)
+        loop = asyncio.get_running_loop()
+        await self._wait_in_loop(loop.add_reader, loop.remove_reader)
 
     async def writable(self) -> None:
         """Wait in the event loop until bytes can be sent, or it is closed."""
-        loop, number = asyncio.get_running_loop(), self._socket.fileno()
+        loop = asyncio.get_running_loop()
+        await self._wait_in_loop(loop.add_writer, loop.remove_writer)
+
+    async def _wait_in_loop(
+        self, watch: Callable[[int, Callable[[], None]], None], leave: Callable[[int], bool]
+    ) -> None:
+        number = self._socket.fileno()
         self._ready = ready = asyncio.Event()
+        # Not closed before: epoll would go on watching the connection under a number that is another one's by then.
         with self.used():
-            loop.add_writer(number, ready.set)
+            watch(number, ready.set)
             try:
                 await ready.wait()
             finally:
-                loop.remove_writer(number)
+                leave(number)
 
     def wait(self, *, sending: bool, seconds: float, other: RawConnection | None = None) -> None:
         """Wait in a thread until bytes can be sent or received.
@@ -298,7 +298,7 @@ class RawConnection:
 
     @property
     def is_flushed(self) -> bool:
-        """Whether the system has all that was taken."""
+        """Whether all bytes that were taken have been given to the system."""
         return not self._encrypted
 
     def look(self) -> bool:

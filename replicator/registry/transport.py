@@ -297,7 +297,8 @@ class Transport:
             self._guard.is_own(url, self._base),
         )
         proxy = self._proxies.find(url)
-        sock_read = timing.commit if slow else timing.read
+        # Before the caller's own limit, which could not tell the silence of the host from a long login, say.
+        sock_read = timing.commit * (0.9 if limited else 1) if slow else timing.read
         if contact.probes:
             sock_read = min(sock_read, self.circuit(url).probe_timeout)
         # A proxy answers CONNECT only when it has connected itself. A stream has no other limit until its body begins.

@@ -115,7 +115,7 @@ def _advice(error: RegistryError, destination: Reference | None) -> str:
 
 _LEAVE_OUT = "leave it out with types: [image] in the rule"
 _KIND_ADVICE = {
-    "signature": "the image is there without this signature; signatures: auto copies only what the registry takes",
+    "signature": "the image is there without this signature; signatures: auto leaves out signatures that are refused",
     "sbom": "the image is there without this list of packages; signatures: auto leaves it out",
     "cache": f"only builds use a BuildKit cache, and near their registry: {_LEAVE_OUT}",
     "model": "it takes no models: leave them out with types: [image] in the rule, and serve them from Harbor",

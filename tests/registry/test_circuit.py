@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from replicator.reference import Repository
 from replicator.registry import Access, Registries, RequestObserver, Timing, circuit
@@ -105,6 +106,14 @@ async def test_after_a_few_silences_nothing_is_sent_to_the_host() -> None:
         await server.connected(3)
         assert limits.silence is not None
         assert limits.silence.is_open
+
+
+async def test_a_small_upload_that_is_not_answered_is_a_silence_too() -> None:
+    timing = Timing(connect=5, read=5, write=5, commit=0.4, attempts=1)
+    async with mute() as (_, host), reaching(host, timing) as (remote, limits):
+        with pytest.raises(ConnectionFailed, match="stopped answering"):
+            await remote.put_blob(URL(f"http://{host}/v2/team/app/blobs/uploads/1"), "sha256:" + "0" * 64, b"{}")
+        assert limits.silence is not None
 
 
 async def test_what_was_in_flight_together_is_one_silence() -> None:
