@@ -36,6 +36,16 @@ async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
         _, pending = await asyncio.wait(pending, timeout=_CANCEL_INTERVAL)
 
 
+def raise_if_cancelled() -> None:
+    """Raise the ``CancelledError`` of this task that a library has swallowed, as `asyncio.wait_for` may on Python 3.11.
+
+    To be called before a long wait: without it the wait would go on until the task is cancelled once more.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 @asynccontextmanager
 async def background(
     coroutine: Coroutine[Any, Any, None], stop: Callable[[], None], *, within: float

@@ -31,6 +31,7 @@ from replicator.queue.job import (
 )
 from replicator.queue.records import decode, dump_json, milliseconds
 from replicator.queue.scripts import NotReplicated, Replicas, Scripts, advice
+from replicator.tasks import raise_if_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -256,6 +257,7 @@ class Queue:
                 if told:
                     await self.redis.xdel(stream, *told)
                     told.clear()
+                    raise_if_cancelled()
                 failures = 0
             except FAULTS as error:
                 failures += 1

@@ -184,3 +184,20 @@ async def test_progress_is_seen_by_others_while_a_job_runs(queue: Queue) -> None
         gate.set()
         await idle(queue)
     assert await queue.running() == []
+
+
+async def test_who_is_cancelled_over_the_last_outcome_ends_at_once(queue: Queue, handler: Recorder) -> None:
+    """On Python 3.11 the command that is under way then swallows the cancellation."""
+    await queue.enqueue([Job(A, {})], Lane.BACKFILL, run="mine")
+    loop = asyncio.get_running_loop()
+
+    async def follow() -> None:
+        async for _ in queue.finished("mine"):
+            # When the task waits for the command that deletes what was read.
+            loop.call_soon(lambda: loop.call_soon(following.cancel))
+
+    async with working(queue, handler):
+        following = asyncio.create_task(follow())
+        done, _ = await asyncio.wait({following}, timeout=10)
+        following.cancel()
+        assert following in done
