@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Command = Callable[[Route], Sequence[str]]
 TREES: dict[str, Path | None] = {"replicator": None}
 """Checkouts of our program by the name that a table gives them; None for this one."""
-_AT_ONCE = 8
+AT_ONCE = 8
 """Images, or blobs, that a program copies at once, if it can be told; ours is left as it comes."""
 
 
@@ -53,6 +53,17 @@ class Program:
 def copies(*without: str) -> list[Contender]:
     """Everyone who is there but these, copying one image."""
     return _everyone(without, lambda program: program.copy)
+
+
+def defaults() -> list[Contender]:
+    """Those who are told to copy more blobs at once elsewhere, with their own defaults, copying one image."""
+    commands = {
+        "crane": lambda route: _crane(route, *_one(route), tuned=False),
+        "regctl": lambda route: _regctl(route, tuned=False),
+        "oras": lambda route: _oras(route, tuned=False),
+    }
+    there = programs()
+    return [contender(f"{name}, default", command) for name, command in commands.items() if name in there]
 
 
 def mirrors(*without: str, **shares: int) -> list[Contender]:
@@ -172,9 +183,10 @@ def _ours(tree: str) -> Program:
     return Program(PROGRAM[0], partial(_copy, tree), partial(_backfill, tree), ours(tree, "--version"))
 
 
-def _crane(route: Route, *arguments: str) -> list[str]:
+def _crane(route: Route, *arguments: str, tuned: bool = True) -> list[str]:
     plain = ["--insecure"] if route.ca is None else []
-    return [*_environment(route), "crane", "copy", *plain, "--jobs", str(_AT_ONCE), *arguments]
+    jobs = ["--jobs", str(AT_ONCE)] if tuned else []
+    return [*_environment(route), "crane", "copy", *plain, *jobs, *arguments]
 
 
 def _crane_mirror(route: Route) -> list[str]:
@@ -182,9 +194,10 @@ def _crane_mirror(route: Route) -> list[str]:
     return commands[0] if len(commands) == 1 else _script(route, *map(shlex.join, commands))
 
 
-def _regctl(route: Route) -> list[str]:
+def _regctl(route: Route, *, tuned: bool = True) -> list[str]:
+    at_once = {"reqConcurrent": AT_ONCE} if tuned else {}
     hosts = {
-        host: {"tls": "enabled" if route.ca else "disabled", "hostname": host, "reqConcurrent": _AT_ONCE}
+        host: {"tls": "enabled" if route.ca else "disabled", "hostname": host, **at_once}
         | dict(zip(("user", "pass"), route.logins.get(host, ()), strict=False))
         for host in route.hosts
     }
@@ -198,14 +211,14 @@ def _regsync(route: Route) -> list[str]:
     credentials = [
         # A token for each repository: else it asks for one for all it has seen, in a URL that grows past the 8 KiB
         # that servers take.
-        {"registry": host, "tls": "enabled" if route.ca else "disabled", "repoAuth": True, "reqConcurrent": _AT_ONCE}
+        {"registry": host, "tls": "enabled" if route.ca else "disabled", "repoAuth": True, "reqConcurrent": AT_ONCE}
         | dict(zip(("user", "pass"), route.logins.get(host, ()), strict=False))
         for host in route.hosts
     ]
     configuration = {
         "version": 1,
         "creds": credentials,
-        "defaults": {"parallel": _AT_ONCE},
+        "defaults": {"parallel": AT_ONCE},
         "sync": [{"type": kind, "source": source, "target": target} for source, target in ends],
     }
     file = _write(route.scratch / "regsync.json", configuration)
@@ -240,12 +253,13 @@ def _skopeo_mirror(route: Route) -> list[str]:
     return commands[0] if len(commands) == 1 else _script(route, *map(shlex.join, commands))
 
 
-def _oras(route: Route) -> list[str]:
+def _oras(route: Route, *, tuned: bool = True) -> list[str]:
     # It speaks plain HTTP to localhost unless it is told not to.
     plain = "true" if route.ca is None else "false"
     how = [f"--{side}-plain-http={plain}" for side in ("from", "to")]
     how += [f"--{side}-ca-file={route.ca}" for side in ("from", "to") if route.ca]
-    return [*_environment(route), "oras", "cp", "--no-tty", "--concurrency", str(_AT_ONCE), *how, *_one(route)]
+    how += ["--concurrency", str(AT_ONCE)] if tuned else []
+    return [*_environment(route), "oras", "cp", "--no-tty", *how, *_one(route)]
 
 
 def _image_syncer(route: Route) -> list[str]:
@@ -258,7 +272,7 @@ def _image_syncer(route: Route) -> list[str]:
         *("--auth", str(_write(route.scratch / "syncer-auth.json", auth))),
         *("--images", str(_write(route.scratch / "syncer-images.json", dict(route.references)))),
     ]
-    return [*_environment(route), "image-syncer", "--proc", str(2 * _AT_ONCE), "--retries", "3", *files]
+    return [*_environment(route), "image-syncer", "--proc", str(2 * AT_ONCE), "--retries", "3", *files]
 
 
 _OTHERS = {
@@ -303,7 +317,7 @@ def _each(copy: Command) -> Command:
                 lines.append(f" {shlex.join(copy(one))}")
         file = route.scratch / "commands"
         file.write_text("\n".join(f"exec {line}" for line in lines[1:]))
-        return _script(route, lines[0], f"xargs -a {file} -r -d '\\n' -P {_AT_ONCE} -n 1 /bin/sh -c")
+        return _script(route, lines[0], f"xargs -a {file} -r -d '\\n' -P {AT_ONCE} -n 1 /bin/sh -c")
 
     return command
 

@@ -137,7 +137,7 @@ def _index(scale: Scale) -> Contest:
 def _line_image(scale: Scale) -> Contest:
     root = image(1, (scale.bytes(24 * _MIB),) * 8)
     title = f"one image of 8 layers, {_size(root)}, {_of_line()}"
-    return Contest(title, {_NAME: {_TAG: root}}, programs.copies(), line=_SLOW)
+    return Contest(title, {_NAME: {_TAG: root}}, [*programs.copies(), *programs.defaults()], line=_SLOW)
 
 
 def _line_tags(scale: Scale) -> Contest:
@@ -300,6 +300,7 @@ ROWS = {
         _line_image,
         (Target("seconds", 0.65, "best"),),
         lambda scale: _line_image(_small(scale)),
+        note=f"default: with the options that it comes with, rather than {programs.AT_ONCE} blobs at once.",
     ),
     "line-tags": Row(_line_tags, (Target("seconds", 0.9, "crane"),), note=_ONE_BY_ONE),
     "line-tiny": Row(_line_tiny, (Target("seconds", 0.9, "crane"),), note=_NOT_FOR_TINY),

@@ -110,6 +110,13 @@ async def test_everyone_logs_in_and_brings_an_index(tmp_path: Path) -> None:
         assert standing.requests["destination"].total() > contest.fewest == 7 * 2 + 3 + 2
 
 
+def test_others_copy_an_image_over_a_line_with_their_own_defaults_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "absent", list)
+
+    names = {contender.name for contender in ROWS["line-image"].make(TINY).contenders}
+    assert {f"{name}{how}" for name in ("crane", "regctl", "oras") for how in ("", ", default")} <= names
+
+
 async def test_everyone_brings_an_update_over_a_line(tmp_path: Path) -> None:
     contest, standings = await held("line-update", tmp_path, line=Line(0.002, 100e6))
 
