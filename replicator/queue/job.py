@@ -167,6 +167,15 @@ class RunningRecord:
     pushed: Moment | None = None
     waits_since: Moment | None = None
 
+    def lag(self, seconds: float) -> float | None:
+        """Return how long the oldest push has waited when this attempt is ``seconds`` old; None if that is unknown.
+
+        It counts by Redis's clock, which all workers share: a worker's own may be minutes off.
+        """
+        if self.pushed is None:
+            return None
+        return max(0.0, (self.since - self.pushed).total_seconds() + seconds)
+
 
 def encode_running(record: RunningRecord) -> bytes:
     """Give the JSON of a running record, as the scripts read it."""

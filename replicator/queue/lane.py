@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -280,9 +279,8 @@ class LaneWorker(arq.worker.Worker):
         if task.cancelled() or (self._stopping and error is not None):
             return Ending("release", delay=0.0 if self._stopping else _CANCELLED_PAUSE)
         if error is None:
-            lag = None if job.record.pushed is None else max(0.0, time.time() - job.record.pushed.timestamp())
             try:
-                return succeeded(job, task.result(), stored.payload, seconds, lag)
+                return succeeded(job, task.result(), stored.payload, seconds, job.record.lag(seconds))
             except (TypeError, ValueError) as wrong_outcome:
                 error = wrong_outcome
         return failed(job, error, policy=policy, lane=self.lane, payload=stored.payload, seconds=seconds)

@@ -274,6 +274,7 @@ class Running:
     """
 
     __slots__ = (
+        "_began",
         "_fails_as",
         "_keeper",
         "_lease",
@@ -318,11 +319,17 @@ class Running:
         self._fails_as = fails_as
         self._lease = lease
         self._keeper = keeper
+        self._began = time.monotonic()
 
     def failing(self, error_class: ErrorClass) -> float:
         """Return for how many seconds all attempts before this one have failed with this class; 0 if they have not."""
         since = self._fails_as(error_class)
         return 0.0 if since is None else max(0.0, (self._lease.record.since - since).total_seconds())
+
+    @property
+    def lag(self) -> float | None:
+        """Seconds since the oldest push that this attempt serves, by Redis's clock; None where that is unknown."""
+        return self._lease.record.lag(time.monotonic() - self._began)
 
     def own(self, record: TagRecord) -> None:
         """Have the next `confirm` remember what is about to be written, and for which source."""

@@ -383,7 +383,7 @@ class Handler:
 
 def _circumstances(request: CopyRequest, running: Running) -> dict[str, Any]:
     """Return the log fields of any attempt, without those whose value is not known."""
-    lag = None if running.pushed is None else round(max(0.0, time.time() - running.pushed.timestamp()), 3)
+    lag = None if running.lag is None else round(running.lag, 3)
     optional = {"lag": lag, "event_id": event_of(running.payload)}
     return {
         "rule": request.rule,

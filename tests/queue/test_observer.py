@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from replicator.errors import ErrorClass
 from replicator.queue import Attempt, AttemptEnd, Job, Lane, Queue, RetryPolicy, Running
+from replicator.queue.job import RunningRecord
 from tests.queue.conftest import Recorder, eventually, idle, working
 from tests.queue.servers import CuttingProxy
 from tests.queue.test_retrying import Fault
@@ -66,6 +68,13 @@ async def test_the_lag_is_counted_from_the_push_and_reported_of_what_went_well(q
     assert failed.lag is None
     assert done.lag is not None
     assert 3600 <= done.lag < 3700
+
+
+def test_the_lag_goes_by_the_clock_of_redis_whatever_that_of_the_worker_shows() -> None:
+    pushed = datetime(2020, 1, 1, tzinfo=UTC)
+    record = RunningRecord("t", Lane.EVENTS, "w", pushed + timedelta(seconds=230), 0, 0, 0, 0, pushed)
+    assert record.lag(2.0) == 232.0
+    assert replace(record, pushed=None).lag(2.0) is None
 
 
 async def test_a_push_from_a_clock_ahead_of_ours_has_no_lag_below_zero(queue: Queue, handler: Recorder) -> None:

@@ -60,6 +60,10 @@ class Job:
     def own(self, record: TagRecord) -> None:
         self.noted.append(record)
 
+    @property
+    def lag(self) -> float | None:
+        return None if self.pushed is None else max(0.0, (datetime.now(UTC) - self.pushed).total_seconds())
+
     async def confirm(self) -> None:
         self.confirmed += 1
 
