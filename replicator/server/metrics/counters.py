@@ -15,7 +15,7 @@ import structlog
 
 from replicator.copy import Result
 from replicator.errors import ErrorClass
-from replicator.harbor.events import TYPES
+from replicator.harbor.events import PUSH, TYPES, Fate
 from replicator.queue import AttemptEnd, Lane
 from replicator.registry import RequestObserver
 from replicator.registry.errors import Denied, TagImmutable
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
-    from replicator.harbor.events import Fate
     from replicator.queue import Attempt
 
 log = structlog.get_logger("replicator.metrics")
@@ -190,7 +189,7 @@ class RequestCounts:
     def add_hosts(self, hosts: Iterable[str]) -> None:
         """Give these hosts series of their own from now on."""
         self.hosts.add(hosts)
-        for host in self.hosts.labels:
+        for host in (*self.hosts.labels, OTHER):
             # Start at 0, as above.
             self._throttled.labels(host)
             for reason in _REFUSALS:
@@ -254,6 +253,10 @@ class DeliveryCounts:
         self._types = BoundedLabels(TYPES)
         self._swallow_errors = SwallowErrors()
         self._events = counter(families.EVENTS, registry)
+        # Start at 0, as above: refused deliveries come in bursts, the first within one scrape.
+        for kind in (PUSH, OTHER):
+            for fate in Fate:
+                self._events.labels(kind, fate.value)
 
     def delivered(self, kind: str | None, fate: Fate) -> None:
         """Count a delivery.

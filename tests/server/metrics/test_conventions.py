@@ -86,6 +86,15 @@ async def test_what_is_exposed_is_what_is_documented(metrics: Metrics, queue: Qu
             assert set(sample.labels) - {"le"} == set(family.labels)
 
 
+async def test_a_first_burst_of_refusals_is_a_change(metrics: Metrics) -> None:
+    found = await exposed(metrics)
+    events = found.series("replicator_events_total")
+    assert {(result, kind) for kind in ("other", "PUSH_ARTIFACT") for result in Fate} <= set(events)
+    refusals = found.series("replicator_registry_refusals_total", result="denied")
+    assert set(refusals) == {(host, "denied") for host in ("harbor.example.com", ACR, "other")}
+    assert set(events.values()) | set(refusals.values()) == {0}
+
+
 @pytest.mark.parametrize("accept", ["", OPEN_METRICS], ids=["text", "openmetrics"])
 async def test_a_process_that_has_done_nothing_can_be_scraped(metrics: Metrics, accept: str) -> None:
     found = await exposed(metrics, accept)
