@@ -60,8 +60,9 @@ class Findings:
     Attributes:
         listed: tags that the rules name.
         up_to_date: tags whose destination was right.
-        drift: tags that differed, were queued, and were not in the queue before: their events were lost.
-        pending: tags whose copies were in the queue already, or that are queued for another reason than a difference;
+        drift: tags that differed, were queued, and were not in the queue before: their events were lost. None after a
+            change of the rules, which explains them.
+        pending: tags whose copies were in the queue already, or that are queued for another reason than a lost event;
             after an error also those that were not compared.
         skipped: tags that their rule leaves out.
         failed: tags that could not be compared.

@@ -103,8 +103,9 @@ def overdue(schedule: Schedule | None, state: ReconcileState) -> float:
     return max(0.0, (state.now - due).total_seconds())
 
 
-def findings(report: Report) -> Findings:
-    """Summarise the report of a run that came to its end."""
+def findings(report: Report, *, new_rules: bool = False) -> Findings:
+    """Summarise the report of a run that came to its end. What new rules explain is no drift: no event was lost."""
+    drift = 0 if new_rules else report.drift
     counts, failures = report.counts, report.failures
     error = f"nothing could be listed: {failures[0].error}" if failures and not report.listed else None
     rest = counts[RowOutcome.UP_TO_DATE] + counts[RowOutcome.FAILED] + counts[RowOutcome.HELD]
@@ -116,14 +117,14 @@ def findings(report: Report) -> Findings:
     return Findings(
         listed=report.listed,
         up_to_date=counts[RowOutcome.UP_TO_DATE],
-        drift=report.drift,
+        drift=drift,
         skipped=skipped,
         failed=counts[RowOutcome.FAILED],
         warnings=len(report.warnings),
         error=error,
         stale=report.stale,
         lost=report.lost,
-        pending=report.listed - rest - skipped - report.drift,
+        pending=report.listed - rest - skipped - drift,
         held=counts[RowOutcome.HELD],
         collisions=report.collisions,
         unlisted=report.counts[RowOutcome.NOT_LISTED],
@@ -192,7 +193,7 @@ class Reconciler:
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
         # Since when these rules are in force here by Redis's clock, until a completed run is known to have had them.
-        self._uncovered = True
+        self._uncovered = self._new_rules = True
         self._in_force_since: datetime | None = None
         # The last run that the plan follows, whether the rules need one of their own, and when this process begins it.
         self._plan: tuple[tuple[datetime | None, bool, bool], datetime] | None = None
@@ -291,7 +292,7 @@ class Reconciler:
 
     async def _run(self, lease: ReconcileLease, state: ReconcileState, schedule: Schedule) -> None:
         """Do the run that became due by ``state``, and record its result."""
-        rules = self._rules
+        rules, self._new_rules = self._rules, self._uncovered
         last = state.last if state.last is not None and state.last.rules == rules.digest else None
         # What the last run saw in place is not compared again where this one only completes it.
         repeated = last if last is not None and _is_repeat(schedule, state) else None
@@ -304,15 +305,12 @@ class Reconciler:
         options = BackfillOptions(retries=None, detach=True, trust=trust, probe=False, limit=limit)
         backfill = Backfill(listing, self._copier, self._queue, options=options, checks=self._checks)
 
-        def progress() -> Progress:
-            return Progress(backfill.report.listed, backfill.report.ended)
-
         def recorded(found: Findings) -> Coroutine[Any, Any, ReconcileResult | None]:
             whole = None if repeated is None else repeated.scheduled_from
             return lease.end(found, rules.digest, whole, _repeats(state.last, found))
 
         running = asyncio.create_task(self._register_and_compare(backfill))
-        renewing = asyncio.create_task(lease.keep(progress))
+        renewing = asyncio.create_task(lease.keep(lambda: Progress(backfill.report.listed, backfill.report.ended)))
         await self._wait(running, renewing, timeout=self._deadline)
         # Renewing ends by itself only if the lease is lost. Another process may hold it by now, so this run must end.
         # If it has just ended by itself, Redis decides whether its result still counts.
@@ -343,7 +341,7 @@ class Reconciler:
         return await backfill.run()
 
     def _findings(self, report: Report) -> Findings:
-        return replace(findings(report), unregistered=self._unregistered)
+        return replace(findings(report, new_rules=self._new_rules), unregistered=self._unregistered)
 
     def _why(self, running: asyncio.Task[Report]) -> str:
         """Return the reason why a run failed."""

@@ -65,6 +65,14 @@ def at(line: Mapping[str, Any], name: str) -> datetime:
     return datetime.fromisoformat(line[name])
 
 
+async def test_what_new_rules_explain_is_no_drift(house: House) -> None:
+    for tag in ("v1", "v2"):
+        await push(house.behind_harbor, "library/app", tag, image(1))
+    async with serve(house, every("1d"), "--no-worker") as serving:
+        (first,) = await serving.until("reconcile done")
+    assert (first["drift"], first["pending"]) == (0, 2)
+
+
 async def test_a_tag_that_no_event_told_of_arrives(house: House) -> None:
     async with serve(house, every("2s")) as serving:
         await serving.until("reconcile done", listed=0)
@@ -83,10 +91,10 @@ async def test_what_a_reconcile_found_is_told_by_the_status(house: House) -> Non
         (first, *_) = await serving.until("reconcile done")
         await ended(serving)
         line = serving.said("reconcile done")[-1]
-    assert {name: first[name] for name in ("listed", "up_to_date", "drift", "skipped", "failed")} == {
+    assert {name: first[name] for name in ("listed", "up_to_date", "pending", "skipped", "failed")} == {
         "listed": 1,
         "up_to_date": 0,
-        "drift": 1,
+        "pending": 1,
         "skipped": 0,
         "failed": 0,
     }
@@ -141,7 +149,7 @@ async def test_of_three_processes_one_runs_what_is_due_and_once(house: House, re
     stopped = sum(len(process.said("reconcile stopped")) for process in fleet)
     assert begun == len(done) + stopped
     assert slow.hits <= begun
-    assert done[0]["drift"] == 1
+    assert done[0]["pending"] == 1
     assert not [line for process in fleet for line in process.said("reconcile lost")]
 
 
@@ -149,7 +157,7 @@ async def test_what_is_queued_already_is_no_drift(house: House) -> None:
     await push(house.behind_harbor, "library/lost", "v1", image(1))
     async with serve(house, every("1s"), "--no-worker") as serving:
         house.harbor.add_policy("library", f"{serving.url}/webhooks/harbor", auth_header=TOKEN)
-        await serving.until("reconcile done", drift=1)
+        await serving.until("reconcile done", pending=1)
         # It waits in the queue from now on, and so does what an event tells of before the reconcile can see it.
         house.harbor.deliver("PUSH_ARTIFACT", "library/app", "v1", image(2).digest)
         await serving.until("webhook taken")
@@ -210,7 +218,7 @@ async def test_the_run_of_a_killed_process_is_taken_over(house: House, redis: Re
         await waits.until("reconcile started")
         held.action.released.set()
         (line, *_) = await waits.until("reconcile done")
-        assert line["drift"] == 1
+        assert line["pending"] == 1
         await waits.until("copy done", lane="backfill")
 
 
@@ -235,7 +243,7 @@ async def test_a_run_that_sigterm_ends_does_not_count_and_is_begun_anew(house: H
         assert not serving.said("reconcile done")
     async with serve(house, every("20s")) as serving:
         (line,) = await serving.until("reconcile done")
-        assert (line["drift"], line["up_to_date"]) == (1, 1)
+        assert (line["pending"], line["up_to_date"]) == (1, 1)
 
 
 async def test_one_where_nothing_can_be_listed_failed_and_is_not_tried_again_at_once(house: House) -> None:
@@ -249,7 +257,7 @@ async def test_one_where_nothing_can_be_listed_failed_and_is_not_tried_again_at_
         assert at(scheduled, "next") >= at(line, "ended") + timedelta(seconds=3)
         assert "failed, nothing could be listed" in (await replicator("status", cwd=house.directory)).out
         denied.times = denied.hits
-        await serving.until("reconcile done", drift=1)
+        await serving.until("reconcile done", pending=1)
 
 
 async def test_what_can_not_be_compared_is_told_with_its_reason(house: House) -> None:
@@ -258,7 +266,7 @@ async def test_what_can_not_be_compared_is_told_with_its_reason(house: House) ->
     house.acr.faults.add(Fault(Answer(302, headers={"Location": "v2"}), None, "/manifests/v2", times=None))
     async with serve(house, every("20s")) as serving:
         (line,) = await serving.until("reconcile done")
-        assert (line["level"], line["failed"], line["drift"], line["complete"]) == ("warning", 1, 1, False)
+        assert (line["level"], line["failed"], line["pending"], line["complete"]) == ("warning", 1, 1, False)
         (failure,) = serving.said("reconcile failure")
         assert failure["source"] == f"{house.harbor.host}/library/app:v2"
         assert "redirects" in failure["error"]

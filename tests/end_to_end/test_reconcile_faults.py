@@ -112,7 +112,7 @@ async def test_what_can_not_be_queued_fails_the_run_and_is_queued_by_the_next(
         (failed,) = await said(logs, "reconcile failed")
         assert "can't take or give work" in failed["error"]
         (done, *_) = await said(logs, "reconcile done")
-        assert (done["drift"], done["failed"]) == (1, 0)
+        assert (done["pending"], done["failed"]) == (1, 0)
     assert (await queue.counts()).lanes[Lane.BACKFILL].queued == 1
 
 

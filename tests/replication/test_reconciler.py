@@ -218,7 +218,7 @@ async def test_a_run_that_would_replace_much_replaces_nothing_until_it_is_approv
 ) -> None:
     await put_over(house, 4)
     held = await runs(APP, replaces=3)
-    assert (held.listed, held.held, held.drift, held.complete) == (5, 4, 1, False)
+    assert (held.listed, held.held, held.pending, held.complete) == (5, 4, 1, False)
     assert await stage.queued(Lane.BACKFILL) == 1, "the missing tag goes on"
     assert held.failures[0].why.startswith("sha256:")
     state = await runs.state()
@@ -272,7 +272,7 @@ async def test_few_replacements_need_no_approval(
 ) -> None:
     await put_over(house, number, missing)
     found = await runs(APP, replaces=replaces)
-    assert (found.held, found.drift, found.complete) == (0, number + missing, True)
+    assert (found.held, found.pending, found.complete) == (0, number + missing, True)
 
 
 def test_only_what_may_replace_an_image_is_kept_and_comes_out_as_it_went_in() -> None:
