@@ -53,16 +53,13 @@ class Job:
     owned: TagRecord = field(default_factory=TagRecord)
     noted: list[TagRecord] = field(default_factory=list)
     observed: Observed | None = None
+    lag: float | None = None
 
     def failing(self, _: ErrorClass) -> float:
         return self.seconds
 
     def own(self, record: TagRecord) -> None:
         self.noted.append(record)
-
-    @property
-    def lag(self) -> float | None:
-        return None if self.pushed is None else max(0.0, (datetime.now(UTC) - self.pushed).total_seconds())
 
     async def confirm(self) -> None:
         self.confirmed += 1
