@@ -12,6 +12,7 @@ destinations (``RedisSurveyStore``) and observed there (``Observations``). They 
 from replicator.queue.attempt import Attempt, AttemptEnd, AttemptObserver
 from replicator.queue.best_effort import PushNews
 from replicator.queue.blob_locks import RedisBlobLocks
+from replicator.queue.causes import Cause, CauseReader, Causes, letters_of, read_letters
 from replicator.queue.client import Queue
 from replicator.queue.configurations import Differing, InForce, KnownConfig, ProcessInfo, ownerless
 from replicator.queue.dead_letters import CauseWatch, DeadLetter, DeadLetterPage, DeadLetters, PendingJob, list_jobs
@@ -80,7 +81,10 @@ __all__ = [
     "Attempt",
     "AttemptEnd",
     "AttemptObserver",
+    "Cause",
+    "CauseReader",
     "CauseWatch",
+    "Causes",
     "Complaint",
     "Counts",
     "DeadLetter",
@@ -145,6 +149,7 @@ __all__ = [
     "cancel",
     "embedded_server",
     "hasten",
+    "letters_of",
     "list_jobs",
     "list_pauses",
     "list_public_copies",
@@ -156,6 +161,7 @@ __all__ = [
     "ownerless",
     "pause",
     "processes",
+    "read_letters",
     "resume",
     "sharing",
     "system_user",

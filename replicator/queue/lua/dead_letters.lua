@@ -23,6 +23,21 @@ local records = {}
 for i = 2, #page[2], 2 do records[#records + 1] = page[2][i] end
 return {page[1], redis.call('HLEN', DEAD), records}
 
+-- dead_letter_walk --
+-- Give the dead letters in the order of their death. ARGV: prefix, a mark, how many of those with this mark to pass over,
+-- how many to give. Returns: how many there are in all, how many were looked at, mark and number to go on with, records.
+local first, passed, most = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local page = redis.call('ZRANGEBYSCORE', DEAD_ORDER, ARGV[2], '+inf', 'WITHSCORES', 'LIMIT', passed, most)
+local records, mark, last = {}, ARGV[2], first
+for i = 1, #page, 2 do
+  local score = tonumber(page[i + 1])
+  if score == last then passed = passed + 1 else passed = 1 end
+  mark, last = page[i + 1], score
+  local record = redis.call('HGET', DEAD, page[i])
+  if record then records[#records + 1] = record end
+end
+return {redis.call('HLEN', DEAD), #page / 2, mark, passed, unpack(records)}
+
 -- dead_letter_retry --
 -- Queue dead letters again. ARGV: prefix, then ids. Returns the ids that were queued.
 local queued = {}

@@ -1,0 +1,389 @@
+"""Failures grouped by cause: a hundred images that one permission keeps out have one cause, not a hundred.
+
+Two failures have the same cause if they agree in the class, in the host and the namespace that they happened at, and
+in the message once names, digests, sizes, times and request ids are taken out of it. `Causes` groups failures one by
+one, and keeps nothing of them but a few examples; `CauseReader` reads the dead letters of a queue through it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from replicator.console import iso
+from replicator.errors import ErrorText
+from replicator.queue.client import BATCH
+from replicator.queue.dead_letters import DeadLetter
+from replicator.queue.records import decode
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from datetime import datetime
+
+    from replicator.queue.client import Queue
+
+EXAMPLES = 5
+"""Examples that a cause keeps, the oldest failures."""
+GROUPS = (100, 120, 140)
+"""Causes up to which a new one is kept apart by its message, by its namespace, by its host; then by its class alone."""
+VARIOUS = "various reasons"
+"""What a cause says that stands for those beyond the bounds."""
+_REBUILD_PART = 20
+"""A reader that has to read everything again does so for a twentieth of the time at most."""
+_ID_LENGTH = 10
+_STANDS_FOR = "…"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One failure of a cause: what was to be copied where. The source is empty where it is not known."""
+
+    source: str
+    destination: str
+
+    def __str__(self) -> str:
+        return f"{self.source} -> {self.destination}" if self.source else self.destination
+
+
+@dataclass(frozen=True, slots=True)
+class CauseKey:
+    """What failures of one cause have in common; an empty field stands for all values.
+
+    Attributes:
+        error_class: the class of the failures, as a word.
+        host: the registry that they happened at.
+        namespace: the first part of the repository's name there; empty for a name of one part.
+        message: what and why, without names.
+    """
+
+    error_class: str
+    host: str = ""
+    namespace: str = ""
+    message: str = ""
+
+    @property
+    def id(self) -> str:
+        """A short name that is the same in every process, and as long as the cause lasts."""
+        text = "\0".join((self.error_class, self.host, self.namespace, self.message))
+        return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:_ID_LENGTH]
+
+
+@dataclass(slots=True)
+class Cause:
+    """A cause with its failures.
+
+    Attributes:
+        id: see `CauseKey.id`.
+        text: what happened, why, and what to do; where the failures differ in a part, names are taken out of it.
+        count: how many failures.
+        first: time of the first failure (UTC); None if no failure has a time.
+        last: time of the last one (UTC).
+        examples: the first few.
+    """
+
+    id: str
+    error_class: str
+    host: str
+    namespace: str
+    text: ErrorText
+    count: int = 0
+    first: datetime | None = None
+    last: datetime | None = None
+    examples: list[Example] = field(default_factory=list)
+
+    @property
+    def where(self) -> str:
+        """The host and the namespace, e.g. ``registry.example.com/team``; empty if the cause has several hosts."""
+        return "/".join(filter(None, (self.host, self.namespace)))
+
+    @property
+    def sentence(self) -> str:
+        """Say how many copies failed, where and why, in a line."""
+        copies = "1 copy" if self.count == 1 else f"{self.count:,} copies, one reason"
+        if not self.text.why and self.text.what == VARIOUS:
+            copies = copies.replace("one reason", VARIOUS)
+            return f"{copies}{f' at {self.where}' if self.where else ''}"
+        return f"{copies}: {self.where}: {self.text.why or self.text.what}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Give it as JSON values; times are RFC 3339 in UTC, null where no failure has one."""
+        return {
+            "cause": self.id,
+            "error_class": self.error_class,
+            "host": self.host,
+            "namespace": self.namespace,
+            "count": self.count,
+            **self.text.to_json(),
+            "first": None if self.first is None else iso(self.first),
+            "last": None if self.last is None else iso(self.last),
+            "examples": [{"source": each.source or None, "destination": each.destination} for each in self.examples],
+        }
+
+
+class Causes:
+    """Groups failures by cause, in a space that does not grow with their number.
+
+    Beyond the bounds of `GROUPS`, a failure with yet another cause counts to a coarser one. So which cause a failure
+    counts to may depend on those before it, while each counts to exactly one.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._causes: dict[CauseKey, Cause] = {}
+
+    def add(
+        self,
+        error_class: str,
+        message: str,
+        source: str,
+        destination: str,
+        *,
+        first: datetime | None = None,
+        last: datetime | None = None,
+    ) -> Cause:
+        """Count a failure.
+
+        Args:
+            error_class: its class; empty if that is not known.
+            message: as `replicator.errors.ErrorText.stored`.
+            source: the reference that was to be copied; empty if it is not known.
+            destination: the reference where it was to be copied; the same.
+            first: time of the first failed attempt (UTC).
+            last: time of the last one (UTC).
+
+        Returns:
+            The cause that it counts to.
+        """
+        text = ErrorText.parse(message)
+        names = _Names(source, destination)
+        full = names.key(error_class, text)
+        key = self._place(full)
+        cause = self._causes.get(key)
+        if cause is None:
+            said = text if key == full else ErrorText(VARIOUS)
+            cause = Cause(key.id, key.error_class, key.host, key.namespace, said)
+            self._causes[key] = cause
+        elif key == full and cause.text != text:
+            cause.text = _common(cause.text, text, names)
+        cause.count += 1
+        self.total += 1
+        if len(cause.examples) < EXAMPLES:
+            cause.examples.append(Example(source, destination))
+        if first is not None and (cause.first is None or first < cause.first):
+            cause.first = first
+        if last is not None and (cause.last is None or last > cause.last):
+            cause.last = last
+        return cause
+
+    def add_letter(self, letter: DeadLetter) -> Cause:
+        """Count a dead letter, and return the cause that it counts to."""
+        source = str((letter.payload or {}).get("source") or "")
+        return self.add(
+            str(letter.error_class), letter.message, source, letter.id, first=letter.first, last=letter.last
+        )
+
+    def sorted(self) -> list[Cause]:
+        """List the causes, the one with the most failures first."""
+        return sorted(self._causes.values(), key=lambda cause: (-cause.count, cause.id))
+
+    def _place(self, key: CauseKey) -> CauseKey:
+        coarser = (key, CauseKey(key.error_class, key.host, key.namespace), CauseKey(key.error_class, key.host))
+        for each, most in zip(coarser, GROUPS, strict=True):
+            if each in self._causes or len(self._causes) < most:
+                return each
+        return CauseKey(key.error_class)
+
+
+class _Names:
+    """The names of one failure, which are taken out of its message."""
+
+    def __init__(self, source: str, destination: str) -> None:
+        self._repositories = [_repository(each) for each in (destination, source) if each]
+        self._tags = {tag for each in (destination, source) if (tag := _tag(each))}
+
+    def key(self, error_class: str, text: ErrorText) -> CauseKey:
+        """Return what a failure has in common with others of its cause."""
+        host, namespace = self._where(f"{text.what} {text.why}")
+        return CauseKey(error_class, host, namespace, f"{self.without(text.what)}\n{self.without(text.why)}")
+
+    def _where(self, words: str) -> tuple[str, str]:
+        """Return the host and the namespace that a message is about: the destination's, unless it names the source."""
+        if not self._repositories:
+            return "", ""
+
+        def place(repository: tuple[str, str]) -> tuple[bool, int]:
+            host, name = repository
+            at = words.find(host)
+            # Two repositories of one host are told apart by their names.
+            return name not in words, at if at >= 0 else len(words)
+
+        # Of two that are named alike, min() takes the destination.
+        named = [each for each in self._repositories if each[0] in words]
+        host, name = min(named, key=place) if named else self._repositories[0]
+        namespace, slash, _ = name.partition("/")
+        return host, namespace if slash else ""
+
+    def without(self, text: str) -> str:
+        """Take out of a text whatever names a single image, request or moment."""
+        for host, name in self._repositories:
+            if name and name in text:
+                namespace, slash, _ = name.partition("/")
+                short = f"{namespace}/{_STANDS_FOR}" if slash else _STANDS_FOR
+                text = text.replace(f"{host}/{name}", f"{host}/{short}").replace(f"/v2/{name}/", f"/v2/{short}/")
+                text = _word(name).sub(short, text)
+        for tag in self._tags:
+            if tag in text:
+                text = _word(tag).sub(_STANDS_FOR, text)
+        for pattern, replacement in _VARIABLE:
+            text = pattern.sub(replacement, text)
+        return text
+
+
+@lru_cache(maxsize=1024)
+def _word(text: str) -> re.Pattern[str]:
+    """Find a name where it stands alone: between quotes, slashes, colons and the like if it might be a plain word."""
+    before = r"(?<![\w.-])" if any(map(str.isdigit, text)) or "/" in text else r"(?<=[/:@'\"`(])"
+    return re.compile(rf"{before}{re.escape(text)}(?![\w-]|\.\w)")
+
+
+_ALONE, _END = r"(?<![\w.…-])", r"(?![\w-]|\.\w)"
+_STATUS = r"(?:40\d|41\d|42\d|431|451|499|50\d|51[01]|52\d)"
+_VARIABLE: Sequence[tuple[re.Pattern[str], str]] = (
+    # What a request is about: the repository is that of the group, and the rest names one image.
+    (re.compile(r"(/(?:manifests|blobs|referrers)/)[^\s,;'\")]+"), rf"\1{_STANDS_FOR}"),
+    (re.compile(r"\bsha(?:256|512)[:-][0-9a-f]{6,}…?"), _STANDS_FOR),
+    # Other images than the failure's own, as in a collision, and addresses.
+    (
+        re.compile(
+            r"((?:https?://)?(?<![\w.-])[A-Za-z0-9][A-Za-z0-9-]*(?:(?:\.[A-Za-z0-9-]+)+(?::\d+)?|:\d+))"
+            r"/(?!v2/)[^\s,;'\")]*[^\s,;'\").:]"
+        ),
+        rf"\1/{_STANDS_FOR}",
+    ),
+    (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?: ?(?:Z|UTC|[+-]\d\d:?\d\d))?"), _STANDS_FOR),
+    # Ids of requests: hexadecimal, or a long word of letters and digits.
+    (re.compile(rf"{_ALONE}(?=[0-9A-Fa-f-]*\d)[0-9A-Fa-f]{{8}}[0-9A-Fa-f-]*{_END}"), _STANDS_FOR),
+    (re.compile(rf"{_ALONE}(?=[A-Za-z_-]*\d)(?=[\d_-]*[A-Za-z])[A-Za-z0-9_-]{{16,}}{_END}"), _STANDS_FOR),
+    # Sizes, durations and numbers; the status of an answer tells causes apart.
+    (
+        re.compile(
+            rf"{_ALONE}(?!{_STATUS}(?![\d.]|,\d| (?:s|ms|min|h|d|[kMGT]?i?B|bytes|seconds|of|in|tags|requests)\b))"
+            rf"\d[\d.,:]*(?:[kMGT]i?B?|B|ms|s|m|h)?{_END}"
+        ),
+        _STANDS_FOR,
+    ),
+)
+"""Patterns of what differs between failures of one cause."""
+
+
+def _repository(reference: str) -> tuple[str, str]:
+    """Return the host and the name of a reference, which is any text where an older version stored it."""
+    host, _, rest = reference.partition("@")[0].partition("/")
+    name, colon, tag = rest.rpartition(":")
+    return host, name if colon and "/" not in tag else rest
+
+
+def _tag(reference: str) -> str:
+    _, colon, tag = reference.partition("@")[0].rpartition(":")
+    return tag if colon and "/" not in tag else ""
+
+
+def _common(known: ErrorText, new: ErrorText, names: _Names) -> ErrorText:
+    """Return a text for two failures of one cause: the parts that are equal as they are, the others without names."""
+
+    def part(one: str, other: str) -> str:
+        return one if one == other else names.without(other)
+
+    return ErrorText(part(known.what, new.what), part(known.why, new.why), part(known.do, new.do))
+
+
+async def read_letters(queue: Queue, *, size: int = BATCH, mark: int = 0) -> AsyncIterator[list[DeadLetter]]:
+    """Yield all dead letters in pages, the oldest first; each once, however many there are.
+
+    Args:
+        queue: whose.
+        size: of a page.
+        mark: only those that are newer (`replicator.queue.NewDeadLetters.mark`).
+
+    Raises:
+        QueueUnavailable: Redis does not answer.
+    """
+    walk = _Walk(queue, mark + 1 if mark else 0)
+    while (letters := await walk.step(size)) is not None:
+        yield letters
+
+
+class _Walk:
+    """A way through the dead letters, which can be gone on with later."""
+
+    def __init__(self, queue: Queue, mark: int = 0) -> None:
+        self._queue = queue
+        self._mark: bytes | int = mark
+        self._passed = 0
+        self.total = 0
+        """The number of dead letters at the last step."""
+
+    async def step(self, size: int) -> list[DeadLetter] | None:
+        """Return the next dead letters, which may be none; None at the end.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        reply = await self._queue.ask("dead_letter_walk", self._mark, self._passed, size)
+        self.total, number, self._mark, self._passed, *records = reply
+        return None if not number else [decode(DeadLetter, record) for record in records]
+
+
+class CauseReader:
+    """Groups the dead letters of a queue by cause, again and again: it reads only what is new since the last time.
+
+    Args:
+        queue: whose dead letters.
+    """
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._causes, self._walk = Causes(), _Walk(queue)
+        self._again_at = 0.0
+
+    async def read(self) -> list[Cause]:
+        """Return the causes, the one with the most failures first.
+
+        When dead letters were retried or dropped, all are read again; where there are very many, that is put off.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        await self._go_on()
+        clock = asyncio.get_running_loop().time
+        # A dead letter that was made anew is read anew too, so the numbers agree only if each counts once.
+        if self._causes.total != self._walk.total and clock() >= self._again_at:
+            began = clock()
+            self._causes, self._walk = Causes(), _Walk(self._queue)
+            await self._go_on()
+            self._again_at = clock() + _REBUILD_PART * (clock() - began)
+        return self._causes.sorted()
+
+    async def _go_on(self) -> None:
+        while (letters := await self._walk.step(BATCH)) is not None:
+            for letter in letters:
+                self._causes.add_letter(letter)
+
+
+async def letters_of(queue: Queue, cause: str) -> AsyncIterator[list[DeadLetter]]:
+    """Yield the dead letters of a cause in pages, some perhaps empty, the oldest first.
+
+    Args:
+        queue: whose.
+        cause: the cause's id.
+
+    Raises:
+        QueueUnavailable: Redis does not answer.
+    """
+    causes = Causes()
+    async for letters in read_letters(queue):
+        yield [letter for letter in letters if causes.add_letter(letter).id == cause]
