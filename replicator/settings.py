@@ -12,10 +12,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from replicator.env_file import read_dotenv, resolve
 from replicator.errors import ConfigError, Problem
 from replicator.networks import Networks, Receiver, check_address, check_webhook_url, parse_receivers
 from replicator.schedule import Schedule, parse_interval, parse_schedule
@@ -118,7 +118,11 @@ class Settings(BaseSettings):
     """Every setting; the variable of each is its name in capitals behind ``REPLICATOR_``. Times are in seconds."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", hide_input_in_errors=True, frozen=True
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+        frozen=True,
     )
 
     config: Path | None = Field(None, description="rules file, JSON or YAML; or a directory of rules files")
@@ -316,11 +320,10 @@ def load_settings(**options: Any) -> Settings:
     given = {name: value for name, value in options.items() if value is not None}
     directory = secrets_directory()
     try:
+        # The settings library compares each line of .env with each setting: 20,000 lines took half a minute.
         return Settings(
-            _env_file=".env",
-            _env_file_encoding="utf-8-sig",
             _secrets_dir=directory if directory.is_dir() else None,
-            **given,
+            **{**_dotenv_settings(), **given},
         )
     except ValidationError as error:
         problems = [Problem(_name(str(item["loc"][0]), given), _words(item["msg"])) for item in error.errors()]
@@ -350,10 +353,17 @@ def variables() -> Mapping[str, str]:
     return {**_secret_files(), **_dotenv(), **os.environ}
 
 
-def _dotenv() -> dict[str, str]:
+def _dotenv_settings() -> dict[str, str]:
+    """Return the settings in ``.env`` that no variable of the environment overrides."""
+    overridden = {name.upper() for name, value in os.environ.items() if value}
+    fields = {PREFIX + name.upper(): name for name in Settings.model_fields}
+    named = {name.upper(): value for name, value in resolve(read_dotenv()).items() if value}
+    return {fields[name]: value for name, value in named.items() if name in fields and name not in overridden}
+
+
+def _dotenv() -> Mapping[str, str]:
     try:
-        found = dotenv_values(".env", interpolate=False, encoding="utf-8-sig")
-        return {name: value for name, value in found.items() if value is not None}
+        return read_dotenv()
     except (OSError, UnicodeDecodeError):
         return {}  # load_settings has said so
 

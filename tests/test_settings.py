@@ -1,8 +1,10 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from dotenv import dotenv_values
 
 from replicator.errors import ConfigError
 from replicator.networks import split_address
@@ -235,3 +237,35 @@ def test_off_is_understood_as_yaml_hands_it_on(monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setenv(f"REPLICATOR_{name}", value)
     assert load_settings().schedule is None
     assert load_settings().docker_config == "off"
+
+
+def test_a_long_dotenv_is_parsed_once_and_again_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("".join(f"NAME_{number}=x\n" for number in range(300)))
+    parsed = Counter[str]()
+    parse = dotenv_values
+
+    def reading(*arguments: Any, **options: Any) -> Any:
+        parsed["file"] += 1
+        return parse(*arguments, **options)
+
+    monkeypatch.setattr("replicator.env_file.dotenv_values", reading)
+    load_settings()
+    assert variables()["NAME_299"] == "x"
+    assert unknown_variables() == []
+    assert parsed.total() == 1
+    (tmp_path / ".env").write_text("OTHER=changed\n")
+    assert variables()["OTHER"] == "changed"
+    assert "NAME_1" not in variables()
+
+
+def test_a_setting_in_dotenv_may_name_variables_and_an_empty_variable_does_not_override_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOST", "127.0.0.2")
+    monkeypatch.setenv("REPLICATOR_LISTEN", "")
+    (tmp_path / ".env").write_text("PORT=4\nreplicator_listen=${HOST}:${PORT}\nREPLICATOR_REDIS_PREFIX=\n")
+    assert load_settings().listen == "127.0.0.2:4"
+    assert load_settings().redis_prefix == "replicator"
