@@ -9,13 +9,14 @@ import asyncio
 import io
 import json
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 from replicator.errors import ConfigError, ErrorText, Problem, ReplicatorError
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _WIDE = 1000
 """Columns without a terminal. A reference that is broken into two lines can't be searched for."""
+_COLUMNS = re.compile(r"(?<=\S) {2,}(?=\S)")
+"""What is between two columns; foreign text has no such spaces."""
 _COLOURS = ("FORCE_COLOR", "TTY_COMPATIBLE")
 """Variables by which rich takes a pipe for a terminal."""
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
@@ -35,8 +38,8 @@ def iso(moment: datetime) -> str:
 
 
 def local(moment: datetime) -> str:
-    """Format a time in this machine's time zone, to the second."""
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    """Format a time in this machine's time zone, to the second, e.g. ``2026-01-01 20:00:00+08:00``."""
+    return moment.astimezone().isoformat(" ", "seconds")
 
 
 def age(seconds: float) -> str:
@@ -101,7 +104,7 @@ def say(text: str, out: Console | None = None, *, label: str = "", style: str = 
 
 
 def page(renderable: RenderableType, out: Console) -> None:
-    """Print tables: as wide as the terminal, or without one as wide as they need."""
+    """Print tables: as wide as the terminal; without one each row is a line, with a tab between its columns."""
     if out.is_terminal:
         out.print(renderable)
         return
@@ -110,8 +113,8 @@ def page(renderable: RenderableType, out: Console) -> None:
     paper = Console(file=io.StringIO(), width=_WIDE, color_system=None)
     with paper.capture() as drawn:
         paper.print(renderable)
-    text = "\n".join(line.rstrip() for line in drawn.get().rstrip("\n").split("\n"))
-    out.print(text, soft_wrap=True, markup=False, highlight=False, emoji=False)
+    text = "\n".join(_COLUMNS.sub("\t", line.rstrip()) for line in drawn.get().rstrip("\n").split("\n"))
+    _print_raw(text, out)
 
 
 def page_rows(names: Sequence[str], rows: Iterable[Sequence[str]], out: Console, *, right: Container[str] = ()) -> None:
@@ -130,8 +133,12 @@ def page_rows(names: Sequence[str], rows: Iterable[Sequence[str]], out: Console,
     from rich.text import Text
 
     lines = [tuple(map(printable, row)) for row in rows]
+    if not out.is_terminal:
+        text = "\n".join("\t".join(line).rstrip() for line in (tuple(names), *lines))
+        _print_raw(text, out)
+        return
     widths = [max(map(cell_len, column)) for column in zip(names, *lines, strict=True)]
-    if sum(widths) + 2 * (len(widths) - 1) > (out.width if out.is_terminal else _WIDE):
+    if sum(widths) + 2 * (len(widths) - 1) > out.width:
         table = Table(box=None, pad_edge=False)
         for name in names:
             table.add_column(name, overflow="fold", justify="right" if name in right else "left")
@@ -147,6 +154,24 @@ def page_rows(names: Sequence[str], rows: Iterable[Sequence[str]], out: Console,
 
     body = "".join(f"\n{aligned(line)}" for line in lines)
     out.print(Text.assemble((aligned(names), "table.header"), body), soft_wrap=True)
+
+
+def record(values: Mapping[str, Any], out: Console) -> None:
+    """Print facts off a terminal: a line ``key: value`` for each that there is, and an empty one at the end."""
+    lines: list[str] = []
+    for key, value in values.items():
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if each is not None and each != "":
+                text = each if isinstance(each, str) else json.dumps(each, ensure_ascii=False)
+                lines.append(f"{key}: {printable(text)}\n")
+    _print_raw("".join(lines), out)
+
+
+def _print_raw(text: str, out: Console) -> None:
+    """Print lines as they are: rich makes spaces of a tab."""
+    from rich.segment import Segment, Segments
+
+    out.print(Segments([Segment(f"{text}\n")]), soft_wrap=True)
 
 
 def document(value: Any, out: Console, *, one_line: bool = False) -> None:

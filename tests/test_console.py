@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from replicator.console import page, page_rows, plain, say
+from replicator.console import page, page_rows, plain, printable, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +49,9 @@ def test_rows_look_as_rich_draws_them_which_is_only_asked_to_fold_those_that_do_
         return [line.rstrip() for line in capture.get().splitlines()]
 
     expected = drawn(lambda out: page(table, out))
+    if not terminal:
+        assert expected[1] == "h/a/b:v1\t9 B\t[b]it[/b] is there", "tabs, and nothing is padded"
+        expected = ["\t".join(map(printable, row)).rstrip() for row in (names, *_ROWS)]
     if fits:
         monkeypatch.delattr(Table, "add_row")
     assert drawn(lambda out: page_rows(names, _ROWS, out, right={"SIZE"})) == expected

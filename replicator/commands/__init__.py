@@ -12,6 +12,7 @@ import contextlib
 import errno
 import gc
 import importlib
+import json
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from replicator import __version__
-from replicator.errors import FAILED, OK, USAGE, ConfigError, ErrorText, ReplicatorError
+from replicator.errors import FAILED, OK, USAGE, ConfigError, ErrorClass, ErrorText, ReplicatorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,9 +52,9 @@ COMMANDS = {
     "reconcile": ("status", "Approve the replacements of a scheduled reconcile that waits for it."),
     "failures": (
         "failures",
-        "List the dead letters: copies that are no longer retried. Subcommands retry or drop them.",
+        "Show why copies are no longer retried (dead letters), by cause. Subcommands retry or drop them.",
     ),
-    "history": ("failures", "Show the latest actions of people, reconciles and finished copies."),
+    "history": ("history", "Show the latest actions of people, reconciles and finished copies."),
     "webhook": ("webhook", "Manage Harbor's webhook policies."),
     "notify": ("notify", "Test notifications (DingTalk, Feishu, WeCom, Slack)."),
 }
@@ -198,6 +199,11 @@ def _close_output() -> None:
 
 
 def _print_error(error: Exception, code: int) -> int:
+    if "--json" in sys.argv[1:]:
+        kind = getattr(error, "error_class", ErrorClass.PERMANENT).replace(" ", "_")
+        told = {"error": {**ErrorText.of(error).to_json(), "class": kind}}
+        with contextlib.suppress(OSError):
+            print(json.dumps(told, ensure_ascii=False), flush=True)  # noqa: T201 - to the program that called
     lines = [str(error)] if isinstance(error, ConfigError) else ErrorText.of(error).lines
     print("replicator: " + "\n  ".join(lines), file=sys.stderr)  # noqa: T201 - to the person who called
     for note in getattr(error, "__notes__", ()):

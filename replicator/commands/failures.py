@@ -1,27 +1,41 @@
-"""``replicator failures`` and ``replicator history``: the dead letters, and what ended and was done lately."""
+"""``replicator failures``: the dead letters, by cause or one by one, retried and dropped."""
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
 from replicator.commands.options import Json, RedisUrl, StateDir, parse_reference, run, settings_of
 from replicator.commands.status import existing_queue
-from replicator.console import document, error_lines, iso, local, page, plain, say, stderr
+from replicator.console import document, error_lines, iso, local, page, plain, record, say, stderr
 from replicator.errors import FAILED, OK, ConfigError, ErrorText, Problem, error_fields
-from replicator.queue import DeadLetter, DeadLetters, History, Queue, Selection, named, note_action, system_user
+from replicator.queue import (
+    Cause,
+    CauseReader,
+    Causes,
+    DeadLetter,
+    DeadLetters,
+    Queue,
+    Selection,
+    letters_of,
+    named,
+    note_action,
+    read_letters,
+    system_user,
+)
 from replicator.settings import Settings
 
-_SHOWN = 20
-"""Rows of each table of the history by default."""
 _NONE = "no dead letters"
+_NO_CAUSE = "no dead letter has this cause: replicator failures lists the causes"
 _UNKNOWN = "no dead letter with this destination"
 _LOST = "can't be retried as its content is lost, push the tag again"
 
 References = Annotated[list[str] | None, typer.Argument(metavar="REF", help="Destinations of the dead letters.")]
+CauseId = Annotated[str | None, typer.Option("--cause", metavar="ID", help="Only those of this cause.")]
 All = Annotated[bool, typer.Option("--all", help="All dead letters.")]
 
 failures = typer.Typer(invoke_without_command=True, add_completion=False)
@@ -29,13 +43,22 @@ failures = typer.Typer(invoke_without_command=True, add_completion=False)
 
 @failures.callback()
 def list_failures(
-    context: typer.Context, as_json: Json = False, redis_url: RedisUrl = None, state_dir: StateDir = None
+    context: typer.Context,
+    cause: CauseId = None,
+    every_one: Annotated[bool, typer.Option("--list", help="List each dead letter instead of the causes.")] = False,
+    by_cause: Annotated[bool, typer.Option("--by-cause", help="With --json: the causes instead of the list.")] = False,
+    as_json: Json = False,
+    redis_url: RedisUrl = None,
+    state_dir: StateDir = None,
 ) -> None:
-    """List the dead letters: copies that are no longer retried. Subcommands retry or drop them."""
+    """Show why copies are no longer retried (dead letters), by cause. Subcommands retry or drop them."""
     if context.invoked_subcommand is None:
-        run(print_failures(settings_of(context, quiet=True), as_json=as_json, out=Console()))
-    if as_json:
-        raise ConfigError("command line", [Problem("--json", "works for the list alone")])
+        settings, out = settings_of(context, quiet=True), Console()
+        if by_cause or not (as_json or every_one or cause):
+            run(print_causes(settings, as_json=as_json, out=out))
+        run(print_failures(settings, cause=cause, as_json=as_json, out=out))
+    if as_json or every_one or by_cause or cause:
+        raise ConfigError("command line", [Problem("--json", "give options behind the name of the subcommand")])
 
 
 @failures.command()
@@ -43,12 +66,15 @@ def retry(
     context: typer.Context,
     ref: References = None,
     every_one: All = False,
+    cause: CauseId = None,
+    as_json: Json = False,
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
 ) -> None:
     """Queue dead letters again, as if their tags had just been pushed."""
     settings = settings_of(context, quiet=True)
-    run(retry_failures(settings, _destinations(ref, every_one), out=Console(), err=stderr()))
+    chosen = _chosen(ref, every_one, cause)
+    run(retry_failures(settings, chosen, cause=cause, as_json=as_json, out=Console(), err=stderr()))
 
 
 @failures.command()
@@ -56,133 +82,118 @@ def drop(
     context: typer.Context,
     ref: References = None,
     every_one: All = False,
+    cause: CauseId = None,
+    as_json: Json = False,
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
 ) -> None:
     """Delete dead letters; the images at their destinations stay."""
     settings = settings_of(context, quiet=True)
-    run(drop_failures(settings, _destinations(ref, every_one), out=Console(), err=stderr()))
+    chosen = _chosen(ref, every_one, cause)
+    run(drop_failures(settings, chosen, cause=cause, as_json=as_json, out=Console(), err=stderr()))
 
 
-def history(
-    context: typer.Context,
-    as_json: Json = False,
-    limit: Annotated[
-        int, typer.Option(metavar="NUMBER", min=1, help="Maximum rows of each table; --json prints all.")
-    ] = _SHOWN,
-    redis_url: RedisUrl = None,
-    state_dir: StateDir = None,
-) -> None:
-    """Show the latest actions of people, reconciles and finished copies."""
-    run(print_history(settings_of(context, quiet=True), as_json=as_json, limit=limit, out=Console()))
-
-
-async def print_history(settings: Settings, *, as_json: bool, limit: int, out: Console) -> int:
-    """Print the history, the newest first: as tables, or as a JSON object of `history_json`.
+async def print_causes(settings: Settings, *, as_json: bool, out: Console) -> int:
+    """Print the causes of all dead letters, the one with the most first: as text, or as a JSON array.
 
     Raises:
         ConfigError: the queue's settings are wrong.
         QueueError: the queue does not answer.
     """
     async with existing_queue(settings) as queue:
-        read = await History.read(queue)
+        causes = await CauseReader(queue).read()
     if as_json:
-        document(history_json(read), out)
-    else:
-        page(draw_history(read, limit), out)
-    return OK
-
-
-def history_json(read: History) -> dict[str, Any]:
-    """Return the history as JSON values: ``actions``, ``reconciles`` and ``copies``, lists with the newest first.
-
-    Times are RFC 3339 in UTC; ``seconds`` is how long the last attempt took, ``lag`` how long its push waited.
-    """
-    return {
-        "actions": [
-            {"at": iso(each.at), "action": each.action, "what": each.what, "by": each.by} for each in read.actions
-        ],
-        "reconciles": [each.to_json() for each in read.reconciles],
-        "copies": [
-            {
-                "at": iso(each.at),
-                "source": each.source or None,
-                "destination": each.id,
-                "rule": each.rule or None,
-                "lane": str(each.lane),
-                "result": each.result,
-                "note": str(ErrorText.parse(each.note)),
-                **error_fields(None if each.error_class is None else each.note),
-                "replaced": each.replaced or None,
-                "error_class": None if each.error_class is None else str(each.error_class),
-                "bytes": each.bytes,
-                "seconds": each.seconds,
-                "lag": each.lag,
-                "tries": each.tries,
-            }
-            for each in read.ended
-        ],
-    }
-
-
-def draw_history(read: History, limit: int) -> RenderableType:
-    """Draw the newest entries of the history as a table for each kind."""
-    actions = _table("action", "by", "when")
-    for action in read.actions[:limit]:
-        what = plain(f"{action.action}: {action.what}")
-        actions.add_row(what, plain(action.by), local(action.at))
-    reconciles = _table("reconcile", ">listed", ">drift", ">failed", "when")
-    for result in read.reconciles[:limit]:
-        found = result.findings
-        trouble = str(ErrorText.parse(found.error)) if found.error is not None else found.shortfall
-        how = plain(f"on {result.host}{f': {trouble}' if trouble else ''}")
-        numbers = (str(number) for number in (found.listed, found.drift, found.failed))
-        reconciles.add_row(how, *numbers, local(result.ended))
-    copies = _table("copy", "result", "when")
-    for ended in read.ended[:limit]:
-        replaced = f"replaced: {ended.replaced}" if ended.replaced else ""
-        lines = [plain(ended.source or "(unknown source)"), plain(f"-> {ended.id}"), *error_lines(ended.note)]
-        copies.add_row(Group(*lines, *([plain(replaced)] if replaced else [])), ended.result, local(ended.at))
-    tables = (("No actions.", actions), ("No reconciles.", reconciles), ("No copies.", copies))
-    parts = [part for none, table in tables for part in (table if table.row_count else Text(none), Text())]
-    return Group(*parts[:-1])
-
-
-async def print_failures(settings: Settings, *, as_json: bool, out: Console) -> int:
-    """Print all dead letters, the oldest first: as a table, or as a JSON array of `letter_json`.
-
-    Raises:
-        ConfigError: the queue's settings are wrong.
-        QueueError: the queue does not answer.
-    """
-    async with existing_queue(settings) as queue:
-        letters = await DeadLetters(queue).all()
-    if as_json:
-        document([letter_json(letter) for letter in letters], out)
-    elif letters:
-        page(failures_table(letters), out)
-    else:
+        document([cause.to_json() for cause in causes], out)
+    elif not causes:
         say(_NONE, out)
+    for cause in () if as_json else causes:
+        if out.is_terminal:
+            page(Group(*draw_cause(cause), Text()), out)
+        else:
+            told = {**cause.to_json(), "examples": None, "example": [str(each) for each in cause.examples]}
+            record(told | {"show": cause.command(), "retry": cause.command("retry")}, out)
     return OK
 
 
-async def retry_failures(settings: Settings, references: Sequence[str] | None, *, out: Console, err: Console) -> int:
+async def print_failures(settings: Settings, *, cause: str | None = None, as_json: bool, out: Console) -> int:
+    """Print dead letters, the oldest first: as tables, without a terminal as records, or as an array of `letter_json`.
+
+    Args:
+        settings: where the queue is.
+        cause: the id of the cause whose dead letters are printed; None for all.
+        as_json: print JSON.
+        out: the console.
+
+    Returns:
+        The exit code: `OK`, or `FAILED` if there is no such cause.
+
+    Raises:
+        ConfigError: the queue's settings are wrong.
+        QueueError: the queue does not answer.
+    """
+    causes, printed = Causes(), 0
+    async with existing_queue(settings) as queue:
+        async for letters in read_letters(queue):
+            found = [(letter, causes.add_letter(letter).id) for letter in letters]
+            found = [(letter, each) for letter, each in found if cause in (None, each)]
+            if out.is_terminal and not as_json and found:
+                page(failures_table([letter for letter, _ in found]), out)
+            for letter, each in () if out.is_terminal and not as_json else found:
+                values = letter_json(letter) | {"cause": each}
+                if as_json:
+                    text = json.dumps(values, indent=2, ensure_ascii=False).replace("\n", "\n  ")
+                    out.file.write(f"{',' if printed else '['}\n  {text}")
+                    printed += 1
+                else:
+                    record(values | {"message": None}, out)
+            printed += 0 if as_json else len(found)
+    if as_json:
+        out.file.write("\n]\n" if printed else "[]\n")
+    elif not printed:
+        say(_NONE if cause is None else _NO_CAUSE, out)
+    return OK if printed or cause is None else FAILED
+
+
+def draw_cause(cause: Cause) -> list[Text]:
+    """Draw a cause as lines."""
+    first, *others = [cause.sentence, *cause.text.lines]
+    said = [line for line in others if line not in first]
+    times = f"first {local(cause.first)}, last {local(cause.last)}" if cause.first and cause.last else ""
+    example = f"e.g. {cause.examples[0]}" if cause.examples else ""
+    hints = (f"show: {cause.command()}", f"retry: {cause.command('retry')}")
+    lines = filter(None, (*said, f"{cause.error_class}; {times}", example, *hints))
+    return [Text("", style="bold").append_text(plain(first)), *(Text("  ").append_text(plain(line)) for line in lines)]
+
+
+async def retry_failures(
+    settings: Settings,
+    references: Sequence[str] | None,
+    *,
+    cause: str | None = None,
+    as_json: bool = False,
+    out: Console,
+    err: Console,
+) -> int:
     """Queue dead letters again, with a fresh count of attempts.
 
     Args:
         settings: where the queue is.
-        references: their destinations; None for all.
+        references: their destinations; None for all, or for those of ``cause``.
+        cause: the id of the cause whose dead letters are meant.
+        as_json: print ``queued``, ``lost`` and ``unknown`` as one JSON object.
         out: the console for what was queued.
         err: the console for what could not be queued.
 
     Returns:
-        The exit code: `OK`, or `FAILED` if a reference is no dead letter or can't be queued.
+        The exit code: `OK`, or `FAILED` if a reference is no dead letter or can't be queued, or there is no such cause.
 
     Raises:
         ConfigError: the queue's settings are wrong.
         QueueError: the queue does not answer.
     """
     async with existing_queue(settings) as queue:
+        if cause is not None:
+            references = await _of_cause(queue, cause)
         queued = await DeadLetters(queue).retry(references)
         done = set(queued)
         by_name = references is not None
@@ -192,47 +203,71 @@ async def retry_failures(settings: Settings, references: Sequence[str] | None, *
         lost = [letter.id for letter in left if letter.id not in done and letter.payload is None]
         idle = bool(queued) and not await queue.workers()
         await _note(queue, "retry", queued, everything=not by_name)
-    _list("queued again", queued, out)
     refused = [reference for reference in lost if not by_name or reference in missing]
     unknown = [reference for reference in missing if reference not in lost]
-    if not (by_name or queued or refused):
-        say(_NONE, out)
-    _list(_LOST, refused, err)
-    _list(_UNKNOWN, unknown, err)
+    if as_json:
+        document({"queued": queued, "lost": refused, "unknown": unknown}, out)
+    else:
+        _list("queued again", queued, out)
+        if not (queued or refused) and (cause is not None or not by_name):
+            say(_NO_CAUSE if cause is not None else _NONE, out)
+        _list(_LOST, refused, err)
+        _list(_UNKNOWN, unknown, err)
     if idle:
         say("no worker runs: the copies begin when one is started", err)
-    return FAILED if refused or unknown else OK
+    return FAILED if refused or unknown or (cause is not None and not queued) else OK
 
 
-async def drop_failures(settings: Settings, references: Sequence[str] | None, *, out: Console, err: Console) -> int:
+async def drop_failures(
+    settings: Settings,
+    references: Sequence[str] | None,
+    *,
+    cause: str | None = None,
+    as_json: bool = False,
+    out: Console,
+    err: Console,
+) -> int:
     """Delete dead letters. The next push of a tag copies it as usual.
 
     Args:
         settings: where the queue is.
-        references: their destinations; None for all.
+        references: their destinations; None for all, or for those of ``cause``.
+        cause: the id of the cause whose dead letters are meant.
+        as_json: print ``dropped``, ``pending`` and ``unknown`` as one JSON object.
         out: the console for what was deleted.
         err: the console for what was not found.
 
     Returns:
-        The exit code: `OK`, or `FAILED` if a reference is no dead letter.
+        The exit code: `OK`, or `FAILED` if a reference is no dead letter, or there is no such cause.
 
     Raises:
         ConfigError: the queue's settings are wrong.
         QueueError: the queue does not answer.
     """
     async with existing_queue(settings) as queue:
+        if cause is not None:
+            references = await _of_cause(queue, cause)
         dropped = await DeadLetters(queue).drop(references)
         await _note(queue, "drop", dropped, everything=references is None)
-        unknown = [reference for reference in dict.fromkeys(references or ()) if reference not in dropped]
-        pending = await queue.pending(dict.fromkeys(unknown, "")) if unknown else set()
-    _list("dropped", dropped, out)
-    _list(_UNKNOWN, [reference for reference in unknown if reference not in pending], err)
-    for reference in sorted(pending):
-        say(f"still pending, so it is no dead letter: {reference}", err)
-        say(f"replicator queue cancel {Selection(destination=reference).options} deletes it", err, indent=2)
-    if references is None and not dropped:
-        say(_NONE, out)
-    return FAILED if unknown else OK
+        done = set(dropped)
+        missing = [reference for reference in dict.fromkeys(references or ()) if reference not in done]
+        pending = await queue.pending(dict.fromkeys(missing, "")) if missing else set()
+    unknown = [reference for reference in missing if reference not in pending]
+    if as_json:
+        document({"dropped": dropped, "pending": sorted(pending), "unknown": unknown}, out)
+    else:
+        _list("dropped", dropped, out)
+        _list(_UNKNOWN, unknown, err)
+        for reference in sorted(pending):
+            say(f"still pending, so it is no dead letter: {reference}", err)
+            say(f"replicator queue cancel {Selection(destination=reference).options} deletes it", err, indent=2)
+        if not dropped and (cause is not None or references is None):
+            say(_NO_CAUSE if cause is not None else _NONE, out)
+    return FAILED if missing or (cause is not None and not dropped) else OK
+
+
+async def _of_cause(queue: Queue, cause: str) -> list[str]:
+    return [letter.id async for letters in letters_of(queue, cause) for letter in letters]
 
 
 def letter_json(letter: DeadLetter) -> dict[str, Any]:
@@ -258,7 +293,7 @@ def letter_json(letter: DeadLetter) -> dict[str, Any]:
 
 def failures_table(letters: Sequence[DeadLetter]) -> Table:
     """Draw dead letters as a table. Source, destination and reason share a column, which takes the remaining width."""
-    table = _table("copy and reason", "class", ">attempts", "first, last", leading=1)
+    table = table_of("copy and reason", "class", ">attempts", "first, last", leading=1)
     for letter in letters:
         source = (letter.payload or {}).get("source")
         what = Group(
@@ -271,7 +306,7 @@ def failures_table(letters: Sequence[DeadLetter]) -> Table:
     return table
 
 
-def _table(*headings: str, leading: int = 0) -> Table:
+def table_of(*headings: str, leading: int = 0) -> Table:
     """Make an empty table; only its first column may wrap. ``>`` before a heading aligns its column right."""
     table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", leading=leading)
     first, *others = headings
@@ -292,8 +327,9 @@ def _list(what: str, references: Iterable[str], console: Console) -> None:
         say(f"{what}: {reference}", console)
 
 
-def _destinations(references: list[str] | None, every_one: bool) -> list[str] | None:
-    """Return the destinations that the command line names; None for all."""
-    if bool(references) == every_one:
-        raise ConfigError("command line", [Problem("REF", "name the destinations or use --all, not both")])
-    return None if every_one else [str(parse_reference(text, "REF")) for text in references or ()]
+def _chosen(references: list[str] | None, every_one: bool, cause: str | None) -> list[str] | None:
+    """Return the destinations that the command line names; None for all, or for those of a cause."""
+    if bool(references) + every_one + (cause is not None) != 1:
+        message = "name the destinations, or use --all or --cause: one of the three"
+        raise ConfigError("command line", [Problem("REF", message)])
+    return [str(parse_reference(text, "REF")) for text in references] if references else None

@@ -12,7 +12,8 @@ destinations (``RedisSurveyStore``) and observed there (``Observations``). They 
 from replicator.queue.attempt import Attempt, AttemptEnd, AttemptObserver
 from replicator.queue.best_effort import PushNews
 from replicator.queue.blob_locks import RedisBlobLocks
-from replicator.queue.causes import Cause, CauseReader, Causes, letters_of, read_letters
+from replicator.queue.cause_reader import CauseReader, letters_of, read_letters
+from replicator.queue.causes import Cause, Causes
 from replicator.queue.client import Queue
 from replicator.queue.configurations import Differing, InForce, KnownConfig, ProcessInfo, ownerless
 from replicator.queue.dead_letters import CauseWatch, DeadLetter, DeadLetterPage, DeadLetters, PendingJob, list_jobs

@@ -2,29 +2,25 @@
 
 Two failures have the same cause if they agree in the class, in the host and the namespace that they happened at, and
 in the message once names, digests, sizes, times and request ids are taken out of it. `Causes` groups failures one by
-one, and keeps nothing of them but a few examples; `CauseReader` reads the dead letters of a queue through it.
+one, and keeps nothing of them but a few examples. `replicator.queue.cause_reader` reads a queue's dead letters so.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from replicator.console import iso
 from replicator.errors import ErrorText
-from replicator.queue.client import BATCH
-from replicator.queue.dead_letters import DeadLetter
-from replicator.queue.records import decode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
-    from replicator.queue.client import Queue
+    from replicator.queue.dead_letters import DeadLetter
 
 EXAMPLES = 5
 """Examples that a cause keeps, the oldest failures."""
@@ -32,14 +28,11 @@ GROUPS = (100, 120, 140)
 """Causes up to which a new one is kept apart by its message, by its namespace, by its host; then by its class alone."""
 VARIOUS = "various reasons"
 """What a cause says that stands for those beyond the bounds."""
-_REBUILD_PART = 20
-"""A reader that has to read everything again does so for a twentieth of the time at most."""
 _ID_LENGTH = 10
 _STANDS_FOR = "…"
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
+class Example(NamedTuple):
     """One failure of a cause: what was to be copied where. The source is empty where it is not known."""
 
     source: str
@@ -108,6 +101,10 @@ class Cause:
             copies = copies.replace("one reason", VARIOUS)
             return f"{copies}{f' at {self.where}' if self.where else ''}"
         return f"{copies}: {self.where}: {self.text.why or self.text.what}"
+
+    def command(self, action: str = "") -> str:
+        """Return the command that shows its failures, or that does something to them (``retry``, ``drop``)."""
+        return f"replicator failures {action + ' ' if action else ''}--cause {self.id}"
 
     def to_json(self) -> dict[str, Any]:
         """Give it as JSON values; times are RFC 3339 in UTC, null where no failure has one."""
@@ -234,20 +231,45 @@ class _Names:
                 namespace, slash, _ = name.partition("/")
                 short = f"{namespace}/{_STANDS_FOR}" if slash else _STANDS_FOR
                 text = text.replace(f"{host}/{name}", f"{host}/{short}").replace(f"/v2/{name}/", f"/v2/{short}/")
-                text = _word(name).sub(short, text)
+                text = _replaced(text, name, short)
         for tag in self._tags:
-            if tag in text:
-                text = _word(tag).sub(_STANDS_FOR, text)
-        for pattern, replacement in _VARIABLE:
-            text = pattern.sub(replacement, text)
-        return text
+            text = _replaced(text, tag, _STANDS_FOR)
+        return _without_variables(text)
+
+
+_INSIDE = frozenset("_-.")
+"""What a name may have inside, beside letters and digits."""
+
+
+def _replaced(text: str, name: str, other: str) -> str:
+    """Replace a name where it stands alone: between quotes, slashes, colons and the like if it might be a plain word.
+
+    Without a pattern, as to compile one for each name takes most of the time.
+    """
+    is_word = name.isalpha()
+    parts, end = list[str](), 0
+    at = text.find(name)
+    while at >= 0:
+        before, behind = text[at - 1 : at], text[at + len(name) : at + len(name) + 2]
+        free = before in _MARKS if is_word else not (before.isalnum() or before in _INSIDE)
+        if free and not (
+            behind[:1].isalnum() or behind[:1] in ("_", "-") or (behind[:1] == "." and behind[1:].isalnum())
+        ):
+            parts += [text[end:at], other]
+            end = at + len(name)
+        at = text.find(name, at + len(name))
+    return "".join([*parts, text[end:]]) if end else text
+
+
+_MARKS = frozenset("/:@'\"`(")
 
 
 @lru_cache(maxsize=1024)
-def _word(text: str) -> re.Pattern[str]:
-    """Find a name where it stands alone: between quotes, slashes, colons and the like if it might be a plain word."""
-    before = r"(?<![\w.-])" if any(map(str.isdigit, text)) or "/" in text else r"(?<=[/:@'\"`(])"
-    return re.compile(rf"{before}{re.escape(text)}(?![\w-]|\.\w)")
+def _without_variables(text: str) -> str:
+    """Apply the patterns. Most failures of a cause have the same text by then."""
+    for pattern, replacement in _VARIABLE:
+        text = pattern.sub(replacement, text)
+    return text
 
 
 _ALONE, _END = r"(?<![\w.…-])", r"(?![\w-]|\.\w)"
@@ -299,91 +321,3 @@ def _common(known: ErrorText, new: ErrorText, names: _Names) -> ErrorText:
         return one if one == other else names.without(other)
 
     return ErrorText(part(known.what, new.what), part(known.why, new.why), part(known.do, new.do))
-
-
-async def read_letters(queue: Queue, *, size: int = BATCH, mark: int = 0) -> AsyncIterator[list[DeadLetter]]:
-    """Yield all dead letters in pages, the oldest first; each once, however many there are.
-
-    Args:
-        queue: whose.
-        size: of a page.
-        mark: only those that are newer (`replicator.queue.NewDeadLetters.mark`).
-
-    Raises:
-        QueueUnavailable: Redis does not answer.
-    """
-    walk = _Walk(queue, mark + 1 if mark else 0)
-    while (letters := await walk.step(size)) is not None:
-        yield letters
-
-
-class _Walk:
-    """A way through the dead letters, which can be gone on with later."""
-
-    def __init__(self, queue: Queue, mark: int = 0) -> None:
-        self._queue = queue
-        self._mark: bytes | int = mark
-        self._passed = 0
-        self.total = 0
-        """The number of dead letters at the last step."""
-
-    async def step(self, size: int) -> list[DeadLetter] | None:
-        """Return the next dead letters, which may be none; None at the end.
-
-        Raises:
-            QueueUnavailable: Redis does not answer.
-        """
-        reply = await self._queue.ask("dead_letter_walk", self._mark, self._passed, size)
-        self.total, number, self._mark, self._passed, *records = reply
-        return None if not number else [decode(DeadLetter, record) for record in records]
-
-
-class CauseReader:
-    """Groups the dead letters of a queue by cause, again and again: it reads only what is new since the last time.
-
-    Args:
-        queue: whose dead letters.
-    """
-
-    def __init__(self, queue: Queue) -> None:
-        self._queue = queue
-        self._causes, self._walk = Causes(), _Walk(queue)
-        self._again_at = 0.0
-
-    async def read(self) -> list[Cause]:
-        """Return the causes, the one with the most failures first.
-
-        When dead letters were retried or dropped, all are read again; where there are very many, that is put off.
-
-        Raises:
-            QueueUnavailable: Redis does not answer.
-        """
-        await self._go_on()
-        clock = asyncio.get_running_loop().time
-        # A dead letter that was made anew is read anew too, so the numbers agree only if each counts once.
-        if self._causes.total != self._walk.total and clock() >= self._again_at:
-            began = clock()
-            self._causes, self._walk = Causes(), _Walk(self._queue)
-            await self._go_on()
-            self._again_at = clock() + _REBUILD_PART * (clock() - began)
-        return self._causes.sorted()
-
-    async def _go_on(self) -> None:
-        while (letters := await self._walk.step(BATCH)) is not None:
-            for letter in letters:
-                self._causes.add_letter(letter)
-
-
-async def letters_of(queue: Queue, cause: str) -> AsyncIterator[list[DeadLetter]]:
-    """Yield the dead letters of a cause in pages, some perhaps empty, the oldest first.
-
-    Args:
-        queue: whose.
-        cause: the cause's id.
-
-    Raises:
-        QueueUnavailable: Redis does not answer.
-    """
-    causes = Causes()
-    async for letters in read_letters(queue):
-        yield [letter for letter in letters if causes.add_letter(letter).id == cause]

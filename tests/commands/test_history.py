@@ -13,15 +13,8 @@ import pytest
 from pydantic import SecretStr
 from rich.console import Console
 
-from replicator.commands.failures import (
-    draw_history,
-    drop_failures,
-    failures_table,
-    history_json,
-    letter_json,
-    print_history,
-    retry_failures,
-)
+from replicator.commands.failures import drop_failures, failures_table, letter_json, retry_failures
+from replicator.commands.history import draw_history, history_json, print_history
 from replicator.commands.queue import jobs_json
 from replicator.commands.status import approve_replacements
 from replicator.commands.webhook import Scope, register_policies, remove_policies

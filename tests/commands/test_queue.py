@@ -74,7 +74,7 @@ async def test_a_pause_is_shown_everywhere_and_ended_by_the_options_that_began_i
     assert status.to_json()["pauses"][0]["selection"] == {"rule": "h.example/team/**"}
     await print_jobs(settings, [Selection()], limit=1, as_json=False, out=out.console)
     text = out.read()
-    assert re.search(r"h.example/team/.:1 +paused +events", text)
+    assert re.search(r"h.example/team/.:1\tpaused\tevents", text)
     assert "and 1 more" in text
     assert "replicator queue resume --rule 'h.example/team/**'" in text
     facts: Any = {"dry_run": False, "as_json": False, "out": out.console, "err": err.console}

@@ -259,7 +259,7 @@ def test_what_a_reconcile_could_not_compare_is_shown_with_reasons_and_what_waits
 def test_a_reconcile_that_failed_is_shown_with_its_reason() -> None:
     result = ReconcileResult(NOON, NOON, "h", Findings(error="nothing could be\x1b listed"))
     seen = status(reconcile=ReconcileState(NOON, NOON, result, None))
-    assert "failed, nothing could be  listed" in printed(seen)
+    assert "failed, nothing could be\tlisted" in printed(seen)
     assert seen.to_json()["reconcile"]["running"] is None
 
 

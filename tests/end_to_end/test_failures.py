@@ -66,6 +66,7 @@ async def test_what_acr_denies_is_listed_with_its_reason_and_copied_by_a_retry_o
             "tries",
             "first",
             "last",
+            "cause",
         }
         assert failure["source"] == f"{house.harbor.host}/library/app:v1"
         assert failure["destination"] == destination(house)

@@ -1,0 +1,108 @@
+"""The dead letters of a queue in pages, and grouped by their causes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from replicator.queue.causes import Causes
+from replicator.queue.client import BATCH
+from replicator.queue.dead_letters import DeadLetter
+from replicator.queue.records import decode
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from replicator.queue.causes import Cause
+    from replicator.queue.client import Queue
+
+_REBUILD_PART = 20
+"""A reader that has to read everything again does so for a twentieth of the time at most."""
+
+
+async def read_letters(queue: Queue, *, size: int = BATCH, mark: int = 0) -> AsyncIterator[list[DeadLetter]]:
+    """Yield all dead letters in pages, the oldest first; each once, however many there are.
+
+    Args:
+        queue: whose.
+        size: of a page.
+        mark: only those that are newer (`replicator.queue.NewDeadLetters.mark`).
+
+    Raises:
+        QueueUnavailable: Redis does not answer.
+    """
+    walk = _Walk(queue, mark + 1 if mark else 0)
+    while (letters := await walk.step(size)) is not None:
+        yield letters
+
+
+class _Walk:
+    """A way through the dead letters, which can be gone on with later."""
+
+    def __init__(self, queue: Queue, mark: int = 0) -> None:
+        self._queue = queue
+        self._mark: bytes | int = mark
+        self._passed = 0
+        self.total = 0
+        """The number of dead letters at the last step."""
+
+    async def step(self, size: int) -> list[DeadLetter] | None:
+        """Return the next dead letters, which may be none; None at the end.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        reply = await self._queue.ask("dead_letter_walk", self._mark, self._passed, size)
+        self.total, number, self._mark, self._passed, *records = reply
+        return None if not number else [decode(DeadLetter, record) for record in records]
+
+
+class CauseReader:
+    """Groups the dead letters of a queue by cause, again and again: it reads only what is new since the last time.
+
+    Args:
+        queue: whose dead letters.
+    """
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._causes, self._walk = Causes(), _Walk(queue)
+        self._again_at = 0.0
+
+    async def read(self) -> list[Cause]:
+        """Return the causes, the one with the most failures first.
+
+        When dead letters were retried or dropped, all are read again; where there are very many, that is put off.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        await self._go_on()
+        clock = asyncio.get_running_loop().time
+        # A dead letter that was made anew is read anew too, so the numbers agree only if each counts once.
+        if self._causes.total != self._walk.total and clock() >= self._again_at:
+            began = clock()
+            self._causes, self._walk = Causes(), _Walk(self._queue)
+            await self._go_on()
+            self._again_at = clock() + _REBUILD_PART * (clock() - began)
+        return self._causes.sorted()
+
+    async def _go_on(self) -> None:
+        while (letters := await self._walk.step(BATCH)) is not None:
+            for letter in letters:
+                self._causes.add_letter(letter)
+
+
+async def letters_of(queue: Queue, cause: str) -> AsyncIterator[list[DeadLetter]]:
+    """Yield the dead letters of a cause in pages, some perhaps empty, the oldest first.
+
+    Args:
+        queue: whose.
+        cause: the cause's id.
+
+    Raises:
+        QueueUnavailable: Redis does not answer.
+    """
+    causes = Causes()
+    async for letters in read_letters(queue):
+        yield [letter for letter in letters if causes.add_letter(letter).id == cause]
