@@ -27,7 +27,7 @@ __all__ = ["prefix", "queue", "server", "short_dir"]
 async def test_a_cause_is_one_entry_and_its_copies_are_listed_and_dropped_by_its_id(
     queue: Queue, server: RedisServer, prefix: str
 ) -> None:
-    settings = Settings(redis_url=server.url, redis_prefix=prefix)  # type: ignore[arg-type]  # as a variable gives it
+    settings = Settings(redis_url=server.url, redis_prefix=prefix)
     await bury(queue, prefix, *(letter(number) for number in range(40)), letter(99, "quota"))
     cause = (await CauseReader(queue).read())[0].id
     paper = io.StringIO()
