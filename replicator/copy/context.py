@@ -28,7 +28,7 @@ _MAX_WARNINGS = 20
 """Warnings kept in full: an outcome goes through the queue and into logs."""
 
 
-_OPTIONAL = frozenset({"signatures", "warnings", "replaced", "still_holds", "refused"})
+_OPTIONAL = frozenset({"signatures", "warnings", "replaced", "source_digest", "still_holds", "refused"})
 
 
 class Result(StrEnum):
@@ -65,9 +65,9 @@ class Outcome:
         warnings: refusals that did not make the copy fail.
         replaced: the digest of another image that the destination's tag named before it was written; None if there was
             none.
-        source_digest: the digest of the source's tag when it was copied or compared. Only for the process that made
-            the copy: it is not in `to_json`.
-        settled: whether another attempt would bring no signature more; it is not in `to_json` either.
+        source_digest: the digest of the source's tag when it was copied or compared.
+        settled: whether another attempt would bring no signature more. Only for the process that made the copy: it is
+            not in `to_json`.
         former: the digest that the destination's tag named before the copy; empty if there was no such tag, None if
             the destination was not asked. It is not in `to_json` either.
         still_holds: the digest that the destination's tag goes on naming, although the source's tag was skipped or is
@@ -90,7 +90,7 @@ class Outcome:
     signatures: int = 0
     warnings: tuple[str, ...] = ()
     replaced: str | None = None
-    source_digest: str | None = field(default=None, compare=False)
+    source_digest: str | None = None
     settled: bool = field(default=True, compare=False)
     former: str | None = field(default=None, compare=False)
     still_holds: str | None = None

@@ -22,7 +22,7 @@ from replicator.queue.leaders import note_lost
 from replicator.reference import Reference
 from replicator.registry.places import BULK
 from replicator.replication.advice import explained
-from replicator.replication.compare import TRUSTED, Checker, row_at_end, row_of, why
+from replicator.replication.compare import TRUSTED, Checker, named_by, row_at_end, row_of, why
 from replicator.replication.enqueue import BackfillOptions, Enqueuer, KeptCopies, RepositoryQueue, informed, job_for
 from replicator.replication.report import TROUBLE, Report, Row, RowOutcome
 from replicator.tasks import cancel_all, gather_all
@@ -291,7 +291,10 @@ class Backfill:
                 return row_of(found, RowOutcome.WOULD_COPY)
             own = "; only if this installation wrote that (overwrite: ours)"
             note = why(checked) + (own if checked.replaced and found.request.overwrite is Overwrite.OURS else "")
-            return row_of(found, RowOutcome.WOULD_COPY, digest=checked.digest, note=note, replaced=checked.replaced)
+            facts = named_by(checked)
+            return row_of(
+                found, RowOutcome.WOULD_COPY, digest=checked.digest, note=note, replaced=checked.replaced, **facts
+            )
         # Not counted as drift: what could not be compared, and what is up to date but may lack signatures.
         differs = checked is not None and checked.result is None
         if self._kept.takes(found, checked):

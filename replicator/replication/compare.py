@@ -203,7 +203,7 @@ class Checker:
                     # Somebody else has written this tag since, and perhaps others of its repository.
                     await self._checks.distrust(str(_target(found)), seen)
                 note = request.overwrite.kept(request.destination, kept)
-                return row_of(found, RowOutcome.SKIPPED, digest=kept, note=note)
+                return row_of(found, RowOutcome.SKIPPED, digest=kept, note=note, **named_by(comparison))
             lost = comparison.present is None and seen is not None
             if lost and self._checks is not None:
                 await self._checks.distrust(str(_target(found)), seen)
@@ -225,6 +225,7 @@ class Checker:
             warnings=held_warning(comparison.held),
             still_holds=comparison.held,
             refused=refused or comparison.refused,
+            **named_by(comparison),
         )
 
     async def _refusal(self, request: CopyRequest, options: CopyOptions, comparison: Comparison) -> str:
@@ -307,8 +308,15 @@ def _target(found: Found) -> Repository:
 
 
 def row_of(found: Found, outcome: RowOutcome, **facts: Any) -> Row:
-    """Return the row of a copy, with the size from the list; ``facts`` are further attributes of `Row`."""
+    """Return the row of a copy, with what the list said of it; ``facts`` are further attributes of `Row`."""
+    facts.setdefault("source_digest", found.digest)
     return Row(str(found.request.source), str(found.request.destination), outcome, size=found.size, **facts)
+
+
+def named_by(comparison: Comparison) -> dict[str, str | None]:
+    """Return the attributes of a `Row` for the digests that both tags named when they were compared."""
+    present = comparison.digest if comparison.result is Result.UP_TO_DATE else comparison.present
+    return {"source_digest": comparison.announced, "present": present}
 
 
 def why(comparison: Comparison) -> str:
@@ -352,4 +360,6 @@ def row_at_end(found: Found, finished: Finished) -> Row:
         replaced=outcome.replaced,
         still_holds=outcome.still_holds,
         refused=outcome.refused,
+        source_digest=outcome.source_digest or row.source_digest,
+        present=outcome.still_holds or outcome.digest,
     )

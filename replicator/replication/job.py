@@ -394,6 +394,7 @@ def _circumstances(request: CopyRequest, running: Running) -> dict[str, Any]:
 
 
 def _fields(outcome: Outcome) -> dict[str, Any]:
-    return {name: value for name, value in outcome.to_json().items() if value not in ("", None)} | {
-        "result": str(outcome.result)
-    }
+    fields = {name: value for name, value in outcome.to_json().items() if value not in ("", None)}
+    if outcome.source_digest == outcome.digest:
+        fields.pop("source_digest", None)
+    return fields | {"result": str(outcome.result)}

@@ -77,6 +77,8 @@ class Row:
             yet to be made; None for none.
         still_holds: the digest that the destination's tag goes on naming, although the source's tag was skipped.
         refused: the kind of an artifact that was skipped because the destination refuses it, such as ``chart``.
+        source_digest: of the source's tag when it was compared or copied, if it is known.
+        present: the digest that the destination's tag names, if it was asked and there is such a tag.
     """
 
     source: str
@@ -92,6 +94,8 @@ class Row:
     replaced: str | None = None
     still_holds: str | None = None
     refused: str = ""
+    source_digest: str | None = None
+    present: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values: its fields, and ``what``, ``why`` and ``do`` of the error, null without one."""

@@ -97,11 +97,11 @@ def test_every_format_holds_every_row_and_every_column(file: Path) -> None:
 def test_csv_is_that_of_rfc_4180_on_the_disk_too(file: Path) -> None:
     content = rows_in(file, RowFormat.CSV)
     columns = (
-        "source,destination,outcome,digest,error,size,bytes,seconds,note,warnings,replaced,still_holds,refused,what,"
-        "why,do"
+        "source,destination,outcome,digest,error,size,bytes,seconds,note,warnings,replaced,still_holds,refused,"
+        "source_digest,present,what,why,do"
     )
     assert content.startswith(f"{columns}\r\n")
-    assert '"it said ""no"",: and é",,0,0.0,,,,,,"it said ""no"",",and é,\r\n' in content
+    assert '"it said ""no"",: and é",,0,0.0,,,,,,,,"it said ""no"",",and é,\r\n' in content
     assert "\r\r\n" not in content
 
 
