@@ -9,7 +9,7 @@ from replicator.copy.context import Result, SourceNotFound, refusal_note
 from replicator.copy.options import Attestations
 from replicator.copy.selection import MAX_DEPTH, Selection, select
 from replicator.registry.errors import DigestMismatch, NotFound
-from replicator.registry.kinds import artifact_kind, is_plain_image
+from replicator.registry.kinds import IMAGE, artifact_kind, is_plain_image
 from replicator.registry.manifests import fallback_tag
 from replicator.tasks import gather2
 
@@ -129,7 +129,13 @@ async def compare(
 
 
 async def compare_listed(
-    context: CopyContext, cache: SelectionCache, *, announced: str, kind: str | None = None, read: bool = True
+    context: CopyContext,
+    cache: SelectionCache,
+    *,
+    announced: str,
+    kind: str | None = None,
+    single: bool = False,
+    read: bool = True,
 ) -> Comparison:
     """Compare an image whose digest the caller has just listed.
 
@@ -141,6 +147,7 @@ async def compare_listed(
         cache: known selections; new ones are added.
         announced: the listed digest.
         kind: the kind of the artifact, if the list tells it.
+        single: whether the list shows that it is no index.
         read: read the image even where the destination holds nothing; if not, the selection may stay unknown.
 
     Returns:
@@ -161,8 +168,12 @@ async def compare_listed(
     cached = cache.get(announced, context.options, place) or await cache.fetch(announced, context.options, place)
     if cached is not None:
         return _compare_cached(present, announced, cached)
-    if present is None and not read:
-        return Comparison(None, announced, None)
+    if not read:
+        if present is None:
+            return Comparison(None, announced, None)
+        if single and kind == IMAGE and not context.options.platforms and not context.options.types:
+            # Nothing can be left out of a single image.
+            return Comparison(None, announced, announced, present=present)
     return await compare_read(await read_root(context, announced), present, context, cache)
 
 

@@ -84,6 +84,7 @@ class Copier:
         *,
         announced: str | None = None,
         kind: str | None = None,
+        single: bool = False,
         read: bool = True,
         ask: bool = False,
     ) -> Comparison:
@@ -98,6 +99,7 @@ class Copier:
             announced: the digest of the source's tag, from a list that was just read. It is trusted: the source is
                 only asked where the selection of that image is unknown. `copy` asks it again.
             kind: the kind of that artifact, as far as the list tells it; see `CopyOptions.unwanted_in_list`.
+            single: whether the list shows that it is no index.
             read: read the image even where the destination holds nothing. Pass False if `copy` follows, which reads it.
             ask: ask the destination about a kind where an image is up to date only if it refuses that. A manifest of
                 the kind is written for that; see `Pusher.ask`.
@@ -109,7 +111,9 @@ class Copier:
         if announced is None:
             found = await compare(context, self.selections, read=read)
         else:
-            found = await compare_listed(context, self.selections, announced=announced, kind=kind, read=read)
+            found = await compare_listed(
+                context, self.selections, announced=announced, kind=kind, single=single, read=read
+            )
         self._note(destination, found)
         return await self._settled(context, found) if ask else found
 
