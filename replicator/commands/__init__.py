@@ -36,6 +36,7 @@ COMMANDS = {
     "serve": ("serve", "Receive Harbor's webhooks and copy every pushed image, until SIGTERM."),
     "worker": ("serve", "Copy queued images, until SIGTERM; any number of workers can share one Redis."),
     "backfill": ("backfill", "Copy all existing tags that match the rules, and report each result."),
+    "verify": ("verify", "Compare both sides and prove the result: a signed file, and its check; copies nothing."),
     "copy": (
         "copy",
         "Copy one image now, in the foreground; with the logins of the rules file if there is one, else with Docker's.",

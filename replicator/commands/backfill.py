@@ -1,6 +1,5 @@
 """``replicator backfill``: a backfill with a worker for its copies, its progress and its exit code."""
 
-import asyncio
 import contextlib
 import dataclasses
 import sys
@@ -16,9 +15,11 @@ from rich.console import Console
 from replicator import __version__
 from replicator.commands.backfill_display import Display, Plan, summary, tell_unknown_rules
 from replicator.commands.options import (
+    Attest,
     Auth,
     Config,
     Images,
+    Key,
     Log,
     LogFormat,
     LogLevel,
@@ -32,10 +33,12 @@ from replicator.commands.options import (
     rules_of,
     run,
     settings_of,
+    signing_key,
 )
 from replicator.console import say, stderr
 from replicator.errors import FAILED, INTERRUPTED, OK, ConfigError, Problem
 from replicator.queue import InForce, Lane, LoadedConfig, Queue, QueueError, Worker, announced, list_pauses
+from replicator.replication.attestation import AttestationFile, Facts, is_whole
 from replicator.replication.backfill import Backfill
 from replicator.replication.enqueue import BackfillOptions, ReplaceLimit
 from replicator.replication.job import Handler
@@ -56,21 +59,30 @@ from replicator.replication.report import (
 from replicator.replication.transfer import access_by, open_registries
 from replicator.rules import Narrowing, Rules
 from replicator.schedule import parse_duration, parse_moment
-from replicator.server.runtime import make_worker, open_checks, open_copier, open_queue, origin_of, retry_policy
+from replicator.server.runtime import (
+    make_worker,
+    open_checks,
+    open_copier,
+    open_queue,
+    origin_of,
+    retry_policy,
+    run_with_worker,
+)
 from replicator.settings import Settings
-from replicator.tasks import Shutdown, cancel_all, graceful_shutdown
+from replicator.tasks import graceful_shutdown
 
 _WITHIN = "7d"
 _EVENT_COPIES = 2
 """Concurrent copies for events beside a backfill: one of its own tags may be pushed meanwhile."""
 _NOT_YET_CAP = 60.0
 """Longest pause, in seconds, before a copy that waits for a gate at the source is retried: a person is waiting."""
-_LAST_RESULTS_SECONDS = 1.0
-"""Time for the results of the last copies to arrive after a signal."""
 _EXCLUSIVE = (
     ("--detach", "--dry-run", "which queues nothing"),
     ("--fast", "--dry-run", "which does not open the queue, where verified destinations are remembered"),
     ("--fast", "--force", "which also copies what is up to date"),
+    ("--attest", "--dry-run", "which copies nothing: use replicator verify"),
+    ("--attest", "--detach", "which does not wait for the copies"),
+    ("--attest", "--fast", "which does not ask the destination"),
 )
 
 
@@ -86,6 +98,7 @@ class BackfillRequest:
         dry_run: only list what would be copied.
         yes: replace any number of existing images without a question.
         outputs: files that are written meanwhile, and complete at the end.
+        attestation: one of them, which says whether the run came to its end.
         strict: a destination that still holds a former image counts as a failure.
     """
 
@@ -96,6 +109,7 @@ class BackfillRequest:
     dry_run: bool = False
     yes: bool = False
     outputs: Sequence[Output] = ()
+    attestation: AttestationFile | None = None
     strict: bool = False
 
 
@@ -149,6 +163,8 @@ def backfill(
     report_format: Annotated[
         Literal["json", "jsonl", "csv"] | None, typer.Option(help="Format of the report, whatever the file is called.")
     ] = None,
+    attest: Attest = None,
+    key: Key = None,
     output_success_images: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the images in place to this file: each source and its destinations."),
@@ -176,8 +192,13 @@ def backfill(
 ) -> None:
     """Copy all existing tags that match the rules, and report each result."""
     problems = _contradictions(
-        {"--detach": detach, "--dry-run": dry_run, "--fast": fast, "--force": force},
-        {"--report-format": (report_format, "--report", report), "--within": (within, "--fast", fast or None)},
+        {"--detach": detach, "--dry-run": dry_run, "--fast": fast, "--force": force, "--attest": attest is not None},
+        {
+            "--report-format": (report_format, "--report", report),
+            "--within": (within, "--fast", fast or None),
+            "--attest": (attest, "--key", key),
+            "--key": (key, "--attest", attest),
+        },
     )
     moment, trust = _parse_times(since, within or _WITHIN, problems)
     if problems:
@@ -206,8 +227,13 @@ def backfill(
         if file is not None
     ]
     narrowing = Narrowing(rules, only or (), rule or ())
+    attestation = None
+    if attest is not None and key is not None:
+        facts = Facts(rules.digest, "backfill", tuple(only or ()), tuple(rule or ()), since=moment)
+        attestation = AttestationFile("--attest", attest, signing_key(key), facts)
+        outputs.append(attestation)
     request = BackfillRequest(
-        settings, rules, options, narrowing, dry_run=dry_run, yes=yes, outputs=outputs, strict=strict
+        settings, rules, options, narrowing, dry_run, yes, outputs=outputs, attestation=attestation, strict=strict
     )
     run(run_backfill(request, out=Console(), err=stderr()))
 
@@ -273,10 +299,12 @@ async def run_backfill(request: BackfillRequest, *, out: Console, err: Console) 
                     else:
                         async with open_publicity(queue, registries, rules) as publicity:
                             handler = Handler(copier, checks, rules, in_force, publicity)
-                            await _run_with_worker(_worker(settings, queue, handler, in_force), task, shutdown)
+                            await run_with_worker(_worker(settings, queue, handler, in_force), task, shutdown)
                     if queue is not None and request.options.detach:
                         task.report.warnings += await _no_worker_warning(queue, task.report)
             finally:
+                if request.attestation is not None:
+                    request.attestation.facts.complete = is_whole(task.report)
                 # The files before the summary, whose reader may be gone (`replicator backfill | head`).
                 try:
                     end_all(outputs)
@@ -362,38 +390,3 @@ def _worker(settings: Settings, queue: Queue, handler: Handler, in_force: InForc
     policy = dataclasses.replace(retry_policy(settings), not_yet_cap=_NOT_YET_CAP)
     concurrency = {Lane.EVENTS: _EVENT_COPIES, Lane.BACKFILL: settings.backfill_concurrency}
     return make_worker(settings, queue, handler, concurrency=concurrency, policy=policy, in_force=in_force)
-
-
-async def _run_with_worker(worker: Worker, task: Backfill, shutdown: Shutdown) -> None:
-    """Run a backfill and a worker for its copies.
-
-    A signal stops both, and so does a failure under ``--fail-fast``; running copies get the drain timeout.
-    """
-    listing = asyncio.create_task(task.run())
-    working = asyncio.create_task(worker.run())
-    failing = asyncio.create_task(task.failed_fast.wait())
-
-    def stop() -> None:
-        task.stop()
-        worker.stop()
-
-    try:
-        shutdown.on_signal(stop)
-        await asyncio.wait({listing, working, failing}, return_when=asyncio.FIRST_COMPLETED)
-        if failing.done() and not shutdown.requested:
-            worker.stop()
-        await asyncio.wait({listing, working}, return_when=asyncio.FIRST_COMPLETED)
-        if not listing.done():
-            # The worker has stopped, but the results of its last copies are still on their way.
-            await asyncio.wait({listing}, timeout=_LAST_RESULTS_SECONDS)
-            await cancel_all({listing})
-        else:
-            worker.stop()
-        await asyncio.wait({listing, working})
-    finally:
-        worker.stop()
-        await cancel_all({listing, failing})
-        await asyncio.wait({working})
-    working.result()
-    if not listing.cancelled():
-        listing.result()

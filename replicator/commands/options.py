@@ -24,6 +24,7 @@ from replicator.settings import Settings, load_settings, unknown_variables, vari
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
 
+    from replicator.replication.signing import SigningKey
     from replicator.rules import Rules
 
 T = TypeVar("T")
@@ -63,6 +64,16 @@ LogFormat = Annotated[
     Literal["auto", "console", "json"] | None, typer.Option(help="Format of log lines (REPLICATOR_LOG_FORMAT).")
 ]
 Records = Annotated[Path | None, typer.Option(metavar="FILE", hidden=True, help="Of image-syncer 1.0; has no effect.")]
+Attest = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write all rows and a signed statement to this file.")
+]
+Key = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="PEM file of the key that signs, made if it is not there; or with --check of the public key.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -187,6 +198,17 @@ def _parsed(option: str, parse: Callable[[str], T], text: str) -> T:
         return parse(text)
     except ValueError as error:
         raise ConfigError("command line", [Problem(option, str(error))]) from None
+
+
+def signing_key(file: Path) -> SigningKey:
+    """Open the key that signs; tell a person if it was made."""
+    from replicator.console import say, stderr
+    from replicator.replication.signing import open_signing_key, public_file
+
+    key = open_signing_key(file)
+    if key.is_new:
+        say(f"made a new key, {file}; whoever checks what it signs needs {public_file(file)}", stderr())
+    return key
 
 
 def platforms_of(systems: Sequence[str] | None, architectures: Sequence[str] | None) -> tuple[Platform, ...]:

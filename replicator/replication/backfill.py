@@ -87,6 +87,7 @@ class Backfill:
             dry_run=dry_run,
             letters=self._letters,
             probe=options.probe,
+            reads=dry_run and options.reads,
         )
         self._registries = copier.registries
         self._courtesy = copier.registries.courtesy

@@ -49,6 +49,7 @@ class Checker:
         letters: ends the dead letters of what is right; what has one is never trusted.
         probe: compare one trusted tag of each destination repository all the same. Where it is not what was seen, no
             tag of that repository is trusted.
+        reads: read images that their destination lacks.
     """
 
     def __init__(  # one of a run: all but the first two are keywords
@@ -62,9 +63,11 @@ class Checker:
         letters: CauseWatch,
         began: float | None = None,
         probe: bool = False,
+        reads: bool = False,
     ) -> None:
         self._began = began
         self._probe = probe
+        self._reads = reads
         # Whether a repository keeps its trust; one entry for each that the run looks at.
         self._verdicts: dict[Repository, asyncio.Future[bool]] = {}
         self._seen: dict[str, Observed] = {}
@@ -187,7 +190,8 @@ class Checker:
                 options,
                 announced=digest,
                 kind=found.kind,
-                read=self._dry_run,
+                single=found.accessories is not None and not found.accessories.is_index,
+                read=self._reads,
                 ask=not self._dry_run,
             )
             if refused := await self._refusal(request, options, comparison):

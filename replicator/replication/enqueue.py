@@ -124,6 +124,7 @@ class BackfillOptions:
         probe: whether one trusted tag of each repository is compared all the same, to notice a destination that was
             emptied or replaced.
         limit: the number of existing tags that may be replaced without a question; None for any number.
+        reads: whether a dry run reads images that their destination lacks, to tell what of them would be copied.
     """
 
     retries: int | None = 2
@@ -134,6 +135,7 @@ class BackfillOptions:
     trust: float | None = None
     probe: bool = True
     limit: ReplaceLimit | None = None
+    reads: bool = True
 
 
 class KeptCopies:

@@ -1,10 +1,10 @@
 """All copies that the rules ask for now, yielded while the rest is still being listed, without any that collide.
 
 A collision is two sources on their way to one destination tag with different images; which one won would be chance. It
-has to be known
-before the first of the two is queued, though tags are listed in a stream. So repositories are listed first, a hundred
-a request. Their names tell which destination repositories can get tags from several sources, and only what goes there
-has its tags read ahead (`ListingCollisions`). The rest, which is nearly always all of it, is listed once.
+has to be known before the first of the two is queued, though tags are listed in a stream. So repositories are listed
+first, a hundred a request. Their names tell which destination repositories can get tags from several sources, and only
+what goes there has its tags read ahead (`ListingCollisions`). The rest, which is nearly always all of it, is listed
+once.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from replicator.rules.collisions import ListingCollisions, collision_candidates
 from replicator.tasks import merge_streams
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Container, Iterable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Collection, Container, Iterable, Iterator
     from datetime import datetime
 
     from replicator.copy import Copier
@@ -152,15 +152,12 @@ class Listing:
 
     Attributes:
         rules_digest: see `Rules.digest`.
+        destinations: the repositories that the rules copy the listed ones to, whatever their tags.
         on_page: called with a repository and some of its tags, whatever the rules want of them.
     """
 
     def __init__(
-        self,
-        rules: Rules,
-        registries: Registries,
-        narrowing: Narrowing | None = None,
-        copier: Copier | None = None,
+        self, rules: Rules, registries: Registries, narrowing: Narrowing | None = None, copier: Copier | None = None
     ) -> None:
         self._copier = copier
         self.narrowing = narrowing or Narrowing(rules)
@@ -169,6 +166,7 @@ class Listing:
         self._collisions = ListingCollisions(())
         self._agreed: dict[Collision, bool] = {}
         self._missing: set[Repository] = set()
+        self.destinations: Collection[Repository] = ()
         self._found: RepositoryLister | None = None
         self._tags: TagLister | None = None
         self.on_page: Callable[[str, Iterable[str]], object] = lambda *_: None
@@ -213,8 +211,9 @@ class Listing:
         wanted = [repositories.wanted[repository] for repository in sorted(repositories.wanted)]
         for each in wanted:
             each.needs_labels = self._rules.route(each.repository).labels
+        self.destinations = destinations(self._rules, repositories.wanted)
         if self._copier is not None:
-            self._copier.expect(destinations(self._rules, repositories.wanted), whole=self.narrowing.is_whole)
+            self._copier.expect(self.destinations, whole=self.narrowing.is_whole)
         quota = QuotaCount(self._rules)
         warnings = (*self._unseen(), *name_warnings(self._rules, wanted), *quota.add(wanted))
         if warnings:

@@ -104,12 +104,12 @@ class Rules:
 
         Sorted, and those that `{flat}` makes equal `collisions.MOST_FLAT` at the most.
         """
-        found: dict[Reference, None] = {}
-        for source in possible_sources(self._rules, request.destination):
-            same = source == request.source
-            if not same and any(each.destination == request.destination for each in self.destinations(source)):
-                found[source] = None
-        return sorted(found, key=str)
+        return sorted({each.source for each in self.claims(request.destination)} - {request.source}, key=str)
+
+    def claims(self, destination: Reference) -> Iterator[CopyRequest]:
+        """Yield the copies to a destination tag that the rules ask for if their sources exist, some perhaps twice."""
+        for source in possible_sources(self._rules, destination):
+            yield from (each for each in self.destinations(source) if each.destination == destination)
 
     def present(self, request: CopyRequest) -> CopyRequest | None:
         """Return a copy that was requested earlier as the rules ask for it now; None if none does any more."""

@@ -45,13 +45,17 @@ if TYPE_CHECKING:
     from replicator.queue import AttemptObserver, JsonValue, Lane, Running
     from replicator.registry import Registries, RequestObserver
     from replicator.registry.circuit import Silence
+    from replicator.replication.backfill import Backfill
     from replicator.replication.repositories import Neighbours
     from replicator.rules import Rules
     from replicator.rules.defaults import RulesOptions
     from replicator.rules.loading import Version
     from replicator.server.reload import Configuration
     from replicator.settings import Settings
+    from replicator.tasks import Shutdown
 
+_LAST_RESULTS_SECONDS = 1.0
+"""Time for the results of the last copies to arrive after a signal."""
 _ACCEPTED = "accepted-rules"
 """Name of the accepted rules in the state directory; no name of a rules file, as that may be the same directory."""
 
@@ -324,3 +328,38 @@ class AcceptedRules:
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
+
+
+async def run_with_worker(worker: Worker, task: Backfill, shutdown: Shutdown) -> None:
+    """Run a backfill and a worker for its copies.
+
+    A signal stops both, and so does a failure under ``--fail-fast``; running copies get the drain timeout.
+    """
+    listing = asyncio.create_task(task.run())
+    working = asyncio.create_task(worker.run())
+    failing = asyncio.create_task(task.failed_fast.wait())
+
+    def stop() -> None:
+        task.stop()
+        worker.stop()
+
+    try:
+        shutdown.on_signal(stop)
+        await asyncio.wait({listing, working, failing}, return_when=asyncio.FIRST_COMPLETED)
+        if failing.done() and not shutdown.requested:
+            worker.stop()
+        await asyncio.wait({listing, working}, return_when=asyncio.FIRST_COMPLETED)
+        if not listing.done():
+            # The worker has stopped, but the results of its last copies are still on their way.
+            await asyncio.wait({listing}, timeout=_LAST_RESULTS_SECONDS)
+            await cancel_all({listing})
+        else:
+            worker.stop()
+        await asyncio.wait({listing, working})
+    finally:
+        worker.stop()
+        await cancel_all({listing, failing})
+        await asyncio.wait({working})
+    working.result()
+    if not listing.cancelled():
+        listing.result()
