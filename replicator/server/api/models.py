@@ -1,0 +1,291 @@
+"""The wire form of the HTTP API: what it takes and answers. The OpenAPI document is generated from these models.
+
+Times are RFC 3339 in UTC; words of states and classes have underscores. An answer may get further fields in a later
+version, so a reader ignores what it does not know; what is sent may not have any.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from replicator.console import iso
+
+MAX_NAMES = 1000
+"""Destinations in one request to retry or drop failures."""
+MAX_PAGE = 500
+"""Entries of a page of a list."""
+MAX_REFERENCE = 1024
+"""Characters of a reference or a pattern."""
+
+Time = Annotated[
+    AwareDatetime,
+    PlainSerializer(lambda time: iso(time.astimezone(UTC)), return_type=str),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+ReferenceText = Annotated[str, Field(min_length=1, max_length=MAX_REFERENCE)]
+
+
+class Answer(BaseModel):
+    """What the API answers."""
+
+    model_config = ConfigDict(populate_by_name=True, frozen=True)
+
+
+class Question(BaseModel):
+    """What a request holds: an unknown name is a mistake."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class State(StrEnum):
+    """State of an image at a destination."""
+
+    IN_PLACE = "in_place"
+    """The destination's tag names what the rule wants of the source's tag."""
+    QUEUED = "queued"
+    """A copy waits for a worker."""
+    RUNNING = "running"
+    """A copy runs."""
+    WAITING = "waiting"
+    """A copy failed and waits for its retry, or for a registry that does not answer."""
+    REFUSED = "refused"
+    """A copy failed for good: a dead letter."""
+    MISSING = "missing"
+    """The source has the image, the destination has it not, and nothing is on its way."""
+    SKIPPED = "skipped"
+    """A rule names the image, but it or its destination leaves it out; nothing will be copied."""
+    NO_RULE = "no_rule"
+    """No rule names the image."""
+    NO_SOURCE = "no_source"
+    """The source has no such image."""
+
+
+WORST_FIRST = (
+    State.REFUSED,
+    State.MISSING,
+    State.WAITING,
+    State.RUNNING,
+    State.QUEUED,
+    State.NO_SOURCE,
+    State.SKIPPED,
+    State.IN_PLACE,
+)
+"""The state of an image as a whole is the first of these that one of its destinations has."""
+
+
+class ErrorWord(StrEnum):
+    """Class of a failure: what it means for the next attempt."""
+
+    TRANSIENT = "transient"
+    NOT_YET = "not_yet"
+    CREDENTIALS = "credentials"
+    PERMANENT = "permanent"
+
+
+class Failure(Answer):
+    """The last failure of a copy: what happened, why, and what to do."""
+
+    error_class: ErrorWord = Field(alias="class")
+    what: str
+    why: str
+    do: str
+    at: Time
+    attempts: int = Field(ge=0, description="failed attempts")
+
+
+class Job(Answer):
+    """A copy that is on its way."""
+
+    lane: Literal["events", "backfill"]
+    attempt: int = Field(ge=0, description="number of the attempt that runs, or of the last one; 0 before the first")
+    bytes: int = Field(ge=0, description="read from the source so far by the attempt that runs")
+    size: int | None = Field(None, description="bytes that it has to read in all, as far as that is known")
+    seconds_left: int | None = Field(None, description="at the speed until now, where the size is known")
+    due: Time | None = Field(None, description="when a waiting copy is tried again")
+    queued: Time | None = Field(None, description="when it was asked for last")
+    paused: bool = Field(default=False, description="whether a person has paused it")
+
+
+class ImageAtDestination(Answer):
+    """An image at one destination."""
+
+    destination: str
+    rule: str
+    state: State
+    digest: str | None = Field(None, description="what the destination's tag names, where that is known")
+    since: Time | None = Field(None, description="since when this state is certain")
+    job: Job | None = None
+    failure: Failure | None = None
+    note: str = Field("", description="why it is skipped")
+
+
+class Image(Answer):
+    """An image at the source, and what became of it at every destination that the rules name."""
+
+    source: str
+    digest: str | None = Field(None, description="what the source's tag names, where that is known")
+    state: State = Field(description="the worst of the images; no_rule or no_source without any")
+    reason: str | None = Field(None, description="why no rule names it")
+    asked: bool = Field(default=False, description="whether the registries were asked for this answer, or memory")
+    images: list[ImageAtDestination] = []
+
+
+class CopyState(StrEnum):
+    """State of a copy in the list of copies: on its way, or how it ended."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    PAUSED = "paused"
+    COPIED = "copied"
+    UP_TO_DATE = "up_to_date"
+    SKIPPED = "skipped"
+    SOURCE_GONE = "source_gone"
+    REFUSED = "refused"
+    ENDED = "ended"
+    """A failure whose cause is over."""
+
+
+class Copy(Answer):
+    """A copy that is on its way, or ended lately."""
+
+    source: str
+    destination: str
+    rule: str
+    lane: Literal["events", "backfill"]
+    state: CopyState
+    at: Time | None = Field(None, description="when it ended; of a waiting copy, when it is tried again")
+    attempts: int | None = Field(None, description="of a copy that ended")
+    bytes: int | None = Field(None, description="sent, by a copy that ended")
+    seconds: float | None = Field(None, description="of the last attempt of a copy that ended")
+    lag: float | None = Field(None, description="seconds from the push to the end, if a push asked for it")
+    failure: Failure | None = None
+    note: str = ""
+
+
+class Copies(Answer):
+    """A page of copies: those on their way first, in no order, then those that ended, the newest first."""
+
+    copies: list[Copy]
+    cursor: str | None = Field(None, description="of the next page; null at the end. A page may be empty before it")
+
+
+class CopiesQuery(Question):
+    """Filters of the list of copies."""
+
+    state: CopyState | None = None
+    image: Annotated[str, Field(max_length=MAX_REFERENCE)] | None = Field(
+        None, description="source or destination, with or without host and tag; `*` and `**` as in rules"
+    )
+    host: Annotated[str, Field(max_length=255)] | None = Field(None, description="host of the destination")
+    since: AwareDatetime | None = Field(None, description="ended at or after this time; leaves out what is on its way")
+    until: AwareDatetime | None = Field(None, description="ended before this time; leaves out what is on its way")
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 100
+    cursor: Annotated[str, Field(max_length=64)] | None = Field(None, description="`cursor` of the page before")
+
+
+class ImageQuery(Question):
+    """What to tell of an image."""
+
+    destination: ReferenceText | None = Field(None, description="only this destination")
+    fresh: bool = Field(
+        default=False, description="ask the registries even where memory knows the answer, as right after a push"
+    )
+
+
+class DeadCopy(Failure):
+    """A copy that failed for good, and is not retried by itself."""
+
+    source: str
+    destination: str
+    rule: str
+    lane: Literal["events", "backfill"]
+    first: Time = Field(description="the first failure; `at` is the last")
+
+
+class Failures(Answer):
+    """A page of the copies that failed for good."""
+
+    failures: list[DeadCopy]
+    total: int = Field(ge=0, description="on all pages")
+    cursor: str | None = Field(None, description="of the next page; null at the end")
+
+
+class FailuresQuery(Question):
+    """Which page of failures."""
+
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE, description="about how many")] = 100
+    cursor: Annotated[str, Field(max_length=20, pattern="^[0-9]{1,20}$")] | None = Field(
+        None, description="`cursor` of the page before"
+    )
+
+
+class Selected(Question):
+    """Which failures: by destination, or all of them."""
+
+    destinations: Annotated[list[ReferenceText], Field(max_length=MAX_NAMES)] = []
+    all: bool = False
+
+
+class Done(Answer):
+    """Destinations whose failures were retried or dropped; of many the first ones."""
+
+    number: int = Field(ge=0)
+    destinations: Annotated[list[str], Field(max_length=MAX_NAMES)]
+
+
+class CopyNow(Question):
+    """An image to copy now."""
+
+    source: ReferenceText
+    destination: ReferenceText | None = Field(None, description="only this one of those that the rules name")
+
+
+class Queued(Answer):
+    """Copies that were queued."""
+
+    queued: list[QueuedCopy]
+
+
+class QueuedCopy(Answer):
+    """One of them."""
+
+    source: str
+    destination: str
+    rule: str
+
+
+class Reconcile(Answer):
+    """The full comparison that was asked for."""
+
+    state: Literal["requested", "running"] = Field(description="`running` if one runs already; no other follows")
+    since: Time | None = Field(None, description="when the running one began")
+
+
+class Problem(Answer):
+    """An error, as RFC 9457 has it, with the three parts that every error of the replicator has."""
+
+    type: str = "about:blank"
+    title: str
+    status: int = Field(ge=400, le=599)
+    detail: str = Field(description="what, why and do in one line")
+    what: str
+    why: str = ""
+    do: str = ""
+
+
+Queued.model_rebuild()
+
+
+def to_json(answer: Answer) -> dict[str, Any]:
+    """Return an answer as JSON values."""
+    return answer.model_dump(mode="json", by_alias=True)
+
+
+def utc(time: datetime | None) -> datetime | None:
+    """Return a time in UTC."""
+    return None if time is None else time.astimezone(UTC)
