@@ -17,6 +17,7 @@ from replicator.queue.causes import Cause, Causes
 from replicator.queue.client import Queue
 from replicator.queue.configurations import Differing, InForce, KnownConfig, ProcessInfo, ownerless
 from replicator.queue.dead_letters import CauseWatch, DeadLetter, DeadLetterPage, DeadLetters, PendingJob, list_jobs
+from replicator.queue.destinations import KnownDestination, KnownJob, look_up
 from replicator.queue.embedded import embedded_server
 from replicator.queue.history import Action, Description, Ended, History, LagSpan, named, note_action, system_user
 from replicator.queue.job import (
@@ -103,6 +104,8 @@ __all__ = [
     "JsonValue",
     "KeySilence",
     "KnownConfig",
+    "KnownDestination",
+    "KnownJob",
     "LagSpan",
     "Lane",
     "LaneCounts",
@@ -156,6 +159,7 @@ __all__ = [
     "list_public_copies",
     "list_waits",
     "login_of",
+    "look_up",
     "named",
     "note_action",
     "open_wait_reporter",

@@ -3,7 +3,7 @@
 An observation says that a destination held what is wanted, and since when. A backfill that has just listed the sources
 leaves out a destination that was observed to hold the same, lately enough, without asking it. Nothing here fails or
 waits for Redis beyond a deadline: while Redis is away, slow or refuses, nothing is known. Observations are bounded by
-two generations (``memory.lua``). A record of the same kind says which source owns a destination's tag and what was
+three generations (``memory.lua``). A record of the same kind says which source owns a destination's tag and what was
 written there (`TagRecord`); the step that lets a tag be written writes it (``confirm``), so it can't be lost.
 
 What an observation can't do: hide a changed source, because it is compared with what the source's list says now, and a
@@ -89,8 +89,9 @@ class RedisClock:
         return None if self._ahead is None else int(moment * 1000 + self._ahead)
 
 
-MOST_DESTINATIONS = 200_000
-"""How many destinations are remembered in each of two generations; one takes 70 to 90 bytes of Redis."""
+MOST_DESTINATIONS = 500_000
+"""How many destinations are remembered in each of three generations; one takes 110 to 150 bytes of Redis."""
+_DIGEST = "sha256:"
 
 
 def short_name(destination: str) -> str:
@@ -109,26 +110,51 @@ _LONGEST_TRUST = 30 * 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What a destination was observed to hold, and since when, in ms by Redis's clock; it may be void since."""
+    """What a destination was observed to hold, and since when, in ms by Redis's clock.
+
+    Attributes:
+        wanted: what it held, see ``replicator.copy.selection_key``.
+        digest: what the source's tag named then; empty if that is not known.
+        is_void: whether it has been about to be written since.
+    """
 
     time: int
     wanted: str
+    digest: str = ""
+    is_void: bool = False
 
     @classmethod
     def read(cls, text: bytes) -> Observed | None:
         """Read the record; None where nothing is certain."""
-        time_ms, _, wanted = text.decode(errors="replace").partition(" ")
-        if wanted.startswith("!"):
-            time_ms, _, wanted = wanted[1:].partition(" ")
-        return cls(int(time_ms), wanted) if wanted and time_ms.isdecimal() else None
+        time_ms, _, held = text.decode(errors="replace").partition(" ")
+        if is_void := held.startswith("!"):
+            time_ms, _, held = held[1:].partition(" ")
+        wanted, _, digest = held.partition(" ")
+        return cls(int(time_ms), wanted, _long(digest), is_void) if wanted and time_ms.isdecimal() else None
 
 
-def _short_repository(repository: str) -> str:
+def _short(digest: str) -> str:
+    """Return a digest in 43 characters; nothing for one of another algorithm than SHA-256."""
+    if not digest.startswith(_DIGEST):
+        return ""
+    return base64.urlsafe_b64encode(bytes.fromhex(digest.removeprefix(_DIGEST))).decode().rstrip("=")
+
+
+def _long(short: str) -> str:
+    try:
+        content = base64.urlsafe_b64decode(f"{short}=")
+    except ValueError:
+        return ""
+    return f"{_DIGEST}{content.hex()}" if len(content) == hashlib.sha256().digest_size else ""
+
+
+def short_repository(repository: str) -> str:
+    """Name a repository in 16 characters."""
     # No destination's name ends so.
     return short_name(f"{repository}/")
 
 
-def _repository(destination: str) -> str:
+def repository_of(destination: str) -> str:
     """Return the repository of a reference, or of what signatures are observed of."""
     path, slash, name = destination.rpartition("/")
     return f"{path}{slash}{re.split('[:@]', name, maxsplit=1)[0]}"
@@ -140,7 +166,7 @@ class Observations:
     Args:
         queue: whose Redis, and whose prefix.
         deadline: seconds that Redis gets for an answer.
-        items: how many destinations are remembered in each of two generations.
+        items: how many destinations are remembered in each of three generations.
         pause: seconds that an observation waits for others before it is sent.
     """
 
@@ -152,7 +178,7 @@ class Observations:
         self._redis = BestEffortRedis(queue, deadline=deadline, trouble="memory unavailable")
         self._batcher: Batcher[tuple[str, float, str, str, str]] = Batcher(self._note, pause=pause)
 
-    def record(self, destination: str, wanted: str, at: float, source: str = "") -> None:
+    def record(self, destination: str, wanted: str, at: float, source: str = "", digest: str = "") -> None:
         """Record that a destination held what is wanted; it is sent about a second later, or lost.
 
         Args:
@@ -161,9 +187,11 @@ class Observations:
             at: since when it is certain, by ``time.time()`` of this machine: a moment after the tag was written, or
                 before the destination was asked.
             source: the reference that owns the destination's tag, if none is known to; empty to say nothing of that.
+            digest: what the source's tag named; empty if that is of no use.
         """
         moment = time.monotonic() - max(0.0, time.time() - at)
-        self._batcher.put((short_name(destination), moment, wanted, destination if source else "", source))
+        held = f"{wanted} {short}" if (short := _short(digest)) else wanted
+        self._batcher.put((short_name(destination), moment, held, destination if source else "", source))
 
     async def owned(self, destinations: Sequence[str]) -> list[TagRecord] | None:
         """Return what is remembered of destinations' tags, by `TagRecord`; None when Redis does not answer."""
@@ -186,7 +214,7 @@ class Observations:
             An answer for each; False for all of them when Redis does not answer.
         """
         within_ms = int(min(within, _LONGEST_TRUST) * 1000)
-        repositories = {each: _short_repository(_repository(each)) for each, _ in expected}
+        repositories = {each: short_repository(repository_of(each)) for each, _ in expected}
         named = [(short_name(each), wanted, repositories[each]) for each, wanted in expected]
         held: list[bool] = []
         for start in range(0, len(named), BATCH):
@@ -218,7 +246,7 @@ class Observations:
             Whether it was trusted until now; of an observation that was not, nothing follows.
         """
         since = disproved.time if disproved is not None else ""
-        return bool(await self._redis.ask("observations_void", self._items, _short_repository(repository), since))
+        return bool(await self._redis.ask("observations_void", self._items, short_repository(repository), since))
 
     async def void(self, destination: str) -> bool:
         """Forget what a destination held, right before it is written outside the queue; return whether Redis did."""

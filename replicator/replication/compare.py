@@ -216,7 +216,7 @@ class Checker:
             if self._checks is not None and may_trust(request):
                 key = selection_key(comparison.announced, request.options)
                 owner = "" if request.signature else request.origin
-                self._checks.record(str(request.destination), key, compared_at, owner)
+                self._checks.record(str(request.destination), key, compared_at, owner, comparison.announced)
             if (lacks_signatures or self._force) and not request.signature:
                 return replace(comparison, lacks_signatures=lacks_signatures)
         self.letters.over(str(request.destination), request.origin, right=comparison.result is Result.UP_TO_DATE)

@@ -376,7 +376,7 @@ class Handler:
             seen = time.time() if outcome.result is Result.COPIED and not outcome.signatures else began
             key = selection_key(outcome.source_digest, request.options)
             owner = "" if request.signature else request.origin
-            self._checks.record(str(request.destination), key, seen, owner)
+            self._checks.record(str(request.destination), key, seen, owner, outcome.source_digest)
         if attached is not None and attached.subject == outcome.source_digest and outcome.settled:
             self._checks.record(*signature_fact(request, attached), began)
 

@@ -249,10 +249,10 @@ LIMITS = {
             "the others are left to a later run",
         ),
         Limit(
-            "destinations remembered in Redis, in each of two halves",
+            "destinations remembered in Redis, in each of three parts",
             "queue.observations.MOST_DESTINATIONS",
             "",
-            "the older half is forgotten",
+            "the oldest part is forgotten",
         ),
         Limit(
             "destinations with owner and last writes remembered in Redis, in each of two halves",

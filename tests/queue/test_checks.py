@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replicator.queue import Job, Lane, LeaseLost, Observations, Queue, Running
+from replicator.queue import Job, KnownDestination, Lane, LeaseLost, Observations, Queue, Running, look_up
 from replicator.queue.job import RunningRecord
 from replicator.queue.lease import Lease, LeaseKeeper, RedisHealth
 from replicator.queue.observations import RedisClock
@@ -261,13 +261,40 @@ async def test_notes_of_what_is_void_are_bounded_and_expire_too(queue: Queue, mo
         assert 29 * 86400 < await queue.redis.ttl(f"{queue.prefix}:checks:{generation}") <= 30 * 86400
 
 
-async def test_memory_is_bounded_by_two_generations(queue: Queue) -> None:
+async def test_memory_is_bounded_by_three_generations(queue: Queue) -> None:
     for number in range(100):
         await see(queue, (f"r.example/team/app:v{number}", "one"), items=10)
         assert max(await generations(queue)) <= 10
     held = [await trusted(queue, "one", f"r.example/team/app:v{number}") for number in range(100)]
-    assert held[:80] == [False] * 80
-    assert held[90:] == [True] * 10
+    assert held[:70] == [False] * 70
+    assert held[80:] == [True] * 20
+    # What is seen again is in one of them alone.
+    await see(queue, *((f"r.example/team/app:v{number}", "one") for number in (81, 91, 99)), items=10)
+    keys = [f"{queue.prefix}:checks:{generation}" for generation in ("new", "old", "older")]
+    items = [item for key in keys for item in await command(queue, "HKEYS", key)]
+    assert len(items) == len(set(items))
+
+
+async def test_the_digest_of_the_source_is_remembered_with_what_was_seen(queue: Queue) -> None:
+    digest = f"sha256:{'ab' * 32}"
+    async with aclosing(Observations(queue, deadline=PATIENCE, pause=0)) as checks:
+        checks.record(PLACE, "one", time.time(), "h.example/app:v1", digest)
+    assert await trusted(queue, "one")
+    [known] = await look_up(queue, [PLACE])
+    assert known.observed is not None
+    assert (known.observed.wanted, known.observed.digest, known.tag.source) == ("one", digest, "h.example/app:v1")
+    await void(queue)
+    [known] = await look_up(queue, [PLACE])
+    assert known.observed is None, "its tag is about to be written"
+
+
+async def test_one_look_tells_what_the_queue_knows_of_a_destination(queue: Queue) -> None:
+    await queue.enqueue([Job(PLACE, {"source": "h.example/app:v1"})], Lane.EVENTS)
+    queued, nothing = await look_up(queue, [PLACE, "r.example/other:v1"])
+    assert nothing == KnownDestination()
+    assert queued.job is not None
+    assert (queued.job.state, queued.job.lane) == ("queued", Lane.EVENTS)
+    assert queued.job.payload == {"source": "h.example/app:v1"}
 
 
 async def test_what_was_seen_expires_in_a_month(queue: Queue) -> None:

@@ -106,6 +106,35 @@ for i = 2, #ARGV do
 end
 return found
 
+-- destinations with waits selection pauses generations observed owned --
+-- Tell what is known of destinations. ARGV: prefix, then for each: id, its short name, that of its repository.
+-- Returns for each: the state of its pending job or '', its lane, when it is due in ms, its content or '', its last
+-- failure (JSON) or '', its running record (JSON) or '', its dead letter (JSON) or '', its latest observation or '', and
+-- what is remembered of its tag or ''.
+local reply, _, selections, _, whole = {}, read_pauses()
+for i = 2, #ARGV, 3 do
+  local id = ARGV[i]
+  local state, lane, due, content, record = '', '', 0, '', ''
+  if redis.call('HEXISTS', GEN, id) == 1 then
+    lane, content = lane_of(id) or 'events', redis.call('GET', job_key(id)) or ''
+    due = tonumber(redis.call('ZSCORE', queue(lane), member(id)) or NOW)
+    state = due > NOW and 'waiting' or 'queued'
+    if redis.call('EXISTS', lease(id)) == 1 then
+      state, record = 'running', redis.call('HGET', RUNNING, id) or ''
+    elseif selected_by(selections, id, lane, content) or whole[lane] then
+      state = 'paused'
+    end
+  end
+  local time, doubted = latest(ARGV[i + 1]), latest(ARGV[i + 2]) or 0
+  local observed = time and time > doubted and time <= NOW and OBSERVED.get(ARGV[i + 1]) or ''
+  local failure = state ~= '' and redis.call('HGET', WAITING, id) or ''
+  reply[#reply + 1] = {
+    state, lane, string.format('%.0f', due), content, failure, record, redis.call('HGET', DEAD, id) or '', observed,
+    get_owned(id) or '',
+  }
+end
+return reply
+
 -- pending --
 -- ARGV: prefix, then id, text, text or '', .... Returns the ids that are pending with both texts in the content of their
 -- job; one that waits for a retry or for a key does not need the second.

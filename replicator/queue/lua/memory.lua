@@ -1,29 +1,38 @@
 -- The memory that processes share: selections of images, observations of destinations, and how logins fare.
 
 -- generations --
--- A memory bounded by two generations: when the new one is full it becomes the old one, and what was old is dropped.
+-- A memory bounded by generations: when the new one is full it becomes the old one, and what was old is dropped; of
+-- some memories it is kept once more, as the oldest.
 -- Put in front of the scripts that remember. They do not begin with allow_writes: what only saves requests is not worth
 -- the room of a full Redis.
 --
 --   <prefix>:<name>:new, :old  hashes item -> text
+--   <prefix>:<name>:older      likewise
 local GENERATION_EXPIRY = 30 * 86400000
 
--- lasting: they are kept however long nobody writes.
-local function generations(name, lasting)
+-- lasting: they are kept however long nobody writes; three: there are three of them.
+local function generations(name, lasting, three)
   local memory = {new = prefix .. ':' .. name .. ':new', old = prefix .. ':' .. name .. ':old'}
+  if three then memory.older = prefix .. ':' .. name .. ':older' end
 
   local renewed = false
 
-  function memory.get(item) return redis.call('HGET', memory.new, item) or redis.call('HGET', memory.old, item) end
+  function memory.get(item)
+    return redis.call('HGET', memory.new, item) or redis.call('HGET', memory.old, item)
+      or three and redis.call('HGET', memory.older, item)
+  end
 
   function memory.keep(item, text, limit)
-    redis.call('HSET', memory.new, item, text)
-    redis.call('HDEL', memory.old, item)
+    -- An item that is new there may be in one of the others.
+    if redis.call('HSET', memory.new, item, text) == 1 and redis.call('HDEL', memory.old, item) == 0 and three then
+      redis.call('HDEL', memory.older, item)
+    end
     -- Once a script, as each command is written to the append-only file.
     if not renewed and not lasting then redis.call('PEXPIRE', memory.new, GENERATION_EXPIRY) end
     renewed = true
     if redis.call('HLEN', memory.new) >= limit then
-      redis.call('UNLINK', memory.old)
+      redis.call('UNLINK', memory.older or memory.old)
+      if three and redis.call('EXISTS', memory.old) == 1 then redis.call('RENAME', memory.old, memory.older) end
       redis.call('RENAME', memory.new, memory.old)
       renewed = false
     end
@@ -57,11 +66,12 @@ return 1
 -- observed with generations --
 -- The latest observation of each destination. Put in front of the observations_ scripts and of `confirm`.
 --
---   <prefix>:checks:new, :old  destination -> "time wanted": what it was seen to hold, and since when;
+--   <prefix>:checks:new, :old, :older  destination -> "time wanted digest": what it was seen to hold, since when, and the
+--                              digest of the source's tag then (in base64), if it is known;
 --                              "time " is a void note: it was about to be written, so earlier observations are void;
---                              "time !since wanted" is one that keeps what it made void;
+--                              "time !since wanted digest" is one that keeps what it made void;
 --                              repository -> "time ": earlier observations of all its tags are not trusted
-local OBSERVED = generations('checks')
+local OBSERVED = generations('checks', false, true)
 
 -- Returns the time of the latest observation of a destination, and what it held ('' for nothing certain); or nil.
 local function latest(destination)
@@ -86,7 +96,7 @@ for i = 3, #ARGV, 3 do
   local repository = ARGV[i + 2]
   doubted[repository] = doubted[repository] or latest(repository) or 0
   local lately = time and time <= NOW and NOW - time < within and time > doubted[repository]
-  reply[#reply + 1] = lately and held ~= '' and held == ARGV[i + 1] and '1' or '0'
+  reply[#reply + 1] = lately and held ~= '' and string.match(held, '^%S*') == ARGV[i + 1] and '1' or '0'
 end
 return table.concat(reply)
 
@@ -228,7 +238,9 @@ return {NOW, current, replaced and 1 or 0}
 local dropped = 0
 for _, name in ipairs({'known', 'forms', 'surveys', 'refused', 'asked', 'checks'}) do
   -- DEL and not UNLINK: the caller needs the room at once.
-  dropped = dropped + redis.call('DEL', prefix .. ':' .. name .. ':new', prefix .. ':' .. name .. ':old')
+  for _, generation in ipairs({':new', ':old', ':older'}) do
+    dropped = dropped + redis.call('DEL', prefix .. ':' .. name .. generation)
+  end
 end
 return dropped
 
@@ -243,5 +255,5 @@ allow_writes()
 number = math.max(number, known)
 redis.call('SET', SEQ, string.format('%.0f', number))
 redis.call('HDEL', prefix .. ':reconcile', 'started', 'rules')
-redis.call('DEL', prefix .. ':checks:new', prefix .. ':checks:old')
+redis.call('DEL', prefix .. ':checks:new', prefix .. ':checks:old', prefix .. ':checks:older')
 return {number, 1}
